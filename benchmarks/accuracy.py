@@ -5,24 +5,19 @@ python -m benchmarks.accuracy        prints all; `python tests/readme.py --updat
 pages
 """
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks import rehearsed_trainers
+from benchmarks.pages import read_document as results
+from benchmarks.pages import words_of
+from benchmarks.rehearsed_peaks import compared
+from benchmarks.rehearsed_trainers import FAMILY
 from benchmarks.rows import read_rows
 from lora_profiler.evidence import MeasuredMemory, MeasuredStep, interval, measured_steps
 from lora_profiler.report.evidence import coverage_words, errors_of, graded_memory
 from lora_profiler.report.interval import command_words, interval_words
 from lora_profiler.report.labels import LEFT_OUT_LABELS, TIER_LABELS
-
-RESULTS = Path(__file__).resolve().parent / "results"
-
-
-def results(name: str) -> Any:
-    return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
 
 
 def error_row(what: str, rows: Sequence[dict[str, Any]]) -> str:
@@ -51,8 +46,8 @@ def measured_line() -> str:
 
 def rehearsed_with_trainers() -> tuple[int, int, float]:
     """Runs of the trainers themselves, how many of them equal, and the furthest error."""
-    rows = rehearsed_trainers.compared(read_rows(rehearsed_trainers.ROWS))
-    errors = [rehearsed_trainers.error(row) for row in rows]
+    rows = compared(read_rows(FAMILY.rows))
+    errors = [FAMILY.error(row) for row in rows]
     return len(errors), sum(error == 0 for error in errors), max(errors, key=abs)
 
 
@@ -215,7 +210,6 @@ def table() -> str:
     )
     accelerate = next(value for name, value in seconds.items() if name.startswith("accelerate"))
     rate = {row["what"]: row["per_second"] for row in speed["rows"]}
-    versions = ", ".join(f"{name} {number}" for name, number in peaks["versions"].items())
     swept = next(value for name, value in rate.items() if name.startswith("sweep, analytic, table"))
     compiled = {row["what"]: row["median_seconds"] for row in results("compile_speed")["rows"]}
     profile = next(
@@ -225,7 +219,8 @@ def table() -> str:
     )
     return "\n".join(
         [
-            f"Measured on CPU with {versions}; nothing here has been measured on a GPU yet.",
+            f"Measured on CPU with {words_of(peaks['versions'])}; nothing here has been measured on"
+            " a GPU yet.",
             "",
             (
                 f"- **Saved activations**: {saved['exact']:,} of {saved['cases']:,} real forward"

@@ -13,7 +13,6 @@ which was checked at full depth, needs fewer traces. Each model has at least one
 checked at its own full depth. Results: `results/bundle.md` and `.json`.
 """
 
-import argparse
 import json
 import sqlite3
 import sys
@@ -27,6 +26,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages import RESULTS, parser_of, words_of, write_document, write_page
 from lora_profiler.analytic import knows
 from lora_profiler.catalog import bundled_models, find_model
 from lora_profiler.compiled.library import BUNDLED, bundled_profiles, write_bundle
@@ -36,7 +36,6 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
-RESULTS = Path(__file__).resolve().parent / "results"
 WORK = Path(__file__).resolve().parent / ".bundle" / "work.sqlite"
 ALL, DEFAULT = LoraConfig(), LoraConfig(target_modules=None)
 METHODS = {
@@ -272,7 +271,7 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         f"`python -m benchmarks.bundle`: {result['profiles']:,} profiles for {len(answered)} of"
         f" {len(models)} models, {result['bytes'] / 2**20:.1f} MiB. Made with "
-        + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+        + words_of(result["versions"])
         + ".",
         "",
         (
@@ -309,9 +308,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("what", choices=("compile", "pack"))
     parser.add_argument(
         "--types", default=[], metavar="NAME", nargs="+", help="only these model types"
@@ -342,8 +339,8 @@ def main() -> int:
         compile_all(options.types, options.smallest, options.cases, options.deadline, options.jobs)
         return 0
     result = pack()
-    (RESULTS / "bundle.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    (RESULTS / "bundle.md").write_text(markdown(result), "utf-8")
+    write_document("bundle", result)
+    write_page("bundle", markdown(result))
     print(f"{result['profiles']} profiles, {result['bytes'] / 2**20:.1f} MiB")
     return 0
 

@@ -10,16 +10,14 @@ to, and a row that was fitted is refused as a test (`steptime.fit.Fitted.error`)
 minutes on two idle cores.
 """
 
-import argparse
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks import suite_models
+from benchmarks.pages import parser_of, write_document, write_page
 from lora_profiler.calibration.calibrate import Calibration, calibrate
 from lora_profiler.catalog import model_from_config
 from lora_profiler.comparison.throughput import quantile
@@ -32,7 +30,6 @@ from lora_profiler.steptime.fit import Fitted, Measured
 from lora_profiler.steptime.local import LocalConstants
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
-RESULTS = Path(__file__).parent / "results"
 CONDITIONS = Conditions(memory_steps=2, min_timed_steps=6, max_timing_seconds=3.0)
 GOAL = 10
 """Median absolute error, in %, that the test steps are to reach."""
@@ -250,8 +247,7 @@ def document(calibration: Calibration, took: float, outcomes: Sequence[Outcome])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--write", action="store_true")
+    parser = parser_of(__doc__, writes=True)
     write = parser.parse_args().write
     began = time.monotonic()
     calibration = calibrate(
@@ -262,9 +258,8 @@ def main() -> None:
     text = report(calibration, took, outcomes)
     print(text)
     if write:
-        (RESULTS / "calibration.md").write_text(text, encoding="utf-8")
-        whole = json.dumps(document(calibration, took, outcomes), indent=1)
-        (RESULTS / "calibration.json").write_text(whole + "\n", encoding="utf-8")
+        write_page("calibration", text)
+        write_document("calibration", document(calibration, took, outcomes))
 
 
 if __name__ == "__main__":

@@ -9,19 +9,17 @@ training steps of the smaller model, with weights, in full: it refuses frozen pa
 cannot be asked of it; and what it finds holds for that one size.
 """
 
-import argparse
-import json
 import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results"
+from benchmarks.pages import parser_of, table, versions_of, write_document, write_page
+
 ROUNDS = 3
 SMALL, LARGE = "HuggingFaceTB/SmolLM2-135M", "meta-llama/Llama-3.1-8B"
 
@@ -76,25 +74,17 @@ def seconds(code: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--write", action="store_true", help="write benchmarks/results/compile_speed.{json,md}"
-    )
-    write = parser.parse_args().write
+    options = parser_of(__doc__, writes=True).parse_args()
     taken: dict[str, list[float]] = {name: [] for name in CASES}
     for _ in range(ROUNDS):
         for name, code in CASES.items():
             taken[name].append(seconds(code))
-    from importlib.metadata import version
-
     rows: list[dict[str, Any]] = [
         {"what": name, "median_seconds": round(median(t), 2), "seconds": t}
         for name, t in taken.items()
     ]
     floor = rows[1]["median_seconds"]
-    versions = {name: version(name) for name in ("torch", "transformers", "peft")}
+    versions = versions_of("torch", "transformers", "peft")
     result = {
         "python": platform.python_version(),
         "cores": os.cpu_count(),
@@ -110,17 +100,18 @@ def main() -> None:
             " benchmarks.compile_speed --write`."
         ),
         "",
-        "| what | median s | times the imports |",
-        "| --- | ---: | ---: |",
-        *(
-            f"| {r['what']} | {r['median_seconds']:.2f} | {r['median_seconds'] / floor:.1f} |"
-            for r in rows
+        *table(
+            "what | >median s | >times the imports",
+            (
+                (r["what"], f"{r['median_seconds']:.2f}", f"{r['median_seconds'] / floor:.1f}")
+                for r in rows
+            ),
         ),
     ]
     print("\n".join(lines))
-    if write:
-        (RESULTS / "compile_speed.md").write_text("\n".join(lines) + "\n", "utf-8")
-        (RESULTS / "compile_speed.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    if options.write:
+        write_page("compile_speed", "\n".join(lines) + "\n")
+        write_document("compile_speed", result)
 
 
 if __name__ == "__main__":

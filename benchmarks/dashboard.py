@@ -9,7 +9,6 @@ numbers stand in the page. --write puts the result into benchmarks/results/. Nee
 one it says so.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -28,12 +27,12 @@ from statistics import median
 from typing import Any
 
 from benchmarks import static_page
+from benchmarks.pages import parser_of, write_document, write_page
 from lora_profiler._common.cpu import cpu_model
 from lora_profiler.records.load import read_set
 from lora_profiler.records.serialize import record_dict
 
 ROOT = Path(__file__).resolve().parent
-RESULTS = ROOT / "results"
 RECORDS = 10_000
 UPDATES = 20
 OPENINGS = 5
@@ -301,18 +300,12 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--write", action="store_true", help="write benchmarks/results/dashboard.{json,md}"
-    )
-    write = parser.parse_args().write
+    options = parser_of(__doc__, writes=True).parse_args()
     result = measured()
     print(markdown(result))
-    if write:
-        (RESULTS / "dashboard.md").write_text(markdown(result), "utf-8")
-        (RESULTS / "dashboard.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    if options.write:
+        write_page("dashboard", markdown(result))
+        write_document("dashboard", result)
     return 0
 
 

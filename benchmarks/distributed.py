@@ -12,7 +12,6 @@ and QLoRA; models of two or three layers. A case without a prediction has its me
 Needs the test extra.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -22,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages import RESULTS, parser_of, write_json, write_page
 from benchmarks.suite_models import MEDIUM
 from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import LoraProfilerError, UsageError
@@ -32,7 +32,6 @@ from lora_profiler.records.record import Conditions, Record
 from lora_profiler.records.serialize import record_dict, record_from_dict
 from lora_profiler.workload import LoraConfig, Quantization, Sharding, TrainSetup, Workload
 
-RESULTS = Path(__file__).parent / "results"
 CONDITIONS = Conditions(min_timed_steps=0, memory_steps=3)
 SMALL = {
     "vocab_size": 1003,
@@ -210,7 +209,7 @@ def write(path: Path, rows: list[Row]) -> None:
         }
         for row in rows
     ]
-    path.write_text(json.dumps({"cases": cases}, indent=1) + "\n", "utf-8")
+    write_json(path, {"cases": cases})
 
 
 def as_markdown(rows: list[Row]) -> str:
@@ -304,12 +303,7 @@ def _misses(row: Row) -> Iterator[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--write", action="store_true", help="measure what is missing and write the results"
-    )
+    parser = parser_of(__doc__, writes=True)
     parser.add_argument(
         "--timeout", type=float, default=600.0, metavar="SECONDS", help="of one case"
     )
@@ -324,7 +318,7 @@ def main() -> int:
     print(text)
     if options.write:
         write(path, rows)
-        (RESULTS / "distributed.md").write_text(text, "utf-8")
+        write_page("distributed", text)
     return 0
 
 

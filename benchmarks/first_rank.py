@@ -35,7 +35,7 @@ def rehearsed_first_rank(workload: Workload, gpu: Gpu) -> tuple[Workload, dict[s
     platform = replace(workload.platform, torch=torch)
     asked = replace(workload, platform=platform)
     os.environ["PYTHONPATH"] = str(HERE.parent)
-    step = (str(HERE / "rehearsed_step.py"), json.dumps(workload_dict(asked)), "--alone")
+    step = (str(HERE / "inside" / "training_steps.py"), json.dumps(workload_dict(asked)), "--alone")
     request = Request(
         command=("python", *step),
         python=environment.python,
@@ -46,9 +46,3 @@ def rehearsed_first_rank(workload: Workload, gpu: Gpu) -> tuple[Workload, dict[s
     if result.status != "done":
         raise RuntimeError(f"{result.status}: {result.document['error']}")
     return asked, result.document
-
-
-def steady_bytes(document: dict[str, Any]) -> int:
-    """The steady requested peak without BLAS workspaces, which predictions leave out."""
-    workspaces = document["held"]["categories"].get("workspaces of BLAS", 0)
-    return int(document["peaks"]["steady"]["requested_bytes"]) - int(workspaces)

@@ -30,9 +30,9 @@ from typing import Any, NoReturn
 from unittest.mock import patch
 
 from benchmarks.fuzz_questions import HOSTILE_SHARE, question, raised, with_engine
+from benchmarks.pages import write_page
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = Path(__file__).parent / "results"
 EXIT_CODES = (0, 1, 2, 3)
 """Of the contract; 4 would be a measurement."""
 LONGEST_SECONDS = 20.0
@@ -342,7 +342,7 @@ def main() -> None:
     began = time.monotonic()
     tally = run(options.calls, options.processes, options.seed)
     text = document(options, tally, time.monotonic() - began)
-    (RESULTS / "fuzz.md").write_text(text, "utf-8")
+    write_page("fuzz", text)
     print(text)
     sys.exit(1 if tally.bad else 0)
 

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import torch
 
 import families
+from benchmarks.pages import RESULTS, parser_of, write_page
 from lora_profiler.catalog import model_from_config
 from lora_profiler.harness.timing_pass import TimingResult, timing_pass
 from lora_profiler.harness.training import Batches, Training
@@ -39,7 +40,6 @@ from lora_profiler.records.doubts import median_interval
 from lora_profiler.records.record import Conditions
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
-RESULTS = Path(__file__).parent / "results"
 SETUP = TrainSetup(device="cpu", dtype="float32", batch_size=4, seq_len=128, lora=LoraConfig(r=8))
 SIZES = {"vocab_size": 4000, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4}
 STEPS, PAIRS = 10, 30
@@ -224,9 +224,7 @@ def as_markdown(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--one-process", choices=("harness", "bare"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -239,8 +237,7 @@ def main() -> int:
     step = median_interval([bare_seconds(run, 1) for _ in range(30)])
     text = as_markdown(found, step, round(time.perf_counter() - began))
     print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "harness.md").write_text(text, "utf-8")
+    write_page("harness", text)
     (RESULTS / "harness.json").write_text(json.dumps(found) + "\n", "utf-8")
     return 0
 

@@ -11,8 +11,6 @@ that point, whose events are added up here, by nothing that the profiles use. Re
 `results/held_out.md` and `.json`.
 """
 
-import argparse
-import json
 import random
 import sys
 import time
@@ -20,10 +18,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from benchmarks.bundle import asked
+from benchmarks.pages import parser_of, read_document, write_document, write_page
 from lora_profiler.catalog import find_model
 from lora_profiler.compiled.library import bundled_profile
 from lora_profiler.compiled.profile import Profile
@@ -32,7 +30,6 @@ from lora_profiler.compiled.tape import LEAST_UNITS
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
-RESULTS = Path(__file__).resolve().parent / "results"
 MODELS = (
     "meta-llama/Llama-3.1-8B",
     "HuggingFaceTB/SmolLM2-135M",
@@ -263,9 +260,7 @@ def _somewhere(workload: Workload, rng: random.Random) -> Workload:
 
 def write(rows: list[dict[str, Any]], seed: int) -> None:
     rows = sorted(rows, key=lambda row: MODELS.index(row["model"]))
-    (RESULTS / "held_out.json").write_text(
-        json.dumps({"seed": seed, "rows": rows}, indent=1) + "\n", "utf-8"
-    )
+    write_document("held_out", {"seed": seed, "rows": rows})
     asked_ = [row for row in rows if "reason" not in row]
     points = sum(row["points"] for row in asked_)
     wrong = [(row, difference) for row in asked_ for difference in row["wrong"]]
@@ -312,13 +307,11 @@ def write(rows: list[dict[str, Any]], seed: int) -> None:
             for reason, who in sorted(refused.items(), key=lambda item: -len(item[1]))
         ),
     ]
-    (RESULTS / "held_out.md").write_text("\n".join(lines) + "\n", "utf-8")
+    write_page("held_out", "\n".join(lines) + "\n")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument(
         "--models", default="", metavar="TEXT", help="only models whose name contains it"
     )
@@ -332,10 +325,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
-    path = RESULTS / "held_out.json"
-    rows: list[dict[str, Any]] = (
-        json.loads(path.read_text("utf-8"))["rows"] if path.exists() else []
-    )
+    rows: list[dict[str, Any]] = read_document("held_out")["rows"]
     done = {row["model"] for row in rows}
     until = None if options.deadline is None else time.time() + options.deadline
     names = [name for name in MODELS if options.models in name and name not in done]

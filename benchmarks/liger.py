@@ -9,21 +9,19 @@ gradients are apart. Later releases ask numbers for a method that the interprete
 them.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from benchmarks.pages import parser_of, write_page
 from lora_profiler.modeling import liger
 
-RESULTS = Path(__file__).resolve().parent / "results" / "liger.md"
 EPS = 1e-6
 
 
@@ -145,10 +143,7 @@ def report() -> tuple[str, bool]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--write", action="store_true", help="write results")
+    parser = parser_of(__doc__, writes=True)
     options = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET") != "1":  # read when triton is imported, which torch does
         parser.error(
@@ -157,7 +152,7 @@ def main() -> int:
     text, alike = report()
     print(text)
     if options.write:
-        RESULTS.write_text(text, "utf-8")
+        write_page("liger", text)
     return 0 if alike else 1
 
 

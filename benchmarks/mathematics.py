@@ -12,7 +12,6 @@ and what the dashboard's page Learn draws, which comes with the package. `python
 benchmarks.reports` makes the report from the JSON.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -23,6 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.fetch_inputs import INPUTS, TEXT, WEIGHTS, FetchError, fetch
+from benchmarks.pages import parser_of, read_document, write_document, write_page
 from lora_profiler.cli.verify import chosen
 from lora_profiler.harness.environment import environment
 from lora_profiler.mathematics.sources import Request, open_subject
@@ -34,7 +34,6 @@ from lora_profiler.report.claims.claim import Claim
 from lora_profiler.report.claims.document import verify_blocks, verify_payload
 from lora_profiler.report.render import markdown
 
-RESULTS = Path(__file__).parent / "results"
 SHOWN = Path(learn.__file__).with_name(learn.FILE)
 """What the page Learn draws."""
 _DIGITS = 7
@@ -110,9 +109,7 @@ def _short(value: Any) -> Any:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument(
         "--render",
         action="store_true",
@@ -122,19 +119,18 @@ def main() -> int:
         "--claims", metavar="N,N", help="check these anew; the others stay as they are"
     )
     options = parser.parse_args()
-    file = RESULTS / "mathematics.json"
     if options.render:
-        document = json.loads(file.read_text("utf-8"))
+        document = read_document("mathematics")
     else:
         try:
             document = measured(chosen(options.claims))
             if options.claims:
-                document = replaced(json.loads(file.read_text("utf-8")), document)
+                document = replaced(read_document("mathematics"), document)
         except FetchError as e:
             print(f"mathematics: {e}", file=sys.stderr)
             return 1
-        file.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
-    (RESULTS / "mathematics.md").write_text(as_markdown(document), "utf-8")
+        write_document("mathematics", document)
+    write_page("mathematics", as_markdown(document))
     SHOWN.write_text(to_json(learn.findings(document)), "utf-8")
     return 0
 

@@ -12,14 +12,12 @@ predicted now, in seconds; --fresh measures the configurations of another seed, 
 set on, and writes nothing.
 """
 
-import argparse
 import json
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -29,12 +27,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import torch
 
 import oracle
+from benchmarks.pages import RESULTS, parser_of, read_document, versions_of, write_page
 from benchmarks.peak_configurations import SEEDS, VOCABULARIES, Configuration, configurations
 from lora_profiler.analytic import predict
 from lora_profiler.prediction import Prediction
 
-RESULTS = Path(__file__).parent / "results"
-VERSIONS = {name: version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")}
+VERSIONS = versions_of("torch", "transformers", "peft", "bitsandbytes")
 PHASES = {
     "forward": ("last_layer_forward", "end_of_forward"),
     "backward": ("loss_backward", "last_layer_backward", "first_layer_backward"),
@@ -267,7 +265,7 @@ def _row(r: Row) -> dict[str, Any]:
 
 def recorded() -> dict[int, Mapping[str, int]]:
     """The real peaks of the last whole run, by the number of the configuration."""
-    rows = json.loads((RESULTS / "peaks.json").read_text())["rows"]
+    rows = read_document("peaks")["rows"]
     known = {c.number: str(c) for c in configurations()}
     assert known == {r["number"]: r["configuration"] for r in rows}, (
         "the configurations have changed: run the benchmark again"
@@ -276,9 +274,7 @@ def recorded() -> dict[int, Mapping[str, int]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--only", type=int, nargs="+", default=[], metavar="NUMBER")
     which.add_argument("--again", action="store_true")
@@ -287,7 +283,7 @@ def main() -> int:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     if options.again:
-        real, seconds = recorded(), json.loads((RESULTS / "peaks.json").read_text())["seconds"]
+        real, seconds = recorded(), read_document("peaks")["seconds"]
         write([judged(c, real[c.number]) for c in configurations()], seconds)
         return 0
     started, rows = time.perf_counter(), []
@@ -311,8 +307,7 @@ def main() -> int:
 
 
 def write(rows: list[Row], seconds: int) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "peaks.md").write_text(as_markdown(rows, seconds))
+    write_page("peaks", as_markdown(rows, seconds))
     (RESULTS / "peaks.json").write_text(as_json(rows, seconds))
 
 

@@ -12,16 +12,16 @@ process (`time.process_time`), so that what else runs on the machine counts litt
 less still.
 """
 
-import argparse
 import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from benchmarks.exhaustive_plans import front_of, front_of_plan, try_everything
-from benchmarks.first_rank import rehearsed_first_rank, steady_bytes
+from benchmarks.first_rank import rehearsed_first_rank
+from benchmarks.pages import RESULTS, parser_of, write_json
+from benchmarks.rehearsing import steady_bytes
 from lora_profiler import (
     Amount,
     LoraProfilerError,
@@ -43,7 +43,6 @@ from lora_profiler.report.decision.plan import layout_words, price_words, run_wo
 from lora_profiler.units import GIB
 from lora_profiler.workload import Workload
 
-RESULTS = Path(__file__).parent / "results"
 JSON, PAGE = RESULTS / "plans.json", RESULTS / "plans.md"
 TWENTY = (
     "t4",
@@ -276,7 +275,7 @@ def _rehearsal_words(part: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of(__doc__)
     parser.add_argument("--try-everything", action="store_true")
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--only", default="", help="situations whose title contains this")
@@ -290,7 +289,7 @@ def main() -> None:
         print(situation.title, part, flush=True)
         results.setdefault(situation.title, {})[name] = part
         ordered = {s.title: results[s.title] for s in SITUATIONS if s.title in results}
-        JSON.write_text(json.dumps(ordered, indent=1) + "\n")
+        write_json(JSON, ordered)
     PAGE.write_text(page({t: p for t, p in ordered.items() if "search" in p}))
 
 

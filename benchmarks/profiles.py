@@ -9,15 +9,13 @@ persistent bytes, parameters and FLOPs must be equal, and the peak wherever the 
 Writes `results/profiles.md` and `results/profiles.json`.
 """
 
-import argparse
-import json
 import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from benchmarks.bundle import asked
+from benchmarks.pages import parser_of, write_document, write_page
 from lora_profiler.analytic import knows
 from lora_profiler.analytic import predict as by_rules
 from lora_profiler.catalog import bundled_models, find_model
@@ -27,7 +25,6 @@ from lora_profiler.compiled.regime import regime_of
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.workload import Workload
 
-RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = (
     (1, 512, 16),
     (1, 8192, 64),
@@ -96,7 +93,7 @@ def _compared(workload: Workload) -> dict[str, Any]:
 
 def write(rows: list[dict[str, Any]]) -> None:
     rows = sorted(rows, key=lambda row: (row["type"], row["model"]))
-    (RESULTS / "profiles.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n", "utf-8")
+    write_document("profiles", {"rows": rows})
     points = sum(len(row["peak_errors"]) for row in rows)
     exact = sum(row["exact"] for row in rows)
     differ = [e for row in rows for e in row["peak_errors"] if e]
@@ -144,13 +141,11 @@ def write(rows: list[dict[str, Any]]) -> None:
             or ["Nowhere."]
         ),
     ]
-    (RESULTS / "profiles.md").write_text("\n".join(lines) + "\n", "utf-8")
+    write_page("profiles", "\n".join(lines) + "\n")
 
 
 def main() -> int:
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    parser_of(__doc__).parse_args()
     names = [
         entry.id
         for entry in bundled_models()

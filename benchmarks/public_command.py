@@ -10,7 +10,6 @@ Prints the report; `--write` writes it to `results/public_command.md`, and every
 `lora_profiler/evidence/data/command.json`. A minute on one core; traces nothing.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from functools import cache
 from math import isfinite
 from typing import Any, get_args
 
-from benchmarks.public_accuracy import FILE as REPLAYED
+from benchmarks.pages import parser_of, read_document, write_document, write_page
 from benchmarks.public_rows.conditions import NotExpressibleError
 from benchmarks.public_rows.grade import NOMINAL, coverage, errors_by_source, half_width, mean
 from benchmarks.public_rows.memory import memory_rows
@@ -29,7 +28,6 @@ from benchmarks.public_rows.typed import Description, Typed, typed
 from lora_profiler.platform import Platform
 from lora_profiler.support.library_memory import WORKSPACES, workspace_bytes
 
-FILE = REPLAYED.with_name("public_command.json")
 A100 = Platform(capability=80)
 """Of every row but fsdp_qlora's RTX 3090, whose workspaces are as large."""
 FIRST = ("--accumulation", "1")
@@ -51,7 +49,7 @@ def predicted(words: tuple[str, ...]) -> Mapping[str, Any] | str:
 
 def graded_peaks() -> list[Row]:
     """What the replay is graded on, with the replay's error."""
-    rows: list[Row] = json.loads(REPLAYED.read_text("utf-8"))["rows"]
+    rows: list[Row] = read_document("public_accuracy")["rows"]
     return [row for row in rows if row["reading"] == "peak" and not row["apart"]]
 
 
@@ -212,17 +210,14 @@ def _worst(errors: Sequence[float]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--write", action="store_true", help="write results")
+    parser = parser_of(__doc__, writes=True)
     options = parser.parse_args()
     document = outcome()
     text = report(document)
     print(text)
     if options.write:
-        FILE.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        FILE.with_suffix(".md").write_text(text, encoding="utf-8")
+        write_document("public_command", document)
+        write_page("public_command", text)
         write("command", command_document(document))
     return 0
 

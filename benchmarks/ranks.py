@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import cycle
-from pathlib import Path
 from time import perf_counter
 
+from benchmarks.pages import write_page
 from benchmarks.suite_models import MEDIUM
 from lora_profiler.analytic import predict as by_rule
 from lora_profiler.catalog import find_model, model_from_config
@@ -33,7 +33,6 @@ from lora_profiler.workload import (
     Workload,
 )
 
-RESULTS = Path(__file__).parent / "results" / "ranks.md"
 WORLDS = (2, 8, 64)
 SHARDINGS: tuple[Sharding, ...] = ("ddp", "fsdp", "fsdp-no-reshard")
 EXACT = ("setup", "end_of_forward", "loss_backward", "optimizer_step")
@@ -214,7 +213,7 @@ def main() -> None:
     text = report(found, list(plans()))
     print(text)
     if "--write" in sys.argv[1:]:
-        RESULTS.write_text(text + "\n", "utf-8")
+        write_page("ranks", text + "\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ measures; Ray runs its case once more. A second run with what is stored then mea
 `--write` writes `results/ray_campaign.md`.
 """
 
-import argparse
 import json
 import os
 import signal
@@ -25,6 +24,7 @@ from typing import Any
 import psutil
 
 from benchmarks.cpu_suites import QUICK, tiny
+from benchmarks.pages import parser_of, write_page
 from lora_profiler.campaign.planned import Planned, planned_elsewhere
 from lora_profiler.cluster_runs.ray import Begun, Cluster, Event, opened
 from lora_profiler.cluster_runs.scheduler import Spread, spread_cases
@@ -32,7 +32,6 @@ from lora_profiler.harness import Case, Heartbeat
 from lora_profiler.records.record import Record
 from lora_profiler.records.store import Store
 
-RESULTS = Path(__file__).parent / "results"
 NUM_SEEDS = 5
 VICTIM = 9
 """The case, counted from 0, whose worker is killed."""
@@ -115,11 +114,8 @@ def measuring() -> list[int]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, writes=True)
     parser.add_argument("--workers", type=int, default=2, help="cases at once [default: 2]")
-    parser.add_argument("--write", action="store_true", help="write results/ray_campaign.md")
     options = parser.parse_args()
     planned = cases()
     began = time.monotonic()
@@ -168,8 +164,7 @@ def main() -> int:
     ]
     print("\n".join(lines))
     if options.write:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "ray_campaign.md").write_text("\n".join(text) + "\n", "utf-8")
+        write_page("ray_campaign", "\n".join(text) + "\n")
     good = (
         once
         and unchanged

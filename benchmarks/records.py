@@ -8,7 +8,6 @@ Writes `results/records.md` and `results/records.json` from `records/*/*.jsonl`.
 stored in a record: a better rule scores all of them again.
 """
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.own_rows import own_document, write_rows
+from benchmarks.pages import write_document, write_page
 from benchmarks.record_checks import impossible
 from lora_profiler.comparison.errors import Comparison, ErrorSummary, misses, summary
 from lora_profiler.comparison.scored import Scored, scored
@@ -27,7 +27,6 @@ from lora_profiler.report.measured.measured_runs import setting
 from lora_profiler.units import error_text
 
 RECORDS = Path(__file__).resolve().parent / "records"
-RESULTS = Path(__file__).resolve().parent / "results"
 SCALAR_BYTES = 64
 
 
@@ -206,11 +205,11 @@ def _miss(c: Comparison, s: Scored) -> str:
     )
 
 
-def as_json(folders: Iterable[tuple[str, Sequence[Scored]]]) -> str:
-    document = {}
+def document(folders: Iterable[tuple[str, Sequence[Scored]]]) -> dict[str, Any]:
+    found = {}
     for name, rows in folders:
         groups = summary([c for s in rows for c in s.comparisons])
-        document[name] = {
+        found[name] = {
             "records": len(rows),
             "errors": [
                 {
@@ -224,7 +223,7 @@ def as_json(folders: Iterable[tuple[str, Sequence[Scored]]]) -> str:
                 for g in groups
             ],
         }
-    return json.dumps(document, indent=1) + "\n"
+    return found
 
 
 def packaged(rows: Iterable[Scored]) -> dict[str, Any]:
@@ -269,8 +268,8 @@ def main() -> int:
         text, reasons = section(name, rows)
         lines += text
         unexplained += reasons[UNEXPLAINED]
-    (RESULTS / "records.md").write_text("\n".join(lines).rstrip() + "\n", "utf-8")
-    (RESULTS / "records.json").write_text(as_json(folders), "utf-8")
+    write_page("records", "\n".join(lines).rstrip() + "\n")
+    write_document("records", document(folders))
     write_rows("recorded", packaged([s for _, rows in folders for s in rows]))
     count = sum(len(rows) for _, rows in folders)
     print(f"{count} records, {unexplained} misses without a reason", *untrue, sep="\n", flush=True)

@@ -11,7 +11,6 @@ same bytes. What predicts is what a fresh installation has, the rules and the bu
 cache of this machine is not looked into.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -19,6 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.pages import parser_of
 from lora_profiler._common.paths import CACHE_VARIABLE
 from lora_profiler.comparison.scored import scored
 from lora_profiler.records.load import read_set
@@ -64,9 +64,7 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument(
         "--output", type=Path, default=REPORTS, metavar="FOLDER", help="default: reports/"
     )

@@ -12,16 +12,15 @@ extra.
 """
 
 import gc
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.pages import versions_of, words_of, write_document, write_json, write_page
 from benchmarks.public_rows import stacks
 from benchmarks.public_rows.conditions import NotExpressibleError
 from benchmarks.public_rows.packaged import step_document, write
@@ -47,7 +46,6 @@ from lora_profiler.steptime.constants import Fixed
 from lora_profiler.steptime.families import HOSTS, constants_for
 from lora_profiler.steptime.fit import Fitted, fit, leave_out
 
-RESULTS = Path(__file__).parent / "results"
 DATA = Path(__file__).parents[1] / "lora_profiler" / "steptime" / "data"
 MARKS = {"leave one model out": (1.5, 6), "leave one source out": (4, 13)}
 """Median and 90th percentile of absolute errors, in %, that the A100 rows are to reach."""
@@ -97,13 +95,11 @@ def main() -> None:
     )
     print(text)
     if "--write" in sys.argv[1:]:
-        (RESULTS / "step_time.md").write_text(text, encoding="utf-8")
+        write_page("step_time", text)
         rows = [json_row(case, found, from_the_other, apart) for case in cases]
         width = published_width(a100, found)
         everything = {"rows": rows, "left_out": left_out, "half_width": width}
-        (RESULTS / "step_time.json").write_text(
-            json.dumps(everything, indent=1) + "\n", encoding="utf-8"
-        )
+        write_document("step_time", everything)
         families = [
             {
                 "family": name,
@@ -115,9 +111,7 @@ def main() -> None:
             for name, f in fits.items()
         ]
         constants = {"families": families, "half_width": width}
-        (DATA / "constants.json").write_text(
-            json.dumps(constants, indent=1) + "\n", encoding="utf-8"
-        )
+        write_json(DATA / "constants.json", constants)
         write("steps", step_document(everything))
 
 
@@ -172,9 +166,7 @@ def report(
             " / measured of a step's seconds,"
         ),
         "in %, as median / 90th percentile / largest of their absolute values. Traced by "
-        + ", ".join(
-            f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "bitsandbytes")
-        )
+        + words_of(versions_of("torch", "transformers", "peft", "bitsandbytes"))
         + ".",
         "",
         (

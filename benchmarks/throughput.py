@@ -10,22 +10,19 @@ over the same arrays, which any answer has to read. --write puts the result into
 benchmarks/results/.
 """
 
-import argparse
-import json
 import os
 import platform
 import random
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import numpy as np
 
+from benchmarks.pages import parser_of, write_document, write_page
 from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, peak_bytes, predict, sweep
 
-RESULTS = Path(__file__).resolve().parent / "results"
 MODEL = "meta-llama/Llama-3.1-8B"
 ROUNDS = 5
 
@@ -103,13 +100,7 @@ def arrays() -> list[dict[str, float | str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--write", action="store_true", help="write benchmarks/results/throughput.{json,md}"
-    )
-    write = parser.parse_args().write
+    options = parser_of(__doc__, writes=True).parse_args()
     rows = [*one_at_a_time(), *arrays()]
     result = {
         "python": platform.python_version(),
@@ -135,9 +126,9 @@ def main() -> None:
         ),
     ]
     print("\n".join(lines))
-    if write:
-        (RESULTS / "throughput.md").write_text("\n".join(lines) + "\n")
-        (RESULTS / "throughput.json").write_text(json.dumps(result, indent=1) + "\n")
+    if options.write:
+        write_page("throughput", "\n".join(lines) + "\n")
+        write_document("throughput", result)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,12 @@ Writes `results/traced_records.md` and `.json`. A record whose step cannot be tr
 the reason.
 """
 
-import argparse
-import json
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-from benchmarks.records import RECORDS, RESULTS, row, scored_records, short
+from benchmarks.pages import parser_of, write_document, write_page
+from benchmarks.records import RECORDS, row, scored_records, short
 from lora_profiler.comparison.errors import Comparison, compare, summary
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.records.lines import read_records
@@ -39,9 +38,7 @@ def traced(record: Record) -> tuple[str, list[Comparison], str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     folders = [folder for folder in sorted(RECORDS.iterdir()) if folder.is_dir()]
@@ -90,10 +87,8 @@ def main() -> int:
         "",
         *([f"- {names[key]}: {reason}" for key, reason in reasons.items()] or ["None."]),
     ]
-    (RESULTS / "traced_records.md").write_text("\n".join(lines) + "\n", "utf-8")
-    (RESULTS / "traced_records.json").write_text(
-        json.dumps(_json(comparisons, len(answered), len(records)), indent=1) + "\n", "utf-8"
-    )
+    write_page("traced_records", "\n".join(lines) + "\n")
+    write_document("traced_records", _json(comparisons, len(answered), len(records)))
     return 0
 
 

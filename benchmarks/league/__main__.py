@@ -13,8 +13,6 @@ thirteen environments, five of them with torch, takes pip a quarter of an hour o
 the test extra and, to install, a network.
 """
 
-import argparse
-import json
 import platform
 import sys
 import time
@@ -28,8 +26,8 @@ from benchmarks.league.ours import COMMAND, REPLAY, command_answers, replay_answ
 from benchmarks.league.questions import Question, never_asked, questions
 from benchmarks.league.report import page, report
 from benchmarks.league.rivals import LOOKED_AT, RIVALS
+from benchmarks.pages import parser_of, read_document, write_document, write_page
 
-FILE = Path(__file__).parents[1] / "results" / "league.json"
 PAGE = Path(__file__).parents[2] / "docs" / "league.md"
 
 
@@ -123,10 +121,7 @@ def row_of(question: Question, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--write", action="store_true", help="write results and page")
+    parser = parser_of(__doc__, writes=True)
     parser.add_argument("--own", action="store_true", help="ask our columns alone; write all anew")
     parser.add_argument(
         "--render", action="store_true", help="ask nobody; write the texts of what is there"
@@ -137,16 +132,16 @@ def main() -> int:
     if options.only and (options.write or options.own or options.render):
         parser.error("--only writes nothing")
     if options.own or options.render:
-        document = json.loads(FILE.read_text("utf-8"))
+        document = read_document("league")
         document = with_own(document) if options.own else document
     else:
         document = outcome(options.only, options.work)
     text = report(document)
     print(text)
     if options.write or options.own:
-        FILE.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_document("league", document)
     if options.write or options.own or options.render:
-        FILE.with_suffix(".md").write_text(text, encoding="utf-8")
+        write_page("league", text)
         PAGE.write_text(page(document), encoding="utf-8")
     return 0
 

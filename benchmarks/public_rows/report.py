@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from benchmarks.pages import words_of
 from benchmarks.public_rows.grade import (
     CARDS_GB,
     NOMINAL,
@@ -23,7 +24,6 @@ MARKS = {1: (0.001, 0.01), 2: (0.002, None)}
 
 def report(document: Mapping[str, Any]) -> str:
     rows: Sequence[Row] = document["rows"]
-    traced = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     lines = [
         "# Peak memory against public measurements",
         "",
@@ -31,7 +31,7 @@ def report(document: Mapping[str, Any]) -> str:
             "Written by `python -m benchmarks.public_accuracy --write`; errors are (predicted -"
             " measured) / measured, in %."
         ),
-        f"No constant was fitted to any row. Traced by {traced}.",
+        f"No constant was fitted to any row. Traced by {words_of(document['versions'])}.",
         "",
         *_tiers(rows),
         *_sources(rows),

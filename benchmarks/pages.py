@@ -1,0 +1,59 @@
+"""How a benchmark is asked, and what it leaves in `results/`: pages of Markdown, documents of
+JSON."""
+
+import argparse
+import json
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def parser_of(description: str | None, writes: bool = False) -> argparse.ArgumentParser:
+    """--help shows the text of the module as it stands. `writes`: --write is an option."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=raw)
+    if writes:
+        words = "write the results, and not print them alone"
+        parser.add_argument("--write", action="store_true", help=words)
+    return parser
+
+
+def write_page(name: str, text: str) -> None:
+    (RESULTS / f"{name}.md").write_text(text, "utf-8")
+
+
+def write_document(name: str, document: object) -> None:
+    write_json(RESULTS / f"{name}.json", document)
+
+
+def write_json(path: Path, document: object) -> None:
+    path.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+
+
+def read_document(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    return {name: version(name) for name in packages}
+
+
+def words_of(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
+
+
+def table(heads: str, rows: Iterable[Iterable[object]]) -> list[str]:
+    """Lines of Markdown. Heads are parted by `|`; a column whose head begins with `>` is aligned to
+    the right."""
+    names = [head.strip() for head in heads.split("|")]
+    marks = ["---:" if name.startswith(">") else "---" for name in names]
+    lines = [_line(row) for row in ([name.removeprefix(">") for name in names], marks, *rows)]
+    lines[0] = lines[0].replace("|  |", "| |")
+    return lines
+
+
+def _line(cells: Iterable[object]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
