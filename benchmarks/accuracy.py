@@ -1,8 +1,9 @@
 """Accuracy as README and docs/accuracy.md tell it, from the committed results of the other
 benchmarks.
 
-python -m benchmarks.accuracy        prints all; `python tests/readme.py --update` puts it into the
-pages
+    python -m benchmarks.accuracy
+
+Prints all; `python tests/readme.py --update` puts it into the pages.
 """
 
 from collections.abc import Sequence

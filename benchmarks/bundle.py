@@ -1,16 +1,19 @@
 """Makes the profiles that come with the package: what people ask of each model of the catalogue,
 traced and compiled.
 
-    python -m benchmarks.bundle compile [--deadline SECONDS] [--jobs N] [--types NAME ...]
-    [--smallest N] [--cases TEXT]
-                                                      hours; goes on where it was cut off
-    python -m benchmarks.bundle pack                  writes the package's file, and results
+    python -m benchmarks.bundle compile [--deadline SECONDS] [--jobs N]
+                                        [--types NAME ...] [--smallest N] [--cases TEXT]
+    python -m benchmarks.bundle pack
+
+The first takes hours and goes on where it was cut off; the second writes the package's file, and
+results.
 
 Full, LoRA on all linear layers, LoRA on PEFT's default, QLoRA; with and without checkpointing;
 AdamW as foreach and fused; one sample and several; sliding windows that the sequence fills or not.
 The models of one type are compiled one after another: a tape that is the same as a relative's,
 which was checked at full depth, needs fewer traces. Each model has at least one profile that was
-checked at its own full depth. Results: `results/bundle.md` and `.json`.
+checked at its own full depth. Results:
+`results/bundle.md` and `results/bundle.json`.
 """
 
 import json

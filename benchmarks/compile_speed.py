@@ -1,12 +1,13 @@
 """How long a profile takes from nothing, and torch's own tracker beside it: whole processes, in one
 run.
 
-    python -m benchmarks.compile_speed [--write]        some minutes; needs the test extra
+    python -m benchmarks.compile_speed [--write]
 
-A process that imports torch and does nothing else is the floor of everything that traces. One
-profile is traced, compiled, checked and written. `MemTracker` (torch.distributed._tools) runs real
-training steps of the smaller model, with weights, in full: it refuses frozen parameters, so LoRA
-cannot be asked of it; and what it finds holds for that one size.
+Some minutes; needs the test extra. A process that imports torch and does nothing else is the floor
+of everything that traces. One profile is traced, compiled, checked and written. `MemTracker`
+(torch.distributed._tools) runs real training steps of the smaller model, with weights, in full: it
+refuses frozen parameters, so LoRA cannot be asked of it; and what it finds holds for that one size.
+--write puts the result into `results/compile_speed.md` and `results/compile_speed.json`.
 """
 
 import os

@@ -5,8 +5,8 @@
 
 Starts `lora-profile app` as anybody does, in an empty user folder, and drives the system's
 Chromium. Times are those of the browser's own clock, from the key or the address until the new
-numbers stand in the page. --write puts the result into benchmarks/results/. Needs Chromium; without
-one it says so.
+numbers stand in the page. --write puts the result into `results/dashboard.md` and
+`results/dashboard.json`. Needs Chromium; without one it says so.
 """
 
 import json

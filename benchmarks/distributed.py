@@ -1,11 +1,11 @@
 """Several ranks on the CPU: what each holds and how high it goes, against its prediction, and
 losses against one process.
 
-    python -m benchmarks.distributed            the table, from what is stored python -m
-    benchmarks.distributed --write    measures what is missing (about a minute a case on two cores),
-    then writes
-                                                `results/distributed.json` and
-                                                `results/distributed.md`; say it again to go on
+    python -m benchmarks.distributed [--write]
+
+The table, from what is stored; with --write what is missing is measured first, about a minute a
+case on two cores, and `results/distributed.json` and `results/distributed.md` are written. Say it
+again to go on.
 
 2 and 4 gloo processes; DDP, FSDP2 with and without resharding after forward, and ZeRO-1; full, LoRA
 and QLoRA; models of two or three layers. A case without a prediction has its measurement alone.

@@ -8,14 +8,13 @@ Appends to `results/fragmentation.jsonl`, a row as each of COUNT questions ends,
 takes where no tape can be replayed is held against these rows by `tests/test_reserve.py`.
 """
 
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
 from benchmarks.pages import RESULTS, table
-from benchmarks.questions import drawn_models, drawn_setup, workload_on
+from benchmarks.questions import drawn_models, drawn_setup, key, workload_on
 from benchmarks.rows import Row, continued, grouped, parser_of_rows
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import predict
@@ -74,17 +73,13 @@ def main() -> None:
     options = parser_of_rows(__doc__).parse_args()
     if options.again:
         ROWS.unlink(missing_ok=True)
-    asked = ((_key(_asked(*question)), question) for question in questions())
-    rows = continued(ROWS, _key, asked, row, options.seconds)
+    asked = ((key(_asked(*question)), question) for question in questions())
+    rows = continued(ROWS, key, asked, row, options.seconds)
     PAGE.write_text(page(rows), encoding="utf-8")
 
 
 def _asked(model: str, setup: TrainSetup, card: str) -> dict[str, Any]:
     return {"model": model, "setup": setup_dict(setup), "card": card}
-
-
-def _key(row: Mapping[str, Any]) -> str:
-    return json.dumps([row["model"], row["setup"], row["card"]], sort_keys=True)
 
 
 def page(rows: Sequence[Mapping[str, Any]]) -> str:

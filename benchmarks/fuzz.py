@@ -1,14 +1,14 @@
 """Random questions to `lora-profile predict`, hostile ones among them: every answer adds up, every
 refusal is one.
 
-    python -m benchmarks.fuzz [--calls N] [--processes N] [--seed N]        about ten minutes; needs
-    no torch
+    python -m benchmarks.fuzz [--calls N] [--processes N] [--seed N]
 
-Calls are made without a process of their own, by the same function that the command calls; where
-one is answered, a second varies one thing: a size that rises, or the engine. Most leave out what
-takes the time of an answer in JSON: the allocator's replay, the layers and the levers. Then whole
-processes are started, which leave out nothing. torch is hidden, so that nothing is traced. Writes
-`results/fuzz.md`, and ends with 1 where an answer was bad.
+About ten minutes; needs no torch. Calls are made without a process of their own, by the same
+function that the command calls; where one is answered, a second varies one thing: a size that
+rises, or the engine. Most leave out what takes the time of an answer in JSON: the allocator's
+replay, the layers and the levers. Then whole processes are started, which leave out nothing. torch
+is hidden, so that nothing is traced. Writes `results/fuzz.md`, and ends with 1 where an answer was
+bad.
 """
 
 import argparse

@@ -1,15 +1,15 @@
 """What the harness itself costs, and whether its clock is right; in pairs, so that the machine
 cancels out.
 
-    python -m benchmarks.harness            about ten minutes on one core that has nothing else to
-    do; needs the test extra
+    python -m benchmarks.harness
 
-Writes `results/harness.md` and `results/harness.json`. Blocks alternate A, B, B, A within a
-process; a figure is the median over the pairs with a bootstrap interval. Loops that do the same can
-differ by some percent for as long as a process lives, one way or the other: glibc gives the top of
-its heap back to the system after some steps and not after others, and each page of it then costs a
-fault again. So loops are compared over several processes, a median each, in which glibc keeps what
-it has.
+About ten minutes on one core that has nothing else to do; needs the test extra. Writes
+`results/harness.md` and `results/harness.json`. Blocks alternate A, B, B, A within a process; a
+figure is the median over the pairs with a bootstrap interval. Loops that do the same can differ by
+some percent for as long as a process lives, one way or the other: glibc gives the top of its heap
+back to the system after some steps and not after others, and each page of it then costs a fault
+again. So loops are compared over several processes, a median each, in which glibc keeps what it
+has.
 """
 
 import argparse

@@ -1,14 +1,15 @@
 """Compiled profiles against fresh traces at points that no compilation has seen: bytes wrong in
 peaks, moments and categories.
 
-    python -m benchmarks.held_out [--deadline SECONDS] [--models TEXT] [--seed N]      an hour; goes
-    on where it was cut off
+    python -m benchmarks.held_out [--deadline SECONDS] [--models TEXT] [--seed N]
+
+An hour; goes on where it was cut off.
 
 For each of the models below, the profiles of the package (two made on the spot where it has none)
 and some of every other option are asked at random sizes: any depth from four units on, up to 64
 sequences, up to 65,536 tokens, rank up to 512. Each answer is compared with a trace made at just
 that point, whose events are added up here, by nothing that the profiles use. Results:
-`results/held_out.md` and `.json`.
+`results/held_out.md` and `results/held_out.json`.
 """
 
 import random

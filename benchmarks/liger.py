@@ -2,11 +2,11 @@
 `modeling/liger.py`.
 
     pip install --no-deps liger-kernel==0.6.2 triton
-    TRITON_INTERPRET=1 python -m benchmarks.liger [--write]         seconds; results/liger.md
+    TRITON_INTERPRET=1 python -m benchmarks.liger [--write]
 
-What autograd keeps of each call, which results lie in an input's place, and how far results and
-gradients are apart. Later releases ask numbers for a method that the interpreter does not give
-them.
+Seconds; writes `results/liger.md`. What autograd keeps of each call, which results lie in an
+input's place, and how far results and gradients are apart. Later releases ask numbers for a method
+that the interpreter does not give them.
 """
 
 import os

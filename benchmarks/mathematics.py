@@ -1,10 +1,11 @@
 """The seven claims of LoRA on SmolLM2-135M with its real weights, trained and measured on
 Shakespeare's works.
 
-    python -m benchmarks.mathematics            half an hour of two cores; needs the test extra and
-    the package gguf python -m benchmarks.mathematics --claims 7 checks these anew and leaves the
-    others as they are python -m benchmarks.mathematics --render   writes anew, from the numbers
-    that are there, what is made of them
+    python -m benchmarks.mathematics [--claims N,N | --render]
+
+Half an hour of two cores; needs the test extra and the package gguf. --claims checks these anew and
+leaves the others as they are; --render writes anew, from the numbers that are there, what is made
+of them.
 
 Fetches weights and text as `benchmarks.fetch_inputs` does, runs what `lora-profile verify` runs,
 and writes `results/mathematics.json`, and what is made of it: the text `results/mathematics.md`,

@@ -1,13 +1,11 @@
 """Plans of five real situations: what is recommended, how long the search takes beside one
 prediction, whether trying everything comes to the same, and the recommended run's memory rehearsed.
 
-    python -m benchmarks.plans                  the plans and the times of their search, without
-                                                what takes longer
-    python -m benchmarks.plans --try-everything the front of every layout, each asked about alone
-    python -m benchmarks.plans --rehearse       on pretended cards, with the Python that
-                                                LORA_PROFILER_CUDA_PYTHON names
+    python -m benchmarks.plans [--try-everything | --rehearse] [--only TEXT]
 
-Each writes its part of results/plans.json and the whole of results/plans.md. Seconds are of the
+The plans and the times of their search; the front of every layout, each asked about alone; the
+recommended run on pretended cards, with the Python that LORA_PROFILER_CUDA_PYTHON names. Each
+writes its part of `results/plans.json` and the whole of `results/plans.md`. Seconds are of the
 process (`time.process_time`), so that what else runs on the machine counts little; ratios count
 less still.
 """

@@ -1,12 +1,12 @@
 """Two predictors that share nothing but the question: the rules against the profiles of the
 package, at full size.
 
-    python -m benchmarks.profiles        a minute, without torch
+    python -m benchmarks.profiles
 
-For every model of the catalogue whose family the rules know, each profile that the package brings
-(`python -m benchmarks.bundle`) is asked at several sizes, and so are the rules: saved bytes,
-persistent bytes, parameters and FLOPs must be equal, and the peak wherever the rules call it exact.
-Writes `results/profiles.md` and `results/profiles.json`.
+A minute, without torch. For every model of the catalogue whose family the rules know, each profile
+that the package brings (`python -m benchmarks.bundle`) is asked at several sizes, and so are the
+rules: saved bytes, persistent bytes, parameters and FLOPs must be equal, and the peak wherever the
+rules call it exact. Writes `results/profiles.md` and `results/profiles.json`.
 """
 
 import sys

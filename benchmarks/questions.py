@@ -1,6 +1,7 @@
 """What benchmarks ask about: bundled models on cards of the catalogue with a version of torch, and
 seeded draws of models and setups, the same on every machine."""
 
+import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ from lora_profiler.catalog.bundled import CatalogEntry
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option_values import OptimizerImpl
 from lora_profiler.platform import TORCH, Platform, version_of
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.records.serialize import setup_from_dict
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload, key_fields
 
 NOT_DRAWN = Path(__file__).with_name("not_drawn.txt")
 """Models that the catalogue has had since: rows asked once stay those of the same draw."""
@@ -24,6 +26,13 @@ def workload_on(model: ModelSpec | str, setup: TrainSetup, card: str, torch: str
     capability = find_gpu(card).capability
     platform = Platform(capability=capability, torch=version_of(torch) or TORCH)
     return Workload(model=model, setup=setup, platform=platform)
+
+
+def key(row: Mapping[str, Any]) -> str:
+    """Of `model`, `setup` and `card`: the same for rows from before `setup` had its newest
+    fields."""
+    setup = key_fields(setup_from_dict(row["setup"]))
+    return json.dumps([row["model"], setup, row["card"]])
 
 
 def flags(options: Mapping[str, Any]) -> str:

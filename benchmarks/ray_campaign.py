@@ -1,12 +1,11 @@
 """Twenty tiny cases trained for real on a Ray cluster of this machine, one worker killed: every row
 once, nobody left.
 
-    python -m benchmarks.ray_campaign [--workers N] [--write]        some minutes on two cores;
-    needs the extra test
+    python -m benchmarks.ray_campaign [--workers N] [--write]
 
-Drives the cluster as `lora-profile bench --ray local` does. One worker gets kill -9 while it
-measures; Ray runs its case once more. A second run with what is stored then measures nothing.
-`--write` writes `results/ray_campaign.md`.
+Some minutes on two cores; needs the extra test. Drives the cluster as `lora-profile bench --ray
+local` does. One worker gets kill -9 while it measures; Ray runs its case once more. A second run
+with what is stored then measures nothing. `--write` writes `results/ray_campaign.md`.
 """
 
 import json

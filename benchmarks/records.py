@@ -1,16 +1,16 @@
 """The predictions held against every committed record: errors per metric and category, and a reason
 for each one over 1 %.
 
-python -m benchmarks.records        seconds, without torch; ends with 1 if a miss has no reason, or
-a speed cannot be true
+    python -m benchmarks.records
 
-Writes `results/records.md` and `results/records.json` from `records/*/*.jsonl`. Nothing derived is
-stored in a record: a better rule scores all of them again.
+Seconds, without torch; ends with 1 if a miss has no reason, or a speed cannot be true. Writes
+`results/records.md` and `results/records.json` from `records/*/*.jsonl`. Nothing derived is stored
+in a record: a better rule scores all of them again.
 """
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,16 @@ def reason(c: Comparison, s: Scored) -> str:
 # --- what is written ------------------------------------------------------------------------------
 
 
-def row(group: ErrorSummary, names: dict[str, str]) -> str:
+def error_table(comparisons: Sequence[Comparison], names: Mapping[str, str]) -> list[str]:
+    """By metric and category."""
+    return [
+        "| metric | category | records | mean error | worst | where |",
+        "|---|---|---:|---:|---:|---|",
+        *(_row(group, names) for group in summary(comparisons)),
+    ]
+
+
+def _row(group: ErrorSummary, names: Mapping[str, str]) -> str:
     cells = [*group.group, str(group.n), "", "", ""]
     if (
         group.mean_absolute is not None
@@ -170,9 +179,7 @@ def section(name: str, rows: Sequence[Scored]) -> tuple[list[str], Counter[str]]
             " unattributed."
         ),
         "",
-        "| metric | category | records | mean error | worst | where |",
-        "|---|---|---:|---:|---:|---|",
-        *(row(group, names) for group in summary(comparisons)),
+        *error_table(comparisons, names),
         "",
         "### Errors over 1 %",
         "",

@@ -48,7 +48,7 @@ PLENTY_BYTES, PLENTY_EXPANDABLE_BYTES = 1 << 42, 1 << 40
 addresses for a whole card."""
 
 
-def key(row: Mapping[str, Any]) -> str:
+def key(row: Row) -> str:
     """The same for rows from before `setup` had its newest fields."""
     setup = key_fields(setup_from_dict(row["setup"]))
     return json.dumps([row["model"], setup, row["card"], row.get("expandable", False)])

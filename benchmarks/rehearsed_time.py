@@ -11,7 +11,6 @@ there is not run again. --again predicts all rows anew and writes the page. Both
 predicted: nothing was measured.
 """
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 from benchmarks.forked_rehearsals import ForkedRehearsals
 from benchmarks.pages import RESULTS, table
-from benchmarks.questions import workload_on
+from benchmarks.questions import key, workload_on
 from benchmarks.rehearsed_configurations import configurations
 from benchmarks.rehearsed_page import options_words
 from benchmarks.rows import continued, parser_of_rows, read_rows
@@ -77,10 +76,6 @@ def run(python: Path, seconds: float) -> list[dict[str, Any]]:
 
 def _asked(workload: Workload, card: str) -> dict[str, Any]:
     return {"model": workload.model.id, "setup": setup_dict(workload.setup), "card": card}
-
-
-def key(row: Mapping[str, Any]) -> str:
-    return json.dumps([row["model"], row["setup"], row["card"]], sort_keys=True)
 
 
 def compared(row: Mapping[str, Any]) -> dict[str, Any] | None:

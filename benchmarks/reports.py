@@ -1,10 +1,10 @@
 """The project's own reports: one HTML page for each machine whose records are committed, and one of
 the mathematics of LoRA.
 
-    python -m benchmarks.reports             writes reports/MACHINE.html from
-    benchmarks/records/MACHINE/, and
-                                             reports/mathematics.html from benchmarks/results/;
-                                             needs the report extra
+    python -m benchmarks.reports [--output FOLDER]
+
+Writes `reports/MACHINE.html` from benchmarks/records/MACHINE/, and `reports/mathematics.html` from
+benchmarks/results/mathematics.json; needs the report extra.
 
 Nothing in a page depends on when or where it is made: the same results, versions and code give the
 same bytes. What predicts is what a fresh installation has, the rules and the bundled profiles; a

@@ -7,7 +7,7 @@ Compared with a bare interpreter, with `accelerate estimate-memory --help`, and 
 programs or in a folder given by --also. A rival that cannot answer without a network is asked for
 its --help, which is less work than an answer; the table says what was asked. Rounds are
 interleaved, so that a slow moment of the machine meets all alike. Prints Markdown and JSON; --write
-also puts both into benchmarks/results/.
+also puts both into `results/startup.md` and `results/startup.json`.
 """
 
 import json

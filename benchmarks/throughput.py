@@ -7,7 +7,7 @@ Ratios are against a floor in the same run.
 
 The floor of one question is building its `Workload`; the floor of a sweep is one product b * s * r
 over the same arrays, which any answer has to read. --write puts the result into
-benchmarks/results/.
+`results/throughput.md` and `results/throughput.json`.
 """
 
 import os

@@ -1,20 +1,18 @@
 """Every committed record predicted a second time, by profiles compiled for its device: errors
 beside those of the rules.
 
-    python -m benchmarks.traced_records [--jobs N]        some seconds a record; needs the test
-    extra
+    python -m benchmarks.traced_records [--jobs N]
 
-Writes `results/traced_records.md` and `.json`. A record whose step cannot be traced is listed with
-the reason.
+Some seconds a record; needs the test extra. Writes `results/traced_records.md`. A record whose step
+cannot be traced is listed with the reason.
 """
 
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
 
-from benchmarks.pages import parser_of, write_document, write_page
-from benchmarks.records import RECORDS, row, scored_records, short
-from lora_profiler.comparison.errors import Comparison, compare, summary
+from benchmarks.pages import parser_of, write_page
+from benchmarks.records import RECORDS, error_table, scored_records, short
+from lora_profiler.comparison.errors import Comparison, compare
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.records.lines import read_records
 from lora_profiler.records.record import Record
@@ -73,40 +71,18 @@ def main() -> int:
         ),
         "on the same records.",
         "",
-        "| metric | category | records | mean error | worst | where |",
-        "|---|---|---:|---:|---:|---|",
-        *(row(group, names) for group in summary(comparisons)),
+        *error_table(comparisons, names),
         "",
         "## The rules on the same records",
         "",
-        "| metric | category | records | mean error | worst | where |",
-        "|---|---|---:|---:|---:|---|",
-        *(row(group, names) for group in summary(of_rules)),
+        *error_table(of_rules, names),
         "",
         "## Without a profile",
         "",
         *([f"- {names[key]}: {reason}" for key, reason in reasons.items()] or ["None."]),
     ]
     write_page("traced_records", "\n".join(lines) + "\n")
-    write_document("traced_records", _json(comparisons, len(answered), len(records)))
     return 0
-
-
-def _json(comparisons: list[Comparison], answered: int, records: int) -> dict[str, Any]:
-    return {
-        "records": records,
-        "answered": answered,
-        "errors": [
-            {
-                "metric": g.group[0],
-                "category": g.group[1],
-                "n": g.n,
-                "mean_absolute": g.mean_absolute,
-                "worst": g.worst,
-            }
-            for g in summary(comparisons)
-        ],
-    }
 
 
 if __name__ == "__main__":
