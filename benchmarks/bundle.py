@@ -29,7 +29,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import RESULTS, parser_of, words_of, write_document, write_page
+from benchmarks.pages import RESULTS, parser_of, table, words_of, write_document, write_page
 from lora_profiler.analytic import knows
 from lora_profiler.catalog import bundled_models, find_model
 from lora_profiler.compiled.library import BUNDLED, bundled_profiles, write_bundle
@@ -261,6 +261,9 @@ def pack() -> dict[str, Any]:
     }
 
 
+_COLUMNS = ("model", "type", "asked", "answered", "own", "folded", "checked_at_full_depth")
+
+
 def markdown(result: dict[str, Any]) -> str:
     models = result["models"]
     answered = [m for m in models if m["answered"]]
@@ -291,13 +294,13 @@ def markdown(result: dict[str, Any]) -> str:
         ),
         "equal tape was compared at full depth.",
         "",
-        "| model | type | asked | answered | own | folded | deep | refused | not compiled yet |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-        *(
-            f"| {m['model']} | {m['type']} | {m['asked']} | {m['answered']} | {m['own']} |"
-            f" {m['folded']} | {m['checked_at_full_depth']} | {len(m['refused'])} |"
-            f" {m['not_compiled_yet']} |"
-            for m in models
+        *table(
+            "model | type | >asked | >answered | >own | >folded | >deep | >refused |"
+            " >not compiled yet",
+            (
+                [*(m[name] for name in _COLUMNS), len(m["refused"]), m["not_compiled_yet"]]
+                for m in models
+            ),
         ),
         "",
         "## Refused, and why",

@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import suite_models
-from benchmarks.pages import parser_of, write_document, write_page
+from benchmarks.pages import parser_of, table, write_document, write_page
 from lora_profiler.calibration.calibrate import Calibration, calibrate
 from lora_profiler.catalog import model_from_config
 from lora_profiler.comparison.throughput import quantile
@@ -186,26 +186,30 @@ def report(calibration: Calibration, took: float, outcomes: Sequence[Outcome]) -
         "",
         "## Test steps",
         "",
-        "| model | method | batch x tokens | measured | predicted | error | status |",
-        "| --- | --- | ---: | ---: | ---: | ---: | --- |",
+        *table(
+            "model | method | >batch x tokens | >measured | >predicted | >error | status",
+            map(_cells, outcomes),
+        ),
+        "",
+        "## Calibration",
+        "",
+        markdown(calibration_blocks(calibration, None)).rstrip(),
+        "",
     ]
-    for each in outcomes:
-        setup, measurement = each.record.workload.setup, each.record.measurement
-        size = f"{setup.batch_size} x {setup.seq_len}"
-        lines.append(
-            f"| {each.record.workload.model.id} | {_method(setup)} | {size} | {each.measured:.3f} s"
-            f" | {each.predicted:.3f} s | {100 * each.error:+.1f} |"
-            f" {', '.join((measurement.status, *measurement.flags))} |"
-        )
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "## Calibration",
-            "",
-            markdown(calibration_blocks(calibration, None)).rstrip(),
-            "",
-        ]
+    return "\n".join(lines)
+
+
+def _cells(outcome: Outcome) -> tuple[str, ...]:
+    workload, measurement = outcome.record.workload, outcome.record.measurement
+    setup = workload.setup
+    return (
+        workload.model.id,
+        _method(setup),
+        f"{setup.batch_size} x {setup.seq_len}",
+        f"{outcome.measured:.3f} s",
+        f"{outcome.predicted:.3f} s",
+        f"{100 * outcome.error:+.1f}",
+        ", ".join((measurement.status, *measurement.flags)),
     )
 
 

@@ -27,7 +27,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import static_page
-from benchmarks.pages import parser_of, write_document, write_page
+from benchmarks.pages import parser_of, table, write_document, write_page
 from lora_profiler._common.cpu import cpu_model
 from lora_profiler.records.load import read_set
 from lora_profiler.records.serialize import record_dict
@@ -289,11 +289,12 @@ def markdown(result: dict[str, Any]) -> str:
             " 2 s. Written by `python -m benchmarks.dashboard --write`."
         ),
         "",
-        "| what | n | median ms | worst ms |",
-        "| --- | ---: | ---: | ---: |",
-        *(
-            f"| {name} | {len(t)} | {median(t):,.0f} | {max(t):,.0f} |"
-            for name, t in result["milliseconds"].items()
+        *table(
+            "what | >n | >median ms | >worst ms",
+            (
+                (name, len(t), f"{median(t):,.0f}", f"{max(t):,.0f}")
+                for name, t in result["milliseconds"].items()
+            ),
         ),
     ]
     return "\n".join(lines) + "\n"

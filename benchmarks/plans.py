@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.exhaustive_plans import front_of, front_of_plan, try_everything
 from benchmarks.first_rank import rehearsed_first_rank
-from benchmarks.pages import RESULTS, parser_of, write_json
+from benchmarks.pages import RESULTS, parser_of, table, write_json
 from benchmarks.rehearsing import steady_bytes
 from lora_profiler import (
     Amount,
@@ -218,7 +218,18 @@ def rehearsal_part(situation: Situation) -> dict[str, Any]:
 PARTS = {"search": search_part, "everything": everything_part, "rehearsal": rehearsal_part}
 
 
+def _recommended(title: str, s: Mapping[str, Any]) -> tuple[str, ...]:
+    memory = f"{s['peak_bytes'] / GIB:.2f}", f"{100 * s['headroom_share']:.0f} %"
+    return title, s["recommended"], s["layout"], s["price"], *memory, s["binds"]
+
+
+def _search(title: str, s: Mapping[str, Any]) -> tuple[str, ...]:
+    counts = (f"{s[name]:,}" for name in ("considered", "fitting", "timed", "front"))
+    return title, *counts, f"{s['seconds']:.2f}", f"{s['answer_ms']:.1f}", f"{s['ratio']:.0f}"
+
+
 def page(results: Mapping[str, Mapping[str, Any]]) -> str:
+    searches = [parts["search"] for parts in results.values()]
     lines = [
         "# Plans of real situations",
         "",
@@ -226,27 +237,19 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
         "`lora_profiler/catalog/data/prices.csv`, with their dates. A *one answer* is a prediction",
         "and a step time of the recommended run, next to its size: the floor of predicting.",
         "",
-        "| situation | recommended | layout | hours, money | peak, GiB | left | binds |",
-        "| --- | --- | --- | --- | ---: | ---: | --- |",
-    ]
-    for title, parts in results.items():
-        s = parts["search"]
-        lines.append(
-            f"| {title} | {s['recommended']} | {s['layout']} | {s['price']} |"
-            f" {s['peak_bytes'] / GIB:.2f} | {100 * s['headroom_share']:.0f} % | {s['binds']} |"
-        )
-    lines += [
+        *table(
+            "situation | recommended | layout | hours, money | >peak, GiB | >left | binds",
+            map(_recommended, results, searches),
+        ),
         "",
-        "| situation | ways | fit | timed | front | search, s | one answer, ms | ratio |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        *table(
+            "situation | >ways | >fit | >timed | >front | >search, s | >one answer, ms | >ratio",
+            map(_search, results, searches),
+        ),
+        "",
+        "## Tried in full",
+        "",
     ]
-    for title, parts in results.items():
-        s = parts["search"]
-        lines.append(
-            f"| {title} | {s['considered']:,} | {s['fitting']:,} | {s['timed']:,} | {s['front']} |"
-            f" {s['seconds']:.2f} | {s['answer_ms']:.1f} | {s['ratio']:.0f} |"
-        )
-    lines += ["", "## Tried in full", ""]
     for title, parts in results.items():
         e = parts.get("everything")
         if e is not None:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.bundle import asked
-from benchmarks.pages import parser_of, write_document, write_page
+from benchmarks.pages import parser_of, table, write_document, write_page
 from lora_profiler.analytic import knows
 from lora_profiler.analytic import predict as by_rules
 from lora_profiler.catalog import bundled_models, find_model
@@ -123,11 +123,12 @@ def write(rows: list[dict[str, Any]]) -> None:
             f" at most {max(map(abs, differ), default=0):.3%}."
         ),
         "",
-        "| family | models | profiles |",
-        "| --- | ---: | ---: |",
-        *(
-            f"| {name} | {sum(of == name for of in models.values())} | {count} |"
-            for name, count in sorted(types.items())
+        *table(
+            "family | >models | >profiles",
+            (
+                (name, sum(of == name for of in models.values()), count)
+                for name, count in sorted(types.items())
+            ),
         ),
         "",
         "## Where the rules say otherwise",

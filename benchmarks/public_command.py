@@ -19,9 +19,15 @@ from functools import cache
 from math import isfinite
 from typing import Any, get_args
 
-from benchmarks.pages import parser_of, read_document, write_document, write_page
+from benchmarks.pages import parser_of, read_document, table, write_document, write_page
 from benchmarks.public_rows.conditions import NotExpressibleError
-from benchmarks.public_rows.grade import NOMINAL, coverage, errors_by_source, half_width, mean
+from benchmarks.public_rows.grade import (
+    NOMINAL,
+    coverage,
+    errors_by_source,
+    half_width,
+    mean_and_worst,
+)
 from benchmarks.public_rows.memory import memory_rows
 from benchmarks.public_rows.packaged import command_document, of_class, write
 from benchmarks.public_rows.typed import Description, Typed, typed
@@ -141,22 +147,14 @@ def _most_of_one_source(rows: Sequence[Row]) -> str:
 
 
 def _by_description(rows: Sequence[Row]) -> Iterator[str]:
-    yield (
-        "| options describe the run | n | mean abs. | worst | nine in ten within | replayed: mean"
-        " abs. | worst |"
+    yield from table(
+        "options describe the run | >n | >mean abs. | >worst | >nine in ten within |"
+        " >replayed: mean abs. | >worst",
+        (
+            (description, *_of_class(of_class(rows, description)))
+            for description in get_args(Description)
+        ),
     )
-    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
-    for description in get_args(Description):
-        own = of_class(rows, description)
-        if not own:
-            yield f"| {description} | 0 | - | - | - | - | - |"
-            continue
-        errors, replayed = ([row[name] for row in own] for name in ("error", "replayed_error"))
-        width = half_width(errors_by_source(own))
-        yield (
-            f"| {description} | {len(own)} | {100 * mean(errors):.2f} | {_worst(errors)} |"
-            f" {100 * width:.2f} | {100 * mean(replayed):.2f} | {_worst(replayed)} |"
-        )
     yield ""
     yield "Rows described exactly are among those described at least nearly. A quantile of errors"
     yield "weighs sources alike, whatever rows they have: those of one are like each other."
@@ -178,6 +176,14 @@ def _by_description(rows: Sequence[Row]) -> Iterator[str]:
     yield ""
 
 
+def _of_class(rows: Sequence[Row]) -> tuple[object, ...]:
+    if not rows:
+        return 0, *"-----"
+    errors, replayed = ([row[name] for row in rows] for name in ("error", "replayed_error"))
+    width = f"{100 * half_width(errors_by_source(rows)):.2f}"
+    return len(rows), *mean_and_worst(errors), width, *mean_and_worst(replayed)
+
+
 def _unsaid(rows: Sequence[Row]) -> Iterator[str]:
     yield "## What options do not say"
     yield ""
@@ -186,27 +192,21 @@ def _unsaid(rows: Sequence[Row]) -> Iterator[str]:
         for what in (*row["near"], *row["unsaid"]):
             errors[what].append(row["error"])
     for what, found in errors.items():
-        yield (
-            f"- {what}: {len(found)} rows, mean abs. {100 * mean(found):.2f}, worst {_worst(found)}"
-        )
+        middle, worst = mean_and_worst(found)
+        yield f"- {what}: {len(found)} rows, mean abs. {middle}, worst {worst}"
     yield ""
 
 
 def _rows(rows: Sequence[Row]) -> Iterator[str]:
     yield "## Rows"
     yield ""
-    yield "| row | described | error, % | replayed, % | lora-profile |"
-    yield "| --- | --- | ---: | ---: | --- |"
-    for row in rows:
-        yield (
-            f"| {row['id']} | {row['description']} | {100 * row['error']:+.2f} |"
-            f" {100 * row['replayed_error']:+.2f} | {row['command']} |"
-        )
+    yield from table("row | described | >error, % | >replayed, % | lora-profile", map(_cells, rows))
     yield ""
 
 
-def _worst(errors: Sequence[float]) -> str:
-    return f"{100 * max(errors, key=abs):+.2f}"
+def _cells(row: Row) -> tuple[str, ...]:
+    errors = (f"{100 * row[name]:+.2f}" for name in ("error", "replayed_error"))
+    return row["id"], row["description"], *errors, row["command"]
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.pages import parser_of, write_document, write_page
+from benchmarks.pages import parser_of, table, write_document, write_page
 from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, peak_bytes, predict, sweep
 
 MODEL = "meta-llama/Llama-3.1-8B"
@@ -118,11 +118,12 @@ def main() -> None:
             " benchmarks.throughput --write`."
         ),
         "",
-        "| what | per second | times the floor |",
-        "| --- | ---: | ---: |",
-        *(
-            f"| {row['what']} | {row['per_second']:,.0f} | {row['times_floor']:.1f} |"
-            for row in rows
+        *table(
+            "what | >per second | >times the floor",
+            (
+                (row["what"], f"{row['per_second']:,.0f}", f"{row['times_floor']:.1f}")
+                for row in rows
+            ),
         ),
     ]
     print("\n".join(lines))
