@@ -185,22 +185,14 @@ def compile_all(
     ]
     began = time.monotonic()
     with ProcessPoolExecutor(jobs) as pool:
-        waiting = iter(groups)
-        running = {
-            pool.submit(compile_type, *group, cases, until): group
-            for _, group in zip(range(jobs), waiting, strict=False)
-        }
-        while running:
-            finished = next(as_completed(running))
-            names, impl = running.pop(finished)
+        running = {pool.submit(compile_type, *group, cases, until): group for group in groups}
+        for finished in as_completed(running):
+            names, impl = running[finished]
             print(
                 f"{time.monotonic() - began:.0f} s: {names[0]} and {len(names) - 1} more, {impl}:"
                 f" {finished.result()}",
                 flush=True,
             )
-            following = next(waiting, None)
-            if following is not None:
-                running[pool.submit(compile_type, *following, cases, until)] = following
 
 
 # --- packing --------------------------------------------------------------------------------------

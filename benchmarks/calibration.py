@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import suite_models
-from benchmarks.pages import parser_of, table, write_document, write_page
+from benchmarks.pages import parser_of, table, tell
 from lora_profiler.calibration.calibrate import Calibration, calibrate
 from lora_profiler.catalog import model_from_config
 from lora_profiler.comparison.throughput import quantile
@@ -251,19 +251,15 @@ def document(calibration: Calibration, took: float, outcomes: Sequence[Outcome])
 
 
 def main() -> None:
-    parser = parser_of(__doc__, writes=True)
-    write = parser.parse_args().write
+    options = parser_of(__doc__, writes=True).parse_args()
     began = time.monotonic()
     calibration = calibrate(
         "cpu", lambda what, done, total: print(f"[{done}/{total}] {what}", flush=True)
     )
     took = time.monotonic() - began
     outcomes = [outcome(record, calibration.local) for record in measured_steps()]
-    text = report(calibration, took, outcomes)
-    print(text)
-    if write:
-        write_page("calibration", text)
-        write_document("calibration", document(calibration, took, outcomes))
+    text, whole = report(calibration, took, outcomes), document(calibration, took, outcomes)
+    tell("calibration", text, whole, writes=options.write)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import time
 from statistics import median
 from typing import Any
 
-from benchmarks.pages import parser_of, table, versions_of, write_document, write_page
+from benchmarks.pages import parser_of, table, tell, versions_of
 
 ROUNDS = 3
 SMALL, LARGE = "HuggingFaceTB/SmolLM2-135M", "meta-llama/Llama-3.1-8B"
@@ -109,10 +109,7 @@ def main() -> None:
             ),
         ),
     ]
-    print("\n".join(lines))
-    if options.write:
-        write_page("compile_speed", "\n".join(lines) + "\n")
-        write_document("compile_speed", result)
+    tell("compile_speed", "\n".join(lines) + "\n", result, writes=options.write)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import static_page
-from benchmarks.pages import parser_of, table, write_document, write_page
+from benchmarks.pages import parser_of, table, tell
 from lora_profiler._common.cpu import cpu_model
 from lora_profiler.records.load import read_set
 from lora_profiler.records.serialize import record_dict
@@ -303,10 +303,7 @@ def markdown(result: dict[str, Any]) -> str:
 def main() -> int:
     options = parser_of(__doc__, writes=True).parse_args()
     result = measured()
-    print(markdown(result))
-    if options.write:
-        write_page("dashboard", markdown(result))
-        write_document("dashboard", result)
+    tell("dashboard", markdown(result), result, writes=options.write)
     return 0
 
 

@@ -331,23 +331,13 @@ def main() -> int:
     until = None if options.deadline is None else time.time() + options.deadline
     names = [name for name in MODELS if options.models in name and name not in done]
     with ProcessPoolExecutor(options.jobs) as pool:
-        waiting = iter(names)
-        running = {
-            pool.submit(rows_of, n, options.seed, until): n
-            for _, n in zip(range(options.jobs), waiting, strict=False)
-        }
-        while running:
-            finished = next(as_completed(running))
-            name = running.pop(finished)
-            rows += finished.result()
+        running = {pool.submit(rows_of, name, options.seed, until): name for name in names}
+        for finished in as_completed(running):
+            found = finished.result()
+            rows += found
             write(rows, options.seed)
-            print(
-                f"{name}: {sum(len(row.get('wrong', ())) for row in finished.result())} wrong",
-                flush=True,
-            )
-            following = next(waiting, None)
-            if following is not None and (until is None or time.time() < until):
-                running[pool.submit(rows_of, following, options.seed, until)] = following
+            wrong = sum(len(row.get("wrong", ())) for row in found)
+            print(f"{running[finished]}: {wrong} wrong", flush=True)
     return 1 if any(row.get("wrong") for row in rows) else 0
 
 

@@ -3,7 +3,7 @@ JSON."""
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,20 @@ def write_document(name: str, document: object) -> None:
 
 def write_json(path: Path, document: object) -> None:
     path.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+
+
+def write_lines(path: Path, head: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
+    """A document of `head` and `rows`, a row a line."""
+    lines = ",\n".join(map(json.dumps, rows))
+    path.write_text(f'{json.dumps(head)[:-1]}, "rows": [\n{lines}\n]}}\n', "utf-8")
+
+
+def tell(name: str, text: str, document: object, *, writes: bool) -> None:
+    """Prints the page, and writes it with its document if so asked."""
+    print(text)
+    if writes:
+        write_page(name, text)
+        write_document(name, document)
 
 
 def read_document(name: str) -> Any:

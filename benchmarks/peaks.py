@@ -12,7 +12,6 @@ predicted now, in seconds; --fresh measures the configurations of another seed, 
 set on, and writes nothing.
 """
 
-import json
 import sys
 import time
 import warnings
@@ -27,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import torch
 
 import oracle
-from benchmarks.pages import RESULTS, parser_of, read_document, versions_of, write_page
+from benchmarks.pages import RESULTS, parser_of, read_document, versions_of, write_lines, write_page
 from benchmarks.peak_configurations import SEEDS, VOCABULARIES, Configuration, configurations
 from lora_profiler.analytic import predict
 from lora_profiler.prediction import Prediction
@@ -234,7 +233,7 @@ def as_markdown(rows: list[Row], seconds: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_json(rows: list[Row], seconds: int) -> str:
+def write_rows(rows: list[Row], seconds: int) -> None:
     answers = {
         kind: [abs(r.error) for r in rows if r.prediction.exactness == kind]
         for kind in ("exact", "estimate")
@@ -244,8 +243,7 @@ def as_json(rows: list[Row], seconds: int) -> str:
         "seconds": seconds,
         "worst": {kind: round(max(errors, default=0.0), 6) for kind, errors in answers.items()},
     }
-    lines = [json.dumps(_row(r)) for r in rows]
-    return json.dumps(head)[:-1] + ', "rows": [\n' + ",\n".join(lines) + "\n]}\n"
+    write_lines(RESULTS / "peaks.json", head, map(_row, rows))
 
 
 def _row(r: Row) -> dict[str, Any]:
@@ -308,7 +306,7 @@ def main() -> int:
 
 def write(rows: list[Row], seconds: int) -> None:
     write_page("peaks", as_markdown(rows, seconds))
-    (RESULTS / "peaks.json").write_text(as_json(rows, seconds))
+    write_rows(rows, seconds)
 
 
 if __name__ == "__main__":

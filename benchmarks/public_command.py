@@ -19,7 +19,7 @@ from functools import cache
 from math import isfinite
 from typing import Any, get_args
 
-from benchmarks.pages import parser_of, read_document, table, write_document, write_page
+from benchmarks.pages import parser_of, read_document, table, tell
 from benchmarks.public_rows.conditions import NotExpressibleError
 from benchmarks.public_rows.grade import (
     NOMINAL,
@@ -210,14 +210,10 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def main() -> int:
-    parser = parser_of(__doc__, writes=True)
-    options = parser.parse_args()
+    options = parser_of(__doc__, writes=True).parse_args()
     document = outcome()
-    text = report(document)
-    print(text)
+    tell("public_command", report(document), document, writes=options.write)
     if options.write:
-        write_document("public_command", document)
-        write_page("public_command", text)
         write("command", command_document(document))
     return 0
 

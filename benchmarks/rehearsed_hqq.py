@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import rehearsing
+from benchmarks.pages import write_lines
 
 FILE = Path(__file__).parent.parent / "tests" / "data" / "rehearsed_hqq.json"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -75,5 +76,5 @@ if __name__ == "__main__":
     if sys.argv[1].startswith("{"):
         train(json.loads(sys.argv[1]))
     else:
-        rows = ",\n".join(json.dumps(rehearsed(sys.argv[1], cell)) for cell in CELLS)
-        FILE.write_text(f'{{"sizes": {json.dumps(WIDE)}, "rows": [\n{rows}\n]}}\n', "utf-8")
+        rows = (rehearsed(sys.argv[1], cell) for cell in CELLS)
+        write_lines(FILE, {"sizes": WIDE}, list(rows))

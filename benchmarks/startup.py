@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks.pages import parser_of, table, write_document, write_page
+from benchmarks.pages import parser_of, table, tell
 
 OURS = "lora-profile meta-llama/Llama-3.1-8B --rank 16"
 
@@ -180,11 +180,8 @@ def main() -> None:
         "cores": os.cpu_count(),
         "results": [asdict(r) for r in results],
     }
-    print(markdown(results))
     print(json.dumps(document, indent=1))
-    if options.write:
-        write_page("startup", markdown(results))
-        write_document("startup", document)
+    tell("startup", markdown(results), document, writes=options.write)
 
 
 if __name__ == "__main__":

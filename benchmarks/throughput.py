@@ -20,7 +20,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.pages import parser_of, table, write_document, write_page
+from benchmarks.pages import parser_of, table, tell
 from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, peak_bytes, predict, sweep
 
 MODEL = "meta-llama/Llama-3.1-8B"
@@ -126,10 +126,7 @@ def main() -> None:
             ),
         ),
     ]
-    print("\n".join(lines))
-    if options.write:
-        write_page("throughput", "\n".join(lines) + "\n")
-        write_document("throughput", result)
+    tell("throughput", "\n".join(lines) + "\n", result, writes=options.write)
 
 
 if __name__ == "__main__":
