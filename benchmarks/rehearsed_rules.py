@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +24,19 @@ from benchmarks.pages import RESULTS
 from benchmarks.questions import workload_on
 from benchmarks.rehearsed_configurations import Configuration, configurations
 from benchmarks.rehearsed_page import options_words, page
-from benchmarks.rehearsing import workspaces_bytes
+from benchmarks.rehearsing import rehearsed_steps, workspaces_bytes
 from benchmarks.rows import Row, continued, parser_of_rows, read_rows
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.evidence import OwnRow
 from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import Prediction
-from lora_profiler.records.serialize import setup_dict, setup_from_dict, workload_dict
-from lora_profiler.rehearsal.build import find_compiler, stubs
-from lora_profiler.rehearsal.cards import pretended
+from lora_profiler.records.serialize import setup_dict, setup_from_dict
+from lora_profiler.rehearsal.build import Stubs, find_compiler, stubs
 from lora_profiler.rehearsal.environment import read_environment
-from lora_profiler.rehearsal.launch import Request, rehearse
 from lora_profiler.report.measured.measured_runs import setting
 from lora_profiler.workload import TrainSetup, key_fields
 
-INSIDE = Path(__file__).parent / "inside"
 ROWS, PAGE = RESULTS / "rehearsed.jsonl", RESULTS / "rehearsed.md"
 TRACED = RESULTS / "rehearsed_traced.jsonl"
 PLENTY_BYTES, PLENTY_EXPANDABLE_BYTES = 1 << 42, 1 << 40
@@ -125,7 +121,6 @@ def main() -> None:
 def run(python: Path, seconds: float) -> list[dict[str, Any]]:
     environment = read_environment(python)
     torch, libraries = environment.torch, stubs(environment, find_compiler())
-    os.environ["PYTHONPATH"] = str(INSIDE.parents[1])
 
     def made(configuration: Configuration) -> dict[str, Any]:
         found = rehearsed(configuration, torch, python, libraries)
@@ -146,7 +141,7 @@ def _asked(configuration: Configuration, torch: str) -> dict[str, Any]:
 
 
 def rehearsed(
-    configuration: Configuration, torch: str, python: Path, libraries: Any
+    configuration: Configuration, torch: str, python: Path, libraries: Stubs
 ) -> dict[str, Any]:
     """Of several ranks the first."""
     setup, card = configuration.setup, configuration.card
@@ -155,18 +150,9 @@ def rehearsed(
     except LoraProfilerError as error:
         return {"refused": str(error)}
     plenty = PLENTY_EXPANDABLE_BYTES if configuration.expandable else PLENTY_BYTES
-    big = replace(pretended(find_gpu(card), 0), total_bytes=plenty)
-    ranks = ("-m", "torch.distributed.run", f"--nproc-per-node={setup.world_size}")
-    step = (str(INSIDE / "training_steps.py"), json.dumps(workload_dict(question)))
-    command = ("python", *(ranks if setup.world_size > 1 else ()), *step)
     os.environ["PYTORCH_CUDA_ALLOC_CONF"] = f"expandable_segments:{configuration.expandable}"
     try:
-        with open(os.devnull, "wb") as nowhere:
-            result, *_ = rehearse(
-                Request(command=command, python=python, card=big, count=setup.world_size),
-                libraries,
-                nowhere.fileno(),
-            )
+        result = rehearsed_steps(question, find_gpu(card), python, libraries, plenty)
     except LoraProfilerError as error:
         return {"failed": str(error)[-200:]}
     document = result.document
