@@ -119,11 +119,9 @@ def public_lines() -> list[str]:
         what: [row for row in measured_steps() if row.left_out == what] for what in LEFT_OUT_LABELS
     }
     return [
-        (
-            f"- **Public measurements**, {len(memory) + len(measured_steps())} that others"
-            " published, each with its address on the dashboard's page Evidence"
-            " (`benchmarks/results/public_accuracy.md`, `step_time.md`):"
-        ),
+        f"- **Public measurements**, {len(memory) + len(measured_steps())} that others"
+        " published, each with its address on the dashboard's page Evidence"
+        " (`benchmarks/results/public_accuracy.md`, `step_time.md`):",
         "",
         "| measured by others | rows | mean error | median | 90th percentile | worst |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -136,11 +134,9 @@ def public_lines() -> list[str]:
             for what, rows in steps.items()
         ),
         "",
-        (
-            f"  No constant was fitted to memory. {interval_words(found)}. {coverage_words(found)}"
-            f" {command_words()} All of those are in `benchmarks/results/public_command.md`."
-            " Misses, with what is known of them, and what was left out are on the page too."
-        ),
+        f"  No constant was fitted to memory. {interval_words(found)}. {coverage_words(found)}"
+        f" {command_words()} All of those are in `benchmarks/results/public_command.md`."
+        " Misses, with what is known of them, and what was left out are on the page too.",
     ]
 
 
@@ -223,15 +219,11 @@ def table() -> str:
             f"Measured on CPU with {words_of(peaks['versions'])}; nothing here has been measured on"
             " a GPU yet.",
             "",
-            (
-                f"- **Saved activations**: {saved['exact']:,} of {saved['cases']:,} real forward"
-                f" passes equal to the byte ({len(saved['families'])} families;"
-                " `benchmarks/results/saved_bytes.md`)."
-            ),
-            (
-                f"- **Peak of a real training step**, {len(rows)} seeded configurations"
-                " (`benchmarks/results/peaks.md`):"
-            ),
+            f"- **Saved activations**: {saved['exact']:,} of {saved['cases']:,} real forward"
+            f" passes equal to the byte ({len(saved['families'])} families;"
+            " `benchmarks/results/saved_bytes.md`).",
+            f"- **Peak of a real training step**, {len(rows)} seeded configurations"
+            " (`benchmarks/results/peaks.md`):",
             "",
             "| the answer says | runs | mean error | worst | worst case |",
             "| --- | ---: | ---: | ---: | --- |",
@@ -255,14 +247,12 @@ def table() -> str:
             held_out_line(),
             ranks_line(),
             *public_lines(),
-            (
-                f"- **Speed**: {ours:.2f} s for a whole `lora-profile` process,"
-                f" {accelerate / ours:.0f} times faster than `accelerate estimate-memory --help`"
-                f" beside it; {rate['peak_bytes, analytic']:,.0f} peaks a second one at a time,"
-                f" {swept / 1e6:,.0f} million by `sweep`; {profile:.0f} s from nothing to a profile"
-                " of an 8B model (`benchmarks/results/startup.md`, `throughput.md`,"
-                " `compile_speed.md`)."
-            ),
+            f"- **Speed**: {ours:.2f} s for a whole `lora-profile` process,"
+            f" {accelerate / ours:.0f} times faster than `accelerate estimate-memory --help`"
+            f" beside it; {rate['peak_bytes, analytic']:,.0f} peaks a second one at a time,"
+            f" {swept / 1e6:,.0f} million by `sweep`; {profile:.0f} s from nothing to a profile"
+            " of an 8B model (`benchmarks/results/startup.md`, `throughput.md`,"
+            " `compile_speed.md`).",
         ]
     )
 

@@ -272,18 +272,12 @@ def markdown(result: dict[str, Any]) -> str:
         + words_of(result["versions"])
         + ".",
         "",
-        (
-            "Asked of each: full, LoRA on all linear layers, LoRA on PEFT's default targets, QLoRA;"
-            " checkpointing on and off; AdamW"
-        ),
-        (
-            "foreach and fused; one sample and several; sliding windows filled and not. `own`: not"
-            " shared with a model of equal"
-        ),
-        (
-            "layers; `deep`: compared with a fresh trace of all its layers, the others with one of"
-            " five units, since a relative's"
-        ),
+        "Asked of each: full, LoRA on all linear layers, LoRA on PEFT's default targets, QLoRA;"
+        " checkpointing on and off; AdamW",
+        "foreach and fused; one sample and several; sliding windows filled and not. `own`: not"
+        " shared with a model of equal",
+        "layers; `deep`: compared with a fresh trace of all its layers, the others with one of"
+        " five units, since a relative's",
         "equal tape was compared at full depth.",
         "",
         *table(

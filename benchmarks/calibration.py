@@ -158,31 +158,21 @@ def report(calibration: Calibration, took: float, outcomes: Sequence[Outcome]) -
     lines = [
         "# Step time by constants measured on the machine itself",
         "",
-        (
-            f"Written by `python -m benchmarks.calibration --write` on {made.measured_at}:"
-            f" {made.device}, {made.threads} threads,"
-        ),
-        (
-            f"torch {made.torch}. Errors are (predicted - measured) / measured of a step's seconds,"
-            " in %."
-        ),
+        f"Written by `python -m benchmarks.calibration --write` on {made.measured_at}:"
+        f" {made.device}, {made.threads} threads,",
+        f"torch {made.torch}. Errors are (predicted - measured) / measured of a step's seconds,"
+        " in %.",
         "",
-        (
-            f"Calibrating took {took:.0f} s. {len(outcomes)} test steps, of models that nothing was"
-            " fitted to. The rules for a CPU"
-        ),
-        (
-            "were chosen with page faults, single operators and steps of other models and sizes in"
-            " sight, never with these steps:"
-        ),
+        f"Calibrating took {took:.0f} s. {len(outcomes)} test steps, of models that nothing was"
+        " fitted to. The rules for a CPU",
+        "were chosen with page faults, single operators and steps of other models and sizes in"
+        " sight, never with these steps:",
         "",
         "| | median / p90 / max | to be reached |",
         "| --- | ---: | ---: |",
         f"| test steps | {three([each.error for each in outcomes])} | {GOAL} |",
-        (
-            "| fitted steps, their model left out |"
-            f" {three(list(calibration.local.errors.values()))} | |"
-        ),
+        "| fitted steps, their model left out |"
+        f" {three(list(calibration.local.errors.values()))} | |",
         "",
         "## Test steps",
         "",

@@ -95,11 +95,9 @@ def main() -> None:
     lines = [
         "# From nothing to a profile",
         "",
-        (
-            f"Whole processes, CPython {result['python']}, torch {versions['torch']},"
-            f" {result['cores']} cores; medians of {ROUNDS} interleaved runs. Written by `python -m"
-            " benchmarks.compile_speed --write`."
-        ),
+        f"Whole processes, CPython {result['python']}, torch {versions['torch']},"
+        f" {result['cores']} cores; medians of {ROUNDS} interleaved runs. Written by `python -m"
+        " benchmarks.compile_speed --write`.",
         "",
         *table(
             "what | >median s | >times the imports",

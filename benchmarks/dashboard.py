@@ -279,15 +279,13 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         "# What the dashboard takes",
         "",
-        (
-            f"In Chromium, on {result['processor']} with {result['cores']} cores (load"
-            f" {result['load']} at the end, niceness {result['nice']}): CPython {result['python']},"
-            f" streamlit {result['streamlit']}. From the key or the"
-            f" address until the numbers stand in the page. {result['records']:,} records are"
-            f" {result['bytes_of_records'] / 1e6:.0f} MB, of which the first are shown while the"
-            " rest is read. Goals: an update in 300 ms, a slider's in 100 ms, a page of records in"
-            " 2 s. Written by `python -m benchmarks.dashboard --write`."
-        ),
+        f"In Chromium, on {result['processor']} with {result['cores']} cores (load"
+        f" {result['load']} at the end, niceness {result['nice']}): CPython {result['python']},"
+        f" streamlit {result['streamlit']}. From the key or the"
+        f" address until the numbers stand in the page. {result['records']:,} records are"
+        f" {result['bytes_of_records'] / 1e6:.0f} MB, of which the first are shown while the"
+        " rest is read. Goals: an update in 300 ms, a slider's in 100 ms, a page of records in"
+        " 2 s. Written by `python -m benchmarks.dashboard --write`.",
         "",
         *table(
             "what | >n | >median ms | >worst ms",

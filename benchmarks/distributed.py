@@ -223,14 +223,10 @@ def as_markdown(rows: list[Row]) -> str:
     lines = [
         "# Several ranks on the CPU, measured and predicted",
         "",
-        (
-            "`python -m benchmarks.distributed --write`, gloo processes on one machine, torch"
-            f" {version('torch')}."
-        ),
-        (
-            "Persistent bytes are what a prediction counts as such, of the rank that holds most;"
-            " losses are the mean of the ranks"
-        ),
+        "`python -m benchmarks.distributed --write`, gloo processes on one machine, torch"
+        f" {version('torch')}.",
+        "Persistent bytes are what a prediction counts as such, of the rank that holds most;"
+        " losses are the mean of the ranks",
         "against one process on the same global data.",
         "",
         f"- {through} of {len(rows)} cases went through.",
@@ -245,10 +241,8 @@ def as_markdown(rows: list[Row]) -> str:
         lines.append(f"- Without a prediction: {len(rows) - len(told)}.")
     lines += [
         "",
-        (
-            "| case | status | persistent bytes a rank | peak a rank, bytes | imbalance | predicted"
-            " peak | error | loss difference |"
-        ),
+        "| case | status | persistent bytes a rank | peak a rank, bytes | imbalance | predicted"
+        " peak | error | loss difference |",
         "|---|---|---|---|---:|---:|---:|---:|",
         *(_line(row) for row in rows),
         "",

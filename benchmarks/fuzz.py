@@ -298,24 +298,16 @@ def document(options: argparse.Namespace, tally: Tally, seconds: float) -> str:
             "# Fuzz of `lora-profile predict`",
             "",
             f"{asked}, {seconds:,.0f} s.",
-            (
-                f"{HOSTILE_SHARE:.0%} of the values are hostile: no numbers, numbers beyond any"
-                " size, text of every kind,"
-            ),
+            f"{HOSTILE_SHARE:.0%} of the values are hostile: no numbers, numbers beyond any"
+            " size, text of every kind,",
             "patterns without end. torch is hidden, so that nothing is traced.",
             "",
-            (
-                "Checked of each: no traceback; an exit code of the contract, 1 only where a card"
-                " was named; a refusal says why and"
-            ),
-            (
-                "prints nothing; an answer is strict JSON, the categories of each moment add up to"
-                " its total, and the peak is the"
-            ),
-            (
-                "largest steady moment. Of second calls: no peak falls where a size rises, and both"
-                " engines agree where both are exact."
-            ),
+            "Checked of each: no traceback; an exit code of the contract, 1 only where a card"
+            " was named; a refusal says why and",
+            "prints nothing; an answer is strict JSON, the categories of each moment add up to"
+            " its total, and the peak is the",
+            "largest steady moment. Of second calls: no peak falls where a size rises, and both"
+            " engines agree where both are exact.",
             f"No process takes over {LONGEST_SECONDS:.0f} s.",
             "",
             "| what | count |",

@@ -193,22 +193,14 @@ def as_markdown(
     lines = [
         "# What the harness costs, and whether its clock is right",
         "",
-        (
-            f"Pairs of blocks of {STEPS} steps each, alternating, on one thread; a step takes"
-            f" {middle:.1f} ms ({low:.1f} to"
-        ),
-        (
-            f"{high:.1f}). Small Llama, rank 8, 4 x 128 tokens, CPU. The first two rows are medians"
-            f" over {PROCESSES} processes of"
-        ),
-        (
-            f"{PAIRS_IN_EACH} pairs each, in which glibc keeps its heap; the others over {PAIRS}"
-            " pairs of one process."
-        ),
-        (
-            f"`python -m benchmarks.harness`, {seconds} s, torch {version('torch')}, load"
-            f" {os.getloadavg()[0]:.1f} at the end."
-        ),
+        f"Pairs of blocks of {STEPS} steps each, alternating, on one thread; a step takes"
+        f" {middle:.1f} ms ({low:.1f} to",
+        f"{high:.1f}). Small Llama, rank 8, 4 x 128 tokens, CPU. The first two rows are medians"
+        f" over {PROCESSES} processes of",
+        f"{PAIRS_IN_EACH} pairs each, in which glibc keeps its heap; the others over {PAIRS}"
+        " pairs of one process.",
+        f"`python -m benchmarks.harness`, {seconds} s, torch {version('torch')}, load"
+        f" {os.getloadavg()[0]:.1f} at the end.",
         "",
         "| what | median | 95 % interval | expected |",
         "|---|---:|---|---|",

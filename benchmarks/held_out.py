@@ -277,17 +277,13 @@ def write(rows: list[dict[str, Any]], seed: int) -> None:
     lines = [
         "# Profiles at points that no compilation has seen",
         "",
-        (
-            f"`python -m benchmarks.held_out`, seed {seed}: {points:,} points of {len(asked_):,}"
-            f" profiles ({sum(r['bundled'] for r in asked_):,} of the package),"
-            f" {len({r['type'] for r in asked_})} architectures,"
-            f" {len({r['model'] for r in asked_})} models. At each, the steady peak of forward,"
-            " backward and optimizer, the moment"
-        ),
-        (
-            "of the peak and its bytes by category are held against a trace made at just that"
-            " point, whose events are added up."
-        ),
+        f"`python -m benchmarks.held_out`, seed {seed}: {points:,} points of {len(asked_):,}"
+        f" profiles ({sum(r['bundled'] for r in asked_):,} of the package),"
+        f" {len({r['type'] for r in asked_})} architectures,"
+        f" {len({r['model'] for r in asked_})} models. At each, the steady peak of forward,"
+        " backward and optimizer, the moment",
+        "of the peak and its bytes by category are held against a trace made at just that"
+        " point, whose events are added up.",
         "",
         f"- **{len(wrong)} of {5 * points:,} comparisons differ.**",
         "",

@@ -111,16 +111,12 @@ def report() -> tuple[str, bool]:
     lines = [
         "# Liger-Kernel's functions and their stand-ins",
         "",
-        (
-            "`TRITON_INTERPRET=1 python -m benchmarks.liger`: liger-kernel"
-            f" {version('liger-kernel')} by the interpreter of triton"
-        ),
+        "`TRITON_INTERPRET=1 python -m benchmarks.liger`: liger-kernel"
+        f" {version('liger-kernel')} by the interpreter of triton",
         f"{version('triton')}, torch {torch.__version__}, on the CPU, in float32.",
         "",
-        (
-            "| function | kept by both, bytes | same | results in an input's place | same | results"
-            " and gradients, furthest apart |"
-        ),
+        "| function | kept by both, bytes | same | results in an input's place | same | results"
+        " and gradients, furthest apart |",
         "| --- | --- | --- | --- | --- | ---: |",
     ]
     alike = True

@@ -79,10 +79,8 @@ def replaced(before: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
 
 def as_markdown(document: dict[str, Any]) -> str:
     head = [
-        (
-            f"`{COMMAND}`, seed {document['seed']}: {round(document['seconds'])} s by the clock on"
-            f" a machine that others used as well (load {document['load_average']})."
-        ),
+        f"`{COMMAND}`, seed {document['seed']}: {round(document['seconds'])} s by the clock on"
+        f" a machine that others used as well (load {document['load_average']}).",
         "",
         document["tolerances"],
         "",

@@ -140,23 +140,15 @@ def as_markdown(rows: list[Row], seconds: int) -> str:
     lines = [
         "# Peak memory of a training step, predicted and real",
         "",
-        (
-            f"{len(rows)} configurations of"
-            f" {len({r.configuration.config['model_type'] for r in rows})} families,"
-            " vocabularies of"
-        ),
-        (
-            f"{min(VOCABULARIES)} to {max(VOCABULARIES)}; two real steps on the CPU each, the"
-            " second compared. Real: torch's"
-        ),
-        (
-            "record of its CPU allocator, kernel scratch included, on one thread. Errors are"
-            " predicted / real - 1."
-        ),
-        (
-            f"`python -m benchmarks.peaks`, {seconds} s, with"
-            f" {', '.join(f'{n} {v}' for n, v in VERSIONS.items())}."
-        ),
+        f"{len(rows)} configurations of"
+        f" {len({r.configuration.config['model_type'] for r in rows})} families,"
+        " vocabularies of",
+        f"{min(VOCABULARIES)} to {max(VOCABULARIES)}; two real steps on the CPU each, the"
+        " second compared. Real: torch's",
+        "record of its CPU allocator, kernel scratch included, on one thread. Errors are"
+        " predicted / real - 1.",
+        f"`python -m benchmarks.peaks`, {seconds} s, with"
+        f" {', '.join(f'{n} {v}' for n, v in VERSIONS.items())}.",
     ]
     lines += table(
         "answer",

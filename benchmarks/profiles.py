@@ -103,25 +103,17 @@ def write(rows: list[dict[str, Any]]) -> None:
     lines = [
         "# Rules against compiled traces, at full size",
         "",
-        (
-            f"`python -m benchmarks.profiles`: {len(rows):,} profiles of {len(models)} models"
-            f" ({len(types)} families that the rules"
-        ),
-        (
-            f"know), asked at {points:,} points: full, LoRA on all linear layers and PEFT's default"
-            " targets, QLoRA, with and without"
-        ),
+        f"`python -m benchmarks.profiles`: {len(rows):,} profiles of {len(models)} models"
+        f" ({len(types)} families that the rules",
+        f"know), asked at {points:,} points: full, LoRA on all linear layers and PEFT's default"
+        " targets, QLoRA, with and without",
         "checkpointing, one sample and several, CUDA rules.",
         "",
-        (
-            "- Saved bytes, persistent bytes, parameters and FLOPs, and the peaks that the rules"
-            " call exact, are equal in"
-        ),
+        "- Saved bytes, persistent bytes, parameters and FLOPs, and the peaks that the rules"
+        " call exact, are equal in",
         f"  {equal:,} of the {len(rows):,} profiles at every point.",
-        (
-            f"- The rules call {exact:,} peaks exact; {len(differ):,} of all {points:,} differ, by"
-            f" at most {max(map(abs, differ), default=0):.3%}."
-        ),
+        f"- The rules call {exact:,} peaks exact; {len(differ):,} of all {points:,} differ, by"
+        f" at most {max(map(abs, differ), default=0):.3%}.",
         "",
         *table(
             "family | >models | >profiles",

@@ -108,27 +108,17 @@ def report(document: Mapping[str, Any]) -> str:
     lines = [
         "# Peak memory, as the command is typed",
         "",
-        (
-            "Written by `python -m benchmarks.public_command --write`: the peaks that"
-            " `python -m benchmarks.public_accuracy` replays, asked"
-        ),
-        (
-            "for with options alone, and two workspaces of BLAS. Errors are (predicted -"
-            " measured) / measured, in %; the replay's own are of the same rows."
-        ),
-        (
-            "LitGPT's longest sample is in its first batch: its rows are held to the moments of"
-            f" step 1, asked with `{' '.join(FIRST)}`."
-        ),
+        "Written by `python -m benchmarks.public_command --write`: the peaks that"
+        " `python -m benchmarks.public_accuracy` replays, asked",
+        "for with options alone, and two workspaces of BLAS. Errors are (predicted -"
+        " measured) / measured, in %; the replay's own are of the same rows.",
+        "LitGPT's longest sample is in its first batch: its rows are held to the moments of"
+        f" step 1, asked with `{' '.join(FIRST)}`.",
         "",
-        (
-            "Which words say a run was decided by what its source publishes: versions, kernels,"
-            " methods. No constant is fitted to a row. Rules of"
-        ),
-        (
-            "older versions and of kernels were written after these rows had been replayed, from"
-            " the sources that the replay names, and in sight"
-        ),
+        "Which words say a run was decided by what its source publishes: versions, kernels,"
+        " methods. No constant is fitted to a row. Rules of",
+        "older versions and of kernels were written after these rows had been replayed, from"
+        " the sources that the replay names, and in sight",
         f"of their errors: {_most_of_one_source(rows)}.",
         "",
         *_by_description(rows),

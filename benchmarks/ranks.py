@@ -114,10 +114,8 @@ def _traffic(prediction: Prediction) -> dict[object, object]:
 def report(outcomes: list[Outcome], plans: list[str]) -> str:
     worst = max(outcomes, key=lambda o: abs(o.error))
     rows = [
-        (
-            "| sharding | ranks | cases | persistent bytes | exact moments | collectives | peak,"
-            " worst |"
-        ),
+        "| sharding | ranks | cases | persistent bytes | exact moments | collectives | peak,"
+        " worst |",
         "|---|---|---|---|---|---|---|",
     ]
     for sharding in SHARDINGS:
@@ -139,20 +137,16 @@ def report(outcomes: list[Outcome], plans: list[str]) -> str:
     head = [
         "# Several ranks",
         "",
-        (
-            f"`python -m benchmarks.ranks --write`; torch {version('torch')}, transformers"
-            f" {version('transformers')}, peft {version('peft')}."
-        ),
+        f"`python -m benchmarks.ranks --write`; torch {version('torch')}, transformers"
+        f" {version('transformers')}, peft {version('peft')}.",
         "",
-        (
-            f"{len(outcomes)} cases: {len(MODELS)} families, full and LoRA, with and without"
-            " checkpointing, rules of CUDA. Rules against the real `DistributedDataParallel` and"
-            " `fully_shard`, traced on the meta device under a fake process group. Exact moments"
-            f" are {', '.join(EXACT)}. Inside a layer rules are estimates, as they are for one"
-            f" process: the worst peak is {100 * worst.error:+.2f} % off"
-            f" ({worst.workload.model.id}, {worst.workload.setup.sharding} over"
-            f" {worst.workload.setup.world_size} ranks){_beside_one(alone)}."
-        ),
+        f"{len(outcomes)} cases: {len(MODELS)} families, full and LoRA, with and without"
+        " checkpointing, rules of CUDA. Rules against the real `DistributedDataParallel` and"
+        " `fully_shard`, traced on the meta device under a fake process group. Exact moments"
+        f" are {', '.join(EXACT)}. Inside a layer rules are estimates, as they are for one"
+        f" process: the worst peak is {100 * worst.error:+.2f} % off"
+        f" ({worst.workload.model.id}, {worst.workload.setup.sharding} over"
+        f" {worst.workload.setup.world_size} ranks){_beside_one(alone)}.",
         "",
     ]
     return "\n".join([*head, *rows, "", *plans])

@@ -142,18 +142,12 @@ def main() -> int:
     text = [
         "# Twenty cases on a Ray cluster, one worker killed",
         "",
-        (
-            f"`python -m benchmarks.ray_campaign --write`; {os.cpu_count()} processors, Ray"
-            f" {plain.ray.__version__}. The suite"
-        ),
-        (
-            f"`tiny` with {NUM_SEEDS} seeds, {options.workers} cases at once with one thread each."
-            " Starting the cluster took"
-        ),
-        (
-            f"{opened_after:.0f} s, the {len(planned)} cases {took:.0f} s. Times depend on what"
-            " else the machine does."
-        ),
+        f"`python -m benchmarks.ray_campaign --write`; {os.cpu_count()} processors, Ray"
+        f" {plain.ray.__version__}. The suite",
+        f"`tiny` with {NUM_SEEDS} seeds, {options.workers} cases at once with one thread each."
+        " Starting the cluster took",
+        f"{opened_after:.0f} s, the {len(planned)} cases {took:.0f} s. Times depend on what"
+        " else the machine does.",
         "",
         *lines,
         "",
@@ -189,20 +183,14 @@ def report(
         else f"{first.num_rescheduled} cases were"
     )
     return [
-        (
-            f"- kill -9 of the worker of case {VICTIM + 1}, {SECONDS_BEFORE_THE_KILL:g} s after it"
-            f" began; processes below it: {len(watched.children)}; {begun_anew} begun anew by Ray"
-            " on another worker"
-        ),
-        (
-            f"- {len(first.records)} of {NUM_SEEDS * 4} records came back, {len(first.lost)} lost,"
-            f" {len(first.refused)} refused; in the store each case stands"
-            f" {'exactly once' if once else 'NOT exactly once'}"
-        ),
-        (
-            f"- a second run with `resume` found {len(second.records)} stored, and the file is "
-            f"{'as it was' if unchanged else 'CHANGED'}"
-        ),
+        f"- kill -9 of the worker of case {VICTIM + 1}, {SECONDS_BEFORE_THE_KILL:g} s after it"
+        f" began; processes below it: {len(watched.children)}; {begun_anew} begun anew by Ray"
+        " on another worker",
+        f"- {len(first.records)} of {NUM_SEEDS * 4} records came back, {len(first.lost)} lost,"
+        f" {len(first.refused)} refused; in the store each case stands"
+        f" {'exactly once' if once else 'NOT exactly once'}",
+        f"- a second run with `resume` found {len(second.records)} stored, and the file is "
+        f"{'as it was' if unchanged else 'CHANGED'}",
         f"- measuring processes left alive: {len(left_alive)}",
     ]
 

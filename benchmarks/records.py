@@ -89,17 +89,13 @@ def _phase_below_the_peak(c: Comparison, s: Scored) -> bool:
 REASONS: tuple[tuple[str, Callable[[Comparison, Scored], bool]], ...] = (
     (f"scalars: at most {SCALAR_BYTES} bytes", _scalars),
     (
-        (
-            "the peak lies inside a layer: the answer says estimate, and the miss is within its"
-            " stated bound"
-        ),
+        "the peak lies inside a layer: the answer says estimate, and the miss is within its"
+        " stated bound",
         _inside_layers,
     ),
     (
-        (
-            "the peak lies inside a layer: the answer says estimate, its sum is within its stated"
-            " bound, and what it is made of is told of another instant, nearly as large"
-        ),
+        "the peak lies inside a layer: the answer says estimate, its sum is within its stated"
+        " bound, and what it is made of is told of another instant, nearly as large",
         _another_instant,
     ),
     (
@@ -170,14 +166,10 @@ def section(name: str, rows: Sequence[Scored]) -> tuple[list[str], Counter[str]]
     lines = [
         f"## {name}",
         "",
-        (
-            f"{len(rows)} records that went through:"
-            f" {', '.join(f'{n} {m}' for m, n in sorted(methods.items()))}; {len(families)}"
-        ),
-        (
-            f"model types ({', '.join(families)}). Of a peak at most {unattributed:.4%} is"
-            " unattributed."
-        ),
+        f"{len(rows)} records that went through:"
+        f" {', '.join(f'{n} {m}' for m, n in sorted(methods.items()))}; {len(families)}",
+        f"model types ({', '.join(families)}). Of a peak at most {unattributed:.4%} is"
+        " unattributed.",
         "",
         *error_table(comparisons, names),
         "",

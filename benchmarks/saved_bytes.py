@@ -77,10 +77,8 @@ def as_markdown(rows: list[Row], seconds: float) -> str:
     lines = [
         "# Saved activation bytes, predicted and real",
         "",
-        (
-            f"{len(rows) - len(failures)} of {len(rows)} cases equal to the byte. Real: the"
-            " storages that `saved_tensors_hooks` sees"
-        ),
+        f"{len(rows) - len(failures)} of {len(rows)} cases equal to the byte. Real: the"
+        " storages that `saved_tensors_hooks` sees",
         "in one forward pass of a transformers + PEFT model on the CPU",
         f"({words_of(VERSIONS)}).",
         f"`python -m benchmarks.saved_bytes`, {seconds:.0f} s on one thread.",

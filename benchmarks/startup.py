@@ -141,11 +141,9 @@ def markdown(results: list[Result]) -> str:
     lines = [
         "# Start-up",
         "",
-        (
-            f"Whole processes, {platform.python_implementation()} {platform.python_version()} on"
-            f" {os.cpu_count()} cores ({platform.machine()}), interleaved. Written by"
-            " `benchmarks/startup.py`."
-        ),
+        f"Whole processes, {platform.python_implementation()} {platform.python_version()} on"
+        f" {os.cpu_count()} cores ({platform.machine()}), interleaved. Written by"
+        " `benchmarks/startup.py`.",
         "",
         *table(
             "command | version | >rounds | >median s | >least s | >times ours", map(_cells, results)

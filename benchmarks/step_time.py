@@ -161,22 +161,16 @@ def report(
     lines = [
         "# Step time against public measurements",
         "",
-        (
-            "Written by `python -m benchmarks.step_time --write`; errors are (predicted - measured)"
-            " / measured of a step's seconds,"
-        ),
+        "Written by `python -m benchmarks.step_time --write`; errors are (predicted - measured)"
+        " / measured of a step's seconds,",
         "in %, as median / 90th percentile / largest of their absolute values. Traced by "
         + words_of(versions_of("torch", "transformers", "peft", "bitsandbytes"))
         + ".",
         "",
-        (
-            f"{len(a100)} A100 rows, fitted: eta {fitted.eta:.3f}, beta {fitted.beta:.3f}, and"
-            f" {1e6 * found.older_launch:.1f} us a launch for the rows of torch 2.0 alone"
-        ),
-        (
-            "(without its source the usual launch). Only these three were fitted; the rules were"
-            " chosen with these rows in sight, so that on"
-        ),
+        f"{len(a100)} A100 rows, fitted: eta {fitted.eta:.3f}, beta {fitted.beta:.3f}, and"
+        f" {1e6 * found.older_launch:.1f} us a launch for the rows of torch 2.0 alone",
+        "(without its source the usual launch). Only these three were fitted; the rules were"
+        " chosen with these rows in sight, so that on",
         "new ones somewhat more is to be expected.",
         "",
         *table(
@@ -227,18 +221,12 @@ def report(
             ),
         ),
         "",
-        (
-            "Other cards. GeForce: by the constants of the other card's rows; the rest: by those"
-            " that the package takes, an L40 GeForce's, all"
-        ),
-        (
-            "others the A100's. The L40's rows were seen before: by A100 constants they were 30 to"
-            " 41 % too slow. What puts the card beside GeForce's"
-        ),
-        (
-            "is its data sheet and products measured elsewhere"
-            " (`lora_profiler/steptime/families.py`), no constant was fitted to them; for that card"
-        ),
+        "Other cards. GeForce: by the constants of the other card's rows; the rest: by those"
+        " that the package takes, an L40 GeForce's, all",
+        "others the A100's. The L40's rows were seen before: by A100 constants they were 30 to"
+        " 41 % too slow. What puts the card beside GeForce's",
+        "is its data sheet and products measured elsewhere"
+        " (`lora_profiler/steptime/families.py`), no constant was fitted to them; for that card",
         ("they are no test of the unseen any more."),
         "",
     ]

@@ -112,11 +112,9 @@ def main() -> None:
     lines = [
         "# Peaks a second",
         "",
-        (
-            f"{MODEL}, LoRA on all linears; CPython {result['python']}, NumPy {np.__version__},"
-            f" {result['cores']} cores. Medians of {ROUNDS} runs. Written by `python -m"
-            " benchmarks.throughput --write`."
-        ),
+        f"{MODEL}, LoRA on all linears; CPython {result['python']}, NumPy {np.__version__},"
+        f" {result['cores']} cores. Medians of {ROUNDS} runs. Written by `python -m"
+        " benchmarks.throughput --write`.",
         "",
         *table(
             "what | >per second | >times the floor",

@@ -65,10 +65,8 @@ def main() -> int:
         "",
         "`python -m benchmarks.traced_records`",
         "",
-        (
-            f"{len(answered)} of {len(records)} records: a profile of the traced step, compiled for"
-            " the CPU, and beside it the rules"
-        ),
+        f"{len(answered)} of {len(records)} records: a profile of the traced step, compiled for"
+        " the CPU, and beside it the rules",
         "on the same records.",
         "",
         *error_table(comparisons, names),

@@ -27,10 +27,8 @@ def report(document: Mapping[str, Any]) -> str:
     lines = [
         "# Peak memory against public measurements",
         "",
-        (
-            "Written by `python -m benchmarks.public_accuracy --write`; errors are (predicted -"
-            " measured) / measured, in %."
-        ),
+        "Written by `python -m benchmarks.public_accuracy --write`; errors are (predicted -"
+        " measured) / measured, in %.",
         f"No constant was fitted to any row. Traced by {words_of(document['versions'])}.",
         "",
         *_tiers(rows),
