@@ -123,7 +123,7 @@ def page() -> str:
 
 
 def main() -> None:
-    options = parser_of(__doc__, writes=True).parse_args()
+    options = parser_of(__doc__, write=False).parse_args()
     if options.write:
         README.write_text(page(), "utf-8")
     else:

@@ -5,8 +5,9 @@ traced and compiled.
                                         [--types NAME ...] [--smallest N] [--cases TEXT]
     python -m benchmarks.bundle pack
 
-The first takes hours and goes on where it was cut off; the second writes the package's file, and
-results.
+The first takes hours and goes on where it was cut off; of the given types alone, of the N smallest
+models of each, of cases whose label contains a text, as "foreach, batch 2"; no profile is begun
+after so many seconds. The second writes the package's file, and results.
 
 Full, LoRA on all linear layers, LoRA on PEFT's default, QLoRA; with and without checkpointing;
 AdamW as foreach and fused; one sample and several; sliding windows that the sequence fills or not.
@@ -109,7 +110,7 @@ def _refused_before() -> Iterator[tuple[str, str]]:
             )
 
 
-def compile_type(names: list[str], impl: str, cases: str, until: float | None) -> int:
+def compile_type(names: list[str], impl: str, cases: str, until: float) -> int:
     """Compiles what is missing of the models of one type, in a process of its own; how many
     profiles were made or refused."""
     import warnings
@@ -136,7 +137,7 @@ def compile_type(names: list[str], impl: str, cases: str, until: float | None) -
                     continue
                 if cases not in label:
                     continue
-                if until is not None and time.time() > until:
+                if time.time() > until:
                     return count
                 data = reason = None
                 try:
@@ -166,13 +167,11 @@ def _order(model: ModelSpec) -> int:
     return 2 if layout_of(model) is None else int(knows(Workload(model=model)))
 
 
-def compile_all(
-    types: list[str], smallest: int | None, cases: str, deadline: float | None, jobs: int
-) -> None:
+def compile_all(types: list[str], smallest: int, cases: str, deadline: float, jobs: int) -> None:
     by_type: dict[str, list[ModelSpec]] = defaultdict(list)
     for entry in bundled_models():
         by_type[entry.model_type].append(find_model(entry.id, offline=True))
-    until = None if deadline is None else time.time() + deadline
+    until = time.time() + deadline
     in_turn = sorted(
         by_type.items(),
         key=lambda item: (_order(item[1][0]), max(m.num_layers for m in item[1]), item[0]),
@@ -300,32 +299,9 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = parser_of(__doc__)
+    parser = parser_of(__doc__, smallest=1000, cases="", deadline=float("inf"), jobs=2)
     parser.add_argument("what", choices=("compile", "pack"))
-    parser.add_argument(
-        "--types", default=[], metavar="NAME", nargs="+", help="only these model types"
-    )
-    parser.add_argument(
-        "--smallest",
-        type=int,
-        default=None,
-        metavar="N",
-        help="only the N smallest models of each type",
-    )
-    parser.add_argument(
-        "--cases",
-        default="",
-        metavar="TEXT",
-        help='only cases whose label contains it, as "foreach, batch 2"',
-    )
-    parser.add_argument(
-        "--deadline",
-        type=float,
-        default=None,
-        metavar="SECONDS",
-        help="begin no profile after so long",
-    )
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--types", default=[], nargs="+")
     options = parser.parse_args()
     if options.what == "compile":
         compile_all(options.types, options.smallest, options.cases, options.deadline, options.jobs)

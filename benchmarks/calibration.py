@@ -241,7 +241,7 @@ def document(calibration: Calibration, took: float, outcomes: Sequence[Outcome])
 
 
 def main() -> None:
-    options = parser_of(__doc__, writes=True).parse_args()
+    options = parser_of(__doc__, write=False).parse_args()
     began = time.monotonic()
     calibration = calibrate(
         "cpu", lambda what, done, total: print(f"[{done}/{total}] {what}", flush=True)

@@ -75,7 +75,7 @@ def seconds(code: str) -> float:
 
 
 def main() -> None:
-    options = parser_of(__doc__, writes=True).parse_args()
+    options = parser_of(__doc__, write=False).parse_args()
     taken: dict[str, list[float]] = {name: [] for name in CASES}
     for _ in range(ROUNDS):
         for name, code in CASES.items():

@@ -299,7 +299,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    options = parser_of(__doc__, writes=True).parse_args()
+    options = parser_of(__doc__, write=False).parse_args()
     result = measured()
     tell("dashboard", markdown(result), result, writes=options.write)
     return 0

@@ -211,9 +211,7 @@ def _range(rows: Sequence[Mapping[str, Any]], *, with_mask: bool) -> str:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--again", action="store_true")
-    again = parser.parse_args().again
+    again = parser_of(__doc__, again=False).parse_args().again
     path = RESULTS / "data_lengths.json"
     recorded = {(r["lengths"], r["rule"]): r for r in json.loads(path.read_text())} if again else {}
     rows = []

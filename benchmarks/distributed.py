@@ -1,11 +1,11 @@
 """Several ranks on the CPU: what each holds and how high it goes, against its prediction, and
 losses against one process.
 
-    python -m benchmarks.distributed [--write]
+    python -m benchmarks.distributed [--write] [--timeout SECONDS]
 
 The table, from what is stored; with --write what is missing is measured first, about a minute a
-case on two cores, and `results/distributed.json` and `results/distributed.md` are written. Say it
-again to go on.
+case on two cores, each within --timeout, and `results/distributed.json` and
+`results/distributed.md` are written. Say it again to go on.
 
 2 and 4 gloo processes; DDP, FSDP2 with and without resharding after forward, and ZeRO-1; full, LoRA
 and QLoRA; models of two or three layers. A case without a prediction has its measurement alone.
@@ -297,11 +297,7 @@ def _misses(row: Row) -> Iterator[str]:
 
 
 def main() -> int:
-    parser = parser_of(__doc__, writes=True)
-    parser.add_argument(
-        "--timeout", type=float, default=600.0, metavar="SECONDS", help="of one case"
-    )
-    options = parser.parse_args()
+    options = parser_of(__doc__, write=False, timeout=600.0).parse_args()
     path = RESULTS / "distributed.json"
     cases = [make_case(each, CONDITIONS) for each in workloads()]
     known = stored(path)

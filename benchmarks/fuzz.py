@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 from unittest.mock import patch
 
 from benchmarks.fuzz_questions import HOSTILE_SHARE, question, raised, with_engine
-from benchmarks.pages import write_page
+from benchmarks.pages import parser_of, write_page
 
 ROOT = Path(__file__).resolve().parent.parent
 EXIT_CODES = (0, 1, 2, 3)
@@ -326,11 +326,7 @@ def document(options: argparse.Namespace, tally: Tally, seconds: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Random questions to lora-profile predict.")
-    parser.add_argument("--calls", type=int, default=4000)
-    parser.add_argument("--processes", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parser_of(__doc__, calls=4000, processes=200, seed=0).parse_args()
     began = time.monotonic()
     tally = run(options.calls, options.processes, options.seed)
     text = document(options, tally, time.monotonic() - began)

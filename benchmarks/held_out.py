@@ -1,9 +1,10 @@
 """Compiled profiles against fresh traces at points that no compilation has seen: bytes wrong in
 peaks, moments and categories.
 
-    python -m benchmarks.held_out [--deadline SECONDS] [--models TEXT] [--seed N]
+    python -m benchmarks.held_out [--deadline SECONDS] [--models TEXT] [--seed N] [--jobs N]
 
-An hour; goes on where it was cut off.
+An hour; goes on where it was cut off. --models takes those whose name has the text; no case is
+begun after the deadline.
 
 For each of the models below, the profiles of the package (two made on the spot where it has none)
 and some of every other option are asked at random sizes: any depth from four units on, up to 64
@@ -127,7 +128,7 @@ def _bundled(workload: Workload) -> Profile | None:
     return bundled_profile(key_of(workload))
 
 
-def rows_of(name: str, seed: int, until: float | None) -> list[dict[str, Any]]:
+def rows_of(name: str, seed: int, until: float) -> list[dict[str, Any]]:
     """One row a case: at how many points a profile was asked, and where it was wrong. Runs in a
     process of its own."""
     import warnings
@@ -137,7 +138,7 @@ def rows_of(name: str, seed: int, until: float | None) -> list[dict[str, Any]]:
     warnings.simplefilter("ignore")
     rows = []
     for label, workload in cases(name):
-        if until is not None and time.time() > until:
+        if time.time() > until:
             return []
         row: dict[str, Any] = {"model": name, "type": workload.model.model_type, "case": label}
         profile = _bundled(workload)
@@ -308,23 +309,11 @@ def write(rows: list[dict[str, Any]], seed: int) -> None:
 
 
 def main() -> int:
-    parser = parser_of(__doc__)
-    parser.add_argument(
-        "--models", default="", metavar="TEXT", help="only models whose name contains it"
-    )
-    parser.add_argument(
-        "--deadline",
-        type=float,
-        default=None,
-        metavar="SECONDS",
-        help="begin no model after so long",
-    )
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2)
+    parser = parser_of(__doc__, models="", deadline=float("inf"), seed=1, jobs=2)
     options = parser.parse_args()
     rows: list[dict[str, Any]] = read_document("held_out")["rows"]
     done = {row["model"] for row in rows}
-    until = None if options.deadline is None else time.time() + options.deadline
+    until = time.time() + options.deadline
     names = [name for name in MODELS if options.models in name and name not in done]
     with ProcessPoolExecutor(options.jobs) as pool:
         running = {pool.submit(rows_of, name, options.seed, until): name for name in names}

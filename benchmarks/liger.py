@@ -139,7 +139,7 @@ def report() -> tuple[str, bool]:
 
 
 def main() -> int:
-    parser = parser_of(__doc__, writes=True)
+    parser = parser_of(__doc__, write=False)
     options = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET") != "1":  # read when triton is imported, which torch does
         parser.error(

@@ -108,21 +108,12 @@ def _short(value: Any) -> Any:
 
 
 def main() -> int:
-    parser = parser_of(__doc__)
-    parser.add_argument(
-        "--render",
-        action="store_true",
-        help="run nothing; write what is made of the numbers that are there",
-    )
-    parser.add_argument(
-        "--claims", metavar="N,N", help="check these anew; the others stay as they are"
-    )
-    options = parser.parse_args()
+    options = parser_of(__doc__, render=False, claims="").parse_args()
     if options.render:
         document = read_document("mathematics")
     else:
         try:
-            document = measured(chosen(options.claims))
+            document = measured(chosen(options.claims or None))
             if options.claims:
                 document = replaced(read_document("mathematics"), document)
         except FetchError as e:

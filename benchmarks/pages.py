@@ -11,13 +11,19 @@ from typing import Any
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
-def parser_of(description: str | None, writes: bool = False) -> argparse.ArgumentParser:
-    """--help shows the text of the module as it stands. `writes`: --write is an option."""
+def parser_of(
+    description: str | None, **options: bool | int | float | str | Path
+) -> argparse.ArgumentParser:
+    """--help shows the text of the module as it stands, which says what the options mean. One whose
+    default is False is a flag; others take what their default is."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=description, formatter_class=raw)
-    if writes:
-        words = "write the results, and not print them alone"
-        parser.add_argument("--write", action="store_true", help=words)
+    for name, default in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if default is False:
+            parser.add_argument(flag, action="store_true")
+        else:
+            parser.add_argument(flag, type=type(default), default=default)
     return parser
 
 

@@ -4,10 +4,10 @@ prediction, whether trying everything comes to the same, and the recommended run
     python -m benchmarks.plans [--try-everything | --rehearse] [--only TEXT]
 
 The plans and the times of their search; the front of every layout, each asked about alone; the
-recommended run on pretended cards, with the Python that LORA_PROFILER_CUDA_PYTHON names. Each
-writes its part of `results/plans.json` and the whole of `results/plans.md`. Seconds are of the
-process (`time.process_time`), so that what else runs on the machine counts little; ratios count
-less still.
+recommended run on pretended cards, with the Python that LORA_PROFILER_CUDA_PYTHON names. --only
+takes situations whose title has the text. Each writes its part of `results/plans.json` and the
+whole of `results/plans.md`. Seconds are of the process (`time.process_time`), so that what else
+runs on the machine counts little; ratios count less still.
 """
 
 import json
@@ -276,11 +276,7 @@ def _rehearsal_words(part: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--try-everything", action="store_true")
-    parser.add_argument("--rehearse", action="store_true")
-    parser.add_argument("--only", default="", help="situations whose title contains this")
-    asked = parser.parse_args()
+    asked = parser_of(__doc__, try_everything=False, rehearse=False, only="").parse_args()
     name = "everything" if asked.try_everything else "rehearsal" if asked.rehearse else "search"
     results = json.loads(JSON.read_text()) if JSON.exists() else {}
     for situation in SITUATIONS:

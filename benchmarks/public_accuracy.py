@@ -8,7 +8,8 @@ code. Its step is traced, and a simulated allocator reads off what the row's cou
 the report; `--write` writes it to `results/public_accuracy.md`, every row to
 `results/public_accuracy.json`, and what the package shows of them to
 `lora_profiler/evidence/data/memory.json`; `--check` compares with the results, and fails with the
-rows that moved. Minutes on one core; needs the test extra.
+rows whose error has grown; `--render` runs nothing and writes anew of the rows that are there;
+`--only` takes rows whose id contains the text. Minutes on one core; needs the test extra.
 """
 
 import gc
@@ -137,17 +138,7 @@ def moved(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]])
 
 
 def main() -> int:
-    parser = parser_of(__doc__, writes=True)
-    parser.add_argument(
-        "--check", action="store_true", help="fail with the rows whose error has grown"
-    )
-    parser.add_argument(
-        "--render",
-        action="store_true",
-        help="run nothing; write the report of the rows that are there",
-    )
-    parser.add_argument("--only", default="", metavar="TEXT", help="rows whose id contains it")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser = parser_of(__doc__, write=False, check=False, render=False, only="", jobs=2)
     options = parser.parse_args()
     start = time.monotonic()
     document = (

@@ -200,7 +200,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def main() -> int:
-    options = parser_of(__doc__, writes=True).parse_args()
+    options = parser_of(__doc__, write=False).parse_args()
     document = outcome()
     tell("public_command", report(document), document, writes=options.write)
     if options.write:

@@ -113,9 +113,7 @@ def measuring() -> list[int]:
 
 
 def main() -> int:
-    parser = parser_of(__doc__, writes=True)
-    parser.add_argument("--workers", type=int, default=2, help="cases at once [default: 2]")
-    options = parser.parse_args()
+    options = parser_of(__doc__, workers=2, write=False).parse_args()
     planned = cases()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

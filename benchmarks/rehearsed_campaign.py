@@ -66,10 +66,9 @@ def _text(suite: str, beside: str, torch: str, cases: Mapping[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = parser_of(__doc__)
+    parser = parser_of(__doc__, seconds=float("inf"))
     parser.add_argument("suite")
     parser.add_argument("--python", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=float("inf"))
     options = parser.parse_args()
     cases = rehearsed(options.suite, options.python, time.monotonic() + options.seconds)
     foretold = {case["key"]: case["peak_bytes"] for case in (read(options.suite) or {})["cases"]}

@@ -19,9 +19,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import RESULTS, parser_of, table, write_json, write_page
+from benchmarks.pages import RESULTS, table, write_json, write_page
 from benchmarks.rehearsing import rehearsed
-from benchmarks.rows import Row
+from benchmarks.rows import Row, parser_of_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = RESULTS / "rehearsed_scripts.json"
@@ -183,10 +183,8 @@ def _refusal(row: Row) -> str:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--python")
+    parser = parser_of_rows(__doc__)
     parser.add_argument("--clones", type=Path)
-    parser.add_argument("--again", action="store_true")
     options = parser.parse_args()
     rows = json.loads(ROWS.read_text()) if ROWS.exists() else []
     keys = {(row["script"], row["card"]) for row in rows}

@@ -4,7 +4,7 @@ the mathematics of LoRA.
     python -m benchmarks.reports [--output FOLDER]
 
 Writes `reports/MACHINE.html` from benchmarks/records/MACHINE/, and `reports/mathematics.html` from
-benchmarks/results/mathematics.json; needs the report extra.
+benchmarks/results/mathematics.json, or into FOLDER; needs the report extra.
 
 Nothing in a page depends on when or where it is made: the same results, versions and code give the
 same bytes. What predicts is what a fresh installation has, the rules and the bundled profiles; a
@@ -64,11 +64,7 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 def main() -> int:
-    parser = parser_of(__doc__)
-    parser.add_argument(
-        "--output", type=Path, default=REPORTS, metavar="FOLDER", help="default: reports/"
-    )
-    folder: Path = parser.parse_args().output
+    folder: Path = parser_of(__doc__, output=REPORTS).parse_args().output
     folder.mkdir(exist_ok=True)
     for name, text in pages():
         path = folder / f"{name}.html"

@@ -67,8 +67,6 @@ def grouped(rows: Sequence[Row], kinds: Mapping[str, Callable[[Row], str]]) -> d
 def parser_of_rows(description: str | None) -> argparse.ArgumentParser:
     """--python: of an environment with a CUDA build of torch; --seconds: after which nothing more
     is begun; --again: predict anew what is there and run nothing."""
-    parser = parser_of(description)
+    parser = parser_of(description, seconds=float("inf"), again=False)
     parser.add_argument("--python", type=Path)
-    parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--again", action="store_true")
     return parser

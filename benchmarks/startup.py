@@ -164,11 +164,8 @@ def _cells(r: Result) -> tuple[object, ...]:
 
 
 def main() -> None:
-    parser = parser_of(__doc__, writes=True)
-    parser.add_argument(
-        "--also", action="append", default=[], metavar="FOLDER", help="look for programs there too"
-    )
-    parser.add_argument("--rounds", type=int, default=20)
+    parser = parser_of(__doc__, rounds=20, write=False)
+    parser.add_argument("--also", action="append", default=[])
     options = parser.parse_args()
     results = measure(
         cases([Path(sys.executable).parent, *map(Path, options.also)]), options.rounds

@@ -100,7 +100,7 @@ def arrays() -> list[dict[str, float | str]]:
 
 
 def main() -> None:
-    options = parser_of(__doc__, writes=True).parse_args()
+    options = parser_of(__doc__, write=False).parse_args()
     rows = [*one_at_a_time(), *arrays()]
     result = {
         "python": platform.python_version(),

@@ -36,9 +36,7 @@ def traced(record: Record) -> tuple[str, list[Comparison], str]:
 
 
 def main() -> int:
-    parser = parser_of(__doc__)
-    parser.add_argument("--jobs", type=int, default=2)
-    options = parser.parse_args()
+    options = parser_of(__doc__, jobs=2).parse_args()
     folders = [folder for folder in sorted(RECORDS.iterdir()) if folder.is_dir()]
     rules = [s for folder in folders for s in scored_records(folder)]
     names = {s.record.id: short(s) for s in rules}

@@ -89,9 +89,7 @@ def row(python: str, cell: Cell) -> tuple[str, ...]:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--python", required=True)
-    python = parser.parse_args().python
+    python = parser_of(__doc__, python="python").parse_args().python
     rows = []
     for cell in CELLS:
         rows.append(row(python, cell))

@@ -5,12 +5,12 @@
 Each estimator of `rivals.py` is installed with pip into an environment of its own, and asked by its
 own code (`ask/`) about every peak of `questions.py`; our command as a user types it, and the replay
 of the libraries that ran, are columns beside them. Prints the report; `--write` writes it to
-`results/league.md`, everything to `results/league.json`, and the page to `docs/league.md`.
-`--own` asks our columns alone, without a network, and writes
-all with the others' answers as they were; `--render` asks nobody, and writes the texts anew.
-`--only` asks estimators whose names contain it, and writes nothing. Minutes; to install the
-thirteen environments, five of them with torch, takes pip a quarter of an hour or more, once. Needs
-the test extra and, to install, a network.
+`results/league.md`, everything to `results/league.json`, and the page to `docs/league.md`. `--own`
+asks our columns alone, without a network, and writes all with the others' answers as they were;
+`--render` asks nobody, and writes the texts anew. `--only` asks estimators whose names contain it,
+and writes nothing; environments are kept in `--work`. Minutes; to install the thirteen
+environments, five of them with torch, takes pip a quarter of an hour or more, once. Needs the test
+extra and, to install, a network.
 """
 
 import platform
@@ -121,13 +121,7 @@ def row_of(question: Question, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = parser_of(__doc__, writes=True)
-    parser.add_argument("--own", action="store_true", help="ask our columns alone; write all anew")
-    parser.add_argument(
-        "--render", action="store_true", help="ask nobody; write the texts of what is there"
-    )
-    parser.add_argument("--only", default="", metavar="TEXT", help="estimators named so")
-    parser.add_argument("--work", type=Path, default=WORK, help="where environments are kept")
+    parser = parser_of(__doc__, write=False, own=False, render=False, only="", work=WORK)
     options = parser.parse_args()
     if options.only and (options.write or options.own or options.render):
         parser.error("--only writes nothing")
