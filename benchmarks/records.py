@@ -118,11 +118,11 @@ def error_table(comparisons: Sequence[Comparison], names: Mapping[str, str]) -> 
     return [
         "| metric | category | records | mean error | worst | where |",
         "|---|---|---:|---:|---:|---|",
-        *(_row(group, names) for group in summary(comparisons)),
+        *(row(group, names) for group in summary(comparisons)),
     ]
 
 
-def _row(group: ErrorSummary, names: Mapping[str, str]) -> str:
+def row(group: ErrorSummary, names: Mapping[str, str]) -> str:
     cells = [*group.group, str(group.n), "", "", ""]
     if (
         group.mean_absolute is not None
