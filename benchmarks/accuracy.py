@@ -1,17 +1,19 @@
 """Accuracy as README and docs/accuracy.md tell it, from the committed results of the other
 benchmarks.
 
-python -m benchmarks.accuracy        prints all; `python tests/readme.py --update` puts it into the
-pages
+    python -m benchmarks.accuracy
+
+Prints all; `python tests/readme.py --update` puts it into the pages.
 """
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks import rehearsed_trainers
+from benchmarks.pages import read_document as results
+from benchmarks.pages import words_of
+from benchmarks.rehearsed_peaks import compared
+from benchmarks.rehearsed_trainers import FAMILY
 from benchmarks.rows import read_rows
 from lora_profiler.evidence import MeasuredMemory, MeasuredStep, interval, measured_steps
 from lora_profiler.report.evidence import (
@@ -22,12 +24,6 @@ from lora_profiler.report.evidence import (
     interval_words,
 )
 from lora_profiler.report.labels import LEFT_OUT_LABELS, TIER_LABELS
-
-RESULTS = Path(__file__).resolve().parent / "results"
-
-
-def results(name: str) -> Any:
-    return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
 
 
 def error_row(what: str, rows: Sequence[dict[str, Any]]) -> str:
@@ -56,8 +52,8 @@ def measured_line() -> str:
 
 def rehearsed_with_trainers() -> tuple[int, int, float]:
     """Runs of the trainers themselves, how many of them equal, and the furthest error."""
-    rows = rehearsed_trainers.compared(read_rows(rehearsed_trainers.ROWS))
-    errors = [rehearsed_trainers.error(row) for row in rows]
+    rows = compared(read_rows(FAMILY.rows))
+    errors = [FAMILY.error(row) for row in rows]
     return len(errors), sum(error == 0 for error in errors), max(errors, key=abs)
 
 
@@ -128,11 +124,9 @@ def public_lines() -> list[str]:
         what: [row for row in measured_steps() if row.left_out == what] for what in LEFT_OUT_LABELS
     }
     return [
-        (
-            f"- **Public measurements**, {len(memory) + len(measured_steps())} that others"
-            " published, each with its address on the dashboard's page Evidence"
-            " (`benchmarks/results/public_accuracy.md`, `step_time.md`):"
-        ),
+        f"- **Public measurements**, {len(memory) + len(measured_steps())} that others"
+        " published, each with its address on the dashboard's page Evidence"
+        " (`benchmarks/results/public_accuracy.md`, `step_time.md`):",
         "",
         "| measured by others | rows | mean error | median | 90th percentile | worst |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -145,11 +139,9 @@ def public_lines() -> list[str]:
             for what, rows in steps.items()
         ),
         "",
-        (
-            f"  No constant was fitted to memory. {interval_words(found)}. {coverage_words(found)}"
-            f" {command_words()} All of those are in `benchmarks/results/public_command.md`."
-            " Misses, with what is known of them, and what was left out are on the page too."
-        ),
+        f"  No constant was fitted to memory. {interval_words(found)}. {coverage_words(found)}"
+        f" {command_words()} All of those are in `benchmarks/results/public_command.md`."
+        " Misses, with what is known of them, and what was left out are on the page too.",
     ]
 
 
@@ -220,7 +212,6 @@ def table() -> str:
     )
     accelerate = next(value for name, value in seconds.items() if name.startswith("accelerate"))
     rate = {row["what"]: row["per_second"] for row in speed["rows"]}
-    versions = ", ".join(f"{name} {number}" for name, number in peaks["versions"].items())
     swept = next(value for name, value in rate.items() if name.startswith("sweep, analytic, table"))
     compiled = {row["what"]: row["median_seconds"] for row in results("compile_speed")["rows"]}
     profile = next(
@@ -230,17 +221,14 @@ def table() -> str:
     )
     return "\n".join(
         [
-            f"Measured on CPU with {versions}; nothing here has been measured on a GPU yet.",
+            f"Measured on CPU with {words_of(peaks['versions'])}; nothing here has been measured on"
+            " a GPU yet.",
             "",
-            (
-                f"- **Saved activations**: {saved['exact']:,} of {saved['cases']:,} real forward"
-                f" passes equal to the byte ({len(saved['families'])} families;"
-                " `benchmarks/results/saved_bytes.md`)."
-            ),
-            (
-                f"- **Peak of a real training step**, {len(rows)} seeded configurations"
-                " (`benchmarks/results/peaks.md`):"
-            ),
+            f"- **Saved activations**: {saved['exact']:,} of {saved['cases']:,} real forward"
+            f" passes equal to the byte ({len(saved['families'])} families;"
+            " `benchmarks/results/saved_bytes.md`).",
+            f"- **Peak of a real training step**, {len(rows)} seeded configurations"
+            " (`benchmarks/results/peaks.md`):",
             "",
             "| the answer says | runs | mean error | worst | worst case |",
             "| --- | ---: | ---: | ---: | --- |",
@@ -264,14 +252,12 @@ def table() -> str:
             held_out_line(),
             ranks_line(),
             *public_lines(),
-            (
-                f"- **Speed**: {ours:.2f} s for a whole `lora-profile` process,"
-                f" {accelerate / ours:.0f} times faster than `accelerate estimate-memory --help`"
-                f" beside it; {rate['peak_bytes, analytic']:,.0f} peaks a second one at a time,"
-                f" {swept / 1e6:,.0f} million by `sweep`; {profile:.0f} s from nothing to a profile"
-                " of an 8B model (`benchmarks/results/startup.md`, `throughput.md`,"
-                " `compile_speed.md`)."
-            ),
+            f"- **Speed**: {ours:.2f} s for a whole `lora-profile` process,"
+            f" {accelerate / ours:.0f} times faster than `accelerate estimate-memory --help`"
+            f" beside it; {rate['peak_bytes, analytic']:,.0f} peaks a second one at a time,"
+            f" {swept / 1e6:,.0f} million by `sweep`; {profile:.0f} s from nothing to a profile"
+            " of an 8B model (`benchmarks/results/startup.md`, `throughput.md`,"
+            " `compile_speed.md`).",
         ]
     )
 

@@ -21,23 +21,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.drawn_models import drawn_models
 from benchmarks.forked_rehearsals import ForkedRehearsals
-from benchmarks.rows import append_row, parser_of_rows, read_rows
-from lora_profiler.catalog import Gpu, bundled_gpus, find_gpu, find_model
+from benchmarks.pages import RESULTS, table
+from benchmarks.questions import drawn_models, drawn_setup, workload_on
+from benchmarks.rows import Row, append_row, parser_of_rows, read_rows
+from lora_profiler.catalog import Gpu, bundled_gpus, find_gpu
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import on_card, predict
 from lora_profiler.planning.fit import Fit, fit
 from lora_profiler.planning.reserve import held_bytes, usable_bytes
 from lora_profiler.planning.simulated import Judged
-from lora_profiler.platform import Platform, version_of
 from lora_profiler.records.serialize import setup_dict, setup_from_dict
 from lora_profiler.units import GIB
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.workload import TrainSetup, Workload
 
-HERE = Path(__file__).parent
-ROWS = HERE / "results" / "boundary.jsonl"
-PAGE = HERE / "results" / "boundary.md"
+ROWS, PAGE = RESULTS / "boundary.jsonl", RESULTS / "boundary.md"
 SEED, PAIRS, CARDS_ASKED = 31, 300, 110
 STEPS = 3
 BUNDLED_SINCE = ("google/gemma-3-270m",)
@@ -74,23 +72,15 @@ def questions() -> Iterator[Question]:
     larger = [m.id for m in models if m.num_parameters <= MOST_CARD_PARAMETERS]
     for number in range(PAIRS):
         memory = draw.choice(MEMORY_GIB) * GIB
-        yield Question("batch", draw.choice(small), _setup(draw, 1), draw.choice(CARDS), memory)
+        yield Question("batch", draw.choice(small), _setup(draw), draw.choice(CARDS), memory)
         if number < CARDS_ASKED:
             batch = other.choice((2, 3, 4, 6, 8, 12))
-            yield Question("card", other.choice(larger), _setup(other, batch), "a10", 0)
+            model, setup = other.choice(larger), replace(_setup(other), batch_size=batch)
+            yield Question("card", model, setup, "a10", 0)
 
 
-def _setup(draw: random.Random, batch: int) -> TrainSetup:
-    method = draw.choice(("full", "lora", "qlora"))
-    lora = LoraConfig(r=draw.choice((8, 16, 64)))
-    return TrainSetup(
-        lora=None if method == "full" else lora,
-        quantization=Quantization() if method == "qlora" else None,
-        batch_size=batch,
-        seq_len=draw.choice((128, 256, 512, 1024)),
-        checkpointing=draw.random() < 0.5,
-        optimizer_impl=draw.choice(("foreach", "foreach", "fused")),
-    )
+def _setup(draw: random.Random) -> TrainSetup:
+    return drawn_setup(draw, (128, 256, 512, 1024), ("foreach", "foreach", "fused"))
 
 
 def pretended_card(question: Question) -> Gpu:
@@ -99,11 +89,7 @@ def pretended_card(question: Question) -> Gpu:
 
 
 def workload(question: Question, torch: str) -> Workload:
-    version = version_of(torch)
-    assert version is not None
-    platform = Platform(capability=find_gpu(question.card).capability, torch=version)
-    model = find_model(question.model, offline=True)
-    return Workload(model=model, setup=question.setup, platform=platform)
+    return workload_on(question.model, question.setup, question.card, torch)
 
 
 def foretold(question: Question, torch: str) -> dict[str, Any]:
@@ -186,13 +172,13 @@ def memory_sizes() -> list[tuple[int, Gpu]]:
 
 
 def rehearsed(
-    question: Question, said: Mapping[str, Any], torch: str, rehearsals: ForkedRehearsals
+    question: Question, said: Mapping[str, Any], rehearsals: ForkedRehearsals
 ) -> dict[str, Any]:
     results = []
     for tried in said["tries"]:
         setup = replace(question.setup, batch_size=tried["batch_size"])
-        asked = replace(workload(question, torch), setup=setup)
-        results.append(rehearsals.run(asked, tried["room_bytes"], STEPS))
+        asked = replace(workload(question, rehearsals.torch), setup=setup)
+        results.append(rehearsals.run(question.card, asked, tried["room_bytes"], STEPS))
     return {"rehearsed": results}
 
 
@@ -215,8 +201,7 @@ def run(
     python: Path, until: float, rows: Sequence[Mapping[str, Any]], kind: str | None, again: bool
 ) -> None:
     known = {question_of(row).key(): row for row in rows}
-    servers: dict[str, ForkedRehearsals] = {}
-    try:
+    with ForkedRehearsals(python) as rehearsals:
         for question in questions():
             before = known.get(question.key())
             if kind not in (None, question.kind) or (before and not again):
@@ -225,24 +210,18 @@ def run(
                 break
             if before and said_alike(before, foretold(question, before["torch"])):
                 continue
-            if question.card not in servers:
-                servers[question.card] = ForkedRehearsals(python, find_gpu(question.card))
-            server = servers[question.card]
             row: dict[str, Any] = {
                 "kind": question.kind,
                 "model": question.model,
                 "setup": setup_dict(question.setup),
                 "card": question.card,
                 "memory_bytes": question.memory_bytes,
-                "torch": server.torch,
+                "torch": rehearsals.torch,
             }
-            row |= foretold(question, server.torch)
+            row |= foretold(question, rehearsals.torch)
             if "refused" not in row:
-                row |= rehearsed(question, row, server.torch, server)
+                row |= rehearsed(question, row, rehearsals)
             append_row(ROWS, row)
-    finally:
-        for server in servers.values():
-            server.end()
 
 
 def main() -> None:
@@ -270,8 +249,6 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         "measured. A false `fits` runs out of memory; a false refusal, `tight` or `does_not_fit`, "
         "goes through.",
         "",
-        "| | questions | tries | `fits` | false | refused | false |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     ran = [row for row in rows if outcomes(row)]
     simulated = [row for row in ran if row["is_simulated"]]
@@ -281,13 +258,13 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         "- smallest card and the next smaller": _of(simulated, "card"),
         "by the bound, where no tape is at hand": [row for row in ran if not row["is_simulated"]],
     }
-    for name, group in groups.items():
-        lines.append(f"| {name} | {len(group)} | {' | '.join(map(str, counts(group)))} |")
     for method in ("full", "lora", "qlora"):
-        group = [r for r in simulated if setup_from_dict(r["setup"]).method == method]
-        lines.append(
-            f"| simulated: {method} | {len(group)} | {' | '.join(map(str, counts(group)))} |"
-        )
+        of_method = [r for r in simulated if setup_from_dict(r["setup"]).method == method]
+        groups[f"simulated: {method}"] = of_method
+    lines += table(
+        " | >questions | >tries | >`fits` | >false | >refused | >false",
+        ((name, len(group), *counts(group)) for name, group in groups.items()),
+    )
     smallest = [row for row in _of(simulated, "card") if len(outcomes(row)) == 2]
     right = sum(all(is_right(*outcome) for outcome in outcomes(row)) for row in smallest)
     lines += [
@@ -307,9 +284,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         "",
         "Where the simulation was wrong:",
         "",
-        "| model | options | card | batch | room, GiB | said | rehearsed |",
-        "| --- | --- | --- | ---: | ---: | --- | --- |",
-        *wrong,
+        *table("model | options | card | >batch | >room, GiB | said | rehearsed", wrong),
     ]
     return "\n".join(lines) + "\n"
 
@@ -341,15 +316,14 @@ def _of(rows: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]
     return [row for row in rows if row["kind"] == kind]
 
 
-def _wrong(row: Mapping[str, Any], tried: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+def _wrong(row: Row, tried: Row, result: Row) -> tuple[object, ...]:
     setup = setup_from_dict(row["setup"])
     options = [setup.method, f"{setup.seq_len} tokens", setup.optimizer_impl]
     options += ["checkpointing"] if setup.checkpointing else []
-    return (
-        f"| {row['model']} | {', '.join(options)} | {row['card']} | {tried['batch_size']} | "
-        f"{tried['room_bytes'] / GIB:,.2f} | {tried['verdict']} | {result['status']} in "
-        f"{result['where']} |"
-    )
+    room = f"{tried['room_bytes'] / GIB:,.2f}"
+    ended = f"{result['status']} in {result['where']}"
+    where = (row["card"], tried["batch_size"], room)
+    return row["model"], ", ".join(options), *where, tried["verdict"], ended
 
 
 if __name__ == "__main__":

@@ -1,19 +1,22 @@
 """Makes the profiles that come with the package: what people ask of each model of the catalogue,
 traced and compiled.
 
-    python -m benchmarks.bundle compile [--deadline SECONDS] [--jobs N] [--types NAME ...]
-    [--smallest N] [--cases TEXT]
-                                                      hours; goes on where it was cut off
-    python -m benchmarks.bundle pack                  writes the package's file, and results
+    python -m benchmarks.bundle compile [--deadline SECONDS] [--jobs N]
+                                        [--types NAME ...] [--smallest N] [--cases TEXT]
+    python -m benchmarks.bundle pack
+
+The first takes hours and goes on where it was cut off; of the given types alone, of the N smallest
+models of each, of cases whose label contains a text, as "foreach, batch 2"; no profile is begun
+after so many seconds. The second writes the package's file, and results.
 
 Full, LoRA on all linear layers, LoRA on PEFT's default, QLoRA; with and without checkpointing;
 AdamW as foreach and fused; one sample and several; sliding windows that the sequence fills or not.
 The models of one type are compiled one after another: a tape that is the same as a relative's,
 which was checked at full depth, needs fewer traces. Each model has at least one profile that was
-checked at its own full depth. Results: `results/bundle.md` and `.json`.
+checked at its own full depth. Results:
+`results/bundle.md` and `results/bundle.json`.
 """
 
-import argparse
 import json
 import sqlite3
 import sys
@@ -27,6 +30,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages import RESULTS, parser_of, table, words_of, write_document, write_page
 from lora_profiler.analytic import knows
 from lora_profiler.catalog import bundled_models, find_model
 from lora_profiler.compiled.library import BUNDLED, bundled_profiles, write_bundle
@@ -36,7 +40,6 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
-RESULTS = Path(__file__).resolve().parent / "results"
 WORK = Path(__file__).resolve().parent / ".bundle" / "work.sqlite"
 ALL, DEFAULT = LoraConfig(), LoraConfig(target_modules=None)
 METHODS = {
@@ -107,7 +110,7 @@ def _refused_before() -> Iterator[tuple[str, str]]:
             )
 
 
-def compile_type(names: list[str], impl: str, cases: str, until: float | None) -> int:
+def compile_type(names: list[str], impl: str, cases: str, until: float) -> int:
     """Compiles what is missing of the models of one type, in a process of its own; how many
     profiles were made or refused."""
     import warnings
@@ -134,7 +137,7 @@ def compile_type(names: list[str], impl: str, cases: str, until: float | None) -
                     continue
                 if cases not in label:
                     continue
-                if until is not None and time.time() > until:
+                if time.time() > until:
                     return count
                 data = reason = None
                 try:
@@ -164,13 +167,11 @@ def _order(model: ModelSpec) -> int:
     return 2 if layout_of(model) is None else int(knows(Workload(model=model)))
 
 
-def compile_all(
-    types: list[str], smallest: int | None, cases: str, deadline: float | None, jobs: int
-) -> None:
+def compile_all(types: list[str], smallest: int, cases: str, deadline: float, jobs: int) -> None:
     by_type: dict[str, list[ModelSpec]] = defaultdict(list)
     for entry in bundled_models():
         by_type[entry.model_type].append(find_model(entry.id, offline=True))
-    until = None if deadline is None else time.time() + deadline
+    until = time.time() + deadline
     in_turn = sorted(
         by_type.items(),
         key=lambda item: (_order(item[1][0]), max(m.num_layers for m in item[1]), item[0]),
@@ -183,22 +184,14 @@ def compile_all(
     ]
     began = time.monotonic()
     with ProcessPoolExecutor(jobs) as pool:
-        waiting = iter(groups)
-        running = {
-            pool.submit(compile_type, *group, cases, until): group
-            for _, group in zip(range(jobs), waiting, strict=False)
-        }
-        while running:
-            finished = next(as_completed(running))
-            names, impl = running.pop(finished)
+        running = {pool.submit(compile_type, *group, cases, until): group for group in groups}
+        for finished in as_completed(running):
+            names, impl = running[finished]
             print(
                 f"{time.monotonic() - began:.0f} s: {names[0]} and {len(names) - 1} more, {impl}:"
                 f" {finished.result()}",
                 flush=True,
             )
-            following = next(waiting, None)
-            if following is not None:
-                running[pool.submit(compile_type, *following, cases, until)] = following
 
 
 # --- packing --------------------------------------------------------------------------------------
@@ -259,6 +252,9 @@ def pack() -> dict[str, Any]:
     }
 
 
+_COLUMNS = ("model", "type", "asked", "answered", "own", "folded", "checked_at_full_depth")
+
+
 def markdown(result: dict[str, Any]) -> str:
     models = result["models"]
     answered = [m for m in models if m["answered"]]
@@ -272,30 +268,24 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         f"`python -m benchmarks.bundle`: {result['profiles']:,} profiles for {len(answered)} of"
         f" {len(models)} models, {result['bytes'] / 2**20:.1f} MiB. Made with "
-        + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+        + words_of(result["versions"])
         + ".",
         "",
-        (
-            "Asked of each: full, LoRA on all linear layers, LoRA on PEFT's default targets, QLoRA;"
-            " checkpointing on and off; AdamW"
-        ),
-        (
-            "foreach and fused; one sample and several; sliding windows filled and not. `own`: not"
-            " shared with a model of equal"
-        ),
-        (
-            "layers; `deep`: compared with a fresh trace of all its layers, the others with one of"
-            " five units, since a relative's"
-        ),
+        "Asked of each: full, LoRA on all linear layers, LoRA on PEFT's default targets, QLoRA;"
+        " checkpointing on and off; AdamW",
+        "foreach and fused; one sample and several; sliding windows filled and not. `own`: not"
+        " shared with a model of equal",
+        "layers; `deep`: compared with a fresh trace of all its layers, the others with one of"
+        " five units, since a relative's",
         "equal tape was compared at full depth.",
         "",
-        "| model | type | asked | answered | own | folded | deep | refused | not compiled yet |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-        *(
-            f"| {m['model']} | {m['type']} | {m['asked']} | {m['answered']} | {m['own']} |"
-            f" {m['folded']} | {m['checked_at_full_depth']} | {len(m['refused'])} |"
-            f" {m['not_compiled_yet']} |"
-            for m in models
+        *table(
+            "model | type | >asked | >answered | >own | >folded | >deep | >refused |"
+            " >not compiled yet",
+            (
+                [*(m[name] for name in _COLUMNS), len(m["refused"]), m["not_compiled_yet"]]
+                for m in models
+            ),
         ),
         "",
         "## Refused, and why",
@@ -309,41 +299,16 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, smallest=1000, cases="", deadline=float("inf"), jobs=2)
     parser.add_argument("what", choices=("compile", "pack"))
-    parser.add_argument(
-        "--types", default=[], metavar="NAME", nargs="+", help="only these model types"
-    )
-    parser.add_argument(
-        "--smallest",
-        type=int,
-        default=None,
-        metavar="N",
-        help="only the N smallest models of each type",
-    )
-    parser.add_argument(
-        "--cases",
-        default="",
-        metavar="TEXT",
-        help='only cases whose label contains it, as "foreach, batch 2"',
-    )
-    parser.add_argument(
-        "--deadline",
-        type=float,
-        default=None,
-        metavar="SECONDS",
-        help="begin no profile after so long",
-    )
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--types", default=[], nargs="+")
     options = parser.parse_args()
     if options.what == "compile":
         compile_all(options.types, options.smallest, options.cases, options.deadline, options.jobs)
         return 0
     result = pack()
-    (RESULTS / "bundle.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    (RESULTS / "bundle.md").write_text(markdown(result), "utf-8")
+    write_document("bundle", result)
+    write_page("bundle", markdown(result))
     print(f"{result['profiles']} profiles, {result['bytes'] / 2**20:.1f} MiB")
     return 0
 

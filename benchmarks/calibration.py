@@ -10,16 +10,14 @@ to, and a row that was fitted is refused as a test (`steptime.fit.Fitted.error`)
 minutes on two idle cores.
 """
 
-import argparse
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks import suite_models
+from benchmarks.pages import parser_of, table, tell
 from lora_profiler.calibration.calibrate import Calibration, calibrate
 from lora_profiler.catalog import model_from_config
 from lora_profiler.comparison.throughput import quantile
@@ -32,7 +30,6 @@ from lora_profiler.steptime.fit import Fitted, Measured
 from lora_profiler.steptime.local import LocalConstants
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
-RESULTS = Path(__file__).parent / "results"
 CONDITIONS = Conditions(memory_steps=2, min_timed_steps=6, max_timing_seconds=3.0)
 GOAL = 10
 """Median absolute error, in %, that the test steps are to reach."""
@@ -161,54 +158,48 @@ def report(calibration: Calibration, took: float, outcomes: Sequence[Outcome]) -
     lines = [
         "# Step time by constants measured on the machine itself",
         "",
-        (
-            f"Written by `python -m benchmarks.calibration --write` on {made.measured_at}:"
-            f" {made.device}, {made.threads} threads,"
-        ),
-        (
-            f"torch {made.torch}. Errors are (predicted - measured) / measured of a step's seconds,"
-            " in %."
-        ),
+        f"Written by `python -m benchmarks.calibration --write` on {made.measured_at}:"
+        f" {made.device}, {made.threads} threads,",
+        f"torch {made.torch}. Errors are (predicted - measured) / measured of a step's seconds,"
+        " in %.",
         "",
-        (
-            f"Calibrating took {took:.0f} s. {len(outcomes)} test steps, of models that nothing was"
-            " fitted to. The rules for a CPU"
-        ),
-        (
-            "were chosen with page faults, single operators and steps of other models and sizes in"
-            " sight, never with these steps:"
-        ),
+        f"Calibrating took {took:.0f} s. {len(outcomes)} test steps, of models that nothing was"
+        " fitted to. The rules for a CPU",
+        "were chosen with page faults, single operators and steps of other models and sizes in"
+        " sight, never with these steps:",
         "",
         "| | median / p90 / max | to be reached |",
         "| --- | ---: | ---: |",
         f"| test steps | {three([each.error for each in outcomes])} | {GOAL} |",
-        (
-            "| fitted steps, their model left out |"
-            f" {three(list(calibration.local.errors.values()))} | |"
-        ),
+        "| fitted steps, their model left out |"
+        f" {three(list(calibration.local.errors.values()))} | |",
         "",
         "## Test steps",
         "",
-        "| model | method | batch x tokens | measured | predicted | error | status |",
-        "| --- | --- | ---: | ---: | ---: | ---: | --- |",
+        *table(
+            "model | method | >batch x tokens | >measured | >predicted | >error | status",
+            map(_cells, outcomes),
+        ),
+        "",
+        "## Calibration",
+        "",
+        markdown(calibration_blocks(calibration, None)).rstrip(),
+        "",
     ]
-    for each in outcomes:
-        setup, measurement = each.record.workload.setup, each.record.measurement
-        size = f"{setup.batch_size} x {setup.seq_len}"
-        lines.append(
-            f"| {each.record.workload.model.id} | {_method(setup)} | {size} | {each.measured:.3f} s"
-            f" | {each.predicted:.3f} s | {100 * each.error:+.1f} |"
-            f" {', '.join((measurement.status, *measurement.flags))} |"
-        )
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "## Calibration",
-            "",
-            markdown(calibration_blocks(calibration, None)).rstrip(),
-            "",
-        ]
+    return "\n".join(lines)
+
+
+def _cells(outcome: Outcome) -> tuple[str, ...]:
+    workload, measurement = outcome.record.workload, outcome.record.measurement
+    setup = workload.setup
+    return (
+        workload.model.id,
+        _method(setup),
+        f"{setup.batch_size} x {setup.seq_len}",
+        f"{outcome.measured:.3f} s",
+        f"{outcome.predicted:.3f} s",
+        f"{100 * outcome.error:+.1f}",
+        ", ".join((measurement.status, *measurement.flags)),
     )
 
 
@@ -250,21 +241,15 @@ def document(calibration: Calibration, took: float, outcomes: Sequence[Outcome])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--write", action="store_true")
-    write = parser.parse_args().write
+    options = parser_of(__doc__, write=False).parse_args()
     began = time.monotonic()
     calibration = calibrate(
         "cpu", lambda what, done, total: print(f"[{done}/{total}] {what}", flush=True)
     )
     took = time.monotonic() - began
     outcomes = [outcome(record, calibration.local) for record in measured_steps()]
-    text = report(calibration, took, outcomes)
-    print(text)
-    if write:
-        (RESULTS / "calibration.md").write_text(text, encoding="utf-8")
-        whole = json.dumps(document(calibration, took, outcomes), indent=1)
-        (RESULTS / "calibration.json").write_text(whole + "\n", encoding="utf-8")
+    text, whole = report(calibration, took, outcomes), document(calibration, took, outcomes)
+    tell("calibration", text, whole, writes=options.write)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """A suite measured in pieces on a machine that has torch, transformers and PEFT, and where nothing
 can be installed.
 
-    python -m benchmarks.campaign predict SUITE python -m benchmarks.campaign check SUITE python -m
-    benchmarks.campaign run SUITE --out DIR --deadline-s 560 [--seed-rows FILE ...] [--wheel FILE]
-    python -m benchmarks.campaign kernels --out DIR python -m benchmarks.campaign report SUITE
-    [--records FILE ...] [-o FILE]
+    python -m benchmarks.campaign predict SUITE
+    python -m benchmarks.campaign check SUITE
+    python -m benchmarks.campaign run SUITE --out DIR --deadline-s 560
+                                      [--seed-rows FILE ...] [--wheel FILE]
+    python -m benchmarks.campaign kernels --out DIR
+    python -m benchmarks.campaign report SUITE [--records FILE ...] [-o FILE]
 
-Straight from the source tree, with argparse alone. `predict` comes before the first `run` and is
-committed. A `run` whose DIR does not outlive it is continued with the rows that it left:
-`--seed-rows DIR/records.jsonl` in the next piece. Where the tree travels without its repository,
-LORA_PROFILER_COMMIT=HASH tells records which commit it is.
+Straight from the source tree, with argparse alone. `predict` writes `predictions/SUITE.json` before
+the first `run`, and that is committed. A `run` whose DIR does not outlive it is continued with the
+rows that it left: `--seed-rows DIR/records.jsonl` in the next piece. Where the tree travels without
+its repository, LORA_PROFILER_COMMIT=HASH tells records which commit it is.
 
 `--deadline-s` is what is left for this piece, of which `run` keeps 45 s free. In the last piece 120
 s are to stay free: say what is left of the whole campaign less 75 s.

@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 WARMUPS, REPEATS = 3, 15
 HOLD_CYCLES = 50_000_000
@@ -19,6 +20,18 @@ SMALLER_ON_CPU = 16
 def sized(size: int, device: str) -> int:
     """A size, smaller on a CPU unless it is small already."""
     return max(size // SMALLER_ON_CPU, min(size, 16)) if device == "cpu" else size
+
+
+def most_allocated(run: Callable[[], object]) -> int:
+    """Bytes on a CPU, beside what was there."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    live = peak = 0
+    for event in profiler.profiler.kineto_results.events():  # type: ignore[union-attr]
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live)
+    return peak
 
 
 def wait(device: str) -> None:

@@ -1,27 +1,26 @@
 """How long a profile takes from nothing, and torch's own tracker beside it: whole processes, in one
 run.
 
-    python -m benchmarks.compile_speed [--write]        some minutes; needs the test extra
+    python -m benchmarks.compile_speed [--write]
 
-A process that imports torch and does nothing else is the floor of everything that traces. One
-profile is traced, compiled, checked and written. `MemTracker` (torch.distributed._tools) runs real
-training steps of the smaller model, with weights, in full: it refuses frozen parameters, so LoRA
-cannot be asked of it; and what it finds holds for that one size.
+Some minutes; needs the test extra. A process that imports torch and does nothing else is the floor
+of everything that traces. One profile is traced, compiled, checked and written. `MemTracker`
+(torch.distributed._tools) runs real training steps of the smaller model, with weights, in full: it
+refuses frozen parameters, so LoRA cannot be asked of it; and what it finds holds for that one size.
+--write puts the result into `results/compile_speed.md` and `results/compile_speed.json`.
 """
 
-import argparse
-import json
 import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results"
+from benchmarks.pages import parser_of, table, tell, versions_of
+
 ROUNDS = 3
 SMALL, LARGE = "HuggingFaceTB/SmolLM2-135M", "meta-llama/Llama-3.1-8B"
 
@@ -76,25 +75,17 @@ def seconds(code: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--write", action="store_true", help="write benchmarks/results/compile_speed.{json,md}"
-    )
-    write = parser.parse_args().write
+    options = parser_of(__doc__, write=False).parse_args()
     taken: dict[str, list[float]] = {name: [] for name in CASES}
     for _ in range(ROUNDS):
         for name, code in CASES.items():
             taken[name].append(seconds(code))
-    from importlib.metadata import version
-
     rows: list[dict[str, Any]] = [
         {"what": name, "median_seconds": round(median(t), 2), "seconds": t}
         for name, t in taken.items()
     ]
     floor = rows[1]["median_seconds"]
-    versions = {name: version(name) for name in ("torch", "transformers", "peft")}
+    versions = versions_of("torch", "transformers", "peft")
     result = {
         "python": platform.python_version(),
         "cores": os.cpu_count(),
@@ -104,23 +95,19 @@ def main() -> None:
     lines = [
         "# From nothing to a profile",
         "",
-        (
-            f"Whole processes, CPython {result['python']}, torch {versions['torch']},"
-            f" {result['cores']} cores; medians of {ROUNDS} interleaved runs. Written by `python -m"
-            " benchmarks.compile_speed --write`."
-        ),
+        f"Whole processes, CPython {result['python']}, torch {versions['torch']},"
+        f" {result['cores']} cores; medians of {ROUNDS} interleaved runs. Written by `python -m"
+        " benchmarks.compile_speed --write`.",
         "",
-        "| what | median s | times the imports |",
-        "| --- | ---: | ---: |",
-        *(
-            f"| {r['what']} | {r['median_seconds']:.2f} | {r['median_seconds'] / floor:.1f} |"
-            for r in rows
+        *table(
+            "what | >median s | >times the imports",
+            (
+                (r["what"], f"{r['median_seconds']:.2f}", f"{r['median_seconds'] / floor:.1f}")
+                for r in rows
+            ),
         ),
     ]
-    print("\n".join(lines))
-    if write:
-        (RESULTS / "compile_speed.md").write_text("\n".join(lines) + "\n", "utf-8")
-        (RESULTS / "compile_speed.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    tell("compile_speed", "\n".join(lines) + "\n", result, writes=options.write)
 
 
 if __name__ == "__main__":

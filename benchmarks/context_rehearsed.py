@@ -10,13 +10,12 @@ rows that it has already are not made again. Eight minutes on two busy cores.
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from benchmarks.deepspeed_rehearsed import LLAMA, SMALL, begin_first_rank, config_of, write_rows
+from benchmarks.deepspeed_rehearsed import LLAMA, SMALL, config_of, write_rows
 
 DATA = Path(__file__).parents[1] / "tests" / "data" / "context_rehearsed.json"
 NARROW = {"hidden": 512, "feedforward": 256, "layers": 4, "vocabulary": 2003}
@@ -71,12 +70,12 @@ def main() -> None:
 def _rehearse(case: dict[str, Any]) -> None:
     """Prints the most that the third step asks for in forward, backward and the optimizer's step;
     BLAS workspaces left out."""
-    from importlib.metadata import version
-
     import torch
 
+    from benchmarks.inside import rank
+
     ranks, context = case["ranks"], case["context"]
-    begin_first_rank(ranks)
+    rank.begin(ranks)
 
     import peft
     import transformers
@@ -119,9 +118,6 @@ def _rehearse(case: dict[str, Any]) -> None:
     )
     prepare = transformers.Trainer._prepare_context_parallel_inputs
 
-    def held(which: str) -> int:
-        return int(torch.cuda.memory_stats()[f"requested_bytes.all.{which}"])
-
     found: dict[str, int] = {}
     for _ in range(3):
         found = dict.fromkeys(("forward", "backward", "step"), 0)
@@ -134,22 +130,18 @@ def _rehearse(case: dict[str, Any]) -> None:
             with part():
                 torch.cuda.reset_peak_memory_stats()
                 loss = model(**given, use_cache=False).loss
-                found["forward"] = max(found["forward"], held("peak"))
+                found["forward"] = max(found["forward"], rank.held("peak"))
                 torch.cuda.reset_peak_memory_stats()
                 loss.backward()
-                found["backward"] = max(found["backward"], held("peak"))
+                found["backward"] = max(found["backward"], rank.held("peak"))
             del part, given
         torch.cuda.reset_peak_memory_stats()
         optimizer.step()
         optimizer.zero_grad()
-        found["step"] = held("peak")
+        found["step"] = rank.held("peak")
         del ids, batch, loss
     workspaces = 2 * (2**25 if case["card"].startswith("h100") else 8_519_680)
-    packages = ("torch", "transformers", "accelerate", "peft")
-    said = {name: size - workspaces for name, size in found.items()}
-    said_all = {**said, "versions": {p: version(p) for p in packages}}
-    print("FOUND " + json.dumps(said_all), file=sys.stderr, flush=True)
-    os._exit(0)
+    rank.tell(found, workspaces, ("torch", "transformers", "accelerate", "peft"))
 
 
 if __name__ == "__main__":

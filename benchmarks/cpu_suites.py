@@ -1,4 +1,4 @@
-"""Suites for a CPU: one small enough to try things out, and the one whose records are committed.
+"""Suites for a CPU: one small enough to try things out, and those whose records are committed.
 
 Every model of `cpu_families` is trained in full, with LoRA and with QLoRA, with and without
 checkpointing. Sizes, ranks, optimizer implementations and recipes turn from family to family, so
@@ -63,6 +63,21 @@ def cpu_families(device: Device) -> tuple[Case, ...]:
     for model, setups, conditions in _rarer():
         found += _cases(model, [replace(setup, device=device) for setup in setups], conditions)
     return tuple(found)
+
+
+FEW_TOKENS = ("llama", "qwen3", "gpt2", "opt", "phi3", "gemma2")
+
+
+def cpu_layers(device: Device) -> tuple[Case, ...]:
+    """The hard cases: six families with so few tokens in their vocabulary, 512, that the peak falls
+    inside a layer, not in the loss; full, LoRA, and LoRA on bfloat16, checkpointed and not."""
+    base = TrainSetup(
+        dtype="float32", batch_size=4, seq_len=256, optimizer_impl="fused", device=device
+    )
+    mixed = replace(base, dtype="bfloat16", lora=LoraConfig(r=8))
+    setups = (base, replace(base, lora=LoraConfig(r=8)), mixed, replace(mixed, checkpointing=True))
+    models = map(suite_models.few_tokens, FEW_TOKENS)
+    return tuple(case for model in models for case in _cases(model, setups, STANDARD))
 
 
 def _family_setups(family: str, turn: int) -> Iterator[TrainSetup]:

@@ -8,11 +8,13 @@ each point ends, full and LoRA at one length, and writes `results/crossover.md`;
 not run again. --again predicts anew and writes the page only. Nothing was measured.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from benchmarks.rows import append_row, parser_of_rows, read_rows
+from benchmarks.pages import RESULTS, table
+from benchmarks.rows import Row, continued, parser_of_rows, read_rows
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.harness import make_case, measure_case
 from lora_profiler.planning.crossover import crossover
@@ -22,8 +24,9 @@ from lora_profiler.records.record import Conditions
 from lora_profiler.rehearsal.cards import pretended
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
-HERE = Path(__file__).parent
-ROWS, PAGE = HERE / "results" / "crossover.jsonl", HERE / "results" / "crossover.md"
+ROWS, PAGE = RESULTS / "crossover.jsonl", RESULTS / "crossover.md"
+Point = tuple[str, int, int]
+"""Model, batch, tokens."""
 CARD = "a100_sxm_80gb"
 MODELS = (
     "Qwen/Qwen2.5-0.5B",
@@ -47,8 +50,8 @@ def ways(model: str, batch_size: int, seq_len: int) -> tuple[Workload, Workload]
     return full, lora
 
 
-def points() -> list[tuple[str, int, int]]:
-    """Model, batch, tokens: the last length at which LoRA needs less, and the first at which it
+def points() -> list[Point]:
+    """The last length at which LoRA needs less, and the first at which it
     needs more."""
     found = []
     for model in MODELS:
@@ -72,34 +75,39 @@ def rehearse(python: str, workload: Workload) -> int:
 
 def main() -> None:
     options = parser_of_rows(__doc__).parse_args()
-    rows = read_rows(ROWS)
-    done = {(row["model"], row["batch_size"], row["seq_len"]) for row in rows}
-    for point in () if options.again else points():
-        if point in done:
-            continue
-        full, lora = (rehearse(str(options.python), way) for way in ways(*point))
-        model, batch_size, seq_len = point
-        sizes = {"model": model, "batch_size": batch_size, "seq_len": seq_len}
-        row = {**sizes, "full_bytes": full, "lora_bytes": lora}
-        append_row(ROWS, row)
-        rows.append(row)
+    if options.again:
+        rows = read_rows(ROWS)
+    else:
+        made = partial(rehearsed, str(options.python))
+        questions = ((point, point) for point in points())
+        rows = continued(ROWS, point_of, questions, made, options.seconds)
     PAGE.write_text(page(rows))
 
 
-def page(rows: list[dict[str, Any]]) -> str:
+def point_of(row: Row) -> Point:
+    return row["model"], row["batch_size"], row["seq_len"]
+
+
+def rehearsed(python: str, point: Point) -> dict[str, Any]:
+    model, batch_size, seq_len = point
+    full, lora = (rehearse(python, way) for way in ways(*point))
+    sizes = {"model": model, "batch_size": batch_size, "seq_len": seq_len}
+    return {**sizes, "full_bytes": full, "lora_bytes": lora}
+
+
+def page(rows: Sequence[Row]) -> str:
     lines = []
     right = equal = 0
     for row in rows:
         full, lora = row["full_bytes"], row["lora_bytes"]
-        predicted = [peak_bytes(w) for w in ways(row["model"], row["batch_size"], row["seq_len"])]
+        predicted = [peak_bytes(way) for way in ways(*point_of(row))]
         right += (lora > full) == (predicted[1] > predicted[0])
         equal += (predicted[0] == full) + (predicted[1] == lora)
         differences = (
             f"{a - b:+,}" if a != b else "0" for a, b in zip(predicted, (full, lora), strict=True)
         )
-        cells = (row["model"], row["batch_size"], f"{row['seq_len']:,}", f"{full:,}", f"{lora:,}")
-        more = "LoRA" if lora > full else "full"
-        lines.append("| " + " | ".join(map(str, (*cells, more, *differences))) + " |")
+        sizes = (row["batch_size"], f"{row['seq_len']:,}", f"{full:,}", f"{lora:,}")
+        lines.append((row["model"], *sizes, "LoRA" if lora > full else "full", *differences))
     return "\n".join(
         [
             "# Where LoRA costs more memory, rehearsed",
@@ -113,10 +121,11 @@ def page(rows: list[dict[str, Any]]) -> str:
             f"The order is as predicted at **{right} of {len(rows)}** points; {equal} of"
             f" {2 * len(rows)} peaks are equal to the byte.",
             "",
-            "| model | batch | tokens | full | LoRA | needs more | predicted full - rehearsed |"
-            " predicted LoRA - rehearsed |",
-            "| --- | ---: | ---: | ---: | ---: | --- | ---: | ---: |",
-            *lines,
+            *table(
+                "model | >batch | >tokens | >full | >LoRA | needs more |"
+                " >predicted full - rehearsed | >predicted LoRA - rehearsed",
+                lines,
+            ),
             "",
         ]
     )

@@ -5,11 +5,10 @@
 
 Starts `lora-profile app` as anybody does, in an empty user folder, and drives the system's
 Chromium. Times are those of the browser's own clock, from the key or the address until the new
-numbers stand in the page. --write puts the result into benchmarks/results/. Needs Chromium; without
-one it says so.
+numbers stand in the page. --write puts the result into `results/dashboard.md` and
+`results/dashboard.json`. Needs Chromium; without one it says so.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -28,12 +27,12 @@ from statistics import median
 from typing import Any
 
 from benchmarks import static_page
+from benchmarks.pages import parser_of, table, tell
 from lora_profiler._common.process import cpu_model
 from lora_profiler.records.load import read_set
 from lora_profiler.records.serialize import record_dict
 
 ROOT = Path(__file__).resolve().parent
-RESULTS = ROOT / "results"
 RECORDS = 10_000
 UPDATES = 20
 OPENINGS = 5
@@ -280,39 +279,29 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         "# What the dashboard takes",
         "",
-        (
-            f"In Chromium, on {result['processor']} with {result['cores']} cores (load"
-            f" {result['load']} at the end, niceness {result['nice']}): CPython {result['python']},"
-            f" streamlit {result['streamlit']}. From the key or the"
-            f" address until the numbers stand in the page. {result['records']:,} records are"
-            f" {result['bytes_of_records'] / 1e6:.0f} MB, of which the first are shown while the"
-            " rest is read. Goals: an update in 300 ms, a slider's in 100 ms, a page of records in"
-            " 2 s. Written by `python -m benchmarks.dashboard --write`."
-        ),
+        f"In Chromium, on {result['processor']} with {result['cores']} cores (load"
+        f" {result['load']} at the end, niceness {result['nice']}): CPython {result['python']},"
+        f" streamlit {result['streamlit']}. From the key or the"
+        f" address until the numbers stand in the page. {result['records']:,} records are"
+        f" {result['bytes_of_records'] / 1e6:.0f} MB, of which the first are shown while the"
+        " rest is read. Goals: an update in 300 ms, a slider's in 100 ms, a page of records in"
+        " 2 s. Written by `python -m benchmarks.dashboard --write`.",
         "",
-        "| what | n | median ms | worst ms |",
-        "| --- | ---: | ---: | ---: |",
-        *(
-            f"| {name} | {len(t)} | {median(t):,.0f} | {max(t):,.0f} |"
-            for name, t in result["milliseconds"].items()
+        *table(
+            "what | >n | >median ms | >worst ms",
+            (
+                (name, len(t), f"{median(t):,.0f}", f"{max(t):,.0f}")
+                for name, t in result["milliseconds"].items()
+            ),
         ),
     ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--write", action="store_true", help="write benchmarks/results/dashboard.{json,md}"
-    )
-    write = parser.parse_args().write
+    options = parser_of(__doc__, write=False).parse_args()
     result = measured()
-    print(markdown(result))
-    if write:
-        (RESULTS / "dashboard.md").write_text(markdown(result), "utf-8")
-        (RESULTS / "dashboard.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    tell("dashboard", markdown(result), result, writes=options.write)
     return 0
 
 

@@ -10,7 +10,6 @@ the test extra, trl and datasets; --again predicts anew, from the shapes and pea
 and needs neither.
 """
 
-import argparse
 import json
 import random
 import sys
@@ -24,10 +23,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import families
+from benchmarks.pages import RESULTS, parser_of, write_page
 from lora_profiler import TrainingData, TrainSetup, Workload, answers, lengths_of, peak_bytes
 from lora_profiler.catalog import model_from_config
 
-RESULTS = Path(__file__).parent / "results"
 SAMPLES, BATCH_SIZE, LONGEST = 96, 4, 128
 CONFIG = dict(families.TINY["llama"]) | {"vocab_size": 2000, "hidden_size": 64}
 SETUP = TrainSetup(
@@ -212,9 +211,7 @@ def _range(rows: Sequence[Mapping[str, Any]], *, with_mask: bool) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--again", action="store_true")
-    again = parser.parse_args().again
+    again = parser_of(__doc__, again=False).parse_args().again
     path = RESULTS / "data_lengths.json"
     recorded = {(r["lengths"], r["rule"]): r for r in json.loads(path.read_text())} if again else {}
     rows = []
@@ -231,7 +228,8 @@ def main() -> None:
             path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
             print(name, rule, flush=True)
     versions = ", ".join(f"{n} {v}" for n, v in rows[0]["versions"].items())
-    (RESULTS / "data_lengths.md").write_text(
+    write_page(
+        "data_lengths",
         "# Epochs over lengths of samples\n\n`python -m benchmarks.data_lengths`:"
         f" {SAMPLES} samples, batches of {BATCH_SIZE}, cut at {LONGEST}; {versions}. The second of"
         " two epochs by transformers' Trainer, float32, fused AdamW, on a CPU; *worst* and *median*"
@@ -239,7 +237,7 @@ def main() -> None:
         f"{table(rows)}\n\n"
         "Peak of each step, predicted for the shape of its own batch:\n\n"
         f"- without a padded token: {_range(rows, with_mask=False)}\n"
-        f"- with one, which brings a mask: {_range(rows, with_mask=True)}\n"
+        f"- with one, which brings a mask: {_range(rows, with_mask=True)}\n",
     )
 
 

@@ -11,11 +11,13 @@ made again. Twenty minutes on two busy cores; what is offloaded takes the host's
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks.pages import write_json
+from benchmarks.rehearsing import rehearsed
 
 DATA = Path(__file__).parents[1] / "tests" / "data" / "deepspeed_rehearsed.json"
 CARD = "h100_sxm_80gb"
@@ -120,8 +122,8 @@ def write_rows(data: Path, cases: Sequence[dict[str, Any]], script: str) -> None
         row = next((row for row in known if case.items() <= row.items()), None)
         rows.append(row or {**case, **_row(case, script)})
         print(rows[-1], file=sys.stderr, flush=True)
-        document = {"card": CARD, "rows": rows + [row for row in known if row not in rows]}
-        data.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+        left = [row for row in known if row not in rows]
+        write_json(data, {"card": CARD, "rows": rows + left})
 
 
 def _row(case: dict[str, Any], script: str) -> dict[str, Any]:
@@ -129,15 +131,8 @@ def _row(case: dict[str, Any], script: str) -> dict[str, Any]:
     folders = [os.environ.get("DEEPSPEED_FOLDER", ""), str(DATA.parents[2])]
     path = "PYTHONPATH=" + os.pathsep.join(filter(None, folders))
     python = os.environ["LORA_PROFILER_CUDA_PYTHON"]
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "lora_profiler", "rehearse", "--gpu", card, "--steps", "9"),
-            *("--python", python, "--", "env", path, "python", script),
-            *("--rank", json.dumps(case)),
-        ],
-        capture_output=True,
-        text=True,
-    )
+    command = ("env", path, "python", script, "--rank", json.dumps(case))
+    done = rehearsed(python, card, command, "--steps", "9")
     said = next((line for line in done.stderr.splitlines() if line.startswith("FOUND ")), None)
     if said is None:
         raise RuntimeError(done.stderr[-2000:])
@@ -145,29 +140,14 @@ def _row(case: dict[str, Any], script: str) -> dict[str, Any]:
     return found
 
 
-def begin_first_rank(ranks: int) -> None:
-    """Makes this process the first of `ranks` on one card each, of which the others are not
-    there."""
-    import torch
-    import torch.distributed as dist
-
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(ranks)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-    dist.distributed_c10d._store_based_barrier = lambda *a, **k: None  # type: ignore[attr-defined]
-    torch.cuda.set_device(0)
-    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=ranks)
-    del os.environ["LORA_PROFILER_RUN"]  # where ranks wait for each other's small messages
-
-
 def _rehearse(case: dict[str, Any]) -> None:
     """Prints what the third step asks for: bytes between steps, and the most in forward, backward
     and the optimizer's step, and what lies on the host; BLAS workspaces left out."""
-    from importlib.metadata import version
-
     import torch
 
-    ranks, moved = case["ranks"], case["offload"]
-    begin_first_rank(ranks)
+    from benchmarks.inside import rank
+
+    rank.begin(case["ranks"])
 
     import deepspeed  # type: ignore[import-not-found]
     import peft
@@ -212,7 +192,7 @@ def _rehearse(case: dict[str, Any]) -> None:
             "zero_optimization": {
                 "stage": case["stage"],
                 "reduce_bucket_size": case["bucket"],
-                **{f"offload_{what}": {"device": "cpu"} for what in moved},
+                **{f"offload_{what}": {"device": "cpu"} for what in case["offload"]},
             },
         },
     )
@@ -221,14 +201,11 @@ def _rehearse(case: dict[str, Any]) -> None:
         found_overflow = optimizer.has_overflow
         optimizer.has_overflow = lambda *a, **k: (found_overflow(*a, **k), False)[1]
 
-    def held(which: str) -> int:
-        return int(torch.cuda.memory_stats()[f"requested_bytes.all.{which}"])
-
     found: dict[str, int] = {}
     for _ in range(3):
         ids = torch.ones((case["batch"], case["seq"]), dtype=torch.int64, device="cuda")
         found = dict.fromkeys(("forward", "backward", "step"), 0)
-        found["between"] = held("current")
+        found["between"] = rank.held("current")
         for _ in range(accumulation):
             for phase in ("forward", "backward", "step"):
                 torch.cuda.reset_peak_memory_stats()
@@ -239,17 +216,10 @@ def _rehearse(case: dict[str, Any]) -> None:
                     del loss
                 else:
                     engine.step()
-                found[phase] = max(found[phase], held("peak"))
+                found[phase] = max(found[phase], rank.held("peak"))
     workspaces = 2 * 2**25  # of cuBLAS and cuBLASLt on Hopper
-    bytes_ = {name: size - workspaces for name, size in found.items()}
     packages = ("deepspeed", "torch", "transformers", "peft")
-    said = {
-        **bytes_,
-        "host": _on_host(engine, optimizer),
-        "versions": {p: version(p) for p in packages},
-    }
-    print("FOUND " + json.dumps(said), file=sys.stderr, flush=True)
-    os._exit(0)
+    rank.tell(found, workspaces, packages, host=_on_host(engine, optimizer))
 
 
 def _on_host(engine: Any, optimizer: Any) -> dict[str, int]:

@@ -1,18 +1,17 @@
 """Several ranks on the CPU: what each holds and how high it goes, against its prediction, and
 losses against one process.
 
-    python -m benchmarks.distributed            the table, from what is stored python -m
-    benchmarks.distributed --write    measures what is missing (about a minute a case on two cores),
-    then writes
-                                                `results/distributed.json` and
-                                                `results/distributed.md`; say it again to go on
+    python -m benchmarks.distributed [--write] [--timeout SECONDS]
+
+The table, from what is stored; with --write what is missing is measured first, about a minute a
+case on two cores, each within --timeout, and `results/distributed.json` and
+`results/distributed.md` are written. Say it again to go on.
 
 2 and 4 gloo processes; DDP, FSDP2 with and without resharding after forward, and ZeRO-1; full, LoRA
 and QLoRA; models of two or three layers. A case without a prediction has its measurement alone.
 Needs the test extra.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -22,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages import RESULTS, parser_of, write_json, write_page
 from benchmarks.suite_models import MEDIUM
 from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import LoraProfilerError, UsageError
@@ -32,7 +32,6 @@ from lora_profiler.records.record import Conditions, Record
 from lora_profiler.records.serialize import record_dict, record_from_dict
 from lora_profiler.workload import LoraConfig, Quantization, Sharding, TrainSetup, Workload
 
-RESULTS = Path(__file__).parent / "results"
 CONDITIONS = Conditions(min_timed_steps=0, memory_steps=3)
 SMALL = {
     "vocab_size": 1003,
@@ -210,7 +209,7 @@ def write(path: Path, rows: list[Row]) -> None:
         }
         for row in rows
     ]
-    path.write_text(json.dumps({"cases": cases}, indent=1) + "\n", "utf-8")
+    write_json(path, {"cases": cases})
 
 
 def as_markdown(rows: list[Row]) -> str:
@@ -224,14 +223,10 @@ def as_markdown(rows: list[Row]) -> str:
     lines = [
         "# Several ranks on the CPU, measured and predicted",
         "",
-        (
-            "`python -m benchmarks.distributed --write`, gloo processes on one machine, torch"
-            f" {version('torch')}."
-        ),
-        (
-            "Persistent bytes are what a prediction counts as such, of the rank that holds most;"
-            " losses are the mean of the ranks"
-        ),
+        "`python -m benchmarks.distributed --write`, gloo processes on one machine, torch"
+        f" {version('torch')}.",
+        "Persistent bytes are what a prediction counts as such, of the rank that holds most;"
+        " losses are the mean of the ranks",
         "against one process on the same global data.",
         "",
         f"- {through} of {len(rows)} cases went through.",
@@ -246,10 +241,8 @@ def as_markdown(rows: list[Row]) -> str:
         lines.append(f"- Without a prediction: {len(rows) - len(told)}.")
     lines += [
         "",
-        (
-            "| case | status | persistent bytes a rank | peak a rank, bytes | imbalance | predicted"
-            " peak | error | loss difference |"
-        ),
+        "| case | status | persistent bytes a rank | peak a rank, bytes | imbalance | predicted"
+        " peak | error | loss difference |",
         "|---|---|---|---|---:|---:|---:|---:|",
         *(_line(row) for row in rows),
         "",
@@ -304,16 +297,7 @@ def _misses(row: Row) -> Iterator[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--write", action="store_true", help="measure what is missing and write the results"
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=600.0, metavar="SECONDS", help="of one case"
-    )
-    options = parser.parse_args()
+    options = parser_of(__doc__, write=False, timeout=600.0).parse_args()
     path = RESULTS / "distributed.json"
     cases = [make_case(each, CONDITIONS) for each in workloads()]
     known = stored(path)
@@ -324,7 +308,7 @@ def main() -> int:
     print(text)
     if options.write:
         write(path, rows)
-        (RESULTS / "distributed.md").write_text(text, "utf-8")
+        write_page("distributed", text)
     return 0
 
 

@@ -1,13 +1,14 @@
 """Regenerates the bundled tables of `lora_profiler/catalog/data` from transformers, on the meta
 device.
 
-    python benchmarks/extract_shapes.py defaults    class defaults of every config.json type in the
-    catalogue python benchmarks/extract_shapes.py shapes      weights of the catalogue models whose
-    family is not declared in code
+    python benchmarks/extract_shapes.py defaults
+    python benchmarks/extract_shapes.py shapes
 
-Needs the [measure] extra. Nothing is downloaded: the facts of `models.json` are enough to build
-every model. Run it when the newest supported transformers changes a class, and read the difference
-before committing it.
+Class defaults of every config.json type in the catalogue, into
+`lora_profiler/catalog/data/defaults.json`; weights of the catalogue models whose family is not
+declared in code, into `lora_profiler/catalog/data/shapes.json`. Needs the [measure] extra. Nothing
+is downloaded: the facts of `models.json` are enough to build every model. Run it when the newest
+supported transformers changes a class, and read the difference before committing it.
 """
 
 import dataclasses

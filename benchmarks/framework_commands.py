@@ -9,8 +9,10 @@ import re
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -19,7 +21,7 @@ from benchmarks.framework_cells import FRAMEWORKS, Cell
 from benchmarks.rows import parser_of_rows
 
 ROOT = Path(__file__).resolve().parent.parent
-INSIDE = Path(__file__).parent / "rehearsed_frameworks_inside"
+INSIDE = Path(__file__).parent / "inside" / "frameworks"
 
 
 def asked_options(
@@ -68,7 +70,16 @@ def text_of(cell: Cell, clones: Mapping[str, str]) -> str:
         return str(answer.read().decode())
 
 
-def write_data(folder: Path) -> None:
+@contextmanager
+def data_folder() -> Iterator[Path]:
+    """One for what commands write, with data in it."""
+    with TemporaryDirectory() as name:
+        (Path(name) / "data").mkdir()
+        _write_data(Path(name) / "data")
+        yield Path(name)
+
+
+def _write_data(folder: Path) -> None:
     """Rows longer than any length asked, for the columns that the files of a framework read."""
     long = " a" * 3000
     rows = {"instruction": "Say a.", "input": "", "output": long}

@@ -1,14 +1,14 @@
 """Random questions to `lora-profile predict`, hostile ones among them: every answer adds up, every
 refusal is one.
 
-    python -m benchmarks.fuzz [--calls N] [--processes N] [--seed N]        about ten minutes; needs
-    no torch
+    python -m benchmarks.fuzz [--calls N] [--processes N] [--seed N]
 
-Calls are made without a process of their own, by the same function that the command calls; where
-one is answered, a second varies one thing: a size that rises, or the engine. Most leave out what
-takes the time of an answer in JSON: the allocator's replay, the layers and the levers. Then whole
-processes are started, which leave out nothing. torch is hidden, so that nothing is traced. Writes
-`results/fuzz.md`, and ends with 1 where an answer was bad.
+About ten minutes; needs no torch. Calls are made without a process of their own, by the same
+function that the command calls; where one is answered, a second varies one thing: a size that
+rises, or the engine. Most leave out what takes the time of an answer in JSON: the allocator's
+replay, the layers and the levers. Then whole processes are started, which leave out nothing. torch
+is hidden, so that nothing is traced. Writes `results/fuzz.md`, and ends with 1 where an answer was
+bad.
 """
 
 import argparse
@@ -30,9 +30,9 @@ from typing import Any, NoReturn
 from unittest.mock import patch
 
 from benchmarks.fuzz_questions import HOSTILE_SHARE, question, raised, with_engine
+from benchmarks.pages import parser_of, write_page
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = Path(__file__).parent / "results"
 EXIT_CODES = (0, 1, 2, 3)
 """Of the contract; 4 would be a measurement."""
 LONGEST_SECONDS = 20.0
@@ -298,24 +298,16 @@ def document(options: argparse.Namespace, tally: Tally, seconds: float) -> str:
             "# Fuzz of `lora-profile predict`",
             "",
             f"{asked}, {seconds:,.0f} s.",
-            (
-                f"{HOSTILE_SHARE:.0%} of the values are hostile: no numbers, numbers beyond any"
-                " size, text of every kind,"
-            ),
+            f"{HOSTILE_SHARE:.0%} of the values are hostile: no numbers, numbers beyond any"
+            " size, text of every kind,",
             "patterns without end. torch is hidden, so that nothing is traced.",
             "",
-            (
-                "Checked of each: no traceback; an exit code of the contract, 1 only where a card"
-                " was named; a refusal says why and"
-            ),
-            (
-                "prints nothing; an answer is strict JSON, the categories of each moment add up to"
-                " its total, and the peak is the"
-            ),
-            (
-                "largest steady moment. Of second calls: no peak falls where a size rises, and both"
-                " engines agree where both are exact."
-            ),
+            "Checked of each: no traceback; an exit code of the contract, 1 only where a card"
+            " was named; a refusal says why and",
+            "prints nothing; an answer is strict JSON, the categories of each moment add up to"
+            " its total, and the peak is the",
+            "largest steady moment. Of second calls: no peak falls where a size rises, and both"
+            " engines agree where both are exact.",
             f"No process takes over {LONGEST_SECONDS:.0f} s.",
             "",
             "| what | count |",
@@ -334,15 +326,11 @@ def document(options: argparse.Namespace, tally: Tally, seconds: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Random questions to lora-profile predict.")
-    parser.add_argument("--calls", type=int, default=4000)
-    parser.add_argument("--processes", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parser_of(__doc__, calls=4000, processes=200, seed=0).parse_args()
     began = time.monotonic()
     tally = run(options.calls, options.processes, options.seed)
     text = document(options, tally, time.monotonic() - began)
-    (RESULTS / "fuzz.md").write_text(text, "utf-8")
+    write_page("fuzz", text)
     print(text)
     sys.exit(1 if tally.bad else 0)
 

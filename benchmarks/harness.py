@@ -1,15 +1,15 @@
 """What the harness itself costs, and whether its clock is right; in pairs, so that the machine
 cancels out.
 
-    python -m benchmarks.harness            about ten minutes on one core that has nothing else to
-    do; needs the test extra
+    python -m benchmarks.harness
 
-Writes `results/harness.md` and `results/harness.json`. Blocks alternate A, B, B, A within a
-process; a figure is the median over the pairs with a bootstrap interval. Loops that do the same can
-differ by some percent for as long as a process lives, one way or the other: glibc gives the top of
-its heap back to the system after some steps and not after others, and each page of it then costs a
-fault again. So loops are compared over several processes, a median each, in which glibc keeps what
-it has.
+About ten minutes on one core that has nothing else to do; needs the test extra. Writes
+`results/harness.md` and `results/harness.json`. Blocks alternate A, B, B, A within a process; a
+figure is the median over the pairs with a bootstrap interval. Loops that do the same can differ by
+some percent for as long as a process lives, one way or the other: glibc gives the top of its heap
+back to the system after some steps and not after others, and each page of it then costs a fault
+again. So loops are compared over several processes, a median each, in which glibc keeps what it
+has.
 """
 
 import argparse
@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import torch
 
 import families
+from benchmarks.pages import RESULTS, parser_of, write_page
 from lora_profiler.catalog import model_from_config
 from lora_profiler.harness.timing_pass import TimingResult, timing_pass
 from lora_profiler.harness.training import Batches, Training
@@ -39,7 +40,6 @@ from lora_profiler.records.checks import median_interval
 from lora_profiler.records.record import Conditions
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
-RESULTS = Path(__file__).parent / "results"
 SETUP = TrainSetup(device="cpu", dtype="float32", batch_size=4, seq_len=128, lora=LoraConfig(r=8))
 SIZES = {"vocab_size": 4000, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4}
 STEPS, PAIRS = 10, 30
@@ -193,22 +193,14 @@ def as_markdown(
     lines = [
         "# What the harness costs, and whether its clock is right",
         "",
-        (
-            f"Pairs of blocks of {STEPS} steps each, alternating, on one thread; a step takes"
-            f" {middle:.1f} ms ({low:.1f} to"
-        ),
-        (
-            f"{high:.1f}). Small Llama, rank 8, 4 x 128 tokens, CPU. The first two rows are medians"
-            f" over {PROCESSES} processes of"
-        ),
-        (
-            f"{PAIRS_IN_EACH} pairs each, in which glibc keeps its heap; the others over {PAIRS}"
-            " pairs of one process."
-        ),
-        (
-            f"`python -m benchmarks.harness`, {seconds} s, torch {version('torch')}, load"
-            f" {os.getloadavg()[0]:.1f} at the end."
-        ),
+        f"Pairs of blocks of {STEPS} steps each, alternating, on one thread; a step takes"
+        f" {middle:.1f} ms ({low:.1f} to",
+        f"{high:.1f}). Small Llama, rank 8, 4 x 128 tokens, CPU. The first two rows are medians"
+        f" over {PROCESSES} processes of",
+        f"{PAIRS_IN_EACH} pairs each, in which glibc keeps its heap; the others over {PAIRS}"
+        " pairs of one process.",
+        f"`python -m benchmarks.harness`, {seconds} s, torch {version('torch')}, load"
+        f" {os.getloadavg()[0]:.1f} at the end.",
         "",
         "| what | median | 95 % interval | expected |",
         "|---|---:|---|---|",
@@ -224,9 +216,7 @@ def as_markdown(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--one-process", choices=("harness", "bare"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -239,8 +229,7 @@ def main() -> int:
     step = median_interval([bare_seconds(run, 1) for _ in range(30)])
     text = as_markdown(found, step, round(time.perf_counter() - began))
     print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "harness.md").write_text(text, "utf-8")
+    write_page("harness", text)
     (RESULTS / "harness.json").write_text(json.dumps(found) + "\n", "utf-8")
     return 0
 

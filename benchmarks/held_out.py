@@ -1,18 +1,18 @@
 """Compiled profiles against fresh traces at points that no compilation has seen: bytes wrong in
 peaks, moments and categories.
 
-    python -m benchmarks.held_out [--deadline SECONDS] [--models TEXT] [--seed N]      an hour; goes
-    on where it was cut off
+    python -m benchmarks.held_out [--deadline SECONDS] [--models TEXT] [--seed N] [--jobs N]
+
+An hour; goes on where it was cut off. --models takes those whose name has the text; no case is
+begun after the deadline.
 
 For each of the models below, the profiles of the package (two made on the spot where it has none)
 and some of every other option are asked at random sizes: any depth from four units on, up to 64
 sequences, up to 65,536 tokens, rank up to 512. Each answer is compared with a trace made at just
 that point, whose events are added up here, by nothing that the profiles use. Results:
-`results/held_out.md` and `.json`.
+`results/held_out.md` and `results/held_out.json`.
 """
 
-import argparse
-import json
 import random
 import sys
 import time
@@ -20,10 +20,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from benchmarks.bundle import asked
+from benchmarks.pages import parser_of, read_document, write_document, write_page
 from lora_profiler.catalog import find_model
 from lora_profiler.compiled.library import bundled_profile
 from lora_profiler.compiled.profile import Profile
@@ -32,7 +32,6 @@ from lora_profiler.compiled.tape import LEAST_UNITS
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
-RESULTS = Path(__file__).resolve().parent / "results"
 MODELS = (
     "meta-llama/Llama-3.1-8B",
     "HuggingFaceTB/SmolLM2-135M",
@@ -129,7 +128,7 @@ def _bundled(workload: Workload) -> Profile | None:
     return bundled_profile(key_of(workload))
 
 
-def rows_of(name: str, seed: int, until: float | None) -> list[dict[str, Any]]:
+def rows_of(name: str, seed: int, until: float) -> list[dict[str, Any]]:
     """One row a case: at how many points a profile was asked, and where it was wrong. Runs in a
     process of its own."""
     import warnings
@@ -139,7 +138,7 @@ def rows_of(name: str, seed: int, until: float | None) -> list[dict[str, Any]]:
     warnings.simplefilter("ignore")
     rows = []
     for label, workload in cases(name):
-        if until is not None and time.time() > until:
+        if time.time() > until:
             return []
         row: dict[str, Any] = {"model": name, "type": workload.model.model_type, "case": label}
         profile = _bundled(workload)
@@ -263,9 +262,7 @@ def _somewhere(workload: Workload, rng: random.Random) -> Workload:
 
 def write(rows: list[dict[str, Any]], seed: int) -> None:
     rows = sorted(rows, key=lambda row: MODELS.index(row["model"]))
-    (RESULTS / "held_out.json").write_text(
-        json.dumps({"seed": seed, "rows": rows}, indent=1) + "\n", "utf-8"
-    )
+    write_document("held_out", {"seed": seed, "rows": rows})
     asked_ = [row for row in rows if "reason" not in row]
     points = sum(row["points"] for row in asked_)
     wrong = [(row, difference) for row in asked_ for difference in row["wrong"]]
@@ -281,17 +278,13 @@ def write(rows: list[dict[str, Any]], seed: int) -> None:
     lines = [
         "# Profiles at points that no compilation has seen",
         "",
-        (
-            f"`python -m benchmarks.held_out`, seed {seed}: {points:,} points of {len(asked_):,}"
-            f" profiles ({sum(r['bundled'] for r in asked_):,} of the package),"
-            f" {len({r['type'] for r in asked_})} architectures,"
-            f" {len({r['model'] for r in asked_})} models. At each, the steady peak of forward,"
-            " backward and optimizer, the moment"
-        ),
-        (
-            "of the peak and its bytes by category are held against a trace made at just that"
-            " point, whose events are added up."
-        ),
+        f"`python -m benchmarks.held_out`, seed {seed}: {points:,} points of {len(asked_):,}"
+        f" profiles ({sum(r['bundled'] for r in asked_):,} of the package),"
+        f" {len({r['type'] for r in asked_})} architectures,"
+        f" {len({r['model'] for r in asked_})} models. At each, the steady peak of forward,"
+        " backward and optimizer, the moment",
+        "of the peak and its bytes by category are held against a trace made at just that"
+        " point, whose events are added up.",
         "",
         f"- **{len(wrong)} of {5 * points:,} comparisons differ.**",
         "",
@@ -312,51 +305,24 @@ def write(rows: list[dict[str, Any]], seed: int) -> None:
             for reason, who in sorted(refused.items(), key=lambda item: -len(item[1]))
         ),
     ]
-    (RESULTS / "held_out.md").write_text("\n".join(lines) + "\n", "utf-8")
+    write_page("held_out", "\n".join(lines) + "\n")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--models", default="", metavar="TEXT", help="only models whose name contains it"
-    )
-    parser.add_argument(
-        "--deadline",
-        type=float,
-        default=None,
-        metavar="SECONDS",
-        help="begin no model after so long",
-    )
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2)
+    parser = parser_of(__doc__, models="", deadline=float("inf"), seed=1, jobs=2)
     options = parser.parse_args()
-    path = RESULTS / "held_out.json"
-    rows: list[dict[str, Any]] = (
-        json.loads(path.read_text("utf-8"))["rows"] if path.exists() else []
-    )
+    rows: list[dict[str, Any]] = read_document("held_out")["rows"]
     done = {row["model"] for row in rows}
-    until = None if options.deadline is None else time.time() + options.deadline
+    until = time.time() + options.deadline
     names = [name for name in MODELS if options.models in name and name not in done]
     with ProcessPoolExecutor(options.jobs) as pool:
-        waiting = iter(names)
-        running = {
-            pool.submit(rows_of, n, options.seed, until): n
-            for _, n in zip(range(options.jobs), waiting, strict=False)
-        }
-        while running:
-            finished = next(as_completed(running))
-            name = running.pop(finished)
-            rows += finished.result()
+        running = {pool.submit(rows_of, name, options.seed, until): name for name in names}
+        for finished in as_completed(running):
+            found = finished.result()
+            rows += found
             write(rows, options.seed)
-            print(
-                f"{name}: {sum(len(row.get('wrong', ())) for row in finished.result())} wrong",
-                flush=True,
-            )
-            following = next(waiting, None)
-            if following is not None and (until is None or time.time() < until):
-                running[pool.submit(rows_of, following, options.seed, until)] = following
+            wrong = sum(len(row.get("wrong", ())) for row in found)
+            print(f"{running[finished]}: {wrong} wrong", flush=True)
     return 1 if any(row.get("wrong") for row in rows) else 0
 
 

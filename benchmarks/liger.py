@@ -2,28 +2,26 @@
 `modeling/liger.py`.
 
     pip install --no-deps liger-kernel==0.6.2 triton
-    TRITON_INTERPRET=1 python -m benchmarks.liger [--write]         seconds; results/liger.md
+    TRITON_INTERPRET=1 python -m benchmarks.liger [--write]
 
-What autograd keeps of each call, which results lie in an input's place, and how far results and
-gradients are apart. Later releases ask numbers for a method that the interpreter does not give
-them.
+Seconds; writes `results/liger.md`. What autograd keeps of each call, which results lie in an
+input's place, and how far results and gradients are apart. Later releases ask numbers for a method
+that the interpreter does not give them.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from benchmarks.pages import parser_of, write_page
 from lora_profiler.modeling import liger
 
-RESULTS = Path(__file__).resolve().parent / "results" / "liger.md"
 EPS = 1e-6
 
 
@@ -113,16 +111,12 @@ def report() -> tuple[str, bool]:
     lines = [
         "# Liger-Kernel's functions and their stand-ins",
         "",
-        (
-            "`TRITON_INTERPRET=1 python -m benchmarks.liger`: liger-kernel"
-            f" {version('liger-kernel')} by the interpreter of triton"
-        ),
+        "`TRITON_INTERPRET=1 python -m benchmarks.liger`: liger-kernel"
+        f" {version('liger-kernel')} by the interpreter of triton",
         f"{version('triton')}, torch {torch.__version__}, on the CPU, in float32.",
         "",
-        (
-            "| function | kept by both, bytes | same | results in an input's place | same | results"
-            " and gradients, furthest apart |"
-        ),
+        "| function | kept by both, bytes | same | results in an input's place | same | results"
+        " and gradients, furthest apart |",
         "| --- | --- | --- | --- | --- | ---: |",
     ]
     alike = True
@@ -145,10 +139,7 @@ def report() -> tuple[str, bool]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--write", action="store_true", help="write results")
+    parser = parser_of(__doc__, write=False)
     options = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET") != "1":  # read when triton is imported, which torch does
         parser.error(
@@ -157,7 +148,7 @@ def main() -> int:
     text, alike = report()
     print(text)
     if options.write:
-        RESULTS.write_text(text, "utf-8")
+        write_page("liger", text)
     return 0 if alike else 1
 
 

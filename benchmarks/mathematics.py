@@ -1,10 +1,11 @@
 """The seven claims of LoRA on SmolLM2-135M with its real weights, trained and measured on
 Shakespeare's works.
 
-    python -m benchmarks.mathematics            half an hour of two cores; needs the test extra and
-    the package gguf python -m benchmarks.mathematics --claims 7 checks these anew and leaves the
-    others as they are python -m benchmarks.mathematics --render   writes anew, from the numbers
-    that are there, what is made of them
+    python -m benchmarks.mathematics [--claims N,N | --render]
+
+Half an hour of two cores; needs the test extra and the package gguf. --claims checks these anew and
+leaves the others as they are; --render writes anew, from the numbers that are there, what is made
+of them.
 
 Fetches weights and text as `benchmarks.fetch_inputs` does, runs what `lora-profile verify` runs,
 and writes `results/mathematics.json`, and what is made of it: the text `results/mathematics.md`,
@@ -12,7 +13,6 @@ and what the dashboard's page Learn draws, which comes with the package. `python
 benchmarks.reports` makes the report from the JSON.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.fetch_inputs import INPUTS, TEXT, WEIGHTS, FetchError, fetch
+from benchmarks.pages import parser_of, read_document, write_document, write_page
 from lora_profiler.cli.verify import chosen
 from lora_profiler.harness.environment import environment
 from lora_profiler.mathematics.sources import Request, open_subject
@@ -34,7 +35,6 @@ from lora_profiler.report.claims.document import verify_blocks, verify_payload
 from lora_profiler.report.progress import shown_checks
 from lora_profiler.report.render import markdown
 
-RESULTS = Path(__file__).parent / "results"
 SHOWN = Path(learn.__file__).with_name(learn.FILE)
 """What the page Learn draws."""
 _DIGITS = 7
@@ -79,10 +79,8 @@ def replaced(before: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
 
 def as_markdown(document: dict[str, Any]) -> str:
     head = [
-        (
-            f"`{COMMAND}`, seed {document['seed']}: {round(document['seconds'])} s by the clock on"
-            f" a machine that others used as well (load {document['load_average']})."
-        ),
+        f"`{COMMAND}`, seed {document['seed']}: {round(document['seconds'])} s by the clock on"
+        f" a machine that others used as well (load {document['load_average']}).",
         "",
         document["tolerances"],
         "",
@@ -110,31 +108,19 @@ def _short(value: Any) -> Any:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--render",
-        action="store_true",
-        help="run nothing; write what is made of the numbers that are there",
-    )
-    parser.add_argument(
-        "--claims", metavar="N,N", help="check these anew; the others stay as they are"
-    )
-    options = parser.parse_args()
-    file = RESULTS / "mathematics.json"
+    options = parser_of(__doc__, render=False, claims="").parse_args()
     if options.render:
-        document = json.loads(file.read_text("utf-8"))
+        document = read_document("mathematics")
     else:
         try:
-            document = measured(chosen(options.claims))
+            document = measured(chosen(options.claims or None))
             if options.claims:
-                document = replaced(json.loads(file.read_text("utf-8")), document)
+                document = replaced(read_document("mathematics"), document)
         except FetchError as e:
             print(f"mathematics: {e}", file=sys.stderr)
             return 1
-        file.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
-    (RESULTS / "mathematics.md").write_text(as_markdown(document), "utf-8")
+        write_document("mathematics", document)
+    write_page("mathematics", as_markdown(document))
     SHOWN.write_text(to_json(learn.findings(document)), "utf-8")
     return 0
 

@@ -24,13 +24,13 @@ from typing import Any
 
 import yaml
 
+from benchmarks.pages import write_page
 from benchmarks.trainer_files import CORPORA, configurations, git
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.trainer_files.reading import read_files
 from lora_profiler.trainer_files.trainer_file import TrainerFile, usual_options
 
-RESULTS = Path(__file__).parent / "results" / "misread_keys.md"
 Held = dict[str, Any]
 """Options by name, as a framework's own object has them."""
 _OPTIMIZERS = {
@@ -67,7 +67,7 @@ def main() -> None:
         notes += ["", f"## {CORPORA[name].project}", ""]
         notes += [f"- misread: {text}" for text in wrong]
         notes += [f"- {n} not parsed: {text}" for text, n in refused.most_common(8)]
-    RESULTS.write_text("\n".join([*lines, *notes]).rstrip() + "\n", encoding="utf-8")
+    write_page("misread_keys", "\n".join([*lines, *notes]).rstrip() + "\n")
 
 
 def compared(name: str, repository: str, folder: Path) -> tuple[str, list[str], Counter[str]]:

@@ -10,13 +10,16 @@ back in steps, also the most that this takes.
 import json
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
-from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.card_probes import most_allocated
+from benchmarks.pages import write_lines
 
 FILE = Path(__file__).parent.parent / "tests" / "data" / "packed_layers.json"
 SHAPES = ((512, 256), (896, 128), (160, 64), (64, 160))
@@ -32,18 +35,9 @@ def _of_hqq() -> Iterator[dict[str, Any]]:
         layer = HQQLinear(linear, config, compute_dtype=torch.float16, device="cpu")
         packed = {"qweight": layer.W_q.data, "zero": layer.meta["zero"]}
         packed |= {"scale": layer.meta["scale"]} | ({"bias": layer.bias} if bias else {})
-        yield _row("hqq", 4, group, layer, packed) | {"most_bytes": _most(layer.dequantize)}
-
-
-def _most(run: Any) -> int:
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run()
-    live = peak = 0
-    for event in profiler.profiler.kineto_results.events():  # type: ignore[union-attr]
-        if event.name() == "[memory]":
-            live += event.nbytes()
-            peak = max(peak, live)
-    return peak
+        yield _row("hqq", 4, group, layer, packed) | {
+            "most_bytes": most_allocated(layer.dequantize)
+        }
 
 
 def _of_gptqmodel() -> Iterator[dict[str, Any]]:
@@ -134,13 +128,10 @@ def _row(
 
 
 if __name__ == "__main__":
-    from importlib.metadata import version
-
     package = sys.argv[1]
     made = list({"gptqmodel": _of_gptqmodel, "hqq": _of_hqq}[package]())
     recorded = json.loads(FILE.read_text("utf-8"))
     kinds = {row["kind"] for row in made}
     kept = [row for row in recorded.pop("rows") if row["kind"] not in kinds]
     recorded |= {package: version(package), "torch": torch.__version__}
-    lines = ",\n".join(json.dumps(row) for row in (*kept, *made))
-    FILE.write_text(f'{json.dumps(recorded)[:-1]}, "rows": [\n{lines}\n]}}\n', "utf-8")
+    write_lines(FILE, recorded, (*kept, *made))

@@ -12,14 +12,11 @@ predicted now, in seconds; --fresh measures the configurations of another seed, 
 set on, and writes nothing.
 """
 
-import argparse
-import json
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -29,12 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import torch
 
 import oracle
+from benchmarks.pages import RESULTS, parser_of, read_document, versions_of, write_lines, write_page
 from benchmarks.peak_configurations import SEEDS, VOCABULARIES, Configuration, configurations
 from lora_profiler.analytic import predict
 from lora_profiler.prediction import Prediction
 
-RESULTS = Path(__file__).parent / "results"
-VERSIONS = {name: version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")}
+VERSIONS = versions_of("torch", "transformers", "peft", "bitsandbytes")
 PHASES = {
     "forward": ("last_layer_forward", "end_of_forward"),
     "backward": ("loss_backward", "last_layer_backward", "first_layer_backward"),
@@ -143,23 +140,15 @@ def as_markdown(rows: list[Row], seconds: int) -> str:
     lines = [
         "# Peak memory of a training step, predicted and real",
         "",
-        (
-            f"{len(rows)} configurations of"
-            f" {len({r.configuration.config['model_type'] for r in rows})} families,"
-            " vocabularies of"
-        ),
-        (
-            f"{min(VOCABULARIES)} to {max(VOCABULARIES)}; two real steps on the CPU each, the"
-            " second compared. Real: torch's"
-        ),
-        (
-            "record of its CPU allocator, kernel scratch included, on one thread. Errors are"
-            " predicted / real - 1."
-        ),
-        (
-            f"`python -m benchmarks.peaks`, {seconds} s, with"
-            f" {', '.join(f'{n} {v}' for n, v in VERSIONS.items())}."
-        ),
+        f"{len(rows)} configurations of"
+        f" {len({r.configuration.config['model_type'] for r in rows})} families,"
+        " vocabularies of",
+        f"{min(VOCABULARIES)} to {max(VOCABULARIES)}; two real steps on the CPU each, the"
+        " second compared. Real: torch's",
+        "record of its CPU allocator, kernel scratch included, on one thread. Errors are"
+        " predicted / real - 1.",
+        f"`python -m benchmarks.peaks`, {seconds} s, with"
+        f" {', '.join(f'{n} {v}' for n, v in VERSIONS.items())}.",
     ]
     lines += table(
         "answer",
@@ -236,7 +225,7 @@ def as_markdown(rows: list[Row], seconds: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_json(rows: list[Row], seconds: int) -> str:
+def write_rows(rows: list[Row], seconds: int) -> None:
     answers = {
         kind: [abs(r.error) for r in rows if r.prediction.exactness == kind]
         for kind in ("exact", "estimate")
@@ -246,8 +235,7 @@ def as_json(rows: list[Row], seconds: int) -> str:
         "seconds": seconds,
         "worst": {kind: round(max(errors, default=0.0), 6) for kind, errors in answers.items()},
     }
-    lines = [json.dumps(_row(r)) for r in rows]
-    return json.dumps(head)[:-1] + ', "rows": [\n' + ",\n".join(lines) + "\n]}\n"
+    write_lines(RESULTS / "peaks.json", head, map(_row, rows))
 
 
 def _row(r: Row) -> dict[str, Any]:
@@ -267,7 +255,7 @@ def _row(r: Row) -> dict[str, Any]:
 
 def recorded() -> dict[int, Mapping[str, int]]:
     """The real peaks of the last whole run, by the number of the configuration."""
-    rows = json.loads((RESULTS / "peaks.json").read_text())["rows"]
+    rows = read_document("peaks")["rows"]
     known = {c.number: str(c) for c in configurations()}
     assert known == {r["number"]: r["configuration"] for r in rows}, (
         "the configurations have changed: run the benchmark again"
@@ -276,9 +264,7 @@ def recorded() -> dict[int, Mapping[str, int]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--only", type=int, nargs="+", default=[], metavar="NUMBER")
     which.add_argument("--again", action="store_true")
@@ -287,7 +273,7 @@ def main() -> int:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     if options.again:
-        real, seconds = recorded(), json.loads((RESULTS / "peaks.json").read_text())["seconds"]
+        real, seconds = recorded(), read_document("peaks")["seconds"]
         write([judged(c, real[c.number]) for c in configurations()], seconds)
         return 0
     started, rows = time.perf_counter(), []
@@ -311,9 +297,8 @@ def main() -> int:
 
 
 def write(rows: list[Row], seconds: int) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "peaks.md").write_text(as_markdown(rows, seconds))
-    (RESULTS / "peaks.json").write_text(as_json(rows, seconds))
+    write_page("peaks", as_markdown(rows, seconds))
+    write_rows(rows, seconds)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """The pictures of the README: every page of the dashboard and the report, as the system's Chromium
 shows them.
 
-    python -m benchmarks.pictures [FOLDER]       into docs/pictures/, or FOLDER
+    python -m benchmarks.pictures [FOLDER]
 
-Starts the dashboard in an empty user folder, asks, trains a small model for real, and takes what
-then stands in the window.
+Into docs/pictures/, or FOLDER. Starts the dashboard in an empty user folder, asks, trains a small
+model for real, and takes what then stands in the window.
 """
 
 import io

@@ -1,27 +1,25 @@
 """Plans of five real situations: what is recommended, how long the search takes beside one
 prediction, whether trying everything comes to the same, and the recommended run's memory rehearsed.
 
-    python -m benchmarks.plans                  the plans and the times of their search, without
-                                                what takes longer
-    python -m benchmarks.plans --try-everything the front of every layout, each asked about alone
-    python -m benchmarks.plans --rehearse       on pretended cards, with the Python that
-                                                LORA_PROFILER_CUDA_PYTHON names
+    python -m benchmarks.plans [--try-everything | --rehearse] [--only TEXT]
 
-Each writes its part of results/plans.json and the whole of results/plans.md. Seconds are of the
-process (`time.process_time`), so that what else runs on the machine counts little; ratios count
-less still.
+The plans and the times of their search; the front of every layout, each asked about alone; the
+recommended run on pretended cards, with the Python that LORA_PROFILER_CUDA_PYTHON names. --only
+takes situations whose title has the text. Each writes its part of `results/plans.json` and the
+whole of `results/plans.md`. Seconds are of the process (`time.process_time`), so that what else
+runs on the machine counts little; ratios count less still.
 """
 
-import argparse
 import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from benchmarks.exhaustive_plans import front_of, front_of_plan, try_everything
-from benchmarks.first_rank import rehearsed_first_rank, steady_bytes
+from benchmarks.first_rank import rehearsed_first_rank
+from benchmarks.pages import RESULTS, parser_of, table, write_json
+from benchmarks.rehearsing import steady_bytes
 from lora_profiler import (
     Amount,
     LoraProfilerError,
@@ -43,7 +41,6 @@ from lora_profiler.report.decision.plan import layout_words, price_words, run_wo
 from lora_profiler.units import GIB
 from lora_profiler.workload import Workload
 
-RESULTS = Path(__file__).parent / "results"
 JSON, PAGE = RESULTS / "plans.json", RESULTS / "plans.md"
 TWENTY = (
     "t4",
@@ -221,7 +218,18 @@ def rehearsal_part(situation: Situation) -> dict[str, Any]:
 PARTS = {"search": search_part, "everything": everything_part, "rehearsal": rehearsal_part}
 
 
+def _recommended(title: str, s: Mapping[str, Any]) -> tuple[str, ...]:
+    memory = f"{s['peak_bytes'] / GIB:.2f}", f"{100 * s['headroom_share']:.0f} %"
+    return title, s["recommended"], s["layout"], s["price"], *memory, s["binds"]
+
+
+def _search(title: str, s: Mapping[str, Any]) -> tuple[str, ...]:
+    counts = (f"{s[name]:,}" for name in ("considered", "fitting", "timed", "front"))
+    return title, *counts, f"{s['seconds']:.2f}", f"{s['answer_ms']:.1f}", f"{s['ratio']:.0f}"
+
+
 def page(results: Mapping[str, Mapping[str, Any]]) -> str:
+    searches = [parts["search"] for parts in results.values()]
     lines = [
         "# Plans of real situations",
         "",
@@ -229,27 +237,19 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
         "`lora_profiler/catalog/data/prices.csv`, with their dates. A *one answer* is a prediction",
         "and a step time of the recommended run, next to its size: the floor of predicting.",
         "",
-        "| situation | recommended | layout | hours, money | peak, GiB | left | binds |",
-        "| --- | --- | --- | --- | ---: | ---: | --- |",
-    ]
-    for title, parts in results.items():
-        s = parts["search"]
-        lines.append(
-            f"| {title} | {s['recommended']} | {s['layout']} | {s['price']} |"
-            f" {s['peak_bytes'] / GIB:.2f} | {100 * s['headroom_share']:.0f} % | {s['binds']} |"
-        )
-    lines += [
+        *table(
+            "situation | recommended | layout | hours, money | >peak, GiB | >left | binds",
+            map(_recommended, results, searches),
+        ),
         "",
-        "| situation | ways | fit | timed | front | search, s | one answer, ms | ratio |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        *table(
+            "situation | >ways | >fit | >timed | >front | >search, s | >one answer, ms | >ratio",
+            map(_search, results, searches),
+        ),
+        "",
+        "## Tried in full",
+        "",
     ]
-    for title, parts in results.items():
-        s = parts["search"]
-        lines.append(
-            f"| {title} | {s['considered']:,} | {s['fitting']:,} | {s['timed']:,} | {s['front']} |"
-            f" {s['seconds']:.2f} | {s['answer_ms']:.1f} | {s['ratio']:.0f} |"
-        )
-    lines += ["", "## Tried in full", ""]
     for title, parts in results.items():
         e = parts.get("everything")
         if e is not None:
@@ -276,11 +276,7 @@ def _rehearsal_words(part: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--try-everything", action="store_true")
-    parser.add_argument("--rehearse", action="store_true")
-    parser.add_argument("--only", default="", help="situations whose title contains this")
-    asked = parser.parse_args()
+    asked = parser_of(__doc__, try_everything=False, rehearse=False, only="").parse_args()
     name = "everything" if asked.try_everything else "rehearsal" if asked.rehearse else "search"
     results = json.loads(JSON.read_text()) if JSON.exists() else {}
     for situation in SITUATIONS:
@@ -290,7 +286,7 @@ def main() -> None:
         print(situation.title, part, flush=True)
         results.setdefault(situation.title, {})[name] = part
         ordered = {s.title: results[s.title] for s in SITUATIONS if s.title in results}
-        JSON.write_text(json.dumps(ordered, indent=1) + "\n")
+        write_json(JSON, ordered)
     PAGE.write_text(page({t: p for t, p in ordered.items() if "search" in p}))
 
 

@@ -1,23 +1,21 @@
 """Two predictors that share nothing but the question: the rules against the profiles of the
 package, at full size.
 
-    python -m benchmarks.profiles        a minute, without torch
+    python -m benchmarks.profiles
 
-For every model of the catalogue whose family the rules know, each profile that the package brings
-(`python -m benchmarks.bundle`) is asked at several sizes, and so are the rules: saved bytes,
-persistent bytes, parameters and FLOPs must be equal, and the peak wherever the rules call it exact.
-Writes `results/profiles.md` and `results/profiles.json`.
+A minute, without torch. For every model of the catalogue whose family the rules know, each profile
+that the package brings (`python -m benchmarks.bundle`) is asked at several sizes, and so are the
+rules: saved bytes, persistent bytes, parameters and FLOPs must be equal, and the peak wherever the
+rules call it exact. Writes `results/profiles.md` and `results/profiles.json`.
 """
 
-import argparse
-import json
 import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from benchmarks.bundle import asked
+from benchmarks.pages import parser_of, table, write_document, write_page
 from lora_profiler.analytic import knows
 from lora_profiler.analytic import predict as by_rules
 from lora_profiler.catalog import bundled_models, find_model
@@ -27,7 +25,6 @@ from lora_profiler.compiled.regime import regime_of
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.workload import Workload
 
-RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = (
     (1, 512, 16),
     (1, 8192, 64),
@@ -96,7 +93,7 @@ def _compared(workload: Workload) -> dict[str, Any]:
 
 def write(rows: list[dict[str, Any]]) -> None:
     rows = sorted(rows, key=lambda row: (row["type"], row["model"]))
-    (RESULTS / "profiles.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n", "utf-8")
+    write_document("profiles", {"rows": rows})
     points = sum(len(row["peak_errors"]) for row in rows)
     exact = sum(row["exact"] for row in rows)
     differ = [e for row in rows for e in row["peak_errors"] if e]
@@ -106,31 +103,24 @@ def write(rows: list[dict[str, Any]]) -> None:
     lines = [
         "# Rules against compiled traces, at full size",
         "",
-        (
-            f"`python -m benchmarks.profiles`: {len(rows):,} profiles of {len(models)} models"
-            f" ({len(types)} families that the rules"
-        ),
-        (
-            f"know), asked at {points:,} points: full, LoRA on all linear layers and PEFT's default"
-            " targets, QLoRA, with and without"
-        ),
+        f"`python -m benchmarks.profiles`: {len(rows):,} profiles of {len(models)} models"
+        f" ({len(types)} families that the rules",
+        f"know), asked at {points:,} points: full, LoRA on all linear layers and PEFT's default"
+        " targets, QLoRA, with and without",
         "checkpointing, one sample and several, CUDA rules.",
         "",
-        (
-            "- Saved bytes, persistent bytes, parameters and FLOPs, and the peaks that the rules"
-            " call exact, are equal in"
-        ),
+        "- Saved bytes, persistent bytes, parameters and FLOPs, and the peaks that the rules"
+        " call exact, are equal in",
         f"  {equal:,} of the {len(rows):,} profiles at every point.",
-        (
-            f"- The rules call {exact:,} peaks exact; {len(differ):,} of all {points:,} differ, by"
-            f" at most {max(map(abs, differ), default=0):.3%}."
-        ),
+        f"- The rules call {exact:,} peaks exact; {len(differ):,} of all {points:,} differ, by"
+        f" at most {max(map(abs, differ), default=0):.3%}.",
         "",
-        "| family | models | profiles |",
-        "| --- | ---: | ---: |",
-        *(
-            f"| {name} | {sum(of == name for of in models.values())} | {count} |"
-            for name, count in sorted(types.items())
+        *table(
+            "family | >models | >profiles",
+            (
+                (name, sum(of == name for of in models.values()), count)
+                for name, count in sorted(types.items())
+            ),
         ),
         "",
         "## Where the rules say otherwise",
@@ -144,13 +134,11 @@ def write(rows: list[dict[str, Any]]) -> None:
             or ["Nowhere."]
         ),
     ]
-    (RESULTS / "profiles.md").write_text("\n".join(lines) + "\n", "utf-8")
+    write_page("profiles", "\n".join(lines) + "\n")
 
 
 def main() -> int:
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    parser_of(__doc__).parse_args()
     names = [
         entry.id
         for entry in bundled_models()

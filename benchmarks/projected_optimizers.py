@@ -6,15 +6,15 @@ writes `tests/data/projected_optimizers.json`: bytes of the states of one weight
 the most that a second step allocates beside them, on a CPU.
 """
 
-import json
 from collections.abc import Iterator
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.card_probes import most_allocated
+from benchmarks.pages import versions_of, write_lines
 
 FILE = Path(__file__).parent.parent / "tests" / "data" / "projected_optimizers.json"
 SHAPES = ((96, 96), (192, 64), (64, 192), (40, 256), (300, 24))
@@ -58,18 +58,11 @@ def _row(optimizer: torch.optim.Optimizer, weight: torch.nn.Parameter) -> dict[s
     optimizer.step()
     found = _tensors(optimizer.state[weight])
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found}
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        optimizer.step()
-    live = peak = 0
-    for event in profiler.profiler.kineto_results.events():  # type: ignore[union-attr]
-        if event.name() == "[memory]":
-            live += event.nbytes()
-            peak = max(peak, live)
     return {
         "dtype": str(weight.dtype).removeprefix("torch."),
         "shape": list(weight.shape),
         "state_bytes": sum(storages.values()),
-        "step_bytes": peak,
+        "step_bytes": most_allocated(optimizer.step),
     }
 
 
@@ -80,6 +73,5 @@ def _tensors(state: Any) -> list[torch.Tensor]:
 
 
 if __name__ == "__main__":
-    packages = {p: version(p) for p in ("galore-torch", "apollo-torch", "adam-mini", "torch")}
-    lines = ",\n".join(json.dumps(row) for row in rows())
-    FILE.write_text(f'{json.dumps(packages)[:-1]}, "rows": [\n{lines}\n]}}\n', "utf-8")
+    packages = versions_of("galore-torch", "apollo-torch", "adam-mini", "torch")
+    write_lines(FILE, packages, rows())

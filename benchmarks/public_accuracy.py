@@ -8,23 +8,21 @@ code. Its step is traced, and a simulated allocator reads off what the row's cou
 the report; `--write` writes it to `results/public_accuracy.md`, every row to
 `results/public_accuracy.json`, and what the package shows of them to
 `lora_profiler/evidence/data/memory.json`; `--check` compares with the results, and fails with the
-rows that moved. Minutes on one core; needs the test extra.
+rows whose error has grown; `--render` runs nothing and writes anew of the rows that are there;
+`--only` takes rows whose id contains the text. Minutes on one core; needs the test extra.
 """
 
-import argparse
 import gc
-import json
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.pages import parser_of, read_document, versions_of, write_document, write_page
 from benchmarks.public_rows.conditions import NotExpressibleError
 from benchmarks.public_rows.memory import MemoryRow, memory_row, memory_rows
 from benchmarks.public_rows.packaged import memory_document, write
@@ -32,7 +30,6 @@ from benchmarks.public_rows.report import report
 from benchmarks.public_rows.sharded import sharded_peak
 from benchmarks.public_rows.tape import Tape, tape_of
 
-FILE = Path(__file__).parent / "results" / "public_accuracy.json"
 MOVED = 0.001
 """An error that grows by more than this share of the measured value has moved."""
 
@@ -76,7 +73,7 @@ def outcome(only: str, jobs: int) -> dict[str, Any]:
             [pool.submit(rows_of_run, numbers) for numbers in runs.values()]
         ):
             found |= finished.result()
-    versions = {name: version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")}
+    versions = versions_of("torch", "transformers", "peft", "bitsandbytes")
     return {
         "versions": versions,
         "rows": [found[number] for number in sorted(found)],
@@ -141,40 +138,25 @@ def moved(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]])
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--write", action="store_true", help="write results")
-    parser.add_argument(
-        "--check", action="store_true", help="fail with the rows whose error has grown"
-    )
-    parser.add_argument(
-        "--render",
-        action="store_true",
-        help="run nothing; write the report of the rows that are there",
-    )
-    parser.add_argument("--only", default="", metavar="TEXT", help="rows whose id contains it")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser = parser_of(__doc__, write=False, check=False, render=False, only="", jobs=2)
     options = parser.parse_args()
     start = time.monotonic()
     document = (
-        json.loads(FILE.read_text("utf-8"))
-        if options.render
-        else outcome(options.only, options.jobs)
+        read_document("public_accuracy") if options.render else outcome(options.only, options.jobs)
     )
     text = report(document)
     print(text)
     print(f"{time.monotonic() - start:.0f} s", file=sys.stderr)
     if options.check:
         before = [
-            row for row in json.loads(FILE.read_text("utf-8"))["rows"] if options.only in row["id"]
+            row for row in read_document("public_accuracy")["rows"] if options.only in row["id"]
         ]
         worse = moved(before, document["rows"])
         print("\n".join(worse) or "No error has grown.", file=sys.stderr)
         return 1 if worse else 0
     if options.write or options.render:
-        FILE.with_suffix(".md").write_text(text, encoding="utf-8")
-        FILE.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_page("public_accuracy", text)
+        write_document("public_accuracy", document)
         write("memory", memory_document(document))
     return 0
 

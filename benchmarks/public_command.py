@@ -10,7 +10,6 @@ Prints the report; `--write` writes it to `results/public_command.md`, and every
 `lora_profiler/evidence/data/command.json`. A minute on one core; traces nothing.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -20,16 +19,21 @@ from functools import cache
 from math import isfinite
 from typing import Any, get_args
 
-from benchmarks.public_accuracy import FILE as REPLAYED
+from benchmarks.pages import parser_of, read_document, table, tell
 from benchmarks.public_rows.conditions import NotExpressibleError
-from benchmarks.public_rows.grade import NOMINAL, coverage, errors_by_source, half_width, mean
+from benchmarks.public_rows.grade import (
+    NOMINAL,
+    coverage,
+    errors_by_source,
+    half_width,
+    mean_and_worst,
+)
 from benchmarks.public_rows.memory import memory_rows
 from benchmarks.public_rows.packaged import command_document, of_class, write
 from benchmarks.public_rows.typed import Description, Typed, typed
 from lora_profiler.platform import Platform
 from lora_profiler.support.library_memory import WORKSPACES, workspace_bytes
 
-FILE = REPLAYED.with_name("public_command.json")
 A100 = Platform(capability=80)
 """Of every row but fsdp_qlora's RTX 3090, whose workspaces are as large."""
 FIRST = ("--accumulation", "1")
@@ -51,7 +55,7 @@ def predicted(words: tuple[str, ...]) -> Mapping[str, Any] | str:
 
 def graded_peaks() -> list[Row]:
     """What the replay is graded on, with the replay's error."""
-    rows: list[Row] = json.loads(REPLAYED.read_text("utf-8"))["rows"]
+    rows: list[Row] = read_document("public_accuracy")["rows"]
     return [row for row in rows if row["reading"] == "peak" and not row["apart"]]
 
 
@@ -104,27 +108,17 @@ def report(document: Mapping[str, Any]) -> str:
     lines = [
         "# Peak memory, as the command is typed",
         "",
-        (
-            "Written by `python -m benchmarks.public_command --write`: the peaks that"
-            " `python -m benchmarks.public_accuracy` replays, asked"
-        ),
-        (
-            "for with options alone, and two workspaces of BLAS. Errors are (predicted -"
-            " measured) / measured, in %; the replay's own are of the same rows."
-        ),
-        (
-            "LitGPT's longest sample is in its first batch: its rows are held to the moments of"
-            f" step 1, asked with `{' '.join(FIRST)}`."
-        ),
+        "Written by `python -m benchmarks.public_command --write`: the peaks that"
+        " `python -m benchmarks.public_accuracy` replays, asked",
+        "for with options alone, and two workspaces of BLAS. Errors are (predicted -"
+        " measured) / measured, in %; the replay's own are of the same rows.",
+        "LitGPT's longest sample is in its first batch: its rows are held to the moments of"
+        f" step 1, asked with `{' '.join(FIRST)}`.",
         "",
-        (
-            "Which words say a run was decided by what its source publishes: versions, kernels,"
-            " methods. No constant is fitted to a row. Rules of"
-        ),
-        (
-            "older versions and of kernels were written after these rows had been replayed, from"
-            " the sources that the replay names, and in sight"
-        ),
+        "Which words say a run was decided by what its source publishes: versions, kernels,"
+        " methods. No constant is fitted to a row. Rules of",
+        "older versions and of kernels were written after these rows had been replayed, from"
+        " the sources that the replay names, and in sight",
         f"of their errors: {_most_of_one_source(rows)}.",
         "",
         *_by_description(rows),
@@ -143,22 +137,14 @@ def _most_of_one_source(rows: Sequence[Row]) -> str:
 
 
 def _by_description(rows: Sequence[Row]) -> Iterator[str]:
-    yield (
-        "| options describe the run | n | mean abs. | worst | nine in ten within | replayed: mean"
-        " abs. | worst |"
+    yield from table(
+        "options describe the run | >n | >mean abs. | >worst | >nine in ten within |"
+        " >replayed: mean abs. | >worst",
+        (
+            (description, *_of_class(of_class(rows, description)))
+            for description in get_args(Description)
+        ),
     )
-    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
-    for description in get_args(Description):
-        own = of_class(rows, description)
-        if not own:
-            yield f"| {description} | 0 | - | - | - | - | - |"
-            continue
-        errors, replayed = ([row[name] for row in own] for name in ("error", "replayed_error"))
-        width = half_width(errors_by_source(own))
-        yield (
-            f"| {description} | {len(own)} | {100 * mean(errors):.2f} | {_worst(errors)} |"
-            f" {100 * width:.2f} | {100 * mean(replayed):.2f} | {_worst(replayed)} |"
-        )
     yield ""
     yield "Rows described exactly are among those described at least nearly. A quantile of errors"
     yield "weighs sources alike, whatever rows they have: those of one are like each other."
@@ -180,6 +166,14 @@ def _by_description(rows: Sequence[Row]) -> Iterator[str]:
     yield ""
 
 
+def _of_class(rows: Sequence[Row]) -> tuple[object, ...]:
+    if not rows:
+        return 0, *"-----"
+    errors, replayed = ([row[name] for row in rows] for name in ("error", "replayed_error"))
+    width = f"{100 * half_width(errors_by_source(rows)):.2f}"
+    return len(rows), *mean_and_worst(errors), width, *mean_and_worst(replayed)
+
+
 def _unsaid(rows: Sequence[Row]) -> Iterator[str]:
     yield "## What options do not say"
     yield ""
@@ -188,41 +182,28 @@ def _unsaid(rows: Sequence[Row]) -> Iterator[str]:
         for what in (*row["near"], *row["unsaid"]):
             errors[what].append(row["error"])
     for what, found in errors.items():
-        yield (
-            f"- {what}: {len(found)} rows, mean abs. {100 * mean(found):.2f}, worst {_worst(found)}"
-        )
+        middle, worst = mean_and_worst(found)
+        yield f"- {what}: {len(found)} rows, mean abs. {middle}, worst {worst}"
     yield ""
 
 
 def _rows(rows: Sequence[Row]) -> Iterator[str]:
     yield "## Rows"
     yield ""
-    yield "| row | described | error, % | replayed, % | lora-profile |"
-    yield "| --- | --- | ---: | ---: | --- |"
-    for row in rows:
-        yield (
-            f"| {row['id']} | {row['description']} | {100 * row['error']:+.2f} |"
-            f" {100 * row['replayed_error']:+.2f} | {row['command']} |"
-        )
+    yield from table("row | described | >error, % | >replayed, % | lora-profile", map(_cells, rows))
     yield ""
 
 
-def _worst(errors: Sequence[float]) -> str:
-    return f"{100 * max(errors, key=abs):+.2f}"
+def _cells(row: Row) -> tuple[str, ...]:
+    errors = (f"{100 * row[name]:+.2f}" for name in ("error", "replayed_error"))
+    return row["id"], row["description"], *errors, row["command"]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--write", action="store_true", help="write results")
-    options = parser.parse_args()
+    options = parser_of(__doc__, write=False).parse_args()
     document = outcome()
-    text = report(document)
-    print(text)
+    tell("public_command", report(document), document, writes=options.write)
     if options.write:
-        FILE.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        FILE.with_suffix(".md").write_text(text, encoding="utf-8")
         write("command", command_document(document))
     return 0
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import cycle
-from pathlib import Path
 from time import perf_counter
 
+from benchmarks.pages import write_page
 from benchmarks.suite_models import MEDIUM
 from lora_profiler.analytic import predict as by_rule
 from lora_profiler.catalog import find_model, model_from_config
@@ -33,7 +33,6 @@ from lora_profiler.workload import (
     Workload,
 )
 
-RESULTS = Path(__file__).parent / "results" / "ranks.md"
 WORLDS = (2, 8, 64)
 SHARDINGS: tuple[Sharding, ...] = ("ddp", "fsdp", "fsdp-no-reshard")
 EXACT = ("setup", "end_of_forward", "loss_backward", "optimizer_step")
@@ -115,10 +114,8 @@ def _traffic(prediction: Prediction) -> dict[object, object]:
 def report(outcomes: list[Outcome], plans: list[str]) -> str:
     worst = max(outcomes, key=lambda o: abs(o.error))
     rows = [
-        (
-            "| sharding | ranks | cases | persistent bytes | exact moments | collectives | peak,"
-            " worst |"
-        ),
+        "| sharding | ranks | cases | persistent bytes | exact moments | collectives | peak,"
+        " worst |",
         "|---|---|---|---|---|---|---|",
     ]
     for sharding in SHARDINGS:
@@ -140,20 +137,16 @@ def report(outcomes: list[Outcome], plans: list[str]) -> str:
     head = [
         "# Several ranks",
         "",
-        (
-            f"`python -m benchmarks.ranks --write`; torch {version('torch')}, transformers"
-            f" {version('transformers')}, peft {version('peft')}."
-        ),
+        f"`python -m benchmarks.ranks --write`; torch {version('torch')}, transformers"
+        f" {version('transformers')}, peft {version('peft')}.",
         "",
-        (
-            f"{len(outcomes)} cases: {len(MODELS)} families, full and LoRA, with and without"
-            " checkpointing, rules of CUDA. Rules against the real `DistributedDataParallel` and"
-            " `fully_shard`, traced on the meta device under a fake process group. Exact moments"
-            f" are {', '.join(EXACT)}. Inside a layer rules are estimates, as they are for one"
-            f" process: the worst peak is {100 * worst.error:+.2f} % off"
-            f" ({worst.workload.model.id}, {worst.workload.setup.sharding} over"
-            f" {worst.workload.setup.world_size} ranks){_beside_one(alone)}."
-        ),
+        f"{len(outcomes)} cases: {len(MODELS)} families, full and LoRA, with and without"
+        " checkpointing, rules of CUDA. Rules against the real `DistributedDataParallel` and"
+        " `fully_shard`, traced on the meta device under a fake process group. Exact moments"
+        f" are {', '.join(EXACT)}. Inside a layer rules are estimates, as they are for one"
+        f" process: the worst peak is {100 * worst.error:+.2f} % off"
+        f" ({worst.workload.model.id}, {worst.workload.setup.sharding} over"
+        f" {worst.workload.setup.world_size} ranks){_beside_one(alone)}.",
         "",
     ]
     return "\n".join([*head, *rows, "", *plans])
@@ -214,7 +207,7 @@ def main() -> None:
     text = report(found, list(plans()))
     print(text)
     if "--write" in sys.argv[1:]:
-        RESULTS.write_text(text + "\n", "utf-8")
+        write_page("ranks", text + "\n")
 
 
 if __name__ == "__main__":

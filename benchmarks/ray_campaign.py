@@ -1,15 +1,13 @@
 """Twenty tiny cases trained for real on a Ray cluster of this machine, one worker killed: every row
 once, nobody left.
 
-    python -m benchmarks.ray_campaign [--workers N] [--write]        some minutes on two cores;
-    needs the extra test
+    python -m benchmarks.ray_campaign [--workers N] [--write]
 
-Drives the cluster as `lora-profile bench --ray local` does. One worker gets kill -9 while it
-measures; Ray runs its case once more. A second run with what is stored then measures nothing.
-`--write` writes `results/ray_campaign.md`.
+Some minutes on two cores; needs the extra test. Drives the cluster as `lora-profile bench --ray
+local` does. One worker gets kill -9 while it measures; Ray runs its case once more. A second run
+with what is stored then measures nothing. `--write` writes `results/ray_campaign.md`.
 """
 
-import argparse
 import json
 import os
 import signal
@@ -25,6 +23,7 @@ from typing import Any
 import psutil
 
 from benchmarks.cpu_suites import QUICK, tiny
+from benchmarks.pages import parser_of, write_page
 from lora_profiler.campaign.planned import Planned, planned_for_cluster
 from lora_profiler.cluster_runs.ray import Begun, Cluster, Event, opened
 from lora_profiler.cluster_runs.scheduler import Spread, spread_cases
@@ -32,7 +31,6 @@ from lora_profiler.harness import Case, Heartbeat
 from lora_profiler.records.record import Record
 from lora_profiler.records.store import Store
 
-RESULTS = Path(__file__).parent / "results"
 NUM_SEEDS = 5
 VICTIM = 9
 """The case, counted from 0, whose worker is killed."""
@@ -115,12 +113,7 @@ def measuring() -> list[int]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--workers", type=int, default=2, help="cases at once [default: 2]")
-    parser.add_argument("--write", action="store_true", help="write results/ray_campaign.md")
-    options = parser.parse_args()
+    options = parser_of(__doc__, workers=2, write=False).parse_args()
     planned = cases()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -147,18 +140,12 @@ def main() -> int:
     text = [
         "# Twenty cases on a Ray cluster, one worker killed",
         "",
-        (
-            f"`python -m benchmarks.ray_campaign --write`; {os.cpu_count()} processors, Ray"
-            f" {plain.ray.__version__}. The suite"
-        ),
-        (
-            f"`tiny` with {NUM_SEEDS} seeds, {options.workers} cases at once with one thread each."
-            " Starting the cluster took"
-        ),
-        (
-            f"{opened_after:.0f} s, the {len(planned)} cases {took:.0f} s. Times depend on what"
-            " else the machine does."
-        ),
+        f"`python -m benchmarks.ray_campaign --write`; {os.cpu_count()} processors, Ray"
+        f" {plain.ray.__version__}. The suite",
+        f"`tiny` with {NUM_SEEDS} seeds, {options.workers} cases at once with one thread each."
+        " Starting the cluster took",
+        f"{opened_after:.0f} s, the {len(planned)} cases {took:.0f} s. Times depend on what"
+        " else the machine does.",
         "",
         *lines,
         "",
@@ -168,8 +155,7 @@ def main() -> int:
     ]
     print("\n".join(lines))
     if options.write:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "ray_campaign.md").write_text("\n".join(text) + "\n", "utf-8")
+        write_page("ray_campaign", "\n".join(text) + "\n")
     good = (
         once
         and unchanged
@@ -195,20 +181,14 @@ def report(
         else f"{first.num_rescheduled} cases were"
     )
     return [
-        (
-            f"- kill -9 of the worker of case {VICTIM + 1}, {SECONDS_BEFORE_THE_KILL:g} s after it"
-            f" began; processes below it: {len(watched.children)}; {begun_anew} begun anew by Ray"
-            " on another worker"
-        ),
-        (
-            f"- {len(first.records)} of {NUM_SEEDS * 4} records came back, {len(first.lost)} lost,"
-            f" {len(first.refused)} refused; in the store each case stands"
-            f" {'exactly once' if once else 'NOT exactly once'}"
-        ),
-        (
-            f"- a second run with `resume` found {len(second.records)} stored, and the file is "
-            f"{'as it was' if unchanged else 'CHANGED'}"
-        ),
+        f"- kill -9 of the worker of case {VICTIM + 1}, {SECONDS_BEFORE_THE_KILL:g} s after it"
+        f" began; processes below it: {len(watched.children)}; {begun_anew} begun anew by Ray"
+        " on another worker",
+        f"- {len(first.records)} of {NUM_SEEDS * 4} records came back, {len(first.lost)} lost,"
+        f" {len(first.refused)} refused; in the store each case stands"
+        f" {'exactly once' if once else 'NOT exactly once'}",
+        f"- a second run with `resume` found {len(second.records)} stored, and the file is "
+        f"{'as it was' if unchanged else 'CHANGED'}",
         f"- measuring processes left alive: {len(left_alive)}",
     ]
 

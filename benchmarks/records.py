@@ -1,21 +1,21 @@
 """The predictions held against every committed record: errors per metric and category, and a reason
 for each one over 1 %.
 
-python -m benchmarks.records        seconds, without torch; ends with 1 if a miss has no reason, or
-a speed cannot be true
+    python -m benchmarks.records
 
-Writes `results/records.md` and `results/records.json` from `records/*/*.jsonl`. Nothing derived is
-stored in a record: a better rule scores all of them again.
+Seconds, without torch; ends with 1 if a miss has no reason, or a speed cannot be true. Writes
+`results/records.md` and `results/records.json` from `records/*/*.jsonl`. Nothing derived is stored
+in a record: a better rule scores all of them again.
 """
 
-import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.own_rows import own_document, write_rows
+from benchmarks.pages import write_document, write_page
 from benchmarks.record_checks import impossible
 from lora_profiler.comparison.errors import Comparison, ErrorSummary, misses, summary
 from lora_profiler.comparison.scored import Scored, scored
@@ -27,7 +27,6 @@ from lora_profiler.report.measured.measured_runs import setting
 from lora_profiler.units import error_text
 
 RECORDS = Path(__file__).resolve().parent / "records"
-RESULTS = Path(__file__).resolve().parent / "results"
 SCALAR_BYTES = 64
 
 
@@ -90,17 +89,13 @@ def _phase_below_the_peak(c: Comparison, s: Scored) -> bool:
 REASONS: tuple[tuple[str, Callable[[Comparison, Scored], bool]], ...] = (
     (f"scalars: at most {SCALAR_BYTES} bytes", _scalars),
     (
-        (
-            "the peak lies inside a layer: the answer says estimate, and the miss is within its"
-            " stated bound"
-        ),
+        "the peak lies inside a layer: the answer says estimate, and the miss is within its"
+        " stated bound",
         _inside_layers,
     ),
     (
-        (
-            "the peak lies inside a layer: the answer says estimate, its sum is within its stated"
-            " bound, and what it is made of is told of another instant, nearly as large"
-        ),
+        "the peak lies inside a layer: the answer says estimate, its sum is within its stated"
+        " bound, and what it is made of is told of another instant, nearly as large",
         _another_instant,
     ),
     (
@@ -118,7 +113,16 @@ def reason(c: Comparison, s: Scored) -> str:
 # --- what is written ------------------------------------------------------------------------------
 
 
-def row(group: ErrorSummary, names: dict[str, str]) -> str:
+def error_table(comparisons: Sequence[Comparison], names: Mapping[str, str]) -> list[str]:
+    """By metric and category."""
+    return [
+        "| metric | category | records | mean error | worst | where |",
+        "|---|---|---:|---:|---:|---|",
+        *(row(group, names) for group in summary(comparisons)),
+    ]
+
+
+def row(group: ErrorSummary, names: Mapping[str, str]) -> str:
     cells = [*group.group, str(group.n), "", "", ""]
     if (
         group.mean_absolute is not None
@@ -162,18 +166,12 @@ def section(name: str, rows: Sequence[Scored]) -> tuple[list[str], Counter[str]]
     lines = [
         f"## {name}",
         "",
-        (
-            f"{len(rows)} records that went through:"
-            f" {', '.join(f'{n} {m}' for m, n in sorted(methods.items()))}; {len(families)}"
-        ),
-        (
-            f"model types ({', '.join(families)}). Of a peak at most {unattributed:.4%} is"
-            " unattributed."
-        ),
+        f"{len(rows)} records that went through:"
+        f" {', '.join(f'{n} {m}' for m, n in sorted(methods.items()))}; {len(families)}",
+        f"model types ({', '.join(families)}). Of a peak at most {unattributed:.4%} is"
+        " unattributed.",
         "",
-        "| metric | category | records | mean error | worst | where |",
-        "|---|---|---:|---:|---:|---|",
-        *(row(group, names) for group in summary(comparisons)),
+        *error_table(comparisons, names),
         "",
         "### Errors over 1 %",
         "",
@@ -206,11 +204,11 @@ def _miss(c: Comparison, s: Scored) -> str:
     )
 
 
-def as_json(folders: Iterable[tuple[str, Sequence[Scored]]]) -> str:
-    document = {}
+def document(folders: Iterable[tuple[str, Sequence[Scored]]]) -> dict[str, Any]:
+    found = {}
     for name, rows in folders:
         groups = summary([c for s in rows for c in s.comparisons])
-        document[name] = {
+        found[name] = {
             "records": len(rows),
             "errors": [
                 {
@@ -224,7 +222,7 @@ def as_json(folders: Iterable[tuple[str, Sequence[Scored]]]) -> str:
                 for g in groups
             ],
         }
-    return json.dumps(document, indent=1) + "\n"
+    return found
 
 
 def packaged(rows: Iterable[Scored]) -> dict[str, Any]:
@@ -269,8 +267,8 @@ def main() -> int:
         text, reasons = section(name, rows)
         lines += text
         unexplained += reasons[UNEXPLAINED]
-    (RESULTS / "records.md").write_text("\n".join(lines).rstrip() + "\n", "utf-8")
-    (RESULTS / "records.json").write_text(as_json(folders), "utf-8")
+    write_page("records", "\n".join(lines).rstrip() + "\n")
+    write_document("records", document(folders))
     write_rows("recorded", packaged([s for _, rows in folders for s in rows]))
     count = sum(len(rows) for _, rows in folders)
     print(f"{count} records, {unexplained} misses without a reason", *untrue, sep="\n", flush=True)

@@ -10,7 +10,6 @@ hash of the predictions that it stands beside. What is there is not run again. T
 quiet cores.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.forked_rehearsals import PLENTY_BYTES, ForkedRehearsals
+from benchmarks.pages import parser_of
 from benchmarks.predictions import HOPPER, PREDICTIONS, digest, read
-from lora_profiler.catalog import find_gpu
 from lora_profiler.records.atomic_write import write_durably
 from lora_profiler.records.serialize import workload_from_dict
 from lora_profiler.support.library_memory import WORKSPACES, workspace_bytes
@@ -40,18 +39,17 @@ def rehearsed(suite: str, python: Path, until: float) -> dict[str, Any]:
     path = path_of(suite)
     known: Mapping[str, Any] = json.loads(path.read_text("utf-8"))["cases"] if path.exists() else {}
     cases = dict(known)
-    server = ForkedRehearsals(python, find_gpu(CARD))
-    for case in found["cases"]:
-        if case["key"] in cases:
-            continue
-        if time.monotonic() > until:
-            break
-        answer = server.run(workload_from_dict(case["workload"]), PLENTY_BYTES, STEPS)
-        cases[case["key"]] = _told(answer)
-        write_durably(path, _text(suite, found["sha256"], server.torch, cases))
-    server.end()
+    with ForkedRehearsals(python) as rehearsals:
+        for case in found["cases"]:
+            if case["key"] in cases:
+                continue
+            if time.monotonic() > until:
+                break
+            workload = workload_from_dict(case["workload"])
+            cases[case["key"]] = _told(rehearsals.run(CARD, workload, PLENTY_BYTES, STEPS))
+            write_durably(path, _text(suite, found["sha256"], rehearsals.torch, cases))
     # what was rehearsed before stands beside the predictions as they are now
-    write_durably(path, _text(suite, found["sha256"], server.torch, cases))
+    write_durably(path, _text(suite, found["sha256"], rehearsals.torch, cases))
     return cases
 
 
@@ -68,12 +66,9 @@ def _text(suite: str, beside: str, torch: str, cases: Mapping[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, seconds=float("inf"))
     parser.add_argument("suite")
     parser.add_argument("--python", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=float("inf"))
     options = parser.parse_args()
     cases = rehearsed(options.suite, options.python, time.monotonic() + options.seconds)
     foretold = {case["key"]: case["peak_bytes"] for case in (read(options.suite) or {})["cases"]}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from benchmarks.drawn_models import drawn_models
+from benchmarks.questions import drawn_models
 from lora_profiler.analytic.families import FAMILIES
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError

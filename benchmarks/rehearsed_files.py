@@ -19,25 +19,31 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from benchmarks import rehearsed_frameworks
 from benchmarks.forked_rehearsals import ForkedRehearsals
-from benchmarks.rehearsed_frameworks import ROWS as OWN_ROWS
-from benchmarks.rows import append_row, parser_of_rows, read_rows, write_rows
+from benchmarks.questions import workload_on
+from benchmarks.rehearsed_peaks import Family, compared, predicted, predicted_anew
+from benchmarks.rows import Row, continued, parser_of_rows, read_rows, write_rows
 from benchmarks.trainer_files import CORPORA, configurations, git
-from lora_profiler.catalog import find_gpu, find_model
+from lora_profiler.catalog import find_model
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.planning.engine import predict, rules_know
+from lora_profiler.planning.engine import rules_know
 from lora_profiler.planning.setups import setup_for
-from lora_profiler.platform import Platform, version_of
 from lora_profiler.trainer_files.reading import read_files
 from lora_profiler.trainer_files.trainer_file import on_model, usual_options
 from lora_profiler.workload import Workload
 
-RESULTS = Path(__file__).parent / "results"
-ROWS, PAGE = RESULTS / "rehearsed_files.jsonl", RESULTS / "rehearsed_files.md"
+FAMILY = Family(
+    name="rehearsed_files",
+    heads="file | trainer | method | model",
+    cells=lambda row: [row[name] for name in ("file", "trainer", "method", "model")],
+    named=lambda row: str(row["file"]),
+)
 CARD, LENGTH = "a100_sxm_80gb", 512
 LARGEST = {"full": 2_000_000_000, "lora": 4_000_000_000, "qlora": 9_000_000_000}
 """Parameters of a model that the host has room for while it is loaded."""
@@ -67,7 +73,7 @@ OPTIMIZERS = {
 
 def questions(name: str, repository: str, folder: Path) -> Iterator[dict[str, Any]]:
     """Rows without what was found, of the files of a framework that TRL can be asked the like."""
-    own = {json.loads(line)["file"] for line in OWN_ROWS.read_text("utf-8").splitlines()}
+    own = {row["file"] for row in read_rows(rehearsed_frameworks.FAMILY.rows)}
     commit = git(repository, "rev-parse", "--short=7", "HEAD").decode().strip()
     with tarfile.open(fileobj=BytesIO(git(repository, "archive", "HEAD"))) as archive:
         archive.extractall(folder, filter="data")
@@ -144,57 +150,36 @@ def handed(row: Mapping[str, Any]) -> dict[str, Any]:
     return asked
 
 
-def predicted(row: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        model = find_model(row["model"], offline=True)
-        setup = setup_for(model, row["trainer"], row["method"], **row["options"])
-        capability, torch = find_gpu(CARD).capability, version_of(row["torch"]) or (0, 0)
-        platform = Platform(capability=capability, torch=torch)
-        workload = Workload(model=model, setup=setup, platform=platform)
-        if not rules_know(workload):
-            return {"refused": "its layers are known by traces alone"}
-        answer = predict(workload, may_trace=False)
-    except LoraProfilerError as error:
-        return {"refused": str(error)}
-    return {"predicted_bytes": answer.peak.total_bytes, "exactness": answer.exactness}
+def workload(row: Row) -> Workload:
+    """Raises LoraProfilerError, also where no rule describes the layers."""
+    model = find_model(row["model"], offline=True)
+    setup = setup_for(model, row["trainer"], row["method"], **row["options"])
+    asked = workload_on(model, setup, CARD, row["torch"])
+    if not rules_know(asked):
+        raise LoraProfilerError("its layers are known by traces alone")
+    return asked
 
 
-def counted_bytes(row: Mapping[str, Any]) -> int:
-    return int(row["requested_bytes"] - row["workspaces_bytes"])
+def told(row: Row) -> dict[str, Any]:
+    found = predicted(partial(workload, row))
+    return {name: value for name, value in found.items() if name != "error_bound"}
 
 
-def error(row: Mapping[str, Any]) -> float:
-    return float(row["predicted_bytes"] / counted_bytes(row) - 1)
+def run(python: Path, seconds: float, asked: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    with ForkedRehearsals(python, "trainers_server", with_hub=True) as rehearsals:
 
-
-def run(python: Path, until: float, asked: Sequence[dict[str, Any]], rows: list[Any]) -> None:
-    known = {key(row) for row in rows}
-    with tempfile.TemporaryDirectory() as folder:
-        more = {"LORA_PROFILER_RUN": folder, "HF_HUB_CACHE": f"{folder}/hub"}
-        server = ForkedRehearsals(
-            python,
-            find_gpu(CARD),
-            "benchmarks.rehearsed_trainers_server",
-            {**more, "WANDB_MODE": "disabled"},
-        )
-        for row in asked:
-            if key(row) in known or time.monotonic() > until:
-                continue
-            known.add(key(row))
+        def made(row: dict[str, Any]) -> dict[str, Any]:
             start = time.monotonic()
-            found = server.ask(handed(row))
-            row |= {"torch": server.torch, "seconds": round(time.monotonic() - start), **found}
-            row |= predicted(row)
-            print(row, file=sys.stderr, flush=True)
-            rows.append(row)
-            append_row(ROWS, row)
-        server.end()
+            found = rehearsals.ask(CARD, handed(row))
+            row |= {"torch": rehearsals.torch, "seconds": round(time.monotonic() - start), **found}
+            return row | told(row)
+
+        return continued(FAMILY.rows, key, ((key(row), row) for row in asked), made, seconds)
 
 
-def page(rows: Sequence[Mapping[str, Any]]) -> str:
-    done = [row for row in rows if row["status"] == "done" and "predicted_bytes" in row]
-    equal = sum(error(row) == 0 for row in done)
-    off = 100 * max((abs(error(row)) for row in done), default=0.0)
+def page(rows: Sequence[Row]) -> str:
+    errors = [FAMILY.error(row) for row in compared(rows)]
+    off = 100 * max(map(abs, errors), default=0.0)
     lines = [
         "# Public files' settings, rehearsed in TRL",
         "",
@@ -204,19 +189,12 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         " the third step, BLAS workspaces left out, beside what `lora-profile` says of the same."
         " Files are named by address and not kept here. Nothing here was measured on a card.",
         "",
-        f"Of {len(done)} files {equal} are equal to the byte; the worst is {off:.2f} % off.",
+        f"Of {len(errors)} files {errors.count(0)} are equal to the byte; the worst is {off:.2f} %"
+        " off.",
         "",
-        "| file | trainer | method | model | rehearsed | predicted | says | error |",
-        "| --- | --- | --- | --- | ---: | ---: | --- | ---: |",
+        *FAMILY.every_run(rows),
+        *FAMILY.others(rows),
     ]
-    for row in sorted(done, key=lambda row: -abs(error(row))):
-        told = [row[name] for name in ("file", "trainer", "method", "model")]
-        sizes = f"{counted_bytes(row):,} | {row['predicted_bytes']:,}"
-        end = f"{row['exactness']} | {100 * error(row):+.4f} %"
-        lines.append(f"| {' | '.join(told)} | {sizes} | {end} |")
-    if others := [row for row in rows if row not in done]:
-        lines += ["", "## What did not run, or is not predicted", ""]
-        lines += [f"- {r['file']}: {r.get('error') or r.get('refused')}" for r in others]
     return "\n".join(lines) + "\n"
 
 
@@ -224,21 +202,18 @@ def main() -> None:
     parser = parser_of_rows(__doc__)
     parser.add_argument("repositories", nargs="*")
     options = parser.parse_args()
-    rows = read_rows(ROWS)
     if options.again:
-        said = ("predicted_bytes", "exactness", "refused")
-        rows = [{n: v for n, v in row.items() if n not in said} for row in rows]
-        rows = [row | predicted(row) for row in rows]
-        write_rows(ROWS, rows)
+        rows = predicted_anew(read_rows(FAMILY.rows), told)
+        write_rows(FAMILY.rows, rows)
     else:
-        asked = []
+        asked: list[dict[str, Any]] = []
         for argument in options.repositories:
             name, _, repository = argument.partition("=")
             with tempfile.TemporaryDirectory() as folder:
                 asked += questions(name, repository, Path(folder))
         print(len({key(row) for row in asked}), "to ask", file=sys.stderr, flush=True)
-        run(options.python, time.monotonic() + options.seconds, asked, rows)
-    PAGE.write_text(page(rows))
+        rows = run(options.python, options.seconds, asked)
+    FAMILY.page.write_text(page(rows), "utf-8")
 
 
 if __name__ == "__main__":

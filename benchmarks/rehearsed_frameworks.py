@@ -17,30 +17,28 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks import rehearsing
 from benchmarks.framework_cells import FRAMEWORKS, Cell, cells
 from benchmarks.framework_commands import (
     ROOT,
     asked_options,
     changed,
     command_of,
+    data_folder,
     environment_of,
     text_of,
-    write_data,
 )
-from benchmarks.rows import append_row, read_rows, write_rows
+from benchmarks.rehearsed_peaks import Family, predicted_anew
+from benchmarks.rows import Row, continued, read_rows, write_rows
 from lora_profiler.catalog import find_gpu
 from lora_profiler.support.library_memory import WORKSPACES, workspace_bytes
 
-RESULTS = Path(__file__).parent / "results"
-ROWS, PAGE = RESULTS / "rehearsed_frameworks.jsonl", RESULTS / "rehearsed_frameworks.md"
-TOLD = "workspaces of BLAS"
-"""What a prediction leaves out, and rehearsals tell."""
 LOWER_BOUND = "the peak is a lower bound"
 LIMIT_SECONDS = 900
 
@@ -86,17 +84,9 @@ def rehearsed(
 ) -> dict[str, Any]:
     """The steady peak of three steps, in bytes."""
     environment = os.environ | environment_of(cell, command, library)
-    words = [sys.executable, "-m", "lora_profiler", "rehearse", "--format", "json"]
-    words += ["--gpu", cell.card, "--python", python, "--pretend-data", "--", *command]
+    where: dict[str, Any] = {"env": environment, "cwd": folder, "timeout": LIMIT_SECONDS}
     try:
-        done = subprocess.run(
-            words,
-            capture_output=True,
-            text=True,
-            env=environment,
-            cwd=folder,
-            timeout=LIMIT_SECONDS,
-        )
+        done = rehearsing.rehearsed(python, cell.card, command, "--pretend-data", **where)
     except subprocess.TimeoutExpired:
         return {"status": "error", "error": f"not done in {LIMIT_SECONDS} s"}
     if not done.stdout:
@@ -111,14 +101,14 @@ def rehearsed(
     return {
         "status": "done",
         "requested_bytes": rank["peaks"]["steady"]["requested_bytes"],
-        "workspaces_bytes": rank["held"]["categories"].get(TOLD, 0),
+        "workspaces_bytes": rehearsing.workspaces_bytes(rank),
         "whole_requested_bytes": rank["peaks"]["whole"]["requested_bytes"],
         "attention": rank["attention"],
     }
 
 
 def run(
-    python: str, cell: Cell, libraries: Mapping[str, str], clones: Mapping[str, str], folder: Path
+    python: str, libraries: Mapping[str, str], clones: Mapping[str, str], folder: Path, cell: Cell
 ) -> dict[str, Any]:
     library = libraries[cell.framework]
     text = changed(text_of(cell, clones), cell.changes) if cell.file else ""
@@ -128,10 +118,6 @@ def run(
     row |= {"asked": words, "not_modelled": gaps}
     row |= rehearsed(python, cell, command_of(cell, text, folder, library), library, folder)
     return row | {"seconds": round(time.monotonic() - started)} | predicted(words)
-
-
-def error(row: Mapping[str, Any]) -> float:
-    return float(row["predicted_bytes"] / counted_bytes(row) - 1)
 
 
 def counted_bytes(row: Mapping[str, Any]) -> int:
@@ -152,8 +138,18 @@ def _says(row: Mapping[str, Any]) -> str:
     return "exact" if is_exact(row) else bound
 
 
-def page(rows: Sequence[Mapping[str, Any]]) -> str:
-    done = [row for row in rows if "requested_bytes" in row and "predicted_bytes" in row]
+FAMILY = Family(
+    name="rehearsed_frameworks",
+    heads="file | asked",
+    cells=lambda row: (row["file"] or row["framework"], f"`{' '.join(row['asked'])}`"),
+    named=lambda row: f"{row['file'] or row['framework']}, `{' '.join(row['asked'])}`",
+    says=_says,
+    counted=counted_bytes,
+    group=("framework", lambda row: str(row["framework"])),
+)
+
+
+def page(rows: Sequence[Row]) -> str:
     versions = ", ".join(f"{name} {each.version}" for name, each in FRAMEWORKS.items())
     lines = [
         "# Frameworks, rehearsed",
@@ -163,56 +159,27 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         " BLAS workspaces left out, beside what `lora-profile FILE` says. Files are the frameworks'"
         " own, by address, and not kept here. Nothing here was measured on a card.",
         "",
-        "| framework | the answer says | runs | equal | mean error | worst |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        *FAMILY.summary(rows),
+        "",
+        "## Every run, the worst first",
+        "",
+        *FAMILY.every_run(rows),
+        *FAMILY.others(rows),
     ]
-    groups: dict[tuple[str, str], list[float]] = {}
-    for row in done:
-        groups.setdefault((row["framework"], _says(row)), []).append(error(row))
-    for (name, says), errors in sorted(groups.items()):
-        worst, mean = max(errors, key=abs), sum(map(abs, errors)) / len(errors)
-        lines.append(
-            f"| {name} | {says} | {len(errors)} | {errors.count(0.0)} | {100 * mean:.3f} % |"
-            f" {100 * worst:+.3f} % |"
-        )
-    lines += ["", "## Every run, the worst first", ""]
-    lines += ["| file | asked | rehearsed | predicted | says | error |"]
-    lines += ["| --- | --- | ---: | ---: | --- | ---: |"]
-    for row in sorted(done, key=lambda row: -abs(error(row))):
-        lines.append(
-            f"| {row['file'] or row['framework']} | `{' '.join(row['asked'])}` |"
-            f" {counted_bytes(row):,} | {row['predicted_bytes']:,} |"
-            f" {_says(row)} | {100 * error(row):+.4f} % |"
-        )
-    if others := [row for row in rows if row not in done]:
-        lines += ["", "## What did not run, or is not predicted", ""]
-        lines += [
-            f"- {row['file'] or row['framework']}, `{' '.join(row['asked'])}`:"
-            f" {' '.join(str(row.get('error') or row.get('refused')).split())}"
-            for row in others
-        ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     options, libraries, clones = asked_options(__doc__)
-    rows = read_rows(ROWS)
     if options.again:
-        rows = [row | predicted(row["asked"]) for row in rows]
-        write_rows(ROWS, rows)
-    known = {row["key"] for row in rows}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "data").mkdir()
-        write_data(folder / "data")
-        for cell in () if options.again else cells():
-            if cell.key in known or options.only not in cell.key:
-                continue
-            row = run(str(options.python), cell, libraries, clones, folder)
-            print(cell.key, row, file=sys.stderr, flush=True)
-            rows.append(row)
-            append_row(ROWS, row)
-    PAGE.write_text(page(rows))
+        rows = predicted_anew(read_rows(FAMILY.rows), lambda row: predicted(row["asked"]))
+        write_rows(FAMILY.rows, rows)
+    else:
+        questions = ((cell.key, cell) for cell in cells() if options.only in cell.key)
+        with data_folder() as folder:
+            made = partial(run, str(options.python), libraries, clones, folder)
+            rows = continued(FAMILY.rows, lambda row: row["key"], questions, made, options.seconds)
+    FAMILY.page.write_text(page(rows), "utf-8")
 
 
 if __name__ == "__main__":

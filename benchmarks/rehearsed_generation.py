@@ -7,19 +7,17 @@ weights are fetched. Writes `results/rehearsed_generation.jsonl`, a row a run, a
 `results/rehearsed_generation.md`; --again predicts the rows anew.
 """
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.forked_rehearsals import ForkedRehearsals
-from benchmarks.rows import parser_of_rows, read_rows, table, write_rows
-from lora_profiler.catalog import find_gpu, find_model
+from benchmarks.pages import RESULTS, table
+from benchmarks.questions import workload_on
+from benchmarks.rows import parser_of_rows, read_rows, write_rows
 from lora_profiler.planning.engine import predict
-from lora_profiler.platform import Platform, version_of
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
-RESULTS = Path(__file__).parent / "results"
 ROWS, PAGE = RESULTS / "rehearsed_generation.jsonl", RESULTS / "rehearsed_generation.md"
 CARD = "a100_sxm_80gb"
 MODELS = (
@@ -59,10 +57,7 @@ def workload_of(question: Mapping[str, Any], torch: str) -> Workload:
         dtype=question["dtype"],
         lora=LoraConfig(r=question["rank"]) if question["rank"] else None,
     )
-    platform = Platform(capability=find_gpu(CARD).capability, torch=version_of(torch) or (0, 0))
-    return Workload(
-        model=find_model(question["model"], offline=True), setup=setup, platform=platform
-    )
+    return workload_on(question["model"], setup, CARD, torch)
 
 
 def predicted(question: Mapping[str, Any], torch: str) -> dict[str, Any]:
@@ -111,17 +106,11 @@ def _cells(row: Mapping[str, Any]) -> tuple[object, ...]:
 
 def run(python: Path) -> list[dict[str, Any]]:
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        more = {"LORA_PROFILER_RUN": folder, "HF_HUB_CACHE": f"{folder}/hub"}
-        server = ForkedRehearsals(
-            python, find_gpu(CARD), "benchmarks.rehearsed_generation_server", more
-        )
+    with ForkedRehearsals(python, "generation_server", with_hub=True) as rehearsals:
         for question in questions():
-            found = server.ask(question)
-            row = {**question, "torch": server.torch, **found}
-            rows.append(row | predicted(question, server.torch))
+            row = {**question, "torch": rehearsals.torch, **rehearsals.ask(CARD, question)}
+            rows.append(row | predicted(question, rehearsals.torch))
             print(rows[-1], flush=True)
-        server.end()
     return rows
 
 

@@ -8,10 +8,12 @@ it is the script that is rehearsed.
 """
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from benchmarks import rehearsing
+from benchmarks.pages import write_lines
 
 FILE = Path(__file__).parent.parent / "tests" / "data" / "rehearsed_hqq.json"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -62,19 +64,17 @@ def train(cell: dict[str, Any]) -> None:
 
 
 def rehearsed(interpreter: str, cell: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "lora_profiler", "rehearse", "--python", interpreter]
-    command += ["--gpu", "a100_sxm_80gb", "--format", "json", "--"]
-    command += ["python", __file__, json.dumps(cell)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = ["python", __file__, json.dumps(cell)]
+    done = rehearsing.rehearsed(interpreter, "a100_sxm_80gb", command, check=True)
     (rank,) = json.loads(done.stdout)["ranks"]
     peak = rank["peaks"]["steady"]["requested_bytes"]
     assert rank["held"]["requested_bytes"] == peak and rank["second_count"]["is_equal"]
-    return {**cell, "requested_bytes": peak - rank["held"]["categories"]["workspaces of BLAS"]}
+    return {**cell, "requested_bytes": rehearsing.steady_bytes(rank)}
 
 
 if __name__ == "__main__":
     if sys.argv[1].startswith("{"):
         train(json.loads(sys.argv[1]))
     else:
-        rows = ",\n".join(json.dumps(rehearsed(sys.argv[1], cell)) for cell in CELLS)
-        FILE.write_text(f'{{"sizes": {json.dumps(WIDE)}, "rows": [\n{rows}\n]}}\n', "utf-8")
+        rows = (rehearsed(sys.argv[1], cell) for cell in CELLS)
+        write_lines(FILE, {"sizes": WIDE}, list(rows))

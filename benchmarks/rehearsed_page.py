@@ -1,10 +1,12 @@
 """The page of `rehearsed_rules`: predictions less rehearsals, all together, by group, the worst."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+from benchmarks.pages import table
 from benchmarks.rehearsed_configurations import configurations
+from benchmarks.rows import Row, grouped
 from lora_profiler.analytic.families import FAMILIES
 from lora_profiler.catalog import find_model
 from lora_profiler.records.serialize import setup_from_dict
@@ -32,20 +34,15 @@ def page(
         "",
         *_nearness(results),
         "",
-        *_HEADER,
-        _summary("all", results),
     ]
-    groups = {
+    kinds = {
         "answers": lambda r: f"{r['engine']}, {r['exactness']}",
         "card": lambda r: r["card"],
         "method": _method,
         "attention": lambda r: r["setup"]["attention"] + " " + (", ".join(r["attention"]) or "-"),
         "model type": lambda r: find_model(r["model"], offline=True).model_type,
     }
-    for name, group in groups.items():
-        for value in sorted({group(result) for result in results}):
-            of_value = [result for result in results if group(result) == value]
-            lines.append(_summary(f"{name}: {value}", of_value))
+    lines += _summaries({"all": results} | grouped(results, kinds))
     lines += ["", "The worst by requested bytes:", "", *_worst(results, "requested_bytes")]
     lines += _of_traces(of_traces)
     lines += ["", "What did not run:", ""] if failed else []
@@ -56,39 +53,40 @@ def page(
     return "\n".join(lines) + "\n"
 
 
-_HEADER = (
-    "| | compared | requested equal | mean | worst | allocated equal | mean | worst | "
-    "reserved equal | mean | worst |",
-    "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-)
-
-
 def _worst(results: Sequence[Mapping[str, Any]], counter: str) -> list[str]:
     """A table of at most 25 that are not equal."""
-    lines = ["| model | card | options | predicted less rehearsed | share | answer |"]
-    lines += ["| --- | --- | --- | ---: | ---: | --- |"]
     unequal = [result for result in results if result["errors"][counter]]
-    for result in sorted(unequal, key=lambda r: -abs(_share(r, counter)))[:25]:
-        lines.append(
-            f"| {result['model']} | {result['card']} | {options_words(result)} | "
-            f"{result['errors'][counter]:,} | {_share(result, counter):+.4%} | "
-            f"{result['engine']}, {result['exactness']} |"
-        )
-    return lines
+    return table(
+        "model | card | options | >predicted less rehearsed | >share | answer",
+        (
+            (
+                result["model"],
+                result["card"],
+                options_words(result),
+                f"{result['errors'][counter]:,}",
+                f"{_share(result, counter):+.4%}",
+                f"{result['engine']}, {result['exactness']}",
+            )
+            for result in sorted(unequal, key=lambda r: -abs(_share(r, counter)))[:25]
+        ),
+    )
+
+
+_OF_TRACES: Mapping[str, Callable[[Row], bool]] = {
+    "model types without rules": lambda r: (
+        find_model(r["model"], offline=True).model_type not in FAMILIES
+    ),
+    "expandable segments": lambda r: bool(r.get("expandable")),
+    "plain segments": lambda r: not r.get("expandable"),
+}
 
 
 def _of_traces(results: Sequence[Mapping[str, Any]]) -> list[str]:
     if not results:
         return []
+    groups = {name: [r for r in results if holds(r)] for name, holds in _OF_TRACES.items()}
     beyond = [result["bytes_beyond"] for result in results]
     shares = [result["bytes_beyond"] / result["peak_bytes"] for result in results]
-    kinds = {
-        "model types without rules": lambda r: (
-            find_model(r["model"], offline=True).model_type not in FAMILIES
-        ),
-        "expandable segments": lambda r: r.get("expandable"),
-        "plain segments": lambda r: not r.get("expandable"),
-    }
     return [
         "",
         "## Traces and the simulated allocator",
@@ -96,13 +94,7 @@ def _of_traces(results: Sequence[Mapping[str, Any]]) -> list[str]:
         "`--trace`: the same configurations, each traced at exactly its size, and the trace "
         "replayed through the simulated allocator with BLAS workspaces.",
         "",
-        *_HEADER,
-        _summary("all", results),
-        *(
-            _summary(name, of_kind)
-            for name, holds in kinds.items()
-            if (of_kind := [result for result in results if holds(result)])
-        ),
+        *_summaries({"all": results, **{name: of for name, of in groups.items() if of}}),
         "",
         "The least that the allocator completes two steps with, simulated, is above peak and "
         f"workspaces by {mean(shares):.1%} on average, by at most {max(shares):.1%}; in bytes by"
@@ -136,7 +128,15 @@ def _share(result: Mapping[str, Any], counter: str) -> float:
     return float(result["errors"].get(counter, 0) / result["rehearsed"][counter])
 
 
-def _summary(name: str, results: Sequence[Mapping[str, Any]]) -> str:
+def _summaries(groups: Mapping[str, Sequence[Row]]) -> list[str]:
+    return table(
+        " | >compared | >requested equal | >mean | >worst | >allocated equal | >mean | >worst |"
+        " >reserved equal | >mean | >worst",
+        (_summary(name, results) for name, results in groups.items()),
+    )
+
+
+def _summary(name: str, results: Sequence[Row]) -> list[str]:
     cells = [name, str(len(results))]
     for counter in ("requested_bytes", "allocated_bytes", "reserved_bytes"):
         counted = [result for result in results if counter in result["errors"]]
@@ -146,7 +146,7 @@ def _summary(name: str, results: Sequence[Mapping[str, Any]]) -> str:
         shares = [abs(_share(result, counter)) for result in counted]
         equal = sum(result["errors"][counter] == 0 for result in counted)
         cells += [f"{equal} of {len(counted)}", f"{mean(shares):.3%}", f"{max(shares):.3%}"]
-    return f"| {' | '.join(cells)} |"
+    return cells
 
 
 def _method(row: Mapping[str, Any]) -> str:

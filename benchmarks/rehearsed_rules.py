@@ -14,57 +14,45 @@ Rows hold sizes and no times: nothing was measured.
 import hashlib
 import json
 import os
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.own_rows import own_document
 from benchmarks.own_rows import write_rows as write_own_rows
+from benchmarks.pages import RESULTS
+from benchmarks.questions import workload_on
 from benchmarks.rehearsed_configurations import Configuration, configurations
 from benchmarks.rehearsed_page import options_words, page
-from benchmarks.rows import append_row, parser_of_rows, read_rows
+from benchmarks.rehearsing import rehearsed_steps, workspaces_bytes
+from benchmarks.rows import Row, continued, parser_of_rows, read_rows
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.evidence import OwnRow
 from lora_profiler.planning.engine import predict
-from lora_profiler.platform import Platform, version_of
 from lora_profiler.prediction import Prediction
-from lora_profiler.records.serialize import setup_dict, setup_from_dict, workload_dict
-from lora_profiler.rehearsal.build import find_compiler, stubs
-from lora_profiler.rehearsal.cards import pretended
+from lora_profiler.records.serialize import setup_dict, setup_from_dict
+from lora_profiler.rehearsal.build import Stubs, find_compiler, stubs
 from lora_profiler.rehearsal.environment import read_environment
-from lora_profiler.rehearsal.launch import Request, rehearse
 from lora_profiler.report.measured.measured_runs import setting
-from lora_profiler.workload import TrainSetup, Workload, key_fields
+from lora_profiler.workload import TrainSetup, key_fields
 
-HERE = Path(__file__).parent
-ROWS = HERE / "results" / "rehearsed.jsonl"
-TRACED = HERE / "results" / "rehearsed_traced.jsonl"
-PAGE = HERE / "results" / "rehearsed.md"
+ROWS, PAGE = RESULTS / "rehearsed.jsonl", RESULTS / "rehearsed.md"
+TRACED = RESULTS / "rehearsed_traced.jsonl"
 PLENTY_BYTES, PLENTY_EXPANDABLE_BYTES = 1 << 42, 1 << 40
 """Of every card: sizes are compared here, not verdicts. Each pool of expandable segments reserves
 addresses for a whole card."""
 
 
-def key(row: Mapping[str, Any]) -> str:
+def key(row: Row) -> str:
     """The same for rows from before `setup` had its newest fields."""
     setup = key_fields(setup_from_dict(row["setup"]))
     return json.dumps([row["model"], setup, row["card"], row.get("expandable", False)])
 
 
-def workload(model: str, setup: TrainSetup, card: str, torch: str) -> Workload:
-    """Raises LoraProfilerError for a combination that is refused."""
-    version = version_of(torch)
-    assert version is not None
-    platform = Platform(capability=find_gpu(card).capability, torch=version)
-    return Workload(model=find_model(model, offline=True), setup=setup, platform=platform)
-
-
 def prediction(model: str, setup: TrainSetup, card: str, torch: str) -> dict[str, Any]:
     try:
-        answer = predict(workload(model, setup, card, torch), may_trace=False)
+        answer = predict(workload_on(model, setup, card, torch), may_trace=False)
     except LoraProfilerError as error:
         return {"refused": str(error)}
     if answer.saved_activation_bytes is None:
@@ -82,33 +70,29 @@ def _peaks(answer: Prediction, expandable: bool) -> dict[str, int | None]:
     }
 
 
-def trace(until: float, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def trace(seconds: float, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """What a trace of exactly each configuration says, of those that ran alone; the fewest layers
-    first. `smallest_bytes`: what the allocator must be given at least, simulated."""
+    first."""
+    alone = [r for r in rows if "rehearsed" in r and r["setup"]["world_size"] == 1]
+    questions = ((digest(row), row) for row in sorted(alone, key=_layers_run))
+    return continued(TRACED, lambda answer: answer["key"], questions, _traced, seconds)
+
+
+def _traced(row: Row) -> dict[str, Any]:
+    """`smallest_bytes`: what the allocator must be given at least, simulated."""
     from lora_profiler.traced.single_size import predict_once
 
-    traced = read_rows(TRACED)
-    keys = {answer["key"] for answer in traced}
-    alone = [r for r in rows if "rehearsed" in r and r["setup"]["world_size"] == 1]
-    for row in sorted(alone, key=_layers_run):
-        name = digest(row)
-        if name in keys:
-            continue
-        if time.monotonic() > until:
-            break
-        question = workload(row["model"], setup_from_dict(row["setup"]), row["card"], row["torch"])
-        answer: dict[str, Any] = {"key": name}
-        try:
-            prediction = predict_once(question)
-        except LoraProfilerError as error:
-            answer["refused"] = str(error)[:200]
-        else:
-            answer |= _peaks(prediction, row.get("expandable", False))
-            memory = prediction.device_memory
-            answer["smallest_bytes"] = memory and memory.smallest_bytes
-        append_row(TRACED, answer)
-        traced.append(answer)
-    return traced
+    asked = row["model"], setup_from_dict(row["setup"]), row["card"], row["torch"]
+    try:
+        prediction = predict_once(workload_on(*asked))
+    except LoraProfilerError as error:
+        return {"key": digest(row), "refused": str(error)[:200]}
+    memory = prediction.device_memory
+    return {
+        "key": digest(row),
+        **_peaks(prediction, row.get("expandable", False)),
+        "smallest_bytes": memory and memory.smallest_bytes,
+    }
 
 
 def _layers_run(row: Mapping[str, Any]) -> int:
@@ -124,72 +108,60 @@ def main() -> None:
     parser = parser_of_rows(__doc__)
     parser.add_argument("--trace", action="store_true")
     options = parser.parse_args()
-    until = time.monotonic() + options.seconds
-    rows = read_rows(ROWS)
-    if not options.again and not options.trace:
-        rows += run(options.python, until, rows)
-    traced = trace(until if options.trace else 0, rows)
+    if options.again or options.trace:
+        rows = read_rows(ROWS)
+    else:
+        rows = run(options.python, options.seconds)
+    traced = trace(options.seconds, rows) if options.trace else read_rows(TRACED)
     results = [result for row in rows if (result := compared(row)) is not None]
     PAGE.write_text(page(rows, results, compared_traces(rows, traced)))
     write_own_rows("rehearsed", packaged(rows, results))
 
 
-def run(python: Path, until: float, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def run(python: Path, seconds: float) -> list[dict[str, Any]]:
     environment = read_environment(python)
-    libraries = stubs(environment, find_compiler())
-    keys = {key(row) for row in rows}
-    os.environ["PYTHONPATH"] = str(HERE.parent)
-    added = []
-    for configuration in configurations():
-        row: dict[str, Any] = {
-            "model": configuration.model,
-            "setup": setup_dict(configuration.setup),
-            "card": configuration.card,
-            "torch": environment.torch,
-            "expandable": configuration.expandable,
-        }
-        if key(row) in keys:
-            continue
-        if time.monotonic() > until:
-            break
-        row |= rehearsed(configuration, environment.torch, python, libraries)
-        append_row(ROWS, row)
-        added.append(row)
-    return added
+    torch, libraries = environment.torch, stubs(environment, find_compiler())
+
+    def made(configuration: Configuration) -> dict[str, Any]:
+        found = rehearsed(configuration, torch, python, libraries)
+        return _asked(configuration, torch) | found
+
+    questions = ((key(_asked(each, torch)), each) for each in configurations())
+    return continued(ROWS, key, questions, made, seconds)
+
+
+def _asked(configuration: Configuration, torch: str) -> dict[str, Any]:
+    return {
+        "model": configuration.model,
+        "setup": setup_dict(configuration.setup),
+        "card": configuration.card,
+        "torch": torch,
+        "expandable": configuration.expandable,
+    }
 
 
 def rehearsed(
-    configuration: Configuration, torch: str, python: Path, libraries: Any
+    configuration: Configuration, torch: str, python: Path, libraries: Stubs
 ) -> dict[str, Any]:
     """Of several ranks the first."""
     setup, card = configuration.setup, configuration.card
     try:
-        question = workload(configuration.model, setup, card, torch)
+        question = workload_on(configuration.model, setup, card, torch)
     except LoraProfilerError as error:
         return {"refused": str(error)}
     plenty = PLENTY_EXPANDABLE_BYTES if configuration.expandable else PLENTY_BYTES
-    big = replace(pretended(find_gpu(card), 0), total_bytes=plenty)
-    ranks = ("-m", "torch.distributed.run", f"--nproc-per-node={setup.world_size}")
-    step = (str(HERE / "rehearsed_step.py"), json.dumps(workload_dict(question)))
-    command = ("python", *(ranks if setup.world_size > 1 else ()), *step)
     os.environ["PYTORCH_CUDA_ALLOC_CONF"] = f"expandable_segments:{configuration.expandable}"
     try:
-        with open(os.devnull, "wb") as nowhere:
-            result, *_ = rehearse(
-                Request(command=command, python=python, card=big, count=setup.world_size),
-                libraries,
-                nowhere.fileno(),
-            )
+        result = rehearsed_steps(question, find_gpu(card), python, libraries, plenty)
     except LoraProfilerError as error:
         return {"failed": str(error)[-200:]}
     document = result.document
     if result.status != "done":
         error = document["error"] or {}
         return {"failed": f"{result.status}: {error.get('type')}: {error.get('message')}"[:400]}
-    workspaces = (document["held"]["categories"] or {}).get("workspaces of BLAS", 0)
     return {
         "rehearsed": document["peaks"]["steady"],
-        "workspaces_bytes": workspaces,
+        "workspaces_bytes": workspaces_bytes(document),
         "attention": document["attention"],
         "launches": document["launches"][-1],
         "categories": document["held"]["categories"],

@@ -10,19 +10,20 @@ from it. Scripts of others are fetched by version from GitHub, or out of git clo
 (FOLDER/accelerate, FOLDER/peft), and kept nowhere.
 """
 
-import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages import RESULTS, table, write_json, write_page
+from benchmarks.rehearsing import rehearsed
+from benchmarks.rows import Row, parser_of_rows
+
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = Path(__file__).parent / "results"
 ROWS = RESULTS / "rehearsed_scripts.json"
 CARDS = ("t4", "a100_sxm_80gb", "h100_sxm_80gb")
 EIGHT_B = ("plain_loop.py", "--model", "meta-llama/Llama-3.1-8B", "--checkpointing")
@@ -100,26 +101,12 @@ def rehearse(
     python: str, script: tuple[str, ...], card: str, clones: Path | None
 ) -> dict[str, Any]:
     cards = 2 if "fsdp2.py" in script or "--multi_gpu" in script else 1
+    options = ("--gpus", str(cards), "--pretend-data")
+    variables = os.environ | {"PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryDirectory() as folder:  # where it writes what it saves
         command = command_of(script, clones, Path(folder))
-        return rehearsed(python, script, card, cards, command, folder)
-
-
-def rehearsed(
-    python: str, script: tuple[str, ...], card: str, cards: int, command: list[str], folder: str
-) -> dict[str, Any]:
-    started = time.monotonic()
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "lora_profiler", "rehearse", "--format", "json"),
-            *("--gpu", card, "--gpus", str(cards), "--python", python, "--pretend-data"),
-            *("--", *command),
-        ],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
+        started = time.monotonic()
+        done = rehearsed(python, card, command, *options, cwd=folder, env=variables)
     row: dict[str, Any] = {
         "script": " ".join(script),
         "card": card,
@@ -161,45 +148,43 @@ def page(rows: list[dict[str, Any]]) -> str:
         f"{len(counted)}. Bytes of the whole run; `launches`: kernels of a step, and calls of BLAS "
         "and its like; seconds are those of the rehearsal, on two busy cores.",
         "",
-        "| script | card | exit | requested | allocated | reserved | attention | launches | s |",
-        "| --- | --- | ---: | ---: | ---: | ---: | --- | ---: | ---: |",
+        *table(
+            "script | card | >exit | >requested | >allocated | >reserved | attention | >launches"
+            " | >s",
+            map(_cells, rows),
+        ),
+        "",
+        "What did not run, in the words of the script's own libraries:",
+        "",
+        *(_refusal(row) for row in rows if row["exit_code"]),
     ]
-    refusals = []
-    for row in rows:
-        peak = (row.get("peaks") or {}).get("whole") or {}
-        sizes = (peak.get(f"{name}_bytes") for name in ("requested", "allocated", "reserved"))
-        launches = row.get("launches")
-        cells = [
-            f"`{row['script']}`",
-            row["card"] if row["cards"] == 1 else f"{row['cards']} x {row['card']}",
-            str(row["exit_code"]),
-            *("-" if size is None else f"{size:,}" for size in sizes),
-            ", ".join(row.get("attention", ())) or "-",
-            f"{launches['kernels']:,} + {launches['library_calls']:,}" if launches else "-",
-            str(row["seconds"]),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-        if row["exit_code"]:
-            where = f", step {row['step']}, {row['phase']}" if row.get("step") else ""
-            words = " ".join(row["words"].split())
-            refusals.append(f"- `{row['script']}` on {row['card']}{where}: {words[:400]}")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "What did not run, in the words of the script's own libraries:",
-            "",
-            *refusals,
-            "",
-        ]
+    return "\n".join([*lines, ""])
+
+
+def _cells(row: Row) -> tuple[object, ...]:
+    peak = (row.get("peaks") or {}).get("whole") or {}
+    sizes = (peak.get(f"{name}_bytes") for name in ("requested", "allocated", "reserved"))
+    launches = row.get("launches")
+    return (
+        f"`{row['script']}`",
+        row["card"] if row["cards"] == 1 else f"{row['cards']} x {row['card']}",
+        row["exit_code"],
+        *("-" if size is None else f"{size:,}" for size in sizes),
+        ", ".join(row.get("attention", ())) or "-",
+        f"{launches['kernels']:,} + {launches['library_calls']:,}" if launches else "-",
+        row["seconds"],
     )
 
 
+def _refusal(row: Row) -> str:
+    where = f", step {row['step']}, {row['phase']}" if row.get("step") else ""
+    words = " ".join(row["words"].split())
+    return f"- `{row['script']}` on {row['card']}{where}: {words[:400]}"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--python")
+    parser = parser_of_rows(__doc__)
     parser.add_argument("--clones", type=Path)
-    parser.add_argument("--again", action="store_true")
     options = parser.parse_args()
     rows = json.loads(ROWS.read_text()) if ROWS.exists() else []
     keys = {(row["script"], row["card"]) for row in rows}
@@ -208,9 +193,9 @@ def main() -> None:
             continue
         row = rehearse(options.python, script, card, options.clones)
         rows.append(row)
-        ROWS.write_text(json.dumps(rows, indent=1) + "\n")
+        write_json(ROWS, rows)
         print(row["script"], card, row["exit_code"], row.get("words", "")[:100], flush=True)
-    (RESULTS / "rehearsed_scripts.md").write_text(page(rows))
+    write_page("rehearsed_scripts", page(rows))
 
 
 if __name__ == "__main__":

@@ -11,28 +11,26 @@ there is not run again. --again predicts all rows anew and writes the page. Both
 predicted: nothing was measured.
 """
 
-import json
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.forked_rehearsals import ForkedRehearsals
+from benchmarks.pages import RESULTS, table
+from benchmarks.questions import key, workload_on
 from benchmarks.rehearsed_configurations import configurations
 from benchmarks.rehearsed_page import options_words
-from benchmarks.rows import append_row, parser_of_rows, read_rows, table
+from benchmarks.rows import continued, parser_of_rows, read_rows
 from lora_profiler.analytic.kernels import counted_kernels
-from lora_profiler.catalog import find_gpu, find_model
+from lora_profiler.catalog import find_gpu
 from lora_profiler.comparison.throughput import quantile
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.nearest import rehearsed_time
-from lora_profiler.platform import Platform, version_of
 from lora_profiler.records.serialize import setup_dict, setup_from_dict, workload_dict
 from lora_profiler.steptime import StepTime, predict_step_time
 from lora_profiler.workload import Workload
 
-RESULTS = Path(__file__).parent / "results"
 ROWS, PAGE = RESULTS / "rehearsed_time.jsonl", RESULTS / "rehearsed_time.md"
 CARDS = ("a100_sxm_80gb", "rtx_4090", "h100_sxm_80gb")
 WORKLOADS = 42
@@ -42,13 +40,10 @@ BOUND = 0.03
 
 def workloads(torch: str) -> Iterator[tuple[Workload, str]]:
     """With the card of each."""
-    version, found = version_of(torch), 0
-    assert version is not None
+    found = 0
     for each in configurations():
         card = CARDS[found % len(CARDS)]
-        platform = Platform(capability=find_gpu(card).capability, torch=version)
-        model = find_model(each.model, offline=True)
-        workload = Workload(model=model, setup=each.setup, platform=platform)
+        workload = workload_on(each.model, each.setup, card, torch)
         if each.setup.world_size == 1 and predicted(workload, card) is not None:
             yield workload, card
             found += 1
@@ -66,40 +61,29 @@ def predicted(workload: Workload, card: str) -> tuple[StepTime, int] | None:
     return None if found is None else (found, kernels.launches)
 
 
-def run(python: Path, until: float, known: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    keys = {key(row) for row in known}
-    for card in CARDS:
-        server = ForkedRehearsals(python, find_gpu(card), "benchmarks.rehearsed_time_server")
-        for workload, of_card in workloads(server.torch):
-            row: dict[str, Any] = {
-                "model": workload.model.id,
-                "setup": setup_dict(workload.setup),
-                "card": card,
-                "torch": server.torch,
-            }
-            if of_card != card or key(row) in keys:
-                continue
-            if time.monotonic() > until:
-                break
-            yield row | server.ask({"workload": workload_dict(workload)})
-        server.end()
+def run(python: Path, seconds: float) -> list[dict[str, Any]]:
+    with ForkedRehearsals(python, "time_server") as rehearsals:
+        torch = rehearsals.torch
+
+        def made(question: tuple[Workload, str]) -> dict[str, Any]:
+            workload, card = question
+            answer = rehearsals.ask(card, {"workload": workload_dict(workload)})
+            return _asked(workload, card) | {"torch": torch} | answer
+
+        questions = ((key(_asked(*each)), each) for each in workloads(torch))
+        return continued(ROWS, key, questions, made, seconds)
 
 
-def key(row: Mapping[str, Any]) -> str:
-    return json.dumps([row["model"], row["setup"], row["card"]], sort_keys=True)
+def _asked(workload: Workload, card: str) -> dict[str, Any]:
+    return {"model": workload.model.id, "setup": setup_dict(workload.setup), "card": card}
 
 
 def compared(row: Mapping[str, Any]) -> dict[str, Any] | None:
     """Both times, and their launches; None where the rehearsal failed."""
     if row["status"] != "done":
         return None
-    version = version_of(row["torch"])
-    assert version is not None
     gpu, setup = find_gpu(row["card"]), setup_from_dict(row["setup"])
-    platform = Platform(capability=gpu.capability, torch=version)
-    workload = Workload(
-        model=find_model(row["model"], offline=True), setup=setup, platform=platform
-    )
+    workload = workload_on(row["model"], setup, row["card"], row["torch"])
     beside, found = predicted(workload, row["card"]), rehearsed_time(row["work"], gpu)
     assert beside is not None and found.time is not None
     launches = row["work"]["launches"] + row["work"]["library_calls"]
@@ -162,11 +146,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def main() -> int:
     options = parser_of_rows(__doc__).parse_args()
-    rows = read_rows(ROWS)
-    if not options.again:
-        for row in run(options.python, time.monotonic() + options.seconds, list(rows)):
-            rows.append(row)
-            append_row(ROWS, row)
+    rows = read_rows(ROWS) if options.again else run(options.python, options.seconds)
     PAGE.write_text(page(rows), encoding="utf-8")
     return 0
 

@@ -13,11 +13,10 @@ key has the text; --again writes the page anew. Both times are predicted: nothin
 
 import json
 import os
-import sys
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
+from functools import partial
 from math import hypot
 from pathlib import Path
 from typing import Any
@@ -30,21 +29,22 @@ from benchmarks.framework_commands import (
     asked_options,
     changed,
     command_of,
+    data_folder,
     environment_of,
     text_of,
-    write_data,
 )
+from benchmarks.pages import RESULTS, table
+from benchmarks.questions import workload_on
 from benchmarks.rehearsed_frameworks import asked, profiled
 from benchmarks.rehearsed_time import BOUND
 from benchmarks.rehearsed_trainers import Cell as Trained
 from benchmarks.rehearsed_trainers import cells as trained
-from benchmarks.rows import append_row, read_rows
+from benchmarks.rows import continued, read_rows
 from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import Gpu, find_gpu, find_model
 from lora_profiler.comparison.throughput import quantile
 from lora_profiler.errors import RehearsalError
 from lora_profiler.planning.nearest import kernels_of, rehearsed_time
-from lora_profiler.platform import Platform, version_of
 from lora_profiler.records.serialize import setup_from_dict
 from lora_profiler.rehearsal.build import find_compiler, stubs
 from lora_profiler.rehearsal.cards import pretended
@@ -54,9 +54,7 @@ from lora_profiler.steptime import PARTS, constants_for, rates_of
 from lora_profiler.steptime.roofline import loaded, weights
 from lora_profiler.steptime.step import step_of
 from lora_profiler.support.generations import as_made
-from lora_profiler.workload import Workload
 
-RESULTS = Path(__file__).parent / "results"
 ROWS, PAGE = (RESULTS / f"rehearsed_time_of_others.{end}" for end in ("jsonl", "md"))
 TRAINED = (
     "transformers full HuggingFaceTB/SmolLM2-135M a100_sxm_80gb 1 512",
@@ -138,16 +136,17 @@ def scripts() -> dict[str, Trained | Command]:
 
 def run(
     python: Path,
-    cell: Trained | Command,
     libraries: Mapping[str, str],
     clones: Mapping[str, str],
     folder: Path,
+    question: tuple[str, Trained | Command],
 ) -> dict[str, Any]:
-    """The question in words, and what one step of the script launches."""
+    """The name of a script, the question in words, and what one step of the script launches."""
+    script, cell = question
     if isinstance(cell, Trained):
         words = cell.command.split()
-        script = Path(__file__).parent / "rehearsed_trainer.py"
-        command = ["python", str(script), json.dumps(cell.question())]
+        trainer = Path(__file__).parent / "inside" / "trainer.py"
+        command = ["python", str(trainer), json.dumps(cell.question())]
         variables = {"PYTHONPATH": str(ROOT)}
     else:
         library = libraries[cell.framework]
@@ -163,7 +162,7 @@ def run(
         pretends_data=True,
         with_work=True,
     )
-    row = {"asked": words, "card": cell.card, "torch": environment.torch}
+    row = {"script": script, "asked": words, "card": cell.card, "torch": environment.torch}
     with patch.dict(os.environ, variables), chdir(folder):
         try:
             (rehearsal,) = rehearse(request, stubs(environment, find_compiler()), output=2)
@@ -210,9 +209,8 @@ def operators(
     weighed by its own mean over the mean time.
     """
     setup, seconds = setup_from_dict(answer["setup"]), answer["step_time"]["seconds"]
-    platform = Platform(capability=gpu.capability, torch=version_of(row["torch"]) or (0, 0))
     model = as_made(find_model(answer["model"]["id"], offline=True), setup)
-    counted = counted_kernels(Workload(model=model, setup=setup, platform=platform))
+    counted = counted_kernels(workload_on(model, setup, row["card"], row["torch"]))
     rates, (constants, _) = rates_of(gpu), constants_for(gpu)
     assert rates is not None
     times: Counter[tuple[str, int]] = Counter()
@@ -266,15 +264,10 @@ def page(rows: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]
         f" differ: shares of the predicted step, from {LEAST:.1%}. Launches are without the"
         " update's.",
         "",
-        "| script | card | rehearsed, s | predicted, s | difference | where | launches | counted |",
-        "| --- | --- | ---: | ---: | ---: | --- | ---: | ---: |",
-        *(
-            f"| {row['script'].replace(' ' + row['card'], '')} | {row['card']} |"
-            f" {row['rehearsed_seconds']:.4f} | {row['predicted_seconds']:.4f} |"
-            f" {row['difference']:+.2%} |"
-            f" {', '.join(f'{part} {share:+.1%}' for part, share in row['parts'].items())} |"
-            f" {row['launches']:,} | {row['counted']:,} |"
-            for row in found
+        *table(
+            "script | card | >rehearsed, s | >predicted, s | >difference | where | >launches"
+            " | >counted",
+            map(_cells, found),
         ),
         "",
         f"## Beyond {BOUND:.0%}, and why",
@@ -291,16 +284,26 @@ def page(rows: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]
             "",
             cause_of(row["script"]),
             "",
-            "| operator | times, rehearsed | predicted | on the card, of the step | with its"
-            " launches |",
-            "| --- | ---: | ---: | ---: | ---: |",
-            *(
-                f"| {op} | {n:,} | {m:,} | {share:+.2%} | {whole:+.2%} |"
-                for op, n, m, share, whole in row["operators"]
+            *table(
+                "operator | >times, rehearsed | >predicted | >on the card, of the step | >with its"
+                " launches",
+                (
+                    (op, f"{n:,}", f"{m:,}", f"{share:+.2%}", f"{whole:+.2%}")
+                    for op, n, m, share, whole in row["operators"]
+                ),
             ),
         ]
     lines += ["", "Asked:", "", *(f"- `{' '.join(row['asked'])}`" for row in found)]
     return "\n".join([*lines, ""])
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    card = row["card"]
+    times = (f"{row[f'{kind}_seconds']:.4f}" for kind in ("rehearsed", "predicted"))
+    where = ", ".join(f"{part} {share:+.1%}" for part, share in row["parts"].items())
+    counts = (f"{row[kind]:,}" for kind in ("launches", "counted"))
+    script = row["script"].replace(f" {card}", "")
+    return script, card, *times, f"{row['difference']:+.2%}", where, *counts
 
 
 def cause_of(script: str) -> str:
@@ -309,19 +312,13 @@ def cause_of(script: str) -> str:
 
 def main() -> None:
     options, libraries, clones = asked_options(__doc__)
-    rows = read_rows(ROWS)
-    known = {row["script"] for row in rows}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "data").mkdir()
-        write_data(folder / "data")
-        for script, cell in scripts().items():
-            if options.again or script in known or options.only not in script:
-                continue
-            row = {"script": script, **run(options.python, cell, libraries, clones, folder)}
-            print(script, row["status"], file=sys.stderr, flush=True)
-            rows.append(row)
-            append_row(ROWS, row)
+    if options.again:
+        rows = read_rows(ROWS)
+    else:
+        questions = ((each[0], each) for each in scripts().items() if options.only in each[0])
+        with data_folder() as folder:
+            made = partial(run, options.python, libraries, clones, folder)
+            rows = continued(ROWS, lambda row: row["script"], questions, made, options.seconds)
     PAGE.write_text(page(rows, [answered(row["asked"]) for row in rows]), encoding="utf-8")
 
 

@@ -12,27 +12,29 @@ Half an hour on two cores.
 """
 
 import json
-import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from benchmarks.forked_rehearsals import ForkedRehearsals
-from benchmarks.rows import append_row, parser_of_rows, read_rows, write_rows
-from lora_profiler.catalog import find_gpu, find_model
-from lora_profiler.errors import LoraProfilerError
-from lora_profiler.planning.engine import predict
+from benchmarks.questions import flags, workload_on
+from benchmarks.rehearsed_peaks import Family, predicted, predicted_anew
+from benchmarks.rows import Row, continued, parser_of_rows, read_rows, write_rows
+from lora_profiler.catalog import find_model
 from lora_profiler.planning.setups import setup_for
-from lora_profiler.platform import Platform, version_of
 from lora_profiler.support.generations import as_made
 from lora_profiler.workload import Method, Workload
 
-RESULTS = Path(__file__).parent / "results"
-ROWS, PAGE = RESULTS / "rehearsed_trainers.jsonl", RESULTS / "rehearsed_trainers.md"
+FAMILY = Family(
+    name="rehearsed_trainers",
+    heads="command",
+    cells=lambda row: (f"`{row['command']}`",),
+    named=lambda row: f"`{row['command']}`",
+    group=("trainer", lambda row: str(json.loads(row["key"])[0])),
+)
 CARDS = ("a100_sxm_80gb", "h100_sxm_80gb", "t4")
 HALF = {"dtype": "float16"}
 """A T4 has no products of bfloat16."""
@@ -61,23 +63,13 @@ class Cell:
 
     @property
     def command(self) -> str:
-        flags = " ".join(
-            f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
-            for name, value in self._told.items()
-        )
-        return (
-            f"{self.model} --method {self.method} --trainer {self.trainer} {flags}"
-            f" --gpu {self.card}"
-        )
+        asked = f"{self.model} --method {self.method} --trainer {self.trainer}"
+        return f"{asked} {flags(self._told)} --gpu {self.card}"
 
     def workload(self, torch: str) -> Workload:
         model = find_model(self.model, offline=True)
         setup = setup_for(model, self.trainer, self.method, **self._told)
-        model = as_made(model, setup)
-        platform = Platform(
-            capability=find_gpu(self.card).capability, torch=version_of(torch) or (0, 0)
-        )
-        return Workload(model=model, setup=setup, platform=platform)
+        return workload_on(as_made(model, setup), setup, self.card, torch)
 
     def question(self) -> dict[str, Any]:
         """What the trainer is given: what the options name, and nothing else."""
@@ -175,64 +167,26 @@ def _cell(
     return Cell(trainer=trainer, method=method, model=model, card=card, options=options)
 
 
-def run(python: Path, until: float, rows: list[dict[str, Any]]) -> None:
-    known = {row["key"] for row in rows}
-    for card in CARDS:
-        todo = [c for c in cells() if c.card == card and c.key not in known]
-        if not todo or time.monotonic() > until:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            more = {
-                "LORA_PROFILER_RUN": folder,
-                "HF_HUB_CACHE": f"{folder}/hub",
-                "WANDB_MODE": "disabled",
+def run(python: Path, seconds: float) -> list[dict[str, Any]]:
+    with ForkedRehearsals(python, "trainers_server", with_hub=True) as rehearsals:
+
+        def made(cell: Cell) -> dict[str, Any]:
+            start = time.monotonic()
+            found = rehearsals.ask(cell.card, cell.question())
+            return {
+                "key": cell.key,
+                "command": cell.command,
+                "torch": rehearsals.torch,
+                "seconds": round(time.monotonic() - start),
+                **found,
+                **predicted(partial(cell.workload, rehearsals.torch)),
             }
-            server = ForkedRehearsals(
-                python, find_gpu(card), "benchmarks.rehearsed_trainers_server", more
-            )
-            for cell in todo:
-                if time.monotonic() > until:
-                    break
-                start = time.monotonic()
-                found = server.ask(cell.question())
-                row = {
-                    "key": cell.key,
-                    "command": cell.command,
-                    "torch": server.torch,
-                    "seconds": round(time.monotonic() - start),
-                    **found,
-                }
-                row |= predicted(cell, server.torch)
-                print(cell.command, found, row.get("predicted_bytes"), file=sys.stderr, flush=True)
-                rows.append(row)
-                append_row(ROWS, row)
-            server.end()
+
+        questions = ((cell.key, cell) for cell in cells())
+        return continued(FAMILY.rows, lambda row: row["key"], questions, made, seconds)
 
 
-def predicted(cell: Cell, torch: str) -> dict[str, Any]:
-    try:
-        answer = predict(cell.workload(torch), may_trace=False)
-    except LoraProfilerError as error:
-        return {"refused": str(error)}
-    return {
-        "predicted_bytes": answer.peak.total_bytes,
-        "exactness": answer.exactness,
-        "error_bound": answer.error_bound,
-    }
-
-
-def error(row: Mapping[str, Any]) -> float:
-    counted = row["requested_bytes"] - row["workspaces_bytes"]
-    return float(row["predicted_bytes"] / counted - 1)
-
-
-def compared(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those that ran through and are predicted."""
-    return [r for r in rows if r["status"] == "done" and "predicted_bytes" in r]
-
-
-def page(rows: Sequence[Mapping[str, Any]]) -> str:
-    done = compared(rows)
+def page(rows: Sequence[Row]) -> str:
     lines = [
         "# Trainers, rehearsed",
         "",
@@ -242,53 +196,28 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         " third step, BLAS workspaces left out, beside what `--trainer` says."
         " Nothing here was measured on a card.",
         "",
-        "| trainer | the answer says | runs | equal | mean error | worst | worst case |",
-        "| --- | --- | ---: | ---: | ---: | ---: | --- |",
+        *FAMILY.summary(rows, with_case=True),
+        "",
+        "## Every run, the worst first",
+        "",
+        *FAMILY.every_run(rows),
+        *FAMILY.others(rows),
     ]
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for row in done:
-        groups.setdefault((json.loads(row["key"])[0], row["exactness"]), []).append(row)
-    for (trainer, says), found in sorted(groups.items()):
-        errors = [error(row) for row in found]
-        worst = max(found, key=lambda row: abs(error(row)))
-        lines.append(
-            f"| {trainer} | {says} | {len(found)} | {sum(e == 0 for e in errors)} |"
-            f" {100 * mean(map(abs, errors)):.3f} % | {100 * error(worst):+.3f} % |"
-            f" `{worst['command']}` |"
-        )
-    lines += ["", "## Every run, the worst first", ""]
-    lines += [
-        "| command | rehearsed | predicted | says | error |",
-        "| --- | ---: | ---: | --- | ---: |",
-    ]
-    for row in sorted(done, key=lambda row: -abs(error(row))):
-        counted = row["requested_bytes"] - row["workspaces_bytes"]
-        lines.append(
-            f"| `{row['command']}` | {counted:,} | {row['predicted_bytes']:,} |"
-            f" {row['exactness']} | {100 * error(row):+.4f} % |"
-        )
-    if others := [row for row in rows if row not in done]:
-        lines += ["", "## What did not run, or is not predicted", ""]
-        lines += [f"- `{r['command']}`: {r.get('error') or r.get('refused')}" for r in others]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     options = parser_of_rows(__doc__).parse_args()
-    rows = read_rows(ROWS)
     if options.again:
         by_key = {cell.key: cell for cell in cells()}
-        said = ("predicted_bytes", "exactness", "error_bound", "refused")
-        rows = [
-            {name: value for name, value in row.items() if name not in said}
-            | predicted(by_key[row["key"]], row["torch"])
-            for row in rows
-            if row["key"] in by_key
-        ]
-        write_rows(ROWS, rows)
+        kept = [row for row in read_rows(FAMILY.rows) if row["key"] in by_key]
+        rows = predicted_anew(
+            kept, lambda row: predicted(partial(by_key[row["key"]].workload, row["torch"]))
+        )
+        write_rows(FAMILY.rows, rows)
     else:
-        run(options.python, time.monotonic() + options.seconds, rows)
-    PAGE.write_text(page(rows))
+        rows = run(options.python, options.seconds)
+    FAMILY.page.write_text(page(rows), "utf-8")
 
 
 if __name__ == "__main__":

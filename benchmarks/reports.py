@@ -1,17 +1,16 @@
 """The project's own reports: one HTML page for each machine whose records are committed, and one of
 the mathematics of LoRA.
 
-    python -m benchmarks.reports             writes reports/MACHINE.html from
-    benchmarks/records/MACHINE/, and
-                                             reports/mathematics.html from benchmarks/results/;
-                                             needs the report extra
+    python -m benchmarks.reports [--output FOLDER]
+
+Writes `reports/MACHINE.html` from benchmarks/records/MACHINE/, and `reports/mathematics.html` from
+benchmarks/results/mathematics.json, or into FOLDER; needs the report extra.
 
 Nothing in a page depends on when or where it is made: the same results, versions and code give the
 same bytes. What predicts is what a fresh installation has, the rules and the bundled profiles; a
 cache of this machine is not looked into.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -19,6 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.pages import parser_of
 from lora_profiler._common.paths import CACHE_VARIABLE
 from lora_profiler.comparison.scored import scored
 from lora_profiler.records.load import read_set
@@ -64,13 +64,7 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--output", type=Path, default=REPORTS, metavar="FOLDER", help="default: reports/"
-    )
-    folder: Path = parser.parse_args().output
+    folder: Path = parser_of(__doc__, output=REPORTS).parse_args().output
     folder.mkdir(exist_ok=True)
     for name, text in pages():
         path = folder / f"{name}.html"

@@ -1,11 +1,18 @@
-"""Rows of results: JSON lines that are written as each ends, the options of what makes them, and
-their tables in Markdown."""
+"""Rows of results: JSON lines that are written as each ends, so that a benchmark can be run in
+pieces, and the options of what makes them."""
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
+import sys
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from benchmarks.pages import parser_of
+
+Question = TypeVar("Question")
+Row = Mapping[str, Any]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -15,30 +22,51 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
-def append_row(path: Path, row: Mapping[str, Any]) -> None:
+def append_row(path: Path, row: Row) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def continued(
+    path: Path,
+    key: Callable[[Row], Hashable],
+    questions: Iterable[tuple[Hashable, Question]],
+    made: Callable[[Question], dict[str, Any]],
+    seconds: float = float("inf"),
+) -> list[dict[str, Any]]:
+    """The rows of `path`, and one `made` of each question whose key none of them has, written as
+    it ends; none is begun after so many seconds."""
+    until = time.monotonic() + seconds
+    rows = read_rows(path)
+    known = {key(row) for row in rows}
+    for name, question in questions:
+        if name in known:
+            continue
+        if time.monotonic() > until:
+            break
+        known.add(name)
+        rows.append(made(question))
+        append_row(path, rows[-1])
+        print(name, rows[-1].get("status", ""), file=sys.stderr, flush=True)
+    return rows
+
+
+def grouped(rows: Sequence[Row], kinds: Mapping[str, Callable[[Row], str]]) -> dict[str, list[Row]]:
+    """By each of `kinds` in turn, as `card: t4`."""
+    return {
+        f"{name}: {value}": [row for row in rows if kind(row) == value]
+        for name, kind in kinds.items()
+        for value in sorted({kind(row) for row in rows})
+    }
 
 
 def parser_of_rows(description: str | None) -> argparse.ArgumentParser:
     """--python: of an environment with a CUDA build of torch; --seconds: after which nothing more
     is begun; --again: predict anew what is there and run nothing."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=description, formatter_class=raw)
+    parser = parser_of(description, seconds=float("inf"), again=False)
     parser.add_argument("--python", type=Path)
-    parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--again", action="store_true")
     return parser
-
-
-def table(heads: str, rows: Iterable[Iterable[object]]) -> list[str]:
-    """Lines of Markdown. Heads are parted by `|`; a column whose head begins with `>` is aligned to
-    the right."""
-    names = [head.strip() for head in heads.split("|")]
-    marks = ["---:" if name.startswith(">") else "---" for name in names]
-    cells = ([name.removeprefix(">") for name in names], marks, *rows)
-    return [f"| {' | '.join(map(str, row))} |" for row in cells]

@@ -7,16 +7,15 @@ byte, by family and by kind, and every case that is not. About five minutes on o
 test extra.
 """
 
-import json
 import sys
 import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
@@ -24,10 +23,10 @@ import torch
 
 import cases
 import oracle
+from benchmarks.pages import versions_of, words_of, write_document, write_page
 from lora_profiler.analytic import predict
 
-RESULTS = Path(__file__).parent / "results"
-VERSIONS = {name: version(name) for name in ("torch", "transformers", "peft")}
+VERSIONS = versions_of("torch", "transformers", "peft")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +77,10 @@ def as_markdown(rows: list[Row], seconds: float) -> str:
     lines = [
         "# Saved activation bytes, predicted and real",
         "",
-        (
-            f"{len(rows) - len(failures)} of {len(rows)} cases equal to the byte. Real: the"
-            " storages that `saved_tensors_hooks` sees"
-        ),
+        f"{len(rows) - len(failures)} of {len(rows)} cases equal to the byte. Real: the"
+        " storages that `saved_tensors_hooks` sees",
         "in one forward pass of a transformers + PEFT model on the CPU",
-        f"({', '.join(f'{name} {number}' for name, number in VERSIONS.items())}).",
+        f"({words_of(VERSIONS)}).",
         f"`python -m benchmarks.saved_bytes`, {seconds:.0f} s on one thread.",
     ]
     for key in ("family", "trains", "dtype", "attention", "checkpointing", "batch x sequence"):
@@ -103,7 +100,7 @@ def as_markdown(rows: list[Row], seconds: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_json(rows: list[Row]) -> str:
+def document(rows: list[Row]) -> dict[str, Any]:
     failures = [
         {"case": str(r.case), "real": r.real, "predicted": r.predicted} for r in rows if not r.exact
     ]
@@ -111,14 +108,13 @@ def as_json(rows: list[Row]) -> str:
         value: {"exact": exact, "cases": number} for value, exact, number in counted(rows, "family")
     }
     exact = len(rows) - len(failures)
-    found = {
+    return {
         "cases": len(rows),
         "exact": exact,
         "families": by_family,
         "failures": failures,
         "versions": VERSIONS,
     }
-    return json.dumps(found, indent=1) + "\n"
 
 
 def main() -> int:
@@ -132,9 +128,8 @@ def main() -> int:
             print(row.case, row.real, row.predicted, flush=True)
         if len(rows) % 500 == 0:
             print(f"{len(rows)} cases", flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "saved_bytes.md").write_text(as_markdown(rows, time.perf_counter() - started))
-    (RESULTS / "saved_bytes.json").write_text(as_json(rows))
+    write_page("saved_bytes", as_markdown(rows, time.perf_counter() - started))
+    write_document("saved_bytes", document(rows))
     inexact = sum(not r.exact for r in rows)
     print(f"{len(rows) - inexact} of {len(rows)} exact")
     return 1 if inexact else 0

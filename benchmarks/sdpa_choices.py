@@ -1,12 +1,13 @@
 """Asks torch which kernel scaled_dot_product_attention takes, for a grid of calls, and keeps the
 answers.
 
-    python benchmarks/sdpa_choices.py [--out tests/data/sdpa_choices.json] [--control]
+    python benchmarks/sdpa_choices.py [--out FILE] [--control]
 
-Runs on any torch that sees a "cuda" device, a real card or libraries that pretend one: the choice
-is made on the host, from the card's compute capability, torch's version, and cuDNN's. What the file
-holds of this version, capability and setting is replaced. --control makes the calls instead, with
-their backward, and says where what they left for backward is not the choice.
+Writes `tests/data/sdpa_choices.json`, or FILE. Runs on any torch that sees a "cuda" device, a real
+card or libraries that pretend one: the choice is made on the host, from the card's compute
+capability, torch's version, and cuDNN's. What the file holds of this version, capability and
+setting is replaced. --control makes the calls instead, with their backward, and says where what
+they left for backward is not the choice.
 """
 
 import argparse

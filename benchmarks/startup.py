@@ -1,16 +1,15 @@
 """How long a user waits for `lora-profile meta-llama/Llama-3.1-8B --rank 16`, as ratios in one run.
 
-    python benchmarks/startup.py [--also FOLDER ...] [--rounds N] [--write]
+    python -m benchmarks.startup [--also FOLDER ...] [--rounds N] [--write]
 
 Compared with a bare interpreter, with `accelerate estimate-memory --help`, and with the rivals
 `fitcheck` (fitcheck-llm) and `canifinetune`, wherever one is found in this environment's folder of
 programs or in a folder given by --also. A rival that cannot answer without a network is asked for
 its --help, which is less work than an answer; the table says what was asked. Rounds are
 interleaved, so that a slow moment of the machine meets all alike. Prints Markdown and JSON; --write
-also puts both into benchmarks/results/.
+also puts both into `results/startup.md` and `results/startup.json`.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -21,7 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-RESULTS = Path(__file__).resolve().parent / "results"
+from benchmarks.pages import parser_of, table, tell
+
 OURS = "lora-profile meta-llama/Llama-3.1-8B --rank 16"
 
 
@@ -141,21 +141,14 @@ def markdown(results: list[Result]) -> str:
     lines = [
         "# Start-up",
         "",
-        (
-            f"Whole processes, {platform.python_implementation()} {platform.python_version()} on"
-            f" {os.cpu_count()} cores ({platform.machine()}), interleaved. Written by"
-            " `benchmarks/startup.py`."
-        ),
+        f"Whole processes, {platform.python_implementation()} {platform.python_version()} on"
+        f" {os.cpu_count()} cores ({platform.machine()}), interleaved. Written by"
+        " `benchmarks/startup.py`.",
         "",
-        "| command | version | rounds | median s | least s | times ours |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        *table(
+            "command | version | >rounds | >median s | >least s | >times ours", map(_cells, results)
+        ),
     ]
-    for r in results:
-        name = f"**`{r.name}`**" if r.name == OURS else f"`{r.name}`"
-        lines.append(
-            f"| {name} | {r.version or '?'} | {r.rounds} | {r.median_seconds:.3f} |"
-            f" {r.least_seconds:.3f} | {r.times_ours:.2f} |"
-        )
     if any(r.name.startswith("fitcheck") for r in results):
         lines += [
             "",
@@ -164,33 +157,26 @@ def markdown(results: list[Result]) -> str:
     return "\n".join([*lines, ""])
 
 
+def _cells(r: Result) -> tuple[object, ...]:
+    name = f"**`{r.name}`**" if r.name == OURS else f"`{r.name}`"
+    times = (f"{r.median_seconds:.3f}", f"{r.least_seconds:.3f}", f"{r.times_ours:.2f}")
+    return name, r.version or "?", r.rounds, *times
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--also", action="append", default=[], metavar="FOLDER", help="look for programs there too"
-    )
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--write", action="store_true", help="into benchmarks/results/")
+    parser = parser_of(__doc__, rounds=20, write=False)
+    parser.add_argument("--also", action="append", default=[])
     options = parser.parse_args()
     results = measure(
         cases([Path(sys.executable).parent, *map(Path, options.also)]), options.rounds
     )
-    document = json.dumps(
-        {
-            "python": platform.python_version(),
-            "cores": os.cpu_count(),
-            "results": [asdict(r) for r in results],
-        },
-        indent=1,
-    )
-    print(markdown(results))
-    print(document)
-    if options.write:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "startup.md").write_text(markdown(results), "utf-8")
-        (RESULTS / "startup.json").write_text(document + "\n", "utf-8")
+    document = {
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "results": [asdict(r) for r in results],
+    }
+    print(json.dumps(document, indent=1))
+    tell("startup", markdown(results), document, writes=options.write)
 
 
 if __name__ == "__main__":

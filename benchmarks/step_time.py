@@ -12,16 +12,15 @@ extra.
 """
 
 import gc
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.pages import table, versions_of, words_of, write_document, write_json, write_page
 from benchmarks.public_rows import stacks
 from benchmarks.public_rows.conditions import NotExpressibleError
 from benchmarks.public_rows.packaged import step_document, write
@@ -47,7 +46,6 @@ from lora_profiler.steptime.constants import Fixed
 from lora_profiler.steptime.families import HOSTS, constants_for
 from lora_profiler.steptime.fit import Fitted, fit, leave_out
 
-RESULTS = Path(__file__).parent / "results"
 DATA = Path(__file__).parents[1] / "lora_profiler" / "steptime" / "data"
 MARKS = {"leave one model out": (1.5, 6), "leave one source out": (4, 13)}
 """Median and 90th percentile of absolute errors, in %, that the A100 rows are to reach."""
@@ -97,13 +95,11 @@ def main() -> None:
     )
     print(text)
     if "--write" in sys.argv[1:]:
-        (RESULTS / "step_time.md").write_text(text, encoding="utf-8")
+        write_page("step_time", text)
         rows = [json_row(case, found, from_the_other, apart) for case in cases]
         width = published_width(a100, found)
         everything = {"rows": rows, "left_out": left_out, "half_width": width}
-        (RESULTS / "step_time.json").write_text(
-            json.dumps(everything, indent=1) + "\n", encoding="utf-8"
-        )
+        write_document("step_time", everything)
         families = [
             {
                 "family": name,
@@ -115,9 +111,7 @@ def main() -> None:
             for name, f in fits.items()
         ]
         constants = {"families": families, "half_width": width}
-        (DATA / "constants.json").write_text(
-            json.dumps(constants, indent=1) + "\n", encoding="utf-8"
-        )
+        write_json(DATA / "constants.json", constants)
         write("steps", step_document(everything))
 
 
@@ -167,44 +161,38 @@ def report(
     lines = [
         "# Step time against public measurements",
         "",
-        (
-            "Written by `python -m benchmarks.step_time --write`; errors are (predicted - measured)"
-            " / measured of a step's seconds,"
-        ),
+        "Written by `python -m benchmarks.step_time --write`; errors are (predicted - measured)"
+        " / measured of a step's seconds,",
         "in %, as median / 90th percentile / largest of their absolute values. Traced by "
-        + ", ".join(
-            f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "bitsandbytes")
-        )
+        + words_of(versions_of("torch", "transformers", "peft", "bitsandbytes"))
         + ".",
         "",
-        (
-            f"{len(a100)} A100 rows, fitted: eta {fitted.eta:.3f}, beta {fitted.beta:.3f}, and"
-            f" {1e6 * found.older_launch:.1f} us a launch for the rows of torch 2.0 alone"
-        ),
-        (
-            "(without its source the usual launch). Only these three were fitted; the rules were"
-            " chosen with these rows in sight, so that on"
-        ),
+        f"{len(a100)} A100 rows, fitted: eta {fitted.eta:.3f}, beta {fitted.beta:.3f}, and"
+        f" {1e6 * found.older_launch:.1f} us a launch for the rows of torch 2.0 alone",
+        "(without its source the usual launch). Only these three were fitted; the rules were"
+        " chosen with these rows in sight, so that on",
         "new ones somewhat more is to be expected.",
         "",
-        "| test | rows | median / p90 / max | to be reached |",
-        "| --- | ---: | ---: | ---: |",
+        *table(
+            "test | >rows | >median / p90 / max | >to be reached",
+            (
+                (name, len(errors), three(errors.values()), "{} / {}".format(*MARKS[name]))
+                for name, errors in tests.items()
+            ),
+        ),
     ]
-    for name, errors in tests.items():
-        middle, high = MARKS[name]
-        lines.append(f"| {name} | {len(errors)} | {three(errors.values())} | {middle} / {high} |")
     trusted = [by_model[c.replay.id] for c in a100 if c.replay.tier < 3]
     lines += [f"| leave one model out, tiers 1 and 2 | {len(trusted)} | {three(trusted)} | |", ""]
     lines += grouped("model, left out", a100, by_model, group_of)
     lines += grouped("source, left out", a100, by_source, source_of)
     lines += grouped("method, model left out", a100, by_model, lambda case: case.replay.method)
-    lines += [
-        "| share of host time, model left out | rows | median / p90 / max |",
-        "| --- | ---: | ---: |",
-    ]
-    for share, here in by_host_share(a100, found):
-        errors_here = [by_model[c.replay.id] for c in here]
-        lines.append(f"| up to {100 * share:.0f} % | {len(here)} | {three(errors_here)} |")
+    lines += table(
+        "share of host time, model left out | >rows | >median / p90 / max",
+        (
+            (f"up to {100 * share:.0f} %", len(here), three(by_model[c.replay.id] for c in here))
+            for share, here in by_host_share(a100, found)
+        ),
+    )
     lines += [
         "",
         f"The interval: between hosts whose launches take {1 / HOSTS:.2f} and {HOSTS:.2f} times the"
@@ -221,48 +209,53 @@ def report(
     lines += [
         "What a rule is worth, each variant with both constants fitted anew:",
         "",
-        "| variant | eta | beta | leave one model out | leave one source out |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    for name, variant in variants.items():
-        f = variant.fitted
-        errors = f"{three(variant.by_model.values())} | {three(variant.by_source.values())}"
-        lines.append(f"| {name} | {f.eta:.3f} | {f.beta:.3f} | {errors} |")
-    lines += [
+        *table(
+            "variant | >eta | >beta | >leave one model out | >leave one source out",
+            (
+                (
+                    name,
+                    *(f"{constant:.3f}" for constant in (of.fitted.eta, of.fitted.beta)),
+                    *(three(errors.values()) for errors in (of.by_model, of.by_source)),
+                )
+                for name, of in variants.items()
+            ),
+        ),
         "",
-        (
-            "Other cards. GeForce: by the constants of the other card's rows; the rest: by those"
-            " that the package takes, an L40 GeForce's, all"
-        ),
-        (
-            "others the A100's. The L40's rows were seen before: by A100 constants they were 30 to"
-            " 41 % too slow. What puts the card beside GeForce's"
-        ),
-        (
-            "is its data sheet and products measured elsewhere"
-            " (`lora_profiler/steptime/families.py`), no constant was fitted to them; for that card"
-        ),
+        "Other cards. GeForce: by the constants of the other card's rows; the rest: by those"
+        " that the package takes, an L40 GeForce's, all",
+        "others the A100's. The L40's rows were seen before: by A100 constants they were 30 to"
+        " 41 % too slow. What puts the card beside GeForce's",
+        "is its data sheet and products measured elsewhere"
+        " (`lora_profiler/steptime/families.py`), no constant was fitted to them; for that card",
         ("they are no test of the unseen any more."),
         "",
     ]
-    lines += ["| row | card | error | assumed |", "| --- | --- | ---: | --- |"]
-    for case in [*geforce, *others]:
-        error = other_cards[case.replay.id]
-        lines.append(
-            f"| {case.replay.id} | {case.replay.card} | {100 * error:+.1f} |"
-            f" {'; '.join(case.replay.assumed)} |"
-        )
+    lines += table(
+        "row | card | >error | assumed",
+        (
+            (
+                replay.id,
+                replay.card,
+                f"{100 * other_cards[replay.id]:+.1f}",
+                "; ".join(replay.assumed),
+            )
+            for replay in (case.replay for case in (*geforce, *others))
+        ),
+    )
     lines += ["", "Rows, with their model and their source left out:", ""]
-    lines += [
-        "| row | method | seconds | model out | source out | host |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
-    ]
-    for case in a100:
-        id, host = case.replay.id, 100 * host_share(case, found)
-        lines.append(
-            f"| {id} | {case.replay.method} | {case.replay.seconds:.3f} | {100 * by_model[id]:+.1f}"
-            f" | {100 * by_source[id]:+.1f} | {host:.0f} % |"
-        )
+    lines += table(
+        "row | method | >seconds | >model out | >source out | >host",
+        (
+            (
+                case.replay.id,
+                case.replay.method,
+                f"{case.replay.seconds:.3f}",
+                *(f"{100 * errors[case.replay.id]:+.1f}" for errors in (by_model, by_source)),
+                f"{100 * host_share(case, found):.0f} %",
+            )
+            for case in a100
+        ),
+    )
     lines += ["", "Assumed where a source does not say:", ""]
     stated: dict[str, int] = {}
     for case in a100:

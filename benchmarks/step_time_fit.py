@@ -7,6 +7,7 @@ from functools import partial
 from math import ceil, inf, log
 from typing import Any
 
+from benchmarks.pages import table
 from benchmarks.public_rows import stacks
 from benchmarks.public_rows.conditions import NotExpressibleError
 from benchmarks.public_rows.grade import TINY, half_width
@@ -210,13 +211,11 @@ def median_signed(errors: Iterable[float]) -> str:
 def grouped(
     title: str, cases: Sequence[Case], errors: Mapping[str, float], key: Callable[[Case], str]
 ) -> list[str]:
-    lines = [
-        f"| {title} | rows | median / p90 / max | median, signed |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    for name in sorted({key(case) for case in cases}):
-        found = [errors[case.replay.id] for case in cases if key(case) == name]
-        lines.append(f"| {name} | {len(found)} | {three(found)} | {median_signed(found)} |")
+    groups = sorted(grouped_errors(cases, errors, key).items())
+    lines = table(
+        f"{title} | >rows | >median / p90 / max | >median, signed",
+        ((name, len(found), three(found), median_signed(found)) for name, found in groups),
+    )
     return [*lines, ""]
 
 
@@ -255,12 +254,10 @@ def covered(
         width = half_width({other: e for other, e in groups.items() if other != name})
         within = sum(each <= width for each in of)
         inside += within
-        lines.append(f"| {name} | {len(of)} | {within} | {width:.1%} |")
+        lines.append((name, len(of), within, f"{width:.1%}"))
     return [
         f"{inside} of {len(cases)} ({inside / len(cases):.1%}) lie inside what the others give:",
         "",
-        "| left out | rows | inside | half-width |",
-        "| --- | ---: | ---: | ---: |",
-        *lines,
+        *table("left out | >rows | >inside | >half-width", lines),
         "",
     ]

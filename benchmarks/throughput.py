@@ -7,25 +7,22 @@ Ratios are against a floor in the same run.
 
 The floor of one question is building its `Workload`; the floor of a sweep is one product b * s * r
 over the same arrays, which any answer has to read. --write puts the result into
-benchmarks/results/.
+`results/throughput.md` and `results/throughput.json`.
 """
 
-import argparse
-import json
 import os
 import platform
 import random
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import numpy as np
 
+from benchmarks.pages import parser_of, table, tell
 from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, peak_bytes, predict, sweep
 
-RESULTS = Path(__file__).resolve().parent / "results"
 MODEL = "meta-llama/Llama-3.1-8B"
 ROUNDS = 5
 
@@ -103,13 +100,7 @@ def arrays() -> list[dict[str, float | str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--write", action="store_true", help="write benchmarks/results/throughput.{json,md}"
-    )
-    write = parser.parse_args().write
+    options = parser_of(__doc__, write=False).parse_args()
     rows = [*one_at_a_time(), *arrays()]
     result = {
         "python": platform.python_version(),
@@ -121,23 +112,19 @@ def main() -> None:
     lines = [
         "# Peaks a second",
         "",
-        (
-            f"{MODEL}, LoRA on all linears; CPython {result['python']}, NumPy {np.__version__},"
-            f" {result['cores']} cores. Medians of {ROUNDS} runs. Written by `python -m"
-            " benchmarks.throughput --write`."
-        ),
+        f"{MODEL}, LoRA on all linears; CPython {result['python']}, NumPy {np.__version__},"
+        f" {result['cores']} cores. Medians of {ROUNDS} runs. Written by `python -m"
+        " benchmarks.throughput --write`.",
         "",
-        "| what | per second | times the floor |",
-        "| --- | ---: | ---: |",
-        *(
-            f"| {row['what']} | {row['per_second']:,.0f} | {row['times_floor']:.1f} |"
-            for row in rows
+        *table(
+            "what | >per second | >times the floor",
+            (
+                (row["what"], f"{row['per_second']:,.0f}", f"{row['times_floor']:.1f}")
+                for row in rows
+            ),
         ),
     ]
-    print("\n".join(lines))
-    if write:
-        (RESULTS / "throughput.md").write_text("\n".join(lines) + "\n")
-        (RESULTS / "throughput.json").write_text(json.dumps(result, indent=1) + "\n")
+    tell("throughput", "\n".join(lines) + "\n", result, writes=options.write)
 
 
 if __name__ == "__main__":

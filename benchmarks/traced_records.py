@@ -1,21 +1,18 @@
 """Every committed record predicted a second time, by profiles compiled for its device: errors
 beside those of the rules.
 
-    python -m benchmarks.traced_records [--jobs N]        some seconds a record; needs the test
-    extra
+    python -m benchmarks.traced_records [--jobs N]
 
-Writes `results/traced_records.md` and `.json`. A record whose step cannot be traced is listed with
-the reason.
+Some seconds a record; needs the test extra. Writes `results/traced_records.md`. A record whose step
+cannot be traced is listed with the reason.
 """
 
-import argparse
-import json
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
 
-from benchmarks.records import RECORDS, RESULTS, row, scored_records, short
-from lora_profiler.comparison.errors import Comparison, compare, summary
+from benchmarks.pages import parser_of, write_page
+from benchmarks.records import RECORDS, error_table, scored_records, short
+from lora_profiler.comparison.errors import Comparison, compare
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.records.lines import read_records
 from lora_profiler.records.record import Record
@@ -39,11 +36,7 @@ def traced(record: Record) -> tuple[str, list[Comparison], str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--jobs", type=int, default=2)
-    options = parser.parse_args()
+    options = parser_of(__doc__, jobs=2).parse_args()
     folders = [folder for folder in sorted(RECORDS.iterdir()) if folder.is_dir()]
     rules = [s for folder in folders for s in scored_records(folder)]
     names = {s.record.id: short(s) for s in rules}
@@ -70,48 +63,22 @@ def main() -> int:
         "",
         "`python -m benchmarks.traced_records`",
         "",
-        (
-            f"{len(answered)} of {len(records)} records: a profile of the traced step, compiled for"
-            " the CPU, and beside it the rules"
-        ),
+        f"{len(answered)} of {len(records)} records: a profile of the traced step, compiled for"
+        " the CPU, and beside it the rules",
         "on the same records.",
         "",
-        "| metric | category | records | mean error | worst | where |",
-        "|---|---|---:|---:|---:|---|",
-        *(row(group, names) for group in summary(comparisons)),
+        *error_table(comparisons, names),
         "",
         "## The rules on the same records",
         "",
-        "| metric | category | records | mean error | worst | where |",
-        "|---|---|---:|---:|---:|---|",
-        *(row(group, names) for group in summary(of_rules)),
+        *error_table(of_rules, names),
         "",
         "## Without a profile",
         "",
         *([f"- {names[key]}: {reason}" for key, reason in reasons.items()] or ["None."]),
     ]
-    (RESULTS / "traced_records.md").write_text("\n".join(lines) + "\n", "utf-8")
-    (RESULTS / "traced_records.json").write_text(
-        json.dumps(_json(comparisons, len(answered), len(records)), indent=1) + "\n", "utf-8"
-    )
+    write_page("traced_records", "\n".join(lines) + "\n")
     return 0
-
-
-def _json(comparisons: list[Comparison], answered: int, records: int) -> dict[str, Any]:
-    return {
-        "records": records,
-        "answered": answered,
-        "errors": [
-            {
-                "metric": g.group[0],
-                "category": g.group[1],
-                "n": g.n,
-                "mean_absolute": g.mean_absolute,
-                "worst": g.worst,
-            }
-            for g in summary(comparisons)
-        ],
-    }
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.pages import write_page
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError
 
-RESULTS = Path(__file__).parent / "results" / "trainer_files.md"
 LENGTH = 2048
 RANKS = 8
 PAIRS = 15
@@ -116,7 +116,7 @@ def main() -> None:
         name, _, repository = argument.partition("=")
         with tempfile.TemporaryDirectory() as folder:
             tallies[name] = tally(name, repository, Path(folder))
-    RESULTS.write_text(document(tallies, *seconds()), encoding="utf-8")
+    write_page("trainer_files", document(tallies, *seconds()))
 
 
 def tally(name: str, repository: str, folder: Path) -> Tally:

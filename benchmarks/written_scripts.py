@@ -7,26 +7,23 @@ is needed, no weights are fetched. Each script runs unchanged for three steps. W
 `results/written_scripts.md`; five minutes on two cores.
 """
 
-import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.pages import parser_of, table, write_page
+from benchmarks.questions import flags, workload_on
+from benchmarks.rehearsing import rehearsed, workspaces_bytes
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.setups import setup_for
-from lora_profiler.platform import Platform, version_of
 from lora_profiler.trainer_files.writing import written
 from lora_profiler.workload import Method, Workload
 
-RESULTS = Path(__file__).parent / "results" / "written_scripts.md"
 CARD = "a100_sxm_80gb"
-_WORKSPACES = "workspaces of BLAS"
-"""Of BLAS, which a prediction leaves out; rehearsals tell them."""
 
 
 class Cell(NamedTuple):
@@ -36,18 +33,12 @@ class Cell(NamedTuple):
 
     @property
     def words(self) -> str:
-        flags = " ".join(
-            f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
-            for name, value in self.options.items()
-        )
-        return f"{self.model} --method {self.method} {flags}"
+        return f"{self.model} --method {self.method} {flags(self.options)}"
 
     def workload(self, torch: str) -> Workload:
         model = find_model(self.model, offline=True)
         setup = setup_for(model, "transformers", self.method, **self.options)
-        capability = find_gpu(CARD).capability
-        platform = Platform(capability=capability, torch=version_of(torch) or (0, 0))
-        return Workload(model=model, setup=setup, platform=platform)
+        return workload_on(model, setup, CARD, torch)
 
 
 _ONE, _HALF = "meta-llama/Llama-3.2-1B", "Qwen/Qwen2.5-0.5B"
@@ -72,39 +63,33 @@ CELLS = (
 )
 
 
-def rehearsed(python: str, script: str) -> dict[str, Any]:
+def document_of(python: str, script: str) -> dict[str, Any]:
     """The document of `lora-profile rehearse` over the script."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "train.py"
         path.write_text(script)
-        command = [sys.executable, "-m", "lora_profiler", "rehearse", "--gpu", CARD]
-        command += ["--python", python, "--format", "json", "--", "python", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True)
-    try:
-        document: dict[str, Any] = json.loads(done.stdout)
-    except ValueError:
-        raise SystemExit(done.stderr[-2000:]) from None
+        done = rehearsed(python, CARD, ["python", str(path)])
+    if not done.stdout:
+        raise SystemExit(done.stderr[-2000:])
+    document: dict[str, Any] = json.loads(done.stdout)
     return document
 
 
 def row(python: str, cell: Cell) -> tuple[str, ...]:
     script = written("peft", cell.workload("2.13"), "train.py")
-    document = rehearsed(python, script)
+    document = document_of(python, script)
     (rank,) = document["ranks"]
     if document["status"] != "done":
         return (f"`{cell.words}`", document["status"], "", "", "")
     answer = predict(cell.workload(rank["torch"]), may_trace=False)
-    held = rank["held"]
-    counted = held["requested_bytes"] - held["categories"].get(_WORKSPACES, 0)
+    counted = rank["held"]["requested_bytes"] - workspaces_bytes(rank)
     predicted = answer.peak.total_bytes
     off = f"{predicted - counted:+,}" if predicted != counted else "equal"
     return (f"`{cell.words}`", f"{counted:,}", f"{predicted:,}", answer.exactness, off)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--python", required=True)
-    python = parser.parse_args().python
+    python = parser_of(__doc__, python="python").parse_args().python
     rows = []
     for cell in CELLS:
         rows.append(row(python, cell))
@@ -117,11 +102,9 @@ def main() -> None:
         f" {find_gpu(CARD).name}; the requested peak in bytes, BLAS workspaces left out, beside"
         " what was predicted of the question. Nothing here was measured on a card.",
         "",
-        "| asked | rehearsed | predicted | says | difference |",
-        "| --- | ---: | ---: | --- | ---: |",
-        *(f"| {' | '.join(cells)} |" for cells in rows),
+        *table("asked | >rehearsed | >predicted | says | >difference", rows),
     ]
-    RESULTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_page("written_scripts", "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

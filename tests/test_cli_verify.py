@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from benchmarks.mathematics import RESULTS
+from benchmarks.pages import RESULTS
 from benchmarks.private_text import private_text
 from claim_subjects import EFFORT, LLAMA, break_peft, quietly, scaled_by_alpha
 from commands import Run, in_python, refused

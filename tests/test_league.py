@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 
-from benchmarks.league.__main__ import FILE, PAGE
+from benchmarks.league.__main__ import PAGE
 from benchmarks.league.ours import COMMAND, REPLAY, command_answers, replay_answers
 from benchmarks.league.questions import GIB, never_asked, peak_rows, question, questions
 from benchmarks.league.report import page, report
 from benchmarks.league.rivals import ASK, RIVALS
 from benchmarks.league.scores import Pair, Score, pair, score, wins
+from benchmarks.pages import RESULTS, read_document
 from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, predict
 
-DOCUMENT = json.loads(FILE.read_text("utf-8"))
+DOCUMENT = read_document("league")
 ROWS = DOCUMENT["rows"]
 
 
@@ -28,7 +29,7 @@ ROWS = DOCUMENT["rows"]
 
 def test_the_page_and_the_report_say_what_the_results_say():
     assert PAGE.read_text("utf-8") == page(DOCUMENT)
-    assert FILE.with_suffix(".md").read_text("utf-8") == report(DOCUMENT)
+    assert (RESULTS / "league.md").read_text("utf-8") == report(DOCUMENT)
 
 
 def test_every_estimator_that_is_asked_is_in_the_results_as_it_is_pinned():

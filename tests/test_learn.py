@@ -16,7 +16,8 @@ import msgspec
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from benchmarks.mathematics import RESULTS, SHOWN, to_json
+from benchmarks.mathematics import SHOWN, to_json
+from benchmarks.pages import RESULTS
 from dashboard_app import cautions, drawings, opened, problems, texts, written
 from golden_files import Golden
 from learning import FINDINGS, document

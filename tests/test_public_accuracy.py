@@ -1,7 +1,6 @@
 """The replay of public memory rows: what is committed, what a rerun gives, and how its errors are
 made into statements."""
 
-import json
 import math
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,6 +12,7 @@ from transformers.models.mistral import modeling_mistral
 
 from benchmarks import public_accuracy as accuracy
 from benchmarks import public_command
+from benchmarks.pages import RESULTS, read_document
 from benchmarks.public_rows import conditions, grade, old_code
 from benchmarks.public_rows.conditions import NotExpressibleError
 from benchmarks.public_rows.memory import memory_row, memory_rows, repeated_heads
@@ -23,7 +23,7 @@ from benchmarks.public_rows.tape import tape_of
 from benchmarks.public_rows.typed import Typed, typed
 from lora_profiler.traced.layouts import at_depth
 
-DOCUMENT = json.loads(accuracy.FILE.read_text("utf-8"))
+DOCUMENT = read_document("public_accuracy")
 ROWS = {(row["id"], row["quantity"]): row for row in DOCUMENT["rows"]}
 
 
@@ -39,7 +39,7 @@ def test_the_committed_errors_reach_what_was_asked():
 
 
 def test_the_committed_report_is_what_the_numbers_say():
-    assert accuracy.FILE.with_suffix(".md").read_text("utf-8") == accuracy.report(DOCUMENT)
+    assert (RESULTS / "public_accuracy.md").read_text("utf-8") == accuracy.report(DOCUMENT)
 
 
 def test_every_open_memory_row_is_predicted_or_has_a_reason():
@@ -348,7 +348,7 @@ def test_peft_s_padding_is_what_its_batches_of_lengths_in_order_give(spread, lon
 
 # --- as the command is typed ----------------------------------------------------------------------
 
-COMMANDS = json.loads(public_command.FILE.read_text("utf-8"))
+COMMANDS = read_document("public_command")
 
 
 def test_every_graded_peak_is_asked_or_refused_with_its_reason():
@@ -359,7 +359,7 @@ def test_every_graded_peak_is_asked_or_refused_with_its_reason():
 
 
 def test_the_committed_report_of_commands_is_what_the_numbers_say():
-    text = public_command.FILE.with_suffix(".md").read_text("utf-8")
+    text = (RESULTS / "public_command.md").read_text("utf-8")
     assert text == public_command.report(COMMANDS)
 
 

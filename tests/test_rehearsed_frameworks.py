@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 
 from benchmarks.framework_cells import cells
-from benchmarks.rehearsed_frameworks import PAGE, ROWS, counted_bytes, error, is_exact, page
+from benchmarks.rehearsed_frameworks import FAMILY, is_exact, page
 from benchmarks.rows import read_rows
 from commands import Run
 from lora_profiler.analytic.plan import EXACT_MOMENTS
 from lora_profiler.stacks import Trainer, find_stack
 
-ALL = read_rows(ROWS)
+ALL = read_rows(FAMILY.rows)
 TOLD = "itself was rehearsed|the peak is a lower bound|Unsloth compiles code of its own"
 DONE = [row for row in ALL if row["status"] == "done"]
 
 
 def test_the_page_says_what_the_rows_say() -> None:
-    assert PAGE.read_text("utf-8") == page(ALL)
+    assert FAMILY.page.read_text("utf-8") == page(ALL)
 
 
 def test_every_run_is_of_the_grid_and_every_cell_was_tried() -> None:
@@ -35,12 +35,12 @@ def test_an_exact_answer_is_what_the_framework_asked_for(row: dict[str, Any], ru
     (answer,) = json.loads(run(*row["asked"], "--format", "json").stdout)["predictions"]
     assert answer["peak"]["total_bytes"] == row["predicted_bytes"]
     assert answer["exactness"] == row["exactness"]
-    if row["predicted_bytes"] == counted_bytes(row):
+    if FAMILY.error(row) == 0:
         return
     method = row["asked"][row["asked"].index("--method") + 1]
     trainer = row["asked"][row["asked"].index("--trainer") + 1]
     gaps = Trainer(stack=find_stack(trainer)).gaps(method)
     inside = answer["peak"]["moment"] not in EXACT_MOMENTS
     told = [words for words in answer["assumptions"] if re.search(TOLD, words)]
-    within = row["error_bound"] is not None and abs(error(row)) <= row["error_bound"]
+    within = row["error_bound"] is not None and abs(FAMILY.error(row)) <= row["error_bound"]
     assert not is_exact(row) and (row["not_modelled"] or gaps or inside or told or within)

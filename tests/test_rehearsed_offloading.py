@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.first_rank import rehearsed_first_rank, steady_bytes
+from benchmarks.first_rank import rehearsed_first_rank
+from benchmarks.rehearsing import steady_bytes
 from lora_profiler import predict
 from test_flat_shards import REHEARSED
 from test_host_memory import (

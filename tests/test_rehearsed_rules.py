@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import rehearsed_rules
+from benchmarks.questions import workload_on
 from benchmarks.rows import read_rows
 from lora_profiler import LoraConfig, Prediction, TrainSetup, Workload, find_model, predict
 from lora_profiler.errors import LoraProfilerError
@@ -28,7 +29,7 @@ def answers() -> list[tuple[dict[str, Any], Prediction, int]]:
         if "rehearsed" not in row:
             continue
         setup = setup_from_dict(row["setup"])
-        workload = rehearsed_rules.workload(row["model"], setup, row["card"], row["torch"])
+        workload = workload_on(row["model"], setup, row["card"], row["torch"])
         with suppress(LoraProfilerError):  # what is refused has no peak
             prediction = predict(workload, may_trace=False)
             peak = prediction.peak.total_bytes + row["workspaces_bytes"]

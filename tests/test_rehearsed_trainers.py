@@ -5,16 +5,17 @@ from typing import Any
 
 import pytest
 
-from benchmarks.rehearsed_trainers import PAGE, ROWS, cells, error, page, predicted
+from benchmarks.rehearsed_peaks import predicted
+from benchmarks.rehearsed_trainers import FAMILY, cells, page
 from benchmarks.rows import read_rows
 
-ALL = read_rows(ROWS)
+ALL = read_rows(FAMILY.rows)
 DONE = [row for row in ALL if row["status"] == "done"]
 CELLS = {cell.key: cell for cell in cells()}
 
 
 def test_the_page_says_what_the_rows_say() -> None:
-    assert PAGE.read_text("utf-8") == page(ALL)
+    assert FAMILY.page.read_text("utf-8") == page(ALL)
 
 
 def test_every_run_is_of_the_grid_and_every_cell_was_tried() -> None:
@@ -26,7 +27,7 @@ def test_every_run_is_of_the_grid_and_every_cell_was_tried() -> None:
 @pytest.mark.parametrize("row", DONE, ids=lambda row: row["command"])
 def test_an_exact_answer_is_what_the_trainer_asked_for(row: dict[str, Any]) -> None:
     """To the byte; of an estimate within the bound that it states."""
-    told = predicted(CELLS[row["key"]], row["torch"])
+    told = predicted(lambda: CELLS[row["key"]].workload(row["torch"]))
     assert told == {name: row[name] for name in told}
-    assert abs(error(row)) <= (told["error_bound"] or 0.0)
-    assert told["exactness"] == "estimate" or error(row) == 0
+    assert abs(FAMILY.error(row)) <= (told["error_bound"] or 0.0)
+    assert told["exactness"] == "estimate" or FAMILY.error(row) == 0

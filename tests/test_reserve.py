@@ -104,7 +104,7 @@ def test_a_row_of_fragmentation_is_what_is_simulated_today(number: int) -> None:
     rows = [row for row in read_rows(fragmentation.ROWS) if "refused" not in row]
     small = sorted(rows, key=lambda row: row["peak_bytes"])[number * 7]
     setup = fragmentation.setup_from_dict(small["setup"])
-    again = fragmentation.row(small["model"], setup, small["card"])
+    again = fragmentation.row((small["model"], setup, small["card"]))
     assert again["smallest_bytes"] == small["smallest_bytes"]
 
 

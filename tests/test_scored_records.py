@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import records
-from benchmarks import own_rows
+from benchmarks import own_rows, pages
 from benchmarks import records as scored
 from lora_profiler.comparison.errors import compare, summary
 from lora_profiler.planning.engine import predict
@@ -65,7 +65,7 @@ def test_a_speed_beyond_the_card_ends_with_1(
     (tmp_path / "records" / "card").mkdir(parents=True)
     (tmp_path / "records" / "card" / "rows.jsonl").write_text(json.dumps(record_dict(found)) + "\n")
     monkeypatch.setattr(scored, "RECORDS", tmp_path / "records")
-    monkeypatch.setattr(scored, "RESULTS", tmp_path)
+    monkeypatch.setattr(pages, "RESULTS", tmp_path)
     monkeypatch.setattr(own_rows, "DATA", tmp_path)  # not the package's, which other tests read
     monkeypatch.setattr(scored, "REASONS", (("made by hand", lambda c, s: True),))
     assert scored.main() == int(said)

@@ -5,16 +5,14 @@
 Each estimator of `rivals.py` is installed with pip into an environment of its own, and asked by its
 own code (`ask/`) about every peak of `questions.py`; our command as a user types it, and the replay
 of the libraries that ran, are columns beside them. Prints the report; `--write` writes it to
-`results/league.md`, everything to `results/league.json`, and the page to `docs/league.md`.
-`--own` asks our columns alone, without a network, and writes
-all with the others' answers as they were; `--render` asks nobody, and writes the texts anew.
-`--only` asks estimators whose names contain it, and writes nothing. Minutes; to install the
-thirteen environments, five of them with torch, takes pip a quarter of an hour or more, once. Needs
-the test extra and, to install, a network.
+`results/league.md`, everything to `results/league.json`, and the page to `docs/league.md`. `--own`
+asks our columns alone, without a network, and writes all with the others' answers as they were;
+`--render` asks nobody, and writes the texts anew. `--only` asks estimators whose names contain it,
+and writes nothing; environments are kept in `--work`. Minutes; to install the thirteen
+environments, five of them with torch, takes pip a quarter of an hour or more, once. Needs the test
+extra and, to install, a network.
 """
 
-import argparse
-import json
 import platform
 import sys
 import time
@@ -28,8 +26,8 @@ from benchmarks.league.ours import COMMAND, REPLAY, command_answers, replay_answ
 from benchmarks.league.questions import Question, never_asked, questions
 from benchmarks.league.report import page, report
 from benchmarks.league.rivals import LOOKED_AT, RIVALS
+from benchmarks.pages import parser_of, read_document, write_document, write_page
 
-FILE = Path(__file__).parents[1] / "results" / "league.json"
 PAGE = Path(__file__).parents[2] / "docs" / "league.md"
 
 
@@ -123,30 +121,21 @@ def row_of(question: Question, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--write", action="store_true", help="write results and page")
-    parser.add_argument("--own", action="store_true", help="ask our columns alone; write all anew")
-    parser.add_argument(
-        "--render", action="store_true", help="ask nobody; write the texts of what is there"
-    )
-    parser.add_argument("--only", default="", metavar="TEXT", help="estimators named so")
-    parser.add_argument("--work", type=Path, default=WORK, help="where environments are kept")
+    parser = parser_of(__doc__, write=False, own=False, render=False, only="", work=WORK)
     options = parser.parse_args()
     if options.only and (options.write or options.own or options.render):
         parser.error("--only writes nothing")
     if options.own or options.render:
-        document = json.loads(FILE.read_text("utf-8"))
+        document = read_document("league")
         document = with_own(document) if options.own else document
     else:
         document = outcome(options.only, options.work)
     text = report(document)
     print(text)
     if options.write or options.own:
-        FILE.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_document("league", document)
     if options.write or options.own or options.render:
-        FILE.with_suffix(".md").write_text(text, encoding="utf-8")
+        write_page("league", text)
         PAGE.write_text(page(document), encoding="utf-8")
     return 0
 

@@ -1,11 +1,10 @@
 """Our own columns: the command as a user types it, and the replay of the libraries that ran."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.league.questions import QUANTITIES, Question, peak_rows
-from benchmarks.public_accuracy import FILE as REPLAYED
+from benchmarks.pages import read_document
 from benchmarks.public_command import predicted
 from benchmarks.public_rows.conditions import CARDS
 from benchmarks.public_rows.typed import as_typed
@@ -40,7 +39,7 @@ def _command_answer(question: Question, row: dict[str, str]) -> dict[str, Any]:
 
 def replay_answers(asked: Sequence[Question]) -> list[dict[str, Any]]:
     """From the results that are committed; refused where they are no test, or have no answer."""
-    document = json.loads(REPLAYED.read_text("utf-8"))
+    document = read_document("public_accuracy")
     readings = {"allocated": "peak", "reserved": "reserved"}
     rows = {(row["id"], row["reading"]): row for row in document["rows"]}
     left_out = {name.partition(" ")[0]: why for name, why in document["left_out"].items()}

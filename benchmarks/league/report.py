@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.league.ours import COMMAND, REPLAY
-from benchmarks.league.scores import OURS, Row, Score, error, errors, pair, score, wins
+from benchmarks.league.scores import OURS, Pair, Row, Score, error, errors, pair, score, wins
+from benchmarks.pages import table
 
 COMMAND_LINE = "python -m benchmarks.league --write"
 METHODS = ("full", "lora", "qlora")
@@ -108,15 +109,20 @@ def _wins(rows: Sequence[Row]) -> Iterator[str]:
         " the tables below hold each against all of its rows."
     )
     yield ""
-    yield "| measured | method, stack | GiB | nearest other | nearer | our command | our replay |"
-    yield "| --- | --- | ---: | --- | ---: | ---: | ---: |"
-    for win in found:
-        row = win.row
-        yield (
-            f"| {_link(row)} | {_ran(row)} | {row['measured_bytes'] / GIB:.2f} |"
-            f" {win.name} {win.error:+.1%} | {win.count} | {_cell(error(row, COMMAND))} |"
-            f" {_cell(error(row, REPLAY))} |"
-        )
+    yield from table(
+        "measured | method, stack | >GiB | nearest other | >nearer | >our command | >our replay",
+        (
+            (
+                _link(win.row),
+                _ran(win.row),
+                _gib(win.row),
+                f"{win.name} {win.error:+.1%}",
+                win.count,
+                *(_cell(error(win.row, name)) for name in OURS),
+            )
+            for win in found
+        ),
+    )
     yield ""
 
 
@@ -129,44 +135,42 @@ def _pairs(document: Document) -> Iterator[str]:
         " libraries' own kernels."
     )
     yield ""
-    yield (
-        "| estimator | plain rows | its error | ours | nearer | other rows | its error | ours |"
-        " nearer |"
+    plain = [row for row in document["rows"] if row["is_plain"]]
+    other = [row for row in document["rows"] if not row["is_plain"]]
+    names = [rival["name"] for rival in document["rivals"]]
+    yield from table(
+        "estimator | >plain rows | >its error | >ours | >nearer | >other rows | >its error |"
+        " >ours | >nearer",
+        ((name, *_pair(pair(plain, name)), *_pair(pair(other, name))) for name in names),
     )
-    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
-    for rival in document["rivals"]:
-        cells = [rival["name"]]
-        for is_plain in (True, False):
-            own = [row for row in document["rows"] if row["is_plain"] == is_plain]
-            found = pair(own, rival["name"])
-            cells += (
-                ["0", "-", "-", "-"]
-                if found is None
-                else [str(found.rows), f"{found.mean:.1%}", f"{found.ours:.1%}", str(found.nearer)]
-            )
-        yield f"| {' | '.join(cells)} |"
     yield ""
 
 
+def _pair(found: Pair | None) -> tuple[object, ...]:
+    if found is None:
+        return 0, "-", "-", "-"
+    return found.rows, f"{found.mean:.1%}", f"{found.ours:.1%}", found.nearer
+
+
 def _scores(document: Document, rows: Sequence[Row]) -> Iterator[str]:
-    yield (
-        "| method | estimator | answered | mean | median | worst under | worst over | within 10 % |"
-        " bias | low |"
-    )
-    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    lines = []
     for method in METHODS:
         own = [row for row in rows if row["method"] == method]
         found = [(name, score(own, name)) for name in _names(document)]
         scored = [(name, s) for name, s in found if s is not None]
         for name, s in sorted(scored, key=lambda each: each[1].mean):
-            yield f"| {NAMES[method]} | {_bold(name)} | {_score(s)} |"
+            lines.append((NAMES[method], _bold(name), *_score(s)))
+    yield from table(
+        "method | estimator | >answered | >mean | >median | >worst under | >worst over |"
+        " >within 10 % | >bias | >low",
+        lines,
+    )
     yield ""
 
 
-def _score(s: Score) -> str:
-    cells = [f"{s.answered} of {s.asked}", f"{s.mean:.1%}", f"{s.median:.1%}"]
-    cells += [_or_none(s.under), _or_none(s.over), str(s.near), f"{s.bias:+.1%}", str(s.low)]
-    return " | ".join(cells)
+def _score(s: Score) -> tuple[object, ...]:
+    cells = (f"{s.answered} of {s.asked}", f"{s.mean:.1%}", f"{s.median:.1%}")
+    return *cells, _or_none(s.under), _or_none(s.over), s.near, f"{s.bias:+.1%}", s.low
 
 
 def _stacks(document: Document) -> Iterator[str]:
@@ -181,17 +185,15 @@ def _stacks(document: Document) -> Iterator[str]:
         groups[row["quantity"], row["method"], row["stack"] + _cards(row)].append(row)
     keys = sorted(groups, key=lambda key: (key[0], METHODS.index(key[1]), key[2]))
     names = _names(document)
-    yield f"| peak, method, stack | rows | {' | '.join(names)} |"
-    yield f"| --- | ---: | {' | '.join('---:' for _ in names)} |"
+    lines = []
     for key in keys:
         quantity, method, stack = key
         cells = []
         for name in names:
             found = [abs(e) for e in errors(groups[key], name)]
             cells.append(f"{sum(found) / len(found):.1%} ({len(found)})" if found else "-")
-        yield (
-            f"| {quantity}, {NAMES[method]}, {stack} | {len(groups[key])} | {' | '.join(cells)} |"
-        )
+        lines.append((f"{quantity}, {NAMES[method]}, {stack}", len(groups[key]), *cells))
+    yield from table(f"peak, method, stack | >rows | {_right(names)}", lines)
     yield ""
 
 
@@ -258,20 +260,28 @@ def _rows(document: Document) -> Iterator[str]:
     names = _names(document)
     yield "## Rows"
     yield ""
-    yield f"| measured | method, stack | GiB | {' | '.join(names)} | asked of our command |"
-    yield f"| --- | --- | ---: | {' | '.join('---:' for _ in names)} | --- |"
+    lines = []
     for row in document["rows"]:
-        cells = " | ".join(_cell(error(row, name)) for name in names)
+        cells = (_cell(error(row, name)) for name in names)
         ours = row["answers"][COMMAND]
-        yield (
-            f"| {_link(row)} | {_ran(row)}, {row['quantity']} | {row['measured_bytes'] / GIB:.2f} |"
-            f" {cells} | {ours['words']} ({ours['described']}) |"
-        )
+        asked = f"{ours['words']} ({ours['described']})"
+        lines.append((_link(row), f"{_ran(row)}, {row['quantity']}", _gib(row), *cells, asked))
+    heads = f"measured | method, stack | >GiB | {_right(names)} | asked of our command"
+    yield from table(heads, lines)
 
 
 def _names(document: Document) -> list[str]:
     """Ours first."""
     return [*OURS, *(rival["name"] for rival in document["rivals"])]
+
+
+def _right(names: Sequence[str]) -> str:
+    """Heads of columns of numbers."""
+    return " | ".join(f">{name}" for name in names)
+
+
+def _gib(row: Row) -> str:
+    return f"{row['measured_bytes'] / GIB:.2f}"
 
 
 def _bold(name: str) -> str:

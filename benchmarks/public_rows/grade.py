@@ -28,6 +28,11 @@ def mean(errors: Iterable[float]) -> float:
     return sum(found) / len(found) if found else 0.0
 
 
+def mean_and_worst(errors: Sequence[float]) -> tuple[str, str]:
+    """Of absolute ones, and with its sign, in %."""
+    return f"{100 * mean(errors):.2f}", f"{100 * max(errors, key=abs):+.2f}" if errors else "-"
+
+
 def half_width(by_source: Mapping[str, Sequence[float]]) -> float:
     """Of an interval that a new row lies in with the nominal probability: the split-conformal
     quantile of absolute errors (Vovk et al., 2005), number ceil((n + 1) x 0.9) of n in order, the

@@ -1,7 +1,6 @@
 """What comes with the package of the public rows: `lora_profiler/evidence/data`, from the results
 that are committed."""
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -9,6 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, get_args
 
+from benchmarks.pages import write_json
 from benchmarks.public_rows.address import address
 from benchmarks.public_rows.conditions import CARDS
 from benchmarks.public_rows.grade import NOMINAL, coverage, errors_by_source, half_width, intervals
@@ -25,7 +25,7 @@ model_type in their config.json, and the parameters of the replayed model."""
 
 
 def write(kind: str, document: Mapping[str, Any]) -> None:
-    (DATA / f"{kind}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_json(DATA / f"{kind}.json", document)
 
 
 def memory_document(results: Mapping[str, Any]) -> dict[str, Any]:

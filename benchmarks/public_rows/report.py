@@ -4,13 +4,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from benchmarks.pages import table, words_of
 from benchmarks.public_rows.grade import (
     CARDS_GB,
     NOMINAL,
     Row,
     graded,
     intervals,
-    mean,
+    mean_and_worst,
     reserved_margins,
     verdicts,
 )
@@ -23,15 +24,12 @@ MARKS = {1: (0.001, 0.01), 2: (0.002, None)}
 
 def report(document: Mapping[str, Any]) -> str:
     rows: Sequence[Row] = document["rows"]
-    traced = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     lines = [
         "# Peak memory against public measurements",
         "",
-        (
-            "Written by `python -m benchmarks.public_accuracy --write`; errors are (predicted -"
-            " measured) / measured, in %."
-        ),
-        f"No constant was fitted to any row. Traced by {traced}.",
+        "Written by `python -m benchmarks.public_accuracy --write`; errors are (predicted -"
+        " measured) / measured, in %.",
+        f"No constant was fitted to any row. Traced by {words_of(document['versions'])}.",
         "",
         *_tiers(rows),
         *_sources(rows),
@@ -46,17 +44,14 @@ def report(document: Mapping[str, Any]) -> str:
 
 
 def _tiers(rows: Sequence[Row]) -> Iterator[str]:
-    yield "| rows | n | mean abs. | worst | in tolerance | to be reached |"
-    yield "| --- | ---: | ---: | ---: | ---: | --- |"
+    lines = []
     for tier, (middle, worst) in MARKS.items():
         found = graded(rows, tier)
-        errors = [row["error"] for row in found]
+        errors = mean_and_worst([row["error"] for row in found])
         held = len(found) - len(_out_of_tolerance(found))
         goal = f"mean {100 * middle:g}" + (f", worst {100 * worst:g}" if worst else "")
-        yield (
-            f"| tier {tier} | {len(found)} | {100 * mean(errors):.2f} | {_worst(errors)} | {held} |"
-            f" {goal} |"
-        )
+        lines.append((f"tier {tier}", len(found), *errors, held, goal))
+    yield from table("rows | >n | >mean abs. | >worst | >in tolerance | to be reached", lines)
     yield ""
 
 
@@ -67,10 +62,10 @@ def _sources(rows: Sequence[Row]) -> Iterator[str]:
         groups[
             f"{row['source']}, {row['reading']}{where}{' (apart)' if row['apart'] else ''}"
         ].append(row["error"])
-    yield "| source, what its counter counted | n | mean abs. | worst |"
-    yield "| --- | ---: | ---: | ---: |"
-    for name, errors in groups.items():
-        yield f"| {name} | {len(errors)} | {100 * mean(errors):.2f} | {_worst(errors)} |"
+    yield from table(
+        "source, what its counter counted | >n | >mean abs. | >worst",
+        ((name, len(errors), *mean_and_worst(errors)) for name, errors in groups.items()),
+    )
     yield ""
 
 
@@ -134,16 +129,16 @@ def _reserved(rows: Sequence[Row]) -> Iterator[str]:
         f" source's rows were above: {by}."
     )
     yield ""
-    yield "| row | allocated, GiB | simulated, GiB | raised, GiB | measured, GiB |"
-    yield "| --- | ---: | ---: | ---: | ---: |"
+    lines = []
     for row in found:
         low, high, measured = (
             row[name] / GIB for name in ("predicted_low_bytes", "predicted_bytes", "measured_bytes")
         )
-        yield (
-            f"| {row['id']} | {low:.2f} | {high:.2f} | {high * (1 + margins[row['source']]):.2f} |"
-            f" {measured:.2f} |"
-        )
+        sizes = (low, high, high * (1 + margins[row["source"]]), measured)
+        lines.append((row["id"], *(f"{size:.2f}" for size in sizes)))
+    yield from table(
+        "row | >allocated, GiB | >simulated, GiB | >raised, GiB | >measured, GiB", lines
+    )
     yield ""
 
 
@@ -185,16 +180,16 @@ def _misses(rows: Sequence[Row]) -> Iterator[str]:
 def _rows(rows: Sequence[Row]) -> Iterator[str]:
     yield "## Rows"
     yield ""
-    yield "| row | counter | method | stack | measured, GiB | error, % | tier |"
-    yield "| --- | --- | --- | --- | ---: | ---: | ---: |"
-    for row in rows:
-        cards = f", {row['cards']} cards" if row["cards"] > 1 else ""
-        measured = f"{row['measured_bytes'] / GIB:.4f} | {100 * row['error']:+.3f} | {row['tier']}"
-        yield (
-            f"| {row['id']} | {row['quantity']} | {row['method']} | {row['stack']}{cards} |"
-            f" {measured} |"
-        )
+    yield from table(
+        "row | counter | method | stack | >measured, GiB | >error, % | >tier", map(_cells, rows)
+    )
     yield ""
+
+
+def _cells(row: Row) -> tuple[object, ...]:
+    stack = row["stack"] + (f", {row['cards']} cards" if row["cards"] > 1 else "")
+    measured = f"{row['measured_bytes'] / GIB:.4f}", f"{100 * row['error']:+.3f}", row["tier"]
+    return row["id"], row["quantity"], row["method"], stack, *measured
 
 
 def _left_out(reasons: Mapping[str, str]) -> Iterator[str]:
@@ -205,7 +200,3 @@ def _left_out(reasons: Mapping[str, str]) -> Iterator[str]:
     yield ""
     for reason, names in absent.items():
         yield f"- {reason}: {len(names)} rows, {names[0]} for one"
-
-
-def _worst(errors: Sequence[float]) -> str:
-    return f"{100 * max(errors, key=abs):+.2f}" if errors else "-"

@@ -9,7 +9,7 @@ import torch
 from rehearsed.settings import Settings
 from rehearsed.weights import stand_in
 
-from benchmarks.forked_rehearsals_server import serve
+from benchmarks.inside.steps_server import serve
 from lora_profiler.rehearsal import __file__ as rehearsal
 
 CATALOGUE = Path(rehearsal).parents[1] / "catalog" / "data" / "models.json"

@@ -1,5 +1,5 @@
 """transformers' Trainer and those of TRL that `TRAINERS` names, each as a question says: imported
-by `rehearsed_trainers_server`, and a script, whose argv[1] is the question in JSON."""
+by `trainers_server`, and a script, whose argv[1] is the question in JSON."""
 
 import json
 import os

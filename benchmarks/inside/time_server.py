@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from rehearsed.work import StepWork
 
-from benchmarks.forked_rehearsals_server import serve
+from benchmarks.inside.steps_server import serve
 from lora_profiler.harness.training import Batches, Training
 from lora_profiler.modeling import build_model, make_optimizer
 from lora_profiler.prediction import Phase

@@ -10,7 +10,7 @@ import torch
 from rehearsed.settings import Settings
 from rehearsed.weights import stand_in
 
-from benchmarks.forked_rehearsals_server import serve
+from benchmarks.inside.steps_server import serve
 from lora_profiler.rehearsal import __file__ as rehearsal
 
 RUN = Path(os.environ["LORA_PROFILER_RUN"])
@@ -19,7 +19,7 @@ stand_in(Settings(folder=RUN, steps=0, models=CATALOGUE, snapshot=None, pretends
 
 import transformers  # noqa: E402
 
-from benchmarks.rehearsed_trainer import TRAINERS  # noqa: E402
+from benchmarks.inside.trainer import TRAINERS  # noqa: E402
 
 STEADY = 2
 """Steps before the one whose peak is told: by then optimizer states are there."""
