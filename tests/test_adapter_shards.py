@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from agreement import totals
-from benchmarks.first_rank import rehearsed_first_rank, steady_bytes
+from benchmarks.first_rank import rehearsed_first_rank
+from benchmarks.rehearsing import steady_bytes
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import UsageError
