@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.forked_rehearsals import ForkedRehearsals
-from benchmarks.pages import RESULTS, table
+from benchmarks.pages import RESULTS, page_of, table
 from benchmarks.questions import drawn_models, drawn_setup, workload_on
 from benchmarks.rows import Row, append_row, parser_of_rows, read_rows
 from lora_profiler.catalog import Gpu, bundled_gpus, find_gpu
@@ -238,18 +238,6 @@ def main() -> None:
 
 
 def page(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = [
-        "# Verdicts at the boundary, and rehearsals",
-        "",
-        f"`python -m benchmarks.boundary_verdicts`: {len(rows)} of {PAIRS + CARDS_ASKED} seeded "
-        f"questions so far, {sum('refused' in row for row in rows)} of which are refused before "
-        "they run: nobody knows the step, no batch fits, or too many. Each try is trained for "
-        f"{STEPS} steps of the harness over the real CUDA build of torch, on a pretended card "
-        "whose allocator may have the card's bytes less the driver's context. Rehearsed, not "
-        "measured. A false `fits` runs out of memory; a false refusal, `tight` or `does_not_fit`, "
-        "goes through.",
-        "",
-    ]
     ran = [row for row in rows if outcomes(row)]
     simulated = [row for row in ran if row["is_simulated"]]
     groups = {
@@ -261,32 +249,32 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     for method in ("full", "lora", "qlora"):
         of_method = [r for r in simulated if setup_from_dict(r["setup"]).method == method]
         groups[f"simulated: {method}"] = of_method
-    lines += table(
-        " | >questions | >tries | >`fits` | >false | >refused | >false",
-        ((name, len(group), *counts(group)) for name, group in groups.items()),
-    )
     smallest = [row for row in _of(simulated, "card") if len(outcomes(row)) == 2]
     right = sum(all(is_right(*outcome) for outcome in outcomes(row)) for row in smallest)
-    lines += [
-        "",
-        f"The smallest card that fits, found by the simulation, is the smallest that really "
-        f"completes in {right} of {len(smallest)}.",
-    ]
     wrong = [
         _wrong(row, tried, result)
         for row in simulated
         for tried, result in zip(row["tries"], row["rehearsed"], strict=True)
         if not is_right(tried["verdict"], result["status"])
     ]
-    if not wrong:
-        return "\n".join(lines) + "\n"
-    lines += [
-        "",
-        "Where the simulation was wrong:",
-        "",
-        *table("model | options | card | >batch | >room, GiB | said | rehearsed", wrong),
-    ]
-    return "\n".join(lines) + "\n"
+    of_wrong = table("model | options | card | >batch | >room, GiB | said | rehearsed", wrong)
+    return page_of(
+        "Verdicts at the boundary, and rehearsals",
+        f"`python -m benchmarks.boundary_verdicts`: {len(rows)} of {PAIRS + CARDS_ASKED} seeded "
+        f"questions so far, {sum('refused' in row for row in rows)} of which are refused before "
+        "they run: nobody knows the step, no batch fits, or too many. Each try is trained for "
+        f"{STEPS} steps of the harness over the real CUDA build of torch, on a pretended card "
+        "whose allocator may have the card's bytes less the driver's context. Rehearsed, not "
+        "measured. A false `fits` runs out of memory; a false refusal, `tight` or `does_not_fit`, "
+        "goes through.",
+        table(
+            " | >questions | >tries | >`fits` | >false | >refused | >false",
+            ((name, len(group), *counts(group)) for name, group in groups.items()),
+        ),
+        f"The smallest card that fits, found by the simulation, is the smallest that really "
+        f"completes in {right} of {len(smallest)}.",
+        *(("Where the simulation was wrong:", of_wrong) if wrong else ()),
+    )
 
 
 def outcomes(row: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -30,7 +30,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import RESULTS, parser_of, table, words_of, write_document, write_page
+from benchmarks.pages import (
+    RESULTS,
+    page_of,
+    parser_of,
+    table,
+    words_of,
+    write_document,
+    write_page,
+)
 from lora_profiler.analytic import knows
 from lora_profiler.catalog import bundled_models, find_model
 from lora_profiler.compiled.library import BUNDLED, bundled_profiles, write_bundle
@@ -263,23 +271,20 @@ def markdown(result: dict[str, Any]) -> str:
         for reason, count in Counter(m["refused"].values()).items():
             general = reason.replace(m["model"], "MODEL")
             reasons[general].append(f"{m['model']} ({count} of {m['asked']})")
-    lines = [
-        "# The profiles that come with the package",
-        "",
+    return page_of(
+        "The profiles that come with the package",
         f"`python -m benchmarks.bundle`: {result['profiles']:,} profiles for {len(answered)} of"
         f" {len(models)} models, {result['bytes'] / 2**20:.1f} MiB. Made with "
         + words_of(result["versions"])
         + ".",
-        "",
         "Asked of each: full, LoRA on all linear layers, LoRA on PEFT's default targets, QLoRA;"
-        " checkpointing on and off; AdamW",
+        " checkpointing on and off; AdamW\n"
         "foreach and fused; one sample and several; sliding windows filled and not. `own`: not"
-        " shared with a model of equal",
+        " shared with a model of equal\n"
         "layers; `deep`: compared with a fresh trace of all its layers, the others with one of"
-        " five units, since a relative's",
+        " five units, since a relative's\n"
         "equal tape was compared at full depth.",
-        "",
-        *table(
+        table(
             "model | type | >asked | >answered | >own | >folded | >deep | >refused |"
             " >not compiled yet",
             (
@@ -287,15 +292,12 @@ def markdown(result: dict[str, Any]) -> str:
                 for m in models
             ),
         ),
-        "",
         "## Refused, and why",
-        "",
-        *(
+        (
             f"- {reason}\n  {', '.join(who)}"
             for reason, who in sorted(reasons.items(), key=lambda item: -len(item[1]))
         ),
-    ]
-    return "\n".join(lines) + "\n"
+    )
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ import time
 from statistics import median
 from typing import Any
 
-from benchmarks.pages import parser_of, table, tell, versions_of
+from benchmarks.pages import page_of, parser_of, table, tell, versions_of
 
 ROUNDS = 3
 SMALL, LARGE = "HuggingFaceTB/SmolLM2-135M", "meta-llama/Llama-3.1-8B"
@@ -92,22 +92,20 @@ def main() -> None:
         "versions": versions,
         "rows": rows,
     }
-    lines = [
-        "# From nothing to a profile",
-        "",
+    text = page_of(
+        "From nothing to a profile",
         f"Whole processes, CPython {result['python']}, torch {versions['torch']},"
         f" {result['cores']} cores; medians of {ROUNDS} interleaved runs. Written by `python -m"
         " benchmarks.compile_speed --write`.",
-        "",
-        *table(
+        table(
             "what | >median s | >times the imports",
             (
                 (r["what"], f"{r['median_seconds']:.2f}", f"{r['median_seconds'] / floor:.1f}")
                 for r in rows
             ),
         ),
-    ]
-    tell("compile_speed", "\n".join(lines) + "\n", result, writes=options.write)
+    )
+    tell("compile_speed", text, result, writes=options.write)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from benchmarks.pages import RESULTS, table
+from benchmarks.pages import RESULTS, page_of, table
 from benchmarks.rows import Row, continued, parser_of_rows, read_rows
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.harness import make_case, measure_case
@@ -108,26 +108,20 @@ def page(rows: Sequence[Row]) -> str:
         )
         sizes = (row["batch_size"], f"{row['seq_len']:,}", f"{full:,}", f"{lora:,}")
         lines.append((row["model"], *sizes, "LoRA" if lora > full else "full", *differences))
-    return "\n".join(
-        [
-            "# Where LoRA costs more memory, rehearsed",
-            "",
-            f"`python -m benchmarks.crossover_points`: full training and LoRA r16 on a pretended"
-            f" {find_gpu(CARD).name}, at the last",
-            "length at which `crossover` says that LoRA needs less, and at the next token. Bytes"
-            " that tensors ask for at the peak,",
-            "by torch's CUDA build over stub libraries: rehearsed, not measured.",
-            "",
-            f"The order is as predicted at **{right} of {len(rows)}** points; {equal} of"
-            f" {2 * len(rows)} peaks are equal to the byte.",
-            "",
-            *table(
-                "model | >batch | >tokens | >full | >LoRA | needs more |"
-                " >predicted full - rehearsed | >predicted LoRA - rehearsed",
-                lines,
-            ),
-            "",
-        ]
+    return page_of(
+        "Where LoRA costs more memory, rehearsed",
+        f"`python -m benchmarks.crossover_points`: full training and LoRA r16 on a pretended"
+        f" {find_gpu(CARD).name}, at the last\n"
+        "length at which `crossover` says that LoRA needs less, and at the next token. Bytes"
+        " that tensors ask for at the peak,\n"
+        "by torch's CUDA build over stub libraries: rehearsed, not measured.",
+        f"The order is as predicted at **{right} of {len(rows)}** points; {equal} of"
+        f" {2 * len(rows)} peaks are equal to the byte.",
+        table(
+            "model | >batch | >tokens | >full | >LoRA | needs more |"
+            " >predicted full - rehearsed | >predicted LoRA - rehearsed",
+            lines,
+        ),
     )
 
 

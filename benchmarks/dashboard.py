@@ -27,7 +27,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import static_page
-from benchmarks.pages import parser_of, table, tell
+from benchmarks.pages import page_of, parser_of, table, tell
 from lora_profiler._common.process import cpu_model
 from lora_profiler.records.load import read_set
 from lora_profiler.records.serialize import record_dict
@@ -276,9 +276,8 @@ def measured() -> dict[str, Any]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    lines = [
-        "# What the dashboard takes",
-        "",
+    return page_of(
+        "What the dashboard takes",
         f"In Chromium, on {result['processor']} with {result['cores']} cores (load"
         f" {result['load']} at the end, niceness {result['nice']}): CPython {result['python']},"
         f" streamlit {result['streamlit']}. From the key or the"
@@ -286,16 +285,14 @@ def markdown(result: dict[str, Any]) -> str:
         f" {result['bytes_of_records'] / 1e6:.0f} MB, of which the first are shown while the"
         " rest is read. Goals: an update in 300 ms, a slider's in 100 ms, a page of records in"
         " 2 s. Written by `python -m benchmarks.dashboard --write`.",
-        "",
-        *table(
+        table(
             "what | >n | >median ms | >worst ms",
             (
                 (name, len(t), f"{median(t):,.0f}", f"{max(t):,.0f}")
                 for name, t in result["milliseconds"].items()
             ),
         ),
-    ]
-    return "\n".join(lines) + "\n"
+    )
 
 
 def main() -> int:

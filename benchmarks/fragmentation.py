@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from benchmarks.pages import RESULTS, table
+from benchmarks.pages import RESULTS, page_of, table
 from benchmarks.questions import drawn_models, drawn_setup, key, workload_on
 from benchmarks.rows import Row, continued, grouped, parser_of_rows
 from lora_profiler.errors import LoraProfilerError
@@ -84,18 +84,6 @@ def _asked(model: str, setup: TrainSetup, card: str) -> dict[str, Any]:
 
 def page(rows: Sequence[Mapping[str, Any]]) -> str:
     answered = [r for r in rows if "refused" not in r]
-    lines = [
-        "# What the caching allocator needs beyond a peak",
-        "",
-        f"`python -m benchmarks.fragmentation`: {len(rows)} of {COUNT} seeded questions so far, "
-        f"{len(answered)} of which a bundled profile answers. The least that the simulated "
-        "allocator completes three steps with, less the peak of live bytes and two BLAS "
-        "workspaces. The simulation is held against rehearsals in [boundary.md](boundary.md).",
-        "",
-        "Shares are of the peak, and of what comes and goes in a step: the peak less weights, "
-        "adapters and optimizer states.",
-        "",
-    ]
     kinds = {
         "peak": _size,
         "method": lambda r: setup_from_dict(r["setup"]).method,
@@ -103,12 +91,20 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         "card": lambda r: r["card"],
     }
     groups = {"all": answered} | grouped(answered, kinds)
-    lines += table(
-        " | >questions | >mean of peak | >largest | >mean of what comes and goes | >largest |"
-        " >mean MiB | >largest MiB",
-        (_summary(name, of_group) for name, of_group in groups.items()),
+    return page_of(
+        "What the caching allocator needs beyond a peak",
+        f"`python -m benchmarks.fragmentation`: {len(rows)} of {COUNT} seeded questions so far, "
+        f"{len(answered)} of which a bundled profile answers. The least that the simulated "
+        "allocator completes three steps with, less the peak of live bytes and two BLAS "
+        "workspaces. The simulation is held against rehearsals in [boundary.md](boundary.md).",
+        "Shares are of the peak, and of what comes and goes in a step: the peak less weights, "
+        "adapters and optimizer states.",
+        table(
+            " | >questions | >mean of peak | >largest | >mean of what comes and goes | >largest |"
+            " >mean MiB | >largest MiB",
+            (_summary(name, of_group) for name, of_group in groups.items()),
+        ),
     )
-    return "\n".join(lines) + "\n"
 
 
 def _size(row: Mapping[str, Any]) -> str:

@@ -65,6 +65,13 @@ def words_of(versions: dict[str, str]) -> str:
     return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
+def page_of(title: str, *blocks: str | Iterable[str]) -> str:
+    """Markdown: a heading, and paragraphs, lists and tables with a blank line between them. A block
+    that is empty is none."""
+    texts = [block if isinstance(block, str) else "\n".join(block) for block in blocks]
+    return "\n\n".join([f"# {title}", *filter(None, texts)]) + "\n"
+
+
 def table(heads: str, rows: Iterable[Iterable[object]]) -> list[str]:
     """Lines of Markdown. Heads are parted by `|`; a column whose head begins with `>` is aligned to
     the right."""

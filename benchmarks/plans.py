@@ -12,13 +12,13 @@ runs on the machine counts little; ratios count less still.
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.exhaustive_plans import front_of, front_of_plan, try_everything
 from benchmarks.first_rank import rehearsed_first_rank
-from benchmarks.pages import RESULTS, parser_of, table, write_json
+from benchmarks.pages import RESULTS, page_of, parser_of, table, write_json
 from benchmarks.rehearsing import steady_bytes
 from lora_profiler import (
     Amount,
@@ -230,38 +230,36 @@ def _search(title: str, s: Mapping[str, Any]) -> tuple[str, ...]:
 
 def page(results: Mapping[str, Mapping[str, Any]]) -> str:
     searches = [parts["search"] for parts in results.values()]
-    lines = [
-        "# Plans of real situations",
-        "",
-        "`python -m benchmarks.plans`, `--try-everything`, `--rehearse`. Prices are those of",
-        "`lora_profiler/catalog/data/prices.csv`, with their dates. A *one answer* is a prediction",
-        "and a step time of the recommended run, next to its size: the floor of predicting.",
-        "",
-        *table(
+    return page_of(
+        "Plans of real situations",
+        "`python -m benchmarks.plans`, `--try-everything`, `--rehearse`. Prices are those of\n"
+        "`lora_profiler/catalog/data/prices.csv`, with their dates. A *one answer* is a"
+        " prediction\nand a step time of the recommended run, next to its size: the floor of predicting.",
+        table(
             "situation | recommended | layout | hours, money | >peak, GiB | >left | binds",
             map(_recommended, results, searches),
         ),
-        "",
-        *table(
+        table(
             "situation | >ways | >fit | >timed | >front | >search, s | >one answer, ms | >ratio",
             map(_search, results, searches),
         ),
-        "",
         "## Tried in full",
-        "",
-    ]
-    for title, parts in results.items():
-        e = parts.get("everything")
-        if e is not None:
-            same = "the same front" if e["same_front"] else "ANOTHER FRONT"
-            lines.append(f"- {title}: {e['tried']:,} that fit, {same}, in {e['seconds']:,} s.")
-    lines += ["", "## The recommended run's memory, rehearsed", ""]
-    lines += ["Of several ranks the first alone (`benchmarks/first_rank.py`).", ""]
-    for title, parts in results.items():
-        r = parts.get("rehearsal")
-        if r is not None:
-            lines.append(f"- {title}: {_rehearsal_words(r)}")
-    return "\n".join(lines) + "\n"
+        _listed(results, "everything", _everything_words),
+        "## The recommended run's memory, rehearsed",
+        "Of several ranks the first alone (`benchmarks/first_rank.py`).",
+        _listed(results, "rehearsal", _rehearsal_words),
+    )
+
+
+def _listed(
+    results: Mapping[str, Mapping[str, Any]], part: str, words: Callable[[Mapping[str, Any]], str]
+) -> list[str]:
+    return [f"- {title}: {words(parts[part])}" for title, parts in results.items() if part in parts]
+
+
+def _everything_words(part: Mapping[str, Any]) -> str:
+    same = "the same front" if part["same_front"] else "ANOTHER FRONT"
+    return f"{part['tried']:,} that fit, {same}, in {part['seconds']:,} s."
 
 
 def _rehearsal_words(part: Mapping[str, Any]) -> str:

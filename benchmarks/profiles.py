@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.bundle import asked
-from benchmarks.pages import parser_of, table, write_document, write_page
+from benchmarks.pages import page_of, parser_of, table, write_document, write_page
 from lora_profiler.analytic import knows
 from lora_profiler.analytic import predict as by_rules
 from lora_profiler.catalog import bundled_models, find_model
@@ -100,41 +100,34 @@ def write(rows: list[dict[str, Any]]) -> None:
     equal = sum(row["rules"] == "equal" for row in rows)
     types = Counter(row["type"] for row in rows)
     models = {row["model"]: row["type"] for row in rows}
-    lines = [
-        "# Rules against compiled traces, at full size",
-        "",
+    text = page_of(
+        "Rules against compiled traces, at full size",
         f"`python -m benchmarks.profiles`: {len(rows):,} profiles of {len(models)} models"
-        f" ({len(types)} families that the rules",
+        f" ({len(types)} families that the rules\n"
         f"know), asked at {points:,} points: full, LoRA on all linear layers and PEFT's default"
-        " targets, QLoRA, with and without",
+        " targets, QLoRA, with and without\n"
         "checkpointing, one sample and several, CUDA rules.",
-        "",
         "- Saved bytes, persistent bytes, parameters and FLOPs, and the peaks that the rules"
-        " call exact, are equal in",
-        f"  {equal:,} of the {len(rows):,} profiles at every point.",
+        " call exact, are equal in\n"
+        f"  {equal:,} of the {len(rows):,} profiles at every point.\n"
         f"- The rules call {exact:,} peaks exact; {len(differ):,} of all {points:,} differ, by"
         f" at most {max(map(abs, differ), default=0):.3%}.",
-        "",
-        *table(
+        table(
             "family | >models | >profiles",
             (
                 (name, sum(of == name for of in models.values()), count)
                 for name, count in sorted(types.items())
             ),
         ),
-        "",
         "## Where the rules say otherwise",
-        "",
-        *(
-            [
-                f"- {r['model']}, {r['setup']}: {'; '.join(r['differences'][:3])}"
-                for r in rows
-                if r["differences"]
-            ]
-            or ["Nowhere."]
-        ),
-    ]
-    write_page("profiles", "\n".join(lines) + "\n")
+        [
+            f"- {r['model']}, {r['setup']}: {'; '.join(r['differences'][:3])}"
+            for r in rows
+            if r["differences"]
+        ]
+        or "Nowhere.",
+    )
+    write_page("profiles", text)
 
 
 def main() -> int:

@@ -26,6 +26,7 @@ from typing import Any
 
 from benchmarks import rehearsed_frameworks
 from benchmarks.forked_rehearsals import ForkedRehearsals
+from benchmarks.pages import page_of
 from benchmarks.questions import workload_on
 from benchmarks.rehearsed_peaks import Family, compared, predicted, predicted_anew
 from benchmarks.rows import Row, continued, parser_of_rows, read_rows, write_rows
@@ -180,22 +181,18 @@ def run(python: Path, seconds: float, asked: Sequence[dict[str, Any]]) -> list[d
 def page(rows: Sequence[Row]) -> str:
     errors = [FAMILY.error(row) for row in compared(rows)]
     off = 100 * max(map(abs, errors), default=0.0)
-    lines = [
-        "# Public files' settings, rehearsed in TRL",
-        "",
+    return page_of(
+        "Public files' settings, rehearsed in TRL",
         "`python -m benchmarks.rehearsed_files`: what public files say of model, method, adapter,"
         " batch, optimizer, checkpoints and formats, handed to TRL's own trainers over torch's CUDA"
         f" build on a pretended {CARD}, {LENGTH} tokens, models at full size; the requested peak of"
         " the third step, BLAS workspaces left out, beside what `lora-profile` says of the same."
         " Files are named by address and not kept here. Nothing here was measured on a card.",
-        "",
         f"Of {len(errors)} files {errors.count(0)} are equal to the byte; the worst is {off:.2f} %"
         " off.",
-        "",
-        *FAMILY.every_run(rows),
+        FAMILY.every_run(rows),
         *FAMILY.others(rows),
-    ]
-    return "\n".join(lines) + "\n"
+    )
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ from benchmarks.framework_commands import (
     environment_of,
     text_of,
 )
+from benchmarks.pages import page_of
 from benchmarks.rehearsed_peaks import Family, predicted_anew
 from benchmarks.rows import Row, continued, read_rows, write_rows
 from lora_profiler.catalog import find_gpu
@@ -151,22 +152,17 @@ FAMILY = Family(
 
 def page(rows: Sequence[Row]) -> str:
     versions = ", ".join(f"{name} {each.version}" for name, each in FRAMEWORKS.items())
-    lines = [
-        "# Frameworks, rehearsed",
-        "",
+    return page_of(
+        "Frameworks, rehearsed",
         f"`python -m benchmarks.rehearsed_frameworks`: {versions}, their own commands over torch's"
         " CUDA build on pretended cards, models at full size; the requested peak of later steps,"
         " BLAS workspaces left out, beside what `lora-profile FILE` says. Files are the frameworks'"
         " own, by address, and not kept here. Nothing here was measured on a card.",
-        "",
-        *FAMILY.summary(rows),
-        "",
+        FAMILY.summary(rows),
         "## Every run, the worst first",
-        "",
-        *FAMILY.every_run(rows),
+        FAMILY.every_run(rows),
         *FAMILY.others(rows),
-    ]
-    return "\n".join(lines) + "\n"
+    )
 
 
 def main() -> None:

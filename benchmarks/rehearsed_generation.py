@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.forked_rehearsals import ForkedRehearsals
-from benchmarks.pages import RESULTS, table
+from benchmarks.pages import RESULTS, page_of, table
 from benchmarks.questions import workload_on
 from benchmarks.rows import parser_of_rows, read_rows, write_rows
 from lora_profiler.planning.engine import predict
@@ -80,22 +80,18 @@ def error(row: Mapping[str, Any]) -> float:
 
 def page(rows: Sequence[Mapping[str, Any]]) -> str:
     done = [row for row in rows if row["status"] == "done"]
-    lines = [
-        "# Generation, rehearsed",
-        "",
+    return page_of(
+        "Generation, rehearsed",
         "`python -m benchmarks.rehearsed_generation`: transformers' own `generate` over torch's"
         " CUDA build on a pretended A100, 8 sequences drawn at once, none of which ends before the"
         " last token. Bytes that come on top of the model, beside the moment `generation`; the"
         " error is a share of model and generation together. Nothing here was measured on a card.",
-        "",
-        *table(
+        table(
             "model | >rank | >prompt + completion | peak in | >rehearsed | >predicted | >error",
             map(_cells, done),
         ),
-    ]
-    if others := [row for row in rows if row not in done]:
-        lines += ["", *(f"- {row['model']}: {row['error']}" for row in others)]
-    return "\n".join(lines) + "\n"
+        (f"- {row['model']}: {row['error']}" for row in rows if row not in done),
+    )
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[object, ...]:

@@ -1,10 +1,10 @@
 """The page of `rehearsed_rules`: predictions less rehearsals, all together, by group, the worst."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from benchmarks.pages import table
+from benchmarks.pages import page_of, table
 from benchmarks.rehearsed_configurations import configurations
 from benchmarks.rows import Row, grouped
 from lora_profiler.analytic.families import FAMILIES
@@ -23,18 +23,6 @@ def page(
     refused = sum("refused" in row for row in rows)
     failed = [row for row in rows if "failed" in row]
     count = sum(1 for _ in configurations())
-    lines = [
-        "# Predicted and rehearsed",
-        "",
-        f"`python -m benchmarks.rehearsed_rules`: {len(rows)} of {count} seeded configurations so "
-        "far, over the real CUDA build of torch on pretended cards of plenty of memory, at full "
-        "model size; steady peak of three steps. Rehearsed, not measured. BLAS workspaces are "
-        "added to the prediction. "
-        f"{refused} are refused before they run, {len(failed)} did not run.",
-        "",
-        *_nearness(results),
-        "",
-    ]
     kinds = {
         "answers": lambda r: f"{r['engine']}, {r['exactness']}",
         "card": lambda r: r["card"],
@@ -42,15 +30,24 @@ def page(
         "attention": lambda r: r["setup"]["attention"] + " " + (", ".join(r["attention"]) or "-"),
         "model type": lambda r: find_model(r["model"], offline=True).model_type,
     }
-    lines += _summaries({"all": results} | grouped(results, kinds))
-    lines += ["", "The worst by requested bytes:", "", *_worst(results, "requested_bytes")]
-    lines += _of_traces(of_traces)
-    lines += ["", "What did not run:", ""] if failed else []
-    lines += [
-        f"- {row['model']} on {row['card']}, {options_words(row)}: {row['failed']}"
-        for row in failed
-    ]
-    return "\n".join(lines) + "\n"
+    return page_of(
+        "Predicted and rehearsed",
+        f"`python -m benchmarks.rehearsed_rules`: {len(rows)} of {count} seeded configurations so "
+        "far, over the real CUDA build of torch on pretended cards of plenty of memory, at full "
+        "model size; steady peak of three steps. Rehearsed, not measured. BLAS workspaces are "
+        "added to the prediction. "
+        f"{refused} are refused before they run, {len(failed)} did not run.",
+        _nearness(results),
+        _summaries({"all": results} | grouped(results, kinds)),
+        "The worst by requested bytes:",
+        _worst(results, "requested_bytes"),
+        *(_of_traces(of_traces) if of_traces else ()),
+        "What did not run:" if failed else "",
+        (
+            f"- {row['model']} on {row['card']}, {options_words(row)}: {row['failed']}"
+            for row in failed
+        ),
+    )
 
 
 def _worst(results: Sequence[Mapping[str, Any]], counter: str) -> list[str]:
@@ -81,33 +78,24 @@ _OF_TRACES: Mapping[str, Callable[[Row], bool]] = {
 }
 
 
-def _of_traces(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not results:
-        return []
+def _of_traces(results: Sequence[Row]) -> Iterator[str | list[str]]:
     groups = {name: [r for r in results if holds(r)] for name, holds in _OF_TRACES.items()}
     beyond = [result["bytes_beyond"] for result in results]
     shares = [result["bytes_beyond"] / result["peak_bytes"] for result in results]
-    return [
-        "",
-        "## Traces and the simulated allocator",
-        "",
+    yield "## Traces and the simulated allocator"
+    yield (
         "`--trace`: the same configurations, each traced at exactly its size, and the trace "
-        "replayed through the simulated allocator with BLAS workspaces.",
-        "",
-        *_summaries({"all": results, **{name: of for name, of in groups.items() if of}}),
-        "",
+        "replayed through the simulated allocator with BLAS workspaces."
+    )
+    yield _summaries({"all": results, **{name: of for name, of in groups.items() if of}})
+    yield (
         "The least that the allocator completes two steps with, simulated, is above peak and "
         f"workspaces by {mean(shares):.1%} on average, by at most {max(shares):.1%}; in bytes by"
-        f" at most {max(beyond) / MIB:,.0f} MiB.",
-        "",
-        "The worst by requested bytes:",
-        "",
-        *_worst(results, "requested_bytes"),
-        "",
-        "The worst by reserved bytes:",
-        "",
-        *_worst(results, "reserved_bytes"),
-    ]
+        f" at most {max(beyond) / MIB:,.0f} MiB."
+    )
+    for counter in ("requested", "reserved"):
+        yield f"The worst by {counter} bytes:"
+        yield _worst(results, f"{counter}_bytes")
 
 
 def _nearness(results: Sequence[Mapping[str, Any]]) -> list[str]:

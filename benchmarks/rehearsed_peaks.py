@@ -74,11 +74,8 @@ class Family:
     def others(self, rows: Iterable[Row]) -> list[str]:
         """A section of those that are not compared, nothing where there are none."""
         left = [row for row in rows if not _is_compared(row)]
-        if not left:
-            return []
-        reasons = (" ".join(str(row.get("error") or row.get("refused")).split()) for row in left)
-        lines = [f"- {self.named(row)}: {why}" for row, why in zip(left, reasons, strict=True)]
-        return ["", "## What did not run, or is not predicted", "", *lines]
+        lines = "\n".join(f"- {self.named(row)}: {_why(row)}" for row in left)
+        return ["## What did not run, or is not predicted", lines] if left else []
 
 
 def compared(rows: Iterable[Row]) -> list[Row]:
@@ -88,6 +85,10 @@ def compared(rows: Iterable[Row]) -> list[Row]:
 
 def _is_compared(row: Row) -> bool:
     return row["status"] == "done" and "predicted_bytes" in row
+
+
+def _why(row: Row) -> str:
+    return " ".join(str(row.get("error") or row.get("refused")).split())
 
 
 def predicted(question: Callable[[], Workload]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import RESULTS, table, write_json, write_page
+from benchmarks.pages import RESULTS, page_of, table, write_json, write_page
 from benchmarks.rehearsing import rehearsed
 from benchmarks.rows import Row, parser_of_rows
 
@@ -137,28 +137,22 @@ def page(rows: list[dict[str, Any]]) -> str:
     counted = [row for row in rows if "second_count" in row]
     equal = sum(row["second_count"]["is_equal"] for row in counted)
     versions = ", ".join(sorted({row["torch"] for row in counted}))
-    lines = [
-        "# Scripts, rehearsed",
-        "",
+    return page_of(
+        "Scripts, rehearsed",
         f"`python -m benchmarks.rehearsed_scripts`: the scripts of `examples/rehearse`, and some "
         f"of accelerate's and PEFT's own by version, unchanged, over torch {versions} on pretended "
         "cards. Nothing here was measured on a card.",
-        "",
         f"The requested peak is equal to a second count, of the allocator's own log, in {equal} of "
         f"{len(counted)}. Bytes of the whole run; `launches`: kernels of a step, and calls of BLAS "
         "and its like; seconds are those of the rehearsal, on two busy cores.",
-        "",
-        *table(
+        table(
             "script | card | >exit | >requested | >allocated | >reserved | attention | >launches"
             " | >s",
             map(_cells, rows),
         ),
-        "",
         "What did not run, in the words of the script's own libraries:",
-        "",
-        *(_refusal(row) for row in rows if row["exit_code"]),
-    ]
-    return "\n".join([*lines, ""])
+        (_refusal(row) for row in rows if row["exit_code"]),
+    )
 
 
 def _cells(row: Row) -> tuple[object, ...]:

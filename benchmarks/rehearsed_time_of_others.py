@@ -33,7 +33,7 @@ from benchmarks.framework_commands import (
     environment_of,
     text_of,
 )
-from benchmarks.pages import RESULTS, table
+from benchmarks.pages import RESULTS, page_of, table
 from benchmarks.questions import workload_on
 from benchmarks.rehearsed_frameworks import asked, profiled
 from benchmarks.rehearsed_time import BOUND
@@ -251,50 +251,43 @@ def page(rows: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]
     found.sort(key=lambda row: -abs(row["difference"]))
     differences = [abs(row["difference"]) for row in found]
     within = sum(difference <= BOUND for difference in differences)
-    lines = [
-        "# The time of a rehearsed step of others",
-        "",
+    return page_of(
+        "The time of a rehearsed step of others",
         "Written by `python -m benchmarks.rehearsed_time_of_others`: one step of trainers' own code"
         " over torch's CUDA build on pretended cards, its kernels priced by the roofline, beside"
         " the step time that `lora-profile` tells of the same question from rules. Both are"
         " predicted; nothing was measured.",
-        "",
         f"{within} of {len(found)} within {BOUND:.0%}: median"
         f" {quantile(differences[::-1], 0.5):.2%}, largest {differences[0]:.2%}. Where parts"
         f" differ: shares of the predicted step, from {LEAST:.1%}. Launches are without the"
         " update's.",
-        "",
-        *table(
+        table(
             "script | card | >rehearsed, s | >predicted, s | >difference | where | >launches"
             " | >counted",
             map(_cells, found),
         ),
-        "",
         f"## Beyond {BOUND:.0%}, and why",
-        "",
         "What each operator adds, those that add most: on the card, and with its launches, which"
         " together are the difference of the micro-batches' time. Beyond an operator's first:"
         " kernels that the stub libraries counted and no operator of the rehearsal's list stands"
         " for.",
-    ]
-    for row in found[: len(found) - within]:
-        lines += [
-            "",
-            f"### {row['script']}: {row['difference']:+.2%}",
-            "",
-            cause_of(row["script"]),
-            "",
-            *table(
-                "operator | >times, rehearsed | >predicted | >on the card, of the step | >with its"
-                " launches",
-                (
-                    (op, f"{n:,}", f"{m:,}", f"{share:+.2%}", f"{whole:+.2%}")
-                    for op, n, m, share, whole in row["operators"]
-                ),
-            ),
-        ]
-    lines += ["", "Asked:", "", *(f"- `{' '.join(row['asked'])}`" for row in found)]
-    return "\n".join([*lines, ""])
+        *(block for row in found[: len(found) - within] for block in _beyond(row)),
+        "Asked:",
+        (f"- `{' '.join(row['asked'])}`" for row in found),
+    )
+
+
+def _beyond(row: Mapping[str, Any]) -> tuple[str | list[str], ...]:
+    operators = table(
+        "operator | >times, rehearsed | >predicted | >on the card, of the step | >with its"
+        " launches",
+        (
+            (op, f"{n:,}", f"{m:,}", f"{share:+.2%}", f"{whole:+.2%}")
+            for op, n, m, share, whole in row["operators"]
+        ),
+    )
+    title = f"### {row['script']}: {row['difference']:+.2%}"
+    return title, cause_of(row["script"]), operators
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:

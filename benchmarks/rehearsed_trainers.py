@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.forked_rehearsals import ForkedRehearsals
+from benchmarks.pages import page_of
 from benchmarks.questions import flags, workload_on
 from benchmarks.rehearsed_peaks import Family, predicted, predicted_anew
 from benchmarks.rows import Row, continued, parser_of_rows, read_rows, write_rows
@@ -187,23 +188,18 @@ def run(python: Path, seconds: float) -> list[dict[str, Any]]:
 
 
 def page(rows: Sequence[Row]) -> str:
-    lines = [
-        "# Trainers, rehearsed",
-        "",
+    return page_of(
+        "Trainers, rehearsed",
         "`python -m benchmarks.rehearsed_trainers`: transformers' Trainer and TRL's SFTTrainer,"
         " DPOTrainer, GRPOTrainer, KTOTrainer, ORPOTrainer and RewardTrainer, their own code over"
         " torch's CUDA build on pretended cards, models at full size; the requested peak of the"
         " third step, BLAS workspaces left out, beside what `--trainer` says."
         " Nothing here was measured on a card.",
-        "",
-        *FAMILY.summary(rows, with_case=True),
-        "",
+        FAMILY.summary(rows, with_case=True),
         "## Every run, the worst first",
-        "",
-        *FAMILY.every_run(rows),
+        FAMILY.every_run(rows),
         *FAMILY.others(rows),
-    ]
-    return "\n".join(lines) + "\n"
+    )
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks.pages import parser_of, table, tell
+from benchmarks.pages import page_of, parser_of, table, tell
 
 OURS = "lora-profile meta-llama/Llama-3.1-8B --rank 16"
 
@@ -138,23 +138,19 @@ def measure(all_cases: list[Case], rounds: int) -> list[Result]:
 
 
 def markdown(results: list[Result]) -> str:
-    lines = [
-        "# Start-up",
-        "",
+    has_fitcheck = any(r.name.startswith("fitcheck") for r in results)
+    return page_of(
+        "Start-up",
         f"Whole processes, {platform.python_implementation()} {platform.python_version()} on"
         f" {os.cpu_count()} cores ({platform.machine()}), interleaved. Written by"
         " `benchmarks/startup.py`.",
-        "",
-        *table(
+        table(
             "command | version | >rounds | >median s | >least s | >times ours", map(_cells, results)
         ),
-    ]
-    if any(r.name.startswith("fitcheck") for r in results):
-        lines += [
-            "",
-            "`fitcheck` needs the network for an answer, so that only its `--help` is timed.",
-        ]
-    return "\n".join([*lines, ""])
+        "`fitcheck` needs the network for an answer, so that only its `--help` is timed."
+        if has_fitcheck
+        else "",
+    )
 
 
 def _cells(r: Result) -> tuple[object, ...]:

@@ -20,7 +20,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.pages import parser_of, table, tell
+from benchmarks.pages import page_of, parser_of, table, tell
 from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, peak_bytes, predict, sweep
 
 MODEL = "meta-llama/Llama-3.1-8B"
@@ -109,22 +109,20 @@ def main() -> None:
         "model": MODEL,
         "rows": rows,
     }
-    lines = [
-        "# Peaks a second",
-        "",
+    text = page_of(
+        "Peaks a second",
         f"{MODEL}, LoRA on all linears; CPython {result['python']}, NumPy {np.__version__},"
         f" {result['cores']} cores. Medians of {ROUNDS} runs. Written by `python -m"
         " benchmarks.throughput --write`.",
-        "",
-        *table(
+        table(
             "what | >per second | >times the floor",
             (
                 (row["what"], f"{row['per_second']:,.0f}", f"{row['times_floor']:.1f}")
                 for row in rows
             ),
         ),
-    ]
-    tell("throughput", "\n".join(lines) + "\n", result, writes=options.write)
+    )
+    tell("throughput", text, result, writes=options.write)
 
 
 if __name__ == "__main__":

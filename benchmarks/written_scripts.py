@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.pages import parser_of, table, write_page
+from benchmarks.pages import page_of, parser_of, table, write_page
 from benchmarks.questions import flags, workload_on
 from benchmarks.rehearsing import rehearsed, workspaces_bytes
 from lora_profiler.catalog import find_gpu, find_model
@@ -94,17 +94,15 @@ def main() -> None:
     for cell in CELLS:
         rows.append(row(python, cell))
         print(*rows[-1], file=sys.stderr, flush=True)
-    lines = [
-        "# Written scripts, rehearsed",
-        "",
+    text = page_of(
+        "Written scripts, rehearsed",
         "`python -m benchmarks.written_scripts`: what `lora-profile ... --trainer transformers"
         f" --write peft train.py` writes, run unchanged over torch's CUDA build on a pretended"
         f" {find_gpu(CARD).name}; the requested peak in bytes, BLAS workspaces left out, beside"
         " what was predicted of the question. Nothing here was measured on a card.",
-        "",
-        *table("asked | >rehearsed | >predicted | says | >difference", rows),
-    ]
-    write_page("written_scripts", "\n".join(lines) + "\n")
+        table("asked | >rehearsed | >predicted | says | >difference", rows),
+    )
+    write_page("written_scripts", text)
 
 
 if __name__ == "__main__":
