@@ -234,7 +234,8 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
         "Plans of real situations",
         "`python -m benchmarks.plans`, `--try-everything`, `--rehearse`. Prices are those of\n"
         "`lora_profiler/catalog/data/prices.csv`, with their dates. A *one answer* is a"
-        " prediction\nand a step time of the recommended run, next to its size: the floor of predicting.",
+        " prediction\n"
+        "and a step time of the recommended run, next to its size: the floor of predicting.",
         table(
             "situation | recommended | layout | hours, money | >peak, GiB | >left | binds",
             map(_recommended, results, searches),

@@ -1,42 +1,40 @@
 """The league as Markdown: the results with every row, and the page of the docs."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.league.ours import COMMAND, REPLAY
 from benchmarks.league.scores import OURS, Pair, Row, Score, error, errors, pair, score, wins
-from benchmarks.pages import table
+from benchmarks.pages import page_of, table
 
 COMMAND_LINE = "python -m benchmarks.league --write"
 METHODS = ("full", "lora", "qlora")
 NAMES = {"full": "Full", "lora": "LoRA", "qlora": "QLoRA"}
 GIB = 2**30
+TITLE = "The league"
 Document = Mapping[str, Any]
+Block = str | list[str]
 
 
 def report(document: Document) -> str:
     """`results/league.md`."""
-    return "\n".join([*_head(document), *_body(document), *_rows(document), ""])
+    return page_of(TITLE, *_head(document), *_body(document), *_rows(document))
 
 
 def page(document: Document) -> str:
     """`docs/league.md`: all but the rows, which the results have."""
-    return "\n".join(
-        [
-            *_head(document),
-            *_body(document),
-            "Every row with every answer is in `benchmarks/results/league.md`, and in"
-            " `league.json` beside it.",
-            "",
-        ]
+    return page_of(
+        TITLE,
+        *_head(document),
+        *_body(document),
+        "Every row with every answer is in `benchmarks/results/league.md`, and in `league.json`"
+        " beside it.",
     )
 
 
-def _head(document: Document) -> Iterator[str]:
+def _head(document: Document) -> Iterator[Block]:
     rows, rivals = document["rows"], document["rivals"]
-    yield "# The league"
-    yield ""
     yield (
         f"{len(rivals)} other estimators of fine-tuning memory, each run by its own code, and this"
         f" project twice, on the same {len(rows)} peaks that others measured and published: the"
@@ -46,7 +44,6 @@ def _head(document: Document) -> Iterator[str]:
         " kernels were written with their errors in sight; what is known of the others' is said"
         " below."
     )
-    yield ""
     yield (
         f"Written by `{COMMAND_LINE}` in {_minutes(document['asking_seconds'])} on two shared"
         " cores, once pip has installed every estimator into an environment of its own, a quarter"
@@ -54,10 +51,9 @@ def _head(document: Document) -> Iterator[str]:
         f" {document['versions']['python']}, lora-profiler {document['versions']['lora-profiler']};"
         " the versions of everything installed are in `benchmarks/results/league.json`."
     )
-    yield ""
 
 
-def _body(document: Document) -> Iterator[str]:
+def _body(document: Document) -> Iterator[Block]:
     rows: Sequence[Row] = document["rows"]
     plain = [row for row in rows if row["is_plain"] and row["quantity"] == "allocated"]
     other = [row for row in rows if not row["is_plain"] and row["quantity"] == "allocated"]
@@ -65,32 +61,26 @@ def _body(document: Document) -> Iterator[str]:
     yield from _wins(rows)
     yield from _pairs(document)
     yield "## By method: the libraries' own kernels"
-    yield ""
     yield (
         "Allocated peaks of runs that plain options describe: the loss, norms and adapters of"
         " transformers, PEFT, LitGPT or torchtune themselves. An estimator is scored on the rows"
         " that it answers, which differ; the table before compares on the same ones. *Low* is how"
         " many were predicted too low: a run that ends for lack of memory."
     )
-    yield ""
     yield from _scores(document, plain)
     yield "## By method: other kernels"
-    yield ""
     yield (
         "Allocated peaks with Triton's or Liger's kernels, or compiled layers. Most estimators have"
         " no option for these, our command neither but for the fused loss: all are asked as if the"
         " libraries' own ran, or with Liger where they name it."
     )
-    yield ""
     yield from _scores(document, other)
     yield "## Reserved bytes"
-    yield ""
     yield (
         "What the allocator took from the driver. The rows of ms-swift are of texts of random"
         " lengths, and rise with the length by several times what the shapes explain; the replay"
         " tells a range, and is not scored."
     )
-    yield ""
     yield from _scores(document, reserved)
     yield from _stacks(document)
     yield from _refusals(document)
@@ -98,18 +88,16 @@ def _body(document: Document) -> Iterator[str]:
     yield from _unasked(document)
 
 
-def _wins(rows: Sequence[Row]) -> Iterator[str]:
+def _wins(rows: Sequence[Row]) -> Iterator[Block]:
     found = list(wins(rows))
     yield "## Rows where another is nearer"
-    yield ""
     yield (
         f"On {len(found)} of {len(rows)} rows at least one of the others is nearer than our command"
         " as typed, or it has no answer. The nearest of them, with how many are nearer; what"
         " replaying the stack gives stands beside it. The nearest of many is near by chance, too:"
         " the tables below hold each against all of its rows."
     )
-    yield ""
-    yield from table(
+    yield table(
         "measured | method, stack | >GiB | nearest other | >nearer | >our command | >our replay",
         (
             (
@@ -123,27 +111,23 @@ def _wins(rows: Sequence[Row]) -> Iterator[str]:
             for win in found
         ),
     )
-    yield ""
 
 
-def _pairs(document: Document) -> Iterator[str]:
+def _pairs(document: Document) -> Iterator[Block]:
     yield "## On the same rows"
-    yield ""
     yield (
         "Mean absolute error of each estimator and of our command on the rows that both answer,"
         " allocated and reserved, and on how many of them the estimator is nearer. *Plain* are the"
         " libraries' own kernels."
     )
-    yield ""
     plain = [row for row in document["rows"] if row["is_plain"]]
     other = [row for row in document["rows"] if not row["is_plain"]]
     names = [rival["name"] for rival in document["rivals"]]
-    yield from table(
+    yield table(
         "estimator | >plain rows | >its error | >ours | >nearer | >other rows | >its error |"
         " >ours | >nearer",
         ((name, *_pair(pair(plain, name)), *_pair(pair(other, name))) for name in names),
     )
-    yield ""
 
 
 def _pair(found: Pair | None) -> tuple[object, ...]:
@@ -152,7 +136,7 @@ def _pair(found: Pair | None) -> tuple[object, ...]:
     return found.rows, f"{found.mean:.1%}", f"{found.ours:.1%}", found.nearer
 
 
-def _scores(document: Document, rows: Sequence[Row]) -> Iterator[str]:
+def _scores(document: Document, rows: Sequence[Row]) -> Iterator[Block]:
     lines = []
     for method in METHODS:
         own = [row for row in rows if row["method"] == method]
@@ -160,12 +144,11 @@ def _scores(document: Document, rows: Sequence[Row]) -> Iterator[str]:
         scored = [(name, s) for name, s in found if s is not None]
         for name, s in sorted(scored, key=lambda each: each[1].mean):
             lines.append((NAMES[method], _bold(name), *_score(s)))
-    yield from table(
+    yield table(
         "method | estimator | >answered | >mean | >median | >worst under | >worst over |"
         " >within 10 % | >bias | >low",
         lines,
     )
-    yield ""
 
 
 def _score(s: Score) -> tuple[object, ...]:
@@ -173,13 +156,11 @@ def _score(s: Score) -> tuple[object, ...]:
     return *cells, _or_none(s.under), _or_none(s.over), s.near, f"{s.bias:+.1%}", s.low
 
 
-def _stacks(document: Document) -> Iterator[str]:
+def _stacks(document: Document) -> Iterator[Block]:
     yield "## By stack"
-    yield ""
     yield (
         "Mean absolute error, with the number of rows answered in brackets; a dash where none is."
     )
-    yield ""
     groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in document["rows"]:
         groups[row["quantity"], row["method"], row["stack"] + _cards(row)].append(row)
@@ -193,73 +174,63 @@ def _stacks(document: Document) -> Iterator[str]:
             found = [abs(e) for e in errors(groups[key], name)]
             cells.append(f"{sum(found) / len(found):.1%} ({len(found)})" if found else "-")
         lines.append((f"{quantity}, {NAMES[method]}, {stack}", len(groups[key]), *cells))
-    yield from table(f"peak, method, stack | >rows | {_right(names)}", lines)
-    yield ""
+    yield table(f"peak, method, stack | >rows | {_right(names)}", lines)
 
 
-def _refusals(document: Document) -> Iterator[str]:
+def _refusals(document: Document) -> Iterator[Block]:
     yield "## What each refuses"
-    yield ""
-    for name in _names(document):
-        reasons: dict[str, int] = defaultdict(int)
-        for row in document["rows"]:
-            answer = row["answers"][name]
-            if "refused" in answer:
-                reasons[_plain(answer["refused"])] += 1
-        said = "; ".join(f"{reason} ({count})" for reason, count in reasons.items())
-        yield f"- **{name}**: {said or 'nothing'}."
-    yield ""
+    yield [_refused(document["rows"], name) for name in _names(document)]
 
 
-def _mappings(document: Document) -> Iterator[str]:
+def _refused(rows: Sequence[Row], name: str) -> str:
+    answers = (row["answers"][name] for row in rows)
+    reasons = Counter(_plain(answer["refused"]) for answer in answers if "refused" in answer)
+    said = "; ".join(f"{reason} ({count})" for reason, count in reasons.items())
+    return f"- **{name}**: {said or 'nothing'}."
+
+
+def _mappings(document: Document) -> Iterator[Block]:
     yield "## How each is asked"
-    yield ""
     yield (
         "The most favourable reading of its options that is still what ran. All are given the same"
         " config.json. What no option of it says is left out of the question, and the row asked"
         " nevertheless."
     )
-    yield ""
-    for rival in document["rivals"]:
-        yield (
-            f"- **[{rival['name']}]({rival['url']})**, `{rival['requirement']}`:"
-            f" {rival['mapping']}."
-        )
-        yield f"  Read: {rival['total']}. No option for: {', '.join(rival['lacks'])}."
-        if rival["calibrated"]:
-            yield f"  Calibration: {rival['calibrated']}."
-    yield (
-        f"- **{COMMAND}**: the words of `benchmarks/public_rows/typed.py`, written down before any"
-        " error was seen, but for `--loss plain` of torchtune's runs without chunks, and for the"
-        " versions (`--trainer transformers@4.48`, `litgpt@2023.10`), kernels, checkpointing and"
-        " FSDP that options have come to name, each as the source publishes it. Read: the steady"
-        " peak that it prints; reserved: that and the card's reserve without the context."
-    )
-    yield (
-        f"- **{REPLAY}**: `benchmarks/results/public_accuracy.md`. It runs the code"
-        " of the versions and kernels that ran, on tensors without data, and counts what the row's"
-        " counter counted."
-    )
-    yield ""
+    yield [*(line for rival in document["rivals"] for line in _mapping(rival)), *_OF_OURS]
 
 
-def _unasked(document: Document) -> Iterator[str]:
+def _mapping(rival: Mapping[str, Any]) -> Iterator[str]:
+    yield f"- **[{rival['name']}]({rival['url']})**, `{rival['requirement']}`: {rival['mapping']}."
+    yield f"  Read: {rival['total']}. No option for: {', '.join(rival['lacks'])}."
+    if rival["calibrated"]:
+        yield f"  Calibration: {rival['calibrated']}."
+
+
+_OF_OURS = (
+    f"- **{COMMAND}**: the words of `benchmarks/public_rows/typed.py`, written down before any"
+    " error was seen, but for `--loss plain` of torchtune's runs without chunks, and for the"
+    " versions (`--trainer transformers@4.48`, `litgpt@2023.10`), kernels, checkpointing and"
+    " FSDP that options have come to name, each as the source publishes it. Read: the steady"
+    " peak that it prints; reserved: that and the card's reserve without the context.",
+    f"- **{REPLAY}**: `benchmarks/results/public_accuracy.md`. It runs the code"
+    " of the versions and kernels that ran, on tensors without data, and counts what the row's"
+    " counter counted.",
+)
+
+
+def _unasked(document: Document) -> Iterator[Block]:
     yield "## Nobody is asked"
-    yield ""
-    for each in document["unasked"]:
-        yield f"- {each['reason']}: {each['rows']} peaks, {each['example']} for one."
-    yield ""
+    yield [
+        f"- {each['reason']}: {each['rows']} peaks, {each['example']} for one."
+        for each in document["unasked"]
+    ]
     yield "Looked at, and not asked:"
-    yield ""
-    for name, why in document["looked_at"].items():
-        yield f"- {name}: {why}."
-    yield ""
+    yield [f"- {name}: {why}." for name, why in document["looked_at"].items()]
 
 
-def _rows(document: Document) -> Iterator[str]:
+def _rows(document: Document) -> Iterator[Block]:
     names = _names(document)
     yield "## Rows"
-    yield ""
     lines = []
     for row in document["rows"]:
         cells = (_cell(error(row, name)) for name in names)
@@ -267,7 +238,7 @@ def _rows(document: Document) -> Iterator[str]:
         asked = f"{ours['words']} ({ours['described']})"
         lines.append((_link(row), f"{_ran(row)}, {row['quantity']}", _gib(row), *cells, asked))
     heads = f"measured | method, stack | >GiB | {_right(names)} | asked of our command"
-    yield from table(heads, lines)
+    yield table(heads, lines)
 
 
 def _names(document: Document) -> list[str]:
