@@ -29,7 +29,9 @@ class ForkedRehearsals:
     `benchmarks.inside` answers; `with_hub` gives it a folder for what it takes from a hub that is
     not there. To be used in a `with`. Raises RehearsalError."""
 
-    def __init__(self, python: Path, server: str = "steps", *, with_hub: bool = False) -> None:
+    def __init__(
+        self, python: Path, server: str = "steps_server", *, with_hub: bool = False
+    ) -> None:
         self._environment = read_environment(python)
         self._command = [str(python), "-m", f"benchmarks.inside.{server}"]
         self._with_hub = with_hub

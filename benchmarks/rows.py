@@ -51,7 +51,7 @@ def continued(
         known.add(name)
         rows.append(made(question))
         append_row(path, rows[-1])
-        print(name, rows[-1].get("status", ""), file=sys.stderr, flush=True)
+        print(str(name)[:100], rows[-1].get("status", ""), file=sys.stderr, flush=True)
     return rows
 
 
