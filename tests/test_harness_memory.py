@@ -16,7 +16,7 @@ from lora_profiler.harness import memory_pass as passes
 from lora_profiler.harness import ownership
 from lora_profiler.harness.marked_steps import MarkedSteps
 from lora_profiler.harness.memory_pass import MemoryResult, memory_pass, one_step_peak
-from lora_profiler.harness.timeline import Allocation, Claims, Timeline
+from lora_profiler.harness.timeline import Allocation, AllocationClaims, Timeline
 from lora_profiler.harness.tracker import BudgetExceededError
 from lora_profiler.harness.training import Batches, Training, token_counts
 from lora_profiler.modeling import build_model, make_optimizer
@@ -172,7 +172,7 @@ def test_what_was_replaced_ends_when_it_went_and_not_when_its_address_is_used_ag
         end=60,
     )
     run = training(LORA)
-    claims = Claims(before={7: "parameters"})
+    claims = AllocationClaims(before={7: "parameters"})
     steps = MarkedSteps(run, None, claims, ownership.by_address, lambda step, phase: None)
     steps._seen = [(1, "end of backward", [8], "parameters")]
     steps.bury(timeline)

@@ -18,7 +18,7 @@ from lora_profiler.analytic.persistent import (
 )
 from lora_profiler.analytic.plan import Plan
 from lora_profiler.analytic.sharding_units import base_pieces
-from lora_profiler.analytic.structure import Run
+from lora_profiler.analytic.structure import LayerPass
 from lora_profiler.analytic.tensors import Storage
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.prediction import LayerCost
@@ -188,7 +188,12 @@ def _activity(plan: Plan, at: Values) -> dict[str, tuple[int, int]]:
 
 
 def _by_scope(
-    run: Run, at: Values, *, keeps: bool, repeats: bool, leaves: frozenset[Storage] = frozenset()
+    run: LayerPass,
+    at: Values,
+    *,
+    keeps: bool,
+    repeats: bool,
+    leaves: frozenset[Storage] = frozenset(),
 ) -> dict[str, tuple[int, int]]:
     saved: dict[str, int] = defaultdict(int)
     flops: dict[str, int] = defaultdict(int)

@@ -85,7 +85,7 @@ class Node:
     behind: tuple["Node", ...] = ()
 
 
-class Spread(NamedTuple):
+class VocabularyShards(NamedTuple):
     """A vocabulary of which each of several ranks has a part."""
 
     words: int
@@ -168,7 +168,7 @@ class Rules(NamedTuple):
     qat: Qat = "none"
     qat_group_size: int = 32
     qat_adapted_alone: bool = False
-    spread: Spread | None = None
+    spread: VocabularyShards | None = None
     ring: int = 1
     """Ranks among which keys and values go round, each with a part of the tokens."""
     qat_rounds_head: bool = True

@@ -58,7 +58,7 @@ from lora_profiler.records.serialize import record_dict
 
 
 @dataclass(slots=True)
-class Run:
+class CaseRun:
     """One case as it goes: where it stands, and all that is known so far."""
 
     case: Case
@@ -131,7 +131,7 @@ class Run:
             os._exit(1)
 
 
-def train(run: Run, view: DeviceView) -> None:
+def train(run: CaseRun, view: DeviceView) -> None:
     """The whole case. Raises what the training raises; `run` then holds what was found before."""
     run.stage("context")
     run.memory.workspace_bytes = view.make_context()
@@ -139,7 +139,7 @@ def train(run: Run, view: DeviceView) -> None:
         _train(run, view, ranks)
 
 
-def _train(run: Run, view: DeviceView, ranks: Ranks) -> None:
+def _train(run: CaseRun, view: DeviceView, ranks: Ranks) -> None:
     case, setup = run.case, run.case.workload.setup
     if not ranks.rank:
         run.emit({"environment": asdict(environment(setup.device, command=case.command))})
@@ -189,7 +189,7 @@ def _train(run: Run, view: DeviceView, ranks: Ranks) -> None:
     training.close()
 
 
-def _by_own_loop(run: Run, batches: Batches) -> Training:
+def _by_own_loop(run: CaseRun, batches: Batches) -> Training:
     case, setup = run.case, run.case.workload.setup
     model = modeling.build_model(case.workload, weights=case.weights, on_stage=run.stage)
     run.counts = modeling.count_parameters(model)
@@ -202,7 +202,7 @@ def _by_own_loop(run: Run, batches: Batches) -> Training:
     return Training(model, optimizer, setup, batches, case.conditions.ballast_bytes, shared)
 
 
-def _by_trainer(run: Run, batches: Batches) -> Training:
+def _by_trainer(run: CaseRun, batches: Batches) -> Training:
     from lora_profiler.harness.trainers import trained_by
 
     training = trained_by(run.case, batches, run.stage)
@@ -226,7 +226,9 @@ def losses_alone(case: Case) -> list[float]:
     ]
 
 
-def measurement(run: Run, view: DeviceView, status: Status, failure: Failure | None) -> Measurement:
+def measurement(
+    run: CaseRun, view: DeviceView, status: Status, failure: Failure | None
+) -> Measurement:
     memory, timing, peak = run.memory, run.timing, run.memory.peak
     steady = [s for s in memory.samples if s.step > 1]
     on_cpu = run.case.workload.setup.device == "cpu"
@@ -277,7 +279,7 @@ def measurement(run: Run, view: DeviceView, status: Status, failure: Failure | N
     )
 
 
-def flags(run: Run, view: DeviceView) -> tuple[Flag, ...]:
+def flags(run: CaseRun, view: DeviceView) -> tuple[Flag, ...]:
     memory, timing = run.memory, run.timing
     size = memory.peak[1] if memory.peak else None
     raised: list[Flag] = []
@@ -302,7 +304,7 @@ def flags(run: Run, view: DeviceView) -> tuple[Flag, ...]:
     return tuple(raised)
 
 
-def judged(run: Run, view: DeviceView) -> tuple[Status, Failure | None]:
+def judged(run: CaseRun, view: DeviceView) -> tuple[Status, Failure | None]:
     """invalid where the loss is no number: then nothing was trained; else ok, or noisy with a
     timing below the protocol."""
     losses = [*run.memory.losses, *run.timing.losses]
@@ -314,7 +316,7 @@ def judged(run: Run, view: DeviceView) -> tuple[Status, Failure | None]:
     return quality(run, view), None
 
 
-def quality(run: Run, view: DeviceView) -> Status:
+def quality(run: CaseRun, view: DeviceView) -> Status:
     """ok, or noisy: the timing is not as good as the protocol asks; memory is exact in either
     case."""
     seconds = run.timing.step_seconds
@@ -329,7 +331,7 @@ def quality(run: Run, view: DeviceView) -> Status:
 
 def measured(case: Case, heartbeats: IO[str]) -> Record:
     """Trains the case and returns its record, whatever happens to it."""
-    run = Run(case=case, heartbeats=heartbeats, rank=own_rank())
+    run = CaseRun(case=case, heartbeats=heartbeats, rank=own_rank())
     started = now()
     view = DeviceView(case.workload.setup.device)
     status: Status
