@@ -63,7 +63,7 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
             0 if setup.sharding in DEEPSPEED_ZERO else sum(t.bytes.evaluate(*at) for t in own)
         )
         if module.kind == "Embedding":
-            gradients += plan.state.untaken
+            gradients += plan.state.unstepped_bytes
         extra = sum(_held(t, setup, at) for t in all_own) if setup.lora else 0
         if setup.offload_params:
             weights = extra = gradients = states = 0

@@ -61,7 +61,7 @@ class Node:
     are tensors that a Python name keeps alive until then.
 
     `op` names the operator, after torch where it is one of torch's, and decides which kernels run
-    (`kernels/`). A product has `sizes` (batches, m, n, k); `beside` is what the kernel reads but no
+    (`kernels/`). A product has `sizes` (batches, m, n, k); `side_inputs` is what the kernel reads but no
     gradient passes through here: biases, masks, the weights of a layer norm. `lowers` are weights
     that autocast copies for this node alone. `behind` is what its backward runs where that is a
     program of its own, as of a `torch.autograd.Function` (`lora_kernels.py`)."""
@@ -80,7 +80,7 @@ class Node:
     holds: tuple[Tensor, ...] = ()
     op: str = ""
     sizes: tuple[Polynomial, ...] = ()
-    beside: tuple[Tensor, ...] = ()
+    side_inputs: tuple[Tensor, ...] = ()
     lowers: tuple[Tensor, ...] = ()
     behind: tuple["Node", ...] = ()
 
