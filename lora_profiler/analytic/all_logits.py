@@ -39,8 +39,8 @@ TensorTopK.cu`, mbtopk)."""
 class Logits(NamedTuple):
     """Bytes of all logits of a micro-batch: `narrow` as the head makes them where that is not in
     float32, `wide` in float32 and `part` of them without each row's last, of `tokens`. `copies` are
-    autocast's of the head, `kept_copy` what stays of them, `lasting` what lives on until backward is
-    over. `tail` are the last instants of that, before whose last the head's gradients are
+    autocast's of the head, `kept_copy` what stays of them, `lasting` what lives on until backward
+    is over. `tail` are the last instants of that, before whose last the head's gradients are
     `converting`."""
 
     hidden: Tensor

@@ -66,8 +66,8 @@ class Persistent:
     them depend on the rank.
 
     `order` are all trainable tensors as they follow each other in the optimizer. Under tensor
-    parallelism the gradient of an embedding that is not tied is whole on every rank: `stepped_bytes`
-    are what the optimizer takes of it, `unstepped_bytes` the others.
+    parallelism the gradient of an embedding that is not tied is whole on every rank:
+    `stepped_bytes` are what the optimizer takes of it, `unstepped_bytes` the others.
     """
 
     parameter_bytes: int
