@@ -61,10 +61,10 @@ class Node:
     are tensors that a Python name keeps alive until then.
 
     `op` names the operator, after torch where it is one of torch's, and decides which kernels run
-    (`kernels/`). A product has `sizes` (batches, m, n, k); `side_inputs` are what the kernel reads and
-    no gradient passes through here: biases, masks, the weights of a layer norm. `lowers` are
-    weights that autocast copies for this node alone. `behind` is what its backward runs where that is a
-    program of its own, as of a `torch.autograd.Function` (`lora_kernels.py`)."""
+    (`kernels/`). A product has `sizes` (batches, m, n, k); `side_inputs` are what the kernel reads
+    and no gradient passes through here: biases, masks, the weights of a layer norm. `lowers` are
+    weights that autocast copies for this node alone. `behind` is what its backward runs where that
+    is a program of its own, as of a `torch.autograd.Function` (`lora_kernels.py`)."""
 
     module: str
     inputs: tuple[Tensor, ...]
