@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from lora_profiler.campaign.planned import Planned, Refused
+from lora_profiler.campaign.planned import Planned, RefusedCase
 from lora_profiler.campaign.runs import (
     EVERY_CASE,
     MARGIN_SECONDS,
@@ -57,8 +57,8 @@ class ClusterOutcome:
 
     records: tuple[Record, ...]
     left: tuple[Case, ...]
-    refused: tuple[Refused, ...]
-    lost: tuple[Refused, ...]
+    refused: tuple[RefusedCase, ...]
+    lost: tuple[RefusedCase, ...]
     num_rescheduled: int
     interrupted: bool
 
@@ -136,8 +136,8 @@ class _Run:
     waiting: dict[Any, _Task] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     left: list[Case] = field(default_factory=list)
-    refused: list[Refused] = field(default_factory=list)
-    lost: list[Refused] = field(default_factory=list)
+    refused: list[RefusedCase] = field(default_factory=list)
+    lost: list[RefusedCase] = field(default_factory=list)
     num_rescheduled: int = 0
     interrupted: bool = False
 
@@ -164,9 +164,9 @@ class _Run:
             if event.record is not None:
                 self._keep(task, record_from_dict(event.record))
             else:
-                self.refused.append(Refused(case=task.case, reason=event.refused or ""))
+                self.refused.append(RefusedCase(case=task.case, reason=event.refused or ""))
         elif isinstance(event, Lost) and not task.cancelled:
-            self.lost.append(Refused(case=task.case, reason=event.reason))
+            self.lost.append(RefusedCase(case=task.case, reason=event.reason))
         else:
             self.left.append(task.case)
 

@@ -33,7 +33,7 @@ from lora_profiler.harness.memory_pass import MemoryResult, memory_pass, one_ste
 from lora_profiler.harness.pretended import is_pretended, without_times
 from lora_profiler.harness.process_group import Ranks, joined, own_rank, spread
 from lora_profiler.harness.timing_pass import TimingResult, timing_pass
-from lora_profiler.harness.training import Batches, Training, token_counts
+from lora_profiler.harness.training import Training, TrainingBatches, token_counts
 from lora_profiler.prediction import Phase
 from lora_profiler.records.atomic_write import write_durably
 from lora_profiler.records.checks import (
@@ -147,10 +147,12 @@ def _train(run: CaseRun, view: DeviceView, ranks: Ranks) -> None:
     weights = case.workload.model.id if case.weights in (None, "hub") else case.weights
     text = modeling.text_tokens(case.text, weights) if case.text else None
     vocabulary = case.workload.model.config["vocab_size"]
-    batches = Batches(setup, case.conditions, vocabulary, text, ranks.rank, case.workload.model)
+    batches = TrainingBatches(
+        setup, case.conditions, vocabulary, text, ranks.rank, case.workload.model
+    )
     del text
     training = (_by_trainer if case.conditions.trained_by else _by_own_loop)(run, batches)
-    alike = Batches(setup, case.conditions, 2, seen_by=case.workload.model)
+    alike = TrainingBatches(setup, case.conditions, 2, seen_by=case.workload.model)
     padded, real, supervised = token_counts(alike.next())
     run.tokens = (
         padded * setup.accumulation,
@@ -189,7 +191,7 @@ def _train(run: CaseRun, view: DeviceView, ranks: Ranks) -> None:
     training.close()
 
 
-def _by_own_loop(run: CaseRun, batches: Batches) -> Training:
+def _by_own_loop(run: CaseRun, batches: TrainingBatches) -> Training:
     case, setup = run.case, run.case.workload.setup
     model = modeling.build_model(case.workload, weights=case.weights, on_stage=run.stage)
     run.counts = modeling.count_parameters(model)
@@ -202,7 +204,7 @@ def _by_own_loop(run: CaseRun, batches: Batches) -> Training:
     return Training(model, optimizer, setup, batches, case.conditions.ballast_bytes, shared)
 
 
-def _by_trainer(run: CaseRun, batches: Batches) -> Training:
+def _by_trainer(run: CaseRun, batches: TrainingBatches) -> Training:
     from lora_profiler.harness.trainers import trained_by
 
     training = trained_by(run.case, batches, run.stage)
@@ -219,7 +221,7 @@ def losses_alone(case: Case) -> list[float]:
     model = modeling.build_model(case.workload, weights=case.weights)
     optimizer = modeling.make_optimizer(model, setup)
     spec = case.workload.model
-    batches = Batches(setup, case.conditions, spec.config["vocab_size"], text, seen_by=spec)
+    batches = TrainingBatches(setup, case.conditions, spec.config["vocab_size"], text, seen_by=spec)
     training = Training(model, optimizer, setup, batches)
     return [
         float(training.step(lambda step, phase: None)) for _ in range(case.conditions.memory_steps)

@@ -186,24 +186,24 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
+class Estimate:
     """An estimate with the least and the most it may be."""
 
     low: float
     middle: float
     high: float
 
-    def __mul__(self, factor: float) -> "Interval":
-        return Interval(low=self.low * factor, middle=self.middle * factor, high=self.high * factor)
+    def __mul__(self, factor: float) -> "Estimate":
+        return Estimate(low=self.low * factor, middle=self.middle * factor, high=self.high * factor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunTime:
+class PlannedTime:
     """Seconds of one optimizer step, on average over the data: all of it, of one rank's compute,
     and of sending, None where no link is known; `share_of_host` as `StepTime` has it. The estimate
     adds compute and sending; at least the longer of both is needed."""
 
-    step: Interval
+    step: Estimate
     compute_seconds: float
     sending_seconds: float | None
     share_of_host: float
@@ -236,18 +236,18 @@ class PlannedRun:
     headroom_bytes: int
     trained: int
     steps: float
-    time: RunTime | None
+    time: PlannedTime | None
 
     @property
     def setup(self) -> TrainSetup:
         return self.workload.setup
 
     @property
-    def hours(self) -> Interval | None:
+    def hours(self) -> Estimate | None:
         return self.time.step * (self.steps / HOUR) if self.time else None
 
     @property
-    def cost(self) -> Interval | None:
+    def cost(self) -> Estimate | None:
         if self.hours is None or self.price is None:
             return None
         return self.hours * (self.cluster.cards * self.price.per_hour)
@@ -303,7 +303,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class UntimedCards:
     """Cards whose time is not known, and why."""
 
     cards: tuple[str, ...]

@@ -10,10 +10,10 @@ from lora_profiler.planning.plan import Neighbour, TrainingPlan
 from lora_profiler.planning.plan_nearest import NearestFit, NearestRuns, nearest_fit, nearest_runs
 from lora_profiler.planning.planned import (
     SAME,
+    Estimate,
     Goal,
-    Interval,
     PlannedRun,
-    RunTime,
+    PlannedTime,
     cost_of,
     hours_of,
 )
@@ -77,11 +77,11 @@ def trains_words(run: PlannedRun) -> str:
     return f"trains {short_count_text(run.trained)} parameters"
 
 
-def basis_words(time: RunTime) -> str:
+def basis_words(time: PlannedTime) -> str:
     return f"times: {labels.BASIS_LABELS[time.basis]}"
 
 
-def interval_words(hours: Interval) -> str:
+def interval_words(hours: Estimate) -> str:
     return f"{hours_text(hours.low)} to {hours_text(hours.high)}"
 
 
