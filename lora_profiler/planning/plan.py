@@ -27,8 +27,8 @@ from lora_profiler.planning.planned import (
     Goal,
     Offer,
     PlannedRun,
+    Refused,
     Space,
-    UntimedCards,
     concessions_of,
     divisors,
     hours_of,
@@ -87,7 +87,7 @@ class TrainingPlan:
     goal: Goal
     binding: Binding | None
     neighbours: tuple[Neighbour, ...]
-    unknown: tuple[UntimedCards, ...]
+    unknown: tuple[Refused, ...]
     refusals: tuple[str, ...]
     counts: Counts
 
@@ -182,9 +182,9 @@ class _Search:
     def counts(self) -> Counts:
         return Counts(considered=self.considered, fitting=self.fitting, timed=self.costs.timed)
 
-    def unknown(self) -> tuple[UntimedCards, ...]:
+    def unknown(self) -> tuple[Refused, ...]:
         return tuple(
-            UntimedCards(cards=tuple(cards), reason=reason)
+            Refused(cards=tuple(cards), reason=reason)
             for known in (self._unasked, self.costs.untimed)
             for reason, cards in known.items()
         )

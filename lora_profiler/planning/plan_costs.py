@@ -13,7 +13,7 @@ from lora_profiler.kernels import StepKernels, lumped
 from lora_profiler.planning.engine import peak_bytes_checked, predict_checked, resized, rules_know
 from lora_profiler.planning.network import Network, communication
 from lora_profiler.planning.over_data import TIMED_PARTS, worst_batch
-from lora_profiler.planning.planned import Amount, Estimate, PlannedTime
+from lora_profiler.planning.planned import Amount, Interval, PlannedTime
 from lora_profiler.planning.reserve import held_bytes
 from lora_profiler.planning.timing import TimedDevice, device_for, no_speed
 from lora_profiler.platform import Platform
@@ -161,7 +161,7 @@ class Costs:
         sending = self._sending(layout, network)
         sent = sending or 0.0
         return PlannedTime(
-            step=Estimate(low=max(low, sent), middle=middle + sent, high=high + sent),
+            step=Interval(low=max(low, sent), middle=middle + sent, high=high + sent),
             compute_seconds=middle,
             sending_seconds=sending,
             share_of_host=host,

@@ -186,15 +186,15 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class Interval:
     """An estimate with the least and the most it may be."""
 
     low: float
     middle: float
     high: float
 
-    def __mul__(self, factor: float) -> "Estimate":
-        return Estimate(low=self.low * factor, middle=self.middle * factor, high=self.high * factor)
+    def __mul__(self, factor: float) -> "Interval":
+        return Interval(low=self.low * factor, middle=self.middle * factor, high=self.high * factor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +203,7 @@ class PlannedTime:
     and of sending, None where no link is known; `share_of_host` as `StepTime` has it. The estimate
     adds compute and sending; at least the longer of both is needed."""
 
-    step: Estimate
+    step: Interval
     compute_seconds: float
     sending_seconds: float | None
     share_of_host: float
@@ -243,11 +243,11 @@ class PlannedRun:
         return self.workload.setup
 
     @property
-    def hours(self) -> Estimate | None:
+    def hours(self) -> Interval | None:
         return self.time.step * (self.steps / HOUR) if self.time else None
 
     @property
-    def cost(self) -> Estimate | None:
+    def cost(self) -> Interval | None:
         if self.hours is None or self.price is None:
             return None
         return self.hours * (self.cluster.cards * self.price.per_hour)
@@ -303,7 +303,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UntimedCards:
+class Refused:
     """Cards whose time is not known, and why."""
 
     cards: tuple[str, ...]

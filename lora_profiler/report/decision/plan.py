@@ -10,8 +10,8 @@ from lora_profiler.planning.plan import Neighbour, TrainingPlan
 from lora_profiler.planning.plan_nearest import NearestFit, NearestRuns, nearest_fit, nearest_runs
 from lora_profiler.planning.planned import (
     SAME,
-    Estimate,
     Goal,
+    Interval,
     PlannedRun,
     PlannedTime,
     cost_of,
@@ -81,7 +81,7 @@ def basis_words(time: PlannedTime) -> str:
     return f"times: {labels.BASIS_LABELS[time.basis]}"
 
 
-def interval_words(hours: Estimate) -> str:
+def interval_words(hours: Interval) -> str:
     return f"{hours_text(hours.low)} to {hours_text(hours.high)}"
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any, Literal, TypedDict
 
 from lora_profiler.planning.plan import Bound, TrainingPlan
-from lora_profiler.planning.planned import Counts, Estimate, Goal, PlannedRun, UntimedCards
+from lora_profiler.planning.planned import Counts, Goal, Interval, PlannedRun, Refused
 from lora_profiler.records.serialize import SetupFields
 from lora_profiler.report.decision.plan import nothing_sentence, run_command
 from lora_profiler.report.json import SCHEMA_VERSION, part, payload_schema
@@ -62,7 +62,7 @@ class TimeJson(TypedDict):
     """Of an optimizer step, on average over the data. `sending_seconds` is null where no link is
     known. `share_of_host`: of a micro-batch's time, what launching its kernels alone would take."""
 
-    step_seconds: Estimate
+    step_seconds: Interval
     compute_seconds: float
     sending_seconds: float | None
     share_of_host: float
@@ -85,8 +85,8 @@ class RunJson(TypedDict):
     trained_parameters: int
     steps: float
     time: TimeJson | None
-    hours: Estimate | None
-    cost: Estimate | None
+    hours: Interval | None
+    cost: Interval | None
     command: str
 
 
@@ -122,7 +122,7 @@ class PlanJson(TypedDict):
     recommended: RecommendedJson | None
     nearest: str | None
     front: list[RunJson]
-    unknown: list[UntimedCards]
+    unknown: list[Refused]
     counts: Counts
 
 
