@@ -305,7 +305,7 @@ def _of_passes(
     ahead, back, again = _flops(forward, setup)
     if setup.runs_reference:
         reference = pass_alone(workload, family, (), frozenset())
-        ahead = ahead + _flops(reference, setup)[0] * setup.no_grad_passes
+        ahead = ahead + _flops(reference, setup)[0] * setup.passes_beside
     return kept.saved, ahead, back, again
 
 
