@@ -112,10 +112,10 @@ Measuring = Followed[CaseState]
 
 def read_case(line: Mapping[str, Any], before: Mapping[int, CaseState]) -> tuple[int, CaseState]:
     """Raises TypeError for a line that is none."""
-    said = CaseState(**{**line, "read": readings_from_dict(line.get("read", {}))})
-    earlier = before.get(said.case)
-    read = said.read if earlier is None else earlier.read.with_later(said.read)
-    return said.case, replace(said, read=read)
+    state = CaseState(**{**line, "read": readings_from_dict(line.get("read", {}))})
+    earlier = before.get(state.case)
+    read = state.read if earlier is None else earlier.read.with_later(state.read)
+    return state.case, replace(state, read=read)
 
 
 USUAL_STEPS = 12.0
