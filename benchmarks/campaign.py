@@ -40,7 +40,7 @@ from benchmarks import blind, predictions
 from benchmarks.machine import importable, usable_environment
 from benchmarks.suites import home_device, suites
 from lora_profiler.campaign.interrupts import last_when_interrupted, one_interrupt
-from lora_profiler.campaign.runs import Outcome, run_cases, wall_seconds
+from lora_profiler.campaign.runs import Outcome, Schedule, run_cases, wall_seconds
 from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean
 from lora_profiler.harness import Case, Heartbeat, MeasurementError, measure_case
 from lora_profiler.records.atomic_write import write_durably
@@ -176,11 +176,15 @@ def run_suite(asked: argparse.Namespace) -> int:
             [replace(case, command=command) for case in cases],
             store,
             _Lines(len(cases)),
-            resume=asked.resume or bool(asked.seed_rows),
-            deadline_seconds=(
-                None if asked.deadline_s is None else asked.deadline_s - (time.monotonic() - began)
+            Schedule(
+                resume=asked.resume or bool(asked.seed_rows),
+                deadline_seconds=(
+                    None
+                    if asked.deadline_s is None
+                    else asked.deadline_s - (time.monotonic() - began)
+                ),
+                timeout_seconds=CASE_TIMEOUT_SECONDS,
             ),
-            timeout_seconds=CASE_TIMEOUT_SECONDS,
             measure=last_when_interrupted(_measure_in(environment), interrupt),
             environment_key=lambda *_: environment.key,
         )

@@ -34,7 +34,7 @@ import families
 from benchmarks.pages import RESULTS, parser_of, write_page
 from lora_profiler.catalog import model_from_config
 from lora_profiler.harness.timing_pass import TimingResult, timing_pass
-from lora_profiler.harness.training import Batches, Training
+from lora_profiler.harness.training import Training, TrainingBatches
 from lora_profiler.modeling import build_model, make_optimizer
 from lora_profiler.records.checks import median_interval
 from lora_profiler.records.record import Conditions
@@ -56,7 +56,7 @@ def training() -> Training:
         built,
         make_optimizer(built, SETUP),
         SETUP,
-        Batches(SETUP, Conditions(), model.config["vocab_size"]),
+        TrainingBatches(SETUP, Conditions(), model.config["vocab_size"]),
     )
 
 

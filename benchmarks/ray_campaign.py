@@ -25,8 +25,9 @@ import psutil
 from benchmarks.cpu_suites import QUICK, tiny
 from benchmarks.pages import parser_of, write_page
 from lora_profiler.campaign.planned import Planned, planned_for_cluster
-from lora_profiler.cluster_runs.ray import Begun, Cluster, Event, opened
-from lora_profiler.cluster_runs.scheduler import Spread, spread_cases
+from lora_profiler.campaign.runs import Schedule
+from lora_profiler.cluster_runs.ray import Begun, Event, RayCluster, opened
+from lora_profiler.cluster_runs.scheduler import ClusterOutcome, spread_cases
 from lora_profiler.harness import Case, Heartbeat
 from lora_profiler.records.record import Record
 from lora_profiler.records.store import Store
@@ -49,7 +50,7 @@ def cases() -> list[Planned]:
 
 
 @dataclass(slots=True)
-class Watched(Cluster):
+class Watched(RayCluster):
     """A cluster that kills the worker of one case a while after it began, and knows which process
     it killed."""
 
@@ -60,7 +61,7 @@ class Watched(Cluster):
     children: list[int] = field(default_factory=list)
 
     def submit(self, case: Case, needs: Any, timeout_seconds: float) -> Any:
-        handle = Cluster.submit(self, case, needs, timeout_seconds)
+        handle = RayCluster.submit(self, case, needs, timeout_seconds)
         if case.key == self.victim_key:
             self.victim_handle = handle
         return handle
@@ -68,7 +69,7 @@ class Watched(Cluster):
     def next_events(
         self, handles: Sequence[Any], timeout_seconds: float
     ) -> list[tuple[Any, Event]]:
-        found = Cluster.next_events(self, handles, min(timeout_seconds, 0.2))
+        found = RayCluster.next_events(self, handles, min(timeout_seconds, 0.2))
         for handle, event in found:
             if handle == self.victim_handle and isinstance(event, Begun):
                 self.worker, self.killed_at = (
@@ -131,7 +132,8 @@ def main() -> int:
             took = time.monotonic() - began - opened_after
             orphans = [pid for pid in watched.children if psutil.pid_exists(pid)]
             before = path.read_bytes()
-            second = spread_cases(planned, store, Printed(len(planned)), plain, resume=True)
+            resumed = Schedule(resume=True)
+            second = spread_cases(planned, store, Printed(len(planned)), plain, resumed)
             unchanged = path.read_bytes() == before
         left_alive = [*orphans, *measuring()]
         ids = Counter(json.loads(line)["id"] for line in before.splitlines())
@@ -167,8 +169,8 @@ def main() -> int:
 
 
 def report(
-    first: Spread,
-    second: Spread,
+    first: ClusterOutcome,
+    second: ClusterOutcome,
     watched: Watched,
     *,
     once: bool,
@@ -193,7 +195,7 @@ def report(
     ]
 
 
-def rows(first: Spread, planned: Sequence[Planned]) -> list[str]:
+def rows(first: ClusterOutcome, planned: Sequence[Planned]) -> list[str]:
     records = {(record.case_key, record.repeat): record for record in first.records}
     found = []
     for number, each in enumerate(planned, 1):

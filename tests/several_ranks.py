@@ -15,7 +15,7 @@ import families
 from lora_profiler.catalog import model_from_config
 from lora_profiler.harness.memory_pass import MemoryResult, memory_pass
 from lora_profiler.harness.process_group import joined, spread
-from lora_profiler.harness.training import Batches, Training
+from lora_profiler.harness.training import Training, TrainingBatches
 from lora_profiler.modeling import build_model, make_optimizer
 from lora_profiler.records.record import Conditions
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
@@ -50,7 +50,7 @@ CONDITIONS = Conditions(memory_steps=3)
 def training(setup: TrainSetup, rank: int = 0) -> Training:
     model = build_model(Workload(model=MODEL, setup=setup))
     shared = spread(model, setup)
-    batches = Batches(setup, CONDITIONS, MODEL.config["vocab_size"], rank=rank)
+    batches = TrainingBatches(setup, CONDITIONS, MODEL.config["vocab_size"], rank=rank)
     return Training(model, make_optimizer(model, setup), setup, batches, spread=shared)
 
 

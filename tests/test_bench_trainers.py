@@ -24,7 +24,7 @@ from lora_profiler.harness.memory_pass import MemoryResult, memory_pass
 from lora_profiler.harness.preflight import MeasurementError, refuse
 from lora_profiler.harness.trainer_refusals import LIBRARIES, OPTIMIZERS
 from lora_profiler.harness.trainers import make_trainer, trained_by
-from lora_profiler.harness.training import Batches
+from lora_profiler.harness.training import TrainingBatches
 from lora_profiler.harness.worker import measured
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.records.record import Conditions
@@ -58,8 +58,8 @@ def asked(trainer: str, method: Any, options: dict[str, Any]) -> Case:
     return make_case(Workload(model=LLAMA, setup=setup), conditions)
 
 
-def batches_of(case: Case) -> Batches:
-    return Batches(case.workload.setup, case.conditions, LLAMA.config["vocab_size"])
+def batches_of(case: Case) -> TrainingBatches:
+    return TrainingBatches(case.workload.setup, case.conditions, LLAMA.config["vocab_size"])
 
 
 def _tensors(model: torch.nn.Module) -> list[torch.Tensor]:

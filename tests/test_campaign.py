@@ -5,7 +5,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lora_profiler.campaign.batch_search import LargestBatch, ProbeFailedError, largest_batch
-from lora_profiler.campaign.runs import MARGIN_SECONDS, Outcome, run_cases
+from lora_profiler.campaign.runs import MARGIN_SECONDS, Outcome, Schedule, run_cases
 from lora_profiler.harness import Case, Heartbeat, MeasurementInterrupted, make_case
 from lora_profiler.records.environment import Environment
 from lora_profiler.records.record import Conditions, Failure, Record
@@ -80,7 +80,8 @@ def measurer(
 def run(cases: list[Case], store: Store, measure: Any, **options: Any) -> tuple[Outcome, Listener]:
     listener = Listener()
     told: dict[str, Any] = {"measure": measure, "environment_key": lambda *_: HERE} | options
-    return run_cases(cases, store, listener, **told), listener
+    schedule = Schedule(**{f.name: told.pop(f.name) for f in fields(Schedule) if f.name in told})
+    return run_cases(cases, store, listener, schedule, **told), listener
 
 
 def sizes_of(cases: Iterable[Case]) -> list[int]:

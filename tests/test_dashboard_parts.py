@@ -32,7 +32,7 @@ from lora_profiler.dashboard.answered import Answered, answered
 from lora_profiler.dashboard.compare_page import FILTERS, choices, filtered, runs
 from lora_profiler.dashboard.following import AlreadyRunningError
 from lora_profiler.dashboard.measure_page import where
-from lora_profiler.dashboard.measuring import Conditions, Measuring, read_case
+from lora_profiler.dashboard.measuring import BenchConditions, Measuring, read_case
 from lora_profiler.dashboard.question import Question
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import fit
@@ -174,7 +174,7 @@ def test_of_a_large_file_a_part_is_shown_until_all_of_it_is_read(
     may_read = threading.Event()
     read = shown_records.read_set
     monkeypatch.setattr(shown_records, "read_set", lambda paths: may_read.wait(30) and read(paths))
-    source = shown_records.Source(label="large", path=path)
+    source = shown_records.RecordSource(label="large", path=path)
     part = shown_records.loaded(source, "auto")
     assert not part.complete and 0 < len(part.scored) < 40 and shown_records.still_reading()
     monkeypatch.setattr(sys, "argv", ["app.py", "--records", str(path)])
@@ -196,7 +196,7 @@ def test_a_large_file_without_a_record_is_refused_once(
     asked: list[Any] = []
     read = shown_records.read_set
     monkeypatch.setattr(shown_records, "read_set", lambda paths: asked.append(paths) or read(paths))
-    source = shown_records.Source(label="large", path=path)
+    source = shown_records.RecordSource(label="large", path=path)
     assert shown_records.loaded(source, "auto").scored == () and not asked
     for _ in range(3):
         with pytest.raises(StoreError, match="No record can be read"):
@@ -213,7 +213,7 @@ def test_sources_of_one_name_are_told_apart(tmp_path: Path) -> None:
 def test_a_source_is_read_again_when_it_has_grown(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     path.write_bytes(lines(records.make_record()))
-    source = shown_records.Source(label="r", path=path)
+    source = shown_records.RecordSource(label="r", path=path)
     first = shown_records.loaded(source, "auto")
     assert shown_records.loaded(source, "auto") is first
     path.write_bytes(lines(records.make_record(), records.make_record(repeat=1)))
@@ -455,7 +455,7 @@ def test_what_this_machine_cannot_hold_is_refused_before_it_is_started(
 
 
 def test_what_bench_refuses_is_shown_where_it_was_asked(nothing_measured: Path) -> None:
-    found = ended(measuring.start(find_model("gpt2"), LARGE, Conditions(), uploaded=False))
+    found = ended(measuring.start(find_model("gpt2"), LARGE, BenchConditions(), uploaded=False))
     assert "by its prediction, and this machine has" in str(found.refusal())
     app = opened(page="measure", model="EleutherAI/pythia-14m", seq_len="32", method=["lora"])
     assert "Nothing was measured" in problems(app)[0] and not app.exception
@@ -470,15 +470,15 @@ def result_of(**options: Any) -> Answered:
 @pytest.mark.parametrize(
     ("options", "conditions", "says"),
     [
-        ({"seq_len": 32}, Conditions(), None),
-        ({"seq_len": 32}, Conditions(budget="much"), "much"),
-        ({"seq_len": 2**20}, Conditions(), "this machine has"),
-        ({"seq_len": 2**20}, Conditions(budget="100MiB"), None),
-        ({"seq_len": 2**20}, Conditions(rehearsed_on="t4"), None),
+        ({"seq_len": 32}, BenchConditions(), None),
+        ({"seq_len": 32}, BenchConditions(budget="much"), "much"),
+        ({"seq_len": 2**20}, BenchConditions(), "this machine has"),
+        ({"seq_len": 2**20}, BenchConditions(budget="100MiB"), None),
+        ({"seq_len": 2**20}, BenchConditions(rehearsed_on="t4"), None),
     ],
 )
 def test_what_bench_would_refuse_is_known_before(
-    options: dict[str, Any], conditions: Conditions, says: str | None
+    options: dict[str, Any], conditions: BenchConditions, says: str | None
 ) -> None:
     found = measuring.refusal(result_of(**options), conditions)
     assert found is None if says is None else says in str(found)
@@ -487,16 +487,16 @@ def test_what_bench_would_refuse_is_known_before(
 def test_how_long_it_takes_is_told_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where no calibration is
     result = result_of(seq_len=32, methods=("lora",))
-    assert "lora-profile calibrate" in measuring.duration_words(result, Conditions())
-    rehearsed = measuring.duration_words(result, Conditions(rehearsed_on="t4"))
+    assert "lora-profile calibrate" in measuring.duration_words(result, BenchConditions())
+    rehearsed = measuring.duration_words(result, BenchConditions(rehearsed_on="t4"))
     assert "computes nothing" in rehearsed
     step = SimpleNamespace(step=SimpleNamespace(time=SimpleNamespace(seconds=2.0)), refusal=None)
     monkeypatch.setattr(measuring, "step_time", lambda *_, **__: step)
     for conditions, words in (
-        (Conditions(), "about 30 s to about a minute,"),  # 3 + 10 steps; 3 steps and 60 s
-        (Conditions(no_timing=True), "takes some seconds,"),
-        (Conditions(no_timing=True, repeats=20), "takes about 2 min,"),
-        (Conditions(timing_seconds=4.0), "takes about 10 s,"),
+        (BenchConditions(), "about 30 s to about a minute,"),  # 3 + 10 steps; 3 steps and 60 s
+        (BenchConditions(no_timing=True), "takes some seconds,"),
+        (BenchConditions(no_timing=True, repeats=20), "takes about 2 min,"),
+        (BenchConditions(timing_seconds=4.0), "takes about 10 s,"),
     ):
         assert words in measuring.duration_words(result, conditions)
 
@@ -515,7 +515,7 @@ def test_the_bar_goes_on_with_every_step() -> None:
 
 
 def test_a_rehearsal_asks_bench_for_its_card_and_times_nothing() -> None:
-    asked = Conditions(rehearsed_on="t4", budget="2GiB", steps=5)
+    asked = BenchConditions(rehearsed_on="t4", budget="2GiB", steps=5)
     words = measuring.bench_arguments("gpt2", LARGE, asked)
     assert words[-3:] == ["--rehearse", "--gpu", "t4"]
     assert not {"--budget", "--steps", "--no-timing", "--device"} & set(words)
@@ -539,7 +539,7 @@ def started(monkeypatch: pytest.MonkeyPatch, code: str, model: str = "gpt2") -> 
     """A measurement of that model, in whose place Python runs `code`."""
     monkeypatch.setattr(following, "_COMMAND", (sys.executable, "-c", code))
     asked = Question(model=model)
-    return measuring.start(find_model(model), asked, Conditions(), uploaded=False)
+    return measuring.start(find_model(model), asked, BenchConditions(), uploaded=False)
 
 
 SLEEPS = """
@@ -577,7 +577,7 @@ def test_an_uploaded_config_lies_in_a_folder_of_its_own_while_it_is_measured(
 ) -> None:
     monkeypatch.setattr(following, "_COMMAND", (sys.executable, "-c", TELLS_ITS_CONFIG))
     model = replace(find_model("gpt2"), id="../../evil <b>")
-    found = ended(measuring.start(model, Question(), Conditions(), uploaded=True))
+    found = ended(measuring.start(model, Question(), BenchConditions(), uploaded=True))
     assert found.document is not None
     assert (found.document["type"], found.document["mode"]) == ("gpt2", 0o700)
     path = Path(found.document["path"])

@@ -17,7 +17,7 @@ from lora_profiler.cli.options import given as is_given
 from lora_profiler.cli.options import workloads as command_line_workloads
 from lora_profiler.dashboard.answered import answered, published_model, uploaded_model, workloads
 from lora_profiler.dashboard.link import PAGES, parsed, written
-from lora_profiler.dashboard.measuring import Conditions, bench_arguments
+from lora_profiler.dashboard.measuring import BenchConditions, bench_arguments
 from lora_profiler.dashboard.question import (
     METHODS,
     SETUP_OPTIONS,
@@ -342,16 +342,18 @@ def test_another_optimizer_than_the_trainer_s_leaves_its_implementation_behind(
     as_the_form_has_it(
         None, {"methods": ("full",), "precision": "amp-float16"}, model="gpt2", offline=True
     ),
-    Conditions(),
+    BenchConditions(),
 )
 @given(
     ANSWERABLE,
     st.builds(
-        Conditions, steps=st.none() | st.integers(1, 99), budget=st.sampled_from([None, "2GiB"])
+        BenchConditions,
+        steps=st.none() | st.integers(1, 99),
+        budget=st.sampled_from([None, "2GiB"]),
     ),
 )
 def test_a_benchmark_asks_the_same_question_of_its_own_device(
-    question: Question, conditions: Conditions
+    question: Question, conditions: BenchConditions
 ) -> None:
     ctx = bench_command.make_context(
         "bench", bench_arguments(question.model, question, conditions)[1:]
@@ -379,7 +381,9 @@ def test_a_benchmark_asks_the_same_question_of_its_own_device(
 @pytest.mark.parametrize("model", ["--records=x", "-x"])
 def test_no_model_is_an_option(model: str) -> None:
     question = Question(model=model)
-    ctx = bench_command.make_context("bench", bench_arguments(model, question, Conditions())[1:])
+    ctx = bench_command.make_context(
+        "bench", bench_arguments(model, question, BenchConditions())[1:]
+    )
     assert ctx.params["models"] == (model,) and ctx.params["records"] is None
     assert predict_command.make_context("predict", predict_arguments(question)[1:]).params[
         "models"

@@ -192,13 +192,13 @@ def test_a_rank_that_hangs_is_named_and_none_is_left(
             time.sleep(0.1)
         time.sleep(600)
     """
-    ranks, hear = set(), runner._Ended.hear
+    ranks, keep = set(), runner._Ended.keep
 
-    def hear_too(ended: Any, heartbeat: Heartbeat) -> bool:
+    def keep_too(ended: Any, heartbeat: Heartbeat) -> bool:
         ranks.add(heartbeat.rank)
-        return hear(ended, heartbeat)
+        return keep(ended, heartbeat)
 
-    monkeypatch.setattr(runner._Ended, "hear", hear_too)
+    monkeypatch.setattr(runner._Ended, "keep", keep_too)
     progress = time_limit.passes(lambda h: h.phase == "backward" and 1 in ranks, monkeypatch)
     record = measure_case(case(), progress=progress, child=ranks_that(program))
     m = record.measurement

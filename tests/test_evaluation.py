@@ -21,7 +21,7 @@ from lora_profiler.analytic.predict import EVALUATED_LAYER_ERROR
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.harness.memory_pass import MemoryResult, memory_pass
-from lora_profiler.harness.training import Batches, Training
+from lora_profiler.harness.training import Training, TrainingBatches
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling import make_optimizer
 from lora_profiler.planning.engine import predict as predict_by
@@ -114,7 +114,7 @@ def test_the_memory_pass_evaluates() -> None:
         asked = replace(setup, eval_batch_size=rows)
         model = oracle.build(config, asked)
         training = Training(
-            model, make_optimizer(model, asked), asked, Batches(asked, Conditions(), WORDS)
+            model, make_optimizer(model, asked), asked, TrainingBatches(asked, Conditions(), WORDS)
         )
         result = found[rows] = MemoryResult()
         memory_pass(training, Conditions(), result, lambda step, phase: None)

@@ -260,7 +260,7 @@ def test_the_verdict_says_what_is_enough_without_a_card() -> None:
 
 def test_what_it_rests_on_is_the_nearest_public_run_with_its_address() -> None:
     answer = one(gpu="rtx_4090")
-    likely = answer.peak_interval
+    likely = answer.likely
     assert likely is not None
     told = trust(answer)
     assert told.url == likely.nearest.url and told.url.startswith("https://")

@@ -33,7 +33,7 @@ from lora_profiler.harness.machine import cgroup_peak_bytes
 from lora_profiler.harness.memory_pass import MemoryResult
 from lora_profiler.harness.preflight import refuse
 from lora_profiler.harness.timing_pass import TimingResult
-from lora_profiler.harness.worker import Run, flags, measurement, quality, train
+from lora_profiler.harness.worker import CaseRun, flags, measurement, quality, train
 from lora_profiler.planning.engine import predict
 from lora_profiler.records.record import (
     Conditions,
@@ -366,8 +366,10 @@ def test_a_busy_machine_is_flagged() -> None:
 # --- what the child makes of what it saw ----------------------------------------------------------
 
 
-def run_of(device: str, **found: Any) -> Run:
-    return Run(case=case(replace(SETUP, device=device), TIMED), heartbeats=io.StringIO(), **found)  # type: ignore[arg-type]
+def run_of(device: str, **found: Any) -> CaseRun:
+    return CaseRun(
+        case=case(replace(SETUP, device=device), TIMED), heartbeats=io.StringIO(), **found
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -469,7 +471,7 @@ def test_the_cache_is_emptied_between_building_and_the_first_step(
     QLoRA."""
     order: list[str] = []
 
-    class Told(Run):
+    class Told(CaseRun):
         def beat(self, done: int | None = None) -> None:
             order.append(self.where)
 

@@ -16,9 +16,9 @@ from lora_profiler.harness import memory_pass as passes
 from lora_profiler.harness import ownership
 from lora_profiler.harness.marked_steps import MarkedSteps
 from lora_profiler.harness.memory_pass import MemoryResult, memory_pass, one_step_peak
-from lora_profiler.harness.timeline import Allocation, Claims, Timeline
+from lora_profiler.harness.timeline import Allocation, AllocationClaims, Timeline
 from lora_profiler.harness.tracker import BudgetExceededError
-from lora_profiler.harness.training import Batches, Training, token_counts
+from lora_profiler.harness.training import Training, TrainingBatches, token_counts
 from lora_profiler.modeling import build_model, make_optimizer
 from lora_profiler.records.record import Conditions
 from lora_profiler.units import MIB
@@ -40,7 +40,7 @@ def training(
 ) -> Training:
     model = model_from_config(dict(families.TINY[family]) | config, id="tiny", source="test")
     built = build_model(Workload(model=model, setup=setup))
-    batches = Batches(setup, conditions or Conditions(), model.config["vocab_size"])
+    batches = TrainingBatches(setup, conditions or Conditions(), model.config["vocab_size"])
     return Training(built, make_optimizer(built, setup), setup, batches, ballast_bytes)
 
 
@@ -155,7 +155,7 @@ def test_a_text_to_train_on_is_no_memory_of_the_training() -> None:
     plain = measured(training(LORA)).steady
     reading = training(LORA)
     text = torch.arange(300_000) % 50
-    reading.batches = Batches(LORA, Conditions(), 101, text)
+    reading.batches = TrainingBatches(LORA, Conditions(), 101, text)
     expected = [text[:128].tolist(), text[128:256].tolist()]
     assert [reading.batches.next()["input_ids"].flatten().tolist() for _ in range(2)] == expected
     del text
@@ -172,7 +172,7 @@ def test_what_was_replaced_ends_when_it_went_and_not_when_its_address_is_used_ag
         end=60,
     )
     run = training(LORA)
-    claims = Claims(before={7: "parameters"})
+    claims = AllocationClaims(before={7: "parameters"})
     steps = MarkedSteps(run, None, claims, ownership.by_address, lambda step, phase: None)
     steps._seen = [(1, "end of backward", [8], "parameters")]
     steps.bury(timeline)
@@ -414,11 +414,11 @@ def test_batches_reach_cuda_without_a_wait(
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     monkeypatch.setattr(torch.Tensor, "to", to)
     setup, conditions = replace(FULL, padding=padding), Conditions()
-    batch = Batches(replace(setup, device=device), conditions, 101).next()
+    batch = TrainingBatches(replace(setup, device=device), conditions, 101).next()
     fast = device == "cuda"
     assert moved == [(fast, device, fast)] * len({id(t) for t in batch.values()})
     monkeypatch.undo()
-    expected = Batches(setup, conditions, 101).next()
+    expected = TrainingBatches(setup, conditions, 101).next()
     assert all(torch.equal(batch[name], expected[name]) for name in expected)
 
 
@@ -426,8 +426,8 @@ def test_batches_reach_cuda_without_a_wait(
 
 
 def test_padding_takes_real_tokens_away_and_leaves_the_padded_ones() -> None:
-    plain = token_counts(Batches(FULL, Conditions(), 101).next())
-    half = Batches(replace(FULL, padding=0.5), Conditions(), 101).next()
+    plain = token_counts(TrainingBatches(FULL, Conditions(), 101).next())
+    half = TrainingBatches(replace(FULL, padding=0.5), Conditions(), 101).next()
     assert plain == (128, 128, 128)
     assert token_counts(half) == (128, 64, 64)
     assert int((half["labels"] != -100).sum()) == 64

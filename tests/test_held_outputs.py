@@ -18,7 +18,7 @@ from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.compiled.profile import profile_key, setup_key
 from lora_profiler.compiled.regime import regime_of
 from lora_profiler.harness.memory_pass import MemoryResult, memory_pass, one_step_peak
-from lora_profiler.harness.training import Batches, Training
+from lora_profiler.harness.training import Training, TrainingBatches
 from lora_profiler.modeling import build_model, make_optimizer
 from lora_profiler.planning.engine import peak_bytes
 from lora_profiler.planning.memory_savings import levers
@@ -106,7 +106,7 @@ def test_the_harness_holds_it_too() -> None:
     setup = replace(BASE, device="cpu", dtype="float32", seq_len=64, optimizer_impl="fused")
     asked = workload("llama", setup, vocab_size=8000)
     model = build_model(asked)
-    batches = Batches(setup, Conditions(), 8000)
+    batches = TrainingBatches(setup, Conditions(), 8000)
     training = Training(model, make_optimizer(model, setup), setup, batches)
     result = MemoryResult()
     memory_pass(training, Conditions(), result, lambda step, phase: None)

@@ -18,7 +18,7 @@ from lora_profiler.catalog import find_gpu, find_model, model_from_config
 from lora_profiler.catalog.bundled import vision_rows
 from lora_profiler.catalog.lookup import seeing_model
 from lora_profiler.errors import UsageError
-from lora_profiler.harness.training import Batches
+from lora_profiler.harness.training import TrainingBatches
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling import build_model
 from lora_profiler.modeling.build import base_model
@@ -375,7 +375,7 @@ def test_what_a_card_does_with_images_is_an_estimate() -> None:
 
 def test_measured_batches_have_images() -> None:
     workload = workload_of("smolvlm", FULL)
-    batches = Batches(FULL, Conditions(), seeing.VOCABULARY, seen_by=workload.model)
+    batches = TrainingBatches(FULL, Conditions(), seeing.VOCABULARY, seen_by=workload.model)
     one, other = batches.next(), batches.next()
     assert one["pixel_values"].shape == (2, 17, 3, 56, 56)
     assert not torch.equal(one["pixel_values"], other["pixel_values"])

@@ -14,7 +14,7 @@ import cases
 from agreement import totals
 from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, predict
 from lora_profiler.analytic.plan import EXACT_MOMENTS
-from lora_profiler.harness.training import Batches, Training
+from lora_profiler.harness.training import Training, TrainingBatches
 from lora_profiler.modeling import build_model, make_optimizer
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import Conditions
@@ -44,7 +44,7 @@ def test_states_of_embeddings_are_those_of_the_real_optimizer(loop_state: str) -
     workload = asked(loop_state)
     model = build_model(workload)
     optimizer = make_optimizer(model, workload.setup)
-    batches = Batches(workload.setup, Conditions(), model.config.vocab_size)
+    batches = TrainingBatches(workload.setup, Conditions(), model.config.vocab_size)
     training = Training(model, optimizer, workload.setup, batches)
     training.step(lambda step, phase: None)
     storages = {
@@ -83,7 +83,7 @@ def test_a_loop_s_batch_and_scalars_are_beside_the_step(
     assert told["optimizer_step"] == columns * 2 * 32 * 8 + scalars
     assert told["loss_backward"] == told["optimizer_step"] + of_pass
     model = build_model(workload)
-    batches = Batches(workload.setup, Conditions(), model.config.vocab_size)
+    batches = TrainingBatches(workload.setup, Conditions(), model.config.vocab_size)
     training = Training(model, make_optimizer(model, workload.setup), workload.setup, batches)
     held: dict[str, int] = {}
 

@@ -21,7 +21,7 @@ from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_gpu, find_model, model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.harness.preflight import refuse
-from lora_profiler.harness.training import Batches
+from lora_profiler.harness.training import TrainingBatches
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling import forward_loss
 from lora_profiler.planning.engine import peak_bytes
@@ -104,12 +104,12 @@ def test_packed_sequences_train_as_if_each_were_alone(name: str) -> None:
 
 def test_batches_begin_positions_anew_and_train_on_no_first_token() -> None:
     setup = TrainSetup(device="cpu", batch_size=2, seq_len=40, packed=16)
-    batch = Batches(setup, Conditions(), 100).next()
+    batch = TrainingBatches(setup, Conditions(), 100).next()
     assert batch["position_ids"].tolist() == [[*range(16), *range(16), *range(8)]] * 2
     ignored = batch["labels"] == -100
     assert torch.equal(ignored, batch["position_ids"] == 0)
     assert torch.equal(batch["labels"][~ignored], batch["input_ids"][~ignored])
-    assert set(Batches(replace(setup, seq_len=16), Conditions(), 100).next()) == {
+    assert set(TrainingBatches(replace(setup, seq_len=16), Conditions(), 100).next()) == {
         "input_ids",
         "labels",
     }

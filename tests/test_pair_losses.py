@@ -111,7 +111,7 @@ def test_kto_of_trl_asks_for_a_second_batch() -> None:
     pairs, answers = (predict(Workload(model=MODEL, setup=setup)) for setup in (dpo, kto))
     more = ROWS * LENGTH * 3 * 8 + ROWS  # its columns, and which answer is desirable
     assert answers.peak.total_bytes - pairs.peak.total_bytes == more
-    assert (dpo.no_grad_passes, kto.no_grad_passes) == (1, 3)
+    assert (dpo.passes_beside, kto.passes_beside) == (1, 3)
     assert pairs.flops is not None and answers.flops is not None
     beside = pairs.flops.backward  # which the passes without a gradient have none of
     assert answers.flops.backward == beside and answers.flops.forward > pairs.flops.forward

@@ -24,7 +24,7 @@ from benchmarks import suite_models
 from commands import Run, refused
 from golden_files import Golden
 from lora_profiler.campaign.planned import Planned, planned_for_cluster
-from lora_profiler.campaign.runs import MARGIN_SECONDS
+from lora_profiler.campaign.runs import MARGIN_SECONDS, Schedule
 from lora_profiler.cli.main import main
 from lora_profiler.cluster_runs import ray as cluster
 from lora_profiler.cluster_runs import ray_connection
@@ -32,16 +32,16 @@ from lora_profiler.cluster_runs import scheduler as cluster_runs
 from lora_profiler.cluster_runs.ray import (
     Begun,
     Cancelled,
-    Cluster,
     Ended,
     Event,
     Lost,
-    Node,
+    RayCluster,
+    RayNode,
     differences,
     opened,
 )
 from lora_profiler.cluster_runs.resources import Needs
-from lora_profiler.cluster_runs.scheduler import Spread, spread_cases
+from lora_profiler.cluster_runs.scheduler import ClusterOutcome, spread_cases
 from lora_profiler.harness import Case, Heartbeat, environment_of, make_case
 from lora_profiler.records.record import Conditions, Record
 from lora_profiler.records.serialize import record_dict
@@ -149,12 +149,17 @@ def ended(case: Case, worker: int = 1) -> Ended:
 
 def run(
     store: Store, machines: Any, seeds: Sequence[int], **options: Any
-) -> tuple[Spread, Listener]:
+) -> tuple[ClusterOutcome, Listener]:
     listener = Listener()
     clock = {"clock": lambda: machines.now} if isinstance(machines, Machines) else {}
     return (
         spread_cases(
-            [planned(seed) for seed in seeds], store, listener, machines, **clock, **options
+            [planned(seed) for seed in seeds],
+            store,
+            listener,
+            machines,
+            Schedule(**options),
+            **clock,
         ),
         listener,
     )
@@ -277,12 +282,14 @@ def test_a_worker_that_does_not_let_go_is_ended(
 # --- what a cluster is asked and refused ----------------------------------------------------------
 
 
-def machine(address: str = "10.0.0.1", cpus: int = 4, gpus: int = 0, memory_bytes: int = 8) -> Node:
-    return Node(id=address, address=address, cpus=cpus, gpus=gpus, memory_bytes=memory_bytes)
+def machine(
+    address: str = "10.0.0.1", cpus: int = 4, gpus: int = 0, memory_bytes: int = 8
+) -> RayNode:
+    return RayNode(id=address, address=address, cpus=cpus, gpus=gpus, memory_bytes=memory_bytes)
 
 
-def of_nodes(*nodes: Node) -> Cluster:
-    return Cluster(ray=None, nodes=nodes, cpus=1)
+def of_nodes(*nodes: RayNode) -> RayCluster:
+    return RayCluster(ray=None, nodes=nodes, cpus=1)
 
 
 def test_a_case_must_find_all_that_it_asks_for_on_one_machine() -> None:
@@ -389,7 +396,7 @@ def test_auto_passes_over_a_cluster_that_is_gone(
 class Told(Machines):
     """A stand-in that the command can ask what it has."""
 
-    def __init__(self, *nodes: Node, **options: Any) -> None:
+    def __init__(self, *nodes: RayNode, **options: Any) -> None:
         super().__init__(**options)
         self.nodes, self._like = nodes, of_nodes(*nodes)
         self.has_gpus, self.refusal = self._like.has_gpus, self._like.refusal
@@ -487,7 +494,7 @@ def test_ctrl_c_ends_the_command_and_resume_goes_on(
 # --- with Ray -------------------------------------------------------------------------------------
 
 
-class Here(Cluster):
+class Here(RayCluster):
     """A cluster whose records are the stand-in's, which come from no environment that a worker
     would tell of."""
 
@@ -585,7 +592,7 @@ def test_a_cluster_of_our_own(
 class Pressing(Here):
     """Ctrl-C, once, when `when` says so."""
 
-    def __init__(self, own: Cluster, when: Callable[[], bool]) -> None:
+    def __init__(self, own: RayCluster, when: Callable[[], bool]) -> None:
         super().__init__(ray=own.ray, nodes=own.nodes, cpus=own.cpus, child=own.child)
         self._when, self._pressed = when, False
 

@@ -39,7 +39,7 @@ from lora_profiler.rehearsal.build import (
 from lora_profiler.rehearsal.cards import PretendedCard, pretended
 from lora_profiler.rehearsal.elf import read_library
 from lora_profiler.rehearsal.environment import (
-    Environment,
+    CudaEnvironment,
     check_platform,
     find_python,
     read_environment,
@@ -273,11 +273,11 @@ def test_a_command_with_a_path_runs_as_it_is_and_one_without_in_its_environment(
 
 
 @pytest.fixture
-def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CudaEnvironment:
     monkeypatch.setenv("LORA_PROFILER_CACHE", str(tmp_path / "cache"))
     library = tmp_path / "libtorch.so"
     library.write_bytes(b"a library")
-    return Environment(
+    return CudaEnvironment(
         python=Path(sys.executable), torch="2.13.0+cu130", cuda="13.0", cudnn=92000, nccl=22907,
         libraries=(library,), driver_sources=(), headers=tmp_path,
     )  # fmt: skip
@@ -287,7 +287,7 @@ COMPILER = Compiler(("cc",), "cc 1.0")
 
 
 def test_two_builds_at_once_leave_one_whole_folder(
-    environment: Environment, monkeypatch: pytest.MonkeyPatch
+    environment: CudaEnvironment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = threading.Barrier(2)
 
@@ -310,7 +310,7 @@ def test_two_builds_at_once_leave_one_whole_folder(
 
 @pytest.mark.parametrize("error", [RehearsalError("no"), KeyboardInterrupt()])
 def test_a_build_that_fails_leaves_nothing(
-    environment: Environment, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    environment: CudaEnvironment, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     def fails(folder: Path, *_: Any) -> None:
         (folder / "libcudart.so.13").write_text("half")
@@ -323,7 +323,7 @@ def test_a_build_that_fails_leaves_nothing(
 
 
 def test_another_library_or_compiler_is_built_for_anew(
-    environment: Environment, monkeypatch: pytest.MonkeyPatch
+    environment: CudaEnvironment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "_build", lambda folder, *_: (folder / "libcudart.so.13").touch())
     compilers = (COMPILER, Compiler(("cc",), "cc 2.0"))
@@ -334,7 +334,7 @@ def test_another_library_or_compiler_is_built_for_anew(
 
 
 def test_a_cache_that_cannot_be_written_is_said(
-    environment: Environment, monkeypatch: pytest.MonkeyPatch
+    environment: CudaEnvironment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LORA_PROFILER_CACHE", str(environment.libraries[0]))
     with pytest.raises(RehearsalError, match=r"cannot be written.*LORA_PROFILER_CACHE"):

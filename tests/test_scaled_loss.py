@@ -10,7 +10,7 @@ import torch
 import cases
 from lora_profiler.catalog import find_model
 from lora_profiler.errors import UsageError
-from lora_profiler.harness.training import Batches, Training
+from lora_profiler.harness.training import Training, TrainingBatches
 from lora_profiler.modeling import build_model, make_optimizer
 from lora_profiler.planning.setups import DEFAULTS, setups
 from lora_profiler.platform import Platform
@@ -27,7 +27,7 @@ SCALED = TrainSetup(
 def trained(setup: TrainSetup) -> tuple[torch.nn.Module, Training]:
     torch.manual_seed(7)
     model = build_model(Workload(model=cases.spec_of(cases.TINY_NAMES[0]), setup=setup))
-    batches = Batches(setup, Conditions(), model.config.vocab_size)
+    batches = TrainingBatches(setup, Conditions(), model.config.vocab_size)
     return model, Training(model, make_optimizer(model, setup), setup, batches)
 
 

@@ -13,7 +13,7 @@ import peft  # noqa: F401  (imported once, for all that are forked)
 import torch
 import transformers  # noqa: F401
 
-from lora_profiler.harness.training import Batches, Training
+from lora_profiler.harness.training import Training, TrainingBatches
 from lora_profiler.modeling import build_model, make_optimizer
 from lora_profiler.prediction import Phase
 from lora_profiler.records.record import Conditions
@@ -39,7 +39,7 @@ def rehearse(question: dict[str, Any]) -> dict[str, Any]:
         torch.cuda.empty_cache()  # what building left
         torch.cuda.reset_peak_memory_stats()
         vocabulary = model.config.get_text_config().vocab_size
-        batches = Batches(workload.setup, Conditions(), vocabulary)
+        batches = TrainingBatches(workload.setup, Conditions(), vocabulary)
         training = Training(model, optimizer, workload.setup, batches)
         for _ in range(question["steps"]):
             training.step(enter)

@@ -7,7 +7,7 @@ import torch
 from rehearsed.work import StepWork
 
 from benchmarks.inside.steps_server import serve
-from lora_profiler.harness.training import Batches, Training
+from lora_profiler.harness.training import Training, TrainingBatches
 from lora_profiler.modeling import build_model, make_optimizer
 from lora_profiler.prediction import Phase
 from lora_profiler.records.record import Conditions
@@ -28,7 +28,7 @@ def rehearse(question: dict[str, Any]) -> dict[str, Any]:
         optimizer = make_optimizer(model, workload.setup)
         torch.cuda.empty_cache()
         vocabulary = model.config.get_text_config().vocab_size
-        batches = Batches(workload.setup, Conditions(), vocabulary)
+        batches = TrainingBatches(workload.setup, Conditions(), vocabulary)
         training = Training(model, optimizer, workload.setup, batches)
         training.step(enter)
         work = StepWork(lambda: "optimizer" if at == "optimizer" else "forward", model)

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from lora_profiler.harness.process_group import Ranks, joined, spread
-from lora_profiler.harness.training import Batches, Training
+from lora_profiler.harness.training import Training, TrainingBatches
 from lora_profiler.modeling import build_model, make_optimizer
 from lora_profiler.records.record import Conditions
 from lora_profiler.records.serialize import workload_from_dict
@@ -34,7 +34,7 @@ with nullcontext(Ranks()) if alone else joined(workload.setup) as ranks:
     optimizer = make_optimizer(model, workload.setup)
     torch.cuda.empty_cache()  # what building left
     vocabulary = model.config.get_text_config().vocab_size
-    batches = Batches(workload.setup, Conditions(), vocabulary, rank=ranks.rank)
+    batches = TrainingBatches(workload.setup, Conditions(), vocabulary, rank=ranks.rank)
     training = Training(model, optimizer, workload.setup, batches, spread=shared)
     while True:
         training.step(lambda step, phase: None)

@@ -8,8 +8,6 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from lora_profiler.errors import UnbuildableError
-
 __version__ = "0.4.0"
 TRACING = ("torch", "transformers", "peft")
 """Packages that a trace of a real step needs."""
@@ -41,6 +39,8 @@ def require(purpose: str, packages: Iterable[str] = TRACING) -> None:
     """Raises UnbuildableError, which names those of `packages` that are missing and the extra that
     brings them. Imports none."""
     if absent := missing(packages):
+        from lora_profiler.errors import UnbuildableError  # the bare package imports none of itself
+
         raise UnbuildableError(
             f"{purpose} needs {', '.join(absent)}; install them: pip install"
             " 'lora-profiler[measure]'."

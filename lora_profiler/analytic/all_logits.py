@@ -39,8 +39,8 @@ TensorTopK.cu`, mbtopk)."""
 class Logits(NamedTuple):
     """Bytes of all logits of a micro-batch: `narrow` as the head makes them where that is not in
     float32, `wide` in float32 and `part` of them without each row's last, of `tokens`. `copies` are
-    autocast's of the head, `kept_copy` what stays of them, `beside` what lives on until backward is
-    over. `tail` are the last instants of that, before whose last the head's gradients are
+    autocast's of the head, `kept_copy` what stays of them, `lasting` what lives on until backward
+    is over. `tail` are the last instants of that, before whose last the head's gradients are
     `converting`."""
 
     hidden: Tensor
@@ -51,7 +51,7 @@ class Logits(NamedTuple):
     part: Polynomial
     copies: Polynomial
     kept_copy: Polynomial
-    beside: Polynomial
+    lasting: Polynomial
     tail: tuple[Polynomial, ...]
     converting: Polynomial
 
@@ -63,7 +63,7 @@ class Logits(NamedTuple):
     @property
     def placed(self) -> Polynomial:
         """In backward, while the gradient of a part is laid into that of all."""
-        return self.kept_copy + self.beside + self.wide + self.part
+        return self.kept_copy + self.lasting + self.wide + self.part
 
     @property
     def places(self) -> Polynomial:
@@ -82,7 +82,7 @@ class Logits(NamedTuple):
         )
 
 
-def all_logits(op: Ledger, hidden: Tensor, model: ModelSpec, beside: Polynomial = ZERO) -> Logits:
+def all_logits(op: Ledger, hidden: Tensor, model: ModelSpec, lasting: Polynomial = ZERO) -> Logits:
     """Notes what the head keeps."""
     head = head_weights(op, model)
     weight, vocab = head.weight, head.vocab
@@ -98,7 +98,7 @@ def all_logits(op: Ledger, hidden: Tensor, model: ModelSpec, beside: Polynomial 
     widened = hidden.bytes * (hidden.requires_grad and read is not hidden)
     is_copied = weight.dtype != (op.rules.autocast or hidden.dtype)
     kept_copy = weight.elements * (size * (is_copied and hidden.requires_grad))
-    ends = beside + 2 * SCALAR
+    ends = lasting + 2 * SCALAR
     converted = product.returned if made_low != product.returned else ZERO
     return Logits(
         hidden=hidden,
@@ -109,7 +109,7 @@ def all_logits(op: Ledger, hidden: Tensor, model: ModelSpec, beside: Polynomial 
         part=tokens * (vocab * 4),
         copies=product.copies,
         kept_copy=kept_copy,
-        beside=beside,
+        lasting=lasting,
         tail=(
             kept_copy + wide + narrow + ends,
             kept_copy + (narrow if size != 4 else wide) + made_low + of_read + ends,
@@ -125,7 +125,7 @@ def all_logits(op: Ledger, hidden: Tensor, model: ModelSpec, beside: Polynomial 
 def _log_probabilities(logits: Logits) -> LossPath:
     """Log-softmax of all but a row's last logits, which are copied for it."""
     rows = B * INDEX  # how many of a row there are
-    kept = logits.part + logits.places + rows + logits.kept_copy + logits.beside
+    kept = logits.part + logits.places + rows + logits.kept_copy + logits.lasting
     made = logits.kept_copy + logits.wide + logits.part * 2 + logits.places
     return logits.path(kept, (logits.made, made), kept + logits.part * 2, logits.placed)
 

@@ -56,7 +56,7 @@ def ring_attention(
         flops // 2 * 5,
         workspace=_backward_bytes(kernel, q, of_keys, rows, ranks, groups),
         saves_output=True,
-        beside=beside,
+        side_inputs=beside,
     )
     return op.copy(out)
 

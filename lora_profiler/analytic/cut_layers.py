@@ -50,7 +50,7 @@ def embedding(op: Ledger, name: str, ids: Tensor, features: int) -> Tensor:
         whole = ITEMSIZE[weight.dtype] * features
         gradients = weight.bytes if spread is None else constant(spread.words * whole)
     out = op.fresh(ids.elements * features, weight.dtype, weight.requires_grad)
-    op.record("embedding", (weight,), (out,), (ids,), gradients=gradients, beside=(ids,))
+    op.record("embedding", (weight,), (out,), (ids,), gradients=gradients, side_inputs=(ids,))
     return summed(op, out)
 
 

@@ -18,7 +18,7 @@ from lora_profiler.analytic.persistent import (
 )
 from lora_profiler.analytic.plan import Plan
 from lora_profiler.analytic.sharding_units import base_pieces
-from lora_profiler.analytic.structure import Run
+from lora_profiler.analytic.structure import LayerPass
 from lora_profiler.analytic.tensors import Storage
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.prediction import LayerCost
@@ -63,7 +63,7 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
             0 if setup.sharding in DEEPSPEED_ZERO else sum(t.bytes.evaluate(*at) for t in own)
         )
         if module.kind == "Embedding":
-            gradients += plan.state.untaken
+            gradients += plan.state.unstepped_bytes
         extra = sum(_held(t, setup, at) for t in all_own) if setup.lora else 0
         if setup.offload_params:
             weights = extra = gradients = states = 0
@@ -188,7 +188,12 @@ def _activity(plan: Plan, at: Values) -> dict[str, tuple[int, int]]:
 
 
 def _by_scope(
-    run: Run, at: Values, *, keeps: bool, repeats: bool, leaves: frozenset[Storage] = frozenset()
+    run: LayerPass,
+    at: Values,
+    *,
+    keeps: bool,
+    repeats: bool,
+    leaves: frozenset[Storage] = frozenset(),
 ) -> dict[str, tuple[int, int]]:
     saved: dict[str, int] = defaultdict(int)
     flops: dict[str, int] = defaultdict(int)

@@ -140,7 +140,7 @@ class Ledger:
         aliases: bool = False,
         saves_output: bool = False,
         sizes: tuple[Polynomial, ...] = (),
-        beside: tuple[Tensor, ...] = (),
+        side_inputs: tuple[Tensor, ...] = (),
         lowers: tuple[Tensor, ...] = (),
         behind: tuple[Node, ...] = (),
     ) -> None:
@@ -153,20 +153,20 @@ class Ledger:
                     self.saved.setdefault(tensor.storage, self.scope)
         self.nodes.append(
             Node(
-                self.scope,
-                inputs,
-                outputs,
-                tuple(kept),
-                forward_flops,
-                backward_flops if requires_grad else ZERO,
-                gradients,
-                workspace,
-                aliases,
-                saves_output,
-                requires_grad and bool(saved),
+                module=self.scope,
+                inputs=inputs,
+                outputs=outputs,
+                saved=tuple(kept),
+                forward_flops=forward_flops,
+                backward_flops=backward_flops if requires_grad else ZERO,
+                gradients=gradients,
+                workspace=workspace,
+                aliases=aliases,
+                saves_output=saves_output,
+                packs=requires_grad and bool(saved),
                 op=op,
                 sizes=sizes,
-                beside=beside,
+                side_inputs=side_inputs,
                 lowers=lowers,
                 behind=behind,
             )
@@ -199,16 +199,16 @@ class Ledger:
         """-x: saves nothing."""
         return self._alike("neg", x)
 
-    def _alike(self, op: str, x: Tensor, *beside: Tensor) -> Tensor:
+    def _alike(self, op: str, x: Tensor, *side_inputs: Tensor) -> Tensor:
         out = self.fresh(x.elements, x.dtype, x.requires_grad, x.merged)
-        self.record(op, (x,), (out,), beside=beside)
+        self.record(op, (x,), (out,), side_inputs=side_inputs)
         return out
 
     def mask(self, x: Tensor, mask: Tensor) -> Tensor:
         """x plus a mask that needs no gradient, in the wider dtype: saves nothing."""
         dtype = promoted(x, mask)
         out = self.fresh(x.elements, dtype, x.requires_grad, x.merged)
-        self.record("mask", (x,), (out,), beside=(mask,))
+        self.record("mask", (x,), (out,), side_inputs=(mask,))
         return out
 
     def copy(self, x: Tensor, times: int = 1) -> Tensor:
@@ -293,7 +293,7 @@ class Ledger:
             return x
         out = self.fresh(x.elements, x.dtype, x.requires_grad, x.merged)
         mask = self.fresh(x.elements, x.dtype if self.rules.device == "cpu" else "bool", False)
-        self.record("native_dropout", (x,), (out,), (mask,), saves_output=True, beside=(mask,))
+        self.record("native_dropout", (x,), (out,), (mask,), saves_output=True, side_inputs=(mask,))
         return out
 
     def softmax(self, x: Tensor, dtype: str) -> Tensor:
@@ -321,7 +321,7 @@ class Ledger:
             (out,),
             (out,),
             saves_output=True,
-            beside=(returned,),
+            side_inputs=(returned,),
             workspace=self._softmax_product(out),
         )
         return out
@@ -368,7 +368,7 @@ class Ledger:
             (x, statistics, *copies),
             gradients=total(weight.bytes for weight in weights if weight.requires_grad),
             workspace=total(copy.bytes for copy in copies) if trains else ZERO,
-            beside=(*weights, statistics),
+            side_inputs=(*weights, statistics),
         )
         return out
 

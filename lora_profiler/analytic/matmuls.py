@@ -81,7 +81,7 @@ def product(op: Ledger, x: Tensor, weight: Tensor, in_features: int, out_feature
         gradients=gradients,
         workspace=unpacked,
         sizes=(constant(1), *_shape(made, out_features), constant(in_features)),
-        beside=_biases(op),
+        side_inputs=_biases(op),
         lowers=() if packed or weight is given or weight.requires_grad else (given,),
         behind=behind,
     )

@@ -125,7 +125,7 @@ def _adamw(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
     CPU the scalars of the step count."""
     on_cpu = setup.device == "cpu"
     if setup.optimizer_impl == "fused":
-        yield constant(_scalars(setup) + state.taken)
+        yield constant(_scalars(setup) + state.stepped_bytes)
     elif setup.optimizer_impl == "foreach":
         # the temporaries of one dtype are still bound while the next dtype's are made
         dtypes = {tensor.dtype for tensor in state.trainable}
@@ -141,7 +141,7 @@ def _rmsprop(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
     """Square roots of the averages: of all of a dtype, as AdamW's; in the loop one, while the last
     one of the tensor before is still bound."""
     if setup.optimizer_impl == "foreach":
-        yield from (size + state.taken for size in _adamw(state, setup))
+        yield from (size + state.stepped_bytes for size in _adamw(state, setup))
     else:
         for before, this in state.neighbours:
             yield this.bytes + _bytes(before)
@@ -192,7 +192,7 @@ def _lorafa(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
 
 
 def _sgd(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
-    yield constant(state.taken)
+    yield constant(state.stepped_bytes)
 
 
 def _of_package(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:

@@ -66,8 +66,8 @@ class Persistent:
     them depend on the rank.
 
     `order` are all trainable tensors as they follow each other in the optimizer. Under tensor
-    parallelism the gradient of an embedding that is not tied is whole on every rank: `taken` are
-    the bytes that the optimizer takes of it, `untaken` the others.
+    parallelism the gradient of an embedding that is not tied is whole on every rank:
+    `stepped_bytes` are what the optimizer takes of it, `unstepped_bytes` the others.
     """
 
     parameter_bytes: int
@@ -75,8 +75,8 @@ class Persistent:
     adapter_bytes: Polynomial
     adapter_parameters: Polynomial
     order: tuple[TrainableTensor, ...]
-    taken: int = 0
-    untaken: int = 0
+    stepped_bytes: int = 0
+    unstepped_bytes: int = 0
 
     @cached_property
     def trainable(self) -> Counter[TrainableTensor]:
@@ -95,7 +95,7 @@ class Persistent:
     @property
     def gradient_bytes(self) -> Polynomial:
         own = total(tensor.bytes * count for tensor, count in self.trainable.items())
-        return own + self.untaken
+        return own + self.unstepped_bytes
 
 
 def rest_dtype(setup: TrainSetup) -> Dtype:

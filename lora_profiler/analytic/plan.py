@@ -34,7 +34,7 @@ from lora_profiler.analytic.sharding import ShardState, alone
 from lora_profiler.analytic.sharding_units import gathered_to_save, shard_state
 from lora_profiler.analytic.structure import ForwardPass, forward_pass
 from lora_profiler.analytic.tensor_parallel import part_of, stepped
-from lora_profiler.analytic.tensors import Spread
+from lora_profiler.analytic.tensors import VocabularyShards
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.prediction import MOMENTS, MomentName
 from lora_profiler.support.engines import rules_unsupported_reason
@@ -177,7 +177,7 @@ def program_of(workload: Workload) -> Family | None:
     return LITGPT_2023 if workload.setup.is_litgpt_2023 else family_of(workload.model)
 
 
-def _build(workload: Workload, *, spread: Spread | None = None, **changes: Any) -> Plan:
+def _build(workload: Workload, *, spread: VocabularyShards | None = None, **changes: Any) -> Plan:
     """`spread`: how ranks share the vocabulary; `changes`: of the rules."""
     setup, model = workload.setup, workload.model
     family = program_of(workload)
@@ -228,7 +228,9 @@ def _shared(workload: Workload) -> Plan:
     """The plan of one rank of several: the passes are those of a process alone, under tensor
     parallelism of a part."""
     if workload.setup.sharding == "tp":
-        spread = Spread(int(workload.model.config["vocab_size"]), workload.setup.world_size)
+        spread = VocabularyShards(
+            int(workload.model.config["vocab_size"]), workload.setup.world_size
+        )
         one = _build(part_of(workload), spread=spread)
         shards = stepped(one.workload, one.state, one.adapters, spread.words)
         return _with_moments(replace(one, shards=shards))
@@ -250,7 +252,7 @@ def pass_alone(
     family: Family,
     found: tuple[Adapter, ...],
     trainable: frozenset[str],
-    spread: Spread | None = None,
+    spread: VocabularyShards | None = None,
 ) -> ForwardPass:
     """The forward pass of an evaluation, a generation or a reference, without dropout."""
     kernels = attention_kernels(other, trains=False)
@@ -303,7 +305,7 @@ def _of_passes(
     ahead, back, again = _flops(forward, setup)
     if setup.runs_reference:
         reference = pass_alone(workload, family, (), frozenset())
-        ahead = ahead + _flops(reference, setup)[0] * setup.no_grad_passes
+        ahead = ahead + _flops(reference, setup)[0] * setup.passes_beside
     return kept.saved, ahead, back, again
 
 

@@ -55,7 +55,7 @@ PATHS: Mapping[str, Callable[[Ledger, Tensor, ModelSpec, int], LossPath]] = {
 
 
 @dataclass(eq=False)
-class Run:
+class LayerPass:
     """What one part of the model (embeddings, a distinct layer, norm and head) did to the ledger.
 
     `promotes`: see `liveness.forward_bytes`; `scalars`: see `Ledger.scale`; `cached`: see `Ledger`.
@@ -152,7 +152,7 @@ class Run:
 class LayerRun:
     """A distinct layer and the indices at which it occurs."""
 
-    run: Run
+    run: LayerPass
     indices: list[int] = field(default_factory=list)
 
 
@@ -167,17 +167,17 @@ class ForwardPass(NamedTuple):
     """
 
     family: Family
-    embed: Run
+    embed: LayerPass
     leaf: Tensor | None
     layers: tuple[LayerRun, ...]
-    head: Run
+    head: LayerPass
     hidden: Tensor
     logits: Tensor
     num_layers: int
     chunks: ChunkedHead | LossPath | None
 
     @property
-    def runs(self) -> list[tuple[Run, int]]:
+    def runs(self) -> list[tuple[LayerPass, int]]:
         """Each, and how often it occurs."""
         layers = ((layer.run, len(layer.indices)) for layer in self.layers)
         return [(self.embed, 1), *layers, (self.head, 1)]
@@ -289,10 +289,10 @@ def forward_pass(
     )
 
 
-def _ran(op: Ledger, start: Tensor, end: Tensor, *, is_layer: bool = False) -> Run:
+def _ran(op: Ledger, start: Tensor, end: Tensor, *, is_layer: bool = False) -> LayerPass:
     rules, moves = op.rules, is_layer and op.rules.moves_activations
     comes_back = moves and rules.reentrant
-    return Run(
+    return LayerPass(
         nodes=op.nodes,
         saved=op.saved,
         input=start,

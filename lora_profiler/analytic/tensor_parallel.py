@@ -68,14 +68,14 @@ def stepped(
         if not model.has_tied_head:
             taken = embedding.num_parameters * DTYPE_BYTES[setup.dtype]
             row = int(model.config["hidden_size"]) * DTYPE_BYTES[setup.dtype]
-            state = replace(state, taken=taken, untaken=words * row - taken)
+            state = replace(state, stepped_bytes=taken, unstepped_bytes=words * row - taken)
     for adapter in adapters:
         a, b = adapter_tensors(adapter, adapter_dtype(setup), setup)
         by_rows = adapter.module.rpartition(".")[2] in BY_ROWS
         cut.append(a if by_rows else b)
         whole.append(b if by_rows else a)
     if setup.optimizer_impl == "foreach" and setup.optimizer != "sgd":
-        groups = [replace(state, order=tuple(g), untaken=0) for g in (cut, whole)]
+        groups = [replace(state, order=tuple(g), unstepped_bytes=0) for g in (cut, whole)]
         rank = setup.lora.r if setup.lora else 1
         at_once = max(groups, key=lambda group: group.gradient_bytes.evaluate(1, 1, rank))
     else:

@@ -61,10 +61,10 @@ class Node:
     are tensors that a Python name keeps alive until then.
 
     `op` names the operator, after torch where it is one of torch's, and decides which kernels run
-    (`kernels/`). A product has `sizes` (batches, m, n, k); `beside` is what the kernel reads but no
-    gradient passes through here: biases, masks, the weights of a layer norm. `lowers` are weights
-    that autocast copies for this node alone. `behind` is what its backward runs where that is a
-    program of its own, as of a `torch.autograd.Function` (`lora_kernels.py`)."""
+    (`kernels/`). A product has `sizes` (batches, m, n, k); `side_inputs` are what the kernel reads
+    and no gradient passes through here: biases, masks, the weights of a layer norm. `lowers` are
+    weights that autocast copies for this node alone. `behind` is what its backward runs where that
+    is a program of its own, as of a `torch.autograd.Function` (`lora_kernels.py`)."""
 
     module: str
     inputs: tuple[Tensor, ...]
@@ -80,12 +80,12 @@ class Node:
     holds: tuple[Tensor, ...] = ()
     op: str = ""
     sizes: tuple[Polynomial, ...] = ()
-    beside: tuple[Tensor, ...] = ()
+    side_inputs: tuple[Tensor, ...] = ()
     lowers: tuple[Tensor, ...] = ()
     behind: tuple["Node", ...] = ()
 
 
-class Spread(NamedTuple):
+class VocabularyShards(NamedTuple):
     """A vocabulary of which each of several ranks has a part."""
 
     words: int
@@ -168,7 +168,7 @@ class Rules(NamedTuple):
     qat: Qat = "none"
     qat_group_size: int = 32
     qat_adapted_alone: bool = False
-    spread: Spread | None = None
+    spread: VocabularyShards | None = None
     ring: int = 1
     """Ranks among which keys and values go round, each with a part of the tokens."""
     qat_rounds_head: bool = True

@@ -95,7 +95,7 @@ def _projected(op: Ledger, x: Tensor, name: str) -> tuple[Tensor, Tensor | None]
         return projected(op, as_plain(x), as_plain(x), name, into_buffer=True), None
     mask = op.fresh(x.elements, "bool", False)
     dropped = op.fresh(x.elements, x.dtype, False)
-    op.record("native_dropout", (as_plain(x),), (dropped, mask), beside=(mask,))
+    op.record("native_dropout", (as_plain(x),), (dropped, mask), side_inputs=(mask,))
     return projected(op, as_plain(x), dropped, name), mask
 
 
@@ -120,7 +120,7 @@ def _dropped_again(back: Ledger, x: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return existing(x)
     made = back.fresh(x.elements, x.dtype, False)
-    back.record("scale", (existing(x),), (made,), beside=(existing(mask),))
+    back.record("scale", (existing(x),), (made,), side_inputs=(existing(mask),))
     return made
 
 
@@ -170,5 +170,5 @@ def _low_rank(
         return
     product = multiplied(back, narrow, a, sizes)
     replayed = back.fresh(made.elements, made.dtype, False)
-    back.record("scale", (product,), (replayed,), beside=(existing(mask),))
+    back.record("scale", (product,), (replayed,), side_inputs=(existing(mask),))
     back.record("add_", (made, replayed), (made,))

@@ -105,9 +105,14 @@ def calibrate(device: Device, progress: Progress = lambda what, done, total: Non
         errors=errors,
         provenance=_provenance(first),
     )
-    found = tuple(FittedStep(workload=r.workload, record=r, error=errors[r.case_key]) for r in ran)
+    steps_with_errors = tuple(
+        FittedStep(workload=r.workload, record=r, error=errors[r.case_key]) for r in ran
+    )
     return Calibration(
-        local=local, micro=micro, steps=found, failed=tuple(r for r in others if r not in ran)
+        local=local,
+        micro=micro,
+        steps=steps_with_errors,
+        failed=tuple(r for r in others if r not in ran),
     )
 
 

@@ -86,11 +86,11 @@ def measured_micro(
             process.kill()
             process.wait()
         log.seek(0)
-        said = log.read().decode("utf-8", "replace")[-LOG_CHARACTERS:]
+        output = log.read().decode("utf-8", "replace")[-LOG_CHARACTERS:]
     try:
         micro: Micro = decoded(Micro, json.loads(last[-1])["micro"], "micro")
     except (IndexError, KeyError, ValueError, RecordError) as e:
-        why = without_paths(said).strip() or str(e)
+        why = without_paths(output).strip() or str(e)
         raise MeasurementError(f"the probes on {device} ended with code {code}: {why}") from None
     return micro
 

@@ -22,7 +22,7 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class RefusedCase:
     """A case that this machine or installation cannot run, and why."""
 
     case: Case
@@ -50,21 +50,21 @@ def planned_for_cluster(case: Case) -> Planned:
 
 def sorted_out(
     cases: Sequence[Case], memory_bytes: int | None
-) -> tuple[list[Planned], list[Refused]]:
+) -> tuple[list[Planned], list[RefusedCase]]:
     """Those of many cases that can be started here, and those that cannot: a suite is made for more
     than one machine.
 
     `memory_bytes` is the machine's. Raises UsageError for a case that no machine could run.
     """
     able: list[Planned] = []
-    unable: list[Refused] = []
+    unable: list[RefusedCase] = []
     for case in cases:
         try:
             plan = planned(case)
             refuse_beyond(memory_bytes, [plan])
             able.append(plan)
         except MeasurementError as e:
-            unable.append(Refused(case=case, reason=str(e)))
+            unable.append(RefusedCase(case=case, reason=str(e)))
     return able, unable
 
 

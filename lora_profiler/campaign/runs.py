@@ -79,6 +79,21 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """Which cases run, and until when. With `resume`, one that has a terminal record of this
+    environment is not run again, unless its status is in `rerun`. With `deadline_seconds`, none is
+    started that would not end in time. `timeout_seconds` are a case's own."""
+
+    resume: bool = False
+    rerun: tuple[str, ...] = ()
+    deadline_seconds: float | None = None
+    timeout_seconds: float = 1800.0
+
+
+EVERY_CASE = Schedule()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """`records` in the order of the cases, those stored before among them; `left` could not be
     started, or not ended, in time.
@@ -96,11 +111,8 @@ def run_cases(
     cases: Sequence[Case],
     store: Store,
     observer: Observer,
+    schedule: Schedule = EVERY_CASE,
     *,
-    resume: bool = False,
-    rerun: Iterable[str] = (),
-    deadline_seconds: float | None = None,
-    timeout_seconds: float = 1800.0,
     measure: Measure = measure_case,
     environment_key: EnvironmentKey = key_of_environment,
     clock: Callable[[], float] = time.monotonic,
@@ -108,23 +120,22 @@ def run_cases(
     """Measures every case and appends its record to `store`; results that a killed run left behind
     are taken in first.
 
-    With `resume`, a case that has a terminal record of this environment is not run again, unless
-    its status is in `rerun`. With `deadline_seconds`, no case is started that would not end in
-    time, judging by the longest so far, records of this environment among them; later ones may be
-    shorter, so they are looked at too. One that the deadline cuts off before its own time limit has
-    not shown that it takes too long: its record is `interrupted`, and the next piece measures it
-    again.
+    How long a case takes is judged by the longest so far, records of this environment among them;
+    after one that would miss the deadline later ones may be shorter, so they are looked at too. One
+    that the deadline cuts off before its own time limit has not shown that it takes too long: its
+    record is `interrupted`, and the next piece measures it again.
 
     Raises StoreError where a record cannot be kept, and what `measure` raises before it starts a
     process.
     """
     began = clock()
+    deadline_seconds, timeout_seconds = schedule.deadline_seconds, schedule.timeout_seconds
     store.recover()
 
     def here(device: str, ranks: bool) -> frozenset[str]:
         return frozenset({environment_key(device, ranks)})
 
-    stored = stored_before(cases, store, here, rerun) if resume else {}
+    stored = stored_before(cases, store, here, schedule.rerun) if schedule.resume else {}
     durations = (
         durations_before(cases, store, here) if deadline_seconds is not None else Durations()
     )

@@ -3,7 +3,7 @@ store and one deadline."""
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
 from lora_profiler.campaign import runs
@@ -29,10 +29,7 @@ class Session:
     store: Store
     progress: Progress
     interrupt: Interrupt
-    resume: bool = False
-    rerun: tuple[str, ...] = ()
-    deadline_seconds: float | None = None
-    timeout_seconds: float = 1800.0
+    schedule: runs.Schedule = runs.EVERY_CASE
     pretended: Pretended | None = None
     clock: Callable[[], float] = time.monotonic
     _began: float = 0.0
@@ -72,7 +69,10 @@ class Session:
         return outcome.records[0]
 
     def _run(self, cases: Sequence[Case], first_row: int) -> runs.Outcome:
-        deadline = self.deadline_seconds
+        schedule = self.schedule
+        if schedule.deadline_seconds is not None:
+            gone = self.clock() - self._began
+            schedule = replace(schedule, deadline_seconds=schedule.deadline_seconds - gone)
         measure = measure_case
         if self.pretended is not None:
             measure = partial(measure_case, pretended=self.pretended)
@@ -80,10 +80,7 @@ class Session:
             cases,
             self.store,
             self.progress.observer(first_row),
-            resume=self.resume,
-            rerun=self.rerun,
-            deadline_seconds=None if deadline is None else deadline - (self.clock() - self._began),
-            timeout_seconds=self.timeout_seconds,
+            schedule,
             measure=last_when_interrupted(measure, self.interrupt),
             environment_key=self._environment_key,
         )

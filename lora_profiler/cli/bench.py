@@ -16,6 +16,7 @@ from lora_profiler.cli.bench_cases import (
     model_cases,
     print_lost_cases,
     rehearsed_on,
+    schedule_of,
     spread,
     spread_text,
 )
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from lora_profiler.campaign.planned import Planned
     from lora_profiler.campaign.progress import Progress
     from lora_profiler.campaign.session import Session
-    from lora_profiler.cluster_runs.scheduler import Spread
+    from lora_profiler.cluster_runs.scheduler import ClusterOutcome
     from lora_profiler.comparison.scored import Result
     from lora_profiler.harness import Case
     from lora_profiler.harness.pretended import Pretended
@@ -97,7 +98,7 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
     drawn_again = o["form"] == "table" and o["output"] is None and sys.stdout.isatty()
     with one_interrupt() as interrupt:
         proven: list[LargestBatch] = []
-        outcome: Spread | None = None
+        outcome: ClusterOutcome | None = None
         with cluster_of(o) as cluster:
             pretended = rehearsed_on(o) if o["rehearse"] else None
             cases, num_refused = (
@@ -129,10 +130,7 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
                         store=store,
                         progress=progress,
                         interrupt=interrupt,
-                        resume=o["resume"],
-                        rerun=o["rerun"],
-                        deadline_seconds=o["deadline"],
-                        timeout_seconds=o["timeout"],
+                        schedule=schedule_of(o),
                         pretended=pretended,
                     )
                     num_left = _run(session, cases, proven, search=o["largest_batch"])

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from lora_profiler.campaign.interrupts import Interrupt
     from lora_profiler.campaign.planned import Planned
     from lora_profiler.campaign.progress import Progress
-    from lora_profiler.cluster_runs.ray import Cluster
-    from lora_profiler.cluster_runs.scheduler import Spread
+    from lora_profiler.campaign.runs import Schedule
+    from lora_profiler.cluster_runs.ray import RayCluster
+    from lora_profiler.cluster_runs.scheduler import ClusterOutcome
     from lora_profiler.harness import Case
     from lora_profiler.harness.pretended import Pretended
     from lora_profiler.model_spec import ModelSpec
@@ -173,7 +174,7 @@ def _check_tokenizer(specs: list["ModelSpec"]) -> None:
 
 
 @contextmanager
-def cluster_of(o: dict[str, Any]) -> "Iterator[Cluster | None]":
+def cluster_of(o: dict[str, Any]) -> "Iterator[RayCluster | None]":
     """The cluster that --ray names, while the block runs; None without --ray. Raises UsageError."""
     if not o["ray"]:
         yield None
@@ -187,7 +188,7 @@ def cluster_of(o: dict[str, Any]) -> "Iterator[Cluster | None]":
         yield cluster
 
 
-def cluster_cases(cluster: "Cluster", o: dict[str, Any]) -> "tuple[list[Planned], int]":
+def cluster_cases(cluster: "RayCluster", o: dict[str, Any]) -> "tuple[list[Planned], int]":
     """The suite's cases that a machine of the cluster has room for, and how many it has none for,
     each of which is told of.
 
@@ -218,7 +219,7 @@ def cluster_cases(cluster: "Cluster", o: dict[str, Any]) -> "tuple[list[Planned]
     return able, len(cases) - len(able)
 
 
-def spread_text(cluster: "Cluster | None") -> str:
+def spread_text(cluster: "RayCluster | None") -> str:
     """' on 2 machines by Ray, 4 processors a case'; nothing without a cluster."""
     if cluster is None:
         return ""
@@ -229,36 +230,39 @@ def spread_text(cluster: "Cluster | None") -> str:
     )
 
 
+def schedule_of(o: dict[str, Any]) -> "Schedule":
+    """Of the options that say which cases run, and until when."""
+    from lora_profiler.campaign.runs import Schedule
+
+    return Schedule(
+        resume=o["resume"],
+        rerun=o["rerun"],
+        deadline_seconds=o["deadline"],
+        timeout_seconds=o["timeout"],
+    )
+
+
 def spread(
-    cluster: "Cluster",
+    cluster: "RayCluster",
     cases: "Sequence[Planned]",
     store: "Store",
     progress: "Progress",
     interrupt: "Interrupt",
     o: dict[str, Any],
-) -> "Spread":
+) -> "ClusterOutcome":
     """Runs the cases, each a row of `progress`."""
     from lora_profiler.cluster_runs.resources import needs, together
     from lora_profiler.cluster_runs.scheduler import spread_cases
 
     progress.at_once = cluster.at_once(together(needs(each, cluster.cpus) for each in cases))
     rows = [progress.add(each) for each in cases]
-    result = spread_cases(
-        cases,
-        store,
-        progress.observer(rows[0]),
-        cluster,
-        resume=o["resume"],
-        rerun=o["rerun"],
-        deadline_seconds=o["deadline"],
-        timeout_seconds=o["timeout"],
-    )
+    result = spread_cases(cases, store, progress.observer(rows[0]), cluster, schedule_of(o))
     interrupt.requested |= result.interrupted
     progress.interrupt(None)
     return result
 
 
-def print_lost_cases(result: "Spread") -> None:
+def print_lost_cases(result: "ClusterOutcome") -> None:
     """On stderr: what became of cases that have no record, and how many began anew."""
     for refused in result.refused:
         warn(f"left out {refused.case.key}: {refused.reason}")

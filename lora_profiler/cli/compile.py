@@ -14,7 +14,7 @@ from lora_profiler.cli.click_support import (
     print_answer,
     warn,
 )
-from lora_profiler.cli.option_groups import WHERE, grouped
+from lora_profiler.cli.option_groups import CARD, grouped
 from lora_profiler.cli.options import (
     TORCH_OPTION,
     gpu_of,
@@ -49,7 +49,7 @@ Exit code: 0 done; 2 usage; 3 no such model; 4 a step that cannot be traced, or 
     "models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model
 )
 @setup_options(device="cuda", device_help="Whose memory rules hold.")
-@grouped(WHERE)(
+@grouped(CARD)(
     "--gpu", "KEY", "The card whose attention kernels hold.", shell_complete=complete_gpu
 )
 @TORCH_OPTION

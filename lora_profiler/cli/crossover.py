@@ -11,7 +11,7 @@ from lora_profiler.cli.click_support import (
     complete_model,
     print_answer,
 )
-from lora_profiler.cli.option_groups import WHERE, grouped, option
+from lora_profiler.cli.option_groups import CARD, grouped, option
 from lora_profiler.cli.options import (
     TORCH_OPTION,
     engine_option,
@@ -39,7 +39,7 @@ Examples:
 """,
 )
 @click.argument("model", metavar="MODEL", shell_complete=complete_model)
-@grouped(WHERE)(
+@grouped(CARD)(
     "--gpu",
     "KEY|custom:24GiB",
     "Take its kernels, and compare times too.",

@@ -14,14 +14,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 OWN = "Options"
 """Of options that name no group: a command's own."""
-WHAT = "What is trained"
+SUBJECT = "What is trained"
 DATA = "Data"
-WHERE = "Card and engine"
+CARD = "Card and engine"
 CASES = "Cases and records"
 MEASURING = "Measuring"
 REHEARSING = "Rehearsing"
 OUTPUT = "Output"
-ORDER = (*(OWN, WHAT, DATA), *GROUP_TITLES.values(), *(WHERE, CASES, MEASURING, REHEARSING, OUTPUT))
+ORDER = (
+    *(OWN, SUBJECT, DATA),
+    *GROUP_TITLES.values(),
+    *(CARD, CASES, MEASURING, REHEARSING, OUTPUT),
+)
 
 
 class GroupedOption(click.Option):

@@ -16,7 +16,7 @@ from lora_profiler.cli.click_support import (
     complete_gpu,
     complete_trainer,
 )
-from lora_profiler.cli.option_groups import DATA, OUTPUT, WHAT, WHERE, grouped, rare, together
+from lora_profiler.cli.option_groups import CARD, DATA, OUTPUT, SUBJECT, grouped, rare, together
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option import GROUP_TITLES, MAX_SIZE, Kind, Option, flag, invalid_value_hint
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-_METHOD = grouped(WHAT)(
+_METHOD = grouped(SUBJECT)(
     "--method methods",
     help="Repeat for several. [default: full and lora]",
     multiple=True,
     type=NearestChoice(get_args(Method)),
 )
-_TRAINER = grouped(WHAT)(
+_TRAINER = grouped(SUBJECT)(
     "--trainer",
     "NAME[@VERSION]",
     "Whose loop and whose defaults, where no option says otherwise:"
@@ -88,17 +88,17 @@ def _click_option(option: Option, **changes: Any) -> Callable[[F], F]:
 
 
 _LOOKUP_OPTIONS = [
-    rare(WHAT)(
+    rare(SUBJECT)(
         "--revision",
         type=str,
         default="main",
         show_default=True,
         help="Branch, tag or commit on the hub.",
     ),
-    rare(WHAT)("--offline", help="Never ask the hub."),
+    rare(SUBJECT)("--offline", help="Never ask the hub."),
 ]
 
-TORCH_OPTION = rare(WHERE)(
+TORCH_OPTION = rare(CARD)(
     "--torch",
     "VERSION",
     f"Whose kernels hold, {version_text(OLDEST_TORCH)} to {version_text(NEWEST_TORCH)}."
@@ -110,20 +110,20 @@ def engine_option(
     engines: str, text: str, declared: Callable[..., Any] | None = None
 ) -> Callable[[F], F]:
     """--engine, which takes `engines`."""
-    make: Callable[..., Callable[[F], F]] = declared or rare(WHERE)
+    make: Callable[..., Callable[[F], F]] = declared or rare(CARD)
     return make("--engine", engines, text, default="auto", show_default=True)
 
 
 # fmt: off
 answer_options = together(
-    grouped(WHERE)("--gpu", "KEY|auto|custom:24GiB",
+    grouped(CARD)("--gpu", "KEY|auto|custom:24GiB",
         "Judge a card, take its kernels, and time a step on it; `lora-profile gpus` lists them.",
         shell_complete=complete_gpu),
-    rare(WHERE)("--vllm-share", "SHARE",
+    rare(CARD)("--vllm-share", "SHARE",
         "Of the card, taken by vLLM beside the training, as GRPO's vllm_gpu_memory_utilization. [default: 0]",
         type=FiniteRange(min=0, max=1, max_open=True), default=0.0),
     TORCH_OPTION,
-    rare(WHERE)("--interconnect", "nvlink4|pcie5|ndr|25GB/s|...",
+    rare(CARD)("--interconnect", "nvlink4|pcie5|ndr|25GB/s|...",
         "The link among --world-size ranks, to tell how long sending takes."),
     engine_option("auto|analytic|compiled|traced|rehearsed",
         "What answers; rehearsed: the step itself on a pretended card (docs/guide/rehearse.md)."),
@@ -163,9 +163,9 @@ def file_options(model: str, whose: str, written: str) -> Callable[[F], F]:
     formats = "axolotl|trl|llamafactory|torchtune|peft FILE"
     of_file = f"Whose file {whose} is. [default: by its keys]"
     return together(
-        rare(WHAT)(f"--model {model}", "ID", other_model),
+        rare(SUBJECT)(f"--model {model}", "ID", other_model),
         rare(OUTPUT)("--write", formats, f"Write {written}.", nargs=2),
-        rare(WHAT)("--from framework", "NAME", of_file),
+        rare(SUBJECT)("--from framework", "NAME", of_file),
     )
 
 

@@ -15,7 +15,7 @@ from lora_profiler.cli.click_support import (
     print_answer,
     warn_of,
 )
-from lora_profiler.cli.option_groups import OUTPUT, WHAT, WHERE, grouped, option
+from lora_profiler.cli.option_groups import CARD, OUTPUT, SUBJECT, grouped, option
 from lora_profiler.cli.options import (
     TORCH_OPTION,
     data_options,
@@ -148,7 +148,7 @@ Exit code: 0 done, and at least one way fits and is within the limits; 1 none; 2
 @click.argument("model", metavar="MODEL|FILE", shell_complete=complete_model)
 @option("--gpus", "CARD,8xCARD,...", "Cards that could be had. [default: those with a price]")
 @option("--tokens", "10M", "Of the data, padding included; --epochs of them are trained on.")
-@grouped(WHAT)(
+@grouped(SUBJECT)(
     "--methods method_list", "full,lora,qlora", "As --method, in one list. [default: all]"
 )
 @option("--ranks", "8..128|8,16", "To try. [default: 8..128, doubling]")
@@ -169,7 +169,7 @@ Exit code: 0 done, and at least one way fits and is within the limits; 1 none; 2
     multiple=True,
 )
 @option("--cluster", "8xCARD|16x8xCARD", "Cards, or machines and cards in each.")
-@grouped(WHERE)(
+@grouped(CARD)(
     "--interconnect",
     "nvlink4|ndr|25GB/s|...",
     "The slowest link among the ranks. [default: inside one machine that of the card]",

@@ -36,7 +36,7 @@ _NAMED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class RayNode:
     """A machine of the cluster and all that it has, in use or not; `memory_bytes` is what Ray gives
     to tasks. Two nodes may have one address.
     """
@@ -85,12 +85,12 @@ Event = Begun | Ended | Lost | Cancelled
 
 
 @dataclass(slots=True, kw_only=True)
-class Cluster:
+class RayCluster:
     """Where cases are sent. `cpus` are those of each case; `nodes` those machines that can run
     any."""
 
     ray: Any
-    nodes: tuple[Node, ...]
+    nodes: tuple[RayNode, ...]
     cpus: int
     child: tuple[str, ...] | None = None
     _keys: dict[tuple[str, bool], frozenset[str]] = field(default_factory=dict)
@@ -194,7 +194,7 @@ class Cluster:
         `force` ends the worker."""
         self.ray.cancel(handle, force=force)
 
-    def _on(self, node: Node, function: Any, **options: Any) -> Any:
+    def _on(self, node: RayNode, function: Any, **options: Any) -> Any:
         strategy = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             node.id, soft=False
         )
@@ -204,7 +204,7 @@ class Cluster:
 @contextmanager
 def opened(
     address: str, cpus: int, *, num_cpus: int | None = None, child: tuple[str, ...] | None = None
-) -> Iterator[Cluster]:
+) -> Iterator[RayCluster]:
     """The cluster at `address` (host:port), or with "local" one of this machine's own, which ends
     with the block. "auto" takes $RAY_ADDRESS, else the cluster that `ray start` made this machine
     part of, else "local".
@@ -232,18 +232,18 @@ def opened(
                     "Ray was imported before with settings that open its ports to the network; take"
                     " a new process."
                 )
-            cluster = Cluster(ray=ray, nodes=nodes, cpus=cpus, child=child)
+            cluster = RayCluster(ray=ray, nodes=nodes, cpus=cpus, child=child)
             _check_versions(cluster)
             yield cluster
         finally:
             ray.shutdown()
 
 
-def _nodes(ray: Any, cpus: int) -> tuple[Node, ...]:
+def _nodes(ray: Any, cpus: int) -> tuple[RayNode, ...]:
     """The machines that could run a case. Raises UsageError where there is none."""
     alive = [each for each in ray.nodes() if each["Alive"]]
     nodes = [
-        Node(
+        RayNode(
             id=each["NodeID"],
             address=each["NodeManagerAddress"],
             cpus=int(each["Resources"].get("CPU", 0)),
@@ -265,7 +265,7 @@ def _nodes(ray: Any, cpus: int) -> tuple[Node, ...]:
 # --- what the machines have installed -------------------------------------------------------------
 
 
-def _check_versions(cluster: Cluster) -> None:
+def _check_versions(cluster: RayCluster) -> None:
     """Raises UsageError where two machines differ, or where their lora-profiler is not this one."""
     requests = [
         (node, cluster._on(node, ray_task.versions, num_cpus=0).remote()) for node in cluster.nodes
@@ -317,7 +317,7 @@ def _some(addresses: Sequence[str]) -> str:
     return ", ".join(addresses[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _answer(ray: Any, node: Node, ref: Any, timeout_seconds: float) -> Any:
+def _answer(ray: Any, node: RayNode, ref: Any, timeout_seconds: float) -> Any:
     """What one machine says. Raises UsageError."""
     try:
         return ray.get(ref, timeout=timeout_seconds)

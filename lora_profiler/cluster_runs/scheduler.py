@@ -6,15 +6,17 @@ finished on a cluster.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from lora_profiler.campaign.planned import Planned, Refused
+from lora_profiler.campaign.planned import Planned, RefusedCase
 from lora_profiler.campaign.runs import (
+    EVERY_CASE,
     MARGIN_SECONDS,
     Durations,
     Observer,
+    Schedule,
     durations_before,
     stored_before,
 )
@@ -46,7 +48,7 @@ class Machines(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
+class ClusterOutcome:
     """`records` as they came, those stored before first. `left` were not begun or not ended before
     the deadline or Ctrl-C, which `interrupted` tells of; `lost` took two workers down, with what is
     known of it: both are still owed. `refused` cannot run where they were sent. None of the three
@@ -55,8 +57,8 @@ class Spread:
 
     records: tuple[Record, ...]
     left: tuple[Case, ...]
-    refused: tuple[Refused, ...]
-    lost: tuple[Refused, ...]
+    refused: tuple[RefusedCase, ...]
+    lost: tuple[RefusedCase, ...]
     num_rescheduled: int
     interrupted: bool
 
@@ -66,33 +68,31 @@ def spread_cases(
     store: Store,
     observer: Observer,
     machines: Machines,
+    schedule: Schedule = EVERY_CASE,
     *,
-    resume: bool = False,
-    rerun: Iterable[str] = (),
-    deadline_seconds: float | None = None,
-    timeout_seconds: float = 1800.0,
     clock: Callable[[], float] = time.monotonic,
-) -> Spread:
+) -> ClusterOutcome:
     """Hands every owed case to the cluster and appends its record to `store`.
 
-    `resume` leaves out what has a terminal record of an environment of the cluster. With
-    `deadline_seconds` a case that has not begun when it could no longer end in time, judging by the
-    longest so far, is taken back, and one that runs then is ended. Raises StoreError, after
-    everything that ran was ended.
+    "This environment" of `schedule` is any of the cluster's. A case that has not begun when it
+    could no longer end in time, judging by the longest so far, is taken back, and one that runs
+    then is ended. Raises StoreError, after everything that ran was ended.
     """
     run = _Run(
         store=store,
         observer=observer,
         machines=machines,
-        timeout_seconds=timeout_seconds,
+        timeout_seconds=schedule.timeout_seconds,
         clock=clock,
         began=clock(),
     )
     store.recover()
     cases = [plan.case for plan in planned]
-    known = stored_before(cases, store, machines.environment_keys, rerun) if resume else {}
-    if deadline_seconds is not None:
-        run.deadline = run.began + deadline_seconds
+    known = {}
+    if schedule.resume:
+        known = stored_before(cases, store, machines.environment_keys, schedule.rerun)
+    if schedule.deadline_seconds is not None:
+        run.deadline = run.began + schedule.deadline_seconds
         run.durations = durations_before(cases, store, machines.environment_keys)
     try:
         for index, plan in enumerate(planned):
@@ -136,8 +136,8 @@ class _Run:
     waiting: dict[Any, _Task] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     left: list[Case] = field(default_factory=list)
-    refused: list[Refused] = field(default_factory=list)
-    lost: list[Refused] = field(default_factory=list)
+    refused: list[RefusedCase] = field(default_factory=list)
+    lost: list[RefusedCase] = field(default_factory=list)
     num_rescheduled: int = 0
     interrupted: bool = False
 
@@ -164,9 +164,9 @@ class _Run:
             if event.record is not None:
                 self._keep(task, record_from_dict(event.record))
             else:
-                self.refused.append(Refused(case=task.case, reason=event.refused or ""))
+                self.refused.append(RefusedCase(case=task.case, reason=event.refused or ""))
         elif isinstance(event, Lost) and not task.cancelled:
-            self.lost.append(Refused(case=task.case, reason=event.reason))
+            self.lost.append(RefusedCase(case=task.case, reason=event.reason))
         else:
             self.left.append(task.case)
 
@@ -212,8 +212,8 @@ class _Run:
         task.cancelled = True
         self.machines.cancel(handle)
 
-    def result(self) -> Spread:
-        return Spread(
+    def result(self) -> ClusterOutcome:
+        return ClusterOutcome(
             records=tuple(self.records),
             left=tuple(self.left),
             refused=tuple(self.refused),

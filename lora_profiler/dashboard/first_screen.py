@@ -118,7 +118,7 @@ LABELS = {"seq_len": "Length", "batch_size": "Batch", "rank": "Rank"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Slide:
+class Slider:
     """A slider: an option, its stops, the place of the one that is asked, and the bars at each."""
 
     name: str
@@ -128,7 +128,7 @@ class Slide:
     frames: tuple[Frame, ...]
 
 
-def slides(model: ModelSpec, result: Answered, shown: Frame) -> tuple[Slide, ...]:
+def slides(model: ModelSpec, result: Answered, shown: Frame) -> tuple[Slider, ...]:
     """A slider for each size of the question, with the bars of `shown` at each of its stops. Stops
     that are refused, or of which a peak is not known, are left out; a slider of one stop too.
 
@@ -147,7 +147,7 @@ def slides(model: ModelSpec, result: Answered, shown: Frame) -> tuple[Slide, ...
             stops = tuple(frames)
             place = stops.index(current) if current in stops else 0
             bars = tuple(frames.values())
-            sliders.append(Slide(name=name, label=label, stops=stops, place=place, frames=bars))
+            sliders.append(Slider(name=name, label=label, stops=stops, place=place, frames=bars))
     return tuple(sliders)
 
 
@@ -184,7 +184,7 @@ def _frames(
         yield stop, framed(bars, result.gpu, shown.scale_bytes)
 
 
-def as_data(sliders: Sequence[Slide]) -> list[dict[str, Any]]:
+def as_data(sliders: Sequence[Slider]) -> list[dict[str, Any]]:
     """What the script in the browser draws from: texts, and parts of bars in per cent."""
     return [
         {

@@ -12,7 +12,7 @@ from lora_profiler.comparison.scored import scored
 from lora_profiler.dashboard import following, link, measuring, record_view, sentence, widgets
 from lora_profiler.dashboard.answered import Answered, answered
 from lora_profiler.dashboard.fields import Inputs, show_problems
-from lora_profiler.dashboard.measuring import CaseState, Conditions, Measuring
+from lora_profiler.dashboard.measuring import BenchConditions, CaseState, Measuring
 from lora_profiler.dashboard.question import Question
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness import Heartbeat
@@ -52,7 +52,7 @@ def show() -> None:
 # --- before ---------------------------------------------------------------------------------------
 
 
-def _conditions() -> Conditions:
+def _conditions() -> BenchConditions:
     """What a measurement has beside the question."""
     card = st.selectbox(
         "Rehearse on",
@@ -64,7 +64,7 @@ def _conditions() -> Conditions:
         " torch.",
     )
     if card is not None:
-        return Conditions(rehearsed_on=card)
+        return BenchConditions(rehearsed_on=card)
     device: Device | None = st.selectbox(
         "Train on",
         get_args(Device),
@@ -90,7 +90,7 @@ def _conditions() -> Conditions:
     repeats = st.number_input("Runs of each case", 1, 100, help=tip, **_kept("repeats"))
     until = "End a case after, seconds"
     timeout = st.number_input(until, 10.0, 86_400.0, 1800.0, format="%g", **_kept("timeout"))
-    return Conditions(
+    return BenchConditions(
         device=device,
         steps=steps,
         timing_seconds=seconds,
@@ -106,7 +106,7 @@ def _kept(name: str) -> dict[str, Any]:
     return {"persist_state": "session", "key": f"measure.{name}"}
 
 
-def _as_measured(question: Question, conditions: Conditions) -> Question:
+def _as_measured(question: Question, conditions: BenchConditions) -> Question:
     """The question of the device that would be trained on, or of the card that is pretended;
     `bench` asks about no card else, and no engine."""
     device = "cuda" if conditions.rehearsed_on else conditions.device or default_device()
@@ -125,7 +125,7 @@ def default_device() -> Device:
     return present_device()
 
 
-def _before(result: Answered, inputs: Inputs, conditions: Conditions) -> None:
+def _before(result: Answered, inputs: Inputs, conditions: BenchConditions) -> None:
     on = conditions.rehearsed_on or result.question.options["device"].upper()
     model = result.predictions[0].workload.model
     if conditions.rehearsed_on is None:

@@ -32,7 +32,7 @@ from lora_profiler.workload import Device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conditions:
+class BenchConditions:
     """What `bench` is told beside the question; None leaves its default. `rehearsed_on` is the card
     to pretend, on which nothing is timed; None trains for real."""
 
@@ -46,7 +46,7 @@ class Conditions:
     timeout_seconds: float = 1800.0
 
 
-def bench_arguments(model: str, question: Question, conditions: Conditions) -> list[str]:
+def bench_arguments(model: str, question: Question, conditions: BenchConditions) -> list[str]:
     """What to give `lora-profile`; `model` is an id or a config.json's path. The device of a
     prediction is not taken over."""
     arguments = setup_arguments(
@@ -64,7 +64,7 @@ def bench_arguments(model: str, question: Question, conditions: Conditions) -> l
     if conditions.rehearsed_on is not None:
         arguments += ["--rehearse", "--gpu", conditions.rehearsed_on]
         return _command(model, arguments)
-    default, c = Conditions(), conditions
+    default, c = BenchConditions(), conditions
     named = {
         "--device": c.device,
         "--steps": c.steps,
@@ -112,10 +112,10 @@ Measuring = Followed[CaseState]
 
 def read_case(line: Mapping[str, Any], before: Mapping[int, CaseState]) -> tuple[int, CaseState]:
     """Raises TypeError for a line that is none."""
-    said = CaseState(**{**line, "read": readings_from_dict(line.get("read", {}))})
-    earlier = before.get(said.case)
-    read = said.read if earlier is None else earlier.read.with_later(said.read)
-    return said.case, replace(said, read=read)
+    state = CaseState(**{**line, "read": readings_from_dict(line.get("read", {}))})
+    earlier = before.get(state.case)
+    read = state.read if earlier is None else earlier.read.with_later(state.read)
+    return state.case, replace(state, read=read)
 
 
 USUAL_STEPS = 12.0
@@ -147,7 +147,7 @@ def is_rehearsal(measuring: Measuring) -> bool:
 
 
 def start(
-    model: ModelSpec, question: Question, conditions: Conditions, *, uploaded: bool
+    model: ModelSpec, question: Question, conditions: BenchConditions, *, uploaded: bool
 ) -> Measuring:
     """Starts `lora-profile bench` on the question. Raises AlreadyRunningError.
 
@@ -177,7 +177,7 @@ def _written(model: ModelSpec, folder: str) -> str:
     return str(path)
 
 
-def refusal(result: Answered, conditions: Conditions) -> str | None:
+def refusal(result: Answered, conditions: BenchConditions) -> str | None:
     """Why `bench` would refuse it, in its words; None where it would not. Whether a card can be
     pretended is told by the rehearsal itself."""
     if conditions.rehearsed_on is not None:
@@ -194,7 +194,7 @@ def refusal(result: Answered, conditions: Conditions) -> str | None:
     return None
 
 
-def recorded(conditions: Conditions) -> Recorded:
+def recorded(conditions: BenchConditions) -> Recorded:
     """What a record says of them. Raises UsageError for a budget that is no size."""
     default = Recorded()
     steps = 0 if conditions.no_timing else conditions.steps or default.min_timed_steps
@@ -206,7 +206,7 @@ def recorded(conditions: Conditions) -> Recorded:
     )
 
 
-def duration_words(result: Answered, conditions: Conditions) -> str:
+def duration_words(result: Answered, conditions: BenchConditions) -> str:
     """How long it takes, as far as it can be told."""
     if conditions.rehearsed_on is not None:
         return "A rehearsal computes nothing: each method takes some seconds, whatever the model."

@@ -279,10 +279,10 @@ def plan_drawing(name: str, plan: TrainingPlan) -> Drawing | None:
         )
         for run in runs
     ]
-    said = [f"{point.name}: {point.said}" for point in points if point.is_named]
+    labels = [f"{point.name}: {point.said}" for point in points if point.is_named]
     return Drawing(
         name=name,
         caption="Hours and money of the runs that no other one beats.",
-        description=f"{count_text(len(runs))} runs by hours and cost. {'. '.join(said)}.",
+        description=f"{count_text(len(runs))} runs by hours and cost. {'. '.join(labels)}.",
         figure=plan_front(points, runs[0].price.currency if runs[0].price else ""),
     )

@@ -164,7 +164,7 @@ def _interval(result: Answered, parts: ModelParts) -> None:
     widgets.section("What public measurements say")
     widgets.small(*parts.peak_interval)
     steps = [answer.step for answer in result.answers if answer.step]
-    peaks = [likely.nearest for answer in result.answers if (likely := answer.peak_interval)]
+    peaks = [likely.nearest for answer in result.answers if (likely := answer.likely)]
     evidence_page.rows_table(
         list(dict.fromkeys(peaks)), "nearest_peaks", "The measured peaks nearest to this question."
     )

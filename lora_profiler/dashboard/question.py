@@ -85,8 +85,8 @@ def defaults_of(trainer: str | None, options: Mapping[str, Any]) -> Mapping[str,
 def completed(trainer: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """Every option of a setup; what is left empty, and what no method reads, has its default."""
     idle = idle_options(options["methods"])
-    said = {n: v for n, v in options.items() if v is not None and n not in idle}
-    return {**defaults_of(trainer, said), **said}
+    chosen = {n: v for n, v in options.items() if v is not None and n not in idle}
+    return {**defaults_of(trainer, chosen), **chosen}
 
 
 # --- links ----------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from lora_profiler.units import MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class RecordSource:
     """A file, or a folder of files, under the words by which a page names it."""
 
     label: str
@@ -40,24 +40,24 @@ class Loaded:
     complete: bool = True
 
 
-def sources(arguments: Sequence[str]) -> list[Source]:
+def sources(arguments: Sequence[str]) -> list[RecordSource]:
     """What there is to show; `arguments` are those that `lora-profile app` hands over."""
     given = argparse.ArgumentParser(exit_on_error=False, add_help=False)
     given.add_argument("--records", action="append", default=[], type=Path)
     named: list[Path] = given.parse_known_args(list(arguments))[0].records
     shared = {path.name for path in named if sum(other.name == path.name for other in named) > 1}
     places = [
-        Source(label=path.name if path.name not in shared else str(path), path=path)
+        RecordSource(label=path.name if path.name not in shared else str(path), path=path)
         for path in dict.fromkeys(named)
     ]
     committed = Path(lora_profiler.__file__).resolve().parents[1] / "benchmarks" / "records"
     if committed.is_dir():
-        places.append(Source(label="Committed records", path=committed))
+        places.append(RecordSource(label="Committed records", path=committed))
     try:
         own = default_records_path()
     except StoreError:
         return places
-    return [*places, Source(label="My records", path=own)] if own.is_file() else places
+    return [*places, RecordSource(label="My records", path=own)] if own.is_file() else places
 
 
 AT_ONCE_BYTES = 8 * MIB
@@ -73,7 +73,7 @@ _one_reader = threading.Lock()
 _large: "dict[_Key, Future[Loaded]]" = {}
 
 
-def loaded(source: Source, engine: str) -> Loaded:
+def loaded(source: RecordSource, engine: str) -> Loaded:
     """The records of a source, read again only where a file has changed; of much only a part until
     `read_on` has read the rest.
 

@@ -9,7 +9,7 @@ import torch
 
 from lora_profiler.attribution import EVALUATED_LOGITS, LOGITS, LOGITS_GRADIENT
 from lora_profiler.harness import ownership
-from lora_profiler.harness.timeline import Claims, Timeline
+from lora_profiler.harness.timeline import AllocationClaims, Timeline
 from lora_profiler.harness.tracker import resizing_observed
 from lora_profiler.harness.training import Training
 from lora_profiler.modeling import output_head
@@ -38,7 +38,7 @@ class MarkedSteps:
         self,
         training: Training,
         recorder: Recorder,
-        claims: Claims,
+        claims: AllocationClaims,
         key: ownership.Key,
         progress: Progress,
     ) -> None:
@@ -56,7 +56,7 @@ class MarkedSteps:
                 self._training.evaluate(self._enter)
         self._recorder.mark(self._training.steps_done + 1, "setup")
 
-    def claims(self, timeline: Timeline) -> Claims:
+    def claims(self, timeline: Timeline) -> AllocationClaims:
         """Every owner seen, at the position where it was seen."""
         later = []
         places = {(m.step, m.note): m.position for m in timeline.marks}

@@ -22,7 +22,14 @@ from lora_profiler.harness.cpu_allocator import AllocatorRecord
 from lora_profiler.harness.failures import is_out_of_memory
 from lora_profiler.harness.marked_steps import MarkedSteps, Progress, loss_phase
 from lora_profiler.harness.process_group import reshard
-from lora_profiler.harness.timeline import Claims, Peak, Timeline, completed, composition, steady
+from lora_profiler.harness.timeline import (
+    AllocationClaims,
+    Peak,
+    Timeline,
+    completed,
+    composition,
+    steady,
+)
 from lora_profiler.harness.tracker import BudgetExceededError, StorageTracker
 from lora_profiler.harness.training import Training
 from lora_profiler.modeling import attention_context
@@ -186,7 +193,7 @@ def _with_allocator_record(
 
 def _tracked(
     training: Training, conditions: Conditions, result: MemoryResult, progress: Progress
-) -> tuple[Timeline, Claims]:
+) -> tuple[Timeline, AllocationClaims]:
     """Up to one steady step (with neither counters nor record: all steps) under the storage
     tracker."""
     kind = training.setup.device
@@ -226,7 +233,7 @@ def _bytes_by_address(tensors: list[tuple[Category, torch.Tensor]]) -> dict[int,
     }
 
 
-def _attribute(result: MemoryResult, tracked: Timeline, claims: Claims) -> None:
+def _attribute(result: MemoryResult, tracked: Timeline, claims: AllocationClaims) -> None:
     """Where nothing better said what the peak is made of, the tracker does; the rest is
     unattributed."""
     if result.peak is None or result.attribution:
@@ -246,7 +253,10 @@ def _attribute(result: MemoryResult, tracked: Timeline, claims: Claims) -> None:
 
 
 def _compose(
-    result: MemoryResult, timeline: Timeline, claims: Claims, peaks: dict[tuple[int, Phase], Peak]
+    result: MemoryResult,
+    timeline: Timeline,
+    claims: AllocationClaims,
+    peaks: dict[tuple[int, Phase], Peak],
 ) -> None:
     peak = max((p for (step, _), p in peaks.items() if step > 1), key=lambda p: p.size_bytes)
     result.attribution = completed(composition(timeline, peak.position, claims), peak.size_bytes)

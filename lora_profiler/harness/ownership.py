@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from lora_profiler.harness.timeline import Claims
+from lora_profiler.harness.timeline import AllocationClaims
 from lora_profiler.harness.training import Training
 from lora_profiler.modeling import code_books, quantization_tensors, state_tensors
 from lora_profiler.prediction import Category
@@ -103,8 +103,10 @@ def existing(training: Training) -> list[tuple[Category, torch.Tensor]]:
     ]
 
 
-def claims_of(tensors: list[tuple[Category, torch.Tensor]], key: Key) -> Claims:
-    return Claims(before={key(storage_of(tensor)): category for category, tensor in tensors})
+def claims_of(tensors: list[tuple[Category, torch.Tensor]], key: Key) -> AllocationClaims:
+    return AllocationClaims(
+        before={key(storage_of(tensor)): category for category, tensor in tensors}
+    )
 
 
 def sizes(

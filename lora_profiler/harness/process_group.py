@@ -76,7 +76,7 @@ def own_rank() -> int | None:
 
 
 @dataclass(slots=True, kw_only=True)
-class Spread:
+class DistributedModel:
     """What a step calls, and the bytes by address that the ranks' library holds and no Python
     object does: DDP's buckets. `collectives` stand for torch's own as long as this lives."""
 
@@ -97,28 +97,28 @@ class Spread:
         self.buckets = {BUCKETS: sum(self.buckets.values())} if self.buckets else {}
 
 
-def spread(model: torch.nn.Module, setup: TrainSetup) -> Spread:
+def spread(model: torch.nn.Module, setup: TrainSetup) -> DistributedModel:
     """`model`, in place, as the ranks of `setup` share it. Optimizers come after: theirs are the
     shards.
 
     Raises UnbuildableError where FSDP finds no layers.
     """
     if setup.world_size == 1:
-        return Spread(module=model)
+        return DistributedModel(module=model)
     if setup.sharding == "tp":  # cut as it was built
         in_place = functional_in_place() if setup.device == "cpu" else None
-        return Spread(module=model, collectives=in_place)
+        return DistributedModel(module=model, collectives=in_place)
     if setup.sharding in FULLY_SHARDED:
         mesh = init_device_mesh(setup.device, (setup.world_size,))
         sharded = fully_sharded(model, mesh, setup)
         if setup.device == "cpu":
             collectives_in_place(sharded)
-        return Spread(module=sharded)
+        return DistributedModel(module=sharded)
     replicas: list[DistributedDataParallel] = []
     buckets = _left_by(
         lambda: replicas.append(DistributedDataParallel(model, init_sync=False)), setup.device
     )
-    return Spread(module=replicas[0], buckets=buckets)
+    return DistributedModel(module=replicas[0], buckets=buckets)
 
 
 def _left_by(make: Callable[[], None], kind: str) -> dict[int, int]:

@@ -28,7 +28,7 @@ _PATH = re.compile(r"(?:[A-Za-z]:)?(?:[\\/][\w.+\- ]+)+[\\/]([\w.+\-]+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class SourceVersion:
     """The source tree: its commit, whether the package differs from it, and 12 hex digits of the
     difference."""
 
@@ -37,7 +37,7 @@ class Source:
     diff_hash: str | None = None
 
 
-def source(package: Path = PACKAGE, environ: Mapping[str, str] | None = None) -> Source:
+def source(package: Path = PACKAGE, environ: Mapping[str, str] | None = None) -> SourceVersion:
     """The commit of the repository that tracks `package`, or what `LORA_PROFILER_COMMIT` gives;
     nothing for an installed one.
 
@@ -47,18 +47,18 @@ def source(package: Path = PACKAGE, environ: Mapping[str, str] | None = None) ->
     env = os.environ if environ is None else environ
     if _git(package, env, "ls-files", "--error-unmatch", "--", "__init__.py") is None:
         given = env.get(COMMIT_VARIABLE, "").lower()
-        return Source(commit=given if re.fullmatch("[0-9a-f]{7,40}", given) else None)
+        return SourceVersion(commit=given if re.fullmatch("[0-9a-f]{7,40}", given) else None)
     commit = _git(package, env, "rev-parse", "HEAD")
     difference = _git(package, env, "diff", "HEAD", "--binary", "--", ".")
     untracked = _git(package, env, "ls-files", "--others", "--exclude-standard", "-z", "--", ".")
     if commit is None or difference is None or untracked is None:
-        return Source()
+        return SourceVersion()
     digest = hashlib.sha256(difference)
     new = [name for name in untracked.split(b"\0") if name]
     for name in new:
         digest.update(name + b"\0" + (package / os.fsdecode(name)).read_bytes())
     dirty = bool(difference or new)
-    return Source(
+    return SourceVersion(
         commit=commit.decode().strip(),
         dirty=dirty,
         diff_hash=digest.hexdigest()[:12] if dirty else None,

@@ -97,7 +97,7 @@ def steady(peaks: Mapping[tuple[int, Phase], int]) -> dict[Phase, int]:
 
 
 @dataclass(slots=True)
-class Claims:
+class AllocationClaims:
     """Owners by allocation key: `before` for what was alive at the start, `later` for what was seen
     at a position.
 
@@ -129,7 +129,7 @@ class Claims:
         return owners
 
 
-def composition(timeline: Timeline, position: int, claims: Claims) -> dict[Category, int]:
+def composition(timeline: Timeline, position: int, claims: AllocationClaims) -> dict[Category, int]:
     """Bytes alive at `position` by category; they add up to the live bytes exactly. Nobody's is
     `unattributed`."""
     owners = claims.by_allocation(timeline)

@@ -11,7 +11,7 @@ from typing import Any
 import greenlet
 import torch
 
-from lora_profiler.harness.process_group import Spread
+from lora_profiler.harness.process_group import DistributedModel
 from lora_profiler.harness.training import Enter, Training, ballast
 from lora_profiler.modeling import attention_context
 from lora_profiler.records.locks import WorkingFolder
@@ -36,7 +36,7 @@ class TrainerLoop(Training):
         with attention_context(setup):
             self._loop.switch()  # up to the first batch: by then it has its optimizer
         self.model, self.reference = trainer.model, getattr(trainer, "ref_model", None)
-        self.spread = Spread(module=self.model)
+        self.spread = DistributedModel(module=self.model)
         self.optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
 
     def step(self, enter: Enter) -> torch.Tensor:

@@ -12,7 +12,7 @@ from lora_profiler.errors import UnbuildableError
 from lora_profiler.harness.case import Case
 from lora_profiler.harness.trainer_loop import TrainerLoop
 from lora_profiler.harness.trainer_refusals import name_of, optim_of
-from lora_profiler.harness.training import IGNORED_LABEL, Batches
+from lora_profiler.harness.training import IGNORED_LABEL, TrainingBatches
 from lora_profiler.modeling.third_party import quiet
 from lora_profiler.records.locks import WorkingFolder
 from lora_profiler.records.record import Conditions
@@ -28,7 +28,9 @@ Arguments = dict[str, Any]
 Base = Callable[[], torch.nn.Module]
 
 
-def trained_by(case: Case, batches: Batches, on_stage: Callable[[str], None]) -> TrainerLoop:
+def trained_by(
+    case: Case, batches: TrainingBatches, on_stage: Callable[[str], None]
+) -> TrainerLoop:
     """The trainer that the conditions of `case` name, over the model that the harness' own loop
     would train, up to its first batch. Rows are those of `batches`, and words for DPO."""
     _check_version(case.conditions.trained_by)
@@ -39,7 +41,10 @@ def trained_by(case: Case, batches: Batches, on_stage: Callable[[str], None]) ->
 
 
 def make_trainer(
-    case: Case, batches: Batches, folder: str, on_stage: Callable[[str], None] = lambda name: None
+    case: Case,
+    batches: TrainingBatches,
+    folder: str,
+    on_stage: Callable[[str], None] = lambda name: None,
 ) -> Any:
     """The trainer of `trained_by`, before it trains."""
     setup, conditions = case.workload.setup, case.conditions
@@ -96,7 +101,7 @@ def _arguments(setup: TrainSetup, conditions: Conditions, folder: str) -> dict[s
     }
 
 
-def _rows(setup: TrainSetup, batches: Batches, count: int) -> list[list[int]]:
+def _rows(setup: TrainSetup, batches: TrainingBatches, count: int) -> list[list[int]]:
     """Ids of at least `count` rows, without their padding."""
     length, rows = setup.seq_len - setup.padded_tokens, list[list[int]]()
     while len(rows) < count:
@@ -109,7 +114,9 @@ def _count(setup: TrainSetup) -> int:
     return max(_ROWS_OF_STEPS * step, setup.eval_batch_size or 0)
 
 
-def _by_transformers(setup: TrainSetup, arguments: Arguments, base: Base, batches: Batches) -> Any:
+def _by_transformers(
+    setup: TrainSetup, arguments: Arguments, base: Base, batches: TrainingBatches
+) -> Any:
     import transformers
 
     rows = _rows(setup, batches, _count(setup))
@@ -138,7 +145,7 @@ def _by_transformers(setup: TrainSetup, arguments: Arguments, base: Base, batche
     )
 
 
-def _by_sft(setup: TrainSetup, arguments: Arguments, base: Base, batches: Batches) -> Any:
+def _by_sft(setup: TrainSetup, arguments: Arguments, base: Base, batches: TrainingBatches) -> Any:
     import datasets
     import trl
 
@@ -150,7 +157,7 @@ def _by_sft(setup: TrainSetup, arguments: Arguments, base: Base, batches: Batche
     )
 
 
-def _by_dpo(setup: TrainSetup, arguments: Arguments, base: Base, batches: Batches) -> Any:
+def _by_dpo(setup: TrainSetup, arguments: Arguments, base: Base, batches: TrainingBatches) -> Any:
     """A pair is two rows. Where the model has no adapters to switch off, a second one is the
     reference."""
     import datasets

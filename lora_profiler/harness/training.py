@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lora_profiler.harness.process_group import Spread
+from lora_profiler.harness.process_group import DistributedModel
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling import attention_context, evaluating, forward, forward_loss
 from lora_profiler.modeling.images import with_images
@@ -25,7 +25,7 @@ Batch = Mapping[str, torch.Tensor]
 IGNORED_LABEL = -100
 
 
-class Batches:
+class TrainingBatches:
     """Micro-batches of `batch_size` x `seq_len` tokens: random ones, or consecutive windows of a
     text.
 
@@ -153,16 +153,16 @@ class Training:
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         setup: TrainSetup,
-        batches: Batches,
+        batches: TrainingBatches,
         ballast_bytes: int = 0,
-        spread: Spread | None = None,
+        spread: DistributedModel | None = None,
     ) -> None:
         self.model, self.optimizer, self.setup, self.batches = model, optimizer, setup, batches
         self.ballast = ballast(setup, ballast_bytes)
         kept = extra_loop_bytes(setup) + (size_of(model) if has_reference(setup) else 0)
         self.of_loop = torch.zeros(kept, dtype=torch.uint8, device=setup.device) if kept else None
         self.of_pass: torch.Tensor | None = None
-        self.spread = spread or Spread(module=model)
+        self.spread = spread or DistributedModel(module=model)
         # one that is off hands on what it gets
         self.scaler = torch.amp.GradScaler(setup.device, enabled=setup.precision == "amp-float16")
         self.held: object = None

@@ -33,7 +33,7 @@ from lora_profiler.harness.memory_pass import MemoryResult, memory_pass, one_ste
 from lora_profiler.harness.pretended import is_pretended, without_times
 from lora_profiler.harness.process_group import Ranks, joined, own_rank, spread
 from lora_profiler.harness.timing_pass import TimingResult, timing_pass
-from lora_profiler.harness.training import Batches, Training, token_counts
+from lora_profiler.harness.training import Training, TrainingBatches, token_counts
 from lora_profiler.prediction import Phase
 from lora_profiler.records.atomic_write import write_durably
 from lora_profiler.records.checks import (
@@ -58,7 +58,7 @@ from lora_profiler.records.serialize import record_dict
 
 
 @dataclass(slots=True)
-class Run:
+class CaseRun:
     """One case as it goes: where it stands, and all that is known so far."""
 
     case: Case
@@ -131,7 +131,7 @@ class Run:
             os._exit(1)
 
 
-def train(run: Run, view: DeviceView) -> None:
+def train(run: CaseRun, view: DeviceView) -> None:
     """The whole case. Raises what the training raises; `run` then holds what was found before."""
     run.stage("context")
     run.memory.workspace_bytes = view.make_context()
@@ -139,7 +139,7 @@ def train(run: Run, view: DeviceView) -> None:
         _train(run, view, ranks)
 
 
-def _train(run: Run, view: DeviceView, ranks: Ranks) -> None:
+def _train(run: CaseRun, view: DeviceView, ranks: Ranks) -> None:
     case, setup = run.case, run.case.workload.setup
     if not ranks.rank:
         run.emit({"environment": asdict(environment(setup.device, command=case.command))})
@@ -147,10 +147,12 @@ def _train(run: Run, view: DeviceView, ranks: Ranks) -> None:
     weights = case.workload.model.id if case.weights in (None, "hub") else case.weights
     text = modeling.text_tokens(case.text, weights) if case.text else None
     vocabulary = case.workload.model.config["vocab_size"]
-    batches = Batches(setup, case.conditions, vocabulary, text, ranks.rank, case.workload.model)
+    batches = TrainingBatches(
+        setup, case.conditions, vocabulary, text, ranks.rank, case.workload.model
+    )
     del text
     training = (_by_trainer if case.conditions.trained_by else _by_own_loop)(run, batches)
-    alike = Batches(setup, case.conditions, 2, seen_by=case.workload.model)
+    alike = TrainingBatches(setup, case.conditions, 2, seen_by=case.workload.model)
     padded, real, supervised = token_counts(alike.next())
     run.tokens = (
         padded * setup.accumulation,
@@ -189,7 +191,7 @@ def _train(run: Run, view: DeviceView, ranks: Ranks) -> None:
     training.close()
 
 
-def _by_own_loop(run: Run, batches: Batches) -> Training:
+def _by_own_loop(run: CaseRun, batches: TrainingBatches) -> Training:
     case, setup = run.case, run.case.workload.setup
     model = modeling.build_model(case.workload, weights=case.weights, on_stage=run.stage)
     run.counts = modeling.count_parameters(model)
@@ -202,7 +204,7 @@ def _by_own_loop(run: Run, batches: Batches) -> Training:
     return Training(model, optimizer, setup, batches, case.conditions.ballast_bytes, shared)
 
 
-def _by_trainer(run: Run, batches: Batches) -> Training:
+def _by_trainer(run: CaseRun, batches: TrainingBatches) -> Training:
     from lora_profiler.harness.trainers import trained_by
 
     training = trained_by(run.case, batches, run.stage)
@@ -219,14 +221,16 @@ def losses_alone(case: Case) -> list[float]:
     model = modeling.build_model(case.workload, weights=case.weights)
     optimizer = modeling.make_optimizer(model, setup)
     spec = case.workload.model
-    batches = Batches(setup, case.conditions, spec.config["vocab_size"], text, seen_by=spec)
+    batches = TrainingBatches(setup, case.conditions, spec.config["vocab_size"], text, seen_by=spec)
     training = Training(model, optimizer, setup, batches)
     return [
         float(training.step(lambda step, phase: None)) for _ in range(case.conditions.memory_steps)
     ]
 
 
-def measurement(run: Run, view: DeviceView, status: Status, failure: Failure | None) -> Measurement:
+def measurement(
+    run: CaseRun, view: DeviceView, status: Status, failure: Failure | None
+) -> Measurement:
     memory, timing, peak = run.memory, run.timing, run.memory.peak
     steady = [s for s in memory.samples if s.step > 1]
     on_cpu = run.case.workload.setup.device == "cpu"
@@ -277,7 +281,7 @@ def measurement(run: Run, view: DeviceView, status: Status, failure: Failure | N
     )
 
 
-def flags(run: Run, view: DeviceView) -> tuple[Flag, ...]:
+def flags(run: CaseRun, view: DeviceView) -> tuple[Flag, ...]:
     memory, timing = run.memory, run.timing
     size = memory.peak[1] if memory.peak else None
     raised: list[Flag] = []
@@ -302,7 +306,7 @@ def flags(run: Run, view: DeviceView) -> tuple[Flag, ...]:
     return tuple(raised)
 
 
-def judged(run: Run, view: DeviceView) -> tuple[Status, Failure | None]:
+def judged(run: CaseRun, view: DeviceView) -> tuple[Status, Failure | None]:
     """invalid where the loss is no number: then nothing was trained; else ok, or noisy with a
     timing below the protocol."""
     losses = [*run.memory.losses, *run.timing.losses]
@@ -314,7 +318,7 @@ def judged(run: Run, view: DeviceView) -> tuple[Status, Failure | None]:
     return quality(run, view), None
 
 
-def quality(run: Run, view: DeviceView) -> Status:
+def quality(run: CaseRun, view: DeviceView) -> Status:
     """ok, or noisy: the timing is not as good as the protocol asks; memory is exact in either
     case."""
     seconds = run.timing.step_seconds
@@ -329,7 +333,7 @@ def quality(run: Run, view: DeviceView) -> Status:
 
 def measured(case: Case, heartbeats: IO[str]) -> Record:
     """Trains the case and returns its record, whatever happens to it."""
-    run = Run(case=case, heartbeats=heartbeats, rank=own_rank())
+    run = CaseRun(case=case, heartbeats=heartbeats, rank=own_rank())
     started = now()
     view = DeviceView(case.workload.setup.device)
     status: Status

@@ -13,7 +13,7 @@ from lora_profiler.planning.engine import (
     peak_bytes_checked,
     predict_checked,
 )
-from lora_profiler.planning.memory_savings import Change, changes
+from lora_profiler.planning.memory_savings import MemoryChange, changes
 from lora_profiler.planning.reserve import held_bytes, judge, usable_bytes
 from lora_profiler.planning.simulated import Judged
 from lora_profiler.planning.timing import TimedStep, step_time
@@ -121,7 +121,7 @@ def _judged(
 class _Tried(NamedTuple):
     """A workload after some changes."""
 
-    changes: tuple[Change, ...]
+    changes: tuple[MemoryChange, ...]
     workload: Workload
     peak_bytes: int
 
@@ -199,7 +199,7 @@ def _fits(tried: _Tried, usable: int, gpu: Gpu, engine: str) -> bool:
     return judge(tried.peak_bytes, usable, gpu, held) == "fits"
 
 
-def _flag(change: Change) -> str:
+def _flag(change: MemoryChange) -> str:
     return change.option.split()[0]
 
 

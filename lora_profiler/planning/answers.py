@@ -81,7 +81,7 @@ class Answer:
         return smallest_card(self.prediction)
 
     @property
-    def peak_interval(self) -> "PeakInterval | None":
+    def likely(self) -> "PeakInterval | None":
         """What public measurements say of the peak."""
         from lora_profiler.planning.empirical_interval import peak_interval
 

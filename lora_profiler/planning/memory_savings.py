@@ -96,7 +96,7 @@ def best_lever(
     return best
 
 
-class Change(NamedTuple):
+class MemoryChange(NamedTuple):
     """A change to try. It lowers the present peak moment by at most `at_most` bytes, hence the peak
     by no more. `learns_the_same`: the update is that of before, but for rounding."""
 
@@ -113,7 +113,7 @@ _LEARN_THE_SAME = ("--checkpointing", "--loss", "--optimizer-impl", "--attention
 """Options that change how a step is worked out, not what it learns."""
 
 
-def _try(change: Change, workload: Workload, engine: str) -> Lever | None:
+def _try(change: MemoryChange, workload: Workload, engine: str) -> Lever | None:
     try:
         after = peak_bytes(replace(workload, setup=change.setup), engine)
     except LoraProfilerError:  # this change does not exist for this model
@@ -131,7 +131,7 @@ def _try(change: Change, workload: Workload, engine: str) -> Lever | None:
 
 def changes(
     workload: Workload, prediction: Prediction, besides: Collection[str]
-) -> Iterator[Change]:
+) -> Iterator[MemoryChange]:
     """Every change worth a try."""
     if prediction.saved_activation_bytes is None:
         return
@@ -142,7 +142,7 @@ def changes(
 
     def change(
         name: str, option: str, price: str, touched: Collection[str] = (), **fields: Any
-    ) -> Iterator[Change]:
+    ) -> Iterator[MemoryChange]:
         """None where the setup does not go with it."""
         try:
             changed = replace(setup, **fields)
@@ -151,7 +151,7 @@ def changes(
         sizes = (size for category, size in peak.bytes.items() if category in touched)
         at_most = sum(sizes) if touched else everything
         same = option.startswith(_LEARN_THE_SAME)
-        yield Change(name, option, price, changed, everything, at_most, same)
+        yield MemoryChange(name, option, price, changed, everything, at_most, same)
 
     if lora is None and "lora" not in besides:
         fields: dict[str, Any] = {"lora": LoraConfig()}

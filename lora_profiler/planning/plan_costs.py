@@ -13,7 +13,7 @@ from lora_profiler.kernels import StepKernels, lumped
 from lora_profiler.planning.engine import peak_bytes_checked, predict_checked, resized, rules_know
 from lora_profiler.planning.network import Network, communication
 from lora_profiler.planning.over_data import TIMED_PARTS, worst_batch
-from lora_profiler.planning.planned import Amount, Interval, RunTime
+from lora_profiler.planning.planned import Amount, Interval, PlannedTime
 from lora_profiler.planning.reserve import held_bytes
 from lora_profiler.planning.timing import TimedDevice, device_for, no_speed
 from lora_profiler.platform import Platform
@@ -134,7 +134,7 @@ class Costs:
 
     # --- time -------------------------------------------------------------------------------------
 
-    def time(self, layout: Layout, gpu: Gpu, network: Network | None) -> RunTime | None:
+    def time(self, layout: Layout, gpu: Gpu, network: Network | None) -> PlannedTime | None:
         """The time of a step of `layout` on `gpu`, whose ranks are linked by `network`; None where
         it is not known."""
         device = self._device(layout.workload, gpu)
@@ -160,7 +160,7 @@ class Costs:
         self.timed += 1
         sending = self._sending(layout, network)
         sent = sending or 0.0
-        return RunTime(
+        return PlannedTime(
             step=Interval(low=max(low, sent), middle=middle + sent, high=high + sent),
             compute_seconds=middle,
             sending_seconds=sending,

@@ -198,7 +198,7 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunTime:
+class PlannedTime:
     """Seconds of one optimizer step, on average over the data: all of it, of one rank's compute,
     and of sending, None where no link is known; `share_of_host` as `StepTime` has it. The estimate
     adds compute and sending; at least the longer of both is needed."""
@@ -236,7 +236,7 @@ class PlannedRun:
     headroom_bytes: int
     trained: int
     steps: float
-    time: RunTime | None
+    time: PlannedTime | None
 
     @property
     def setup(self) -> TrainSetup:

@@ -104,7 +104,7 @@ def setups(
                 written |= _of_base(written["quant_type"], given)
             setup = _setup(model, method, written, given, platform)
         except UsageError as e:
-            raise UsageError(f"{e}{_whose(stack, own, str(e))}") from e
+            raise UsageError(f"{e}{_with_origin(stack, own, str(e))}") from e
         setup = _with_able_kernels(model, setup, given)
         made.append(trainer.laid_out(setup))
     return made
@@ -126,7 +126,7 @@ def _with_able_kernels(model: ModelSpec, setup: TrainSetup, given: Collection[st
     return replace(setup, lora=replace(lora, lora_kernels="peft"))
 
 
-def _whose(stack: Stack, own: Mapping[str, Any], message: str) -> str:
+def _with_origin(stack: Stack, own: Mapping[str, Any], message: str) -> str:
     """' TRL 1.16's SFTTrainer takes --loss chunked.': where a refusal is about options that nobody
     gave."""
     meant = [n for n in own if flag(n) in message and str(own[n]) in message]

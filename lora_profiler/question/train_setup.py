@@ -146,7 +146,7 @@ class TrainSetup(TrainOptions):
         return reads_its_logits or compares or self.beta > 0
 
     @property
-    def no_grad_passes(self) -> int:
+    def passes_beside(self) -> int:
         """Forward passes without a gradient: the reference's, and of KTO both models' over answers
         that belong to other prompts (TRL 1.16 `kto_trainer.py`, _compute_kl_logps)."""
         return 3 if self.loop_state == "trl-kto" else int(self.runs_reference)

@@ -18,7 +18,7 @@ from pathlib import Path
 from lora_profiler._common.paths import CACHE_VARIABLE, cache_folder
 from lora_profiler.errors import RehearsalError
 from lora_profiler.rehearsal.elf import read_library
-from lora_profiler.rehearsal.environment import Environment
+from lora_profiler.rehearsal.environment import CudaEnvironment
 
 SOURCES = {
     "libcudart": ("runtime.c", "card.c", "memory.c", "kernels.c", "capture.c"),
@@ -161,7 +161,7 @@ def stub_sources() -> Path:
     return Path(str(files("lora_profiler.rehearsal") / "stubs"))
 
 
-def stubs(environment: Environment, compiler: Compiler) -> Stubs:
+def stubs(environment: CudaEnvironment, compiler: Compiler) -> Stubs:
     """Those in the cache, else built now. Raises RehearsalError where they cannot be built or
     kept."""
     cache = cache_folder()
@@ -186,7 +186,7 @@ def _in_order(folder: Path) -> tuple[Path, ...]:
     )
 
 
-def _key(environment: Environment, compiler: Compiler) -> str:
+def _key(environment: CudaEnvironment, compiler: Compiler) -> str:
     """Of all that the libraries are made from: our sources, the compiler, and the libraries that
     they are made for."""
     digest = hashlib.sha256()
@@ -202,7 +202,7 @@ def _key(environment: Environment, compiler: Compiler) -> str:
     return digest.hexdigest()[:12]
 
 
-def _build_whole(folder: Path, environment: Environment, compiler: Compiler) -> None:
+def _build_whole(folder: Path, environment: CudaEnvironment, compiler: Compiler) -> None:
     """Built beside its place and renamed to it: of two builds at once the first stays, and one that
     fails leaves nothing."""
     try:
@@ -225,7 +225,7 @@ def _build_whole(folder: Path, environment: Environment, compiler: Compiler) -> 
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _build(folder: Path, environment: Environment, compiler: Compiler) -> None:
+def _build(folder: Path, environment: CudaEnvironment, compiler: Compiler) -> None:
     wanted = exports(environment.libraries, environment.driver_sources)
     runtime = wanted["libcudart"]
     with tempfile.TemporaryDirectory() as work:
@@ -238,7 +238,7 @@ def _compile(
     wanted: Exports,
     folder: Path,
     work: Path,
-    environment: Environment,
+    environment: CudaEnvironment,
     compiler: Compiler,
     links: tuple[str, ...],
 ) -> None:

@@ -22,7 +22,7 @@ _MACHINES = ("x86_64", "aarch64")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Environment:
+class CudaEnvironment:
     """`cuda`: as torch writes it, "13.0". `headers`: a folder with cuda.h and cuda_runtime_api.h of
     that major version.
 
@@ -89,7 +89,7 @@ def is_python(word: str) -> bool:
     return re.fullmatch(r"python(3(\.\d+)?)?", Path(word).name) is not None
 
 
-def read_environment(python: Path) -> Environment:
+def read_environment(python: Path) -> CudaEnvironment:
     """Raises RehearsalError where that Python has no CUDA build of torch, or no headers to build
     for it."""
     done = subprocess.run([python, _probe()], check=False, capture_output=True, text=True, cwd="/")
@@ -115,7 +115,7 @@ def read_environment(python: Path) -> Environment:
     sources = (
         [folders["triton"] / "backends" / "nvidia" / "driver.c"] if "triton" in folders else []
     )
-    return Environment(
+    return CudaEnvironment(
         python=python,
         torch=torch,
         cuda=cuda,

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lora_profiler.errors import RehearsalError
-from lora_profiler.rehearsal.environment import Environment, check_platform, read_environment
+from lora_profiler.rehearsal.environment import CudaEnvironment, check_platform, read_environment
 
 OF_HARNESS = ("transformers", "peft", "accelerate", "msgspec")
 """What most scripts and the harness' own case import beside torch."""
@@ -26,7 +26,7 @@ _ASK = (
 )
 
 
-def set_up(folder: Path, say: Callable[[str], None]) -> Environment:
+def set_up(folder: Path, say: Callable[[str], None]) -> CudaEnvironment:
     """The environment in `folder`: made now, or as an earlier call has left it. One that fails or
     is interrupted leaves nothing; pip's cache makes the next one short.
 

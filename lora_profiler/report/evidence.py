@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 def likely_lines(answers: Sequence[Answer]) -> list[str]:
     """The interval of each peak, and the nearest measured peaks, as far as public rows tell."""
-    pairs = [(method_label(answer.prediction), answer.peak_interval) for answer in answers]
+    pairs = [(method_label(answer.prediction), answer.likely) for answer in answers]
     known = [(label, likely) for label, likely in pairs if likely]
     if not known:
         return []

@@ -160,7 +160,7 @@ class Trust(NamedTuple):
 def trust(answer: Answer) -> Trust:
     """The public run nearest to the answer, and what was predicted of it; how sure the peak is
     where there is none, or where the trainer's loop holds what is not priced."""
-    prediction, likely = answer.prediction, answer.peak_interval
+    prediction, likely = answer.prediction, answer.likely
     if has_gaps(answer):
         return Trust("An estimate: the trainer's loop holds what is not priced.")
     if likely is None:

@@ -33,10 +33,10 @@ def check_lora_kernels(workload: Workload) -> None:
         return
     why = lora_kernels_unsupported_reason(workload.model, setup)
     if why is not None:
-        raise UsageError(f"{_WHOSE[setup.lora.lora_kernels]} {why}; leave --lora-kernels out.")
+        raise UsageError(f"{_OWNERS[setup.lora.lora_kernels]} {why}; leave --lora-kernels out.")
 
 
-_WHOSE = {"axolotl": "axolotl's LoRA kernels", "unsloth": "Unsloth's LoRA kernels"}
+_OWNERS = {"axolotl": "axolotl's LoRA kernels", "unsloth": "Unsloth's LoRA kernels"}
 
 
 def lora_kernels_unsupported_reason(model: ModelSpec, setup: TrainSetup) -> str | None:

@@ -75,9 +75,7 @@ def attention(
         if setup.is_flattened:
             kernels.add("flash")
             longest = int(begins.diff().max())
-            return _of_each_sequence(
-                query, key, value, begins, longest, dropout_p, is_causal, scale
-            )
+            return _by_sequence(query, key, value, begins, longest, dropout_p, is_causal, scale)
         kernel = attention_kernel(workload, query, key, value, attn_mask, dropout_p, enable_gqa)
         kernels.add(kernel)
         if kernel == "math":
@@ -135,7 +133,7 @@ def _of_towers(sdpa: Callable[..., Tensor]) -> Iterator[None]:
         else:
             begins = cu_seq_lens_q.to(torch.int32)
             longest = int(max_length_q)
-            out = _of_each_sequence(query, key, value, begins, longest, dropout, causal, scaling)
+            out = _by_sequence(query, key, value, begins, longest, dropout, causal, scaling)
         return out.transpose(1, 2), None
 
     ALL_ATTENTION_FUNCTIONS[FLASH_ATTENTION_2] = flash
@@ -273,7 +271,7 @@ def _check_grouped_on_meta() -> None:
         )
 
 
-def _of_each_sequence(
+def _by_sequence(
     query: Tensor,
     key: Tensor,
     value: Tensor,

@@ -157,9 +157,9 @@ def recorded(
     trained: dict[int, int] = {}
     tensors = 0
 
-    def building(asked: Workload) -> torch.nn.Module:
+    def building(workload: Workload) -> torch.nn.Module:
         nonlocal tensors
-        model = build(asked)
+        model = build(workload)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 size = parameter.element_size()

@@ -63,7 +63,7 @@ def device_rules(workload: Workload, kernels: set[str], tracer: Tracer) -> Itera
             stack.enter_context(rotary_in_place())
         stack.enter_context(heads_repeated(repeats_heads(workload)))
         stack.enter_context(packed_sequences(setup.is_packed))
-        stack.enter_context(no_look_at_tokens())
+        stack.enter_context(padding_check_skipped())
         stack.enter_context(known_padding(tracer))
         stack.enter_context(fused_on_meta())
         stack.enter_context(int8_on_meta(setup))
@@ -81,8 +81,8 @@ def fallbacks_noted(fallbacks: set[str]) -> Iterator[None]:
     from transformers.integrations import hub_kernels
 
     def note(text: str, *rest: Any) -> None:
-        if said := _FALLBACK.match(text):
-            fallbacks.add(f"{said['function']} ({said['package']})")
+        if match := _FALLBACK.match(text):
+            fallbacks.add(f"{match['function']} ({match['package']})")
 
     with replaced(hub_kernels.logger, "warning_once", note):
         yield
@@ -160,7 +160,7 @@ def known_padding(tracer: Tracer) -> Iterator[None]:
 
 
 @contextmanager
-def no_look_at_tokens() -> Iterator[None]:
+def padding_check_skipped() -> Iterator[None]:
     """transformers looks at the first and the last tokens, to warn of padding without a mask;
     without data it is kept from it."""
     from transformers import PreTrainedModel

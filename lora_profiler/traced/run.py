@@ -146,7 +146,7 @@ def _traced(
             tracer.following(model),
         ):
             warnings.simplefilter("ignore")
-            run.go(sent)
+            run.execute(sent)
     finally:
         if enabled:
             gc.enable()
@@ -205,7 +205,7 @@ class _Run:
         self._step, self._micro = 0, 0
         self._held: object = None
 
-    def go(self, sent: list[Sent]) -> None:
+    def execute(self, sent: list[Sent]) -> None:
         """Leaves in `sent` what the second step sent."""
         tracer = self._tracer
         tracer.mark(0, 0, "before")

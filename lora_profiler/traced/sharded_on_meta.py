@@ -80,7 +80,7 @@ def collectives_noted(
 
     with ExitStack() as stack:
         if setup.sharding in FULLY_SHARDED:
-            _notes_what_is_sent(model, tracer, sent)
+            _record_collectives(model, tracer, sent)
             stack.enter_context(_fsdp_on_meta(tracer))
         elif setup.sharding == "zero1":
             stack.enter_context(replaced(dist, "broadcast", broadcast))
@@ -115,7 +115,7 @@ class _OnMeta:
         )
 
 
-def _notes_what_is_sent(model: torch.nn.Module, tracer: Tracer, sent: list[Sent]) -> None:
+def _record_collectives(model: torch.nn.Module, tracer: Tracer, sent: list[Sent]) -> None:
     """Gives every unit of a sharded model collectives that only write themselves into `sent`, and
     tells its parameters that what is cast for them has no data either."""
     for module in model.modules():

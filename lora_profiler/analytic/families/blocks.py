@@ -102,7 +102,7 @@ def rotary(
         cos, sin = (op.shared(f"{tables}.{t}", size, of) for t in ("cos", "sin"))
     if op.rules.rotates_pairs:
         out = op.fresh(x.elements, x.dtype, x.requires_grad, x.merged)
-        op.record("rotate_pairs", (x,), (out,), (cos, sin), beside=(cos, sin))
+        op.record("rotate_pairs", (x,), (out,), (cos, sin), side_inputs=(cos, sin))
         return out
     rotated_elements = x.elements // head_dim * rotary_dim
     rest = x.elements - rotated_elements
@@ -187,7 +187,7 @@ def attention(
         flops,
         flops // 2 * 5,
         saves_output=True,
-        beside=tuple(beside),
+        side_inputs=tuple(beside),
         sizes=(B * heads.query, S, S, constant(width)),
     )
     if width != heads.dim:

@@ -24,7 +24,7 @@ def norm(op: Ledger, x: Tensor, weight: Tensor, rows: Polynomial) -> Tensor:
         (x, inverse),
         gradients=gradients,
         aliases=True,
-        beside=(inverse,),
+        side_inputs=(inverse,),
     )
     return out
 
@@ -51,7 +51,7 @@ def rotated(op: Ledger, q: Tensor, k: Tensor, head_dim: int) -> tuple[Tensor, Te
     )
     trains = q.requires_grad or k.requires_grad
     first, second = (Tensor(t.elements, t.dtype, trains, t.storage, t.merged) for t in (q, k))
-    op.record("liger_rotary", (q, k), (first, second), tables, aliases=True, beside=tables)
+    op.record("liger_rotary", (q, k), (first, second), tables, aliases=True, side_inputs=tables)
     return first, second
 
 
@@ -63,5 +63,5 @@ def rotated_by_unsloth(op: Ledger, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor
     places = (op.shared("position_ids", TOKENS, "int32"),) if has_positions else ()
     trains = q.requires_grad or k.requires_grad
     first, second = (op.fresh(t.elements, t.dtype, trains, merged=False) for t in (q, k))
-    op.record("liger_rotary", (q, k), (first, second), places, beside=places)
+    op.record("liger_rotary", (q, k), (first, second), places, side_inputs=places)
     return first, second

@@ -36,7 +36,7 @@ def one_matrix(op: Ledger, x: Tensor, c: Config) -> Tensor:
     made = op.copy(trained(op, inner, TOKENS, R, constant(queries + keys)))
     spread = op.fresh(TOKENS * outputs, made.dtype, True)
     index = op.fresh(constant(queries + keys), "int64", False)
-    op.record("spread", (made,), (spread,), (index, made), beside=(index,))
+    op.record("spread", (made,), (spread,), (index, made), side_inputs=(index,))
     return op.add(base, op.scale(spread))
 
 

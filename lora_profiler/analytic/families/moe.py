@@ -22,7 +22,7 @@ def add_rows(op: Ledger, total_: Tensor, x: Tensor, index: Tensor) -> Tensor:
     """`index_add_`: rows of x added to some of `total_`, in place. Keeps the index, and x for its
     shape; x's gradient is gathered, that of `total_` passed on."""
     spread = Tensor(total_.elements, total_.dtype, True, total_.storage)
-    op.record("spread", (x,), (spread,), (index, x), beside=(index,))
+    op.record("spread", (x,), (spread,), (index, x), side_inputs=(index,))
     out = Tensor(total_.elements, total_.dtype, True, total_.storage)
     op.record("gathered", (total_, spread), (out,), aliases=True)
     return out
@@ -97,7 +97,7 @@ def grouped_product(
         flops * (x.requires_grad + weight.requires_grad),
         weight.bytes if own else ZERO,
         sizes=(constant(1), rows, constant(out_features), constant(in_features)),
-        beside=(offsets,),
+        side_inputs=(offsets,),
     )
     return out
 
@@ -112,7 +112,7 @@ def select(
 ) -> Tensor:
     """ "index", a gather of rows, or "topk", which makes the index: keeps the index."""
     out = op.fresh(elements, x.dtype, x.requires_grad)
-    op.record(name, (x,), (out,), (index,), beside=(index,))
+    op.record(name, (x,), (out,), (index,), side_inputs=(index,))
     return out
 
 

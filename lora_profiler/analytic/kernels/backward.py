@@ -129,7 +129,7 @@ def _to_copy(node: Node, arrived: Arrived, launches: Launches) -> Sent:
 def _again(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """The same operator on the gradient: times a number, or negated."""
     gradient = only(arrived)
-    beside = sum(launches.bytes(t) for t in node.beside)
+    beside = sum(launches.bytes(t) for t in node.side_inputs)
     launches.memory(node.op, gradient.bytes + beside, gradient.bytes)
     yield node.inputs[0], gradient
 
@@ -197,7 +197,7 @@ def _mean(node: Node, arrived: Arrived, launches: Launches) -> Sent:
 
 def _dropout(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     gradient = only(arrived)
-    read = gradient.bytes + launches.bytes(node.beside[0])
+    read = gradient.bytes + launches.bytes(node.side_inputs[0])
     launches.memory("native_dropout_backward", read, gradient.bytes)
     yield node.inputs[0], gradient
 
@@ -216,7 +216,7 @@ def _layer_norm(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """x's gradient is one kernel; those of weight and bias are another, which reads everything
     again."""
     x, out, gradient = node.inputs[0], node.outputs[0], only(arrived)
-    *weights, statistics = node.beside
+    *weights, statistics = node.side_inputs
     trained = [w for w in weights if w.requires_grad]
     dtype = out.dtype
     read = gradient.bytes + launches.bytes(x) + launches.bytes(statistics)
@@ -233,7 +233,7 @@ def _embedding(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """Zeros of the table's size, into which the rows are added."""
     weight, gradient = node.inputs[0], only(arrived)
     size = launches.bytes(weight)
-    read = gradient.bytes + launches.bytes(node.beside[0])
+    read = gradient.bytes + launches.bytes(node.side_inputs[0])
     launches.memory("embedding_dense_backward", read, size + gradient.bytes)
     yield weight, Gradient(size)
 
@@ -241,7 +241,7 @@ def _embedding(node: Node, arrived: Arrived, launches: Launches) -> Sent:
 def _rows(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """Zeros, into which the chosen elements are put, in either order of the rows. An expanded
     gradient is copied first."""
-    x, index, gradient = node.inputs[0], node.beside[0], only(arrived)
+    x, index, gradient = node.inputs[0], node.side_inputs[0], only(arrived)
     size, whole = launches.bytes(node.outputs[0]), launches.bytes(x)
     if gradient.bytes < size:
         launches.memory("clone", gradient.bytes, size)

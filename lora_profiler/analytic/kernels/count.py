@@ -66,7 +66,7 @@ def counted_kernels(workload: Workload) -> StepKernels:
     is_eager = "eager" in plan.kernels
     if setup.runs_reference:  # the reference, without a gradient
         reference = pass_alone(workload, plan.family, (), frozenset())
-        for _ in range(setup.no_grad_passes):
+        for _ in range(setup.passes_beside):
             _ahead(reference, plan.family, workload, is_eager, launches)
     _ahead(forward, plan.family, workload, is_eager, launches)
     _back(forward, plan.family, workload, launches)

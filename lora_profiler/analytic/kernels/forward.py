@@ -44,14 +44,14 @@ def _view(node: Node, launches: Launches) -> None:
 
 def _plain(node: Node, launches: Launches) -> None:
     """Reads every input and what lies beside them, writes the output."""
-    read = sum(launches.bytes(t) for t in (*node.inputs, *node.beside))
+    read = sum(launches.bytes(t) for t in (*node.inputs, *node.side_inputs))
     launches.memory(node.op, read, launches.bytes(node.outputs[0]))
 
 
 def _with_statistics(node: Node, launches: Launches) -> None:
     """Writes what lies beside too: a mask of one byte an element, indices, a number a row."""
     read = sum(launches.bytes(t) for t in node.inputs)
-    written = sum(launches.bytes(t) for t in (node.outputs[0], *node.beside))
+    written = sum(launches.bytes(t) for t in (node.outputs[0], *node.side_inputs))
     launches.memory(node.op, read, written)
 
 
@@ -97,7 +97,7 @@ def _safe_softmax(node: Node, launches: Launches) -> None:
 
     torch `transformers/attention.cpp` (`_scaled_dot_product_attention_math`, `_safe_softmax`).
     """
-    out, returned = node.outputs[0], node.beside[0]
+    out, returned = node.outputs[0], node.side_inputs[0]
     pairs = launches.at.seq**2
     size, elements = launches.bytes(out), launches.size(out.elements)
     rows = elements // launches.at.seq
@@ -121,7 +121,7 @@ def _safe_softmax(node: Node, launches: Launches) -> None:
 
 def _layer_norm(node: Node, launches: Launches) -> None:
     x, out = node.inputs[0], node.outputs[0]
-    *weights, statistics = node.beside
+    *weights, statistics = node.side_inputs
     lower(node, launches)
     read = launches.bytes(x) + sum(launches.bytes(w, out.dtype) for w in weights)
     launches.memory(node.op, read, launches.bytes(out) + launches.bytes(statistics))
@@ -138,14 +138,14 @@ def _normalize(node: Node, launches: Launches) -> None:
 def _embedding(node: Node, launches: Launches) -> None:
     """Of the table it reads as many elements as it writes."""
     size = launches.bytes(node.outputs[0])
-    launches.memory(node.op, size + launches.bytes(node.beside[0]), size)
+    launches.memory(node.op, size + launches.bytes(node.side_inputs[0]), size)
 
 
 def lower(node: Node, launches: Launches) -> None:
     """The copies that autocast makes of the weights of a product or a layer norm, in the dtype in
     which it runs."""
     dtype = node.outputs[0].dtype
-    weights = node.beside[:-1] if node.op == "native_layer_norm" else node.beside
+    weights = node.side_inputs[:-1] if node.op == "native_layer_norm" else node.side_inputs
     for weight in (*node.lowers, *weights):
         if weight.dtype != dtype:
             launches.memory("_to_copy", launches.bytes(weight), launches.bytes(weight, dtype))
@@ -173,14 +173,14 @@ def _product(node: Node, launches: Launches) -> None:
     x, weight = node.inputs
     dtype = node.outputs[0].dtype
     lower(node, launches)
-    read = launches.bytes(x) + sum(launches.bytes(w, dtype) for w in (weight, *node.beside))
-    _multiplied("addmm" if node.beside else "mm", node, read, launches)
+    read = launches.bytes(x) + sum(launches.bytes(w, dtype) for w in (weight, *node.side_inputs))
+    _multiplied("addmm" if node.side_inputs else "mm", node, read, launches)
 
 
 def _multiply(node: Node, launches: Launches) -> None:
     """A batch of products, one of all experts, each on its own rows, or one that is added where its
     sum lies, which comes last of the inputs."""
-    read = sum(launches.bytes(t) for t in (*node.inputs, *node.beside))
+    read = sum(launches.bytes(t) for t in (*node.inputs, *node.side_inputs))
     _multiplied(node.op, node, read, launches)
 
 
@@ -201,7 +201,7 @@ def _packed(node: Node, launches: Launches) -> None:
     if x.dtype != dtype:
         launches.memory("_to_copy", launches.bytes(x), launches.bytes(x, dtype))
     unpack(weight, launches)
-    read = sum(launches.bytes(t, dtype) for t in (x, weight, *node.beside))
+    read = sum(launches.bytes(t, dtype) for t in (x, weight, *node.side_inputs))
     launches.product("linear", gemm_of(node, launches), dtype, read, launches.bytes(out, dtype))
     if out.dtype != dtype:
         launches.memory("_to_copy", launches.bytes(out, dtype), launches.bytes(out))
@@ -231,7 +231,8 @@ def _attention(node: Node, launches: Launches) -> None:
     the kernel keeps it on the card, the generator's state. A mask comes last."""
     out = node.outputs[0]
     masks = int(node.op.endswith("_masked"))
-    kept, mask = node.beside[: len(node.beside) - masks], node.beside[len(node.beside) - masks :]
+    others = len(node.side_inputs) - masks
+    kept, mask = node.side_inputs[:others], node.side_inputs[others:]
     read = sum(launches.stored_bytes(t) for t in (*node.inputs, *mask))
     # a boolean one, made into zeros and minus infinity (attention.cpp, convert_boolean_attn_mask)
     for additive in mask:
@@ -245,7 +246,7 @@ def _attention(node: Node, launches: Launches) -> None:
 
 def rotated(node: Node, size: int, launches: Launches) -> None:
     """A tensor of that many bytes written over, by cos and sin."""
-    launches.memory("rotate", size + sum(launches.bytes(t) for t in node.beside), size)
+    launches.memory("rotate", size + sum(launches.bytes(t) for t in node.side_inputs), size)
 
 
 def _liger_rotary(node: Node, launches: Launches) -> None:
@@ -255,7 +256,7 @@ def _liger_rotary(node: Node, launches: Launches) -> None:
 
 def _rotate_pairs(node: Node, launches: Launches) -> None:
     """Neighbours a and b in float32: a cos - b sin and b cos + a sin, laid side by side."""
-    x, table = node.inputs[0], launches.bytes(node.beside[0], "float32") // 2
+    x, table = node.inputs[0], launches.bytes(node.side_inputs[0], "float32") // 2
     size, wide = launches.bytes(x), launches.bytes(x, "float32")
     if size != wide:
         launches.memory("_to_copy", size, wide)

@@ -52,12 +52,12 @@ def product(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     own, size = launches.bytes(x), launches.bytes(weight, dtype)
     is_grouped = node.op == "_grouped_mm"
     op = node.op if is_grouped else "mm"
-    coming = gradient.bytes + (launches.bytes(node.beside[0]) if is_grouped else 0)
+    coming = gradient.bytes + (launches.bytes(node.side_inputs[0]) if is_grouped else 0)
     if weight.requires_grad:
         m, n = (forward.k, forward.n) if node.op == "Conv1D" else (forward.n, forward.k)
         launches.product(op, Gemm(m=m, n=n, k=forward.m), dtype, coming + own, size)
         yield weight, Gradient(size)
-    for bias in node.beside:
+    for bias in node.side_inputs:
         if bias.requires_grad:
             summed = launches.bytes(bias, dtype)
             launches.memory("sum", gradient.bytes, summed)
@@ -106,7 +106,9 @@ def batched(node: Node, arrived: Arrived, launches: Launches) -> Sent:
 def attention(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """Five products: the scores again, and the gradients of v, of the weights, of q and of k."""
     out, gradient = node.outputs[0], only(arrived)
-    read = gradient.bytes + sum(launches.stored_bytes(t) for t in (*node.inputs, out, *node.beside))
+    read = gradient.bytes + sum(
+        launches.stored_bytes(t) for t in (*node.inputs, out, *node.side_inputs)
+    )
     written = sum(launches.bytes(t) for t in node.inputs)
     add_attention(node, read, written, launches, going_back=True)
     for tensor in node.inputs:
@@ -118,7 +120,7 @@ def liger_norm(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """x's gradient over that of the result; the weight's is computed whether it trains or not."""
     (x, weight), gradient = node.inputs, only(arrived)
     own = launches.bytes(weight)
-    read = gradient.bytes + launches.bytes(x) + own + launches.bytes(node.beside[0])
+    read = gradient.bytes + launches.bytes(x) + own + launches.bytes(node.side_inputs[0])
     launches.memory("rms_norm_backward", read, own + gradient.bytes)
     yield weight, Gradient(own)
     yield x, Gradient(gradient.bytes)
@@ -144,7 +146,7 @@ def liger_rotary(node: Node, arrived: Arrived, launches: Launches) -> Sent:
 def rotate_pairs(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """Each neighbour was used twice, and taken out of the whole: its gradients are put into zeros
     and added."""
-    x, table = node.inputs[0], launches.bytes(node.beside[0], "float32") // 2
+    x, table = node.inputs[0], launches.bytes(node.side_inputs[0], "float32") // 2
     size, wide = only(arrived).bytes, launches.bytes(x, "float32")
     if size != wide:
         launches.memory("_to_copy", size, wide)

@@ -13,7 +13,7 @@ from lora_profiler.planning.planned import (
     Goal,
     Interval,
     PlannedRun,
-    RunTime,
+    PlannedTime,
     cost_of,
     hours_of,
 )
@@ -77,7 +77,7 @@ def trains_words(run: PlannedRun) -> str:
     return f"trains {short_count_text(run.trained)} parameters"
 
 
-def basis_words(time: RunTime) -> str:
+def basis_words(time: PlannedTime) -> str:
     return f"times: {labels.BASIS_LABELS[time.basis]}"
 
 

@@ -95,7 +95,7 @@ def _of_prediction(prediction: Prediction) -> dict[str, Any]:
 
 def _of_answer(answer: Answer) -> dict[str, Any]:
     """What JSON and CSV have beside the prediction."""
-    fit, timing, likely = answer.fit, answer.timing, answer.peak_interval
+    fit, timing, likely = answer.fit, answer.timing, answer.likely
     found = {
         "fit": part(types.FitJson, fit, fit.gpu, gpu=fit.gpu.key) if fit else None,
         "step_time": _step_time(answer, answer.step) if answer.step else None,

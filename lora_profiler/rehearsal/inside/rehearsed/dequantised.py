@@ -31,7 +31,7 @@ class _Heard:
         setattr(self._function, name, value)
 
 
-def hear_bitsandbytes() -> None:
+def observe_bitsandbytes() -> None:
     """Of `bitsandbytes.cextension`, before anybody takes a function out of its library."""
     from bitsandbytes.cextension import lib
 

@@ -26,14 +26,14 @@ class Peaks:
 
     def begin(self, step: int, phase: str) -> None:
         """Ends the phase that went on until now."""
-        self.look()
+        self.sample()
         self._key = (step, phase)
 
     def relabel(self, step: int, phase: str) -> None:
         """What went on since the last phase ended was this one, as shows only now."""
         self._key = (step, phase)
 
-    def look(self) -> None:
+    def sample(self) -> None:
         if not torch.cuda.is_initialized():
             return
         for device in range(torch.cuda.device_count()):
@@ -61,7 +61,7 @@ class Peaks:
         return nested
 
     def _reset_by_script(self, device: int) -> None:
-        self.look()
+        self.sample()
         self._seen_by_script[device].clear()
 
 

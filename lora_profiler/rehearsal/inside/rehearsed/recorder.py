@@ -191,7 +191,7 @@ class Recorder:
             self.steps_done = self.settings.steps
             if is_whole:
                 self._count_launches()
-            self.peaks.look()
+            self.peaks.sample()
             self._write("done")
             if is_whole and self.settings.with_work and self._begin_work():
                 return
@@ -258,7 +258,7 @@ class Recorder:
 
     def _begin_work(self) -> bool:
         """What memory there is to tell is written by now: nothing of it changes any more."""
-        reason = self._why_no_work()
+        reason = self._no_work_reason()
         if reason is None:
             try:
                 self._work = StepWork(lambda: self.phase, self._model)
@@ -272,7 +272,7 @@ class Recorder:
         self._work.begin()
         return True
 
-    def _why_no_work(self) -> str | None:
+    def _no_work_reason(self) -> str | None:
         if self.settings.world_size > 1:
             return "what several ranks send each other has no price yet"
         if any(_is_compiled(module) for root in roots() for module in root.modules()):
@@ -299,7 +299,7 @@ class Recorder:
         error: BaseException | None = getattr(sys, "last_value", None)
         if isinstance(error, KeyboardInterrupt):
             return
-        self.peaks.look()
+        self.peaks.sample()
         if error is None:
             self._write("ended")
             self._leave(0)

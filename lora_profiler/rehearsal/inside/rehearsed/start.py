@@ -4,7 +4,7 @@ card's values is answered."""
 
 import os
 
-from .dequantised import hear_bitsandbytes
+from .dequantised import observe_bitsandbytes
 from .imports import after_import
 from .settings import read_settings
 
@@ -41,7 +41,7 @@ def _datasets_imported() -> None:
 
 _IS_RECORDED = bool(os.environ.get("LORA_PROFILER_RUN_SETTINGS"))
 after_import("torch", _torch_imported)
-after_import("bitsandbytes.cextension", hear_bitsandbytes)
+after_import("bitsandbytes.cextension", observe_bitsandbytes)
 if _IS_RECORDED:
     after_import("transformers.utils.hub", _hub_imported)
     after_import("datasets.load", _datasets_imported)

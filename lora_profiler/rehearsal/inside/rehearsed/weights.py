@@ -64,12 +64,12 @@ def _prepare(settings: Settings, repository: str, name: str) -> None:
         write_holes(snapshot)
         STOOD_IN.append(repository)
         if not (snapshot / name).exists():
-            _say_missing(folder, snapshot.name, name)
+            _mark_missing(folder, snapshot.name, name)
     elif name in TOKENIZER and settings.pretends_data:
         write_tokenizer(snapshot)
         DATA_STOOD_IN.append(f"the tokenizer of {repository}")
     else:
-        _say_missing(folder, snapshot.name, name)
+        _mark_missing(folder, snapshot.name, name)
 
 
 def _snapshot(folder: Path, config: dict[str, Any] | None) -> Path | None:
@@ -104,7 +104,7 @@ def _copy_of_links(folder: Path) -> None:
             (target / name).symlink_to(Path(place, name).resolve())
 
 
-def _say_missing(folder: Path, commit: str, name: str) -> None:
+def _mark_missing(folder: Path, commit: str, name: str) -> None:
     """As the hub's cache remembers a file that the repository does not have, so that nobody asks
     the network for it."""
     marker = folder / ".no_exist" / commit / name

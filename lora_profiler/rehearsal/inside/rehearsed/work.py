@@ -64,7 +64,7 @@ class StepWork(TorchDispatchMode):
             hook = self._model.register_forward_pre_hook(self._count_tokens, with_kwargs=True)
             self._undo.append(hook.remove)
         self._watch_triton()
-        LISTENERS.append(self._hear)
+        LISTENERS.append(self._count_unpacked)
         self._undo.append(LISTENERS.clear)
         self.__enter__()
 
@@ -138,7 +138,7 @@ class StepWork(TorchDispatchMode):
             ids = tensors[0]
             self._tokens += ids.numel() if ids.dim() < 3 else ids.shape[0] * ids.shape[1]
 
-    def _hear(self, elements: int, block: int, bits: int, size: int) -> None:
+    def _count_unpacked(self, elements: int, block: int, bits: int, size: int) -> None:
         self._count(_unpacked(elements, block, bits, size), self._phase())
 
     def _watch_triton(self) -> None:
