@@ -3,7 +3,7 @@ already."""
 
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from lora_profiler.prediction import CATEGORIES, Category
@@ -117,10 +117,13 @@ def filled(table: Table) -> Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paragraph:
-    """Running text, whose `lines` are never joined; a `heading` names what follows."""
+    """Running text, whose `lines` are never joined; a `heading` names what follows. `whole` is what
+    they were broken from, for a terminal that is narrower."""
 
     lines: tuple[str, ...]
     heading: bool = False
+    whole: tuple[str, ...] = field(default=(), compare=False)
+    is_command: bool = False
 
 
 Block = Table | Paragraph
@@ -148,4 +151,23 @@ def wrapped(*texts: str, width: int) -> Paragraph:
         )
         or [""]
     ]
-    return paragraph(*lines)
+    return Paragraph(lines=tuple(lines), whole=texts)
+
+
+def shell_command(command: str, width: int = 78) -> Paragraph:
+    """In lines of at most `width` columns, as a shell takes it from several."""
+    *first, last = textwrap.wrap(
+        command, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    lines = (*(f"{line} \\" for line in first), last)
+    return Paragraph(lines=lines, whole=(command,), is_command=True)
+
+
+def narrowed(block: Paragraph, width: int) -> Paragraph:
+    """The same in lines of at most `width` columns, where a line is longer."""
+    if max(map(len, block.lines), default=0) <= width:
+        return block
+    texts = block.whole or block.lines
+    if block.is_command:
+        return shell_command(*texts, width=width - 2)
+    return replace(wrapped(*texts, width=width), heading=block.heading)

@@ -8,7 +8,7 @@ from typing import Any
 
 from lora_profiler._common.packages import __version__
 from lora_profiler._common.printable import printable
-from lora_profiler.report.blocks import Block, Paragraph, Row, Table, wrapped
+from lora_profiler.report.blocks import Block, Paragraph, Row, Table, narrowed, wrapped
 from lora_profiler.units import bytes_text
 
 
@@ -109,7 +109,7 @@ def show(blocks: Sequence[Block]) -> None:
         if number:
             console.print()
         if isinstance(block, Paragraph):
-            for line in map(printable, block.lines):
+            for line in map(printable, narrowed(block, console.width).lines):
                 console.print(Text(line, style="bold" if block.heading else ""))
         else:
             if block.title:

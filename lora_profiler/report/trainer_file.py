@@ -6,7 +6,7 @@ from typing import Any
 
 from lora_profiler._common.printable import printable
 from lora_profiler.option import flag
-from lora_profiler.report.blocks import Block, heading, paragraph, table
+from lora_profiler.report.blocks import Block, heading, paragraph, shell_command, table
 from lora_profiler.report.setup_words import option_argument
 from lora_profiler.trainer_files.meaning import VLLM_SHARE
 from lora_profiler.trainer_files.trainer_file import KeyReading, TrainerFile
@@ -38,7 +38,7 @@ def trainer_file_blocks(file: TrainerFile) -> list[Block]:
     if file.asks:
         wanted = ", ".join(map(flag, file.asks))
         blocks.append(paragraph(f"Asked for: {wanted}, which only the data or the machine tell."))
-    return [*blocks, paragraph(printable(shlex.join(command_words(file))))]
+    return [*blocks, shell_command(printable(shlex.join(command_words(file))))]
 
 
 def counts_text(file: TrainerFile) -> str:

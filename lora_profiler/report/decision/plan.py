@@ -1,7 +1,6 @@
 """A plan as text: one run in words, and what is nearest where none is to be taken; then the run to
 take first, in at most 25 lines of 80 columns, and the front."""
 
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -19,7 +18,7 @@ from lora_profiler.planning.planned import (
 )
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import WIDTH, in_lines
-from lora_profiler.report.blocks import Block, RowKind, Table, filled, heading, paragraph, table
+from lora_profiler.report.blocks import Block, RowKind, Table, filled, heading, shell_command, table
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.setup_words import predict_command, short_trainer_lines
 from lora_profiler.stacks import Trainer
@@ -240,14 +239,7 @@ def plan_blocks(
     blocks: list[Block] = [heading(_title(plan)), in_lines(*question_lines(plan, trainer))]
     if plan.recommended is not None:
         blocks.append(in_lines(*_recommendation(plan, plan.recommended)))
-        command = textwrap.wrap(  # as a shell takes it from several lines
-            run_command(plan.recommended, more),
-            WIDTH - 2,
-            subsequent_indent="  ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        blocks.append(paragraph(*(f"{line} \\" for line in command[:-1]), *command[-1:]))
+        blocks.append(shell_command(run_command(plan.recommended, more)))
     else:
         blocks.append(in_lines(nothing_sentence(plan)))
     if plan.front:
