@@ -175,7 +175,7 @@ def test_a_config_with_a_bundled_models_fields_needs_no_torch():
     )
     failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "UnsupportedModelError: mine.json" in failed.stderr
-    assert 'pip install "lora_profiler[measure]"' in failed.stderr
+    assert "pip install 'lora-profiler[measure]'" in failed.stderr
 
 
 def test_bad_fields_are_named_with_what_is_accepted(golden_file: Golden) -> None:

@@ -24,7 +24,7 @@ MAX_LAYERS = 1000
 """Layers of any one kind: a hundred are built in about a second, so that a mistyped count does not
 hang the command."""
 MAX_EXPERTS = 4096
-INSTALL = 'Install what can build it: pip install "lora_profiler[measure]".'
+INSTALL = "Install what can build it: pip install 'lora-profiler[measure]'."
 
 _INSTEAD: ContextVar[str | None] = ContextVar("instead", default=None)
 
