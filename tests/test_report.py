@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+import subprocess
 from dataclasses import replace
 from decimal import Decimal
 from typing import Literal
@@ -31,7 +32,15 @@ from lora_profiler.report.answer.layers import (
 )
 from lora_profiler.report.answer.predictions import card_table, model_blocks
 from lora_profiler.report.answer.short_answer import room
-from lora_profiler.report.blocks import Paragraph, Row, Table
+from lora_profiler.report.blocks import (
+    Paragraph,
+    Row,
+    Table,
+    heading,
+    narrowed,
+    shell_command,
+    wrapped,
+)
 from lora_profiler.report.json.predict import (
     layer_records,
     predict_payload,
@@ -338,3 +347,28 @@ def test_explained_forward_is_linear_layers_adapters_and_attention() -> None:
         p = answer.prediction
         assert p.flops is not None
         assert p.flops.forward - sum(linear_flops(p)) == 4 * 512**2 * 32 * 128 * 32
+
+
+def test_a_narrower_terminal_breaks_text_anew() -> None:
+    block = wrapped("one two three four five", "  six seven", width=16)
+    assert block.lines == ("one two three", "  four five", "  six seven")
+    assert narrowed(block, 16) is block
+    assert narrowed(block, 9).lines == (
+        "one two",
+        "  three",
+        "  four",
+        "  five",
+        "  six",
+        "    seven",
+    )
+    whole = narrowed(heading("one two three"), 8)
+    assert (whole.lines, whole.heading) == (("one two", "  three"), True)
+
+
+@pytest.mark.parametrize("width", [20, 40, 80])
+def test_a_shell_takes_a_command_from_several_lines(width: int) -> None:
+    command = "lora-profile gpt2 --method lora --targets c_attn,c_proj --rank 8"
+    for block in (shell_command(command, width), narrowed(shell_command(command), width)):
+        assert max(map(len, block.lines)) <= width + 2
+        script = "printf '%s\\n' " + "\n".join(block.lines)
+        assert subprocess.check_output(["sh", "-c", script], text=True).split() == command.split()

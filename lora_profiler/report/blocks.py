@@ -169,5 +169,5 @@ def narrowed(block: Paragraph, width: int) -> Paragraph:
         return block
     texts = block.whole or block.lines
     if block.is_command:
-        return shell_command(*texts, width=width - 2)
+        return shell_command(texts[0], width - 2)
     return replace(wrapped(*texts, width=width), heading=block.heading)
