@@ -136,6 +136,8 @@ def test_without_a_card_the_page_says_what_is_enough_and_offers_it() -> None:
     card = smallest_cards(answer.prediction)[0]
     peak = bytes_text(answer.prediction.peak.total_bytes)
     assert f"Needs {peak}: a card of {card.memory_gib_marketed:g} GB is enough" in texts(app)
+    (bars,) = (html for html in written(app) if "lp-frame" in html)
+    assert f"<span>{peak.split()[1]}</span>" in bars  # the unit of its numbers
     assert "Choose a card" in texts(viewed(app, "What fits"))
     sound(app.button(key="apply.0").click().run())
     assert asked(app).gpu == card.key and "Fits: " in texts(app)
@@ -426,7 +428,8 @@ def test_what_has_no_answer_is_refused_in_words(asked: dict[str, Any], says: str
 
 def test_what_a_link_says_in_vain_is_shown_until_the_question_changes() -> None:
     app = opened(**GPT2, rank="zero", records="/etc/passwd")
-    assert len(cautions(app)) == 2 and "rank is 'zero'" in cautions(app)[0]
+    (told,) = cautions(app)
+    assert "rank is 'zero'" in told and "no option 'records'" in told
     found = app.number_input(key="ask.batch_size")
     sound(found.set_value(2).run())
     assert not cautions(app)

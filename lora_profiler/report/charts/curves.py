@@ -29,9 +29,9 @@ def memory_curve(points: Sequence[CurvePoint], *, limit: Limit | None = None) ->
 
     Phases are shaded in turn and named; the largest point is marked with its bytes and what ran.
     """
-    axis, size = plot.bytes_axis(
-        plot.largest_of([point.total_bytes for point in points], limit), room=1.3
-    )
+    totals = [point.total_bytes for point in points]
+    limit = plot.in_sight(limit, totals)
+    axis, size = plot.bytes_axis(plot.largest_of(totals, limit), room=1.3)
     bands = _bands(PHASE_CURVE[point.phase] for point in points)
     places = [float(at) for at in range(len(points))]
     shapes, notes = plot.limit_line(limit, size)
