@@ -4,8 +4,10 @@ state, and the same numbers."""
 import json
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
+import lora_profiler
 import records
 from commands import in_python, lora_profile
 from dashboard_app import (
@@ -501,21 +504,27 @@ def stored(path: Path, *found: Any) -> Path:
     return path
 
 
-def own_store(tmp_path: Path, *found: Any) -> Path:
-    return stored(tmp_path / "data" / "lora_profiler" / "records.jsonl", *found)
+Keep = Callable[..., Path]
+
+
+@pytest.fixture
+def keep(tmp_path: Path) -> Keep:
+    """Writes records into the user's own store."""
+    return partial(stored, tmp_path / "data" / "lora_profiler" / "records.jsonl")
+
+
+@pytest.fixture
+def without_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in an installed wheel."""
+    place = tmp_path / "site-packages" / "lora_profiler" / "__init__.py"
+    monkeypatch.setattr(lora_profiler, "__file__", str(place))
+
+
+installed = pytest.mark.usefixtures("without_checkout")
 
 
 def frame(app: AppTest) -> Any:
     return app.dataframe[0].value
-
-
-def without_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As in an installed wheel."""
-    import lora_profiler
-
-    monkeypatch.setattr(
-        lora_profiler, "__file__", str(tmp_path / "site-packages" / "lora_profiler" / "__init__.py")
-    )
 
 
 def test_the_committed_records_are_compared_as_the_command_line_does() -> None:
@@ -532,11 +541,10 @@ def test_the_committed_records_are_compared_as_the_command_line_does() -> None:
     assert {"scatter", "strip"} <= set(figures(app))
 
 
-def test_filters_narrow_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    without_checkout(monkeypatch, tmp_path)
+@installed
+def test_filters_narrow_what_is_shown(keep: Keep) -> None:
     failed = {"status": "oom", "failure": Failure(reason="no room")}
-    own_store(
-        tmp_path,
+    keep(
         records.make_record(),
         records.make_record(records.LORA_WORKLOAD),
         records.make_record(device=records.H100),
@@ -576,11 +584,11 @@ def test_what_was_chosen_is_still_chosen_after_another_page() -> None:
     assert app.query_params["rank"] in ("5", ["5"])
 
 
-def test_one_record_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@installed
+def test_one_record_in_full(keep: Keep) -> None:
     """By the link to it: its error table, its figures, its machine."""
-    without_checkout(monkeypatch, tmp_path)
     record = records.make_record()
-    own_store(tmp_path, record, records.make_record(repeat=1))
+    keep(record, records.make_record(repeat=1))
     app = sound(opened(page="compare", record=record.id))
     shown = texts(app)
     assert f"record {record.id}" in shown and "tiny-gpt2, full: ok" in shown
@@ -591,13 +599,13 @@ def test_one_record_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "torch\t2.13.0" in shown and "A processor" in shown and "0123abc" in shown
 
 
-def test_two_records_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@installed
+def test_two_records_stand_side_by_side(keep: Keep) -> None:
     """In what they differ, and every number of both with its change: 1,000,000 is half of
     2,000,000."""
-    without_checkout(monkeypatch, tmp_path)
     first = records.make_record()
     second = records.make_record(records.LORA_WORKLOAD, peak_requested_bytes=1_000_000)
-    own_store(tmp_path, first, second)
+    keep(first, second)
     app = sound(opened(page="compare", record=first.id))
     assert "Two records side by side" not in texts(app)
     app.selectbox(key="compare.against").set_value(second.id).run()
@@ -608,11 +616,11 @@ def test_two_records_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.Monk
     assert {f"pair.{first.id}", f"pair.{second.id}", "record.step-1"} <= set(figures(app))
 
 
+@installed
 def test_two_sets_of_records_are_before_and_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    keep: Keep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without_checkout(monkeypatch, tmp_path)
-    own_store(tmp_path, records.make_record())
+    keep(records.make_record())
     other = stored(tmp_path / "after.jsonl", records.make_record(peak_requested_bytes=1_500_000))
     monkeypatch.setattr(sys, "argv", ["app.py", "--records", str(other)])
     app = sound(opened(page="compare"))
@@ -637,10 +645,8 @@ def test_a_link_that_names_a_file_reads_none(tmp_path: Path) -> None:
     assert "tiny-gpt2" not in str(frame(app)["model"].tolist())
 
 
-def test_without_any_records_the_page_says_where_they_come_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_checkout(monkeypatch, tmp_path)
+@installed
+def test_without_any_records_the_page_says_where_they_come_from() -> None:
     app = sound(opened(page="compare"))
     shown = texts(app)
     assert "There are no records yet" in shown and "lora-profile bench" in shown
@@ -662,42 +668,36 @@ def test_without_any_records_the_page_says_where_they_come_from(
     ids=["empty", "blank", "no JSON", "newer", "a list", "foreign", "binary"],
 )
 def test_a_store_that_cannot_be_read_is_told_and_the_rest_is_shown(
-    content: str, said: str, tmp_path: Path
+    content: str, said: str, keep: Keep
 ) -> None:
-    own_store(tmp_path).write_text(content, "utf-8")
+    keep().write_text(content, "utf-8")
     app = opened(page="compare")
     assert any(said in text for text in problems(app)), problems(app)
     assert len(frame(app)) > 100
     assert not app.exception
 
 
-def test_torn_older_and_unknown_records_are_passed_over_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_checkout(monkeypatch, tmp_path)
+@installed
+def test_torn_older_and_unknown_records_are_passed_over_by_name(keep: Keep) -> None:
     good, foreign = record_dict(records.make_record()), record_dict(records.make_record(repeat=1))
     foreign["workload"]["model"] = {"id": "nobody/knows-this", "config": {"model_type": "mamba"}}
     longer = replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, seq_len=16))
     older = {**record_dict(records.make_record(longer)), "schema_version": "1.0"}
     for name in ("conditions", "case_key", "environment_key", "id", "repeat"):
         older.pop(name)
-    path = own_store(tmp_path)
-    path.write_text(
-        "\n".join(
-            [json.dumps(good), json.dumps(foreign), json.dumps(older), json.dumps(good)[:99]]
-        ),
-        "utf-8",
-    )
+    path = keep()
+    lines = [*map(json.dumps, (good, foreign, older)), json.dumps(good)[:99]]
+    path.write_text("\n".join(lines), "utf-8")
     app = sound(opened(page="compare"))
     told = "\n".join(cautions(app))
     assert "line 2" in told and "mamba" in told and "no JSON, as a crash leaves them" in told
     assert len(frame(app)) == 2
 
 
+@installed
 def test_named_files_and_folders_are_shown_and_missing_ones_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without_checkout(monkeypatch, tmp_path)
     named = stored(tmp_path / "named.jsonl", records.make_record())
     stored(tmp_path / "more" / "a.jsonl", records.make_record(repeat=1))
     stored(tmp_path / "not-named.jsonl", records.make_record(repeat=2))
@@ -709,8 +709,8 @@ def test_named_files_and_folders_are_shown_and_missing_ones_told(
     assert "gone.jsonl" in problems(app)[0]
 
 
-def test_a_file_of_records_is_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    without_checkout(monkeypatch, tmp_path)
+@installed
+def test_a_file_of_records_is_uploaded(tmp_path: Path) -> None:
     app = opened(page="compare")
     line = json.dumps(record_dict(records.make_record()))
     app.file_uploader(key="records_file").set_value(
@@ -724,9 +724,9 @@ def test_a_file_of_records_is_uploaded(tmp_path: Path, monkeypatch: pytest.Monke
     assert "not UTF-8" in problems(app)[0]
 
 
-def test_names_from_elsewhere_are_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@installed
+def test_names_from_elsewhere_are_text(keep: Keep) -> None:
     """Markup of HTML, Markdown and LaTeX in every place of a record that a page shows."""
-    without_checkout(monkeypatch, tmp_path)
     data = record_dict(
         records.make_record(
             device=replace(records.CPU, name=HOSTILE),
@@ -736,7 +736,7 @@ def test_names_from_elsewhere_are_text(tmp_path: Path, monkeypatch: pytest.Monke
     data["workload"]["model"]["id"] = HOSTILE
     failed = json.loads(json.dumps(data)) | {"repeat": 1}
     failed["measurement"] |= {"status": "crash", "failure": {"reason": HOSTILE, "phase": HOSTILE}}
-    path = own_store(tmp_path)
+    path = keep()
     path.write_text(json.dumps(data) + "\n" + json.dumps(failed) + "\n", "utf-8")
     app = opened(page="compare", record=json_id(path, 1))
     assert not app.exception
