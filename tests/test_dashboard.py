@@ -24,6 +24,7 @@ from dashboard_app import (
     all_texts,
     asked,
     cautions,
+    choose,
     drawings,
     figures,
     opened,
@@ -175,8 +176,7 @@ OPTIONS: list[tuple[str, str, Any, str, str]] = [
 
 def test_a_trainer_fills_in_what_nobody_has_set() -> None:
     app = opened(**GPT2, method="lora", rank="4")
-    chosen = app.selectbox(key="ask.trainer")
-    sound(chosen.set_value("trl-sft").run())
+    choose(app.selectbox(key="ask.trainer"), "trl-sft")
     question = asked(app)
     assert (question.trainer, question.options["rank"]) == ("trl-sft", 4)
     assert (question.options["seq_len"], question.options["loss"]) == (256, "trl")
@@ -196,8 +196,7 @@ def test_another_optimizer_takes_no_implementation_of_the_trainer_s_own() -> Non
     app = opened(**GPT2, method="lora", trainer="trl-sft")
     assert asked(app).options["optimizer_impl"] == "fused"
     for optimizer, implementation in (("adamw_8bit", "foreach"), ("adamw", "fused")):
-        box = app.selectbox(key="ask.optimizer")
-        sound(box.set_value(optimizer).run())
+        choose(app.selectbox(key="ask.optimizer"), optimizer)
         question = asked(app)
         assert question.options["optimizer"] == optimizer
         assert question.options["optimizer_impl"] == implementation
@@ -268,18 +267,15 @@ def test_methods_stand_side_by_side_and_bring_their_options() -> None:
 
 def test_options_come_back_with_their_method() -> None:
     app = opened(**GPT2, rank="64")
-    methods = app.pills(key="ask.methods")
-    sound(methods.set_value(["full"]).run())
+    choose(app.pills(key="ask.methods"), ["full"])
     assert asked(app).options["rank"] == 16 and "rank" not in app.query_params
-    methods = app.pills(key="ask.methods")
-    sound(methods.set_value(["full", "lora"]).run())
+    choose(app.pills(key="ask.methods"), ["full", "lora"])
     assert asked(app).options["rank"] == 64
 
 
 def test_a_card_brings_a_verdict_and_a_map_of_what_fits() -> None:
     app = opened(**GPT2)
-    card = app.selectbox(key="ask.gpu")
-    sound(card.set_value("rtx_4090").run())
+    choose(app.selectbox(key="ask.gpu"), "rtx_4090")
     assert app.query_params["gpu"] in ("rtx_4090", ["rtx_4090"])
     shown = texts(viewed(app, "Why"))
     for answer in of_gpt2("rtx_4090"):
@@ -333,8 +329,7 @@ def test_a_time_on_a_card_that_has_no_room_says_so_beside_it() -> None:
     asked = {"model": "meta-llama/Llama-3.1-8B", "gpu": "rtx_4090", "checkpointing": "yes"}
     app = sound(opened(**asked, method=["full", "lora", "qlora"]))
     assert "if it fitted" not in texts(app)
-    box = app.selectbox(key="ask.about")
-    assert "if it fitted" in texts(sound(box.set_value("full").run()))
+    assert "if it fitted" in texts(choose(app.selectbox(key="ask.about"), "full"))
     shown = texts(viewed(app, "Why")).partition("llama, 32 layers")[2]
     step, rate = (
         re.search(f"{head}[^\\n]*\\n(?:\\t.*\\n)*(.*)", shown)[1]
@@ -372,13 +367,11 @@ def test_the_page_is_about_the_method_of_the_sentence() -> None:
     app = sound(opened(**GPT2))
     assert "Memory over one step, LoRA r16" in texts(app) and "about" not in app.query_params
     for method, label in (("full", "full"), ("qlora", "QLoRA r16")):
-        chosen = app.selectbox(key="ask.about")
-        sound(chosen.set_value(method).run())
+        choose(app.selectbox(key="ask.about"), method)
         assert f"Memory over one step, {label}" in texts(app)
         assert app.query_params["about"] in (method, [method])
     assert asked(app).options["methods"] == ("full", "lora", "qlora")
-    methods = app.pills(key="ask.methods")
-    sound(methods.set_value(["full", "lora"]).run())
+    choose(app.pills(key="ask.methods"), ["full", "lora"])
     assert "Memory over one step, LoRA r16" in texts(app) and "about" not in app.query_params
 
 
@@ -386,8 +379,7 @@ def test_the_page_is_about_the_method_of_the_sentence() -> None:
 @pytest.mark.parametrize("quantity", labels.LAYER_LABELS)
 def test_every_quantity_of_layers_can_be_drawn(quantity: str) -> None:
     app = viewed(opened(**GPT2), "Where")
-    box = app.selectbox(key="quantity")
-    sound(box.set_value(quantity).run())
+    choose(app.selectbox(key="quantity"), quantity)
     assert "layers" in figures(app)
 
 
@@ -409,8 +401,7 @@ def test_a_drawer_is_filled_when_it_is_opened(view: str, drawer: str, says: str)
 def test_what_is_refused_is_said_and_the_page_stays_alive() -> None:
     app = opened(**GPT2, optimizer="adafactor", optimizer_impl="fused")
     assert "adafactor has no fused implementation" in problems(app)[0]
-    box = app.selectbox(key="ask.optimizer_impl")
-    sound(box.set_value("foreach").run())
+    choose(app.selectbox(key="ask.optimizer_impl"), "foreach")
 
 
 @pytest.mark.parametrize(
@@ -430,8 +421,7 @@ def test_what_has_no_answer_is_refused_in_words(asked: dict[str, Any], says: str
 def test_what_a_link_says_in_vain_is_shown_until_the_question_changes() -> None:
     app = opened(**GPT2, rank="zero", records="/etc/passwd")
     assert len(cautions(app)) == 2 and "rank is 'zero'" in cautions(app)[0]
-    found = app.number_input(key="ask.batch_size")
-    sound(found.set_value(2).run())
+    choose(app.number_input(key="ask.batch_size"), 2)
     assert not cautions(app)
 
 
@@ -465,8 +455,7 @@ def upload(app: AppTest, name: str, content: bytes) -> AppTest:
 
 def test_a_config_is_uploaded_and_has_no_link() -> None:
     app = opened(**GPT2)
-    origin = app.segmented_control(key="ask.origin")
-    sound(origin.set_value("A config.json").run())
+    choose(app.segmented_control(key="ask.origin"), "A config.json")
     assert "Choose a file" in texts(app) and "model" not in app.query_params
     content = json.dumps(dict(find_model("Qwen/Qwen2.5-0.5B").published)).encode()
     sound(upload(app, "mine.json", content))
@@ -560,8 +549,7 @@ def test_filters_narrow_what_is_shown(keep: Keep) -> None:
         ("status", "oom", 1),
         ("model", "tiny-gpt2", 4),
     ):
-        box = app.multiselect(key=f"filter.{name}")
-        sound(box.set_value([value]).run())
+        choose(app.multiselect(key=f"filter.{name}"), [value])
         assert len(frame(app)) == left, name
         app.multiselect(key=f"filter.{name}").set_value([]).run()
     app.multiselect(key="filter.method").set_value(["lora"]).run()
