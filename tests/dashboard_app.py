@@ -128,6 +128,11 @@ def asked(app: AppTest) -> Any:
     return app.session_state["question"]
 
 
+def choose(widget: Any, value: Any) -> AppTest:
+    """The page after that was chosen there, on which nothing went wrong."""
+    return sound(widget.set_value(value).run())
+
+
 def sound(app: AppTest) -> AppTest:
     """The page, on which nothing went wrong."""
     assert not app.exception, app.exception

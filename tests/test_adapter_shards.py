@@ -22,13 +22,9 @@ from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workloa
 CARD = find_gpu("h100_sxm_80gb")
 BLAS_BYTES = 64 * 2**20
 SETUP = TrainSetup(
-    batch_size=2,
-    seq_len=256,
-    lora=LoraConfig(),
-    world_size=4,
-    sharding="fsdp",
+    batch_size=2, seq_len=256, lora=LoraConfig(), world_size=4, sharding="fsdp",
     optimizer_impl="fused",
-)
+)  # fmt: skip
 AGAIN: dict[str, Any] = {"checkpointing": True, "optimizer_impl": "foreach"}
 KEPT: dict[str, Any] = {"sharding": "fsdp-no-reshard", "accumulation": 2}
 MIXED: dict[str, Any] = {"checkpointing": True, "precision": "fsdp-mixed"}
@@ -52,11 +48,8 @@ OVER_SHARDS: list[tuple[str, dict[str, Any], int]] = [
 ]
 """Peaks of SmolLM2-135M's rank 0 of four, rehearsed in the harness' own loop, torch 2.13 and PEFT
 0.21.2; BLAS workspaces left out."""
-NF4: dict[str, Any] = {
-    **MIXED,
-    "lora": LoraConfig(),
-    "quantization": Quantization(double_quant=True),
-}
+ON_NF4 = {"lora": LoraConfig(), "quantization": Quantization(double_quant=True)}
+NF4: dict[str, Any] = {**MIXED, **ON_NF4}
 KBIT: dict[str, Any] = {**NF4, "quantization": Quantization(double_quant=True, recipe="kbit")}
 OVER_NF4: list[tuple[dict[str, Any], int]] = [
     (NF4, 423_674_800),
@@ -159,11 +152,8 @@ rehearses = pytest.mark.skipif(
 
 
 def asked(**changes: Any) -> Workload:
-    return Workload(
-        model=find_model("HuggingFaceTB/SmolLM2-135M"),
-        setup=replace(SETUP, **changes),
-        platform=Platform(capability=CARD.capability),
-    )
+    model, platform = find_model("HuggingFaceTB/SmolLM2-135M"), Platform(capability=CARD.capability)
+    return Workload(model=model, setup=replace(SETUP, **changes), platform=platform)
 
 
 def of(kind: str, changes: dict[str, Any]) -> Workload:

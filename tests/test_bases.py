@@ -186,12 +186,8 @@ AWQ = {
     "bits": 4, "group_size": 128, "modules_to_not_convert": None, "quant_method": "awq",
     "version": "gemm", "zero_point": True,
 }  # fmt: skip
-FP8 = {
-    "activation_scheme": "dynamic",
-    "fmt": "e4m3",
-    "quant_method": "fp8",
-    "weight_block_size": [128, 128],
-}
+FP8 = {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8"}
+FP8 |= {"weight_block_size": [128, 128]}
 CONFIGS = {"gptq": GPTQ, "awq": AWQ, "fp8": FP8}
 
 
@@ -295,14 +291,14 @@ def test_transformers_loads_no_hqq_and_the_answer_says_who_does():
     assert any("AutoHQQHFModel" in words and "not available yet" in words for words in said)
 
 
+IA3 = {"peft_type": "ia3", "feedforward_modules": ("down_proj",)}
+
+
 @pytest.mark.parametrize(
     ("kind", "adapter", "error", "words"),
     [
         *[(kind, {"use_dora": True}, ValueError, "not support DoRA") for kind in ("gptq", "awq")],
-        *[
-            (kind, {"peft_type": "ia3", "feedforward_modules": ("down_proj",)}, ValueError, "only")
-            for kind in ("gptq", "awq")
-        ],
+        *[(kind, IA3, ValueError, "only") for kind in ("gptq", "awq")],
         ("fp8", {"use_dora": True}, NotImplementedError, "not implemented for 'Float8"),
     ],
 )
@@ -318,13 +314,8 @@ def test_adapters_on_experts_in_4_bit_end_in_the_second_step():
     """PEFT 0.21's `ParamWrapper._remove_parametrizations` looks for a proxy of another class, and
     what it left has the packed parameter require gradients; by the end of their names it finds no
     parameters at all."""
-    setup = TrainSetup(
-        lora=LoraConfig(r=4, target_modules=("q_proj",)),
-        quantization=Quantization(quantize_experts=True),
-        batch_size=2,
-        seq_len=8,
-        device="cpu",
-    )
+    lora, base = LoraConfig(r=4, target_modules=("q_proj",)), Quantization(quantize_experts=True)
+    setup = TrainSetup(lora=lora, quantization=base, batch_size=2, seq_len=8, device="cpu")
 
     def adapted(name: str) -> torch.nn.Module:
         model = oracle.build(cases.CONFIGS["qwen3_moe"], setup).unload()

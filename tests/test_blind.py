@@ -17,22 +17,17 @@ from lora_profiler.catalog.contexts import context_of
 from lora_profiler.harness import Case, make_case
 from lora_profiler.records.record import Conditions, Failure, Record
 from lora_profiler.records.serialize import record_dict
-from lora_profiler.workload import LoraConfig
+from lora_profiler.workload import LoraConfig, Workload
+
+
+def workload(**changes: Any) -> Workload:
+    return replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, **changes))
+
 
 FULL = make_case(records.WORKLOAD)
-LORA = make_case(
-    replace(
-        records.WORKLOAD,
-        setup=replace(records.WORKLOAD.setup, lora=LoraConfig(r=4, lora_dropout=0.1)),
-    )
-)
+LORA = make_case(workload(lora=LoraConfig(r=4, lora_dropout=0.1)))
 CARD = Conditions(min_timed_steps=0, budget_bytes=2_000_000)
-EDGES = [
-    make_case(
-        replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, batch_size=batch)), CARD
-    )
-    for batch in (3, 4)
-]
+EDGES = [make_case(workload(batch_size=batch), CARD) for batch in (3, 4)]
 
 
 def foretold(*cases: tuple[Case, int], moment: str = "optimizer_step") -> dict[str, Any]:
@@ -114,26 +109,13 @@ def test_every_case_is_there_whatever_became_of_it() -> None:
     assert [row[6] for row in found_rows] == ["ended in backward", "", "ended in backward", ""]
     assert found_rows[0][7] == f"`{rows[0].id}`"
     assert [row[0].endswith("repeat 1") for row in found_rows] == [False, True, False, False]
-    assert table(report(found, rows, asked), "Errors of the peak")[-1] == [
-        "all",
-        "0",
-        "",
-        "",
-        "",
-        "2",
-        "2",
-    ]
+    *_, together = table(report(found, rows, asked), "Errors of the peak")
+    assert together == ["all", "0", "", "", "", "2", "2"]
 
 
 def test_a_run_without_any_peak_has_no_error_and_is_there() -> None:
-    gone = dict.fromkeys(
-        (
-            "peak_requested_bytes",
-            "peak_allocated_bytes",
-            "phase_peak_bytes",
-            "step1_phase_peak_bytes",
-        )
-    )
+    peaks = ("peak_requested", "peak_allocated", "phase_peak", "step1_phase_peak")
+    gone = {f"{name}_bytes": None for name in peaks}
     (row,) = table(report(foretold((FULL, 10)), [failed(FULL, "timeout", **gone)]), "Every case")
     assert row[1:7] == ["timeout", "10 B", "", "", "optimizer_step", "ended in backward"]
 
@@ -177,10 +159,7 @@ def test_edges_say_whether_the_verdict_was_right(
 def test_a_context_leaves_less_of_an_emulated_card() -> None:
     """The most published of an H100 beside a peak on CUDA, nothing on a CPU; and no verdict without
     a card."""
-    on_cuda = replace(
-        EDGES[0],
-        workload=replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, device="cuda")),
-    )
+    on_cuda = replace(EDGES[0], workload=workload(device="cuda"))
     roomy = replace(on_cuda, conditions=replace(CARD, budget_bytes=2**30))
     room = 2**30 - context_of("h100_sxm_80gb").most_bytes
     assert 0 < room < 2**30
@@ -288,15 +267,12 @@ def test_a_rehearsal_goes_the_whole_way_on_a_cpu(
         "benchmarks.campaign.suites", lambda: {"h100_campaign": lambda device: tuple(edges)}
     )
     rehearsal = ["--predictions", str(tmp_path)]
-    assert main(["predict", "h100_campaign", "--device", "cpu", "--into", str(tmp_path)]) == 0
-    assert (
-        main(["run", "h100_campaign", "--device", "cpu", "--out", str(tmp_path), *rehearsal]) == 0
-    )
+    on_cpu, folder = ["h100_campaign", "--device", "cpu"], str(tmp_path)
+    assert main(["predict", *on_cpu, "--into", folder]) == 0
+    assert main(["run", *on_cpu, "--out", folder, *rehearsal]) == 0
     assert "not foretold" not in capsys.readouterr().out
-    assert (
-        main(["report", "h100_campaign", *rehearsal, "--records", str(tmp_path / "records.jsonl")])
-        == 0
-    )
+    stored = ["--records", str(tmp_path / "records.jsonl")]
+    assert main(["report", "h100_campaign", *rehearsal, *stored]) == 0
     text = capsys.readouterr().out
     assert [row[3:] for row in table(text, "Emulated cards")] == [
         ["fits", "fits", "yes"],

@@ -447,21 +447,17 @@ def test_steps_that_do_not_run_are_left_out_or_end_it(machine: Machine) -> None:
 
 # --- the file -------------------------------------------------------------------------------------
 
+THIS_ONE = Provenance(
+    device="A processor", cpu=None, threads=2, torch="2.13.0", packages={"torch": "2.13.0"},
+    platform="Linux", measured_at="2026-01-01T00:00:00+00:00",
+)  # fmt: skip
 LOCAL = LocalConstants(
     key="my_card",
     rates=CPU,
     constants=Constants(family="my_card", eta=0.9, beta=0.6, rows=("a", "b"), fixed=HOST),
     half_width=0.08,
     errors={"a": 0.05, "b": -0.08},
-    provenance=Provenance(
-        device="A processor",
-        cpu=None,
-        threads=2,
-        torch="2.13.0",
-        packages={"torch": "2.13.0"},
-        platform="Linux",
-        measured_at="2026-01-01T00:00:00+00:00",
-    ),
+    provenance=THIS_ONE,
 )
 
 

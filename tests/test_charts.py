@@ -74,17 +74,16 @@ WORKLOADS = [
     for lora in (None, LoraConfig(r=8))
 ]
 PREDICTIONS = [predict(workload) for workload in WORKLOADS]
-SAMPLES = [
-    PhaseSample(
-        step=step,
-        phase=phase,
-        requested_peak_bytes=(number + 1) * MIB,
-        requested_bytes=number * MIB,
-        allocated_peak_bytes=(number + 2) * MIB if step > 1 else None,
-    )
-    for step in (1, 2)
-    for number, phase in enumerate(PHASES)
-]
+
+
+def sample(step: int, number: int) -> PhaseSample:
+    requested = {"requested_peak_bytes": (number + 1) * MIB, "requested_bytes": number * MIB}
+    allocated = (number + 2) * MIB if step > 1 else None
+    read: dict[str, Any] = requested | {"allocated_peak_bytes": allocated}
+    return PhaseSample(step=step, phase=PHASES[number], **read)
+
+
+SAMPLES = [sample(step, number) for step in (1, 2) for number in range(len(PHASES))]
 PREDICTED_PEAKS = {"setup": 5 * GIB, "forward": 6 * GIB, "backward": 7 * GIB, "optimizer": 5 * GIB}
 READ_PEAKS = {"setup": 5 * GIB, "forward": 5 * GIB, "backward": 8 * GIB}
 """By part of a step; of the optimizer's nothing was read."""
@@ -112,19 +111,13 @@ CELLS = [
 def curve(count: int) -> list[CurvePoint]:
     """Phases in order, an activation more at each point up to two thirds, then one less."""
     phases: list[Any] = ["setup", *2 * ["forward"], "loss", *3 * ["backward"], "optimizer", "zero"]
-    return [
-        CurvePoint(
-            phase=phases[i * len(phases) // count],
-            module=f"layer.{i}",
-            bytes={
-                "parameters": 4 * GIB,
-                "adapters": GIB,
-                "activations": min(i, 2 * count - 2 * i) * 100 * MIB,
-                "temporaries": i % 3,
-            },
-        )
-        for i in range(count)
-    ]
+
+    def point(i: int) -> CurvePoint:
+        held: dict[Any, int] = {"parameters": 4 * GIB, "adapters": GIB, "temporaries": i % 3}
+        held |= {"activations": min(i, 2 * count - 2 * i) * 100 * MIB}
+        return CurvePoint(phase=phases[i * len(phases) // count], module=f"layer.{i}", bytes=held)
+
+    return [point(i) for i in range(count)]
 
 
 _CHEAPEST = FrontPoint(name="QLoRA r8 on t4", said="20 h", method="qlora", hours=20.0, cost=0.7)
@@ -614,10 +607,8 @@ def test_layers_are_drawn_with_hollow_marks_for_nothing() -> None:
     (edge,) = marks["LoRA r8", "diamond-open"]
     assert figure["layout"]["xaxis"]["type"] == "log"
     assert math.log10(edge) == pytest.approx(figure["layout"]["xaxis"]["range"][0], abs=0.001)
-    assert [text.strip() for text in traces(figure, "scatter", mode="text")[0]["text"]] == [
-        "99.61 % less",
-        "100.00 % less",
-    ]
+    (said, *_) = traces(figure, "scatter", mode="text")
+    assert [text.strip() for text in said["text"]] == ["99.61 % less", "100.00 % less"]
 
 
 def test_a_short_axis_of_counts_has_no_number_twice() -> None:

@@ -435,12 +435,20 @@ def test_version() -> None:
         ("lora-profile gpt2 --ran", "--rank"),
         ("lora-profile predict gpt2 --method ql", "qlora"),
         ("lora-profile gpt2 --gpu rtx_40", "rtx_4090"),
+        ("lora-profile ben", "bench"),
+        ("lora-profile bench gpt2 --budg", "--budget"),
+        ("lora-profile bench meta-llama/Llama-3.1-8", "meta-llama/Llama-3.1-8B"),
+        ("lora-profile bench gpt2 --rerun oo", "oom"),
+        ("lora-profile bench --suite ti", "tiny"),
     ],
 )
 def test_shell_completion(words: str, expected: str) -> None:
     typed = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
-    done = process(_LORA_PROFILE_COMPLETE="bash_complete", **typed)
+    asked = {"_LORA_PROFILE_COMPLETE": "bash_complete", **typed}
+    done = commands.in_this_process(environment=OFFLINE | asked)
     assert expected in [line.partition(",")[2] for line in done.stdout.splitlines()]
+    if expected == "models":
+        assert process(**asked).stdout == done.stdout
 
 
 def on_a_terminal(*arguments: str, **environment: str) -> str:

@@ -495,7 +495,7 @@ def test_the_deadline_ends_a_search(bench: Bench) -> None:
     assert "Left for want of time: 2 of the cases." in err
 
 
-# --- help, completion, terminals ------------------------------------------------------------------
+# --- help, terminals ------------------------------------------------------------------------------
 
 
 def lora_profile(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -507,28 +507,12 @@ def lora_profile(*arguments: str, **environment: str) -> subprocess.CompletedPro
 
 
 def test_help() -> None:
-    text = lora_profile("bench", "-h").stdout
+    text = commands.lora_profile("bench", "-h").stdout
     assert text.startswith("Usage: lora-profile bench [OPTIONS] [MODEL...]")
     assert "Examples:\n  lora-profile bench " in text
     assert "Exit code: 0 done" in text
     assert "--engine" not in text
     assert all(len(line) <= 120 for line in text.splitlines())
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ("lora-profile ben", "bench"),
-        ("lora-profile bench gpt2 --budg", "--budget"),
-        ("lora-profile bench meta-llama/Llama-3.1-8", "meta-llama/Llama-3.1-8B"),
-        ("lora-profile bench gpt2 --rerun oo", "oom"),
-        ("lora-profile bench --suite ti", "tiny"),
-    ],
-)
-def test_shell_completion(words: str, expected: str) -> None:
-    asked = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
-    done = lora_profile(_LORA_PROFILE_COMPLETE="bash_complete", **asked)
-    assert expected in [line.partition(",")[2] for line in done.stdout.splitlines()]
 
 
 ON_A_TERMINAL = """

@@ -79,11 +79,8 @@ def three() -> list[Record]:
 
 def lines_of(text: str, beginning: str) -> list[list[str]]:
     """The cells, two blanks apart, of all lines that begin so."""
-    return [
-        re.split(r" {2,}", line.strip())
-        for line in text.splitlines()
-        if line.strip().startswith(beginning)
-    ]
+    lines = (line.strip() for line in text.splitlines())
+    return [re.split(r" {2,}", line) for line in lines if line.startswith(beginning)]
 
 
 # --- predicted against measured -------------------------------------------------------------------
@@ -220,12 +217,9 @@ OTHER = {"packages": {**records.PACKAGES, "torch": "2.14.0"}, "threads": 4}
 
 def before_and_after() -> tuple[list[Record], list[Record]]:
     steps = {"step_seconds": (0.1,) * 10}
-    before = [
-        records.make_record(**steps),
-        records.make_record(records.LORA_WORKLOAD, **steps),
-        records.make_record(OF_LLAMA),
-        records.make_record(replace(OF_LLAMA, setup=records.LORA_WORKLOAD.setup)),
-    ]
+    lora_of_llama = replace(OF_LLAMA, setup=records.LORA_WORKLOAD.setup)
+    before = [records.make_record(w, **steps) for w in (records.WORKLOAD, records.LORA_WORKLOAD)]
+    before += [records.make_record(w) for w in (OF_LLAMA, lora_of_llama)]
     after = [
         records.make_record(environment=OTHER, peak_requested_bytes=2_100_000, **steps),
         records.make_record(records.LORA_WORKLOAD, environment=OTHER, step_seconds=(0.12,) * 10),
@@ -252,11 +246,8 @@ def test_two_sets_in_json(compare: Compare) -> None:
         "packages.torch": (["2.13.0"], ["2.14.0"]),
         "threads": (["2"], ["4"]),
     }
-    assert document["outcomes"][2] == {
-        "case_key": before[2].case_key,
-        "before": ["ok"],
-        "after": ["oom"],
-    }
+    of_llama = {"case_key": before[2].case_key, "before": ["ok"], "after": ["oom"]}
+    assert document["outcomes"][2] == of_llama
     assert document["comparisons"] == []
 
 
@@ -315,16 +306,11 @@ def hostile() -> list[Record]:
         "variables": {HOSTILE: HOSTILE},
     }
     workload = replace(records.WORKLOAD, model=model)
+    failure = Failure(reason=HOSTILE, phase=HOSTILE, log=HOSTILE)
+    named = {"device": device, "environment": environment, "peak_requested_bytes": 10**30}
     return [
-        records.make_record(
-            workload, device=device, environment=environment, peak_requested_bytes=10**30
-        ),
-        records.make_record(
-            workload,
-            repeat=1,
-            status="crash",
-            failure=Failure(reason=HOSTILE, phase=HOSTILE, log=HOSTILE),
-        ),
+        records.make_record(workload, **named),
+        records.make_record(workload, repeat=1, status="crash", failure=failure),
     ]
 
 

@@ -220,18 +220,16 @@ def test_bytes_are_tokens_and_texts_are_read_whole(
 ) -> None:
     text = tmp_path / "words.txt"
     text.write_text("Shall I compare thee? é\n" * 400)
-    subject = open_subject(Request(model=str(llama.folder), text=text), tmp_path, quietly)
+    asked = Request(model=str(llama.folder), text=text)
+    subject = open_subject(asked, tmp_path, quietly)
     assert len(subject.tokens) == len(text.read_bytes())
     assert (subject.text, subject.weights, subject.note) == ("words.txt", llama.folder.name, None)
     assert subject.spec.num_parameters == llama.spec.num_parameters
     text.write_text("x" * 600_000)
-    assert (
-        open_subject(Request(model=str(llama.folder), text=text), tmp_path, quietly).text
-        == "words.txt, first 500,000 characters"
-    )
+    assert open_subject(asked, tmp_path, quietly).text == "words.txt, first 500,000 characters"
     text.write_text("too short")
     with pytest.raises(UsageError, match="has 9 tokens; at least 4096"):
-        open_subject(Request(model=str(llama.folder), text=text), tmp_path, quietly)
+        open_subject(asked, tmp_path, quietly)
 
 
 def test_a_model_is_refused_before_weights_are_looked_for(tmp_path: Path) -> None:
@@ -256,9 +254,8 @@ def test_weights_in_the_local_cache_are_found_without_asking(
     spec = replace(llama.spec, id="someone/tiny")
     assert hub_folder(spec, offline=True) == snapshot
     (snapshot / "model.safetensors").unlink()
-    with pytest.raises(
-        ModelNotFoundError, match="someone/tiny is not in the local Hugging Face cache"
-    ):
+    absent = "someone/tiny is not in the local Hugging Face cache"
+    with pytest.raises(ModelNotFoundError, match=absent):
         hub_folder(spec, offline=True)
 
 
@@ -266,11 +263,9 @@ def test_a_hub_that_cannot_be_reached_is_said_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fails(*arguments: Any, local_files_only: bool = False, **options: Any) -> str:
-        raise (
-            OSError("no route\nto it")
-            if not local_files_only
-            else real(*arguments, local_files_only=True, **options)
-        )
+        if local_files_only:
+            return real(*arguments, local_files_only=True, **options)
+        raise OSError("no route\nto it")
 
     from huggingface_hub import snapshot_download as real
 

@@ -4,8 +4,10 @@ state, and the same numbers."""
 import json
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
+import lora_profiler
 import records
 from commands import in_python, lora_profile
 from dashboard_app import (
@@ -21,6 +24,7 @@ from dashboard_app import (
     all_texts,
     asked,
     cautions,
+    choose,
     drawings,
     figures,
     opened,
@@ -174,8 +178,7 @@ OPTIONS: list[tuple[str, str, Any, str, str]] = [
 
 def test_a_trainer_fills_in_what_nobody_has_set() -> None:
     app = opened(**GPT2, method="lora", rank="4")
-    chosen = app.selectbox(key="ask.trainer")
-    sound(chosen.set_value("trl-sft").run())
+    choose(app.selectbox(key="ask.trainer"), "trl-sft")
     question = asked(app)
     assert (question.trainer, question.options["rank"]) == ("trl-sft", 4)
     assert (question.options["seq_len"], question.options["loss"]) == (256, "trl")
@@ -195,8 +198,7 @@ def test_another_optimizer_takes_no_implementation_of_the_trainer_s_own() -> Non
     app = opened(**GPT2, method="lora", trainer="trl-sft")
     assert asked(app).options["optimizer_impl"] == "fused"
     for optimizer, implementation in (("adamw_8bit", "foreach"), ("adamw", "fused")):
-        box = app.selectbox(key="ask.optimizer")
-        sound(box.set_value(optimizer).run())
+        choose(app.selectbox(key="ask.optimizer"), optimizer)
         question = asked(app)
         assert question.options["optimizer"] == optimizer
         assert question.options["optimizer_impl"] == implementation
@@ -267,18 +269,15 @@ def test_methods_stand_side_by_side_and_bring_their_options() -> None:
 
 def test_options_come_back_with_their_method() -> None:
     app = opened(**GPT2, rank="64")
-    methods = app.pills(key="ask.methods")
-    sound(methods.set_value(["full"]).run())
+    choose(app.pills(key="ask.methods"), ["full"])
     assert asked(app).options["rank"] == 16 and "rank" not in app.query_params
-    methods = app.pills(key="ask.methods")
-    sound(methods.set_value(["full", "lora"]).run())
+    choose(app.pills(key="ask.methods"), ["full", "lora"])
     assert asked(app).options["rank"] == 64
 
 
 def test_a_card_brings_a_verdict_and_a_map_of_what_fits() -> None:
     app = opened(**GPT2)
-    card = app.selectbox(key="ask.gpu")
-    sound(card.set_value("rtx_4090").run())
+    choose(app.selectbox(key="ask.gpu"), "rtx_4090")
     assert app.query_params["gpu"] in ("rtx_4090", ["rtx_4090"])
     shown = texts(viewed(app, "Why"))
     for answer in of_gpt2("rtx_4090"):
@@ -332,8 +331,7 @@ def test_a_time_on_a_card_that_has_no_room_says_so_beside_it() -> None:
     asked = {"model": "meta-llama/Llama-3.1-8B", "gpu": "rtx_4090", "checkpointing": "yes"}
     app = sound(opened(**asked, method=["full", "lora", "qlora"]))
     assert "if it fitted" not in texts(app)
-    box = app.selectbox(key="ask.about")
-    assert "if it fitted" in texts(sound(box.set_value("full").run()))
+    assert "if it fitted" in texts(choose(app.selectbox(key="ask.about"), "full"))
     shown = texts(viewed(app, "Why")).partition("llama, 32 layers")[2]
     step, rate = (
         re.search(f"{head}[^\\n]*\\n(?:\\t.*\\n)*(.*)", shown)[1]
@@ -371,13 +369,11 @@ def test_the_page_is_about_the_method_of_the_sentence() -> None:
     app = sound(opened(**GPT2))
     assert "Memory over one step, LoRA r16" in texts(app) and "about" not in app.query_params
     for method, label in (("full", "full"), ("qlora", "QLoRA r16")):
-        chosen = app.selectbox(key="ask.about")
-        sound(chosen.set_value(method).run())
+        choose(app.selectbox(key="ask.about"), method)
         assert f"Memory over one step, {label}" in texts(app)
         assert app.query_params["about"] in (method, [method])
     assert asked(app).options["methods"] == ("full", "lora", "qlora")
-    methods = app.pills(key="ask.methods")
-    sound(methods.set_value(["full", "lora"]).run())
+    choose(app.pills(key="ask.methods"), ["full", "lora"])
     assert "Memory over one step, LoRA r16" in texts(app) and "about" not in app.query_params
 
 
@@ -385,8 +381,7 @@ def test_the_page_is_about_the_method_of_the_sentence() -> None:
 @pytest.mark.parametrize("quantity", labels.LAYER_LABELS)
 def test_every_quantity_of_layers_can_be_drawn(quantity: str) -> None:
     app = viewed(opened(**GPT2), "Where")
-    box = app.selectbox(key="quantity")
-    sound(box.set_value(quantity).run())
+    choose(app.selectbox(key="quantity"), quantity)
     assert "layers" in figures(app)
 
 
@@ -408,8 +403,7 @@ def test_a_drawer_is_filled_when_it_is_opened(view: str, drawer: str, says: str)
 def test_what_is_refused_is_said_and_the_page_stays_alive() -> None:
     app = opened(**GPT2, optimizer="adafactor", optimizer_impl="fused")
     assert "adafactor has no fused implementation" in problems(app)[0]
-    box = app.selectbox(key="ask.optimizer_impl")
-    sound(box.set_value("foreach").run())
+    choose(app.selectbox(key="ask.optimizer_impl"), "foreach")
 
 
 @pytest.mark.parametrize(
@@ -430,8 +424,7 @@ def test_what_a_link_says_in_vain_is_shown_until_the_question_changes() -> None:
     app = opened(**GPT2, rank="zero", records="/etc/passwd")
     (told,) = cautions(app)
     assert "rank is 'zero'" in told and "no option 'records'" in told
-    found = app.number_input(key="ask.batch_size")
-    sound(found.set_value(2).run())
+    choose(app.number_input(key="ask.batch_size"), 2)
     assert not cautions(app)
 
 
@@ -465,8 +458,7 @@ def upload(app: AppTest, name: str, content: bytes) -> AppTest:
 
 def test_a_config_is_uploaded_and_has_no_link() -> None:
     app = opened(**GPT2)
-    origin = app.segmented_control(key="ask.origin")
-    sound(origin.set_value("A config.json").run())
+    choose(app.segmented_control(key="ask.origin"), "A config.json")
     assert "Choose a file" in texts(app) and "model" not in app.query_params
     content = json.dumps(dict(find_model("Qwen/Qwen2.5-0.5B").published)).encode()
     sound(upload(app, "mine.json", content))
@@ -504,21 +496,27 @@ def stored(path: Path, *found: Any) -> Path:
     return path
 
 
-def own_store(tmp_path: Path, *found: Any) -> Path:
-    return stored(tmp_path / "data" / "lora_profiler" / "records.jsonl", *found)
+Keep = Callable[..., Path]
+
+
+@pytest.fixture
+def keep(tmp_path: Path) -> Keep:
+    """Writes records into the user's own store."""
+    return partial(stored, tmp_path / "data" / "lora_profiler" / "records.jsonl")
+
+
+@pytest.fixture
+def without_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in an installed wheel."""
+    place = tmp_path / "site-packages" / "lora_profiler" / "__init__.py"
+    monkeypatch.setattr(lora_profiler, "__file__", str(place))
+
+
+installed = pytest.mark.usefixtures("without_checkout")
 
 
 def frame(app: AppTest) -> Any:
     return app.dataframe[0].value
-
-
-def without_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As in an installed wheel."""
-    import lora_profiler
-
-    monkeypatch.setattr(
-        lora_profiler, "__file__", str(tmp_path / "site-packages" / "lora_profiler" / "__init__.py")
-    )
 
 
 def test_the_committed_records_are_compared_as_the_command_line_does() -> None:
@@ -535,11 +533,10 @@ def test_the_committed_records_are_compared_as_the_command_line_does() -> None:
     assert {"scatter", "strip"} <= set(figures(app))
 
 
-def test_filters_narrow_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    without_checkout(monkeypatch, tmp_path)
+@installed
+def test_filters_narrow_what_is_shown(keep: Keep) -> None:
     failed = {"status": "oom", "failure": Failure(reason="no room")}
-    own_store(
-        tmp_path,
+    keep(
         records.make_record(),
         records.make_record(records.LORA_WORKLOAD),
         records.make_record(device=records.H100),
@@ -555,8 +552,7 @@ def test_filters_narrow_what_is_shown(tmp_path: Path, monkeypatch: pytest.Monkey
         ("status", "oom", 1),
         ("model", "tiny-gpt2", 4),
     ):
-        box = app.multiselect(key=f"filter.{name}")
-        sound(box.set_value([value]).run())
+        choose(app.multiselect(key=f"filter.{name}"), [value])
         assert len(frame(app)) == left, name
         app.multiselect(key=f"filter.{name}").set_value([]).run()
     app.multiselect(key="filter.method").set_value(["lora"]).run()
@@ -579,11 +575,11 @@ def test_what_was_chosen_is_still_chosen_after_another_page() -> None:
     assert app.query_params["rank"] in ("5", ["5"])
 
 
-def test_one_record_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@installed
+def test_one_record_in_full(keep: Keep) -> None:
     """By the link to it: its error table, its figures, its machine."""
-    without_checkout(monkeypatch, tmp_path)
     record = records.make_record()
-    own_store(tmp_path, record, records.make_record(repeat=1))
+    keep(record, records.make_record(repeat=1))
     app = sound(opened(page="compare", record=record.id))
     shown = texts(app)
     assert f"record {record.id}" in shown and "tiny-gpt2, full: ok" in shown
@@ -594,13 +590,13 @@ def test_one_record_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "torch\t2.13.0" in shown and "A processor" in shown and "0123abc" in shown
 
 
-def test_two_records_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@installed
+def test_two_records_stand_side_by_side(keep: Keep) -> None:
     """In what they differ, and every number of both with its change: 1,000,000 is half of
     2,000,000."""
-    without_checkout(monkeypatch, tmp_path)
     first = records.make_record()
     second = records.make_record(records.LORA_WORKLOAD, peak_requested_bytes=1_000_000)
-    own_store(tmp_path, first, second)
+    keep(first, second)
     app = sound(opened(page="compare", record=first.id))
     assert "Two records side by side" not in texts(app)
     app.selectbox(key="compare.against").set_value(second.id).run()
@@ -611,11 +607,11 @@ def test_two_records_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.Monk
     assert {f"pair.{first.id}", f"pair.{second.id}", "record.step-1"} <= set(figures(app))
 
 
+@installed
 def test_two_sets_of_records_are_before_and_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    keep: Keep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without_checkout(monkeypatch, tmp_path)
-    own_store(tmp_path, records.make_record())
+    keep(records.make_record())
     other = stored(tmp_path / "after.jsonl", records.make_record(peak_requested_bytes=1_500_000))
     monkeypatch.setattr(sys, "argv", ["app.py", "--records", str(other)])
     app = sound(opened(page="compare"))
@@ -640,10 +636,8 @@ def test_a_link_that_names_a_file_reads_none(tmp_path: Path) -> None:
     assert "tiny-gpt2" not in str(frame(app)["model"].tolist())
 
 
-def test_without_any_records_the_page_says_where_they_come_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_checkout(monkeypatch, tmp_path)
+@installed
+def test_without_any_records_the_page_says_where_they_come_from() -> None:
     app = sound(opened(page="compare"))
     shown = texts(app)
     assert "There are no records yet" in shown and "lora-profile bench" in shown
@@ -665,42 +659,36 @@ def test_without_any_records_the_page_says_where_they_come_from(
     ids=["empty", "blank", "no JSON", "newer", "a list", "foreign", "binary"],
 )
 def test_a_store_that_cannot_be_read_is_told_and_the_rest_is_shown(
-    content: str, said: str, tmp_path: Path
+    content: str, said: str, keep: Keep
 ) -> None:
-    own_store(tmp_path).write_text(content, "utf-8")
+    keep().write_text(content, "utf-8")
     app = opened(page="compare")
     assert any(said in text for text in problems(app)), problems(app)
     assert len(frame(app)) > 100
     assert not app.exception
 
 
-def test_torn_older_and_unknown_records_are_passed_over_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_checkout(monkeypatch, tmp_path)
+@installed
+def test_torn_older_and_unknown_records_are_passed_over_by_name(keep: Keep) -> None:
     good, foreign = record_dict(records.make_record()), record_dict(records.make_record(repeat=1))
     foreign["workload"]["model"] = {"id": "nobody/knows-this", "config": {"model_type": "mamba"}}
     longer = replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, seq_len=16))
     older = {**record_dict(records.make_record(longer)), "schema_version": "1.0"}
     for name in ("conditions", "case_key", "environment_key", "id", "repeat"):
         older.pop(name)
-    path = own_store(tmp_path)
-    path.write_text(
-        "\n".join(
-            [json.dumps(good), json.dumps(foreign), json.dumps(older), json.dumps(good)[:99]]
-        ),
-        "utf-8",
-    )
+    path = keep()
+    lines = [*map(json.dumps, (good, foreign, older)), json.dumps(good)[:99]]
+    path.write_text("\n".join(lines), "utf-8")
     app = sound(opened(page="compare"))
     told = "\n".join(cautions(app))
     assert "line 2" in told and "mamba" in told and "no JSON, as a crash leaves them" in told
     assert len(frame(app)) == 2
 
 
+@installed
 def test_named_files_and_folders_are_shown_and_missing_ones_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without_checkout(monkeypatch, tmp_path)
     named = stored(tmp_path / "named.jsonl", records.make_record())
     stored(tmp_path / "more" / "a.jsonl", records.make_record(repeat=1))
     stored(tmp_path / "not-named.jsonl", records.make_record(repeat=2))
@@ -712,8 +700,8 @@ def test_named_files_and_folders_are_shown_and_missing_ones_told(
     assert "gone.jsonl" in problems(app)[0]
 
 
-def test_a_file_of_records_is_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    without_checkout(monkeypatch, tmp_path)
+@installed
+def test_a_file_of_records_is_uploaded(tmp_path: Path) -> None:
     app = opened(page="compare")
     line = json.dumps(record_dict(records.make_record()))
     app.file_uploader(key="records_file").set_value(
@@ -727,9 +715,9 @@ def test_a_file_of_records_is_uploaded(tmp_path: Path, monkeypatch: pytest.Monke
     assert "not UTF-8" in problems(app)[0]
 
 
-def test_names_from_elsewhere_are_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@installed
+def test_names_from_elsewhere_are_text(keep: Keep) -> None:
     """Markup of HTML, Markdown and LaTeX in every place of a record that a page shows."""
-    without_checkout(monkeypatch, tmp_path)
     data = record_dict(
         records.make_record(
             device=replace(records.CPU, name=HOSTILE),
@@ -739,7 +727,7 @@ def test_names_from_elsewhere_are_text(tmp_path: Path, monkeypatch: pytest.Monke
     data["workload"]["model"]["id"] = HOSTILE
     failed = json.loads(json.dumps(data)) | {"repeat": 1}
     failed["measurement"] |= {"status": "crash", "failure": {"reason": HOSTILE, "phase": HOSTILE}}
-    path = own_store(tmp_path)
+    path = keep()
     path.write_text(json.dumps(data) + "\n" + json.dumps(failed) + "\n", "utf-8")
     app = opened(page="compare", record=json_id(path, 1))
     assert not app.exception

@@ -6,8 +6,6 @@ Skipped where there is no browser, unless LORA_PROFILER_NEEDS_BROWSER is set, as
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +16,7 @@ import pytest
 import records
 from accessibility import serious
 from browser import PROGRAM, require
+from commands import lora_profile
 from dashboard_app import VIEWS
 from figure_texts import crowded
 from lora_profiler import Workload, find_model, setup_for
@@ -34,6 +33,7 @@ pytestmark = pytest.mark.browser
 
 TINY = "model=EleutherAI%2Fpythia-14m&seq-len=32&dtype=float32&method=lora"
 PLANNED = "model=gpt2&method=lora&method=qlora&seq-len=256&gpus=t4,rtx_4090&ranks=8,16"
+ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 PATIENCE_MS = 60_000
 VIEWPORT: Any = {"width": 1280, "height": 900}
 
@@ -62,15 +62,13 @@ class Window:
         self.page.wait_for_function(SETTLED)
         return self
 
-    def fill(self, label: str, text: str) -> None:
-        field = self.page.get_by_role("spinbutton", name=label, exact=True)
+    def fill(self, label: str, text: str, role: str = "spinbutton") -> None:
+        field = self.page.get_by_role(role, name=label, exact=True)
         field.fill(text)
         field.press("Enter")
 
     def write(self, label: str, text: str) -> None:
-        field = self.page.get_by_role("textbox", name=label, exact=True)
-        field.fill(text)
-        field.press("Enter")
+        self.fill(label, text, "textbox")
 
     def type_into(self, label: str, text: str) -> None:
         """A value that is not on the list of a box that takes such."""
@@ -126,12 +124,7 @@ def browser(server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
         context = driver.chromium.launch_persistent_context(
             tmp_path_factory.mktemp("browser"),
             executable_path=PROGRAM,
-            args=[
-                "--no-sandbox",
-                "--disable-background-networking",
-                "--disable-gpu",
-                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-            ],
+            args=["--no-sandbox", "--disable-background-networking", "--disable-gpu", ALONE],
             viewport=VIEWPORT,
             reduced_motion="reduce",
         )
@@ -187,12 +180,8 @@ def window(browser: Any, server: Any, idle_windows: list[Window]) -> Iterator[Ca
 
 
 def command_line(*arguments: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "lora_profiler", *arguments, "--format", "json"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = lora_profile(*arguments, "--format", "json")
+    assert done.exit_code == 0, done.stderr
     return json.loads(done.stdout)
 
 
@@ -231,10 +220,8 @@ def test_a_link_shows_the_page_again(window: Any) -> None:
     other.settle().tab("Why")
     assert other.first() == w.first()
     assert other.cards() == w.cards() and "custom:8GiB" in w.cards()
-    assert (
-        other.page.locator(".lp-small").all_inner_texts()
-        == w.page.locator(".lp-small").all_inner_texts()
-    )
+    small, again = (each.page.locator(".lp-small").all_inner_texts() for each in (w, other))
+    assert again == small
     for tab, plots in (("When", 1), ("Where", 2), ("What fits", 2)):
         other.tab(tab).page.locator(".lp-drawing").nth(plots - 1).wait_for()
         assert other.page.locator(".lp-drawing").count() == plots

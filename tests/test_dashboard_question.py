@@ -325,9 +325,8 @@ def test_another_optimizer_than_the_trainer_s_leaves_its_implementation_behind(
 ) -> None:
     """As on the command line: TRL's fused belongs to its AdamW, and 8-bit AdamW has none."""
     own = as_the_form_has_it(trainer, {"methods": ("lora",)}, model="gpt2", offline=True)
-    question = as_the_form_has_it(
-        trainer, {"methods": ("lora",), "optimizer": optimizer}, model="gpt2", offline=True
-    )
+    asked = {"methods": ("lora",), "optimizer": optimizer}
+    question = as_the_form_has_it(trainer, asked, model="gpt2", offline=True)
     assert own.options["optimizer_impl"] == "fused"
     assert question.options["optimizer_impl"] == "foreach"
     assert question.explicit == {"methods", "optimizer"}
@@ -337,39 +336,24 @@ def test_another_optimizer_than_the_trainer_s_leaves_its_implementation_behind(
     assert from_params(to_params(question))[0] == question
 
 
+STEPS = st.none() | st.integers(1, 99)
+IN_HALF = {"methods": ("full",), "precision": "amp-float16"}
+HALF = as_the_form_has_it(None, IN_HALF, model="gpt2", offline=True)
+
+
 @settings(deadline=None)
-@example(
-    as_the_form_has_it(
-        None, {"methods": ("full",), "precision": "amp-float16"}, model="gpt2", offline=True
-    ),
-    BenchConditions(),
-)
-@given(
-    ANSWERABLE,
-    st.builds(
-        BenchConditions,
-        steps=st.none() | st.integers(1, 99),
-        budget=st.sampled_from([None, "2GiB"]),
-    ),
-)
+@example(HALF, BenchConditions())
+@given(ANSWERABLE, st.builds(BenchConditions, steps=STEPS, budget=st.sampled_from([None, "2GiB"])))
 def test_a_benchmark_asks_the_same_question_of_its_own_device(
     question: Question, conditions: BenchConditions
 ) -> None:
-    ctx = bench_command.make_context(
-        "bench", bench_arguments(question.model, question, conditions)[1:]
-    )
-    model = find_model(question.model)
-    mine = outcome(lambda: workloads(model, question))
-    assert mine == outcome(
-        lambda: command_line_workloads(
-            model, ctx, platform_of(question), question.options["device"]
-        )
-    )
-    assert (ctx.params["device"], ctx.params["steps"], ctx.params["budget"]) == (
-        None,
-        conditions.steps,
-        conditions.budget,
-    )
+    arguments = bench_arguments(question.model, question, conditions)[1:]
+    ctx = bench_command.make_context("bench", arguments)
+    model, device = find_model(question.model), question.options["device"]
+    theirs = outcome(lambda: command_line_workloads(model, ctx, platform_of(question), device))
+    assert outcome(lambda: workloads(model, question)) == theirs
+    told = [ctx.params[name] for name in ("device", "steps", "budget")]
+    assert told == [None, conditions.steps, conditions.budget]
     own = set(question.stack.options if question.stack else ())
     if ctx.params["precision"] == "amp-float16" and "full" in ctx.params["methods"]:
         own.add("dtype")  # each method has its own

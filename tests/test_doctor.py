@@ -3,7 +3,6 @@ that end in every way."""
 
 import json
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from commands import lora_profile
 from fake_nvml import FakeDevice, FakeNvml
 from lora_profiler.harness import doctor
 from lora_profiler.harness.capabilities import Abilities, abilities
@@ -21,6 +21,7 @@ needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs torch")
 FOUND = Abilities(
     torch="2.13.0", devices=("cuda", "cpu"), bfloat16={"cuda": "yes", "cpu": "in software"}
 )
+ON_CPU = Abilities(torch="2", devices=("cpu",))
 
 
 def sections(
@@ -58,30 +59,19 @@ def test_what_can_be_trained_and_where(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_qlora_on_some_devices_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Abilities(
-        torch="2",
-        devices=("cuda", "cpu"),
-        four_bit={"cuda": "yes", "cpu": "no (RuntimeError: AVX2)"},
-    )
+    found = replace(FOUND, four_bit={"cuda": "yes", "cpu": "no (RuntimeError: AVX2)"})
     assert measuring(monkeypatch, found)["QLoRA"] == "yes, on cuda; cpu: no (RuntimeError: AVX2)"
-    found = Abilities(
-        torch="2",
-        devices=("cpu",),
-        four_bit={"cpu": "no (OSError: lib)"},
-        vram_method="device_delta",
-    )
-    lines = measuring(monkeypatch, found)
+    hidden = replace(ON_CPU, four_bit={"cpu": "no (OSError: lib)"}, vram_method="device_delta")
+    lines = measuring(monkeypatch, hidden)
     assert lines["QLoRA"] == "cpu: no (OSError: lib)"
     assert lines["memory of one process"].startswith("no, the driver hides it")
 
 
 def test_what_is_missing_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = measuring(
-        monkeypatch, Abilities(problem="torch is not installed"), "torch", "peft", "bitsandbytes"
-    )
-    assert (
-        lines["full, LoRA"] == "no: torch, peft not installed; pip install 'lora-profiler[measure]'"
-    )
+    absent = ("torch", "peft", "bitsandbytes")
+    lines = measuring(monkeypatch, Abilities(problem="torch is not installed"), *absent)
+    install = "pip install 'lora-profiler[measure]'"
+    assert lines["full, LoRA"] == f"no: torch, peft not installed; {install}"
     assert lines["QLoRA"] == "no: bitsandbytes not installed; pip install 'lora-profiler[qlora]'"
     assert "torch" not in lines
     assert measuring(monkeypatch, FOUND, "transformers")["QLoRA"] == "no, as above"
@@ -91,12 +81,7 @@ def test_an_inquiry_that_ended_early_says_where(monkeypatch: pytest.MonkeyPatch)
     lines = measuring(monkeypatch, Abilities(problem="importing torch: ended by signal 4"))
     assert lines["full, LoRA"] == "no: importing torch: ended by signal 4"
     assert lines["QLoRA"] == "no, as above"
-    found = Abilities(
-        torch="2",
-        devices=("cpu",),
-        bfloat16={"cpu": "yes"},
-        problem="4 bit on cpu: ended by signal 4",
-    )
+    found = replace(ON_CPU, bfloat16={"cpu": "yes"}, problem="4 bit on cpu: ended by signal 4")
     lines = measuring(monkeypatch, found)
     assert lines["full, LoRA"] == "yes, on cpu"
     assert lines["QLoRA"] == "not known"
@@ -107,9 +92,8 @@ def test_records_and_the_room_for_them(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "not" / "there"))
     lines = measuring(monkeypatch)
     if sys.platform == "linux":
-        assert lines["records"] == str(
-            tmp_path / "not" / "there" / "lora_profiler" / "records.jsonl"
-        )
+        path = tmp_path / "not" / "there" / "lora_profiler" / "records.jsonl"
+        assert lines["records"] == str(path)
     assert lines["free disk there"].endswith("iB")
     assert list(tmp_path.iterdir()) == []
 
@@ -154,16 +138,15 @@ def test_the_inquiry_finds_what_torch_finds(tmp_path: Path) -> None:
     )
     (tmp_path / "bitsandbytes").mkdir()
     (tmp_path / "bitsandbytes" / "__init__.py").write_text("")
-    (tmp_path / "bitsandbytes" / "functional.py").write_text(identity)
+    functional = tmp_path / "bitsandbytes" / "functional.py"
+    functional.write_text(identity)
     found = inquiry(tmp_path)
     assert (found.torch, found.problem) == (torch.__version__, "")
     assert found.devices[-1] == "cpu"
     assert (len(found.devices) > 1) == torch.accelerator.is_available()
     assert found.bfloat16["cpu"] in ("yes", "in software")
     assert found.four_bit["cpu"] == "yes"
-    (tmp_path / "bitsandbytes" / "functional.py").write_text(
-        identity.replace("return weight, None", "return 2 * weight, None")
-    )
+    functional.write_text(identity.replace("return weight, None", "return 2 * weight, None"))
     assert inquiry(tmp_path).four_bit["cpu"] == "no (values come back 1 off)"
 
 
@@ -178,10 +161,8 @@ def test_what_was_found_before_a_crash_counts(tmp_path: Path) -> None:
 def test_a_torch_that_cannot_be_used(tmp_path: Path) -> None:
     found = inquiry(tmp_path, torch="raise ImportError('libcudart.so.13 is missing')")
     assert found == Abilities(problem="importing torch: ImportError: libcudart.so.13 is missing")
-    assert (
-        inquiry(tmp_path, torch="import os; os.abort()").problem
-        == "importing torch: ended by signal 6"
-    )
+    aborted = inquiry(tmp_path, torch="import os; os.abort()")
+    assert aborted.problem == "importing torch: ended by signal 6"
     slow = inquiry(tmp_path, timeout_seconds=0.5, torch="import time; time.sleep(60)")
     assert slow == Abilities(problem="importing torch: took longer than 0.5 s")
 
@@ -194,16 +175,8 @@ def test_without_torch_no_process_is_started(monkeypatch: pytest.MonkeyPatch) ->
 
 @needs_torch
 def test_the_command_line_s_json() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "lora_profiler", "doctor", "--format", "json"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-    )
-    document = json.loads(done.stdout)
-    assert {"full, LoRA", "QLoRA", "torch", "bfloat16", "records", "free disk there"} <= set(
-        document["measuring"]
-    )
+    document = json.loads(lora_profile("doctor", "--format", "json").stdout)
+    named = {"full, LoRA", "QLoRA", "torch", "bfloat16", "records", "free disk there"}
+    assert named <= set(document["measuring"])
     if find_spec("bitsandbytes") is not None and find_spec("peft") is not None:
         assert document["measuring"]["QLoRA"].startswith("yes, on ")

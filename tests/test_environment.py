@@ -146,13 +146,9 @@ class FakeTorch(SimpleNamespace):
 
     def __init__(self, hip: str | None = None) -> None:
         properties = SimpleNamespace(
-            name="NVIDIA H100 80GB HBM3",
-            total_memory=85_000_000_000,
-            uuid="22-bb",
-            major=9,
-            minor=0,
-            gcnArchName="gfx942:sramecc+",
-        )
+            name="NVIDIA H100 80GB HBM3", total_memory=85_000_000_000, uuid="22-bb", major=9,
+            minor=0, gcnArchName="gfx942:sramecc+",
+        )  # fmt: skip
         cuda = SimpleNamespace(
             is_available=lambda: True,
             get_device_properties=lambda: properties,
@@ -218,11 +214,9 @@ IN_FORCE = {  # as torch 2.13 writes it, csrc/cuda/Module.cpp
 def test_allocator_settings_are_those_in_force(
     settings: dict[str, object], allocator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch = FakeTorch()
+    torch, read = FakeTorch(), {"segments": [], "allocator_settings": IN_FORCE | settings}
     torch.cuda.get_allocator_backend = lambda: "native"
-    torch.cuda.memory = SimpleNamespace(
-        _snapshot=lambda: {"segments": [], "allocator_settings": IN_FORCE | settings}
-    )
+    torch.cuda.memory = SimpleNamespace(_snapshot=lambda: read)
     monkeypatch.setitem(sys.modules, "torch", torch)
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(driver=False))
     before = environment("cuda", command=None, environ={})
@@ -237,12 +231,11 @@ def test_an_allocator_that_tells_no_settings(missing: str, monkeypatch: pytest.M
     def unsupported() -> None:
         raise RuntimeError("cudaMallocAsync does not yet support snapshot")
 
+    one = {"allocator_settings": {"expandable_segments": True}}
     memories = {
         "snapshot": SimpleNamespace(),
         "settings": SimpleNamespace(_snapshot=lambda: {"segments": []}),
-        "one": SimpleNamespace(
-            _snapshot=lambda: {"allocator_settings": {"expandable_segments": True}}
-        ),
+        "one": SimpleNamespace(_snapshot=lambda: one),
         "support": SimpleNamespace(_snapshot=unsupported),
     }
     torch = FakeTorch()

@@ -6,53 +6,34 @@ import torch
 from lora_profiler.harness.failures import failure_of, status_of
 from lora_profiler.records.record import Status
 
-NVML = (
-    'NVML_SUCCESS == {} INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/CUDACachingAllocator.cpp":{}'
+ALLOCATOR, SYMMETRIC = (
+    f"/pytorch/{path}.cpp"
+    for path in ("c10/cuda/CUDACachingAllocator", "torch/csrc/distributed/c10d/SymmetricMemory")
 )
+FAILED = 'INTERNAL ASSERT FAILED at "{}":{}'
+NO_MEMORY = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.18 GiB"
+)
+OF_CUDNN = "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if the input is not"
+OF_FRONTEND = "cuDNN Frontend error: No execution plans support the graph."
+
+
+def nvml(call: str, line: int, file: str = ALLOCATOR) -> str:
+    return f"NVML_SUCCESS == {call} {FAILED.format(file, line)}"
 
 
 @pytest.mark.parametrize(
     ("said", "status"),
     [
-        (
-            (
-                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of"
-                " 79.18 GiB"
-            ),
-            "oom",
-        ),
+        (NO_MEMORY, "oom"),
         ("cuBLAS error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "oom"),
-        (NVML.format("r", 1154), "oom"),  # pytorch issues 112377, 197312
-        (NVML.format("DriverAPI::get()->nvmlInit_v2_()", 830), "oom"),  # pytorch issue 130486
-        (
-            (
-                "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if the input is not"
-                " contiguous."
-            ),
-            "unsupported",
-        ),
-        (
-            (
-                "cuDNN Frontend error: No execution plans support the graph."
-                " CUDNN_STATUS_NOT_SUPPORTED"
-            ),
-            "unsupported",
-        ),
+        (nvml("r", 1154), "oom"),  # pytorch issues 112377, 197312
+        (nvml("DriverAPI::get()->nvmlInit_v2_()", 830), "oom"),  # pytorch issue 130486
+        (f"{OF_CUDNN} contiguous.", "unsupported"),
+        (f"{OF_FRONTEND} CUDNN_STATUS_NOT_SUPPORTED", "unsupported"),
         ("\"addmm_impl_cpu_\" not implemented for 'Half'", "unsupported"),
-        (
-            (
-                "captures_underway == 0 INTERNAL ASSERT FAILED at"
-                ' "/pytorch/c10/cuda/CUDACachingAllocator.cpp":3'
-            ),
-            "crash",
-        ),
-        (
-            (
-                "NVML_SUCCESS == r INTERNAL ASSERT FAILED at"
-                ' "/pytorch/torch/csrc/distributed/c10d/SymmetricMemory.cpp":3'
-            ),
-            "crash",
-        ),
+        (f"captures_underway == 0 {FAILED.format(ALLOCATOR, 3)}", "crash"),
+        (nvml("r", 3, SYMMETRIC), "crash"),
     ],
 )
 def test_what_a_library_says_is_told_apart(said: str, status: Status) -> None:

@@ -17,12 +17,7 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.prediction import FlopCount
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
-MLP = {
-    "gpt2": ("c_fc",),
-    "gpt_neox": ("dense_h_to_4h",),
-    "opt": ("fc1",),
-    "phi3": ("gate_up_proj",),
-}
+MLP = {"gpt2": "c_fc", "gpt_neox": "dense_h_to_4h", "opt": "fc1", "phi3": "gate_up_proj"}
 SMALL = {"batch_size": 2, "seq_len": 24, "device": "cpu"}
 CUDA = {"batch_size": 3, "seq_len": 80}
 
@@ -37,12 +32,8 @@ def flops(model: ModelSpec, **fields) -> FlopCount:
 def targets(name: str, which: str) -> LoraConfig | None:
     family = cases.family(name)
     if which == "mlp":
-        return LoraConfig(
-            r=4,
-            target_modules=(
-                ("o_proj",) if family in cases.MIXTURES else MLP.get(family, ("up_proj",))
-            ),
-        )
+        last = "o_proj" if family in cases.MIXTURES else "up_proj"
+        return LoraConfig(r=4, target_modules=(MLP.get(family, last),))
     return cases.methods(family)[which]
 
 
@@ -59,24 +50,27 @@ def of_experts(name: str, *, trains: bool, checkpointing: bool) -> tuple[int, in
     return products, products * (1 + trains), products * checkpointing
 
 
+def as_counted(
+    name: str, lora: LoraConfig | None, checkpointing: bool, *, experts_train: bool
+) -> None:
+    """By torch, beside the products of experts, which it does not count."""
+    setup = TrainSetup(lora=lora, checkpointing=checkpointing, attention="eager", **SMALL)
+    counted = truth.flops(cases.CONFIGS[name], setup)
+    found = predict(Workload(model=cases.spec_of(name), setup=setup)).flops
+    more = of_experts(name, trains=experts_train, checkpointing=checkpointing)
+    for part, of_them in zip(("forward", "backward", "recompute"), more, strict=True):
+        assert getattr(found, part) == counted[part] + of_them, part
+    assert (found.recompute > 0) == checkpointing
+
+
 @pytest.mark.grid(share=1 / 3)
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 @pytest.mark.parametrize("which", ["full", "few", "mlp", "all"])
 @pytest.mark.parametrize("name", cases.CONFIGS)
 def test_equal_to_torchs_counter(name, which, checkpointing):
     """Forward, backward and recompute apart."""
-    setup = TrainSetup(
-        lora=targets(name, which), checkpointing=checkpointing, attention="eager", **SMALL
-    )
-    counted = truth.flops(cases.CONFIGS[name], setup)
-    found = predict(Workload(model=cases.spec_of(name), setup=setup)).flops
-    ahead, back, again = of_experts(name, trains=setup.lora is None, checkpointing=checkpointing)
-    assert (found.forward, found.backward, found.recompute) == (
-        counted["forward"] + ahead,
-        counted["backward"] + back,
-        counted["recompute"] + again,
-    )
-    assert (found.recompute > 0) == checkpointing
+    lora = targets(name, which)
+    as_counted(name, lora, checkpointing, experts_train=lora is None)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
@@ -84,17 +78,7 @@ def test_equal_to_torchs_counter(name, which, checkpointing):
 def test_adapters_on_experts(name, checkpointing):
     """PEFT makes BA of gate_up_proj three times a forward pass and of down_proj twice; the grouped
     products come on top."""
-    setup = TrainSetup(
-        lora=LoraConfig(r=4), checkpointing=checkpointing, attention="eager", **SMALL
-    )
-    counted = truth.flops(cases.CONFIGS[name], setup)
-    found = predict(Workload(model=cases.spec_of(name), setup=setup)).flops
-    ahead, back, again = of_experts(name, trains=True, checkpointing=checkpointing)
-    assert (found.forward, found.backward, found.recompute) == (
-        counted["forward"] + ahead,
-        counted["backward"] + back,
-        counted["recompute"] + again,
-    )
+    as_counted(name, LoraConfig(r=4), checkpointing, experts_train=True)
 
 
 @pytest.mark.parametrize("name", cases.TINY_NAMES)
@@ -102,10 +86,8 @@ def test_forward_flops_of_each_linear(name):
     """In full fine-tuning a linear costs its forward product three times."""
     setup = TrainSetup(attention="eager", **SMALL)
     real = truth.forward_flops_of_linears(cases.CONFIGS[name], setup)
-    rows = {
-        row.name: row.flops
-        for row in predict(Workload(model=cases.spec_of(name), setup=setup)).layers
-    }
+    prediction = predict(Workload(model=cases.spec_of(name), setup=setup))
+    rows = {row.name: row.flops for row in prediction.layers}
     assert len(real) > 3
     assert {linear: rows[linear] for linear in real} == {n: 3 * size for n, size in real.items()}
 
@@ -124,20 +106,12 @@ def by_hand(model: ModelSpec, setup: TrainSetup) -> tuple[int, int, int]:
     c, lora = model.config, setup.lora
     tokens, rank = setup.batch_size * setup.seq_len, lora.r if lora else 0
     head_dim, heads, groups = c["head_dim"], c["num_attention_heads"], c["num_key_value_heads"]
-    size = {
-        "h": c["hidden_size"],
-        "q": heads * head_dim,
-        "k": groups * head_dim,
-        "f": c["intermediate_size"],
-    }
+    size = {"h": c["hidden_size"], "f": c["intermediate_size"]}
+    size |= {"q": heads * head_dim, "k": groups * head_dim}
     attention = 4 * setup.batch_size * setup.seq_len**2 * heads * head_dim
-    chosen = (
-        ()
-        if lora is None
-        else tuple(SHAPES)
-        if lora.target_modules == "all-linear"
-        else lora.target_modules
-    )
+    chosen = lora.target_modules if lora else ()
+    if chosen == "all-linear":
+        chosen = tuple(SHAPES)
     ahead = back = again = 0
 
     def linear(name: str, wants: bool) -> bool:
@@ -189,11 +163,8 @@ def linear_parameters(model: ModelSpec) -> tuple[int, int, int]:
         for name, m in model.modules()
         if m.is_linear and m.in_features and m.out_features
     }
-    return (
-        sum(sizes.values()),
-        sizes["lm_head"],
-        sum(n for name, n in sizes.items() if name.endswith("down_proj")),
-    )
+    down = sum(n for name, n in sizes.items() if name.endswith("down_proj"))
+    return sum(sizes.values()), sizes["lm_head"], down
 
 
 def test_closed_forms_of_llama():
@@ -207,10 +178,8 @@ def test_closed_forms_of_llama():
     full = flops(model, **CUDA)
     assert full.forward == 2 * tokens * every + attention
     assert full.backward == 4 * tokens * every + attention * 5 // 2
-    assert (
-        flops(model, checkpointing=True, **CUDA).recompute
-        == 2 * tokens * (every - head - down) + attention
-    )
+    again = flops(model, checkpointing=True, **CUDA).recompute
+    assert again == 2 * tokens * (every - head - down) + attention
 
     adapted = flops(model, lora=lora, **CUDA)
     first_layer = 2 * tokens * 4096 * (4096 + 1024 + 1024) + 2 * tokens * rank * 4096 * 3
@@ -221,10 +190,8 @@ def test_closed_forms_of_llama():
 
     again = flops(model, lora=lora, checkpointing=True, **CUDA)
     assert again.backward == adapted.backward + first_layer
-    assert (
-        again.recompute
-        == 2 * tokens * (every - head + low) - 2 * tokens * rank * 4096 * 32 + attention
-    )
+    whole = 2 * tokens * (every - head + low) + attention
+    assert again.recompute == whole - 2 * tokens * rank * 4096 * 32
 
 
 def test_only_the_last_layers_adapted_cost_nothing_below():
@@ -232,9 +199,8 @@ def test_only_the_last_layers_adapted_cost_nothing_below():
     lora = LoraConfig(r=8, target_modules=("q_proj",), layers_to_transform=(31,))
     found = flops(model, lora=lora, **CUDA)
     h, f, kv, tokens = 4096, 14336, 1024, 240
-    layer = (
-        2 * tokens * (h * h + 3 * h * f)
-    )  # o, gate, up, down; q, k and v take the embedding side's ungraded input
+    # o, gate, up, down; q, k and v take the embedding side's ungraded input
+    layer = 2 * tokens * (h * h + 3 * h * f)
     low_rank = 2 * tokens * 8 * (h + 2 * h)
     attention = 4 * 3 * 80**2 * 4096
     assert found.backward == layer + low_rank + attention * 5 // 2 + 2 * tokens * h * 128_256

@@ -11,23 +11,14 @@ from benchmarks import fuzz, fuzz_questions
 
 
 def prediction(*totals: int, exactness: str = "exact", method: str = "lora") -> dict[str, Any]:
+    at: dict[str, Any] = {"moment": "setup", "step": "steady"}
     moments = [
-        {
-            "moment": "setup",
-            "step": "steady",
-            "total_bytes": total,
-            "bytes": {"parameters": total - 1, "inputs": 1},
-        }
+        at | {"total_bytes": total, "bytes": {"parameters": total - 1, "inputs": 1}}
         for total in totals
     ]
-    peak = max(moments, key=lambda moment: int(str(moment["total_bytes"])))
-    return {
-        "moments": moments,
-        "peak": peak,
-        "exactness": exactness,
-        "engine": "analytic",
-        "setup": {"method": method},
-    }
+    peak = max(moments, key=lambda moment: int(moment["total_bytes"]))
+    by = {"exactness": exactness, "engine": "analytic", "setup": {"method": method}}
+    return {"moments": moments, "peak": peak, **by}
 
 
 def answer(
@@ -45,18 +36,14 @@ def answer(
 def test_a_little_of_it_finds_nothing_bad() -> None:
     tally = fuzz.run(40, 2, seed=7)
     assert tally.bad == []
-    assert (
-        tally.counts["calls, exit code 0"] > 5
-        and tally.counts["moments whose categories were added"] > 50
-    )
+    assert tally.counts["calls, exit code 0"] > 5
+    assert tally.counts["moments whose categories were added"] > 50
 
 
 def test_a_seed_asks_the_same_questions() -> None:
-    asked = [
-        [fuzz_questions.question(dice, ["gpt2"]) for _ in range(50)]
-        for dice in (random.Random("3"), random.Random("3"))
-    ]
-    assert asked[0] == asked[1]
+    one, other = random.Random("3"), random.Random("3")
+    for _ in range(50):
+        assert fuzz_questions.question(one, ["gpt2"]) == fuzz_questions.question(other, ["gpt2"])
 
 
 @pytest.mark.parametrize(

@@ -32,13 +32,9 @@ CARD = find_gpu("h100_sxm_80gb")
 MODEL = find_model("HuggingFaceTB/SmolLM2-135M")
 LORA = LoraConfig(r=8)
 SHARDS = TrainSetup(
-    batch_size=2,
-    seq_len=256,
-    world_size=4,
-    sharding="fsdp",
-    offload_params=True,
+    batch_size=2, seq_len=256, world_size=4, sharding="fsdp", offload_params=True,
     optimizer_impl="fused",
-)
+)  # fmt: skip
 REHEARSED_SHARDS: list[tuple[dict[str, Any], int]] = [
     ({}, 746_289_256),
     ({"lora": LORA, "checkpointing": True, "optimizer_impl": "foreach"}, 384_968_328),
@@ -144,21 +140,10 @@ def test_inside_a_layer_what_was_moved_comes_back_for_its_node() -> None:
 
 def test_torchtune_waits_with_one_input_until_the_last_norm_s_backward() -> None:
     """torchtune 0.7's lora_finetune_single_device, rehearsed."""
-    lora = LoraConfig(
-        r=64,
-        lora_alpha=128,
-        target_modules=("q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        adapter_dtype="bfloat16",
-    )
-    setup = replace(
-        ACTIVATIONS,
-        lora=lora,
-        checkpointing=True,
-        kernels="torchtune",
-        loss="torchtune",
-        loop_state="none",
-        hold_outputs=True,
-    )
+    names = ("q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    lora = LoraConfig(r=64, lora_alpha=128, target_modules=names, adapter_dtype="bfloat16")
+    loop: dict[str, Any] = {"kernels": "torchtune", "loss": "torchtune", "loop_state": "none"}
+    setup = replace(ACTIVATIONS, lora=lora, checkpointing=True, hold_outputs=True, **loop)
     workload = replace(asked(setup), model=find_model("meta-llama/Llama-3.2-1B"))
     assert predict(workload).peak.total_bytes == 5_434_039_172
     with pytest.raises(UsageError, match="activation checkpointing"):
@@ -225,33 +210,25 @@ def test_a_step_that_the_host_takes_part_in_has_no_time() -> None:
 
 
 AXOLOTL = "base_model: gpt2\nsequence_len: 512\nmicro_batch_size: 1\n"
+ADAPTED = f"{AXOLOTL}adapter: lora\n"
 SHARDED = "fsdp_version: 2\nfsdp_config:\n  "
+OFFLOADED = "gradient_checkpointing: true\nactivation_offloading: true\n"
+NOT_REENTRANT = "gradient_checkpointing_kwargs:\n  use_reentrant: false\n"
+WAITING = {"checkpointing": True, "offload_activations": True}
 
 
 @pytest.mark.parametrize(
     ("text", "options"),
     [
+        (f"{ADAPTED}{OFFLOADED}", WAITING),
         (
-            f"{AXOLOTL}adapter: lora\ngradient_checkpointing: true\nactivation_offloading: true\n",
-            {"checkpointing": True, "offload_activations": True},
-        ),
-        (
-            f"{AXOLOTL}adapter: lora\ngradient_checkpointing: true\nactivation_offloading: true\n"
-            f"{SHARDED}offload_params: false\ngradient_checkpointing_kwargs:\n"
-            "  use_reentrant: false\n",
+            f"{ADAPTED}{OFFLOADED}{SHARDED}offload_params: false\n{NOT_REENTRANT}",
             {"use_reentrant": False, "offload_activations": True, "sharding": "fsdp"},
         ),
+        (f"{AXOLOTL}{OFFLOADED}", WAITING | {"use_reentrant": False}),
+        (f"{ADAPTED}gradient_checkpointing: offload\n", WAITING),
         (
-            f"{AXOLOTL}gradient_checkpointing: true\nactivation_offloading: true\n",
-            {"checkpointing": True, "use_reentrant": False, "offload_activations": True},
-        ),
-        (
-            f"{AXOLOTL}adapter: lora\ngradient_checkpointing: offload\n",
-            {"checkpointing": True, "offload_activations": True},
-        ),
-        (
-            f"{AXOLOTL}adapter: lora\nactivation_offloading: true\n{SHARDED}offload_params: true\n"
-            "gradient_checkpointing: true\n",
+            f"{ADAPTED}{OFFLOADED}{SHARDED}offload_params: true\n",
             {"checkpointing": True, "offload_params": True},
         ),
         (f"{AXOLOTL}{SHARDED}offload_params: true\n", {"sharding": "fsdp", "offload_params": True}),

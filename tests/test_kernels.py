@@ -93,38 +93,27 @@ LORA = LoraConfig(r=RANK, lora_dropout=0.1, target_modules=("layer",))
 def test_an_adapted_layer_forward() -> None:
     """bfloat16 base, float32 adapter: x cast, dropped (with a mask of one byte an element), two
     products, scaled, added, cast."""
-    assert of_layer("forward", lora=LORA) == sorted(
-        [
-            ("mm", 2 * X + 2 * W, 2 * Y, 2 * X * OUTPUTS),
-            ("_to_copy", 2 * X, 4 * X, 0),
-            ("native_dropout", 4 * X, 5 * X, 0),
-            ("mm", 4 * X + 4 * A, 4 * XA, 2 * X * RANK),
-            ("mm", 4 * XA + 4 * B, 4 * Y, 2 * XA * OUTPUTS),
-            ("mul", 4 * Y, 4 * Y, 0),
-            ("add", 6 * Y, 4 * Y, 0),
-            ("_to_copy", 4 * Y, 2 * Y, 0),
-        ]
-    )
+    by_hand = (
+        ("mm", 2 * X + 2 * W, 2 * Y, 2 * X * OUTPUTS), ("_to_copy", 2 * X, 4 * X, 0),
+        ("native_dropout", 4 * X, 5 * X, 0), ("mm", 4 * X + 4 * A, 4 * XA, 2 * X * RANK),
+        ("mm", 4 * XA + 4 * B, 4 * Y, 2 * XA * OUTPUTS), ("mul", 4 * Y, 4 * Y, 0),
+        ("add", 6 * Y, 4 * Y, 0), ("_to_copy", 4 * Y, 2 * Y, 0),
+    )  # fmt: skip
+    assert of_layer("forward", lora=LORA) == sorted(by_hand)
 
 
 def test_an_adapted_layer_backward() -> None:
     """The base's weight has no gradient; both of the adapter's have, and x has those of base and
     adapter, which are added."""
-    assert of_layer("backward", lora=LORA) == sorted(
-        [
-            ("_to_copy", 2 * Y, 4 * Y, 0),
-            ("_to_copy", 4 * Y, 2 * Y, 0),
-            ("mul", 4 * Y, 4 * Y, 0),
-            ("mm", 4 * Y + 4 * XA, 4 * B, 2 * XA * OUTPUTS),
-            ("mm", 4 * Y + 4 * B, 4 * XA, 2 * XA * OUTPUTS),
-            ("mm", 4 * XA + 4 * X, 4 * A, 2 * X * RANK),
-            ("mm", 4 * XA + 4 * A, 4 * X, 2 * X * RANK),
-            ("native_dropout_backward", 5 * X, 4 * X, 0),
-            ("_to_copy", 4 * X, 2 * X, 0),
-            ("mm", 2 * Y + 2 * W, 2 * X, 2 * X * OUTPUTS),
-            ("add_", 4 * X, 2 * X, 0),
-        ]
-    )
+    by_hand = (
+        ("_to_copy", 2 * Y, 4 * Y, 0), ("_to_copy", 4 * Y, 2 * Y, 0), ("mul", 4 * Y, 4 * Y, 0),
+        ("mm", 4 * Y + 4 * XA, 4 * B, 2 * XA * OUTPUTS),
+        ("mm", 4 * Y + 4 * B, 4 * XA, 2 * XA * OUTPUTS),
+        ("mm", 4 * XA + 4 * X, 4 * A, 2 * X * RANK), ("mm", 4 * XA + 4 * A, 4 * X, 2 * X * RANK),
+        ("native_dropout_backward", 5 * X, 4 * X, 0), ("_to_copy", 4 * X, 2 * X, 0),
+        ("mm", 2 * Y + 2 * W, 2 * X, 2 * X * OUTPUTS), ("add_", 4 * X, 2 * X, 0),
+    )  # fmt: skip
+    assert of_layer("backward", lora=LORA) == sorted(by_hand)
 
 
 class Watching(TorchDispatchMode):

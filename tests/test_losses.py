@@ -7,6 +7,7 @@ traces for the memory.
 
 import random
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -98,17 +99,13 @@ def test_chunks_are_those_of_liger(tokens: int, vocabulary: int, hidden: int, ro
 
 # --- what is refused ------------------------------------------------------------------------------
 
+FUSED = TrainSetup(loss="fused")
+ON_HEAD = TrainSetup(loss="trl", lora=LoraConfig(target_modules=("q_proj", "lm_head")))
+ROUTED = config("mixtral", output_router_logits=True)
 REFUSED = {
-    "final_logit_softcapping": Workload(
-        model=spec(config("gemma2")), setup=TrainSetup(loss="fused")
-    ),
-    "output_router_logits": Workload(
-        model=spec(config("mixtral", output_router_logits=True)), setup=TrainSetup(loss="fused")
-    ),
-    "the adapter on lm_head": Workload(
-        model=spec(config("llama")),
-        setup=TrainSetup(loss="trl", lora=LoraConfig(target_modules=("q_proj", "lm_head"))),
-    ),
+    "final_logit_softcapping": Workload(model=spec(config("gemma2")), setup=FUSED),
+    "output_router_logits": Workload(model=spec(ROUTED), setup=FUSED),
+    "the adapter on lm_head": Workload(model=spec(config("llama")), setup=ON_HEAD),
 }
 
 
@@ -150,14 +147,8 @@ def drawn() -> list[tuple[str, TrainSetup]]:
         for name in cases.TINY_NAMES[PATHS.index(path) :: 2]:
             if name == "gemma2":
                 continue
-            lora = draw.choice(
-                [
-                    None,
-                    replace(
-                        cases.methods(name)["all"] or LORA, lora_dropout=draw.choice([0.0, 0.1])
-                    ),
-                ]
-            )
+            every, dropout = cases.methods(name)["all"] or LORA, draw.choice([0.0, 0.1])
+            lora = draw.choice([None, replace(every, lora_dropout=dropout)])
             if lora and name not in cases.MIXTURES and draw.random() < 0.3:
                 lora = replace(lora, modules_to_save=("lm_head",))
             setup = TrainSetup(
@@ -169,24 +160,11 @@ def drawn() -> list[tuple[str, TrainSetup]]:
                 loss=path,
             )
             if lora and name not in cases.MIXTURES and draw.random() < 0.4:
-                setup = replace(
-                    setup, quantization=Quantization(recipe=draw.choice(["stock", "kbit"]))
-                )
+                base = Quantization(recipe=draw.choice(["stock", "kbit"]))
+                setup = replace(setup, quantization=base)
             found.append((name, setup))
-        found.append(
-            (
-                "llama",
-                TrainSetup(dtype="float32", precision="amp", batch_size=2, seq_len=40, loss=path),
-            )
-        )
-        found.append(
-            (
-                "qwen2",
-                TrainSetup(
-                    lora=LORA, dtype="float32", precision="amp", batch_size=2, seq_len=40, loss=path
-                ),
-            )
-        )
+        amp = TrainSetup(dtype="float32", precision="amp", batch_size=2, seq_len=40, loss=path)
+        found += [("llama", amp), ("qwen2", replace(amp, lora=LORA))]
     return found
 
 
@@ -233,15 +211,11 @@ def test_real_steps(name: str, setup: TrainSetup, path: Loss) -> None:
 
 
 def test_the_forward_peak_of_most_real_steps_lies_in_the_loss() -> None:
-    setups = [
-        (n, replace(s, batch_size=2, seq_len=100, device="cpu", loss=path))
-        for n, s in MEASURED
-        for path in PATHS
-    ]
-    found = [
-        totals(predict(Workload(model=spec(config(n, vocab_size=4001)), setup=s)))
-        for n, s in setups
-    ]
+    found = []
+    for (name, setup), path in product(MEASURED, PATHS):
+        asked = replace(setup, batch_size=2, seq_len=100, device="cpu", loss=path)
+        model = spec(config(name, vocab_size=4001))
+        found.append(totals(predict(Workload(model=model, setup=asked))))
     assert sum(m["end_of_forward"] >= m["last_layer_forward"] for m in found) >= 6
 
 

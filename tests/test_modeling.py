@@ -66,10 +66,8 @@ def batch_for(workload: Workload) -> dict[str, torch.Tensor]:
 def test_random_weights_are_those_of_transformers(config: str, dtype: str) -> None:
     fields = {name: value for name, value in families.TINY[config].items() if name != "model_type"}
     torch.manual_seed(0)
-    theirs = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(families.TINY[config]["model_type"], **fields),
-        dtype=getattr(torch, dtype),
-    )
+    published = AutoConfig.for_model(families.TINY[config]["model_type"], **fields)
+    theirs = AutoModelForCausalLM.from_config(published, dtype=getattr(torch, dtype))
     ours = build_model(case(config, dtype=dtype))
     assert type(ours) is type(theirs)
     expected, found = theirs.state_dict(), ours.state_dict()
@@ -535,15 +533,10 @@ def test_third_parties_keep_quiet_and_get_their_voice_back(tmp_path: Path) -> No
 
 def test_text_goes_through_the_tokenizer_of_the_weights(tmp_path: Path) -> None:
     vocabulary = {"[UNK]": 0, "to": 1, "be": 2, "or": 3, "not": 4}
-    tokenizer = {
-        "version": "1.0",
-        "added_tokens": [],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Whitespace"},
-        "decoder": None,
-        "post_processor": None,
+    tokenizer = dict.fromkeys(("normalizer", "decoder", "post_processor")) | {
+        "version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"},
         "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"},
-    }
+    }  # fmt: skip
     (tmp_path / "plain.json").write_text(json.dumps(tokenizer))
     path = str(tmp_path / "plain.json")
     PreTrainedTokenizerFast(tokenizer_file=path, unk_token="[UNK]").save_pretrained(tmp_path)

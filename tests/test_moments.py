@@ -294,6 +294,14 @@ def test_accumulation_keeps_gradients(lora, checkpointing):
     assert predicted(WIDE, replace(twice, accumulation=16)).moments == found.moments
 
 
+def as_measured(name: str, setup: TrainSetup, **changes) -> Prediction:
+    """The prediction of one with many words, each of whose phases has the peak of a real step."""
+    config = cases.CONFIGS[name] | {"vocab_size": 9000} | changes
+    real, found = truth.peaks(config, setup), predicted(config, setup)
+    assert by_phase(found) == tuple(real[2, phase] for phase in PHASES)
+    return found
+
+
 WINDOWED = ("mistral", "qwen2", "gemma3_text", "phi3", "mixtral", "gemma2")
 
 
@@ -303,10 +311,7 @@ WINDOWED = ("mistral", "qwen2", "gemma3_text", "phi3", "mixtral", "gemma2")
 def test_masks_held_by_checkpoints(name, attention):
     """A filled sliding window has a mask; SDPA's is one for all samples, eager attention's is a
     copy for each."""
-    config = cases.CONFIGS[name] | {"vocab_size": 9000}
-    setup = toy(batch_size=4, seq_len=64, attention=attention, **AGAIN)
-    real = truth.peaks(config, setup)
-    assert by_phase(predicted(config, setup)) == tuple(real[2, phase] for phase in PHASES)
+    as_measured(name, toy(batch_size=4, seq_len=64, attention=attention, **AGAIN))
 
 
 @pytest.mark.parametrize("name", ["qwen2", "gpt2", "gpt_neox", "opt"])
@@ -325,10 +330,7 @@ def test_autocast_caches_its_copies_of_trained_biases(name):
 def test_checkpoints_of_every_family(name, method):
     """What checkpointing holds beside what is saved: rotary tables, position ids, the embedding's
     output."""
-    config, lora = cases.CONFIGS[name] | {"vocab_size": 9000}, cases.methods(name)[method]
-    setup = TrainSetup(lora=lora, batch_size=2, seq_len=40, device="cpu", checkpointing=True)
-    real = truth.peaks(config, setup)
-    assert by_phase(predicted(config, setup)) == tuple(real[2, phase] for phase in PHASES)
+    as_measured(name, toy(lora=cases.methods(name)[method], seq_len=40, **AGAIN))
 
 
 @pytest.mark.parametrize("seq_len", [20, 60])
@@ -338,11 +340,7 @@ def test_frequencies_for_long_sequences_are_kept_from_the_first_forward_pass_on(
     factors = [1.0] * 6
     scaling = {"type": "longrope", "short_factor": factors, "long_factor": factors}
     long = {"rope_scaling": scaling, "original_max_position_embeddings": 40}
-    config = cases.CONFIGS["phi3"] | {"vocab_size": 9000} | long
-    setup = toy(lora=LoraConfig(), seq_len=seq_len, **AGAIN)
-    real = truth.peaks(config, setup)
-    found = predicted(config, setup)
-    assert by_phase(found) == tuple(real[2, phase] for phase in PHASES)
+    found = as_measured("phi3", toy(lora=LoraConfig(), seq_len=seq_len, **AGAIN), **long)
     states = found.persistent_bytes["optimizer_states"]
     added = totals(found)["setup"] - totals(found, 1)["setup"]
     assert added == states + 4 * len(factors)

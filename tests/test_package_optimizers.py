@@ -44,6 +44,10 @@ def wide(**options: object) -> Workload:
     return Workload(model=model, setup=TrainSetup(batch_size=2, seq_len=16, **options))  # type: ignore[arg-type]
 
 
+def small(**options: object) -> TrainSetup:
+    return TrainSetup(**({"batch_size": 2, "seq_len": 8, "device": "cpu"} | options))  # type: ignore[arg-type]
+
+
 def step(prediction: Prediction) -> int:
     return totals(prediction)["optimizer_step"]
 
@@ -91,9 +95,8 @@ def test_an_answer_says_where_paged_states_lie_and_a_cpu_pages_nothing():
     assert "host's memory where there is none" in words
     on_cpu = answer(wide(optimizer="paged_adamw_32bit", device="cpu"), may_trace=False)
     assert not any("unified" in words for words in on_cpu.assumptions)
-    assert on_cpu.persistent_bytes["optimizer_states"] == paged.persistent_bytes[
-        "optimizer_states"
-    ] + paged_bytes(paged.workload)
+    held, on_card = (p.persistent_bytes["optimizer_states"] for p in (on_cpu, paged))
+    assert held == on_card + paged_bytes(paged.workload)
 
 
 @pytest.mark.parametrize("numel", [4095, 4096, 99_999, 100_000])
@@ -130,13 +133,9 @@ def test_bitsandbytes_pages_and_quantises_the_same_tensors(optimizer, numel, mon
 @pytest.mark.parametrize("rank", [4, 40])
 def test_muons_step_to_the_byte(rank):
     """Of tensors alone: a 16-bit product has scratch of oneDNN's on a CPU."""
-    setup = TrainSetup(
-        lora=LoraConfig(r=rank), optimizer="muon", batch_size=2, seq_len=8, device="cpu"
-    )
+    setup = small(lora=LoraConfig(r=rank), optimizer="muon")
     real = truth.tensor_peaks(cases.CONFIGS["llama"], setup)
-    workload = Workload(
-        model=model_from_config(dict(cases.CONFIGS["llama"]), id="muon", source="test"), setup=setup
-    )
+    workload = Workload(model=cases.spec_of("llama"), setup=setup)
     assert step(predict(workload)) == real[2, "optimizer"]
 
 
@@ -227,13 +226,8 @@ def test_the_compiled_step_of_torchao(name, wrapper, rows, four_ranks):
         )
     shapes = {"none": (rows, 256), "fsdp": (-(-rows // 4), 256)}
     one = tensor(shapes.get(wrapper, (rows * 64,)), "float32")
-    state = Persistent(
-        parameter_bytes=0,
-        quantization_bytes=0,
-        adapter_bytes=ZERO,
-        adapter_parameters=ZERO,
-        order=(one,),
-    )
+    nothing = {"adapter_bytes": ZERO, "adapter_parameters": ZERO}
+    state = Persistent(parameter_bytes=0, quantization_bytes=0, **nothing, order=(one,))
     setup = TrainSetup(optimizer=name, device="cpu")
     states, peak = stepped_by_torchao(name, module)
     assert state_bytes(one, setup).evaluate(1, 1, 1) == states
@@ -251,17 +245,10 @@ def test_the_compiled_step_of_torchao(name, wrapper, rows, four_ranks):
 @pytest.mark.parametrize("base", [None, Quantization()], ids=["16 bit", "nf4"])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen2-varied"])
 def test_what_layers_keep_where_a_is_frozen(name, base, dtype, precision, dropout, checkpointing):
-    setup = TrainSetup(
-        lora=LoraConfig(r=4, lora_dropout=dropout),
-        quantization=base,
-        dtype=dtype,
-        precision=precision,
-        checkpointing=checkpointing,
-        optimizer="lorafa",
-        batch_size=2,
-        seq_len=24,
-        device="cpu",
-    )
+    lora = LoraConfig(r=4, lora_dropout=dropout)
+    numbers = {"quantization": base, "dtype": dtype, "precision": precision}
+    more = {"checkpointing": checkpointing, "optimizer": "lorafa", "seq_len": 24}
+    setup = small(lora=lora, **numbers, **more)
     model = oracle.build(cases.CONFIGS[name], setup)
     make_optimizer(model, setup)  # which freezes A
     found = predict(Workload(model=cases.spec_of(name), setup=setup))
@@ -272,9 +259,7 @@ def test_what_layers_keep_where_a_is_frozen(name, base, dtype, precision, dropou
 
 def test_states_and_step_of_lorafa():
     """Its states are kept by names. A step's own tensors are an estimate."""
-    setup = TrainSetup(
-        lora=LoraConfig(r=8), optimizer="lorafa", batch_size=2, seq_len=8, device="cpu"
-    )
+    setup = small(lora=LoraConfig(r=8), optimizer="lorafa")
     found = predict(Workload(model=cases.spec_of("llama"), setup=setup))
     model = oracle.build(cases.CONFIGS["llama"], setup)
     real = make_optimizer(model, setup)

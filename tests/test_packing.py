@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import cases
-import families
 import oracle
+import tracing
 import truth
 from agreement import as_near_as_claimed, same_step, totals
 from lora_profiler.analytic import predict
@@ -31,22 +31,17 @@ from lora_profiler.planning.sweep import sweep
 from lora_profiler.planning.timing import step_time
 from lora_profiler.records.record import Conditions
 from lora_profiler.report.setup_words import training_line
-from lora_profiler.support.model_types import MODEL_TYPES, ModelType
+from lora_profiler.support.model_types import MODEL_TYPES
 from lora_profiler.support.packing import check_packing, lengths
 from lora_profiler.traced import compile_profile
 from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 LORA = LoraConfig(r=4)
+BLIND = {name for name, kind in MODEL_TYPES.items() if kind.packing_blind}
 SEEING = (
-    *(
-        n
-        for n in cases.TINY_NAMES
-        if not MODEL_TYPES.get(cases.family(n), ModelType()).packing_blind
-    ),
-    "mistral-varied",
-    "gemma3_text-varied",
-    "gpt2-varied",
+    *(name for name in cases.TINY_NAMES if cases.family(name) not in BLIND),
+    *("mistral-varied", "gemma3_text-varied", "gpt2-varied"),
 )
 
 
@@ -55,9 +50,8 @@ def spec(name: str) -> ModelSpec:
 
 
 def llama_8b(**setup: object) -> Workload:
-    return Workload(
-        model=find_model("meta-llama/Llama-3.1-8B", offline=True), setup=TrainSetup(**setup)
-    )  # type: ignore[arg-type]
+    model = find_model("meta-llama/Llama-3.1-8B", offline=True)
+    return Workload(model=model, setup=TrainSetup(**setup))  # type: ignore[arg-type]
 
 
 # --- what packing means ---------------------------------------------------------------------------
@@ -131,40 +125,10 @@ def test_models_that_do_not_tell_sequences_apart_are_refused_with_and_without_to
 @pytest.mark.parametrize("name", ["opt", "bloom", "bert", "t5"])
 def test_their_code_itself_shows_it(name: str) -> None:
     """What the table of model types does not name is seen in the first forward pass."""
-    tiny = {
-        "opt": families.TINY["opt"],
-        "bloom": {
-            "model_type": "bloom",
-            "hidden_size": 32,
-            "n_layer": 1,
-            "n_head": 2,
-            "vocab_size": 64,
-        },
-        "bert": {
-            "model_type": "bert",
-            "hidden_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "intermediate_size": 64,
-            "vocab_size": 64,
-            "architectures": ["BertForMaskedLM"],
-        },
-        "t5": {
-            "model_type": "t5",
-            "d_model": 32,
-            "num_layers": 1,
-            "num_heads": 2,
-            "d_kv": 16,
-            "d_ff": 64,
-            "vocab_size": 64,
-            "architectures": ["T5ForConditionalGeneration"],
-        },
-    }[name]
+    model = model_from_config(tracing.config_of(name), id=name, source="test")
     setup = TrainSetup(device="cpu", dtype="float32", seq_len=12, packed=5)
     with pytest.raises(UsageError, match="does not tell packed sequences apart"):
-        predict_once(
-            Workload(model=model_from_config(dict(tiny), id=name, source="test"), setup=setup)
-        )
+        predict_once(Workload(model=model, setup=setup))
 
 
 def test_what_cannot_be_is_refused() -> None:
@@ -214,15 +178,12 @@ def drawn() -> list[tuple[str, TrainSetup]]:
             if lora and cases.family(name) not in cases.MIXTURES and draw.random() < 0.3:
                 setup = replace(setup, quantization=Quantization())
             found.append((name, setup))
-    amp = TrainSetup(
-        lora=LORA, dtype="float32", precision="amp", batch_size=2, seq_len=40, packed=16
-    )
-    fused = TrainSetup(lora=LORA, batch_size=2, seq_len=40, packed=16, loss="fused")
-    in_flash = [
-        ("qwen2", replace(amp, attention="flash")),
-        ("llama", replace(fused, attention="flash")),
-    ]
-    return [*found, ("llama", amp), ("llama", fused), *in_flash]
+    rows = TrainSetup(lora=LORA, batch_size=2, seq_len=40, packed=16)
+    amp = replace(rows, dtype="float32", precision="amp")
+    fused = replace(rows, loss="fused")
+    amp_flash, fused_flash = (replace(setup, attention="flash") for setup in (amp, fused))
+    more = [("llama", amp), ("llama", fused), ("qwen2", amp_flash), ("llama", fused_flash)]
+    return found + more
 
 
 @pytest.mark.grid
@@ -234,9 +195,8 @@ def drawn() -> list[tuple[str, TrainSetup]]:
 def test_exact_moments_are_those_of_the_trace(name: str, setup: TrainSetup) -> None:
     workload = Workload(model=spec(name), setup=setup)
     mine, real = predict(workload), truth.traced(cases.CONFIGS[name], setup)
-    assert mine.attention_kernel == (
-        "eager" if setup.attention == "eager" else real.attention_kernel
-    )
+    kernel = "eager" if setup.attention == "eager" else real.attention_kernel
+    assert mine.attention_kernel == kernel
     if mine.attention_kernel == "math":  # heads of no width that the efficient kernel loads
         assert mine.flops == real.flops
         assert (mine.exactness, mine.error_bound) == ("estimate", None)

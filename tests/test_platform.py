@@ -30,16 +30,8 @@ from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import Dtype, LoraConfig, TrainSetup, Workload
 
 INSTALLED = version_of(torch.__version__) or (0, 0)
-PLATFORMS = [
-    Platform(capability=card, torch=version)
-    for card, version in (
-        (70, (2, 13)),
-        (75, (2, 14)),
-        (86, (2, 13)),
-        (90, (2, 13)),
-        (120, (2, 15)),
-    )
-]
+CARDS = {70: (2, 13), 75: (2, 14), 86: (2, 13), 90: (2, 13), 120: (2, 15)}
+PLATFORMS = [Platform(capability=card, torch=version) for card, version in CARDS.items()]
 
 
 @pytest.mark.grid
@@ -67,10 +59,8 @@ def test_rules_take_the_kernels_of_the_trace(name: str, platform: Platform, dtyp
 
 
 def llama(**setup: object) -> Workload:
-    return Workload(
-        model=find_model("meta-llama/Llama-3.1-8B", offline=True),
-        setup=TrainSetup(lora=LoraConfig(), **setup),
-    )  # type: ignore[arg-type]
+    model = find_model("meta-llama/Llama-3.1-8B", offline=True)
+    return Workload(model=model, setup=TrainSetup(lora=LoraConfig(), **setup))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -137,11 +127,8 @@ def test_profiles_of_the_usual_platform_answer_for_others_only_where_kernels_are
     ("model", "kernel", "exactness"),
     [
         ("allenai/OLMo-7B-hf", "cudnn", "estimate"),  # flash elsewhere
-        (
-            "deepseek-ai/DeepSeek-V3",
-            "cudnn",
-            "estimate",
-        ),  # efficient elsewhere: heads of 192 and 128
+        # efficient elsewhere: heads of 192 and 128
+        ("deepseek-ai/DeepSeek-V3", "cudnn", "estimate"),
         ("bigscience/bloom-560m", "eager", "exact"),
         ("tiiuae/falcon-7b", "math", "exact"),  # one head of k and v
     ],

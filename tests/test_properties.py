@@ -132,11 +132,8 @@ def test_whole_numbers_that_add_up(workload):
         assert moment.bytes["parameters"] == prediction.persistent_bytes["parameters"]
         assert moment.bytes["adapters"] == prediction.persistent_bytes["adapters"]
     steady = [m.moment for m in prediction.moments if m.step == "steady"]
-    assert (
-        steady
-        == [m.moment for m in prediction.moments if m.step == 1]
-        == sorted(steady, key=MOMENTS.index)
-    )
+    assert steady == [m.moment for m in prediction.moments if m.step == 1]
+    assert steady == sorted(steady, key=MOMENTS.index)
 
 
 @given(workloads())
@@ -154,16 +151,11 @@ def test_rows_of_layers_add_up(workload):
         "saved_activation_bytes": prediction.saved_activation_bytes,
         "flops": prediction.flops.total,
     }
-    assert all(
-        type(getattr(row, name)) is int and getattr(row, name) >= 0
-        for row in prediction.layers
-        for name in COLUMNS
-    )
+    numbers = [getattr(row, name) for row in prediction.layers for name in COLUMNS]
+    assert all(type(number) is int and number >= 0 for number in numbers)
     assert sum(row.num_parameters for row in prediction.layers) == prediction.parameters.base
-    assert (
-        sum(row.num_trainable_parameters for row in prediction.layers)
-        == prediction.parameters.trainable
-    )
+    trained = sum(row.num_trainable_parameters for row in prediction.layers)
+    assert trained == prediction.parameters.trainable
     names = [row.name for row in prediction.layers]
     assert len(set(names)) == len(names)
 
@@ -201,11 +193,8 @@ def test_lora_trains_less_and_qlora_holds_less(workload):
     lora = changed(workload, quantization=None)
     full = changed(lora, lora=None)
     by_method = [predict(w).persistent_bytes for w in (full, lora)]
-    assert (
-        predict(lora).parameters.trainable
-        < predict(full).parameters.trainable
-        == workload.model.num_parameters
-    )
+    fewer, every = (predict(each).parameters.trainable for each in (lora, full))
+    assert fewer < every == workload.model.num_parameters
     assert predict(lora).parameters.adapter == predict(lora).parameters.trainable
     assert by_method[0]["parameters"] == by_method[1]["parameters"]
     quantized = predict(changed(lora, quantization=Quantization(recipe="stock"))).persistent_bytes

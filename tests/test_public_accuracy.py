@@ -110,12 +110,8 @@ def test_binomial_intervals_are_those_of_published_tables(hits, n, low, high):
 
 
 def test_verdicts_count_refusals_and_acceptances_apart():
-    row = {
-        "reading": "peak",
-        "tier": 1,
-        "measured_bytes": 23_500_000_000,
-        "predicted_bytes": 23_600_000_000,
-    }
+    sizes = {"measured_bytes": 23_500_000_000, "predicted_bytes": 23_600_000_000}
+    row = {"reading": "peak", "tier": 1, **sizes}
     assert grade.verdicts([row], 0.02) == {
         "asked": 9,
         "fits": 7,
@@ -127,15 +123,9 @@ def test_verdicts_count_refusals_and_acceptances_apart():
 
 
 def test_a_reserve_is_raised_by_what_other_sources_were_above():
-    rows = [
-        {
-            "source": source,
-            "reading": "reserved",
-            "predicted_bytes": 100,
-            "measured_bytes": measured,
-        }
-        for source, measured in (("a", 104), ("a", 90), ("b", 102), ("b", 103), ("c", 50))
-    ]
+    measured = (("a", 104), ("a", 90), ("b", 102), ("b", 103), ("c", 50))
+    told = {"reading": "reserved", "predicted_bytes": 100}
+    rows = [told | {"source": source, "measured_bytes": size} for source, size in measured]
     told = grade.reserved_margins(rows)
     assert told == {"a": pytest.approx(0.03), "b": pytest.approx(0.04), "c": pytest.approx(0.04)}
     assert grade.reserved_margins(rows[4:]) == {"c": 0.0}
@@ -160,12 +150,8 @@ def test_rows_of_one_run_are_changed_alike():
 
 
 def test_a_base_prepared_for_training_is_another_run_than_a_stock_one():
-    stock, prepared = (
-        memory_row(
-            next(row for row in memory_rows() if row["id"].endswith(f"a100_80gb.csv:{line}"))
-        )
-        for line in (78, 58)
-    )
+    rows = {row["id"].partition("refs_")[2]: row for row in memory_rows()}
+    stock, prepared = (memory_row(rows[f"a100_80gb.csv:{line}"]) for line in (78, 58))
     assert stock.workload == prepared.workload
     assert stock.run != prepared.run
 
@@ -186,6 +172,7 @@ LORA_ROWS = {
     "peft": "peft:lora/llama-3.2-3B-rank32@5d602fdb",
     "fsdp_qlora": "fsdp_qlora:642",
 }
+MIXTRAL = "mistralai/Mixtral-8x7B"
 UNKNOWN = {
     "another model": {"model": "Qwen/Qwen2.5-1.5B", "model_config": "Qwen/Qwen2.5-1.5B"},
     "another model by the known one's config": {"model": "Qwen/Qwen2.5-1.5B"},
@@ -222,10 +209,7 @@ def test_a_row_that_is_not_known_is_never_priced_as_another(source, what):
         (LORA_ROWS["fms"], {"id": "fms:refs_h100.csv:34"}),
         (
             LORA_ROWS["fms"],
-            {
-                "model": "mistralai/Mixtral-8x7B-Instruct-v0.1",
-                "model_config": "mistralai/Mixtral-8x7B-v0.1",
-            },
+            {"model": f"{MIXTRAL}-Instruct-v0.1", "model_config": f"{MIXTRAL}-v0.1"},
         ),
         (LORA_ROWS["peft"], {"id": "peft:lora/llama-3.2-3B-rank64@5d602fdb"}),
         (LORA_ROWS["peft"], {"id": "peft:oft/llama-3.2-3B-rank32@5d602fdb"}),
@@ -289,12 +273,11 @@ def test_heads_are_repeated_and_rotated_in_place_in_the_class_that_does_it(model
         with ExitStack() as stack:
             for context in row.contexts:
                 stack.enter_context(context())
-            turned = {
-                module.__name__.rpartition("_")[2]: module.apply_rotary_pos_emb
-                is old_code.rotation_in_place
+            llama, mistral = (
+                module.apply_rotary_pos_emb is old_code.rotation_in_place
                 for module in (modeling_llama, modeling_mistral)
-            }
-        assert turned == {"mistral": repeats, "llama": not repeats}
+            )
+        assert (mistral, llama) == (repeats, not repeats)
 
 
 def test_litgpt_s_loop_holds_four_bytes_a_logit_through_backward():

@@ -132,9 +132,8 @@ class Machines:
         for handle, (case, ends) in self.running.items():
             if ends <= self.now:
                 del self.running[handle]
-                return [
-                    (handle, self._outcome(case.conditions.seed) if self._outcome else ended(case))
-                ]
+                outcome = self._outcome
+                return [(handle, outcome(case.conditions.seed) if outcome else ended(case))]
         return []
 
     def cancel(self, handle: int, force: bool = False) -> None:
@@ -152,17 +151,8 @@ def run(
 ) -> tuple[ClusterOutcome, Listener]:
     listener = Listener()
     clock = {"clock": lambda: machines.now} if isinstance(machines, Machines) else {}
-    return (
-        spread_cases(
-            [planned(seed) for seed in seeds],
-            store,
-            listener,
-            machines,
-            Schedule(**options),
-            **clock,
-        ),
-        listener,
-    )
+    cases = [planned(seed) for seed in seeds]
+    return spread_cases(cases, store, listener, machines, Schedule(**options), **clock), listener
 
 
 @pytest.fixture
@@ -193,11 +183,8 @@ def test_what_is_stored_of_any_machine_of_the_cluster_is_not_sent_again(store: S
 
 
 def test_refused_and_lost_cases_have_no_record_and_are_told_apart(store: Store) -> None:
-    of = {
-        0: Ended(1, None, "no bitsandbytes"),
-        1: Lost("the worker died"),
-        2: ended(planned(2).case, worker=7),
-    }
+    of = {0: Ended(1, None, "no bitsandbytes"), 1: Lost("the worker died")}
+    of |= {2: ended(planned(2).case, worker=7)}
     found, _ = run(store, Machines(of.__getitem__), [0, 1, 2])
     assert [(r.case.conditions.seed, r.reason) for r in found.refused] == [(0, "no bitsandbytes")]
     assert [(r.case.conditions.seed, r.reason) for r in found.lost] == [(1, "the worker died")]
@@ -295,10 +282,8 @@ def of_nodes(*nodes: RayNode) -> RayCluster:
 def test_a_case_must_find_all_that_it_asks_for_on_one_machine() -> None:
     found = of_nodes(machine(gpus=1), machine("10.0.0.2", gpus=2))
     assert found.refusal(Needs(cpus=4, gpus=2, memory_bytes=8)) is None
-    assert (
-        found.refusal(Needs(cpus=1, gpus=3, memory_bytes=0))
-        == "it asks for 3 GPUs, and no machine of the cluster has more than 2"
-    )
+    said = found.refusal(Needs(cpus=1, gpus=3, memory_bytes=0))
+    assert said == "it asks for 3 GPUs, and no machine of the cluster has more than 2"
     assert "asks for 5 processors" in str(found.refusal(Needs(cpus=5, gpus=0, memory_bytes=0)))
     assert "9 B of memory" in str(found.refusal(Needs(cpus=1, gpus=0, memory_bytes=9)))
 
@@ -318,16 +303,8 @@ def test_machines_that_have_the_same_do_not_differ() -> None:
 
 
 def test_versions_that_differ_are_named_with_their_machines() -> None:
-    found = differences(
-        {
-            "a": SAME,
-            "b": SAME | {"torch": "2.12.0", "peft": "0.21"},
-            "c": SAME,
-            "d": SAME,
-            "e": SAME,
-        },
-        "0.4.0",
-    )
+    other = SAME | {"torch": "2.12.0", "peft": "0.21"}
+    found = differences(dict.fromkeys("abcde", SAME) | {"b": other}, "0.4.0")
     assert found is not None
     assert "peft is none on a, c, d and 1 more, 0.21 on b" in found
     assert "torch is 2.13.0 on a, c, d and 1 more, 2.12.0 on b" in found

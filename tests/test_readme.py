@@ -45,7 +45,7 @@ PLAIN = re.compile(r"lora-profile ([^|;&$<>`\\\n]*?)( 2>/dev/null)?(?: \| (.*))?
 
 def said(command: str, folder: Path) -> tuple[str, int]:
     """As `run` does, but that `lora-profile` runs in this process where its words are plain."""
-    plain = PLAIN.fullmatch(command)
+    plain = PLAIN.fullmatch(re.sub(r" \\\n +", " ", command))
     if plain is None or re.search(r"[ep] (bench|compile) [^-]", command):
         return run(command)
     words, is_quiet, filters = plain.groups()

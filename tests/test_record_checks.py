@@ -43,6 +43,12 @@ def elsewhere(**environment: Any) -> Record:
     return replace(record, environment=replace(record.environment, **environment))
 
 
+NO_ROOM = Failure(reason="out of memory")
+FROM_OUTSIDE = Failure(reason="interrupted from outside")
+A_TWENTIETH = {"parameters": 1_900_000, "unattributed": 100_000}
+PERTURBED = ("instrumentation_perturbed_memory",)
+
+
 @pytest.mark.parametrize(
     "record",
     [
@@ -51,32 +57,17 @@ def elsewhere(**environment: Any) -> Record:
         good(status="noisy", flags=("busy_machine",)),
         on_cuda(status="ok", step_seconds=(0.1,) * 10, flags=("busy_machine", "shared_device")),
         good(status="noisy", step_seconds=(0.1, 0.3, 0.1, 0.4, 0.1, 0.9)),
-        good(
-            status="oom",
-            failure=Failure(reason="out of memory"),
-            step_seconds=None,
-            attribution_bytes=None,
-        ),
-        good(
-            status="interrupted",
-            failure=Failure(reason="interrupted from outside"),
-            step_seconds=None,
-        ),
+        good(status="oom", failure=NO_ROOM, step_seconds=None, attribution_bytes=None),
+        good(status="interrupted", failure=FROM_OUTSIDE, step_seconds=None),
         good(step_seconds=None),
         good(phase_peak_bytes=None, peak_phase=None, attribution_bytes=None),
         elsewhere(commit=None, packages={"torch": "2.13.0", "lora-profiler": "0.1.0"}),
         good(attribution_bytes={"parameters": 2_003_000, "unattributed": -3_000}),
-        good(
-            attribution_bytes={"parameters": 1_900_000, "unattributed": 100_000},
-            flags=("unattributed_over_1_percent",),
-        ),
+        good(attribution_bytes=A_TWENTIETH, flags=("unattributed_over_1_percent",)),
         good(tracked_phase_peak_bytes={"optimizer": 1_990_001, "backward": 1_809_000}),
         good(tracked_phase_peak_bytes={"backward": 1_500_000}),  # the rest is taken by kernels
         good(tracked_phase_peak_bytes={"zero": 1_500_000}, workspace_bytes=95_000),
-        good(
-            tracked_phase_peak_bytes={"optimizer": 1_500_000},
-            flags=("instrumentation_perturbed_memory",),
-        ),
+        good(tracked_phase_peak_bytes={"optimizer": 1_500_000}, flags=PERTURBED),
         replace(good(), started_at="2026-11-01T10:00:00Z", ended_at="2026-11-01T10:00:00"),
         replace(good(), workload=LORA_WORKLOAD),
     ],
@@ -86,18 +77,14 @@ def test_a_good_record_has_no_problems(record: Record) -> None:
 
 
 NAN, INFINITE = float("nan"), float("inf")
+UNREAD = {"peak_requested_bytes": None, "peak_allocated_bytes": None}
 
 
 PLANTED: tuple[Record, ...] = (
     good(status="oom", step_seconds=None),
     good(status="crash", failure=Failure(reason=" ")),
     good(failure=Failure(reason="x")),
-    good(
-        step_seconds=None,
-        peak_requested_bytes=None,
-        peak_allocated_bytes=None,
-        attribution_bytes=None,
-    ),
+    good(step_seconds=None, attribution_bytes=None, **UNREAD),
     good(flags=("busy_machine",)),
     good(flags=("thermal_throttling",)),
     good(flags=("memory_pressure",)),
@@ -121,7 +108,7 @@ PLANTED: tuple[Record, ...] = (
     good(attribution_bytes=PEAK | {"inputs": 1}),
     good(attribution_bytes=PEAK | {"unattributed": 20_997, "activations": -19_001}),
     good(attribution_bytes={"parameters": 2_020_001, "unattributed": -20_001}),
-    good(peak_requested_bytes=None, peak_allocated_bytes=None),
+    good(**UNREAD),
     good(tracked_phase_peak_bytes={"backward": 1_809_001}),
     good(tracked_phase_peak_bytes={"zero": 1_591_999}),
     good(timed_peak_bytes=2_010_001),

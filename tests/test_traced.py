@@ -53,18 +53,9 @@ def few_objects() -> Iterator[None]:
     gc.unfreeze()
 
 
+OF_LLAMA = ("full", "lora", "half lora", "amp lora checkpointed")
 MATRIX: dict[str, tuple[str, ...]] = {
-    "llama": (
-        "full",
-        "lora",
-        "half lora",
-        "amp lora checkpointed",
-        "8 bit",
-        "8 bit half",
-        "adafactor",
-        "qlora",
-        "qlora trl",
-    ),
+    "llama": (*OF_LLAMA, "8 bit", "8 bit half", "adafactor", "qlora", "qlora trl"),
     "mistral": ("fused", "qlora kbit"),
     "qwen2": ("full checkpointed", "half", "lora dropout accumulated"),
     "qwen3": ("forloop", "half lora checkpointed", "amp", "qlora plain checkpointed"),
@@ -218,13 +209,8 @@ def test_biases_of_a_prepared_4_bit_base(name, precision):
     """PEFT makes them float32, the first forward pass 16-bit again. The record cannot tell of the
     death of what was there before it began, so the real model takes a forward pass before; second
     steps are compared."""
-    setup = replace(
-        BASE,
-        dtype="bfloat16",
-        precision=precision,
-        lora=ALL,
-        quantization=Quantization(recipe="kbit"),
-    )
+    base = Quantization(recipe="kbit")
+    setup = replace(BASE, dtype="bfloat16", precision=precision, lora=ALL, quantization=base)
     config = config_of(name)
     model = oracle.build(config, setup)
     with torch.no_grad():

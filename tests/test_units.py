@@ -7,67 +7,68 @@ from hypothesis import strategies as st
 from lora_profiler import units
 from lora_profiler.errors import UsageError
 
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 B"),
-        (512, "512 B"),
-        (1536, "1.50 KiB"),
-        (2**30, "1.00 GiB"),
-        (5 * 2**40, "5.00 TiB"),
-        (-(2**30), "-1.00 GiB"),
+GIB, DAY, HOUR = units.GIB, 86_400, 3_600
+TEXTS = {
+    "bytes_text": [
+        (0, "0 B"), (512, "512 B"), (1536, "1.50 KiB"), (2**30, "1.00 GiB"),
+        (5 * 2**40, "5.00 TiB"), (-(2**30), "-1.00 GiB"),
     ],
-)
-def test_bytes_text(count: int, text: str) -> None:
-    assert units.bytes_text(count) == text
-
-
-@pytest.mark.parametrize(
-    ("count", "size", "text"),
-    [
-        (0, units.GIB, "0.00"),
-        (1, units.GIB, "<0.01"),
-        (1023, 1, "1,023"),
-        (1536, 1024, "1.50"),
-        (39_082_550_536, units.GIB, "36.4"),
-        (10_732_000_000, units.GIB, "9.99"),
-        (10_736_000_000, units.GIB, "10.0"),
-        (107_370_000_000, units.GIB, "100"),
-        (1_095_216_660_480, units.GIB, "1,020"),
+    # three digits
+    "short_in_unit": [
+        (0, GIB, "0.00"), (1, GIB, "<0.01"), (1023, 1, "1,023"), (1536, 1024, "1.50"),
+        (39_082_550_536, GIB, "36.4"), (10_732_000_000, GIB, "9.99"),
+        (10_736_000_000, GIB, "10.0"), (107_370_000_000, GIB, "100"),
+        (1_095_216_660_480, GIB, "1,020"),
     ],
-)
-def test_short_in_unit_has_three_digits(count: int, size: int, text: str) -> None:
-    assert units.short_in_unit(count, size) == text
+    "short_count_text": [
+        (999, "999"), (8_030_261_248, "8.03 B"), (494_032_768, "494.0 M"), (65_536, "65.54 K"),
+    ],
+    "count_text": [(65_536, "65,536")],
+    "flops_text": [(32_900_000_000_000, "32.90 TFLOP"), (12, "12 FLOP")],
+    # never claims a whole
+    "percent_text": [
+        (1 - 65_536 / 16_777_216, "99.61 %"), (0.999999, ">99.99 %"), (0.0000001, "<0.01 %"),
+        (1.0, "100.00 %"), (0.0, "0.00 %"),
+    ],
+    # shows what would round away
+    "in_unit": [
+        (16, GIB, "<0.01"), (0, GIB, "0"), (3 * GIB, GIB, "3.00"), (17, 1, "17"),
+        (-16, GIB, ">-0.01"), (-3 * GIB, GIB, "-3.00"), (-17, 1, "-17"),
+    ],
+    # signed, and only equality is exact
+    "error_text": [
+        (0.0, "exact"), (0.0047, "+0.47 %"), (-0.25, "-25.00 %"), (1e-6, "+<0.01 %"),
+        (-1e-6, "-<0.01 %"), (12.0, "+1,200.00 %"),
+    ],
+    # signed, and only equality is the same
+    "change_text": [
+        (0, "the same"), (-0.51334, "-51.3 %"), (12.5, "+1,250.0 %"), (0.0004, "+<0.1 %"),
+        (-0.0004, "-<0.1 %"), (0.0006, "+0.1 %"),
+    ],
+    # with the largest of those that stand together, in its unit
+    "seconds_text": [
+        (0.0213, "21.30 ms"), (0.9999, "999.90 ms"), (1.5, "1.50 s"), (119.0, "119.00 s"),
+        (125.4, "2 min 5 s"), (179.6, "3 min 0 s"), (7199.4, "119 min 59 s"), (7500, "2 h 5 min"),
+        (172_799, "48 h 0 min"), (3 * DAY + 4 * HOUR, "3 d 4 h"),
+        (135_221_205 * 60 + 57, "93,903 d 15 h"),
+        (0.7199, 1.06, "0.72 s"), (0.7199, 0.9, "719.90 ms"), (0.0013, 1.06, "<0.01 s"),
+        (0.0, 1.06, "0.00 s"), (1.06, 300.0, "1.06 s"), (0.5, 300.0, "0.50 s"),
+    ],
+    "clock_text": [
+        (0.0, "0:00"), (7.9, "0:07"), (59.99, "0:59"), (125, "2:05"), (3723.5, "1:02:03"),
+    ],
+    "rate_text": [
+        (3063.4, "tokens", "3,063 tokens/s"), (12.34, "", "12.3/s"),
+        (1.234, "steps", "1.23 steps/s"), (0.0512, "", "0.051/s"),
+    ],
+}  # fmt: skip
+"""By function: what it is given, and what it says of that."""
 
 
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(999, "999"), (8_030_261_248, "8.03 B"), (494_032_768, "494.0 M"), (65_536, "65.54 K")],
-)
-def test_short_count_text(count: int, text: str) -> None:
-    assert units.short_count_text(count) == text
-
-
-def test_count_and_flops_text() -> None:
-    assert units.count_text(65_536) == "65,536"
-    assert units.flops_text(32_900_000_000_000) == "32.90 TFLOP"
-    assert units.flops_text(12) == "12 FLOP"
-
-
-def test_percent_text_never_claims_a_whole() -> None:
-    assert units.percent_text(1 - 65_536 / 16_777_216) == "99.61 %"
-    assert units.percent_text(0.999999) == ">99.99 %"
-    assert units.percent_text(0.0000001) == "<0.01 %"
-    assert units.percent_text(1.0) == "100.00 %"
-    assert units.percent_text(0.0) == "0.00 %"
-
-
-def test_in_unit_shows_what_would_round_away() -> None:
-    assert units.in_unit(16, units.GIB) == "<0.01"
-    assert units.in_unit(0, units.GIB) == "0"
-    assert units.in_unit(3 * units.GIB, units.GIB) == "3.00"
-    assert units.in_unit(17, 1) == "17"
+@pytest.mark.parametrize("name", TEXTS)
+def test_texts_of_numbers(name: str) -> None:
+    said = [(*given, getattr(units, name)(*given)) for *given, _ in TEXTS[name]]
+    assert said == TEXTS[name]
 
 
 @pytest.mark.parametrize(
@@ -100,9 +101,8 @@ def test_a_devices_memory_has_a_unit() -> None:
 def test_bytes_that_stand_together_are_in_one_unit() -> None:
     told = units.bytes_texts([2 * 2**30, 2**28, 1000, 0])
     assert told == ["2.00 GiB", "0.25 GiB", "<0.01 GiB", "0 GiB"]
-    assert units.bytes_texts([2**28, None]) == ["256.00 MiB", "not known"] and units.bytes_texts(
-        [None]
-    ) == ["not known"]
+    assert units.bytes_texts([2**28, None]) == ["256.00 MiB", "not known"]
+    assert units.bytes_texts([None]) == ["not known"]
 
 
 @given(st.integers(0, 2**50))
@@ -116,95 +116,3 @@ def test_texts_parse_back_within_their_rounding(count: int) -> None:
 def test_byte_unit_leaves_a_whole(largest: int) -> None:
     _, size = units.byte_unit(largest)
     assert largest / size >= 1
-
-
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (0.0, "exact"),
-        (0.0047, "+0.47 %"),
-        (-0.25, "-25.00 %"),
-        (1e-6, "+<0.01 %"),
-        (-1e-6, "-<0.01 %"),
-        (12.0, "+1,200.00 %"),
-    ],
-)
-def test_error_text_is_signed_and_only_equality_is_exact(error: float, text: str) -> None:
-    assert units.error_text(error) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.0213, "21.30 ms"),
-        (0.9999, "999.90 ms"),
-        (1.5, "1.50 s"),
-        (119.0, "119.00 s"),
-        (125.4, "2 min 5 s"),
-        (179.6, "3 min 0 s"),
-        (7199.4, "119 min 59 s"),
-        (7500, "2 h 5 min"),
-        (172_799, "48 h 0 min"),
-        (3 * 86_400 + 4 * 3_600, "3 d 4 h"),
-        (135_221_205 * 60 + 57, "93,903 d 15 h"),
-    ],
-)
-def test_seconds_text(seconds: float, text: str) -> None:
-    assert units.seconds_text(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        ((0.7199, 1.06), "0.72 s"),
-        ((0.7199, 0.9), "719.90 ms"),
-        ((0.0013, 1.06), "<0.01 s"),
-        ((0.0, 1.06), "0.00 s"),
-        ((1.06, 300.0), "1.06 s"),
-        ((0.5, 300.0), "0.50 s"),
-    ],
-)
-def test_times_that_stand_together_are_in_one_unit(seconds: tuple[float, float], text: str) -> None:
-    assert units.seconds_text(*seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.0, "0:00"), (7.9, "0:07"), (59.99, "0:59"), (125, "2:05"), (3723.5, "1:02:03")],
-)
-def test_clock_text(seconds: float, text: str) -> None:
-    assert units.clock_text(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("rate", "what", "text"),
-    [
-        (3063.4, "tokens", "3,063 tokens/s"),
-        (12.34, "", "12.3/s"),
-        (1.234, "steps", "1.23 steps/s"),
-        (0.0512, "", "0.051/s"),
-    ],
-)
-def test_rate_text(rate: float, what: str, text: str) -> None:
-    assert units.rate_text(rate, what) == text
-
-
-def test_in_unit_below_nothing() -> None:
-    assert units.in_unit(-16, units.GIB) == ">-0.01"
-    assert units.in_unit(-3 * units.GIB, units.GIB) == "-3.00"
-    assert units.in_unit(-17, 1) == "-17"
-
-
-@pytest.mark.parametrize(
-    ("ratio", "text"),
-    [
-        (0, "the same"),
-        (-0.51334, "-51.3 %"),
-        (12.5, "+1,250.0 %"),
-        (0.0004, "+<0.1 %"),
-        (-0.0004, "-<0.1 %"),
-        (0.0006, "+0.1 %"),
-    ],
-)
-def test_change_text_is_signed_and_only_equality_is_the_same(ratio: float, text: str) -> None:
-    assert units.change_text(ratio) == text
