@@ -30,23 +30,22 @@ from lora_profiler.units import (
 
 
 def rehearsed_blocks(results: Sequence[Result]) -> list[Block]:
-    blocks = [block for result in results for block in _of_one(result)]
+    blocks: list[Block] = []
+    for result in results:
+        record, failure = result.record, result.record.measurement.failure
+        label, device = method_label(result.prediction), record.environment.device.name
+        blocks += [
+            heading(f"{record.workload.model.id}, {label}: {run_labels.status_label(record)}"),
+            paragraph(f"{device}: {', '.join(package_words(record.environment))}."),
+        ]
+        if failure is not None:
+            phase = failure.phase or ""
+            where = f"In {run_labels.PHASE_LABELS.get(phase, phase)}: " if phase else ""
+            blocks.append(paragraph(f"{where}{failure.reason}"))
+        if record.measurement.went_through:
+            blocks.append(_bytes_beside(result))
     limits = dict.fromkeys(limit for r in results for limit in r.record.environment.limits)
     return [*blocks, paragraph(*limits)]
-
-
-def _of_one(result: Result) -> list[Block]:
-    record, m = result.record, result.record.measurement
-    label, device = method_label(result.prediction), record.environment.device.name
-    blocks: list[Block] = [
-        heading(f"{record.workload.model.id}, {label}: {run_labels.status_label(record)}"),
-        paragraph(f"{device}: {', '.join(package_words(record.environment))}."),
-    ]
-    if m.failure is not None:
-        phase = m.failure.phase or ""
-        where = f"In {run_labels.PHASE_LABELS.get(phase, phase)}: " if phase else ""
-        blocks.append(paragraph(f"{where}{m.failure.reason}"))
-    return [*blocks, _bytes_beside(result)] if m.went_through else blocks
 
 
 def _bytes_beside(result: Result) -> Table:

@@ -177,12 +177,13 @@ def trainer_lines(trainer: Trainer | None, workloads: Sequence[Workload]) -> lis
         return [BARE_LINE]
     words_of: dict[tuple[Method, ...], list[str]] = {}
     for (name, value), methods in _own(trainer, workloads).items():
-        words_of.setdefault(methods, []).append(_words(name, value))
+        words = _WORDS.get(name) or _OPTIONS[name].declared.words
+        words_of.setdefault(methods, []).append(valued(words, value))
     everywhere = tuple(w.setup.method for w in workloads)
     parts = []
-    for methods, words in words_of.items():
+    for methods, each in words_of.items():
         of = " and ".join(labels.METHOD_LABELS[method] for method in methods)
-        parts.append(("" if methods == everywhere else f"{of}: ") + ", ".join(words))
+        parts.append(("" if methods == everywhere else f"{of}: ") + ", ".join(each))
     sets = f", which sets {'; '.join(parts)}" if parts else ""
     return [f"{_for(trainer)}{sets}", *_layout(trainer, workloads)]
 
@@ -224,12 +225,17 @@ _WORDS = {
 }
 
 
-def _words(name: str, value: Any) -> str:
-    words = _WORDS.get(name) or _OPTIONS[name].declared.words
+def valued(words: str, value: Any) -> str:
+    """The words of an option with its value in them, or those of the two of a switch that hold."""
     if isinstance(value, bool):
         return words.split("|")[0 if value else 1]
-    text = count_text(value) if isinstance(value, int) else value
-    return words.format(f"{value:g}" if isinstance(value, float) else text)
+    if isinstance(value, list):
+        value = " ".join(map(str, value))
+    elif isinstance(value, int):
+        value = count_text(value)
+    elif isinstance(value, float):
+        value = f"{value:g}"
+    return words.format(value)
 
 
 def _layout(trainer: Trainer, workloads: Sequence[Workload]) -> list[str]:

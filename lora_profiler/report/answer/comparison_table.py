@@ -58,7 +58,14 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
 
     hosted = [p.host_bytes for p in predictions]
     if any(hosted):
-        _host_rows(builder, hosted, predictions[0].workload.setup.world_size)
+        ranks = predictions[0].workload.setup.world_size
+        totals = [sum(host.values()) for host in hosted]
+        together = [size * ranks for size in totals]
+        builder.section("in the host's memory", together)
+        builder.categories(hosted)
+        builder.numbers("sum", totals, kind="total", share=False)
+        if ranks > 1:  # what all of one machine keep together
+            builder.numbers(f"of {ranks} ranks on one machine", together, share=False)
 
     saved = [p.saved_activation_bytes for p in predictions]
     if any(s is not None for s in saved):
@@ -77,11 +84,8 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
     builder.numbers("peak" if known else "peak without activations", sizes, kind="peak")
 
     builder.section("what the peak is made of", sizes)
-    for category in CATEGORIES:
-        held = [p.bytes.get(category, 0) for p in peaks]
-        if any(held):
-            # the methods' peaks may be different moments: a share of one part would say nothing
-            builder.numbers(labels.CATEGORY_LABELS[category], held, share=False)
+    # the methods' peaks may be different moments: a share of one part would say nothing
+    builder.categories([p.bytes for p in peaks])
     builder.numbers("sum", sizes, kind="total")
 
     flops = [p.flops for p in predictions]
@@ -101,22 +105,6 @@ _FLOPS = {
     "sum": "total",
     "per token": "per_token",
 }
-
-
-def _host_rows(
-    builder: "MethodRows", hosted: Sequence[Mapping[Category, int]], world_size: int
-) -> None:
-    """A rank's tensors in the host's memory, and what all ranks of one machine keep together."""
-    totals = [sum(host.values()) for host in hosted]
-    builder.section("in the host's memory", [size * world_size for size in totals])
-    for category in CATEGORIES:
-        held = [host.get(category, 0) for host in hosted]
-        if any(held):
-            builder.numbers(labels.CATEGORY_LABELS[category], held, share=False)
-    builder.numbers("sum", totals, kind="total", share=False)
-    if world_size > 1:
-        together = [size * world_size for size in totals]
-        builder.numbers(f"of {world_size} ranks on one machine", together, share=False)
 
 
 class MethodRows(Rows):
@@ -152,6 +140,12 @@ class MethodRows(Rows):
         """Sizes in the unit of the section where there is no `text`."""
         told = [UNKNOWN if v is None else text(v) if text else self.text(int(v)) for v in values]
         self.texts(label, told, self._share(values) if share else "", kind)
+
+    def categories(self, found: Sequence[Mapping[Category, int]]) -> None:
+        for category in CATEGORIES:
+            held = [each.get(category, 0) for each in found]
+            if any(held):
+                self.numbers(labels.CATEGORY_LABELS[category], held, share=False)
 
     def moments(self, label: str, at: Sequence[Moment | None], peaks: Sequence[Moment]) -> None:
         totals = [m.total_bytes if m else None for m in at]

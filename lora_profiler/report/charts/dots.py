@@ -62,8 +62,17 @@ def error_strip(dots: Sequence[ErrorDot]) -> Figure:
         heights.append(place[dot.group] + _SPREAD * ((number * _GOLDEN) % 1 - 0.5))
     hover = [plot.lines(plot.label(d.label, 80), error_text(d.error), _why(d)) for d in dots]
     shown = _by_method(dots, [100 * dot.error for dot in dots], heights, hover, 8)
+    middles = {group: median(dot.error for dot in dots) for group, dots in members.items()}
+    edge = {"width": 2.5, "color": INK.light}
+    medians = plot.scatter(
+        "median",
+        [100 * middle for middle in middles.values()],
+        [place[group] for group in middles],
+        [plot.lines(plot.label(group), f"median {error_text(m)}") for group, m in middles.items()],
+        marker={"symbol": "line-ns", "size": 22, "color": INK.light, "line": edge},
+    )
     return plot.figure(
-        [*shown, _medians(members, place)],
+        [*shown, medians],
         height=_AROUND_PX + _ROW_PX * len(groups),
         x=plot.values(
             "error, % of what was measured (left: predicted too little)",
@@ -114,21 +123,6 @@ def _named(names: Sequence[str], places: Mapping[int, str], shown: Sequence[int]
 
 def _why(dot: "ErrorDot | ScatterPoint") -> str:
     return plot.label(f"not counted: {dot.not_counted}", 120) if dot.not_counted else ""
-
-
-def _medians(
-    members: Mapping[str, Sequence[ErrorDot]], place: Mapping[str, float]
-) -> dict[str, Any]:
-    middles = {group: median(dot.error for dot in dots) for group, dots in members.items()}
-    ink = INK.light
-    edge = {"width": 2.5, "color": ink}
-    return plot.scatter(
-        "median",
-        [100 * middle for middle in middles.values()],
-        [place[group] for group in middles],
-        [plot.lines(plot.label(group), f"median {error_text(m)}") for group, m in middles.items()],
-        marker={"symbol": "line-ns", "size": 22, "color": ink, "line": edge},
-    )
 
 
 _SCATTER_PX, _DOT_PX = 460, 9

@@ -116,7 +116,12 @@ def record_details(found: Result) -> list[Block]:
         return [*blocks, paragraph(*_failure_lines(record, prediction)), *_ranks_blocks(record)]
     table = error_table(record, found.comparisons)
     if table.rows:
-        blocks += [table, paragraph(*_table_notes(record, prediction, found.comparisons))]
+        lines = [f"{run_labels.ERROR_DEFINITION}; nothing stands there where nothing is predicted."]
+        if any(c.metric == "peak_requested_bytes" for c in found.comparisons):
+            phase, at = record.measurement.peak_phase, labels.MOMENT_LABELS[prediction.peak.moment]
+            where = f", measured in {run_labels.PHASE_LABELS[phase]}" if phase else ""
+            lines.insert(0, f"The peak is predicted at {at}{where}.")
+        blocks += [table, paragraph(*lines)]
     alone = alone_table(record)
     if alone.rows:
         blocks.append(alone)
@@ -298,19 +303,6 @@ def comparison_text(c: Comparison) -> str:
     if not c.is_claim:
         return ""
     return NOTHING if c.relative_error is None else error_text(c.relative_error)
-
-
-def _table_notes(
-    record: Record, prediction: Prediction, comparisons: Sequence[Comparison]
-) -> list[str]:
-    lines = [f"{run_labels.ERROR_DEFINITION}; nothing stands there where nothing is predicted."]
-    measurement = record.measurement
-    if any(c.metric == "peak_requested_bytes" for c in comparisons):
-        phase = measurement.peak_phase
-        where = f", measured in {run_labels.PHASE_LABELS[phase]}" if phase else ""
-        at = labels.MOMENT_LABELS[prediction.peak.moment]
-        lines.insert(0, f"The peak is predicted at {at}{where}.")
-    return lines
 
 
 def alone_table(record: Record) -> Table:

@@ -94,6 +94,8 @@ def counts_drawing(layer: LoraLayer) -> Drawing:
 def layer_cards(layer: LoraLayer) -> list[Card]:
     """What trains, and what it holds in float32."""
     both = layer.full, layer.lora
+    gradients, adam = list(map(gradient_bytes, both)), list(map(adam_bytes, both))
+    together = [gradient_bytes(n) + adam_bytes(n) for n in both]
     change = change_text(layer.share - 1)
     return [
         Card(
@@ -103,21 +105,9 @@ def layer_cards(layer: LoraLayer) -> list[Card]:
         )
         for label, texts, note in (
             ("Numbers that train", [count_text(n) for n in both], "d k against r (d + k)"),
-            (
-                "Gradients",
-                bytes_texts([gradient_bytes(n) for n in both]),
-                "in float32, 4 bytes a number",
-            ),
-            (
-                "Adam's two averages",
-                bytes_texts([adam_bytes(n) for n in both]),
-                "in float32, 8 bytes a number",
-            ),
-            (
-                "Gradients and Adam",
-                bytes_texts([gradient_bytes(n) + adam_bytes(n) for n in both]),
-                "12 bytes a number",
-            ),
+            ("Gradients", bytes_texts(gradients), "in float32, 4 bytes a number"),
+            ("Adam's two averages", bytes_texts(adam), "in float32, 8 bytes a number"),
+            ("Gradients and Adam", bytes_texts(together), "12 bytes a number"),
         )
     ]
 
