@@ -14,6 +14,7 @@ from lora_profiler.report.blocks import Row, RowKind, Rows, Table
 from lora_profiler.report.labels import UNKNOWN, method_label
 from lora_profiler.units import (
     byte_unit,
+    bytes_text,
     bytes_texts,
     change_text,
     count_text,
@@ -207,46 +208,36 @@ def answered_differently(a: Answer, b: Answer) -> Table | None:
 def _numbers(a: Answer, b: Answer) -> Iterator[tuple[str, str, str, str]]:
     one, other = (labels.VERDICT_LABELS[x.fit.verdict] if x.fit else UNKNOWN for x in (a, b))
     yield "verdict", one, other, ""
-    for name, of in _BYTES.items():
-        yield _pair(name, (of(a), of(b)), None)
-    trained = [x.prediction.parameters.trainable for x in (a, b)]
-    yield _pair("trained parameters", trained, short_count_text)
-    flops = [x.prediction.flops.per_token if x.prediction.flops else None for x in (a, b)]
-    yield _pair("compute per token", flops, flops_text)
-    steps = [a.step, b.step]
-    times = [step.time.seconds if step else None for step in steps]
-    longest = max((time for time in times if time is not None), default=1.0)
-    yield _pair("one step", times, lambda seconds: seconds_text(seconds, longest))
-    rates = [step.time.tokens_per_second if step else None for step in steps]
-    yield _pair("tokens a second", rates, rate_text)
-    for name, size in _SIZES.items():
-        yield _pair(name, (size(a), size(b)), count_text)
+    longest = max((x.step.time.seconds for x in (a, b) if x.step), default=1.0)
+    for name, (of, text) in _NUMBERS.items():
+        before, after = of(a), of(b)
+        if text is bytes_text:
+            first, second = bytes_texts([before, after])  # in one unit
+        elif text is seconds_text:
+            first, second = (UNKNOWN if x is None else text(x, longest) for x in (before, after))
+        else:
+            first, second = (UNKNOWN if x is None else text(x) for x in (before, after))
+        change = change_text(after / before - 1) if before and after is not None else ""
+        yield name, first, second, change
 
 
-def _pair(
-    name: str, both: Sequence[float | None], text: Callable[[Any], str] | None
-) -> tuple[str, str, str, str]:
-    """Bytes where there is no `text`: they stand in one unit."""
-    one, other = both
-    if text is None:
-        first, second = bytes_texts([one, other])  # type: ignore[list-item]  # bytes are ints
-    else:
-        first, second = (UNKNOWN if x is None else text(x) for x in (one, other))
-    change = change_text(other / one - 1) if one and other is not None else ""
-    return name, first, second, change
-
-
-_BYTES: dict[str, Callable[[Answer], int | None]] = {
-    "peak": lambda x: x.prediction.peak.total_bytes,
-    "left on the card": lambda x: x.fit.headroom_bytes if x.fit else None,
-    "held through the step": lambda x: sum(x.prediction.persistent_bytes.values()),
-    "saved for backward": lambda x: x.prediction.saved_activation_bytes,
+_NUMBERS: dict[str, tuple[Callable[[Answer], Any], Callable[..., str]]] = {
+    "peak": (lambda x: x.prediction.peak.total_bytes, bytes_text),
+    "left on the card": (lambda x: x.fit.headroom_bytes if x.fit else None, bytes_text),
+    "held through the step": (lambda x: sum(x.prediction.persistent_bytes.values()), bytes_text),
+    "saved for backward": (lambda x: x.prediction.saved_activation_bytes, bytes_text),
+    "trained parameters": (lambda x: x.prediction.parameters.trainable, short_count_text),
+    "compute per token": (
+        lambda x: x.prediction.flops.per_token if x.prediction.flops else None,
+        flops_text,
+    ),
+    "one step": (lambda x: x.step.time.seconds if x.step else None, seconds_text),
+    "tokens a second": (lambda x: x.step.time.tokens_per_second if x.step else None, rate_text),
+    "largest batch that fits": (lambda x: x.fit.largest_batch_size if x.fit else None, count_text),
+    "longest sequence that fits": (lambda x: x.fit.longest_seq_len if x.fit else None, count_text),
+    "highest rank that fits": (lambda x: x.fit.highest_rank if x.fit else None, count_text),
 }
-_SIZES: dict[str, Callable[[Answer], int | None]] = {
-    "largest batch that fits": lambda x: x.fit.largest_batch_size if x.fit else None,
-    "longest sequence that fits": lambda x: x.fit.longest_seq_len if x.fit else None,
-    "highest rank that fits": lambda x: x.fit.highest_rank if x.fit else None,
-}
+"""Numbers of an answer, and how they are written."""
 
 
 _MADE: Mapping[Batching, str] = {

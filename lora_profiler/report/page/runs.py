@@ -39,37 +39,19 @@ class Run:
     number: int
     scored: Scored
     record_id: str
+    record: Record
     cells: tuple[str, str, str]
     peak: Comparison | None
+    model: str
+    family: str
+    method: Method
+    device: str
+    status: Status
 
     @property
     def name(self) -> str:
         """'#12 gpt2, LoRA r16, batch 2 x 512, float32'."""
         return f"#{self.number} {', '.join(self.cells)}"
-
-    @property
-    def record(self) -> Record:
-        return self.scored.record
-
-    @property
-    def model(self) -> str:
-        return self.record.workload.model.id
-
-    @property
-    def family(self) -> str:
-        return self.record.workload.model.model_type
-
-    @property
-    def method(self) -> Method:
-        return self.record.workload.setup.method
-
-    @property
-    def device(self) -> str:
-        return self.record.environment.device.name
-
-    @property
-    def status(self) -> Status:
-        return self.record.measurement.status
 
     @cached_property  # its intervals take most of a millisecond, which few pages need of all runs
     def speed(self) -> Throughput | None:
@@ -113,17 +95,23 @@ def numbered(scored: Iterable[Scored]) -> list[Run]:
     cells: dict[Workload, tuple[str, str, str]] = {}  # of many records few workloads differ
     runs = []
     for number, s in enumerate(scored, 1):
-        workload = s.record.workload
+        record, workload = s.record, s.record.workload
         if workload not in cells:
-            cells[workload] = run_cells(s.record)
+            cells[workload] = run_cells(record)
         peaks = (c for c in s.comparisons if c.metric == PEAK and c.category == TOTAL)
         runs.append(
             Run(
                 number=number,
                 scored=s,
-                record_id=s.record.id,
+                record_id=record.id,
+                record=record,
                 cells=cells[workload],
                 peak=next(peaks, None),
+                model=workload.model.id,
+                family=workload.model.model_type,
+                method=workload.setup.method,
+                device=record.environment.device.name,
+                status=record.measurement.status,
             )
         )
     return runs
