@@ -44,14 +44,14 @@ def provenance_section(runs: Sequence[Run]) -> Section | None:
         of = f"{count_text(len(members))} run{'s' if len(members) > 1 else ''}"
         title = f"Set-up {number}: {members[0].environment.device.name}, {of}"
         tables.append(environment_table(title, members))
-    parts.append(Fold(title="Every set-up", parts=(Beside(parts=tuple(tables)),)))
+    parts.append(Fold("Every set-up", (Beside(tuple(tables)),)))
     commands = list(dict.fromkeys(r.environment.command for r in records if r.environment.command))
     if commands:
         rows = tuple(Row(cells=(command,)) for command in commands[:MOST_COMMANDS])
         table = Table(title="As they were given", columns=("command",), rows=rows)
         title = f"{_several(len(commands), 'command')} that made the records"
-        parts.append(Fold(title=title, parts=(table,)))
-    return Section(name="provenance", title="Environment and provenance", parts=tuple(parts))
+        parts.append(Fold(title, (table,)))
+    return Section("provenance", "Environment and provenance", tuple(parts))
 
 
 def _several(count: int, what: str) -> str:
@@ -134,11 +134,7 @@ def definitions_section() -> Section:
         *run_labels.MFU_DEFINITIONS,
         run_labels.ENERGY_CAVEAT,
     )
-    return Section(
-        name="definitions",
-        title="Definitions",
-        parts=(paragraph(*lines), Fold(title="Every word", parts=tables)),
-    )
+    return Section("definitions", "Definitions", (paragraph(*lines), Fold("Every word", tables)))
 
 
 def _table(title: str, names: Mapping[str, str], meanings: Mapping[str, str]) -> Table:
@@ -159,17 +155,17 @@ def public_section() -> Section:
     """Errors by kind and source, a peak's interval, what was missed, set apart, left out."""
     peak_interval = interval()
     return Section(
-        name="public",
-        title="Public measurements",
-        parts=(
+        "public",
+        "Public measurements",
+        (
             paragraph(_PUBLIC, f"{interval_words(peak_interval)}.", coverage_words(peak_interval)),
             errors_table(),
-            Fold(title="By source", parts=(sources_table(),)),
-            Fold(title="Misses, and what is known of them", parts=(paragraph(*missed_lines()),)),
-            Fold(title="Predicted, but no test", parts=(paragraph(*apart_lines()),)),
+            Fold("By source", (sources_table(),)),
+            Fold("Misses, and what is known of them", (paragraph(*missed_lines()),)),
+            Fold("Predicted, but no test", (paragraph(*apart_lines()),)),
             Fold(
-                title="What no question here says",
-                parts=(paragraph(*left_out_lines("memory")), paragraph(*left_out_lines("steps"))),
+                "What no question here says",
+                (paragraph(*left_out_lines("memory")), paragraph(*left_out_lines("steps"))),
             ),
         ),
     )

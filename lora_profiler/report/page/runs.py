@@ -175,7 +175,7 @@ def runs_section(runs: Sequence[Run]) -> Section | None:
             f" {count_text(len(runs))}; the downloads at the top hold all of them."
         )
         parts = [paragraph(said), runs_table(shown)]
-    return Section(name="runs", title="All runs", parts=tuple(parts))
+    return Section("runs", "All runs", tuple(parts))
 
 
 def runs_table(runs: Sequence[Run]) -> Table:
@@ -256,7 +256,7 @@ def failures_section(runs: Sequence[Run]) -> Section | None:
         why = ("why", lambda run: shortened(run.scored.refusal or "", 300))
         title = "Runs that nothing could predict"
         parts.append(table(refused[:MOST_ROWS], (*NAMES, why), title=title, left=5))
-    return Section(name="failures", title="What did not go through", parts=tuple(parts))
+    return Section("failures", "What did not go through", tuple(parts))
 
 
 def failures_table(failed: Sequence[Run]) -> Table:
