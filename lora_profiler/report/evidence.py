@@ -274,11 +274,9 @@ def kind_cards() -> list[Card]:
 def _card(label: str, what: str, rows: Sequence[MeasuredMemory | OwnRow], where: str) -> Card:
     worst = max(rows, key=lambda row: abs(row.error))
     whose = f"{worst.model}, {METHOD_LABELS[worst.method]} on {where}"
-    return Card(
-        label=label,
-        value=percent_text(fmean(abs(row.error) for row in rows)),
-        note=f"mean error of {what}; worst {error_text(worst.error)}: {whose}",
-    )
+    mean = percent_text(fmean(abs(row.error) for row in rows))
+    note = f"mean error of {what}; worst {error_text(worst.error)}: {whose}"
+    return Card(label, mean, note=note)
 
 
 def worst_table() -> Table:

@@ -284,6 +284,17 @@ def rehearsal_document(
 ) -> dict[str, Any]:
     """What each rank's process wrote, but for its step's kernels: the time is made of them."""
     result = worst_of(results)
+    told: dict[str, Any] | None = None
+    if nearest is not None:
+        told = {"reason": nearest.reason}
+        if nearest.prediction is not None:
+            peak = nearest.prediction.peak
+            told = {
+                **picked(nearest.prediction, "exactness engine"),
+                "moment": peak.moment,
+                "requested_bytes": peak.total_bytes,
+                "categories": dict(peak.bytes),
+            }
     return {
         "schema_version": "1.0",
         "device": "rehearsed",
@@ -294,25 +305,12 @@ def rehearsal_document(
         },
         "limits": limits(result, is_custom=card.is_custom),
         "told_rank": result.rank,
-        "nearest_prediction": None if nearest is None else _nearest_document(nearest),
+        "nearest_prediction": told,
         "step_time": None if time is None else time_document(time),
         "ranks": [
             {name: value for name, value in each.document.items() if name != "work"}
             for each in results
         ],
-    }
-
-
-def _nearest_document(nearest: Nearest) -> dict[str, Any]:
-    if nearest.prediction is None:
-        return {"reason": nearest.reason}
-    peak = nearest.prediction.peak
-    return {
-        "exactness": nearest.prediction.exactness,
-        "engine": nearest.prediction.engine,
-        "moment": peak.moment,
-        "requested_bytes": peak.total_bytes,
-        "categories": dict(peak.bytes),
     }
 
 

@@ -276,22 +276,22 @@ def trainer_dict(trainer: Trainer | None, workload: Workload) -> dict[str, Any] 
 
 def caution_lines(predictions: Sequence[Prediction], gpu: "Gpu | None" = None) -> list[str]:
     """Everything worth a warning about the ways to train one model on `gpu`, each once."""
-    return [
-        *_other_vendors(gpu),
-        *_idle_targets(predictions[-1].workload),
-        *_large_ranks(predictions),
-        *_long_sequences(predictions[0].workload),
-        *_formats(predictions),
-        *_experts(predictions),
-    ]
-
-
-def _other_vendors(gpu: "Gpu | None") -> Iterator[str]:
+    lines = []
     if gpu is not None and gpu.vendor in ("amd", "intel"):
-        yield (
-            f"which kernels torch takes on {gpu.name} is not known here: answered with those of"
-            " NVIDIA's cards from sm_80 to sm_89."
-        )
+        others = "those of NVIDIA's cards from sm_80 to sm_89"
+        unknown = f"which kernels torch takes on {gpu.name} is not known here"
+        lines.append(f"{unknown}: answered with {others}.")
+    model, targets = predictions[-1].workload.model, unmatched_targets(predictions[-1].workload)
+    for target in targets:
+        leaves = {name.rpartition(".")[2] for name, module in model.modules() if module.is_linear}
+        near = did_you_mean(target, sorted(leaves))
+        lines.append(f"no module of {model.id} matches {target}, which PEFT passes over.{near}")
+    lines += _large_ranks(predictions)
+    model, seq_len = predictions[0].workload.model, predictions[0].workload.setup.seq_len
+    if model.trained_length is not None and seq_len > model.trained_length:
+        tokens = f"{model.trained_length:,} tokens, not {seq_len:,}"
+        lines.append(f"{model.id} was made for {tokens}; see --seq-len.")
+    return [*lines, *_formats(predictions), *_experts(predictions)]
 
 
 def _formats(predictions: Sequence[Prediction]) -> Iterator[str]:
@@ -347,20 +347,3 @@ def _large_ranks(predictions: Sequence[Prediction]) -> Iterator[str]:
                 f" {first.num_parameters:,}."
             )
             return
-
-
-def _idle_targets(workload: Workload) -> Iterator[str]:
-    for target in unmatched_targets(workload):
-        leaves = {
-            name.rpartition(".")[2] for name, module in workload.model.modules() if module.is_linear
-        }
-        near = did_you_mean(target, sorted(leaves))
-        yield f"no module of {workload.model.id} matches {target}, which PEFT passes over.{near}"
-
-
-def _long_sequences(workload: Workload) -> Iterator[str]:
-    made_for, seq_len = workload.model.trained_length, workload.setup.seq_len
-    if made_for is not None and seq_len > made_for:
-        yield (
-            f"{workload.model.id} was made for {made_for:,} tokens, not {seq_len:,}; see --seq-len."
-        )

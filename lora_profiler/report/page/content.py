@@ -136,19 +136,13 @@ def answer_cards(answers: Sequence[Answer]) -> Iterable[Card]:
         if answer.gpu is None or answer.fit is None:
             cards = answer.smallest_cards if known and answer.gpu is None else ()
             least = [f"the smallest card: {cards[0].name}"] if cards else []
-            yield Card(
-                label=f"{name} peaks at",
-                value=peak if known else f"≥ {peak}",
-                note="; ".join([*least, sureness_words(answer)]),
-            )
+            note = "; ".join([*least, sureness_words(answer)])
+            yield Card(f"{name} peaks at", peak if known else f"≥ {peak}", note=note)
             continue
         words = verdict_words(answer).partition(": ")[2] or verdict_words(answer).partition(", ")[2]
         notes = [f"peak {peak}, {words}", *remedy_lines(answer), sureness_words(answer)]
-        yield Card(
-            label=f"{name} on {answer.gpu.name}",
-            value=labels.VERDICT_LABELS[answer.fit.verdict],
-            note="; ".join(notes),
-        )
+        verdict = labels.VERDICT_LABELS[answer.fit.verdict]
+        yield Card(f"{name} on {answer.gpu.name}", verdict, note="; ".join(notes))
 
 
 def pair_cards(groups: Sequence[Sequence[Run]]) -> Iterable[Card]:
@@ -162,18 +156,12 @@ def pair_cards(groups: Sequence[Sequence[Run]]) -> Iterable[Card]:
     model = shortened(full.model)
     peak, whole = lora.measured_bytes or 0, full.measured_bytes or 0
     if whole:
-        yield Card(
-            label=f"Peak of {name} against full",
-            value=change_text(peak / whole - 1),
-            note=f"{model}: {bytes_text(peak)} against {bytes_text(whole)}",
-        )
+        note = f"{model}: {bytes_text(peak)} against {bytes_text(whole)}"
+        yield Card(f"Peak of {name} against full", change_text(peak / whole - 1), note=note)
     if ratio := ratio_of([full.record], [lora.record]):
         interval = f"95 % interval {ratio.low:.3f} to {ratio.high:.3f}"
-        yield Card(
-            label=f"Step of {name} against full",
-            value=change_text(ratio.ratio - 1),
-            note=f"{model}: {ratio.ratio:.3f} of the time, {interval}",
-        )
+        note = f"{model}: {ratio.ratio:.3f} of the time, {interval}"
+        yield Card(f"Step of {name} against full", change_text(ratio.ratio - 1), note=note)
 
 
 def page_data(runs: Sequence[Run], answers: Sequence[Answer]) -> dict[str, Any]:

@@ -111,14 +111,11 @@ def _times(answers: Sequence[Answer]) -> list[Card]:
     unfit = f"; {', '.join(beyond)}: as on a card with room" if beyond else ""
     basis = labels.BASIS_LABELS[next(iter(steps.values())).time.likeness]
     name = device_name(answers)
-    between = "; ".join(
-        f"{label}: {interval_words(step, longest)}" for label, step in steps.items()
-    )
+    each = (f"{label}: {interval_words(step, longest)}" for label, step in steps.items())
+    between, padding = f"{'; '.join(each)}; {basis}{unfit}", f"on {name}, padding among them{unfit}"
     return [
-        Card(label=f"One step on {name}", rows=tuple(rows), note=f"{between}; {basis}{unfit}"),
-        Card(
-            label="Tokens a second", rows=tuple(rates), note=f"on {name}, padding among them{unfit}"
-        ),
+        Card(f"One step on {name}", rows=tuple(rows), note=between),
+        Card("Tokens a second", rows=tuple(rates), note=padding),
     ]
 
 

@@ -332,8 +332,5 @@ def _peak_card(run: Run) -> Card:
     if speed and speed.tokens_per_second is not None:
         notes.append(rate_text(speed.tokens_per_second, "tokens"))
     size, name = _peak_text(run), way_label(run.record.workload.setup)
-    return Card(
-        label=f"{name} peaks at" if size else name,
-        value=size or run_labels.STATUS_LABELS[run.status],
-        note=", ".join(notes),
-    )
+    status = run_labels.STATUS_LABELS[run.status]
+    return Card(f"{name} peaks at" if size else name, size or status, note=", ".join(notes))
