@@ -228,33 +228,29 @@ def plan_front(points: Sequence[FrontPoint], currency: str) -> Figure:
     named = [n for n, point in enumerate(points) if point.is_named]
     named.sort(key=lambda n: not points[n].is_recommended)
     places = name_places(spots, {n: points[n].name for n in named})
+    dots = []
+    for method in get_args(Method):
+        shown = [n for n, point in enumerate(points) if point.method == method]
+        here = [points[n] for n in shown]
+        trace = plot.scatter(
+            METHOD_LABELS[method],
+            [point.hours for point in here],
+            [point.cost for point in here],
+            [plot.lines(plot.label(p.name), plot.label(p.said, 120)) for p in here],
+            mode="markers+text",
+            **_named([point.name for point in points], places, shown),
+            marker=plot.dot_mark(method, _RUN_PX, counted=True),
+        )
+        dots += [trace] if shown else []
     best = [point for point in points if point.is_recommended]
     look = {"symbol": "circle-open", "size": _RING_PX, "color": INK.light, "line": {"width": 2}}
     ring = plot.scatter("recommended", [p.hours for p in best], [p.cost for p in best], marker=look)
     return plot.figure(
-        [*([ring] if best else []), *_front_dots(points, places)],
+        [*([ring] if best else []), *dots],
         height=_FRONT_PX,
         x=_log_axis("hours", hours, lambda hours: f"{hours:g} h"),
         y=_log_axis(f"cost, {currency}" if currency else "cost", cost, lambda cost: f"{cost:,g}"),
     )
-
-
-def _front_dots(
-    points: Sequence[FrontPoint], places: Mapping[int, str]
-) -> Iterator[dict[str, Any]]:
-    for method in get_args(Method):
-        shown = [n for n, point in enumerate(points) if point.method == method]
-        here = [points[n] for n in shown]
-        if shown:
-            yield plot.scatter(
-                METHOD_LABELS[method],
-                [point.hours for point in here],
-                [point.cost for point in here],
-                [plot.lines(plot.label(p.name), plot.label(p.said, 120)) for p in here],
-                mode="markers+text",
-                **_named([point.name for point in points], places, shown),
-                marker=plot.dot_mark(method, _RUN_PX, counted=True),
-            )
 
 
 def _span(numbers: Sequence[float]) -> tuple[float, float]:
