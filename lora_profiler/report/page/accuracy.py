@@ -252,17 +252,23 @@ def speed_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
         if len(picked) + len(group) <= MOST_BARS:
             picked += group
     picked = picked or list(timed[:MOST_BARS])
-    shown = (
-        ""
-        if len(picked) == len(timed)
-        else f"{count_text(len(picked))} of {count_text(len(timed))} timed runs. "
-    )
+    of = f"{count_text(len(picked))} of {count_text(len(timed))} timed runs. "
+    shown = "" if len(picked) == len(timed) else of
     several = "Runs of a group are alike in all but their method and its options. " if alike else ""
+    bars = [bar for run in picked if (bar := _bar(run)) is not None]
+    rate = rate_text(max(bar.tokens_per_second for bar in bars), "tokens")
+    throughput = Drawing(
+        "throughput",
+        "Tokens a second in a median step.",
+        f"Bars for {count_text(len(bars))} runs; the fastest {rate}.",
+        throughput_bars(bars),
+        _numbers(picked),
+    )
     parts: list[Part] = [
         paragraph(
             f"{shown}{several}Whiskers are 95 % intervals of the median step.", *_ratio(alike)
         ),
-        _drawing(picked),
+        throughput,
         Beside(tuple(step_times_drawing(run) for run in full_and_lora(alike) or timed[:1])),
     ]
     return Section("speed", "Throughput", tuple(parts))
@@ -282,19 +288,6 @@ def _ratio(alike: Sequence[Sequence[Run]]) -> list[str]:
 
 
 # --- tokens a second ------------------------------------------------------------------------------
-
-
-def _drawing(picked: Sequence[Run]) -> Drawing:
-    bars = [bar for run in picked if (bar := _bar(run)) is not None]
-    fastest = max(bars, key=lambda bar: bar.tokens_per_second)
-    rate = rate_text(fastest.tokens_per_second, "tokens")
-    return Drawing(
-        "throughput",
-        "Tokens a second in a median step.",
-        f"Bars for {count_text(len(bars))} runs; the fastest {rate}.",
-        throughput_bars(bars),
-        _numbers(picked),
-    )
 
 
 def _bar(run: Run) -> ThroughputBar | None:

@@ -32,7 +32,9 @@ def steps_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
 
     `groups` are the runs that are alike.
     """
-    shown = full_and_lora(groups) or _largest(runs)
+    known = [r for r in runs if r.scored.prediction and r.record.measurement.went_through]
+    largest = sorted(known, key=lambda run: -(run.measured_bytes or 0))[:1]
+    shown = full_and_lora(groups) or largest
     if not shown:
         return None
     both = [drawing for run in shown if (drawing := step_drawing(run)) is not None]
@@ -56,15 +58,6 @@ def layers_section(groups: Sequence[Sequence[Run]]) -> Section | None:
     predictions = [run.scored.prediction for run in pair if run.scored.prediction is not None]
     parts = tuple(layer_drawings("layers", predictions)) if predictions else ()
     return Section("layers", "Layer by layer", (paragraph(ALIKE), *parts)) if parts else None
-
-
-def _largest(runs: Sequence[Run]) -> list[Run]:
-    rest = [
-        run
-        for run in runs
-        if run.scored.prediction is not None and run.record.measurement.went_through
-    ]
-    return sorted(rest, key=lambda run: -(run.measured_bytes or 0))[:1]
 
 
 # --- one step -------------------------------------------------------------------------------------
