@@ -20,6 +20,7 @@ from lora_profiler.report.evidence import (
     sources_table,
 )
 from lora_profiler.report.measured import run_labels
+from lora_profiler.report.measured.comparisons import counted
 from lora_profiler.report.page.runs import Run
 from lora_profiler.report.parts import Beside, Fold, Part, Section
 from lora_profiler.units import bytes_text, count_text
@@ -49,19 +50,15 @@ def provenance_section(runs: Sequence[Run]) -> Section | None:
     if commands:
         rows = tuple(Row(cells=(command,)) for command in commands[:MOST_COMMANDS])
         table = Table(title="As they were given", columns=("command",), rows=rows)
-        title = f"{_several(len(commands), 'command')} that made the records"
+        title = f"{counted(len(commands), 'command')} that made the records"
         parts.append(Fold(title, (table,)))
     return Section("provenance", "Environment and provenance", tuple(parts))
-
-
-def _several(count: int, what: str) -> str:
-    return f"{count_text(count)} {what}{'' if count == 1 else 's'}"
 
 
 def _lines(records: Sequence[Record], count: int, shown: int) -> list[str]:
     started = sorted(r.started_at for r in records if r.started_at)
     lines = [
-        f"{_several(len(records), 'run')} in {_several(count, 'set-up')} of machine and software."
+        f"{counted(len(records), 'run')} in {counted(count, 'set-up')} of machine and software."
     ]
     if started:
         lines.append(f"Made from {started[0]} to {started[-1]}.")
