@@ -3,11 +3,9 @@ answers with only what differs; and what lengths of samples say: the batches of 
 one's memory, the average one's time."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from lora_profiler.batching.batches import Batching
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.over_data import BatchPeak, OverData
 from lora_profiler.prediction import CATEGORIES, MOMENTS, Category, Moment
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, RowKind, Rows, Table
@@ -26,6 +24,10 @@ from lora_profiler.units import (
     short_count_text,
 )
 from lora_profiler.workload import OPTIONS, setup_dict
+
+if TYPE_CHECKING:
+    from lora_profiler.batching.batches import Batching
+    from lora_profiler.planning.over_data import BatchPeak, OverData
 
 N = TypeVar("N", int, float)
 
@@ -240,7 +242,7 @@ _NUMBERS: dict[str, tuple[Callable[[Answer], Any], Callable[..., str]]] = {
 """Numbers of an answer, and how they are written."""
 
 
-_MADE: Mapping[Batching, str] = {
+_MADE: "Mapping[Batching, str]" = {
     "random": "drawn at random and padded to their longest",
     "grouped": "grouped by length as LengthGroupedSampler does and padded to their longest",
     "packed": "packed by TRL's bfd, a batch one row",
@@ -280,7 +282,7 @@ def data_lines(answer: Answer) -> list[str]:
     return [*lines, *lengths.notes]
 
 
-def _epoch_words(epoch: OverData) -> str:
+def _epoch_words(epoch: "OverData") -> str:
     """'2,500 batches in 2,500 steps an epoch, of 12.00 M tokens for 6.00 M of the data (2.00 times,
     49.99 % padding)'."""
     batches = epoch.batches
@@ -297,11 +299,11 @@ def _epoch_words(epoch: OverData) -> str:
     )
 
 
-def _shape_text(batch: BatchPeak) -> str:
+def _shape_text(batch: "BatchPeak") -> str:
     return f"{count_text(batch.batch_size)} x {count_text(batch.seq_len)} tokens"
 
 
-def _rarity(epoch: OverData) -> str:
+def _rarity(epoch: "OverData") -> str:
     """'about 37 of 2,500 batches are as long'."""
     expected, total = epoch.worst.expected_per_epoch, epoch.batches.num_batches
     if expected >= total - 0.5:
@@ -352,7 +354,7 @@ def epoch_table(answers: Sequence[Answer]) -> Table:
     return rows.of_methods("An epoch of the data")
 
 
-def _spans(epoch: OverData) -> list[tuple[str, float]]:
+def _spans(epoch: "OverData") -> list[tuple[str, float]]:
     """(an epoch, or so many, and its steps)."""
     steps, number = epoch.steps_per_epoch, epoch.data.epochs
     more = [] if number is None or number == 1 else [(f"{number:g} epochs", number * steps)]
