@@ -148,6 +148,9 @@ def _range_text(first: int, last: int | None) -> str:
     return f"{first:,}" if last == first else f"{first:,} to {last:,}"
 
 
+# --- what calibrate measured, and how far off each step is by the others' constants ---------------
+
+
 def calibration_blocks(found: "Calibration", path: Path | None) -> list[Block]:
     def method(step: "FittedStep") -> str:
         setup = step.workload.setup

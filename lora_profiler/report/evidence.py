@@ -98,6 +98,9 @@ def setup_words(row: MeasuredMemory) -> str:
     return f"{row.batch_size} x {count_text(row.seq_len)} tokens{checkpointing}"
 
 
+# --- how far off predictions of public measurements were ------------------------------------------
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Errors:
     """Mean, median and 90th percentile of absolute errors, and the largest, signed."""

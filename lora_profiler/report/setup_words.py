@@ -165,6 +165,8 @@ def option_argument(option: Option, value: Any, name: str) -> Sequence[str]:
     return [name, f"{value:g}" if isinstance(value, float) else str(value)]
 
 
+# --- whose loop it is -----------------------------------------------------------------------------
+
 _NAMED = 8
 """So many of what a trainer sets are named in the short answer."""
 BARE_LINE = "for a bare loop, which keeps nothing of the model's output"
@@ -272,6 +274,9 @@ def trainer_dict(trainer: Trainer | None, workload: Workload) -> dict[str, Any] 
     stack, own = trainer.stack, trainer.from_stack(workload)
     versions = {"library": stack.library or None, "version": stack.version or None}
     return {"name": stack.name, **versions, "from_stack": own}
+
+
+# --- what was probably not meant ------------------------------------------------------------------
 
 
 def caution_lines(predictions: Sequence[Prediction], gpu: "Gpu | None" = None) -> list[str]:

@@ -242,6 +242,8 @@ _NUMBERS: dict[str, tuple[Callable[[Answer], Any], Callable[..., str]]] = {
 """Numbers of an answer, and how they are written."""
 
 
+# --- what lengths of samples say ------------------------------------------------------------------
+
 _MADE: "Mapping[Batching, str]" = {
     "random": "drawn at random and padded to their longest",
     "grouped": "grouped by length as LengthGroupedSampler does and padded to their longest",

@@ -175,6 +175,8 @@ def _cost_row(name: str, count: int, values: Sequence[int], kind: RowKind = "pla
     return Row(cells=cells, kind=kind)
 
 
+# --- the figure -----------------------------------------------------------------------------------
+
 LayerQuantity = Literal[
     "num_trainable_parameters",
     "num_parameters",
