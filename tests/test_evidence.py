@@ -47,7 +47,7 @@ from lora_profiler.report.evidence import (
     unseen_steps,
 )
 from lora_profiler.report.json.predict import predict_schema
-from lora_profiler.report.page.reference import public_section
+from lora_profiler.report.page.content import public_section
 from lora_profiler.report.parts import Fold
 from lora_profiler.workload import LoraConfig, Method, Quantization, Sharding, TrainSetup, Workload
 

@@ -43,7 +43,7 @@ from lora_profiler.report.json.predict import predict_payload
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.page import Content, embedded_data, report_content, write_page
 from lora_profiler.report.page import write as page_write
-from lora_profiler.report.page.reference import provenance_section
+from lora_profiler.report.page.content import provenance_section
 from lora_profiler.report.page.runs import MOST_ROWS, full_and_lora, groups_alike, numbered
 from lora_profiler.report.page.write import PACKED_ABOVE, json_text, packed
 from lora_profiler.report.parts import Beside, Drawing, Fold, Part, drawings

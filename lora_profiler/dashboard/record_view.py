@@ -17,7 +17,7 @@ from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.changes import change_blocks
 from lora_profiler.report.measured.measurements import alone_table, record_details
 from lora_profiler.report.page.accuracy import step_times_drawing
-from lora_profiler.report.page.reference import environment_table, fact_text
+from lora_profiler.report.page.content import environment_table, fact_text
 from lora_profiler.report.page.runs import Run
 from lora_profiler.report.page.steps import counters_drawing, peaks_drawing, step_drawing
 from lora_profiler.report.parts import Drawing

@@ -216,34 +216,27 @@ def _drawn_bars(it: Frame) -> Iterator[str]:
         edge = left + scale * it.percent(it.usable_bytes)
         words = f"{it.card_words} {it.unit[0]}"
         yield svg.text(edge, top - 12, words, "faint", look=f"{_look(18)};text-anchor:end")
-    for place, bar in enumerate(it.bars):
-        yield from _drawn_bar(it, bar, top + _BARS_PX * place, scale)
-
-
-def _drawn_bar(it: Frame, bar: MemoryBar, y: float, scale: float) -> Iterator[str]:
-    left, height = _TRACK[0], _BARS_PX - 16
-    weight = 700 if bar.is_chosen else 400
-    yield svg.text(_EDGE, y + 22, shortened(bar.label, 18), "ink", look=_look(20, weight))
-    for kind, low, high in it.parts(bar):
-        role = "warning" if kind.endswith("-over") else "accent"
-        x, width = left + scale * low, scale * (high - low)
-        if kind.startswith("reserve"):
-            yield (
+    height = _BARS_PX - 16
+    for y, bar in ((top + _BARS_PX * place, bar) for place, bar in enumerate(it.bars)):
+        look = _look(20, 700 if bar.is_chosen else 400)
+        yield svg.text(_EDGE, y + 22, shortened(bar.label, 18), "ink", look=look)
+        for kind, low, high in it.parts(bar):
+            role = "warning" if kind.endswith("-over") else "accent"
+            x, width = left + scale * low, scale * (high - low)
+            hatched = (
                 f'<rect x="{x:.6g}" y="{y:g}" width="{width:.6g}" height="{height:g}"'
                 f' fill="url(#lp-{role})"/>'
             )
-        else:
-            yield svg.box(x, y, width, height, role)
-    if it.usable_bytes is not None:
-        width = scale * it.percent(it.usable_bytes)
-        yield (
-            f'<rect x="{left:g}" y="{y:g}" width="{width:.6g}" height="{height:g}" rx="2"'
-            ' class="frame" fill="none" stroke-width="3"/>'
-        )
-    number = f"{it.number(bar)} {it.unit[0]}"
-    yield svg.text(
-        WIDTH - _EDGE, y + 22, number, "ink", look=f"{_look(20, weight)};text-anchor:end"
-    )
+            is_reserve = kind.startswith("reserve")
+            yield hatched if is_reserve else svg.box(x, y, width, height, role)
+        if it.usable_bytes is not None:
+            width = scale * it.percent(it.usable_bytes)
+            yield (
+                f'<rect x="{left:g}" y="{y:g}" width="{width:.6g}" height="{height:g}" rx="2"'
+                ' class="frame" fill="none" stroke-width="3"/>'
+            )
+        number = f"{it.number(bar)} {it.unit[0]}"
+        yield svg.text(WIDTH - _EDGE, y + 22, number, "ink", look=f"{look};text-anchor:end")
 
 
 def _numbers(items: Sequence[ThreeNumber]) -> Iterator[str]:

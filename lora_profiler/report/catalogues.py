@@ -148,7 +148,17 @@ def _range_text(first: int, last: int | None) -> str:
     return f"{first:,}" if last == first else f"{first:,} to {last:,}"
 
 
+# --- what calibrate measured, and how far off each step is by the others' constants ---------------
+
+
 def calibration_blocks(found: "Calibration", path: Path | None) -> list[Block]:
+    def method(step: "FittedStep") -> str:
+        setup = step.workload.setup
+        return METHOD_LABELS[setup.method] + (", checkpointed" if setup.checkpointing else "")
+
+    def size(step: "FittedStep") -> str:
+        return f"{step.workload.setup.batch_size} x {step.workload.setup.seq_len:,}"
+
     local, made = found.local, found.local.provenance
     constants = local.constants
     threads = f", {made.threads} threads" if made.threads and local.rates.is_host else ""
@@ -157,9 +167,15 @@ def calibration_blocks(found: "Calibration", path: Path | None) -> list[Block]:
         Table(
             columns=("measured", "rate"), rows=tuple(Row(cells=cells) for cells in _measured(found))
         ),
-        Table(
-            columns=("step", "method", "batch x tokens", "seconds", "error without its model"),
-            rows=tuple(Row(cells=_step(step)) for step in found.steps),
+        table(
+            found.steps,
+            (
+                ("step", lambda step: step.workload.model.id),
+                ("method", method),
+                ("batch x tokens", size),
+                ("seconds", lambda step: seconds_text(step.seconds)),
+                ("error without its model", lambda step: error_text(step.error)),
+            ),
             left=2,
         ),
         paragraph(
@@ -223,13 +239,6 @@ def _measured(found: "Calibration") -> Iterator[tuple[str, str]]:
         yield name, _bytes_rate(rate)
     yield "launch of one kernel", seconds_text(fixed.launch_seconds)
     yield "optimizer's own time", seconds_text(fixed.step_seconds)
-
-
-def _step(step: "FittedStep") -> tuple[str, ...]:
-    setup = step.workload.setup
-    method = METHOD_LABELS[setup.method] + (", checkpointed" if setup.checkpointing else "")
-    size = f"{setup.batch_size} x {setup.seq_len:,}"
-    return step.workload.model.id, method, size, seconds_text(step.seconds), error_text(step.error)
 
 
 def _bytes_rate(bytes_per_second: float) -> str:

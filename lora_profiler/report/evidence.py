@@ -4,10 +4,8 @@ mixed, what was rehearsed and measured here."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from lora_profiler.comparison.throughput import quantile
 from lora_profiler.evidence import (
     Interval,
     MeasuredMemory,
@@ -25,14 +23,13 @@ from lora_profiler.evidence.documents import Kind
 from lora_profiler.planning.answers import Answer
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Rows, Table
-from lora_profiler.report.charts.dots import ScatterPoint
 from lora_profiler.report.labels import METHOD_LABELS, method_label
-from lora_profiler.report.parts import Card
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text, seconds_text
 
 if TYPE_CHECKING:
-    from lora_profiler.evidence import MeasuredStep
     from lora_profiler.planning.empirical_interval import PeakInterval
+    from lora_profiler.report.charts.dots import ScatterPoint
+    from lora_profiler.report.parts import Card
 
 
 def likely_lines(answers: Sequence[Answer]) -> list[str]:
@@ -87,7 +84,7 @@ def nearest_peak_line(row: MeasuredMemory) -> str:
     return f"Nearest public measurement: {peaked}; {error}{apart}."
 
 
-def row_label(row: "MeasuredMemory | MeasuredStep") -> str:
+def row_label(row: MeasuredMemory | MeasuredStep) -> str:
     """'mistralai/Mistral-7B-v0.1, LoRA, 4 x 4,096 tokens with checkpointing on a100_sxm_80gb'."""
     sizes, cards = f"{count_text(row.tokens)} tokens", ""
     if isinstance(row, MeasuredMemory):
@@ -99,6 +96,9 @@ def setup_words(row: MeasuredMemory) -> str:
     """'4 x 4,096 tokens with checkpointing'."""
     checkpointing = " with checkpointing" if row.checkpointing else ""
     return f"{row.batch_size} x {count_text(row.seq_len)} tokens{checkpointing}"
+
+
+# --- how far off predictions of public measurements were ------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +114,10 @@ class Errors:
 
 def errors_of(rows: Iterable[MeasuredMemory | MeasuredStep]) -> Errors:
     """Raises ValueError for no rows."""
+    from statistics import fmean
+
+    from lora_profiler.comparison.throughput import quantile
+
     errors = [row.error for row in rows]
     ordered = sorted(map(abs, errors))
     return Errors(
@@ -258,7 +262,7 @@ _Row = TypeVar("_Row", MeasuredMemory, MeasuredStep, OwnRow)
 _Shown = tuple[str, str, str, str, str]
 
 
-def kind_cards() -> list[Card]:
+def kind_cards() -> "list[Card]":
     """How far off the peaks of each kind were predicted."""
     graded = graded_memory()
     counters = f"{count_text(len(graded))} counters, their stack replayed, nothing fitted"
@@ -271,14 +275,16 @@ def kind_cards() -> list[Card]:
     return cards
 
 
-def _card(label: str, what: str, rows: Sequence[MeasuredMemory | OwnRow], where: str) -> Card:
+def _card(label: str, what: str, rows: Sequence[MeasuredMemory | OwnRow], where: str) -> "Card":
+    from statistics import fmean
+
+    from lora_profiler.report.parts import Card
+
     worst = max(rows, key=lambda row: abs(row.error))
     whose = f"{worst.model}, {METHOD_LABELS[worst.method]} on {where}"
-    return Card(
-        label=label,
-        value=percent_text(fmean(abs(row.error) for row in rows)),
-        note=f"mean error of {what}; worst {error_text(worst.error)}: {whose}",
-    )
+    mean = percent_text(fmean(abs(row.error) for row in rows))
+    note = f"mean error of {what}; worst {error_text(worst.error)}: {whose}"
+    return Card(label, mean, note=note)
 
 
 def worst_table() -> Table:
@@ -336,8 +342,10 @@ def _worst(rows: Iterable[_Row]) -> list[_Row]:
     return sorted(rows, key=lambda row: -abs(row.error))[:WORST]
 
 
-def own_points(rows: Sequence[OwnRow]) -> list[ScatterPoint]:
+def own_points(rows: Sequence[OwnRow]) -> "list[ScatterPoint]":
     """For a figure of predicted against counted."""
+    from lora_profiler.report.charts.dots import ScatterPoint
+
     return [
         ScatterPoint(
             label=f"{row.model}, {METHOD_LABELS[row.method]}, {row.setup} on {row.where}",

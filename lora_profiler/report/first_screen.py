@@ -17,8 +17,7 @@ from lora_profiler.units import bytes_text, bytes_texts, count_text
 from lora_profiler.workload import TrainSetup
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerdictWords:
+class VerdictWords(NamedTuple):
     """`words` first and large, `numbers` behind them; `verdict` None where no card was asked about,
     or nobody can tell."""
 
@@ -34,25 +33,17 @@ def verdict_words(answer: Answer) -> VerdictWords:
     """
     peak = bytes_text(answer.prediction.peak.total_bytes)
     known = answer.prediction.is_whole
+    if answer.gpu is None and not known:
+        return VerdictWords(f"Needs more than {peak}", "activations are not known", None)
     if answer.gpu is None:
-        return VerdictWords(
-            words=f"Needs {peak}" if known else f"Needs more than {peak}",
-            numbers=_enough(answer) if known else "activations are not known",
-            verdict=None,
-        )
+        return VerdictWords(f"Needs {peak}", _enough(answer), None)
     if answer.fit is None:
         usable = bytes_text(answer.gpu.usable_bytes or 0)
-        return VerdictWords(
-            words="May fit or not", numbers=f"at least {peak} of {usable}", verdict=None
-        )
-    parts = room(answer.fit)
+        return VerdictWords("May fit or not", f"at least {peak} of {usable}", None)
+    parts, verdict = room(answer.fit), answer.fit.verdict
     about = "~" if answer.gpu.usable_is_estimated else ""
     held = f"{parts.peak} and {parts.reserve} reserve, of {about}{parts.usable} {parts.unit}"
-    return VerdictWords(
-        words=labels.VERDICT_LABELS[answer.fit.verdict].capitalize(),
-        numbers=held,
-        verdict=answer.fit.verdict,
-    )
+    return VerdictWords(labels.VERDICT_LABELS[verdict].capitalize(), held, verdict)
 
 
 def _enough(answer: Answer) -> str:
@@ -77,8 +68,7 @@ class Run:
     price: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ThreeNumber:
+class ThreeNumber(NamedTuple):
     """One of them: its name, itself, and a line below it where there is more to say."""
 
     label: str
@@ -90,10 +80,8 @@ def three_numbers(answer: Answer, run: Run) -> tuple[ThreeNumber, ...]:
     """Those that are known: no time without a device, or where no source tells its speed. Of what
     does not fit a time is that of a card as fast with room for it, and its note says so."""
     prediction, step = answer.prediction, answer.step
-    peak = ThreeNumber(
-        label="Peak" if prediction.is_whole else "At least",
-        value=bytes_text(prediction.peak.total_bytes),
-    )
+    label = "Peak" if prediction.is_whole else "At least"
+    peak = ThreeNumber(label, bytes_text(prediction.peak.total_bytes))
     if step is None:
         return (peak,)
     time = step.time
@@ -107,19 +95,10 @@ def three_numbers(answer: Answer, run: Run) -> tuple[ThreeNumber, ...]:
         ends = (run.price * s / _HOUR for s in (total.seconds, total.low, total.high))
         cost, low, high = (f"{n:,.2f}" if n < 100 else f"{n:,.0f}" for n in ends)
         between = f"{between}; costs {cost} ({low} to {high})"
-    return (
-        peak,
-        ThreeNumber(
-            label="Tokens a second",
-            value=_rate(time.tokens_per_second),
-            note=f"{_rate(tokens / time.high)} to {_rate(tokens / time.low)}{room}",
-        ),
-        ThreeNumber(
-            label=f"{_count(run.tokens)} tokens × {run.epochs:g}",
-            value=f"{_rate(total.seconds / size)} {unit}",
-            note=between,
-        ),
-    )
+    rates = f"{_rate(tokens / time.high)} to {_rate(tokens / time.low)}{room}"
+    speed = ThreeNumber("Tokens a second", _rate(time.tokens_per_second), rates)
+    much = f"{_count(run.tokens)} tokens × {run.epochs:g}"
+    return peak, speed, ThreeNumber(much, f"{_rate(total.seconds / size)} {unit}", between)
 
 
 def _count(tokens: float) -> str:
@@ -181,8 +160,7 @@ def trust(answer: Answer) -> Trust:
 MOST_OFFERS = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class Offer(NamedTuple):
     """A change in words, its price or reason as `tip`, and the setup or card it leads to."""
 
     text: str
@@ -214,11 +192,8 @@ def _remedies(answer: Answer, engine: str) -> Iterator[Offer]:
     step = answer.step
     before = step.time.tokens_per_second if step else None
     for remedy in advise(workload, answer.gpu, engine, answer.prediction):
-        yield Offer(
-            text=_remedy_words(remedy, before),
-            tip="; ".join(remedy.prices),
-            setup=remedy.workload.setup,
-        )
+        words, prices = _remedy_words(remedy, before), "; ".join(remedy.prices)
+        yield Offer(words, prices, setup=remedy.workload.setup)
     yield from _cards(answer)
 
 
@@ -235,11 +210,8 @@ def _remedy_words(remedy: Remedy, before: float | None) -> str:
 
 def _cards(answer: Answer) -> Iterator[Offer]:
     for card in smallest_cards(answer.prediction):
-        yield Offer(
-            text=f"On {card.name}, {bytes_text(card.usable_bytes or 0)}",
-            tip="The smallest memory that is enough.",
-            gpu=card.key,
-        )
+        words = f"On {card.name}, {bytes_text(card.usable_bytes or 0)}"
+        yield Offer(words, "The smallest memory that is enough.", gpu=card.key)
 
 
 def _growth(answer: Answer, fit: Fit) -> Iterator[Offer]:
@@ -248,19 +220,12 @@ def _growth(answer: Answer, fit: Fit) -> Iterator[Offer]:
     made_for = answer.prediction.workload.model.trained_length
     batch, length, rank = fit.largest_batch_size, fit.longest_seq_len, fit.highest_rank
     if batch is not None and batch > setup.batch_size:
-        yield Offer(
-            text=f"Up to batch {count_text(batch)}", tip=tip, setup=replace(setup, batch_size=batch)
-        )
+        larger = replace(setup, batch_size=batch)
+        yield Offer(f"Up to batch {count_text(batch)}", tip, setup=larger)
     longest = length if length is None or made_for is None else min(length, made_for)
     if longest is not None and longest > setup.seq_len:
-        yield Offer(
-            text=f"Up to {count_text(longest)} tokens",
-            tip=tip,
-            setup=replace(setup, seq_len=longest),
-        )
+        longer = replace(setup, seq_len=longest)
+        yield Offer(f"Up to {count_text(longest)} tokens", tip, setup=longer)
     if rank is not None and setup.lora is not None and rank > setup.lora.r:
-        yield Offer(
-            text=f"Up to rank {count_text(rank)}",
-            tip=tip,
-            setup=replace(setup, lora=replace(setup.lora, r=rank)),
-        )
+        higher = replace(setup, lora=replace(setup.lora, r=rank))
+        yield Offer(f"Up to rank {count_text(rank)}", tip, setup=higher)

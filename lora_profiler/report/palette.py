@@ -8,12 +8,14 @@ it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from lora_profiler.planning.reserve import Verdict
 from lora_profiler.prediction import Category
-from lora_profiler.steptime import Part
 from lora_profiler.workload import Method
+
+if TYPE_CHECKING:
+    from lora_profiler.planning.reserve import Verdict
+    from lora_profiler.steptime import Part
 
 Theme = Literal["light", "dark"]
 Hatch = Literal["", "/", "\\", "x", "-", "|", "+", "."]
@@ -81,7 +83,7 @@ CATEGORY_PAINTS: Final[Mapping[Category, Paint]] = {
     "unattributed": Paint(colour=Colour(light="#a08d84", dark="#8a7d78"), hatch="."),
 }
 
-PART_PAINTS: Final[Mapping[Part, Paint]] = {
+PART_PAINTS: "Final[Mapping[Part, Paint]]" = {
     "gemm": CATEGORY_PAINTS["parameters"],
     "attention_forward": CATEGORY_PAINTS["activations"],
     "attention_backward": Paint(colour=CATEGORY_PAINTS["activations"].colour, hatch="+"),
@@ -101,13 +103,13 @@ METHOD_MARKS: Final[Mapping[Method, Mark]] = {
     "qlora": Mark(colour=Colour(light="#309e70", dark="#5cc496"), symbol="square"),
 }
 
-VERDICT_COLOURS: Final[Mapping[Verdict, Colour]] = {
+VERDICT_COLOURS: "Final[Mapping[Verdict, Colour]]" = {
     "fits": Colour(light="#cfe3f5", dark="#1d4263"),
     "tight": Colour(light="#fbe3b0", dark="#5a4413"),
     "does_not_fit": Colour(light="#f3cfc9", dark="#5e2a24"),
 }
 """Behind text, which is drawn in ink."""
-VERDICT_SIGNS: Final[Mapping[Verdict, str]] = {"fits": "✓", "tight": "~", "does_not_fit": "✗"}
+VERDICT_SIGNS: "Final[Mapping[Verdict, str]]" = {"fits": "✓", "tight": "~", "does_not_fit": "✗"}
 
 
 REST_PAINT: Final = Paint(colour=Colour(light="#8c94a0", dark="#c5cad5"))

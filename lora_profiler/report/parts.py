@@ -8,7 +8,7 @@ from lora_profiler.report.blocks import Paragraph, Table
 from lora_profiler.report.charts.plot import Figure
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Card:
     """What stands first on a page: one number with its unit as `value`, or `rows` of (name, value,
     change, ...) under `columns`; and a line on it."""
@@ -25,7 +25,7 @@ class Card:
         return [n for n in range(1, len(self.rows[0])) if any(row[n] for row in self.rows)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Drawing:
     """A figure. `name` is its id on the page; `description` says in words what is seen; `numbers`
     are the same as a table; `lines` stand under the caption.
@@ -41,7 +41,7 @@ class Drawing:
     lines: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Picture:
     """A drawing that needs no script: `svg` of this program's own, which says what is seen."""
 
@@ -50,7 +50,7 @@ class Picture:
     svg: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Fold:
     """Parts that are shown when asked for."""
 
@@ -58,14 +58,14 @@ class Fold:
     parts: tuple["Part", ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Beside:
     """Parts next to each other where the window is wide enough, else below each other."""
 
     parts: tuple["Part", ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Cards:
     """Cards side by side, as many in a row as there is room for."""
 
@@ -75,7 +75,7 @@ class Cards:
 Part = Paragraph | Table | Cards | Drawing | Picture | Fold | Beside
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Section:
     """A part of the page with a heading and an id to link to."""
 

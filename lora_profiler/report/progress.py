@@ -172,7 +172,10 @@ def drawn(
     first, last = window(progress.rows, min(height - 4, _MOST_ROWS))
     for row, what in list(zip(progress.rows, words, strict=True))[first:last]:
         cells = dict(zip(COLUMNS, _cells(progress, row, what), strict=True))
-        table.add_row(*(Text(cells[name], style=_style(row, name)) for name in widths))
+        styles = dict.fromkeys(widths, _STYLES.get(row.state, ""))
+        if row.record is not None and row.state == "done":
+            styles["status"] = _STATUS_STYLES.get(row.record.measurement.status, "red")
+        table.add_row(*(Text(cells[name], style=styles[name]) for name in widths))
     return Group(table, Text(footer(progress, deadline_seconds), style="dim"))
 
 
@@ -241,12 +244,6 @@ def predicted_text(prediction: Prediction) -> str:
     """Its peak, '>= ' where a part of it is not known."""
     peak = bytes_text(counted_peak(prediction))
     return peak if prediction.is_whole else f">= {peak}"
-
-
-def _style(row: CaseRow, column: str) -> str:
-    if column == "status" and row.record is not None and row.state == "done":
-        return _STATUS_STYLES.get(row.record.measurement.status, "red")
-    return _STYLES.get(row.state, "")
 
 
 def footer(progress: Progress, deadline_seconds: float | None = None) -> str:
@@ -338,21 +335,20 @@ class Bars:
 
     def __init__(self, progress: Any) -> None:
         self._progress = progress
-        self._task: Any = None
 
     def prepare(self) -> Tell:
-        return self._tell(self._progress.add_task("Getting the model", total=None, doing=""))
+        return self._begin("Getting the model")
 
     def begin(self, claim: Claim) -> Tell:
-        self._task = self._progress.add_task(f"{claim.id}. {claim.title}", total=None, doing="")
-        return self._tell(self._task)
+        return self._begin(f"{claim.id}. {claim.title}")
 
     def end(self, checked: Checked) -> None:
         self._progress.update(
             self._task, total=1, completed=1, doing=CLAIM_VERDICT_LABELS[checked.evidence.verdict]
         )
 
-    def _tell(self, task: Any) -> Tell:
+    def _begin(self, what: str) -> Tell:
+        task = self._task = self._progress.add_task(what, total=None, doing="")
         return lambda doing, done, total: self._progress.update(
             task, completed=done, total=total, doing=doing
         )

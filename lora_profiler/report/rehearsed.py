@@ -30,23 +30,22 @@ from lora_profiler.units import (
 
 
 def rehearsed_blocks(results: Sequence[Result]) -> list[Block]:
-    blocks = [block for result in results for block in _of_one(result)]
+    blocks: list[Block] = []
+    for result in results:
+        record, failure = result.record, result.record.measurement.failure
+        label, device = method_label(result.prediction), record.environment.device.name
+        blocks += [
+            heading(f"{record.workload.model.id}, {label}: {run_labels.status_label(record)}"),
+            paragraph(f"{device}: {', '.join(package_words(record.environment))}."),
+        ]
+        if failure is not None:
+            phase = failure.phase or ""
+            where = f"In {run_labels.PHASE_LABELS.get(phase, phase)}: " if phase else ""
+            blocks.append(paragraph(f"{where}{failure.reason}"))
+        if record.measurement.went_through:
+            blocks.append(_bytes_beside(result))
     limits = dict.fromkeys(limit for r in results for limit in r.record.environment.limits)
     return [*blocks, paragraph(*limits)]
-
-
-def _of_one(result: Result) -> list[Block]:
-    record, m = result.record, result.record.measurement
-    label, device = method_label(result.prediction), record.environment.device.name
-    blocks: list[Block] = [
-        heading(f"{record.workload.model.id}, {label}: {run_labels.status_label(record)}"),
-        paragraph(f"{device}: {', '.join(package_words(record.environment))}."),
-    ]
-    if m.failure is not None:
-        phase = m.failure.phase or ""
-        where = f"In {run_labels.PHASE_LABELS.get(phase, phase)}: " if phase else ""
-        blocks.append(paragraph(f"{where}{m.failure.reason}"))
-    return [*blocks, _bytes_beside(result)] if m.went_through else blocks
 
 
 def _bytes_beside(result: Result) -> Table:
@@ -285,6 +284,17 @@ def rehearsal_document(
 ) -> dict[str, Any]:
     """What each rank's process wrote, but for its step's kernels: the time is made of them."""
     result = worst_of(results)
+    told: dict[str, Any] | None = None
+    if nearest is not None:
+        told = {"reason": nearest.reason}
+        if nearest.prediction is not None:
+            peak = nearest.prediction.peak
+            told = {
+                **picked(nearest.prediction, "exactness engine"),
+                "moment": peak.moment,
+                "requested_bytes": peak.total_bytes,
+                "categories": dict(peak.bytes),
+            }
     return {
         "schema_version": "1.0",
         "device": "rehearsed",
@@ -295,25 +305,12 @@ def rehearsal_document(
         },
         "limits": limits(result, is_custom=card.is_custom),
         "told_rank": result.rank,
-        "nearest_prediction": None if nearest is None else _nearest_document(nearest),
+        "nearest_prediction": told,
         "step_time": None if time is None else time_document(time),
         "ranks": [
             {name: value for name, value in each.document.items() if name != "work"}
             for each in results
         ],
-    }
-
-
-def _nearest_document(nearest: Nearest) -> dict[str, Any]:
-    if nearest.prediction is None:
-        return {"reason": nearest.reason}
-    peak = nearest.prediction.peak
-    return {
-        "exactness": nearest.prediction.exactness,
-        "engine": nearest.prediction.engine,
-        "moment": peak.moment,
-        "requested_bytes": peak.total_bytes,
-        "categories": dict(peak.bytes),
     }
 
 

@@ -167,7 +167,7 @@ def rehearsal_page(
     blocks: Sequence[Block], categories: Mapping[str, int], command: Sequence[str]
 ) -> str:
     """`categories`: requested bytes by what holds them at the peak, drawn as bars."""
-    from lora_profiler.report import palette  # which knows of plans and times, as no table does
+    from lora_profiler.report import palette  # which no table needs
 
     colours = (palette.PAPER, palette.INK, palette.FAINT_INK, palette.LINE, palette.ACCENT)
     light, dark = (colour.light for colour in colours), (colour.dark for colour in colours)

@@ -165,6 +165,8 @@ def option_argument(option: Option, value: Any, name: str) -> Sequence[str]:
     return [name, f"{value:g}" if isinstance(value, float) else str(value)]
 
 
+# --- whose loop it is -----------------------------------------------------------------------------
+
 _NAMED = 8
 """So many of what a trainer sets are named in the short answer."""
 BARE_LINE = "for a bare loop, which keeps nothing of the model's output"
@@ -177,12 +179,13 @@ def trainer_lines(trainer: Trainer | None, workloads: Sequence[Workload]) -> lis
         return [BARE_LINE]
     words_of: dict[tuple[Method, ...], list[str]] = {}
     for (name, value), methods in _own(trainer, workloads).items():
-        words_of.setdefault(methods, []).append(_words(name, value))
+        words = _WORDS.get(name) or _OPTIONS[name].declared.words
+        words_of.setdefault(methods, []).append(valued(words, value))
     everywhere = tuple(w.setup.method for w in workloads)
     parts = []
-    for methods, words in words_of.items():
+    for methods, each in words_of.items():
         of = " and ".join(labels.METHOD_LABELS[method] for method in methods)
-        parts.append(("" if methods == everywhere else f"{of}: ") + ", ".join(words))
+        parts.append(("" if methods == everywhere else f"{of}: ") + ", ".join(each))
     sets = f", which sets {'; '.join(parts)}" if parts else ""
     return [f"{_for(trainer)}{sets}", *_layout(trainer, workloads)]
 
@@ -224,12 +227,17 @@ _WORDS = {
 }
 
 
-def _words(name: str, value: Any) -> str:
-    words = _WORDS.get(name) or _OPTIONS[name].declared.words
+def valued(words: str, value: Any) -> str:
+    """The words of an option with its value in them, or those of the two of a switch that hold."""
     if isinstance(value, bool):
         return words.split("|")[0 if value else 1]
-    text = count_text(value) if isinstance(value, int) else value
-    return words.format(f"{value:g}" if isinstance(value, float) else text)
+    if isinstance(value, list):
+        value = " ".join(map(str, value))
+    elif isinstance(value, int):
+        value = count_text(value)
+    elif isinstance(value, float):
+        value = f"{value:g}"
+    return words.format(value)
 
 
 def _layout(trainer: Trainer, workloads: Sequence[Workload]) -> list[str]:
@@ -268,24 +276,27 @@ def trainer_dict(trainer: Trainer | None, workload: Workload) -> dict[str, Any] 
     return {"name": stack.name, **versions, "from_stack": own}
 
 
+# --- what was probably not meant ------------------------------------------------------------------
+
+
 def caution_lines(predictions: Sequence[Prediction], gpu: "Gpu | None" = None) -> list[str]:
     """Everything worth a warning about the ways to train one model on `gpu`, each once."""
-    return [
-        *_other_vendors(gpu),
-        *_idle_targets(predictions[-1].workload),
-        *_large_ranks(predictions),
-        *_long_sequences(predictions[0].workload),
-        *_formats(predictions),
-        *_experts(predictions),
-    ]
-
-
-def _other_vendors(gpu: "Gpu | None") -> Iterator[str]:
+    lines = []
     if gpu is not None and gpu.vendor in ("amd", "intel"):
-        yield (
-            f"which kernels torch takes on {gpu.name} is not known here: answered with those of"
-            " NVIDIA's cards from sm_80 to sm_89."
-        )
+        others = "those of NVIDIA's cards from sm_80 to sm_89"
+        unknown = f"which kernels torch takes on {gpu.name} is not known here"
+        lines.append(f"{unknown}: answered with {others}.")
+    model, targets = predictions[-1].workload.model, unmatched_targets(predictions[-1].workload)
+    for target in targets:
+        leaves = {name.rpartition(".")[2] for name, module in model.modules() if module.is_linear}
+        near = did_you_mean(target, sorted(leaves))
+        lines.append(f"no module of {model.id} matches {target}, which PEFT passes over.{near}")
+    lines += _large_ranks(predictions)
+    model, seq_len = predictions[0].workload.model, predictions[0].workload.setup.seq_len
+    if model.trained_length is not None and seq_len > model.trained_length:
+        tokens = f"{model.trained_length:,} tokens, not {seq_len:,}"
+        lines.append(f"{model.id} was made for {tokens}; see --seq-len.")
+    return [*lines, *_formats(predictions), *_experts(predictions)]
 
 
 def _formats(predictions: Sequence[Prediction]) -> Iterator[str]:
@@ -341,20 +352,3 @@ def _large_ranks(predictions: Sequence[Prediction]) -> Iterator[str]:
                 f" {first.num_parameters:,}."
             )
             return
-
-
-def _idle_targets(workload: Workload) -> Iterator[str]:
-    for target in unmatched_targets(workload):
-        leaves = {
-            name.rpartition(".")[2] for name, module in workload.model.modules() if module.is_linear
-        }
-        near = did_you_mean(target, sorted(leaves))
-        yield f"no module of {workload.model.id} matches {target}, which PEFT passes over.{near}"
-
-
-def _long_sequences(workload: Workload) -> Iterator[str]:
-    made_for, seq_len = workload.model.trained_length, workload.setup.seq_len
-    if made_for is not None and seq_len > made_for:
-        yield (
-            f"{workload.model.id} was made for {made_for:,} tokens, not {seq_len:,}; see --seq-len."
-        )

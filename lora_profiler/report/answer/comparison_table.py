@@ -3,17 +3,16 @@ answers with only what differs; and what lengths of samples say: the batches of 
 one's memory, the average one's time."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from lora_profiler.batching.batches import Batching
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.over_data import BatchPeak, OverData
 from lora_profiler.prediction import CATEGORIES, MOMENTS, Category, Moment
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, RowKind, Rows, Table
 from lora_profiler.report.labels import UNKNOWN, method_label
 from lora_profiler.units import (
     byte_unit,
+    bytes_text,
     bytes_texts,
     change_text,
     count_text,
@@ -25,6 +24,10 @@ from lora_profiler.units import (
     short_count_text,
 )
 from lora_profiler.workload import OPTIONS, setup_dict
+
+if TYPE_CHECKING:
+    from lora_profiler.batching.batches import Batching
+    from lora_profiler.planning.over_data import BatchPeak, OverData
 
 N = TypeVar("N", int, float)
 
@@ -58,7 +61,14 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
 
     hosted = [p.host_bytes for p in predictions]
     if any(hosted):
-        _host_rows(builder, hosted, predictions[0].workload.setup.world_size)
+        ranks = predictions[0].workload.setup.world_size
+        totals = [sum(host.values()) for host in hosted]
+        together = [size * ranks for size in totals]
+        builder.section("in the host's memory", together)
+        builder.categories(hosted)
+        builder.numbers("sum", totals, kind="total", share=False)
+        if ranks > 1:  # what all of one machine keep together
+            builder.numbers(f"of {ranks} ranks on one machine", together, share=False)
 
     saved = [p.saved_activation_bytes for p in predictions]
     if any(s is not None for s in saved):
@@ -77,11 +87,8 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
     builder.numbers("peak" if known else "peak without activations", sizes, kind="peak")
 
     builder.section("what the peak is made of", sizes)
-    for category in CATEGORIES:
-        held = [p.bytes.get(category, 0) for p in peaks]
-        if any(held):
-            # the methods' peaks may be different moments: a share of one part would say nothing
-            builder.numbers(labels.CATEGORY_LABELS[category], held, share=False)
+    # the methods' peaks may be different moments: a share of one part would say nothing
+    builder.categories([p.bytes for p in peaks])
     builder.numbers("sum", sizes, kind="total")
 
     flops = [p.flops for p in predictions]
@@ -101,22 +108,6 @@ _FLOPS = {
     "sum": "total",
     "per token": "per_token",
 }
-
-
-def _host_rows(
-    builder: "MethodRows", hosted: Sequence[Mapping[Category, int]], world_size: int
-) -> None:
-    """A rank's tensors in the host's memory, and what all ranks of one machine keep together."""
-    totals = [sum(host.values()) for host in hosted]
-    builder.section("in the host's memory", [size * world_size for size in totals])
-    for category in CATEGORIES:
-        held = [host.get(category, 0) for host in hosted]
-        if any(held):
-            builder.numbers(labels.CATEGORY_LABELS[category], held, share=False)
-    builder.numbers("sum", totals, kind="total", share=False)
-    if world_size > 1:
-        together = [size * world_size for size in totals]
-        builder.numbers(f"of {world_size} ranks on one machine", together, share=False)
 
 
 class MethodRows(Rows):
@@ -152,6 +143,12 @@ class MethodRows(Rows):
         """Sizes in the unit of the section where there is no `text`."""
         told = [UNKNOWN if v is None else text(v) if text else self.text(int(v)) for v in values]
         self.texts(label, told, self._share(values) if share else "", kind)
+
+    def categories(self, found: Sequence[Mapping[Category, int]]) -> None:
+        for category in CATEGORIES:
+            held = [each.get(category, 0) for each in found]
+            if any(held):
+                self.numbers(labels.CATEGORY_LABELS[category], held, share=False)
 
     def moments(self, label: str, at: Sequence[Moment | None], peaks: Sequence[Moment]) -> None:
         totals = [m.total_bytes if m else None for m in at]
@@ -213,49 +210,41 @@ def answered_differently(a: Answer, b: Answer) -> Table | None:
 def _numbers(a: Answer, b: Answer) -> Iterator[tuple[str, str, str, str]]:
     one, other = (labels.VERDICT_LABELS[x.fit.verdict] if x.fit else UNKNOWN for x in (a, b))
     yield "verdict", one, other, ""
-    for name, of in _BYTES.items():
-        yield _pair(name, (of(a), of(b)), None)
-    trained = [x.prediction.parameters.trainable for x in (a, b)]
-    yield _pair("trained parameters", trained, short_count_text)
-    flops = [x.prediction.flops.per_token if x.prediction.flops else None for x in (a, b)]
-    yield _pair("compute per token", flops, flops_text)
-    steps = [a.step, b.step]
-    times = [step.time.seconds if step else None for step in steps]
-    longest = max((time for time in times if time is not None), default=1.0)
-    yield _pair("one step", times, lambda seconds: seconds_text(seconds, longest))
-    rates = [step.time.tokens_per_second if step else None for step in steps]
-    yield _pair("tokens a second", rates, rate_text)
-    for name, size in _SIZES.items():
-        yield _pair(name, (size(a), size(b)), count_text)
+    longest = max((x.step.time.seconds for x in (a, b) if x.step), default=1.0)
+    for name, (of, text) in _NUMBERS.items():
+        before, after = of(a), of(b)
+        if text is bytes_text:
+            first, second = bytes_texts([before, after])  # in one unit
+        elif text is seconds_text:
+            first, second = (UNKNOWN if x is None else text(x, longest) for x in (before, after))
+        else:
+            first, second = (UNKNOWN if x is None else text(x) for x in (before, after))
+        change = change_text(after / before - 1) if before and after is not None else ""
+        yield name, first, second, change
 
 
-def _pair(
-    name: str, both: Sequence[float | None], text: Callable[[Any], str] | None
-) -> tuple[str, str, str, str]:
-    """Bytes where there is no `text`: they stand in one unit."""
-    one, other = both
-    if text is None:
-        first, second = bytes_texts([one, other])  # type: ignore[list-item]  # bytes are ints
-    else:
-        first, second = (UNKNOWN if x is None else text(x) for x in (one, other))
-    change = change_text(other / one - 1) if one and other is not None else ""
-    return name, first, second, change
-
-
-_BYTES: dict[str, Callable[[Answer], int | None]] = {
-    "peak": lambda x: x.prediction.peak.total_bytes,
-    "left on the card": lambda x: x.fit.headroom_bytes if x.fit else None,
-    "held through the step": lambda x: sum(x.prediction.persistent_bytes.values()),
-    "saved for backward": lambda x: x.prediction.saved_activation_bytes,
+_NUMBERS: dict[str, tuple[Callable[[Answer], Any], Callable[..., str]]] = {
+    "peak": (lambda x: x.prediction.peak.total_bytes, bytes_text),
+    "left on the card": (lambda x: x.fit.headroom_bytes if x.fit else None, bytes_text),
+    "held through the step": (lambda x: sum(x.prediction.persistent_bytes.values()), bytes_text),
+    "saved for backward": (lambda x: x.prediction.saved_activation_bytes, bytes_text),
+    "trained parameters": (lambda x: x.prediction.parameters.trainable, short_count_text),
+    "compute per token": (
+        lambda x: x.prediction.flops.per_token if x.prediction.flops else None,
+        flops_text,
+    ),
+    "one step": (lambda x: x.step.time.seconds if x.step else None, seconds_text),
+    "tokens a second": (lambda x: x.step.time.tokens_per_second if x.step else None, rate_text),
+    "largest batch that fits": (lambda x: x.fit.largest_batch_size if x.fit else None, count_text),
+    "longest sequence that fits": (lambda x: x.fit.longest_seq_len if x.fit else None, count_text),
+    "highest rank that fits": (lambda x: x.fit.highest_rank if x.fit else None, count_text),
 }
-_SIZES: dict[str, Callable[[Answer], int | None]] = {
-    "largest batch that fits": lambda x: x.fit.largest_batch_size if x.fit else None,
-    "longest sequence that fits": lambda x: x.fit.longest_seq_len if x.fit else None,
-    "highest rank that fits": lambda x: x.fit.highest_rank if x.fit else None,
-}
+"""Numbers of an answer, and how they are written."""
 
 
-_MADE: Mapping[Batching, str] = {
+# --- what lengths of samples say ------------------------------------------------------------------
+
+_MADE: "Mapping[Batching, str]" = {
     "random": "drawn at random and padded to their longest",
     "grouped": "grouped by length as LengthGroupedSampler does and padded to their longest",
     "packed": "packed by TRL's bfd, a batch one row",
@@ -295,7 +284,7 @@ def data_lines(answer: Answer) -> list[str]:
     return [*lines, *lengths.notes]
 
 
-def _epoch_words(epoch: OverData) -> str:
+def _epoch_words(epoch: "OverData") -> str:
     """'2,500 batches in 2,500 steps an epoch, of 12.00 M tokens for 6.00 M of the data (2.00 times,
     49.99 % padding)'."""
     batches = epoch.batches
@@ -312,11 +301,11 @@ def _epoch_words(epoch: OverData) -> str:
     )
 
 
-def _shape_text(batch: BatchPeak) -> str:
+def _shape_text(batch: "BatchPeak") -> str:
     return f"{count_text(batch.batch_size)} x {count_text(batch.seq_len)} tokens"
 
 
-def _rarity(epoch: OverData) -> str:
+def _rarity(epoch: "OverData") -> str:
     """'about 37 of 2,500 batches are as long'."""
     expected, total = epoch.worst.expected_per_epoch, epoch.batches.num_batches
     if expected >= total - 0.5:
@@ -367,7 +356,7 @@ def epoch_table(answers: Sequence[Answer]) -> Table:
     return rows.of_methods("An epoch of the data")
 
 
-def _spans(epoch: OverData) -> list[tuple[str, float]]:
+def _spans(epoch: "OverData") -> list[tuple[str, float]]:
     """(an epoch, or so many, and its steps)."""
     steps, number = epoch.steps_per_epoch, epoch.data.epochs
     more = [] if number is None or number == 1 else [(f"{number:g} epochs", number * steps)]

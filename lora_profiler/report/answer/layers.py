@@ -175,6 +175,8 @@ def _cost_row(name: str, count: int, values: Sequence[int], kind: RowKind = "pla
     return Row(cells=cells, kind=kind)
 
 
+# --- the figure -----------------------------------------------------------------------------------
+
 LayerQuantity = Literal[
     "num_trainable_parameters",
     "num_parameters",
@@ -248,15 +250,21 @@ def layer_bars(
     log = largest > _FAR_APART * smallest
     axis, size, zero = _axis(quantity, smallest, largest, log=log)
     positions = list(range(len(layers)))
-    ends = [max(row.values.values()) / size or zero for row in layers]
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for at, row in enumerate(layers):  # from the least to the most of each
+        ends = [value / size or zero for value in row.values.values()]
+        x += [min(ends), max(ends), None]
+        y += [at, at, None]
+    most = [end for end in x[1::3] if end is not None]
     ratios = [f"  {_ratio(list(row.values.values()))}" for row in layers]
     counts = [f" x{count_text(row.count)}" if row.count > 1 else "" for row in layers]
     names = [f"{plot.label(row.name, 40)}{n}" for row, n in zip(layers, counts, strict=True)]
     return plot.figure(
         [
-            _lines(layers, positions, size, zero),
-            *_marks(layers, positions, size, zero, quantity),
-            plot.at_the_end(ends, positions, ratios, FAINT_INK),
+            plot.scatter("", x, y, mode="lines", line={"color": LINE.light, "width": 3}),
+            *_marks(layers, size, zero, quantity),
+            plot.at_the_end(most, positions, ratios, FAINT_INK),
         ],
         height=_AROUND_PX + _ROW_PX * len(layers),
         x=axis,
@@ -295,50 +303,29 @@ def layer_text(value: int, quantity: LayerQuantity) -> str:
     return flops_text(value) if quantity == "flops" else count_text(value)
 
 
-def _lines(
-    layers: Sequence[LayerRow], positions: Sequence[int], size: float, zero: float
-) -> dict[str, Any]:
-    """From the least to the most of each row."""
-    x: list[float | None] = []
-    y: list[float | None] = []
-    for row, at in zip(layers, positions, strict=True):
-        ends = [value / size or zero for value in row.values.values()]
-        x += [min(ends), max(ends), None]
-        y += [at, at, None]
-    return plot.scatter("", x, y, mode="lines", line={"color": LINE.light, "width": 3})
-
-
 def _marks(
-    layers: Sequence[LayerRow],
-    positions: Sequence[int],
-    size: float,
-    zero: float,
-    quantity: LayerQuantity,
+    layers: Sequence[LayerRow], size: float, zero: float, quantity: LayerQuantity
 ) -> Iterator[dict[str, Any]]:
     """Filled marks of each method, and hollow ones where it holds nothing."""
     methods = {name: method for row in layers for name, method in row.methods.items()}
     for number, (name, method) in enumerate(methods.items()):
         mark, shift = METHOD_MARKS[method], _APART * (number - (len(methods) - 1) / 2)
         held = [
-            (row, at, row.values[name])
-            for row, at in zip(layers, positions, strict=True)
+            (at + shift, row.name, row.values[name])
+            for at, row in enumerate(layers)
             if name in row.values
         ]
-        for symbol, here in (
-            (mark.symbol, [h for h in held if h[2]]),
-            (f"{mark.symbol}-open", [h for h in held if not h[2]]),
-        ):
-            words = [
-                (row.name, f"{plot.label(name)}: {layer_text(value, quantity)} in each")
-                for row, _, value in here
-            ]
+        for is_open, symbol in enumerate((mark.symbol, f"{mark.symbol}-open")):
+            here = [(at, row, value) for at, row, value in held if bool(value) != is_open]
+            words = [f"{plot.label(name)}: {layer_text(v, quantity)} in each" for *_, v in here]
+            rows = [plot.label(row, 80) for _, row, _ in here]
             edge = {"width": 1, "color": PAPER.light}
             yield plot.scatter(
                 plot.label(name),
-                [value / size or zero for _, _, value in here],
-                [at + shift for _, at, _ in here],
-                [plot.lines(plot.label(row_name, 80), text) for row_name, text in words],
-                showlegend=symbol == mark.symbol,
+                [value / size or zero for *_, value in here],
+                [at for at, *_ in here],
+                map(plot.lines, rows, words),
+                showlegend=not is_open,
                 marker=plot.marker(mark, 9) | {"symbol": symbol, "line": edge},
             )
 

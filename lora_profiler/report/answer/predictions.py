@@ -151,7 +151,15 @@ def card_table(answers: Sequence[Answer]) -> Table:
 
 
 def _peak_lines(answers: Sequence[Answer], engine: str) -> list[str]:
-    lines = [f"* {peak_words(a.prediction)}." for a in answers]
+    lines = []
+    for prediction in (a.prediction for a in answers):
+        peak, label = prediction.peak, method_label(prediction)
+        at, size = labels.MOMENT_LABELS[peak.moment], bytes_text(peak.total_bytes)
+        words = f"{label} peaks at {size}: {at}"
+        if not prediction.is_whole:
+            unknown = "its activations, which come on top, are not known"
+            words = f"{label} needs at least {size} ({at}); {unknown}"
+        lines.append(f"* {words}.")
     for answer in (a for a in answers if a.levers):
         lever = answer.levers[0]
         saving = f"{bytes_text(lever.saved_bytes)} ({100 * lever.saved_fraction:.0f} %)"
@@ -165,16 +173,6 @@ def _peak_lines(answers: Sequence[Answer], engine: str) -> list[str]:
     for answer in answers:
         lines += _fit_notes(answer)
     return lines
-
-
-def peak_words(prediction: Prediction) -> str:
-    peak = prediction.peak
-    at, label = labels.MOMENT_LABELS[peak.moment], method_label(prediction)
-    size = bytes_text(peak.total_bytes)
-    if not prediction.is_whole:
-        unknown = "its activations, which come on top, are not known"
-        return f"{label} needs at least {size} ({at}); {unknown}"
-    return f"{label} peaks at {size}: {at}"
 
 
 def excess_line(excess: ActivationExcess) -> str:

@@ -1,7 +1,7 @@
 """Bars: memory by category, the time of a step by what it is spent on, tokens a second, and what
 would lower a peak."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
@@ -172,35 +172,32 @@ def throughput_bars(bars: Sequence[ThroughputBar]) -> Figure:
     positions, heads = plot.places([bar.group for bar in bars])
     largest = max((bar.high for bar in bars), default=1.0)
     numbers = [f" {rate_text(bar.tokens_per_second)}" for bar in bars]
+    data = []
+    for method in get_args(Method):
+        shown = [(b, y) for b, y in zip(bars, positions, strict=True) if b.method == method]
+        rates = [b.tokens_per_second for b, _ in shown]
+        hover = [
+            plot.lines(
+                plot.label(bar.group, 80),
+                plot.label(bar.label, 80),
+                rate_text(bar.tokens_per_second, "tokens"),
+                f"95 % interval {rate_text(bar.low)} to {rate_text(bar.high)}",
+            )
+            for bar, _ in shown
+        ]
+        marker = plot.hatched(Paint(colour=palette.METHOD_MARKS[method].colour))
+        trace = plot.level_bars(METHOD_LABELS[method], rates, [y for _, y in shown], hover, marker)
+        below = [b.tokens_per_second - b.low for b, _ in shown]
+        above = [b.high - b.tokens_per_second for b, _ in shown]
+        data += [{**trace, "error_x": plot.whisker(below, above)}] if shown else []
     return plot.figure(
-        [*_rates(bars, positions), plot.at_the_end([bar.high for bar in bars], positions, numbers)],
+        [*data, plot.at_the_end([bar.high for bar in bars], positions, numbers)],
         height=plot.height_px(positions, len(get_args(Method))),
         x=plot.values("tokens a second, median step", range=[0, plot.ROOM * largest]),
         y=plot.rows([plot.label(bar.label) for bar in bars], positions),
         bargap=0.35,
         annotations=[plot.head(plot.label(text, 100), y=y) for text, y in heads],
     )
-
-
-def _rates(bars: Sequence[ThroughputBar], positions: Sequence[float]) -> Iterator[dict[str, Any]]:
-    for method in get_args(Method):
-        of_method = [(b, y) for b, y in zip(bars, positions, strict=True) if b.method == method]
-        shown, y = [bar for bar, _ in of_method], [y for _, y in of_method]
-        if shown:
-            rates, paint = [b.tokens_per_second for b in shown], palette.METHOD_MARKS[method].colour
-            marker = plot.hatched(Paint(colour=paint))
-            trace = plot.level_bars(
-                METHOD_LABELS[method], rates, y, map(_rate_hover, shown), marker
-            )
-            below = [bar.tokens_per_second - bar.low for bar in shown]
-            above = [bar.high - bar.tokens_per_second for bar in shown]
-            yield {**trace, "error_x": plot.whisker(below, above)}
-
-
-def _rate_hover(bar: ThroughputBar) -> str:
-    interval = f"95 % interval {rate_text(bar.low)} to {rate_text(bar.high)}"
-    rate = rate_text(bar.tokens_per_second, "tokens")
-    return plot.lines(plot.label(bar.group, 80), plot.label(bar.label, 80), rate, interval)
 
 
 _ROW_PX, _AROUND_PX = 44, 100

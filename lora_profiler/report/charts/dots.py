@@ -62,8 +62,17 @@ def error_strip(dots: Sequence[ErrorDot]) -> Figure:
         heights.append(place[dot.group] + _SPREAD * ((number * _GOLDEN) % 1 - 0.5))
     hover = [plot.lines(plot.label(d.label, 80), error_text(d.error), _why(d)) for d in dots]
     shown = _by_method(dots, [100 * dot.error for dot in dots], heights, hover, 8)
+    middles = {group: median(dot.error for dot in dots) for group, dots in members.items()}
+    edge = {"width": 2.5, "color": INK.light}
+    medians = plot.scatter(
+        "median",
+        [100 * middle for middle in middles.values()],
+        [place[group] for group in middles],
+        [plot.lines(plot.label(group), f"median {error_text(m)}") for group, m in middles.items()],
+        marker={"symbol": "line-ns", "size": 22, "color": INK.light, "line": edge},
+    )
     return plot.figure(
-        [*shown, _medians(members, place)],
+        [*shown, medians],
         height=_AROUND_PX + _ROW_PX * len(groups),
         x=plot.values(
             "error, % of what was measured (left: predicted too little)",
@@ -114,21 +123,6 @@ def _named(names: Sequence[str], places: Mapping[int, str], shown: Sequence[int]
 
 def _why(dot: "ErrorDot | ScatterPoint") -> str:
     return plot.label(f"not counted: {dot.not_counted}", 120) if dot.not_counted else ""
-
-
-def _medians(
-    members: Mapping[str, Sequence[ErrorDot]], place: Mapping[str, float]
-) -> dict[str, Any]:
-    middles = {group: median(dot.error for dot in dots) for group, dots in members.items()}
-    ink = INK.light
-    edge = {"width": 2.5, "color": ink}
-    return plot.scatter(
-        "median",
-        [100 * middle for middle in middles.values()],
-        [place[group] for group in middles],
-        [plot.lines(plot.label(group), f"median {error_text(m)}") for group, m in middles.items()],
-        marker={"symbol": "line-ns", "size": 22, "color": ink, "line": edge},
-    )
 
 
 _SCATTER_PX, _DOT_PX = 460, 9
@@ -234,33 +228,29 @@ def plan_front(points: Sequence[FrontPoint], currency: str) -> Figure:
     named = [n for n, point in enumerate(points) if point.is_named]
     named.sort(key=lambda n: not points[n].is_recommended)
     places = name_places(spots, {n: points[n].name for n in named})
+    dots = []
+    for method in get_args(Method):
+        shown = [n for n, point in enumerate(points) if point.method == method]
+        here = [points[n] for n in shown]
+        trace = plot.scatter(
+            METHOD_LABELS[method],
+            [point.hours for point in here],
+            [point.cost for point in here],
+            [plot.lines(plot.label(p.name), plot.label(p.said, 120)) for p in here],
+            mode="markers+text",
+            **_named([point.name for point in points], places, shown),
+            marker=plot.dot_mark(method, _RUN_PX, counted=True),
+        )
+        dots += [trace] if shown else []
     best = [point for point in points if point.is_recommended]
     look = {"symbol": "circle-open", "size": _RING_PX, "color": INK.light, "line": {"width": 2}}
     ring = plot.scatter("recommended", [p.hours for p in best], [p.cost for p in best], marker=look)
     return plot.figure(
-        [*([ring] if best else []), *_front_dots(points, places)],
+        [*([ring] if best else []), *dots],
         height=_FRONT_PX,
         x=_log_axis("hours", hours, lambda hours: f"{hours:g} h"),
         y=_log_axis(f"cost, {currency}" if currency else "cost", cost, lambda cost: f"{cost:,g}"),
     )
-
-
-def _front_dots(
-    points: Sequence[FrontPoint], places: Mapping[int, str]
-) -> Iterator[dict[str, Any]]:
-    for method in get_args(Method):
-        shown = [n for n, point in enumerate(points) if point.method == method]
-        here = [points[n] for n in shown]
-        if shown:
-            yield plot.scatter(
-                METHOD_LABELS[method],
-                [point.hours for point in here],
-                [point.cost for point in here],
-                [plot.lines(plot.label(p.name), plot.label(p.said, 120)) for p in here],
-                mode="markers+text",
-                **_named([point.name for point in points], places, shown),
-                marker=plot.dot_mark(method, _RUN_PX, counted=True),
-            )
 
 
 def _span(numbers: Sequence[float]) -> tuple[float, float]:

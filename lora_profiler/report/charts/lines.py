@@ -200,30 +200,30 @@ def crossover_lines(
         )
         for number, at in enumerate(crossings)
     ]
+    traces = []
+    for line in methods:
+        mark, sizes_at = METHOD_MARKS[line.method], line.peak_bytes
+        hover = [
+            plot.lines(plot.label(line.name), f"{count_text(tokens)} tokens: {bytes_text(size)}")
+            for tokens, size in sizes_at.items()
+        ]
+        trace = plot.scatter(
+            plot.label(line.name),
+            sizes_at,
+            sizes_at.values(),
+            hover,
+            mode="lines+markers",
+            line={"color": mark.colour.light, "width": 2},
+            marker=plot.marker(mark, 8),
+        )
+        traces.append(trace)
     return plot.figure(
-        [_method(line) for line in methods],
+        traces,
         height=_CROSSOVER_PX,
         x=plot.axis("sequence length, tokens", type="log", **plot.ticks_at(lengths, texts)),
         y=plot.log_bytes_axis(min(sizes), plot.largest_of(sizes, limit), "predicted peak"),
         shapes=[*rules, *limits],
         annotations=[*words, *notes],
-    )
-
-
-def _method(line: MethodLine) -> dict[str, Any]:
-    mark = METHOD_MARKS[line.method]
-    hover = [
-        plot.lines(plot.label(line.name), f"{count_text(tokens)} tokens: {bytes_text(size)}")
-        for tokens, size in line.peak_bytes.items()
-    ]
-    return plot.scatter(
-        plot.label(line.name),
-        line.peak_bytes,
-        line.peak_bytes.values(),
-        hover,
-        mode="lines+markers",
-        line={"color": mark.colour.light, "width": 2},
-        marker=plot.marker(mark, 8),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.network import Network
 from lora_profiler.planning.placement import Cluster, Option, Placement
+from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
 from lora_profiler.report.answer.predictions import assumption_lines
 from lora_profiler.report.blocks import Block, Table, heading, paragraph, table
@@ -32,9 +33,8 @@ def cluster_blocks(
     trainer: Trainer | None = None,
 ) -> list[Block]:
     """The question, a row for each placement, the fewest cards, and what numbers rest on."""
-    first = options[0].whole.prediction
-    setup = first.workload.setup
     wholes = [option.whole.prediction for option in options]
+    setup = wholes[0].workload.setup
     dtypes = list(dict.fromkeys(prediction.workload.setup.dtype for prediction in wholes))
     kernels = list(dict.fromkeys(prediction.attention_kernel for prediction in wholes))
     asked = [
@@ -47,23 +47,17 @@ def cluster_blocks(
         method_label(p): adapter_line(p.workload.setup) for p in wholes if p.workload.setup.lora
     }
     size = f"{short_count_text(model.num_parameters)} parameters"
-    title = f"{model.id} ({size}) on {cluster_words(cluster)}"
+    machines = f" in {count_text(cluster.machines)} machines" if cluster.machines > 1 else ""
+    each = f"{bytes_text(cluster.gpu.usable_bytes or 0)} each"
+    cards = f"{count_text(cluster.cards)} x {cluster.gpu.key}{machines}, {each}"
+    title = f"{model.id} ({size}) on {cards}"
     return [
         heading(title),
         paragraph(*asked, *adapted.values()),
         _table(options),
         paragraph(*fewest_lines(options), _time_words(network)),
-        paragraph(*_basis(options)),
+        paragraph(*_basis(wholes)),
     ]
-
-
-def cluster_words(cluster: Cluster) -> str:
-    """'128 x h100_sxm_80gb in 16 machines, 79.10 GiB each'."""
-    machines = f" in {count_text(cluster.machines)} machines" if cluster.machines > 1 else ""
-    return (
-        f"{count_text(cluster.cards)} x {cluster.gpu.key}{machines},"
-        f" {bytes_text(cluster.gpu.usable_bytes or 0)} each"
-    )
 
 
 def _table(options: Sequence[Option]) -> Table:
@@ -124,9 +118,8 @@ def fewest_lines(options: Sequence[Option]) -> list[str]:
     return lines
 
 
-def _basis(options: Sequence[Option]) -> list[str]:
+def _basis(predictions: Sequence[Prediction]) -> list[str]:
     """How far the peaks can be trusted, and what they take for granted."""
-    predictions = [option.whole.prediction for option in options]
     known = [p for p in predictions if p.is_whole]
     bound = max((p.error_bound or 0 for p in known), default=0)
     within = f", or estimates within {100 * bound:g} % wherever they were checked" if bound else ""

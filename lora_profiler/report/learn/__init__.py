@@ -178,7 +178,11 @@ def matrices(layer: LoraLayer, theme: Theme | None = None) -> str:
             svg.text(middle, bottom + 41, count_text(count), "ink mid"),
         ]
         left += slot + _GAP_PX
-    parts.append(svg.text(WIDTH / 2, bottom + 64, _scale_text(layer, scale), "faint mid small"))
+    side, told = min(layer.d, layer.k, layer.r), "all three to one scale"
+    if side * scale < _THINNEST_PX:
+        wide = f"{count_text(side)} wide would be {side * scale:.2g} of the pixel that is drawn"
+        told = f"to one scale; {wide}"
+    parts.append(svg.text(WIDTH / 2, bottom + 64, told, "faint mid small"))
     return svg.picture(WIDTH, round(bottom) + 70, parts, says=matrices_words(layer), theme=theme)
 
 
@@ -189,14 +193,6 @@ def _scale(layer: LoraLayer) -> float:
     while sum(max(columns * scale, _SLOT_PX) for columns in (layer.k, layer.r, layer.k)) > room:
         scale *= 0.98
     return scale
-
-
-def _scale_text(layer: LoraLayer, scale: float) -> str:
-    side = min(layer.d, layer.k, layer.r)
-    if side * scale >= _THINNEST_PX:
-        return "all three to one scale"
-    wide = f"{count_text(side)} wide would be {side * scale:.2g} of the pixel that is drawn"
-    return f"to one scale; {wide}"
 
 
 def matrices_words(layer: LoraLayer) -> str:

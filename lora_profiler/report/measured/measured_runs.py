@@ -27,6 +27,7 @@ from lora_profiler.report.labels import method_label, way_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.measurements import environment_line, record_blocks
 from lora_profiler.report.measured.run_labels import ratio_line
+from lora_profiler.report.setup_words import valued
 from lora_profiler.units import (
     bytes_text,
     count_text,
@@ -150,15 +151,7 @@ def _words(option: Option, setup: Mapping[str, Any]) -> str:
     value, words = setup[option.name], option.declared.words
     if value is None or value == [] or (option.name == "alpha" and value == 2 * setup["rank"]):
         return ""
-    if option.kind == "switch":
-        return words.split("|")[0 if value else 1]
-    if isinstance(value, list):
-        value = " ".join(map(str, value))
-    elif isinstance(value, int):
-        value = count_text(value)
-    elif isinstance(value, float):
-        value = f"{value:g}"
-    return words.format(value)
+    return valued(words, value)
 
 
 # --- errors of all --------------------------------------------------------------------------------

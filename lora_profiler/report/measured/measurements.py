@@ -104,6 +104,13 @@ def record_blocks(found: Result) -> list[Block]:
 def record_details(found: Result) -> list[Block]:
     """The same without the name."""
     record, prediction, speed = found.record, found.prediction, found.speed
+    setup, expected = record.workload.setup, prediction.attention_kernel
+    kernel = record.measurement.attention_kernel or expected
+    setting_lines = [training_line(setup), attention_words(setup, [kernel])]
+    if kernel != expected:
+        setting_lines.append(f"attention ran by {kernel}, where {expected} was predicted")
+    setting_lines += [adapter_line(setup)] if setup.lora else []
+    setting_lines += [_conditions_line(record), environment_line(record.environment)]
     status = record.measurement.status
     late = ["host_bound"] if speed and speed.host_bound else []
     flags = dict.fromkeys([*record.measurement.flags, *late])
@@ -111,12 +118,17 @@ def record_details(found: Result) -> list[Block]:
         f"{run_labels.STATUS_LABELS[status]}: {run_labels.STATUS_DEFINITIONS[status]}.",
         *(f"! {flag.replace('_', ' ')}: {run_labels.FLAG_DEFINITIONS[flag]}." for flag in flags),
     ]
-    blocks: list[Block] = [paragraph(*_setting_lines(record, prediction)), paragraph(*status_lines)]
+    blocks: list[Block] = [paragraph(*setting_lines), paragraph(*status_lines)]
     if not record.measurement.went_through:
         return [*blocks, paragraph(*_failure_lines(record, prediction)), *_ranks_blocks(record)]
     table = error_table(record, found.comparisons)
     if table.rows:
-        blocks += [table, paragraph(*_table_notes(record, prediction, found.comparisons))]
+        lines = [f"{run_labels.ERROR_DEFINITION}; nothing stands there where nothing is predicted."]
+        if any(c.metric == "peak_requested_bytes" for c in found.comparisons):
+            phase, at = record.measurement.peak_phase, labels.MOMENT_LABELS[prediction.peak.moment]
+            where = f", measured in {run_labels.PHASE_LABELS[phase]}" if phase else ""
+            lines.insert(0, f"The peak is predicted at {at}{where}.")
+        blocks += [table, paragraph(*lines)]
     alone = alone_table(record)
     if alone.rows:
         blocks.append(alone)
@@ -135,17 +147,6 @@ def _ranks_blocks(record: Record) -> list[Block]:
 
 
 # --- what was run ---------------------------------------------------------------------------------
-
-
-def _setting_lines(record: Record, prediction: Prediction) -> list[str]:
-    setup = record.workload.setup
-    kernel = record.measurement.attention_kernel or prediction.attention_kernel
-    lines, predicted = [training_line(setup), attention_words(setup, [kernel])], prediction
-    if kernel != predicted.attention_kernel:
-        lines.append(f"attention ran by {kernel}, where {predicted.attention_kernel} was predicted")
-    if setup.lora:
-        lines.append(adapter_line(setup))
-    return [*lines, _conditions_line(record), environment_line(record.environment)]
 
 
 def environment_line(environment: Environment) -> str:
@@ -298,19 +299,6 @@ def comparison_text(c: Comparison) -> str:
     if not c.is_claim:
         return ""
     return NOTHING if c.relative_error is None else error_text(c.relative_error)
-
-
-def _table_notes(
-    record: Record, prediction: Prediction, comparisons: Sequence[Comparison]
-) -> list[str]:
-    lines = [f"{run_labels.ERROR_DEFINITION}; nothing stands there where nothing is predicted."]
-    measurement = record.measurement
-    if any(c.metric == "peak_requested_bytes" for c in comparisons):
-        phase = measurement.peak_phase
-        where = f", measured in {run_labels.PHASE_LABELS[phase]}" if phase else ""
-        at = labels.MOMENT_LABELS[prediction.peak.moment]
-        lines.insert(0, f"The peak is predicted at {at}{where}.")
-    return lines
 
 
 def alone_table(record: Record) -> Table:

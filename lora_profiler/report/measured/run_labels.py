@@ -240,10 +240,19 @@ def speed_lines(speed: "Throughput", utilisation: "Utilisation | None" = None) -
     text = partial(seconds_text, largest=max(steps.high, steps.mean, steps.p90))
     interval = f"95 % interval {text(steps.low)} to {text(steps.high)}"
     tenths = f"10 % of them below {text(steps.p10)}, 10 % above {text(steps.p90)}"
+    named = {
+        "tokens": speed.tokens_per_second,
+        "non-padding tokens": speed.nonpad_tokens_per_second,
+        "supervised tokens": speed.supervised_tokens_per_second,
+    }
+    if len(set(named.values())) == 1:  # said once where they are equal
+        named = {"tokens": speed.tokens_per_second}
+    named |= {"sequences": speed.samples_per_second, "steps": speed.steps_per_second}
+    rates = ", ".join(rate_text(rate, name) for name, rate in named.items() if rate is not None)
     lines = [
         f"step: {text(steps.median)}, the median of {steps.n}; {interval}",
         f"half of all within {text(steps.mad)} of it; mean {text(steps.mean)}, {tenths}",
-        _rates_line(speed),
+        f"rates: {rates}",
     ]
     if speed.energy:
         energy = speed.energy
@@ -257,21 +266,6 @@ def speed_lines(speed: "Throughput", utilisation: "Utilisation | None" = None) -
         also = "" if full is None else f"; full equivalent {percent_text(full)}"
         lines += [f"{shares} of {peak}{also}", *MFU_DEFINITIONS[: 1 if full is None else 2]]
     return lines + [f"! {warning}" for warning in speed.warnings]
-
-
-def _rates_line(speed: "Throughput") -> str:
-    """All rates; the three kinds of tokens as one where they are equal."""
-    named = {
-        "tokens": speed.tokens_per_second,
-        "non-padding tokens": speed.nonpad_tokens_per_second,
-        "supervised tokens": speed.supervised_tokens_per_second,
-    }
-    if len(set(named.values())) == 1:
-        named = {"tokens": speed.tokens_per_second}
-    named |= {"sequences": speed.samples_per_second, "steps": speed.steps_per_second}
-    return "rates: " + ", ".join(
-        rate_text(rate, name) for name, rate in named.items() if rate is not None
-    )
 
 
 def ratio_line(name_a: str, name_b: str, ratio: "Ratio") -> str:

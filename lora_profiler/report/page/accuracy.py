@@ -62,10 +62,10 @@ def accuracy_section(runs: Sequence[Run]) -> Section | None:
         shown = drawn(compared)
         parts += [
             *drawn_words(shown, compared),
-            Beside(parts=(scatter_drawing(shown), errors_drawing(shown, "family"))),
+            Beside((scatter_drawing(shown), errors_drawing(shown, "family"))),
         ]
     parts.append(_metrics(claims, _records(runs)))
-    return Section(name="accuracy", title="Predicted against measured", parts=tuple(parts))
+    return Section("accuracy", "Predicted against measured", tuple(parts))
 
 
 def errors_section(runs: Sequence[Run]) -> Section | None:
@@ -84,10 +84,10 @@ def errors_section(runs: Sequence[Run]) -> Section | None:
         by = (errors_by("method"), errors_by("family"))
         if worst := largest_errors(peaks, MOST_ERRORS):
             parts.append(largest_errors_table(worst, records))
-        parts.append(Beside(parts=by))
+        parts.append(Beside(by))
     table = errors_table(claims, ("category",), records)
-    parts += [paragraph(*_notes(claims)), Fold(title="Errors of every part", parts=(table,))]
-    return Section(name="errors", title="Errors, the largest first", parts=tuple(parts))
+    parts += [paragraph(*_notes(claims)), Fold("Errors of every part", (table,))]
+    return Section("errors", "Errors, the largest first", tuple(parts))
 
 
 def _claims(runs: Sequence[Run]) -> list[Comparison]:
@@ -166,17 +166,13 @@ def scatter_drawing(shown: Sequence[Run]) -> Drawing:
     ]
     sizes = [point.measured_bytes for point in points]
     span = f", from {bytes_text(min(sizes))} to {bytes_text(max(sizes))}" if sizes else ""
+    caption = "Peak memory, predicted against measured; equal on the dashed line."
+    plot, line = f"A scatter plot of {count_text(len(points))} runs{span}", "the line on which both"
     return Drawing(
-        name="scatter",
-        caption=(
-            "Peak memory, predicted against measured; equal on the dashed line. The numbers are in"
-            " the table of all runs."
-        ),
-        description=(
-            f"A scatter plot of {count_text(len(points))} runs{span}, and the line on which both"
-            " sides are equal."
-        ),
-        figure=identity_scatter(points),
+        "scatter",
+        f"{caption} The numbers are in the table of all runs.",
+        f"{plot}, and {line} sides are equal.",
+        identity_scatter(points),
     )
 
 
@@ -200,17 +196,13 @@ def errors_drawing(shown: Sequence[Run], by: RunGrouping) -> Drawing:
     most = f"The {MOST_GROUPS} groups with most runs of {len(members)}."
     shown_dots = [d for d in dots if d.group in kept]
     shown_dots.sort(key=lambda d: order.index(d.group))
+    strips = f"Strips of errors around zero for {len(kept)} groups by {what}"
     return Drawing(
-        name=f"errors-by-{by}",
-        caption=(
-            f"Error of the peak, one dot a run, by {what}. The numbers are in the tables below."
-        ),
-        description=(
-            f"Strips of errors around zero for {len(kept)} groups by {what}, with the median of"
-            " each."
-        ),
+        f"errors-by-{by}",
+        f"Error of the peak, one dot a run, by {what}. The numbers are in the tables below.",
+        f"{strips}, with the median of each.",
+        error_strip(shown_dots),
         lines=(most,) if len(members) > MOST_GROUPS else (),
-        figure=error_strip(shown_dots),
     )
 
 
@@ -234,17 +226,13 @@ def _metrics(claims: Sequence[Comparison], records: dict[str, Record]) -> Drawin
         )
         for c in kept
     ]
+    caption = "Errors of every number that a run has one of, by what it is."
+    strips = f"Strips of errors around zero for {len({dot.group for dot in dots})} metrics"
     return Drawing(
-        name="errors-by-metric",
-        caption=(
-            "Errors of every number that a run has one of, by what it is. The numbers are in the"
-            f" table below.{rest}"
-        ),
-        description=(
-            f"Strips of errors around zero for {len({dot.group for dot in dots})} metrics, with the"
-            " median of each."
-        ),
-        figure=error_strip(dots),
+        "errors-by-metric",
+        f"{caption} The numbers are in the table below.{rest}",
+        f"{strips}, with the median of each.",
+        error_strip(dots),
     )
 
 
@@ -264,20 +252,26 @@ def speed_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
         if len(picked) + len(group) <= MOST_BARS:
             picked += group
     picked = picked or list(timed[:MOST_BARS])
-    shown = (
-        ""
-        if len(picked) == len(timed)
-        else f"{count_text(len(picked))} of {count_text(len(timed))} timed runs. "
-    )
+    of = f"{count_text(len(picked))} of {count_text(len(timed))} timed runs. "
+    shown = "" if len(picked) == len(timed) else of
     several = "Runs of a group are alike in all but their method and its options. " if alike else ""
+    bars = [bar for run in picked if (bar := _bar(run)) is not None]
+    rate = rate_text(max(bar.tokens_per_second for bar in bars), "tokens")
+    throughput = Drawing(
+        "throughput",
+        "Tokens a second in a median step.",
+        f"Bars for {count_text(len(bars))} runs; the fastest {rate}.",
+        throughput_bars(bars),
+        _numbers(picked),
+    )
     parts: list[Part] = [
         paragraph(
             f"{shown}{several}Whiskers are 95 % intervals of the median step.", *_ratio(alike)
         ),
-        _drawing(picked),
-        Beside(parts=tuple(step_times_drawing(run) for run in full_and_lora(alike) or timed[:1])),
+        throughput,
+        Beside(tuple(step_times_drawing(run) for run in full_and_lora(alike) or timed[:1])),
     ]
-    return Section(name="speed", title="Throughput", parts=tuple(parts))
+    return Section("speed", "Throughput", tuple(parts))
 
 
 def _ratio(alike: Sequence[Sequence[Run]]) -> list[str]:
@@ -294,21 +288,6 @@ def _ratio(alike: Sequence[Sequence[Run]]) -> list[str]:
 
 
 # --- tokens a second ------------------------------------------------------------------------------
-
-
-def _drawing(picked: Sequence[Run]) -> Drawing:
-    bars = [bar for run in picked if (bar := _bar(run)) is not None]
-    fastest = max(bars, key=lambda bar: bar.tokens_per_second)
-    return Drawing(
-        name="throughput",
-        caption="Tokens a second in a median step.",
-        description=(
-            f"Bars for {count_text(len(bars))} runs; the fastest"
-            f" {rate_text(fastest.tokens_per_second, 'tokens')}."
-        ),
-        figure=throughput_bars(bars),
-        numbers=_numbers(picked),
-    )
 
 
 def _bar(run: Run) -> ThroughputBar | None:
@@ -365,16 +344,14 @@ def step_times_drawing(run: Run) -> Drawing:
     named = [("warm-up", s) for s in measured.warmup_seconds]
     named += [("timed", s) for s in measured.step_seconds]
     longest = max(seconds for _, seconds in named)
+    warmup, timed = count_text(len(measured.warmup_seconds)), count_text(speed.steps.n)
+    middle = f"the median {seconds_text(speed.steps.median)}"
     return Drawing(
-        name=f"steps-{run.number}",
-        caption=f"{run.name}: the time of every step; the band is the 95 % interval of the median.",
-        description=(
-            f"{count_text(len(measured.warmup_seconds))} warm-up steps and"
-            f" {count_text(speed.steps.n)} timed ones, the median"
-            f" {seconds_text(speed.steps.median)}."
-        ),
-        figure=step_times(measured.warmup_seconds, measured.step_seconds),
-        numbers=table(
+        f"steps-{run.number}",
+        f"{run.name}: the time of every step; the band is the 95 % interval of the median.",
+        f"{warmup} warm-up steps and {timed} timed ones, {middle}.",
+        step_times(measured.warmup_seconds, measured.step_seconds),
+        table(
             list(enumerate(named, 1)),
             (
                 ("step", lambda row: str(row[0])),

@@ -47,7 +47,7 @@ def mathematics_content(document: Mapping[str, Any]) -> Content:
                 _group_section(number, heading, members)
                 for number, (heading, members) in enumerate(grouped(results.charts))
             ),
-            Section(name="claims", title="Every claim, and what was found", parts=tuple(claims)),
+            Section("claims", "Every claim, and what was found", tuple(claims)),
         ),
         data=dict(document),
     )
@@ -55,13 +55,13 @@ def mathematics_content(document: Mapping[str, Any]) -> Content:
 
 def _layer_section(layer: LoraLayer) -> Section:
     return Section(
-        name="layer",
-        title=f"One layer of {shape_text(layer.d, layer.k)}, rank {layer.r}, alpha {layer.alpha}",
-        parts=(
+        "layer",
+        f"One layer of {shape_text(layer.d, layer.k)}, rank {layer.r}, alpha {layer.alpha}",
+        (
             paragraph(*counts_words(layer)),
-            Cards(cards=tuple(layer_cards(layer))),
+            Cards(tuple(layer_cards(layer))),
             Beside(
-                parts=(
+                (
                     Picture(
                         name="matrices",
                         caption="The full update, and B and A, to one scale.",
@@ -82,18 +82,16 @@ def _layer_section(layer: LoraLayer) -> Section:
 def counts_drawing(layer: LoraLayer) -> Drawing:
     """How many numbers train at each rank."""
     counted = counts_chart(layer)
-    return Drawing(
-        name="counts",
-        caption=f"{counted.title}.",
-        description=" ".join((f"{counted.title}.", *counts_words(layer))),
-        figure=claim_chart(counted),
-        numbers=numbers_table(counted),
-    )
+    caption = f"{counted.title}."
+    description = " ".join((caption, *counts_words(layer)))
+    return Drawing("counts", caption, description, claim_chart(counted), numbers_table(counted))
 
 
 def layer_cards(layer: LoraLayer) -> list[Card]:
     """What trains, and what it holds in float32."""
     both = layer.full, layer.lora
+    gradients, adam = list(map(gradient_bytes, both)), list(map(adam_bytes, both))
+    together = [gradient_bytes(n) + adam_bytes(n) for n in both]
     change = change_text(layer.share - 1)
     return [
         Card(
@@ -103,21 +101,9 @@ def layer_cards(layer: LoraLayer) -> list[Card]:
         )
         for label, texts, note in (
             ("Numbers that train", [count_text(n) for n in both], "d k against r (d + k)"),
-            (
-                "Gradients",
-                bytes_texts([gradient_bytes(n) for n in both]),
-                "in float32, 4 bytes a number",
-            ),
-            (
-                "Adam's two averages",
-                bytes_texts([adam_bytes(n) for n in both]),
-                "in float32, 8 bytes a number",
-            ),
-            (
-                "Gradients and Adam",
-                bytes_texts([gradient_bytes(n) + adam_bytes(n) for n in both]),
-                "12 bytes a number",
-            ),
+            ("Gradients", bytes_texts(gradients), "in float32, 4 bytes a number"),
+            ("Adam's two averages", bytes_texts(adam), "in float32, 8 bytes a number"),
+            ("Gradients and Adam", bytes_texts(together), "12 bytes a number"),
         )
     ]
 
@@ -125,20 +111,16 @@ def layer_cards(layer: LoraLayer) -> list[Card]:
 def _group_section(number: int, heading: str, members: Sequence[Chart]) -> Section:
     drawn: list[Part] = [claim_drawing(chart) for chart in members]
     shown, rest = drawn[:_MOST_AT_ONCE], drawn[_MOST_AT_ONCE:]
-    parts: list[Part] = [Beside(parts=tuple(shown))] if len(shown) > 1 else shown
+    parts: list[Part] = [Beside(tuple(shown))] if len(shown) > 1 else shown
     if rest:
-        parts.append(Fold(title=f"{len(rest)} more", parts=tuple(rest)))
-    return Section(name=f"found-{number}", title=heading, parts=tuple(parts))
+        parts.append(Fold(f"{len(rest)} more", tuple(rest)))
+    return Section(f"found-{number}", heading, tuple(parts))
 
 
 def claim_drawing(chart: Chart) -> Drawing:
     """A chart of `verify`, with what is seen in it."""
     words = (*caption(chart), *([chart.note] if chart.note else []))
-    return Drawing(
-        name="chart-" + "".join(c if c.isalnum() else "-" for c in chart.key),
-        caption=f"{chart.title}.",
-        description=" ".join((f"{chart.title}.", *words)),
-        lines=words,
-        figure=claim_chart(chart),
-        numbers=numbers_table(chart),
-    )
+    name = "chart-" + "".join(c if c.isalnum() else "-" for c in chart.key)
+    title = f"{chart.title}."
+    description, numbers = " ".join((title, *words)), numbers_table(chart)
+    return Drawing(name, title, description, claim_chart(chart), numbers, words)

@@ -111,14 +111,11 @@ def _times(answers: Sequence[Answer]) -> list[Card]:
     unfit = f"; {', '.join(beyond)}: as on a card with room" if beyond else ""
     basis = labels.BASIS_LABELS[next(iter(steps.values())).time.likeness]
     name = device_name(answers)
-    between = "; ".join(
-        f"{label}: {interval_words(step, longest)}" for label, step in steps.items()
-    )
+    each = (f"{label}: {interval_words(step, longest)}" for label, step in steps.items())
+    between, padding = f"{'; '.join(each)}; {basis}{unfit}", f"on {name}, padding among them{unfit}"
     return [
-        Card(label=f"One step on {name}", rows=tuple(rows), note=f"{between}; {basis}{unfit}"),
-        Card(
-            label="Tokens a second", rows=tuple(rates), note=f"on {name}, padding among them{unfit}"
-        ),
+        Card(f"One step on {name}", rows=tuple(rows), note=between),
+        Card("Tokens a second", rows=tuple(rates), note=padding),
     ]
 
 
@@ -159,9 +156,9 @@ def predicted_sections(answers: Sequence[Answer]) -> Iterable[Section]:
     """The figures of each model, its answers side by side."""
     for number, members in enumerate(by_model(answers)):
         yield Section(
-            name=f"predicted-{number}",
-            title=f"Predicted: {_model(members)}",
-            parts=tuple(_figures(f"p{number}", members)),
+            f"predicted-{number}",
+            f"Predicted: {_model(members)}",
+            tuple(_figures(f"p{number}", members)),
         )
 
 
@@ -170,9 +167,9 @@ def numbers_sections(answers: Sequence[Answer]) -> Iterable[Section]:
     for number, members in enumerate(by_model(answers)):
         parts = model_parts(members)
         yield Section(
-            name=f"numbers-{number}",
-            title=f"In numbers: {_model(members)}",
-            parts=(paragraph(parts.title, *parts.setup), *parts.tables, *parts.notes),
+            f"numbers-{number}",
+            f"In numbers: {_model(members)}",
+            (paragraph(parts.title, *parts.setup), *parts.tables, *parts.notes),
         )
 
 
@@ -188,13 +185,13 @@ def _model(answers: Sequence[Answer]) -> str:
 
 def _figures(prefix: str, answers: Sequence[Answer]) -> Iterable[Part]:
     predictions = [answer.prediction for answer in answers]
-    yield Cards(cards=tuple(headlines(answers)))
+    yield Cards(tuple(headlines(answers)))
     yield composition_drawing(f"{prefix}-bars", answers)
     yield from _known(times_drawing(f"{prefix}-times", answers))
     known = [answer for answer in answers if answer.prediction.is_whole]
     if known:
         curves = (answer_curve(f"{prefix}-curve-{n}", answer) for n, answer in enumerate(known))
-        yield Beside(parts=tuple(curves))
+        yield Beside(tuple(curves))
     yield from layer_drawings(f"{prefix}-layers", predictions)
     for number, answer in enumerate(answers):
         yield from _known(
@@ -228,14 +225,9 @@ def composition_drawing(name: str, answers: Sequence[Answer]) -> Drawing:
     for bar in bars:
         held = (f"{labels.CATEGORY_LABELS[c]} {bytes_text(n)}" for c, n in bar.bytes.items() if n)
         words.append(f"{bar.label}: {', '.join(held)}")
-    return Drawing(
-        name=name,
-        caption=(
-            "The predicted peak of each method, by category; the numbers are in the table below."
-        ),
-        description=f"Stacked bars of the peak by category. {'; '.join(words)}.",
-        figure=category_bars(bars, limit=_limit(answers[0])),
-    )
+    caption = "The predicted peak of each method, by category; the numbers are in the table below."
+    description = f"Stacked bars of the peak by category. {'; '.join(words)}."
+    return Drawing(name, caption, description, category_bars(bars, limit=_limit(answers[0])))
 
 
 def times_drawing(name: str, answers: Sequence[Answer]) -> Drawing | None:
@@ -243,15 +235,10 @@ def times_drawing(name: str, answers: Sequence[Answer]) -> Drawing | None:
     bars = time_bars_of(answers)
     if not bars:
         return None
-    return Drawing(
-        name=name,
-        caption=(
-            f"Where the time of one step on {device_name(answers)} goes; the numbers are in the"
-            " table below."
-        ),
-        description=f"Stacked bars of where the time of one step goes. {time_words(answers)}.",
-        figure=time_bars(bars),
-    )
+    caption = f"Where the time of one step on {device_name(answers)} goes"
+    description = f"Stacked bars of where the time of one step goes. {time_words(answers)}."
+    numbers = "the numbers are in the table below"
+    return Drawing(name, f"{caption}; {numbers}.", description, time_bars(bars))
 
 
 def answer_curve(name: str, answer: Answer) -> Drawing:
@@ -269,18 +256,14 @@ def fit_drawing(name: str, answer: Answer, engine: str = "auto") -> Drawing | No
     if not cells:
         return None
     fitting = sum(cell.verdict == "fits" for cell in cells)
+    on = f"{method_label(answer.prediction)} on {answer.gpu.name}"
+    which = f"Which batch sizes and sequence lengths fit {answer.gpu.name}"
     return Drawing(
-        name=name,
-        caption=(
-            f"{method_label(answer.prediction)} on {answer.gpu.name}: peak and verdict at every"
-            " batch and length."
-        ),
-        description=(
-            f"Which batch sizes and sequence lengths fit {answer.gpu.name}: of a grid of"
-            f" {count_text(len(cells))} sizes {count_text(fitting)}."
-        ),
-        figure=fit_map(cells, (setup.batch_size, setup.seq_len)),
-        numbers=table(
+        name,
+        f"{on}: peak and verdict at every batch and length.",
+        f"{which}: of a grid of {count_text(len(cells))} sizes {count_text(fitting)}.",
+        fit_map(cells, (setup.batch_size, setup.seq_len)),
+        table(
             cells,
             (
                 ("batch", lambda c: count_text(c.batch_size)),
@@ -299,15 +282,13 @@ def levers_drawing(name: str, answer: Answer) -> Drawing | None:
     if not answer.levers:
         return None
     words = "; ".join(f"{lever.name} by {bytes_text(lever.saved_bytes)}" for lever in answer.levers)
+    label = method_label(answer.prediction)
     return Drawing(
-        name=name,
-        caption=(
-            f"{method_label(answer.prediction)}: single changes that lower the peak, each"
-            " predicted anew."
-        ),
-        description=f"What lowers the peak: {words}.",
-        figure=lever_bars(answer.levers),
-        numbers=table(
+        name,
+        f"{label}: single changes that lower the peak, each predicted anew.",
+        f"What lowers the peak: {words}.",
+        lever_bars(answer.levers),
+        table(
             answer.levers,
             (
                 ("change", lambda lever: lever.name),

@@ -39,37 +39,19 @@ class Run:
     number: int
     scored: Scored
     record_id: str
+    record: Record
     cells: tuple[str, str, str]
     peak: Comparison | None
+    model: str
+    family: str
+    method: Method
+    device: str
+    status: Status
 
     @property
     def name(self) -> str:
         """'#12 gpt2, LoRA r16, batch 2 x 512, float32'."""
         return f"#{self.number} {', '.join(self.cells)}"
-
-    @property
-    def record(self) -> Record:
-        return self.scored.record
-
-    @property
-    def model(self) -> str:
-        return self.record.workload.model.id
-
-    @property
-    def family(self) -> str:
-        return self.record.workload.model.model_type
-
-    @property
-    def method(self) -> Method:
-        return self.record.workload.setup.method
-
-    @property
-    def device(self) -> str:
-        return self.record.environment.device.name
-
-    @property
-    def status(self) -> Status:
-        return self.record.measurement.status
 
     @cached_property  # its intervals take most of a millisecond, which few pages need of all runs
     def speed(self) -> Throughput | None:
@@ -113,17 +95,23 @@ def numbered(scored: Iterable[Scored]) -> list[Run]:
     cells: dict[Workload, tuple[str, str, str]] = {}  # of many records few workloads differ
     runs = []
     for number, s in enumerate(scored, 1):
-        workload = s.record.workload
+        record, workload = s.record, s.record.workload
         if workload not in cells:
-            cells[workload] = run_cells(s.record)
+            cells[workload] = run_cells(record)
         peaks = (c for c in s.comparisons if c.metric == PEAK and c.category == TOTAL)
         runs.append(
             Run(
                 number=number,
                 scored=s,
-                record_id=s.record.id,
+                record_id=record.id,
+                record=record,
                 cells=cells[workload],
                 peak=next(peaks, None),
+                model=workload.model.id,
+                family=workload.model.model_type,
+                method=workload.setup.method,
+                device=record.environment.device.name,
+                status=record.measurement.status,
             )
         )
     return runs
@@ -187,7 +175,7 @@ def runs_section(runs: Sequence[Run]) -> Section | None:
             f" {count_text(len(runs))}; the downloads at the top hold all of them."
         )
         parts = [paragraph(said), runs_table(shown)]
-    return Section(name="runs", title="All runs", parts=tuple(parts))
+    return Section("runs", "All runs", tuple(parts))
 
 
 def runs_table(runs: Sequence[Run]) -> Table:
@@ -268,7 +256,7 @@ def failures_section(runs: Sequence[Run]) -> Section | None:
         why = ("why", lambda run: shortened(run.scored.refusal or "", 300))
         title = "Runs that nothing could predict"
         parts.append(table(refused[:MOST_ROWS], (*NAMES, why), title=title, left=5))
-    return Section(name="failures", title="What did not go through", parts=tuple(parts))
+    return Section("failures", "What did not go through", tuple(parts))
 
 
 def failures_table(failed: Sequence[Run]) -> Table:
@@ -344,8 +332,5 @@ def _peak_card(run: Run) -> Card:
     if speed and speed.tokens_per_second is not None:
         notes.append(rate_text(speed.tokens_per_second, "tokens"))
     size, name = _peak_text(run), way_label(run.record.workload.setup)
-    return Card(
-        label=f"{name} peaks at" if size else name,
-        value=size or run_labels.STATUS_LABELS[run.status],
-        note=", ".join(notes),
-    )
+    status = run_labels.STATUS_LABELS[run.status]
+    return Card(f"{name} peaks at" if size else name, size or status, note=", ".join(notes))

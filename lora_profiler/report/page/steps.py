@@ -32,7 +32,9 @@ def steps_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
 
     `groups` are the runs that are alike.
     """
-    shown = full_and_lora(groups) or _largest(runs)
+    known = [r for r in runs if r.scored.prediction and r.record.measurement.went_through]
+    largest = sorted(known, key=lambda run: -(run.measured_bytes or 0))[:1]
+    shown = full_and_lora(groups) or largest
     if not shown:
         return None
     both = [drawing for run in shown if (drawing := step_drawing(run)) is not None]
@@ -44,10 +46,10 @@ def steps_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
     counters = [counters_drawing(run) for run in shown if run.record.measurement.phases]
     said = paragraph(ALIKE if len(shown) > 1 else "The run with the largest peak.")
     first, rest = (both, [*curves, *counters]) if both else (curves, counters)
-    parts: list[Part] = [said, *([Beside(parts=tuple(first))] if first else [])]
+    parts: list[Part] = [said, *([Beside(tuple(first))] if first else [])]
     if rest:
-        parts.append(Fold(title=_MORE, parts=(Beside(parts=tuple(rest)),)))
-    return Section(name="step", title="Memory over one step", parts=tuple(parts))
+        parts.append(Fold(_MORE, (Beside(tuple(rest)),)))
+    return Section("step", "Memory over one step", tuple(parts))
 
 
 def layers_section(groups: Sequence[Sequence[Run]]) -> Section | None:
@@ -55,20 +57,7 @@ def layers_section(groups: Sequence[Sequence[Run]]) -> Section | None:
     pair = full_and_lora(groups)
     predictions = [run.scored.prediction for run in pair if run.scored.prediction is not None]
     parts = tuple(layer_drawings("layers", predictions)) if predictions else ()
-    return (
-        Section(name="layers", title="Layer by layer", parts=(paragraph(ALIKE), *parts))
-        if parts
-        else None
-    )
-
-
-def _largest(runs: Sequence[Run]) -> list[Run]:
-    rest = [
-        run
-        for run in runs
-        if run.scored.prediction is not None and run.record.measurement.went_through
-    ]
-    return sorted(rest, key=lambda run: -(run.measured_bytes or 0))[:1]
+    return Section("layers", "Layer by layer", (paragraph(ALIKE), *parts)) if parts else None
 
 
 # --- one step -------------------------------------------------------------------------------------
@@ -92,15 +81,13 @@ def step_drawing(run: Run) -> Drawing | None:
         f"{run_labels.PHASE_LABELS[group]}: predicted {bytes_text(p)}, {word} {bytes_text(m)}"
         for group, p, m in pairs
     )
+    areas = "Stacked areas of what is predicted, and across each part of the step"
     return Drawing(
-        name=f"step-{run.number}",
-        caption=f"{run.name}: memory over one steady step, predicted and {word}.",
-        description=(
-            f"Stacked areas of what is predicted, and across each part of the step the peak that"
-            f" was {word}. {said}."
-        ),
+        f"step-{run.number}",
+        f"{run.name}: memory over one steady step, predicted and {word}.",
+        f"{areas} the peak that was {word}. {said}.",
+        measured_curve(curve, predicted, peaks, word=word),
         lines=(f"At each {word} peak stands the error of what is predicted of that part.",),
-        figure=measured_curve(curve, predicted, peaks, word=word),
         numbers=table(
             pairs,
             (
@@ -131,16 +118,15 @@ def curve_drawing(
         ((run_labels.PHASE_CURVE[p.phase], p.module), p.bytes, p.total_bytes == peak.total_bytes)
         for p in kept
     ]
+    module = f", {peak.module}" if peak.module else ""
+    highest = f"{bytes_text(peak.total_bytes)} in {run_labels.PHASE_CURVE[peak.phase]}{module}"
+    areas = f"Stacked areas of {title} through {', '.join(dict.fromkeys(phases))}"
     return Drawing(
-        name=name,
-        caption=f"{title}: predicted memory over one steady step, by category, {engine}.",
-        description=(
-            f"Stacked areas of {title} through {', '.join(dict.fromkeys(phases))}; the peak is"
-            f" {bytes_text(peak.total_bytes)} in"
-            f" {run_labels.PHASE_CURVE[peak.phase]}{f', {peak.module}' if peak.module else ''}."
-        ),
-        figure=memory_curve(points, limit=limit),
-        numbers=filled(by_category("The numbers of the figure", ("phase", "module"), rows)),
+        name,
+        f"{title}: predicted memory over one steady step, by category, {engine}.",
+        f"{areas}; the peak is {highest}.",
+        memory_curve(points, limit=limit),
+        filled(by_category("The numbers of the figure", ("phase", "module"), rows)),
     )
 
 
@@ -164,17 +150,16 @@ def counters_drawing(run: Run) -> Drawing:
         return run_labels.COUNTER_LABELS[name], text
 
     phase = ("phase", lambda s: f"step {s.step}, {run_labels.PHASE_CURVE[s.phase]}")
+    lines, title = (
+        f"Lines through {len(samples)} phases of several steps",
+        "The numbers of the figure",
+    )
     return Drawing(
-        name=f"counters-{run.number}",
-        caption=f"{run.name}: memory as it was measured, phase by phase.",
-        description=(
-            f"Lines through {len(samples)} phases of several steps; the largest peak is"
-            f" {bytes_text(max(peaks))}."
-        ),
-        figure=phase_samples(samples),
-        numbers=table(
-            samples, (phase, *map(counted, names)), title=f"The numbers of the figure, {unit}"
-        ),
+        f"counters-{run.number}",
+        f"{run.name}: memory as it was measured, phase by phase.",
+        f"{lines}; the largest peak is {bytes_text(max(peaks))}.",
+        phase_samples(samples),
+        table(samples, (phase, *map(counted, names)), title=f"{title}, {unit}"),
     )
 
 
@@ -196,23 +181,15 @@ def layer_drawing(
         return None
     names = " and ".join(method_label(p) for p in predictions)
     model = shortened(predictions[0].workload.model.id)
-    ends = (
-        f" At its end: {method_label(predictions[-1])} against {method_label(predictions[0])}."
-        if len(predictions) > 1
-        else ""
-    )
+    first, last = method_label(predictions[0]), method_label(predictions[-1])
+    ends = f" At its end: {last} against {first}." if len(predictions) > 1 else ""
+    what, kinds = labels.LAYER_LABELS[quantity], f"{count_text(len(rows))} kinds of layer"
     return Drawing(
-        name=f"{name}-{quantity.replace('_', '-')}",
-        caption=(
-            f"{model}: {labels.LAYER_LABELS[quantity]} in each layer, {names}. Equal layers"
-            f" share a row.{ends}"
-        ),
-        description=(
-            f"{labels.LAYER_LABELS[quantity]}: for each of {count_text(len(rows))} kinds of layer a"
-            f" mark for {names}, hollow for nothing."
-        ),
-        figure=layer_bars(rows, quantity),
-        numbers=table(
+        f"{name}-{quantity.replace('_', '-')}",
+        f"{model}: {what} in each layer, {names}. Equal layers share a row.{ends}",
+        f"{what}: for each of {kinds} a mark for {names}, hollow for nothing.",
+        layer_bars(rows, quantity),
+        table(
             rows,
             (
                 ("layer", lambda row: row.name),
@@ -222,7 +199,7 @@ def layer_drawing(
                     for name in rows[0].methods
                 ),
             ),
-            title=f"{labels.LAYER_LABELS[quantity].capitalize()}, in each of the copies",
+            title=f"{what.capitalize()}, in each of the copies",
         ),
     )
 
@@ -265,8 +242,8 @@ def composition_section(runs: Sequence[Run]) -> Section | None:
             )
             runs_of = f"{count_text(len(members))} run{'s' if len(members) > 1 else ''}"
             drawing = peaks_drawing(f"peaks-{number}", members, what)
-            parts.append(Fold(title=f"{shortened(model)}: {runs_of}", parts=(drawing,)))
-    return Section(name="composition", title="What the peaks are made of", parts=tuple(parts))
+            parts.append(Fold(f"{shortened(model)}: {runs_of}", (drawing,)))
+    return Section("composition", "What the peaks are made of", tuple(parts))
 
 
 def largest_of_each_kind(known: Sequence[Run]) -> list[Run]:
@@ -283,21 +260,14 @@ def peaks_drawing(name: str, members: Sequence[Run], what: str) -> Drawing:
     what = what if several else f"{members[0].name}: the peak"
     bars = [bar for run in members for bar in _bars(run, run.name if several else "")]
     largest = max((bar.total_bytes for bar in bars), default=0)
+    pairs = f"Stacked bars in pairs for {count_text(len(members))} run{'s' if several else ''}"
+    rows = [((bar.group, bar.label), bar.bytes, False) for bar in bars]
     return Drawing(
-        name=name,
-        caption=f"{what}, predicted beside measured, by category.",
-        description=(
-            f"Stacked bars in pairs for {count_text(len(members))} run{'s' if several else ''}, the"
-            f" largest of {bytes_text(largest)}."
-        ),
-        figure=category_bars(bars),
-        numbers=filled(
-            by_category(
-                "The numbers of the figure",
-                ("run", ""),
-                [((bar.group, bar.label), bar.bytes, False) for bar in bars],
-            )
-        ),
+        name,
+        f"{what}, predicted beside measured, by category.",
+        f"{pairs}, the largest of {bytes_text(largest)}.",
+        category_bars(bars),
+        filled(by_category("The numbers of the figure", ("run", ""), rows)),
     )
 
 

@@ -183,7 +183,8 @@ def beside(canvas: Canvas, rows: Mapping[str, Any], *, above: bool) -> tuple[str
     """
     font = rows.get("tickfont", _FAINT)
     shown = [(v, text) for v, text in canvas.y.ticks if canvas.y.holds(v)]
-    widest = max((_widest(text) for _, text in shown), default=0.0)
+    each = (plain(line) for _, text in shown for line in text.split("<br>"))
+    widest = max((width_px(line, SMALL_PX) for line in each), default=0.0)
     lines = wrap(canvas.y.title, max(10, round(canvas.height / _LETTER_PX)))
     title = _TITLE_PX + _LINE_PX * (len(lines) - 1) if lines else 0
     is_long = widest > PLANE_PX / 2
@@ -205,7 +206,10 @@ def beside(canvas: Canvas, rows: Mapping[str, Any], *, above: bool) -> tuple[str
                     words(one, "0", y - canvas.row_px / 2 - 4, "t", "start", font, names="narrow")
                 )
             else:
-                ends = "<br>".join(_end(line) for line in lines_of(text))
+                # of a label as much of the end as there is room for: names of layers differ there
+                long = [(line, len(line) > _LETTERS) for line in lines_of(text)]
+                cut = (f"…{line[1 - _LETTERS :]}" if is_cut else line for line, is_cut in long)
+                ends = "<br>".join(escape(line, quote=False) for line in cut)
                 parts.append(words(ends, "0", y, "m", "end", font, dx=-_LABEL_PX, names="narrow"))
     if lines:
         for left, names in ((widest, "wide"), (narrow, "narrow")):
@@ -217,15 +221,6 @@ def beside(canvas: Canvas, rows: Mapping[str, Any], *, above: bool) -> tuple[str
             )
     around = _LABEL_PX + 2
     return "".join(parts), widest + title + around, (narrow + title + around if narrow else 4.0)
-
-
-def _end(line: str) -> str:
-    """As much of the end of a label as there is room for: names of layers differ there."""
-    return escape(line if len(line) <= _LETTERS else f"…{line[1 - _LETTERS :]}", quote=False)
-
-
-def _widest(text: str) -> float:
-    return max((width_px(plain(line), SMALL_PX) for line in text.split("<br>")), default=0.0)
 
 
 # --- lines, bands and notes -----------------------------------------------------------------------
@@ -278,7 +273,13 @@ def notes(
             )
             y, upright = end, "b"
         if font["size"] == HEAD_PX:
-            yield from _head(text, at, y, upright, font, left_px, narrow_left_px)
+            for most, names, dx in (  # from the figure's edge on, as long as there is room
+                (44, "narrow", 2 - narrow_left_px),
+                (62, "wide less", 2 - left_px),
+                (100, "mid", 2 - left_px),
+            ):
+                short = escape(shortened(plain(text), most), quote=False)
+                yield words(short, at, y, upright, "start", font, dx=dx, names=names)
             continue
         dx, width = float(it.get("xshift", 0)), width_px(plain(text), font["size"])
         begin = share * PLANE_PX - {"start": 0, "middle": width / 2, "end": width}[across]
@@ -296,25 +297,6 @@ def notes(
             names = f"{over} narrow".strip()
             end_at: tuple[str, Across] = ("0", "start") if begin < 0 else ("100%", "end")
             yield words(short, end_at[0], y, upright, end_at[1], font, names=names)
-
-
-def _head(
-    text: str,
-    at: str,
-    y: float,
-    upright: Upright,
-    font: Mapping[str, Any],
-    left_px: float,
-    narrow_left_px: float,
-) -> Iterator[str]:
-    """A heading of rows, from the figure's edge on, as long as there is room."""
-    for most, names, dx in (
-        (44, "narrow", 2 - narrow_left_px),
-        (62, "wide less", 2 - left_px),
-        (100, "mid", 2 - left_px),
-    ):
-        short = escape(shortened(plain(text), most), quote=False)
-        yield words(short, at, y, upright, "start", font, dx=dx, names=names)
 
 
 # --- the legend -----------------------------------------------------------------------------------

@@ -219,6 +219,8 @@ def words(
     )
 
 
+# --- pictures, in which the role of each colour is named ------------------------------------------
+
 _FILLS: dict[str, Colour] = {
     "ink": palette.INK,
     "faint": palette.FAINT_INK,

@@ -82,7 +82,12 @@ def _ticks(
         return [(value, text) for value, text in found]
     low, high = min(first, last), max(first, last)
     places = _powers(low, high) if is_log else round_places(low, high, options.get("nticks", 6))
-    return [(place, _written(place, options.get("tickformat", ""))) for place in places]
+    form = options.get("tickformat", "")
+    texts = (format(place, _FORMATS[form]) for place in places)
+    return [
+        (place, text.replace(".0%", "%") if form == ".1~%" else text)
+        for place, text in zip(places, texts, strict=True)
+    ]
 
 
 def _powers(low: float, high: float) -> list[float]:
@@ -95,11 +100,6 @@ def _powers(low: float, high: float) -> list[float]:
         for factor in factors
         if low - 1e-9 <= power + math.log10(factor) <= high + 1e-9
     ]
-
-
-def _written(value: float, form: str) -> str:
-    text = format(value, _FORMATS[form])
-    return text.replace(".0%", "%") if form == ".1~%" else text
 
 
 BOX = 1000
