@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lora_profiler
+from lora_profiler._common import packages
 from lora_profiler.catalog import Gpu, find_gpu, find_model
 from lora_profiler.errors import UnbuildableError, UsageError
 from lora_profiler.evidence import measured_steps, nearest_step
@@ -194,7 +195,7 @@ def test_rules_count_and_the_trace_answers_where_it_is_asked(
     assert not asked
     timed(ask(), engine="traced")
     assert asked == ["traced"]
-    monkeypatch.setattr(timing, "missing", lambda: ["torch"])
+    monkeypatch.setattr(packages, "missing", lambda _: ["torch"])
     assert "pip install 'lora-profiler[measure]'" in refusal(ask(), engine="traced")
 
 
