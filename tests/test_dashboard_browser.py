@@ -731,25 +731,22 @@ def test_axe_finds_nothing_serious_on_predict_and_its_tabs(window: Any, scheme: 
     assert w.page.evaluate(NAMELESS) == []
 
 
-TURNED = """() => !document.querySelector('[data-stale="true"]')
-    && [document.querySelector('.js-plotly-plot .main-svg').style.background,
-        getComputedStyle(document.querySelector('.lp')).getPropertyValue('--lp-paper')].join()"""
+COLOURS = """() => [document.querySelector('.js-plotly-plot .main-svg')?.style.background,
+    getComputedStyle(document.querySelector('.lp')).getPropertyValue('--lp-paper')].join()"""
 
 
 def test_an_open_page_turns_dark_with_the_browser(window: Any) -> None:
     w = window().open("page=compare")
     w.page.locator(".js-plotly-plot .main-svg").first.wait_for()
-    assert w.page.evaluate(TURNED) == f"rgb(255, 255, 255),{PAPER.light}"
+    assert w.page.evaluate(COLOURS) == f"rgb(255, 255, 255),{PAPER.light}"
     w.page.emulate_media(color_scheme="dark")
-    w.page.wait_for_function(f"({TURNED})().endsWith('{PAPER.dark}')")
-    w.settle()
-    assert w.page.evaluate(TURNED) == f"rgb(22, 24, 29),{PAPER.dark}"
-    assert serious(w.page) == []
+    w.page.wait_for_function(f"({COLOURS})() === 'rgb(22, 24, 29),{PAPER.dark}'")
+    assert serious(w.settle().page) == []
 
 
 BESIDE_WORDS_PX = """among => Math.min(...[...document.querySelectorAll(among)].map(button => {
     const words = document.createRange(), around = button.getBoundingClientRect();
-    words.selectNodeContents(button);
+    words.selectNodeContents(button.querySelector('p'));
     const inside = words.getBoundingClientRect();
     return Math.min(inside.left - around.left, around.right - inside.right);
 }))"""
