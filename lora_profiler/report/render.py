@@ -155,8 +155,9 @@ color:var(--ink);font-family:%s;line-height:1.5}
 h1{font-size:1.4rem}h2{font-size:1.1rem}table{border-collapse:collapse;margin:1rem 0;display:block;
 overflow-x:auto}th,td{padding:.2rem .8rem .2rem 0;border-bottom:1px solid var(--line);
 text-align:left}
-.number{text-align:right;font-variant-numeric:tabular-nums}.total td,.peak td{font-weight:bold}
-.bar{height:.8rem;background:var(--bar)}.bars td{border:0;padding-bottom:0}small{color:var(--faint)}
+.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.total td,.peak td{font-weight:bold}
+.bar{height:.8rem;background:var(--bar)}.bars{display:table;width:100%%}
+.bars td{border:0;padding-bottom:0}.bars td:last-child{width:60%%}code{overflow-wrap:anywhere}small{color:var(--faint)}
 """
 
 
@@ -173,11 +174,11 @@ def rehearsal_page(
     title = " ".join(first.lines) if isinstance(first, Paragraph) else "Rehearsal"
     body = "\n".join(
         [
-            f"<h1>{_html_text(title)}</h1>",
+            f"<main>\n<h1>{_html_text(title)}</h1>",
             f"<p><code>{_html_text(' '.join(command))}</code></p>",
             *_html_bars(categories),
             *(_html_block(block) for block in rest),
-            f"<small>Rehearsed, not measured: lora-profiler {__version__}.</small>",
+            f"<small>Rehearsed, not measured: lora-profiler {__version__}.</small>\n</main>",
         ]
     )
     return (
@@ -197,9 +198,9 @@ def _html_bars(categories: Mapping[str, int]) -> Iterator[str]:
     largest = max(categories.values(), default=0)
     if not largest:
         return
-    yield '<table class="bars">'
+    yield '<h2>What holds the requested peak</h2>\n<table class="bars">'
     for name, count in categories.items():
-        width = f"{30 * count / largest:.1f}rem"
+        width = f"{100 * count / largest:.1f}%"
         yield (
             f'<tr><td>{_html_text(name)}</td><td class="number">{bytes_text(count)}</td>'
             f'<td><div class="bar" style="width:{width}"></div></td></tr>'
@@ -226,4 +227,4 @@ def _html_table(table: Table) -> str:
     title = f"<h2>{_html_text(table.title)}</h2>\n" if table.title else ""
     heads = f"<tr>{cells(table.columns, 'th')}</tr>\n" if any(table.columns) else ""
     rows = "\n".join(f'<tr class="{row.kind}">{cells(row.cells, "td")}</tr>' for row in table.rows)
-    return f"{title}<table>\n{heads}{rows}\n</table>"
+    return f'{title}<table tabindex="0">\n{heads}{rows}\n</table>'
