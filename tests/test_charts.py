@@ -509,6 +509,15 @@ def test_a_curve_stacks_to_its_totals_names_its_phases_and_marks_its_peak(
     assert {"backward", "optimizer step"} <= named
 
 
+@pytest.mark.parametrize(("times", "is_shown"), [(20, True), (21, False)])
+def test_a_card_beside_which_nothing_would_be_seen_is_left_out(times: int, is_shown: bool) -> None:
+    largest = max(point.total_bytes for point in curve(9))
+    layout = memory_curve(curve(9), limit=replace(LIMIT, bytes=times * largest))["layout"]
+    assert any(LIMIT.label in note["text"] for note in layout["annotations"]) == is_shown
+    top = layout["yaxis"]["range"][1] * byte_unit(times * largest if is_shown else largest)[1]
+    assert top == pytest.approx(1.3 * largest * (times if is_shown else 1))
+
+
 def test_a_step_as_predicted_and_as_read_shares_its_axes() -> None:
     """Every part has a line at the peak that was read in it, across just that part; and the error:
     6 of 5 GiB are 20 % too much, 7 of 8 are 12.5 % too little."""

@@ -43,7 +43,9 @@ def category_bars(bars: Sequence[CategoryBar], *, limit: Limit | None = None) ->
 
     Categories keep their order, colour and hatch; those that no bar has are left out of the legend.
     """
-    largest = plot.largest_of([bar.total_bytes for bar in bars], limit)
+    totals = [bar.total_bytes for bar in bars]
+    limit = plot.in_sight(limit, totals)
+    largest = plot.largest_of(totals, limit)
     axis, size = plot.bytes_axis(largest)
     positions, heads = plot.places([bar.group for bar in bars])
     named = {c: (CATEGORY_LABELS[c], palette.CATEGORY_PAINTS[c]) for c in CATEGORIES}

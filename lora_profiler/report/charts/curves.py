@@ -29,9 +29,9 @@ def memory_curve(points: Sequence[CurvePoint], *, limit: Limit | None = None) ->
 
     Phases are shaded in turn and named; the largest point is marked with its bytes and what ran.
     """
-    axis, size = plot.bytes_axis(
-        plot.largest_of([point.total_bytes for point in points], limit), room=1.3
-    )
+    totals = [point.total_bytes for point in points]
+    limit = plot.in_sight(limit, totals)
+    axis, size = plot.bytes_axis(plot.largest_of(totals, limit), room=1.3)
     bands = _bands(PHASE_CURVE[point.phase] for point in points)
     places = [float(at) for at in range(len(points))]
     shapes, notes = plot.limit_line(limit, size)
@@ -250,6 +250,7 @@ def phase_samples(samples: Sequence[PhaseSample], limit: Limit | None = None) ->
     read = {name: [getattr(sample, name) for sample in samples] for name in COUNTER_LABELS}
     read = {name: sizes for name, sizes in read.items() if any(size is not None for size in sizes)}
     known = [s for sizes in read.values() for s in sizes if s is not None]
+    limit = plot.in_sight(limit, known)
     axis, size = plot.bytes_axis(plot.largest_of(known, limit))
     bands = _bands([f"step {sample.step}" for sample in samples])
     notes = [

@@ -304,6 +304,15 @@ def limit_line(
     return [upright(at, palette.WARNING, **look)], [note(text, x=at, y=below, font=font, **side)]
 
 
+_OUT_OF_SIGHT = 20
+
+
+def in_sight(limit: Limit | None, totals: Sequence[int]) -> Limit | None:
+    """The limit, unless it is so many times what is shown that beside it nothing would be seen."""
+    is_near = limit and limit.bytes <= _OUT_OF_SIGHT * max(totals, default=0)
+    return limit if is_near else None
+
+
 def largest_of(totals: Sequence[int], limit: Limit | None) -> int:
     """The largest number of bytes that a figure shows."""
     return max([*totals, limit.bytes if limit else 0], default=0)
