@@ -136,6 +136,8 @@ def test_without_a_card_the_page_says_what_is_enough_and_offers_it() -> None:
     card = smallest_cards(answer.prediction)[0]
     peak = bytes_text(answer.prediction.peak.total_bytes)
     assert f"Needs {peak}: a card of {card.memory_gib_marketed:g} GB is enough" in texts(app)
+    (bars,) = (html for html in written(app) if "lp-frame" in html)
+    assert f"<span>{peak.split()[1]}</span>" in bars  # the unit of its numbers
     assert "Choose a card" in texts(viewed(app, "What fits"))
     sound(app.button(key="apply.0").click().run())
     assert asked(app).gpu == card.key and "Fits: " in texts(app)

@@ -87,6 +87,12 @@ def test_tables_hold_their_cells_as_text(name: str, cell: str) -> None:
     assert html.count("<tr") == 3 + 1 and html.count("<td") + html.count("<th ") == 2 + 1 + 2 + 2
 
 
+def test_a_short_name_of_a_row_is_in_one_line() -> None:
+    """Of which the style sheet breaks none on a phone."""
+    html = drawn("blocks", [Table(columns=("", "x"), rows=(Row(cells=("LoRA r16", "1")),))])
+    assert '<th scope="row" class="s">LoRA r16</th>' in html
+
+
 @given(TEXTS.filter(lambda text: printable(text).strip()))  # of blanks alone nothing is shown
 def test_cards_hold_their_texts_as_text(text: str) -> None:
     rows = Card(label=text, rows=((text, text, ""),), columns=("", text, text), note=text)
