@@ -155,9 +155,11 @@ color:var(--ink);font-family:%s;line-height:1.5}
 h1{font-size:1.4rem}h2{font-size:1.1rem}table{border-collapse:collapse;margin:1rem 0;display:block;
 overflow-x:auto}th,td{padding:.2rem .8rem .2rem 0;border-bottom:1px solid var(--line);
 text-align:left}
-.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.total td,.peak td{font-weight:bold}
+.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.total td,.peak td{font-weight:bold}
 .bar{height:.8rem;background:var(--bar)}.bars{display:table;width:100%%}
-.bars td{border:0;padding-bottom:0}.bars td:last-child{width:60%%}code{overflow-wrap:anywhere}small{color:var(--faint)}
+.bars td{border:0;padding-bottom:0}.bars td:last-child{width:60%%}
+code{overflow-wrap:anywhere}small{color:var(--faint)}
 """
 
 
