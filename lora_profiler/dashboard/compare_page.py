@@ -155,16 +155,10 @@ def _no_records(picked: _Picked) -> None:
 
 
 def _filters(everything: Sequence[Run]) -> dict[Filter, list[str]]:
-    names: dict[Filter, str] = {
-        "model": "Model",
-        "method": "Method",
-        "device": "Device",
-        "status": "Status",
-    }
     words = labels.METHOD_LABELS | run_labels.STATUS_LABELS
     return {
         by: st.multiselect(
-            names[by],
+            by.capitalize(),
             choices(everything, by),
             key=f"filter.{by}",
             placeholder="All",
@@ -215,7 +209,9 @@ def _draw(chosen: Sequence[Run], total: int) -> None:
         widgets.note(
             "Nothing is predicted of the peaks of these records, so that there is no error to show."
         )
-    _errors(scored, by_id)
+    widgets.drawer(
+        "Errors of everything that is predicted", "all_errors", lambda: _errors(scored, by_id)
+    )
     _table(chosen)
     widgets.downloads("compare", take_along.of_records(scored, "records"))
 
@@ -237,29 +233,27 @@ def _figures(chosen: Sequence[Run]) -> None:
 
 
 def _errors(scored: Sequence[Any], by_id: dict[str, Any]) -> None:
-    with widgets.drawer("Errors of everything that is predicted", "all_errors") as is_open:
-        if is_open:
-            chosen: Metric = st.selectbox(
-                "Metric", METRICS, key="metric", format_func=run_labels.METRIC_LABELS.__getitem__
-            )
-            groupings = [name for name in GROUPINGS if name != "metric"]
-            by: list[Grouping] = st.pills(
-                "By",
-                groupings,
-                selection_mode="multi",
-                default=["method"],
-                key="errors_by",
-                format_func=run_labels.GROUPING_LABELS.__getitem__,
-            )
-            compared = [c for s in scored for c in s.comparisons if c.metric == chosen]
-            if not any(c.is_claim for c in compared):
-                widgets.note("Nothing is predicted of it in these records.")
-                return
-            blocks = [comparisons.errors_table(compared, by, by_id)]
-            if largest := comparisons.largest_errors(compared, _WORST):
-                blocks.append(comparisons.largest_errors_table(largest, by_id))
-            widgets.blocks(blocks)
-            widgets.small(f"{run_labels.ERROR_DEFINITION}.")
+    chosen: Metric = st.selectbox(
+        "Metric", METRICS, key="metric", format_func=run_labels.METRIC_LABELS.__getitem__
+    )
+    groupings = [name for name in GROUPINGS if name != "metric"]
+    by: list[Grouping] = st.pills(
+        "By",
+        groupings,
+        selection_mode="multi",
+        default=["method"],
+        key="errors_by",
+        format_func=run_labels.GROUPING_LABELS.__getitem__,
+    )
+    compared = [c for s in scored for c in s.comparisons if c.metric == chosen]
+    if not any(c.is_claim for c in compared):
+        widgets.note("Nothing is predicted of it in these records.")
+        return
+    blocks = [comparisons.errors_table(compared, by, by_id)]
+    if largest := comparisons.largest_errors(compared, _WORST):
+        blocks.append(comparisons.largest_errors_table(largest, by_id))
+    widgets.blocks(blocks)
+    widgets.small(f"{run_labels.ERROR_DEFINITION}.")
 
 
 def _table(chosen: Sequence[Run]) -> None:

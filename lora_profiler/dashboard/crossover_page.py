@@ -22,7 +22,7 @@ from lora_profiler.units import count_text
 def show() -> None:
     inputs = sentence.ask_between()
     show_problems(inputs)
-    link.write(link.written("Crossover", None if inputs.uploaded else inputs.question))
+    link.write(link.written("Crossover", inputs.linked))
     if inputs.model is None:
         return
     timed = inputs.question.gpu is not None and st.toggle(

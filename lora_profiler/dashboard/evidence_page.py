@@ -99,11 +99,13 @@ def show() -> None:
         "No row is beyond the interval.",
     )
     _lines_section("Predicted, but no test", evidence.apart_lines(), "Every row is a test.")
-    with widgets.drawer("What no question here says", f"{_KEY}left_out") as is_open:
-        if is_open:
-            for kind in _KINDS:
-                widgets.section(f"Left out: {_WORDS[kind]}")
-                widgets.small(*evidence.left_out_lines(kind))
+    widgets.drawer("What no question here says", f"{_KEY}left_out", _left_out)
+
+
+def _left_out() -> None:
+    for kind in _KINDS:
+        widgets.section(f"Left out: {_WORDS[kind]}")
+        widgets.small(*evidence.left_out_lines(kind))
 
 
 def _cards() -> list[Card]:
@@ -215,9 +217,8 @@ def _own_figures() -> None:
             f"{count_text(len(rows))} peaks, predicted against what was {evidence.COUNTED[kind]}."
             " The table below has the numbers.",
         )
-    with widgets.drawer("What did not run to its end", f"{_KEY}not_run") as is_open:
-        if is_open:
-            widgets.small(*not_rehearsed())
+    ended_early = "What did not run to its end"
+    widgets.drawer(ended_early, f"{_KEY}not_run", lambda: widgets.small(*not_rehearsed()))
 
 
 def _rows() -> None:

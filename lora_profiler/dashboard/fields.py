@@ -49,6 +49,11 @@ class Inputs:
     refusal: str | None
     uploaded: bool
 
+    @property
+    def linked(self) -> Question | None:
+        """What a link holds of it: nothing of a model that is a file."""
+        return None if self.uploaded else self.question
+
 
 # --- the model ------------------------------------------------------------------------------------
 

@@ -150,10 +150,11 @@ def start(
     kind: Kind,
     read: "Reader[State]",
     arguments: Sequence[str],
-    shown: Sequence[str],
+    shown: Sequence[str] | None = None,
     folder: "tempfile.TemporaryDirectory[str] | None" = None,
 ) -> Followed[State]:
-    """Starts `lora-profile` with these arguments; `shown` are those that a reader could give.
+    """Starts `lora-profile` with these arguments; `shown` are those that a reader could give where
+    they are others.
 
     `folder` is gone when the process has ended, or none was started. Raises AlreadyRunningError.
     """
@@ -166,7 +167,7 @@ def start(
                 " wait, or cancel it."
             )
         process: subprocess.Popen[str] = subprocess.Popen(
-            [*_COMMAND, *arguments],
+            [*_COMMAND, *arguments, "--progress", "json", "--format", "json"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -182,7 +183,7 @@ def start(
             },
         )
         followed = Followed(
-            command=shlex.join(["lora-profile", *shown]),
+            command=shlex.join(["lora-profile", *(shown or arguments)]),
             began=time.monotonic(),
             process=process,
             read=read,

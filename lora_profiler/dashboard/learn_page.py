@@ -114,19 +114,25 @@ def _findings(findings: Findings) -> None:
     widgets.small(*findings.lines)
     widgets.blocks([_verdicts(findings)])
     widgets.small("* must hold exactly, up to rounding")
-    with widgets.drawer("Every claim, and what was found", "learn.findings") as is_open:
-        if is_open:
-            for claim in findings.claims:
-                widgets.section(f"{claim.id}. {claim.title}")
-                widgets.blocks([paragraph(claim.statement), paragraph(*claim.finding)])
+    every = "Every claim, and what was found"
+    widgets.drawer(every, "learn.findings", lambda: _claims(findings))
     for heading, members in grouped(findings.charts):
         widgets.section(heading)
         _chart(members)
-    with widgets.drawer("The numbers of all these figures", "learn.numbers") as is_open:
-        if is_open:
-            for chart in findings.charts:
-                widgets.section(chart.title)
-                widgets.blocks([numbers_table(chart)])
+    numbers = "The numbers of all these figures"
+    widgets.drawer(numbers, "learn.numbers", lambda: _numbers(findings))
+
+
+def _claims(findings: Findings) -> None:
+    for claim in findings.claims:
+        widgets.section(f"{claim.id}. {claim.title}")
+        widgets.blocks([paragraph(claim.statement), paragraph(*claim.finding)])
+
+
+def _numbers(findings: Findings) -> None:
+    for chart in findings.charts:
+        widgets.section(chart.title)
+        widgets.blocks([numbers_table(chart)])
 
 
 def _verdicts(findings: Findings) -> Table:
@@ -195,9 +201,7 @@ def start(claim: int) -> Checking:
     """Without a network or a download, and under two minutes for all claims together. Raises
     AlreadyRunningError."""
     arguments = ["verify", "small", "--quick", "--claims", str(claim)]
-    return following.start(
-        "checking", read_claim, [*arguments, "--progress", "json", "--format", "json"], arguments
-    )
+    return following.start("checking", read_claim, arguments)
 
 
 # --- what is shown --------------------------------------------------------------------------------

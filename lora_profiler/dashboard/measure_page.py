@@ -38,7 +38,7 @@ def show() -> None:
             conditions = _conditions()
         inputs = sentence.ask_options_in_column(file)
     show_problems(inputs)
-    link.write(link.written("Measure", None if inputs.uploaded else inputs.question))
+    link.write(link.written("Measure", inputs.linked))
     if inputs.model is not None:
         try:
             result = answered(inputs.model, _as_measured(inputs.question, conditions))

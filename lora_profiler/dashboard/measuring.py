@@ -12,7 +12,7 @@ from lora_profiler.catalog import Gpu, find_gpu
 from lora_profiler.dashboard import following
 from lora_profiler.dashboard.answered import Answered
 from lora_profiler.dashboard.following import Followed
-from lora_profiler.dashboard.question import Question, setup_arguments
+from lora_profiler.dashboard.question import Question, setup_arguments, with_model
 from lora_profiler.dashboard.take_along import plain_name
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness import Case
@@ -63,7 +63,7 @@ def bench_arguments(model: str, question: Question, conditions: BenchConditions)
             arguments += [flag(name), str(question.options[name])]
     if conditions.rehearsed_on is not None:
         arguments += ["--rehearse", "--gpu", conditions.rehearsed_on]
-        return _command(model, arguments)
+        return with_model("bench", model, arguments)
     default, c = BenchConditions(), conditions
     named = {
         "--device": c.device,
@@ -78,15 +78,7 @@ def bench_arguments(model: str, question: Question, conditions: BenchConditions)
             arguments += [name, f"{value:g}" if isinstance(value, float) else str(value)]
     if c.no_timing:
         arguments.append("--no-timing")
-    return _command(model, arguments)
-
-
-def _command(model: str, arguments: list[str]) -> list[str]:
-    return (
-        ["bench", *arguments, "--", model]
-        if model.startswith("-")
-        else ["bench", model, *arguments]
-    )
+    return with_model("bench", model, arguments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,18 +149,9 @@ def start(
     folder = WorkingFolder() if uploaded else None
     name = question.model if folder is None else _written(model, folder.name)
     arguments = bench_arguments(name, question, conditions)
-    shown = (
-        bench_arguments(f"{plain_name(model.id)}.json", question, conditions)
-        if uploaded
-        else arguments
-    )
-    return following.start(
-        "measuring",
-        read_case,
-        [*arguments, "--progress", "json", "--format", "json"],
-        shown,
-        folder,
-    )
+    own = f"{plain_name(model.id)}.json"
+    shown = bench_arguments(own, question, conditions) if uploaded else arguments
+    return following.start("measuring", read_case, arguments, shown, folder)
 
 
 def _written(model: ModelSpec, folder: str) -> str:

@@ -22,6 +22,7 @@ from lora_profiler.dashboard.question import (
     read_size,
     read_text,
     setup_arguments,
+    with_model,
 )
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.model_spec import ModelSpec
@@ -266,8 +267,7 @@ def plan_arguments(
                 words += [flag(name), text]
     if question.engine != "auto":
         words += ["--engine", question.engine]
-    own = [question.model, *words]
-    return ["plan", *(own if not question.model.startswith("-") else [*words, "--", own[0]])]
+    return with_model("plan", question.model, words)
 
 
 def _short(tokens: int) -> str:

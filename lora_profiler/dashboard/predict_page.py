@@ -31,12 +31,12 @@ def show() -> None:
     sentence.show_file_reading()
     show_problems(inputs)
     if inputs.model is None:
-        link.write(link.written("Predict", None if inputs.uploaded else inputs.question))
+        link.write(link.written("Predict", inputs.linked))
         return
     try:
         result = answered(inputs.model, inputs.question)
     except LoraProfilerError as e:
-        link.write(link.written("Predict", None if inputs.uploaded else inputs.question))
+        link.write(link.written("Predict", inputs.linked))
         widgets.problem(str(e), heading="This question has no answer")
         return
     _caution(result)
@@ -148,12 +148,9 @@ def _explanation(result: Answered, answer: Answer) -> None:
     widgets.small(*parts.setup)
     widgets.cards(headlines(result.answers))
     _interval(result, parts)
-    with widgets.drawer("All numbers", "numbers") as is_open:
-        if is_open:
-            widgets.blocks(parts.tables)
-    with widgets.drawer("How each number was worked out", "explain") as is_open:
-        if is_open:
-            widgets.blocks(block for a in result.answers for block in explain_blocks(a))
+    widgets.drawer("All numbers", "numbers", lambda: widgets.blocks(parts.tables))
+    formulas = (block for a in result.answers for block in explain_blocks(a))
+    widgets.drawer("How each number was worked out", "explain", lambda: widgets.blocks(formulas))
     widgets.small(*parts.peaks, *parts.exactness)
 
 
@@ -199,6 +196,8 @@ def _layers(result: Answered) -> None:
     )
     drawing = layer_drawing("layers", result.predictions, quantity)
     widgets.drawing(drawing, "layers", nothing=("No layer holds any of it.",))
-    with widgets.drawer("Every kind of layer as a table", "layer_tables") as is_open:
-        if is_open:
-            widgets.blocks(layer_blocks(result.predictions))
+    widgets.drawer(
+        "Every kind of layer as a table",
+        "layer_tables",
+        lambda: widgets.blocks(layer_blocks(result.predictions)),
+    )

@@ -273,11 +273,15 @@ def predict_arguments(question: Question) -> list[str]:
         arguments += ["--interconnect", question.interconnect]
     if question.engine != "auto":
         arguments += ["--engine", question.engine]
-    return (
-        ["predict", *arguments, "--", question.model]
-        if question.model.startswith("-")
-        else [question.model, *arguments]
-    )
+    words = with_model("predict", question.model, arguments)
+    return words[1:] if words[1] == question.model else words  # short for it
+
+
+def with_model(verb: str, model: str, arguments: Sequence[str]) -> list[str]:
+    """A command on a model, whose name may begin as an option does."""
+    if model.startswith("-"):
+        return [verb, *arguments, "--", model]
+    return [verb, model, *arguments]
 
 
 # --- what is shown of its answer: the method it is about, and the training whose time is told ----

@@ -35,9 +35,8 @@ def show(run: Run, key: str = "record") -> None:
         widgets.drawing(drawing, f"{key}.{drawing.name}")
     widgets.section("In numbers")
     widgets.blocks(_blocks(run.scored))
-    with widgets.drawer("Machine and software", f"{key}.environment") as is_open:
-        if is_open:
-            widgets.blocks([environment_table("Environment", [record]), conditions_table(record)])
+    machine = [environment_table("Environment", [record]), conditions_table(record)]
+    widgets.drawer("Machine and software", f"{key}.environment", lambda: widgets.blocks(machine))
     widgets.downloads(
         key, take_along.of_records([run.scored], take_along.plain_name(run.record_id))
     )
@@ -123,30 +122,30 @@ def show_pair(first: Run, second: Run) -> None:
 
 
 def show_sets(sets: Mapping[str, Loaded]) -> None:
+    widgets.drawer("One set of records against another", "sets", lambda: _sets(sets))
+
+
+def _sets(sets: Mapping[str, Loaded]) -> None:
     """Two of the sets of records that are shown, as before and after; for at least two."""
-    with widgets.drawer("One set of records against another", "sets") as is_open:
-        if not is_open:
-            return
-        names = list(sets)
-        places = st.columns(2)
-        with places[0]:
-            before = st.selectbox("Before", names, index=0, key="sets.before")
-        with places[1]:
-            after = st.selectbox("After", names, index=1, key="sets.after")
-        pairs = paired(*([s.record for s in sets[name].scored] for name in (before, after)))
-        if not pairs.pairs:
-            widgets.note(
-                "No case is in both sets: a case is a model, its setup and the conditions of the"
-                " run."
-            )
-            return
-        chosen: Any = ("peak_requested_bytes", "step_seconds")
-        sides = (
-            [r for pair in pairs.pairs for r in pair.before],
-            [r for pair in pairs.pairs for r in pair.after],
+    names = list(sets)
+    places = st.columns(2)
+    with places[0]:
+        before = st.selectbox("Before", names, index=0, key="sets.before")
+    with places[1]:
+        after = st.selectbox("After", names, index=1, key="sets.after")
+    pairs = paired(*([s.record for s in sets[name].scored] for name in (before, after)))
+    if not pairs.pairs:
+        widgets.note(
+            "No case is in both sets: a case is a model, its setup and the conditions of the run."
         )
-        changed = changes(pairs.pairs, chosen)
-        widgets.blocks(change_blocks(pairs, changed, setup_changes(*sides), _CASES))
+        return
+    chosen: Any = ("peak_requested_bytes", "step_seconds")
+    sides = (
+        [r for pair in pairs.pairs for r in pair.before],
+        [r for pair in pairs.pairs for r in pair.after],
+    )
+    changed = changes(pairs.pairs, chosen)
+    widgets.blocks(change_blocks(pairs, changed, setup_changes(*sides), _CASES))
 
 
 _NOT_RECORDED = "-"

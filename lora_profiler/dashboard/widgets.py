@@ -2,8 +2,7 @@
 
 import re
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
@@ -204,12 +203,12 @@ def downloads(key: str, offers: Sequence[Offer]) -> None:
             )
 
 
-@contextmanager
-def drawer(label: str, key: str) -> Iterator[bool]:
-    """A part that is made only when it is opened; whether it is."""
-    drawn = st.expander(label, key=key, on_change="rerun")
-    with drawn:
-        yield bool(drawn.open)
+def drawer(label: str, key: str, draw: Callable[[], object]) -> None:
+    """A part that is made only when it is opened."""
+    place = st.expander(label, key=key, on_change="rerun")
+    if place.open:
+        with place:
+            draw()
 
 
 def choose(
