@@ -54,6 +54,8 @@ _TEXTS: dict[str, Callable[[float], str]] = {
     "measured": seconds_text,
     "predicted": seconds_text,
     "error, %": widgets.percents_off,
+    "tokens": count_text,
+    "tokens a step": count_text,
 }
 _READ: dict[str, Callable[[], Sequence[Measured]]] = {
     "memory": measured_memory,

@@ -36,8 +36,7 @@ def style() -> None:
     own = own_text("style.css") + template_text("blocks.css")
     st.html(f"<style>{colours} {figure_style(theme())} {own}</style>")
     mounted = st.components.v2.component("lora_profiler.turned", js=own_text("turned.js"))
-    with st.container(key="turned"):
-        mounted(key="turned_to", data=theme(), on_turned_change=lambda: None)
+    mounted(key="turned", data=theme(), on_turned_change=lambda: None)
 
 
 @cache

@@ -250,7 +250,6 @@ def phase_samples(samples: Sequence[PhaseSample], limit: Limit | None = None) ->
     read = {name: [getattr(sample, name) for sample in samples] for name in COUNTER_LABELS}
     read = {name: sizes for name, sizes in read.items() if any(size is not None for size in sizes)}
     known = [s for sizes in read.values() for s in sizes if s is not None]
-    limit = plot.in_sight(limit, known)
     axis, size = plot.bytes_axis(plot.largest_of(known, limit))
     bands = _bands([f"step {sample.step}" for sample in samples])
     notes = [
