@@ -47,7 +47,7 @@ _WORDS = {
     "recorded": "measured here",
 }
 OWN = "this project"
-_TEXTS: dict[str, Callable[[float], str]] = {
+_TEXTS: dict[str, Callable[[Any], str]] = {
     "counted, GiB": widgets.two_decimals,
     "measured, GiB": widgets.two_decimals,
     "predicted, GiB": widgets.two_decimals,
