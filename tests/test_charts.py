@@ -619,6 +619,15 @@ def test_a_short_axis_of_counts_has_no_number_twice() -> None:
     assert {text: at for text, at in written.items() if text} == {"0": 0, "1": 1}
 
 
+def test_the_median_of_steps_is_told_above_all_of_them() -> None:
+    """In two lines on a phone, of 15 px each."""
+    layout = LIGHT["steps"]["layout"]
+    (note,) = layout["annotations"]
+    assert (note["y"], note["yanchor"]) == (1, "top")
+    longest = max(y for trace in LIGHT["steps"]["data"] for y in trace["y"])
+    assert (1 - longest / layout["yaxis"]["range"][1]) * (layout["height"] - 120) > 2 * 15
+
+
 def test_levers_are_cut_from_the_peak() -> None:
     left, gone = traces(LIGHT["levers"], "bar")
     assert [a + b for a, b in zip(left["x"], gone["x"], strict=True)] == pytest.approx([5.0, 5.0])

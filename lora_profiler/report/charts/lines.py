@@ -228,6 +228,8 @@ def crossover_lines(
 
 
 _STEPS_PX = 300
+_ABOVE_STEPS = 1.25
+"""Room above the longest step for what is said of the median, which takes two lines on a phone."""
 
 
 def step_times(warmup: Sequence[float], timed: Sequence[float]) -> Figure:
@@ -237,7 +239,8 @@ def step_times(warmup: Sequence[float], timed: Sequence[float]) -> Figure:
     Empty where nothing was timed.
     """
     count = len(warmup) + len(timed)
-    unit, scale = ("s", 1.0) if max((*warmup, *timed), default=0.0) >= 1 else ("ms", 1000.0)
+    largest = max((*warmup, *timed), default=0.0)
+    unit, scale = ("s", 1.0) if largest >= 1 else ("ms", 1000.0)
     data = [
         _dots("warm-up", warmup, 1, scale, "circle-open"),
         _dots("timed", timed, 1 + len(warmup), scale, "circle"),
@@ -247,7 +250,7 @@ def step_times(warmup: Sequence[float], timed: Sequence[float]) -> Figure:
         [trace for trace in data if trace["x"]],
         height=_STEPS_PX,
         x=plot.axis("step", range=[0.3, count + 0.7], nticks=min(12, count + 1)),
-        y=plot.values(f"time of a step, {unit}", rangemode="tozero"),
+        y=plot.values(f"time of a step, {unit}", range=[0, _ABOVE_STEPS * scale * largest]),
         shapes=shapes,
         annotations=notes,
     )
@@ -276,7 +279,7 @@ def _median(
         seconds_text(end / scale, high / scale) for end in (low, middle, high)
     )
     text = f"median {middle_text}, 95 % interval {low_text} to {high_text}"
-    note = plot.note(text, x=1, xref="paper", xanchor="right", y=1, yref="paper", yanchor="bottom")
+    note = plot.note(text, x=1, xref="paper", xanchor="right", y=1, yref="paper", yanchor="top")
     return [band, line], [note]
 
 

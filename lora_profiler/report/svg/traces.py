@@ -50,7 +50,7 @@ class Axis:
 def axis_of(options: Mapping[str, Any], values: Iterable[float]) -> Axis:
     """What plotly makes of a layout's axis; `values` are drawn, for a range not given."""
     is_log = options.get("type") == "log"
-    first, last = options.get("range") or _range(options, list(values), is_log=is_log)
+    first, last = options.get("range") or _range(list(values), is_log=is_log)
     if first == last:  # nothing to show
         last = first + 1
     return Axis(
@@ -63,13 +63,11 @@ def axis_of(options: Mapping[str, Any], values: Iterable[float]) -> Axis:
     )
 
 
-def _range(options: Mapping[str, Any], values: list[float], *, is_log: bool) -> tuple[float, float]:
+def _range(values: list[float], *, is_log: bool) -> tuple[float, float]:
     places = [math.log10(v) for v in values if v > 0] if is_log else values
     low, high = min(places, default=0.0), max(places, default=1.0)
-    if options.get("rangemode") == "tozero":
-        low = min(low, 0.0)
     room = _PADDING * (high - low) or 0.5
-    return (low if low == 0 and options.get("rangemode") == "tozero" else low - room), high + room
+    return low - room, high + room
 
 
 def _ticks(
