@@ -145,7 +145,13 @@ def figures() -> dict[str, Figure]:
         ErrorDot(group=g, label="a run", error=e, method=m, record_id=f"{g}{e}") for g, e, m in DOTS
     ]
     timed = ThroughputBar(
-        label="full", method="full", tokens_per_second=10.0, low=9.5, high=12.0, group="gpt2"
+        label="full",
+        method="full",
+        tokens_per_second=10.0,
+        low=9.5,
+        high=12.0,
+        steps=9,
+        group="gpt2",
     )
     timed_steps = [
         TimeBar(label="full", seconds={part: 0.25 for part in PARTS}, low=1.5, high=3.0),
@@ -754,7 +760,7 @@ def hostile(text: str) -> list[Figure]:
     bar = CategoryBar(label=text, bytes={"parameters": 1}, group=text)
     row = LayerRow(name=text, count=2, values={text: 5}, methods={text: "full"})
     point = CurvePoint(phase="forward", module=text, bytes={"activations": 5})
-    rates = {"tokens_per_second": 1.0, "low": 1.0, "high": 1.0}
+    rates: dict[str, Any] = {"tokens_per_second": 1.0, "low": 1.0, "high": 1.0, "steps": 1}
     timed = ThroughputBar(label=text, method="lora", group=text, **rates)
     return [
         category_bars([bar], limit=Limit(label=text, bytes=1)),

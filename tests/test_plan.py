@@ -39,7 +39,7 @@ from lora_profiler.planning.plan_costs import Costs
 from lora_profiler.planning.plan_nearest import nearest_fit
 from lora_profiler.planning.plan_space import MOST_SAVED_BYTES_PER_PARAMETER
 from lora_profiler.planning.planned import concessions_of
-from lora_profiler.report.decision.plan import plan_blocks
+from lora_profiler.report.decision.plan import money_text, plan_blocks
 from lora_profiler.report.render import plain
 from lora_profiler.workload import Method
 
@@ -398,3 +398,10 @@ def test_a_base_or_states_in_few_bits_are_concessions() -> None:
     assert {concessions_of(setup) for setup in eight} == {1}
     assert {concessions_of(setup) for setup in whole} == {0}
     assert concessions_of(replace(eight[0], quantization=Quantization())) == 2
+
+
+def test_what_costs_less_than_a_cent_is_not_free() -> None:
+    assert [money_text(cost, "USD") for cost in (0.0, 0.001, 0.006, 99.994, 1234.5)] == [
+        "0.00 USD", "<0.01 USD", "0.01 USD", "99.99 USD", "1,234 USD"
+    ]  # fmt: skip
+    assert money_text(0.001, "") == "<0.01"

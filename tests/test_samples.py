@@ -7,6 +7,7 @@ import random
 import pytest
 
 from lora_profiler.records.checks import median_interval, relative_half_width
+from lora_profiler.report.labels import interval_text
 
 
 def rank_by_definition(n: int) -> int:
@@ -35,6 +36,14 @@ def test_interval_follows_its_definition(n: int) -> None:
     random.Random(n).shuffle(samples)
     k = rank_by_definition(n)
     assert median_interval(samples) == (k, (n + 1) / 2, n + 1 - k)
+
+
+@pytest.mark.parametrize("n", range(1, 10))
+def test_words_call_95_percent_what_covers_it(n: int) -> None:
+    """From the lowest to the highest of n the median lies with 1 - 2^(1 - n)."""
+    said = interval_text("1 s", "2 s", n)
+    assert said.startswith("95 % interval") == (1 - 2.0 ** (1 - n) >= 0.95)
+    assert ("1 s to 2 s" in said) == (n > 1)
 
 
 def test_many_samples_neither_underflow_nor_take_long() -> None:

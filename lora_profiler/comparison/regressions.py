@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-from lora_profiler.records.checks import median_interval
+from lora_profiler.records.checks import LEAST_SAMPLES, median_interval
 from lora_profiler.records.environment import Device, Environment
 from lora_profiler.records.lines import recency
 from lora_profiler.records.record import Record
@@ -15,8 +15,6 @@ ChangeMetric = Literal[
     "step_seconds", "tokens_per_second",
 ]  # fmt: skip
 CHANGE_METRICS: tuple[ChangeMetric, ...] = get_args(ChangeMetric)
-LEAST_SAMPLES = 6
-"""Fewer give a median no interval of 95 %."""
 _MORE_IS_WORSE: Mapping[ChangeMetric, int] = {
     **dict.fromkeys(CHANGE_METRICS, 1),
     "tokens_per_second": -1,

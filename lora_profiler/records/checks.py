@@ -88,6 +88,8 @@ def cross_check_peaks(
 
 
 CONFIDENCE = 0.95
+LEAST_SAMPLES = 6
+"""Fewer give a median no interval of 95 %."""
 
 
 def median_interval(samples: Sequence[float]) -> tuple[float, float, float]:

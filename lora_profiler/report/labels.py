@@ -21,6 +21,17 @@ def defined(text: str) -> tuple[dict[str, str], dict[str, str]]:
     return labels, {key: definition for key, (_, definition) in words.items()}
 
 
+def interval_text(low: str, high: str, samples: int) -> str:
+    """What is said of the median of so many `samples`: '95 % interval 1.00 s to 1.02 s', and the
+    lowest and the highest where they are too few for one."""
+    from lora_profiler.records.checks import LEAST_SAMPLES
+
+    if samples >= LEAST_SAMPLES:
+        return f"95 % interval {low} to {high}"
+    ends = "one" if samples == 1 else f"{low} to {high}"
+    return f"{ends}, too few for a 95 % interval"
+
+
 UNKNOWN: Final = "?"
 """What stands where nobody knows a number."""
 

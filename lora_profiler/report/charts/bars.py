@@ -11,7 +11,13 @@ from lora_profiler.prediction import CATEGORIES, Category
 from lora_profiler.report import palette
 from lora_profiler.report.charts import plot
 from lora_profiler.report.charts.plot import Figure, Limit
-from lora_profiler.report.labels import CATEGORY_LABELS, METHOD_LABELS, PART_LABELS, method_label
+from lora_profiler.report.labels import (
+    CATEGORY_LABELS,
+    METHOD_LABELS,
+    PART_LABELS,
+    interval_text,
+    method_label,
+)
 from lora_profiler.report.palette import Paint
 from lora_profiler.steptime import PARTS, Part
 from lora_profiler.units import bytes_text, percent_text, rate_text, seconds_text
@@ -156,14 +162,15 @@ def _part_hover(bar: TimeBar, name: str, seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThroughputBar:
-    """Tokens a second in a median step, with the ends of its 95 % interval. Bars of the same
-    `group` stand under one heading."""
+    """Tokens a second in the median of `steps`, with the ends of its 95 % interval. Bars of the
+    same `group` stand under one heading."""
 
     label: str
     method: Method
     tokens_per_second: float
     low: float
     high: float
+    steps: int
     group: str = ""
 
 
@@ -181,7 +188,7 @@ def throughput_bars(bars: Sequence[ThroughputBar]) -> Figure:
                 plot.label(bar.group, 80),
                 plot.label(bar.label, 80),
                 rate_text(bar.tokens_per_second, "tokens"),
-                f"95 % interval {rate_text(bar.low)} to {rate_text(bar.high)}",
+                interval_text(rate_text(bar.low), rate_text(bar.high), bar.steps),
             )
             for bar, _ in shown
         ]

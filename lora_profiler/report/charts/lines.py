@@ -11,7 +11,7 @@ from lora_profiler.records.checks import median_interval
 from lora_profiler.report.charts import plot
 from lora_profiler.report.charts.plot import Figure, Limit
 from lora_profiler.report.claims.claim import Chart, Series
-from lora_profiler.report.labels import VERDICT_LABELS
+from lora_profiler.report.labels import VERDICT_LABELS, interval_text
 from lora_profiler.report.palette import (
     ACCENT,
     CELL_PX,
@@ -278,7 +278,7 @@ def _median(
     low_text, middle_text, high_text = (
         seconds_text(end / scale, high / scale) for end in (low, middle, high)
     )
-    text = f"median {middle_text}, 95 % interval {low_text} to {high_text}"
+    text = f"median {middle_text}, {interval_text(low_text, high_text, len(timed))}"
     note = plot.note(text, x=1, xref="paper", xanchor="right", y=1, yref="paper", yanchor="top")
     return [band, line], [note]
 

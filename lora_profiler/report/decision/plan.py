@@ -54,7 +54,8 @@ def hours_text(hours: float) -> str:
 
 def money_text(amount: float, currency: str) -> str:
     decimals = 2 if amount < 100 else 0
-    return f"{amount:,.{decimals}f}{f' {currency}' if currency else ''}"
+    number = "<0.01" if 0 < amount < 0.005 else f"{amount:,.{decimals}f}"
+    return f"{number} {currency}".rstrip()
 
 
 def layout_words(setup: TrainSetup) -> str:

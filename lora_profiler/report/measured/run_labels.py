@@ -4,7 +4,7 @@ status, in display order; of how predictions are held to them, and of how fast a
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from lora_profiler.report.labels import defined, told
+from lora_profiler.report.labels import defined, interval_text, told
 from lora_profiler.units import percent_text, rate_text, seconds_text
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def speed_lines(speed: "Throughput", utilisation: "Utilisation | None" = None) -
     """A line for each kind of number; definitions follow where a utilisation is printed."""
     steps = speed.steps
     text = partial(seconds_text, largest=max(steps.high, steps.mean, steps.p90))
-    interval = f"95 % interval {text(steps.low)} to {text(steps.high)}"
+    interval = interval_text(text(steps.low), text(steps.high), steps.n)
     tenths = f"10 % of them below {text(steps.p10)}, 10 % above {text(steps.p90)}"
     named = {
         "tokens": speed.tokens_per_second,

@@ -8,6 +8,7 @@ from typing import Literal
 
 from lora_profiler.comparison.errors import METRICS, TOTAL, Comparison, Grouping, summary
 from lora_profiler.comparison.throughput import utilisation
+from lora_profiler.records.checks import LEAST_SAMPLES
 from lora_profiler.records.record import Record
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Paragraph, Table, filled, paragraph, table
@@ -266,7 +267,9 @@ def speed_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
     )
     parts: list[Part] = [
         paragraph(
-            f"{shown}{several}Whiskers are 95 % intervals of the median step.", *_ratio(alike)
+            f"{shown}{several}Whiskers are 95 % intervals of the median step; of fewer than"
+            f" {LEAST_SAMPLES} steps, which give none, they reach from the lowest to the highest.",
+            *_ratio(alike),
         ),
         throughput,
         Beside(tuple(step_times_drawing(run) for run in full_and_lora(alike) or timed[:1])),
@@ -301,6 +304,7 @@ def _bar(run: Run) -> ThroughputBar | None:
         tokens_per_second=speed.tokens_per_second,
         low=speed.tokens_per_second * speed.steps.median / speed.steps.high,
         high=speed.tokens_per_second * speed.steps.median / speed.steps.low,
+        steps=speed.steps.n,
         group=f"{shortened(record.workload.model.id)}, {setting(base)}",
     )
 
@@ -346,9 +350,11 @@ def step_times_drawing(run: Run) -> Drawing:
     longest = max(seconds for _, seconds in named)
     warmup, timed = count_text(len(measured.warmup_seconds)), count_text(speed.steps.n)
     middle = f"the median {seconds_text(speed.steps.median)}"
+    is_few = speed.steps.n < LEAST_SAMPLES
+    band = "from the lowest to the highest" if is_few else "the 95 % interval of the median"
     return Drawing(
         f"steps-{run.number}",
-        f"{run.name}: the time of every step; the band is the 95 % interval of the median.",
+        f"{run.name}: the time of every step; the band is {band}.",
         f"{warmup} warm-up steps and {timed} timed ones, {middle}.",
         step_times(measured.warmup_seconds, measured.step_seconds),
         table(
