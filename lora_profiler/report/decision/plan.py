@@ -278,7 +278,7 @@ def question_lines(plan: TrainingPlan, trainer: Trainer | None = None) -> list[s
         much = f"{count_text(lengths.num_samples)} samples"
     asked = f"{amount.epochs:g} epoch{'' if amount.epochs == 1 else 's'} of {much}"
     if not amount.is_known:
-        asked = "times and costs are of a million tokens, since nobody says of how many"
+        asked = "times and costs are of a million tokens, as no number of tokens is given"
     lines = [f"{batch} x {tokens}; {asked}", f"over {over}"]
     return lines + ([] if trainer is None else short_trainer_lines(trainer, ways))
 
