@@ -100,18 +100,22 @@ def known_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A process that measures one case, timed, and one whose child crashes: the records, the phases
-    that were heard of the first, and the heavy modules that it has imported itself."""
+    """A process that measures one case, timed, one with a budget that is a MiB too small, and one
+    whose child crashes: the records, the phases that were heard of the first, and the heavy modules
+    that it has imported itself."""
     program = textwrap.dedent("""
         import json, sys
+        from dataclasses import replace
         from lora_profiler.harness import measure_case
         from lora_profiler.harness.case import case_from_dict
         from lora_profiler.records.serialize import record_dict
         case, phases = case_from_dict(json.load(open(sys.argv[1]))), []
         good = measure_case(case, progress=lambda heartbeat: phases.append(heartbeat.phase))
+        tight = replace(case.conditions, budget_bytes=good.measurement.peak_requested_bytes - 2**20)
+        oom = measure_case(replace(case, conditions=tight))
         crash = measure_case(case, child=(sys.executable, "-c", "raise SystemExit(3)"))
         heavy = sorted({"torch", "transformers", "numpy"} & set(sys.modules))
-        records = {"good": record_dict(good), "crash": record_dict(crash)}
+        records = {name: record_dict(r) for name, r in dict(good=good, oom=oom, crash=crash).items()}
         print(json.dumps(records | dict(phases=phases, heavy=heavy)))
     """)
     path = tmp_path_factory.mktemp("driver") / "case.json"
@@ -171,17 +175,16 @@ def test_the_parent_imports_no_torch_and_makes_no_context(
 # --- 6: what ends badly is a row ------------------------------------------------------------------
 
 
-def test_a_budget_gives_oom_with_its_phase_and_bytes(good: Record) -> None:
-    """Of one that is a MiB too small."""
+def test_a_budget_gives_oom_with_its_phase_and_bytes(driver: dict[str, Any], good: Record) -> None:
     peak = good.measurement.peak_requested_bytes
     assert peak is not None
-    record = measured(case(conditions=replace(TIMED, budget_bytes=peak - MIB)))
-    failure = failure_of(record, "oom")
-    assert failure.phase in ("loss", "backward") and failure.step == 1
-    assert failure.tried_bytes and failure.allocated_bytes
-    assert failure.allocated_bytes + failure.tried_bytes > peak - MIB
-    kept = record.measurement.step1_phase_peak_bytes
-    assert kept["forward"] > 0, "peaks before the failure are kept"
+    record = record_from_dict(driver["oom"])
+    m = record.measurement
+    assert m.status == "oom"
+    assert m.failure is not None and m.failure.phase in ("loss", "backward") and m.failure.step == 1
+    assert m.failure.tried_bytes and m.failure.allocated_bytes
+    assert m.failure.allocated_bytes + m.failure.tried_bytes > peak - MIB
+    assert m.step1_phase_peak_bytes["forward"] > 0, "peaks before the failure are kept"
     assert problems(record) == []
 
 
