@@ -43,7 +43,9 @@ def main() -> int:
 
 
 def _asks(file: Path) -> bool:
-    return "import truth\n" in file.read_text()
+    """Whether it asks `truth`, itself or by `agreement`."""
+    text = file.read_text()
+    return "import truth\n" in text or "from agreement import" in text
 
 
 if __name__ == "__main__":
