@@ -128,20 +128,22 @@ def test_a_set_holds_no_change_that_it_does_not_need() -> None:
     assert not any(one < other for one in sets for other in sets)
 
 
-@pytest.mark.parametrize("sizes", [{"batch_size": 4}, {"dtype": "float32"}, {"optimizer": "sgd"}])
+@pytest.mark.parametrize("sizes", [{"seq_len": 512}, {"batch_size": 4}, {"dtype": "float32"}])
 @pytest.mark.parametrize("lora", [None, LoraConfig()])
+@pytest.mark.parametrize("model", [LLAMA, "meta-llama/Llama-3.2-3B"])
 def test_what_is_not_searched_has_no_remedy(
-    lora: LoraConfig | None, sizes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    model: str, lora: LoraConfig | None, sizes: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What no change takes away ends a search that finds nothing without it, and only such."""
     setup = TrainSetup(lora=lora, **sizes)  # type: ignore[arg-type]
-    workload = Workload(model=find_model(LLAMA), setup=setup)
+    workload = Workload(model=find_model(model), setup=setup)
     cards = [
         find_gpu(key) for key in ("rtx_3060_12gb", "rtx_4090", "a100_sxm_40gb", "h100_sxm_80gb")
     ]
-    found = [advise(workload, card, besides={"lora", "qlora"}) for card in cards]
+    asked = [(card, besides) for card in cards for besides in ((), ("lora", "qlora"))]
+    found = [advise(workload, card, besides=besides) for card, besides in asked]
     monkeypatch.setattr(advising, "_lasting_bytes", lambda *_: 0)
-    assert found == [advise(workload, card, besides={"lora", "qlora"}) for card in cards]
+    assert found == [advise(workload, card, besides=besides) for card, besides in asked]
 
 
 @pytest.mark.grid
