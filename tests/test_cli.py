@@ -20,6 +20,7 @@ import families
 from commands import OFFLINE, lora_profile
 from golden_files import Golden
 from lora_profiler.report.json.predict import predict_schema
+from lora_profiler.units import bytes_text
 
 
 def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -179,7 +180,21 @@ def test_csv_md_and_per_layer() -> None:
     [
         (["gpt2", "-s", "512", "--gpu", "rtx_4090"], 0, ["fits", "fits"]),
         (["meta-llama/Llama-3.1-8B", "--gpu", "h100_sxm_80gb"], 0, ["fits", "fits"]),
-        (["meta-llama/Llama-3.1-8B", "--gpu", "custom:77GiB", "--method", "full"], 0, ["tight"]),
+        (["meta-llama/Llama-3.1-8B", "--gpu", "custom:77GiB", "--method", "full"], 1, ["tight"]),
+        (["meta-llama/Llama-3.1-8B", "--gpu", "custom:77GiB"], 0, ["tight", "fits"]),
+        (
+            [
+                "meta-llama/Llama-3.1-8B",
+                "--gpu",
+                "custom:77GiB",
+                "--method",
+                "full",
+                "--allow-tight",
+            ],
+            0,
+            ["tight"],
+        ),
+        (["gpt2", "-s", "512", "--gpu", "custom:64MiB", "--allow-tight"], 1, ["does_not_fit"] * 2),
         (["meta-llama/Llama-3.1-8B", "--gpu", "rtx_4090"], 1, ["does_not_fit", "does_not_fit"]),
         (["gpt2", "-s", "512", "--gpu", "custom:4GiB"], 0, ["fits", "fits"]),
         (["gpt2", "-s", "512", "--gpu", "custom:64MiB"], 1, ["does_not_fit", "does_not_fit"]),
@@ -195,6 +210,34 @@ def test_exit_code_tells_whether_a_method_fits(
 ) -> None:
     document = json.loads(answer(*arguments, "--format", "json", code=code))
     assert [p["fit"]["verdict"] for p in document["predictions"]] == verdicts
+
+
+@pytest.mark.parametrize(
+    ("card", "code", "words"),
+    [
+        ("custom:90GiB", 0, "fits, {left} left"),
+        ("custom:77GiB", 1, "may run out of memory: {least} to {most} of 77.00 GiB"),
+        ("custom:70GiB", 1, "does not fit: at least {missing} too much"),
+        ("rtx_4090", 1, "does not fit: at least {missing} too much"),
+    ],
+)
+def test_text_and_json_rest_on_the_same_reserve(card: str, code: int, words: str) -> None:
+    """Of a run that does not fit the least, by the card: no fragmentation, as on any other."""
+    asked = ("meta-llama/Llama-3.1-8B", "--method", "full", "--gpu", card)
+    found = json.loads(answer(*asked, "--format", "json", code=code))["predictions"][0]
+    fit, peak = found["fit"], found["peak"]["total_bytes"]
+    least = fit["reserve"]["least_context_bytes"] + fit["reserve"]["workspace_bytes"]
+    if fit["verdict"] == "does_not_fit":
+        assert fit["reserve_bytes"] == least
+    assert fit["usable_bytes"] == peak + fit["reserve_bytes"] + fit["headroom_bytes"]
+    numbers = {
+        "left": fit["headroom_bytes"],
+        "missing": -fit["headroom_bytes"],
+        "least": peak + least,
+        "most": peak + fit["reserve_bytes"],
+    }
+    said = words.format(**{name: bytes_text(size) for name, size in numbers.items()})
+    assert f"full {said}" in " ".join(answer(*asked, code=code).split())
 
 
 def test_fit_that_nobody_can_tell_is_no_yes() -> None:

@@ -4,7 +4,7 @@
 
 const GIB = 2 ** 30;
 const SIGNS = { fits: "✓", tight: "~", does_not_fit: "✗" };
-const VERDICTS = { fits: "Fits", tight: "Tight", does_not_fit: "Does not fit" };
+const VERDICTS = { fits: "Fits", tight: "May run out of memory", does_not_fit: "Does not fit" };
 const FIELDS = { model: "", method: "lora", rank: "16", card: "", batch: "1", length: "2048", checkpointing: "" };
 const SLIDES = { length: "Length", batch: "Batch", rank: "Rank" };
 const of = (id) => document.getElementById(id);
@@ -30,16 +30,15 @@ function peak(model, kernels, method, checkpointing, batch, length, rank) {
   return sizes.reduce((most, size) => (size > most ? size : most));
 }
 
-// Bytes to keep free on the card beside a peak, and the verdict: `planning.reserve` by its bound.
+// The reserve that the verdict on a peak rests on, and this verdict: `report.card.judged`.
 function judged(size, model, method, rank, card) {
   const [held, each] = model.held[method].map(BigInt);
-  const [percent, most] = data.fragmentation.map(BigInt);
-  const holes = ((size - held - each * BigInt(rank)) * percent) / 100n + most;
-  const [least, usual] = card.contexts.map(BigInt);
-  const usable = BigInt(card.usable), fixed = size + BigInt(card.workspaces);
-  const reserve = usual + BigInt(card.workspaces) + holes;
-  const verdict = size + reserve <= usable ? "fits" : fixed + least <= usable ? "tight" : "does_not_fit";
-  return [reserve, verdict];
+  const [percent, more] = data.fragmentation.map(BigInt);
+  const holes = ((size - held - each * BigInt(rank)) * percent) / 100n + more;
+  const [least, most] = card.contexts.map((context) => BigInt(context) + BigInt(card.workspaces));
+  const left = BigInt(card.usable) - size;
+  if (most + holes <= left) return [most + holes, "fits"];
+  return least <= left ? [most + holes, "tight"] : [least, "does_not_fit"];
 }
 
 globalThis.loraProfiler = { data, peak, judged };

@@ -118,7 +118,8 @@ Examples:
   lora-profile predict gpt2 -b 8 -s 1024 --data train.jsonl --batching packed
   lora-profile predict qlora.yml --gpu rtx_4090        the question that axolotl's file is
 
-Exit code: 0 done, and if --gpu names a card at least one method fits it; 1 none fits; 2 usage; 3 no such model.
+Exit code: 0 done, and if --gpu names a card at least one method fits it; 1 none fits, or may run out of memory (--allow-tight:
+that counts as fitting); 2 usage; 3 no such model.
 """,
 )
 @click.argument(
@@ -188,9 +189,9 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
         print_blocks(blocks, o["form"], o["output"])
     else:
         _print_answers(found, ctx)
-    if gpu is not None and not any(
-        a.fit and a.fit.verdict != "does_not_fit" for one_model in found for a in one_model
-    ):
+    enough = ("fits", "tight") if o["allow_tight"] else ("fits",)
+    verdicts = [a.fit.verdict for one_model in found for a in one_model if a.fit]
+    if gpu is not None and not any(verdict in enough for verdict in verdicts):
         ctx.exit(1)
 
 

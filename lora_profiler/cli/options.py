@@ -119,6 +119,7 @@ answer_options = together(
     grouped(CARD)("--gpu", "KEY|auto|custom:24GiB",
         "Judge a card, take its kernels, and time a step on it; `lora-profile gpus` lists them.",
         shell_complete=complete_gpu),
+    rare(CARD)("--allow-tight", help="Exit 0 for a run that may run out of memory, too."),
     rare(CARD)("--vllm-share", "SHARE",
         "Of the card, taken by vLLM beside the training, as GRPO's vllm_gpu_memory_utilization. [default: 0]",
         type=FiniteRange(min=0, max=1, max_open=True), default=0.0),

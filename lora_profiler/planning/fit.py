@@ -34,12 +34,12 @@ class Fit:
 
     verdict: 'fits' = the simulated allocator completes the steps in what the card gives a program,
     less the driver's context; 'tight' = only expandable segments or luck would do; else
-    'does_not_fit'. Where nothing can be simulated a bound on fragmentation decides: `reserve` says
-    which. `largest_batch_size`, `longest_seq_len` and `highest_rank`, each with all else as asked,
-    are the largest that fit: the batch as its own verdict is, the others by the bound, on the safe
-    side; 0 where not even 1 fits, None where no other size than the one traced is known, and no
-    rank without an adapter that has one. `longest_seq_len` knows memory only, not how long a
-    sequence the model was made for.
+    'does_not_fit'. Where nothing can be simulated a bound on fragmentation decides between the
+    first two: `reserve` says which. `largest_batch_size`, `longest_seq_len` and `highest_rank`,
+    each with all else as asked, are the largest that fit: the batch as its own verdict is, the
+    others by the bound, on the safe side; 0 where not even 1 fits, None where no other size than
+    the one traced is known, and no rank without an adapter that has one. `longest_seq_len` knows
+    memory only, not how long a sequence the model was made for.
 
     Examples:
         >>> from lora_profiler import LoraConfig, TrainSetup, Workload, find_gpu, find_model, fit
@@ -60,22 +60,14 @@ class Fit:
 
     @property
     def reserve(self) -> Reserve:
-        """Simulated where a tape is at hand, which takes some tenths of a second when first asked
+        """What the verdict rests on: the least of a run that does not fit, else the most.
+        Simulated where a tape is at hand, which takes some tenths of a second when first asked
         for."""
         return self.judged.reserve
 
     @property
-    def most_reserve_bytes(self) -> int:
-        """The reserve by the bound, known at once."""
-        return self.judged.bound.total_bytes
-
-    @property
-    def least_missing_bytes(self) -> int:
-        """What is missing without any fragmentation and with the least context; negative: what
-        would be left."""
-        bound = self.judged.bound
-        held = self.peak_bytes + bound.workspace_bytes + bound.least_context_bytes
-        return held - self.usable_bytes
+    def least_reserve_bytes(self) -> int:
+        return self.judged.bound.least.total_bytes
 
     @property
     def reserve_bytes(self) -> int:

@@ -32,12 +32,11 @@ is more often 'tight'."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reserve:
-    """Memory that no tensor shows, in bytes: kept free by a verdict of 'fits', and told apart by
-    cause.
+    """Memory that no tensor shows, in bytes, by cause.
 
-    `context_bytes` is the most that is published of the card's class, `least_context_bytes` the
-    least. `fragmentation_bytes` is what the simulated allocator needs beyond peak and workspaces
-    where `is_simulated`, else a bound.
+    Of a run that fits or may, `context_bytes` is the most that is published of the card's class,
+    and `fragmentation_bytes` what the simulated allocator needs beyond peak and workspaces where
+    `is_simulated`, else a bound. Of a run that does not fit it is the `least`.
     """
 
     context_bytes: int
@@ -49,6 +48,12 @@ class Reserve:
     @property
     def total_bytes(self) -> int:
         return self.context_bytes + self.workspace_bytes + self.fragmentation_bytes
+
+    @property
+    def least(self) -> "Reserve":
+        """What any run needs: the smallest context, and no fragmentation."""
+        least = self.least_context_bytes
+        return replace(self, context_bytes=least, fragmentation_bytes=0, is_simulated=False)
 
 
 def usable_bytes(gpu: Gpu) -> int:
@@ -99,8 +104,7 @@ def judge(peak: int, usable: int, gpu: Gpu, held: int = 0) -> Verdict:
     reserve = reserve_for(gpu, peak, held)
     if peak + reserve.total_bytes <= usable:
         return "fits"
-    least = peak + reserve.workspace_bytes + reserve.least_context_bytes
-    return "tight" if least <= usable else "does_not_fit"
+    return "tight" if peak + reserve.least.total_bytes <= usable else "does_not_fit"
 
 
 # --- scratch of reductions ------------------------------------------------------------------------

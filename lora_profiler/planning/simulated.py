@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
 SURE = 2
 """With so many times the bound on fragmentation to spare nothing is simulated."""
-HOPELESS = 3
-"""Peaks beyond so many times the card are not simulated: nothing depends on it, and large models
-take long."""
 PART = 200
 """Of the peak: how finely the reserve is told."""
 
@@ -64,9 +61,12 @@ class Judged:
 
     @cached_property
     def reserve(self) -> Reserve:
-        """With what the simulated allocator needs, by bisection to a part of the peak; the bound
-        where no tape is at hand."""
-        if self._peak > HOPELESS * self._usable or self._trials is None:
+        """What the verdict rests on: the least of a run that does not fit; else with what the
+        simulated allocator needs, by bisection to a part of the peak, or the bound where no tape is
+        at hand."""
+        if self.verdict == "does_not_fit":
+            return self.bound.least
+        if self._trials is None:
             return self.bound
         from lora_profiler.compiled.allocator import GRAIN
 

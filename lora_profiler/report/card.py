@@ -142,12 +142,13 @@ def framed(bars: Sequence[MemoryBar], gpu: Gpu | None, largest: int | None = Non
 
 
 def judged(peak: int, held: int, gpu: Gpu | None) -> tuple[int, Verdict | None]:
-    """What to keep free on the card beside a peak of so many bytes, `held` of them through every
-    step, by the bound on fragmentation, and its verdict; 0 and None without a card whose memory is
-    known."""
+    """The reserve that the verdict on a peak of so many bytes rests on, `held` of them through
+    every step, by the bound on fragmentation, and this verdict; 0 and None without a card whose
+    memory is known."""
     if gpu is None or gpu.usable_bytes is None:
         return 0, None
-    return reserve_for(gpu, peak, held).total_bytes, judge(peak, gpu.usable_bytes, gpu, held)
+    reserve, verdict = reserve_for(gpu, peak, held), judge(peak, gpu.usable_bytes, gpu, held)
+    return (reserve.least if verdict == "does_not_fit" else reserve).total_bytes, verdict
 
 
 # --- a picture to share ---------------------------------------------------------------------------

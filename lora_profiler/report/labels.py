@@ -92,7 +92,7 @@ METHOD_LABELS: Final[dict[str, str]] = {"full": "full", "lora": "LoRA", "qlora":
 VERDICT_LABELS, VERDICT_DEFINITIONS = defined("""
 fits: fits: the simulated allocator completes the steps in what the card gives a program, beside the
     driver's context
-tight: tight: the tensors have room, but only expandable segments or luck would do
+tight: may run out of memory: the tensors have room, but only expandable segments or luck would do
 does_not_fit: does not fit: the tensors and the driver's context have none
 """)
 

@@ -130,10 +130,11 @@ def card_table(answers: Sequence[Answer]) -> Table:
 
     known, length = [fit.reserve for fit in fits if fit], count_text(setup.seq_len)
     least = in_unit(known[0].least_context_bytes, size) if known else UNKNOWN
-    simulated = {reserve.is_simulated for reserve in known}
-    fragmentation = "fragmentation, or its bound"
-    if len(simulated) == 1:
-        fragmentation = f"fragmentation, {'simulated' if True in simulated else 'at most'}"
+    simulated = {fit.reserve.is_simulated for fit in fits if fit and fit.verdict != "does_not_fit"}
+    kinds = {(): "", (True,): ", simulated", (False,): ", at most"}
+    fragmentation = f"fragmentation{kinds.get(tuple(simulated), ', or its bound')}"
+    if any(fit.verdict == "does_not_fit" for fit in fits if fit):
+        fragmentation += " (0 where it does not fit)"
     row("peak", lambda f: room(f).peak)
     row("reserve for what tensors do not show", lambda f: room(f).reserve)
     row(f"driver context and kernels (from {least})", lambda f: room(f).context, of=2)

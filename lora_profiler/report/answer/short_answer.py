@@ -240,24 +240,17 @@ def verdict_words(answer: Answer) -> str:
         return "may fit or not: what its layers keep is not known to this engine"
     step = answer.step
     if fit.verdict == "does_not_fit":
-        return f"does not fit: at least {bytes_text(fit.least_missing_bytes)} too much"
+        return f"does not fit: at least {bytes_text(-fit.headroom_bytes)} too much"
     setup = answer.prediction.workload.setup
     generates = setup.completions_at_once or setup.loop_state in GRPO
     beside = " beside generation" if generates else ""
     speed = f"; {_speed(step)}{beside}" if step else ""
     if fit.verdict == "tight":
-        return f"is tight, {_short(fit)}{speed}"
+        low, high = (fit.peak_bytes + size for size in (fit.least_reserve_bytes, fit.reserve_bytes))
+        usable = bytes_text(fit.usable_bytes)
+        return f"may run out of memory: {bytes_text(low)} to {bytes_text(high)} of {usable}{speed}"
     batch = f" (to batch {count_text(fit.largest_batch_size)})" if fit.largest_batch_size else ""
-    left = fit.usable_bytes - fit.peak_bytes - fit.most_reserve_bytes
-    spare = f"at least {bytes_text(left)}" if left > 0 else bytes_text(max(0, fit.headroom_bytes))
-    return f"fits, {spare} left{batch}{speed}"
-
-
-def _short(fit: "Fit") -> str:
-    reserve = f"reserve {bytes_text(fit.reserve_bytes)}"
-    if fit.headroom_bytes >= 0:
-        return f"nothing to spare ({reserve})"
-    return f"{bytes_text(-fit.headroom_bytes)} short ({reserve})"
+    return f"fits, {bytes_text(fit.headroom_bytes)} left{batch}{speed}"
 
 
 def _speed(step: "TimedStep") -> str:
