@@ -141,7 +141,7 @@ def test_a_file_of_data_is_planned_for_as_the_command_does(
         ("e.jsonl", b"", {}, "e.jsonl is empty: it has no sample."),
         ("e.jsonl", b"\n\n", {}, "e.jsonl is empty"),
         ("e.jsonl", b'{"text": "a"}\n{"text":', {}, "e.jsonl, line 2, is not valid JSON"),
-        ("e.jsonl", b"\xff\xfe", {}, "e.jsonl is no text in UTF-8"),
+        ("e.jsonl", b"\xff\xfe", {}, "e.jsonl, line 1, is no text in UTF-8"),
         ("e.jsonl", b"[" * 100_000, {}, "e.jsonl, line 1, is not valid JSON"),
         ("e.json", b'[{"text": 1}, 2]', {}, "e.json, row"),
         ("e.jsonl", b'{"text": ""}', {}, "no text in its column text"),
@@ -150,7 +150,7 @@ def test_a_file_of_data_is_planned_for_as_the_command_does(
         ("e.arrow", b"\x00" * 64, {}, "e.arrow"),
         ("e.csv", b"512,30,1", {}, "e.csv, line 1, has 3 cells"),
         ("e.csv", b"", {}, "e.csv has no sample"),
-        ("<b>x</b>.txt", b"\xff", {}, "<b>x</b>.txt is no text in UTF-8"),
+        ("<b>x</b>.txt", b"\xff", {}, "<b>x</b>.txt, line 1, is no text in UTF-8"),
         (
             "e.jsonl",
             b'{"text": "a"}',

@@ -1,13 +1,15 @@
 """`--data`: lengths of the samples in a file, or in a folder of files."""
 
 import json
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_profiler._common.files import read_regular
 from lora_profiler._common.packages import missing
-from lora_profiler.batching.rows import Columns, Sample
+from lora_profiler.batching.rows import Columns
 from lora_profiler.batching.sample_lengths import MOST_SAMPLES, SampleLengths, check_length, counted
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.model_spec import ModelSpec
@@ -29,6 +31,9 @@ BYTES_A_TOKEN = 4
 """English prose has 4 to 5 characters a token in vocabularies of 32,000 and more, code and other
 scripts fewer; UTF-8 needs more bytes for those."""
 _TEXTS_AT_ONCE = 1000
+MOST_CHARACTERS = 10_000_000_000
+"""Of a data set's text; small files of Parquet can unfold to more than anybody waits for."""
+MOST_HISTOGRAM_BYTES = 100_000_000
 TOKENIZER = "tokenizer.json"
 
 
@@ -170,13 +175,14 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Lines that are not blank, each with where it stands."""
     number = 0
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
+        with path.open("rb") as file:
+            for number, content in enumerate(file, start=1):
+                line = content.decode("utf-8-sig" if number == 1 else "utf-8")
                 if line.strip():
                     yield f"{path}, line {number:,},", line
     except UnicodeDecodeError:
         raise UsageError(
-            f"{path} is no text in UTF-8 from line {number + 1:,} on; save it as UTF-8."
+            f"{path}, line {number:,}, is no text in UTF-8; save it as UTF-8."
         ) from None
     except OSError as e:
         raise UsageError(f"{path} cannot be read: {e.strerror}.") from None
@@ -214,36 +220,42 @@ def _as_row(row: Any, where: str) -> Mapping[str, Any]:
 
 
 def _text_rows(path: Path) -> Iterator[Row]:
-    return ((where, {"text": line.rstrip("\n")}) for where, line in _lines(path))
+    return ((where, {"text": line.rstrip("\r\n")}) for where, line in _lines(path))
 
 
 def _lengths(
     rows: Iterator[Row], columns: Columns, counter: TokenCounter, place: Path
 ) -> Iterator[int]:
     """Tokens of each row; texts of many rows are counted at a time."""
-    samples: list[Sample] = []
-    has_text = False
+    parts: list[tuple[int, int]] = []  # of each row: how many texts it has, and its other tokens
+    has_text, characters = False, 0
 
     def texts() -> Iterator[str]:
-        nonlocal has_text
+        nonlocal has_text, characters
         for where, row in rows:
             sample = columns.sample(row, where)
             if sample.tokens is not None:
                 check_length(sample.tokens, where.rstrip(","))
-            has_text = has_text or sample.tokens is not None or any(sample.texts)
-            samples.append(sample)
+                parts.append((0, sample.tokens))
+                has_text = True
+                continue
+            parts.append((len(sample.texts), sample.markers))
+            characters += sum(map(len, sample.texts))
+            if characters > MOST_CHARACTERS:
+                raise UsageError(
+                    f"{place} has more than {MOST_CHARACTERS:,} characters of text; name a part of"
+                    " it, or say how long samples are with --lengths."
+                )
+            has_text = has_text or any(sample.texts)
             yield from sample.texts
 
-    counts = list(counter.counts(texts()))
+    counts = array("q", counter.counts(texts()))
     if not has_text:
         raise UsageError(f"{place} has no text in its {_named(columns.names)}.")
     at = 0
-    for sample in samples:
-        if sample.tokens is not None:
-            yield sample.tokens
-            continue
-        yield sum(counts[at : at + len(sample.texts)]) + sample.markers
-        at += len(sample.texts)
+    for num_texts, others in parts:
+        yield sum(counts[at : at + num_texts]) + others
+        at += num_texts
 
 
 # --- Parquet and Arrow files, which need PyArrow --------------------------------------------------
@@ -307,7 +319,7 @@ def read_histogram(path: Path) -> SampleLengths:
     Raises UsageError for anything else, with the line.
     """
     try:
-        text = path.read_text("utf-8-sig")
+        text = read_regular(path, MOST_HISTOGRAM_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError(f"{path} is no text in UTF-8; save it as UTF-8.") from None
     except OSError as e:
@@ -347,7 +359,7 @@ def _of_csv(text: str, path: Path) -> Iterator[tuple[str, Any, Any]]:
             if "count" in cells[0].lower() or "length" in cells[1].lower():
                 raise UsageError(f"{where} is {line.strip()!r}; the columns are length,count.")
             continue  # the heading
-        length, count = (int(cell) if cell.isdecimal() else cell for cell in cells)
+        length, count = (int(cell) if is_short_number(cell) else cell for cell in cells)
         yield where, length, count
 
 
@@ -364,4 +376,9 @@ def _of_json(text: str, path: Path) -> Iterator[tuple[str, Any, Any]]:
             length, count = entry
         else:
             raise UsageError(f"{where} is neither [length, count] nor an object of the two.")
-        yield where, int(length) if str(length).isdecimal() else length, count
+        yield where, int(length) if is_short_number(str(length)) else length, count
+
+
+def is_short_number(text: str) -> bool:
+    """Whether it is a whole number that Python reads: of at most 4,300 digits."""
+    return text.isdecimal() and len(text) < 4000

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module, invalidate_caches
 from pathlib import Path
 
+from lora_profiler._common.files import read_regular
 from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean
 from lora_profiler.harness import Case
 from lora_profiler.harness.case import case_dict, case_from_dict
@@ -16,6 +17,8 @@ from lora_profiler.workload import Device
 Suite = Callable[..., tuple[Case, ...]]
 MODULE = "benchmarks.suites"
 FILE = Path("benchmarks", "suites.py")
+MOST_BYTES = 10_000_000
+"""Of a case in a file, which has some thousand."""
 
 
 def places() -> tuple[Path, ...]:
@@ -76,7 +79,7 @@ def write_cases(cases: Sequence[Case], folder: Path) -> None:
 def read_case(path: Path) -> Case:
     """The case in a file that `write_cases` made. Raises UsageError for anything else."""
     try:
-        return case_from_dict(json.loads(path.read_bytes().decode("utf-8")))
+        return case_from_dict(json.loads(read_regular(path, MOST_BYTES).decode("utf-8")))
     except OSError as e:
         raise UsageError(f"--case {path} cannot be read: {e.strerror or e}.") from None
     except (

@@ -12,6 +12,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+from lora_profiler._common.files import read_regular
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import ModelNotFoundError, UsageError
 from lora_profiler.mathematics.subject import SMALL_MODEL_STEPS, Subject, train
@@ -165,7 +166,10 @@ def _subject(
             content, name = path.read_text("utf-8"), "The Sonnets (bundled)"
     else:
         try:
-            content, name = text.expanduser().read_text("utf-8", errors="replace"), text.name
+            content = read_regular(text.expanduser(), 4 * MOST_CHARACTERS).decode(
+                "utf-8", "replace"
+            )
+            name = text.name
         except OSError as e:
             raise UsageError(f"the text {text} cannot be read: {e.strerror}.") from None
     if len(content) > MOST_CHARACTERS:

@@ -4,8 +4,12 @@ from pathlib import Path
 
 import torch
 
+from lora_profiler._common.files import read_regular
 from lora_profiler.errors import UsageError
 from lora_profiler.modeling.third_party import quiet, refusals, require
+
+MOST_BYTES = 64_000_000
+"""Of a text; what follows is not read."""
 
 
 def text_tokens(path: str, weights: str) -> torch.Tensor:
@@ -15,7 +19,7 @@ def text_tokens(path: str, weights: str) -> torch.Tensor:
     UsageError for a text that cannot be read, UnbuildableError for a tokenizer that cannot be had.
     """
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8", errors="replace")
+        text = read_regular(Path(path).expanduser(), MOST_BYTES).decode("utf-8", errors="replace")
     except OSError as e:
         raise UsageError(f"the text {path} cannot be read: {e.strerror}.") from None
     require("transformers", '"lora-profiler[measure]"', "A tokenizer")

@@ -9,16 +9,19 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from os.path import isfile  # which no name makes raise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lora_profiler._common.files import read_regular
 from lora_profiler.errors import UsageError
 
 MAX_BYTES = 256_000
 """A configuration has a few thousand."""
 MAX_VALUES = 20_000
 MAX_DEPTH = 20
+MOST = 2**63
 _PLAIN_TAGS = ("null", "bool", "int", "float", "str", "timestamp", "map", "seq", "merge", "value")
 _YAML = "tag:yaml.org,2002:"
 
@@ -72,9 +75,7 @@ class Document:
 def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
     """The text of a file. Raises TrainerFileError for what is too large or no text."""
     try:
-        if path.stat().st_size > max_bytes:
-            raise _too_large(str(path), max_bytes)
-        content = path.read_bytes()
+        content = read_regular(path, max_bytes)
     except FileNotFoundError:
         raise TrainerFileError(f"There is no file {path}; check the path.") from None
     except IsADirectoryError:
@@ -104,9 +105,9 @@ def _too_large(name: str, max_bytes: int) -> TrainerFileError:
 
 def parse(text: str, name: str, folder: Path | None, *, is_json: bool) -> Document:
     """The document in `text`. Raises TrainerFileError for what is no mapping of keys to values."""
-    entries = list(_json_entries(text, name) if is_json else _yaml_entries(text, name))
     by_key: dict[str, Entry] = {}
-    for entry in entries:
+    for entry in _json_entries(text, name) if is_json else _yaml_entries(text, name):
+        entry = entry._replace(value=_writable(entry, name))
         earlier = by_key.setdefault(entry.key, entry)
         if earlier is not entry and earlier.value != entry.value:
             raise TrainerFileError(
@@ -114,6 +115,31 @@ def parse(text: str, name: str, folder: Path | None, *, is_json: bool) -> Docume
                 f" value than in line {earlier.line}; leave one of them out."
             )
     return Document(name=name, entries=by_key, folder=folder)
+
+
+def is_writable(number: int) -> bool:
+    """Whether a whole number is one that a configuration can mean. Python refuses to write numbers
+    of over 4,300 digits."""
+    return abs(number) < MOST
+
+
+def _writable(entry: Entry, name: str) -> Any:
+    """The value with infinities and NaN as text: no option takes them, and JSON has none. Raises
+    TrainerFileError for a whole number beyond 64 bits."""
+
+    def writable(value: Any) -> Any:
+        if isinstance(value, list):
+            return [writable(item) for item in value]
+        if isinstance(value, dict):
+            return {key: writable(item) for key, item in value.items()}
+        if isinstance(value, float) and not isfinite(value):
+            return str(value)
+        if isinstance(value, int) and not is_writable(value):
+            place = f"{name}, line {entry.line}" if entry.line else name
+            raise TrainerFileError(f"{place}: {entry.key} is a number beyond 64 bits.")
+        return value
+
+    return writable(entry.value)
 
 
 def _json_entries(text: str, name: str) -> Iterator[Entry]:

@@ -5,12 +5,14 @@ import ast
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import StringIO
+from math import isfinite
+from operator import add, mul, sub
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lora_profiler.trainer_files.document import Document, Entry, TrainerFileError
+from lora_profiler.trainer_files.document import Document, Entry, TrainerFileError, is_writable
 from lora_profiler.trainer_files.frameworks.accelerate import COUNTED_BY_TORCHRUN
 from lora_profiler.trainer_files.frameworks.peft import (
     ADAPTED,
@@ -26,6 +28,10 @@ from lora_profiler.trainer_files.meaning import size
 
 MAX_BYTES = 16_000_000
 """Notebooks hold pictures."""
+MAX_CODE = 400_000
+"""Characters of code in a script or notebook, of which Python's parser makes 600 times as much."""
+LONGEST_NAME = 200
+"""Of a function whose name is looked at: patterns of names try its parts again and again."""
 _CONFIGURED = r"\w*(Config|Arguments|Trainer)"
 _FAST = r"Fast\w*(Model|Transformer)"
 _OF_UNSLOTH = rf"{_FAST}\.(from_pretrained|get_peft_model)|{_CONFIGURED}"
@@ -58,6 +64,12 @@ _OTHER_UNSLOTH_TRAINERS = {"SentenceTransformerTrainer": TRAINED}
 _LENGTHS = r"(?i)(max_)?(seq(uence)?_?)?len(gth)?|block_size"
 """Names that scripts give to the length of their sequences."""
 _HAS_BF16 = r"is_bf(loat)?16_supported$"
+_LONE_SURROGATE = r"[\ud800-\udfff]"
+_OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: add,
+    ast.Sub: sub,
+    ast.Mult: mul,
+}
 _UNKNOWN = object()
 _MAGIC = r"(?m)^(\s*)[!%?].*$"
 
@@ -89,8 +101,14 @@ def parse_calls(text: str, name: str, folder: Path | None) -> Document:
     entries: dict[str, Entry] = {}
     computed: dict[str, int] = {}
     wrong = ""
+    cells = cells_of(text, name)
+    if sum(map(len, cells)) > MAX_CODE:
+        raise TrainerFileError(
+            f"{name} has more than {MAX_CODE:,} characters of code; a training script has some"
+            " thousand."
+        )
     start, calls = 0, _OF_UNSLOTH if re.search(rf"\b{_FAST}\b", text) else _OF_A_SCRIPT
-    for cell in cells_of(text, name):
+    for cell in cells:
         source = re.sub(_MAGIC, r"\1pass", cell)
         try:
             _add_cell(ast.parse(source), start, calls, constants, entries, computed)
@@ -131,7 +149,7 @@ def _add_cell(
                     entries.setdefault("max_length", Entry("max_length", value, line))
         elif isinstance(node, ast.Call):
             function = ast.unparse(node.func).removeprefix("transformers.").removeprefix("peft.")
-            if not re.fullmatch(calls, function):
+            if len(function) > LONGEST_NAME or not re.fullmatch(calls, function):
                 continue
             is_script = calls == _OF_A_SCRIPT
             called = _CALLED if is_script else _OTHER_UNSLOTH_TRAINERS
@@ -199,17 +217,24 @@ def _plain(node: ast.expr, constants: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.BinOp):
         left, right = _plain(node.left, constants), _plain(node.right, constants)
         if isinstance(left, int) and isinstance(right, int):
-            if isinstance(node.op, ast.Add):
-                return left + right
-            if isinstance(node.op, ast.Sub):
-                return left - right
-            if isinstance(node.op, ast.Mult) and abs(left) < 2**31 and abs(right) < 2**31:
-                return left * right
+            operator = _OPERATORS.get(type(node.op))
+            return _UNKNOWN if operator is None else _meant(operator(left, right))
         return _UNKNOWN
     try:
-        return ast.literal_eval(node)
+        return _meant(ast.literal_eval(node))
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return _UNKNOWN
+
+
+def _meant(value: Any) -> Any:
+    """`_UNKNOWN` for numbers that no argument means, and for text that no file can hold."""
+    if isinstance(value, int) and not is_writable(value):
+        return _UNKNOWN
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
+    if isinstance(value, str) and not value.isascii() and re.search(_LONE_SURROGATE, value):
+        return _UNKNOWN
+    return value
 
 
 # --- a command line of TRL's scripts --------------------------------------------------------------
@@ -250,10 +275,14 @@ def words_of(text: str, name: str) -> list[Word]:
     lexer = shlex.shlex(stream, posix=True)
     lexer.whitespace_split = True
     words: list[Word] = []
+    line, counted = 1, 0
     try:
         while (token := lexer.get_token()) is not None:
-            read = text[: stream.tell()].removesuffix("\n")
-            words.append(Word(token, read.count("\n") + 1))
+            read = stream.tell()
+            end = read - text.endswith("\n", 0, read)  # the line that a word ends is its own
+            line += text.count("\n", counted, end)
+            counted = max(counted, end)
+            words.append(Word(token, line))
     except ValueError as e:
         raise TrainerFileError(f"{name} is no command line: {str(e).lower()}.") from None
     return words
@@ -363,7 +392,8 @@ def plain(text: str) -> Any:
         return None
     for kind in (int, float):
         try:
-            return kind(text)
+            value = _meant(kind(text))
         except ValueError:
             continue
+        return text if value is _UNKNOWN else value
     return text

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lora_profiler._common.printable import printable
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.option import flag
 from lora_profiler.planning.setups import DEFAULTS, setups
@@ -56,31 +57,34 @@ def written(name: str, workload: Workload, file_name: str) -> str:
             "no file is written for a checkpoint of GPTQ, AWQ, FP8 or HQQ: trainers load it by"
             " name, each with keys of its own."
         )
-    text, document = (_script if name == SCRIPT else _keys)(name, workload, file_name)
-    _check_same(read_document(document, name), workload)
-    note = ""
+    # a model's name is a folder's, which may hold line breaks
+    head = f"# {setup.method} fine-tuning of {printable(workload.model.id)}\n"
     if setup.packed is not None:
-        note = (
+        head += (
             f"# the length of packed sequences is the data's: read with --packed {setup.packed}\n"
         )
-    return f"# {setup.method} fine-tuning of {workload.model.id}\n{note}{text}"
+    text = head + (script(workload) if name == SCRIPT else _yaml(name, workload))
+    _check_same(read_document(_document(text, name, file_name), name), workload)
+    return text
 
 
-def _keys(name: str, workload: Workload, file_name: str) -> tuple[str, Document]:
+def _yaml(name: str, workload: Workload) -> str:
     import yaml
 
     own = {key: value for key, value in KEYS[name](workload).items() if value is not None}
     text = yaml.safe_dump(own, sort_keys=False, default_flow_style=False, allow_unicode=True)
-    return text, parse(text, file_name, Path(), is_json=False)
+    return str(text)
 
 
-def _script(name: str, workload: Workload, file_name: str) -> tuple[str, Document]:
+def _document(text: str, name: str, file_name: str) -> Document:
+    """The file's text as it is read."""
+    if name != SCRIPT:
+        return parse(text, file_name, Path(), is_json=False)
     from lora_profiler.trainer_files.scripts import parse_calls
 
     if not file_name.endswith(suffix_of(name)):
         raise UsageError(f"what {name} trains is a script; its name ends in {suffix_of(name)}.")
-    text = script(workload)
-    return text, parse_calls(text, file_name, None)
+    return parse_calls(text, file_name, None)
 
 
 def _check_same(file: TrainerFile, workload: Workload) -> None:
