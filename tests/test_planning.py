@@ -193,8 +193,8 @@ def test_a_lever_does_what_its_option_does() -> None:
     assert after["--checkpointing"] == peak_bytes(
         replace(case, setup=replace(case.setup, checkpointing=True))
     )
-    assert after["-b 2 --accumulation 2"] == peak_bytes(
-        replace(case, setup=replace(case.setup, batch_size=2, accumulation=2))
+    assert after["-b 1 --accumulation 4"] == peak_bytes(
+        replace(case, setup=replace(case.setup, batch_size=1, accumulation=4))
     )
     assert "--method qlora" not in {lever.option for lever in levers(case, besides={"qlora"})}
 

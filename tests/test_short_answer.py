@@ -1,9 +1,11 @@
 """The short answer: 25 lines of 80 columns; its advice held against every set of changes; its cards
 against all of the catalogue."""
 
+import json
 import os
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import pytest
 
@@ -189,3 +191,65 @@ def test_a_step_that_completions_come_before_says_that_they_are_not_timed(
     asked = (LLAMA, "--method", "qlora", "-s", "1024", "--gpu", "h100_sxm_80gb")
     assert "tokens/s beside generation" in " ".join(answer(*asked, *arguments).split())
     assert "beside generation" not in answer(*asked)
+
+
+TYPED = [
+    ("lora", "rtx_4090", (LLAMA, "--trainer", "trl-sft")),
+    ("lora", "rtx_4090", (LLAMA, "--trainer", "transformers")),
+    ("lora", "rtx_4090", (LLAMA, "--trainer", "llamafactory")),
+    ("lora", "rtx_4090", (LLAMA, "--trainer", "litgpt")),
+    ("lora", "rtx_3060_12gb", (LLAMA, "--trainer", "torchtune")),
+    ("lora", "rtx_3060_12gb", (LLAMA, "--trainer", "unsloth")),
+    ("lora", "rtx_4090", (LLAMA, "--trainer", "axolotl", "-b", "6")),
+    ("lora", "t4", ("Qwen/Qwen2.5-1.5B", "--trainer", "trl-dpo", "-s", "2048")),
+    ("lora", "rtx_3060_12gb", ("Qwen/Qwen2.5-3B", "--trainer", "trl-orpo", "-s", "2048")),
+    ("full", "t4", ("Qwen/Qwen2.5-1.5B", "--trainer", "trl-sft")),
+    ("full", "rtx_4090", ("Qwen/Qwen2.5-3B", "--trainer", "transformers")),
+    ("full", "t4", ("Qwen/Qwen2.5-1.5B", "--eval-batch-size", "8")),
+    ("qlora", "t4", ("Qwen/Qwen2.5-7B", "--recipe", "kbit", "-s", "3072")),
+    ("qlora", "rtx_3060_12gb", (LLAMA, "--trainer", "transformers", "--recipe", "kbit")),
+]
+
+
+@pytest.mark.parametrize(("method", "card", "asked"), TYPED)
+def test_advice_typed_behind_the_question_gives_what_it_says(
+    method: str, card: str, asked: tuple[str, ...]
+) -> None:
+    """By each trainer's own defaults; some change by method, some count pairs as one sample."""
+
+    def ask(method: str, *more: str) -> dict[str, Any]:
+        given = [word for word in asked]
+        for name in (name for name in more if name in given):  # an option is given once
+            place = given.index(name)
+            del given[place : place + 2]
+        question = (*given, "--method", method, *more, "--gpu", card, "--format", "json")
+        done = commands.in_this_process(*question, environment=OFFLINE)
+        assert done.exit_code in (0, 1), done.stderr
+        (found,) = json.loads(done.stdout)["predictions"]
+        return found  # type: ignore[no-any-return]
+
+    remedies = ask(method)["remedies"]
+    assert remedies
+    for remedy in remedies:
+        words = " ".join(remedy["options"]).split()
+        other = method
+        if "--method" in words:
+            place = words.index("--method")
+            other = words[place + 1]
+            del words[place : place + 2]
+        found = ask(other, *words)
+        assert found["peak"]["total_bytes"] == remedy["peak_bytes"], remedy
+        assert found["fit"]["verdict"] == "fits", remedy
+
+
+def test_advice_changes_the_update_as_little_as_it_can() -> None:
+    """TRL loads float32 weights, which autocast multiplies in bfloat16 anyway."""
+    text = answer(LLAMA, "--method", "lora", "--trainer", "trl-sft", "--gpu", "rtx_4090")
+    (line,) = (line for line in text.splitlines() if ": fits, " in line)
+    assert line.startswith("    --dtype bfloat16: fits, 18.90 GiB, ")
+    asked = Workload(
+        model=find_model(LLAMA), setup=TrainSetup(batch_size=6, seq_len=1024, checkpointing=True)
+    )
+    for card in ("a100_sxm_40gb", "a100_sxm_80gb"):
+        departures = [remedy.departure for remedy in advise(asked, find_gpu(card))]
+        assert departures == sorted(departures) != []

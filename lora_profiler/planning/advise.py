@@ -13,27 +13,28 @@ from lora_profiler.planning.engine import (
     peak_bytes_checked,
     predict_checked,
 )
-from lora_profiler.planning.memory_savings import MemoryChange, changes
+from lora_profiler.planning.memory_savings import Departure, MemoryChange, changes, smaller_batches
 from lora_profiler.planning.reserve import held_bytes, judge, usable_bytes
 from lora_profiler.planning.simulated import Judged
 from lora_profiler.planning.timing import TimedStep, step_time
 from lora_profiler.prediction import Prediction
+from lora_profiler.stacks import Trainer
 from lora_profiler.support.check import check
 from lora_profiler.workload import TrainSetup, Workload
 
 MOST_CHANGES = 3
 """In one set; a person can still see what each is for."""
 MOST_TIMED = 6
-"""Sets whose step is timed, those of the fewest changes first."""
+"""Sets whose step is timed, those that change the update least first."""
 MOST_GROWN = 3
 """Sets that do not suffice yet and are tried with one change more: those of the lowest peaks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remedy:
-    """Changes that together make a workload fit: each one's name, option and price in words,
-    whether the update stays the same but for rounding, the workload that they end in, its peak, and
-    its step where the time is known.
+    """Changes that together make a workload fit: each one's name, option and price in words, how
+    far they take the update from what it was, the workload that they end in, its peak, and its step
+    where the time is known.
 
     Examples:
         >>> from lora_profiler import LoraConfig, TrainSetup, Workload
@@ -47,10 +48,15 @@ class Remedy:
     names: tuple[str, ...]
     options: tuple[str, ...]
     prices: tuple[str, ...]
-    learns_the_same: bool
+    departure: Departure
     workload: Workload
     peak_bytes: int
     step: TimedStep | None
+
+    @property
+    def learns_the_same(self) -> bool:
+        """Whether the update stays the same but for rounding."""
+        return self.departure == Departure.NONE
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -64,16 +70,18 @@ def advise(
     prediction: Prediction | None = None,
     *,
     besides: Collection[str] = (),
+    trainer: Trainer | None = None,
 ) -> tuple[Remedy, ...]:
-    """The sets of at most `MOST_CHANGES` changes that make `workload` fit `gpu`: the one with the
-    most tokens a second first among those that learn the same, and then among the others. Each is
-    predicted anew, and fits by the bound on fragmentation; none holds a change that it does not
-    need. Empty where the workload fits as it
-    is, where nothing suffices, and where the engine does not know the activations.
+    """The sets of at most `MOST_CHANGES` changes that make `workload` fit `gpu`: those that change
+    the update least first, of these the one with the most tokens a second. Each is predicted anew,
+    and fits by the bound on fragmentation; none holds a change that it does not need, and a
+    micro-batch is the largest that fits. Empty where the workload fits as it is, where nothing
+    suffices, and where the engine does not know the activations.
 
-    Changes to a method in `besides` are left out. `prediction` is that of the same workload on the
-    card, where there is one already. Raises UsageError for a card sold with several memory sizes,
-    and what `predict` raises.
+    Changes to a method in `besides` are left out, and those that `trainer`, whose defaults the
+    workload has, cannot make. `prediction` is that of the same workload on the card, where there is
+    one already. Raises UsageError for a card sold with several memory sizes, and what `predict`
+    raises.
 
     Examples:
         >>> from lora_profiler import LoraConfig, TrainSetup, Workload
@@ -93,22 +101,21 @@ def advise(
     ):
         return ()
     answerer = engine_for_search(prediction, engine)
-    sufficient = _sufficient(workload, prediction, gpu, usable, answerer, besides)
+    search = _Search(gpu, usable, answerer, besides, trainer)
+    sufficient = search.sufficient(workload, prediction)
     remedies = [
         Remedy(
             names=tuple(change.name for change in tried.changes),
             options=tuple(change.option for change in tried.changes),
             prices=tuple(dict.fromkeys(change.price for change in tried.changes)),
-            learns_the_same=_learns_the_same(tried),
+            departure=_departure(tried),
             workload=tried.workload,
             peak_bytes=tried.peak_bytes,
             step=_timed(tried.workload, gpu, engine),
         )
         for tried in sufficient[:MOST_TIMED]
     ]
-    return tuple(
-        sorted(remedies, key=lambda r: (not r.learns_the_same, -(r.tokens_per_second or 0)))
-    )
+    return tuple(sorted(remedies, key=lambda r: (r.departure, -(r.tokens_per_second or 0))))
 
 
 def _judged(
@@ -126,35 +133,88 @@ class _Tried(NamedTuple):
     peak_bytes: int
 
 
-def _sufficient(
-    workload: Workload,
-    prediction: Prediction,
-    gpu: Gpu,
-    usable: int,
-    engine: str,
-    besides: Collection[str],
-) -> list[_Tried]:
-    """Sets that fit and of which no part does, the smallest first. They are grown one change at a
-    time, until some fit and one of these learns the same."""
-    if _lasting_bytes(prediction, besides) > usable:
-        return []
-    growing = [_Tried((), workload, prediction.peak.total_bytes)]
-    tried_setups: set[TrainSetup] = {workload.setup}
-    sufficient: list[_Tried] = []
-    for _ in range(MOST_CHANGES):
-        grown: list[_Tried] = []
-        for start in growing:
-            for tried in _grown(start, engine, besides, tried_setups):
-                fits = _fits(tried, usable, gpu, engine)
-                (sufficient if fits else grown).append(tried)
-        if len(sufficient) >= 2 and any(map(_learns_the_same, sufficient)):
-            break
-        growing = sorted(grown, key=lambda t: (not _learns_the_same(t), t.peak_bytes))[:MOST_GROWN]
-    return [
-        tried
-        for tried in sufficient
-        if not any(_options(other) < _options(tried) for other in sufficient)
-    ]
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """For sets of changes that suffice on a card."""
+
+    gpu: Gpu
+    usable: int
+    engine: str
+    besides: Collection[str]
+    trainer: Trainer | None
+
+    def sufficient(self, workload: Workload, prediction: Prediction) -> list[_Tried]:
+        """Sets that fit and of which no part does, those that change the update least first, of
+        these the smallest. They are grown one change at a time, until some fit and one of these
+        learns the same."""
+        if _lasting_bytes(prediction, self.besides) > self.usable:
+            return []
+        growing = [_Tried((), workload, prediction.peak.total_bytes)]
+        tried_setups: set[TrainSetup] = {workload.setup}
+        sufficient: list[_Tried] = []
+        for _ in range(MOST_CHANGES):
+            grown: list[_Tried] = []
+            for start in growing:
+                for tried in self.grown(start, tried_setups):
+                    (sufficient if self.fits(tried) else grown).append(tried)
+            if len(sufficient) >= 2 and any(_departure(t) == Departure.NONE for t in sufficient):
+                break
+            growing = sorted(grown, key=lambda t: (_departure(t) > 0, t.peak_bytes))[:MOST_GROWN]
+        needed = (
+            self.with_largest_batch(tried, workload)
+            for tried in sufficient
+            if not any(_options(other) < _options(tried) for other in sufficient)
+        )
+        return sorted(needed, key=_departure)
+
+    def grown(self, start: _Tried, tried_setups: set[TrainSetup]) -> Iterator[_Tried]:
+        """`start` with one change more, each that lowers its peak."""
+        try:
+            prediction = predict_checked(start.workload, self.engine)
+        except LoraProfilerError:
+            return
+        for change in changes(start.workload, prediction, self.besides, self.trainer):
+            if change.setup in tried_setups:
+                continue
+            tried_setups.add(change.setup)
+            changed = replace(start.workload, setup=change.setup)
+            try:
+                check(changed, self.engine)
+                peak = peak_bytes_checked(changed, self.engine)
+            except LoraProfilerError:  # this change does not exist for this model
+                continue
+            if peak < start.peak_bytes:
+                kept = tuple(c for c in start.changes if _flag(c) != _flag(change))
+                yield _Tried((*kept, change), changed, peak)
+
+    def fits(self, tried: _Tried) -> bool:
+        """By the bound on fragmentation."""
+        if judge(tried.peak_bytes, self.usable, self.gpu, held=tried.peak_bytes) != "fits":
+            return False  # not even if all of it were held
+        held = held_bytes(predict_checked(tried.workload, self.engine))
+        return judge(tried.peak_bytes, self.usable, self.gpu, held) == "fits"
+
+    def with_largest_batch(self, tried: _Tried, before: Workload) -> _Tried:
+        """With the largest micro-batch that fits, where a smaller one is among the changes."""
+        place = next((n for n, c in enumerate(tried.changes) if _flag(c) == "-b"), None)
+        if place is None:
+            return tried
+        rows = self.trainer.stack.rows if self.trainer else 1
+        change, setup = tried.changes[place], before.setup
+        for size, times in reversed(smaller_batches(setup.batch_size, rows)):
+            steps = setup.accumulation * times
+            sized = replace(tried.workload.setup, batch_size=size, accumulation=steps)
+            workload = replace(tried.workload, setup=sized)
+            largest = tried._replace(
+                workload=workload, peak_bytes=peak_bytes_checked(workload, self.engine)
+            )
+            if self.fits(largest):
+                written = f"-b {size // rows} --accumulation {steps}"
+                name = f"micro-batch {size // rows}"
+                changed = change._replace(name=name, option=written, setup=sized)
+                each = (*tried.changes[:place], changed, *tried.changes[place + 1 :])
+                return largest._replace(changes=each)
+        return tried
 
 
 def _lasting_bytes(prediction: Prediction, besides: Collection[str]) -> int:
@@ -162,49 +222,18 @@ def _lasting_bytes(prediction: Prediction, besides: Collection[str]) -> int:
     makes smaller, and of full fine-tuning the gradients that its optimizer is given at once."""
     setup, sizes = prediction.workload.setup, prediction.persistent_bytes
     methods = {"full": {"lora"}, "lora": {"qlora"}, "qlora": set[str]()}[setup.method]
-    if not methods <= set(besides) or (setup.dtype == "float32" and setup.precision == "pure"):
+    if not methods <= set(besides) or setup.dtype == "float32":
         return 0
     at_once = setup.method == "full" and not setup.optimizer_in_bwd
     return sizes["parameters"] + at_once * sizes["gradients"]
-
-
-def _grown(
-    start: _Tried, engine: str, besides: Collection[str], tried_setups: set[TrainSetup]
-) -> Iterator[_Tried]:
-    """`start` with one change more, each that lowers its peak."""
-    try:
-        prediction = predict_checked(start.workload, engine)
-    except LoraProfilerError:
-        return
-    for change in changes(start.workload, prediction, besides):
-        if change.setup in tried_setups:
-            continue
-        tried_setups.add(change.setup)
-        changed = replace(start.workload, setup=change.setup)
-        try:
-            check(changed, engine)
-            peak = peak_bytes_checked(changed, engine)
-        except LoraProfilerError:  # this change does not exist for this model
-            continue
-        if peak < start.peak_bytes:
-            kept = tuple(c for c in start.changes if _flag(c) != _flag(change))
-            yield _Tried((*kept, change), changed, peak)
-
-
-def _fits(tried: _Tried, usable: int, gpu: Gpu, engine: str) -> bool:
-    """By the bound on fragmentation."""
-    if judge(tried.peak_bytes, usable, gpu, held=tried.peak_bytes) != "fits":
-        return False  # not even if all of it were held
-    held = held_bytes(predict_checked(tried.workload, engine))
-    return judge(tried.peak_bytes, usable, gpu, held) == "fits"
 
 
 def _flag(change: MemoryChange) -> str:
     return change.option.split()[0]
 
 
-def _learns_the_same(tried: _Tried) -> bool:
-    return all(change.learns_the_same for change in tried.changes)
+def _departure(tried: _Tried) -> Departure:
+    return max((change.departure for change in tried.changes), default=Departure.NONE)
 
 
 def _options(tried: _Tried) -> frozenset[str]:

@@ -64,7 +64,8 @@ class Answer:
         from lora_profiler.planning.advise import advise
 
         prediction = self.prediction
-        return advise(prediction.workload, self.gpu, "auto", prediction, besides=self.besides)
+        workload, besides = prediction.workload, self.besides
+        return advise(workload, self.gpu, "auto", prediction, besides=besides, trainer=self.trainer)
 
     @property
     def smallest_cards(self) -> "tuple[Gpu, ...]":
@@ -165,9 +166,9 @@ def answers(
         workload = prediction.workload
         tried: tuple[Lever, ...] = ()
         if levers == "all":
-            tried = every_lever(workload, engine, prediction, besides=methods)
+            tried = every_lever(workload, engine, prediction, besides=methods, trainer=trainer)
         elif levers == "best":
-            best = best_lever(workload, engine, prediction, besides=methods)
+            best = best_lever(workload, engine, prediction, besides=methods, trainer=trainer)
             tried = (best,) if best else ()
         rows.append(
             Answer(

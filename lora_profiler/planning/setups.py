@@ -285,6 +285,25 @@ def written_options(setup: TrainSetup) -> dict[str, Any]:
     }
 
 
+def fields_of(
+    options: Mapping[str, Any], names: Collection[str], model: ModelSpec
+) -> dict[str, Any]:
+    """The fields of a TrainSetup that hold the options of these `names`: its own with the values of
+    `options`, and a part whole where any option of it is among them."""
+    named = [option for option in OPTIONS if option.name in names]
+    parts = {"lora": LoraConfig, "quantization": Quantization}
+    owners = {option.owner for option in named}
+    return {
+        option.field: _parsed(option, options[option.name], model)
+        for option in named
+        if option.owner is TrainSetup
+    } | {
+        part: owner(**_arguments(owner, options, model))
+        for part, owner in parts.items()
+        if owner in owners
+    }
+
+
 def _written(option: Option, value: Any) -> Any:
     """What `_parsed` would read as `value`."""
     if option.kind != "text" or option.annotation is str:

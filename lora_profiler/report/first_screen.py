@@ -191,7 +191,7 @@ def _remedies(answer: Answer, engine: str) -> Iterator[Offer]:
     workload = answer.prediction.workload
     step = answer.step
     before = step.time.tokens_per_second if step else None
-    for remedy in advise(workload, answer.gpu, engine, answer.prediction):
+    for remedy in advise(workload, answer.gpu, engine, answer.prediction, trainer=answer.trainer):
         words, prices = _remedy_words(remedy, before), "; ".join(remedy.prices)
         yield Offer(words, prices, setup=remedy.workload.setup)
     yield from _cards(answer)

@@ -266,7 +266,7 @@ def remedy_lines(answer: Answer) -> list[str]:
         return ["nothing short of several cards makes it fit: lora-profile plan"]
     first = remedies[0]
     quickest = max(remedies, key=lambda remedy: remedy.tokens_per_second or 0)
-    both = (first, quickest) if quickest is not first and first.learns_the_same else (first,)
+    both = (first, quickest) if first.departure < quickest.departure else (first,)
     return [_words(remedy) for remedy in both]
 
 
