@@ -41,8 +41,8 @@ from lora_profiler.report.claims.document import (
 from lora_profiler.report.claims.scaling import Run as TrainedRun
 from lora_profiler.report.claims.scaling import Scaled, Scaling, levels_of, rate_gains
 from lora_profiler.report.page import mathematics_content, write_page
-from lora_profiler.report.progress import shown_checks
 from lora_profiler.report.render import markdown, plain
+from lora_profiler.report.waiting import shown_checks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -283,7 +283,7 @@ def test_a_log_gets_a_line_when_a_claim_takes_long(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("lora_profiler.report.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("lora_profiler.report.waiting.time.monotonic", lambda: now[0])
     with shown_checks(1) as watch:
         tell = watch.begin(CLAIMS[4])
         for second in range(61):

@@ -2,6 +2,7 @@
 written, the command."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -130,6 +131,25 @@ def test_a_model_that_no_sharding_fits_ends_with_1() -> None:
     )
     assert result.exit_code == 1
     assert "no sharding fits" in result.stdout
+    assert "256 cards would not do either with --checkpointing." in result.stdout
+
+
+@pytest.mark.parametrize("more", [[], ["--checkpointing"]])
+def test_where_nothing_fits_it_says_what_would_and_that_does(more: list[str]) -> None:
+    """Never what is switched on already."""
+
+    def asked(cards: int, *options: str) -> list[str]:
+        words = ["plan", "meta-llama/Llama-3.1-70B", "--cluster", f"{cards}xh100-80gb"]
+        done = CliRunner().invoke(root, [*words, *options], catch_exceptions=False)
+        return done.stdout.splitlines()
+
+    lines = [line for line in asked(8, *more) if "no sharding fits" in line]
+    assert lines and all(("with --checkpointing" in line) is (not more) for line in lines)
+    for line in lines:
+        label, cards = line.partition(":")[0], re.search(r"(\d+) cards would do", line)
+        assert cards is not None, line
+        again = asked(int(cards[1]), "--checkpointing")
+        assert any(text.startswith(f"{label}: fits on {cards[1]} cards") for text in again)
 
 
 def test_the_plan_chooses_shardings_itself() -> None:

@@ -2,6 +2,7 @@
 what it takes for granted; its words, and what it says to bad input."""
 
 import json
+import re
 import shlex
 from dataclasses import replace
 from itertools import pairwise, product
@@ -36,9 +37,9 @@ from lora_profiler import (
 from lora_profiler.catalog.gpus import Price, read_price, table_prices
 from lora_profiler.planning.network import find_network
 from lora_profiler.planning.plan_costs import Costs
-from lora_profiler.planning.plan_nearest import nearest_fit
 from lora_profiler.planning.plan_space import MOST_SAVED_BYTES_PER_PARAMETER
-from lora_profiler.planning.planned import concessions_of
+from lora_profiler.planning.planned import concessions_of, cost_of, hours_of, is_within
+from lora_profiler.report.decision import plan as plan_words
 from lora_profiler.report.decision.plan import money_text, plan_blocks
 from lora_profiler.report.render import plain
 from lora_profiler.workload import Method
@@ -247,7 +248,8 @@ def test_where_nothing_fits_the_nearest_that_would_do_fits() -> None:
     offers = offers_of(find_model("meta-llama/Llama-3.1-70B"), ["2xrtx_4090"], methods=["qlora"])
     plan = make_plan(offers, Amount(tokens=1_000_000), Space(ranks=(8,)))
     assert plan.front == () and plan.recommended is None
-    nearest = nearest_fit(plan)
+    (qlora,) = plan.methods
+    nearest = qlora.nearest
     assert nearest is not None and nearest.missing_bytes > 0
     assert nearest.enough_cards is not None
     more = offers_of(
@@ -257,6 +259,67 @@ def test_where_nothing_fits_the_nearest_that_would_do_fits() -> None:
     )
     again = make_plan(more, Amount(tokens=1_000_000), Space(ranks=(8,)))
     assert {run.cluster.gpu.key for run in again.front} == {"rtx_4090", more[1].gpu.key}
+
+
+ASKED: dict[str, tuple[str, list[str], Budget]] = {
+    "a neighbour is cheaper": ("meta-llama/Llama-3.1-8B", ["gh200_96gb"], Budget()),
+    "full does not fit": ("meta-llama/Llama-3.1-8B", ["rtx_4090", "l40s"], Budget()),
+    "up to 2 cards": (QWEN.id, ["2xrtx_3060_ti", "rtx_4090"], Budget()),
+    "the cheapest takes too long": (QWEN.id, ["t4", "a100_sxm_80gb"], Budget(max_hours=0.5)),
+    "as quick as money buys": (QWEN.id, ["t4", "a100_sxm_80gb"], Budget(max_cost=0.9)),
+}
+
+
+@pytest.mark.parametrize("case", ASKED)
+def test_nothing_printed_beats_the_recommendation_by_what_it_claims(case: str) -> None:
+    name, cards, budget = ASKED[case]
+    offers = offers_of(find_model(name), cards, prices=table_prices())
+    plan = make_plan(offers, Amount(tokens=10_000_000), Space(ranks=(16,)), budget)
+    best = plan.recommended
+    assert best is not None
+    of = cost_of if plan.goal == "cheapest" else hours_of
+    text = " ".join(plain(plan_blocks(plan)).split())
+    word = "costs less" if plan.goal == "cheapest" else "is quicker"
+    claims_best = re.search(rf"no other run on the GPUs [\w. ]+{word}\.", text) is not None
+    runs = [*plan.front, *(each.run for each in plan.methods if each.run)]
+    within = [run for run in runs if is_within(run, budget)]
+    assert claims_best is (min(map(of, within)) == of(best))
+    for line in [*plan_words.method_lines(plan), *plan_words.other_ends(plan, best)]:
+        assert line.endswith(", over your limit") or " ".join(line.split()) in text
+    for run in runs:
+        if of(run) < of(best) and of(run) * 1.05 < of(best):
+            assert not is_within(run, budget)
+    for neighbour in plan.neighbours:
+        if neighbour.run is not None and of(neighbour.run) < of(best) and claims_best:
+            assert "which you did not offer" in plan_words.neighbour_words(plan, neighbour)
+
+
+def test_every_method_gets_a_line() -> None:
+    """Also one that another beats in everything, and one that fits nowhere: by how much, and on how
+    many cards it does."""
+    offers = offers_of(LLAMA, ["2xrtx_4090"], prices=PRICES)
+    plan = make_plan(offers, Amount(tokens=10_000_000), Space(ranks=(8,)))
+    assert [each.method for each in plan.methods] == ["full", "lora", "qlora"]
+    full, lora, qlora = plan.methods
+    assert full.run is None and full.nearest is not None and lora.run is plan.recommended
+    assert qlora.run is not None and qlora.run not in plan.front
+    lines = list(plan_words.method_lines(plan))
+    enough = full.nearest.enough_cards
+    assert enough is not None and f"{enough} x rtx_4090" in lines[0]
+    assert lines[0].startswith("full: does not fit 2 x rtx_4090")
+    assert lines[1].startswith("QLoRA r8 on ")
+    more = offers_of(LLAMA, [f"{enough}xrtx_4090"], methods=["full"], prices=PRICES)
+    assert make_plan(more, Amount(tokens=10_000_000), Space(ranks=(8,))).recommended is not None
+    fewer = offers_of(LLAMA, [f"{enough // 2}xrtx_4090"], methods=["full"], prices=PRICES)
+    assert make_plan(fewer, Amount(tokens=10_000_000), Space(ranks=(8,))).recommended is None
+
+
+def test_whoever_waits_hears_how_far_the_search_is() -> None:
+    offers, heard = offers_of(QWEN, ["2xrtx_3060_ti"], seq_len=512), list[tuple[int, int]]()
+    make_plan(offers, Amount(), Space(ranks=(8, 64)), watch=lambda *so_far: heard.append(so_far))
+    assert heard[0][0] == 0 and heard[-1][0] == heard[-1][1] > 100
+    assert [done for done, _ in heard] == sorted(done for done, _ in heard)
+    assert len({total for _, total in heard}) == 1
 
 
 # --- prices ---------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant
 from lora_profiler.analytic.gathered_units import Piece
 from lora_profiler.analytic.optimizers import total_state_bytes
-from lora_profiler.analytic.persistent import Persistent, TrainableTensor
+from lora_profiler.analytic.persistent import Persistent, TrainableTensor, numel_at
 from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.zero3_fetching import Gathered, gathered
 from lora_profiler.prediction import Category, Collective, Phase, Traffic
@@ -71,7 +71,7 @@ def partitioned_states(
     backward is over; then they go through it, and those of the part to a buffer of their own
     (reduce_gradients, copy_grads_in_partition)."""
     rank, size = setup.lora.r if setup.lora else 1, DTYPE_BYTES[setup.dtype]
-    numels = [tensor.numel.evaluate(1, 1, rank) for tensor in order]
+    numels = [numel_at(tensor, rank) for tensor in order]
     whole = sum(numels)
     unit = ALIGNMENT * setup.world_size
     part = -(-whole // unit) * unit // setup.world_size
@@ -144,10 +144,10 @@ def partitioned_parameters(
     world, size = setup.world_size, DTYPE_BYTES[setup.dtype]
     rank = setup.lora.r if setup.lora else 1
     base = [*weights.embed, *(p for layer in weights.layers for p in layer), *weights.head]
-    parts = [-(-t.numel.evaluate(1, 1, rank) // world) for t in order]
+    parts = [-(-numel_at(t, rank) // world) for t in order]
     own, group = sum(parts), _longest_group(parts)
     whole = sum(_numel(p) * p.itemsize for p in (*base, *weights.added) if _is_gathered(p))
-    reduced = sum(t.numel.evaluate(1, 1, rank) for t in order) * size
+    reduced = sum(numel_at(t, rank) for t in order) * size
     on_host = setup.offload_param_device != "none"
     shards = replace(
         _stepping(state, own),

@@ -59,6 +59,16 @@ class TrainableTensor(NamedTuple):
     def bytes(self) -> Polynomial:
         return self.numel * DTYPE_BYTES[self.dtype]
 
+    def bytes_at(self, rank: int) -> int:
+        """With adapters of `rank`."""
+        return numel_at(self, rank) * DTYPE_BYTES[self.dtype]
+
+
+@lru_cache(maxsize=1024)
+def numel_at(tensor: TrainableTensor, rank: int) -> int:
+    """Elements with adapters of `rank`; a model has many tensors of few shapes."""
+    return tensor.numel.evaluate(1, 1, rank)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Persistent:

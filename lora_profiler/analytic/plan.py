@@ -146,7 +146,7 @@ _OF_LORA = attrgetter(
     "adapter_dtype", "use_dora", "fast_lora", "lora_kernels", "peft_type", "feedforward_modules",
     "oft_block_size",
 )  # fmt: skip
-_OF_SETUP = attrgetter(
+_OPTIONS = (
     "quantization", "qat", "qat_group_size", "dtype", "precision", "optimizer", "optimizer_impl",
     "optimizer_rank", "optimizer_in_bwd", "checkpointing", "attention", "device", "world_size",
     "sharding", "context_parallel_size", "reduce_bucket_size", "offload_params", "use_orig_params",
@@ -156,8 +156,16 @@ _OF_SETUP = attrgetter(
     "offload_activations", "offload_embedding",
 )  # fmt: skip
 """What decides by its value; of the rest a plan knows a fact, as whether there is one sample."""
+_OF_SETUP = attrgetter(*_OPTIONS)
+_OF_SHARDS = attrgetter(*(name for name in _OPTIONS if name not in ("checkpointing", "loss")))
+_SHARED_SHARDS = ("ddp", "zero1", "fsdp", "fsdp-no-reshard")
+"""Shardings under which what a rank holds between passes does not depend on checkpointing."""
+_SAME_LOSSES = ("plain", "fused")
+"""Losses beside which nothing else is held."""
 _PLANS: dict[object, Plan] = {}
 _MAX_PLANS = 1024
+_SHARDS: dict[object, tuple[ShardState, int | None]] = {}
+_MAX_SHARDS = 256
 
 
 @lru_cache(maxsize=256)
@@ -243,8 +251,28 @@ def _shared(workload: Workload) -> Plan:
         if is_low or keeps_inputs
         else plan_for(process)
     )
+    shards, gathered = _sharded(workload, one)
+    return _with_moments(replace(one, workload=workload, shards=shards), gathered)
+
+
+def _sharded(workload: Workload, one: Plan) -> tuple[ShardState, int | None]:
+    """What a rank of `workload` holds, `one` being the plan of a process alone, and what it gathers
+    to save; worked out once for all that differ in their passes alone, as a search asks for."""
+    setup, model = workload.setup, workload.model
+    if setup.sharding not in _SHARED_SHARDS or setup.loss not in _SAME_LOSSES:
+        return _sharded_anew(workload, one)
+    lora = setup.lora and (_OF_LORA(setup.lora), setup.lora.r)
+    key = (model.id, model.architecture, model.fingerprint, lora, _OF_SHARDS(setup))
+    if key not in _SHARDS:
+        if len(_SHARDS) >= _MAX_SHARDS:
+            _SHARDS.clear()
+        _SHARDS[key] = _sharded_anew(workload, one)
+    return _SHARDS[key]
+
+
+def _sharded_anew(workload: Workload, one: Plan) -> tuple[ShardState, int | None]:
     shards = shard_state(workload, one.state, one.adapters, one.copies)
-    return _with_moments(replace(one, workload=workload, shards=shards))
+    return shards, gathered_to_save(workload, shards, one.adapters, one.copies)
 
 
 def pass_alone(
@@ -264,8 +292,8 @@ def pass_alone(
 _NOTHING = Table.of([])
 
 
-def _with_moments(plan: Plan) -> Plan:
-    """`plan` with what its rank holds at every moment."""
+def _with_moments(plan: Plan, gathered: int | None = None) -> Plan:
+    """`plan` with what its rank holds at every moment; `gathered` bytes are there to save."""
     workload, shards = plan.workload, plan.shards
     if plan.forward is None or plan.kept is None or plan.family is None:
         live: Moments = persistent_only(shards, workload, plan.adapters)
@@ -286,7 +314,6 @@ def _with_moments(plan: Plan) -> Plan:
         if plan.scoring is not None:
             scored = scores(plan.scoring, between, shards, workload)
             live = {**live, "generation": (*live.get("generation", ()), *scored)}
-    gathered = gathered_to_save(workload, shards, plan.adapters, plan.copies)
     if gathered is not None:
         saved = candidate(merged(between, {"communication": constant(gathered)}))
         live = {**live, "saving": (saved,)}

@@ -9,6 +9,7 @@ up), `_fsdp_collectives.py` and `_fsdp_param_group.py` (which buffers live when)
 compares with traces of the real wrappers under a fake process group.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -16,7 +17,7 @@ from typing import Literal
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
 from lora_profiler.analytic.gathered_units import Unit
 from lora_profiler.analytic.optimizers import state_bytes
-from lora_profiler.analytic.persistent import Persistent, TrainableTensor
+from lora_profiler.analytic.persistent import Persistent, TrainableTensor, numel_at
 from lora_profiler.analytic.zero3_fetching import Gathered
 from lora_profiler.prediction import Category, Collective, MomentName, Phase, Traffic
 from lora_profiler.workload import DEEPSPEED_ZERO, TrainSetup
@@ -73,7 +74,7 @@ class ShardState:
     def trained(self) -> Polynomial:
         """Elements that train, on all ranks together."""
         return (
-            total(tensor.numel for tensor in self.order)
+            total(tensor.numel * count for tensor, count in Counter(self.order).items())
             if self.order
             else self.state.trainable_parameters
         )
@@ -233,7 +234,7 @@ class ShardState:
             if setup.sharding == "none":
                 return ()
             buckets = bucket_bytes(
-                [t.bytes.evaluate(1, 1, rank) for t in self.order], [t.dtype for t in self.order]
+                [t.bytes_at(rank) for t in self.order], [t.dtype for t in self.order]
             )
             collectives = [
                 Traffic(
@@ -244,7 +245,7 @@ class ShardState:
                 )
             ]
             if setup.sharding == "zero1":
-                sizes = [t.bytes.evaluate(1, 1, rank) for t in self.order]
+                sizes = [t.bytes_at(rank) for t in self.order]
                 collectives.append(
                     Traffic(
                         collective="broadcast",
@@ -324,7 +325,7 @@ def partitioned(
     `ZeroRedundancyOptimizer` counts elements; the rank with the most bytes of states is taken.
     """
     rank = setup.lora.r if setup.lora else 1
-    numel = [tensor.numel.evaluate(1, 1, rank) for tensor in order]
+    numel = [numel_at(tensor, rank) for tensor in order]
     loads, owned = [0] * setup.world_size, [[] for _ in range(setup.world_size)]  # type: ignore[var-annotated]
     for number in sorted(range(len(order)), key=lambda i: -numel[i]):
         least = loads.index(min(loads))

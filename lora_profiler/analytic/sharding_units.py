@@ -24,6 +24,7 @@ from lora_profiler.analytic.persistent import (
     adapter_tensors,
     copy_dtype,
     kept_in_16_bit,
+    numel_at,
     trainable_tensors,
     unpacked_dtype,
 )
@@ -205,10 +206,17 @@ def _added(
     if setup.lora is None:
         return
     dtype, rank = adapter_dtype(setup), setup.lora.r
+    made: dict[tuple[object, ...], list[Piece]] = {}
     for adapter in adapters:
-        for tensor in adapter_tensors(adapter, dtype, setup):
-            shape = tuple(size.evaluate(1, 1, rank) for size in tensor.shape)
-            yield adapter.module, Piece(shape, DTYPE_BYTES[dtype], not tensor.kind.is_frozen)
+        sizes = adapter[3:]  # all but where it is, and on what
+        if sizes not in made:
+            shapes = [
+                (tuple(size.evaluate(1, 1, rank) for size in tensor.shape), tensor.kind.is_frozen)
+                for tensor in adapter_tensors(adapter, dtype, setup)
+            ]
+            made[sizes] = [Piece(shape, DTYPE_BYTES[dtype], not frozen) for shape, frozen in shapes]
+        for piece in made[sizes]:
+            yield adapter.module, piece
     for name, module in copies:
         for weight in module.weights:
             yield name, Piece(weight.shape, DTYPE_BYTES[copy_dtype(name, setup)], True)
@@ -251,7 +259,7 @@ def _fully_sharded(
     units = tuple(known.setdefault(key, made(key)) for key in map(tuple, layers))
     base, own_ends = made(root), {name: alone(piece) for name, piece in ends.items()}
     if flat and setup.lora is not None:
-        sizes = [(t.numel.evaluate(1, 1, rank), t.dtype) for t in order]
+        sizes = [(numel_at(t, rank), t.dtype) for t in order]
         own = tuple(TrainableTensor((constant(-(-n // world)),), dtype) for n, dtype in sizes)
     elif flat:
         dtype = order[0].dtype

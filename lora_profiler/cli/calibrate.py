@@ -47,13 +47,13 @@ def calibrate_command(device: "Device | None", form: str, output: str | None, fo
     require("calibrating", (*TRACING, "accelerate"))
     from lora_profiler.calibration.calibrate import calibrate
     from lora_profiler.report.catalogues import calibration_blocks, calibration_payload
-    from lora_profiler.report.progress import shown_probes
+    from lora_profiler.report.waiting import shown_work
     from lora_profiler.steptime.local import keep
 
     chosen = device_here(device)
     if chosen not in ("cuda", "cpu"):
         raise UsageError(f"calibrate knows cuda and cpu, not {chosen}; take --device cpu.")
-    with shown_probes() as progress:
+    with shown_work("Calibrating") as progress:
         calibration = calibrate(chosen, progress)
     path = keep(calibration.local)
     if calibration.was_disturbed:

@@ -317,14 +317,27 @@ def doctor_command(form: str, output: str | None, force: bool) -> None:
     """Show versions, cards, cache folder and hub settings of this installation. Tokens are never
     printed."""
     check_new_file(output, force)
-    from lora_profiler.harness.doctor import diagnose
+    from lora_profiler.harness.doctor import Diagnosis, diagnosed
     from lora_profiler.report.catalogues import doctor_table
+    from lora_profiler.report.waiting import shown_work
 
-    diagnosis = diagnose()
-    print_answer(
-        lambda: {"schema_version": "1.0", "lora_profiler": __version__, **diagnosis.as_dict()},
-        lambda: [doctor_table(diagnosis)],
-    )
+    sections, found = diagnosed(), list[Diagnosis]()
+    while True:
+        with shown_work("Looking at this installation"):
+            section = next(sections, None)
+        if section is None:
+            break
+        if form == "table" and output is None:
+            if found:
+                click.echo()
+            print_blocks([doctor_table(section)], form, output)
+        found.append(section)
+    diagnosis = Diagnosis(lines=tuple(line for each in found for line in each.lines))
+    if form != "table" or output is not None:
+        print_answer(
+            lambda: {"schema_version": "1.0", "lora_profiler": __version__, **diagnosis.as_dict()},
+            lambda: [doctor_table(diagnosis)],
+        )
 
 
 def _note_if_empty(found: Sequence[object], words: str, what: str, known: Any) -> None:

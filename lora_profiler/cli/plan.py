@@ -229,6 +229,7 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     from lora_profiler.planning.planned import Budget
     from lora_profiler.report.decision.plan import plan_blocks
     from lora_profiler.report.json.plan import plan_payload
+    from lora_profiler.report.waiting import shown_work
 
     ((name, file),) = named([model], o["framework"])
     if file is None:
@@ -242,7 +243,10 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     offers = offers_from(ctx, lambda platform: workloads(spec, ctx, platform, file=file))
     space = space_from(ctx, offers, has_own_defaults=file is not None or o["trainer"] is not None)
     budget = Budget(max_hours=o["max_hours"], max_cost=o["max_cost"])
-    plan = make_plan(offers, amount, space, budget, engine)
+    with shown_work("Searching", "layouts") as tell:
+        plan = make_plan(
+            offers, amount, space, budget, engine, lambda done, total: tell("", done, total)
+        )
     whose = trainer(ctx, file)
     if o["write"] and plan.recommended is not None:
         write(o["write"], [plan.recommended.workload])

@@ -67,24 +67,24 @@ def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
     check_new_file(o["output"], o["force"])
     claims = chosen(o["claims"])
     require("checking the mathematics")
-    from lora_profiler.harness.environment import environment
-    from lora_profiler.harness.provenance import public_command
-    from lora_profiler.mathematics.sources import Request, open_subject
-    from lora_profiler.mathematics.subject import effort_for
-    from lora_profiler.mathematics.verify import verify
     from lora_profiler.records.locks import WorkingFolder
-    from lora_profiler.report.claims.document import verify_blocks, verify_payload
-    from lora_profiler.report.progress import shown_checks
+    from lora_profiler.report.waiting import shown_checks
 
-    names = ("weights", "text", "offline", "quick", "seed")
-    request = Request(model=model, **{name: o[name] for name in names})
     with (
         WorkingFolder() as work,
         shown_checks(len(claims), as_json=o["progress"] == "json") as watch,
     ):
-        subject = open_subject(
-            request, Path(work), watch.prepare(), lambda spec: _admit(spec, claims)
-        )
+        tell = watch.prepare()  # before torch is loaded
+        from lora_profiler.harness.environment import environment
+        from lora_profiler.harness.provenance import public_command
+        from lora_profiler.mathematics.sources import Request, open_subject
+        from lora_profiler.mathematics.subject import effort_for
+        from lora_profiler.mathematics.verify import verify
+        from lora_profiler.report.claims.document import verify_blocks, verify_payload
+
+        names = ("weights", "text", "offline", "quick", "seed")
+        request = Request(model=model, **{name: o[name] for name in names})
+        subject = open_subject(request, Path(work), tell, lambda spec: _admit(spec, claims))
         effort = effort_for(subject.spec.num_parameters, quick=o["quick"])
         checked = verify(subject, claims, effort, o["seed"], watch)
     document = verify_payload(

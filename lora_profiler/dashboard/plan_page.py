@@ -181,7 +181,9 @@ def _take(plan: TrainingPlan, run: PlannedRun) -> None:
         )
         widgets.blocks([paragraph(why, binds)])
         widgets.small(
-            *map(plan_words.neighbour_words, plan.neighbours), *plan_words.other_ends(plan, run)
+            *plan_words.method_lines(plan),
+            *plan_words.other_ends(plan, run),
+            *(plan_words.neighbour_words(plan, each) for each in plan.neighbours),
         )
     with right:
         widgets.piece("numbers", _numbers(run))

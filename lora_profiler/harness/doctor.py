@@ -7,7 +7,7 @@ own.
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
@@ -68,22 +68,32 @@ class Diagnosis:
         return out
 
 
-def diagnose(environ: Mapping[str, str] | None = None) -> Diagnosis:
-    """Looks around once, which takes a few seconds where torch is installed. `environ` stands in
-    for the environment in tests."""
+def diagnosed(environ: Mapping[str, str] | None = None) -> Iterator[Diagnosis]:
+    """Section after section; that of measuring takes a few seconds where torch is installed.
+    `environ` stands in for the environment in tests."""
     env = os.environ if environ is None else environ
-    lines = [
-        ("python", "version", platform.python_version()),
-        ("python", "platform", platform.platform()),
-    ]
-    lines += [("python", "executable", sys.executable)]
-    lines += [("packages", name, _version(name)) for name in PACKAGES]
-    lines += _device_lines()
-    lines += [("devices", name, env[name]) for name in DEVICE_VARIABLES if name in env]
-    lines += [("measuring", *line) for line in _measuring_lines(abilities(env))]
-    lines += [("measuring", *line) for line in _record_lines()]
-    lines += [("hub", *line) for line in _hub_lines(env)]
-    return Diagnosis(lines=tuple(lines))
+    yield _section(
+        "python",
+        [
+            ("version", platform.python_version()),
+            ("platform", platform.platform()),
+            ("executable", sys.executable),
+        ],
+    )
+    yield _section("packages", [(name, _version(name)) for name in PACKAGES])
+    variables = [(name, env[name]) for name in DEVICE_VARIABLES if name in env]
+    yield _section("devices", [*_device_lines(), *variables])
+    yield _section("measuring", [*_measuring_lines(abilities(env)), *_record_lines()])
+    yield _section("hub", _hub_lines(env))
+
+
+def _section(name: str, lines: Iterable[tuple[str, str]]) -> Diagnosis:
+    return Diagnosis(lines=tuple((name, *line) for line in lines))
+
+
+def diagnose(environ: Mapping[str, str] | None = None) -> Diagnosis:
+    """All of `diagnosed`."""
+    return Diagnosis(lines=tuple(line for each in diagnosed(environ) for line in each.lines))
 
 
 def _version(distribution: str) -> str:
@@ -94,13 +104,13 @@ def _installed(distribution: str) -> bool:
     return not _version(distribution).startswith("not installed")
 
 
-def _device_lines() -> list[tuple[str, str, str]]:
+def _device_lines() -> list[tuple[str, str]]:
     """Cards that NVML lists, or why there is none."""
     cards, problem = open_cards()
-    lines = [("devices", "NVML", problem or f"driver {cards[0].driver()}")]
+    lines = [("NVML", problem or f"driver {cards[0].driver()}")]
     for i, card in enumerate(cards):
         with card:
-            lines.append(("devices", f"{i}: {card.name()}", _card_text(card)))
+            lines.append((f"{i}: {card.name()}", _card_text(card)))
     return lines
 
 

@@ -16,6 +16,8 @@ from lora_profiler.workload import Sharding, TrainSetup, Workload
 
 SHARDINGS: tuple[Sharding, ...] = ("ddp", "zero1", "fsdp", "fsdp-no-reshard")
 MOST_CARDS = 65_536
+MOST_REMEDY_CARDS = 256
+"""That are tried where a cluster is too small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +108,51 @@ def _card(name: str) -> Gpu:
         return find_gpu(keys[0])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remedy:
+    """What makes a setup fit that no sharding fits on a cluster: the fewest cards, those of the
+    cluster if they can do, and whether checkpointing has to be switched on for it."""
+
+    cards: int
+    sharding: Sharding
+    checkpointing: bool
+
+
+def remedy(workload: Workload, cluster: Cluster) -> Remedy | None:
+    """Of `workload`, which fits in no way on `cluster`: first with checkpointing, if it is off, on
+    the cluster; then on as many more cards as it takes, doubled up to `MOST_REMEDY_CARDS`. None
+    where that is not enough."""
+    workload = on_card(workload, cluster.gpu)
+    ways = [workload]
+    if not workload.setup.checkpointing:
+        ways.append(replace(workload, setup=replace(workload.setup, checkpointing=True)))
+    within = list(world_sizes(cluster))
+    beyond = list[int]()
+    while (more := 2 * (beyond or within)[-1]) <= MOST_REMEDY_CARDS:
+        beyond.append(more)
+    asked = [(ways[-1], size) for size in within if len(ways) > 1]
+    asked += [(way, size) for size in beyond for way in ways]
+    for way, size in asked:
+        for sharding in _shardings(way.setup, cluster):
+            placed = _placed(way, sharding, size, cluster.gpu, "auto")
+            if placed.verdict == "fits" and placed.prediction.is_whole:
+                switched = way.setup.checkpointing and not workload.setup.checkpointing
+                return Remedy(cards=size, sharding=sharding, checkpointing=switched)
+    return None
+
+
+def _placed(
+    workload: Workload, sharding: Sharding, world_size: int, gpu: Gpu, engine: str
+) -> Placement:
+    shared = replace(
+        workload.setup, world_size=world_size, sharding=sharding if world_size > 1 else "none"
+    )
+    prediction = predict(replace(workload, setup=shared), engine, may_trace=False)
+    assert gpu.usable_bytes is not None
+    peak, held = prediction.peak.total_bytes, held_bytes(prediction)
+    return Placement(prediction=prediction, verdict=judge(peak, gpu.usable_bytes, gpu, held))
+
+
 def plan(
     workloads: Sequence[Workload],
     cluster: Cluster,
@@ -140,20 +187,7 @@ def _option(
     workload: Workload, sharding: Sharding, cluster: Cluster, network: Network | None, engine: str
 ) -> Option:
     def placed(world_size: int) -> Placement:
-        shared = replace(
-            workload.setup, world_size=world_size, sharding=sharding if world_size > 1 else "none"
-        )
-        prediction = predict(replace(workload, setup=shared), engine, may_trace=False)
-        assert cluster.gpu.usable_bytes is not None
-        return Placement(
-            prediction=prediction,
-            verdict=judge(
-                prediction.peak.total_bytes,
-                cluster.gpu.usable_bytes,
-                cluster.gpu,
-                held_bytes(prediction),
-            ),
-        )
+        return _placed(workload, sharding, world_size, cluster.gpu, engine)
 
     whole = placed(cluster.cards)
     least = next((p for p in map(placed, world_sizes(cluster)) if p.verdict == "fits"), None)

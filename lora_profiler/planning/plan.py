@@ -1,7 +1,8 @@
 """The plan: of every way to train a model on the cards that could be had, those that no other one
 beats, and the one to take."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -9,10 +10,12 @@ from lora_profiler.errors import UsageError
 from lora_profiler.planning.pareto import Front, Objectives
 from lora_profiler.planning.placement import Cluster
 from lora_profiler.planning.plan_costs import Costs, Layout
+from lora_profiler.planning.plan_nearest import NearestFit, nearest_fit
 from lora_profiler.planning.plan_space import (
     Limits,
     Part,
     cell,
+    layouts_of,
     parts_of,
     ranks_of,
     setups_of,
@@ -29,12 +32,13 @@ from lora_profiler.planning.planned import (
     PlannedRun,
     Refused,
     Space,
+    best_for,
     concessions_of,
     divisors,
     hours_of,
     recommended,
 )
-from lora_profiler.workload import TrainSetup, Workload
+from lora_profiler.workload import Method, TrainSetup, Workload
 
 Bound = Literal["memory", "compute", "launch", "network"]
 
@@ -64,11 +68,23 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MethodPlan:
+    """What came of one method: the recommended run, or its best one for the plan's goal, within the
+    budget if any is. Where none fits, `run` is None and `nearest` lacks least; where not even a
+    peak is known, `nearest` is None too and `reason` says why."""
+
+    method: Method
+    run: PlannedRun | None
+    nearest: NearestFit | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingPlan:
     """What came of a search. `front`: the runs that no other one beats, the quickest first, those
     without a known time last. `recommended` is one of them, for `goal`; None where none is within
-    the budget. `binding` and `neighbours` are its own. `unknown`: cards of which no time is known,
-    or nothing at all.
+    the budget. `binding` and `neighbours` are its own. `methods`: one for each method asked for, in
+    that order. `unknown`: cards of which no time is known, or nothing at all.
 
     Examples:
         >>> from lora_profiler import Amount, Space, find_model, make_plan, offers_of
@@ -85,10 +101,10 @@ class TrainingPlan:
     front: tuple[PlannedRun, ...]
     recommended: PlannedRun | None
     goal: Goal
+    methods: tuple[MethodPlan, ...]
     binding: Binding | None
     neighbours: tuple[Neighbour, ...]
     unknown: tuple[Refused, ...]
-    refusals: tuple[str, ...]
     counts: Counts
 
 
@@ -98,6 +114,7 @@ def make_plan(
     space: Space | None = None,
     budget: Budget | None = None,
     engine: str = "auto",
+    watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> TrainingPlan:
     """Searches method, rank, micro-batch, checkpointing, loss, optimizer, sharding and number of
     cards over `offers`, all of one model; every number is of the predictors.
@@ -105,6 +122,7 @@ def make_plan(
     The recommended run is the cheapest of those with a price, the quickest where there is none or
     where only money is limited; of those as cheap or quick within `SAME` the one with the fewest
     concessions, then the one that trains most, then the quicker or the cheaper. Nothing is traced.
+    `watch` hears how many layouts are done, of how many.
 
     Raises UsageError for no offer, for several models, for a setup that says itself how many ranks
     share it, and for a limit on money without any price.
@@ -120,11 +138,14 @@ def make_plan(
     """
     amount, space, budget = amount or Amount(), space or Space(), budget or Budget()
     _check(offers, amount, budget)
-    search = _Search(amount, space, engine)
+    parts = [part for offer in offers for part in parts_of(offer, space)]
+    search = _Search(amount, space, engine, parts, watch)
+    for part in parts:
+        search.add_runs(part, search.fronts)
     front = Front[PlannedRun]()
-    for offer in offers:
-        for part in parts_of(offer, space):
-            search.add_runs(part, front)
+    for of_method in search.fronts.values():
+        for run in of_method.plans:
+            front.add(run, run.objectives)
     kept = sorted(front.plans, key=hours_of)
     chosen, goal = recommended(kept, budget)
     return TrainingPlan(
@@ -135,10 +156,10 @@ def make_plan(
         front=tuple(kept),
         recommended=chosen,
         goal=goal,
+        methods=tuple(search.methods(chosen, goal, budget, offers)),
         binding=search.binding(chosen, offers) if chosen else None,
         neighbours=search.neighbours(chosen, offers) if chosen else (),
         unknown=search.unknown(),
-        refusals=tuple(search.costs.refusals),
         counts=search.counts,
     )
 
@@ -173,10 +194,25 @@ def _check(offers: Sequence[Offer], amount: Amount, budget: Budget) -> None:
 class _Search:
     """One search, with what it has worked out."""
 
-    def __init__(self, amount: Amount, space: Space, engine: str) -> None:
-        self.space, self.costs = space, Costs(amount, engine)
+    def __init__(
+        self,
+        amount: Amount,
+        space: Space,
+        engine: str,
+        parts: Sequence[Part],
+        watch: Callable[[int, int], None],
+    ) -> None:
+        self.space, self.costs, self.engine = space, Costs(amount, engine), engine
         self.considered = self.fitting = 0
+        self.fronts: _Fronts = defaultdict(Front)
         self._unasked: dict[str, dict[str, None]] = {}
+        self._watch, self._done = watch, 0
+        self._total = sum(
+            layouts_of(workload.setup, space, part.cards)
+            for part in parts
+            for workload in part.offer.workloads
+        )
+        watch(0, self._total)
 
     @property
     def counts(self) -> Counts:
@@ -189,14 +225,12 @@ class _Search:
             for reason, cards in known.items()
         )
 
-    def add_runs(
-        self, part: Part, front: Front[PlannedRun], only: TrainSetup | None = None
-    ) -> None:
+    def add_runs(self, part: Part, fronts: "_Fronts", only: TrainSetup | None = None) -> None:
         """Adds the runs on all cards of `part`; those of the method and rank of `only` alone, where
         it is given.
 
-        A step is timed only where its run could stay: it takes no less than one of lower rank, or
-        without checkpointing, that is else the same.
+        A step is timed only where its run could stay on the front of its method: it takes no less
+        than one of lower rank, or without checkpointing, that is else the same.
         """
         for workload, shared in zip(part.offer.workloads, self._shared(part), strict=True):
             if only is not None and workload.setup.method != only.method:
@@ -214,7 +248,11 @@ class _Search:
                 self.considered += fitting.considered
                 self.fitting += len(fitting.layouts)
                 for layout in sorted(fitting.layouts, key=lambda each: each.setup.checkpointing):
-                    self._add(layout, workload, part, front, seconds)
+                    self._add(layout, workload, part, fronts[workload.setup.method], seconds)
+                if only is None:
+                    ranks = len(ranks_of(workload.setup, self.space))
+                    self._done += layouts_of(workload.setup, self.space, part.cards) // ranks
+                    self._watch(min(self._done, self._total), self._total)
 
     def _shared(self, part: Part) -> list[Workload]:
         return [self.costs.shared(workload) for workload in part.offer.workloads]
@@ -268,6 +306,21 @@ class _Search:
             time=time,
         )
 
+    # --- about each method ------------------------------------------------------------------------
+
+    def methods(
+        self, chosen: PlannedRun | None, goal: Goal, budget: Budget, offers: Sequence[Offer]
+    ) -> Iterator[MethodPlan]:
+        for method in dict.fromkeys(w.setup.method for offer in offers for w in offer.workloads):
+            if chosen is not None and chosen.setup.method == method:
+                yield MethodPlan(method=method, run=chosen)
+            elif runs := self.fronts[method].plans:
+                yield MethodPlan(method=method, run=best_for(goal, runs, budget))
+            else:
+                nearest = nearest_fit(offers, self.space, self.costs, method, self.engine)
+                reason = None if nearest else self.costs.refusals.get(method)
+                yield MethodPlan(method=method, run=None, nearest=nearest, reason=reason)
+
     # --- about the run to take --------------------------------------------------------------------
 
     def binding(self, run: PlannedRun, offers: Sequence[Offer]) -> Binding | None:
@@ -309,11 +362,14 @@ class _Search:
             if unknown_ranks_reason(run.setup, self.space, size):
                 continue
             part = Part(offer=own.offer, cluster=_resized(own.offer.cluster, size))
-            there = Front[PlannedRun]()
+            there: _Fronts = defaultdict(Front)
             self.add_runs(part, there, run.setup)
-            best = min(there.plans, key=hours_of, default=None)
+            best = min(there[run.setup.method].plans, key=hours_of, default=None)
             nearby.append(Neighbour(cards=size, run=best))
         return tuple(nearby)
+
+
+_Fronts = defaultdict[Method, Front[PlannedRun]]
 
 
 class _Key(NamedTuple):

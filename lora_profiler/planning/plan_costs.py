@@ -45,8 +45,8 @@ class Costs:
 
     def __init__(self, amount: Amount, engine: str = "auto") -> None:
         self.amount, self._engine = amount, engine
-        self.refusals: dict[str, None] = {}
-        """Why ways could not be answered, in the order met."""
+        self.refusals: dict[str, str] = {}
+        """By method, the first reason why a way could not be answered."""
         self.untimed: dict[str, dict[str, None]] = {}
         """The cards on which no step could be timed, by the reason."""
         self.timed = 0
@@ -88,7 +88,7 @@ class Costs:
                 steps=steps,
             )
         except LoraProfilerError as e:
-            self.refusals.setdefault(f"{setup.method}: {e}")
+            self.refusals.setdefault(setup.method, str(e))
             return None
 
     def _answerer(self, workload: Workload) -> str:

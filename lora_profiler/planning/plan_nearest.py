@@ -1,16 +1,16 @@
 """What would do where nothing does: the way that lacks least, the cards that it fits, and what is
 nearest to a budget."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from lora_profiler.catalog import Gpu
 from lora_profiler.planning.engine import engine_for_search, predict_checked
 from lora_profiler.planning.fit import smallest_cards
-from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.plan_costs import Costs, Layout
 from lora_profiler.planning.plan_space import Part, parts_of, ranks_of, setups_of
-from lora_profiler.planning.planned import Offer, PlannedRun, cost_of, hours_of
+from lora_profiler.planning.planned import Offer, PlannedRun, Space, cost_of, hours_of
+from lora_profiler.workload import Method
 
 MOST_CARDS = 64
 """Of the same kind that are tried, in one machine after another."""
@@ -18,10 +18,10 @@ MOST_CARDS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NearestFit:
-    """Where no way fits: the one that lacks least on the cards at hand, of `peak_bytes` on each of
-    `cards`, `missing_bytes` too much with the reserve. `enough_cards`: the fewest of the same kind
-    that some way fits, None for more than `MOST_CARDS`; `smallest_cards`: single cards that this
-    method fits, all of the smallest memory."""
+    """Where no way of a method fits: the one that lacks least on the cards at hand, of `peak_bytes`
+    on each of `cards`, `missing_bytes` too much with the reserve. `enough_cards`: the fewest of the
+    same kind that the method fits, None for more than `MOST_CARDS`; `smallest_cards`: single cards
+    that it fits, all of the smallest memory."""
 
     gpu: Gpu
     cards: int
@@ -40,21 +40,23 @@ class NearestRuns:
     cheapest: PlannedRun | None
 
 
-def nearest_runs(plan: TrainingPlan) -> NearestRuns:
+def nearest_runs(runs: Sequence[PlannedRun]) -> NearestRuns:
     return NearestRuns(
-        quickest=min((run for run in plan.front if run.hours), key=hours_of, default=None),
-        cheapest=min((run for run in plan.front if run.cost), key=cost_of, default=None),
+        quickest=min((run for run in runs if run.hours), key=hours_of, default=None),
+        cheapest=min((run for run in runs if run.cost), key=cost_of, default=None),
     )
 
 
-def nearest_fit(plan: TrainingPlan, engine: str = "auto") -> NearestFit | None:
-    """Of a plan with nothing on its front; None where not even a peak is known."""
-    costs = Costs(plan.amount, engine)
+def nearest_fit(
+    offers: Sequence[Offer], space: Space, costs: Costs, method: Method, engine: str = "auto"
+) -> NearestFit | None:
+    """Of a method that fits none of `offers`; None where not even a peak is known."""
+    search = _Leanest(space, costs, method)
     layouts = [
         (part.headroom_bytes(layout), part, layout)
-        for offer in plan.offers
-        for part in parts_of(offer, plan.space)[-1:]
-        for layout in _leanest(part, plan, costs)
+        for offer in offers
+        for part in parts_of(offer, space)[-1:]
+        for layout in search.layouts(part)
     ]
     if not layouts:
         return None
@@ -65,44 +67,48 @@ def nearest_fit(plan: TrainingPlan, engine: str = "auto") -> NearestFit | None:
         layout=layout,
         peak_bytes=layout.peak_bytes,
         missing_bytes=-headroom,
-        enough_cards=_enough(part.offer, plan, costs),
-        smallest_cards=_smallest(plan, costs, engine),
+        enough_cards=search.enough(part.offer),
+        smallest_cards=search.smallest(offers[0], engine),
     )
 
 
-def _leanest(part: Part, plan: TrainingPlan, costs: Costs) -> Iterator[Layout]:
-    """The layout of the smallest micro-batch and rank of each row."""
-    for workload in part.offer.workloads:
-        shared, rank = costs.shared(workload), ranks_of(workload.setup, plan.space)[0]
-        own = plan.space.optimizer or workload.setup.optimizer
-        lean = "adamw_8bit" if own == "adamw" and plan.space.optimizer is None else own
-        for optimizer in dict.fromkeys((own, lean)):
-            for row in setups_of(workload.setup, plan.space, part.cards, optimizer, rank):
-                layout = costs.layout(shared, row[0])
-                if layout is not None:
-                    yield layout
+class _Leanest:
+    """The ways of one method that hold least."""
 
+    def __init__(self, space: Space, costs: Costs, method: Method) -> None:
+        self._space, self._costs, self._method = space, costs, method
 
-def _enough(offer: Offer, plan: TrainingPlan, costs: Costs) -> int | None:
-    """Doubling the cards, each with at least one sequence of the effective batch."""
-    cards = 1
-    while cards <= MOST_CARDS:
-        cluster = replace(offer.cluster, machines=1, cards_each=cards)
-        part = Part(offer=offer, cluster=cluster)
-        if plan.space.effective_batch % cards == 0 and any(
-            map(part.fits, _leanest(part, plan, costs))
-        ):
-            return cards
-        cards *= 2
-    return None
+    def layouts(self, part: Part) -> Iterator[Layout]:
+        """Of the smallest micro-batch and rank of each row."""
+        for workload in part.offer.workloads:
+            setup = workload.setup
+            if setup.method != self._method:
+                continue
+            shared, rank = self._costs.shared(workload), ranks_of(setup, self._space)[0]
+            own = self._space.optimizer or setup.optimizer
+            lean = "adamw_8bit" if own == "adamw" and self._space.optimizer is None else own
+            for optimizer in dict.fromkeys((own, lean)):
+                for row in setups_of(setup, self._space, part.cards, optimizer, rank):
+                    layout = self._costs.layout(shared, row[0])
+                    if layout is not None:
+                        yield layout
 
+    def enough(self, offer: Offer) -> int | None:
+        """Doubling the cards, each with at least one sequence of the effective batch."""
+        cards = 1
+        while cards <= MOST_CARDS:
+            cluster = replace(offer.cluster, machines=1, cards_each=cards)
+            part = Part(offer=offer, cluster=cluster)
+            if self._space.effective_batch % cards == 0 and any(map(part.fits, self.layouts(part))):
+                return cards
+            cards *= 2
+        return None
 
-def _smallest(plan: TrainingPlan, costs: Costs, engine: str) -> tuple[Gpu, ...]:
-    """For the leanest layout of one card, whatever its method."""
-    offer = plan.offers[0]
-    alone = Part(offer=offer, cluster=replace(offer.cluster, machines=1, cards_each=1))
-    layouts = sorted(_leanest(alone, plan, costs), key=lambda layout: layout.peak_bytes)
-    if not layouts:
-        return ()
-    prediction = predict_checked(layouts[0].worst, engine)
-    return smallest_cards(prediction, engine_for_search(prediction, engine))
+    def smallest(self, offer: Offer, engine: str) -> tuple[Gpu, ...]:
+        """For the leanest layout of one card."""
+        alone = Part(offer=offer, cluster=replace(offer.cluster, machines=1, cards_each=1))
+        layout = min(self.layouts(alone), key=lambda each: each.peak_bytes, default=None)
+        if layout is None:
+            return ()
+        prediction = predict_checked(layout.worst, engine)
+        return smallest_cards(prediction, engine_for_search(prediction, engine))

@@ -100,6 +100,13 @@ def _rows(
             yield tuple(replace(first, batch_size=n, accumulation=share // n) for n in sizes)
 
 
+def layouts_of(setup: TrainSetup, space: Space, world_size: int) -> int:
+    """How many layouts of one method are searched on `world_size` cards, at every rank."""
+    ranks, own = ranks_of(setup, space), space.optimizer or setup.optimizer
+    rows = setups_of(setup, space, world_size, own, ranks[0])
+    return len(ranks) * sum(map(len, rows))
+
+
 def unknown_ranks_reason(setup: TrainSetup, space: Space, world_size: int) -> str | None:
     """Why so many ranks cannot be asked about with any loss that is tried; None where they can."""
     reason = None

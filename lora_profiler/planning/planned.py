@@ -334,6 +334,15 @@ def recommended(runs: Sequence[PlannedRun], budget: Budget) -> tuple[PlannedRun 
     return None, "cheapest" if any(run.cost for run in runs) else "quickest"
 
 
+def best_for(goal: Goal, runs: Sequence[PlannedRun], budget: Budget) -> PlannedRun:
+    """The one that is best at `goal` alone, within the budget if any is."""
+    within = [run for run in runs if is_within(run, budget)] or runs
+    first, second = (cost_of, hours_of) if goal == "cheapest" else (hours_of, cost_of)
+    if goal == "roomiest":
+        return max(within, key=lambda run: run.headroom_share)
+    return min(within, key=lambda run: (first(run), second(run), -run.trained))
+
+
 def hours_of(run: PlannedRun) -> float:
     """The estimate; infinite where it is not known."""
     return run.hours.middle if run.hours else math.inf

@@ -2,7 +2,7 @@
 already."""
 
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
@@ -27,12 +27,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows under column labels; the first `left` columns are left aligned, the others right."""
+    """Rows under column labels; the first `left` columns are left aligned, the others right.
+    `spare`: labels of columns that a terminal too narrow for all leaves out, the first one
+    first."""
 
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     title: str = ""
     left: int = 1
+    spare: tuple[str, ...] = ()
 
 
 class Rows:
@@ -67,6 +70,7 @@ def table(
     title: str = "",
     left: int = 1,
     kind: Callable[[R], RowKind] = lambda _: "plain",
+    spare: tuple[str, ...] = (),
 ) -> Table:
     """A row for each of `rows`; each column is its label and the text of its cell."""
     return Table(
@@ -76,6 +80,7 @@ def table(
         ),
         title=title,
         left=left,
+        spare=spare,
     )
 
 
@@ -106,12 +111,26 @@ def by_category(
 
 def filled(table: Table) -> Table:
     """The table, whose rows are all as long, without the columns that none of them fills."""
-    used = [n for n in range(len(table.columns)) if any(row.cells[n] for row in table.rows)]
+    return _picked(
+        table, [n for n in range(len(table.columns)) if any(row.cells[n] for row in table.rows)]
+    )
+
+
+def without_columns(table: Table, labels: Collection[str]) -> Table:
+    """The table without the columns that are called so."""
+    return _picked(table, [n for n, label in enumerate(table.columns) if label not in labels])
+
+
+def _picked(table: Table, numbers: Sequence[int]) -> Table:
     return replace(
         table,
-        columns=tuple(table.columns[n] for n in used),
-        rows=tuple(replace(row, cells=tuple(row.cells[n] for n in used)) for row in table.rows),
-        left=sum(n < table.left for n in used),
+        columns=tuple(table.columns[n] for n in numbers),
+        rows=tuple(
+            replace(row, cells=tuple(row.cells[n] for n in numbers if n < len(row.cells)))
+            for row in table.rows
+        ),
+        left=sum(n < table.left for n in numbers),
+        spare=tuple(label for label in table.spare if label in {table.columns[n] for n in numbers}),
     )
 
 

@@ -44,6 +44,7 @@ def models_table(entries: Sequence[CatalogEntry]) -> Table:
             ("count checked", lambda e: e.verification),
         ),
         left=3,
+        spare=("count checked", "published in", "access"),
     )
 
 
@@ -72,6 +73,7 @@ def gpus_table(gpus: Sequence[Gpu]) -> Table:
             ("confidence", lambda gpu: gpu.confidence),
         ),
         left=3,
+        spare=("confidence", "architecture", "bf16 TFLOP/s"),
     )
 
 
@@ -84,13 +86,17 @@ def csv_records(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: cell(value) for name, value in record.items()} for record in records]
 
 
+_FACT_WIDTH = 15
+"""Of the names of `doctor`'s facts: sections are printed one by one, and line up."""
+
+
 def doctor_table(diagnosis: Diagnosis) -> Table:
     rows = Rows()
     section = ""
     for name, label, value in diagnosis.lines:
         if name != section:
             rows.section(section := name)
-        rows.add(label, value)
+        rows.add(label.ljust(_FACT_WIDTH), value)
     return rows.table("", "", left=2)
 
 

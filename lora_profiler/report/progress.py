@@ -1,14 +1,12 @@
-"""Long work while it goes, on stderr. Measured runs: on a terminal a table that is drawn anew every
-second, a second between two drawings, since the machine that draws is the one that is measured.
-`verify` and `calibrate`: bars. Elsewhere a line when something begins, ends, or takes long, or for
-another program a line of JSON whenever there is something new."""
+"""Measured runs while they go, on stderr: on a terminal a table that is drawn anew every second, a
+second between two drawings, since the machine that draws is the one that is measured. Elsewhere a
+line when a run begins and ends, or for another program a line of JSON whenever there is something
+new."""
 
 import json
-import os
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,11 +16,11 @@ from lora_profiler.comparison.errors import counted_peak
 from lora_profiler.harness import Heartbeat
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import MEASURED, readings_dict
-from lora_profiler.report.claims.claim import Checked, Claim, Tell
 from lora_profiler.report.json import picked
-from lora_profiler.report.labels import CLAIM_VERDICT_LABELS, method_label
+from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.measured_runs import distinctions, run_row, run_text
+from lora_profiler.report.waiting import terminal
 from lora_profiler.units import bytes_text, clock_text, count_text
 
 if TYPE_CHECKING:
@@ -57,7 +55,7 @@ def shown(
     `transient` takes the table away at the end, where another one is about to tell the same.
     `as_json` is for other programs.
     """
-    console = None if as_json else _terminal()
+    console = None if as_json else terminal()
     if console is None:
         say = partial(print, file=sys.stderr, flush=True)
         if as_json:
@@ -83,15 +81,6 @@ def shown(
         redirect_stdout=False,
     ):
         yield
-
-
-def _terminal() -> Any:
-    """rich's console on stderr, None without a terminal that can be drawn on."""
-    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-        return None
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 # --- one line a case ------------------------------------------------------------------------------
@@ -260,140 +249,3 @@ def footer(progress: Progress, deadline_seconds: float | None = None) -> str:
         rest = max(0.0, deadline_seconds - progress.seconds_gone)
         times.append(f"{clock_text(rest)} to the deadline")
     return f"{counts}; {', '.join(times)}. Ctrl-C keeps what is done."
-
-
-class Lines:
-    """Plain lines, for a pipe or a log."""
-
-    between = 20.0
-    """Seconds between two that tell how far a piece of work is."""
-
-    def __init__(self, count: int) -> None:
-        self._count, self._begun, self._said = count, 0, time.monotonic()
-
-    def prepare(self) -> Tell:
-        return self._tell(lambda *doing: self._doing("preparing", *doing))
-
-    def begin(self, claim: Claim) -> Tell:
-        self._begun += 1
-        self._say(f"[{self._begun}/{self._count}] {claim.id}. {claim.title}")
-        return self._tell(lambda *doing: self._doing(f"    {claim.title}", *doing))
-
-    def end(self, checked: Checked) -> None:
-        verdict = CLAIM_VERDICT_LABELS[checked.evidence.verdict]
-        self._say(f"    {verdict}, took {clock_text(checked.seconds)}")
-
-    def _doing(self, what: str, doing: str, done: int, total: int) -> None:
-        self._say(f"{what}: {doing} ({done} of {total})")
-
-    def _tell(self, say: Tell) -> Tell:
-        def tell(doing: str, done: int, total: int) -> None:
-            if time.monotonic() - self._said >= self.between:
-                say(doing, done, total)
-
-        return tell
-
-    def _say(self, text: str) -> None:
-        self._said = time.monotonic()
-        print(text, file=sys.stderr, flush=True)
-
-
-class JsonLines(Lines):
-    """An object a line, for other programs: {"claim": its number or 0 for the preparation, "title",
-    "doing", "done", "total", "verdict": null until it has one}.
-    """
-
-    between = 0.25
-
-    def prepare(self) -> Tell:
-        self._said = 0.0
-        return self._tell(partial(self._object, 0, "Getting the model"))
-
-    def begin(self, claim: Claim) -> Tell:
-        self._object(claim.id, claim.title)
-        return self._tell(partial(self._object, claim.id, claim.title))
-
-    def end(self, checked: Checked) -> None:
-        claim = checked.claim
-        self._object(claim.id, claim.title, verdict=checked.evidence.verdict)
-
-    def _object(
-        self,
-        claim: int,
-        title: str,
-        doing: str = "",
-        done: int = 0,
-        total: int | None = None,
-        verdict: str | None = None,
-    ) -> None:
-        told = {"claim": claim, "title": title, "doing": doing, "done": done, "total": total}
-        self._say(json.dumps(told | {"verdict": verdict}, allow_nan=False))
-
-
-class Bars:
-    """Bars of rich."""
-
-    def __init__(self, progress: Any) -> None:
-        self._progress = progress
-
-    def prepare(self) -> Tell:
-        return self._begin("Getting the model")
-
-    def begin(self, claim: Claim) -> Tell:
-        return self._begin(f"{claim.id}. {claim.title}")
-
-    def end(self, checked: Checked) -> None:
-        self._progress.update(
-            self._task, total=1, completed=1, doing=CLAIM_VERDICT_LABELS[checked.evidence.verdict]
-        )
-
-    def _begin(self, what: str) -> Tell:
-        task = self._task = self._progress.add_task(what, total=None, doing="")
-        return lambda doing, done, total: self._progress.update(
-            task, completed=done, total=total, doing=doing
-        )
-
-
-@contextmanager
-def shown_checks(count: int, *, as_json: bool = False) -> Iterator[Lines | Bars]:
-    """Shows on stderr how far the checks of `count` claims are; `as_json` for other programs."""
-    if as_json:
-        yield JsonLines(count)
-        return
-    console = _terminal()
-    if console is None:
-        yield Lines(count)
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[doing]}", style="dim", markup=False),
-    )
-    with Progress(*columns, console=console, redirect_stdout=False) as progress:
-        yield Bars(progress)
-
-
-@contextmanager
-def shown_probes() -> Iterator[Callable[[str, int, int], None]]:
-    """What is yielded is told what begins, how many pieces of work are done, and of how many."""
-    if not sys.stderr.isatty():
-        say = partial(print, file=sys.stderr, flush=True)
-        yield lambda what, done, total: say(f"[{done}/{total}] {what}")
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        BarColumn(),
-        TextColumn("{task.completed:.0f} of {task.total:.0f}"),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("starting", total=1)
-        yield lambda what, done, total: bar.update(
-            task, description=what, completed=done, total=total
-        )

@@ -4,12 +4,23 @@ strings in, strings out, all of them printable."""
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lora_profiler._common.packages import __version__
 from lora_profiler._common.printable import printable
-from lora_profiler.report.blocks import Block, Paragraph, Row, Table, narrowed, wrapped
+from lora_profiler.report.blocks import (
+    Block,
+    Paragraph,
+    Row,
+    Table,
+    narrowed,
+    without_columns,
+    wrapped,
+)
 from lora_profiler.units import bytes_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def plain(blocks: Sequence[Block], width: int = 100) -> str:
@@ -99,12 +110,13 @@ def csv_text(records: Sequence[dict[str, Any]]) -> str:
 _STYLES = {"plain": "", "section": "bold", "total": "bold", "peak": "bold cyan"}
 
 
-def show(blocks: Sequence[Block]) -> None:
-    """Prints to stdout. NO_COLOR and the terminal's own abilities are rich's to honour."""
+def show(blocks: Sequence[Block], console: "Console | None" = None) -> None:
+    """Prints to stdout, or on `console`. NO_COLOR and the terminal's own abilities are rich's to
+    honour."""
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
+    console = console or Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
     for number, block in enumerate(blocks):
         if number:
             console.print()
@@ -114,28 +126,83 @@ def show(blocks: Sequence[Block]) -> None:
         else:
             if block.title:
                 console.print(Text(printable(block.title), style="bold"))
-            console.print(_table(block))
+            _show_table(block, console)
 
 
-def _table(block: Table) -> object:
+_GAP = 2
+"""Spaces between two columns."""
+
+
+def _show_table(table: Table, console: "Console") -> None:
+    """As wide as the console at most, no word or number broken: headings and text wrap at spaces;
+    then columns that can be spared are left out, and named; at last each row is a paragraph."""
+    from rich.text import Text
+
+    shown, dropped = table, list[str]()
+    while (widths := _widths(shown, console.width)) is None and len(dropped) < len(table.spare):
+        dropped.append(table.spare[len(dropped)])
+        shown = without_columns(table, dropped)
+    if widths is not None:
+        console.print(_table(shown, widths))
+        if dropped:
+            words = f"A wider terminal also shows: {'; '.join(dropped)}."
+            for line in wrapped(words, width=console.width).lines:
+                console.print(Text(line, style="dim"))
+        return
+    for row in table.rows:
+        lines = _row_lines(table, row, console.width)
+        for number, line in enumerate(lines):
+            style = _STYLES[row.kind] or ("" if number else "bold")
+            console.print(Text(line, style=style), soft_wrap=True)
+
+
+def _row_lines(table: Table, row: Row, width: int) -> Sequence[str]:
+    """'LoRA r16' and beneath it its other cells with their headings."""
+    first, *rest = map(printable, row.cells)
+    pairs = zip(table.columns[1:], rest, strict=False)
+    cells = [" ".join(filter(None, (label, cell))) for label, cell in pairs if cell]
+    texts = ["  " * row.indent + first] + (["  " + "; ".join(cells)] if cells else [])
+    return wrapped(*texts, width=width).lines
+
+
+def _widths(table: Table, width: int) -> list[int] | None:
+    """Of each column, all together at most `width`; None where words or numbers would break."""
+    rows = [_padded(row, len(table.columns)) for row in table.rows]
+    columns = list(zip(table.columns, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    least = [
+        max(_least(cell, wraps=i < table.left or number == 0) for number, cell in enumerate(column))
+        for i, column in enumerate(columns)
+    ]
+    room = width - _GAP * (len(columns) - 1)
+    if sum(least) > room:
+        return None
+    for _ in range(sum(widths) - room):
+        widest = max((w, i) for i, w in enumerate(widths) if w > least[i])[1]
+        widths[widest] -= 1
+    return widths
+
+
+def _least(cell: str, *, wraps: bool) -> int:
+    """Columns that a cell needs; of one that wraps the longest word, behind its indent."""
+    indent = len(cell) - len(cell.lstrip())
+    return indent + max(map(len, cell.split()), default=0) if wraps else len(cell)
+
+
+def _table(block: Table, widths: Sequence[int]) -> object:
     from rich.table import Table as RichTable
     from rich.text import Text
 
     table = RichTable(
         box=None,
-        padding=(0, 2, 0, 0),
+        padding=(0, _GAP, 0, 0),
         pad_edge=False,
         header_style="dim",
         show_header=any(block.columns),
     )
-    for index, label in enumerate(block.columns):
-        is_name = index < block.left
-        table.add_column(
-            Text(label),
-            justify="left" if is_name else "right",
-            no_wrap=not is_name,
-            overflow="fold" if is_name else "ellipsis",
-        )
+    for index, (label, width) in enumerate(zip(block.columns, widths, strict=True)):
+        side: Literal["left", "right"] = "left" if index < block.left else "right"
+        table.add_column(Text(label), justify=side, width=width)
     for number, row in enumerate(block.rows):
         if row.kind == "section" and number:
             table.add_row()

@@ -124,6 +124,7 @@ def parameter_table(predictions: Sequence[Prediction]) -> Table:
         title="Trained weights per layer",
         columns=columns[:length],
         rows=tuple(replace(row, cells=row.cells[:length]) for row in rows),
+        spare=("in x out", "fewer"),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.network import Network
-from lora_profiler.planning.placement import Cluster, Option, Placement
+from lora_profiler.planning.placement import MOST_REMEDY_CARDS, Cluster, Option, Placement, remedy
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
 from lora_profiler.report.answer.predictions import assumption_lines
@@ -55,7 +55,7 @@ def cluster_blocks(
         heading(title),
         paragraph(*asked, *adapted.values()),
         _table(options),
-        paragraph(*fewest_lines(options), _time_words(network)),
+        paragraph(*fewest_lines(options, cluster), _time_words(network)),
         paragraph(*_basis(wholes)),
     ]
 
@@ -89,6 +89,7 @@ def _table(options: Sequence[Option]) -> Table:
             ("step", step),
             ("tokens a second", rates),
         ),
+        spare=("tokens a second", "sent, GiB", "GiB a rank then"),
     )
 
 
@@ -100,15 +101,15 @@ def _peak(placement: Placement | None) -> str:
     return text if placement.prediction.is_whole else f">= {text}"
 
 
-def fewest_lines(options: Sequence[Option]) -> list[str]:
-    """For each method the fewest cards that any sharding fits on."""
+def fewest_lines(options: Sequence[Option], cluster: Cluster) -> list[str]:
+    """For each method the fewest cards that any sharding fits on, and what would do where none
+    does."""
     lines = []
     for label in dict.fromkeys(method_label(o.whole.prediction) for o in options):
         mine = [o for o in options if method_label(o.whole.prediction) == label]
         fitting = [(o.least.world_size, o.sharding) for o in mine if o.least is not None]
         if not fitting:
-            help_ = "checkpointing, a shorter sequence or more cards may help"
-            lines.append(f"{label}: no sharding fits; {help_}.")
+            lines.append(f"{label}: no sharding fits; {_remedy_words(mine[0], cluster)}.")
             continue
         fewest = min(number for number, _ in fitting)
         names = [sharding for number, sharding in fitting if number == fewest]
@@ -116,6 +117,20 @@ def fewest_lines(options: Sequence[Option]) -> list[str]:
         cards = f"{count_text(fewest)} {'card' if fewest == 1 else 'cards'}"
         lines.append(f"{label}: fits on {cards}{how}.")
     return lines
+
+
+def _remedy_words(option: Option, cluster: Cluster) -> str:
+    """'with --checkpointing 4 cards would do, sharded as fsdp'."""
+    setup = option.whole.prediction.workload.setup
+    asked = replace(setup, world_size=1, sharding="none")
+    found = remedy(replace(option.whole.prediction.workload, setup=asked), cluster)
+    if found is None:
+        both = "" if setup.checkpointing else " with --checkpointing"
+        return f"{MOST_REMEDY_CARDS} cards would not do either{both}"
+    switch = "with --checkpointing " if found.checkpointing else ""
+    how = f", sharded as {found.sharding}" if found.cards > 1 else ""
+    cards = f"{count_text(found.cards)} card{'s' if found.cards > 1 else ''}"
+    return f"{switch}{cards} would do{how}"
 
 
 def _basis(predictions: Sequence[Prediction]) -> list[str]:

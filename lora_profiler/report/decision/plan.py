@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from lora_profiler.catalog import find_model
-from lora_profiler.planning.plan import Neighbour, TrainingPlan
-from lora_profiler.planning.plan_nearest import NearestFit, NearestRuns, nearest_fit, nearest_runs
+from lora_profiler.planning.plan import MethodPlan, Neighbour, TrainingPlan
+from lora_profiler.planning.plan_nearest import NearestFit, NearestRuns, nearest_runs
 from lora_profiler.planning.planned import (
     SAME,
     Goal,
@@ -15,6 +15,7 @@ from lora_profiler.planning.planned import (
     PlannedTime,
     cost_of,
     hours_of,
+    is_within,
 )
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import WIDTH, in_lines
@@ -26,10 +27,11 @@ from lora_profiler.units import GIB, bytes_text, count_text, in_unit, seconds_te
 from lora_profiler.workload import TrainSetup
 
 _GOALS: dict[Goal, str] = {
-    "cheapest": "costs least",
-    "quickest": "is the quickest",
-    "roomiest": "leaves most memory free; no time is known",
+    "cheapest": "costs less",
+    "quickest": "is quicker",
+    "roomiest": "leaves more memory free; no time is known",
 }
+_BEST: dict[Goal, str] = {"cheapest": "the cheapest", "quickest": "the quickest"}
 
 
 def run_words(run: PlannedRun) -> str:
@@ -94,16 +96,20 @@ def cost_interval_words(run: PlannedRun) -> str:
 
 
 def reason(plan: TrainingPlan, run: PlannedRun) -> str:
-    """One sentence: what the run is best at, and why it stands before those that are as good."""
+    """One sentence: what the run is best at, of all that was searched within the limits, and why it
+    comes before those that are as good."""
     within = _limit_words(plan)
-    if plan.goal == "roomiest":
-        return f"it {_GOALS[plan.goal]}."
     of = cost_of if plan.goal == "cheapest" else hours_of
-    rivals = [other for other in plan.front if of(other) < of(run)]
+    rivals = [
+        other
+        for other in plan.front
+        if of(other) < of(run) and is_within(other, plan.budget) and plan.goal in _BEST
+    ]
     if not rivals:
-        return f"it {_GOALS[plan.goal]}{within}."
+        where = f" on {_offered_words(plan)}{within}"
+        return f"no other run{where} {_GOALS[plan.goal]}."
     least = min(rivals, key=of)
-    better = "has fewer concessions" if run.concessions < least.concessions else "trains more"
+    better = "makes fewer concessions" if run.concessions < least.concessions else "trains more"
     if run.concessions == least.concessions and run.trained == least.trained:
         other, word = (hours_of, "quicker") if plan.goal == "cheapest" else (cost_of, "cheaper")
         better = f"is {word}" if other(run) < other(least) else "leaves more memory free"
@@ -111,7 +117,54 @@ def reason(plan: TrainingPlan, run: PlannedRun) -> str:
     if rival == run_words(run):
         rival = f"the same with {layout_words(least.setup)}"
     near = f"within {100 * SAME:.0f} % of {rival} ({price_words(least)})"
-    return f"{near}, which {_GOALS[plan.goal]}{within}, and it {better}."
+    return f"{near}, {_BEST[plan.goal]}{within}, and it {better}."
+
+
+def _offered_words(plan: TrainingPlan) -> str:
+    """'the GPUs offered'; where money decides and is not known of all, 'the priced GPUs'."""
+    is_priced = all(offer.price for offer in plan.offers) or plan.goal != "cheapest"
+    return "the GPUs offered" if is_priced else "the GPUs with a price"
+
+
+def method_lines(plan: TrainingPlan) -> Iterator[str]:
+    """A line for each method but that of the recommended run, or of the leanest where nothing
+    fits: its best run, or why it has none."""
+    leanest = _leanest(plan)
+    for each in plan.methods:
+        if each.nearest is not None and each.nearest is leanest:
+            continue
+        if each.run is None:
+            yield f"{labels.METHOD_LABELS[each.method]}: {miss_words(each)}"
+        elif each.run is not plan.recommended:
+            yield f"{run_words(each.run)}: {price_words(each.run)}{_over_words(plan, each.run)}"
+
+
+def _over_words(plan: TrainingPlan, run: PlannedRun) -> str:
+    return "" if is_within(run, plan.budget) else ", over your limit"
+
+
+def miss_words(each: MethodPlan) -> str:
+    """'does not fit 8 x h100_sxm_80gb (fsdp): needs 82.14 GiB a GPU, 12.24 GiB over; 16 would
+    do'."""
+    nearest = each.nearest
+    if nearest is None:
+        return f"not planned: {each.reason or 'nothing is known of it'}"
+    setup = nearest.layout.setup
+    cards = f"{nearest.cards} x " if nearest.cards > 1 else ""
+    how = "" if setup.sharding == "none" else f" ({setup.sharding})"
+    needs = f"{bytes_text(nearest.peak_bytes)} a GPU, {bytes_text(nearest.missing_bytes)} over"
+    return f"does not fit {cards}{nearest.gpu.key}{how}: needs {needs}; {_would_words(nearest)}"
+
+
+def _would_words(nearest: NearestFit) -> str:
+    """'4 x t4 or one rtx_3090 (24 GB) would do'."""
+    would = []
+    if nearest.enough_cards is not None:
+        would.append(f"{count_text(nearest.enough_cards)} x {nearest.gpu.key}")
+    if nearest.smallest_cards:
+        card = nearest.smallest_cards[0]
+        would.append(f"one {card.key} ({card.memory_gib_marketed:g} GB)")
+    return f"{' or '.join(would)} would do" if would else "no GPU of the catalogue would do"
 
 
 def _limit_words(plan: TrainingPlan) -> str:
@@ -143,29 +196,33 @@ def binding_words(plan: TrainingPlan, run: PlannedRun) -> str:
     return f"compute; {share}, and no layout that does not fit would be quicker."
 
 
-def neighbour_words(neighbour: Neighbour) -> str:
-    """'With 2 cards (zero1): 40 min 33 s, 1.00 USD; micro-batch ...'."""
-    cards = f"{count_text(neighbour.cards)} card{'' if neighbour.cards == 1 else 's'}"
+def neighbour_words(plan: TrainingPlan, neighbour: Neighbour) -> str:
+    """'With 2 GPUs (zero1): 40 min 33 s, 1.00 USD; micro-batch ...'; where so many were not
+    offered, it says so."""
+    count = f"{count_text(neighbour.cards)} GPU{'' if neighbour.cards == 1 else 's'}"
+    gpu = plan.recommended and plan.recommended.cluster.gpu
+    offered = max(offer.cluster.cards for offer in plan.offers if offer.gpu == gpu)
+    beyond = "" if neighbour.cards <= offered else ", which you did not offer"
     if neighbour.run is None:
-        return f"With {cards}: no layout is known to fit."
+        return f"With {count}{beyond}: no layout is known to fit."
     other = neighbour.run
     how = "" if other.setup.sharding == "none" else f" ({other.setup.sharding})"
-    return f"With {cards}{how}: {price_words(other)}; {layout_words(other.setup)}"
+    return f"With {count}{how}{beyond}: {price_words(other)}; {layout_words(other.setup)}"
 
 
 def other_ends(plan: TrainingPlan, run: PlannedRun) -> Iterator[str]:
-    """The ends of the front, where they are other runs."""
+    """The ends of the front, where they are other runs than those of `method_lines`."""
     timed = [other for other in plan.front if other.hours]
     ends = {
         "Quickest": min(timed, key=hours_of, default=None),
         "Cheapest": min((o for o in timed if o.cost), key=cost_of, default=None),
         "Trains most": max(timed, key=lambda o: (o.trained, -hours_of(o)), default=None),
     }
-    said: list[PlannedRun] = [run]
+    said: list[PlannedRun | None] = [run, *(each.run for each in plan.methods)]
     for name, other in ends.items():
         if other is not None and other not in said:
             said.append(other)
-            yield f"{name}: {run_words(other)}, {price_words(other)}"
+            yield f"{name}: {run_words(other)}, {price_words(other)}{_over_words(plan, other)}"
 
 
 def run_command(run: PlannedRun, more: Sequence[str]) -> str:
@@ -179,8 +236,16 @@ def run_command(run: PlannedRun, more: Sequence[str]) -> str:
 def nothing_words(plan: TrainingPlan) -> tuple[str, str]:
     """Where no run is recommended: ("No plan fits", what is nearest)."""
     if plan.front:
-        return _budget_words(plan, nearest_runs(plan))
-    return _fit_words(plan, nearest_fit(plan))
+        return _budget_words(plan, nearest_runs(plan.front))
+    return _fit_words(plan, _leanest(plan))
+
+
+def _leanest(plan: TrainingPlan) -> NearestFit | None:
+    """What lacks least of all methods, where none fits."""
+    nearest = [each.nearest for each in plan.methods if each.nearest]
+    if plan.front:
+        return None
+    return min(nearest, key=lambda each: each.missing_bytes, default=None)
 
 
 def nothing_sentence(plan: TrainingPlan) -> str:
@@ -205,24 +270,16 @@ def _fit_words(plan: TrainingPlan, nearest: NearestFit | None) -> tuple[str, str
     """("No plan fits", "the leanest, QLoRA r8 ..., lacks 3.20 GiB on t4; 2 of them would do, or
     one rtx_3090 (24 GB).")."""
     if nearest is None:
-        why = plan.refusals[0] if plan.refusals else "nothing is known of these ways to train"
-        return "No plan can be made", why
+        known = (each.reason for each in plan.methods if each.reason)
+        return "No plan can be made", next(known, "nothing is known of these ways to train")
     setup = nearest.layout.setup
     cards = f"{nearest.cards} x " if nearest.cards > 1 else ""
     lacks = f"{bytes_text(nearest.missing_bytes)} more than {cards}{nearest.gpu.key}"
     lean = (
-        f"{way_label(setup)}, {layout_words(setup)}, needs {bytes_text(nearest.peak_bytes)} a card,"
+        f"{way_label(setup)}, {layout_words(setup)}, needs {bytes_text(nearest.peak_bytes)} a GPU,"
         f" {lacks} can have beside the reserve"
     )
-    would = []
-    if nearest.enough_cards is not None:
-        would.append(f"{count_text(nearest.enough_cards)} x {nearest.gpu.key}")
-    if nearest.smallest_cards:
-        card = nearest.smallest_cards[0]
-        would.append(f"one {card.key} ({card.memory_gib_marketed:g} GB)")
-    if not would:
-        return "No plan fits", f"the leanest, {lean}; no card of the catalogue would do."
-    return "No plan fits", f"the leanest, {lean}. What would do: {' or '.join(would)}."
+    return "No plan fits", f"the leanest, {lean}; {_would_words(nearest)}."
 
 
 MOST_ROWS = 20
@@ -242,7 +299,7 @@ def plan_blocks(
         blocks.append(in_lines(*_recommendation(plan, plan.recommended)))
         blocks.append(shell_command(run_command(plan.recommended, more)))
     else:
-        blocks.append(in_lines(nothing_sentence(plan)))
+        blocks.append(in_lines(nothing_sentence(plan), *method_lines(plan)))
     if plan.front:
         blocks.append(front_table(plan, whole=whole_front))
     if said := list(notes(plan)):
@@ -255,9 +312,11 @@ def _title(plan: TrainingPlan) -> str:
     every = ((offer.cluster.cards, offer.gpu.key) for offer in plan.offers)
     named = (f"up to {count_text(n)} x {key}" if n > 1 else key for n, key in every)
     names = list(dict.fromkeys(named))
-    title = f"{model.id}, {short_count_text(model.num_parameters)} parameters: a plan over"
-    whole = f"{title} {', '.join(names)}"
-    return whole if len(whole) <= WIDTH else f"{title} {len(names)} kinds of card"
+    whole = f"a plan over {', '.join(names)}"
+    kinds = f"a plan over {len(names)} kinds of GPU" if len(names) > 1 else whole
+    size = f", {short_count_text(model.num_parameters)} parameters"
+    titles = [f"{model.id}{size}: {whole}", f"{model.id}{size}: {kinds}", f"{model.id}: {kinds}"]
+    return next((title for title in titles if len(title) <= WIDTH), titles[-1])
 
 
 def question_lines(plan: TrainingPlan, trainer: Trainer | None = None) -> list[str]:
@@ -293,8 +352,10 @@ def _recommendation(plan: TrainingPlan, run: PlannedRun) -> Iterator[str]:
         yield f"  {', '.join(known)}; {basis_words(run.time)}"
     yield f"Why: {reason(plan, run)}"
     yield f"Binds: {binding_words(plan, run)}"
-    yield from map(neighbour_words, plan.neighbours)
+    yield from method_lines(plan)
     yield from other_ends(plan, run)
+    for neighbour in plan.neighbours:
+        yield neighbour_words(plan, neighbour)
 
 
 # --- notes and the front --------------------------------------------------------------------------
@@ -352,6 +413,8 @@ _COLUMNS: Final[tuple[tuple[str, Callable[[PlannedRun], str]], ...]] = (
     ("cost", lambda run: money_text(run.cost.middle, "") if run.cost else ""),
 )
 
+_SPARE = ("micro-batch", "trained", "loss", "optimizer", "ckpt", "sharding", "left")
+
 
 def front_table(plan: TrainingPlan, *, whole: bool) -> Table:
     """Its runs, the recommended one marked; not `whole`, at most `MOST_ROWS` of them."""
@@ -364,7 +427,7 @@ def front_table(plan: TrainingPlan, *, whole: bool) -> Table:
     def kind(run: PlannedRun) -> RowKind:
         return "peak" if run is plan.recommended else "plain"
 
-    return filled(table(runs, _COLUMNS, title=title, left=7, kind=kind))
+    return filled(table(runs, _COLUMNS, title=title, left=7, kind=kind, spare=_SPARE))
 
 
 def _told(plan: TrainingPlan) -> list[PlannedRun]:

@@ -7,13 +7,13 @@ from typing import Any, Literal, TypedDict
 from lora_profiler.planning.plan import Bound, TrainingPlan
 from lora_profiler.planning.planned import Counts, Goal, Interval, PlannedRun, Refused
 from lora_profiler.records.serialize import SetupFields
-from lora_profiler.report.decision.plan import nothing_sentence, run_command
+from lora_profiler.report.decision.plan import miss_words, nothing_sentence, run_command
 from lora_profiler.report.json import SCHEMA_VERSION, part, payload_schema
 from lora_profiler.report.json.predict_types import TrainerJson
 from lora_profiler.report.setup_words import trainer_dict
 from lora_profiler.stacks import Trainer
 from lora_profiler.steptime.predict import Basis
-from lora_profiler.workload import setup_dict
+from lora_profiler.workload import Method, setup_dict
 
 
 class ModelPart(TypedDict):
@@ -109,9 +109,19 @@ class RecommendedJson(TypedDict):
     neighbours: list[NeighbourJson]
 
 
+class MethodJson(TypedDict):
+    """The best run of a method for the goal, within the limits if any is; null where none fits:
+    `nearest` then says by how much, and what would do."""
+
+    method: Method
+    run: RunJson | None
+    nearest: str | None
+
+
 class PlanJson(TypedDict):
     """`recommended` is null where nothing fits or nothing is within the limits: `nearest` then says
-    in a sentence what would do. `front`: the quickest first."""
+    in a sentence what would do. `methods`: one for each method asked for. `front`: the quickest
+    first."""
 
     schema_version: Literal["1.0"]
     model: ModelPart
@@ -121,6 +131,7 @@ class PlanJson(TypedDict):
     searched: SearchedJson
     recommended: RecommendedJson | None
     nearest: str | None
+    methods: list[MethodJson]
     front: list[RunJson]
     unknown: list[Refused]
     counts: Counts
@@ -176,6 +187,15 @@ def plan_payload(
         if recommended
         else None,
         nearest=nothing_sentence(plan) if recommended is None else None,
+        methods=[
+            part(
+                MethodJson,
+                each,
+                run=_run(each.run, more) if each.run else None,
+                nearest=None if each.run else miss_words(each),
+            )
+            for each in plan.methods
+        ],
         front=[_run(run, more) for run in plan.front],
     )
 
