@@ -293,7 +293,17 @@ def test_a_log_gets_a_line_when_a_claim_takes_long(
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "[1/1] 5. Scaling",
-        *(f"    Scaling: rank 8 ({n} of 61)" for n in (20, 40, 60)),
+        *(
+            f"    Scaling: rank 8 ({n} of 61), {left} left"
+            for n, left in (
+                (10, "about 50 s"),
+                (20, "about 40 s"),
+                (30, "about 30 s"),
+                (40, "about 20 s"),
+                (50, "about 10 s"),
+                (60, "some seconds"),
+            )
+        ),
         "    fails, took 1:01",
     ]
 

@@ -79,6 +79,7 @@ class Checks:
         title = f"[{self._begun}/{self._count}] {claim.id}. {claim.title}"
         if isinstance(self._shown, Lines):
             self._shown.say(title)
+            title = claim.title
         return self._shown.begin(title)
 
     def end(self, checked: "Checked") -> None:

@@ -164,7 +164,9 @@ def _would_words(nearest: NearestFit) -> str:
     if nearest.smallest_cards:
         card = nearest.smallest_cards[0]
         would.append(f"one {card.key} ({card.memory_gib_marketed:g} GB)")
-    return f"{' or '.join(would)} would do" if would else "no GPU of the catalogue would do"
+    if not would:
+        return "no single GPU would do, nor as many as share the effective batch"
+    return f"{' or '.join(would)} would do"
 
 
 def _limit_words(plan: TrainingPlan) -> str:
