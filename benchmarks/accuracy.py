@@ -139,7 +139,7 @@ def public_lines() -> list[str]:
             for what, rows in steps.items()
         ),
         "",
-        f"  No constant was fitted to memory. {interval_words(found)}. {coverage_words(found)}"
+        f"No constant was fitted to memory. {interval_words(found)}. {coverage_words(found)}"
         f" {command_words()} All of those are in `benchmarks/results/public_command.md`."
         " Misses, with what is known of them, and what was left out are on the page too.",
     ]
@@ -196,7 +196,8 @@ def _of(rows: Sequence[MeasuredMemory | MeasuredStep]) -> tuple[str, str]:
 
 
 def table() -> str:
-    """Markdown: saved bytes, peaks by what the answer claims, speed."""
+    """Markdown: saved bytes, peaks by what the answer claims, speed. A list has an empty line before
+    it, without which Python-Markdown makes it a part of the paragraph."""
     saved, peaks, start, speed = (
         results(name) for name in ("saved_bytes", "peaks", "startup", "throughput")
     )
@@ -236,7 +237,7 @@ def table() -> str:
             error_row("estimate, no checkpointing", stored),
             error_row("estimate, checkpointing", repeated),
             "",
-            f"  {len(exact) - len(scratch)} of {len(exact)} exact answers are within 1 %"
+            f"{len(exact) - len(scratch)} of {len(exact)} exact answers are within 1 %"
             + "".join(
                 f"; the other, a step of {row['real']['step'] / 1e6:.1f} MB, is"
                 f" {abs(row['predicted'] - row['tensors'])} B from what its tensors reach, and the"
@@ -247,11 +248,13 @@ def table() -> str:
             " which are the estimates, occur often. The bounds that an estimate states are the"
             " largest errors of these rows, rounded up; `python -m benchmarks.peaks --fresh SEED`"
             " measures rows on which nothing was set.",
+            "",
             trainers_line(),
             measured_line() + profiles_line(),
             held_out_line(),
             ranks_line(),
             *public_lines(),
+            "",
             f"- **Speed**: {ours:.2f} s for a whole `lora-profile` process,"
             f" {accelerate / ours:.0f} times faster than `accelerate estimate-memory --help`"
             f" beside it; {rate['peak_bytes, analytic']:,.0f} peaks a second one at a time,"

@@ -12,6 +12,7 @@ import pytest
 from click import Context
 
 import lora_profiler
+from built_pages import broken_lines
 from commands import OFFLINE, in_this_process
 from lora_profiler.cli.main import root
 from readme import (
@@ -159,6 +160,19 @@ def test_every_fence_is_one_that_the_pages_show_as_code() -> None:
         fences = [line for line in text.splitlines() if line.startswith("```")]
         strange = [line for line in fences if not re.fullmatch(r"```(\w*|\{\.\w+ .+\})", line)]
         assert not strange and len(fences) % 2 == 0, (page.name, strange)
+
+
+def test_no_list_runs_into_a_paragraph_of_the_pages() -> None:
+    """As Python-Markdown makes them, which wants an empty line before a list."""
+    markdown = pytest.importorskip("markdown").markdown
+    found = {
+        page.name: broken_lines(markdown(text, extensions=["attr_list", "tables", "fenced_code"]))
+        for page, text in TEXTS.items()
+        if page != README
+    }
+    assert {name: lines for name, lines in found.items() if lines} == {}
+    assert broken_lines(markdown("Said:\n- one\n- two")) == ["- one", "- two"]
+    assert broken_lines(markdown("Said:\n\n- one\n\n`- x`")) == []
 
 
 def test_a_picture_is_there_in_full_size() -> None:
