@@ -196,8 +196,8 @@ def _of(rows: Sequence[MeasuredMemory | MeasuredStep]) -> tuple[str, str]:
 
 
 def table() -> str:
-    """Markdown: saved bytes, peaks by what the answer claims, speed. A list has an empty line before
-    it, without which Python-Markdown makes it a part of the paragraph."""
+    """Markdown: saved bytes, peaks by what the answer claims, speed. A list has an empty line
+    before it, without which Python-Markdown makes it a part of the paragraph."""
     saved, peaks, start, speed = (
         results(name) for name in ("saved_bytes", "peaks", "startup", "throughput")
     )
