@@ -25,6 +25,7 @@ from lora_profiler import (
     read_lengths,
     step_time,
 )
+from lora_profiler.report.answer.short_answer import remedy_lines
 
 GPU = find_gpu("a100_sxm_80gb")
 CONVERSATIONS = read_lengths("mean=600,max=4096")
@@ -164,3 +165,63 @@ def test_recorded_epochs_are_predicted_again() -> None:
             assert max(came) == tuple(said["worst"])
         for with_mask in (False, True):
             assert all(abs(e) < 0.0025 for e in data_lengths.errors(row, with_mask=with_mask))
+
+
+def test_a_few_long_samples_do_not_decide_alone() -> None:
+    """Held against the same data without them, and cut there."""
+    lengths = [400] * 4999 + [6577]
+    workload = Workload(model=find_model("gpt2"), setup=TrainSetup(lora=LoraConfig(), batch_size=4))
+    card = find_gpu("t4")
+    (answer,) = answers([workload], card, data=TrainingData(lengths=lengths_of(lengths)))
+    assert answer.fit is not None and answer.fit.verdict == "does_not_fit"
+    long = answer.long_samples
+    assert long is not None and long.samples == 1 and 400 < long.seq_len < 6577
+    assert answer_dict(answer)["data"]["long_samples"] == {"samples": 1, "seq_len": long.seq_len}
+    said = (
+        f"1 of 5,000 samples is longer than {long.seq_len:,} tokens; without it: fits"
+        f" (--seq-len {long.seq_len} cuts it)"
+    )
+    assert remedy_lines(answer)[0] == said
+    for data in (
+        TrainingData(lengths=lengths_of([400] * 4999)),
+        TrainingData(lengths=lengths_of(lengths), max_length=long.seq_len),
+    ):
+        (other,) = answers([workload], card, data=data)
+        assert other.fit is not None and other.fit.verdict == "fits"
+        assert other.long_samples is None
+    rounded = TrainingData(lengths=lengths_of(lengths), pad_to_multiple_of=512)
+    cut = answers([workload], card, data=rounded)[0].long_samples
+    assert cut is not None and cut.seq_len % 512 == 0
+    many = TrainingData(lengths=lengths_of([400] * 900 + [6577] * 100))
+    assert answers([workload], card, data=many)[0].long_samples is None
+
+
+@pytest.mark.parametrize(
+    ("trainer", "more", "longest"),
+    [
+        (None, (), 6577),
+        ("trl-sft", (), 1024),  # its max_length
+        ("axolotl", (), 2048),  # its sequence_len
+        ("trl-sft", ("-s", "4096"), 4096),
+        ("transformers", (), 6577),  # which cuts nothing
+    ],
+)
+def test_samples_are_cut_where_the_trainer_cuts_them(
+    run: Run, trainer: str | None, more: tuple[str, ...], longest: int
+) -> None:
+    by = ("--trainer", trainer) if trainer else ()
+    asked = ("predict", "Qwen/Qwen2.5-0.5B", "--method", "lora", *by, *more)
+    done = run(*asked, "--lengths", "mean=400,samples=5000", "--format", "json")
+    (found,) = json.loads(done.stdout)["predictions"]
+    assert found["setup"]["seq_len"] == longest
+
+
+def test_a_file_cuts_samples_where_it_says(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "qlora.yml"
+    file.write_text(
+        "base_model: Qwen/Qwen2.5-0.5B\nadapter: lora\nlora_r: 8\nlora_target_linear: true\n"
+        "sequence_len: 1536\nmicro_batch_size: 2\noptimizer: adamw_torch\nbf16: true\n"
+    )
+    done = run("predict", str(file), "--lengths", "mean=400,samples=5000", "--format", "json")
+    (found,) = json.loads(done.stdout)["predictions"]
+    assert found["setup"]["seq_len"] == 1536

@@ -160,7 +160,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
         of_model = workloads(spec, ctx, platform, file=file)
         share = o["vllm_share"] or (file.vllm_share if file is not None else 0.0)
         card = gpu and shared_with_vllm(gpu, share)
-        questions.append((of_model, trainer(ctx, file), training_data(ctx, o, spec), card))
+        questions.append((of_model, trainer(ctx, file), training_data(ctx, o, spec, file), card))
     if o["write"]:
         write(o["write"], [workload for of_model, *_ in questions for workload in of_model])
     detailed = o["detail"] or o["per_layer"] or o["explain"]

@@ -316,9 +316,10 @@ data_options = together(
 
 
 def training_data(
-    ctx: click.Context, o: Mapping[str, Any], model: "ModelSpec"
+    ctx: click.Context, o: Mapping[str, Any], model: "ModelSpec", file: "TrainerFile | None" = None
 ) -> "TrainingData | None":
-    """What --data or --lengths say, None without them.
+    """What --data or --lengths say, None without them. Samples are cut where --seq-len, `file` or
+    the trainer's own default says.
 
     Raises UsageError for both, for options that only data give a meaning, and for data that cannot
     be read.
@@ -345,7 +346,15 @@ def training_data(
     return TrainingData(
         lengths=lengths,
         batching=o["batching"],
-        max_length=o["seq_len"] if given(ctx, "seq_len") else None,
+        max_length=_max_length(ctx, file),
         pad_to_multiple_of=o["pad_to_multiple_of"],
         epochs=o["epochs"],
     )
+
+
+def _max_length(ctx: click.Context, file: "TrainerFile | None") -> int | None:
+    options, names = _asked(ctx, file)
+    if "seq_len" in names:
+        return int(options["seq_len"])
+    stack = stack_of(ctx, file)
+    return stack.max_length if stack else None

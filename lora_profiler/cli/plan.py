@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from lora_profiler.model_spec import ModelSpec
     from lora_profiler.planning.planned import Amount, Offer, Space
     from lora_profiler.platform import Platform
+    from lora_profiler.trainer_files.trainer_file import TrainerFile
     from lora_profiler.workload import Workload
 
 
@@ -56,7 +57,9 @@ def engine_of(name: str) -> str:
     return name
 
 
-def amount_of(ctx: click.Context, model: "ModelSpec") -> "tuple[Amount, tuple[str, ...]]":
+def amount_of(
+    ctx: click.Context, model: "ModelSpec", file: "TrainerFile | None"
+) -> "tuple[Amount, tuple[str, ...]]":
     """How much is trained on, and the arguments of `predict` that say the same.
 
     Raises UsageError for data and tokens both, for data without any token, and for epochs of
@@ -69,7 +72,7 @@ def amount_of(ctx: click.Context, model: "ModelSpec") -> "tuple[Amount, tuple[st
     if o["tokens"] is None:
         if given(ctx, "epochs") and o["data"] is None and o["lengths"] is None:
             raise UsageError("--epochs needs to know of what; add --tokens N, --data or --lengths.")
-        data = training_data(ctx, o, model)
+        data = training_data(ctx, o, model, file)
         if data is None:
             return Amount(), ()
         if data.lengths.num_tokens == 0:
@@ -239,7 +242,7 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
         file = print_reading(file, spec)
     _choose_methods(ctx, file is not None)
     engine = engine_of(o["engine"])
-    amount, more = amount_of(ctx, spec)
+    amount, more = amount_of(ctx, spec, file)
     offers = offers_from(ctx, lambda platform: workloads(spec, ctx, platform, file=file))
     space = space_from(ctx, offers, has_own_defaults=file is not None or o["trainer"] is not None)
     budget = Budget(max_hours=o["max_hours"], max_cost=o["max_cost"])

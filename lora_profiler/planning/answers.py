@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lora_profiler.planning.empirical_interval import PeakInterval
     from lora_profiler.planning.fit import Fit
     from lora_profiler.planning.network import Communication, Network
-    from lora_profiler.planning.over_data import OverData, TrainingData
+    from lora_profiler.planning.over_data import LongSamples, OverData, TrainingData
     from lora_profiler.planning.timing import SpeedGap, TimedStep, Timing
 
 
@@ -66,6 +66,15 @@ class Answer:
         prediction = self.prediction
         workload, besides = prediction.workload, self.besides
         return advise(workload, self.gpu, "auto", prediction, besides=besides, trainer=self.trainer)
+
+    @property
+    def long_samples(self) -> "LongSamples | None":
+        """The few samples of the data without which it fits the card."""
+        if self.over_data is None or self.fit is None:
+            return None
+        from lora_profiler.planning.over_data import long_samples
+
+        return long_samples(self.over_data, self.fit)
 
     @property
     def smallest_cards(self) -> "tuple[Gpu, ...]":

@@ -15,6 +15,7 @@ from lora_profiler.workload import TrainSetup, Workload
 
 if TYPE_CHECKING:
     from lora_profiler.catalog import Gpu
+    from lora_profiler.planning.fit import Fit
     from lora_profiler.planning.timing import TimedStep, Timing
 
 TIMED_PARTS = 4
@@ -97,6 +98,32 @@ class OverData:
     worst: BatchPeak
     median: BatchPeak
     steps_per_epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongSamples:
+    """The few samples that alone keep a workload from fitting: how many, and the length to cut all
+    at so that it fits for certain."""
+
+    samples: int
+    seq_len: int
+
+
+FEW = 0.05
+"""Of the samples: where more are too long, they are no outliers."""
+
+
+def long_samples(epoch: OverData, fit: "Fit") -> LongSamples | None:
+    """None where it fits, where no length does or none is known, and for packed rows, which are of
+    one length whatever the samples are."""
+    data = epoch.data
+    if fit.verdict == "fits" or not fit.longest_seq_len or data.batching.startswith("packed"):
+        return None
+    longest = fit.longest_seq_len - fit.longest_seq_len % (data.pad_to_multiple_of or 1)
+    longer = sum(count for length, count in data.lengths.counts.items() if length > longest)
+    if not longest or longer > FEW * data.lengths.num_samples:
+        return None
+    return LongSamples(samples=longer, seq_len=longest)
 
 
 def batches_for(workloads: Sequence[Workload], data: TrainingData) -> list[Batches]:

@@ -79,6 +79,11 @@ class Stack:
         return frozenset(name for own in self.defaults.values() for name in own)
 
     @property
+    def max_length(self) -> int | None:
+        """Tokens at which it cuts samples by default; None where it cuts none."""
+        return next((own["seq_len"] for own in self.defaults.values() if "seq_len" in own), None)
+
+    @property
     def key(self) -> str:
         """'trl-sft@1.16': what names this version on the command line."""
         return f"{self.name}@{self.version}" if self.version else self.name

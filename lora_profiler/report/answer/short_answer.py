@@ -36,6 +36,7 @@ from lora_profiler.units import (
 if TYPE_CHECKING:
     from lora_profiler.planning.advise import Remedy
     from lora_profiler.planning.fit import Fit
+    from lora_profiler.planning.over_data import LongSamples
     from lora_profiler.planning.timing import TimedStep
     from lora_profiler.planning.trainers import TrainerPeak
 
@@ -258,12 +259,32 @@ def _speed(step: "TimedStep") -> str:
 
 
 def remedy_lines(answer: Answer) -> list[str]:
-    """The quickest set of changes that suffices and trains the same, and the quickest of all."""
+    """That it fits without a few long samples; the set of changes that suffices and changes the
+    update least, and the quickest of all."""
     if answer.gpu is None or answer.fit is None or answer.fit.verdict == "fits":
         return []
-    remedies = answer.remedies
+    long = answer.long_samples
+    lines = [long_samples_words(long, answer)] if long else []
+    return lines + _remedy_lines(answer.remedies, is_last=not lines)
+
+
+def long_samples_words(long: "LongSamples", answer: Answer) -> str:
+    """'1 of 5,000 samples is longer than 3,388 tokens; without it: fits (--seq-len 3388 cuts
+    it)'."""
+    assert answer.over_data is not None
+    every, one = count_text(answer.over_data.data.lengths.num_samples), long.samples == 1
+    are, it = ("is", "it") if one else ("are", "them")
+    return (
+        f"{count_text(long.samples)} of {every} samples {are} longer than"
+        f" {count_text(long.seq_len)} tokens; without {it}: fits (--seq-len {long.seq_len} cuts"
+        f" {it})"
+    )
+
+
+def _remedy_lines(remedies: "Sequence[Remedy]", *, is_last: bool) -> list[str]:
     if not remedies:
-        return ["nothing short of several cards makes it fit: lora-profile plan"]
+        none = "nothing short of several cards makes it fit: lora-profile plan"
+        return [none] if is_last else []
     first = remedies[0]
     quickest = max(remedies, key=lambda remedy: remedy.tokens_per_second or 0)
     both = (first, quickest) if first.departure < quickest.departure else (first,)

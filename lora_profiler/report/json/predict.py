@@ -141,6 +141,7 @@ def _communication(answer: Answer, sent: "Communication | None") -> types.Commun
 
 def _data(answer: Answer, epoch: "OverData") -> types.DataJson:
     data, lengths, steps = epoch.data, epoch.data.lengths, epoch.steps_per_epoch
+    long = answer.long_samples
     time = answer.step.time if answer.step else None
     return part(
         types.DataJson,
@@ -150,6 +151,7 @@ def _data(answer: Answer, epoch: "OverData") -> types.DataJson:
         lengths=part(
             types.LengthsJson, lengths, median=lengths.quantile(0.5), p95=lengths.quantile(0.95)
         ),
+        long_samples=part(types.LongSamplesJson, long) if long else None,
         epoch_seconds=steps * time.seconds if time else None,
         epoch_low_seconds=steps * time.low if time else None,
         epoch_high_seconds=steps * time.high if time else None,

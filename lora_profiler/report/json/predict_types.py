@@ -267,11 +267,20 @@ class LengthsJson(TypedDict):
     notes: list[str]
 
 
+class LongSamplesJson(TypedDict):
+    """So many samples are longer than `seq_len` tokens; without them, or cut there, it fits."""
+
+    samples: int
+    seq_len: int
+
+
 class DataJson(TypedDict):
     """The epoch of which `setup`, `peak`, `fit` and `levers` are the worst batch, and `step_time`
-    the average. `num_tokens` are trained on in an epoch; `cut_samples` lost their end, or were left
-    out; `padding_factor`: tokens that the model sees for each. Seconds of an epoch are null where
-    those of a step are, `total_seconds` too without --epochs."""
+    the average. `long_samples` is null unless a few of them alone keep it from fitting.
+    `num_tokens` are trained on in an epoch; `cut_samples` lost their end, or were left out;
+    `padding_factor`: tokens that the model sees for each. Seconds of an epoch are null where those
+    of a step are, `total_seconds` too without --epochs.
+    """
 
     lengths: LengthsJson
     batching: "Batching"
@@ -285,6 +294,7 @@ class DataJson(TypedDict):
     padding_factor: float
     worst: BatchJson
     median: BatchJson
+    long_samples: LongSamplesJson | None
     epoch_seconds: float | None
     epoch_low_seconds: float | None
     epoch_high_seconds: float | None
