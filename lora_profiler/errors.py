@@ -69,7 +69,7 @@ def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     from difflib import get_close_matches  # an answer without a mistake does without
 
     by_lower = {k.lower(): k for k in known}
-    return [by_lower[k] for k in get_close_matches(word.lower(), by_lower, n=count, cutoff=0.5)]
+    return [by_lower[k] for k in get_close_matches(word.lower(), by_lower, n=count, cutoff=0.6)]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ tuned versions of the same sizes, NF4 copies, and models that see, whose text si
 them."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from csv import DictReader
 from dataclasses import dataclass, fields, replace
@@ -12,7 +13,7 @@ from io import StringIO
 from typing import Any, NamedTuple
 
 from lora_profiler.catalog.config import data_line, data_text
-from lora_profiler.errors import did_you_mean, nearest
+from lora_profiler.errors import ModelNotFoundError, did_you_mean, nearest
 from lora_profiler.model_spec import Module, Stack, StoredBase, Weight
 
 
@@ -122,6 +123,32 @@ def bare_names() -> dict[str, str]:
         id = _names(line)[0].lower()
         by_name.setdefault(id.rpartition("/")[2], []).append(id)
     return {name: ids[0] for name, ids in by_name.items() if len(ids) == 1}
+
+
+def named_by_words(text: str) -> str | None:
+    """The id of the one bundled model that people call `text`: "qwen2.5 7b" and "llama3.1-8b" have
+    the letters of its name, "olmo 7b" the words of one alone. Raises ModelNotFoundError where
+    several have the words, with all."""
+    words, is_loose = _words(text), " " in text
+    fitting: dict[str, list[str]] = {}
+    for line in _lines():
+        id = _names(line)[0]
+        own = _words(id.rpartition("/")[2])
+        if "".join(own) == "".join(words):
+            return id
+        if is_loose and set(words) <= set(own):
+            fitting[id] = own
+    exact = [id for id, own in fitting.items() if len(own) == len(words)]
+    few = exact or list(fitting)
+    if len(few) > 1:
+        named = ", ".join(sorted(few, key=len)[:8])
+        more = f" and {len(few) - 8} more" if len(few) > 8 else ""
+        raise ModelNotFoundError(f"{text!r} can be any of several models: {named}{more}. Name one.")
+    return few[0] if few else None
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.split(r"[\s/_\-]+", name.lower()) if word]
 
 
 def similar_names(name: str) -> str:

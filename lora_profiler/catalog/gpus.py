@@ -160,11 +160,12 @@ def shared_with_vllm(gpu: Gpu, share: float) -> Gpu:
 
 
 def find_gpu(name: str) -> Gpu:
-    """The card called `name`: a key (`rtx_4090`), a full name, a short form that fits one card
-    only, or `custom:24GiB`.
+    """The card called `name`: a key (`rtx_4090`), a full name, a short form, where people get one
+    for nothing (`colab`, `kaggle`), or `custom:24GiB`.
 
-    Raises UsageError for an unknown card, with the nearest, and for a short form that fits several,
-    with all of them.
+    Of a short form that fits several the SXM one is taken. Raises UsageError for an unknown card,
+    with the nearest, and for a short form that fits several with none or more than one of them,
+    with all.
 
     Examples:
         >>> from lora_profiler import find_gpu
@@ -187,13 +188,13 @@ def find_gpu(name: str) -> Gpu:
     same = [card for card in cards if _squeeze(wanted) in {_squeeze(n) for n in _names(card)}]
     equal = same or [card for card in cards if words and words in [_words(n) for n in _names(card)]]
     fitting = equal or [card for card in cards if words and set(words) <= _all_words(card)]
+    if len(fitting) > 1:  # the one that comes in eights, where there is just one
+        fitting = [card for card in fitting if "_sxm_" in card.key] or fitting
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        keys = ", ".join(card.key for card in fitting)
-        raise UsageError(
-            f"{name} can be any of several cards: {keys}. Name one, or give custom:24GiB."
-        )
+        keys = ", ".join(f"{card.key} ({card.memory_gib_marketed:g} GB)" for card in fitting)
+        raise UsageError(f"{name} can be any of several GPUs: {keys}. Name one.")
     raise UsageError(
         f"There is no card {name!r} in the catalogue.{_nearest(wanted)} "
         "`lora-profile gpus` lists all; custom:24GiB stands for any card of that size."

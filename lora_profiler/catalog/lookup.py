@@ -13,6 +13,7 @@ from lora_profiler.catalog.bundled import (
     bare_names,
     mirrored,
     model_lines,
+    named_by_words,
     rows,
     similar_names,
     vision_config,
@@ -41,7 +42,8 @@ MAX_CONFIG_BYTES = 16_000_000
 def find_model(
     name: str, *, revision: str = "main", offline: bool = False, on_disk: bool = True
 ) -> ModelSpec:
-    """The model called `name`: a hub id, a hub URL, an alias, a folder, or a path to a config.json.
+    """The model called `name`: a hub id, a hub URL, an alias, a folder, a path to a config.json, or
+    words that name one bundled model, as in "qwen2.5 7b".
 
     Looked for among the bundled models, on the disk, among the bundled ones without their
     organisation's name, among their mirrors, in the local Hugging Face cache, on the hub
@@ -88,6 +90,8 @@ def find_model(
     sees = vision_rows().get(name.lower()) if revision == "main" else None
     if sees is not None:
         return seeing_model(sees["id"])
+    if revision == "main" and "/" not in name and (called := named_by_words(name)) is not None:
+        return _bundled(model_lines()[called.lower()])
     if not re.fullmatch(_MODEL_ID, name):
         here = "neither a file or folder here nor" if on_disk else "not"
         raise ModelNotFoundError(

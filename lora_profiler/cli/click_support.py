@@ -32,7 +32,7 @@ class NearestChoice(click.Choice[str]):
     of it."""
 
     def __init__(self, choices: Iterable[str], beside: Callable[[str], str] | None = None) -> None:
-        super().__init__(tuple(choices))
+        super().__init__(tuple(choices), case_sensitive=False)
         self._beside = beside or (lambda value: did_you_mean(value, map(str, self.choices)))
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
@@ -42,6 +42,22 @@ class NearestChoice(click.Choice[str]):
             raise click.BadParameter(
                 e.message + self._beside(str(value)), ctx=ctx, param=param
             ) from None
+
+
+class NearestChoices(NearestChoice):
+    """Several of the words with commas between them, as a tuple."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        return tuple(
+            super(NearestChoices, self).convert(w.strip(), param, ctx) for w in value.split(",")
+        )
+
+
+def flattened(ctx: click.Context, param: click.Parameter, value: Any) -> tuple[str, ...]:
+    """Of an option that is repeated, each time with several words."""
+    return tuple(word for words in value for word in words)
 
 
 class SpelledChoice(NearestChoice):

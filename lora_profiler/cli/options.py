@@ -11,10 +11,12 @@ from click.core import ParameterSource
 from lora_profiler.cli.click_support import (
     FiniteRange,
     NearestChoice,
+    NearestChoices,
     SpelledChoice,
     WholeRange,
     complete_gpu,
     complete_trainer,
+    flattened,
 )
 from lora_profiler.cli.option_groups import CARD, DATA, OUTPUT, SUBJECT, grouped, rare, together
 from lora_profiler.errors import UsageError
@@ -38,17 +40,21 @@ if TYPE_CHECKING:
     from lora_profiler.catalog import Gpu
     from lora_profiler.planning.network import Network
     from lora_profiler.planning.over_data import TrainingData
+    from lora_profiler.planning.placement import Cluster
     from lora_profiler.planning.trainers import TrainerPeak
     from lora_profiler.trainer_files.trainer_file import TrainerFile
 
+SHARDING_OF_SEVERAL = "fsdp"
+"""Of several cards that --gpu names, where nothing says how they share the model."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 _METHOD = grouped(SUBJECT)(
     "--method methods",
-    help="Repeat for several. [default: full and lora]",
+    help="One, or several as in lora,qlora. [default: full and lora]",
     multiple=True,
-    type=NearestChoice(get_args(Method)),
+    callback=flattened,
+    type=NearestChoices(get_args(Method)),
 )
 _TRAINER = grouped(SUBJECT)(
     "--trainer",
@@ -116,8 +122,8 @@ def engine_option(
 
 # fmt: off
 answer_options = together(
-    grouped(CARD)("--gpu", "KEY|auto|custom:24GiB",
-        "Judge a card, take its kernels, and time a step on it; `lora-profile gpus` lists them.",
+    grouped(CARD)("--gpu", "KEY|8xKEY|auto|custom:24GiB",
+        "Check the fit on this GPU and estimate step time; `lora-profile gpus` lists them.",
         shell_complete=complete_gpu),
     rare(CARD)("--allow-tight", help="Exit 0 for a run that may run out of memory, too."),
     rare(CARD)("--vllm-share", "SHARE",
@@ -171,10 +177,23 @@ def file_options(model: str, whose: str, written: str) -> Callable[[F], F]:
 
 
 def gpu_of(o: Mapping[str, Any]) -> "Gpu | None":
-    """The card that --gpu names. Raises UsageError."""
+    """The card that --gpu names, or one of several as in 8xh100. Raises UsageError."""
     from lora_profiler.catalog import find_gpu
 
+    cluster = _cluster(o)
+    if cluster is not None:
+        return cluster.gpu
     return find_gpu(o["gpu"]) if o["gpu"] else None
+
+
+def _cluster(o: Mapping[str, Any]) -> "Cluster | None":
+    """What --gpu names where it is several cards."""
+    name = o.get("gpu") or ""
+    if "x" not in name.lower() or not name[:1].isdecimal():
+        return None
+    from lora_profiler.planning.placement import find_cluster, is_cluster
+
+    return find_cluster(name) if is_cluster(name) else None
 
 
 def network_of(o: Mapping[str, Any]) -> "Network | None":
@@ -265,6 +284,19 @@ def _asked(ctx: click.Context, file: "TrainerFile | None") -> tuple[dict[str, An
         own = file.completing({name: options[name] for name in names})
         options |= own
         names |= own.keys()
+    cluster = _cluster(ctx.params)
+    if cluster is not None:
+        ranks = cluster.cards
+        if "world_size" in names and options["world_size"] != ranks:
+            raise UsageError(
+                f"--gpu {ctx.params['gpu']} is {ranks} GPUs, and --world-size says"
+                f" {options['world_size']}; leave one of them out."
+            )
+        options["world_size"] = ranks
+        names.add("world_size")
+        if "sharding" not in names and ranks > 1:
+            options["sharding"] = SHARDING_OF_SEVERAL
+            names.add("sharding")
     return options, names
 
 
@@ -303,6 +335,10 @@ data_options = together(
     _option("--lengths", "mean=N,max=N|FILE",
         "Samples as long as that, in tokens: two of mean=, median=, p95= and sigma= of a log-normal distribution,"
         " with min=, max= and samples=; or a file of length,count.", rare=True),
+    _option("--rows", "NUMBER", "Samples of the data, instead of --lengths: with --mean-length.",
+        type=WholeRange(1, MAX_SIZE)),
+    _option("--samples samples", "NUMBER", "The same as --rows.", rare=True, type=WholeRange(1, MAX_SIZE)),
+    _option("--mean-length", "TOKENS", "Their mean length.", type=WholeRange(1, MAX_SIZE)),
     _option("--batching",
         help="With --data or --lengths: drawn at random and padded to the longest, grouped by length, or packed"
         " into rows of --seq-len as TRL (packed is its bfd) or axolotl do.", rare=True, type=NearestChoice(BATCHINGS),
@@ -315,6 +351,21 @@ data_options = together(
 # fmt: on
 
 
+def lengths_of(o: Mapping[str, Any]) -> str | None:
+    """What --lengths says, or --rows and --mean-length in its place. Raises UsageError."""
+    rows = o["rows"] or o["samples"]
+    if rows is None and o["mean_length"] is None:
+        text: str | None = o["lengths"]
+        return text
+    if o["lengths"] is not None:
+        raise UsageError(
+            "--lengths and --mean-length both say how long samples are; leave one out."
+        )
+    if o["mean_length"] is None:
+        raise UsageError("--rows says how many samples there are; add --mean-length TOKENS.")
+    return f"mean={o['mean_length']}" + (f",samples={rows}" if rows else "")
+
+
 def training_data(
     ctx: click.Context, o: Mapping[str, Any], model: "ModelSpec", file: "TrainerFile | None" = None
 ) -> "TrainingData | None":
@@ -324,14 +375,15 @@ def training_data(
     Raises UsageError for both, for options that only data give a meaning, and for data that cannot
     be read.
     """
-    if o["data"] is None and o["lengths"] is None:
+    lengths_text = lengths_of(o)
+    if o["data"] is None and lengths_text is None:
         if idle := [name for name in _ABOUT_DATA if given(ctx, name)]:
             raise UsageError(
-                f"{flag(idle[0])} is about the lengths of samples; add --data or --lengths, or"
-                " leave it out."
+                f"{flag(idle[0])} is about the samples; add --rows and --mean-length, --lengths or"
+                " --data, or leave it out."
             )
         return None
-    if o["data"] is not None and o["lengths"] is not None:
+    if o["data"] is not None and lengths_text is not None:
         raise UsageError("--data and --lengths both say how long samples are; leave one out.")
     from lora_profiler.planning.over_data import TrainingData
 
@@ -342,7 +394,8 @@ def training_data(
     else:
         from lora_profiler.batching.data import lengths_from
 
-        lengths = lengths_from(o["lengths"])
+        assert lengths_text is not None
+        lengths = lengths_from(lengths_text)
     return TrainingData(
         lengths=lengths,
         batching=o["batching"],

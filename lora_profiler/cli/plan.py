@@ -22,6 +22,7 @@ from lora_profiler.cli.options import (
     engine_option,
     file_options,
     given,
+    lengths_of,
     model_called,
     network_of,
     output_options,
@@ -45,7 +46,9 @@ if TYPE_CHECKING:
 
 
 _ABOUT_DATA = ("batching", "pad_to_multiple_of")
-_DATA_ARGUMENTS = ("data", "lengths", "batching", "pad_to_multiple_of", "epochs")
+_DATA_ARGUMENTS = (
+    "data", "lengths", "rows", "samples", "mean_length", "batching", "pad_to_multiple_of", "epochs",
+)  # fmt: skip
 
 
 def engine_of(name: str) -> str:
@@ -70,7 +73,7 @@ def amount_of(
 
     o = ctx.params
     if o["tokens"] is None:
-        if given(ctx, "epochs") and o["data"] is None and o["lengths"] is None:
+        if given(ctx, "epochs") and o["data"] is None and lengths_of(o) is None:
             raise UsageError("--epochs needs to know of what; add --tokens N, --data or --lengths.")
         data = training_data(ctx, o, model, file)
         if data is None:
@@ -78,7 +81,7 @@ def amount_of(
         if data.lengths.num_tokens == 0:
             raise UsageError("the data have no token in them; name others, or give --tokens N.")
         return Amount(data=data, epochs=o["epochs"] or 1.0), _data_arguments(ctx)
-    if o["data"] is not None or o["lengths"] is not None:
+    if o["data"] is not None or lengths_of(o) is not None:
         raise UsageError("--tokens and data both say how much is trained on; leave one out.")
     if idle := [name for name in _ABOUT_DATA if given(ctx, name)]:
         raise UsageError(

@@ -90,8 +90,9 @@ def named(
     models: Sequence[str], framework: str | None
 ) -> Iterator[tuple[str, "TrainerFile | None"]]:
     """Each MODEL, with the file that it is where it is a trainer's; accelerate's and DeepSpeed's
-    files belong to the one before them."""
-    waiting = list(models)
+    files belong to the one before them. Words of one model may come without quotes, as in
+    qwen2.5 7b."""
+    waiting = _joined(models)
     while waiting:
         name = waiting.pop(0)
         if not _is_trainer_file(name):
@@ -103,6 +104,24 @@ def named(
         while waiting and _is_trainer_file(waiting[0]) and is_companion(Path(waiting[0])):
             paths.append(Path(waiting.pop(0)))
         yield name, read_files(paths, framework)
+
+
+def _joined(models: Sequence[str]) -> list[str]:
+    """The words as one name where they name one bundled model together, and none of them alone
+    looks like a model."""
+    from lora_profiler.catalog.bundled import bare_names, model_lines, named_by_words
+
+    if len(models) < 2 or any(
+        "/" in name
+        or os.path.exists(name)
+        or name.lower() in model_lines()
+        or name.lower() in bare_names()
+        or _is_trainer_file(name)
+        for name in models
+    ):
+        return list(models)
+    together = " ".join(models)
+    return [together] if named_by_words(together) else list(models)
 
 
 def model_of(file: "TrainerFile", name: str | None, o: Mapping[str, Any]) -> "ModelSpec":

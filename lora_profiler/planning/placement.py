@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from lora_profiler.catalog import Gpu, bundled_gpus, find_gpu
+from lora_profiler.catalog import Gpu, find_gpu
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.engine import on_card, predict
 from lora_profiler.planning.network import Communication, Network, communication
@@ -71,13 +71,20 @@ class Option:
         return tokens / self.high_seconds, tokens / self.low_seconds
 
 
+_CLUSTER = r"\s*(?:([0-9]{1,9})\s*[xX]\s*)?([0-9]{1,9})\s*[xX]\s*(\S.*?)\s*"
+
+
+def is_cluster(text: str) -> bool:
+    """Whether `text` names several cards, as in 8xh100."""
+    return re.fullmatch(_CLUSTER, text) is not None
+
+
 def find_cluster(text: str) -> Cluster:
-    """'8xh100_sxm_80gb' or, of several machines, '16x8xh100_sxm_80gb'. Of a short name that fits
-    cards of several buses the SXM one is taken, which is the one that comes in eights.
+    """'8xh100_sxm_80gb' or, of several machines, '16x8xh100_sxm_80gb'.
 
     Raises UsageError for what is no such thing, and for an unknown card.
     """
-    match = re.fullmatch(r"\s*(?:([0-9]{1,9})\s*[xX]\s*)?([0-9]{1,9})\s*[xX]\s*(\S.*?)\s*", text)
+    match = re.fullmatch(_CLUSTER, text)
     if match is None:
         raise UsageError(
             f"cluster is {text[:60]!r}; write cards times name, as in 8xh100_sxm_80gb, or"
@@ -86,26 +93,12 @@ def find_cluster(text: str) -> Cluster:
     machines, cards_each = int(match[1] or 1), int(match[2])
     if not 1 <= machines * cards_each <= MOST_CARDS:
         raise UsageError(f"cluster is {text!r}; it must have from 1 to {MOST_CARDS:,} cards.")
-    gpu = _card(match[3])
+    gpu = find_gpu(match[3])
     if gpu.usable_bytes is None:
         raise UsageError(
             f"{gpu.key} is sold with several memory sizes; say which, as in 8xcustom:24GiB."
         )
     return Cluster(gpu=gpu, machines=machines, cards_each=cards_each)
-
-
-def _card(name: str) -> Gpu:
-    try:
-        return find_gpu(name)
-    except UsageError as ambiguous:
-        keys = [
-            card.key
-            for card in bundled_gpus()
-            if card.key in str(ambiguous) and "_sxm_" in card.key
-        ]
-        if len(keys) != 1 or "any of several" not in str(ambiguous):
-            raise
-        return find_gpu(keys[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
