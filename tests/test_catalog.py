@@ -393,8 +393,8 @@ def test_short_forms_of_one_card(name, key):
 
 
 SEVERAL = {
-    "h100": ["h100_pcie_80gb", "h100_sxm_80gb", "h100_nvl_94gb"],
-    "a100-80gb": ["a100_sxm_80gb", "a100_pcie_80gb"],
+    "a100": ["a100_sxm_40gb", "a100_sxm_80gb"],
+    "v100": ["v100_sxm2_16gb", "v100_sxm2_32gb"],
 }
 
 
