@@ -392,10 +392,7 @@ def test_short_forms_of_one_card(name, key):
     assert find_gpu(name).key == key
 
 
-SEVERAL = {
-    "a100": ["a100_sxm_40gb", "a100_sxm_80gb"],
-    "v100": ["v100_sxm2_16gb", "v100_sxm2_32gb"],
-}
+SEVERAL = {"a100": ["a100_sxm_40gb", "a100_sxm_80gb"], "v100": ["v100_sxm2_16gb", "v100_sxm2_32gb"]}
 
 
 @pytest.mark.parametrize(("name", "keys"), SEVERAL.items())
