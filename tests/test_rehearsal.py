@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from packaging.requirements import Requirement
@@ -809,9 +811,9 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
         if command[1:3] == ["-m", "venv"]:
             (Path(command[3]) / "bin").mkdir()
             (Path(command[3]) / "bin" / "python").touch()
+            (Path(command[3]) / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
         if "torch" in command:
-            assert not any(Path(variables["PIP_FIND_LINKS"]).glob("*.whl"))
-            assert Path(variables["PIP_CONSTRAINT"]).read_text() == ""
+            assert not any(Path(unquote(urlsplit(variables["PIP_FIND_LINKS"]).path)).glob("*.whl"))
 
     monkeypatch.setattr(setup, "_run", run_nothing)
     monkeypatch.setenv("PIP_FIND_LINKS", "/wheels/of/cpu")
@@ -831,16 +833,16 @@ REQUIRES = [
 def test_an_environment_has_torch_what_it_imports_and_nothing_of_nvidia_s(
     tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = tmp_path / "site"
-    site.mkdir()
-    monkeypatch.setattr(setup, "_torch_requirements", lambda python: (REQUIRES, str(site)))
-    monkeypatch.setattr(setup, "read_environment", lambda python: python)
     folder = tmp_path / "made"
+    site = folder / "lib" / "python3.11" / "site-packages"
+    torch = setup._Torch("2.15.0", REQUIRES, site)
+    monkeypatch.setattr(setup, "_installed_torch", lambda python: torch)
+    monkeypatch.setattr(setup, "read_environment", lambda python: python)
     said: list[str] = []
     python = setup.set_up(folder, said.append)
     assert python == folder / "bin" / "python"
     installed = [command[5:] for command in commands if "pip" in command]
-    assert installed[0] == ["--no-deps", "torch"]
+    assert installed[0] == ["--no-deps", "--force-reinstall", "torch"]
     assert installed[1] == ["filelock", 'triton==3.7.1; platform_system == "Linux"']
     assert installed[2] == list(setup.OF_HARNESS)
     assert len(said) == 4
@@ -861,7 +863,7 @@ def test_an_environment_that_fails_leaves_nothing(
     def fail(python: Path) -> None:
         raise error
 
-    monkeypatch.setattr(setup, "_torch_requirements", fail)
+    monkeypatch.setattr(setup, "_installed_torch", fail)
     with pytest.raises(type(error)):
         setup.set_up(tmp_path / "made", lambda text: None)
     assert not (tmp_path / "made").exists()
@@ -870,18 +872,107 @@ def test_an_environment_that_fails_leaves_nothing(
 def test_what_a_killed_set_up_left_is_begun_anew_and_another_s_folder_is_not_touched(
     tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(setup, "_torch_requirements", lambda python: ([], str(tmp_path)))
+    torch = setup._Torch("2.15.0", [], tmp_path)
+    monkeypatch.setattr(setup, "_installed_torch", lambda python: torch)
     monkeypatch.setattr(setup, "read_environment", lambda python: python)
     killed = tmp_path / "killed"
     (killed / "lib").mkdir(parents=True)
     (killed / setup._UNFINISHED).touch()
     setup.set_up(killed, lambda text: None)
-    assert sorted(path.name for path in killed.iterdir()) == ["bin"]
+    assert {path.name for path in killed.iterdir()} == {"bin", "lib", "pip.conf", "constraints.txt"}
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(RehearsalError, match="name a new folder"):
         setup.set_up(tmp_path / "mine", lambda text: None)
     assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+def a_wheel(folder: Path, name: str, version: str, files: dict[str, str], *needs: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    meta = f"{name}-{version}.dist-info"
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+    files = files | {
+        f"{meta}/METADATA": "\n".join([*lines, *(f"Requires-Dist: {need}" for need in needs), ""]),
+        f"{meta}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{meta}/RECORD": "",
+    }
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        for path, text in files.items():
+            wheel.writestr(path, text)
+    (folder / "index.html").write_text(
+        "".join(f'<a href="{wheel.name}">{wheel.name}</a>' for wheel in folder.glob("*.whl"))
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="--setup is for Linux")
+def test_pip_keeps_the_torch_of_an_environment_and_setup_puts_back_one_that_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    """pip itself, over an index of a few hundred bytes, where a constraint, a folder of wheels and
+    a further index want a CPU build, and the folders have a space in their names."""
+    place = tmp_path / "a place"
+    index, wheels, folder = place / "index", place / "cpu" / "torch", place / "cuda"
+    include = "triton/backends/nvidia/include"
+    triton = {
+        "triton/__init__.py": "",
+        f"{include}/cuda.h": "",
+        f"{include}/cuda_runtime_api.h": "#define CUDART_VERSION 13010\n",
+    }
+
+    def torch(version: str, cuda: str) -> dict[str, str]:
+        text = f"__version__ = {version!r}\ncuda = {cuda}\n"
+        return {"torch/__init__.py": "", "torch/version.py": text}
+
+    a_wheel(
+        index / "torch",
+        "torch",
+        "2.15.0",
+        torch("2.15.0+cu130", "'13.0'"),
+        "nvidia-cudnn-cu13==9.26.0.51",
+        "triton==3.9.0",
+    )
+    for version in ("2.13.0+cpu", "2.15.0+cpu"):
+        a_wheel(wheels, "torch", version, torch(version, "None"))
+    a_wheel(index / "triton", "triton", "3.9.0", triton)
+    for name in (*setup.OF_HARNESS, "trl"):
+        a_wheel(
+            index / name,
+            name,
+            "1.0",
+            {f"{name}/__init__.py": ""},
+            "torch" if name == "trl" else "triton",
+        )
+    (place / "constraints").write_text("torch<=2.13.0\n")
+    (place / "pip.conf").write_text(
+        f"[global]\nconstraint = {(place / 'constraints').as_uri()}\n"
+        f"find-links = {wheels.as_uri()}\nindex-url = {index.as_uri()}\n"
+        f"extra-index-url = {wheels.parent.as_uri()}\n"
+    )
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(place / "pip.conf"))
+    monkeypatch.setenv("PIP_DISABLE_PIP_VERSION_CHECK", "1")
+
+    def torch_of(*packages: str) -> str:
+        """What torch is there after pip has installed these as a user would."""
+        pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", *packages]
+        subprocess.run(pip, check=True)
+        return read_environment(folder / "bin" / "python").torch
+
+    done = run("rehearse", "--setup", str(folder))
+    assert done.exit_code == 0, done.stderr
+    assert f"'{folder}/bin/python' -m pip install trl datasets" in done.stdout
+    assert torch_of("trl") == "2.15.0+cu130"
+    assert torch_of("--upgrade", "torch") == "2.15.0+cu130"
+    monkeypatch.setenv("PIP_CONSTRAINT", (place / "constraints").as_uri())
+    with pytest.raises(
+        RehearsalError, match="Put it back:\n  lora-profile rehearse --setup '.*a place/cuda'"
+    ):
+        torch_of("torch")
+    done = run("rehearse", "--setup", str(folder))
+    assert done.exit_code == 0, done.stderr
+    assert "env -u PIP_CONSTRAINT " in done.stdout
+    assert read_environment(folder / "bin" / "python").torch == "2.15.0+cu130"
 
 
 # --- the answer -----------------------------------------------------------------------------------------------------------

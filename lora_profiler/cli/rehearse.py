@@ -1,5 +1,7 @@
 """`lora-profile rehearse`: a training script, unchanged, on a card that is not there."""
 
+import os
+import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -144,10 +146,13 @@ def _set_up(ctx: click.Context, folder: str, command: tuple[str, ...]) -> None:
     place = Path(folder).expanduser()
     environment = set_up(place, lambda text: click.echo(text, err=True))
     python = environment.python
-    click.echo(f"{place} has torch {environment.torch}. What your script imports beside it:")
-    click.echo(f"  {python} -m pip install trl datasets")
+    click.echo(f"{place} has torch {environment.torch}, which pip keeps there.")
+    click.echo("Install what your script imports, such as:")
+    # the one setting of pip that goes before the environment's own
+    without = "env -u PIP_CONSTRAINT " if "PIP_CONSTRAINT" in os.environ else ""
+    click.echo(f"  {without}{shlex.quote(str(python))} -m pip install trl datasets")
     click.echo("then:")
-    click.echo(f"  lora-profile rehearse --gpu KEY --python {python} -- COMMAND")
+    click.echo(f"  lora-profile rehearse --gpu KEY --python {shlex.quote(str(python))} -- COMMAND")
 
 
 def _rehearse(request: "Request") -> "list[Rehearsal]":

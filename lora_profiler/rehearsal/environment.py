@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from lora_profiler.platform import CUDNN, version_of, version_text
 _OVER_CUDA = ("bitsandbytes", "flash_attn", "torchvision", "torchao", "xformers")
 _OLDEST_PYTHON = (3, 10)
 _MACHINES = ("x86_64", "aarch64")
+STAND_IN_INSTALLER = "lora-profiler"
+"""Who installed an entry that stands in for a package of NVIDIA's; `--setup` writes them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,12 +108,12 @@ def read_environment(python: Path) -> CudaEnvironment:
         )
     folders = {name: Path(folder) for name, folder in installed["folders"].items() if folder}
     if "torch" not in folders:
-        raise RehearsalError(f"{python} has no torch. {_install_hint()}")
+        raise RehearsalError(f"{python} has no torch. {_install_hint(python)}")
     torch, cuda = _versions(folders["torch"])
     if cuda is None:
         raise RehearsalError(
             f"{python} has torch {torch}, which is no CUDA build: only that has the code that asks "
-            f"a card for memory and kernels. {_install_hint()}"
+            f"a card for memory and kernels. {_install_hint(python)}"
         )
     sources = (
         [folders["triton"] / "backends" / "nvidia" / "driver.c"] if "triton" in folders else []
@@ -132,7 +135,27 @@ def _probe() -> str:
     return str(files("lora_profiler.rehearsal") / "inside" / "probe.py")
 
 
-def _install_hint() -> str:
+def was_set_up(python: Path) -> bool:
+    """Whether `rehearse --setup` made the environment of this Python."""
+    sites = python.parent.parent.glob("lib/python3*/site-packages")
+    return any(stand_ins(site) for site in sites)
+
+
+def stand_ins(site: Path) -> list[Path]:
+    """The entries in `site` that stand in for packages of NVIDIA's."""
+    return [
+        installer.parent
+        for installer in site.glob("*.dist-info/INSTALLER")
+        if installer.read_text("utf-8").strip() == STAND_IN_INSTALLER
+    ]
+
+
+def _install_hint(python: Path) -> str:
+    if was_set_up(python):
+        folder = shlex.quote(str(python.parent.parent))
+        return (
+            f"Another package replaced it. Put it back:\n  lora-profile rehearse --setup {folder}"
+        )
     return (
         "PyPI's wheel for Linux is a CUDA build, and no card is needed to install it. Into an "
         "environment of its own, without NVIDIA's packages:\n"

@@ -10,51 +10,93 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from lora_profiler.errors import RehearsalError
-from lora_profiler.rehearsal.environment import CudaEnvironment, check_platform, read_environment
+from lora_profiler.rehearsal.environment import (
+    STAND_IN_INSTALLER,
+    CudaEnvironment,
+    check_platform,
+    read_environment,
+    stand_ins,
+    was_set_up,
+)
 
 OF_HARNESS = ("transformers", "peft", "accelerate", "msgspec")
 """What most scripts and the harness' own case import beside torch."""
 _UNFINISHED = ".unfinished"
 _NVIDIA = re.compile(r"(nvidia|cuda)-")
 _REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:\[([^\]]*)\])?\s*([^;]*)")
+_CONSTRAINTS = "constraints.txt"
 _ASK = (
-    "import importlib.metadata as m, json, sysconfig; "
-    "print(json.dumps([m.requires('torch') or [], sysconfig.get_path('purelib')]))"
+    "import importlib.metadata as m, json, sysconfig; print(json.dumps("
+    "[m.version('torch'), m.requires('torch') or [], sysconfig.get_path('purelib')]))"
 )
 
 
 def set_up(folder: Path, say: Callable[[str], None]) -> CudaEnvironment:
-    """The environment in `folder`: made now, or as an earlier call has left it. One that fails or
-    is interrupted leaves nothing; pip's cache makes the next one short.
+    """The environment in `folder`: made now, or as an earlier call has left it, with torch put back
+    where something replaced it. A new one that fails or is interrupted leaves nothing; pip's cache
+    makes the next one short.
 
     Raises RehearsalError where it cannot be made.
     """
     check_platform()
-    python = folder.absolute() / "bin" / "python"
+    folder = folder.absolute()
+    python = folder / "bin" / "python"
     unfinished = folder / _UNFINISHED
     if unfinished.exists():  # of a process that was killed
         shutil.rmtree(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if python.exists():
-            return read_environment(python)
-        raise RehearsalError(f"{folder} is there and is no environment; name a new folder.")
-    with _removed_unless_finished(folder, unfinished), _pip_variables() as variables:
+        if not python.exists():
+            raise RehearsalError(f"{folder} is there and is no environment; name a new folder.")
+        if was_set_up(python):
+            _mend(folder, python, say)
+        return read_environment(python)
+    with _removed_unless_finished(folder, unfinished), _pip_variables(folder) as variables:
         say("1 of 4: a new environment of Python")
         _run([sys.executable, "-m", "venv", str(folder)], variables, f"an environment in {folder}")
-        say("2 of 4: torch, a wheel of about 0.5 GB")
-        _pip(python, ["--no-deps", "torch"], variables)
-        requirements, site = _torch_requirements(python)
-        own = [each for each in requirements if _is_own(each)]
-        write_stand_ins(Path(site), filter(_is_nvidias, requirements))
-        say("3 of 4: what torch imports, and Triton with CUDA's headers")
-        _pip(python, own, variables)
-        say(f"4 of 4: {', '.join(OF_HARNESS)}")
-        _pip(python, OF_HARNESS, variables)
+        _install(folder, python, say, variables)
         environment = read_environment(python)
     return environment
+
+
+def _mend(folder: Path, python: Path, say: Callable[[str], None]) -> None:
+    """An environment that an earlier version made has no constraint of its own yet."""
+    try:
+        read_environment(python)
+    except RehearsalError:
+        say("1 of 4: the environment is there, and its torch is not the one that it was made with")
+        with _pip_variables(folder) as variables:
+            _install(folder, python, say, variables)
+    else:
+        _keep_torch(folder, _installed_torch(python).version)
+
+
+def _install(
+    folder: Path, python: Path, say: Callable[[str], None], variables: dict[str, str]
+) -> None:
+    say("2 of 4: torch, a wheel of about 0.5 GB")
+    no_further_index = {"PIP_EXTRA_INDEX_URL": variables["PIP_FIND_LINKS"]}
+    _pip(python, ["--no-deps", "--force-reinstall", "torch"], variables | no_further_index)
+    torch = _installed_torch(python)
+    _keep_torch(folder, torch.version)
+    write_stand_ins(torch.site, filter(_is_nvidias, torch.requirements))
+    say("3 of 4: what torch imports, and Triton with CUDA's headers")
+    _pip(python, [each for each in torch.requirements if _is_own(each)], variables)
+    say(f"4 of 4: {', '.join(OF_HARNESS)}")
+    _pip(python, OF_HARNESS, variables)
+
+
+def _keep_torch(folder: Path, version: str) -> None:
+    """The environment's own pip configuration, which overrides the user's and the system's: a
+    constraint there, or a folder of CPU wheels, would have pip replace this torch as it installs
+    something else. `===` admits no 2.15.0+cpu for 2.15.0."""
+    constraints = folder / _CONSTRAINTS
+    constraints.write_text(f"torch==={version}\n", "utf-8")
+    # a URL, as pip splits the value at spaces
+    (folder / "pip.conf").write_text(f"[install]\nconstraint = {constraints.as_uri()}\n", "utf-8")
 
 
 @contextmanager
@@ -74,15 +116,19 @@ def _removed_unless_finished(folder: Path, unfinished: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _pip_variables() -> Iterator[dict[str, str]]:
+def _pip_variables(folder: Path) -> Iterator[dict[str, str]]:
     """pip as it is configured here, but for folders of wheels and constraints: those are often of
-    CPU builds, which pip prefers to the index'."""
-    with tempfile.TemporaryDirectory() as empty:
-        constraints = Path(empty) / "constraints"
-        constraints.touch()
+    CPU builds, which pip prefers to the index'. What the environment in `folder` keeps is kept."""
+    with tempfile.TemporaryDirectory() as name:
+        empty, constraints = Path(name), folder / _CONSTRAINTS
+        (empty / "torch").mkdir()  # so that it is an index without a torch, too
+        (empty / "torch" / "index.html").touch()
+        if not constraints.exists():
+            constraints = empty / "constraints"
+            constraints.touch()
         yield os.environ | {
-            "PIP_FIND_LINKS": empty,
-            "PIP_CONSTRAINT": str(constraints),
+            "PIP_FIND_LINKS": empty.as_uri(),
+            "PIP_CONSTRAINT": constraints.as_uri(),
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PYTHONPATH": "",
         }
@@ -90,7 +136,7 @@ def _pip_variables() -> Iterator[dict[str, str]]:
 
 def _pip(python: Path, packages: Sequence[str], variables: Mapping[str, str]) -> None:
     command = [str(python), "-m", "pip", "install", "--quiet", *packages]
-    _run(command, variables, " ".join(packages))
+    _run(command, variables, " ".join(each for each in packages if not each.startswith("-")))
 
 
 def _run(command: Sequence[str], variables: Mapping[str, str], what: str) -> None:
@@ -99,11 +145,19 @@ def _run(command: Sequence[str], variables: Mapping[str, str], what: str) -> Non
         raise RehearsalError(f"{what} could not be installed; the reason stands above.")
 
 
-def _torch_requirements(python: Path) -> tuple[list[str], str]:
-    """What torch asks for, and the folder of the environment's packages."""
+@dataclass(frozen=True, slots=True)
+class _Torch:
+    """`site`: the folder of the environment's packages."""
+
+    version: str
+    requirements: list[str]
+    site: Path
+
+
+def _installed_torch(python: Path) -> _Torch:
     done = subprocess.run([python, "-c", _ASK], check=True, capture_output=True, text=True)
-    requirements, site = json.loads(done.stdout)
-    return requirements, site
+    version, requirements, site = json.loads(done.stdout)
+    return _Torch(version, requirements, Path(site))
 
 
 def _is_nvidias(requirement: str) -> bool:
@@ -116,14 +170,20 @@ def _is_own(requirement: str) -> bool:
 
 def write_stand_ins(site: Path, requirements: Iterator[str]) -> None:
     """For each an entry in pip's list of what is installed, and no file beside it: so that pip
-    installs a package that needs torch, and not NVIDIA's with it."""
+    installs a package that needs torch, and not NVIDIA's with it. In place of those of another
+    torch; a package that is there stays."""
+    for entry in stand_ins(site):
+        shutil.rmtree(entry)
     for requirement in requirements:
         match = _REQUIREMENT.match(requirement)
         assert match is not None
         name, extras, versions = match.groups()
         version = re.search(r"[=>]=\s*([\w.]+)", versions)
         number = version[1] if version else "0"
-        entry = site / f"{name.replace('-', '_')}-{number}.dist-info"
+        stem = name.replace("-", "_")
+        if any(site.glob(f"{stem}-*.dist-info")):
+            continue
+        entry = site / f"{stem}-{number}.dist-info"
         entry.mkdir()
         lines = [
             "Metadata-Version: 2.1",
@@ -133,6 +193,6 @@ def write_stand_ins(site: Path, requirements: Iterator[str]) -> None:
             *(f"Provides-Extra: {extra.strip()}" for extra in (extras or "").split(",") if extra),
         ]
         (entry / "METADATA").write_text("\n".join(lines) + "\n", "utf-8")
-        (entry / "INSTALLER").write_text("lora-profiler\n", "utf-8")
+        (entry / "INSTALLER").write_text(f"{STAND_IN_INSTALLER}\n", "utf-8")
         files = ("METADATA", "INSTALLER", "RECORD")
         (entry / "RECORD").write_text("".join(f"{entry.name}/{f},,\n" for f in files), "utf-8")
