@@ -28,6 +28,7 @@ from lora_profiler.catalog import bundled_gpus, find_gpu, find_model
 from lora_profiler.errors import RehearsalError, UsageError
 from lora_profiler.planning.nearest import nearest
 from lora_profiler.platform import Platform
+from lora_profiler.records.locks import WorkingFolder
 from lora_profiler.rehearsal import build, launch, setup
 from lora_profiler.rehearsal.build import (
     Compiler,
@@ -62,7 +63,7 @@ from lora_profiler.report.blocks import Table
 from lora_profiler.report.rehearsed import rehearsal_blocks, rehearsal_document
 from lora_profiler.report.render import plain, rehearsal_page
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup
-from waiting import wait_for_the_end_of
+from waiting import wait_for_the_end_of, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a rehearsal runs on Linux")
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
@@ -343,6 +344,77 @@ def test_a_cache_that_cannot_be_written_is_said(
         stubs(environment, COMPILER)
 
 
+def a_library(path: Path, *_: Any) -> None:
+    """One that a process can look for."""
+    source = path / "libcudart.c"
+    source.write_text("unsigned long long pretended_launches(void) { return 0; }\n")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", path / "libcudart.so.13", source], check=True)
+    source.unlink()
+
+
+def test_stubs_are_loaded_from_a_cache_with_a_space_in_its_name(
+    environment: CudaEnvironment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(build, "_build", a_library)
+    ask = "import ctypes; print(hasattr(ctypes.CDLL(None), 'pretended_launches'))"
+    for name in ("cache", "a cache"):
+        monkeypatch.setenv("LORA_PROFILER_CACHE", str(tmp_path / name))
+        variables = os.environ | launch.over_stubs(stubs(environment, COMPILER), CARD, 1)
+        command = [sys.executable, "-S", "-c", ask]
+        done = subprocess.run(command, env=variables, capture_output=True, text=True)
+        assert (done.stdout, done.stderr) == ("True\n", "")
+    monkeypatch.setenv("LORA_PROFILER_CACHE", str(tmp_path / "a:cache"))
+    with pytest.raises(RehearsalError, match=r"colon.*LORA_PROFILER_CACHE"):
+        stubs(environment, COMPILER)
+
+
+@pytest.mark.parametrize("culprit", [".", "libcudart.so.13"])
+@pytest.mark.parametrize("change", ["owner", "mode"])
+def test_stubs_that_another_user_could_have_put_there_are_not_loaded(
+    environment: CudaEnvironment, monkeypatch: pytest.MonkeyPatch, culprit: str, change: str
+) -> None:
+    if change == "owner" and os.geteuid():
+        pytest.skip("takes root")
+    monkeypatch.setattr(build, "_build", lambda folder, *_: (folder / "libcudart.so.13").touch())
+    previous = os.umask(0o002)  # as many systems have it
+    try:
+        found = stubs(environment, COMPILER)
+    finally:
+        os.umask(previous)
+    assert not stubs(environment, COMPILER).built_now
+    if change == "owner":
+        os.chown(found.folder / culprit, 65534, -1)
+    else:
+        (found.folder / culprit).chmod(0o777)
+    with pytest.raises(RehearsalError, match=r"another user.*LORA_PROFILER_CACHE"):
+        stubs(environment, COMPILER)
+
+
+def test_a_compiler_without_end_is_ended(
+    environment: CudaEnvironment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(build, "_COMPILE_SECONDS", 0.1)
+    monkeypatch.setattr(build, "exports", lambda *_: {"libcudart": Exports("libcudart.so.13")})
+    compiler = Compiler((str(executable(tmp_path / "cc", "exec sleep 60")),), "cc 1.0")
+    with pytest.raises(RehearsalError, match=r"more than 0\.1 s.*CC"):
+        stubs(environment, compiler)
+
+
+def test_what_a_killed_build_left_is_cleared_away_by_the_next(
+    environment: CudaEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Path(os.environ["LORA_PROFILER_CACHE"]) / "stubs"
+    script = (
+        "import os, sys; from pathlib import Path; from lora_profiler.records.locks import WorkingFolder\n"
+        "place = Path(sys.argv[1]); place.mkdir(parents=True); folder = WorkingFolder(place); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", script, place])
+    assert len(list(place.iterdir())) == 1
+    monkeypatch.setattr(build, "_build", lambda folder, *_: (folder / "libcudart.so.13").touch())
+    folder = stubs(environment, COMPILER).folder
+    assert list(place.iterdir()) == [folder]
+
+
 # --- cards ----------------------------------------------------------------------------------------------------------------
 
 
@@ -568,6 +640,32 @@ def test_an_interrupt_leaves_none_of_the_script_s_processes(tmp_path: Path) -> N
         rehearse(request("python", "-c", script, str(pids)), without_stubs(tmp_path), 2)
     (pid,) = map(int, pids.read_text().split())
     wait_for_the_end_of(pid)
+
+
+def test_a_rehearsal_that_is_killed_leaves_none_of_the_script_s_processes(tmp_path: Path) -> None:
+    """A launcher and its worker; the folder goes with the next rehearsal."""
+    pids, temp = tmp_path / "pids", tmp_path / "temp"
+    temp.mkdir()
+    worker = (
+        "import os, sys, time; open(sys.argv[1], 'a').write(f'{os.getpid()} '); time.sleep(600)"
+    )
+    script = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {worker!r}, sys.argv[1]]); time.sleep(600)"
+    rehearsing = (
+        "import sys\nfrom pathlib import Path\nfrom test_rehearsal import rehearse, request, without_stubs\n"
+        "rehearse(request('python', '-c', *sys.argv[1:3]), without_stubs(Path(sys.argv[3])), 2)"
+    )
+    paths = os.pathsep.join(map(str, (Path(__file__).parents[1], Path(__file__).parent)))
+    process = subprocess.Popen(
+        [sys.executable, "-c", rehearsing, script, str(pids), str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": paths, "TMPDIR": str(temp)},
+    )
+    wait_until(lambda: pids.exists() and pids.read_text().endswith(" "))
+    process.kill()
+    process.wait()
+    wait_for_the_end_of(int(pids.read_text()))
+    assert len(list(temp.iterdir())) == 1
+    WorkingFolder(temp).cleanup()
+    assert list(temp.iterdir()) == []
 
 
 def test_a_result_of_another_version_is_refused(tmp_path: Path) -> None:
@@ -966,7 +1064,7 @@ def test_pip_keeps_the_torch_of_an_environment_and_setup_puts_back_one_that_is_l
     assert torch_of("--upgrade", "torch") == "2.15.0+cu130"
     monkeypatch.setenv("PIP_CONSTRAINT", (place / "constraints").as_uri())
     with pytest.raises(
-        RehearsalError, match="Put it back:\n  lora-profile rehearse --setup '.*a place/cuda'"
+        RehearsalError, match=r"Put it back:\n  lora-profile rehearse --setup '.*a place/cuda'"
     ):
         torch_of("torch")
     done = run("rehearse", "--setup", str(folder))

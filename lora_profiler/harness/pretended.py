@@ -35,7 +35,8 @@ _OF_DRIVER = ("uuid_hash", "driver", "vbios", "ecc", "mig", "power_limit_watts",
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pretended:
     """Where a case is rehearsed: a Python with a CUDA build of torch, and the variables that put
-    the stub libraries under it. `missing` are distributions that it lacks."""
+    the stub libraries under it; PYTHONPATH among them names this package too. `missing` are
+    distributions that it lacks."""
 
     python: Path
     torch: str

@@ -18,8 +18,9 @@ CHILD = (sys.executable, "-m", "lora_profiler.harness.entry")
 
 
 def python_path(environ: Mapping[str, str] = os.environ) -> str:
-    """PYTHONPATH with which a child imports this package, wherever this process has it from."""
-    root = str(Path(__file__).resolve().parents[2])
+    """PYTHONPATH with which a child imports this package, wherever this process has it from: also
+    by a link, beside which nothing else lies."""
+    root = str(Path(__file__).absolute().parents[2])
     return os.pathsep.join(filter(None, (root, environ.get("PYTHONPATH"))))
 
 

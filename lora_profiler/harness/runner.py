@@ -290,9 +290,9 @@ def child_environment(weights: str | None, pretended: Pretended | None = None) -
     if weights != "hub":
         env["HF_HUB_OFFLINE"] = "1"
     if pretended is not None:
-        inside = pretended.variables["PYTHONPATH"]
         env |= pretended.variables
-        env["PYTHONPATH"] = os.pathsep.join((inside, python_path()))
+        places = (pretended.variables["PYTHONPATH"], os.environ.get("PYTHONPATH"))
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, places))
         env.pop("CUDA_VISIBLE_DEVICES", None)
     return env
 

@@ -46,10 +46,12 @@ def pretended_on(card: PretendedCard, count: int, python: str | None) -> Pretend
     check_platform()
     environment = read_environment(cuda_python(python))
     libraries = stubs(environment, find_compiler())
+    variables = over_stubs(libraries, card, count)
+    variables["PYTHONPATH"] += f"{os.pathsep}{libraries.package}"
     return Pretended(
         python=environment.python,
         torch=environment.torch,
-        variables=over_stubs(libraries, card, count),
+        variables=variables,
         capability=card.capability,
         count=count,
         missing=environment.missing,

@@ -132,12 +132,12 @@ _LOCK = "in_use"
 
 
 class WorkingFolder(tempfile.TemporaryDirectory[str]):
-    """As `tempfile.TemporaryDirectory`. One that is made clears away those whose process was
-    killed."""
+    """As `tempfile.TemporaryDirectory`, in the folder for temporary files or another one. One that
+    is made clears away those there whose process was killed."""
 
-    def __init__(self) -> None:
-        _clear()
-        super().__init__(prefix=_PREFIX)
+    def __init__(self, place: Path | None = None) -> None:
+        _clear(place or Path(tempfile.gettempdir()))
+        super().__init__(prefix=_PREFIX, dir=place)
         self._held: int | None = None
         # a full disk: the folder can still be worked in, and is not cleared away after a kill
         with suppress(OSError):
@@ -150,10 +150,10 @@ class WorkingFolder(tempfile.TemporaryDirectory[str]):
             self._held = None
 
 
-def _clear() -> None:
+def _clear(place: Path) -> None:
     """Removes this user's folders whose lock nobody holds. One without a lock may be about to get
     it, or be of an old version."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+    for folder in place.glob(f"{_PREFIX}*"):
         with suppress(OSError):
             if _is_own(folder) and is_abandoned(folder / _LOCK):
                 shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from lora_profiler._common.paths import CACHE_VARIABLE, cache_folder
 from lora_profiler.errors import RehearsalError
+from lora_profiler.records.locks import WorkingFolder
 from lora_profiler.rehearsal.elf import read_library
 from lora_profiler.rehearsal.environment import CudaEnvironment
 
@@ -62,6 +62,9 @@ _ALWAYS = {"libcuda": "libcuda.so.1", "libnvidia-ml": "libnvidia-ml.so.1"}
 """Looked up by name while a program runs, so that no library need name them."""
 _DRIVER_CALL = re.compile(r"\b(cu[A-Z]\w+)\s*\(")
 _COMPILERS = ("gcc", "clang", "cc")
+_COMPILE_SECONDS = 300
+"""For one library, which takes a tenth of a second."""
+_PACKAGE = "package"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,12 @@ class Stubs:
     libraries: tuple[Path, ...]
     built_now: bool
 
+    @property
+    def package(self) -> Path:
+        """What to put on PYTHONPATH to import lora_profiler and nothing else: beside an installed
+        one lie packages that would take the place of the environment's own."""
+        return self.folder / _PACKAGE
+
 
 def stub_sources() -> Path:
     return Path(str(files("lora_profiler.rehearsal") / "stubs"))
@@ -170,11 +179,43 @@ def stubs(environment: CudaEnvironment, compiler: Compiler) -> Stubs:
             f"There is no home folder to keep the stub libraries in; set {CACHE_VARIABLE} to a "
             "folder."
         )
-    folder = cache / "stubs" / f"torch-{environment.torch}-{_key(environment, compiler)}"
-    built_now = not folder.is_dir()
-    if built_now:
-        _build_whole(folder, environment, compiler)
+    place = cache / "stubs"
+    if re.search("[:;]", str(place)):  # which part the paths of LD_PRELOAD and PYTHONPATH
+        raise RehearsalError(
+            f"{place} has a colon or a semicolon in its name; set {CACHE_VARIABLE} to another "
+            "folder."
+        )
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        if place.stat().st_uid == os.geteuid():
+            _keep_others_out(place)
+        folder = place / f"torch-{environment.torch}-{_key(environment, compiler)}"
+        built_now = not folder.is_dir()
+        if built_now:
+            _build_whole(folder, environment, compiler)
+        _refuse_what_others_write([place, folder, *folder.iterdir()])
+    except OSError as e:
+        raise RehearsalError(
+            f"{e.filename or place} cannot be written or read: {e.strerror}; set {CACHE_VARIABLE} "
+            "to another folder."
+        ) from None
     return Stubs(folder, _in_order(folder), built_now)
+
+
+def _keep_others_out(path: Path) -> None:
+    path.chmod(path.stat().st_mode & 0o755)
+
+
+def _refuse_what_others_write(paths: Iterable[Path]) -> None:
+    """The name of the folder can be worked out by anybody, and what lies there is loaded into the
+    script's process. Raises RehearsalError."""
+    for path in paths:
+        status = path.lstat()
+        if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+            raise RehearsalError(
+                f"{path} can be changed by another user, so it is not loaded; remove it, or set "
+                f"{CACHE_VARIABLE} to a folder of your own."
+            )
 
 
 def _in_order(folder: Path) -> tuple[Path, ...]:
@@ -187,12 +228,10 @@ def _in_order(folder: Path) -> tuple[Path, ...]:
 
 
 def _key(environment: CudaEnvironment, compiler: Compiler) -> str:
-    """Of all that the libraries are made from: our sources, the compiler, and the libraries that
-    they are made for."""
-    digest = hashlib.sha256()
-    for path in sorted(
-        [*stub_sources().iterdir(), Path(__file__), Path(__file__).with_name("symbols.py")]
-    ):
+    """Of all that the folder is made from: our sources and where they lie, the compiler, and the
+    libraries that the stubs are made for."""
+    digest = hashlib.sha256(str(_package()).encode())
+    for path in sorted([*stub_sources().iterdir(), Path(__file__)]):
         if path.is_file():
             digest.update(path.name.encode() + path.read_bytes())
     digest.update(repr((compiler, environment.cudnn, environment.nccl, environment.cuda)).encode())
@@ -202,36 +241,33 @@ def _key(environment: CudaEnvironment, compiler: Compiler) -> str:
     return digest.hexdigest()[:12]
 
 
+def _package() -> Path:
+    return Path(__file__).resolve().parents[1]
+
+
 def _build_whole(folder: Path, environment: CudaEnvironment, compiler: Compiler) -> None:
-    """Built beside its place and renamed to it: of two builds at once the first stays, and one that
-    fails leaves nothing."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
-    except OSError as e:
-        raise RehearsalError(
-            f"{folder.parent} cannot be written: {e.strerror}; set {CACHE_VARIABLE} to another "
-            "folder."
-        ) from None
-    try:
-        _build(partial, environment, compiler)
-        partial.chmod(0o755)
+    """Built beside its place and renamed to it: of two builds at once the first stays, and what a
+    killed one left the next clears away."""
+    with WorkingFolder(folder.parent) as work:
+        built = Path(work) / "built"
+        (built / _PACKAGE).mkdir(parents=True)
+        (built / _PACKAGE / "lora_profiler").symlink_to(_package())
+        _build(built, Path(work), environment, compiler)
+        for path in (built, *built.iterdir()):
+            _keep_others_out(path)
         try:
-            os.rename(partial, folder)
+            built.rename(folder)
         except OSError:
             if not folder.is_dir():
                 raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _build(folder: Path, environment: CudaEnvironment, compiler: Compiler) -> None:
+def _build(folder: Path, work: Path, environment: CudaEnvironment, compiler: Compiler) -> None:
     wanted = exports(environment.libraries, environment.driver_sources)
     runtime = wanted["libcudart"]
-    with tempfile.TemporaryDirectory() as work:
-        for each in [runtime, *(each for stem, each in wanted.items() if stem != "libcudart")]:
-            links = () if each is runtime else (f"-L{folder}", f"-l:{runtime.soname}")
-            _compile(each, folder, Path(work), environment, compiler, links)
+    for each in [runtime, *(each for stem, each in wanted.items() if stem != "libcudart")]:
+        links = () if each is runtime else (f"-L{folder}", f"-l:{runtime.soname}")
+        _compile(each, folder, work, environment, compiler, links)
 
 
 def _compile(
@@ -264,9 +300,19 @@ def _compile(
         script = work / f"{wanted.stem}.map"
         script.write_text(f"{wanted.version} {{ global: *; }};\n")
         command.append(f"-Wl,--version-script={script}")
-    done = subprocess.run(
-        [*command, "-ldl", "-lpthread"], check=False, capture_output=True, text=True
-    )
+    try:
+        done = subprocess.run(
+            [*command, "-ldl", "-lpthread"],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=_COMPILE_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise RehearsalError(
+            f"{' '.join(compiler.command)} took more than {_COMPILE_SECONDS} s to build "
+            f"{wanted.soname} for torch {environment.torch}; name another compiler in CC."
+        ) from None
     if done.returncode:
         lines = [
             line for line in done.stderr.splitlines() if "error" in line

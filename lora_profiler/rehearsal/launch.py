@@ -3,10 +3,11 @@ steps are done."""
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
-import tempfile
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from lora_profiler.errors import RehearsalError
+from lora_profiler.records.locks import WorkingFolder
 from lora_profiler.rehearsal.build import Stubs
 from lora_profiler.rehearsal.cards import PretendedCard
 from lora_profiler.rehearsal.environment import is_python
@@ -21,6 +23,9 @@ from lora_profiler.rehearsal.result import Rehearsal, best_of, read_result
 
 _GRACE_SECONDS = 5
 """Between asking a process group to end and ending it."""
+_GUARD = "import os, sys; os.read(0, 1); os.killpg(int(sys.argv[1]), 9)"
+"""Reads from a pipe that ends when this process does, also when it is killed; then no process of
+the script's group is left. A signal by the kernel would reach the first of them alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +54,7 @@ def rehearse(request: Request, stubs: Stubs, output: int) -> list[Rehearsal]:
 
     Raises RehearsalError where the script wrote none, KeyboardInterrupt after it has ended all that
     it started."""
-    with tempfile.TemporaryDirectory(prefix="rehearsal-") as name:
+    with WorkingFolder() as name:
         folder = Path(name)
         _link_hub_cache(folder / "hub")
         code = _run(words_of(request), _environment(request, stubs, folder), output)
@@ -107,11 +112,15 @@ def _environment(request: Request, stubs: Stubs, folder: Path) -> dict[str, str]
 def over_stubs(stubs: Stubs, card: PretendedCard, count: int) -> dict[str, str]:
     """Variables that put a process over the stub libraries, with `count` such cards. PYTHONPATH is
     what has to stand before the process' own."""
-    return card.environment(count) | {
-        "LD_PRELOAD": _before(":".join(map(str, stubs.libraries)), os.environ, "LD_PRELOAD"),
+    variables = card.environment(count) | {
         "PYTHONPATH": str(files("lora_profiler.rehearsal") / "inside"),
         "TRITON_LIBCUDA_PATH": str(stubs.folder),
     }
+    libraries = [str(path) for path in stubs.libraries]
+    if re.search(r"\s", str(stubs.folder)):  # LD_PRELOAD would be split there
+        libraries = [path.name for path in stubs.libraries]
+        variables["LD_LIBRARY_PATH"] = _before(str(stubs.folder), os.environ, "LD_LIBRARY_PATH")
+    return variables | {"LD_PRELOAD": _before(":".join(libraries), os.environ, "LD_PRELOAD")}
 
 
 def _before(first: str, environment: Mapping[str, str], name: str) -> str:
@@ -142,8 +151,22 @@ def _run(command: Sequence[str], environment: Mapping[str, str], output: int) ->
         stderr=output,
         start_new_session=True,
     )
-    with _ended_with(process):
+    with _ended_with(process), _guarded(process.pid):
         return process.wait()
+
+
+@contextmanager
+def _guarded(group: int) -> Iterator[None]:
+    guard = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _GUARD, str(group)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        guard.kill()  # before its pipe is closed
+        guard.communicate()
 
 
 @contextmanager

@@ -37,23 +37,48 @@ def _grouped_flop(first: torch.Tensor, second: torch.Tensor, *rest: Any, **more:
     return 2 * first.numel() * second.shape[-1]
 
 
+def _attention_flop(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **more: Any
+) -> int:
+    """Scores of each query's head with all keys, and their product with the values; a causal mask
+    is not taken off, as torch's counter has it."""
+    width = query.shape[-1]
+    return 2 * (query.numel() // width) * key.shape[-2] * (width + value.shape[-1])
+
+
+def _attention_backward_flop(
+    grad_out: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *rest: Any,
+    **more: Any,
+) -> int:
+    """Scores again, the gradients of query and key, and two products with the values' width."""
+    width = query.shape[-1]
+    return 2 * (query.numel() // width) * key.shape[-2] * (3 * width + 2 * value.shape[-1])
+
+
 _FLOPS = ChainMap(
     {
         aten.linear: _linear_flop,
         aten.addmm_: flop_registry[aten.addmm],
         aten._grouped_mm: _grouped_flop,
-        aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
-            aten._scaled_dot_product_flash_attention
-        ],
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
-            aten._scaled_dot_product_flash_attention_backward
-        ],
+        **{
+            getattr(aten, f"_scaled_dot_product_{kernel}{suffix}"): formula
+            for kernel in (
+                "flash_attention", "flash_attention_for_cpu", "efficient_attention",
+                "cudnn_attention",
+            )
+            for suffix, formula in (("", _attention_flop), ("_backward", _attention_backward_flop))
+        },
     },
     flop_registry,
-)
+)  # fmt: skip
 """torch's own formulas, and those of stand-ins that are loaded later; its registry lacks the CPU's
-attention, which multiplies the same matrices, the product as a whole, which a 4-bit base calls
-below autograd, the one that adds in place, and that of experts, each with its own rows."""
+attention, in torch 2.11 attention whose heads share keys, the product as a whole, which a 4-bit
+base calls below autograd, the one that adds in place, and that of experts, each with its own
+rows."""
 Listener = Callable[[Any, tuple[Any, ...], Mapping[str, Any], Any, str, str], None]
 """Told of every operator: itself, its arguments, what it returned, the phase and the module."""
 _NO_SEQUENCE = 2**63
