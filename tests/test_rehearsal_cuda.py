@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -505,6 +506,28 @@ def test_the_harness_case_asks_for_what_is_predicted_and_leaves_a_rehearsed_reco
     for group in ("forward", "backward", "optimizer"):
         assert numbers["phase_peak_bytes"][group] == measured[group], group
     assert m.attention_kernel == "flash" and len(m.ranks) == (2 if sharing else 0)
+
+
+def test_an_installed_package_rehearses_with_the_torch_of_the_environment(tmp_path: Path) -> None:
+    """Beside an installed one lies another torch, which a checkout has not."""
+    site = tmp_path / "site-packages"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "lora_profiler", site / "lora_profiler", ignore=ignored)
+    (site / "torch.py").write_text("raise ImportError('the torch of the package')")
+    start = "import sys; sys.path.insert(0, sys.argv.pop(1)); from lora_profiler.__main__ import main; main()"
+    asked = ("bench", "gpt2", "-s", "64", "--method", "lora", "--rehearse", "--gpu", "t4")
+    kept = ("--records", str(tmp_path / "r.jsonl"), "--format", "json")
+    done = subprocess.run(
+        [sys.executable, "-c", start, str(site), *asked, "--python", str(PYTHON), *kept],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = record_from_dict(json.loads(done.stdout)["records"][0])
+    assert record.measurement.status == "ok", record.measurement.failure
+    assert record.environment.packages["torch"].startswith(".".join(map(str, torch_version())))
 
 
 def test_a_rehearsed_answer_is_the_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:

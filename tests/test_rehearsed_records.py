@@ -223,6 +223,55 @@ def pretended_by(python: Path, **changes: Any) -> Pretended:
     return Pretended(**{**fields, "variables": variables, **changes})  # type: ignore[arg-type]
 
 
+INSTALLED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import json, subprocess
+from pathlib import Path
+from lora_profiler.catalog import find_gpu
+from lora_profiler.harness.runner import child_environment
+from lora_profiler.planning import rehearsed
+from lora_profiler.rehearsal import build
+from lora_profiler.rehearsal.cards import pretended
+from lora_profiler.rehearsal.environment import CudaEnvironment
+
+rehearsed.read_environment = lambda python: CudaEnvironment(
+    python=python, torch="2.13.0+cu130", cuda="13.0", cudnn=1, nccl=1, libraries=(),
+    driver_sources=(), headers=Path(),
+)
+build._build = lambda *_: None
+host = rehearsed.pretended_on(pretended(find_gpu("t4"), 0), 1, sys.executable)
+ask = '''
+import json, sys
+from importlib.util import find_spec
+from pathlib import Path
+from lora_profiler.harness import process
+print(json.dumps([find_spec("torch").origin, str(Path(process.__file__).resolve()), process.python_path({})]))
+'''
+print(subprocess.check_output([host.python, "-c", ask], env=child_environment(None, host), text=True))
+"""
+
+
+def test_an_installed_package_brings_nothing_else_to_the_environment_it_rehearses_in(
+    tmp_path: Path,
+) -> None:
+    """Beside an installed one lies another torch, which a checkout has not."""
+    site = tmp_path / "site-packages"
+    ignored = shutil.ignore_patterns("__pycache__", "*.sqlite")
+    shutil.copytree(ROOT / "lora_profiler", site / "lora_profiler", ignore=ignored)
+    (site / "torch.py").touch()
+    environment = os.environ | {"LORA_PROFILER_CACHE": str(tmp_path / "cache")}
+    environment.pop("PYTHONPATH", None)
+    command = [sys.executable, "-c", INSTALLED, str(site)]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    torch, package, path_of_a_child = json.loads(done.stdout)
+    assert Path(torch).parent.name == "torch"
+    assert Path(package).is_relative_to(site)
+    assert [each.name for each in Path(path_of_a_child).iterdir()] == ["lora_profiler"]
+
+
 def test_a_child_that_dies_leaves_a_rehearsed_record(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nexit 3\n")
