@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 class LoraProfilerError(Exception):
     """Base of all errors raised on purpose. `exit_code` is what the command line ends with."""
 
-    exit_code = 1
+    exit_code = 4
 
 
 class UsageError(LoraProfilerError, ValueError):

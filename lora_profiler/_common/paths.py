@@ -1,7 +1,12 @@
-"""Where the system wants a user's data and caches to lie."""
+"""Where the system wants a user's data and caches to lie.
+
+What lies there may be another user's: `Path.exists`, `is_file` and `is_dir` raise for it up to
+Python 3.13, where the functions of `os.path` answer no.
+"""
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -37,3 +42,15 @@ def cache_folder() -> Path | None:
     where there is no home."""
     given = os.environ.get(CACHE_VARIABLE)
     return Path(given) if given else user_folder("cache")
+
+
+def hub_home(environ: Mapping[str, str] = os.environ) -> str:
+    """huggingface_hub's folder, as its own constants have it; with a `~` where there is no home."""
+    caches = environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    return os.path.expanduser(environ.get("HF_HOME") or os.path.join(caches, "huggingface"))
+
+
+def hub_cache(environ: Mapping[str, str] = os.environ) -> str:
+    """Where huggingface_hub keeps what it has downloaded."""
+    usual = os.path.join(hub_home(environ), "hub")
+    return os.path.expanduser(environ.get("HF_HUB_CACHE") or usual)

@@ -240,11 +240,6 @@ def main(device: Device) -> None:
         tell({"micro": asdict(micro)})
 
 
-if __name__ == "__main__":
-    die_with_parent()
-    main(sys.argv[1])  # type: ignore[arg-type]  # the parent names a device
-
-
 # --- operators that a CPU computes longer than it moves their bytes -------------------------------
 
 
@@ -321,3 +316,8 @@ def moved_bytes(operator: Operator) -> int:
     kernel = kernel_of(operator.func, arguments, {}, operator.func(*arguments), "forward", "")
     assert kernel is not None
     return kernel.moved_bytes
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    main(sys.argv[1])  # type: ignore[arg-type]  # the parent names a device

@@ -6,6 +6,7 @@ HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are read by huggingface_hub it
 """
 
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lora_profiler.catalog.bundled import similar_names
@@ -79,7 +80,10 @@ def _headers() -> dict[str, str]:
     of their own."""
     from huggingface_hub import constants, get_token
 
-    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    token = None
+    if not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
+        with suppress(OSError):  # the token file is another user's
+            token = get_token()
     return {"user-agent": "lora-profiler"} | ({"authorization": f"Bearer {token}"} if token else {})
 
 

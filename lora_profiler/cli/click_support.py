@@ -270,7 +270,7 @@ def run(command: click.Command, args: Sequence[str] | None, prog_name: str) -> N
         sys.stdout.flush()
     except click.ClickException as e:
         e.show()
-        code = e.exit_code
+        code = UsageError.exit_code
     except LoraProfilerError as e:
         click.echo("Error: " + "\n".join(map(printable, str(e).split("\n"))), err=True)
         code = e.exit_code
@@ -286,16 +286,21 @@ def run(command: click.Command, args: Sequence[str] | None, prog_name: str) -> N
         _drop_stdout()  # the same, met by click, which wraps stdout and ends with 1
         code = _READER_LEFT
     except OSError as e:
-        if e.errno not in _NO_ROOM or e.filename is not None:
+        if e.filename is not None and e.errno in _OUT_OF_REACH:
+            what = f"{printable(str(e.filename))} cannot be read or written"
+        elif e.filename is None and e.errno in _NO_ROOM:
+            _drop_stdout()
+            what = "the output cannot be written"
+        else:
             raise
-        _drop_stdout()
-        click.echo(f"Error: the output cannot be written: {e.strerror}.", err=True)
+        click.echo(f"Error: {what}: {e.strerror}.", err=True)
         code = UsageError.exit_code
     sys.exit(code if isinstance(code, int) else 0)
 
 
 _READER_LEFT = 128 + 13
 """As of a process that SIGPIPE ended."""
+_OUT_OF_REACH = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 

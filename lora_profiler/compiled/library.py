@@ -12,6 +12,7 @@ installed is not used.
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import lru_cache
@@ -197,7 +198,7 @@ def write(path: Path, profiles: "list[Profile]") -> None:
 def _cached_profile(key: str) -> Profile | None:
     """None too for one that cannot be read, or was made with other versions."""
     path = cache_path()
-    if path is None or not path.is_file():
+    if path is None or not os.path.isfile(path):  # Path.is_file raises for another user's home
         return None
     import sqlite3
 

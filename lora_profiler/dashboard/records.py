@@ -2,6 +2,7 @@
 Nothing else is opened."""
 
 import argparse
+import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -57,7 +58,7 @@ def sources(arguments: Sequence[str]) -> list[RecordSource]:
         own = default_records_path()
     except StoreError:
         return places
-    return [*places, RecordSource(label="My records", path=own)] if own.is_file() else places
+    return [*places, RecordSource(label="My records", path=own)] if os.path.isfile(own) else places
 
 
 AT_ONCE_BYTES = 8 * MIB

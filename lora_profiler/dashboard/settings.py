@@ -50,8 +50,14 @@ SERVED: Final[dict[str, Setting]] = {
 
 
 def flags(port: int, *, headless: bool) -> list[str]:
-    """The options of `streamlit run`."""
-    settings = {**SERVED, "server.port": port, "server.headless": headless}
+    """The options of `streamlit run`, which looks for no secrets in the user's home: one that
+    cannot be read would be an error on every page."""
+    settings = {
+        **SERVED,
+        "server.port": port,
+        "server.headless": headless,
+        "secrets.files": [str(SCRIPT.with_name("secrets.toml"))],  # there is none
+    }
     return [f"--{name}={text}" for name, value in settings.items() for text in _texts(value)]
 
 

@@ -9,10 +9,10 @@ import platform
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from shutil import disk_usage
 
 from lora_profiler._common.packages import installed_version
+from lora_profiler._common.paths import hub_cache, hub_home
 from lora_profiler.harness.capabilities import Abilities, abilities
 from lora_profiler.harness.nvml import Nvml, open_cards
 from lora_profiler.units import bytes_text
@@ -167,15 +167,15 @@ def _record_lines() -> list[tuple[str, str]]:
 
 
 def _hub_lines(env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    caches = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    home = Path(env.get("HF_HOME") or caches / "huggingface").expanduser()
-    cache = Path(env.get("HF_HUB_CACHE") or home / "hub").expanduser()
-    token_file = Path(env.get("HF_TOKEN_PATH") or home / "token").expanduser()
+    cache = hub_cache(env)
+    usual = os.path.join(hub_home(env), "token")
+    token_file = os.path.expanduser(env.get("HF_TOKEN_PATH") or usual)
     set_by = next((name for name in TOKEN_VARIABLES if env.get(name)), "")
-    set_by = set_by or ("a token file" if token_file.is_file() else "")
+    set_by = set_by or ("a token file" if os.path.isfile(token_file) else "")
     offline = env.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     only = "yes, HF_HUB_OFFLINE is set: bundled, local and cached models only"
-    yield "cache folder", f"{cache} ({'exists' if cache.is_dir() else 'not there yet'})"
+    there = "exists" if os.path.isdir(cache) else "not there yet, or not readable"
+    yield "cache folder", f"{cache} ({there})"
     yield "token", f"set by {set_by}" if set_by else "none (gated models need one)"
     yield "offline", only if offline else "no"
     for name in HUB_VARIABLES:

@@ -87,12 +87,12 @@ class Store:
         self._try_out()
 
     def _try_out(self) -> None:
-        if self.path.is_dir():
+        if os.path.isdir(self.path):
             raise StoreError(
                 f"{self.path} is a folder; records need a file, such as"
                 f" {self.path / 'records.jsonl'}."
             )
-        if self.path.exists() and not self.path.is_file():
+        if os.path.exists(self.path) and not os.path.isfile(self.path):
             raise StoreError(
                 f"{self.path} is no regular file; name another place for the records with --records"
                 " PATH."

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from lora_profiler._common.paths import hub_cache
 from lora_profiler.errors import RehearsalError
 from lora_profiler.records.locks import WorkingFolder
 from lora_profiler.rehearsal.build import Stubs
@@ -130,16 +131,8 @@ def _before(first: str, environment: Mapping[str, str], name: str) -> str:
 def _link_hub_cache(folder: Path) -> None:
     """This run's view of the user's cache of the hub: what is added to it goes with the run."""
     folder.mkdir()
-    for entry in _hub_cache().glob("*--*"):
+    for entry in Path(hub_cache()).glob("*--*"):
         (folder / entry.name).symlink_to(entry.absolute())
-
-
-def _hub_cache() -> Path:
-    """As huggingface_hub.constants has it."""
-    home = os.environ.get("HF_HOME") or str(
-        Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface"
-    )
-    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str], output: int) -> int:

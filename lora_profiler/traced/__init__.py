@@ -48,16 +48,18 @@ def compile_profile(workload: "Workload") -> "Profile":
 
 def _compiled(workload: "Workload") -> "Profile":
     from lora_profiler.compiled.evaluation import forget
-    from lora_profiler.compiled.library import keep
+    from lora_profiler.compiled.library import cache_path, keep
     from lora_profiler.compiled.regime import key_of
     from lora_profiler.traced.compiler import compile_profile as compiled
+    from lora_profiler.traced.watch import note
 
     try:
         profile = compiled(workload)
     except CompileError:
         _refused.add(key_of(workload))
         raise
-    keep(profile)
+    if keep(profile) is None:
+        note(f"the profile could not be kept in {cache_path() or 'a home folder'}")
     forget()
     return profile
 
