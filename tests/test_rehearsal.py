@@ -579,6 +579,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "largest_case": [],
         "values_read": 0,
         "weights_of_holes": [],
+        "dtypes_of_holes": {},
         "data_stood_in": [],
         "facts": {"optimizers": []},
         **changes,
@@ -769,7 +770,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(run))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(transformers_hub, "cached_files", transformers_hub.cached_files)
-    monkeypatch.setattr(weights, "STOOD_IN", [])
+    monkeypatch.setattr(weights, "STOOD_IN", {})
     models = tmp_path / "models.json"
     kind = {"model_type": "llama", "architecture": "LlamaForCausalLM", "dtype": "float16"}
     models.write_text(json.dumps({"models": [{"id": "known/One", **kind, "config": CONFIG}]}))
@@ -793,13 +794,38 @@ def test_a_model_without_weights_loads_from_holes_and_the_user_s_cache_stays_as_
     assert model.config.hidden_size == 64
     assert not any(parameter.any() for parameter in model.parameters())
     assert files_of(hub.parents[1]) == before
-    assert weights.STOOD_IN == ["some/model"]
+    assert weights.STOOD_IN == {"some/model": "float32 (assumed: the config names no dtype)"}
+    assert str(model.dtype) == "torch.float32"
     model = transformers.AutoModelForCausalLM.from_pretrained("known/One", dtype="auto")
     assert str(model.dtype) == "torch.float16"
     tokenizer = transformers.AutoTokenizer.from_pretrained("known/One")
     assert len(tokenizer("four")["input_ids"]) == 4
     with pytest.raises(OSError, match="find them in the cached files"):
         transformers.AutoModelForCausalLM.from_pretrained("unknown/model")
+
+
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_holes_are_of_the_dtype_that_the_catalogue_knows_where_the_config_names_none(
+    hub: Path, is_cached: bool
+) -> None:
+    """GPT-2's config.json states no dtype, and its file is in float32; a config in the user's cache
+    goes before the catalogue's."""
+    transformers = pytest.importorskip("transformers")
+    from lora_profiler.rehearsal.inside.rehearsed import weights
+
+    assert find_model("bigscience/bloom-560m").dtype == "float16"
+    assert find_model("openai-community/gpt2").dtype == "float32"
+    snapshot = hub.parents[2] / "models--known--One" / "snapshots" / "abc"
+    if is_cached:
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").write_text(json.dumps(CONFIG))
+        (snapshot.parents[1] / "refs").mkdir()
+        (snapshot.parents[1] / "refs" / "main").write_text("abc")
+        run = Path(sys.modules["huggingface_hub.constants"].HF_HUB_CACHE)
+        (run / "models--known--One").symlink_to(snapshot.parents[1])
+    model = transformers.AutoModelForCausalLM.from_pretrained("known/One")
+    assert str(model.dtype) == "torch.float16"
+    assert weights.STOOD_IN == {"known/One": "float16"}
 
 
 def test_weights_that_are_in_the_cache_are_the_ones_that_load(hub: Path) -> None:
@@ -1129,10 +1155,11 @@ def test_what_an_answer_takes_for_granted() -> None:
     assert "Values were not computed" in plain_words and "nonzero" not in plain_words
     told: dict[str, Any] = {
         **{"largest_case": ["nonzero"], "values_read": 4, "attention": ["cudnn"]},
-        **{"world_size": 2, "facts": {"has_experts": True}, "weights_of_holes": ["a/b"]},
+        **{"world_size": 2, "facts": {"has_experts": True}},
+        **{"dtypes_of_holes": {"a/b": "float32"}},
     }
     words = " ".join(limits(Rehearsal(document(**told)), is_custom=True))
-    for each in ("A100", "nonzero", "4 single values", "cuDNN", "Collectives", "expert", "a/b"):
+    for each in ("A100", "nonzero", "4 single values", "cuDNN", "Collectives", "expert", "a/b", "float32"):
         assert each in words
 
 

@@ -148,12 +148,11 @@ def limits(result: Rehearsal, *, is_custom: bool) -> list[str]:
         sentences.append(
             "cuDNN ran attention; the workspace that it asks for is not known and counted as 0."
         )
-    if document["weights_of_holes"]:
-        names = ", ".join(document["weights_of_holes"])
-        sentences.append(
-            f"The weights of {names} are not on this disk and were stood in for by a checkpoint "
-            "of zeros."
-        )
+    dtypes: Mapping[str, str] = document["dtypes_of_holes"]
+    sentences += [
+        f"The weights of {name} are not on this disk; zeros in {dtype} took their place."
+        for name, dtype in dtypes.items()
+    ]
     if document["data_stood_in"]:
         sentences.append(
             f"Not on this disk and stood in for: {'; '.join(document['data_stood_in'])}."

@@ -121,7 +121,8 @@ def _document(run: Run, status: str, error: Mapping[str, Any] | None) -> dict[st
         "out_of_memory": run.out_of_memory,
         "error": error,
         "largest_case": LARGEST_CASE,
-        "weights_of_holes": STOOD_IN,
+        "weights_of_holes": list(STOOD_IN),
+        "dtypes_of_holes": STOOD_IN,
         "data_stood_in": list(dict.fromkeys(DATA_STOOD_IN)),
         "values_read": kernels.values_read(),
         "facts": {

@@ -18,12 +18,13 @@ from .tokens import DATA_STOOD_IN, TOKENIZER, write_tokenizer
 if TYPE_CHECKING:
     import torch
 
-STOOD_IN: list[str] = []
-"""Repositories whose weights are holes."""
+STOOD_IN: dict[str, str] = {}
+"""Repositories whose weights are holes -> the dtype of these, in words."""
 _COMMIT = "0" * 40
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _OTHER_WEIGHTS = (_INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
+_ASSUMED = "float32 (assumed: the config names no dtype)"
 _SHARD_BYTES = 5_000_000_000
 _DTYPES = {
     "bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64", "int64": "I64",
@@ -61,8 +62,7 @@ def _prepare(settings: Settings, repository: str, name: str) -> None:
     if snapshot is None or (snapshot / name).exists():
         return
     if name == _WEIGHTS and not any((snapshot / other).exists() for other in _OTHER_WEIGHTS):
-        write_holes(snapshot)
-        STOOD_IN.append(repository)
+        STOOD_IN[repository] = write_holes(snapshot, _known_dtype(settings, repository))
         if not (snapshot / name).exists():
             _mark_missing(folder, snapshot.name, name)
     elif name in TOKENIZER and settings.pretends_data:
@@ -112,28 +112,47 @@ def _mark_missing(folder: Path, commit: str, name: str) -> None:
     marker.touch()
 
 
-def _known_config(settings: Settings, repository: str) -> dict[str, Any] | None:
+def _catalogue_row(settings: Settings, repository: str) -> dict[str, Any] | None:
     if settings.models is None:
         return None
     wanted = repository.lower()
-    for row in json.loads(settings.models.read_text("utf-8"))["models"]:
+    rows: list[dict[str, Any]] = json.loads(settings.models.read_text("utf-8"))["models"]
+    for row in rows:
         if wanted in (row["id"].lower(), *(alias.lower() for alias in row.get("aliases", []))):
-            kind = row.get("transformers_model_type") or row["model_type"]
-            return {
-                "dtype": row.get("dtype"),
-                **row["config"],
-                "model_type": kind,
-                "architectures": [row["architecture"]],
-            }
+            return row
     return None
 
 
-def write_holes(snapshot: Path) -> None:
+def _known_config(settings: Settings, repository: str) -> dict[str, Any] | None:
+    row = _catalogue_row(settings, repository)
+    if row is None:
+        return None
+    kind = row.get("transformers_model_type") or row["model_type"]
+    dtype = _known_dtype(settings, repository)
+    named = {"model_type": kind, "architectures": [row["architecture"]]}
+    return {"dtype": dtype, **row["config"], **named}
+
+
+def _known_dtype(settings: Settings, repository: str) -> str | None:
+    """Of the published weights, by the catalogue; bfloat16 of those that it knows as quantised,
+    which are stood in for dequantised."""
+    row = _catalogue_row(settings, repository) or {}
+    return row.get("dtype") or ("bfloat16" if row.get("checkpoint_quantization") else None)
+
+
+def write_holes(snapshot: Path, dtype: str | None = None) -> str:
     """safetensors files of all that the architecture of the config.json there holds, with an index
-    where they are several; their data is a hole."""
+    where they are several; their data is a hole. Returns their dtype in words: that of the config,
+    else `dtype`, else float32, as checkpoints are stored that are older than the field."""
+    import transformers
+
+    fields = json.loads((snapshot / "config.json").read_text("utf-8"))
+    config = transformers.AutoConfig.for_model(**fields)
+    named = (each.dtype for each in (config, config.get_text_config()))
+    stated = str(next(filter(None, named), dtype) or "").removeprefix("torch.")
     shards: list[dict[str, torch.Tensor]] = [{}]
     filled = total = 0
-    for name, tensor in _tensors_of(snapshot / "config.json"):
+    for name, tensor in _tensors_of(config, fields["architectures"][0], stated or "float32"):
         if filled and filled + tensor.nbytes > _SHARD_BYTES:
             shards.append({})
             filled = 0
@@ -142,7 +161,7 @@ def write_holes(snapshot: Path) -> None:
         total += tensor.nbytes
     if len(shards) == 1:
         _write_shard(snapshot / _WEIGHTS, shards[0])
-        return
+        return stated or _ASSUMED
     places: dict[str, str] = {}
     for number, tensors in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
@@ -150,6 +169,7 @@ def write_holes(snapshot: Path) -> None:
         places |= dict.fromkeys(tensors, file)
     index = {"metadata": {"total_size": total}, "weight_map": places}
     (snapshot / _INDEX).write_text(json.dumps(index), "utf-8")
+    return stated or _ASSUMED
 
 
 def _write_shard(path: Path, tensors: "dict[str, torch.Tensor]") -> None:
@@ -171,18 +191,17 @@ def _write_shard(path: Path, tensors: "dict[str, torch.Tensor]") -> None:
     os.replace(partial, path)
 
 
-def _tensors_of(config_path: Path) -> "Iterator[tuple[str, torch.Tensor]]":
+def _tensors_of(
+    config: Any, architecture: str, dtype: str
+) -> "Iterator[tuple[str, torch.Tensor]]":
     """Of the model on the meta device; what is tied to another tensor is stored once, as the hub's
     checkpoints do."""
     import torch
     import transformers
 
-    fields = json.loads(config_path.read_text("utf-8"))
-    config = transformers.AutoConfig.for_model(**fields)
-    kind = getattr(transformers, fields["architectures"][0])
-    dtype = getattr(config, "dtype", None) or torch.bfloat16
+    kind = getattr(transformers, architecture)
     with torch.device("meta"):
-        model = kind._from_config(config, dtype=dtype)
+        model = kind._from_config(config, dtype=getattr(torch, dtype))
     yield from model.named_parameters()
     persistent = model.state_dict().keys()
     yield from ((name, buffer) for name, buffer in model.named_buffers() if name in persistent)
