@@ -48,7 +48,11 @@ from lora_profiler.rehearsal.environment import (
     read_environment,
 )
 from lora_profiler.rehearsal.inside.rehearsed.history import held, held_at_peak, name_pieces, play
-from lora_profiler.rehearsal.inside.rehearsed.kernels_by_name import attention_kernels, between
+from lora_profiler.rehearsal.inside.rehearsed.kernels_by_name import (
+    attention_kernels,
+    between,
+    runs_other_cudnn,
+)
 from lora_profiler.rehearsal.inside.rehearsed.settings import Settings
 from lora_profiler.rehearsal.launch import Request, rehearse
 from lora_profiler.rehearsal.result import (
@@ -165,6 +169,48 @@ def test_a_workspace_of_unknown_size_is_refused_and_not_read_out_of_nothing(tmp_
     assert library.cusolverDnSgeqrf_bufferSize(None) == 9  # CUSOLVER_STATUS_NOT_SUPPORTED
     assert library.cusolverDnSgeqrf(None) == 0
     assert library.cusolverDnCreate(ctypes.byref(ctypes.c_void_p())) == 0
+
+
+CUDNN = """
+#include <stdlib.h>
+#define CUDNN_PINNED 92000
+#define CUDA_MAJOR 13
+#include "cudnn.c"
+static const char *last;
+void pretended_called(const char *library, const char *function, int computes) { last = function; }
+const char *ran(int operation) {
+    void *operations[1], *graph[1], *heuristics, *found[1], *plan;
+    cudnnBackendCreateDescriptor(operation, operations);
+    cudnnBackendCreateDescriptor(15, graph);
+    cudnnBackendCreateDescriptor(4, &heuristics);
+    cudnnBackendCreateDescriptor(3, found);
+    cudnnBackendCreateDescriptor(5, &plan);
+    cudnnBackendSetAttribute(graph[0], 801, 15, 1, (void *)operations);
+    cudnnBackendSetAttribute(heuristics, 201, 15, 1, (void *)graph);
+    cudnnBackendGetAttribute(heuristics, 202, 15, 1, NULL, found);
+    cudnnBackendDestroyDescriptor(graph[0]);
+    cudnnBackendSetAttribute(plan, 401, 15, 1, (void *)found);
+    cudnnBackendExecute(NULL, plan, NULL);
+    return last;
+}
+"""
+
+
+@needs_cc
+@pytest.mark.parametrize(("operation", "attends"), [(10, 0), (12, 0), (13, 0), (19, 1), (41, 1)])
+def test_cudnn_s_attention_is_told_from_its_convolutions(
+    tmp_path: Path, operation: int, attends: int
+) -> None:
+    """By the operations of the graph, in the numbers of cudnn_graph.h: convolutions forward and
+    backward, pointwise; a product of matrices, attention as one operation."""
+    stubs_folder = Path(build.__file__).with_name("stubs")
+    options = (f"-I{stubs_folder}", f"-I{tmp_path}")
+    (tmp_path / "cuda_runtime_api.h").touch()
+    library = ctypes.CDLL(str(compiled(tmp_path, "libran.so", CUDNN, *options)))
+    library.ran.restype = ctypes.c_char_p
+    names = [library.ran(operation).decode()]
+    assert (attention_kernels(names) == ["cudnn"]) == bool(attends)
+    assert runs_other_cudnn(names) != bool(attends)
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------------
@@ -534,8 +580,11 @@ def test_what_a_trainer_s_loss_function_calls_is_not_all_of_the_loss() -> None:
 
 def test_which_attention_ran_is_read_off_the_kernels() -> None:
     flash = "_ZN13pytorch_flash16flash_fwd_kernelI"
-    names = {flash: 2, "cudnnBackendExecute": 1, "softmax_warp_forward": 4}
-    assert attention_kernels(names) == ["flash", "cudnn"]
+    names = {flash: 2, "cudnnBackendExecute attention": 1, "softmax_warp_forward": 4}
+    assert attention_kernels(names) == ["flash", "cudnn"] and not runs_other_cudnn(names)
+    assert attention_kernels(["cudnnBackendExecute"]) == []
+    for convolution in ("cudnnBackendExecute", "cudnnConvolutionBackwardFilter"):
+        assert runs_other_cudnn([convolution])
     assert attention_kernels(["fmha_cutlassF_f16_aligned_64x64_rf_sm80"]) == ["efficient"]
     assert attention_kernels(["softmax_warp_forward"]) == []
     assert between({"a": 2, "b": 1}, {"a": 5, "b": 1, "c": 1}) == {"a": 3, "c": 1}
@@ -573,6 +622,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "held": None,
         "launches": [{"kernels": 5, "library_calls": 2}],
         "attention": ["flash"],
+        "other_cudnn": False,
         "kernels": {},
         "out_of_memory": None,
         "error": None,
@@ -614,7 +664,9 @@ def test_a_script_is_run_with_what_the_stubs_and_the_hooks_need(tmp_path: Path) 
     )
     out = tmp_path / "out.json"
     preload = Stubs(tmp_path, (tmp_path / "a.so", tmp_path / "b.so"), built_now=False)
-    with pytest.raises(RehearsalError, match=r"exit code 0 before it used the card.*--online"):
+    with pytest.raises(
+        RehearsalError, match=r"exit code 0 before it used the card: nothing was rehearsed.$"
+    ):
         rehearse(request("python", "-S", "-c", script, str(out)), preload, 2)
     found = json.loads(out.read_text())
     card = found["LORA_PROFILER_CARD"]
@@ -623,6 +675,40 @@ def test_a_script_is_run_with_what_the_stubs_and_the_hooks_need(tmp_path: Path) 
     assert found["LD_PRELOAD"].split(":")[:2] == [str(tmp_path / "a.so"), str(tmp_path / "b.so")]
     assert (Path(found["PYTHONPATH"].split(":")[0]) / "sitecustomize.py").exists()
     assert not Path(found["HF_HUB_CACHE"]).exists()  # it went with the run
+
+
+USES_THE_CARD = "import os; open(os.environ['LORA_PROFILER_RUN'] + '/steps-7', 'w').write('2'); "
+KILLS_ITSELF = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "hint"),
+    [
+        (KILLS_ITSELF, r"was ended by signal 9 \(SIGKILL\) before it used the card", "own memory"),
+        (
+            USES_THE_CARD + KILLS_ITSELF,
+            r"signal 9 \(SIGKILL\) after 2 optimizer steps",
+            "own memory",
+        ),
+        ("import no_such_module", "exit code 1 before it used the card", "pip install NAME"),
+        ("import sys; sys.exit(7)", "exit code 7 before it used the card", ""),
+        ("raise OSError('it looks as if you are offline')", "exit code 1", "Without --online"),
+        (
+            "class E(Exception): __module__ = 'huggingface_hub.errors'\n"
+            "try: raise E('no cache')\nexcept E: raise RuntimeError('cannot load')",
+            "exit code 1",
+            "Without --online",
+        ),
+    ],
+)
+def test_how_a_script_ended_is_told_with_the_hint_that_helps(
+    tmp_path: Path, script: str, words: str, hint: str
+) -> None:
+    with pytest.raises(RehearsalError, match=words) as ended:
+        rehearse(request("python", "-c", script), without_stubs(tmp_path), 2)
+    others = {"own memory", "pip install NAME", "Without --online"} - {hint}
+    said = str(ended.value)
+    assert hint in said and not any(other in said for other in others)
 
 
 def test_an_interrupt_leaves_none_of_the_script_s_processes(tmp_path: Path) -> None:
@@ -1154,12 +1240,21 @@ def test_what_an_answer_takes_for_granted() -> None:
     plain_words = " ".join(limits(Rehearsal(document()), is_custom=False))
     assert "Values were not computed" in plain_words and "nonzero" not in plain_words
     told: dict[str, Any] = {
-        **{"largest_case": ["nonzero"], "values_read": 4, "attention": ["cudnn"]},
+        **{
+            "largest_case": ["nonzero"],
+            "values_read": 4,
+            "attention": ["cudnn"],
+            "other_cudnn": True,
+        },
         **{"world_size": 2, "facts": {"has_experts": True}},
         **{"dtypes_of_holes": {"a/b": "float32"}},
     }
     words = " ".join(limits(Rehearsal(document(**told)), is_custom=True))
-    for each in ("A100", "nonzero", "4 single values", "cuDNN", "Collectives", "expert", "a/b", "float32"):
+    words_of_each = (
+        "A100", "nonzero", "4 single values", "cuDNN ran attention and convolutions;",
+        "Collectives", "expert", "a/b", "float32",
+    )  # fmt: skip
+    for each in words_of_each:
         assert each in words
 
 

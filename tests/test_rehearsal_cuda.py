@@ -233,6 +233,10 @@ def test_out_of_memory_is_torch_s_own_and_ends_with_1(tmp_path: Path) -> None:
         ),
         ("import sys\nsys.exit(7)", "exit code 7 before it used the card"),
         ("import no_such_module", "exit code 1 before it used the card"),
+        (
+            LOOP + "    if step == 1: import os; os.kill(os.getpid(), 9)\n",
+            "was ended by signal 9 (SIGKILL) after 2 optimizer steps",
+        ),
     ],
 )
 def test_a_script_that_does_not_get_there_ends_with_4(
@@ -241,6 +245,25 @@ def test_a_script_that_does_not_get_there_ends_with_4(
     done = rehearse("--gpu", "t4", "--", "python", script(tmp_path, text))
     assert done.returncode == 4, done.stderr
     assert words in done.stdout + done.stderr
+
+
+CONVOLUTION = """
+import torch
+model = torch.nn.Conv2d(3, 64, 16, 16).cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+for step in range(10):
+    images = torch.ones(4, 3, 224, 224, device="cuda")
+    with torch.autocast("cuda", torch.float16):
+        model(images).sum().backward()
+    optimizer.step()
+"""
+
+
+def test_a_convolution_is_not_attention(tmp_path: Path) -> None:
+    """Of cuDNN both; a T4 has no attention of cuDNN's."""
+    found = answer("--gpu", "t4", "--", "python", script(tmp_path, CONVOLUTION))
+    assert found["rank"]["attention"] == []
+    assert any("cuDNN ran convolutions; the workspace" in limit for limit in found["limits"])
 
 
 def test_a_card_that_this_torch_has_no_kernels_for_is_refused_in_cuda_s_words(

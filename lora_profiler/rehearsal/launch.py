@@ -20,7 +20,7 @@ from lora_profiler.records.locks import WorkingFolder
 from lora_profiler.rehearsal.build import Stubs
 from lora_profiler.rehearsal.cards import PretendedCard
 from lora_profiler.rehearsal.environment import is_python
-from lora_profiler.rehearsal.result import Rehearsal, best_of, read_result
+from lora_profiler.rehearsal.result import OF_LAUNCHERS, Rehearsal, best_of, read_result
 
 _GRACE_SECONDS = 5
 """Between asking a process group to end and ending it."""
@@ -60,13 +60,37 @@ def rehearse(request: Request, stubs: Stubs, output: int) -> list[Rehearsal]:
         _link_hub_cache(folder / "hub")
         code = _run(words_of(request), _environment(request, stubs, folder), output)
         results = [read_result(path) for path in sorted(folder.glob("result-*.json"))]
-    if not results:
-        offline = "" if request.is_online else " Without --online nothing is downloaded."
-        raise RehearsalError(
-            f"{' '.join(request.command)} ended with exit code {code} before it used the card: "
-            f"nothing was rehearsed.{offline}"
-        )
+        if not results:
+            raise RehearsalError(_ended(request, folder, code))
     return best_of(results)
+
+
+def _ended(request: Request, folder: Path, code: int) -> str:
+    """How a command ended that left no result, and what to do."""
+    by_signal = f"was ended by signal {-code} ({_signal_name(-code)})"
+    how = by_signal if code < 0 else f"ended with exit code {code}"
+    steps = [int(path.read_text("utf-8")) for path in folder.glob("steps-*")]
+    when = f"after {max(steps)} optimizer steps" if steps else "before it used the card"
+    sentences = [f"{' '.join(request.command)} {how} {when}: nothing was rehearsed."]
+    if code == -signal.SIGKILL:
+        sentences.append("SIGKILL often means that this machine's own memory ran out.")
+    failures = [json.loads(path.read_text("utf-8")) for path in folder.glob("failure-*.json")]
+    own = [each for each in failures if each["type"] not in OF_LAUNCHERS] or failures
+    if own:
+        failure = own[0]
+        sentences.append(f"{failure['type']}: {failure['message']}.".replace("..", "."))
+        if failure["missing_module"]:
+            sentences.append(f"Install its package: {request.python} -m pip install NAME.")
+        elif failure["is_of_network"] and not request.is_online:
+            sentences.append("Without --online nothing is downloaded.")
+    return " ".join(sentences)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of real time
+        return "of real time"
 
 
 def words_of(request: Request) -> list[str]:

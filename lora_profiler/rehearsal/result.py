@@ -21,7 +21,7 @@ EXIT_CODES: Mapping[Status, int] = {
     "ended": 4,
 }
 SCHEMA = 1
-_OF_LAUNCHERS = ("CalledProcessError", "ChildFailedError", "ProcessExitedException")
+OF_LAUNCHERS = ("CalledProcessError", "ChildFailedError", "ProcessExitedException")
 COUNTERS = ("requested_bytes", "allocated_bytes", "reserved_bytes")
 PHASES = ("setup", "forward", "backward", "optimizer")
 Peak = Mapping[str, int]
@@ -105,7 +105,7 @@ def _weight(result: Rehearsal) -> tuple[bool, int]:
     """A launcher fails because the process that it started did, whose own words are the ones to
     tell."""
     error = result.document["error"] or {}
-    failed = result.status not in ("done", "ended") and error.get("type") not in _OF_LAUNCHERS
+    failed = result.status not in ("done", "ended") and error.get("type") not in OF_LAUNCHERS
     return failed, result.steps
 
 
@@ -144,9 +144,12 @@ def limits(result: Rehearsal, *, is_custom: bool) -> list[str]:
             "Which tokens an expert gets depends on values: a router sends all of them to the "
             "same experts here."
         )
-    if "cudnn" in document["attention"]:
+    by_cudnn = ["attention"] * ("cudnn" in document["attention"])
+    by_cudnn += ["convolutions"] * document["other_cudnn"]
+    if by_cudnn:
         sentences.append(
-            "cuDNN ran attention; the workspace that it asks for is not known and counted as 0."
+            f"cuDNN ran {' and '.join(by_cudnn)}; the workspace that it asks for is not known and"
+            " counted as 0."
         )
     dtypes: Mapping[str, str] = document["dtypes_of_holes"]
     sentences += [

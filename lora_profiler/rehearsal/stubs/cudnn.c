@@ -15,20 +15,39 @@ int cudnnDestroy(void *handle) { free(handle); return 0; }
 int cudnnGetStream(void *handle, void **stream) { *stream = NULL; return 0; }
 const char *cudnnGetErrorString(int status) { return status ? "an error of a pretended card" : "CUDNN_STATUS_SUCCESS"; }
 void cudnnGetLastErrorString(char *out, size_t n) { if (n) *out = 0; }
-int cudnnBackendCreateDescriptor(int type, void **out) { *out = calloc(1, 256); return 0; }
+
+/* Attention and convolutions are run by the same function. A graph of attention has a product of matrices, or is one operation
+   of its own; that is passed from its operations on to the graph, the heuristics, the configuration and the plan. */
+typedef struct { int attends; char room[252]; } Descriptor;
+/* Of cudnnBackendDescriptorType_t and cudnnBackendAttributeType_t. */
+enum { OPERATION_MATMUL = 19, OPERATION_SDPA_FORWARD = 41, OPERATION_SDPA_BACKWARD = 43, BACKEND_DESCRIPTOR = 15 };
+int cudnnBackendCreateDescriptor(int type, void **out) {
+    Descriptor *made = calloc(1, sizeof *made);
+    made->attends = type == OPERATION_MATMUL || type == OPERATION_SDPA_FORWARD || type == OPERATION_SDPA_BACKWARD;
+    *out = made;
+    return 0;
+}
 int cudnnBackendDestroyDescriptor(void *descriptor) { free(descriptor); return 0; }
-int cudnnBackendExecute(void *handle, void *plan, void *variants) {
-    pretended_called("libcudnn", "cudnnBackendExecute", 1);
+int cudnnBackendSetAttribute(Descriptor *descriptor, int name, int type, int64_t count, Descriptor *const *parts) {
+    for (int64_t i = 0; type == BACKEND_DESCRIPTOR && i < count; i++)
+        if (parts[i] && parts[i]->attends) descriptor->attends = 1;
+    return 0;
+}
+int cudnnBackendExecute(void *handle, Descriptor *plan, void *variants) {
+    pretended_called("libcudnn", plan->attends ? "cudnnBackendExecute attention" : "cudnnBackendExecute", 1);
     return 0;
 }
 
 /* Of cudnnBackendAttributeName_t: what the frontend reads. */
 enum { HEURISTIC_RESULTS = 202, CONFIG_ENGINE = 300, CONFIG_WORKSPACE = 303, CONFIG_SHARED_MEMORY = 304, PLAN_WORKSPACE = 402,
        GRAPH_ENGINE_COUNT = 802, ENGINE_INDEX = 1301 };
-int cudnnBackendGetAttribute(void *descriptor, int name, int type, int64_t most, int64_t *count, void *out) {
+int cudnnBackendGetAttribute(Descriptor *descriptor, int name, int type, int64_t most, int64_t *count, void *out) {
     int64_t value = 0, num_values = 1;
     switch (name) {
-    case HEURISTIC_RESULTS: case CONFIG_ENGINE: out = NULL; break; /* descriptors, which the caller has made */
+    case HEURISTIC_RESULTS: case CONFIG_ENGINE: /* descriptors, which the caller has made */
+        if (out && most > 0 && *(Descriptor **)out) (*(Descriptor **)out)->attends = descriptor->attends;
+        out = NULL;
+        break;
     case CONFIG_WORKSPACE: case PLAN_WORKSPACE: break;
     case GRAPH_ENGINE_COUNT: case ENGINE_INDEX: value = 1; break;
     case CONFIG_SHARED_MEMORY: if (out && most > 0) *(int32_t *)out = 1024; out = NULL; break;

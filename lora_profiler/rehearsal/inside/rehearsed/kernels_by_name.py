@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 _ATTENTION = (
     ("flash", re.compile(r"flash_(fwd|bwd)|flash_attn|FlashAttn", re.IGNORECASE)),
     ("efficient", re.compile(r"fmha_cutlass|AttentionKernel|AttentionBackwardKernel")),
-    ("cudnn", re.compile(r"cudnnBackendExecute")),
+    ("cudnn", re.compile(r"cudnnBackendExecute attention")),
 )
+_OTHER_CUDNN = re.compile(r"cudnnBackendExecute$|cudnn\w*(Convolution|RNN)\w*(Forward|Backward)")
+"""Convolutions and the like; the stub library names executions of attention apart."""
 
 
 def between(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
@@ -20,3 +22,8 @@ def attention_kernels(names: Iterable[str]) -> list[str]:
     or by the model itself."""
     names = list(names)
     return [kind for kind, pattern in _ATTENTION if any(pattern.search(name) for name in names)]
+
+
+def runs_other_cudnn(names: Iterable[str]) -> bool:
+    """Whether cuDNN ran something else than attention, as convolutions are."""
+    return any(_OTHER_CUDNN.search(name) for name in names)

@@ -12,7 +12,7 @@ import torch
 
 from . import kernels
 from .history import Log, held, held_at_peak, name_pieces, play
-from .kernels_by_name import attention_kernels
+from .kernels_by_name import attention_kernels, runs_other_cudnn
 from .peaks import COUNTERS, Key, Peaks
 from .settings import Settings
 from .tensors import Owner
@@ -115,6 +115,7 @@ def _document(run: Run, status: str, error: Mapping[str, Any] | None) -> dict[st
             {"kernels": launched, "library_calls": called} for launched, called in run.launches
         ],
         "attention": attention_kernels(run.kernel_names),
+        "other_cudnn": runs_other_cudnn(run.kernel_names),
         "kernels": dict(
             sorted(run.kernel_names.items(), key=lambda item: -item[1])[:_MANY_KERNELS]
         ),

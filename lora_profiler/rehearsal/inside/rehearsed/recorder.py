@@ -84,6 +84,11 @@ class Recorder:
         observe = torch._C._cuda_attach_out_of_memory_observer  # type: ignore[attr-defined]
         observe(self._memory_ran_out)
         self._mark()
+        self._leave_trace()
+
+    def _leave_trace(self) -> None:
+        """What is known of a process that a signal ends: that it used the card, and its steps."""
+        (self.settings.folder / f"steps-{self._process}").write_text(str(self.steps_done), "utf-8")
 
     def _memory_ran_out(
         self, device: int, wanted_bytes: int, total_bytes: int, free_bytes: int
@@ -198,6 +203,7 @@ class Recorder:
             self._wait_for_others()
             self._leave(0)
         self.steps_done = made
+        self._leave_trace()
         if is_whole:
             self._end_step()
 

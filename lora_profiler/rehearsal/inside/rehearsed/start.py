@@ -5,6 +5,7 @@ card's values is answered."""
 import os
 
 from .dequantised import observe_bitsandbytes
+from .failure import observe_failures
 from .imports import after_import
 from .settings import read_settings
 
@@ -43,5 +44,6 @@ _IS_RECORDED = bool(os.environ.get("LORA_PROFILER_RUN_SETTINGS"))
 after_import("torch", _torch_imported)
 after_import("bitsandbytes.cextension", observe_bitsandbytes)
 if _IS_RECORDED:
+    observe_failures(read_settings().folder)
     after_import("transformers.utils.hub", _hub_imported)
     after_import("datasets.load", _datasets_imported)

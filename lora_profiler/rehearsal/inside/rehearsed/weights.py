@@ -191,9 +191,7 @@ def _write_shard(path: Path, tensors: "dict[str, torch.Tensor]") -> None:
     os.replace(partial, path)
 
 
-def _tensors_of(
-    config: Any, architecture: str, dtype: str
-) -> "Iterator[tuple[str, torch.Tensor]]":
+def _tensors_of(config: Any, architecture: str, dtype: str) -> "Iterator[tuple[str, torch.Tensor]]":
     """Of the model on the meta device; what is tied to another tensor is stored once, as the hub's
     checkpoints do."""
     import torch
