@@ -1291,7 +1291,7 @@ FACTS: dict[str, Any] = {
         "dtype": "float32", "modules_to_save": None, "target_modules": ["q_proj", "v_proj"],
         "use_rslora": False},
     "inputs": {"input_ids": [2, 300], "labels": [2, 300]},
-    "autocast": False,
+    "autocast": None,
     "accumulation": 2,
 }  # fmt: skip
 
@@ -1314,7 +1314,23 @@ def test_the_nearest_question_is_the_one_that_the_script_asked() -> None:
 @pytest.mark.parametrize(
     ("changes", "field", "value"),
     [
-        ({"lora": None, "dtypes": {"trained float32": 9}, "autocast": True}, "precision", "amp"),
+        ({"autocast": "bfloat16"}, "precision", "amp"),
+        ({"autocast": "float16"}, "precision", "amp-float16"),
+        ({"holds_outputs": True}, "hold_outputs", True),
+        ({"trainer": "Trainer", "holds_outputs": True}, "hold_outputs", False),
+        ({"trainer": "Trainer"}, "loop_state", "transformers"),
+        ({"trainer": "SFTTrainer"}, "loss", "trl"),
+        ({"trainer": "DPOTrainer"}, "loop_state", "trl-dpo"),
+        ({"trainer": "Trainer", "arguments": {"use_liger_kernel": True}}, "loss", "fused"),
+        ({"trainer": "SFTTrainer", "arguments": {"use_liger_kernel": True}}, "loss", "trl"),
+        ({"forward_of": "liger_kernel.transformers.model.llama"}, "kernels", "liger"),
+        (
+            {"trainer": "Trainer", "arguments": {"label_smoothing_factor": 0.1}},
+            "label_smoothing_factor",
+            0.1,
+        ),
+        ({"versions": {"transformers": "4.57.1"}}, "transformers", "4.57"),
+        ({"use_reentrant": True}, "use_reentrant", True),
         ({"lora": None, "dtypes": {"trained float32": 9}}, "dtype", "float32"),
         ({"optimizer_options": {"fused": True}}, "optimizer_impl", "fused"),
         ({"optimizer_options": {"foreach": False}}, "optimizer_impl", "forloop"),
@@ -1327,9 +1343,14 @@ def test_the_nearest_question_is_the_one_that_the_script_asked() -> None:
             Quantization(double_quant=False),
         ),
         (
-            {"quantisation": NF4, "dtypes": {"uint8": 9, "float32": 3}},
+            {"quantisation": NF4, "end_dtypes": {"embedding": "float32", "norm": "float32"}},
             "quantization",
             Quantization(recipe="kbit"),
+        ),
+        (
+            {"quantisation": NF4, "end_dtypes": {"embedding": "bfloat16", "norm": "float32"}},
+            "quantization",
+            Quantization(recipe="kbit-norms"),
         ),
     ],
 )
@@ -1377,7 +1398,17 @@ def test_pefts_other_methods_are_read_off_a_model_of_theirs(
     [
         ({}, 2, "ranks"),
         ({"config": None}, 1, "no transformers config"),
-        ({"trainer": "DPOTrainer"}, 1, "what DPOTrainer computes in a step"),
+        ({"trainer": "GRPOTrainer"}, 1, "what GRPOTrainer computes in a step"),
+        ({"trainer": "Trainer", "changed_in_trainer": ["compute_loss"]}, 1, "its own compute_loss"),
+        ({"trainer": "DPOTrainer", "arguments": {"loss_type": ["ipo"]}}, 1, "loss_type=['ipo']"),
+        ({"trainer": "SFTTrainer", "arguments": {"label_smoothing_factor": 0.1}}, 1, "smoothing"),
+        ({"inputs": {"input_ids": [2, 300]}}, 1, "computes the loss itself"),
+        ({"is_compiled": True}, 1, "compiled model"),
+        ({"forward_of": "unsloth.models.llama"}, 1, "that of unsloth.models.llama"),
+        ({"attention_implementation": "flex_attention"}, 1, "attention by flex_attention"),
+        ({"architecture": "LlamaForSequenceClassification"}, 1, "SequenceClassification"),
+        ({"trained_parameters": 5}, 1, "5 parameters train"),
+        ({"optimizer_options": {"amsgrad": True}}, 1, "amsgrad"),
         ({"inputs": {"pixel_values": [1, 3, 224, 224]}}, 1, "input_ids"),
         ({"optimizers": ["my.Adagrad"]}, 1, "Adagrad"),
         ({"lora": {**FACTS["lora"], "type": "LoHaConfig"}}, 1, "LoHaConfig"),
@@ -1392,7 +1423,52 @@ def test_what_is_not_predicted_is_said(
     assert found.prediction is None and words in found.reason
     held = HELD | {"categories": {"parameters": 1}}
     text = plain(rehearsal_blocks([Rehearsal(document(held=held))], CARD, found, with_phases=False))
-    assert "No prediction stands beside it" in text
+    assert "No prediction to compare with" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "doubt"),
+    [
+        ({}, ""),
+        ({"trainer": "Trainer", "versions": {"transformers": "5.24.2"}}, ""),
+        ({"trainer": "Trainer", "versions": {"transformers": "5.9.0"}}, "transformers 5.9.0 ran"),
+        ({"trainer": "SFTTrainer", "versions": {"trl": "1.3.0"}}, "trl 1.3.0 ran"),
+        ({"trainer": "Seq2SeqTrainer"}, "Seq2SeqTrainer was not rehearsed"),
+        ({"autocast": "float16"}, "without a GradScaler"),
+        ({"autocast": "float16", "scales_loss": True}, ""),
+        ({"holds_cache": True}, "use_cache=False"),
+        ({"other_parameters": 5}, "another model"),
+        ({"accumulation": 2}, "accumulates"),
+        ({"trainer": "Trainer", "accumulation": 2}, ""),
+    ],
+)
+def test_a_prediction_is_exact_only_of_what_was_rehearsed(
+    changes: dict[str, Any], doubt: str
+) -> None:
+    told = FACTS | {"accumulation": 1, "checkpointing": False} | changes
+    found = nearest(told, 1, 80, "2.13.0+cu130")
+    assert found.prediction is not None and (doubt or found.prediction.exactness == "exact")
+    assert found.exactness == ("estimate" if doubt else "exact")
+    assert doubt in " ".join(found.doubts)
+    held = HELD | {"categories": {"parameters": 1}}
+    result = Rehearsal(document(held=held))
+    text = plain(rehearsal_blocks([result], CARD, found, with_phases=False))
+    assert ("An estimate: " in text) == bool(doubt)
+    told = rehearsal_document([result], CARD, found)["nearest_prediction"]
+    assert (told["exactness"], told["doubts"]) == (found.exactness, list(found.doubts))
+
+
+def test_tensors_of_a_batch_beside_ids_and_labels_are_in_the_prediction() -> None:
+    """A collator's attention mask, of each micro-batch of a step."""
+    of_trainer = FACTS | {"trainer": "Trainer", "accumulation": 3}
+    plain_, masked = (
+        nearest(of_trainer | {"input_bytes": columns * 2 * 300 * 8}, 1, 80, "2.13.0+cu130")
+        for columns in (2, 3)
+    )
+    assert plain_.prediction is not None and masked.prediction is not None
+    more = masked.prediction.peak.total_bytes - plain_.prediction.peak.total_bytes
+    assert more == 3 * 2 * 300 * 8
+    assert plain_.prediction == nearest(of_trainer, 1, 80, "2.13.0+cu130").prediction
 
 
 def test_the_prediction_stands_beside_what_was_held_category_by_category() -> None:
@@ -1404,7 +1480,7 @@ def test_the_prediction_stands_beside_what_was_held_category_by_category() -> No
     categories = {"parameters": weights} | other
     held = HELD | {"requested_bytes": weights + 12, "categories": categories}
     blocks = rehearsal_blocks([Rehearsal(document(held=held))], CARD, prediction, with_phases=False)
-    (table,) = [block for block in blocks if isinstance(block, Table) and "nearest" in block.title]
+    (table,) = [block for block in blocks if isinstance(block, Table) and "closest" in block.title]
     rows = {row.cells[0]: row.cells[1:] for row in table.rows}
     assert rows["weights and adapters"][2] == "equal"
     workspaces = 2 * 8_519_680  # of a card before Hopper

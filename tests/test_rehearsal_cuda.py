@@ -186,6 +186,133 @@ def test_an_sft_trainer_asks_for_what_its_stack_predicts(batch_size: int) -> Non
     assert rehearsed == peak.total_bytes
 
 
+HEAD = """
+import torch, transformers
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+usual = {"output_dir": "output", "report_to": "none", "save_strategy": "no", "logging_steps": 1}
+lora = LoraConfig(r=16, lora_alpha=32, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+
+
+def rows(length, *columns):
+    row = torch.randint(0, 1000, (length,)).tolist()
+    return Dataset.from_list([dict.fromkeys(columns, row)] * 64)
+
+
+def loop(model, step):
+    model.train()
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-4)
+    for _ in range(9):
+        step(torch.randint(0, 1000, (2, 512)).cuda()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+"""
+SCRIPTS = {
+    "Trainer, bf16=True, in full": """
+model = AutoModelForCausalLM.from_pretrained("HuggingFaceTB/SmolLM2-135M", dtype=torch.float32)
+args = TrainingArguments(per_device_train_batch_size=4, bf16=True, **usual)
+Trainer(model, args, train_dataset=rows(1024, "input_ids", "labels")).train()
+""",
+    "Trainer, LoRA, a collator's attention mask": """
+model = AutoModelForCausalLM.from_pretrained("meta-llama/Llama-3.2-1B", dtype=torch.bfloat16)
+args = TrainingArguments(per_device_train_batch_size=4, **usual)
+data = rows(512, "input_ids", "labels", "attention_mask")
+Trainer(get_peft_model(model, lora), args, train_dataset=data).train()
+""",
+    "Trainer, NF4 after k-bit preparation, fp16=True, several micro-batches": """
+base = transformers.BitsAndBytesConfig(
+    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float16
+)
+model = AutoModelForCausalLM.from_pretrained(
+    "facebook/opt-350m", quantization_config=base, dtype=torch.float16, device_map={"": 0}
+)
+model = get_peft_model(prepare_model_for_kbit_training(model), lora)
+args = TrainingArguments(
+    per_device_train_batch_size=4, gradient_accumulation_steps=4, fp16=True, **usual
+)
+Trainer(model, args, train_dataset=rows(40, "input_ids", "labels", "attention_mask")).train()
+""",
+    "SFTTrainer, packed": """
+args = SFTConfig(
+    per_device_train_batch_size=2, gradient_accumulation_steps=2, packing=True, **usual
+)
+SFTTrainer(
+    "Qwen/Qwen2.5-0.5B", args, train_dataset=rows(300, "input_ids"), peft_config=lora
+).train()
+""",
+    "DPOTrainer": """
+pair = {"prompt": "What? ", "chosen": "A brown fox. " * 100, "rejected": "A lazy dog. " * 200}
+args = DPOConfig(per_device_train_batch_size=2, max_length=1024, **usual)
+DPOTrainer(
+    "Qwen/Qwen2.5-0.5B", args, train_dataset=Dataset.from_list([pair] * 64), peft_config=lora
+).train()
+""",
+    "a loop under autocast": """
+model = AutoModelForCausalLM.from_pretrained("HuggingFaceTB/SmolLM2-135M", dtype=torch.float32)
+
+
+def step(ids):
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        return model(input_ids=ids, labels=ids, use_cache=False).loss
+
+
+loop(model.cuda(), step)
+""",
+    "a loop that keeps the output": """
+model = AutoModelForCausalLM.from_pretrained("HuggingFaceTB/SmolLM2-135M", dtype=torch.bfloat16)
+kept = {}
+
+
+def step(ids):
+    kept["out"] = model(input_ids=ids, labels=ids, use_cache=False)
+    return kept["out"].loss
+
+
+loop(model.cuda(), step)
+""",
+    "a model whose config names no dtype": """
+model = AutoModelForCausalLM.from_pretrained("openai-community/gpt2")
+loop(model.cuda(), lambda ids: model(input_ids=ids, labels=ids, use_cache=False).loss)
+""",
+}
+"""By what they are, as people write them."""
+OF_STEPS = {
+    "SFTTrainer, packed": ("rtx_4090", "trl-sft@1.16", "estimate"),
+    "DPOTrainer": ("rtx_4090", "trl-dpo@1.16", "estimate"),
+    "a loop under autocast": ("h100_sxm_80gb", "bare", "exact"),
+    "a loop that keeps the output": ("rtx_4090", "bare", "exact"),
+    "a model whose config names no dtype": ("rtx_4090", "bare", "exact"),
+    "Trainer, bf16=True, in full": ("rtx_4090", "transformers@5.24", "exact"),
+    "Trainer, LoRA, a collator's attention mask": ("t4", "transformers@5.24", "exact"),
+    "Trainer, NF4 after k-bit preparation, fp16=True, several micro-batches": (
+        "t4", "transformers@5.24", "exact",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SCRIPTS)
+def test_the_closest_prediction_is_of_what_the_script_ran(tmp_path: Path, kind: str) -> None:
+    """To the byte where it says exact, which is judged with the versions that were rehearsed."""
+    gpu, trainer, exactness = OF_STEPS[kind]
+    text = HEAD + SCRIPTS[kind]
+    found = answer("--gpu", gpu, "--pretend-data", "--", "python", script(tmp_path, text))
+    prediction, rank = found["nearest_prediction"], found["rank"]
+    assert (prediction["trainer"], prediction["exactness"]) == (trainer, exactness)
+    rehearsed = rank["held"]["requested_bytes"] - workspaces()
+    assert rehearsed == rank["peaks"]["steady"]["requested_bytes"] - workspaces()
+    if exactness == "exact":
+        assert prediction["requested_bytes"] == rehearsed
+    assert prediction["requested_bytes"] == pytest.approx(rehearsed, rel=3e-4)
+    if kind == "a model whose config names no dtype":
+        assert rank["dtypes_of_holes"] == {"openai-community/gpt2": "float32"}
+        assert rank["attention"] == ["efficient"]
+        assert any("zeros in float32 took their place" in limit for limit in found["limits"])
+
+
 def test_the_script_sees_its_own_peaks(tmp_path: Path) -> None:
     """It sets peaks back itself, and reads what it would read without the hooks' own reading in between."""
     done = rehearse(

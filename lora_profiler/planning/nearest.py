@@ -2,18 +2,24 @@
 long its step would take on the card that was pretended: the kernels that it launched, weighed by
 the same roofline as those of a predicted one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from lora_profiler.catalog import Gpu, find_model, model_from_config
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.kernels import Gemm, Kernel, StepKernels
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.option_values import Attention, Precision, Recipe
 from lora_profiler.planning.engine import predict
 from lora_profiler.platform import Platform, version_of
-from lora_profiler.prediction import Prediction
+from lora_profiler.prediction import Exactness, Prediction
+from lora_profiler.stacks import Stack, versions
 from lora_profiler.steptime import StepTime, constants_for, rates_of, time_of
 from lora_profiler.steptime.roofline import Step
+from lora_profiler.support.generations import as_made
+from lora_profiler.support.library_memory import batch_columns, has_reference
 from lora_profiler.workload import (
     Dtype,
     LoraConfig,
@@ -42,16 +48,50 @@ _PEFT_TYPES: Mapping[str, PeftType] = {
 }
 
 
+_STACKS: Mapping[str | None, str] = {
+    None: "bare", "Trainer": "transformers", "Seq2SeqTrainer": "transformers",
+    "SFTTrainer": "trl-sft", "DPOTrainer": "trl-dpo", "KTOTrainer": "trl-kto",
+    "ORPOTrainer": "trl-orpo", "RewardTrainer": "trl-reward",
+}  # fmt: skip
+"""By the class of the trainer. The stack's own step was held against rehearsals of that trainer
+(`benchmarks/rehearsed_trainers.py`), a bare loop's against `examples/rehearse/plain_loop.py` and
+the harness' (`benchmarks/rehearsed_rules.py`)."""
+_OF_LOOP = ("loss", "loop_state", "kernels")
+"""What a stack's defaults say that no fact of the script does."""
+_LIBRARIES = {"transformers": "transformers", "trl": "trl-sft"}
+"""With a stack whose newest version is the one that was rehearsed."""
+_ID_BYTES = 8
+_Known = TypeVar("_Known")
+_USUAL_ARGUMENTS: Mapping[str, tuple[Any, ...]] = {
+    "loss_type": (None, "nll", "chunked_nll", "sigmoid", ["sigmoid"], "kto"),
+    "precompute_ref_log_probs": (None, False),
+    "sync_ref_model": (None, False),
+    "use_liger_loss": (None, False),
+}
+"""What the stacks were rehearsed with; None where the trainer has no such argument."""
+_ATTENTION: Mapping[str | None, Attention] = {
+    None: "auto", "sdpa": "auto", "eager": "eager", "flash_attention_2": "flash_attention_2",
+}  # fmt: skip
+_AUTOCAST: Mapping[str | None, Precision] = {
+    None: "pure", "bfloat16": "amp", "float16": "amp-float16",
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Nearest:
-    """`prediction` None, and the `reason`, where nothing near enough can be asked."""
+    """`prediction` None, and the `reason`, where nothing near enough can be asked. `stack`: whose
+    step it is. `doubts`: in what the script differs from what that stack was rehearsed with, or
+    why it cannot be known; none where the prediction is exact."""
 
     prediction: Prediction | None
     reason: str = ""
+    stack: Stack | None = None
+    doubts: tuple[str, ...] = ()
 
-
-_TRAINERS = (None, "Trainer", "Seq2SeqTrainer", "SFTTrainer")
-"""Whose step is one forward and one backward pass of the model's own loss."""
+    @property
+    def exactness(self) -> Exactness:
+        assert self.prediction is not None
+        return "estimate" if self.doubts else self.prediction.exactness
 
 
 def nearest(facts: Mapping[str, Any], world_size: int, capability: int, torch: str) -> Nearest:
@@ -59,41 +99,170 @@ def nearest(facts: Mapping[str, Any], world_size: int, capability: int, torch: s
     try:
         if world_size > 1:
             raise UsageError("how the ranks share the model is not read off")
-        if facts.get("trainer") not in _TRAINERS:
-            raise UsageError(f"what {facts['trainer']} computes in a step is not predicted")
+        _refuse_other_steps(facts)
         platform = Platform(capability=capability, torch=version_of(torch) or Platform().torch)
-        model = _model(facts)
-        return Nearest(predict(Workload(model=model, setup=_setup(facts), platform=platform)))
+        name, ran = _STACKS[facts.get("trainer")], facts.get("versions") or {}
+        stack = _of_version(name, ran.get("trl" if name.startswith("trl") else "transformers", ""))
+        setup = _setup(facts, stack)
+        model = as_made(_model(facts, setup), setup)
+        prediction = predict(Workload(model=model, setup=setup, platform=platform))
+        if prediction.saved_activation_bytes is None:
+            raise UsageError(f"what the layers of {model.model_type} keep is not known")
+        trained, counted = facts.get("trained_parameters"), prediction.parameters.trainable
+        if trained not in (None, counted):
+            raise UsageError(
+                f"{trained:,} parameters train, of which what is predicted has {counted:,}"
+            )
+        return Nearest(
+            _with_inputs(prediction, facts), stack=stack, doubts=tuple(_doubts(facts, setup, stack))
+        )
     except LoraProfilerError as error:
         return Nearest(None, str(error).rstrip("."))
 
 
-def _model(facts: Mapping[str, Any]) -> Any:
+def _refuse_other_steps(facts: Mapping[str, Any]) -> None:
+    """Raises UsageError for a step that no stack has."""
+    trainer, changed = facts.get("trainer"), facts.get("changed_in_trainer") or ()
+    if trainer not in _STACKS:
+        raise UsageError(f"what {trainer} computes in a step is not predicted")
+    if changed:
+        raise UsageError(f"the script has its own {', '.join(changed)}, which is not predicted")
+    if facts.get("is_compiled"):
+        raise UsageError("what a compiled model holds is not predicted")
+    inputs = facts["inputs"].keys()
+    if trainer is None and inputs & {"input_ids", "0"} and "labels" not in inputs:
+        raise UsageError("the script computes the loss itself, which is not predicted")
+    forward_of = facts.get("forward_of") or "transformers."
+    if not forward_of.startswith(("transformers.", "liger_kernel.")):
+        raise UsageError(f"the forward pass is that of {forward_of}, which is not predicted")
+    arguments = facts.get("arguments") or {}
+    for name, usual in _USUAL_ARGUMENTS.items():
+        if arguments.get(name) not in usual:
+            raise UsageError(f"{trainer} with {name}={arguments[name]} is not predicted")
+    if arguments.get("label_smoothing_factor") and _STACKS[trainer] != "transformers":
+        raise UsageError(f"{trainer} with label smoothing is not predicted")
+
+
+def _of_version(name: str, version: str) -> Stack:
+    """Of the versions of a stack with the same major number the newest that is not newer than
+    `version`, else the oldest; the newest of all where none has it."""
+    known, ran = {version_of(s.version): s for s in versions(name)}, version_of(version)
+    alike = [each for each in known if each and ran and each[0] == ran[0]]
+    if ran is None or not alike:
+        return versions(name)[0]
+    return known[next((each for each in alike if each <= ran), alike[-1])]
+
+
+def _model(facts: Mapping[str, Any], setup: TrainSetup) -> ModelSpec:
+    """The catalogue's where it has as many parameters as the script's model, else one of the
+    script's config."""
     if not facts.get("config"):
         raise UsageError("the model has no transformers config")
+    counted: int | None = facts.get("base_parameters")
     config = {k: v for k, v in facts["config"].items() if k != "quantization_config"}
-    try:
-        return find_model(facts["name"], offline=True, on_disk=False)
-    except LoraProfilerError:
-        return model_from_config(config, id=facts["name"] or "the script's model", source="file")
+    architecture = facts.get("architecture")
+
+    def fits(model: ModelSpec) -> bool:
+        scored = setup.loss == "scores"
+        is_same = scored or architecture in (None, model.architecture)
+        return is_same and (scored or counted in (None, model.num_parameters))
+
+    with suppress(LoraProfilerError):
+        model = find_model(facts["name"], offline=True, on_disk=False)
+        if fits(model):
+            return model
+    model = model_from_config(config, id=facts["name"] or "the script's model", source="file")
+    if not fits(model):
+        raise UsageError(f"{architecture or 'the model'} is not predicted as the script has it")
+    return model
 
 
-def _setup(facts: Mapping[str, Any]) -> TrainSetup:
+def _setup(facts: Mapping[str, Any], stack: Stack) -> TrainSetup:
     batch_size, seq_len = _sizes(facts["inputs"])
-    quantised = facts.get("quantisation")
-    return TrainSetup(
+    quantised, arguments = facts.get("quantisation"), facts.get("arguments") or {}
+    setup = TrainSetup(
         lora=_lora(facts["lora"]) if facts.get("lora") else None,
         quantization=_quantization(facts) if quantised else None,
         batch_size=batch_size,
         seq_len=seq_len,
         accumulation=max(facts["accumulation"], 1),
         dtype=_known(quantised["dtype"] if quantised else _base_dtype(facts)),
-        precision="amp" if facts["autocast"] and _base_dtype(facts) == "float32" else "pure",
+        precision=_listed_in(_AUTOCAST, facts["autocast"], "autocast to {} is"),
         optimizer=_optimizer(facts),
         optimizer_impl=_implementation(facts.get("optimizer_options") or {}),
         checkpointing=facts["checkpointing"],
-        attention="eager" if facts.get("attention_implementation") == "eager" else "auto",
+        use_reentrant=bool(facts["checkpointing"] and facts.get("use_reentrant")),
+        attention=_listed_in(_ATTENTION, facts["attention_implementation"], "attention by {} is"),
+        label_smoothing_factor=arguments.get("label_smoothing_factor") or 0.0,
+        offload_activations=bool(arguments.get("activation_offloading")),
+        hold_outputs=facts.get("trainer") is None and bool(facts.get("holds_outputs")),
     )
+    own = stack.defaults[setup.method]
+    ran = (facts.get("versions") or {}).get("transformers", "")
+    version = _of_version("transformers", ran).defaults["full"].get("transformers", "5")
+    setup = replace(setup, transformers=version)
+    setup = replace(setup, **{name: own[name] for name in _OF_LOOP if name in own})
+    if _runs_liger(facts):
+        fused = {} if setup.loss == "trl" else {"loss": "fused"}
+        setup = replace(setup, kernels="liger", **fused)
+    return setup
+
+
+def _runs_liger(facts: Mapping[str, Any]) -> bool:
+    by_argument = (facts.get("arguments") or {}).get("use_liger_kernel")
+    return bool(by_argument) or str(facts.get("forward_of")).startswith("liger_kernel.")
+
+
+def _listed_in(known: Mapping[str | None, _Known], value: str | None, words: str) -> _Known:
+    if value not in known:
+        raise UsageError(f"{words.format(value)} not predicted")
+    return known[value]
+
+
+def _doubts(facts: Mapping[str, Any], setup: TrainSetup, stack: Stack) -> Iterator[str]:
+    """What keeps a prediction from being exact: no rehearsal that is committed had it."""
+    for library, name in _LIBRARIES.items():
+        ran, known = (facts.get("versions") or {}).get(library), versions(name)[0].version
+        of_step = library == "transformers" or stack.name.startswith(library)
+        if ran is not None and of_step and version_of(ran) != version_of(known):
+            yield f"{library} {ran} ran, and {known} was rehearsed"
+    reasons = {
+        "Seq2SeqTrainer was not rehearsed": facts.get("trainer") == "Seq2SeqTrainer",
+        "Liger's kernels were not rehearsed with a script": setup.kernels == "liger",
+        "float16 autocast runs without a GradScaler": (
+            setup.precision == "amp-float16" and not facts.get("scales_loss")
+        ),
+        "the model keeps keys and values (use_cache=False drops them)": facts.get("holds_cache"),
+        "the loop keeps accelerate's float32 copy of the outputs": (
+            setup.hold_outputs and facts.get("converts_outputs")
+        ),
+        "rows are packed, or the script gives positions": "position_ids" in facts["inputs"],
+        "another model is on the GPU": facts.get("other_parameters") and not has_reference(setup),
+        "a loop that accumulates gradients may keep its losses": (
+            facts.get("trainer") is None and setup.accumulation > 1
+        ),
+        "the 4-bit layers compute in another dtype than the base's": (
+            setup.quantization is not None
+            and facts["quantisation"].get("compute_dtype", setup.dtype) != setup.dtype
+        ),
+    }
+    yield from (reason for reason, applies in reasons.items() if applies)
+
+
+def _with_inputs(prediction: Prediction, facts: Mapping[str, Any]) -> Prediction:
+    """With the tensors of a batch that the script has beside those of the question, as a collator's
+    attention mask: they live through the step as the others do."""
+    setup = prediction.workload.setup
+    at_once = 1 if setup.loop_state == "none" else setup.accumulation
+    counted = batch_columns(setup) * setup.batch_size * setup.seq_len * _ID_BYTES
+    more = max(facts.get("input_bytes", 0) * at_once - counted, 0)
+    if not more:
+        return prediction
+    moments = (
+        replace(m, bytes={**m.bytes, "inputs": m.bytes.get("inputs", 0) + more})
+        for m in prediction.moments
+    )
+    return replace(prediction, moments=tuple(moments))
 
 
 def _sizes(inputs: Mapping[str, list[int]]) -> tuple[int, int]:
@@ -155,16 +324,25 @@ def _listed(names: Any) -> tuple[str, ...]:
 
 
 def _quantization(facts: Mapping[str, Any]) -> Quantization:
-    """PEFT's k-bit preparation leaves every other weight in float32."""
-    state, dtypes = facts["quantisation"], facts["dtypes"]
+    """PEFT's k-bit preparation makes embeddings and norms float32; biases of 4-bit layers are in
+    16 bit again as soon as these have run."""
+    state = facts["quantisation"]
     if state["type"] != "nf4":
         raise UsageError(f"quantisation to {state['type']} is not predicted")
-    is_prepared = "float32" in dtypes and state["dtype"] not in dtypes
-    return Quantization(double_quant=state["double"], recipe="kbit" if is_prepared else "stock")
+    ends = facts.get("end_dtypes") or {}
+    is_wide = {name: ends.get(name, state["dtype"]) == "float32" for name in ("embedding", "norm")}
+    recipe: Recipe = "stock"
+    if state["dtype"] != "float32" and is_wide["norm"]:
+        recipe = "kbit" if is_wide["embedding"] else "kbit-norms"
+    return Quantization(double_quant=state["double"], recipe=recipe)
 
 
 def _optimizer(facts: Mapping[str, Any]) -> Optimizer:
     names = [name.rpartition(".")[2] for name in facts["optimizers"]]
+    options = facts.get("optimizer_options") or {}
+    for name in ("amsgrad", "capturable", "momentum"):
+        if options.get(name):
+            raise UsageError(f"{names[0]} with {name} is not predicted")
     if len(names) != 1 or names[0] not in _OPTIMIZERS:
         raise UsageError(f"{', '.join(names) or 'no optimizer'} is not predicted")
     return _OPTIMIZERS[names[0]]

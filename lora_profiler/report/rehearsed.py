@@ -229,10 +229,10 @@ def _held(result: Rehearsal) -> list[Block]:
 
 
 def _nearest(result: Rehearsal, nearest: Nearest) -> list[Block]:
-    """The prediction of the nearest question beside what was held, and the difference."""
+    """The closest prediction, the difference to what was held, and why it is an estimate."""
     held = result.document["held"]
     if nearest.prediction is None:
-        return [paragraph(f"No prediction stands beside it: {nearest.reason}.")]
+        return [paragraph(f"No prediction to compare with: {nearest.reason}.")]
     predicted = counted(nearest.prediction.workload, nearest.prediction.peak.bytes)
     rows, categories = [], dict(held["categories"])
     for name, rehearsed_names, predicted_names in _ALIKE:
@@ -242,11 +242,14 @@ def _nearest(result: Rehearsal, nearest: Nearest) -> list[Block]:
             rows.append(beside(name, rehearsed, told))
     rows += [beside(name, count, 0) for name, count in categories.items()]
     total = held["requested_bytes"], counted_peak(nearest.prediction)
-    exactness = f"{nearest.prediction.exactness} there"
-    title = f"the prediction of the nearest question beside it, {exactness}"
+    whose = f"{nearest.stack.title}, " if nearest.stack is not None else ""
+    title = f"closest prediction: {whose}{nearest.exactness}"
     columns = ("bytes", "rehearsed", "predicted", "difference")
     rows.append(beside("sum", *total, kind="total"))
-    return [Table(title=title, columns=columns, rows=tuple(rows))]
+    blocks: list[Block] = [Table(title=title, columns=columns, rows=tuple(rows))]
+    if nearest.doubts:
+        blocks.append(paragraph(f"An estimate: {'; '.join(nearest.doubts)}."))
+    return blocks
 
 
 def _place(line: str) -> str:
@@ -290,7 +293,10 @@ def rehearsal_document(
         if nearest.prediction is not None:
             peak = nearest.prediction.peak
             told = {
-                **picked(nearest.prediction, "exactness engine"),
+                "trainer": nearest.stack.key if nearest.stack is not None else None,
+                "exactness": nearest.exactness,
+                "doubts": list(nearest.doubts),
+                **picked(nearest.prediction, "engine"),
                 "moment": peak.moment,
                 "requested_bytes": peak.total_bytes,
                 "categories": dict(peak.bytes),

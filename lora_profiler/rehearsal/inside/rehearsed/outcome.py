@@ -42,7 +42,10 @@ class Run(Protocol):
     started: float
     optimizers: list[torch.optim.Optimizer]
     inputs: dict[str, list[int]]
-    autocast: bool
+    input_bytes: int
+    autocast: str | None
+    holds_outputs: bool
+    holds_cache: bool
     backward_passes: int
     owners: dict[int, Owner]
     head: str
@@ -129,7 +132,10 @@ def _document(run: Run, status: str, error: Mapping[str, Any] | None) -> dict[st
         "facts": {
             **training_summary(run.optimizers),
             "inputs": run.inputs,
+            "input_bytes": run.input_bytes,
             "autocast": run.autocast,
+            "holds_outputs": run.holds_outputs,
+            "holds_cache": run.holds_cache,
             "accumulation": run.backward_passes,
         },
     }

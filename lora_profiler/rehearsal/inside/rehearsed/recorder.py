@@ -5,7 +5,8 @@ import atexit
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -19,7 +20,7 @@ from .kernels_by_name import between
 from .peaks import Peaks
 from .settings import Settings
 from .tensors import Owner, owners, roots
-from .trained_model import input_shapes, output_layer
+from .trained_model import input_bytes, input_shapes, is_compiled, output_layer
 from .work import StepWork
 
 _PATIENCE_SECONDS = 60
@@ -40,7 +41,9 @@ class Recorder:
         self.steps_done = 0
         self.optimizers: list[torch.optim.Optimizer] = []
         self.inputs: dict[str, list[int]] = {}
-        self.autocast = False
+        self.input_bytes = 0
+        self.autocast: str | None = None
+        self.holds_outputs = self.holds_cache = False
         self.backward_passes = 0
         self.owners: dict[int, Owner] = {}
         self.out_of_memory: dict[str, Any] | None = None
@@ -59,6 +62,7 @@ class Recorder:
         self._modules: dict[int, str] = {}
         self.head = ""
         self._model: torch.nn.Module | None = None
+        self._output: Callable[[], Any] = lambda: None
         self._work: StepWork | None = None
 
     @property
@@ -116,26 +120,45 @@ class Recorder:
         )
 
     def _first_forward(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        """The first module that is called to be trained is the model, or what holds it."""
-        trains = module.training and torch.is_grad_enabled() and torch.cuda.is_initialized()
-        if not trains or not any(
-            each.requires_grad and each.is_cuda for each in module.parameters()
-        ):
-            return
-        self._forward_hook.remove()
-        self._model = module
-        self.inputs = input_shapes(args, {})
-        self._inputs_hook = module.register_forward_pre_hook(self._second_forward, with_kwargs=True)
-        self.autocast = torch.is_autocast_enabled("cuda")
-        if self.step == 0:
-            self._enter(1, "forward")
+        """The first module that is called to be trained is the model, or what holds it. Autocast is
+        read where the first weight is used: accelerate enters it inside of the model's call."""
+        if self._model is None:
+            trains = module.training and torch.is_grad_enabled() and torch.cuda.is_initialized()
+            if not trains or not any(
+                each.requires_grad and each.is_cuda for each in module.parameters()
+            ):
+                return
+            self._model = module
+            self.inputs = input_shapes(args, {})
+            self._inputs_hook = module.register_forward_pre_hook(
+                self._second_forward, with_kwargs=True
+            )
+            module.register_forward_hook(self._model_called)
+            if self.step == 0:
+                self._enter(1, "forward")
+        if module._parameters:
+            self._forward_hook.remove()
+            if torch.is_autocast_enabled("cuda"):
+                self.autocast = str(torch.get_autocast_dtype("cuda")).removeprefix("torch.")
 
     def _second_forward(
         self, _: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
         """Named inputs are not shown to a hook that is for all modules."""
         self._inputs_hook.remove()
-        self.inputs = input_shapes(args, kwargs)
+        self.inputs, self.input_bytes = input_shapes(args, kwargs), input_bytes(args, kwargs)
+
+    def _model_called(self, _: torch.nn.Module, args: Any, output: Any) -> None:
+        """Whether the script keeps the output is seen after the backward pass; of its tensors the
+        first of more than one number is looked at, which are the logits."""
+        if not torch.is_grad_enabled():
+            return
+        named = output if isinstance(output, Mapping) else {}
+        tensors = [output, *named.values()] if named else [output, *_items(output)]
+        of_size = (each for each in tensors if isinstance(each, torch.Tensor) and each.dim() > 0)
+        kept = next(of_size, None)
+        self._output = (lambda: None) if kept is None else weakref.ref(kept)
+        self.holds_cache = named.get("past_key_values") is not None
 
     def _wrap_backward(self) -> None:
         engine = torch.autograd._engine_run_backward  # type: ignore[attr-defined]
@@ -152,6 +175,7 @@ class Recorder:
                 gradients = engine(outputs, *args, **kwargs)
                 for mark in marks:
                     mark.remove()
+                self.holds_outputs = self._output() is not None
                 self._enter(self.step, "forward")
                 return gradients
             finally:
@@ -240,7 +264,7 @@ class Recorder:
         """From here on every allocation of the forward pass is labelled with its module; not of a
         compiled model, which hooks would have compiled anew, and not as the script has it."""
         models = roots()
-        if any(_is_compiled(module) for root in models for module in root.modules()):
+        if any(is_compiled(module) for root in models for module in root.modules()):
             return
         for root in models:
             for name, module in root.named_modules():
@@ -281,7 +305,7 @@ class Recorder:
     def _no_work_reason(self) -> str | None:
         if self.settings.world_size > 1:
             return "what several ranks send each other has no price yet"
-        if any(_is_compiled(module) for root in roots() for module in root.modules()):
+        if any(is_compiled(module) for root in roots() for module in root.modules()):
             return "a compiled model's kernels are its compiler's own"
         return None
 
@@ -334,6 +358,5 @@ class Recorder:
         os._exit(code)
 
 
-def _is_compiled(module: torch.nn.Module) -> bool:
-    by_call = getattr(module, "_compiled_call_impl", None) is not None
-    return by_call or type(module).__name__ == "OptimizedModule"
+def _items(output: Any) -> Sequence[Any]:
+    return output if isinstance(output, tuple | list) else ()

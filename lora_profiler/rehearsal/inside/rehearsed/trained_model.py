@@ -18,6 +18,14 @@ _LORA = (
     "use_rslora", "use_dora", "vera_dropout", "feedforward_modules", "oft_block_size",
     "module_dropout",
 )  # fmt: skip
+_ARGUMENTS = (
+    "loss_type", "label_smoothing_factor", "use_liger_kernel", "activation_offloading",
+    "precompute_ref_log_probs", "sync_ref_model", "use_liger_loss",
+)  # fmt: skip
+"""Of a trainer's arguments those that say what its step computes or holds."""
+_OVERRIDDEN = ("compute_loss", "training_step", "get_batch_samples")
+_OPTIONS = ("foreach", "fused", "amsgrad", "momentum", "capturable")
+_LIBRARIES = ("transformers", "trl", "peft")
 _TRAINED = ("lora_A", "vera_lambda", "ia3_l", "oft_R")
 """In the names of parameters that PEFT makes."""
 
@@ -26,8 +34,16 @@ def training_summary(optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
     named: dict[str, Any] = {"optimizers": [_optimizer(each) for each in optimizers]}
     if optimizers:
         group = optimizers[0].param_groups[0]
-        named["optimizer_options"] = {name: group.get(name) for name in ("foreach", "fused")}
-    named["trainer"] = _trainer()
+        named["optimizer_options"] = {name: group.get(name) for name in _OPTIONS}
+    named |= _trainer()
+    named["versions"] = {
+        name: str(module.__version__)
+        for name in _LIBRARIES
+        if (module := sys.modules.get(name)) is not None
+    }
+    named["scales_loss"] = any(
+        issubclass(type(each), torch.amp.GradScaler) and each._enabled for each in gc.get_objects()
+    )
     models = roots()
     if not models:
         return named
@@ -39,14 +55,25 @@ def training_summary(optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
         "trained_parameters": sum(_numel(each) for each in parameters if each.requires_grad),
         "dtypes": dict(Counter(map(_dtype, parameters))),
         "checkpointing": any(getattr(each, "gradient_checkpointing", False) for each in modules),
+        "use_reentrant": any(map(_is_reentrant, modules)),
+        "is_compiled": any(map(is_compiled, modules)),
+        "converts_outputs": hasattr(model, "_original_forward"),
         "has_experts": any("expert" in type(each).__name__.lower() for each in modules),
+        "base_parameters": sum(
+            _numel(each) for name, each in model.named_parameters() if not _is_of_adapter(name)
+        ),
+        "other_parameters": sum(_numel(each) for m in models[1:] for each in m.parameters()),
     }
-    configs: list[Any] = [getattr(each, "config", None) for each in modules]
-    configs = [each for each in configs if hasattr(each, "to_dict")]
-    if configs:
-        named["attention_implementation"] = getattr(configs[0], "_attn_implementation", None)
-        named["config"] = json.loads(json.dumps(configs[0].to_dict(), default=str))
-        named["name"] = getattr(configs[0], "_name_or_path", "")
+    configured = [each for each in modules if hasattr(getattr(each, "config", None), "to_dict")]
+    if configured:
+        config = configured[0].config
+        named["attention_implementation"] = getattr(config, "_attn_implementation", None)
+        named["config"] = json.loads(json.dumps(config.to_dict(), default=str))
+        named["name"] = getattr(config, "_name_or_path", "")
+        own = [each for each in configured if not type(each).__module__.startswith("peft.")]
+        named["architecture"] = type(own[0]).__name__ if own else None
+        named["forward_of"] = type(own[0]).forward.__module__ if own else None
+        named["end_dtypes"] = _end_dtypes(own[0]) if own else {}
     adapters = [c for each in modules if isinstance(c := getattr(each, "peft_config", None), dict)]
     if adapters:
         named["lora"] = _lora(next(iter(adapters[0].values())), model)
@@ -56,8 +83,38 @@ def training_summary(optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
             "type": states[0].quant_type,
             "double": states[0].nested,
             "dtype": str(states[0].dtype).removeprefix("torch."),
+            "compute_dtype": _compute_dtype(modules),
         }
     return named
+
+
+def _is_of_adapter(name: str) -> bool:
+    marks = ("lora_", "vera_", "ia3_", "oft_", "original_module.")
+    return any(mark in name for mark in marks)
+
+
+def _is_reentrant(module: torch.nn.Module) -> bool:
+    function = getattr(module, "_gradient_checkpointing_func", None)
+    return bool(getattr(function, "keywords", {}).get("use_reentrant", False))
+
+
+def is_compiled(module: torch.nn.Module) -> bool:
+    by_call = getattr(module, "_compiled_call_impl", None) is not None
+    return by_call or type(module).__name__ == "OptimizedModule"
+
+
+def _end_dtypes(model: torch.nn.Module) -> dict[str, str]:
+    """Of the embedding and of a norm: what preparations of a quantised base differ in."""
+    embedding = getattr(model.get_input_embeddings(), "weight", None)
+    norms = (p for name, p in model.named_parameters() if "norm" in name.rpartition(".")[0])
+    found = {"embedding": embedding, "norm": next(norms, None)}
+    return {name: str(p.dtype).removeprefix("torch.") for name, p in found.items() if p is not None}
+
+
+def _compute_dtype(modules: list[torch.nn.Module]) -> str | None:
+    found = (getattr(each, "compute_dtype", None) for each in modules)
+    dtype = next((each for each in found if each is not None), None)
+    return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def _optimizer(optimizer: torch.optim.Optimizer) -> str:
@@ -71,15 +128,27 @@ def _optimizer(optimizer: torch.optim.Optimizer) -> str:
     return f"{module}.{name}"
 
 
-def _trainer() -> str | None:
-    """The class of transformers' trainer that is alive, or of TRL's, which are derived from it; of
-    the script's own class that which it is derived from."""
+def _trainer() -> dict[str, Any]:
+    """transformers' trainer that is alive, or TRL's, which are derived from it: the class, of the
+    script's own that which it is derived from; what of its step the script's own class has anew;
+    and its arguments."""
     loaded = sys.modules.get("transformers.trainer")
-    if loaded is None:
-        return None
-    kinds = {type(each) for each in gc.get_objects() if issubclass(type(each), loaded.Trainer)}
-    known = [k for kind in kinds for k in kind.__mro__ if k.__module__.startswith(_OF_TRAINERS)]
-    return known[0].__name__ if known else None
+    alive = [] if loaded is None else gc.get_objects()
+    trainers = [each for each in alive if issubclass(type(each), loaded.Trainer)]  # type: ignore[union-attr]
+    if not trainers:
+        return {"trainer": None}
+    trainer = trainers[0]
+    known = [k for k in type(trainer).__mro__ if k.__module__.startswith(_OF_TRAINERS)]
+    own = [k for k in type(trainer).__mro__ if k not in known and k is not object]
+    changed = [name for name in _OVERRIDDEN if any(name in vars(each) for each in own)]
+    if getattr(trainer, "compute_loss_func", None) is not None:
+        changed.append("compute_loss_func")
+    arguments = {name: getattr(trainer.args, name, None) for name in _ARGUMENTS}
+    return {
+        "trainer": known[0].__name__,
+        "changed_in_trainer": changed,
+        "arguments": json.loads(json.dumps(arguments, default=str)),
+    }
 
 
 def _dtype(parameter: torch.Tensor) -> str:
@@ -92,6 +161,10 @@ def _lora(config: Any, model: torch.nn.Module) -> dict[str, Any]:
     for name in _LORA:
         value = getattr(config, name, None)
         fields[name] = sorted(value) if isinstance(value, set | list | tuple) else value
+    # of what DPO and the like have switched off, the layers have 0
+    dropouts = [m.p for n, m in model.named_modules() if "lora_dropout." in n and hasattr(m, "p")]
+    if "lora_dropout" in fields:
+        fields["lora_dropout"] = max(dropouts, default=0.0)
     parameters = list(model.named_parameters())
     weights = [p for name, p in parameters if any(mark in name for mark in _TRAINED)]
     fields["dtype"] = str(weights[0].dtype).removeprefix("torch.") if weights else None
@@ -110,6 +183,15 @@ def output_layer() -> torch.nn.Module | None:
     output_embeddings = getattr(models[0], "get_output_embeddings", None) if models else None
     layer = output_embeddings() if output_embeddings is not None else None
     return layer if isinstance(layer, torch.nn.Module) else None
+
+
+def input_bytes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """Of tensors on the card of more than one value, each storage once: labels may be the ids."""
+    given = [each for each in (*args, *kwargs.values()) if isinstance(each, torch.Tensor)]
+    storages = {
+        t.untyped_storage().data_ptr(): t.untyped_storage() for t in given if t.is_cuda and t.dim()
+    }
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def input_shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, list[int]]:
