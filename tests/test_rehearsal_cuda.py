@@ -248,7 +248,10 @@ SFTTrainer(
 pair = {"prompt": "What? ", "chosen": "A brown fox. " * 100, "rejected": "A lazy dog. " * 200}
 args = DPOConfig(per_device_train_batch_size=2, max_length=1024, **usual)
 DPOTrainer(
-    "Qwen/Qwen2.5-0.5B", args, train_dataset=Dataset.from_list([pair] * 64), peft_config=lora
+    "Qwen/Qwen2.5-0.5B",
+    args=args,
+    train_dataset=Dataset.from_list([pair] * 64),
+    peft_config=lora,
 ).train()
 """,
     "a loop under autocast": """

@@ -202,10 +202,10 @@ def _setup(facts: Mapping[str, Any], stack: Stack) -> TrainSetup:
     version = _of_version("transformers", ran).defaults["full"].get("transformers", "5")
     setup = replace(setup, transformers=version)
     setup = replace(setup, **{name: own[name] for name in _OF_LOOP if name in own})
-    if _runs_liger(facts):
-        fused = {} if setup.loss == "trl" else {"loss": "fused"}
-        setup = replace(setup, kernels="liger", **fused)
-    return setup
+    if not _runs_liger(facts):
+        return setup
+    loss = setup.loss if setup.loss.startswith("trl") else "fused"
+    return replace(setup, kernels="liger", loss=loss)
 
 
 def _runs_liger(facts: Mapping[str, Any]) -> bool:

@@ -66,7 +66,7 @@ def training_summary(optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
     }
     configured = [each for each in modules if hasattr(getattr(each, "config", None), "to_dict")]
     if configured:
-        config = configured[0].config
+        config: Any = configured[0].config
         named["attention_implementation"] = getattr(config, "_attn_implementation", None)
         named["config"] = json.loads(json.dumps(config.to_dict(), default=str))
         named["name"] = getattr(config, "_name_or_path", "")
@@ -105,7 +105,8 @@ def is_compiled(module: torch.nn.Module) -> bool:
 
 def _end_dtypes(model: torch.nn.Module) -> dict[str, str]:
     """Of the embedding and of a norm: what preparations of a quantised base differ in."""
-    embedding = getattr(model.get_input_embeddings(), "weight", None)
+    get_embedding: Any = model.get_input_embeddings
+    embedding = getattr(get_embedding(), "weight", None)
     norms = (p for name, p in model.named_parameters() if "norm" in name.rpartition(".")[0])
     found = {"embedding": embedding, "norm": next(norms, None)}
     return {name: str(p.dtype).removeprefix("torch.") for name, p in found.items() if p is not None}
