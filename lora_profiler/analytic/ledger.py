@@ -297,16 +297,19 @@ class Ledger:
         return out
 
     def softmax(self, x: Tensor, dtype: str) -> Tensor:
-        """softmax(x, dtype=dtype): keeps its output. A conversion happens inside the kernel,
-        without a copy of x."""
+        """softmax(x, dtype=dtype): keeps its output. CUDA's kernel reads float16 and sums in
+        float32, and its backward writes float16; else a copy of x is made first (torch
+        `native/SoftMax.cpp`, half_to_float)."""
+        reads_float16 = self.rules.device == "cuda" and (x.dtype, dtype) == ("float16", "float32")
+        scores = x if reads_float16 else self.cast(x, dtype)
         out = self.fresh(x.elements, dtype, x.requires_grad)
         self.record(
             "_softmax",
-            (x,),
+            (scores,),
             (out,),
             (out,),
             saves_output=True,
-            workspace=self._softmax_product(out) + (x.bytes if x.dtype != dtype else ZERO),
+            workspace=self._softmax_product(out),
         )
         return out
 

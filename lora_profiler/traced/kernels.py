@@ -3,7 +3,7 @@ bytes and its products."""
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -94,44 +94,12 @@ def _on_meta(workload: Workload) -> torch.nn.Module:
     return build_model(workload, device="meta")
 
 
-@dataclass(slots=True)
-class _Softmax:
-    """Where two operators of the trace are one kernel on CUDA: its softmax reads float16 scores and
-    writes their gradient, where the meta device makes float32 copies (torch `native/SoftMax.cpp`).
-
-    Of the operator before, what it was and where its result lies, but no tensor: that would stay
-    alive and change what autograd does with it. `modules` whose scores were read so.
-    """
-
-    before: Any = None
-    storage: int = 0
-    modules: set[str] = field(default_factory=set)
-
-    def is_one_with_the_last(
-        self, func: Any, args: tuple[Any, ...], result: Any, module: str
-    ) -> bool:
-        """To be asked of every operator that launches a kernel, in order."""
-        follows = self.storage and args[0].untyped_storage()._cdata == self.storage
-        if func is aten._softmax.default and follows and self.before is aten._to_copy.default:
-            self.modules.add(module)
-            is_one = True
-        else:
-            backward = self.before is aten._softmax_backward_data.out
-            is_one = bool(follows) and backward and func is aten._to_copy.default
-            is_one = is_one and module in self.modules
-        narrow = func is aten._to_copy.default and args[0].dtype == torch.float16
-        kept = narrow or func is aten._softmax_backward_data.out
-        self.before, self.storage = func, result.untyped_storage()._cdata if kept else 0
-        return is_one
-
-
 def recorded(
     workload: Workload, build: Build = _on_meta, layout: Layout | None = None
 ) -> StepKernels:
     """The kernels of `workload` at the depth that it has, in one trace; layers of the layout's
     stack under one name."""
     kernels: list[Kernel] = []
-    softmax = _Softmax()
     numbers = re.compile(rf"^({re.escape(layout.stack)})\.\d+(?=\.|$)") if layout else None
 
     def listen(
@@ -148,10 +116,6 @@ def recorded(
             return
         if numbers is not None:
             kernel = replace(kernel, module=numbers.sub(r"\1.*", module))
-        if softmax.is_one_with_the_last(func, args, result, kernel.module):
-            first = kernels.pop()
-            op = max(first.op, kernel.op, key=len)
-            kernel = replace(first, op=op, written_bytes=kernel.written_bytes)
         kernels.append(kernel)
 
     trained: dict[int, int] = {}

@@ -71,6 +71,8 @@ def device_rules(workload: Workload, kernels: set[str], tracer: Tracer) -> Itera
         stack.enter_context(
             generator_states(tracer.see) if setup.device == "cpu" else byte_dropout()
         )
+        if setup.device == "cuda":
+            stack.enter_context(in_cpp("softmax.int", softmax_of_float16))
         yield
 
 
@@ -106,13 +108,27 @@ def byte_dropout() -> Iterator[None]:
     ) -> Tensor:
         return plain(input, p, training, inplace) if inplace else of_bytes(input, p, training)
 
-    called_in_cpp: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
-    called_in_cpp.impl("dropout", of_bytes, "AutogradMeta")
+    with in_cpp("dropout", of_bytes), replaced(F, "dropout", dropout):
+        yield
+
+
+@contextmanager
+def in_cpp(operator: str, value: Callable[..., Tensor]) -> Iterator[None]:
+    """Inside, `value` is what meta tensors run for an operator that torch makes of others."""
+    library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    library.impl(operator, value, "AutogradMeta")
     try:
-        with replaced(F, "dropout", dropout):
-            yield
+        yield
     finally:
-        called_in_cpp._destroy()
+        library._destroy()
+
+
+def softmax_of_float16(scores: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """CUDA's kernel reads float16 and sums in float32, and its backward writes float16; the meta
+    device makes float32 copies (torch `native/SoftMax.cpp`, half_to_float)."""
+    reads_float16 = (scores.dtype, dtype) == (torch.float16, torch.float32)
+    scores = scores if reads_float16 or dtype is None else scores.to(dtype)
+    return aten._softmax(scores, dim, reads_float16)  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -9,7 +9,7 @@ and a kernel that adds them.
 from collections.abc import Sequence
 
 from lora_profiler.analytic.kernels import gradients
-from lora_profiler.analytic.kernels.forward import ATTENTION_OP, SENT, run_forward, softmax_converts
+from lora_profiler.analytic.kernels.forward import ATTENTION_OP, SENT, run_forward
 from lora_profiler.analytic.kernels.gradients import (
     Arrived,
     Backward,
@@ -204,12 +204,11 @@ def _dropout(node: Node, arrived: Arrived, launches: Launches) -> Sent:
 
 def _softmax(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """Gradient times output comes first, as a kernel of its own (see `Ledger.softmax`)."""
-    x, out, gradient = node.inputs[0], node.outputs[0], only(arrived)
+    x, gradient = node.inputs[0], only(arrived)
     launches.memory("mul", 2 * gradient.bytes, gradient.bytes)
-    made = x if softmax_converts(x, out) else out
-    sent = Gradient(launches.bytes(made), "heads")
+    sent = Gradient(launches.bytes(x), "heads")
     launches.memory("_softmax_backward_data", 2 * gradient.bytes, sent.bytes)
-    yield x, converted(sent, made.dtype, x, launches)
+    yield x, sent
 
 
 def _layer_norm(node: Node, arrived: Arrived, launches: Launches) -> Sent:

@@ -9,7 +9,7 @@ and the files that are named there.
 from collections.abc import Callable, Iterable, Sequence
 
 from lora_profiler.analytic.kernels.launches import Launches, unpack
-from lora_profiler.analytic.tensors import ITEMSIZE, Node, Tensor
+from lora_profiler.analytic.tensors import ITEMSIZE, Node
 from lora_profiler.kernels import Gemm
 
 Forward = Callable[[Node, Launches], None]
@@ -76,19 +76,8 @@ def _pad(node: Node, launches: Launches) -> None:
     launches.memory(node.op, own, own + launches.bytes(node.outputs[0]))
 
 
-def softmax_converts(x: Tensor, out: Tensor) -> bool:
-    """Whether the kernel reads float16 scores and sums in float32, and backward's writes float16:
-    of any other dtype a float32 copy is made (torch `native/SoftMax.cpp`, `half_to_float`)."""
-    return x.dtype == "float16" and out.dtype == "float32"
-
-
 def _softmax(node: Node, launches: Launches) -> None:
-    x, out = node.inputs[0], node.outputs[0]
-    size = launches.bytes(out)
-    if x.dtype != out.dtype and not softmax_converts(x, out):
-        launches.memory("_to_copy", launches.bytes(x), size)
-        x = out
-    launches.memory("_softmax", launches.bytes(x), size)
+    launches.memory(node.op, launches.bytes(node.inputs[0]), launches.bytes(node.outputs[0]))
 
 
 def _safe_softmax(node: Node, launches: Launches) -> None:
