@@ -12,6 +12,8 @@ from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple
 
+LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len")
+"""What configs call the longest sequence that a model was made for."""
 LINEAR_KINDS = frozenset({"Linear", "Conv1D"})
 
 
@@ -181,7 +183,7 @@ class ModelSpec:
     def trained_length(self) -> int | None:
         """The longest sequence that the model was made for, in tokens; None where its config does
         not say."""
-        for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        for key in LENGTHS:
             length = self.config.get(key)
             if isinstance(length, int) and not isinstance(length, bool):
                 return length

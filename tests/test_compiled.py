@@ -13,13 +13,14 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import families
+import oracle
 from agreement import totals
 from lora_profiler import traced
 from lora_profiler.catalog import find_gpu, find_model, model_from_config
 from lora_profiler.compiled import has_profile, library, peak_bytes, predict, predict_with
 from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.profile import Profile, ProfileError, packed, profile_key, unpacked
-from lora_profiler.compiled.regime import regime_of
+from lora_profiler.compiled.regime import one_of_each_regime, regime_of
 from lora_profiler.errors import CompileError, NoProfileError
 from lora_profiler.modeling import build_model
 from lora_profiler.planning import engine
@@ -150,6 +151,59 @@ def test_a_filled_window_is_another_profile() -> None:
     assert key_of(short) != key_of(long)
     for asked in (short, long):
         assert predict_with(compile_profile(asked), asked).peak.total_bytes == true_peak(asked)
+
+
+_TINY: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 112, "num_hidden_layers": 5, "num_attention_heads": 4,
+    "vocab_size": 101, "max_position_embeddings": 512,
+    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+_WINDOW = _TINY | {"num_key_value_heads": 2, "head_dim": 16, "sliding_window": 64}
+_EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
+_SOME = {"use_sliding_window": True, "max_window_layers": 2}
+_TURNS = {"layer_types": ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"]}
+MASKED: dict[str, dict[str, Any]] = {
+    "mistral": _WINDOW,
+    "mixtral": _WINDOW | _EXPERTS,
+    "qwen2": _WINDOW | _SOME,
+    "qwen2_moe": _WINDOW | _SOME | _EXPERTS,
+    "phi3": _WINDOW,
+    "gemma2": _WINDOW,
+    "gemma3_text": _WINDOW | _TURNS,
+    "gemma4_text": _WINDOW | _TURNS,
+    "gpt_oss": _WINDOW | _EXPERTS,
+    "olmo3": _WINDOW,
+    "starcoder2": _WINDOW,
+    "cohere2": _WINDOW,
+    "exaone4": _WINDOW | {"sliding_window_pattern": 4},
+    "modernbert": _TINY
+    | {"local_attention": 64, "architectures": ["ModernBertForMaskedLM"]}
+    | {"cls_token_id": 1, "sep_token_id": 2},
+    "falcon": _TINY | {"alibi": True, "multi_query": False, "parallel_attn": False},
+    "llama": _WINDOW,
+}
+"""Windows of 64 tokens, ALiBi, and in Llama padding: attention gets a mask, whose rows the
+efficient kernel pads to multiples of 8."""
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize("model_type", MASKED)
+def test_both_sides_of_a_window_are_compiled_with_rows_of_masks_padded_or_not(
+    model_type: str,
+) -> None:
+    config = MASKED[model_type] | {"model_type": model_type}
+    model = model_from_config(config, id=f"masked-{model_type}", source="test")
+    padding = 0.25 if model_type == "llama" else 0.0
+    setup = replace(BASE, optimizer="sgd", padding=padding)
+    for seq in (33, 40, 200, 203):
+        asked = Workload(model=model, setup=replace(setup, seq_len=seq))
+        assert predict_with(compiled(at_first(asked)), asked).peak.total_bytes == true_peak(asked)
+
+
+def at_first(asked: Workload) -> Workload:
+    """Of the sizes that one profile answers, those that compiling takes."""
+    regime = regime_of(asked)
+    return next(one for one in one_of_each_regime(asked) if regime_of(one) == regime)
 
 
 def test_columns_of_the_layers_sum_to_the_totals() -> None:
@@ -511,3 +565,29 @@ def test_a_model_whose_period_the_config_leaves_out_is_folded() -> None:
     assert made.layout is not None and made.layout.period == 4
     deeper = workload("llama", replace(BASE, seq_len=77), 28, **SMOLLM3)
     assert predict_with(made, deeper).peak.total_bytes == true_peak(deeper)
+
+
+GPT_NEO: dict[str, Any] = {
+    "model_type": "gpt_neo", "hidden_size": 48, "num_layers": 12, "num_heads": 4,
+    "attention_types": [[["global", "local"], 6]], "window_size": 16, "embed_dropout": 0,
+    "attention_dropout": 0, "max_position_embeddings": 128,
+}  # fmt: skip
+FEW_POSITIONS = {
+    "gpt_neo": GPT_NEO | {"attention_layers": ["global", "local"] * 6},
+    "gpt_neo, whose layers are not listed": GPT_NEO,
+    "mpt": {"model_type": "mpt", "d_model": 48, "n_layers": 6, "n_heads": 4, "max_seq_len": 128},
+}
+
+
+@pytest.mark.parametrize("config", FEW_POSITIONS.values(), ids=FEW_POSITIONS)
+def test_a_profile_of_few_positions_says_what_a_real_step_takes(config: dict[str, Any]) -> None:
+    """Neither type is in the catalogue, whose fields tell how many positions there are."""
+    config = {**config, "vocab_size": 101, "resid_dropout": 0}
+    model = model_from_config(config, id="few-positions", source="test")
+    setup = TrainSetup(device="cpu", dtype="float32", batch_size=2, seq_len=93)
+    asked = Workload(model=model, setup=setup)
+    said = predict_with(compile_profile(asked), asked)
+    assert said.exactness == "exact"
+    found = oracle.step_peaks(oracle.build(config, setup), setup)
+    real = max(size for (step, _), size in found.items() if step == 2)
+    assert said.peak.total_bytes == pytest.approx(real, rel=5e-4)

@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_profiler.algebra.polynomial import (
+    ROUNDINGS,
+    S8,
     S16,
     S32,
     TOKENS,
@@ -22,7 +24,7 @@ from lora_profiler.algebra.polynomial import (
     undominated,
 )
 
-EXPONENTS = st.tuples(*[st.integers(0, 3)] * 5)
+EXPONENTS = st.tuples(*[st.integers(0, 3)] * 6)
 POLYNOMIALS = st.dictionaries(EXPONENTS, st.integers(-(10**6), 10**6), max_size=6).map(Polynomial)
 POINTS = st.tuples(st.integers(0, 40), st.integers(0, 5000), st.integers(0, 300))
 ONE = constant(1)
@@ -57,7 +59,7 @@ def test_symbols(at):
     batch, seq, rank = at
     told = (B.evaluate(*at), S.evaluate(*at), R.evaluate(*at), TOKENS.evaluate(*at))
     assert told == (batch, seq, rank, batch * seq)
-    for symbol, multiple in ((S32, 32), (S16, 16)):
+    for symbol, multiple in ((S32, 32), (S16, 16), (S8, 8)):
         padded = symbol.evaluate(*at)
         assert padded % multiple == 0
         assert seq <= padded < seq + multiple
@@ -108,7 +110,7 @@ def test_undominated_candidates_keep_their_order_and_of_equals_the_first_stays(m
 
 @given(POLYNOMIALS, POLYNOMIALS)
 def test_equality_and_hash_ignore_zero_terms(p, q):
-    padded = Polynomial({**p.terms, (9, 9, 9, 9, 9): 0})
+    padded = Polynomial({**p.terms, (9, 9, 9, 9, 9, 9): 0})
     assert p == padded
     assert hash(p) == hash(padded)
     assert (p == q) == (p - q == ZERO)
@@ -119,7 +121,7 @@ def test_equality_and_hash_ignore_zero_terms(p, q):
 def test_text_is_the_polynomial(p, at):
     """Read as Python it has the same value."""
     batch, seq, rank = at
-    names = {"b": batch, "s": seq, "r": rank, "s32": -(-seq // 32) * 32, "s16": -(-seq // 16) * 16}
+    names = {"b": batch, "s": seq, "r": rank, **{f"s{n}": -(-seq // n) * n for n in ROUNDINGS}}
     assert eval(str(p).replace("^", "**"), {}, names) == p.evaluate(*at)
 
 
@@ -132,6 +134,7 @@ def test_text_is_the_polynomial(p, at):
         (B * S * S - R * 3, "b*s^2 - 3*r"),
         (B * S32 * 4, "4*b*s32"),
         (B * S * S16 * 4, "4*b*s*s16"),
+        (S * S8 * 2, "2*s*s8"),
         (ONE - B, "-1*b + 1"),
     ],
 )

@@ -22,7 +22,7 @@ function peak(model, kernels, method, checkpointing, batch, length, rank) {
   const place = model.peaks[kernels][method][+checkpointing][+(batch > 1)][span];
   const [monomials, rows] = data.tables[place];
   const rounded = (multiple) => Math.ceil(length / multiple) * multiple;
-  const symbols = [batch, length, rank, rounded(32), rounded(16)].map(BigInt);
+  const symbols = [batch, length, rank, rounded(32), rounded(16), rounded(8)].map(BigInt);
   const values = monomials.map((powers) =>
     powers.reduce((product, power, n) => product * symbols[n] ** BigInt(power), 1n),
   );

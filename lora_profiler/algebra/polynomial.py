@@ -1,16 +1,18 @@
 """Exact integer polynomials in batch b, sequence s and rank r: what a tensor's size is before
 anyone says how long or wide; many of them at one point, and which of many can be the largest.
 
-Two more symbols stand for s rounded up, as the efficient attention kernel pads: t to a multiple of
-32, u to one of 16.
+Three more symbols stand for s rounded up, as the efficient attention kernel pads: t to a multiple
+of 32, u to one of 16, v to one of 8.
 """
 
 from collections.abc import Iterable, Sequence
 from operator import ge
 from typing import NamedTuple
 
-Exponents = tuple[int, int, int, int, int]
-CONSTANT: Exponents = (0, 0, 0, 0, 0)
+Exponents = tuple[int, int, int, int, int, int]
+CONSTANT: Exponents = (0, 0, 0, 0, 0, 0)
+ROUNDINGS = (32, 16, 8)
+"""What s is rounded up to in the symbols after b, s and r, in their order."""
 
 
 def rounded_up(seq: int, multiple: int) -> int:
@@ -18,8 +20,8 @@ def rounded_up(seq: int, multiple: int) -> int:
 
 
 class Polynomial:
-    """An immutable sum of integer coefficients times b^i s^j r^k t^m u^n. Supports +, - and * with
-    its like and with ints."""
+    """An immutable sum of integer coefficients times b^i s^j r^k t^m u^n v^o. Supports +, - and *
+    with its like and with ints."""
 
     __slots__ = ("_hash", "terms")
     _hash: int
@@ -53,9 +55,9 @@ class Polynomial:
                 return self
             return Polynomial({e: c * other for e, c in self.terms.items()})
         terms: dict[Exponents, int] = {}
-        for (a0, a1, a2, a3, a4), ca in self.terms.items():
-            for (b0, b1, b2, b3, b4), cb in other.terms.items():
-                exponents = (a0 + b0, a1 + b1, a2 + b2, a3 + b3, a4 + b4)
+        for (a0, a1, a2, a3, a4, a5), ca in self.terms.items():
+            for (b0, b1, b2, b3, b4, b5), cb in other.terms.items():
+                exponents = (a0 + b0, a1 + b1, a2 + b2, a3 + b3, a4 + b4, a5 + b5)
                 terms[exponents] = terms.get(exponents, 0) + ca * cb
         return Polynomial(terms)
 
@@ -93,18 +95,18 @@ class Polynomial:
         return {e: c for e, c in self.terms.items() if c}
 
     def evaluate(self, batch: int, seq: int, rank: int) -> int:
-        t, u = rounded_up(seq, 32), rounded_up(seq, 16)
+        t, u, v = (rounded_up(seq, multiple) for multiple in ROUNDINGS)
         return sum(
-            c * batch**i * seq**j * rank**k * t**m * u**n
-            for (i, j, k, m, n), c in self.terms.items()
+            c * batch**i * seq**j * rank**k * t**m * u**n * v**o
+            for (i, j, k, m, n, o), c in self.terms.items()
         )
 
     def at_batch(self, batch: int) -> "Polynomial":
         """The same with a number for b."""
         terms: dict[Exponents, int] = {}
         for (i, *others), coefficient in self.terms.items():
-            j, k, m, n = others
-            exponents = (0, j, k, m, n)
+            j, k, m, n, o = others
+            exponents = (0, j, k, m, n, o)
             terms[exponents] = terms.get(exponents, 0) + coefficient * batch**i
         return Polynomial(terms)
 
@@ -116,9 +118,10 @@ class Polynomial:
         """The same of rows of `length`, itself in s; rounded up it is taken to be as long as the
         rounding can make it."""
         result = Polynomial({})
-        for (i, j, k, m, n), coefficient in self.nonzero().items():
-            term = Polynomial({(i, 0, k, 0, 0): coefficient})
-            for factor, power in ((length, j), (length + 31, m), (length + 15, n)):
+        for (i, j, k, *rounded), coefficient in self.nonzero().items():
+            term = Polynomial({(i, 0, k, 0, 0, 0): coefficient})
+            longest = [length + multiple - 1 for multiple in ROUNDINGS]
+            for factor, power in zip((length, *longest), (j, *rounded), strict=True):
                 for _ in range(power):
                     term = term * factor
             result = result + term
@@ -137,14 +140,14 @@ class Polynomial:
         return True
 
     def shifted(self, batch: int, seq: int, rank: int) -> "Polynomial":
-        """The same value in other symbols: b, s, r counted from the given sizes up, t and u from s
-        up.
+        """The same value in other symbols: b, s, r counted from the given sizes up, t, u and v from
+        s up.
 
         What is zero or more from those sizes on has no negative symbol left, so `dominates` decides
         for that range.
         """
         result = Polynomial({})
-        symbols = (B + batch, S + seq, R + rank, S + seq + S32, S + seq + S16)
+        symbols = (B + batch, S + seq, R + rank, *(S + seq + more for more in (S32, S16, S8)))
         for exponents, coefficient in self.nonzero().items():
             term = constant(coefficient)
             for symbol, power in zip(symbols, exponents, strict=True):
@@ -155,8 +158,8 @@ class Polynomial:
 
     def __str__(self) -> str:
         """'4096*b*s + 512*s + 8', highest powers first; 's32' is s rounded up to 32, 's16' to
-        16."""
-        names = ("b", "s", "r", "s32", "s16")
+        16, 's8' to 8."""
+        names = ("b", "s", "r", *(f"s{multiple}" for multiple in ROUNDINGS))
         parts = []
         for exponents, coefficient in sorted(self.nonzero().items(), reverse=True):
             factors = [str(coefficient)] if coefficient != 1 or exponents == CONSTANT else []
@@ -191,11 +194,12 @@ def constant(value: int) -> Polynomial:
 
 ZERO = constant(0)
 _OF_ZERO = ZERO.terms
-B = Polynomial({(1, 0, 0, 0, 0): 1})
-S = Polynomial({(0, 1, 0, 0, 0): 1})
-R = Polynomial({(0, 0, 1, 0, 0): 1})
-S32 = Polynomial({(0, 0, 0, 1, 0): 1})
-S16 = Polynomial({(0, 0, 0, 0, 1): 1})
+B = Polynomial({(1, 0, 0, 0, 0, 0): 1})
+S = Polynomial({(0, 1, 0, 0, 0, 0): 1})
+R = Polynomial({(0, 0, 1, 0, 0, 0): 1})
+S32 = Polynomial({(0, 0, 0, 1, 0, 0): 1})
+S16 = Polynomial({(0, 0, 0, 0, 1, 0): 1})
+S8 = Polynomial({(0, 0, 0, 0, 0, 1): 1})
 TOKENS = B * S
 
 
@@ -249,6 +253,6 @@ class Table(NamedTuple):
 
     def evaluate(self, at: Values) -> list[int]:
         b, s, r = at
-        t, u = rounded_up(s, 32), rounded_up(s, 16)
-        powers = [b**i * s**j * r**k * t**m * u**n for i, j, k, m, n in self.monomials]
+        t, u, v = (rounded_up(s, multiple) for multiple in ROUNDINGS)
+        powers = [b**i * s**j * r**k * t**m * u**n * v**o for i, j, k, m, n, o in self.monomials]
         return [sum([powers[i] * c for i, c in row]) for row in self.rows]

@@ -21,7 +21,7 @@ from lora_profiler.catalog.bundled import (
 )
 from lora_profiler.catalog.quantized import check_skipped, scheme, stored
 from lora_profiler.errors import ModelNotFoundError, UsageError, nearest
-from lora_profiler.model_spec import ModelSpec, TextSide
+from lora_profiler.model_spec import LENGTHS, ModelSpec, TextSide
 
 if TYPE_CHECKING:
     from lora_profiler.catalog.bundled import Described
@@ -160,7 +160,7 @@ def _from_config(
     config = cfg.normalise(cfg.language_model(raw, where), where, strict=False)
     model = build(raw, where)
     built = model.config.get_text_config()
-    for name in _SIZES:
+    for name in (*_SIZES, *LENGTHS):
         if hasattr(built, name):
             config[name] = getattr(built, name)
     return _spec(id, model_type, type(model).__name__, source, dtype, config, describe(model), raw)

@@ -34,12 +34,14 @@ AffineJson = dict[str, list[int]]
 
 
 def affine_json(affine: Affine) -> AffineJson:
-    """{"1,1,0,0,0": [coefficient, coefficient a unit]}; the second is left out where it is 0."""
+    """{"1,1,0,0,0": [coefficient, coefficient a unit]}; the second is left out where it is 0, and
+    so is the last exponent, which older profiles have not."""
     base, per_unit = affine.base.nonzero(), affine.per_unit.nonzero()
     document = {}
     for exponents in sorted({*base, *per_unit}):
         pair = [base.get(exponents, 0), per_unit.get(exponents, 0)]
-        document[",".join(map(str, exponents))] = pair if pair[1] else pair[:1]
+        written = exponents if exponents[-1] else exponents[:-1]
+        document[",".join(map(str, written))] = pair if pair[1] else pair[:1]
     return document
 
 
@@ -57,8 +59,8 @@ def affine_from_json(data: Mapping[str, Sequence[int]]) -> Affine:
 @cache
 def _exponents(name: str) -> Exponents:
     """A profile has thousands of monomials, and few different ones."""
-    i, j, k, m, n = map(int, name.split(","))
-    return i, j, k, m, n
+    i, j, k, m, n, *last = map(int, name.split(","))
+    return i, j, k, m, n, *(last or (0,))
 
 
 class ModuleNumber(NamedTuple):

@@ -219,6 +219,10 @@ def events_of(evaluation: Evaluation) -> Sequence[FlatEvent]:
 @lru_cache(maxsize=512)
 def _evaluation(model: ModelSpec, setup: TrainSetup, regime: Regime) -> Evaluation | None:
     profile = find_profile(profile_key(model, setup, regime))
+    if profile is None and regime.unaligned:
+        profile = find_profile(profile_key(model, setup, regime._replace(unaligned=False)))
+        if profile is not None and "efficient" in profile.kernels:
+            return None
     if profile is None:
         return None
     units = profile.units(model.num_layers)

@@ -74,12 +74,13 @@ class Regime(NamedTuple):
     rank: int | None
     kernels: tuple[str, ...] = ()
     padded: bool = False
+    unaligned: bool = False
 
 
 def _regime_dict(regime: Regime) -> dict[str, Any]:
     """Without a field that came later, where it says what was true of all before: the keys of older
     profiles stay."""
-    later = ("kernels", "padded")
+    later = ("kernels", "padded", "unaligned")
     return {name: value for name, value in regime._asdict().items() if name not in later or value}
 
 

@@ -11,6 +11,7 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.platform import Platform
 from lora_profiler.support.optimizers import counts_in_steps
 from lora_profiler.support.sdpa import (
+    MASK_ALIGNMENT,
     SdpaCall,
     cuda_backend,
     efficient_keeps_seeds,
@@ -35,10 +36,13 @@ def windows_of(model: ModelSpec) -> tuple[int, ...]:
         model.published,
         *(v for v in model.published.values() if isinstance(v, dict)),
     ]
-    windows = {config.get(name) for config in published for name in _WINDOWS}
-    return tuple(
-        sorted(w for w in windows if isinstance(w, int) and not isinstance(w, bool) and w > 1)
-    )
+    windows = {
+        value // (2 if name == "local_attention" else 1)  # ModernBERT's, of both sides
+        for config in published
+        for name in _WINDOWS
+        if isinstance(value := config.get(name), int)
+    }
+    return tuple(sorted(w for w in windows if w > 1))
 
 
 def regime_of(workload: Workload) -> Regime:
@@ -52,15 +56,36 @@ def regime_of(workload: Workload) -> Regime:
         rank=setup.lora.r if fixed and setup.lora else None,
         kernels=_kernels(workload),
         padded=setup.is_padded,
+        unaligned=setup.seq_len % MASK_ALIGNMENT > 0 and pads_masks(workload),
     )
 
 
 def one_of_each_regime(workload: Workload) -> Iterator[Workload]:
     """The workload at one size for each regime: one sample or several, windows that the sequence
-    fills or does not."""
+    fills or does not, rows of masks that are padded or not."""
+    examples: dict[Regime, Workload] = {}
     for batch in (1, 2):
-        for seq in (2, *windows_of(workload.model)):
-            yield replace(workload, setup=replace(workload.setup, batch_size=batch, seq_len=seq))
+        for first in (2, *windows_of(workload.model)):
+            for seq in range(first, first + MASK_ALIGNMENT):
+                sized = replace(workload.setup, batch_size=batch, seq_len=seq)
+                example = replace(workload, setup=sized)
+                examples.setdefault(regime_of(example), example)
+    yield from examples.values()
+
+
+def pads_masks(workload: Workload) -> bool:
+    """Whether the efficient kernel gets a mask, of padding, of a filled window or of ALiBi, whose
+    rows are padded to a multiple of `MASK_ALIGNMENT`."""
+    setup, model = workload.setup, workload.model
+    is_masked = (
+        setup.is_padded
+        or any(setup.seq_len >= window for window in windows_of(model))
+        or bool(model.config.get("alibi"))
+    )
+    if not is_masked or setup.device != "cuda" or setup.attention in ("eager", "math", "cudnn"):
+        return False
+    chosen = kernel_choice(workload, workload.platform).masked
+    return setup.attention != "auto" or "efficient" in chosen
 
 
 def _kernels(workload: Workload) -> tuple[str, ...]:

@@ -135,7 +135,7 @@ def refuse(
             "transformers runs Gemma 2 eager, since SDPA caps no scores; leave out --attention"
             f" {setup.attention}."
         )
-    longest = model.config.get("max_position_embeddings")
+    longest = model.trained_length
     if type_of(model).learned_positions and longest is not None and setup.seq_len > longest:
         raise UsageError(
             f"{model.id} has a table of {longest:,} positions, not {setup.seq_len:,}; take a"

@@ -234,6 +234,14 @@ def windows_of(model: ModelSpec) -> tuple[int, ...]:
     return compiled_windows(model)
 
 
+def pads_masks(workload: Workload) -> bool:
+    """Whether a profile holds for lengths that are multiples of `MASK_ALIGNMENT`, or for the
+    others."""
+    from lora_profiler.compiled.regime import pads_masks as compiled_pads_masks
+
+    return compiled_pads_masks(workload)
+
+
 def engine_for_search(prediction: Prediction, engine: str) -> str:
     """The engine for questions that compare with `prediction`: where rules do not know the
     activations, profiles alone answer; where no profile could hold the setup, rules alone do.

@@ -6,13 +6,20 @@ from dataclasses import replace
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
 
-from lora_profiler.algebra.polynomial import Exponents, Polynomial, undominated
+from lora_profiler.algebra.polynomial import ROUNDINGS, Exponents, Polynomial, undominated
 from lora_profiler.errors import UsageError
 from lora_profiler.option import MAX_SIZE
-from lora_profiler.planning.engine import check_engine, peak_polynomials, rules_know, windows_of
+from lora_profiler.planning.engine import (
+    check_engine,
+    pads_masks,
+    peak_polynomials,
+    rules_know,
+    windows_of,
+)
 from lora_profiler.support.check import check
 from lora_profiler.support.losses import OWN_LOSSES, head_of, loss_regime
 from lora_profiler.support.optimizers import counts_in_steps
+from lora_profiler.support.sdpa import MASK_ALIGNMENT
 from lora_profiler.workload import Workload
 
 if TYPE_CHECKING:
@@ -27,9 +34,10 @@ _EXACT_FLOAT = 2**53
 processors do it faster."""
 
 
-Key = tuple[int, int, int, int]
+Key = tuple[int, int, int, int, bool]
 """Regime that hold: batch (1, or 2 for any other), first length of a span, rank where that is a
-fact (else any), and tokens of a chunk of the loss where they are one (else 0)."""
+fact (else any), tokens of a chunk of the loss where they are one (else 0), and whether a length is
+no multiple of what rows of masks are padded to, where that is one (else False)."""
 Matrix = tuple[list[Exponents], Any]
 """Monomials, and a row of coefficients for each polynomial that can be the peak."""
 Example = tuple[int, int]
@@ -126,14 +134,20 @@ class _Plans:
         """Lengths [first, after) for which the same rules hold: one token, a window not yet filled,
         a filled one, packed rows."""
         self.rank_is_fact = counts_in_steps(workload.setup) and workload.setup.lora is not None
+        longest = replace(workload, setup=replace(workload.setup, seq_len=s1))
+        self.pads_masks = self._engine != "analytic" and pads_masks(longest)
         self._chunked = workload.setup.loss != "plain" and rules_know(workload)
         self._matrices: dict[Key, Matrix] = {}
         batches = {min(b0, 2), min(b1, 2)}
-        corners = [(b1, s1)] if self._chunked else [(b, s) for b in batches for s, _ in self.spans]
+        corners = (
+            [(b1, s1)]
+            if self._chunked
+            else [(b, max(s, s0)) for b in batches for s, _ in self.spans]
+        )
         largest = max(
             p.evaluate(b1, s1, r1)
             for b, s in corners
-            for p in self._polynomials((min(b, 2), s, r1, 0), (b, s))
+            for p in self._polynomials((min(b, 2), s, r1, 0, False), (b, s))
         )
         if largest >= 2**63:
             raise UsageError("these sizes need more than 2^63 bytes; lower the largest.")
@@ -155,10 +169,14 @@ class _Plans:
         parts = self.np.ceil(b * s / -(-head.out_features // head.in_features))
         return self.np.exp2(self.np.frexp(parts - 1)[1])  # the exponent is the bit length
 
+    def is_unaligned(self, seq: Any) -> Any:
+        """Whether rows of masks of `seq` tokens are padded, where that is a fact."""
+        return self.pads_masks and seq % MASK_ALIGNMENT > 0
+
     def _polynomials(self, key: Key, example: Example) -> list[Polynomial]:
         """What can be the peak from the smallest sizes on, where the regime of `key` holds, as it
         does at `example`."""
-        batch, first, rank, _ = key
+        batch, first, rank, *_ = key
         setup = self.workload.setup
         lora = replace(setup.lora, r=rank) if setup.lora and self.rank_is_fact else setup.lora
         sized = replace(
@@ -206,8 +224,10 @@ def _fill(plans: _Plans, result: Any, arrays: list[Any]) -> None:
 
 def _example(plans: _Plans, where: Any, key: Key, arrays: list[Any]) -> Example:
     """The smallest sizes where nothing but them is a fact, else a point at hand."""
-    if not key[3]:
-        return key[0], key[1]
+    batch, first, _, chunk, is_unaligned = key
+    if not chunk:
+        lengths = range(first, first + 2 * MASK_ALIGNMENT)
+        return batch, next(n for n in lengths if plans.is_unaligned(n) == is_unaligned)
     place = plans.np.unravel_index(where.argmax(), where.shape)
     b, s = (
         int(plans.np.broadcast_to(a, plans.np.broadcast_shapes(a.shape, where.shape))[place])
@@ -244,12 +264,17 @@ def _block_regimes(plans: _Plans, b: Any, s: Any, r: Any) -> Iterator[tuple[Any,
     ]
     rows = plans.chunks(b, s)
     chunks = [(int(value), rows == value) for value in plans.np.unique(rows)]
-    for (batch, in_batch), (first, in_span), (rank, in_rank), (chunk, in_chunk) in product(
-        batches, spans, ranks, chunks
-    ):
-        where = in_batch & in_span & in_rank & in_chunk
+    alignments: list[tuple[bool, Any]] = [(False, True)]
+    if plans.pads_masks:
+        padded = plans.is_unaligned(s)
+        alignments = [(False, ~padded), (True, padded)]
+    for (batch, in_batch), (first, in_span), (rank, in_rank), (chunk, in_chunk), (
+        unaligned,
+        in_those,
+    ) in product(batches, spans, ranks, chunks, alignments):
+        where = in_batch & in_span & in_rank & in_chunk & in_those
         if where.any():
-            yield where, (batch, first, rank, chunk)
+            yield where, (batch, first, rank, chunk, unaligned)
 
 
 def _largest(plans: _Plans, matrix: Matrix, arrays: list[Any], shape: tuple[int, ...]) -> Any:
@@ -264,7 +289,7 @@ def _largest(plans: _Plans, matrix: Matrix, arrays: list[Any], shape: tuple[int,
     values = _values(np, monomials, b, s)
     by_monomial = values.reshape(len(monomials), -1)
     least, most = (
-        edge(by_monomial, axis=1) * [float(edge(r)) ** k for _, _, k, _, _ in monomials]
+        edge(by_monomial, axis=1) * [float(edge(r)) ** k for _, _, k, *_ in monomials]
         for edge in (np.min, np.max)
     )
     leader = coefficients[(coefficients @ most).argmax()]
@@ -273,7 +298,7 @@ def _largest(plans: _Plans, matrix: Matrix, arrays: list[Any], shape: tuple[int,
     result = None
     for row in (leader, *coefficients[~behind]):
         by_rank: dict[int, Any] = {}
-        for coefficient, value, (_, _, k, _, _) in zip(row, values, monomials, strict=True):
+        for coefficient, value, (_, _, k, *_) in zip(row, values, monomials, strict=True):
             if coefficient:
                 by_rank[k] = by_rank.get(k, 0) + coefficient * value
         size: Any = 0
@@ -285,14 +310,14 @@ def _largest(plans: _Plans, matrix: Matrix, arrays: list[Any], shape: tuple[int,
 
 def _values(np: Any, monomials: list[Exponents], b: Any, s: Any) -> Any:
     """Each monomial's part in batch and sequence at every point: (monomials, *face)."""
-    t, u = (
+    rounded = [
         np.ceil(s / multiple) * multiple if any(e[i] for e in monomials) else s
-        for i, multiple in ((3, 32), (4, 16))
-    )
+        for i, multiple in enumerate(ROUNDINGS, start=3)
+    ]
     values = np.empty((len(monomials), *np.broadcast_shapes(b.shape, s.shape)), b.dtype)
-    for row, (i, j, _, m, n) in enumerate(monomials):
+    for row, (i, j, _, *powers) in enumerate(monomials):
         term: Any = 1
-        for base, power in ((b, i), (s, j), (t, m), (u, n)):
+        for base, power in zip((b, s, *rounded), (i, j, *powers), strict=True):
             for _ in range(power):
                 term = term * base
         values[row, ...] = term

@@ -13,6 +13,7 @@ from lora_profiler.harness.doctor import Diagnosis
 from lora_profiler.report.blocks import Block, Row, Rows, Table, heading, paragraph, table
 from lora_profiler.report.json import cell, picked
 from lora_profiler.report.labels import METHOD_LABELS
+from lora_profiler.support.sdpa import MASK_ALIGNMENT
 from lora_profiler.units import (
     bytes_text,
     error_text,
@@ -108,7 +109,7 @@ def profile_blocks(profiles: Sequence[Profile]) -> list[Block]:
                 ("model", lambda p: str(p.model["id"])),
                 ("method", lambda p: str(p.setup["method"])),
                 ("batch", lambda p: _range_text(*p.valid["batch_size"])),
-                ("tokens", lambda p: _range_text(*p.valid["seq_len"])),
+                ("tokens", _lengths_text),
                 ("layers", lambda p: _range_text(*p.valid["num_layers"])),
                 ("instants", lambda p: str(len(p.instants))),
                 ("size", lambda p: bytes_text(len(packed(p)))),
@@ -130,6 +131,11 @@ def profile_blocks(profiles: Sequence[Profile]) -> list[Block]:
     return found
 
 
+def _lengths_text(profile: Profile) -> str:
+    others = f", no multiple of {MASK_ALIGNMENT}" if profile.regime.unaligned else ""
+    return f"{_range_text(*profile.valid['seq_len'])}{others}"
+
+
 def profile_records(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
     sizes = ("num_layers", "batch_size", "seq_len", "rank")
     return [
@@ -141,6 +147,7 @@ def profile_records(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
             "attention_kernels": list(p.kernels),
             "checked": [dict(zip(sizes, point, strict=True)) for point in p.checked],
             "versions": dict(p.versions),
+            "unaligned": p.regime.unaligned,
             "num_instants": len(p.instants),
             "packed_bytes": len(packed(p)),
         }

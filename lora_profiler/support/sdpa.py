@@ -18,6 +18,9 @@ USUAL_CAPABILITY = 80
 """What holds without a card: sm_80 to sm_89 take the same kernels but for heads of 193 to 256
 features."""
 FLASH_MAX_HEAD_DIM = 256
+MASK_ALIGNMENT = 8
+"""Of whose multiples in tokens a mask's rows must be long for the efficient kernel, or they are
+padded (`aligned_tensor` in attention.cpp, preprocess_mask)."""
 _CUDNN_FIRST = 91500
 _CUDNN_WIDE = 92200
 

@@ -19,6 +19,7 @@ from lora_profiler.errors import UnbuildableError
 from lora_profiler.platform import Platform
 from lora_profiler.support.packing import lengths
 from lora_profiler.support.sdpa import (
+    MASK_ALIGNMENT,
     SdpaCall,
     cuda_backend,
     efficient_takes_grouped,
@@ -32,7 +33,6 @@ aten = torch.ops.aten
 FLASH_ATTENTION_2 = "flash_attention_2"
 FLASH_ALIGNMENT = 8
 """Head widths that are no multiple of it are padded, and the padded copies kept."""
-MASK_ALIGNMENT = 8
 _DTYPES: dict[torch.dtype, Dtype] = {
     torch.float32: "float32",
     torch.bfloat16: "bfloat16",

@@ -9,7 +9,7 @@ only pass the trace of five units.
 
 import gc
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,12 +19,13 @@ from lora_profiler.algebra import Polynomial
 from lora_profiler.compiled.affine import Affine, ModuleNumber
 from lora_profiler.compiled.instants import DepthError, instants, undominated
 from lora_profiler.compiled.profile import Instant, Profile, Regime, profile_key, setup_key
-from lora_profiler.compiled.regime import below, least_sizes, regime_of, windows_of
+from lora_profiler.compiled.regime import below, least_sizes, pads_masks, regime_of, windows_of
 from lora_profiler.compiled.tape import LEAST_UNITS, Birth, Layout, Tape
 from lora_profiler.errors import CompileError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling import build_model
 from lora_profiler.prediction import Category
+from lora_profiler.support.sdpa import MASK_ALIGNMENT
 from lora_profiler.traced.effort import Size
 from lora_profiler.traced.fit import NoPolynomialError, Point, fitted
 from lora_profiler.traced.flat import (
@@ -108,7 +109,7 @@ def _compiled(
     def traced(spec: ModelSpec, point: Point) -> Flat:
         return flat(trace(at_point(replace(workload, model=spec), point), _on_meta))
 
-    fit_at, check_at = points[:4], (_far(points[4], model, regime), *points[5:])
+    fit_at, check_at = points[:4], (_far(points[4], workload, regime), *points[5:])
     small = model if layout is None else at_depth(model, layout.layers(LEAST_UNITS))
     if (effort := expected()) is not None:
         more = (
@@ -199,31 +200,53 @@ def _on_meta(workload: Workload) -> torch.nn.Module:
 
 
 def _points(workload: Workload, regime: Regime) -> tuple[Point, ...]:
-    """Sizes for which `regime` holds: four to fit through, three to check at."""
-    windows = windows_of(workload.model)
-    _, least = least_sizes(regime, windows)
-    beyond = below(regime, windows)
-    points: list[Point] = []
-    for batch, seq, rank in zip(_BATCHES, _SEQUENCES, _RANKS, strict=True):
-        seq = 1 if regime.one_token else seq if least <= 2 else least + seq
-        if beyond is not None and not regime.one_token:
-            seq = min(seq, beyond - 1 - len(points))
+    """Sizes for which `regime` holds: four to fit through, three to check at.
+
+    Raises CompileError where too few lengths lie below the next window.
+    """
+    points = []
+    for batch, seq, rank in zip(_BATCHES, _lengths(workload, regime), _RANKS, strict=True):
         rank = regime.rank or (rank if workload.setup.lora else 1)
         points.append(Point(1 if regime.one_sample else batch, seq, rank))
     return tuple(points)
 
 
-def _far(point: Point, model: ModelSpec, regime: Regime) -> Point:
+def _lengths(workload: Workload, regime: Regime) -> list[int]:
+    if regime.one_token:
+        return [1] * len(_SEQUENCES)
+    windows, holds = windows_of(workload.model), _alignment(workload, regime)
+    _, least = least_sizes(regime, windows)
+    start, most = 0 if least <= 2 else least, least + 2 * max(_SEQUENCES)
+    window, positions = below(regime, windows) or most, workload.model.trained_length or most
+    for end in (min(window, positions + 1), window):  # a window can be as long as all positions
+        lengths = [seq for seq in range(least, min(end, most)) if holds(seq)]
+        if len(lengths) >= len(_SEQUENCES):
+            break
+    else:
+        raise _refused(workload, f"its regime holds for {len(lengths)} lengths alone")
+    longest = max(_SEQUENCES)
+    if lengths[-1] < start + longest:  # spread over what there is, so that roundings tell apart
+        return [lengths[seq * len(lengths) // (longest + 1)] for seq in _SEQUENCES]
+    return [next(n for n in lengths if n >= start + seq) for seq in _SEQUENCES]
+
+
+def _alignment(workload: Workload, regime: Regime) -> Callable[[int], bool]:
+    """Whether a length is a multiple of what rows of masks are padded to, or is none, as `regime`
+    has it; every length where no mask is padded."""
+    if not pads_masks(workload):
+        return lambda seq: True
+    return lambda seq: (seq % MASK_ALIGNMENT > 0) == regime.unaligned
+
+
+def _far(point: Point, workload: Workload, regime: Regime) -> Point:
     """`point` with as many tokens as the regime and the model's positions allow: a window that
     nobody named would show."""
     if regime.one_token:
         return point
-    window, positions = (
-        below(regime, windows_of(model)),
-        model.config.get("max_position_embeddings"),
-    )
-    ends = [end for end in (window and window - 1, positions) if isinstance(end, int)]
-    longest = min(ends, default=_LONGEST)
+    window = below(regime, windows_of(workload.model))
+    ends = [end for end in (window and window - 1, workload.model.trained_length) if end]
+    holds = _alignment(workload, regime)
+    longest = next(filter(holds, range(min(ends, default=_LONGEST), 0, -1)))
     return point._replace(seq=max(point.seq, longest))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from lora_profiler.catalog import model_from_config
 from lora_profiler.compiled.tape import LEAST_UNITS, Layout
+from lora_profiler.errors import ModelNotFoundError
 from lora_profiler.model_spec import ModelSpec, Stack
 from lora_profiler.modeling.build import filled_config
 
@@ -70,15 +71,23 @@ def _lists(config: Mapping[str, Any], length: int) -> list[Sequence[Any]]:
 def at_depth(model: ModelSpec, layers: int) -> ModelSpec:
     """The same model with `layers` layers: its first ones, and where it has fewer, more that go on
     as the last ones do."""
-    raw = deepcopy(dict(model.published))
-    raw.pop(
+    published = deepcopy(dict(model.published))
+    published.pop(
         "quantization_config", None
     )  # of a checkpoint in NF4, whose list of names need not fit another depth
+    published.setdefault("model_type", model.model_type)
+    published.setdefault("architectures", [model.architecture])
     layout = layout_of(model)
-    _cut(raw, model.num_layers, layers, layout.period if layout else 1)
-    raw["model_type"] = raw.get("model_type", model.model_type)
-    raw.setdefault("architectures", [model.architecture])
-    return model_from_config(raw, id=f"{model.id} x {layers}", source="cut")
+
+    def cut(raw: dict[str, Any]) -> ModelSpec:
+        _cut(raw, model.num_layers, layers, layout.period if layout else 1)
+        return model_from_config(raw, id=f"{model.id} x {layers}", source="cut")
+
+    try:
+        return cut(deepcopy(published))
+    except ModelNotFoundError:  # GPT-Neo's config.json may tell its layers in another way
+        lists = {n: v for n, v in filled_config(model).items() if isinstance(v, list)}
+        return cut(lists | published)
 
 
 def _cut(config: dict[str, Any], depth: int, layers: int, period: int) -> None:

@@ -4,7 +4,7 @@ powers of two, packed rows."""
 from dataclasses import replace
 
 from lora_profiler._common.packages import installed_versions
-from lora_profiler.algebra import Polynomial
+from lora_profiler.algebra.polynomial import Polynomial, constant
 from lora_profiler.compiled.affine import Affine, ModuleNumber
 from lora_profiler.compiled.instants import instants
 from lora_profiler.compiled.predict import predict_with
@@ -104,7 +104,7 @@ def profile_of(workload: Workload, traced: Traced) -> Profile:
 
 
 def _constant(number: int) -> Polynomial:
-    return Polynomial({(0, 0, 0, 0, 0): number} if number else {})
+    return constant(number) if number else Polynomial({})
 
 
 def _numbers(by_module: dict[str, int]) -> tuple[ModuleNumber, ...]:
