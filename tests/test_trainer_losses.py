@@ -16,9 +16,10 @@ from lora_profiler.catalog import find_gpu, find_model, model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.modeling import trl_head
 from lora_profiler.planning.engine import peak_bytes
+from lora_profiler.planning.engine import predict as predict_by_any
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.planning.timing import step_time
-from lora_profiler.support.losses import check_loss
+from lora_profiler.support.losses import LogitScaling, check_loss
 from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import LoraConfig, Loss, Quantization, TrainSetup, Workload
 
@@ -143,11 +144,53 @@ def test_real_steps(name: str, setup: TrainSetup, loss: Loss | Literal["smoothed
     assert prediction.peak.total_bytes == pytest.approx(real[2, "step"], rel=1e-3)
 
 
+CAPPED = {"attn_logit_softcapping": None, "final_logit_softcapping": 30.0}
+
+
+@pytest.mark.parametrize("lora", [None, LORA, SAVED])
+def test_trl_caps_logits_in_its_tiles(lora: LoraConfig | None) -> None:
+    """On a card by kernels; on a CPU a copy of the tile more in backward."""
+    config = tracing.config_of("gemma2", vocab_size=4001, **CAPPED)
+    model = model_from_config(config, id="gemma2", source="test")
+    setup = replace(BASE, dtype="float32", lora=lora, loss="trl")
+    asked = Workload(model=model, setup=setup)
+    same_step(predict(asked), predict_once(asked))
+    setup = replace(setup, device="cpu", optimizer_impl="fused", seq_len=300)
+    prediction = predict(Workload(model=model, setup=setup))
+    real = truth.peaks_without_onednn(config, setup)
+    assert prediction.peak.moment == "loss_backward"
+    assert prediction.peak.total_bytes == pytest.approx(real[2, "step"], rel=1e-3)
+
+
+@pytest.mark.parametrize("scale", [{"logits_scaling": 4.0}, {"logits_scaling": 1.0}])
+def test_a_loss_of_layers_without_rules_is_traced(scale: dict[str, float]) -> None:
+    config = {**tracing.config_of("llama"), "model_type": "granite", **scale}
+    config["architectures"] = ["GraniteForCausalLM"]
+    model = model_from_config(config, id="granite", source="test")
+    prediction = predict_by_any(Workload(model=model, setup=replace(AMP, lora=LORA, loss="trl")))
+    assert prediction.engine == "traced"
+    assert prediction.exactness == "exact"
+
+
 # --- the stand-ins --------------------------------------------------------------------------------
 
+SCALINGS = [LogitScaling(), LogitScaling(scale=0.25), LogitScaling(scale=2.0, cap=3.0)]
 
+
+def of_all_logits(
+    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, scaling: LogitScaling
+) -> torch.Tensor:
+    logits = (hidden @ weight.T).float()[:, :-1].flatten(0, 1) * scaling.scale
+    if scaling.cap:
+        logits = scaling.cap * torch.tanh(logits / scaling.cap)
+    return torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten())
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_trl_s_kernels_stand_in_for_what_torch_computes_in_its_place(dtype: torch.dtype) -> None:
+def test_trl_s_kernels_stand_in_for_what_torch_computes_in_its_place(
+    dtype: torch.dtype, scaling: LogitScaling
+) -> None:
     """Tokens with a label alone, tiles changed where they lie: the same numbers."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(2, 9, 8, generator=generator).to(dtype).requires_grad_()
@@ -158,33 +201,47 @@ def test_trl_s_kernels_stand_in_for_what_torch_computes_in_its_place(dtype: torc
     for device in ("cpu", "cuda"):
         setup = replace(BASE, device=device, batch_size=2, seq_len=9)  # type: ignore[arg-type]
         hidden.grad = weight.grad = None
-        loss = trl_head.tiled_loss(setup, hidden, weight, None, labels)
+        loss = trl_head.tiled_loss(setup, hidden, weight, None, labels, scaling)
         loss.backward()  # type: ignore[no-untyped-call]
         assert hidden.grad is not None and weight.grad is not None
         found.append((loss, hidden.grad.clone(), weight.grad.clone()))
     for of_torch, of_kernels in zip(*found, strict=True):
         torch.testing.assert_close(of_torch, of_kernels)
-    logits = (hidden @ weight.T).float()[:, :-1].flatten(0, 1)
-    truth_ = torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten())
-    torch.testing.assert_close(found[0][0], truth_, rtol=2e-3, atol=0)
+    expected = of_all_logits(hidden, weight, labels, scaling)
+    torch.testing.assert_close(found[0][0], expected, rtol=2e-3, atol=0)
 
 
-def test_trl_s_head_is_the_one_that_trl_has() -> None:
-    """Loss and gradients of the function in the installed TRL, where there is one."""
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_trl_s_head_is_the_one_that_trl_has(scaling: LogitScaling) -> None:
+    """Loss and gradients of the function in the installed TRL, where there is one, and the most
+    that each asks an allocator for."""
     kernels = pytest.importorskip("trl.kernels")
     generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(1, 9, 8, generator=generator).requires_grad_()
-    weight = torch.randn(50, 8, generator=generator).requires_grad_()
-    labels = torch.randint(0, 50, (1, 9), generator=generator)
-    setup = replace(BASE, device="cpu", batch_size=1, seq_len=9)
-    trl_head.tiled_loss(setup, hidden, weight, None, labels).backward()  # type: ignore[no-untyped-call]
-    assert hidden.grad is not None and weight.grad is not None
-    mine = hidden.grad.clone(), weight.grad.clone()
-    hidden.grad = weight.grad = None
-    rows, targets = hidden[:, :-1].reshape(-1, 8), labels[:, 1:].reshape(-1)
-    found = kernels.ChunkedLogProbFunction.apply(rows, weight, None, targets, 1.0, 32768)
-    (-found[0].mean()).backward()
-    torch.testing.assert_close(mine, (hidden.grad, weight.grad))
+    hidden = torch.randn(1, 901, 8, generator=generator).requires_grad_()
+    weight = torch.randn(5000, 8, generator=generator).requires_grad_()
+    labels = torch.randint(0, 5000, (1, 901), generator=generator)
+    setup = replace(BASE, device="cpu", batch_size=1, seq_len=901)
+
+    def mine() -> torch.Tensor:
+        return trl_head.tiled_loss(setup, hidden, weight, None, labels, scaling)
+
+    def theirs() -> torch.Tensor:
+        rows, targets = hidden[:, :-1].reshape(-1, 8), labels[:, 1:].reshape(-1)
+        made = kernels.ChunkedLogProbFunction.apply(
+            rows, weight, None, targets, 1.0, 32768, scaling.cap or None, scaling.scale
+        )
+        return -made[0].mean()
+
+    found = []
+    for loss in (mine, theirs):
+        hidden.grad = weight.grad = None
+        made, tracker = loss(), oracle.StorageTracker({})
+        with tracker:
+            made.backward()  # type: ignore[no-untyped-call]
+        assert hidden.grad is not None and weight.grad is not None
+        found.append((hidden.grad.clone(), weight.grad.clone(), tracker.peak))
+    torch.testing.assert_close(found[0][:2], found[1][:2])
+    assert found[0][2] == pytest.approx(found[1][2], rel=1e-3)
 
 
 # --- planning -------------------------------------------------------------------------------------

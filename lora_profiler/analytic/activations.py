@@ -122,7 +122,7 @@ def activations(
         embed=forward.embed.saved_bytes,
         shared=total(shared.values()),
         head=forward.head.saved_bytes,
-        capped=_kept_by_softcapping(forward, workload),
+        capped=_kept_by_softcapping(forward, workload) if chunks is None else ZERO,
         loss=(
             loss.kept + given * loss.keeps_labels
             if not isinstance(loss, ChunkedHead)

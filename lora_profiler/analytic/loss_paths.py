@@ -13,7 +13,13 @@ from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.support.generations import casts_in_head
-from lora_profiler.support.losses import TRL_TILE_COLUMNS, TRL_TILE_ROWS, head_of, runs_triton
+from lora_profiler.support.losses import (
+    TRL_TILE_COLUMNS,
+    TRL_TILE_ROWS,
+    head_of,
+    logit_scaling,
+    runs_triton,
+)
 from lora_profiler.workload import Transformers
 
 SCALAR, INDEX = 4, 8
@@ -245,7 +251,8 @@ def trl_head(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossP
         made + last * word + returned,
     ]
     if not triton:
-        back += [made + tile * 29 + first * word]
+        of_tanh = 4 if logit_scaling(model.config).cap else 0
+        back += [made + tile * (29 + of_tanh) + first * word]
         if compute != "float32":
             back += [
                 made + tile * 4 + first * (word + width * 4) * hidden.requires_grad,

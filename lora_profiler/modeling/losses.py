@@ -27,21 +27,20 @@ from lora_profiler.modeling.generations import shifted
 from lora_profiler.modeling.triton_losses import cut_cross_entropy, overwritten_logits
 from lora_profiler.modeling.trl_head import tiled_loss
 from lora_profiler.support.generations import casts_in_head, shifts_logits
-from lora_profiler.support.losses import AFTER_FORWARD, chunk_rows, refused
+from lora_profiler.support.losses import (
+    AFTER_FORWARD,
+    SCALING_LOSSES,
+    chunk_rows,
+    logit_scaling,
+    refused,
+)
 from lora_profiler.workload import TrainSetup
 
 IGNORED_LABEL = -100
 OwnLoss = Callable[[TrainSetup, Tensor, Tensor, Tensor | None, Tensor], LossAndLogits]
 
 
-def _tiled(
-    setup: TrainSetup, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
-) -> LossAndLogits:
-    return LossAndLogits(tiled_loss(setup, hidden, weight, bias, labels))
-
-
 _OWN: Mapping[str, OwnLoss] = {
-    "trl": _tiled,
     "torchtune": linear_cross_entropy,
     "torchtune-chunked": chunked_output_loss,
     "cce": cut_cross_entropy,
@@ -87,6 +86,8 @@ def loss_without_logits(
         made.append(_loss_of(setup, logits, layer.weight, layer.bias, labels))
         return made[0].loss
 
+    if setup.loss in SCALING_LOSSES:
+        return _of_backbone(model, base, head, layer, setup, batch)
     comes_after = setup.loss in AFTER_FORWARD
     given = {k: t for k, t in batch.items() if k != "labels"} if comes_after else batch
     with _forward_of(head, hand_on), _loss_function_of(base, in_forward):
@@ -97,6 +98,30 @@ def loss_without_logits(
     if comes_after:
         return _loss_of(setup, seen.pop(), layer.weight, layer.bias, batch["labels"])
     return made[0]
+
+
+def _of_backbone(
+    model: nn.Module,
+    base: Any,
+    head: nn.Module,
+    layer: Any,
+    setup: TrainSetup,
+    batch: Mapping[str, Tensor],
+) -> LossAndLogits:
+    """The loss of a trainer that runs the model without its head, and caps and scales the logits
+    itself: TRL 1.16, `trainer/utils.py` (add_fused_lm_head)."""
+    from transformers.modeling_outputs import CausalLMOutput
+
+    scaling = logit_scaling(base.config.get_text_config().to_dict())
+
+    def forward(*args: Any, labels: Tensor, **others: Any) -> Any:
+        outputs = base.base_model(*args, **others)
+        hidden = head(outputs.last_hidden_state)
+        loss = tiled_loss(setup, hidden, layer.weight, layer.bias, labels, scaling)
+        return CausalLMOutput(loss=loss, logits=hidden)
+
+    with _forward_of(head, lambda hidden: hidden), _forward_of(base, forward):
+        return LossAndLogits(model(**batch, use_cache=False).loss)
 
 
 def _loss_of(

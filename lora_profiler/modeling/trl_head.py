@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.library import custom_op
 from torch.utils.flop_counter import register_flop_formula
 
-from lora_profiler.support.losses import TRL_TILE_COLUMNS, TRL_TILE_ROWS, runs_triton
+from lora_profiler.support.losses import TRL_TILE_COLUMNS, TRL_TILE_ROWS, LogitScaling, runs_triton
 from lora_profiler.support.packing import lengths
 from lora_profiler.workload import TrainSetup
 
@@ -27,7 +27,12 @@ _KERNEL_ROWS = 16
 
 
 def tiled_loss(
-    setup: TrainSetup, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
+    setup: TrainSetup,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    scaling: LogitScaling,
 ) -> Tensor:
     """The mean loss of the next tokens. `hidden` (batch, tokens, width) as the model made it."""
     labels = labels[:, 1:]
@@ -35,7 +40,7 @@ def tiled_loss(
     rows = setup.batch_size * (setup.seq_len - len(lengths(setup)))  # without padding
     dtype = getattr(torch, setup.autocast_dtype) if setup.autocast_dtype else hidden.dtype
     taken: Tensor = _TiledHead.apply(
-        hidden[:, :-1], weight, bias, labels, mask, dtype, runs_triton(setup.device), rows
+        hidden[:, :-1], weight, bias, labels, mask, dtype, runs_triton(setup.device), rows, scaling
     )  # type: ignore[no-untyped-call]
     return -taken.sum() / mask.sum().clamp(min=1)
 
@@ -54,6 +59,7 @@ class _TiledHead(torch.autograd.Function):
         dtype: torch.dtype,
         triton: bool,
         rows: int,
+        scaling: LogitScaling,
     ) -> Tensor:
         ctx.shape = hidden.shape
         if triton:
@@ -70,13 +76,15 @@ class _TiledHead(torch.autograd.Function):
             lowered = hidden[tokens].to(dtype)
             for words in _slices(weight.shape[0], TRL_TILE_COLUMNS):
                 tile = _project(buffer, lowered, weight[words].to(dtype), bias, words)
-                (fold if triton else _fold)(tile, targets[tokens], sums[:, tokens], words.start)
+                (fold if triton else _fold)(
+                    tile, targets[tokens], sums[:, tokens], words.start, *scaling
+                )
         largest, total, weighted, *_, chosen = sums
         log_total = largest + total.log()
         found: Tensor = chosen - log_total
         entropy = log_total - weighted / total
         ctx.save_for_backward(hidden, weight, bias, targets, mask, log_total, entropy)
-        ctx.dtype, ctx.triton = dtype, triton
+        ctx.dtype, ctx.triton, ctx.scaling = dtype, triton, scaling
         return found if triton else found.masked_fill_(~mask.reshape(-1), 0)
 
     @staticmethod
@@ -98,7 +106,12 @@ class _TiledHead(torch.autograd.Function):
                 part = weight[words].to(dtype)
                 tile = _project(buffer, lowered, part, bias, words)
                 (turn if triton else _turn)(
-                    tile, targets[tokens], log_total[tokens], gradient[tokens], words.start
+                    tile,
+                    targets[tokens],
+                    log_total[tokens],
+                    gradient[tokens],
+                    words.start,
+                    *ctx.scaling,
                 )
                 if of_hidden is not None:
                     add(of_hidden[tokens], tile, part)
@@ -113,7 +126,7 @@ class _TiledHead(torch.autograd.Function):
         del of_hidden, of_weight, of_bias, buffer, lowered, part, tile
         if made[0] is not None:
             made[0] = spread(made[0], mask) if triton else made[0].view(ctx.shape)
-        return *made, None, None, None, None, None
+        return *made, None, None, None, None, None, None
 
 
 def _slices(count: int, step: int) -> Iterator[slice]:
@@ -138,11 +151,16 @@ def _project(
 # --- a tile, in torch -----------------------------------------------------------------------------
 
 
-def _fold(tile: Tensor, targets: Tensor, sums: Tensor, start: int) -> None:
+def _fold(
+    tile: Tensor, targets: Tensor, sums: Tensor, start: int, scale: float, cap: float
+) -> None:
     """What the words of a tile add to the sums of each token: the largest logit, the sums of exp
     and of exp times logit, the largest logit before the label's and that of the label."""
     largest, total, weighted, _, _, before, chosen = sums
-    logits = _scaled(tile)
+    logits = tile.float() * scale
+    if cap:
+        logits = cap * torch.tanh(logits / cap)
+    logits = logits * 1.0  # by the temperature
     place = targets - start
     is_before = torch.arange(tile.shape[1], device=tile.device) < place.unsqueeze(1)
     before.copy_(torch.maximum(before, logits.masked_fill(~is_before, float("-inf")).amax(1)))
@@ -157,23 +175,28 @@ def _fold(tile: Tensor, targets: Tensor, sums: Tensor, start: int) -> None:
     chosen.copy_(torch.where(is_here, label, chosen))
 
 
-def _turn(tile: Tensor, targets: Tensor, log_total: Tensor, gradient: Tensor, start: int) -> None:
+def _turn(
+    tile: Tensor,
+    targets: Tensor,
+    log_total: Tensor,
+    gradient: Tensor,
+    start: int,
+    scale: float,
+    cap: float,
+) -> None:
     """Writes the gradient of the logits over them."""
-    scaled = tile.float() * 1.0
-    logits = scaled * 1.0
+    scaled = tile.float() * scale
+    shrunk = torch.tanh(scaled / cap) if cap else None
+    logits = scaled * 1.0 if shrunk is None else cap * shrunk * 1.0
     log_share = logits - log_total.unsqueeze(1)
     share = torch.exp(log_share)
     found = torch.zeros_like(logits)
     is_label = torch.arange(tile.shape[1], device=tile.device) == (targets - start).unsqueeze(1)
     found += gradient.unsqueeze(1) * (is_label.float() - share)
     found = found * 1.0
-    tile.copy_(found * 1.0)
-
-
-def _scaled(tile: Tensor) -> Tensor:
-    """Times logit scale and temperature, 1 each: a float32 copy in any case."""
-    scaled = tile.float() * 1.0
-    return scaled * 1.0
+    if shrunk is not None:
+        found = found * (1 - shrunk * shrunk)
+    tile.copy_(found * scale)
 
 
 def _add_product(sums: Tensor, a: Tensor, b: Tensor) -> None:
@@ -184,15 +207,23 @@ def _add_product(sums: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 @custom_op("lora_profiler::trl_fold", mutates_args={"sums"})
-def fold(tile: Tensor, targets: Tensor, sums: Tensor, start: int) -> None:
+def fold(tile: Tensor, targets: Tensor, sums: Tensor, start: int, scale: float, cap: float) -> None:
     for rows in _slices(len(tile), _KERNEL_ROWS):
-        _fold(tile[rows], targets[rows], sums[:, rows], start)
+        _fold(tile[rows], targets[rows], sums[:, rows], start, scale, cap)
 
 
 @custom_op("lora_profiler::trl_turn", mutates_args={"tile"})
-def turn(tile: Tensor, targets: Tensor, log_total: Tensor, gradient: Tensor, start: int) -> None:
+def turn(
+    tile: Tensor,
+    targets: Tensor,
+    log_total: Tensor,
+    gradient: Tensor,
+    start: int,
+    scale: float,
+    cap: float,
+) -> None:
     for rows in _slices(len(tile), _KERNEL_ROWS):
-        _turn(tile[rows], targets[rows], log_total[rows], gradient[rows], start)
+        _turn(tile[rows], targets[rows], log_total[rows], gradient[rows], start, scale, cap)
 
 
 @custom_op("lora_profiler::trl_add_product", mutates_args={"sums"})
@@ -224,11 +255,11 @@ def spread(rows: Tensor, mask: Tensor) -> Tensor:
 
 
 @fold.register_fake
-def _(tile: Tensor, targets: Tensor, sums: Tensor, start: int) -> None: ...
+def _(*_: Any) -> None: ...
 
 
 @turn.register_fake
-def _(tile: Tensor, targets: Tensor, log_total: Tensor, gradient: Tensor, start: int) -> None: ...
+def _(*_: Any) -> None: ...
 
 
 @add_product.register_fake

@@ -28,10 +28,9 @@ def is_worth_a_trace(workload: Workload) -> bool:
 
 
 def _is_traced_alone(workload: Workload) -> bool:
-    """Whether fused kernels run in layers that no rule describes, where a trace can be made."""
-    setup = workload.setup
-    has_kernels = setup.kernels == "liger" or (setup.lora and setup.lora.lora_kernels == "axolotl")
-    if not has_kernels or knows(workload) or missing():
+    """Whether neither rules nor a profile for other sizes can know the activations, as of a
+    trainer's own loss, where a trace of exactly this size can be made."""
+    if not profile_unsupported_reason(workload) or knows(workload) or missing():
         return False
     try:
         check(workload, "traced")
@@ -43,8 +42,8 @@ def _is_traced_alone(workload: Workload) -> bool:
 def make_missing(workloads: Sequence[Workload], *, other_sizes: bool) -> list[Workload]:
     """Traces the profiles that `workloads` lack, with `other_sizes` those of other regimes too.
 
-    Returns the workloads of which no profile could be trusted, or is made: of fused kernels. What
-    could not be traced at all is told to whoever watches, and stays unknown.
+    Returns the workloads of which no profile could be trusted, or can be made. What could not be
+    traced at all is told to whoever watches, and stays unknown.
     """
     lacking: dict[str, tuple[Workload, Workload]] = {}
     for workload in workloads:

@@ -1,9 +1,9 @@
 """The loss paths that make logits a few tokens at a time: how many at once, and which models they
 take. No torch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError, refuse
@@ -13,9 +13,12 @@ from lora_profiler.support.packing import lengths
 from lora_profiler.support.unsloth import unsloth_regime
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
-_AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+_SCALES = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+_AFTER_THE_HEAD = ("final_logit_softcapping", *_SCALES)
 """Fields of a config.json by which a model caps or scales the logits that its head has made."""
 _NO_EFFECT = (None, 1)
+SCALING_LOSSES = frozenset({"trl", "unsloth"})
+"""Losses that call the model without its head, and cap and scale the logits as its config says."""
 TRL_TILE_ROWS, TRL_TILE_COLUMNS = 4096, 32768
 """Tokens and words of the largest tile of TRL's head, trl 1.16: TOKEN_CHUNK_SIZE in
 `kernels/chunked_logprob.py`, _CHUNKED_LOGPROB_CHUNK_SIZE in `trainer/utils.py`."""
@@ -139,7 +142,8 @@ def check_loss(workload: Workload) -> None:
     What they do not tell `modeling.losses` sees in the first forward pass.
     """
     setup = workload.setup
-    if setup.loss != "plain" and (reason := _reason(workload.model, setup.lora)):
+    scales = setup.loss in SCALING_LOSSES
+    if setup.loss != "plain" and (reason := _reason(workload.model, setup.lora, scales=scales)):
         raise refused(workload.model.id, setup.loss, reason)
     loss, model = setup.loss, workload.model
     is_wide = setup.of_one_process.dtype == "float32" or (
@@ -241,6 +245,24 @@ def _litgpt_regime(setup: TrainSetup, batch: Any, seq: Any) -> Any:
     return 2 * -(-seq // LITGPT_ROWS) + (seq % LITGPT_ROWS == 1) * (seq > 1)
 
 
+class LogitScaling(NamedTuple):
+    """Logits times `scale`, then between -`cap` and `cap` by tanh; no cap where that is 0."""
+
+    scale: float = 1.0
+    cap: float = 0.0
+
+
+def logit_scaling(config: Mapping[str, Any]) -> LogitScaling:
+    """What TRL's head does to the logits of a language model, as its config says (trl 1.16
+    `trainer/utils.py`, add_fused_lm_head; Unsloth 2026.10 `models/llama.py`,
+    resolve_logit_transforms, reads the same)."""
+    name = next((name for name in _SCALES if config.get(name) is not None), None)
+    scale = 1.0 if name is None else float(config[name])
+    if name == "logits_scaling" and config.get("model_type") != "hyperclovax":
+        scale = 1 / scale
+    return LogitScaling(scale, float(config.get("final_logit_softcapping") or 0))
+
+
 def runs_triton(device: str) -> bool:
     """Whether TRL's head has its kernels there, as its `_use_triton`."""
     return device in ("cuda", "xpu")
@@ -255,7 +277,8 @@ def head_of(model: ModelSpec) -> Module | None:
 
 
 @lru_cache(maxsize=256)
-def _reason(model: ModelSpec, lora: LoraConfig | None) -> str | None:
+def _reason(model: ModelSpec, lora: LoraConfig | None, *, scales: bool) -> str | None:
+    """`scales`: the loss itself caps and scales the logits."""
     head = head_of(model)
     if head is None or not head.is_linear:
         return "no linear layer makes its logits"
@@ -265,7 +288,7 @@ def _reason(model: ModelSpec, lora: LoraConfig | None) -> str | None:
         return "its labels are not those of the next token"
     for config in _configs(model):
         for name in _AFTER_THE_HEAD:
-            if config.get(name) not in _NO_EFFECT:
+            if not scales and config.get(name) not in _NO_EFFECT:
                 return f"its {name} changes the logits that the head has made"
         if config.get("output_router_logits"):
             return "its output_router_logits adds the router's loss"
