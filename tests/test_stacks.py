@@ -340,6 +340,18 @@ def test_without_a_trainer_it_says_so_and_what_three_of_them_would_need(run: Run
     assert all(f"  LoRA {peak}" in detailed for peak in peaks.values())
 
 
+@pytest.mark.parametrize("trainer", ["bare", "unsloth", "axolotl"])
+@pytest.mark.parametrize("more", [[], ["--method", "qlora"]])
+def test_a_4_bit_checkpoint_is_answered_on_a_gpu_without_bfloat16(
+    run: Run, trainer: str, more: list[str]
+) -> None:
+    """In float16, its products too, as Unsloth does."""
+    words = ["unsloth/Meta-Llama-3.1-8B-bnb-4bit", "--gpu", "t4", "--trainer", trainer, *more]
+    result = run(*words, "--batch-size", "1")
+    assert "answered in float16 (qlora)" in result.stderr
+    assert "float16 weights" in result.stdout
+
+
 def test_what_cannot_be_is_one_clear_line(run: Run, golden_file: Golden) -> None:
     golden_file.compare_answers("refusals-trainer", lambda words: refused(run(*words.split())))
 

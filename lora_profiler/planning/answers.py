@@ -160,7 +160,13 @@ def answers(
         epochs = batches_for(workloads, data)
         workloads, batches = list(map(worst_batch, workloads, epochs)), epochs
     ready = [on_card(workload, gpu) for workload in workloads]
-    engines = engines_for(ready, engine, other_sizes=gpu is not None, may_trace=may_trace)
+    try:
+        engines = engines_for(ready, engine, other_sizes=gpu is not None, may_trace=may_trace)
+    except UsageError as e:
+        if trainer is None:
+            raise
+        own = {name: v for w in ready for name, v in trainer.from_stack(w).items()}
+        raise UsageError(trainer.explained(str(e), own)) from e
     predictions = [
         _of_loop(predict_checked(workload, engine), trainer)
         for workload, engine in zip(ready, engines, strict=True)

@@ -38,9 +38,25 @@ def workloads(
     """`setups` of `model`, each on `platform`, the usual one without."""
     platform = platform or Platform()
     return [
-        Workload(model=as_made(model, setup), setup=setup, platform=platform)
+        Workload(
+            model=_as_multiplied(as_made(model, setup), setup, platform),
+            setup=setup,
+            platform=platform,
+        )
         for setup in setups(model, options, given, platform, stack)
     ]
+
+
+def _as_multiplied(model: ModelSpec, setup: TrainSetup, platform: Platform) -> ModelSpec:
+    """`model`, a 4-bit checkpoint, with products in the float16 of the rest, not in the dtype that
+    its config.json asks for: by Unsloth (unsloth-zoo 2026.10.9 `patching_utils.py`,
+    patch_model_and_tokenizer), and on a GPU without bfloat16."""
+    stored = model.stored
+    if stored is None or stored.compute_dtype != "bfloat16" or setup.dtype != "float16":
+        return model
+    if platform.has_bfloat16 and not setup.loop_state.startswith("unsloth"):
+        return model
+    return replace(model, stored=replace(stored, compute_dtype="float16"))
 
 
 def setup_for(
@@ -104,7 +120,7 @@ def setups(
                 written |= _of_base(written["quant_type"], given)
             setup = _setup(model, method, written, given, platform)
         except UsageError as e:
-            raise UsageError(f"{e}{_with_origin(stack, own, str(e))}") from e
+            raise UsageError(trainer.explained(str(e), own)) from e
         setup = _with_able_kernels(model, setup, given)
         made.append(trainer.laid_out(setup))
     return made
@@ -124,14 +140,6 @@ def _with_able_kernels(model: ModelSpec, setup: TrainSetup, given: Collection[st
     if not lora_kernels_unsupported_reason(model, setup):
         return setup
     return replace(setup, lora=replace(lora, lora_kernels="peft"))
-
-
-def _with_origin(stack: Stack, own: Mapping[str, Any], message: str) -> str:
-    """' TRL 1.16's SFTTrainer takes --loss chunked.': where a refusal is about options that nobody
-    gave."""
-    meant = [n for n in own if flag(n) in message and str(own[n]) in message]
-    words = ", ".join(f"{flag(name)} {own[name]}" for name in meant)
-    return f" {stack.title} takes {words} unless another is given." if meant else ""
 
 
 def _setup(
@@ -157,6 +165,7 @@ def _setup(
         and not platform.has_bfloat16
         and base.device == "cuda"
         and "dtype" not in given
+        and not (model.stored is not None and options["recipe"] == "trl")
     )
     if lacks_bfloat16:
         if precision == "amp" and "precision" not in given and options["recipe"] != "trl":

@@ -233,6 +233,18 @@ class Trainer:
             if name in _LAID_OUT or _is_value(value, options[name], name)
         }
 
+    def explained(self, refusal: str, own: Options) -> str:
+        """`refusal`, with whose the options are that it names and nobody gave: of `own`, the
+        stack's by name."""
+        meant = [n for n, value in own.items() if flag(n) in refusal and str(value) in refusal]
+        if not meant:
+            return refusal
+        for name in meant:
+            other = f"take another {flag(name)} or --trainer"
+            refusal = refusal.replace(f"leave {flag(name)} out", other)
+        words = ", ".join(f"{flag(name)} {own[name]}" for name in meant)
+        return f"{refusal} Default of {self.stack.title}: {words}."
+
     def gaps(self, method: Method) -> tuple[str, ...]:
         """What it holds beside what is priced."""
         return tuple(gap.text for gap in self.stack.gaps if method in gap.methods)
