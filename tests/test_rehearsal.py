@@ -25,6 +25,7 @@ from packaging.requirements import Requirement
 from commands import Run, in_python, refused
 from golden_files import Golden
 from lora_profiler.catalog import bundled_gpus, find_gpu, find_model
+from lora_profiler.comparison.errors import counted_peak
 from lora_profiler.errors import RehearsalError, UsageError
 from lora_profiler.planning.nearest import nearest
 from lora_profiler.platform import Platform
@@ -1436,7 +1437,8 @@ def test_what_is_not_predicted_is_said(
         ({"trainer": "Seq2SeqTrainer"}, "Seq2SeqTrainer was not rehearsed"),
         ({"autocast": "float16"}, "without a GradScaler"),
         ({"autocast": "float16", "scales_loss": True}, ""),
-        ({"holds_cache": True}, "use_cache=False"),
+        ({"autocast": "bfloat16", "holds_cache": True, "dtypes": {"float32": 9}}, "use_cache"),
+        ({"holds_cache": True}, ""),
         ({"other_parameters": 5}, "another model"),
         ({"accumulation": 2}, "accumulates"),
         ({"trainer": "Trainer", "accumulation": 2}, ""),
@@ -1448,14 +1450,16 @@ def test_a_prediction_is_exact_only_of_what_was_rehearsed(
     told = FACTS | {"accumulation": 1, "checkpointing": False} | changes
     found = nearest(told, 1, 80, "2.13.0+cu130")
     assert found.prediction is not None and (doubt or found.prediction.exactness == "exact")
-    assert found.exactness == ("estimate" if doubt else "exact")
-    assert doubt in " ".join(found.doubts)
-    held = HELD | {"categories": {"parameters": 1}}
-    result = Rehearsal(document(held=held))
-    text = plain(rehearsal_blocks([result], CARD, found, with_phases=False))
-    assert ("An estimate: " in text) == bool(doubt)
-    told = rehearsal_document([result], CARD, found)["nearest_prediction"]
-    assert (told["exactness"], told["doubts"]) == (found.exactness, list(found.doubts))
+    assert doubt in " ".join(found.doubts) and bool(found.doubts) == bool(doubt)
+    for more, exactness in ((0, "estimate" if doubt else "exact"), (4, "estimate")):
+        size = counted_peak(found.prediction) + more
+        held = HELD | {"requested_bytes": size, "categories": {"parameters": size}}
+        result = Rehearsal(document(held=held))
+        text = plain(rehearsal_blocks([result], CARD, found, with_phases=False))
+        assert ("An estimate: " in text) == (exactness == "estimate")
+        assert ("the script holds +4 bytes" in text) == (more == 4 and not doubt)
+        told_ = rehearsal_document([result], CARD, found)["nearest_prediction"]
+        assert told_["exactness"] == exactness and doubt in " ".join(told_["doubts"])
 
 
 def test_tensors_of_a_batch_beside_ids_and_labels_are_in_the_prediction() -> None:

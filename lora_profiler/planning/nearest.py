@@ -14,7 +14,7 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option_values import Attention, Precision, Recipe
 from lora_profiler.planning.engine import predict
 from lora_profiler.platform import Platform, version_of
-from lora_profiler.prediction import Exactness, Prediction
+from lora_profiler.prediction import Prediction
 from lora_profiler.stacks import Stack, versions
 from lora_profiler.steptime import StepTime, constants_for, rates_of, time_of
 from lora_profiler.steptime.roofline import Step
@@ -80,18 +80,13 @@ _AUTOCAST: Mapping[str | None, Precision] = {
 @dataclass(frozen=True, slots=True)
 class Nearest:
     """`prediction` None, and the `reason`, where nothing near enough can be asked. `stack`: whose
-    step it is. `doubts`: in what the script differs from what that stack was rehearsed with, or
-    why it cannot be known; none where the prediction is exact."""
+    step it is. `doubts`: in what the script differs from what that stack was rehearsed with; where
+    there are any the prediction is an estimate."""
 
     prediction: Prediction | None
     reason: str = ""
     stack: Stack | None = None
     doubts: tuple[str, ...] = ()
-
-    @property
-    def exactness(self) -> Exactness:
-        assert self.prediction is not None
-        return "estimate" if self.doubts else self.prediction.exactness
 
 
 def nearest(facts: Mapping[str, Any], world_size: int, capability: int, torch: str) -> Nearest:
@@ -232,7 +227,9 @@ def _doubts(facts: Mapping[str, Any], setup: TrainSetup, stack: Stack) -> Iterat
         "float16 autocast runs without a GradScaler": (
             setup.precision == "amp-float16" and not facts.get("scales_loss")
         ),
-        "the model keeps keys and values (use_cache=False drops them)": facts.get("holds_cache"),
+        "autocast's keys are kept in float32 (use_cache=False drops them)": (
+            facts.get("holds_cache") and setup.precision != "pure" and setup.dtype == "float32"
+        ),
         "the loop keeps accelerate's float32 copy of the outputs": (
             setup.hold_outputs and facts.get("converts_outputs")
         ),

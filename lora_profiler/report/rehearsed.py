@@ -8,7 +8,7 @@ from typing import Any
 from lora_profiler.comparison.errors import counted, counted_peak
 from lora_profiler.comparison.scored import Result
 from lora_profiler.planning.nearest import Nearest, RehearsedTime
-from lora_profiler.prediction import CATEGORIES, Category
+from lora_profiler.prediction import CATEGORIES, Category, Exactness, Prediction
 from lora_profiler.rehearsal.cards import PretendedCard
 from lora_profiler.rehearsal.result import COUNTERS, Rehearsal, limits, worst_of
 from lora_profiler.report import labels
@@ -242,14 +242,27 @@ def _nearest(result: Rehearsal, nearest: Nearest) -> list[Block]:
             rows.append(beside(name, rehearsed, told))
     rows += [beside(name, count, 0) for name, count in categories.items()]
     total = held["requested_bytes"], counted_peak(nearest.prediction)
+    exactness, doubts = _exactness(result, nearest.prediction, nearest.doubts)
     whose = f"{nearest.stack.title}, " if nearest.stack is not None else ""
-    title = f"closest prediction: {whose}{nearest.exactness}"
+    title = f"closest prediction: {whose}{exactness}"
     columns = ("bytes", "rehearsed", "predicted", "difference")
     rows.append(beside("sum", *total, kind="total"))
     blocks: list[Block] = [Table(title=title, columns=columns, rows=tuple(rows))]
-    if nearest.doubts:
-        blocks.append(paragraph(f"An estimate: {'; '.join(nearest.doubts)}."))
+    if doubts:
+        blocks.append(paragraph(f"An estimate: {'; '.join(doubts)}."))
     return blocks
+
+
+def _exactness(
+    result: Rehearsal, prediction: Prediction, doubts: Sequence[str]
+) -> tuple[Exactness, list[str]]:
+    """Of a prediction beside a rehearsal, and why it is an estimate. What an exact one misses is
+    the script's own, as a running loss is."""
+    found, missed = list(doubts), result.document["held"]["requested_bytes"]
+    missed -= counted_peak(prediction)
+    if missed and not doubts and prediction.exactness == "exact":
+        found.append(f"the script holds {missed:+,} bytes that no question has")
+    return "estimate" if found else prediction.exactness, found
 
 
 def _place(line: str) -> str:
@@ -292,10 +305,11 @@ def rehearsal_document(
         told = {"reason": nearest.reason}
         if nearest.prediction is not None:
             peak = nearest.prediction.peak
+            exactness, doubts = _exactness(result, nearest.prediction, nearest.doubts)
             told = {
                 "trainer": nearest.stack.key if nearest.stack is not None else None,
-                "exactness": nearest.exactness,
-                "doubts": list(nearest.doubts),
+                "exactness": exactness,
+                "doubts": doubts,
                 **picked(nearest.prediction, "engine"),
                 "moment": peak.moment,
                 "requested_bytes": peak.total_bytes,

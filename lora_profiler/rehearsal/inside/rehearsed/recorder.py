@@ -41,7 +41,7 @@ class Recorder:
         self.steps_done = 0
         self.optimizers: list[torch.optim.Optimizer] = []
         self.inputs: dict[str, list[int]] = {}
-        self.input_bytes = 0
+        self.input_bytes = self._step_of_inputs = 0
         self.autocast: str | None = None
         self.holds_outputs = self.holds_cache = False
         self.backward_passes = 0
@@ -130,10 +130,9 @@ class Recorder:
                 return
             self._model = module
             self.inputs = input_shapes(args, {})
-            self._inputs_hook = module.register_forward_pre_hook(
-                self._second_forward, with_kwargs=True
-            )
-            module.register_forward_hook(self._model_called)
+            if not is_compiled(module):  # which hooks would have compiled anew
+                module.register_forward_pre_hook(self._model_called, with_kwargs=True)
+                module.register_forward_hook(self._model_returned)
             if self.step == 0:
                 self._enter(1, "forward")
         if module._parameters:
@@ -141,14 +140,19 @@ class Recorder:
             if torch.is_autocast_enabled("cuda"):
                 self.autocast = str(torch.get_autocast_dtype("cuda")).removeprefix("torch.")
 
-    def _second_forward(
+    def _model_called(
         self, _: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
-        """Named inputs are not shown to a hook that is for all modules."""
-        self._inputs_hook.remove()
-        self.inputs, self.input_bytes = input_shapes(args, kwargs), input_bytes(args, kwargs)
+        """The largest inputs of a step are those that its peak is of; named ones are not shown to
+        a hook that is for all modules."""
+        size = input_bytes(args, kwargs)
+        if torch.is_grad_enabled() and (
+            self.step > self._step_of_inputs or size > self.input_bytes
+        ):
+            self._step_of_inputs = self.step
+            self.inputs, self.input_bytes = input_shapes(args, kwargs), size
 
-    def _model_called(self, _: torch.nn.Module, args: Any, output: Any) -> None:
+    def _model_returned(self, _: torch.nn.Module, args: Any, output: Any) -> None:
         """Whether the script keeps the output is seen after the backward pass; of its tensors the
         first of more than one number is looked at, which are the logits."""
         if not torch.is_grad_enabled():
