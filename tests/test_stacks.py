@@ -12,6 +12,7 @@ from commands import Run, refused
 from golden_files import Golden
 from lora_profiler import answer_dict, answers, find_model, setup_for
 from lora_profiler.errors import UsageError
+from lora_profiler.planning.engine import ASSUMED_FLOAT32, common_assumptions
 from lora_profiler.planning.setups import DEFAULTS, setups, workloads
 from lora_profiler.platform import Platform
 from lora_profiler.report.setup_words import trainer_lines
@@ -190,6 +191,25 @@ def test_weights_are_as_the_checkpoint_has_them() -> None:
     assert setup_for(LLAMA, "transformers").dtype == "bfloat16"
     assert setup_for(LLAMA, "transformers@4").dtype == "float32"
     assert setup_for(GPT2, "transformers", dtype="bfloat16").dtype == "bfloat16"
+    assert setup_for(find_model("bigscience/bloom-560m"), "transformers").dtype == "float16"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "is_assumed"),
+    [
+        ("bigcode/gpt_bigcode-santacoder", {}, True),
+        ("bigcode/gpt_bigcode-santacoder", {"dtype": "bfloat16"}, False),
+        ("gpt2", {}, False),
+        ("openai/gpt-oss-20b", {}, False),
+    ],
+)
+def test_a_checkpoint_of_unknown_dtype_is_said_to_be_taken_for_float32(
+    name: str, options: dict[str, Any], is_assumed: bool
+) -> None:
+    model = find_model(name)
+    setup = setup_for(model, "transformers", "lora", seq_len=64, **options)
+    words = common_assumptions(Workload(model=model, setup=setup))
+    assert (ASSUMED_FLOAT32 in words) == is_assumed
 
 
 def test_an_implementation_is_that_of_the_stacks_own_optimizer() -> None:

@@ -287,9 +287,15 @@ def _text_side_words(workload: Workload) -> tuple[str, ...]:
     )
 
 
+ASSUMED_FLOAT32 = (
+    "The config names no dtype: the checkpoint is assumed to be in float32; else give --dtype."
+)
+
+
 def _checkpoint_words(workload: Workload) -> tuple[str, ...]:
-    """What an answer says of a checkpoint that stores its weights in neither 16 nor 32 bit."""
-    model = workload.model
+    """What an answer says of a checkpoint that stores its weights in neither 16 nor 32 bit, or in a
+    format that nobody knows, which trainers load it in."""
+    model, setup = workload.model, workload.setup
     stored = model.stored
     if stored is not None and stored.quant_type == "nf4":
         quantised = (
@@ -310,10 +316,11 @@ def _checkpoint_words(workload: Workload) -> tuple[str, ...]:
             f" {group}: adapters on it are QLoRA.",
         )
     if model.dequantized_from is None:
-        return ()
+        is_assumed = model.dtype is None and setup.dtype == "float32" and setup.loop_state != "none"
+        return (ASSUMED_FLOAT32,) * is_assumed
     is_mxfp4 = model.dequantized_from == "MXFP4"
     why = "transformers trains nothing" if is_mxfp4 else "this training is not modelled"
     return (
         f"The checkpoint is stored in {model.dequantized_from}, on which {why}: the answer is for"
-        f" its weights turned back into {workload.setup.dtype} (dequantize=True).",
+        f" its weights turned back into {setup.dtype} (dequantize=True).",
     )
