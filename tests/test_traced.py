@@ -18,6 +18,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.flop_counter import flop_registry
 
 import cases
 import oracle
@@ -26,6 +27,7 @@ from lora_profiler.analytic import predict
 from lora_profiler.errors import UnbuildableError
 from lora_profiler.modeling import build_model
 from lora_profiler.traced.run import trace
+from lora_profiler.traced.tracer import _FLOPS
 from lora_profiler.workload import Quantization, TrainSetup
 from tracing import (
     ALL,
@@ -280,6 +282,22 @@ def test_owners(name, kind, device):
     expected = predict(workload).persistent_bytes
     assert {c: found[c] for c in OWNED} == {c: expected[c] for c in OWNED}
     assert found["gradients"] == 0
+
+
+@pytest.mark.parametrize("kernel", ["flash_attention", "efficient_attention", "cudnn_attention"])
+@pytest.mark.parametrize("key_heads", [1, 2, 4])
+def test_attention_whose_heads_share_keys_counts_as_torch_counts_with_keys_repeated(
+    kernel, key_heads
+):
+    """torch 2.11's own formula refuses shared keys."""
+    forward = getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}")
+    backward = getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}_backward")
+    query, out = torch.empty(2, 4, 7, 8, device="meta"), torch.empty(2, 4, 7, 16, device="meta")
+    key, value = (torch.empty(2, 4, 9, width, device="meta") for width in (8, 16))
+    shared = [each[:, :key_heads] for each in (key, value)]
+    for function, first in ((forward, [query]), (backward, [out, query])):
+        expected = flop_registry[function](*first, key, value, out_val=out)
+        assert _FLOPS[function](*first, *shared, out_val=out) == expected
 
 
 def test_every_birth_has_an_owner():
