@@ -42,6 +42,10 @@ class Declaration(NamedTuple):
 
     `unmodelled`: values that people name and no answer is of, by what they begin with, and why.
 
+    `alternatives`: values that runs differ in where nobody says which; an answer that does not have
+    the option from its question covers them all. They may depend on the options answered
+    for, by name. `unknown` is what the answer then calls it.
+
     Bounds: `largest` of a size; `at_least`, `above` and `below` of a number.
 
     The form: `group` and `column` place the widget; `label`, `tip` and `placeholder` are its words
@@ -61,6 +65,8 @@ class Declaration(NamedTuple):
     common: bool = False
     is_open: bool = False
     unmodelled: tuple[tuple[str, str], ...] = ()
+    alternatives: tuple[Any, ...] | Callable[[Mapping[str, Any]], tuple[Any, ...]] = ()
+    unknown: str = ""
     largest: int = MAX_SIZE
     at_least: float | None = None
     above: float | None = None

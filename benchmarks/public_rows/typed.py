@@ -142,3 +142,34 @@ def _swift(row: Row) -> Parts:
     words += ["--dtype", "bfloat16", "--precision", "amp", "--dropout", "0.05"]
     words += ["--targets", "q_proj,k_proj,v_proj"]
     return words, ["transformers of early 2024"], ["texts of random length"]
+
+
+def pinned(row: Row) -> tuple[str, ...]:
+    """The words of `typed`, and of what these leave to the trainer's default those that the answer
+    would name as unknown, as the source publishes them. Raises NotExpressibleError as `typed`, and
+    for a run that options do not describe."""
+    if source_of(row) not in _PINS:
+        raise NotExpressibleError(f"what ran of {source_of(row)} was not written down as options")
+    question = typed(row)
+    if question.unsaid:
+        raise NotExpressibleError(f"no option says {question.unsaid[0]}")
+    words, given = list(question.words), {w for w in question.words if w.startswith("--")}
+    for flag, value in _PINS[source_of(row)].items():
+        if flag not in given and (flag != "--recipe" or "qlora" in words):
+            words += [flag, value]
+    return tuple(words)
+
+
+_PINS: dict[str, dict[str, str]] = {
+    "fms": {"--kernels": "transformers", "--loss": "plain", "--recipe": "stock", "--padding": "0"},
+    "litgpt-rt": {"--padding": "0"},
+    "torchtune-flags": {"--padding": "0"},
+    "fsdp_qlora": {
+        "--kernels": "transformers",
+        "--loss": "plain",
+        "--precision": "pure",
+        "--optimizer-impl": "foreach",
+        "--padding": "0",
+    },
+    "swift": {},
+}

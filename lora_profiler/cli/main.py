@@ -31,6 +31,7 @@ from lora_profiler.cli.options import (
     file_options,
     gpu_of,
     model_called,
+    names_given,
     network_of,
     output_options,
     platform_of,
@@ -171,7 +172,9 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     if o["engine"] == "rehearsed":
         click.echo("Rehearsing each on a pretended card, some seconds each.", err=True)
     with shown():
-        ask = partial(answers, engine=o["engine"], levers=levers, network=network)
+        ask = partial(
+            answers, engine=o["engine"], levers=levers, network=network, given=names_given(ctx)
+        )
         found = [
             ask(of_model, card, trainer=whose, data=data)
             for of_model, whose, data, card in questions

@@ -260,7 +260,7 @@ def trainer_peaks(
     from lora_profiler.planning.trainers import trainer_peaks as planning_peaks
 
     options = {name: ctx.params[name] for name in DEFAULTS}
-    return planning_peaks(model, options, _names_given(ctx), platform)
+    return planning_peaks(model, options, names_given(ctx), platform)
 
 
 def trainer(ctx: click.Context, file: "TrainerFile | None" = None) -> Trainer | None:
@@ -269,17 +269,20 @@ def trainer(ctx: click.Context, file: "TrainerFile | None" = None) -> Trainer | 
     if stack is None:
         return None
     _, names = spelled(stack, *_asked(ctx, file))
+    name = ctx.params["trainer"] or (file.stack if file else "")
+    own: frozenset[str] = frozenset()
     if file is not None:
         from lora_profiler.trainer_files.trainer_file import with_gaps
 
         stack = with_gaps(stack, file)
-    return Trainer(stack=stack, explicit=names)
+        own = names - names_given(ctx)
+    return Trainer(stack=stack, explicit=names, is_pinned="@" in name, file_options=own)
 
 
 def _asked(ctx: click.Context, file: "TrainerFile | None") -> tuple[dict[str, Any], set[str]]:
     """Values of all options, and the names of those that the command line or `file` gives."""
     options = {name: ctx.params[name] for name in DEFAULTS}
-    names = _names_given(ctx)
+    names = names_given(ctx)
     if file is not None:
         own = file.completing({name: options[name] for name in names})
         options |= own
@@ -306,7 +309,7 @@ def stack_of(ctx: click.Context, file: "TrainerFile | None" = None) -> Stack | N
     return None if name is None else find_stack(name)
 
 
-def _names_given(ctx: click.Context) -> set[str]:
+def names_given(ctx: click.Context) -> set[str]:
     return {name for name in DEFAULTS if given(ctx, name)}
 
 

@@ -115,6 +115,7 @@ def answered(model: ModelSpec, question: Question) -> Answered:
         network=network,
         may_trace=False,
         trainer=question.trainer_defaults,
+        given=question.explicit,
     )
     predictions = [answer.prediction for answer in method_answers]
     return Answered(

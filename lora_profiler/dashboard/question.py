@@ -60,7 +60,10 @@ class Question:
     @property
     def trainer_defaults(self) -> Trainer | None:
         """Whose loop it is; None for a bare one."""
-        return Trainer(stack=self.stack, explicit=self.explicit) if self.stack else None
+        if self.trainer is None:
+            return None
+        stack = find_stack(self.trainer)
+        return Trainer(stack=stack, explicit=self.explicit, is_pinned="@" in self.trainer)
 
 
 def defaults_of(trainer: str | None, options: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,7 +1,8 @@
 """Everything that a face shows about a few ways to train one model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from lora_profiler.errors import UsageError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from lora_profiler.planning.timing import SpeedGap, TimedStep, Timing
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Answer:
     """Everything a face shows about one workload. `gpu` is the card that was asked about, with
     `fit` None if unknowable.
@@ -32,8 +33,9 @@ class Answer:
     `timing` is of that card; without one, of this machine's processor where it was measured and is
     the device, else None. `speed_gap` is against full fine-tuning, where that is among the ways
     asked about and both times are known. `communication` is what a rank sends, None for a process
-    alone. `trainer` is whose loop it is, None for a bare one. `besides` are the other methods that
-    were asked about, to which no change leads.
+    alone. `trainer` is whose loop it is, None for a bare one, `given` the names of the options that
+    the question has, None where all that are not at their default are. `besides` are the other
+    methods that were asked about, to which no change leads.
 
     With data the prediction, its verdict and its levers are of the worst batch, `over_data` is the
     epoch, and `timing` the average over it, which no `speed_gap` is told of.
@@ -47,6 +49,7 @@ class Answer:
     speed_gap: "SpeedGap | None"
     communication: "Communication | None"
     trainer: Trainer | None = None
+    given: frozenset[str] | None = None
     over_data: "OverData | None" = None
     besides: frozenset[str] = frozenset()
 
@@ -90,12 +93,12 @@ class Answer:
 
         return smallest_card(self.prediction)
 
-    @property
+    @cached_property
     def likely(self) -> "PeakInterval | None":
-        """What public measurements say of the peak."""
+        """Where a measured peak lies, and what the question leaves open."""
         from lora_profiler.planning.empirical_interval import peak_interval
 
-        return peak_interval(self.prediction)
+        return peak_interval(self.prediction, self.trainer, self.given)
 
     @property
     def shared_bytes(self) -> "Mapping[Part, int]":
@@ -108,6 +111,10 @@ class Answer:
         return shared_parts(self.prediction.workload, self.prediction.peak.moment)
 
 
+_OF_DATA = ("seq_len", "packed", "padding")
+"""What the lengths of samples say."""
+
+
 def answers(
     workloads: Sequence[Workload],
     gpu: "Gpu | None" = None,
@@ -117,6 +124,7 @@ def answers(
     network: "Network | None" = None,
     may_trace: bool = True,
     trainer: Trainer | None = None,
+    given: Collection[str] | None = None,
     data: "TrainingData | None" = None,
 ) -> list[Answer]:
     """Predict each way to train one model, judge the card if one is named, time a step, and find
@@ -125,8 +133,10 @@ def answers(
     `levers` are those to look for. `network` is the link among several ranks. A
     method that is among the workloads is no lever of another. `engine` and `may_trace` as in
     `predict`; with a card the profiles for other sizes are traced too. `trainer` is whose defaults
-    the workloads have: where its loop holds what nothing prices, no peak is exact. With `data` the
-    batches are those that a trainer makes of them, and each answer is of the worst.
+    the workloads have: where its loop holds what nothing prices, no peak is exact. `given` names
+    the options that the question has, where no trainer does; the peak's interval covers all others
+    that runs differ in. With `data` the batches are those that a trainer makes of them, and each
+    answer is of the worst.
 
     Raises UsageError for a network among one process or under context parallelism, and what
     `predict` raises.
@@ -174,6 +184,9 @@ def answers(
     if engine == REHEARSED:  # what else is asked would each take a rehearsal
         engines = ["auto"] * len(engines)
     timings, gaps = _timed(predictions, gpu, engines, batches)
+    names = trainer.explicit if trainer is not None else given
+    if data is not None:
+        names = frozenset({*(names or ()), *_OF_DATA})
     rows = []
     for prediction, timing, gap, engine, epoch in zip(
         predictions, timings, gaps, engines, batches, strict=True
@@ -189,6 +202,7 @@ def answers(
             Answer(
                 prediction=prediction,
                 trainer=trainer,
+                given=None if names is None else frozenset(names),
                 gpu=gpu,
                 fit=fit(workload, gpu, engine, prediction) if gpu else None,
                 levers=tried,

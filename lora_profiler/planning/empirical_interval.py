@@ -1,6 +1,7 @@
 """What public measurements say of a predicted peak: how far off predictions of measured peaks were,
 and the nearest of them."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from lora_profiler.evidence import (
@@ -12,7 +13,9 @@ from lora_profiler.evidence import (
     interval,
     nearest_peak,
 )
+from lora_profiler.planning.unknowns import Worth, spread
 from lora_profiler.prediction import Prediction
+from lora_profiler.stacks import Trainer
 from lora_profiler.support.library_memory import workspaces_bytes
 
 DESCRIBED: Description = "nearly"
@@ -22,10 +25,14 @@ sources alone."""
 
 
 class PeakInterval(NamedTuple):
-    """Where a CUDA allocator's peak lies if this prediction is as far off as those of public runs
-    that options describe, exactly or but for the versions of libraries: from `low_bytes` to
-    `high_bytes`, nine times in ten. `half_width` is a share of the measured peak. BLAS' workspaces
-    are in it, which a counter counts.
+    """Where a CUDA allocator's peak lies, nine times in ten, from `low_bytes` to `high_bytes`: over
+    all that the question leaves open, and at either end as far beyond as the predictions of public
+    runs that options describe, exactly or but for the versions of libraries, were off.
+
+    `unknowns` are what is not given and changes the peak, that first which does most; empty where
+    the question says all that ran. Where only a trace would price some of it, neither end is known.
+    `half_width` is that error, as a share of the measured peak.
+    BLAS' workspaces are in the interval, which a counter counts.
 
     `described` is how well, `command` how far off the command's answers were for these, and
     `interval` how far off predictions are that know the libraries and kernels that ran. Of a run
@@ -37,28 +44,39 @@ class PeakInterval(NamedTuple):
     command: CommandShare
     interval: Interval
     half_width: float
-    low_bytes: int
-    high_bytes: int
+    low_bytes: int | None
+    high_bytes: int | None
+    unknowns: tuple[Worth, ...]
 
 
-def peak_interval(prediction: Prediction) -> PeakInterval | None:
-    """None for a lower bound, and for devices whose memory no public row tells.
+def peak_interval(
+    prediction: Prediction, trainer: Trainer | None = None, given: Collection[str] | None = None
+) -> PeakInterval | None:
+    """None for a lower bound, and for devices whose memory no public row tells. `given` are the
+    names of the options that the question has; without them, those that are not at their default.
 
-    An estimate's own bound widens the interval, as errors add up at worst. With an error of at most
+    Where the trainer's loop holds what no option prices, the error is that of public runs with kernels
+    that none names. An estimate's own bound widens the interval, as errors add up at worst. With an error of at most
     w either way the measured peak is between predicted / (1 + w) and predicted / (1 - w), BLAS'
     workspaces among what is predicted.
     """
-    if prediction.saved_activation_bytes is None or prediction.workload.setup.device != "cuda":
+    workload = prediction.workload
+    if prediction.saved_activation_bytes is None or workload.setup.device != "cuda":
         return None
-    known = command_shares()[DESCRIBED]
-    peak = prediction.peak.total_bytes + workspaces_bytes(prediction.workload)
+    has_gaps = trainer is not None and bool(trainer.gaps(workload.setup.method))
+    described: Description = "not" if has_gaps else DESCRIBED
+    known = command_shares()[described]
     width = known.half_width + (prediction.error_bound or 0.0)
+    meant = spread(workload, prediction.peak.total_bytes, trainer, given)
+    workspaces = workspaces_bytes(workload)
+    is_known = all(each.is_priced for each in meant.unknowns)
     return PeakInterval(
-        nearest=nearest_peak(prediction.workload),
-        described=DESCRIBED,
+        nearest=nearest_peak(workload),
+        described=described,
         command=known,
         interval=interval(),
         half_width=width,
-        low_bytes=round(peak / (1 + width)),
-        high_bytes=round(peak / (1 - width)),
+        low_bytes=round((meant.low_bytes + workspaces) / (1 + width)) if is_known else None,
+        high_bytes=round((meant.high_bytes + workspaces) / (1 - width)) if is_known else None,
+        unknowns=meant.unknowns,
     )

@@ -266,6 +266,11 @@ def rules_know(workload: Workload) -> bool:
     return knows(workload)
 
 
+def answers_without_trace(workload: Workload) -> bool:
+    """Whether rules or a profile at hand know the whole peak of a workload that is ready."""
+    return rules_know(workload) or _at_hand(workload) == "compiled"
+
+
 def check_engine(engine: str) -> None:
     """Raises UsageError for an engine that is unknown, and for "rehearsed", which only `predict`
     takes."""

@@ -126,6 +126,16 @@ def setups(
     return made
 
 
+def changed(workload: Workload, options: Mapping[str, Any]) -> Workload:
+    """`workload` with `options` of its setup, by name and as people write them, in place of its
+    own; a trainer's kernels only where they go with the rest. Raises UsageError."""
+    setup, model = workload.setup, workload.model
+    own = written_options(setup)
+    written = {**DEFAULTS, **own, **{n: v for n, v in options.items() if n in own}}
+    other = _with_able_kernels(model, _setup(model, setup.method, written, options, None), ())
+    return replace(workload, model=as_made(model, other), setup=other)
+
+
 def _with_able_kernels(model: ModelSpec, setup: TrainSetup, given: Collection[str]) -> TrainSetup:
     """A trainer's own kernels only where they go with the rest."""
     if (

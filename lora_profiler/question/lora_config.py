@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from lora_profiler.errors import UsageError
 from lora_profiler.option import check_options, option, options_of
@@ -100,6 +101,8 @@ class LoraConfig:
             group="adapter",
             column="left",
             tip="On the adapters' inputs.",
+            alternatives=(0.05,),
+            unknown="dropout",
             words="dropout {}",
             heading="dropout {}",
         ),
@@ -113,6 +116,8 @@ class LoraConfig:
             common=True,
             metavar="all-linear|default|attention|NAME,...|re:PATTERN",
             group="adapter",
+            alternatives=("all-linear", "attention", "default"),
+            unknown="the adapted layers",
             tip="Every linear layer, PEFT's default for the model, the attention projections; or"
             " type names with commas, or re:PATTERN.",
             words="targets {}",
@@ -158,6 +163,8 @@ class LoraConfig:
         metadata=option(
             default_text="float32, as PEFT does",
             group="adapter",
+            alternatives=("float32", "bfloat16"),
+            unknown="the adapters' dtype",
             column="right",
             label="Its dtype",
             tip="Of the adapter: PEFT takes float32 on a 16-bit base.",
@@ -286,6 +293,12 @@ class LoraConfig:
         return PEFT_NAMES[self.peft_type]
 
 
+def _recipes(options: Mapping[str, Any]) -> tuple[Recipe, ...]:
+    """PEFT's preparation switches checkpointing on unless told not to (PEFT 0.21
+    `utils/other.py`, prepare_model_for_kbit_training)."""
+    return ("stock", "kbit-norms", "kbit") if options["checkpointing"] else ("stock",)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantization:
     """The frozen base quantised: by bitsandbytes in NF4 (block 64), with or without double
@@ -311,6 +324,8 @@ class Quantization:
         metadata=option(
             "QLoRA: quantise the scales too.",
             group="base",
+            alternatives=(True, False),
+            unknown="double quantisation",
             label="Double quantisation",
             tip="Quantise the scales too.",
             words="double quantisation|plain quantisation",
@@ -325,6 +340,8 @@ class Quantization:
             tip="stock; kbit: PEFT's preparation, which brings norms, embeddings and head to"
             " float32; kbit-norms: of that the norms alone, as TRL 0.14; trl: bfloat16 adapters.",
             words="{} recipe",
+            alternatives=_recipes,
+            unknown="the k-bit recipe",
         ),
     )
 

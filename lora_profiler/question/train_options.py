@@ -28,6 +28,8 @@ class TrainOptions(StepOptions):
             " package's, which is told of a sliding window and gets no mask of it.",
             group="attention",
             words="{} attention",
+            alternatives=("flash_attention_2",),
+            unknown="the attention implementation",
         ),
     )
     loss: Loss = field(
@@ -45,6 +47,8 @@ class TrainOptions(StepOptions):
             " cross-entropy; triton: gradients over the logits, as Liger's cross_entropy.",
             words="{} loss",
             heading="{} loss",
+            alternatives=("fused",),
+            unknown="the loss",
         ),
     )
     label_smoothing_factor: float = field(
@@ -70,6 +74,8 @@ class TrainOptions(StepOptions):
             added=5,
             group="optimizer",
             label="Outputs held",
+            alternatives=(True,),
+            unknown="whether the loop keeps the outputs",
             tip="The loop keeps the model's output, logits among it, until the next forward pass"
             " has returned.",
             words="outputs held|outputs dropped",
@@ -104,6 +110,8 @@ class TrainOptions(StepOptions):
             " rotary embedding of fms-acceleration's plugin.",
             words="{} kernels",
             heading="{} kernels",
+            alternatives=("liger",),
+            unknown="the kernels",
         ),
     )
     transformers: Transformers = field(
@@ -118,6 +126,8 @@ class TrainOptions(StepOptions):
             " own, what attention copies.",
             words="transformers {}",
             heading="transformers {}",
+            alternatives=("4.57", "4.48", "4.45"),
+            unknown="the version of transformers",
         ),
     )
     world_size: int = field(
@@ -248,6 +258,8 @@ class TrainOptions(StepOptions):
             " means that.",
             words="padding {}",
             heading="padded",
+            alternatives=(0.05,),
+            unknown="padding",
         ),
     )
     eval_batch_size: int | None = field(

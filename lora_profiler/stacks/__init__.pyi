@@ -6,6 +6,7 @@ from lora_profiler.stacks.stack import Packing as Packing
 from lora_profiler.stacks.stack import Refusal as Refusal
 from lora_profiler.stacks.stack import Stack as Stack
 from lora_profiler.stacks.stack import Trainer as Trainer
+from lora_profiler.stacks.stack import Variant as Variant
 from lora_profiler.stacks.stack import find_stack as find_stack
 from lora_profiler.stacks.stack import spelled as spelled
 from lora_profiler.stacks.stack import versions as versions

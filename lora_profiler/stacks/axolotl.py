@@ -3,8 +3,23 @@ nothing."""
 
 from dataclasses import replace
 
-from lora_profiler.stacks.stack import Packing, Refusal, Stack, by_method, overruled
-from lora_profiler.stacks.transformers_loops import ADAMW_FUSED, ALIASES
+from lora_profiler.stacks.stack import (
+    SHARED_LEAVES,
+    Packing,
+    Refusal,
+    Stack,
+    Variant,
+    by_method,
+    overruled,
+)
+from lora_profiler.stacks.transformers_loops import (
+    ADAMW_FOREACH,
+    ADAMW_FUSED,
+    ALIASES,
+    LIGER,
+    OF_ADAPTERS,
+    WIDE_SHARDS,
+)
 
 _TRAINER = Stack(
     name="axolotl",
@@ -59,10 +74,39 @@ _TRAINER = Stack(
         " preparation stays; in full fine-tuning over SDPA or eager attention they stay float32,"
         " and routers named gate beside adapters without FSDP (axolotl 067b021, loaders/model.py)",
     ),
+    leaves=(*SHARED_LEAVES, *OF_ADAPTERS, "double_quant"),
+    variants=(LIGER, Variant("the cut cross entropy plugin", {"loss": "cce"}), WIDE_SHARDS),
 )
 
 VERSIONS = (
     _TRAINER,
+    replace(
+        _TRAINER,
+        version="0.8",
+        about=(
+            "As 0.18, over transformers 4.50: its LoRA kernels only where a file asks for them.",
+            *_TRAINER.about[1:],
+        ),
+        defaults=overruled(_TRAINER, {"transformers": "4.57"}, adapter={"lora_kernels": "peft"}),
+        holds=(*_TRAINER.holds[:3], _TRAINER.holds[-1]),
+    ),
+    replace(
+        _TRAINER,
+        version="0.4",
+        about=(
+            "As 0.8, over transformers 4.37, with AdamW as torch's foreach: the files of 2023 and"
+            " 2024.",
+            *_TRAINER.about[1:],
+        ),
+        defaults=overruled(
+            _TRAINER, {**ADAMW_FOREACH, "transformers": "4.45"}, adapter={"lora_kernels": "peft"}
+        ),
+        holds=(
+            *_TRAINER.holds[:3],
+            "what PEFT's k-bit preparation makes float32 is turned back to the file's dtype where"
+            " there are adapters (axolotl 0.3 and 0.4, utils/models.py, load_model)",
+        ),
+    ),
     replace(
         _TRAINER,
         name="axolotl-dpo",

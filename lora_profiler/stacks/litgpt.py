@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from lora_profiler.stacks.stack import Gap, Refusal, Stack, by_method, overruled
+from lora_profiler.stacks.stack import Gap, Refusal, Stack, Variant, by_method, overruled
 
 _NEWEST = Stack(
     name="litgpt",
@@ -76,6 +76,14 @@ _NEWEST = Stack(
         Refusal("packed", "its data is padded to the longest of a batch"),
         Refusal("kernels", "its models are its own, without Liger's kernels", ("liger",)),
         Refusal("recipe", "its 4-bit base is not PEFT's", ("kbit", "trl")),
+    ),
+    leaves=("seq_len", "padding", "dropout", "targets", "double_quant"),
+    variants=(
+        Variant(  # as the 42 files of config_hub/finetune say
+            "bf16-true",
+            {"dtype": "bfloat16", "precision": "pure", "adapter_dtype": "bfloat16"},
+            ("full", "lora"),
+        ),
     ),
 )
 

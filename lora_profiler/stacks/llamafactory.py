@@ -2,8 +2,22 @@
 
 from dataclasses import replace
 
-from lora_profiler.stacks.stack import Packing, Refusal, Stack, by_method, overruled
-from lora_profiler.stacks.transformers_loops import ADAMW_FUSED, ALIASES
+from lora_profiler.stacks.stack import (
+    SHARED_LEAVES,
+    Packing,
+    Refusal,
+    Stack,
+    Variant,
+    by_method,
+    overruled,
+)
+from lora_profiler.stacks.transformers_loops import (
+    ADAMW_FOREACH,
+    ADAMW_FUSED,
+    ALIASES,
+    LIGER,
+    OF_ADAPTERS,
+)
 
 _TRAINER = Stack(
     name="llamafactory",
@@ -51,6 +65,8 @@ _TRAINER = Stack(
         "packed rows stay rows of the batch, with a block mask under neat_packing"
         " (LLaMA-Factory ff6d4d1, data/collator.py)",
     ),
+    leaves=(*SHARED_LEAVES, *OF_ADAPTERS, "double_quant"),
+    variants=(LIGER, Variant("pure_bf16", {"dtype": "bfloat16", "precision": "pure"}, ("full",))),
 )
 
 _DPO = replace(
@@ -76,6 +92,16 @@ _DPO = replace(
 
 VERSIONS = (
     _TRAINER,
+    replace(
+        _TRAINER,
+        version="0.9.1",
+        about=(
+            "As 0.9.6, over transformers 4.46: AdamW is torch's foreach, and the float32 logits are"
+            " copied to shift them.",
+            *_TRAINER.about[1:],
+        ),
+        defaults=overruled(_TRAINER, {**ADAMW_FOREACH, "transformers": "4.48"}),
+    ),
     _DPO,
     replace(
         _DPO,

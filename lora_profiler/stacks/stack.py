@@ -9,7 +9,15 @@ from typing import Any, Final, NamedTuple, get_args
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option import Option, flag
-from lora_profiler.workload import DTYPE_BYTES, OPTIONS, Method, TrainSetup, Workload, setup_dict
+from lora_profiler.workload import (
+    DTYPE_BYTES,
+    OPTIONS,
+    Method,
+    Sharding,
+    TrainSetup,
+    Workload,
+    setup_dict,
+)
 
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 CHECKPOINT_DTYPE: Final = "auto"
@@ -17,6 +25,10 @@ CHECKPOINT_DTYPE: Final = "auto"
 
 Options = Mapping[str, Any]
 """Values of options by their names, as people write them."""
+
+
+SHARED_LEAVES: Final = ("seq_len", "padding", "attention")
+"""Options that no trainer decides: lengths and padding are the data's, attention the model's."""
 
 
 class Packing(NamedTuple):
@@ -36,6 +48,21 @@ class Refusal(NamedTuple):
     values: tuple[Any, ...] = ()
 
 
+class Variant(NamedTuple):
+    """Options that users of the trainer often set together, beside its defaults; `what` is what an
+    answer calls it where a question says neither. `shardings`: those that it comes with."""
+
+    what: str
+    options: Options
+    methods: tuple[Method, ...] = METHODS
+    shardings: tuple[Sharding, ...] = ()
+
+    def holds(self, setup: TrainSetup) -> bool:
+        """Whether it goes with the method and the sharding."""
+        is_here = not self.shardings or setup.sharding in self.shardings
+        return setup.method in self.methods and is_here
+
+
 class Gap(NamedTuple):
     """What the trainer holds and no option prices, so that an answer for it is an estimate."""
 
@@ -49,9 +76,11 @@ class Stack:
 
     name: what `--trainer` takes. version: of `library`, whose `call` trains: "TRL 1.16's
     SFTTrainer". about: what the defaults stand for, in sentences. defaults: the options that the
-    trainer sets, by method, each with what it reads alone. aliases: by option, the trainer's own
-    spelling of values, and the options they mean. rows: of the model for each of a batch, 2 where
-    pairs are compared. holds: what is alive and when, with its source, priced. gaps: what is not.
+    trainer sets, by method, each with what it reads alone. leaves: options that the script or the
+    data decide, whatever its default; None for all. variants: what its users often set otherwise.
+    aliases: by option, the trainer's own spelling of values, and the options they mean. rows: of
+    the model for each of a batch, 2 where pairs are compared. holds: what is alive and when, with
+    its source, priced. gaps: what is not.
     """
 
     name: str
@@ -66,6 +95,8 @@ class Stack:
     holds: tuple[str, ...] = ()
     gaps: tuple[Gap, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    leaves: tuple[str, ...] | None = SHARED_LEAVES
+    variants: tuple[Variant, ...] = ()
 
     @property
     def title(self) -> str:
@@ -195,10 +226,13 @@ _LAID_OUT = ("batch_size", "seq_len")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trainer:
     """`stack`, and `explicit`, the names of the options that were written down beside it and
-    overrule its own."""
+    overrule its own. `is_pinned`: the question names the version. `file_options` are those of
+    `explicit` that are a trainer's file's, which says all that is not the trainer's default."""
 
     stack: Stack
     explicit: frozenset[str] = frozenset()
+    is_pinned: bool = False
+    file_options: frozenset[str] = frozenset()
 
     def defaults(self, method: Method, options: Options, model: ModelSpec) -> dict[str, Any]:
         """What the stack says of a method, the options left out that are given in `options`."""

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from lora_profiler.stacks.stack import Gap, Packing, Refusal, Stack, by_method, overruled
-from lora_profiler.stacks.transformers_loops import ADAMW_FOREACH, ADAMW_FUSED
+from lora_profiler.stacks.stack import Gap, Packing, Refusal, Stack, Variant, by_method, overruled
+from lora_profiler.stacks.transformers_loops import ADAMW_FOREACH, ADAMW_FUSED, OF_ADAPTERS
 
 _RECIPES = Stack(
     name="torchtune",
@@ -74,10 +74,49 @@ _RECIPES = Stack(
         Refusal("kernels", "its models are its own, without Liger's kernels", ("liger",)),
         Refusal("recipe", "its 4-bit base is torchao's, prepared by nobody", ("kbit", "trl")),
     ),
+    leaves=("seq_len", "padding", *OF_ADAPTERS),
+    variants=(
+        Variant("optimizer_in_bwd", {"optimizer_in_bwd": True}, ("full",)),
+        Variant("enable_activation_offloading", {"offload_activations": True}),
+    ),
 )
 
 VERSIONS = (
     _RECIPES,
+    replace(
+        _RECIPES,
+        version="0.6",
+        about=(
+            "As 0.7, but the loss is CEWithChunkedOutputLoss: logits are made at once, and cast to"
+            " float32 an eighth at a time.",
+        ),
+        defaults=overruled(_RECIPES, {"loss": "torchtune-chunked"}),
+    ),
+    replace(
+        _RECIPES,
+        version="0.3",
+        about=("As 0.6, but AdamW is torch's foreach, and LoRA is on q and v.",),
+        defaults=overruled(
+            _RECIPES,
+            {"loss": "torchtune-chunked", **ADAMW_FOREACH},
+            adapter={"targets": "q_proj,v_proj"},
+        ),
+    ),
+    replace(
+        _RECIPES,
+        version="0.2",
+        about=("As 0.3, but the loss is torch's CrossEntropyLoss of all logits in float32.",),
+        defaults=overruled(
+            _RECIPES,
+            {"loss": "plain", "hold_outputs": True, **ADAMW_FOREACH},
+            adapter={"targets": "q_proj,v_proj"},
+        ),
+        holds=(
+            *_RECIPES.holds[:2],
+            "all logits in float32, copied to shift them; the copy keeps its name through backward"
+            " (torchtune 0.2, modules/transformer.py, recipes/*_single_device.py)",
+        ),
+    ),
     replace(
         _RECIPES,
         name="torchtune-dpo",

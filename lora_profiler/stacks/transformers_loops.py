@@ -5,13 +5,16 @@ people write themselves; transformers' Trainer with PEFT's adapters, `TrainingAr
 
 from lora_profiler.stacks.stack import (
     CHECKPOINT_DTYPE,
+    SHARED_LEAVES,
     Gap,
     Options,
     Packing,
     Refusal,
     Stack,
+    Variant,
     by_method,
 )
+from lora_profiler.workload import FULLY_SHARDED
 
 PEFT_LORA: Options = {"rank": 8, "alpha": 8.0, "targets": "default", "adapter_dtype": "float32"}
 """`peft.LoraConfig()`, version 0.21."""
@@ -46,6 +49,14 @@ _COMMON: Options = {
     "kernels": "transformers",
     "loop_state": "transformers",
 }
+LIGER = Variant("Liger's kernels", {"kernels": "liger", "loss": "fused"})
+WIDE_SHARDS = Variant(
+    "mixed precision under FSDP", {"dtype": "float32", "precision": "amp"}, ("full",), FULLY_SHARDED
+)
+"""accelerate casts every trained weight to float32 before FSDP shards it (accelerate 1.15,
+`accelerator.py`, `utils/fsdp_utils.py`)."""
+OF_ADAPTERS = ("targets", "dropout")
+_LEAVES = (*SHARED_LEAVES, *OF_ADAPTERS, "dtype", "precision", "recipe", "double_quant")
 _HOLDS = (
     "compute_loss keeps no output: the logits die in backward; accelerate's float32 copy of them"
     " is gone before it (transformers 5.24, trainer.py)",
@@ -81,6 +92,8 @@ def _older(version: str, about: str, optimizer: Options) -> Stack:
         aliases=ALIASES,
         holds=_HOLDS,
         refusals=_REFUSALS,
+        leaves=_LEAVES,
+        variants=(LIGER, WIDE_SHARDS),
     )
 
 
@@ -102,6 +115,8 @@ _TRAINER = (
         aliases=ALIASES,
         holds=_HOLDS,
         refusals=_REFUSALS,
+        leaves=_LEAVES,
+        variants=(LIGER, WIDE_SHARDS),
     ),
     _older(
         "4.57",
@@ -136,6 +151,7 @@ _OWN_LOOPS = (
         packing=Packing(one_row=False),
         aliases=ALIASES,
         holds=("no output: the logits die in backward",),
+        leaves=None,
     ),
     Stack(
         name="loop",
@@ -150,6 +166,7 @@ _OWN_LOOPS = (
             "the logits, through backward and the optimizer step, until the next forward pass has"
             " returned",
         ),
+        leaves=None,
     ),
 )
 _ONE_LOOP = "its loop is one process, fixed in run.py"

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from lora_profiler.stacks.stack import (
     CHECKPOINT_DTYPE,
+    SHARED_LEAVES,
     Options,
     Packing,
     Refusal,
@@ -12,7 +13,15 @@ from lora_profiler.stacks.stack import (
     by_method,
     overruled,
 )
-from lora_profiler.stacks.transformers_loops import ADAMW_FOREACH, ADAMW_FUSED, ALIASES, PEFT_LORA
+from lora_profiler.stacks.transformers_loops import (
+    ADAMW_FOREACH,
+    ADAMW_FUSED,
+    ALIASES,
+    LIGER,
+    OF_ADAPTERS,
+    PEFT_LORA,
+    WIDE_SHARDS,
+)
 
 _COMMON: Options = {
     "batch_size": 8,
@@ -39,6 +48,9 @@ _HOLDS = (
     "on a 4-bit base adapters are made bfloat16 (TRL 1.16, sft_trainer.py)",
 )
 
+_LEAVES = (*SHARED_LEAVES, *OF_ADAPTERS, "dtype", "double_quant")
+"""A script loads the model itself, or names it; its LoraConfig is its own."""
+
 _SFT = (
     Stack(
         name="trl-sft",
@@ -55,6 +67,8 @@ _SFT = (
         packing=Packing(one_row=True),
         aliases=ALIASES,
         holds=_HOLDS,
+        leaves=_LEAVES,
+        variants=(WIDE_SHARDS,),
     ),
     Stack(
         name="trl-sft",
@@ -91,6 +105,8 @@ _SFT = (
             " back but for the norms (TRL 0.14, sft_trainer.py; utils.py,"
             " peft_module_casting_to_bf16)",
         ),
+        leaves=_LEAVES,
+        variants=(LIGER, WIDE_SHARDS),
     ),
 )
 _DPO = Stack(
@@ -116,6 +132,7 @@ _DPO = Stack(
         " dpo_trainer.py; measured)",
     ),
     refusals=(Refusal("packed", "pairs are not packed; padding_free has no option here"),),
+    leaves=_LEAVES,
 )
 
 _PREFERENCES = (
@@ -218,5 +235,6 @@ _GRPO = Stack(
         " with its adapters switched off, or a frozen copy (TRL 1.16, grpo_trainer.py)",
     ),
     refusals=(Refusal("packed", "completions are padded, not packed"),),
+    leaves=_LEAVES,
 )
 VERSIONS = (*_SFT, *_PREFERENCES, _GRPO)

@@ -1,7 +1,7 @@
 """Unsloth: its arguments' defaults and its notebooks, as near as options come."""
 
-from lora_profiler.stacks.stack import Gap, Options, Packing, Refusal, Stack, by_method
-from lora_profiler.stacks.transformers_loops import ALIASES
+from lora_profiler.stacks.stack import Gap, Options, Packing, Refusal, Stack, Variant, by_method
+from lora_profiler.stacks.transformers_loops import ALIASES, OF_ADAPTERS
 
 _COMMON: Options = {
     "batch_size": 2,
@@ -76,6 +76,8 @@ def _stack(
             Refusal("recipe", "it prepares the 4-bit base itself", ("kbit", "trl")),
             *refusals,
         ),
+        leaves=("seq_len", *OF_ADAPTERS),
+        variants=(Variant("use_gradient_checkpointing", {"offload_checkpoints": False}),),
     )
 
 

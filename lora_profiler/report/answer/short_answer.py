@@ -13,6 +13,7 @@ from lora_profiler.planning.engine import common_assumptions
 from lora_profiler.planning.fit import Fit
 from lora_profiler.prediction import Category, Prediction
 from lora_profiler.report.blocks import Block, Paragraph, Table, heading, paragraph, table, wrapped
+from lora_profiler.report.evidence import interval_line, version_line
 from lora_profiler.report.labels import method_label, sureness
 from lora_profiler.report.setup_words import (
     asked_words,
@@ -121,14 +122,14 @@ def short_blocks(answers: Sequence[Answer], peaks: "Sequence[TrainerPeak]" = ())
     ]
     card = "" if answers[0].gpu else "--gpu KEY judges a card; "
     more = f"{card}--detail shows every part and caveat, --explain the formulas."
-    below = in_lines(_trust(answers), more)
+    below = in_lines(*_trust(answers), more)
     whose = [paragraph(*peak_lines(peaks))] if peaks else []
     if answers[0].gpu is None:
         return [*above, *whose, below]
     remedies = [remedy_lines(answer) for answer in answers]
     first = [words[:1] for words in remedies]
     both = [*above, _on_card(answers, remedies), below]
-    least = [*above, _on_card(answers, first), in_lines(_trust(answers))]
+    least = [*above, _on_card(answers, first), in_lines(*_trust(answers))]
     full = [*above, *whose, *both[len(above) :]]
     return next((blocks for blocks in (full, both) if _height(blocks) <= MOST_LINES), least)
 
@@ -298,22 +299,33 @@ def _words(remedy: "Remedy") -> str:
     return words + ("" if remedy.learns_the_same else ", trains otherwise")
 
 
-def _trust(answers: Sequence[Answer]) -> str:
-    """How sure the peaks are, in one sentence."""
+def _trust(answers: Sequence[Answer]) -> list[str]:
+    """How sure the peaks are, in one sentence, and each one's interval."""
     kinds: dict[str, list[str]] = {}
     for answer in answers:
         kinds.setdefault(sureness_words(answer), []).append(method_label(answer.prediction))
     beside = dict.fromkeys(w for a in answers for w in common_assumptions(a.prediction.workload))
     sure = "; ".join(f"{', '.join(names)}: {kind}" for kind, names in kinds.items()) + "."
-    return " ".join((sure, *beside))
+    intervals = [
+        f"{method_label(answer.prediction)}: {interval_line(answer.likely)}"
+        for answer in answers
+        if answer.likely
+    ]
+    return [" ".join((sure, *beside)), *intervals]
 
 
 def sureness_words(answer: Answer) -> str:
-    """How sure the peak is: 'the peak is exact for this loop'."""
+    """How sure the peak is: 'the peak is exact for this loop'. Nothing is exact of which the
+    question leaves open what changes it."""
     if has_gaps(answer):
         return "an estimate; not all of the loop is priced (--detail)"
-    exact, lower = "the peak is exact for this loop", "a lower bound, activations not known"
+    lower = "a lower bound, activations not known"
     within, estimate = "the peak is within {}", "the peak is an estimate"
+    if answer.likely is not None and answer.likely.unknowns:
+        exact = version_line(answer).rstrip(".") or "the peak of the loop as answered"
+        return sureness(answer.prediction, exact, lower, within, estimate)
+    whose = answer.trainer and answer.trainer.stack.version and answer.trainer.stack.title
+    exact = f"the peak is exact for {f'{whose} as pinned' if whose else 'this loop'}"
     return sureness(answer.prediction, exact, lower, within, estimate)
 
 

@@ -184,18 +184,30 @@ class CommandJson(TypedDict):
     worst: float
 
 
-class EvidenceJson(TypedDict):
-    """What public measurements say of the peak. `half_width` is a share of the measured peak:
-    command.half_width and, for an estimate, error_bound. `described` is how well options describe
-    the public runs that `command` is of: nearly, all but the versions of libraries."""
+class UnknownJson(TypedDict):
+    """What the question does not give: the lowest and the highest peak over what it may have been,
+    with all else as answered. `is_priced`: all of that is known; of the rest only a trace tells."""
 
+    what: str
     low_bytes: int
     high_bytes: int
+    is_priced: bool
+
+
+class EvidenceJson(TypedDict):
+    """Where a measured peak lies, nine times in ten: over all that `unknowns` may have been, and at
+    either end `half_width` beyond, a share of the measured peak: command.half_width and, for an
+    estimate, error_bound. `described` is how well options describe the public runs that `command`
+    is of: nearly, all but the versions of libraries. No ends where an unknown is not priced."""
+
+    low_bytes: int | None
+    high_bytes: int | None
     half_width: float
     described: Description
     command: CommandJson
     interval: IntervalJson
     nearest: NearestPeak
+    unknowns: list[UnknownJson]
 
 
 class TrainerJson(TypedDict):
