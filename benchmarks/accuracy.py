@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.pages import read_document as results
 from benchmarks.pages import words_of
+from benchmarks.public_rows.grade import headline
 from benchmarks.rehearsed_peaks import compared
 from benchmarks.rehearsed_trainers import FAMILY
 from benchmarks.rows import read_rows
@@ -141,7 +142,9 @@ def public_lines() -> list[str]:
         "",
         f"No constant was fitted to memory. {interval_words(found)}. {coverage_words(found)}"
         f" {command_words()} All of those are in `benchmarks/results/public_command.md`."
-        " Misses, with what is known of them, and what was left out are on the page too.",
+        " Misses, with what is known of them, and what was left out are on the page too."
+        f" {headline(results('peak_intervals')['rows'])} The latter are open: which"
+        " version, kernels, recipe and who trains (`benchmarks/results/peak_intervals.md`).",
     ]
 
 

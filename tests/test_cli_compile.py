@@ -64,7 +64,7 @@ def test_a_compiled_model_is_answered_exactly_for_every_size(run: Run, config: s
 
     words = run(*sizes, "--explain", "--gpu", "rtx_4090")
     assert words.exit_code == 0, words.stderr
-    assert "the peak is exact (compiled engine)" in words.stdout
+    assert "byte for byte for the options above (compiled" in words.stdout
     assert "caching allocator" in words.stdout
     assert "the least with which all steps end" in words.stdout
     assert "largest batch" in words.stdout

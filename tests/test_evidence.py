@@ -31,6 +31,7 @@ from lora_profiler.evidence.documents import document
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.empirical_interval import peak_interval
 from lora_profiler.planning.engine import predict
+from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Paragraph
 from lora_profiler.report.evidence import (
@@ -49,6 +50,7 @@ from lora_profiler.report.evidence import (
 from lora_profiler.report.json.predict import predict_schema
 from lora_profiler.report.page.content import public_section
 from lora_profiler.report.parts import Fold
+from lora_profiler.stacks import Gap, Trainer, find_stack
 from lora_profiler.workload import LoraConfig, Method, Quantization, Sharding, TrainSetup, Workload
 
 
@@ -210,12 +212,18 @@ def test_what_the_interval_is_worth_beyond_the_largest_source_is_said() -> None:
     assert f"{found.inside} of {found.rows} lie inside" in said
 
 
+ALL = frozenset(DEFAULTS)
+"""A question that gives every option, in the loop of the package itself."""
+BARE = Trainer(stack=find_stack("bare"), explicit=ALL, is_pinned=True)
+
+
 def test_a_peak_at_either_end_is_as_far_off_as_the_interval_says() -> None:
     setup = TrainSetup(checkpointing=True, seq_len=4096, batch_size=4)
     prediction = predict(Workload(model=MISTRAL, setup=setup))
-    likely = peak_interval(prediction)
+    likely = peak_interval(prediction, BARE, ALL)
     peak = prediction.peak.total_bytes + 2 * 8_519_680  # the workspaces of BLAS before Hopper
-    assert likely is not None and prediction.error_bound is None
+    assert likely is not None and prediction.error_bound is None and likely.unknowns == ()
+    assert likely.low_bytes is not None and likely.high_bytes is not None
     assert likely.half_width == command_shares()["nearly"].half_width
     assert peak / likely.low_bytes - 1 == pytest.approx(likely.half_width, rel=1e-6)
     assert 1 - peak / likely.high_bytes == pytest.approx(likely.half_width, rel=1e-6)
@@ -227,6 +235,15 @@ def test_an_estimate_s_own_bound_widens_the_interval() -> None:
     likely = peak_interval(prediction)
     assert likely is not None and prediction.error_bound
     assert likely.half_width == command_shares()["nearly"].half_width + prediction.error_bound
+
+
+def test_a_loop_that_holds_what_nothing_prices_has_the_error_of_such_runs() -> None:
+    prediction = predict(Workload(model=MISTRAL, setup=TrainSetup(lora=LORA)))
+    loop = replace(BARE, stack=replace(BARE.stack, gaps=(Gap("something of its own"),)))
+    likely = peak_interval(prediction, loop, ALL)
+    assert likely is not None and likely.described == "not"
+    bound = prediction.error_bound or 0.0
+    assert likely.half_width == command_shares()["not"].half_width + bound
 
 
 def test_public_rows_say_nothing_of_lower_bounds_and_of_other_devices() -> None:
@@ -321,19 +338,17 @@ def test_lines_name_ranges_the_interval_and_each_row_once() -> None:
     setup = TrainSetup(checkpointing=True, batch_size=4, seq_len=4096)
     pair = answers([Workload(model=MISTRAL, setup=s) for s in (setup, replace(setup, lora=LORA))])
     lines = likely_lines([*pair, pair[1]])
-    assert len(lines) == 3 and lines[0].startswith(
-        "Peak as measured, were it as far off as public ones that options describe, exactly or but"
-        " for the versions of libraries: full "
-    )
+    assert lines[0].startswith("Interval full ") and lines[0].endswith(" more are not given.")
+    assert "LoRA r16 " in lines[0] and lines[2].startswith("LoRA r16, one by one: ")
     share = command_shares()["nearly"]
     for words in (
-        *("LoRA r16", "68 public peaks", "libraries and kernels replayed"),
+        *("68 public peaks", "libraries and kernels replayed"),
         f"of the {share.rows} that these describe so",
         f"and {share.inside} within what",
     ):
-        assert words in lines[0]
+        assert words in lines[4]
     nearest = "LoRA, 4 x 4,096 tokens with checkpointing on a100_sxm_80gb peaked at 24.87 GiB"
-    assert nearest in lines[2]
+    assert nearest in lines[6] and len(lines) == 7
 
 
 # --- in sum ---------------------------------------------------------------------------------------

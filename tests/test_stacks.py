@@ -323,7 +323,7 @@ def test_the_answer_names_the_trainer_its_version_and_what_is_its_own(run: Run) 
         "  dtype, precision, optimizer implementation, checkpointing, loss, rank, alpha,",
     ]
     unsloth = run(*asked[:1], "--trainer", "unsloth", *asked[3:])
-    assert "LoRA r16: the peak is exact for this loop" in unsloth.stdout
+    assert "LoRA r16: answered as Unsloth 2026.10" in unsloth.stdout
     assert detailed.stdout.splitlines()[4:7] == [
         "for TRL 1.16's SFTTrainer (--trainer trl-sft@1.16), which sets 1,024 tokens, float32"
         " weights, amp",

@@ -243,6 +243,8 @@ def test_the_command_that_a_script_amounts_to_asks_the_same(run: Run, tmp_path: 
         json.loads(run(*command, "--format", "json").stdout)["predictions"][0]
         for command in (words[1:], [str(script)])
     )
+    for answer in (asked, said):
+        del answer["evidence"]  # what a script does not set is the trainer's default
     assert asked == said
 
 

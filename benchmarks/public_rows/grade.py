@@ -5,10 +5,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from math import comb, inf
+from statistics import median
 from typing import Any
 
 Row = Mapping[str, Any]
 NOMINAL = 0.9
+SAID = "what ran"
+"""Of a question that says all that is published of a run."""
 TINY = 1e-9
 """Weights add up to no whole number."""
 CARDS_GB = (12, 16, 24, 32, 40, 48, 80, 96, 141)
@@ -140,3 +143,26 @@ def verdicts(rows: Sequence[Row], width: float) -> dict[str, int]:
             found["refused though it fits"] += fits and not said
             found["accepted though it does not"] += said and not fits
     return found
+
+
+# --- the intervals of answers ---------------------------------------------------------------------
+
+
+def width_of(row: Row) -> float:
+    """Of the interval, as a share of the predicted peak."""
+    return float((row["high_bytes"] - row["low_bytes"]) / row["predicted_bytes"])
+
+
+def headline(rows: Sequence[Row]) -> str:
+    """The sentence that the docs repeat, of allocated peaks."""
+    said, others = (
+        [row for row in rows if row["reading"] == "peak" and (row["said"] == SAID) is is_said]
+        for is_said in (True, False)
+    )
+    return (
+        f"Of {len(said)} public peaks asked with options that say what ran,"
+        f" {sum(row['is_inside'] for row in said)} lie in the answer's interval, which is"
+        f" {median(map(width_of, said)):.0%} of the peak wide at the median; of {len(others)} asked"
+        f" in a hurry {sum(row['is_inside'] for row in others)}, by intervals of"
+        f" {median(map(width_of, others)):.0%}."
+    )

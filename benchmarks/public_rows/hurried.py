@@ -1,6 +1,5 @@
 """Public rows as a user in a hurry asks for them: the model, the method, the sizes, checkpointing
-where the run had it, and, or not, the name of the trainer. The rule was written down before any
-answer to these questions was seen, but for the plain ones of the same rows.
+where the run had it, and with or without the name of the trainer.
 """
 
 from collections.abc import Sequence

@@ -21,87 +21,26 @@ from lora_profiler.evidence import (
 )
 from lora_profiler.evidence.documents import Kind
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.unknowns import version_of
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Rows, Table
-from lora_profiler.report.labels import METHOD_LABELS, UNKNOWN, method_label
-from lora_profiler.units import (
-    byte_unit,
-    bytes_text,
-    count_text,
-    error_text,
-    percent_text,
-    seconds_text,
-    short_in_unit,
-)
+from lora_profiler.report.labels import METHOD_LABELS
+from lora_profiler.report.peak_interval import interval_lines, worth_lines
+from lora_profiler.units import bytes_text, count_text, error_text, percent_text, seconds_text
 
 if TYPE_CHECKING:
-    from lora_profiler.planning.empirical_interval import PeakInterval
     from lora_profiler.report.charts.dots import ScatterPoint
     from lora_profiler.report.parts import Card
-
-
-MOST_UNKNOWNS = 4
-"""So many of what is not given are named in one line."""
 
 
 def likely_lines(answers: Sequence[Answer]) -> list[str]:
     """The interval of each peak with all that it covers, how far off predictions of measured peaks
     were, and the nearest of them, as far as public rows tell."""
-    pairs = [(method_label(answer.prediction), answer.likely) for answer in answers]
-    known = [(label, likely) for label, likely in pairs if likely]
+    known = [answer.likely for answer in answers if answer.likely]
     if not known:
         return []
-    lines = [f"{label}: {interval_line(likely)}{_worths(likely)}" for label, likely in known]
-    lines.append(f"{command_words()} {interval_words(known[0][1].interval)}.")
-    return lines + list(dict.fromkeys(nearest_peak_line(likely.nearest) for _, likely in known))
-
-
-def interval_line(likely: "PeakInterval") -> str:
-    """'interval 35.4 to 41.2 GiB: the k-bit recipe and the lengths of samples are not given.'"""
-    unknown = [each.what for each in likely.unknowns]
-    if not unknown:
-        return f"interval {range_words(likely)}; the options say all that ran."
-    if len(unknown) > MOST_UNKNOWNS:
-        unknown[MOST_UNKNOWNS - 1 :] = [f"{len(unknown) - MOST_UNKNOWNS + 1} more"]
-    words = " and ".join(filter(None, (", ".join(unknown[:-1]), unknown[-1])))
-    are = "are" if len(likely.unknowns) > 1 else "is"
-    if likely.low_bytes is None or likely.high_bytes is None:
-        return f"no interval: {words} {are} not given, and no rule prices that for this model."
-    return f"interval {range_words(likely)}: {words} {are} not given."
-
-
-def _worths(likely: "PeakInterval") -> str:
-    """' By itself each spans: the k-bit recipe 35.4 to 40.1 GiB; ...'."""
-    if not likely.unknowns or likely.low_bytes is None:
-        return ""
-    worths = (f"{w.what} {_range(w.low_bytes, w.high_bytes)}" for w in likely.unknowns)
-    return f" By itself each spans: {'; '.join(worths)}."
-
-
-def range_words(likely: "PeakInterval") -> str:
-    """'24.6 to 25.2 GiB'."""
-    if likely.low_bytes is None or likely.high_bytes is None:
-        return UNKNOWN
-    return _range(likely.low_bytes, likely.high_bytes)
-
-
-def _range(low: int, high: int) -> str:
-    unit, size = byte_unit(high)
-    return f"{short_in_unit(low, size)} to {short_in_unit(high, size)} {unit}"
-
-
-def version_line(answer: Answer) -> str:
-    """'answered as torchtune 0.7; older versions took up to 21 % more.' Empty where a version is
-    named, or there is none; without the end where none took more."""
-    trainer, likely = answer.trainer, answer.likely
-    if trainer is None or trainer.is_pinned or likely is None or not trainer.stack.version:
-        return ""
-    what, peak = version_of(trainer.stack), answer.prediction.peak.total_bytes
-    most = next((w.high_bytes for w in likely.unknowns if w.what == what), 0)
-    more = most / peak - 1
-    title = f"answered as {trainer.stack.library} {trainer.stack.version}"
-    return f"{title}; older versions took up to {more:.0%} more." if more >= 0.005 else f"{title}."
+    lines = [*interval_lines(answers), *worth_lines(answers)]
+    lines.append(f"{command_words()} {interval_words(known[0].interval)}.")
+    return lines + list(dict.fromkeys(nearest_peak_line(likely.nearest) for likely in known))
 
 
 def interval_words(found: Interval) -> str:

@@ -13,6 +13,7 @@ from lora_profiler.planning.timing import RunTime, run_time
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import has_gaps, room
 from lora_profiler.report.labels import sureness
+from lora_profiler.report.peak_interval import ends_words, interval_lines, leaves_open
 from lora_profiler.units import bytes_text, bytes_texts, count_text
 from lora_profiler.workload import TrainSetup
 
@@ -81,7 +82,7 @@ def three_numbers(answer: Answer, run: Run) -> tuple[ThreeNumber, ...]:
     does not fit a time is that of a card as fast with room for it, and its note says so."""
     prediction, step = answer.prediction, answer.step
     label = "Peak" if prediction.is_whole else "At least"
-    peak = ThreeNumber(label, bytes_text(prediction.peak.total_bytes))
+    peak = ThreeNumber(label, bytes_text(prediction.peak.total_bytes), ends_words(answer))
     if step is None:
         return (peak,)
     time = step.time
@@ -145,14 +146,11 @@ def trust(answer: Answer) -> Trust:
     if likely is None:
         lower, estimate = "A lower bound: what the layers keep is not known.", "An estimate."
         return Trust(sureness(prediction, "Exact for this loop.", lower, "Within {}.", estimate))
-    row = likely.nearest
+    row, open_ones = likely.nearest, interval_lines([answer])[0] if leaves_open(answer) else ""
     measured, predicted = bytes_texts([row.measured_bytes, row.predicted_bytes])
     method, name = labels.METHOD_LABELS[row.method], row.model.rpartition("/")[2]
-    return Trust(
-        f"The nearest public run, {name} {method}, held {measured}; predicted: {predicted}.",
-        labels.SOURCE_LABELS[row.source],
-        row.url,
-    )
+    nearest = f"The nearest public run, {name} {method}, held {measured}; predicted: {predicted}."
+    return Trust(f"{open_ones} {nearest}".strip(), labels.SOURCE_LABELS[row.source], row.url)
 
 
 # --- what to change -------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The answer of `lora-profile predict` about one model: methods side by side, what holds the peak,
 the card's verdict."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from lora_profiler.report.answer.comparison_table import MethodRows, comparison_
 from lora_profiler.report.blocks import Block, Paragraph, RowKind, Table, heading, paragraph
 from lora_profiler.report.evidence import likely_lines
 from lora_profiler.report.labels import UNKNOWN, method_label, sureness
+from lora_profiler.report.peak_interval import leaves_open
 from lora_profiler.report.setup_words import (
     adapter_line,
     asked_words,
@@ -21,6 +22,7 @@ from lora_profiler.report.setup_words import (
     trainer_lines,
 )
 from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit
+from lora_profiler.workload import Method
 
 if TYPE_CHECKING:
     from lora_profiler.planning.fit import Fit
@@ -96,7 +98,7 @@ def model_parts(answers: Sequence[Answer], engine: str = "auto") -> ModelParts:
         communication=communication,
         peaks=tuple(_peak_lines(answers, engine)),
         time_notes=tuple(time_notes),
-        exactness=tuple(exactness_lines(predictions)),
+        exactness=tuple(exactness_lines(predictions, open_methods(answers))),
         peak_interval=tuple(likely_lines(answers)),
     )
 
@@ -223,12 +225,22 @@ def _fit_notes(answer: Answer) -> list[str]:
     return []
 
 
-def exactness_lines(predictions: Sequence[Prediction]) -> list[str]:
-    """What each peak claims to be, and then what the answers take for granted."""
+def open_methods(answers: Sequence[Answer]) -> frozenset[Method]:
+    """Methods of answers whose question leaves open what changes the peak."""
+    return frozenset(a.prediction.workload.setup.method for a in answers if leaves_open(a))
+
+
+def exactness_lines(
+    predictions: Sequence[Prediction], open_methods: Collection[Method] = ()
+) -> list[str]:
+    """What each peak claims to be, and then what the answers take for granted. Nothing is exact of
+    methods whose question leaves something open."""
     methods: dict[str, list[str]] = {}
     within = "an estimate, within {} wherever it was checked"
     for p in predictions:
-        sure = sureness(p, "exact", "a lower bound", within, "an estimate")
+        is_open = p.workload.setup.method in open_methods
+        exact = "computed byte for byte for the options above" if is_open else "exact"
+        sure = sureness(p, exact, "a lower bound", within, "an estimate")
         text = f"the peak is {sure} ({p.engine} engine)."
         methods.setdefault(text, []).append(method_label(p))
     lines = [f"{', '.join(names)}: {text}" for text, names in methods.items()]

@@ -13,8 +13,8 @@ from lora_profiler.planning.engine import common_assumptions
 from lora_profiler.planning.fit import Fit
 from lora_profiler.prediction import Category, Prediction
 from lora_profiler.report.blocks import Block, Paragraph, Table, heading, paragraph, table, wrapped
-from lora_profiler.report.evidence import interval_line, version_line
 from lora_profiler.report.labels import method_label, sureness
+from lora_profiler.report.peak_interval import interval_lines, leaves_open, version_words
 from lora_profiler.report.setup_words import (
     asked_words,
     peak_lines,
@@ -300,32 +300,27 @@ def _words(remedy: "Remedy") -> str:
 
 
 def _trust(answers: Sequence[Answer]) -> list[str]:
-    """How sure the peaks are, in one sentence, and each one's interval."""
+    """How sure the peaks are, in one sentence, and the interval of each."""
     kinds: dict[str, list[str]] = {}
     for answer in answers:
         kinds.setdefault(sureness_words(answer), []).append(method_label(answer.prediction))
     beside = dict.fromkeys(w for a in answers for w in common_assumptions(a.prediction.workload))
-    sure = "; ".join(f"{', '.join(names)}: {kind}" for kind, names in kinds.items()) + "."
-    intervals = [
-        f"{method_label(answer.prediction)}: {interval_line(answer.likely)}"
-        for answer in answers
-        if answer.likely
-    ]
-    return [" ".join((sure, *beside)), *intervals]
+    sure = "; ".join(f"{', '.join(names)}: {kind}" for kind, names in kinds.items() if kind)
+    words = " ".join((f"{sure}." if sure else "", *beside)).strip()
+    return [*filter(None, (words,)), *interval_lines(answers)]
 
 
 def sureness_words(answer: Answer) -> str:
     """How sure the peak is: 'the peak is exact for this loop'. Nothing is exact of which the
-    question leaves open what changes it."""
+    question leaves something open; there the interval speaks, and what older versions took."""
     if has_gaps(answer):
         return "an estimate; not all of the loop is priced (--detail)"
-    lower = "a lower bound, activations not known"
-    within, estimate = "the peak is within {}", "the peak is an estimate"
-    if answer.likely is not None and answer.likely.unknowns:
-        exact = version_line(answer).rstrip(".") or "the peak of the loop as answered"
-        return sureness(answer.prediction, exact, lower, within, estimate)
     whose = answer.trainer and answer.trainer.stack.version and answer.trainer.stack.title
     exact = f"the peak is exact for {f'{whose} as pinned' if whose else 'this loop'}"
+    if leaves_open(answer):
+        exact = version_words(answer)
+    lower = "a lower bound, activations not known"
+    within, estimate = "the peak is within {}", "the peak is an estimate"
     return sureness(answer.prediction, exact, lower, within, estimate)
 
 

@@ -158,9 +158,22 @@ def _loss(value: Any, document: Document) -> Meaning:
     return not_modelled(f"{name}, answered as supervised fine-tuning", "too low")
 
 
+_OLD_HOME = "torchtune.utils."
+"""Where checkpointers and loggers were until torchtune 0.2; 0.3 has them in torchtune.training."""
+_AT_HOME = ("checkpointer._component_", "metric_logger._component_")
+
+
 def _stack(document: Document) -> str:
-    is_dpo = str(document.get("loss._component_")).endswith(f".{_PAIRS}")
-    return "torchtune-dpo" if is_dpo else "torchtune"
+    if str(document.get("loss._component_")).endswith(f".{_PAIRS}"):
+        return "torchtune-dpo"
+    is_old = any(str(document.get(key)).startswith(_OLD_HOME) for key in _AT_HOME)
+    return "torchtune@0.2" if is_old else "torchtune"
+
+
+def _home(value: Any, document: Document) -> Meaning:
+    if not text(value).startswith(_OLD_HOME):
+        return NO_EFFECT
+    return Meaning(note=f"{_OLD_HOME[:-1]} has it in torchtune 0.2 and before: answered as 0.2")
 
 
 def _length(value: Any, document: Document) -> Meaning:
@@ -284,6 +297,7 @@ TORCHTUNE = Framework(
         "optimizer_in_bwd": _in_backward,
         "loss._component_": _loss,
         "dtype": _dtype,
+        **dict.fromkeys(_AT_HOME, _home),
         "enable_activation_checkpointing": sets("checkpointing"),
         **dict.fromkeys(("ac_mode", "ac_option"), missing("selective checkpointing", "either way")),
         "enable_activation_offloading": sets("offload_activations"),

@@ -69,7 +69,20 @@ def _stack(document: Document) -> str:
     if _is_plain(document):
         return "transformers"
     kind = task(document)
+    if kind == "sft" and _OLD_LENGTH in document.entries:
+        return "trl-sft@0.14"
     return f"trl-{kind}" if kind in _KNOWN else "trl-sft"
+
+
+_OLD_LENGTH = "max_seq_length"
+"""Of SFTConfig until TRL 0.19, where max_length takes its place."""
+
+
+def _old_length(value: Any, document: Document) -> Meaning:
+    meaning = shared.cut_off(value, document)
+    if not _stack(document).endswith("@0.14"):
+        return meaning
+    return meaning._replace(note="a key of TRL up to 0.19: answered as 0.14")
 
 
 def _is_plain(document: Document) -> bool:
@@ -242,7 +255,8 @@ TRL = Framework(
         "use_dora": sets("use_dora"),
         "use_liger_kernel": _liger,
         "label_smoothing_factor": _smoothing,
-        **dict.fromkeys(("max_seq_length", "max_length"), shared.cut_off),
+        "max_length": shared.cut_off,
+        _OLD_LENGTH: _old_length,
         "padding_free": _packing,
         "packing": _packing,
         "activation_offloading": sets("offload_activations"),
