@@ -13,21 +13,32 @@ MOST: Final = 3
 """So many of what is not given are named in one line."""
 
 
-def interval_lines(answers: Sequence[Answer]) -> list[str]:
+def interval_lines(answers: Sequence[Answer], most: int = MOST) -> list[str]:
     """'Interval 35.4 to 41.2 GiB: the k-bit recipe and the lengths of samples are not given.' One
     line for all methods, which are named where there are several; of answers of which no interval
-    is known another."""
-    known = [(answer, words) for answer in answers if (words := ends_words(answer))]
+    is known another. With about `most` names of what is not given."""
+    known = [answer for answer in answers if ends_words(answer)]
     others = [answer for answer in answers if answer.likely and not ends_words(answer)]
     lines = []
     if known:
-        single = len(answers) == 1
-        ends = (words if single else f"{method_label(a.prediction)} {words}" for a, words in known)
-        lines.append(f"Interval {', '.join(ends)}{_unknown([answer for answer, _ in known])}")
+        lines.append(f"Interval {_ends(known, len(answers) > 1)}{_unknown(known, most)}")
     if others:
         names = ", ".join(method_label(answer.prediction) for answer in others)
-        lines.append(f"No interval is known of {names}, not all is priced{_unknown(others)}")
+        lines.append(f"No interval is known of {names}, not all is priced{_unknown(others, most)}")
     return lines
+
+
+def _ends(answers: Sequence[Answer], are_named: bool) -> str:
+    """'35.4 to 41.2 GiB', 'in GiB: full 70.1 to 84.0, LoRA r16 35.4 to 41.2'."""
+    if not are_named:
+        return ends_words(answers[0])
+    pairs = [(a, a.likely.low_bytes or 0, a.likely.high_bytes or 0) for a in answers if a.likely]
+    unit, size = byte_unit(max(high for _, _, high in pairs))
+    ends = (
+        f"{method_label(a.prediction)} {short_in_unit(low, size)} to {short_in_unit(high, size)}"
+        for a, low, high in pairs
+    )
+    return f"in {unit} {', '.join(ends)}"
 
 
 def ends_words(answer: Answer) -> str:
@@ -38,7 +49,7 @@ def ends_words(answer: Answer) -> str:
     return _range(likely.low_bytes, likely.high_bytes)
 
 
-def _unknown(answers: Sequence[Answer]) -> str:
+def _unknown(answers: Sequence[Answer], most: int) -> str:
     """': the k-bit recipe and the lengths of samples are not given.', what is worth most first."""
     worth: dict[str, float] = {}
     for answer in answers:
@@ -48,9 +59,11 @@ def _unknown(answers: Sequence[Answer]) -> str:
     names = sorted(worth, key=lambda name: -worth[name])
     if not names:
         return "; the options say all that ran."
+    if not most:
+        return f"; {len(names)} unknown (--detail)."
     are = "are" if len(names) > 1 else "is"
-    if len(names) > MOST + 1:
-        names[MOST:] = [f"{len(names) - MOST} more"]
+    if len(names) > most + 1:
+        names[most:] = [f"{len(names) - most} more"]
     words = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     return f": {words} {are} not given."
 

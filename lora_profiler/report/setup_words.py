@@ -167,7 +167,7 @@ def option_argument(option: Option, value: Any, name: str) -> Sequence[str]:
 
 # --- whose loop it is -----------------------------------------------------------------------------
 
-_NAMED = 8
+NAMED = 8
 """So many of what a trainer sets are named in the short answer."""
 BARE_LINE = "for a bare loop, which keeps nothing of the model's output"
 
@@ -190,13 +190,16 @@ def trainer_lines(trainer: Trainer | None, workloads: Sequence[Workload]) -> lis
     return [f"{_for(trainer)}{sets}", *_layout(trainer, workloads)]
 
 
-def short_trainer_lines(trainer: Trainer | None, workloads: Sequence[Workload]) -> list[str]:
-    """As `trainer_lines`, in one sentence, with the names alone of what the trainer sets."""
+def short_trainer_lines(
+    trainer: Trainer | None, workloads: Sequence[Workload], most: int = NAMED
+) -> list[str]:
+    """As `trainer_lines`, in one sentence, with the names alone of what the trainer sets, about
+    `most` of them."""
     if trainer is None:
         return [BARE_LINE]
     names = list(dict.fromkeys(_OPTIONS[name].noun for name, _ in _own(trainer, workloads)))
-    if len(names) > _NAMED + 1:
-        names[_NAMED:] = [f"and {len(names) - _NAMED} more"]
+    if len(names) > most + 1:
+        names[most:] = [f"and {len(names) - most} more"] if most else []
     sets = f", which sets {', '.join(names)}" if names else ""
     return ["; ".join([f"{_for(trainer)}{sets}", *_layout(trainer, workloads)])]
 

@@ -14,8 +14,9 @@ from lora_profiler.planning.fit import Fit
 from lora_profiler.prediction import Category, Prediction
 from lora_profiler.report.blocks import Block, Paragraph, Table, heading, paragraph, table, wrapped
 from lora_profiler.report.labels import method_label, sureness
-from lora_profiler.report.peak_interval import interval_lines, leaves_open, version_words
+from lora_profiler.report.peak_interval import MOST, interval_lines, leaves_open, version_words
 from lora_profiler.report.setup_words import (
+    NAMED,
     asked_words,
     peak_lines,
     platform_words,
@@ -129,9 +130,12 @@ def short_blocks(answers: Sequence[Answer], peaks: "Sequence[TrainerPeak]" = ())
     remedies = [remedy_lines(answer) for answer in answers]
     first = [words[:1] for words in remedies]
     both = [*above, _on_card(answers, remedies), below]
-    least = [*above, _on_card(answers, first), in_lines(*_trust(answers))]
     full = [*above, *whose, *both[len(above) :]]
-    return next((blocks for blocks in (full, both) if _height(blocks) <= MOST_LINES), least)
+    less = [*above, _on_card(answers, first), in_lines(*_trust(answers))]
+    brief = [*less[:-1], in_lines(*_trust(answers, most=0))]
+    least = [brief[0], in_lines(*_question(answers, most=0)), *brief[2:]]
+    choices = (full, both, less, brief)
+    return next((blocks for blocks in choices if _height(blocks) <= MOST_LINES), least)
 
 
 def _height(blocks: Sequence[Block]) -> int:
@@ -140,13 +144,14 @@ def _height(blocks: Sequence[Block]) -> int:
     return sum(sizes) + len(blocks) - 1
 
 
-def _question(answers: Sequence[Answer]) -> list[str]:
+def _question(answers: Sequence[Answer], most: int = NAMED) -> list[str]:
+    """With at most so many names of what the trainer sets."""
     predictions = [answer.prediction for answer in answers]
     worst = "worst " if answers[0].over_data else ""
     training, attention = asked_words(predictions)
     return [
         f"{worst}{training}, {attention}{platform_words(predictions[0].workload)}",
-        *short_trainer_lines(answers[0].trainer, [p.workload for p in predictions]),
+        *short_trainer_lines(answers[0].trainer, [p.workload for p in predictions], most),
     ]
 
 
@@ -299,15 +304,16 @@ def _words(remedy: "Remedy") -> str:
     return words + ("" if remedy.learns_the_same else ", trains otherwise")
 
 
-def _trust(answers: Sequence[Answer]) -> list[str]:
-    """How sure the peaks are, in one sentence, and the interval of each."""
+def _trust(answers: Sequence[Answer], most: int = MOST) -> list[str]:
+    """How sure the peaks are, in one sentence, and the interval of each, with at most so many names
+    of what is not given."""
     kinds: dict[str, list[str]] = {}
     for answer in answers:
         kinds.setdefault(sureness_words(answer), []).append(method_label(answer.prediction))
     beside = dict.fromkeys(w for a in answers for w in common_assumptions(a.prediction.workload))
     sure = "; ".join(f"{', '.join(names)}: {kind}" for kind, names in kinds.items() if kind)
     words = " ".join((f"{sure}." if sure else "", *beside)).strip()
-    return [*filter(None, (words,)), *interval_lines(answers)]
+    return [*filter(None, (words,)), *interval_lines(answers, most)]
 
 
 def sureness_words(answer: Answer) -> str:
