@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,14 +26,16 @@ from commands import in_python
 from lora_profiler import modeling
 from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UsageError
-from lora_profiler.harness import Case, Heartbeat, MeasurementError, make_case, measure_case
+from lora_profiler.harness import Case, Heartbeat, MeasurementError, make_case, measure_case, runner
 from lora_profiler.harness import worker as measured_process
 from lora_profiler.harness.case import case_dict
 from lora_profiler.harness.driver_view import DeviceView
 from lora_profiler.harness.machine import cgroup_peak_bytes
 from lora_profiler.harness.memory_pass import MemoryResult
 from lora_profiler.harness.preflight import refuse
-from lora_profiler.harness.timing_pass import TimingResult
+from lora_profiler.harness.process import SPIN_VARIABLE
+from lora_profiler.harness.timing_pass import TimingResult, timing_pass
+from lora_profiler.harness.training import Training
 from lora_profiler.harness.worker import CaseRun, flags, measurement, quality, train
 from lora_profiler.planning.engine import predict
 from lora_profiler.records.record import (
@@ -43,7 +46,7 @@ from lora_profiler.records.record import (
     Telemetry,
     readings_from_dict,
 )
-from lora_profiler.records.serialize import record_from_dict
+from lora_profiler.records.serialize import record_dict, record_from_dict
 from lora_profiler.records.store import Store
 from lora_profiler.units import GIB, MIB
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
@@ -74,6 +77,7 @@ def measured(asked: Case) -> Record:
     return measured_process.measured(asked, io.StringIO())
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_what_is_told_while_it_runs_adds_up_to_the_record() -> None:
     """Each phase and each step once, in order, before the run is over."""
     heartbeats = io.StringIO()
@@ -495,6 +499,7 @@ def test_retries_while_steps_are_timed_count_and_those_of_the_warm_up_do_not(
         result: TimingResult,
         progress: Callable[[str, int], None],
         agree: Any,
+        expected_seconds: float,
     ) -> None:
         for what, done, retries in (("warmup", 1, 40), ("timing", 0, 500), ("timing", 1, 2)):
             FakeCounters.retries += retries
@@ -508,6 +513,82 @@ def test_retries_while_steps_are_timed_count_and_those_of_the_warm_up_do_not(
     assert run.memory.health.found == {"num_alloc_retries": 2}
     assert "memory_pressure" in flags(run, view)
     assert measurement(run, view, "noisy", None).health == {"num_alloc_retries": 2}
+
+
+class SlowTraining:
+    """Takes `seconds` a step, and counts them."""
+
+    setup = SETUP
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.steps_done = seconds, 0
+
+    def step(self, enter: Callable[[int, str], None]) -> float:
+        enter(self.steps_done + 1, "setup")
+        enter(self.steps_done + 1, "forward")
+        time.sleep(self.seconds)
+        self.steps_done += 1
+        return 1.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "given", "expected", "steps"),
+    [
+        (0.4, 0.3, 0.4, (0, 1)),  # no time to warm up: that is for the step that counts
+        (0.4, 0.2, 0.4, (0, 1)),  # longer than the time given, and within five times of it
+        (0.4, 0.6, 0.4, (1, 1)),
+        (5.0, 1.0, 5.0, (0, 0)),  # would end long after it
+        (0.001, 0.05, 0.0, None),
+    ],
+)
+def test_a_slow_step_is_not_begun_where_it_would_end_after_the_time_given(
+    seconds: float, given: float, expected: float, steps: tuple[int, int] | None
+) -> None:
+    conditions = Conditions(min_timed_steps=10, max_timing_seconds=given)
+    training, result = SlowTraining(seconds), TimingResult()
+    began = time.perf_counter()
+    timing_pass(training, conditions, result, lambda *_: None, expected_seconds=expected)  # type: ignore[arg-type]
+    taken = time.perf_counter() - began
+    warmed, timed = len(result.warmup_seconds), len(result.step_seconds)
+    assert training.steps_done == warmed + timed
+    assert result.is_cut == (timed < 10)
+    if steps is None:
+        assert timed >= 10 or taken > given / 2
+        return
+    most_warmed, most_timed = steps
+    assert warmed <= most_warmed and timed == most_timed
+    assert training.steps_done * seconds <= 5 * given
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_step_that_nobody_has_the_time_for_leaves_a_record_without_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = Training.step
+
+    def slow(self: Training, enter: Any) -> Any:
+        time.sleep(0.6)
+        return whole(self, enter)
+
+    monkeypatch.setattr(Training, "step", slow)
+    given = Conditions(memory_steps=2, min_timed_steps=10, max_timing_seconds=0.1)
+    record = measured(case(conditions=given))
+    done = record.measurement
+    assert (done.status, done.step_seconds, done.warmup_seconds) == ("noisy", (), ())
+    assert "timing_cut" in done.flags and done.peak_requested_bytes
+    assert record_dict(record_from_dict(record_dict(record))) == record_dict(record)
+
+
+@pytest.mark.parametrize(("load", "spins"), [(1.0, None), (9.0, "0")])
+def test_threads_sleep_on_a_machine_that_others_keep_busy(
+    load: float, spins: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(SPIN_VARIABLE, raising=False)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    assert runner.child_environment(None).get(SPIN_VARIABLE) == spins
+    monkeypatch.setenv(SPIN_VARIABLE, "7")
+    assert runner.child_environment(None)[SPIN_VARIABLE] == "7"
 
 
 # --- refusals -------------------------------------------------------------------------------------

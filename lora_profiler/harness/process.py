@@ -13,6 +13,13 @@ from typing import Any
 
 PARENT_VARIABLE = "LORA_PROFILER_PARENT"
 """Holds the process id of the one that waits for the result."""
+SPIN_VARIABLE = "GOMP_SPINCOUNT"
+"""How long a thread of GNU's OpenMP, which torch brings on Linux, spins at the end of each parallel
+part before it sleeps."""
+CROWDED = 1.5
+"""Programs that want a processor, for each there is. From here on a thread that spins keeps the
+processor from the one that it waits for: with 9 on 2 processors a step took 8 times as long as with
+threads that sleep."""
 CHILD = (sys.executable, "-m", "lora_profiler.harness.entry")
 """The measured process."""
 
@@ -22,6 +29,14 @@ def python_path(environ: Mapping[str, str] = os.environ) -> str:
     by a link, beside which nothing else lies."""
     root = str(Path(__file__).absolute().parents[2])
     return os.pathsep.join(filter(None, (root, environ.get("PYTHONPATH"))))
+
+
+def is_crowded() -> bool:
+    """Whether other programs want the processors that this process may run on."""
+    if not hasattr(os, "getloadavg"):
+        return False
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return os.getloadavg()[0] > CROWDED * (own or 1)
 
 
 def die_with_parent() -> None:

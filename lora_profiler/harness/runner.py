@@ -28,7 +28,14 @@ from lora_profiler.harness.preflight import (
     refuse_on_this_machine,
 )
 from lora_profiler.harness.pretended import LIMITS, RUN_VARIABLE, Pretended, unknown_card
-from lora_profiler.harness.process import CHILD, PARENT_VARIABLE, end_group, python_path
+from lora_profiler.harness.process import (
+    CHILD,
+    PARENT_VARIABLE,
+    SPIN_VARIABLE,
+    end_group,
+    is_crowded,
+    python_path,
+)
 from lora_profiler.harness.provenance import without_paths
 from lora_profiler.records.decode import RecordError, decoded
 from lora_profiler.records.environment import Device, Environment
@@ -287,6 +294,8 @@ def child_environment(weights: str | None, pretended: Pretended | None = None) -
     settings = allocator_settings(env)
     if settings:  # torch 2.9 read some of them under the old name only
         env["PYTORCH_ALLOC_CONF"] = env["PYTORCH_CUDA_ALLOC_CONF"] = settings
+    if is_crowded():
+        env.setdefault(SPIN_VARIABLE, "0")
     if weights != "hub":
         env["HF_HUB_OFFLINE"] = "1"
     if pretended is not None:

@@ -5,7 +5,8 @@ CUDA steps are timed by events, so that the host never waits inside a block; els
 The garbage collector is off inside a block. A step's time is that of forward, backward, optimizer
 and zero_grad; making the batch is a phase apart. Protocol: warm up until the steps no longer drift,
 then measure until the median is known well enough. Of several ranks the first decides when that is,
-between blocks: each step waits for all.
+between blocks: each step waits for all. A step that would end long after the time given is not
+begun.
 """
 
 import gc
@@ -28,6 +29,9 @@ WARMUP_MAX_STEPS, WARMUP_MAX_SECONDS = 30, 60.0
 DRIFT_WINDOW, DRIFT_LIMIT = 5, 0.01
 """Warm when the Theil-Sen slope of the last five steps is below 1 % of a step per step."""
 BLOCK_SECONDS = 1.0
+OVERRUN = 5.0
+"""The first timed step is begun where it ends within so many times the seconds given, by the steps
+of the memory pass, which take longer; any other where it ends within them."""
 
 Instant = TypeVar("Instant")
 Agree = Callable[[float], float]
@@ -44,6 +48,8 @@ class TimingResult:
     phase_seconds: dict[Phase, list[float]] = field(default_factory=dict)
     block_seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
+    is_cut: bool = False
+    """Whether the time given was over before as many steps were timed as asked for."""
 
 
 def timing_pass(
@@ -52,42 +58,56 @@ def timing_pass(
     result: TimingResult,
     progress: Callable[[str, int], None],
     agree: Agree = lambda value: value,
+    expected_seconds: float = 0.0,
 ) -> None:
     """Fills `result`. `progress` is told "warmup" or "timing" and how many steps of it are done,
-    between blocks only; "timing" with 0 steps tells that the warm-up is over."""
+    between blocks only; "timing" with 0 steps tells that the warm-up is over. `expected_seconds` a
+    step takes, as far as is known before any is timed."""
     if not conditions.min_timed_steps:
         return
-    began = time.perf_counter()
     gc.collect()
     gc.freeze()  # what is there by now stays: collecting between blocks then takes no time
+    began = time.perf_counter()
     try:
-        while not agree(_warm(result.warmup_seconds, conditions)):
+        while not agree(_warm(result.warmup_seconds, conditions, expected_seconds)):
             _block(training, 1, result.warmup_seconds, None, result.losses)
             progress("warmup", len(result.warmup_seconds))
         progress("timing", 0)
         limit = half_width_limit(training.setup.device)
-        typical = max(result.warmup_seconds[-1], 1e-6)
-        most = min(max(1, round(BLOCK_SECONDS / typical)), conditions.min_timed_steps)
-        size, steps = int(agree(most)), result.step_seconds
-        while not agree(_enough(steps, conditions, limit, time.perf_counter() - began)):
+        typical = max((result.warmup_seconds or [expected_seconds])[-1], 1e-6)
+        steps, most = result.step_seconds, conditions.max_timing_seconds
+
+        def elapsed() -> float:
+            return time.perf_counter() - began
+
+        while not agree(_enough(steps, conditions, limit, elapsed(), typical)):
+            left = min(BLOCK_SECONDS, most - elapsed())
+            size = min(max(1, round(left / typical)), conditions.min_timed_steps)
             result.block_seconds += _block(
-                training, size, steps, result.phase_seconds, result.losses
+                training, int(agree(size)), steps, result.phase_seconds, result.losses
             )
             progress("timing", len(steps))
+        result.is_cut = len(steps) < conditions.min_timed_steps
     finally:
         gc.unfreeze()
 
 
-def _enough(samples: list[float], conditions: Conditions, limit: float, elapsed: float) -> bool:
+def _enough(
+    samples: list[float], conditions: Conditions, limit: float, elapsed: float, expected: float
+) -> bool:
+    most = conditions.max_timing_seconds
     if not samples:
-        return False
-    if elapsed > conditions.max_timing_seconds:
+        return elapsed + expected > OVERRUN * most
+    if elapsed + samples[-1] > most:
         return True
     return len(samples) >= conditions.min_timed_steps and relative_half_width(samples) <= limit
 
 
-def _warm(samples: list[float], conditions: Conditions) -> bool:
+def _warm(samples: list[float], conditions: Conditions, expected: float) -> bool:
     elapsed = sum(samples)
+    most = conditions.max_timing_seconds
+    if elapsed + 2 * samples[-1] > most if samples else expected > most:
+        return True  # one step more would leave no time for one that counts
     if len(samples) >= WARMUP_MAX_STEPS or elapsed >= min(
         WARMUP_MAX_SECONDS, conditions.max_timing_seconds / 2
     ):

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -31,6 +31,7 @@ from lora_profiler.harness.gather import rank_result
 from lora_profiler.harness.machine import cgroup_peak_bytes, peak_resident_bytes, resident_bytes
 from lora_profiler.harness.memory_pass import MemoryResult, memory_pass, one_step_peak
 from lora_profiler.harness.pretended import is_pretended, without_times
+from lora_profiler.harness.process import SPIN_VARIABLE
 from lora_profiler.harness.process_group import Ranks, joined, own_rank, spread
 from lora_profiler.harness.timing_pass import TimingResult, timing_pass
 from lora_profiler.harness.training import Training, TrainingBatches, token_counts
@@ -78,6 +79,7 @@ class CaseRun:
     _sent: Readings = field(default_factory=Readings)
     _stage: str = "import"
     _entered: float = field(default_factory=time.perf_counter)
+    _began: dict[int, float] = field(default_factory=dict)
 
     def stage(self, name: str) -> None:
         """Leaves the stage before, and keeps what it took."""
@@ -107,8 +109,14 @@ class CaseRun:
         return counters.read()["allocated_peak_bytes"]
 
     def enter(self, step: int, phase: Phase) -> None:
+        if step != self.step:
+            self._began[step] = time.perf_counter()
         self.where, self.step = phase, step
         self.beat()
+
+    def step_seconds(self) -> float:
+        """Of the quickest step of the memory pass; 0 where it took none whole."""
+        return min((b - a for a, b in pairwise(self._began.values())), default=0.0)
 
     def beat(self, done: int | None = None) -> None:
         """Tells the parent where the run stands, and what was read since; one that is gone ends
@@ -177,15 +185,18 @@ def _train(run: CaseRun, view: DeviceView, ranks: Ranks) -> None:
                 run.beat(done)
 
             try:
-                timing_pass(training, case.conditions, run.timing, progress, ranks.agree)
+                timing_pass(
+                    training, case.conditions, run.timing, progress, ranks.agree, run.step_seconds()
+                )
             finally:
                 run.memory.health.end(counters)
         run.other_cpu_share = view.other_cpu_share
-        run.timed_peak_bytes = (
-            counters.read()["requested_peak_bytes"]
-            if counters.available
-            else one_step_peak(training)
-        )
+        if run.timing.step_seconds:
+            run.timed_peak_bytes = (
+                counters.read()["requested_peak_bytes"]
+                if counters.available
+                else one_step_peak(training)
+            )
     run.stage("end")
     view.sample("end")
     training.close()
@@ -287,6 +298,10 @@ def flags(run: CaseRun, view: DeviceView) -> tuple[Flag, ...]:
     raised: list[Flag] = []
     if run.other_cpu_share is not None and run.other_cpu_share > BUSY_SHARE:
         raised.append("busy_machine")
+    if timing.is_cut:
+        raised.append("timing_cut")
+    if os.environ.get(SPIN_VARIABLE) == "0" and run.case.workload.setup.device == "cpu":
+        raised.append("passive_waits")
     if timing.step_seconds and timing.block_seconds > 1.02 * sum(timing.step_seconds):
         raised.append("host_bound")
     if any(
@@ -323,12 +338,11 @@ def quality(run: CaseRun, view: DeviceView) -> Status:
     case."""
     seconds = run.timing.step_seconds
     if not seconds:
-        return "ok"
+        return "noisy" if run.timing.is_cut else "ok"
     kind = run.case.workload.setup.device
     spoilt = timing_flags(flags(run, view), kind)
-    few = len(seconds) < run.case.conditions.min_timed_steps
     wide = relative_half_width(seconds) > half_width_limit(kind)
-    return "noisy" if spoilt or few or wide else "ok"
+    return "noisy" if spoilt or run.timing.is_cut or wide else "ok"
 
 
 def measured(case: Case, heartbeats: IO[str]) -> Record:

@@ -21,19 +21,18 @@ NOT_REHEARSED = (
     *("nonpad_tokens_per_step", "supervised_tokens_per_step"),
 )
 """Of a measurement: times, values, and what a driver or this host says."""
-SPOILS_TIMES: tuple[Flag, ...] = ("busy_machine", "memory_pressure", "thermal_throttling")
+OF_HOST: tuple[Flag, ...] = ("busy_machine", "passive_waits")
+SPOILS_TIMES: tuple[Flag, ...] = (*OF_HOST, "memory_pressure", "thermal_throttling")
 
 
 def timing_flags(flags: Collection[Flag], device_kind: str) -> list[Flag]:
     """Those of `flags` that make the times of a run on a device of this kind noisy.
 
-    A busy host takes nothing from an accelerator that it keeps fed: there it counts only where the
-    run waited for the host.
+    A busy host, or one whose threads sleep, takes nothing from an accelerator that it keeps fed:
+    there it counts only where the run waited for the host.
     """
     harmless = device_kind != "cpu" and "host_bound" not in flags
-    return [
-        flag for flag in SPOILS_TIMES if flag in flags and not (flag == "busy_machine" and harmless)
-    ]
+    return [flag for flag in SPOILS_TIMES if flag in flags and not (flag in OF_HOST and harmless)]
 
 
 def unequal_loss(

@@ -31,8 +31,8 @@ MEASURED: frozenset[Status] = frozenset({"ok", "noisy"})
 
 Flag = Literal[
     "busy_machine", "host_bound", "instrumentation_perturbed_memory", "losses_not_compared",
-    "low_clock", "memory_pressure", "shared_device", "thermal_throttling",
-    "unattributed_over_1_percent",
+    "low_clock", "memory_pressure", "passive_waits", "shared_device", "thermal_throttling",
+    "timing_cut", "unattributed_over_1_percent",
 ]  # fmt: skip
 """What makes a number worth a second look; definitions in `docs/measuring.md`."""
 
@@ -54,8 +54,9 @@ class Conditions:
     name of a text. `padding` is that of the setup, as older records have it: what is said here is
     moved there. `budget_bytes` emulates a device with so much memory. `memory_steps` are the
     optimizer steps of the memory pass. `min_timed_steps` 0 leaves the timing pass out;
-    `max_timing_seconds` ends it. `ballast_bytes` are held through every step, a test of the harness
-    itself. `trained_by`: whose own code ran the steps, as "trl-sft@1.16"; "" for the harness' loop.
+    `max_timing_seconds` ends it, before a step that would end later. `ballast_bytes` are held
+    through every step, a test of the harness itself. `trained_by`: whose own code ran the steps, as
+    "trl-sft@1.16"; "" for the harness' loop.
 
     Examples:
         >>> from lora_profiler import Conditions

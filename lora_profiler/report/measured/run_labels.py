@@ -187,9 +187,13 @@ losses_not_compared: one process could not train on what the ranks trained on: n
 low_clock: the card ran far below its default clock, as under a power cap or with locked clocks:
     it can be faster
 memory_pressure: the allocator had to give memory back and ask again: times are too long
+passive_waits: the machine was busy from the start, so threads slept where they would have spun:
+    times are a little longer than on an idle machine, and far shorter than with spinning threads
 shared_device: another process used the device: what the driver says is in use is not this run's
     alone
 thermal_throttling: the card slowed itself down: times are too long
+timing_cut: the time given was over before as many steps were timed as asked for, or any: a step
+    that would have ended long after it was not begun
 unattributed_over_1_percent: over 1 % of the peak belongs to no category
 """)
 
