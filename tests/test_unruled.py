@@ -7,6 +7,7 @@ import pytest
 
 import cases
 import truth
+from commands import Run
 from lora_profiler import predict as answer
 from lora_profiler.analytic import knows
 from lora_profiler.analytic.kernels import counted_kernels
@@ -154,3 +155,12 @@ def test_dora_on_bare_parameters_is_refused_as_peft_refuses_it():
     model = find_model("mistralai/Mixtral-8x7B-v0.1")
     with pytest.raises(UsageError, match="no DoRA for parameters"):
         answer(Workload(model=model, setup=TrainSetup(lora=DORA)), may_trace=False)
+
+
+def test_naming_an_older_version_gives_no_less(run: Run) -> None:
+    """Where a profile of today's layers is at hand: its peak, as an estimate that says why."""
+    words = ("google/gemma-3-4b-pt", "--method", "lora", "--seq-len", "1024")
+    newest, older = run(*words), run(*words, "--transformers", "4.45")
+    peaks = [line for line in newest.stdout.splitlines() if line.startswith("LoRA r16  ")]
+    assert peaks and set(peaks) <= set(older.stdout.splitlines())
+    assert "the peak is an estimate" in older.stdout

@@ -91,6 +91,7 @@ def engines_for(
         for workload in workloads:
             check(workload, "traced")
         return ["traced"] * len(workloads)
+    workloads = [_as_known(workload, engine) for workload in workloads]
     if engine != "auto" or not may_trace or all(map(rules_know, workloads)):
         return [engine] * len(workloads)
     from lora_profiler.adapters import adapters
@@ -107,10 +108,12 @@ def engines_for(
 
 def predict_checked(workload: Workload, engine: str) -> Prediction:
     """`predict` of a workload that is ready."""
-    prediction, words = _predicted(workload, engine), common_assumptions(workload)
-    model = workload.model
+    known = _as_known(workload, engine)
+    prediction = replace(_predicted(known, engine), workload=workload)
+    words, model = common_assumptions(workload), workload.model
     is_partly = model.stored is not None and model.stored.partly
     is_unrun = is_partly or is_unchecked(workload.setup) or _has_stood_in_kernels(workload)
+    is_unrun = is_unrun or _has_newer_layers(workload)
     if is_unrun or model.text_side_of is not None:
         prediction = replace(prediction, exactness="estimate", error_bound=None)
     if workload.setup.optimizer == "adafactor":
@@ -132,12 +135,31 @@ def common_assumptions(workload: Workload) -> tuple[str, ...]:
         *image_words(workload),
         *qat_words(workload),
         *((_STOOD_IN,) if _has_stood_in_kernels(workload) else ()),
+        *((_NEWER_LAYERS,) if _has_newer_layers(workload) else ()),
     )
     if package_of(workload.setup) is None and workload.setup.optimizer not in PROJECTED:
         return words
     from lora_profiler.analytic import paged_bytes
 
     return (*words, *optimizer_words(workload.setup, paged_bytes(workload)))
+
+
+_NEWER_LAYERS = (
+    "This type of model is known from transformers 5 alone: an older version may keep more."
+)
+
+
+def _has_newer_layers(workload: Workload) -> bool:
+    """Whether an older version of transformers is asked about, and no rule knows its layers."""
+    return workload.setup.transformers != "5" and not rules_know(workload)
+
+
+def _as_known(workload: Workload, engine: str) -> Workload:
+    """`workload` with today's layers, which profiles are of, where no rule knows those of the
+    version asked about. A trace that is asked for makes its loss at least."""
+    if engine == "traced" or not _has_newer_layers(workload):
+        return workload
+    return replace(workload, setup=replace(workload.setup, transformers="5"))
 
 
 _STOOD_IN = (
@@ -179,6 +201,7 @@ def _predicted(workload: Workload, engine: str) -> Prediction:
 
 def peak_bytes_checked(workload: Workload, engine: str) -> int:
     """`peak_bytes` of a workload that is ready."""
+    workload = _as_known(workload, engine)
     if (_at_hand(workload) if engine == "auto" else engine) == "analytic":
         from lora_profiler.analytic import peak_bytes as analytic_peak_bytes
 
@@ -191,6 +214,7 @@ def peak_bytes_checked(workload: Workload, engine: str) -> int:
 def peak_polynomials(workload: Workload, engine: str) -> "tuple[Polynomial, ...]":
     """Polynomials in batch, sequence and rank whose maximum is the steady-state peak, where the
     regime of `workload`, which is ready, holds."""
+    workload = _as_known(workload, engine)
     if (_at_hand(workload) if engine == "auto" else engine) == "analytic":
         from lora_profiler.analytic import peak_polynomials as analytic_polynomials
 
