@@ -17,9 +17,11 @@ from lora_profiler.errors import UsageError
 from lora_profiler.modeling import trl_head
 from lora_profiler.planning.engine import peak_bytes
 from lora_profiler.planning.engine import predict as predict_by_any
+from lora_profiler.planning.setups import setup_for
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.planning.timing import step_time
 from lora_profiler.support.losses import LogitScaling, check_loss
+from lora_profiler.support.unsloth import NEAREST_TRACED
 from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import LoraConfig, Loss, Quantization, TrainSetup, Workload
 
@@ -170,6 +172,18 @@ def test_a_loss_of_layers_without_rules_is_traced(scale: dict[str, float]) -> No
     prediction = predict_by_any(Workload(model=model, setup=replace(AMP, lora=LORA, loss="trl")))
     assert prediction.engine == "traced"
     assert prediction.exactness == "exact"
+
+
+def test_unsloth_over_layers_without_rules_is_an_estimate_that_says_so() -> None:
+    config = {**tracing.config_of("llama"), "model_type": "granite", "logits_scaling": 4.0}
+    config["architectures"] = ["GraniteForCausalLM"]
+    model = model_from_config(config, id="granite", source="test")
+    setup = setup_for(model, "unsloth", "qlora", batch_size=1, seq_len=40)
+    prediction = predict_by_any(Workload(model=model, setup=setup))
+    assert prediction.exactness == "estimate"
+    assert NEAREST_TRACED in prediction.assumptions
+    assert not any("lower bound" in words for words in prediction.assumptions)
+    assert prediction.workload.setup == setup
 
 
 # --- the stand-ins --------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from lora_profiler.support.engines import profile_unsupported_reason, trace_unsu
 from lora_profiler.support.fake_quantizing import qat_words
 from lora_profiler.support.images import NO_IMAGES, image_words, is_unchecked
 from lora_profiler.support.optimizers import optimizer_words, package_of
+from lora_profiler.support.unsloth import NEAREST_TRACED, nearest_traced
 from lora_profiler.units import short_count_text
 from lora_profiler.workload import PROJECTED, QUANT_TITLES, TrainSetup, Workload
 
@@ -113,7 +114,7 @@ def predict_checked(workload: Workload, engine: str) -> Prediction:
     words, model = common_assumptions(workload), workload.model
     is_partly = model.stored is not None and model.stored.partly
     is_unrun = is_partly or is_unchecked(workload.setup) or _has_stood_in_kernels(workload)
-    is_unrun = is_unrun or _has_newer_layers(workload)
+    is_unrun = is_unrun or known != workload or _has_newer_layers(workload)
     if is_unrun or model.text_side_of is not None:
         prediction = replace(prediction, exactness="estimate", error_bound=None)
     if workload.setup.optimizer == "adafactor":
@@ -136,6 +137,7 @@ def common_assumptions(workload: Workload) -> tuple[str, ...]:
         *qat_words(workload),
         *((_STOOD_IN,) if _has_stood_in_kernels(workload) else ()),
         *((_NEWER_LAYERS,) if _has_newer_layers(workload) else ()),
+        *((NEAREST_TRACED,) if _is_priced_as_another(workload) else ()),
     )
     if package_of(workload.setup) is None and workload.setup.optimizer not in PROJECTED:
         return words
@@ -154,12 +156,21 @@ def _has_newer_layers(workload: Workload) -> bool:
     return workload.setup.transformers != "5" and not rules_know(workload)
 
 
+def _is_priced_as_another(workload: Workload) -> bool:
+    """Whether Unsloth is asked about, and no rule knows the layers."""
+    return not rules_know(workload) and nearest_traced(workload.setup) != workload.setup
+
+
 def _as_known(workload: Workload, engine: str) -> Workload:
-    """`workload` with today's layers, which profiles are of, where no rule knows those of the
-    version asked about. A trace that is asked for makes its loss at least."""
-    if engine == "traced" or not _has_newer_layers(workload):
+    """`workload`, or where no rule knows its layers the nearest one that a profile or a trace can
+    be of: with today's transformers, but where a trace is asked for, whose loss at least is as
+    old; and without what only Unsloth does."""
+    if rules_know(workload):
         return workload
-    return replace(workload, setup=replace(workload.setup, transformers="5"))
+    setup = nearest_traced(workload.setup)
+    if engine != "traced":
+        setup = replace(setup, transformers="5")
+    return workload if setup == workload.setup else replace(workload, setup=setup)
 
 
 _STOOD_IN = (

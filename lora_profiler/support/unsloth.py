@@ -6,6 +6,7 @@ Its own forward pass is that of Llama, Mistral, Qwen2 and Qwen3 with adapters al
 after transformers' and compiles.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from lora_profiler.errors import UsageError
@@ -119,6 +120,25 @@ def returns_all_hidden_states(setup: TrainSetup) -> bool:
     """Whether the model tells all layers' outputs until its pass is over: GRPO asks for them and
     takes the last (2026.10.9 `models/rl.py`, _install_grpo_hidden_states_forward_wrapper)."""
     return setup.loop_state == "unsloth-grpo" and setup.kernels == "unsloth"
+
+
+NEAREST_TRACED = (
+    "Unsloth is not known for this type of model: priced as TRL's SFTTrainer, its checkpoints kept"
+    " on the GPU."
+)
+"""What is said of a question that `nearest_traced` changes."""
+
+
+def nearest_traced(setup: TrainSetup) -> TrainSetup:
+    """`setup` with what a trace makes in place of Unsloth's own loss, checkpoints and LoRA
+    functions, where its SFT loop is asked about; as it is otherwise."""
+    lora = setup.lora
+    if setup.loop_state != "unsloth":
+        return setup
+    if lora is not None and lora.lora_kernels == "unsloth":
+        lora = replace(lora, lora_kernels="peft")
+    loss = "trl" if setup.loss == "unsloth" else setup.loss
+    return replace(setup, loss=loss, lora=lora, kernels="transformers", offload_checkpoints=False)
 
 
 def check_unsloth(workload: Workload) -> None:
