@@ -1457,7 +1457,7 @@ def test_a_prediction_is_exact_only_of_what_was_rehearsed(
         result = Rehearsal(document(held=held))
         text = plain(rehearsal_blocks([result], CARD, found, with_phases=False))
         assert ("An estimate: " in text) == (exactness == "estimate")
-        assert ("the script holds +4 bytes" in text) == (more == 4 and not doubt)
+        assert ("the script holds 4 bytes more than" in text) == (more == 4 and not doubt)
         told_ = rehearsal_document([result], CARD, found)["nearest_prediction"]
         assert told_["exactness"] == exactness and doubt in " ".join(told_["doubts"])
 

@@ -261,7 +261,8 @@ def _exactness(
     found, missed = list(doubts), result.document["held"]["requested_bytes"]
     missed -= counted_peak(prediction)
     if missed and not doubts and prediction.exactness == "exact":
-        found.append(f"the script holds {missed:+,} bytes that no question has")
+        than = "more" if missed > 0 else "less"
+        found.append(f"the script holds {abs(missed):,} bytes {than} than is predicted")
     return "estimate" if found else prediction.exactness, found
 
 
