@@ -1,25 +1,27 @@
 """Predict for a part of the catalogue as one HTML file without a server: opened from disk, offline.
 
 `python -m benchmarks.static_page FILE` writes it; `mkdocs build` makes it anew as `predict.html`.
-Peaks are the polynomials of the rules with exact integers, in the browser; what a card keeps free
-is the bound on fragmentation, since nothing there simulates the allocator.
+Peaks are the polynomials of the rules with exact integers, in the browser. What a card keeps free
+is what the allocator needs, simulated there over the same requests as in `planning.simulated`; the
+bound on fragmentation where there is no tape, as there is none for cards without bfloat16.
 """
 
 import base64
 import json
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from lora_profiler import LoraConfig, Quantization, TrainSetup, Workload, __version__, find_model
+from benchmarks.static_tapes import Tapes, matrix
+from lora_profiler import LoraConfig, TrainSetup, Workload, __version__, find_model
 from lora_profiler.algebra import undominated
-from lora_profiler.algebra.polynomial import Polynomial
 from lora_profiler.catalog import Gpu, bundled_gpus
 from lora_profiler.compiled.regime import KernelChoice, kernel_choice
+from lora_profiler.compiled.requests import FLASH_ROWS, room_of
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.engine import peak_polynomials, predict_checked, windows_of
 from lora_profiler.planning.reserve import (
@@ -28,9 +30,13 @@ from lora_profiler.planning.reserve import (
     held_bytes,
     reserve_for,
 )
+from lora_profiler.planning.setups import DEFAULTS, workloads
+from lora_profiler.planning.simulated import PART, SURE
 from lora_profiler.planning.sizes import BATCHES, LENGTHS, RANKS, lengths
 from lora_profiler.platform import Platform
 from lora_profiler.support.check import check
+from lora_profiler.support.library_memory import workspace_bytes
+from lora_profiler.workload import Method
 
 MODELS = (
     "HuggingFaceTB/SmolLM2-1.7B",
@@ -60,15 +66,11 @@ MODELS = (
     "openai-community/gpt2",
 )
 FIRST = ("meta-llama/Llama-3.1-8B", "rtx_4090")
-METHODS: dict[str, TrainSetup] = {
-    "full": TrainSetup(),
-    "lora": TrainSetup(lora=LoraConfig()),
-    "qlora": TrainSetup(lora=LoraConfig(), quantization=Quantization()),
-}
-Kernels = tuple[KernelChoice, ...]
-"""Of attention, for each model."""
-ENGINE = "analytic"
-"""The rules know all of `MODELS`, and are quicker asked than profiles are read."""
+METHODS: tuple[Method, ...] = get_args(Method)
+Kernels = tuple[tuple[KernelChoice, str], ...]
+"""Of attention, and the dtype, for each method and model."""
+ENGINE = "auto"
+"""A profile where there is one, as the command asks."""
 LEAST_LENGTH = 64
 """In tokens: from there on the polynomials hold that are kept."""
 HERE = Path(__file__).parent / "static"
@@ -82,11 +84,10 @@ def page() -> str:
 
     from lora_profiler.dashboard.answered import answered
     from lora_profiler.dashboard.question import Question
-    from lora_profiler.planning.setups import DEFAULTS
     from lora_profiler.report.card import frame
     from lora_profiler.report.page.write import colour_variables
 
-    asked = Question(model=FIRST[0], options={**DEFAULTS, "methods": tuple(METHODS)}, gpu=FIRST[1])
+    asked = Question(model=FIRST[0], options={**DEFAULTS, "methods": METHODS}, gpu=FIRST[1])
     result = answered(find_model(FIRST[0], offline=True), asked)
     folders = [str(HERE), str(DASHBOARD / "template")]
     environment = Environment(loader=FileSystemLoader(folders), autoescape=True)
@@ -96,7 +97,10 @@ def page() -> str:
         dark=colour_variables("dark"),
         style=(DASHBOARD / "style.css").read_text("utf-8"),
         slides=(DASHBOARD / "slides.css").read_text("utf-8"),
-        script=(DASHBOARD / "slides.js").read_text("utf-8") + (HERE / "page.js").read_text("utf-8"),
+        script="".join(
+            path.read_text("utf-8")
+            for path in (DASHBOARD / "slides.js", HERE / "allocator.js", HERE / "page.js")
+        ),
         data=packed(data()),
         models=len(MODELS),
         version=__version__,
@@ -110,30 +114,39 @@ def packed(document: dict[str, Any]) -> str:
 
 
 def data() -> dict[str, Any]:
-    """What the script evaluates. `tables` are [monomials, coefficients]; a model's `peaks` are by
-    the card's kernels, by method, without and with checkpointing, by batch (one, or more) and by
-    the span of lengths that begins at one of `starts`; `held` is [bytes, bytes a rank]. `stops`,
-    and `lengths` of a model, are those of sliders."""
+    """What the script evaluates. `tables` are [monomials, coefficients]; a model's `peaks` and
+    `tapes` are by the card's kernels, by method, without and with checkpointing, by batch (one, or
+    more) and by the span of lengths that begins at one of `starts`; `held` is [bytes, bytes a
+    rank]. `stops`, and `lengths` of a model, are those of sliders."""
     specs = [find_model(name, offline=True) for name in MODELS]
     platforms: dict[Kernels, Platform] = {}
     shown = [_card(gpu, specs, platforms) for gpu in cards()]
     tables: dict[str, int] = {}
+    tapes = Tapes()
+    models = [_model(spec, list(platforms.values()), tables, tapes) for spec in specs]
     return {
         "first": list(FIRST),
         "least_length": LEAST_LENGTH,
         "stops": {"batch": BATCHES, "rank": RANKS},
         "fragmentation": [FRAGMENTATION_PERCENT, FRAGMENTATION_BYTES],
+        "simulated": {"sure": SURE, "part": PART, "rows": FLASH_ROWS},
         "cards": shown,
-        "models": [_model(spec, list(platforms.values()), tables) for spec in specs],
+        "models": models,
         "tables": [json.loads(table) for table in tables],
+        "tapes": tapes.document,
     }
 
 
 def cards() -> Iterator[Gpu]:
-    """NVIDIA's cards of one memory size that have arithmetic of bfloat16."""
+    """NVIDIA's cards of one memory size."""
     for gpu in bundled_gpus():
-        if gpu.vendor == "nvidia" and gpu.usable_bytes is not None and (gpu.capability or 0) >= 80:
+        if gpu.vendor == "nvidia" and gpu.usable_bytes is not None and gpu.capability is not None:
             yield gpu
+
+
+def ways(spec: ModelSpec, platform: Platform) -> list[Workload]:
+    """One for each of `METHODS`, in the formats that the platform computes in."""
+    return workloads(spec, {**DEFAULTS, "methods": METHODS}, {"methods"}, platform)
 
 
 def _card(
@@ -141,7 +154,11 @@ def _card(
 ) -> dict[str, Any]:
     """`platforms` are those met so far, one for each choice of attention kernels."""
     platform, reserve = Platform(capability=gpu.capability), reserve_for(gpu, 0)
-    chosen = tuple(kernel_choice(Workload(model=spec), platform) for spec in specs)
+    chosen = tuple(
+        (kernel_choice(way, platform), way.setup.dtype)
+        for spec in specs
+        for way in ways(spec, platform)
+    )
     platforms.setdefault(chosen, platform)
     return {
         "key": gpu.key,
@@ -150,44 +167,38 @@ def _card(
         "usable": gpu.usable_bytes,
         "contexts": [reserve.least_context_bytes, reserve.context_bytes],
         "workspaces": reserve.workspace_bytes,
+        "workspace": workspace_bytes(platform),
+        "room": room_of(platform),
     }
 
 
 def _model(
-    spec: ModelSpec, platforms: Sequence[Platform], tables: dict[str, int]
+    spec: ModelSpec, platforms: Sequence[Platform], tables: dict[str, int], tapes: Tapes
 ) -> dict[str, Any]:
     starts = [LEAST_LENGTH, *(w for w in windows_of(spec) if w > LEAST_LENGTH)]
-    ways = {
-        (method, on, batch, start): Workload(
-            model=spec, setup=replace(setup, checkpointing=on, batch_size=batch, seq_len=start)
-        )
-        for method, setup in METHODS.items()
-        for on in (False, True)
-        for batch in (1, 2)
-        for start in starts
-    }
-    of_kernels: dict[KernelChoice, dict[Any, int]] = {}
-    places = []
+
+    def laid_out(place: Callable[[Workload], int | None], asked: Workload) -> list[Any]:
+        def sized(on: bool, batch: int, start: int) -> Workload:
+            sizes = {"checkpointing": on, "batch_size": batch, "seq_len": start}
+            return replace(asked, setup=replace(asked.setup, **sizes))
+
+        return [
+            [[place(sized(on, batch, start)) for start in starts] for batch in (1, 2)]
+            for on in (False, True)
+        ]
+
+    peaks, held, requests = list[Any](), list[Any](), list[Any]()
     for platform in platforms:
-        chosen = kernel_choice(Workload(model=spec), platform)
-        if chosen not in of_kernels:
-            of_kernels[chosen] = {
-                key: _table(replace(way, platform=platform), tables) for key, way in ways.items()
-            }
-        places.append(of_kernels[chosen])
-    peaks = [
-        {
-            method: [
-                [[of[method, on, b, start] for start in starts] for b in (1, 2)]
-                for on in (False, True)
-            ]
-            for method in METHODS
-        }
-        for of in places
-    ]
-    held = {name: _held(spec, setup) for name, setup in METHODS.items()}
-    stops = lengths(LENGTHS[0], spec.trained_length)
-    return {"id": spec.id, "starts": starts, "lengths": stops, "peaks": peaks, "held": held}
+        asked = dict(zip(METHODS, ways(spec, platform), strict=True))
+        peaks.append({m: laid_out(lambda way: _table(way, tables), w) for m, w in asked.items()})
+        requests.append({m: laid_out(tapes.place, w) for m, w in asked.items()})
+        held.append({m: _held(way) for m, way in asked.items()})
+    return {
+        "id": spec.id,
+        "starts": starts,
+        "lengths": lengths(LENGTHS[0], spec.trained_length),
+        **{"peaks": peaks, "held": held, "tapes": requests},
+    }
 
 
 def _table(way: Workload, tables: dict[str, int]) -> int:
@@ -195,19 +206,15 @@ def _table(way: Workload, tables: dict[str, int]) -> int:
     check(way, ENGINE)
     corner = way.setup.batch_size, way.setup.seq_len, 1
     shifted = {p.shifted(*corner): p for p in peak_polynomials(way, ENGINE)}
-    text = json.dumps(_matrix([shifted[p] for p in undominated(shifted)]))
+    text = json.dumps(matrix([shifted[p] for p in undominated(shifted)]))
     return tables.setdefault(text, len(tables))
 
 
-def _matrix(polynomials: list[Polynomial]) -> list[Any]:
-    monomials = sorted({e for p in polynomials for e in p.nonzero()})
-    return [monomials, [[p.terms.get(e, 0) for e in monomials] for p in polynomials]]
-
-
-def _held(spec: ModelSpec, setup: TrainSetup) -> list[int]:
+def _held(way: Workload) -> list[int]:
     """What lives through every step, which grows with the rank as adapters do."""
+    setup = way.setup
     sizes = [setup if r is None else replace(setup, lora=LoraConfig(r=r)) for r in _ranks(setup)]
-    found = [held_bytes(predict_checked(Workload(model=spec, setup=s), ENGINE)) for s in sizes]
+    found = [held_bytes(predict_checked(replace(way, setup=s), ENGINE)) for s in sizes]
     each = found[1] - found[0] if len(found) > 1 else 0
     return [found[0] - each, each] if each else [found[0], 0]
 

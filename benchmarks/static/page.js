@@ -18,30 +18,65 @@ async function unpacked() {
 
 // Bytes of the steady-state peak, exactly. Coefficients below 2^53 are whole in JSON.
 function peak(model, kernels, method, checkpointing, batch, length, rank) {
-  const span = model.starts.findLastIndex((start) => start <= length);
-  const place = model.peaks[kernels][method][+checkpointing][+(batch > 1)][span];
-  const [monomials, rows] = data.tables[place];
+  const place = model.peaks[kernels][method][+checkpointing][+(batch > 1)][spanOf(model, length)];
+  const sizes = valueOf(data.tables[place], { batch, length, rank });
+  return sizes.reduce((most, size) => (size > most ? size : most));
+}
+
+const spanOf = (model, length) => model.starts.findLastIndex((start) => start <= length);
+
+// Of several polynomials.
+function valueOf([monomials, rows], { batch, length, rank }) {
   const rounded = (multiple) => Math.ceil(length / multiple) * multiple;
   const symbols = [batch, length, rank, rounded(32), rounded(16), rounded(8)].map(BigInt);
   const values = monomials.map((powers) =>
     powers.reduce((product, power, n) => product * symbols[n] ** BigInt(power), 1n),
   );
-  const sizes = rows.map((row) => row.reduce((sum, c, n) => sum + BigInt(c) * values[n], 0n));
-  return sizes.reduce((most, size) => (size > most ? size : most));
+  return rows.map((row) => row.reduce((sum, c, n) => sum + BigInt(c) * values[n], 0n));
 }
 
-// The reserve that the verdict on a peak rests on, and this verdict: `report.card.judged`.
-function judged(size, model, method, rank, card) {
-  const [held, each] = model.held[method].map(BigInt);
-  const [percent, more] = data.fragmentation.map(BigInt);
-  const holes = ((size - held - each * BigInt(rank)) * percent) / 100n + more;
-  const [least, most] = card.contexts.map((context) => BigInt(context) + BigInt(card.workspaces));
-  const left = BigInt(card.usable) - size;
-  if (most + holes <= left) return [most + holes, "fits"];
-  return least <= left ? [most + holes, "tight"] : [least, "does_not_fit"];
+// What to keep free on the card beside a peak, and the verdict: `planning.simulated.Judged`.
+class Judged {
+  constructor(way, size) {
+    const { model, card, method, rank } = way;
+    const [held, each] = model.held[card.kernels][method].map(BigInt);
+    const [percent, most] = data.fragmentation.map(BigInt);
+    this.way = way;
+    this.size = Number(size);
+    this.holes = Number(((size - held - each * BigInt(rank)) * percent) / 100n + most);
+    this.context = card.contexts[1];
+    this.bound = this.context + card.workspaces + this.holes;
+    this.least = card.contexts[0] + card.workspaces;
+    const left = card.usable - this.size;
+    this.byBound = this.bound <= left ? "fits" : this.least <= left ? "tight" : "does_not_fit";
+  }
+
+  // null where there is no tape.
+  get trials() {
+    if (this.known === undefined) this.known = trialsOf(this.way);
+    return this.known;
+  }
+
+  get verdict() {
+    const { usable } = this.way.card;
+    const spare = usable - this.size - this.bound;
+    if (spare >= (data.simulated.sure - 1) * this.holes || this.byBound === "does_not_fit" || !this.trials)
+      return this.byBound;
+    return this.trials.completes(usable - this.context) ? "fits" : "tight";
+  }
+
+  get reserve() {
+    const { verdict } = this;
+    if (verdict === "does_not_fit") return this.least;
+    if (!this.trials) return this.bound;
+    const { usable, workspaces } = this.way.card, room = usable - this.context;
+    let needed = this.trials.smallestCapacity(Math.max(GRAIN, Math.floor(this.size / data.simulated.part)));
+    if (verdict === "fits") needed = Math.min(needed, room);
+    return this.context + workspaces + Math.max(0, needed - this.size - workspaces);
+  }
 }
 
-globalThis.loraProfiler = { data, peak, judged };
+globalThis.loraProfiler = { data, answer };
 
 // --- what is asked -------------------------------------------------------------------------------
 
@@ -60,9 +95,7 @@ function asked() {
 
 function answer(way) {
   const { model, card, method, checkpointing, batch, length, rank } = way;
-  const size = peak(model, card.kernels, method, checkpointing, batch, length, rank);
-  const [reserve, verdict] = judged(size, model, method, rank, card);
-  return { size, reserve, verdict };
+  return new Judged(way, peak(model, card.kernels, method, checkpointing, batch, length, rank));
 }
 
 // --- what is shown -------------------------------------------------------------------------------
@@ -74,7 +107,7 @@ const label = (method, rank) => ({ full: "full", lora: `LoRA r${rank}`, qlora: `
 // As `report.card.Frame.parts`: the scale ends at two memories of the card.
 function parts(found, card) {
   const scale = 2 * card.usable, percent = (size) => Math.min(100, (100 * size) / scale);
-  const size = Number(found.size), total = size + Number(found.reserve);
+  const { size } = found, total = size + found.reserve;
   const ends = [["peak", 0, size], ["reserve", size, total]];
   return ends
     .flatMap(([kind, low, high]) => [
@@ -90,12 +123,13 @@ function show() {
   const [words, numbers] = of("verdict").firstElementChild.children;
   of("verdict").className = `lp lp-verdict lp-is-${found.verdict}`;
   words.textContent = `${VERDICTS[found.verdict]}: `;
-  numbers.textContent = `${inGib(found.size)} and ${inGib(found.reserve)} reserve, of ${inGib(card.usable)} GiB`;
+  const most = found.verdict === "does_not_fit" ? "at least " : found.trials ? "" : "up to ";
+  numbers.textContent = `${inGib(found.size)} and ${most}${inGib(found.reserve)} reserve, of ${inGib(card.usable)} GiB`;
   document.querySelector(".lp-scale .lp-track span").textContent = `${card.name}, ${inGib(card.usable)}`;
   const bars = ["full", "lora", "qlora"].map((method) => {
     const each = answer({ ...way, method });
     const number = `${SIGNS[each.verdict]} ${inGib(each.size)}`;
-    const cut = Number(each.size + each.reserve) > 2 * card.usable;
+    const cut = each.size + each.reserve > 2 * card.usable;
     return { method, label: label(method, way.rank), number, parts: parts(each, card), cut };
   });
   const told = bars.map((bar) => `${bar.label}: ${bar.number} GiB`).join("; ");

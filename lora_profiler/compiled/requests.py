@@ -12,12 +12,14 @@ from functools import cached_property, lru_cache
 from itertools import dropwhile, groupby, islice, pairwise
 from typing import NamedTuple, TypeGuard
 
+from lora_profiler.algebra.polynomial import Polynomial, Values
 from lora_profiler.catalog.contexts import most_multiprocessors
 from lora_profiler.compiled.allocator import EMPTY_CACHE
 from lora_profiler.compiled.evaluation import Evaluation, tape_of
 from lora_profiler.compiled.regime import regime_of
 from lora_profiler.compiled.tape import Birth, Death, Event, Layout, Mark, Stretch
 from lora_profiler.compiled.trials import Trials
+from lora_profiler.platform import Platform
 from lora_profiler.support.library_memory import (
     code_book_bytes,
     extra_loop_bytes,
@@ -82,16 +84,16 @@ def requests_for(workload: Workload) -> Requests | None:
 
 def requests_of(evaluation: Evaluation, workload: Workload) -> Requests:
     """Three steps of `workload`; two, where the second one of the tape does not end as it began."""
-    return _Asking(evaluation, workload).requests
+    return Asking(evaluation, workload).requests
 
 
-_OWN, _GIVEN_BACK = -1, -2
-"""Of an event in `_Asked`: a request of the stretch itself, and its being given back."""
+OWN, GIVEN_BACK = -1, -2
+"""Of an event in `Asked`: a request of the stretch itself, and its being given back."""
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     """What a stretch of a tape asks for, wherever it stands. `births`: which of its requests each
-    birth is. `events`: (`_OWN`, `_GIVEN_BACK`, or the block that the storage was born in, by its
+    birth is. `events`: (`OWN`, `GIVEN_BACK`, or the block that the storage was born in, by its
     number in `homes`; the request's or the birth's number there)."""
 
     sizes: Sequence[int]
@@ -101,17 +103,20 @@ class _Asked(NamedTuple):
     phase: str
 
 
-class _Asking:
+class Asking:
+    """`requests` of a workload, put together from a tape. Sizes come from `_valued`, `_over_rows`,
+    `_workspace` and `_scratch_of_sum` alone, so that another class can leave them open."""
+
     def __init__(self, evaluation: Evaluation, workload: Workload) -> None:
         self._workload = workload
         at = evaluation.values(workload.setup)
-        self._values = [size.evaluate(*at) for size in evaluation.profile.sizes]
+        self._values = [self._valued(size, at) for size in evaluation.profile.sizes]
         self._sizes: list[int] = []
         self._events: list[int] = []
         self._numbers: list[int] = []  # of the tape's births among all requests
         self._unmade = frozenset({"forward", "backward"})
         self._phase = ""
-        self._asked: dict[tuple[int, frozenset[str], str], _Asked] = {}
+        self._asked: dict[tuple[int, frozenset[str], str], Asked] = {}
         modules = list(workload.model.modules())
         self._turned = {name for name, module in modules if module.kind == "Conv1D"}
         width = DTYPE_BYTES[workload.setup.dtype]
@@ -125,8 +130,7 @@ class _Asking:
         for each in scaler_holds(workload.setup)[:2]:
             if each:
                 self._take(each)
-        kernels = regime_of(workload).kernels
-        self._is_cudnn = bool(kernels) and kernels[0].startswith("cudnn")
+        self._is_cudnn = self.is_cudnn(workload)
         tape, self._units = evaluation.profile.tape, evaluation.units
         self._stretches = list(tape.stretches(self._units, _begins))
         begins = [i for i, stretch in enumerate(self._stretches) if _begins(stretch.events[0])]
@@ -253,12 +257,12 @@ class _Asking:
                 ~numbers[born[home] + number]
                 if home >= 0
                 else first + number
-                if home == _OWN
+                if home == OWN
                 else ~(first + number)
                 for home, number in asked.events
             ]
 
-    def _asked_by(self, stretch: Sequence[Event]) -> _Asked:
+    def _asked_by(self, stretch: Sequence[Event]) -> Asked:
         """All births of one operator lie in one stretch."""
         sizes: list[int] = []
         births: list[int] = []
@@ -266,7 +270,7 @@ class _Asking:
         homes: dict[tuple[object, ...], tuple[int, Death]] = {}
 
         def take(size: int) -> int:
-            events.append((_OWN, len(sizes)))
+            events.append((OWN, len(sizes)))
             sizes.append(size)
             return len(sizes) - 1
 
@@ -286,10 +290,10 @@ class _Asking:
                     births[-2], output = take(output), -1
                 if event.op in PRODUCTS and phase in self._unmade:
                     self._unmade -= {phase}
-                    take(workspace_bytes(self._workload.platform))
+                    take(self._workspace)
                 scratch = [take(size) for size in self._scratch(stretch, i)]
-                events += [(_GIVEN_BACK, number) for number in reversed(scratch)]
-        return _Asked(sizes, births, events, [death for _, death in homes.values()], phase)
+                events += [(GIVEN_BACK, number) for number in reversed(scratch)]
+        return Asked(sizes, births, events, [death for _, death in homes.values()], phase)
 
     def _scratch(self, stretch: Sequence[Event], i: int) -> Sequence[int]:
         """Of the operator whose result was born, given back before it is done."""
@@ -310,9 +314,7 @@ class _Asking:
         each = -(-setup.batch_size * setup.seq_len // _ROWS)
         if each < _FEWEST * _ROWS or columns < _COLUMNS:
             return 0
-        capability = self._workload.platform.capability or _USUAL_CAPABILITY
-        threads = _THREADS.get(capability, _USUAL_THREADS)
-        room = most_multiprocessors(capability) * (threads // _COLUMNS) * _COLUMNS
+        room = room_of(self._workload.platform)
         shared = min(-(-room // columns), -(-each // _FEWEST))
         blocks = max(shared, -(-each // _MOST))
         return _FLOAT32 * columns * _COLUMNS * blocks if blocks > 1 else 0
@@ -320,13 +322,29 @@ class _Asking:
     def _scratch_of_flash(self, queries: int, keys: int) -> Sequence[int]:
         setup = self._workload.setup
         width = DTYPE_BYTES[setup.lowered_dtype or setup.dtype]
-        rows = -(-setup.seq_len // FLASH_ROWS) * FLASH_ROWS
-        summed = queries * _FLOAT32 // width * rows // setup.seq_len
+        summed = self._over_rows(queries * _FLOAT32 // width)
         if self._is_cudnn and self._log_sum_exp is not None:
             return (summed + self._values[self._log_sum_exp],)
         copied = (queries,) if self._copies_output else ()
         expanded = (queries, queries) if keys < queries else ()
         return (*copied, summed, *expanded)
+
+    @staticmethod
+    def is_cudnn(workload: Workload) -> bool:
+        kernels = regime_of(workload).kernels
+        return bool(kernels) and kernels[0].startswith("cudnn")
+
+    def _valued(self, size: Polynomial, at: Values) -> int:
+        return size.evaluate(*at)
+
+    def _over_rows(self, size: int) -> int:
+        """Of what has a row for each token, with the rows that flash attention pads to."""
+        length = self._workload.setup.seq_len
+        return size * (-(-length // FLASH_ROWS) * FLASH_ROWS) // length
+
+    @property
+    def _workspace(self) -> int:
+        return workspace_bytes(self._workload.platform)
 
     @cached_property
     def _log_sum_exp(self) -> int | None:
@@ -357,6 +375,13 @@ class _Asking:
             before[n] = heir
         self._numbers = before
         self._steps(last)
+
+
+def room_of(platform: Platform) -> int:
+    """Columns of a sum that the multiprocessors of a card take at once."""
+    capability = platform.capability or _USUAL_CAPABILITY
+    threads = _THREADS.get(capability, _USUAL_THREADS)
+    return most_multiprocessors(capability) * (threads // _COLUMNS) * _COLUMNS
 
 
 def _begins(event: Event) -> bool:
