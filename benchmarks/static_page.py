@@ -114,7 +114,7 @@ def packed(document: dict[str, Any]) -> str:
 
 
 def data() -> dict[str, Any]:
-    """What the script evaluates. `tables` are [monomials, coefficients]; a model's `peaks` and
+    """What the script evaluates. `tables` are as `matrix` has them; a model's `peaks` and
     `tapes` are by the card's kernels, by method, without and with checkpointing, by batch (one, or
     more) and by the span of lengths that begins at one of `starts`; `held` is [bytes, bytes a
     rank]. `stops`, and `lengths` of a model, are those of sliders."""

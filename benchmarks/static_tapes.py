@@ -14,12 +14,14 @@ from lora_profiler.support.engines import profile_unsupported_reason
 from lora_profiler.workload import DTYPE_BYTES, Workload
 
 Matrix = list[Any]
-"""[monomials, coefficients] of polynomials."""
+"""[monomials, for each the coefficients of all polynomials]. Those are differences from one to the
+next, of which layer after layer makes the same: a quarter of the bytes once they are deflated."""
 
 
 def matrix(polynomials: Sequence[Polynomial]) -> Matrix:
     monomials = sorted({e for p in polynomials for e in p.nonzero()})
-    return [monomials, [[p.terms.get(e, 0) for e in monomials] for p in polynomials]]
+    columns = [[p.terms.get(e, 0) for p in polynomials] for e in monomials]
+    return [monomials, list(map(_differences, columns))]
 
 
 class Open(int):

@@ -9,11 +9,19 @@ const FIELDS = { model: "", method: "lora", rank: "16", card: "", batch: "1", le
 const SLIDES = { length: "Length", batch: "Batch", rank: "Rank" };
 const of = (id) => document.getElementById(id);
 const data = await unpacked();
+data.tables = data.tables.map(table);
+data.tapes.sizes = data.tapes.sizes.map((size) => size.map?.((one) => (one.map ? table(one) : one)) ?? size);
 
 async function unpacked() {
   const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return JSON.parse(await new Response(stream).text());
+}
+
+// [monomials, rows of coefficients] of differences by column.
+function table([monomials, differences]) {
+  const columns = differences.map(sums);
+  return [monomials, (columns[0] ?? []).map((_, n) => columns.map((column) => column[n]))];
 }
 
 // Bytes of the steady-state peak, exactly. Coefficients below 2^53 are whole in JSON.
