@@ -12,9 +12,17 @@ from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple
 
+HEADLESS = "AutoModel"
+"""The class of a model without a head, whatever its type: what sentence-transformers loads."""
 LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len")
 """What configs call the longest sequence that a model was made for."""
 LINEAR_KINDS = frozenset({"Linear", "Conv1D"})
+
+
+def is_headless(architecture: str | None) -> bool:
+    """Whether a class is a family's body alone: BertModel, not GPT2LMHeadModel."""
+    name = architecture or ""
+    return name.endswith("Model") and "LMHead" not in name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +180,12 @@ class ModelSpec:
                 sizes = [sum(m.num_parameters for m in kind) for kind in part.kinds]
                 total += sum(sizes[kind] for kind in part.order)
         return total
+
+    @property
+    def is_embedding(self) -> bool:
+        """Whether the class has no head, so that its last hidden states are what trains: pooled to
+        an embedding of each text."""
+        return self.output_embedding is None and is_headless(self.architecture)
 
     @property
     def has_tied_head(self) -> bool:

@@ -75,6 +75,13 @@ def config_json(name: str, *, revision: str, offline: bool, max_bytes: int) -> b
         ) from None
 
 
+def is_cached(name: str, file: str, revision: str) -> bool:
+    """Whether the local cache has a file of a hub model."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, file, revision=revision), str)
+
+
 def _headers() -> dict[str, str]:
     """The user's token and nothing about this machine; huggingface_hub's own headers cost a request
     of their own."""

@@ -21,7 +21,7 @@ from lora_profiler.catalog.bundled import (
 )
 from lora_profiler.catalog.quantized import check_skipped, scheme, stored
 from lora_profiler.errors import ModelNotFoundError, UsageError, nearest
-from lora_profiler.model_spec import LENGTHS, ModelSpec, TextSide
+from lora_profiler.model_spec import HEADLESS, LENGTHS, ModelSpec, TextSide, is_headless
 
 if TYPE_CHECKING:
     from lora_profiler.catalog.bundled import Described
@@ -36,6 +36,9 @@ Patterns are compiled on use."""
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 """Fields that every answer asks for; some config classes work them out and declare none."""
 _MODEL_ID = r"[\w.\-]{1,96}(?:/[\w.\-]{1,96})?"
+_OF_SENTENCES = "modules.json"
+"""The file in which sentence-transformers lists a model and its pooling."""
+_CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification")
 MAX_CONFIG_BYTES = 16_000_000
 
 
@@ -73,7 +76,10 @@ def find_model(
         return _bundled(row)
     path = _local_config(name) if on_disk else None
     if path is not None:
-        return model_from_config(cfg.parse(_read(path), path), id=_local_id(path), source=path)
+        raw = cfg.parse(_read(path), path)
+        if os.path.isfile(os.path.join(os.path.dirname(path), _OF_SENTENCES)):
+            raw = _embedding(raw)
+        return model_from_config(raw, id=_local_id(path), source=path)
     named = bare_names().get(name.lower())
     if named is not None and revision == "main":
         return _bundled(model_lines()[named])
@@ -97,7 +103,7 @@ def find_model(
         raise ModelNotFoundError(
             f"{name!r} is {here} a hub id of the form organisation/name.{similar_names(name)}"
         )
-    from lora_profiler.catalog.hub import config_json
+    from lora_profiler.catalog.hub import config_json, is_cached
 
     try:
         text = config_json(name, revision=revision, offline=offline, max_bytes=MAX_CONFIG_BYTES)
@@ -105,7 +111,18 @@ def find_model(
         if not (on_disk and os.path.isdir(name)):
             raise
         raise type(e)(f"{e} Here, {_no_config(name)}") from None
-    return model_from_config(cfg.parse(text, f"config.json of {name}"), id=name, source="hub")
+    raw = cfg.parse(text, f"config.json of {name}")
+    if is_cached(name, _OF_SENTENCES, revision) or "embedding" in name.lower():
+        raw = _embedding(raw)
+    return model_from_config(raw, id=name, source="hub")
+
+
+def _embedding(raw: cfg.Raw) -> cfg.Raw:
+    """A config.json as sentence-transformers reads it, which loads no head."""
+    named = _architecture(raw, "") or ""
+    if is_headless(named) or named.endswith(_CLASSIFIERS):
+        return raw
+    return {**raw, "architectures": [HEADLESS]}
 
 
 @lru_cache(maxsize=8)
@@ -148,10 +165,12 @@ def _from_config(
         config = cfg.normalise(raw, where, strict=True)
         if not config.get("add_cross_attention"):
             family = cfg.class_defaults(model_type)
-            described = FAMILIES[model_type](config), "lm_head", tuple(family["weightless"])
-            return _spec(
-                id, model_type, family["architecture"], source, dtype, config, described, raw
-            )
+            named, weightless = family["architecture"], tuple(family["weightless"])
+            described: Described = FAMILIES[model_type](config), "lm_head", weightless
+            if is_headless(architecture):
+                described, named = _without_head(described), HEADLESS
+                raw = {**raw, "architectures": [HEADLESS]}
+            return _spec(id, model_type, named, source, dtype, config, described, raw)
     row = next(_bundled_twins(raw, architecture), None)
     if row is not None:
         return _from_table(row, raw, id, source, dtype)
@@ -164,6 +183,22 @@ def _from_config(
         if hasattr(built, name):
             config[name] = getattr(built, name)
     return _spec(id, model_type, type(model).__name__, source, dtype, config, describe(model), raw)
+
+
+def _without_head(described: "Described") -> "Described":
+    """A family's body alone, whose modules are named from there on."""
+    parts, head, weightless = described
+    body = [part for part in parts if part.name != head]
+    prefix = f"{body[0].name.partition('.')[0]}."
+
+    def bare(name: str) -> str:
+        return name.removeprefix(prefix)
+
+    return (
+        tuple(replace(part, name=bare(part.name)) for part in body),
+        None,
+        tuple(map(bare, weightless)),
+    )
 
 
 def _bundled(row: Mapping[str, Any]) -> ModelSpec:
@@ -201,7 +236,7 @@ def _as_config_json(row: Mapping[str, Any]) -> dict[str, Any]:
     model_type = row.get("transformers_model_type") or row["model_type"]
     return {
         "model_type": model_type,
-        "architectures": [row["architecture"]],
+        "architectures": [HEADLESS if row.get("is_embedding") else row["architecture"]],
         "dtype": row["dtype"],
         **row["config"],
     }

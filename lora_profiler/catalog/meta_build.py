@@ -14,7 +14,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from lora_profiler.errors import ModelNotFoundError, UnsupportedModelError, did_you_mean
-from lora_profiler.model_spec import Module, Stack, Weight
+from lora_profiler.model_spec import HEADLESS, Module, Stack, Weight
 
 if TYPE_CHECKING:
     from torch import nn
@@ -94,6 +94,8 @@ def _model_class(raw: Mapping[str, Any], config: Any) -> Any:
     import transformers
 
     for name in raw.get("architectures") or ():
+        if name == HEADLESS:
+            return transformers.AutoModel._model_mapping[type(config)]
         model_class = getattr(transformers, name, None) if isinstance(name, str) else None
         if isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel):
             return model_class

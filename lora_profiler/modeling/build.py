@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from lora_profiler.errors import UnbuildableError, UsageError
-from lora_profiler.model_spec import ModelSpec
+from lora_profiler.model_spec import HEADLESS, ModelSpec
 from lora_profiler.modeling.adapters import enable_checkpointing, freeze, inject_adapters
 from lora_profiler.modeling.contents import count_parameters
 from lora_profiler.modeling.deferred import DeferredWeights
@@ -208,6 +208,9 @@ def _class_and_config(spec: ModelSpec, leave_out: tuple[str, ...]) -> tuple[Any,
             f"the config.json of {spec.id} is not known, so no model can be built from it."
         )
     model_class = getattr(transformers, spec.architecture, None)
+    if spec.architecture == HEADLESS and spec.model_type in transformers.CONFIG_MAPPING:
+        kind = transformers.CONFIG_MAPPING[spec.model_type]
+        model_class = transformers.AutoModel._model_mapping[kind]
     if model_class is None or spec.model_type not in transformers.CONFIG_MAPPING:
         raise UnbuildableError(
             f"transformers {transformers.__version__} has no {spec.architecture} for model type"
@@ -218,6 +221,8 @@ def _class_and_config(spec: ModelSpec, leave_out: tuple[str, ...]) -> tuple[Any,
             deepcopy(raw) | {"model_type": spec.model_type}
         )
     config.use_cache = False
+    if spec.architecture.endswith("ForSequenceClassification") and config.pad_token_id is None:
+        config.pad_token_id = 0  # by which it finds each row's last token
     if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
         config.decoder_start_token_id = (
             0  # the first id that the decoder reads: any does, and published files leave it out

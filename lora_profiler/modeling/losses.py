@@ -156,6 +156,37 @@ def _shifted_and_overwritten(
     return LossAndLogits(triton(*shifted(wide, labels)), logits)
 
 
+def labels_for(base: nn.Module, labels: Tensor) -> Tensor:
+    """Labels that the class of a model takes, of those of a language model, (texts, tokens): a
+    class of each text, of one label a number, or of each token."""
+    kind, config = type(base).__name__, cast(Any, base.config)
+    classes: int = config.num_labels
+    if kind.endswith("ForTokenClassification"):
+        return labels % classes
+    if not kind.endswith("ForSequenceClassification"):
+        return labels
+    of_text = labels[:, 0] % classes
+    return of_text.to(cast(torch.dtype, base.dtype)) if classes == 1 else of_text
+
+
+def contrastive_loss(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """The loss of an embedding model, as sentence-transformers trains one: the mean of each text's
+    last hidden states, and cross-entropy of each embedding's cosines with those of the whole
+    micro-batch, times 20 (InfoNCE; MultipleNegativesRankingLoss' default scale).
+
+    `hidden`: (texts, tokens, width); `mask`: (texts, tokens), 1 for what is no padding. A text's
+    positive is its neighbour; of one text itself.
+    """
+    if mask is None:
+        mask = torch.ones(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
+    weights = mask.unsqueeze(-1).expand_as(hidden).to(hidden.dtype)
+    embedding = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
+    embedding = F.normalize(embedding, dim=-1)
+    cosines = embedding @ embedding.T * 20.0
+    neighbours = torch.arange(len(hidden), device=hidden.device).roll(1)
+    return F.cross_entropy(cosines, neighbours)
+
+
 def smoothed_loss(model: nn.Module, setup: TrainSetup, output: Any, labels: Tensor) -> Tensor:
     """The loss of transformers' own LabelSmoother, as its Trainer calls it in `compute_loss`.
 

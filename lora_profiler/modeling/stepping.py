@@ -12,7 +12,14 @@ from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lora_profiler.errors import UnbuildableError
-from lora_profiler.modeling.losses import loss_without_logits, smoothed_loss
+from lora_profiler.model_spec import is_headless
+from lora_profiler.modeling.contents import within
+from lora_profiler.modeling.losses import (
+    contrastive_loss,
+    labels_for,
+    loss_without_logits,
+    smoothed_loss,
+)
 from lora_profiler.modeling.packing import told_apart
 from lora_profiler.modeling.third_party import require
 from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS, steps_in_groups, widens_embeddings
@@ -181,9 +188,16 @@ def forward(
         if setup.loss != "plain":
             out = loss_without_logits(model, setup, batch)
             return Forward(out.loss, out if setup.hold_outputs else None)
-        given = {k: v for k, v in batch.items() if k != "labels"} if is_smoothed else batch
+        base, given = within(model)[0], dict(batch)
+        is_embedding = is_headless(type(base).__name__)
+        if is_smoothed or is_embedding:
+            del given["labels"]
+        else:
+            given["labels"] = labels_for(base, batch["labels"])
         output = model(**given, use_cache=False)
         made: torch.Tensor | None = getattr(output, "loss", None)
+        if is_embedding:
+            made = contrastive_loss(output.last_hidden_state, batch.get("attention_mask"))
         held = output if setup.hold_outputs or is_smoothed else None
         del output
     if is_smoothed:

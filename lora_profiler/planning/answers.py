@@ -159,7 +159,10 @@ def answers(
             " --interconnect and --context-parallel-size."
         )
     if gpu is not None:
-        from lora_profiler.planning.fit import fit
+        from lora_profiler.planning.fit import check_on_card, fit
+
+        for workload in workloads:
+            check_on_card(workload)
     if any(w.setup.world_size > 1 for w in workloads):
         from lora_profiler.planning.network import communication
     methods = frozenset(w.setup.method for w in workloads)

@@ -133,6 +133,7 @@ def common_assumptions(workload: Workload) -> tuple[str, ...]:
         *_checkpoint_words(workload),
         *base_words(workload.setup),
         *_text_side_words(workload),
+        *((_EMBEDDING,) if workload.model.is_embedding else ()),
         *image_words(workload),
         *qat_words(workload),
         *((_STOOD_IN,) if _has_stood_in_kernels(workload) else ()),
@@ -173,6 +174,11 @@ def _as_known(workload: Workload, engine: str) -> Workload:
     return workload if setup == workload.setup else replace(workload, setup=setup)
 
 
+_EMBEDDING = (
+    "An embedding model trains without a head: cross-entropy of the cosines of all texts of a"
+    " micro-batch (InfoNCE). The batch counts texts, of which a pair of sentence-transformers is"
+    " two; layers behind the pooling and cached losses are left out."
+)
 _STOOD_IN = (
     "Kernels of Liger or axolotl are stand-ins in a trace of this type of model: no run with them"
     " was held against it."

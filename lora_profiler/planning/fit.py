@@ -98,10 +98,7 @@ def fit(
         >>> fit(workload, find_gpu("rtx_4090")).verdict
         'does_not_fit'
     """
-    if workload.setup.device == "cpu":
-        raise UsageError(
-            "a card was named, but the device is cpu; leave out one of --gpu and --device cpu."
-        )
+    check_on_card(workload)
     usable = usable_bytes(gpu)
     workload = on_card(workload, gpu)
     if prediction is None:
@@ -179,6 +176,14 @@ def _knows(workload: Workload, engine: str) -> bool:
     except NoProfileError:
         return False
     return True
+
+
+def check_on_card(workload: Workload) -> None:
+    """Raises UsageError for a setup that does not run on a card."""
+    if workload.setup.device == "cpu":
+        raise UsageError(
+            "a card was named, but the device is cpu; leave out one of --gpu and --device cpu."
+        )
 
 
 def largest(accepts: Callable[[int], bool], guess: int = 1, limit: int = MAX_SIZE) -> int:

@@ -3,15 +3,18 @@ that asks about it; whose loop it is, and what of it is that trainer's; and what
 meant: ranks, targets, lengths, number formats."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lora_profiler.errors import did_you_mean
+from lora_profiler.adapters.targets import attention_targets
+from lora_profiler.errors import LoraProfilerError, did_you_mean
 from lora_profiler.option import Option, flag
 from lora_profiler.planning.diagnostics import outweighed_layers, unmatched_targets
 from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
 from lora_profiler.stacks import Trainer
+from lora_profiler.support.bases import check_quantized_experts, packed_expert_bytes
 from lora_profiler.support.generations import has_packed_experts
 from lora_profiler.units import bytes_text, count_text, short_count_text
 from lora_profiler.workload import (
@@ -172,11 +175,50 @@ NAMED = 8
 BARE_LINE = "for a bare loop, which keeps nothing of the model's output"
 
 
+def task_lines(workloads: Sequence[Workload]) -> list[str]:
+    """What trains where the model has no language-model head, and the experts that a quantised base
+    leaves in 16 bit."""
+    model, lines = workloads[0].model, []
+    if model.is_embedding:
+        lines.append(
+            "as an embedding model: mean-pooled hidden states, contrastive loss, no logits"
+        )
+    elif model.architecture.endswith("ForSequenceClassification"):
+        lines.append("as a classifier of whole texts (reranker, reward model): scores, no logits")
+    for workload in workloads:
+        setup, base = workload.setup, workload.setup.quantization
+        if base is None or base.quantize_experts or setup.transformers != "5":
+            continue
+        size = packed_expert_bytes(workload)
+        if size:
+            lines.append(f"{bytes_text(size)} of experts stay in 16 bit{_in_4_bit(workload)}")
+            break
+    return lines
+
+
+def _in_4_bit(workload: Workload) -> str:
+    """The options that quantise the experts too, where some do."""
+    setup, base, lora = workload.setup, workload.setup.quantization, workload.setup.lora
+    assert base is not None and lora is not None  # adapters alone train on a quantised base
+    quantised = replace(setup, quantization=replace(base, quantize_experts=True))
+    on_attention = replace(lora, target_modules=attention_targets(workload.model))
+    for options, changed in (
+        ("--quantize-experts", quantised),
+        ("--quantize-experts --targets attention", replace(quantised, lora=on_attention)),
+    ):
+        try:
+            check_quantized_experts(replace(workload, setup=changed))
+        except LoraProfilerError:
+            continue
+        return f"; {options} makes them 4-bit"
+    return ""
+
+
 def trainer_lines(trainer: Trainer | None, workloads: Sequence[Workload]) -> list[str]:
     """Whose loop it is; what that sets and no option says otherwise, where it is not the command
     line's default; and how rows are laid out, where the model sees others than were asked for."""
     if trainer is None:
-        return [BARE_LINE]
+        return [BARE_LINE, *task_lines(workloads)]
     words_of: dict[tuple[Method, ...], list[str]] = {}
     for (name, value), methods in _own(trainer, workloads).items():
         words = _WORDS.get(name) or _OPTIONS[name].declared.words
@@ -187,7 +229,7 @@ def trainer_lines(trainer: Trainer | None, workloads: Sequence[Workload]) -> lis
         of = " and ".join(labels.METHOD_LABELS[method] for method in methods)
         parts.append(("" if methods == everywhere else f"{of}: ") + ", ".join(each))
     sets = f", which sets {'; '.join(parts)}" if parts else ""
-    return [f"{_for(trainer)}{sets}", *_layout(trainer, workloads)]
+    return [f"{_for(trainer)}{sets}", *_layout(trainer, workloads), *task_lines(workloads)]
 
 
 def short_trainer_lines(
@@ -196,12 +238,13 @@ def short_trainer_lines(
     """As `trainer_lines`, in one sentence, with the names alone of what the trainer sets, about
     `most` of them."""
     if trainer is None:
-        return [BARE_LINE]
+        return [BARE_LINE, *task_lines(workloads)]
     names = list(dict.fromkeys(_OPTIONS[name].noun for name, _ in _own(trainer, workloads)))
     if len(names) > most + 1:
         names[most:] = [f"and {len(names) - most} more"] if most else []
     sets = f", which sets {', '.join(names)}" if names else ""
-    return ["; ".join([f"{_for(trainer)}{sets}", *_layout(trainer, workloads)])]
+    loop = "; ".join([f"{_for(trainer)}{sets}", *_layout(trainer, workloads)])
+    return [loop, *task_lines(workloads)]
 
 
 def _for(trainer: Trainer) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Module, Stack, StoredBase, Weight
-from lora_profiler.option_values import QUANT_TITLES
+from lora_profiler.option_values import DTYPE_BYTES, QUANT_TITLES
 from lora_profiler.workload import QuantType, TrainSetup, Workload
 
 NF4_BLOCK = 64
@@ -199,6 +199,17 @@ def packed_experts(model: ModelSpec) -> frozenset[str]:
         for weight in module.weights
         if is_packed_expert(module, weight)
     )
+
+
+def packed_expert_bytes(workload: Workload) -> int:
+    """Bytes of the base's packed experts in the dtype that they are loaded in."""
+    elements = sum(
+        weight.numel
+        for _, module in workload.model.modules()
+        for weight in module.weights
+        if is_packed_expert(module, weight)
+    )
+    return elements * DTYPE_BYTES[workload.setup.dtype]
 
 
 def check_quantized_experts(workload: Workload) -> None:

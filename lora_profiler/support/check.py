@@ -2,6 +2,7 @@
 
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
+from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option_values import GRPO
 from lora_profiler.support.bases import check_base, check_quantized_experts
 from lora_profiler.support.context_parallel import check_context_parallel
@@ -73,6 +74,7 @@ def check_completions(setup: TrainSetup, engine: str) -> None:
 def check_model(workload: Workload) -> None:
     """Raises UsageError for a base, adapters, a loss, packed rows or kernels that the model does
     not take, wherever it runs."""
+    check_inputs(workload.model)
     check_base(workload)
     check_quantized_experts(workload)
     check_adapters(workload)
@@ -85,6 +87,22 @@ def check_model(workload: Workload) -> None:
     check_generation(workload)
     check_images(workload)
     check_qat(workload)
+
+
+def check_inputs(model: ModelSpec) -> None:
+    """Raises UsageError for a model that reads no text: images alone, or sound."""
+    published = model.published
+    reads = None
+    if {"num_mel_bins", "feat_extract_norm"} & published.keys():
+        reads = "sound"
+    elif {"image_size", "num_channels"} & published.keys() and "text_config" not in published:
+        reads = None if "vocab_size" in model.config else "images"
+    if reads is not None:
+        raise UsageError(
+            f"{model.id} ({model.architecture}) reads {reads}, and only models that read text are"
+            " predicted; lora-profile rehearse --gpu KEY -- python train.py answers for your"
+            " script."
+        )
 
 
 def check_adapters(workload: Workload) -> None:

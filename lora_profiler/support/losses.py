@@ -280,6 +280,8 @@ def head_of(model: ModelSpec) -> Module | None:
 def _reason(model: ModelSpec, lora: LoraConfig | None, *, scales: bool) -> str | None:
     """`scales`: the loss itself caps and scales the logits."""
     head = head_of(model)
+    if model.is_embedding:
+        return "it is an embedding model, which has no head"
     if head is None or not head.is_linear:
         return "no linear layer makes its logits"
     if {"encoder", "decoder"} <= {word for part in model.parts for word in part.name.split(".")}:

@@ -32,9 +32,13 @@ body trained as one."""
 
 
 def family_of(model: ModelSpec) -> Family | None:
-    """The program that runs `model`, None if there is none: another type, another head,
+    """The program that runs `model`, None if there is none: another type, another head or none,
     cross-attention."""
-    if not model.architecture.endswith(_BODIES) or model.config.get("add_cross_attention"):
+    if (
+        model.is_embedding
+        or not model.architecture.endswith(_BODIES)
+        or model.config.get("add_cross_attention")
+    ):
         return None
     return _program(FAMILIES[model.model_type]) if model.model_type in FAMILIES else None
 
