@@ -175,9 +175,8 @@ def _as_known(workload: Workload, engine: str) -> Workload:
 
 
 _EMBEDDING = (
-    "An embedding model trains without a head: cross-entropy of the cosines of all texts of a"
-    " micro-batch (InfoNCE). The batch counts texts, of which a pair of sentence-transformers is"
-    " two; layers behind the pooling and cached losses are left out."
+    "The batch counts texts, a pair is two; layers after the pooling and cached losses are left"
+    " out."
 )
 _STOOD_IN = (
     "Kernels of Liger or axolotl are stand-ins in a trace of this type of model: no run with them"
