@@ -74,19 +74,20 @@ def timing_pass(
             progress("warmup", len(result.warmup_seconds))
         progress("timing", 0)
         limit = half_width_limit(training.setup.device)
-        typical = max((result.warmup_seconds or [expected_seconds])[-1], 1e-6)
         steps, most = result.step_seconds, conditions.max_timing_seconds
+        typical = max((result.warmup_seconds or [expected_seconds])[-1], 1e-6)
 
         def elapsed() -> float:
             return time.perf_counter() - began
 
         while not agree(_enough(steps, conditions, limit, elapsed(), typical)):
             left = min(BLOCK_SECONDS, most - elapsed())
-            size = min(max(1, round(left / typical)), conditions.min_timed_steps)
+            size = min(max(1, int(left / typical)), conditions.min_timed_steps)
             result.block_seconds += _block(
                 training, int(agree(size)), steps, result.phase_seconds, result.losses
             )
             progress("timing", len(steps))
+            typical = max(steps[-1], 1e-6)
         result.is_cut = len(steps) < conditions.min_timed_steps
     finally:
         gc.unfreeze()
@@ -106,7 +107,7 @@ def _enough(
 def _warm(samples: list[float], conditions: Conditions, expected: float) -> bool:
     elapsed = sum(samples)
     most = conditions.max_timing_seconds
-    if elapsed + 2 * samples[-1] > most if samples else expected > most:
+    if elapsed + 2 * (samples[-1] if samples else expected) > most:
         return True  # one step more would leave no time for one that counts
     if len(samples) >= WARMUP_MAX_STEPS or elapsed >= min(
         WARMUP_MAX_SECONDS, conditions.max_timing_seconds / 2

@@ -191,12 +191,10 @@ def _train(run: CaseRun, view: DeviceView, ranks: Ranks) -> None:
             finally:
                 run.memory.health.end(counters)
         run.other_cpu_share = view.other_cpu_share
-        if run.timing.step_seconds:
-            run.timed_peak_bytes = (
-                counters.read()["requested_peak_bytes"]
-                if counters.available
-                else one_step_peak(training)
-            )
+        if counters.available:
+            run.timed_peak_bytes = counters.read()["requested_peak_bytes"]
+        elif not run.timing.is_cut:
+            run.timed_peak_bytes = one_step_peak(training)
     run.stage("end")
     view.sample("end")
     training.close()
