@@ -668,7 +668,10 @@ def test_the_harness_case_asks_for_what_is_predicted_and_leaves_a_rehearsed_reco
     assert m.peak_requested_bytes - m.workspace_bytes == prediction.peak.total_bytes
     numbers = claims(prediction).numbers  # as a measured record would be held against them
     assert numbers["peak_requested_bytes"] == {"total": m.peak_requested_bytes}
-    assert numbers["attribution_bytes"]["workspace"] == m.attribution_bytes["workspace"]
+    workspaces = [
+        each.get("workspace") for each in (numbers["attribution_bytes"], m.attribution_bytes)
+    ]
+    assert workspaces[0] == workspaces[1]  # torch 2.15 keeps none
     measured = group_peaks(m.phase_peak_bytes)
     for group in ("forward", "backward", "optimizer"):
         assert numbers["phase_peak_bytes"][group] == measured[group], group
