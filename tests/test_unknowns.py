@@ -263,3 +263,12 @@ def test_a_row_is_answered_as_the_results_say(row: dict[str, Any]) -> None:
     found = answer["evidence"]
     assert (found["low_bytes"], found["high_bytes"]) == (row["low_bytes"], row["high_bytes"])
     assert [each["what"] for each in found["unknowns"]] == row["unknowns"]
+
+
+def test_an_older_version_of_layers_that_no_rule_knows_has_the_error_of_undescribed_runs(
+    run: Run,
+) -> None:
+    words = ("bigcode/gpt_bigcode-santacoder", "--checkpointing", "--method", "full")
+    version = ("--trainer", "transformers@4.48", "--format", "json")
+    evidence = json.loads(run(*words, *version).stdout)["predictions"][0]["evidence"]
+    assert evidence["described"] == "not"

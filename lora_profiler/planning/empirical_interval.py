@@ -14,6 +14,7 @@ from lora_profiler.evidence import (
     interval,
     nearest_peak,
 )
+from lora_profiler.planning.engine import has_newer_layers
 from lora_profiler.planning.unknowns import Worth, spread
 from lora_profiler.prediction import Prediction
 from lora_profiler.stacks import Trainer
@@ -66,8 +67,9 @@ def peak_interval(
     """None for a lower bound, and for devices whose memory no public row tells. `given` are the
     names of the options that the question has; without them, those that are not at their default.
 
-    Where the trainer's loop holds what no option prices, the error is that of public runs with
-    kernels that none names. An estimate's own bound widens the interval, as errors add up at worst.
+    Where the trainer's loop holds what no option prices, or a newer model stands for an older one,
+    the error is that of public runs with kernels that none names. An estimate's own bound widens
+    the interval, as errors add up at worst.
     With an error of at most w either way the measured peak is between predicted / (1 + w) and
     predicted / (1 - w), BLAS' workspaces among what is predicted.
     """
@@ -75,7 +77,7 @@ def peak_interval(
     if prediction.saved_activation_bytes is None or workload.setup.device != "cuda":
         return None
     has_gaps = trainer is not None and bool(trainer.gaps(workload.setup.method))
-    described: Description = "not" if has_gaps else DESCRIBED
+    described: Description = "not" if has_gaps or has_newer_layers(workload) else DESCRIBED
     known = command_shares()[described]
     width = known.half_width + (prediction.error_bound or 0.0)
     meant = spread(workload, prediction.peak.total_bytes, trainer, given)

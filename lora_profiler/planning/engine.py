@@ -114,7 +114,7 @@ def predict_checked(workload: Workload, engine: str) -> Prediction:
     words, model = common_assumptions(workload), workload.model
     is_partly = model.stored is not None and model.stored.partly
     is_unrun = is_partly or is_unchecked(workload.setup) or _has_stood_in_kernels(workload)
-    is_unrun = is_unrun or known != workload or _has_newer_layers(workload)
+    is_unrun = is_unrun or known != workload or has_newer_layers(workload)
     if is_unrun or model.text_side_of is not None:
         prediction = replace(prediction, exactness="estimate", error_bound=None)
     if workload.setup.optimizer == "adafactor":
@@ -137,7 +137,7 @@ def common_assumptions(workload: Workload) -> tuple[str, ...]:
         *image_words(workload),
         *qat_words(workload),
         *((_STOOD_IN,) if _has_stood_in_kernels(workload) else ()),
-        *((_NEWER_LAYERS,) if _has_newer_layers(workload) else ()),
+        *((_NEWER_LAYERS,) if has_newer_layers(workload) else ()),
         *((NEAREST_TRACED,) if _is_priced_as_another(workload) else ()),
     )
     if package_of(workload.setup) is None and workload.setup.optimizer not in PROJECTED:
@@ -152,7 +152,7 @@ _NEWER_LAYERS = (
 )
 
 
-def _has_newer_layers(workload: Workload) -> bool:
+def has_newer_layers(workload: Workload) -> bool:
     """Whether an older version of transformers is asked about, and no rule knows its layers."""
     return workload.setup.transformers != "5" and not rules_know(workload)
 
