@@ -14,7 +14,7 @@ Half an hour on two cores.
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,8 @@ class Cell:
     def workload(self, torch: str) -> Workload:
         model = find_model(self.model, offline=True)
         setup = setup_for(model, self.trainer, self.method, **self._told)
+        if self.trainer == "transformers":  # with default_data_collator
+            setup = replace(setup, loop_state="transformers-unmasked")
         return workload_on(as_made(model, setup), setup, self.card, torch)
 
     def question(self) -> dict[str, Any]:

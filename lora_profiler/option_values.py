@@ -55,6 +55,7 @@ LoraKernels = Literal["peft", "axolotl", "unsloth"]
 LoopState = Literal[
     "none",
     "transformers",
+    "transformers-unmasked",
     "trl",
     "trl-dpo",
     "trl-grpo",

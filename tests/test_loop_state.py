@@ -61,7 +61,8 @@ def test_states_of_embeddings_are_those_of_the_real_optimizer(loop_state: str) -
     ("loop_state", "columns", "scalars", "of_pass"),
     [
         ("none", 1, 0, 0),
-        ("transformers", 4, 8, 8),
+        ("transformers", 6, 8, 8),
+        ("transformers-unmasked", 4, 8, 8),
         ("trl", 6, 8, 4),
         ("llamafactory", 6, 12, 8),
         ("axolotl", 6, 8, 4),

@@ -1312,6 +1312,9 @@ def test_the_nearest_question_is_the_one_that_the_script_asked() -> None:
     assert question.workload.platform == Platform(capability=89, torch=(2, 14))
 
 
+MASKED = {name: [2, 300] for name in ("input_ids", "labels", "attention_mask")}
+
+
 @pytest.mark.parametrize(
     ("changes", "field", "value"),
     [
@@ -1319,7 +1322,8 @@ def test_the_nearest_question_is_the_one_that_the_script_asked() -> None:
         ({"autocast": "float16"}, "precision", "amp-float16"),
         ({"holds_outputs": True}, "hold_outputs", True),
         ({"trainer": "Trainer", "holds_outputs": True}, "hold_outputs", False),
-        ({"trainer": "Trainer"}, "loop_state", "transformers"),
+        ({"trainer": "Trainer"}, "loop_state", "transformers-unmasked"),
+        ({"trainer": "Trainer", "inputs": MASKED}, "loop_state", "transformers"),
         ({"trainer": "SFTTrainer"}, "loss", "trl"),
         ({"trainer": "DPOTrainer"}, "loop_state", "trl-dpo"),
         ({"trainer": "Trainer", "arguments": {"use_liger_kernel": True}}, "loss", "fused"),

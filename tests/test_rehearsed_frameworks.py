@@ -15,7 +15,7 @@ from lora_profiler.analytic.plan import EXACT_MOMENTS
 from lora_profiler.stacks import Trainer, find_stack
 
 ALL = read_rows(FAMILY.rows)
-TOLD = "itself was rehearsed|the peak is a lower bound|Unsloth compiles code of its own"
+TOLD = "itself was rehearsed|the peak is a lower bound|Unsloth compiles code of its own|priced as TRL's"
 DONE = [row for row in ALL if row["status"] == "done"]
 
 

@@ -122,9 +122,7 @@ def _by_transformers(
     rows = _rows(setup, batches, _count(setup))
     padding = setup.padded_tokens
     data: list[Mapping[str, list[int]]] = [
-        {"input_ids": ids, "labels": ids}
-        if not padding
-        else {
+        {
             "input_ids": ids + [0] * padding,
             "labels": ids + [IGNORED_LABEL] * padding,
             "attention_mask": [1] * len(ids) + [0] * padding,

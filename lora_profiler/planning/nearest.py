@@ -197,6 +197,8 @@ def _setup(facts: Mapping[str, Any], stack: Stack) -> TrainSetup:
     version = _of_version("transformers", ran).defaults["full"].get("transformers", "5")
     setup = replace(setup, transformers=version)
     setup = replace(setup, **{name: own[name] for name in _OF_LOOP if name in own})
+    if setup.loop_state == "transformers" and "attention_mask" not in facts["inputs"]:
+        setup = replace(setup, loop_state="transformers-unmasked")
     if not _runs_liger(facts):
         return setup
     loss = setup.loss if setup.loss.startswith("trl") else "fused"

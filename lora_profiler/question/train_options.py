@@ -86,14 +86,15 @@ class TrainOptions(StepOptions):
         default="none",
         metadata=option(
             "What the loop itself keeps on the card: transformers' Trainer keeps labels apart from"
-            " the input ids, a running loss and the norm of gradients, and the 8-bit optimizers'"
-            " states of embeddings in 32 bit; TRL's and LLaMA-Factory's an attention mask too.",
+            " the input ids, a padding collator's attention mask, a running loss and the norm of"
+            " gradients, and the 8-bit optimizers' states of embeddings in 32 bit; unmasked: with"
+            " default_data_collator, which makes no mask.",
             added=15,
             is_open=True,
             group="optimizer",
             label="Kept by the loop",
-            tip="transformers: labels apart from the ids, a running loss, the norm of gradients;"
-            " 8-bit optimizers' states of embeddings in 32 bit. trl: an attention mask too.",
+            tip="transformers: labels apart from the ids, an attention mask, a running loss, the"
+            " norm of gradients; 8-bit optimizers' states of embeddings in 32 bit.",
             words="{}'s loop",
         ),
     )

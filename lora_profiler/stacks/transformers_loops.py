@@ -60,9 +60,11 @@ _LEAVES = (*SHARED_LEAVES, *OF_ADAPTERS, "dtype", "precision", "recipe", "double
 _HOLDS = (
     "compute_loss keeps no output: the logits die in backward; accelerate's float32 copy of them"
     " is gone before it (transformers 5.24, trainer.py)",
-    "labels apart from the input ids, of all micro-batches of a step at once, a running loss, the"
-    " norm of gradients; 8-bit optimizers keep states of embeddings in 32 bit (the same; its own"
-    " code, rehearsed, asks for as many bytes: benchmarks/results/rehearsed_trainers.md)",
+    "labels apart from the input ids and an attention mask, as a collator that pads makes one"
+    " (DataCollatorForLanguageModeling and the like), of all micro-batches of a step at once, a"
+    " running loss, the norm of gradients; 8-bit optimizers keep states of embeddings in 32 bit"
+    " (the same; its own code, rehearsed, asks for as many bytes:"
+    " benchmarks/results/rehearsed_trainers.md)",
 )
 _REFUSALS = (
     Refusal("loss", "its loss is made of all logits, or Liger's (use_liger_kernel)", ("chunked",)),

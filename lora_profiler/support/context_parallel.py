@@ -14,6 +14,9 @@ _REHEARSED_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 _DENSE, _ALIGNED = "full_attention", 8
 
 
+_HELD_LOOPS = ("none", "transformers", "transformers-unmasked", "trl")
+
+
 def unknown_combination(setup: TrainSetup) -> str:
     """What of `setup` context parallelism is not known with, "" where it is with all."""
     half = setup.dtype != "float32" or setup.lowered_dtype is not None
@@ -33,7 +36,7 @@ def unknown_combination(setup: TrainSetup) -> str:
         "padding": setup.is_padded,
         "evaluation": setup.eval_batch_size,
         "generation": setup.completions_at_once or setup.use_vllm,
-        f"{setup.loop_state}'s loop": setup.loop_state not in ("none", "transformers", "trl"),
+        f"{setup.loop_state}'s loop": setup.loop_state not in _HELD_LOOPS,
         "what waits on the host": setup.offloads,
         "reentrant checkpoints": setup.is_reentrant,
         "fake-quantised layers": setup.qat != "none",

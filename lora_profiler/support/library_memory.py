@@ -52,7 +52,8 @@ class LoopHolds(NamedTuple):
 
 _LOOPS: Mapping[LoopState, LoopHolds] = {
     "none": LoopHolds(1, 0, 0),
-    "transformers": LoopHolds(2, 8, 8),
+    "transformers": LoopHolds(3, 8, 8),
+    "transformers-unmasked": LoopHolds(2, 8, 8),
     "trl": LoopHolds(3, 8, 4),
     "trl-dpo": LoopHolds(3, 4, 4),
     "trl-grpo": LoopHolds(2, 4, 4),
@@ -66,7 +67,9 @@ _LOOPS: Mapping[LoopState, LoopHolds] = {
     "unsloth-dpo": LoopHolds(3, 4, 4),
     "unsloth-grpo": LoopHolds(2, 4, 4),
 }
-"""Columns: ids, which are the labels too in the harness' own loop; labels; an attention mask.
+"""Columns: ids, which are the labels too in the harness' own loop; labels; an attention mask,
+which every collator that pads makes (DataCollatorWithPadding, ForLanguageModeling, ForSeq2Seq) and
+default_data_collator does not; of rows of one length attention takes none, and no other kernel.
 Scalars: the number of items in a batch, which DPO does not count, and the running loss; while a
 pass runs the loss of the pass before, and in transformers' own compute_loss this one's before
 accelerate divides it. Sources: transformers 5.24 `trainer.py` (get_batch_samples,
