@@ -123,8 +123,8 @@ def returns_all_hidden_states(setup: TrainSetup) -> bool:
 
 
 NEAREST_TRACED = (
-    "Unsloth is not known for this type of model: priced as TRL's SFTTrainer, its checkpoints kept"
-    " on the GPU."
+    "Unsloth is not known for this type of model: priced as TRL's SFTTrainer, checkpoints on the"
+    " GPU. Rehearsed, Unsloth's own code mostly took more."
 )
 """What is said of a question that `nearest_traced` changes."""
 
