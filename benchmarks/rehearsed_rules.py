@@ -90,6 +90,7 @@ def _traced(row: Row) -> dict[str, Any]:
     memory = prediction.device_memory
     return {
         "key": digest(row),
+        "exactness": prediction.exactness,
         **_peaks(prediction, row.get("expandable", False)),
         "smallest_bytes": memory and memory.smallest_bytes,
     }
@@ -225,7 +226,7 @@ def compared_traces(
         answer = answers.get(digest(row))
         if answer is not None and "rehearsed" in row:
             peak = answer["requested_bytes"] + row["workspaces_bytes"]
-            kind = {"engine": "traced", "exactness": "exact", "peak_bytes": peak}
+            kind = {"engine": "traced", "exactness": answer["exactness"], "peak_bytes": peak}
             beyond = {"bytes_beyond": answer["smallest_bytes"] - peak}
             results.append(kind | beyond | less(answer, row))
     return results

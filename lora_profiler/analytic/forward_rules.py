@@ -9,10 +9,10 @@ from lora_profiler.analytic.activations import has_one_row
 from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.families.blocks import heads_of
 from lora_profiler.analytic.losses import chunk_regime
-from lora_profiler.analytic.persistent import adapter_dtype, groups, rest_dtype, unpacked_dtype
+from lora_profiler.analytic.persistent import groups, rest_dtype, unpacked_dtype
 from lora_profiler.analytic.tensors import Rules
 from lora_profiler.option_values import AXOLOTL
-from lora_profiler.support.bases import base_of
+from lora_profiler.support.bases import adapter_dtype, base_of
 from lora_profiler.support.engines import is_torchtune_dora
 from lora_profiler.support.fake_quantizing import is_of_adapted_layers, rounds_head
 from lora_profiler.support.generations import repeats_heads, rotary_tables

@@ -10,7 +10,6 @@ from lora_profiler.analytic.gathered_units import Piece, chunk
 from lora_profiler.analytic.optimizers import state_bytes, total_state_bytes
 from lora_profiler.analytic.persistent import (
     TrainableTensor,
-    adapter_dtype,
     adapter_tensors,
     kept_in_16_bit,
     module_bytes,
@@ -22,7 +21,7 @@ from lora_profiler.analytic.structure import LayerPass
 from lora_profiler.analytic.tensors import Storage
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.prediction import LayerCost
-from lora_profiler.support.bases import stored_base
+from lora_profiler.support.bases import adapter_dtype, stored_base
 from lora_profiler.workload import DEEPSPEED_ZERO, DTYPE_BYTES, FULLY_SHARDED, TrainSetup
 
 

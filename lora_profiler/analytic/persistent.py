@@ -17,6 +17,7 @@ from lora_profiler.algebra.polynomial import ZERO, Polynomial, R, constant, prod
 from lora_profiler.model_spec import ModelSpec, Module, Stack, StoredBase
 from lora_profiler.support.bases import (
     BACK_IN_16_BIT,
+    adapter_dtype,
     is_packed_expert,
     is_wide_end,
     layer_bytes,
@@ -130,12 +131,6 @@ def unpacked_dtype(name: str, setup: TrainSetup) -> Dtype:
     if setup.quantization is None or setup.quantization.recipe != "kbit-norms":
         return rest_dtype(setup)
     return "bfloat16" if name.rpartition(".")[2] in BACK_IN_16_BIT else "float32"
-
-
-def adapter_dtype(setup: TrainSetup) -> str:
-    assert setup.lora is not None
-    trl = setup.quantization is not None and setup.quantization.recipe == "trl"
-    return "bfloat16" if trl else setup.lora.adapter_dtype
 
 
 def copy_dtype(name: str, setup: TrainSetup) -> str:

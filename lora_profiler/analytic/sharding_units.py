@@ -20,7 +20,6 @@ from lora_profiler.analytic.host_memory import kept_on_host
 from lora_profiler.analytic.persistent import (
     Persistent,
     TrainableTensor,
-    adapter_dtype,
     adapter_tensors,
     copy_dtype,
     kept_in_16_bit,
@@ -31,7 +30,7 @@ from lora_profiler.analytic.persistent import (
 from lora_profiler.analytic.sharding import ShardState, alone, partitioned, replicated
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Module, Stack
-from lora_profiler.support.bases import nf4_bytes
+from lora_profiler.support.bases import adapter_dtype, nf4_bytes
 from lora_profiler.support.optimizers import steps_on_shards
 from lora_profiler.workload import DTYPE_BYTES, FLAT, FULLY_SHARDED, TrainSetup, Workload
 

@@ -20,10 +20,12 @@ from lora_profiler.compiled.regime import regime_of
 from lora_profiler.compiled.tape import Birth, Death, Event, Layout, Mark, Stretch
 from lora_profiler.compiled.trials import Trials
 from lora_profiler.platform import Platform
+from lora_profiler.support.bases import adapter_dtype
 from lora_profiler.support.library_memory import (
     code_book_bytes,
     extra_loop_bytes,
     pass_scalar_bytes,
+    product_scratch_bytes,
     scaler_holds,
     workspace_bytes,
 )
@@ -188,20 +190,30 @@ class Asking:
     def _construct(
         self, births: Sequence[Birth], deferred: Mapping[int, int], packed: Set[int]
     ) -> None:
-        """The constructors, and initialisation after them."""
+        """The constructors of all but the head, initialisation after them, and then the head's own
+        (transformers `modeling_utils.py`, post_init of the model inside)."""
         used: list[int] = []
+
+        def use(size: int) -> None:
+            nonlocal used
+            self._give_all(used)
+            used = [self._take(size)]
+
+        head = self._workload.model.output_embedding
+        inside = {n: size for n, size in deferred.items() if births[n].module != head}
         for n, birth in enumerate(births):
-            if n in deferred:
-                self._give(self._take(deferred[n]))
-                self._give_all(used)
-                used = [self._take(deferred[n])]
-            elif n not in packed and birth.category != "adapters":
+            if n in inside:
+                self._give(self._take(inside[n]))
+                use(inside[n])
+            elif n not in deferred and n not in packed and birth.category != "adapters":
                 self._numbers[n] = self._take(self._values[birth.size])
-        head = [self._take(self._tied_head())] if deferred else []
-        self._give_all(used)
-        for size in deferred.values():
+        for size in inside.values():
+            use(size)
+        own = [size for n, size in deferred.items() if n not in inside]
+        for size in own or ([self._tied_head()] if deferred else []):
             self._give(self._take(size))
-        self._give_all(head)
+            use(size)
+        self._give_all(used)
 
     def _give_all(self, numbers: Sequence[int]) -> None:
         for number in numbers:
@@ -218,28 +230,37 @@ class Asking:
 
     def _quantise(self, n: int, births: Sequence[Birth]) -> list[int]:
         """The 16-bit weight, which a Conv1D turns, and is held until the next one's turn. Scales
-        are in float32 before they are quantised themselves."""
+        come before the packed weight; those that are quantised themselves are in float32 then, and
+        once more about their mean (bitsandbytes `functional.py`, quantize_4bit)."""
+        sizes = [self._values[birth.size] for birth in births]
         turned = births[0].module in self._turned
         weights = [self._take(self._unpacked(births[0])) for _ in range(1 + turned)]
-        scales = [self._take(self._values[births[0].size] * 2 // _BLOCK * _FLOAT32)]
-        self._numbers[n] = self._take(self._values[births[0].size])
-        for k, birth in enumerate(births[1:], n + 1):
-            self._numbers[k] = self._take(self._values[birth.size])
+        setup = self._workload.setup
+        scale = sizes[0] * 2 // _BLOCK * _FLOAT32
+        is_nested = setup.quantization is not None and setup.quantization.is_nested
+        scales = [self._take(scale)]
+        self._numbers[n] = self._take(sizes[0])
+        if is_nested:
+            scales.append(self._take(scale))
+        else:
+            self._numbers[n + 1] = scales.pop()
+        for k, size in enumerate(sizes[1 + (not is_nested) :], n + 1 + (not is_nested)):
+            self._numbers[k] = self._take(size)
         self._give_all(scales)
         return weights
 
     def _adapt(self, births: Sequence[tuple[int, Birth]]) -> None:
-        """PEFT makes adapters in the weights' format, and then casts each."""
+        """PEFT makes adapters in the weights' format, and each is cast when all are there."""
+        if not births:
+            return
         setup = self._workload.setup
-        assert setup.lora is not None or not births
-        wide = setup.lora is not None and DTYPE_BYTES[setup.lora.adapter_dtype]
-        narrow = DTYPE_BYTES[setup.dtype]
-        made = [self._take(self._values[b.size] * narrow // (wide or narrow)) for _, b in births]
-        for (n, birth), number in zip(births, made, strict=True):
-            self._numbers[n] = number
-            if wide != narrow:
-                self._numbers[n] = self._take(self._values[birth.size])
-                self._give(number)
+        made_in, trained_in = DTYPE_BYTES[setup.dtype], DTYPE_BYTES[adapter_dtype(setup)]
+        for n, birth in births:
+            self._numbers[n] = self._take(self._values[birth.size] * made_in // trained_in)
+        for n, birth in births if made_in != trained_in else ():
+            cast = self._take(self._values[birth.size])
+            self._give(self._numbers[n])
+            self._numbers[n] = cast
 
     def _steps(self, stretches: Sequence[Stretch]) -> None:
         numbers = self._numbers
@@ -299,6 +320,8 @@ class Asking:
         """Of the operator whose result was born, given back before it is done."""
         birth = stretch[i]
         assert isinstance(birth, Birth)
+        if birth.op in PRODUCTS:
+            return (product_scratch_bytes(self._workload.platform),)
         if birth.op == "sum" and birth.category == "gradients":
             return (self._scratch_of_sum(self._values[birth.size]),)
         if birth.op == FLASH_BACKWARD and not any(map(_of_flash, stretch[i + 1 : i + 2])):

@@ -16,11 +16,18 @@ from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Module, Stack, StoredBase, Weight
 from lora_profiler.option_values import DTYPE_BYTES, QUANT_TITLES
-from lora_profiler.workload import QuantType, TrainSetup, Workload
+from lora_profiler.workload import Dtype, QuantType, TrainSetup, Workload
 
 NF4_BLOCK = 64
 NF4_NESTED_BLOCK = 256
 _INT32, _FLOAT32, _16_BIT = 4, 4, 2
+
+
+def adapter_dtype(setup: TrainSetup) -> Dtype:
+    """Of adapters while they train, whatever format PEFT made them in."""
+    assert setup.lora is not None
+    trl = setup.quantization is not None and setup.quantization.recipe == "trl"
+    return "bfloat16" if trl else setup.lora.adapter_dtype
 
 
 class LayerBytes(NamedTuple):

@@ -12,6 +12,8 @@ _CODE_BOOK_BYTES = 1024
 WORKSPACES = 2
 """Of BLAS: the forward pass and autograd's own thread each hold one."""
 _WORKSPACE_BYTES, _HOPPER_WORKSPACE_BYTES = 8_519_680, 32 << 20
+_IN_PRODUCTS = 2, 15
+"""The torch from which on no workspace stays."""
 
 
 def code_book_bytes(setup: TrainSetup) -> int:
@@ -161,9 +163,16 @@ def extra_loop_bytes(setup: TrainSetup) -> int:
 
 def workspace_bytes(platform: Platform) -> int:
     """One BLAS workspace, per handle and stream: torch's aten/src/ATen/cuda/CUDABlas.cpp
-    (parseChosenWorkspaceSize). From torch 2.15 on a product takes it and gives it back."""
-    if platform.torch >= (2, 15):
-        return 0
+    (parseChosenWorkspaceSize); none that stays from torch 2.15 on, see `product_scratch_bytes`."""
+    return 0 if platform.torch >= _IN_PRODUCTS else _workspace_bytes(platform)
+
+
+def product_scratch_bytes(platform: Platform) -> int:
+    """The workspace that a product takes and gives back, from torch 2.15 on; 0 before."""
+    return _workspace_bytes(platform) if platform.torch >= _IN_PRODUCTS else 0
+
+
+def _workspace_bytes(platform: Platform) -> int:
     is_hopper = platform.capability is not None and platform.capability >= 90
     return _HOPPER_WORKSPACE_BYTES if is_hopper else _WORKSPACE_BYTES
 

@@ -84,6 +84,9 @@ Listener = Callable[[Any, tuple[Any, ...], Mapping[str, Any], Any, str, str], No
 _NO_SEQUENCE = 2**63
 """Sequence numbers from here on are not those of a forward pass (gradient accumulation nodes)."""
 
+_SCALING = frozenset({aten.mul.Tensor, aten.mul_.Tensor, aten.div.Tensor, aten.div_.Tensor})
+"""Operators whose gradient needs the factor, a number or not."""
+
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
     """The shard of a tensor that ranks share."""
@@ -153,6 +156,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._in_backward = False
         self._masks_in_place = False
         self._padded: set[int] = set()
+        self._scaled: weakref.ref[torch.Tensor] | None = None
         self.counts_flops = False
         self.listener: Listener | None = None
 
@@ -290,6 +294,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with self:
                 return kernel(*args, **kwargs)
         module = self._current_module()
+        self._see_factor(module)
         if self._in_backward and not self._stack and held_by_nobody_else(func, args, kwargs):
             func = IN_PLACE[func][0]
         elif self._masks_in_place and func is aten.add.Tensor:
@@ -311,6 +316,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         owners = self._owners(args, len(leaves)) if self._phase == "optimizer" else None
         for i, leaf in enumerate(leaves):
             self._add(leaf, owners[i] if owners else module, func)
+        if self._counts_host and func in _SCALING and not isinstance(args[1], torch.Tensor):
+            self._scaled = weakref.ref(leaves[0])
         if self.listener is not None:
             self.listener(func, args, kwargs, result, self._phase_of_operator(), module)
         if self.counts_flops and func._overloadpacket in _FLOPS:
@@ -319,6 +326,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             count = _FLOPS[func._overloadpacket](*args, **kwargs, out_val=result)
             self.trace.flops[key] = self.trace.flops.get(key, 0) + count
         return result
+
+    def _see_factor(self, module: str) -> None:
+        """The number that the last operator scaled by: autograd keeps it as a tensor, which no
+        operator returns and no hook of saved tensors sees (torch
+        `csrc/autograd/saved_variable.cpp`)."""
+        scaled = None if self._scaled is None else self._scaled()
+        self._scaled = None
+        factor = None if scaled is None else getattr(scaled.grad_fn, "_saved_other", None)
+        if factor is not None:
+            self._add(factor, module, None)
 
     def _phase_of_operator(self) -> str:
         again = self._in_backward and (
