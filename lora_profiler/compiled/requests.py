@@ -321,7 +321,8 @@ class Asking:
         birth = stretch[i]
         assert isinstance(birth, Birth)
         if birth.op in PRODUCTS:
-            return (product_scratch_bytes(self._workload.platform),)
+            size = product_scratch_bytes(self._workload.platform)
+            return (size,) if size else ()
         if birth.op == "sum" and birth.category == "gradients":
             return (self._scratch_of_sum(self._values[birth.size]),)
         if birth.op == FLASH_BACKWARD and not any(map(_of_flash, stretch[i + 1 : i + 2])):
