@@ -230,22 +230,13 @@ class Asking:
 
     def _quantise(self, n: int, births: Sequence[Birth]) -> list[int]:
         """The 16-bit weight, which a Conv1D turns, and is held until the next one's turn. Scales
-        come before the packed weight; those that are quantised themselves are in float32 then, and
-        once more about their mean (bitsandbytes `functional.py`, quantize_4bit)."""
-        sizes = [self._values[birth.size] for birth in births]
+        are in float32 before they are quantised themselves."""
         turned = births[0].module in self._turned
         weights = [self._take(self._unpacked(births[0])) for _ in range(1 + turned)]
-        setup = self._workload.setup
-        scale = sizes[0] * 2 // _BLOCK * _FLOAT32
-        is_nested = setup.quantization is not None and setup.quantization.is_nested
-        scales = [self._take(scale)]
-        self._numbers[n] = self._take(sizes[0])
-        if is_nested:
-            scales.append(self._take(scale))
-        else:
-            self._numbers[n + 1] = scales.pop()
-        for k, size in enumerate(sizes[1 + (not is_nested) :], n + 1 + (not is_nested)):
-            self._numbers[k] = self._take(size)
+        scales = [self._take(self._values[births[0].size] * 2 // _BLOCK * _FLOAT32)]
+        self._numbers[n] = self._take(self._values[births[0].size])
+        for k, birth in enumerate(births[1:], n + 1):
+            self._numbers[k] = self._take(self._values[birth.size])
         self._give_all(scales)
         return weights
 
