@@ -14,9 +14,10 @@ import yaml
 from commands import OFFLINE, lora_profile
 from lora_profiler._common.files import read_regular
 from lora_profiler.batching.files import read_data
+from lora_profiler.trainer_files.commands import words_of
 from lora_profiler.trainer_files.document import TrainerFileError, parse
 from lora_profiler.trainer_files.reading import read_files
-from lora_profiler.trainer_files.scripts import MAX_CODE, parse_calls, words_of
+from lora_profiler.trainer_files.scripts import MAX_CODE, parse_calls
 
 AXOLOTL = "base_model: gpt2\nadapter: lora\nsequence_len: 128\nmicro_batch_size: 1\n"
 

@@ -178,7 +178,7 @@ def test_a_script_without_a_trainer_is_refused(read: Any) -> None:
 
 NO_SCRIPTS = {
     ("cut.py", "def f(:\n"): "cut.py, line 1, is not valid Python: invalid syntax; `lora-profile"
-    " rehearse` runs any script.",
+    " rehearse --gpu KEY -- python cut.py` runs any script.",
     ("a.ipynb", "{\n"): "a.ipynb, line 2, is no notebook: not valid JSON: ",
     ("b.ipynb", '{"cells": 3}'): "b.ipynb is no notebook: it has no list of cells.",
     ("c.ipynb", "[]"): "c.ipynb is no notebook: it has no list of cells.",

@@ -5,6 +5,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
@@ -179,12 +180,32 @@ class ExampleCommand(click.Command):
         _write_epilog(self.epilog, formatter)
 
 
+class CommandOrTrainers(ExampleCommand):
+    """A command whose argument may be the command line of a trainer. No option is read from that
+    one's first word on: all that stands there is the trainer's."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        parser = self.make_parser(ctx)
+        parser.allow_interspersed_args = False
+        with suppress(click.UsageError):  # which is raised again where all words are read
+            values, *_ = parser.parse_args(list(args))
+            (name,) = (p.name for p in self.params if isinstance(p, click.Argument))
+            rest = values[name] if isinstance(values[name], tuple) else ()  # nothing is click's own
+            start = len(args) - len(rest)
+            if len(rest) > 1 and args[start - 1 : start] != ["--"]:
+                from lora_profiler.trainer_files.commands import is_typed_command
+
+                if is_typed_command(rest):
+                    args = [*args[:start], "--", *rest]
+        return super().parse_args(ctx, args)
+
+
 def command(
-    name: str, short_help: str, epilog: str | None = None
+    name: str, short_help: str, epilog: str | None = None, cls: type[click.Command] = ExampleCommand
 ) -> Callable[[Callable[..., None]], click.Command]:
     """`click.command` of a verb; `epilog` are its examples and exit codes."""
     return click.command(
-        name, cls=ExampleCommand, short_help=short_help, epilog=epilog, context_settings=HELP_NAMES
+        name, cls=cls, short_help=short_help, epilog=epilog, context_settings=HELP_NAMES
     )
 
 

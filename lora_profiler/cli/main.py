@@ -12,6 +12,7 @@ from lora_profiler._common.packages import __version__
 from lora_profiler._common.process import collector_paused, exit_without_search
 from lora_profiler.cli.click_support import (
     HELP_NAMES,
+    CommandOrTrainers,
     DefaultGroup,
     check_new_file,
     command,
@@ -80,6 +81,7 @@ Examples:
   lora-profile meta-llama/Llama-3.1-8B     short for: lora-profile predict ...
   lora-profile gpt2 --per-layer            which layer holds what
   lora-profile Qwen/Qwen2.5-7B --method qlora --gpu rtx_4090
+  lora-profile --gpu t4 trl sft --config sft.yaml    a trainer's own command
   lora-profile models llama                the bundled models, by name
   lora-profile bench gpt2 -s 512           train it here, and compare
   lora-profile compare records.jsonl       how far predictions were off
@@ -108,7 +110,8 @@ def root(ctx: click.Context) -> None:
     "Predict memory and compute of fine-tuning a model.",
     """
 MODEL is a hub id (SmolLM2-135M will do), a hub URL, an alias, a folder, a path to a config.json, or a trainer's own file
-(`lora-profile read` says of which), whose options those on the command line overrule.
+(`lora-profile read` says of which), whose options those on the command line overrule. The command that starts a trainer is
+read too; options of lora-profile stand before it, all behind its first word is the trainer's.
 
 Examples:
   lora-profile predict meta-llama/Llama-3.1-8B --rank 16
@@ -118,10 +121,12 @@ Examples:
   lora-profile predict gpt2 -b 8 --lengths mean=600,max=4096 --gpu t4 --epochs 3
   lora-profile predict gpt2 -b 8 -s 1024 --data train.jsonl --batching packed
   lora-profile predict qlora.yml --gpu rtx_4090        the question that axolotl's file is
+  lora-profile --gpu t4 trl sft --model_name_or_path Qwen/Qwen2.5-0.5B --use_peft
 
 Exit code: 0 done, and if --gpu names a card at least one method fits it; 1 none fits, or may run out of memory (--allow-tight:
 that counts as fitting); 2 usage; 3 no such model.
 """,
+    CommandOrTrainers,
 )
 @click.argument(
     "models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model

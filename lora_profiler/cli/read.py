@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_profiler.cli.click_support import (
+    CommandOrTrainers,
     NearestChoice,
     check_new_file,
     command,
@@ -35,16 +36,17 @@ FRAMEWORK_NAMES = ("axolotl", "torchtune", "llamafactory", "unsloth", "trl", "pe
     "Show how a trainer's own file is understood, key by key.",
     """
 FILE is of axolotl, LLaMA-Factory, torchtune or TRL (YAML, or SFTConfig and TrainingArguments as JSON), an Unsloth notebook, a
-script with PEFT and a Trainer, or a text file with a command line of TRL's scripts; accelerate's or DeepSpeed's file may stand behind it. Nothing in a file is run.
+script with PEFT and a Trainer, or the command line that starts a trainer, as it is or in a text file; accelerate's or DeepSpeed's file may stand behind a file. Nothing is run.
 Each key is an option, costs nothing, or is not modelled; then the answer is too low, too high, or either way.
 
 Examples:
   lora-profile read qlora.yml                          and `lora-profile qlora.yml` answers it
   lora-profile read sft.yaml zero3.yaml --format json  with the file that accelerate is started with
-  lora-profile read -- trl sft --model_name_or_path Qwen/Qwen3-0.6B --use_peft
+  lora-profile read trl sft --model_name_or_path Qwen/Qwen3-0.6B --use_peft
 
 Exit code: 0 done; 2 a file that is of no known trainer, contradicts itself, or is none at all.
 """,
+    CommandOrTrainers,
 )
 @click.argument("words", metavar="FILE...", nargs=-1, required=True)
 @option(
@@ -59,15 +61,11 @@ def read_command(
     """Show each key of a trainer's FILE as understood, and the command that it amounts to."""
     check_new_file(output, force)
     from lora_profiler.report.trainer_file import trainer_file_blocks, trainer_file_payload
-    from lora_profiler.trainer_files.reading import read_command as read_words
     from lora_profiler.trainer_files.reading import read_files
     from lora_profiler.trainer_files.resolving import resolve_images
     from lora_profiler.trainer_files.trainer_file import on_model
 
-    if len(words) > 1 and not Path(words[0]).is_file():
-        file = read_words(words, Path())
-    else:
-        file = read_files([Path(word) for word in words], framework)
+    file = _typed_command(words) or read_files([Path(word) for word in words], framework)
     if file.model is not None:
         with suppress(ModelNotFoundError):  # then without what only the model tells
             spec = model_of(file, None, {"revision": file.revision or "main", "offline": True})
@@ -90,8 +88,11 @@ def named(
     models: Sequence[str], framework: str | None
 ) -> Iterator[tuple[str, "TrainerFile | None"]]:
     """Each MODEL, with the file that it is where it is a trainer's; accelerate's and DeepSpeed's
-    files belong to the one before them. Words of one model may come without quotes, as in
-    qwen2.5 7b."""
+    files belong to the one before them. All of them together may be a trainer's command line. Words
+    of one model may come without quotes, as in qwen2.5 7b."""
+    if (typed := _typed_command(models)) is not None:
+        yield typed.name, typed
+        return
     waiting = _joined(models)
     while waiting:
         name = waiting.pop(0)
@@ -104,6 +105,30 @@ def named(
         while waiting and _is_trainer_file(waiting[0]) and is_companion(Path(waiting[0])):
             paths.append(Path(waiting.pop(0)))
         yield name, read_files(paths, framework)
+
+
+def _typed_command(words: Sequence[str]) -> "TrainerFile | None":
+    """The command line of a trainer that the words are. Raises UsageError for an option of ours
+    among its arguments, where it is none of the trainer's."""
+    if len(words) < 2 or os.path.isfile(words[0]):
+        return None
+    from lora_profiler.trainer_files.commands import is_typed_command
+    from lora_profiler.trainer_files.reading import read_command
+
+    if not is_typed_command(words):
+        return None
+    file = read_command(words, Path())
+    ours = {flag for param in click.get_current_context().command.params for flag in param.opts}
+    for row in file.keys:
+        dashes = "--" if len(row.key) > 1 else "-"
+        named = dashes + row.key.replace("_", "-")
+        if row.state == "unknown" and named in ours:
+            raise UsageError(
+                f"{named} stands behind {words[0]}, so {file.title} would get it; put"
+                f" lora-profile's own options before the command: lora-profile {named} ..."
+                f" {words[0]} {words[1]} ..."
+            )
+    return file
 
 
 def _joined(models: Sequence[str]) -> list[str]:

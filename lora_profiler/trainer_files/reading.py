@@ -1,6 +1,7 @@
 """From a trainer's file to the question that it is: the options that its keys mean, and what they
 mean beside."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -49,10 +50,10 @@ def read_files(paths: Sequence[Path], framework: str | None = None) -> TrainerFi
 
     Raises TrainerFileError for what is no file of a known trainer, or contradicts itself.
     """
-    first, beside = _documents(paths[0], framework)
+    first, beside, started = _documents(paths[0])
     for path in paths[1:]:
         beside += _companion_documents(path)
-    return _read(first, beside, framework)
+    return _read(first, beside, framework or started)
 
 
 def read_document(document: Document, framework: str) -> TrainerFile:
@@ -78,12 +79,12 @@ def read_content(name: str, content: bytes) -> TrainerFile:
 
 
 def read_command(arguments: Sequence[str], folder: Path) -> TrainerFile:
-    """A command line of TRL's scripts, word by word."""
-    from lora_profiler.trainer_files.scripts import Word
+    """The command line that starts a trainer, word by word; files that it names are looked for in
+    `folder`. Raises TrainerFileError as `read_files` does, and for what starts no known trainer."""
+    from lora_profiler.trainer_files.commands import Word
 
     words = [Word(argument, 0) for argument in arguments]
-    first, beside = _command_documents(words, "the command", folder)
-    return _read(first, beside, "trl")
+    return _read(*_command_documents(words, "the command", folder))
 
 
 def is_companion(path: Path) -> bool:
@@ -105,22 +106,26 @@ def recognised(document: Document) -> Framework | None:
     return best if scores[best.name] else None
 
 
-def _documents(path: Path, framework: str | None) -> tuple[Document, list[Document]]:
+_Documents = tuple[Document, list[Document], str | None]
+"""A trainer's, those beside it, and the framework that a command starts, where it says."""
+
+
+def _documents(path: Path) -> _Documents:
     name = path.name
     if path.suffix in (".ipynb", ".py"):
         from lora_profiler.trainer_files import scripts
 
         text = read_text(path, scripts.MAX_BYTES)
-        return scripts.parse_calls(text, name, path.parent), []
+        return scripts.parse_calls(text, name, path.parent), [], None
     text = read_text(path)
     if path.suffix not in (".yaml", ".yml", ".json"):
-        from lora_profiler.trainer_files.scripts import is_command, words_of
+        from lora_profiler.trainer_files.commands import is_command, words_of
 
         words = words_of(text, name)
         if is_command(words):
             return _command_documents(words, name, path.parent)
     document = parse(text, name, path.parent, is_json=path.suffix == ".json")
-    return document, _named_files(document)
+    return document, _named_files(document), None
 
 
 def _named_files(document: Document) -> list[Document]:
@@ -146,26 +151,57 @@ def _companion_documents(path: Path) -> list[Document]:
     return [document] if named is None else [document, *_companion_documents(named)]
 
 
-def _command_documents(
-    words: Sequence[Any], name: str, folder: Path
-) -> tuple[Document, list[Document]]:
-    from lora_profiler.trainer_files.scripts import parse_command
+def _command_documents(words: Sequence[Any], name: str, folder: Path) -> _Documents:
+    from lora_profiler.trainer_files.commands import no_trainer, overruled, parse_command
 
     command = parse_command(words, name, folder)
-    script, beside = command.script, [command.launcher]
-    config = script.get("config")
-    if isinstance(config, str):
-        path = folder / config
-        of_file = parse(read_text(path), path.name, path.parent, is_json=path.suffix == ".json")
-        written = {key: entry for key, entry in script.entries.items() if key != "config"}
-        script = Document(name, {**of_file.entries, **written}, folder)
+    script, beside, framework = command.script, [command.launcher], command.framework
+    if command.program is not None and (document := _program(command, folder)) is not None:
+        script, framework = document, None
+    elif command.file is not None:
+        of_file = _file_of(command.file, framework, folder)
+        is_typed = not any(word.line for word in words)
+        entries = overruled(of_file.entries, script.entries)
+        script = Document(of_file.name if is_typed else name, entries, folder)
+    if framework is None and recognised(script) not in FRAMEWORKS:
+        raise no_trainer(words, name)
     if command.accelerate_file is not None:
         path = folder / command.accelerate_file
         if isfile(path):
             beside = [*_companion_documents(path), *beside]
         else:
             script = replace_entry(script, "deepspeed", command.accelerate_file)
-    return script, [*_named_files(script), *(d for d in beside if d.entries)]
+    return script, [*_named_files(script), *(d for d in beside if d.entries)], framework
+
+
+def _file_of(file: str, framework: str | None, folder: Path) -> Document:
+    """The trainer's own file that a command names."""
+    path = folder / file
+    if framework == "torchtune" and path.suffix not in (".yaml", ".yml"):
+        raise TrainerFileError(
+            f"{file} is in torchtune's package; copy it with `tune cp {file} {path.name}.yaml` and"
+            " name the copy."
+        )
+    return parse(read_text(path), path.name, path.parent, is_json=path.suffix == ".json")
+
+
+_OF_ARGUMENTS = r"\b(HfArgumentParser|TrlParser|H4ArgumentParser)\b"
+"""Parsers whose script trains what its arguments say."""
+
+
+def _program(command: Any, folder: Path) -> Document | None:
+    """The Python script that a command starts, where it is there and its own text says what it
+    trains."""
+    from lora_profiler.trainer_files import scripts
+
+    path = folder / command.program
+    if not isfile(path):
+        return None
+    text = read_text(path, scripts.MAX_BYTES)
+    if re.search(_OF_ARGUMENTS, text):
+        return None
+    given = {entry.key: entry.value for entry in command.script.entries.values()}
+    return scripts.parse_calls(text, path.name, path.parent, given)
 
 
 def replace_entry(document: Document, key: str, value: Any) -> Document:

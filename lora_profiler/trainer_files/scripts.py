@@ -1,19 +1,17 @@
 """The arguments of a notebook or script, Unsloth's or a plain one with PEFT, as far as its text
-tells, and of a command line of TRL's scripts, as documents: nothing is run."""
+tells, as a document: nothing is run."""
 
 import ast
 import json
 import re
-import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from io import StringIO
+from collections.abc import Callable, Iterator, Mapping
 from math import isfinite
 from operator import add, mul, sub
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any
 
 from lora_profiler.trainer_files.document import Document, Entry, TrainerFileError, is_writable
-from lora_profiler.trainer_files.frameworks.accelerate import COUNTED_BY_TORCHRUN
 from lora_profiler.trainer_files.frameworks.peft import (
     ADAPTED,
     LOADED,
@@ -24,7 +22,6 @@ from lora_profiler.trainer_files.frameworks.peft import (
 )
 from lora_profiler.trainer_files.frameworks.trl import TASK
 from lora_profiler.trainer_files.frameworks.unsloth import STANDBY
-from lora_profiler.trainer_files.meaning import size
 
 MAX_BYTES = 16_000_000
 """Notebooks hold pictures."""
@@ -63,6 +60,8 @@ _OTHER_UNSLOTH_TRAINERS = {"SentenceTransformerTrainer": TRAINED}
 """Of Unsloth's notebooks: other keys tell which of TRL's trainers it is."""
 _LENGTHS = r"(?i)(max_)?(seq(uence)?_?)?len(gth)?|block_size"
 """Names that scripts give to the length of their sequences."""
+_PARSED = r"(\w*_)?(args|arguments|opts?|options)"
+"""What scripts call the arguments of their command line."""
 _HAS_BF16 = r"is_bf(loat)?16_supported$"
 _LONE_SURROGATE = r"[\ud800-\udfff]"
 _OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
@@ -89,15 +88,17 @@ def cells_of(text: str, name: str) -> list[str]:
         raise TrainerFileError(f"{name} is no notebook: it has no list of cells.") from None
 
 
-def parse_calls(text: str, name: str, folder: Path | None) -> Document:
+def parse_calls(
+    text: str, name: str, folder: Path | None, arguments: Mapping[str, Any] = MappingProxyType({})
+) -> Document:
     """The keyword arguments of the calls that load a model and train it, the first of each name,
     and of a plain script what it calls and the length that it names. Lines are counted over the
-    code cells.
+    code cells. `arguments` are those of the command line, which args.NAME stands for in the text.
 
     Values that are neither written there nor assigned plainly above are left out, as are cells that
     are no Python.
     """
-    constants: dict[str, Any] = {}
+    constants = {f".{key}": value for key, value in arguments.items()}
     entries: dict[str, Entry] = {}
     computed: dict[str, int] = {}
     wrong = ""
@@ -121,7 +122,7 @@ def parse_calls(text: str, name: str, folder: Path | None) -> Document:
         if TRAINED not in entries:
             raise TrainerFileError(
                 f"{name}{wrong or ': no call of a Trainer is read there'};"
-                " `lora-profile rehearse` runs any script."
+                f" `lora-profile rehearse --gpu KEY -- python {name}` runs any script."
             )
     elif "model_name" not in entries:
         raise TrainerFileError(f"{name}: no call of from_pretrained with a model is read there.")
@@ -149,6 +150,8 @@ def _add_cell(
                     entries.setdefault("max_length", Entry("max_length", value, line))
         elif isinstance(node, ast.Call):
             function = ast.unparse(node.func).removeprefix("transformers.").removeprefix("peft.")
+            if function.endswith(".add_argument"):
+                _add_default(node, constants)
             if len(function) > LONGEST_NAME or not re.fullmatch(calls, function):
                 continue
             is_script = calls == _OF_A_SCRIPT
@@ -162,6 +165,15 @@ def _add_cell(
                     computed.setdefault(key, line)
                 else:
                     entries.setdefault(key, Entry(key, plain, line))
+
+
+def _add_default(call: ast.Call, constants: dict[str, Any]) -> None:
+    """The value of an argument of argparse's that is not given."""
+    named = {word.arg: _plain(word.value, constants) for word in call.keywords}
+    value = False if named.get("action") == "store_true" else named.get("default", _UNKNOWN)
+    for flag in (_plain(arg, constants) for arg in call.args):
+        if value is not _UNKNOWN and isinstance(flag, str) and flag.startswith("--"):
+            constants.setdefault(f".{flag[2:].replace('-', '_')}", value)
 
 
 def _in_order(tree: ast.AST) -> Iterator[ast.Assign | ast.Call]:
@@ -205,6 +217,8 @@ def _plain(node: ast.expr, constants: Mapping[str, Any]) -> Any:
         return constants.get(node.id, _UNKNOWN)
     if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("torch."):
         return node.attr
+    if isinstance(node, ast.Attribute) and re.fullmatch(_PARSED, ast.unparse(node.value)):
+        return constants.get(f".{node.attr}", _UNKNOWN)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         value = _plain(node.operand, constants)
         return _UNKNOWN if value is _UNKNOWN else not value
@@ -235,153 +249,6 @@ def _meant(value: Any) -> Any:
     if isinstance(value, str) and not value.isascii() and re.search(_LONE_SURROGATE, value):
         return _UNKNOWN
     return value
-
-
-# --- a command line of TRL's scripts --------------------------------------------------------------
-
-
-_TASKS = ("sft", "dpo", "grpo", "kto", "orpo", "cpo", "reward", "rloo", "gkd", "online_dpo", "ppo")
-_LAUNCHERS = ("accelerate", "torchrun", "deepspeed", "python", "python3", "uv", "trl")
-_SCRIPT = r".*?(?P<name>[\w\-]+)\.py"
-_LAUNCH_KEYS = {
-    **dict.fromkeys(
-        ("num_processes", "nproc_per_node", "nproc-per-node", "num_gpus"), "num_processes"
-    ),
-    "mixed_precision": "mixed_precision",
-    "zero_stage": "deepspeed_config.zero_stage",
-    "offload_optimizer_device": "deepspeed_config.offload_optimizer_device",
-    "offload_param_device": "deepspeed_config.offload_param_device",
-    "fsdp_sharding_strategy": "fsdp_config.fsdp_sharding_strategy",
-    "fsdp_offload_params": "fsdp_config.fsdp_offload_params",
-}
-
-
-class Word(NamedTuple):
-    text: str
-    line: int
-
-
-class Command(NamedTuple):
-    """The script's arguments, what the launcher was told, and the accelerate file that it names."""
-
-    script: Document
-    launcher: Document
-    accelerate_file: str | None
-
-
-def words_of(text: str, name: str) -> list[Word]:
-    """The words of a command, with the line that each stands in."""
-    stream = StringIO(text.replace("\\\n", " \n"))
-    lexer = shlex.shlex(stream, posix=True)
-    lexer.whitespace_split = True
-    words: list[Word] = []
-    line, counted = 1, 0
-    try:
-        while (token := lexer.get_token()) is not None:
-            read = stream.tell()
-            end = read - text.endswith("\n", 0, read)  # the line that a word ends is its own
-            line += text.count("\n", counted, end)
-            counted = max(counted, end)
-            words.append(Word(token, line))
-    except ValueError as e:
-        raise TrainerFileError(f"{name} is no command line: {str(e).lower()}.") from None
-    return words
-
-
-def is_command(words: Sequence[Word]) -> bool:
-    """Whether the words begin as a training command does."""
-    rest = list(_without_assignments(words))
-    return bool(rest) and (rest[0].text in _LAUNCHERS or bool(re.fullmatch(_SCRIPT, rest[0].text)))
-
-
-def parse_command(words: Sequence[Word], name: str, folder: Path) -> Command:
-    """Raises TrainerFileError for a command that starts none of TRL's scripts."""
-    rest = list(_without_assignments(words))
-    start = next((n for n, word in enumerate(rest) if _task_of(rest, n) is not None), None)
-    if start is None:
-        raise TrainerFileError(
-            f"{name}: no script of TRL is started there, as in `trl sft ...` or `python sft.py"
-            " ...`."
-        )
-    task = _task_of(rest, start)
-    entries = {TASK: Entry(TASK, task, rest[start].line)}
-    for entry in _options(rest[start + 1 :], name):
-        entries[entry.key] = entry
-    launched = {entry.key: entry for entry in _options(rest[:start], name)}
-    named = launched.get("config_file") or entries.pop("accelerate_config", None)
-    launcher = dict(launched)
-    for key in ("num_processes", "mixed_precision"):
-        if key in entries:
-            launcher[key] = entries.pop(key)
-    known = {
-        to: Entry(to, launcher[key].value, launcher[key].line)
-        for key, to in _LAUNCH_KEYS.items()
-        if key in launcher
-    }
-    if "num_processes" in known and known["num_processes"].value not in COUNTED_BY_TORCHRUN:
-        of_each = known["num_processes"]
-        try:
-            ranks = size(of_each.value) * _nodes(rest[:start], launcher)
-        except ValueError as e:
-            raise TrainerFileError(f"{name}: the launcher's number of processes: {e}") from None
-        known["num_processes"] = of_each._replace(value=ranks)
-    if "multi_gpu" in launcher:
-        known["distributed_type"] = Entry(
-            "distributed_type", "MULTI_GPU", launcher["multi_gpu"].line
-        )
-    return Command(
-        script=Document(name, entries, folder),
-        launcher=Document(name, known, folder),
-        accelerate_file=None if named is None else str(named.value),
-    )
-
-
-def _nodes(launcher: Sequence[Word], entries: Mapping[str, Entry]) -> int:
-    """Machines whose processes are counted apart: torchrun and deepspeed count those of each, as
-    accelerate does not. A range (1:4) is of an elastic launch, whose least is taken."""
-    if any(word.text == "accelerate" for word in launcher):
-        return 1
-    named = next((entries[key].value for key in ("nnodes", "num_nodes") if key in entries), 1)
-    return size(str(named).partition(":")[0])
-
-
-def _task_of(words: Sequence[Word], n: int) -> str | None:
-    word = words[n].text
-    if n and words[n - 1].text == "trl" and word in _TASKS:
-        return word
-    script = re.fullmatch(_SCRIPT, word)
-    if script is None:
-        return None
-    stem = script["name"].replace("run_", "")
-    return next((task for task in sorted(_TASKS, key=len)[::-1] if task in stem), "sft")
-
-
-def _without_assignments(words: Sequence[Word]) -> Iterator[Word]:
-    """The command behind prompts and variables: $ HF_HUB_OFFLINE=1 trl sft."""
-    rest = list(words)
-    while rest and (rest[0].text in ("$", ">", "!", "time") or re.match(r"!?\w+=", rest[0].text)):
-        rest.pop(0)
-    yield from rest
-
-
-def _options(words: Sequence[Word], name: str) -> Iterator[Entry]:
-    """--key value, --key=value, --key a b c, and --key alone, which is on."""
-    n = 0
-    while n < len(words):
-        word = words[n]
-        n += 1
-        if not word.text.startswith("--") or len(word.text) == 2:
-            continue
-        key, equals, value = word.text[2:].partition("=")
-        if equals:
-            yield Entry(key, plain(value), word.line)
-            continue
-        values = []
-        while n < len(words) and not words[n].text.startswith("--"):
-            values.append(plain(words[n].text))
-            n += 1
-        on: Any = True if not values else values[0] if len(values) == 1 else values
-        yield Entry(key.replace("-", "_"), on, word.line)
 
 
 def plain(text: str) -> Any:

@@ -1,0 +1,349 @@
+"""The command line that starts a trainer, as documents: TRL's scripts, `axolotl train`,
+`llamafactory-cli train`, `tune run`, and scripts behind accelerate, torchrun or DeepSpeed. Nothing
+is run.
+
+Read of trl 1.16 (`cli/`), axolotl 0.19 (`cli/main.py`), LLaMA-Factory 0.9.4 (`launcher.py`,
+`hparams/parser.py`), torchtune 0.6 (`_cli/run.py`, `config/_parse.py`).
+"""
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import NamedTuple
+
+from lora_profiler.trainer_files.document import Document, Entry, TrainerFileError, parse
+from lora_profiler.trainer_files.frameworks.accelerate import COUNTED_BY_TORCHRUN
+from lora_profiler.trainer_files.frameworks.trl import TASK
+from lora_profiler.trainer_files.meaning import size
+from lora_profiler.trainer_files.scripts import plain
+
+_TASKS = ("sft", "dpo", "grpo", "kto", "orpo", "cpo", "reward", "rloo", "gkd", "online_dpo", "ppo")
+_TRAINERS = {
+    ("axolotl", "train"): "axolotl",
+    ("-m", "axolotl.cli.train"): "axolotl",
+    ("llamafactory-cli", "train"): "llamafactory",
+    ("lmf", "train"): "llamafactory",
+    ("tune", "run"): "torchtune",
+}
+"""Two words, and the framework that they start."""
+_LAUNCHERS = (
+    *("accelerate", "torchrun", "deepspeed", "python", "python3", "uv", "trl", "axolotl"),
+    *("llamafactory-cli", "lmf", "tune", "swift", "litgpt"),
+)
+_SCRIPT = r".*?(?P<name>[\w\-]+)\.py"
+_FILE = r".+\.(ya?ml|json)"
+_LAUNCH_KEYS = {
+    **dict.fromkeys(
+        ("num_processes", "nproc_per_node", "nproc-per-node", "num_gpus"), "num_processes"
+    ),
+    "mixed_precision": "mixed_precision",
+    "zero_stage": "deepspeed_config.zero_stage",
+    "offload_optimizer_device": "deepspeed_config.offload_optimizer_device",
+    "offload_param_device": "deepspeed_config.offload_param_device",
+    "fsdp_sharding_strategy": "fsdp_config.fsdp_sharding_strategy",
+    "fsdp_offload_params": "fsdp_config.fsdp_offload_params",
+}
+_LEFT_OUT = "~"
+"""Before a key that torchtune leaves out of its file."""
+_OF_LAUNCHING = ("launcher", "accelerate", "cloud", "main_process_port")
+"""Options of `axolotl train` that are none of its file."""
+
+
+class Word(NamedTuple):
+    text: str
+    line: int
+
+
+class Command(NamedTuple):
+    """A training command. framework: whose arguments they are, None where they decide; file: the
+    trainer's own file, which the `script`'s arguments overrule; program: the Python script that is
+    started; launcher: what its launcher was given; accelerate_file: the one that it names."""
+
+    framework: str | None
+    file: str | None
+    program: str | None
+    script: Document
+    launcher: Document
+    accelerate_file: str | None
+
+
+class _Start(NamedTuple):
+    """Where the launcher's words end and the trainer's arguments begin."""
+
+    launched: int
+    arguments: int
+    framework: str | None
+    task: str | None = None
+    program: str | None = None
+
+
+def words_of(text: str, name: str) -> list[Word]:
+    """The words of a command, with the line that each stands in."""
+    stream = StringIO(text.replace("\\\n", " \n"))
+    lexer = shlex.shlex(stream, posix=True)
+    lexer.whitespace_split = True
+    words: list[Word] = []
+    line, counted = 1, 0
+    try:
+        while (token := lexer.get_token()) is not None:
+            read = stream.tell()
+            end = read - text.endswith("\n", 0, read)  # the line that a word ends is its own
+            line += text.count("\n", counted, end)
+            counted = max(counted, end)
+            words.append(Word(token, line))
+    except ValueError as e:
+        raise TrainerFileError(f"{name} is no command line: {str(e).lower()}.") from None
+    return words
+
+
+def is_command(words: Sequence[Word]) -> bool:
+    """Whether the words begin as a training command does."""
+    rest = _without_assignments(words)
+    return bool(rest) and (
+        _program(rest[0]) in _LAUNCHERS or bool(re.fullmatch(_SCRIPT, rest[0].text))
+    )
+
+
+def is_typed_command(words: Sequence[str]) -> bool:
+    """Whether words typed behind `lora-profile` are a training command: a launcher and more."""
+    rest = _without_assignments([Word(word, 0) for word in words])
+    return len(rest) > 1 and _program(rest[0]) in _LAUNCHERS
+
+
+def parse_command(words: Sequence[Word], name: str, folder: Path) -> Command:
+    """Raises TrainerFileError for a command that starts no known trainer."""
+    rest = _without_assignments(words)
+    start = _start(rest, name)
+    if start is None:
+        raise no_trainer(words, name)
+    arguments, behind = _divided(rest[start.arguments :], start.framework)
+    file, options = _arguments(arguments, start.framework, name)
+    entries = {entry.key: entry for entry in options}
+    if start.task is not None:
+        entries = {TASK: Entry(TASK, start.task, rest[start.launched].line), **entries}
+    before = [*rest[: start.launched], *behind]
+    launched = {entry.key: entry for entry in _options(before, name)}
+    named = launched.get("config_file") or entries.pop("accelerate_config", None)
+    launcher = {**_from_variables(words, before, start), **launched}
+    for key in ("num_processes", "mixed_precision"):
+        if key in entries:
+            launcher[key] = entries.pop(key)
+    if start.framework == "axolotl":
+        entries = {key: e for key, e in entries.items() if key not in _OF_LAUNCHING}
+    if start.framework is None or start.framework == "trl":
+        config = entries.pop("config", None)
+        file = file or (str(config.value) if config is not None else None)
+    known = {
+        to: Entry(to, launcher[key].value, launcher[key].line)
+        for key, to in _LAUNCH_KEYS.items()
+        if key in launcher
+    }
+    if "num_processes" in known and known["num_processes"].value not in COUNTED_BY_TORCHRUN:
+        of_each = known["num_processes"]
+        try:
+            ranks = size(of_each.value) * _nodes(before, launcher)
+        except ValueError as e:
+            raise TrainerFileError(f"{name}: the launcher's number of processes: {e}") from None
+        known["num_processes"] = of_each._replace(value=ranks)
+    if "multi_gpu" in launcher:
+        known["distributed_type"] = Entry(
+            "distributed_type", "MULTI_GPU", launcher["multi_gpu"].line
+        )
+    if start.framework == "torchtune":
+        known |= _of_recipe(rest[start.arguments - 1], known)
+    return Command(
+        framework=start.framework,
+        file=file,
+        program=start.program,
+        script=Document(name, entries, folder),
+        launcher=Document(name, known, folder),
+        accelerate_file=None if named is None else str(named.value),
+    )
+
+
+def overruled(of_file: Mapping[str, Entry], given: Mapping[str, Entry]) -> dict[str, Entry]:
+    """The file's entries, with those that the command gives in place of its own."""
+    gone = [key.removeprefix(_LEFT_OUT) for key in given if key.startswith(_LEFT_OUT)]
+    kept = {
+        key: entry
+        for key, entry in of_file.items()
+        if not any(key == name or key.startswith(f"{name}.") for name in gone)
+    }
+    return kept | {key: entry for key, entry in given.items() if not key.startswith(_LEFT_OUT)}
+
+
+def no_trainer(words: Sequence[Word], name: str) -> TrainerFileError:
+    """Of a command that starts no trainer whose arguments are known."""
+    command = " ".join(shlex.quote(word.text) for word in words[:4])
+    more = " ..." if len(words) > 4 else ""
+    return TrainerFileError(
+        f"{name} starts no trainer that can be read (TRL, axolotl, LLaMA-Factory, torchtune);"
+        f" `lora-profile rehearse --gpu KEY -- {command}{more}` runs it on a pretended GPU."
+    )
+
+
+def _program(word: Word) -> str:
+    """The command's name, without the folder that it is in."""
+    return word.text.rpartition("/")[2]
+
+
+def _start(words: Sequence[Word], name: str) -> _Start | None:
+    for n, word in enumerate(words):
+        following = words[n + 1].text if n + 1 < len(words) else ""
+        program = _program(word)
+        if program == "trl" and following in _TASKS:
+            return _Start(n + 1, n + 2, "trl", task=following)
+        framework = _TRAINERS.get((program, following))
+        if framework == "torchtune":
+            return _recipe_start(words, n + 2, name)
+        if framework is not None:
+            return _Start(n, n + 2, framework)
+        if script := re.fullmatch(_SCRIPT, word.text):
+            stem = script["name"].replace("run_", "")
+            task = next((task for task in sorted(_TASKS, key=len)[::-1] if task in stem), None)
+            framework = None if task is None else "trl"
+            return _Start(n, n + 1, framework, task=task, program=word.text)
+    return None
+
+
+def _recipe_start(words: Sequence[Word], first: int, name: str) -> _Start:
+    """`tune run [torchrun's options] RECIPE --config FILE [KEY=VALUE ...]`."""
+    for n in range(first + 1, len(words)):
+        if words[n].text.partition("=")[0] == "--config":
+            return _Start(n - 1, n, "torchtune")
+    raise TrainerFileError(f"{name}: `tune run RECIPE` names no file; add --config FILE.")
+
+
+def _of_recipe(recipe: Word, known: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Recipes of several GPUs share the model by FSDP2, on as many as torchrun starts."""
+    if "distributed" not in recipe.text:
+        return {}
+    sharded = {
+        "distributed_type": "FSDP",
+        "fsdp_config.fsdp_version": 2,
+        **({} if "num_processes" in known else {"num_processes": COUNTED_BY_TORCHRUN[0]}),
+    }
+    return {key: Entry(key, value, recipe.line) for key, value in sharded.items()}
+
+
+def _from_variables(
+    words: Sequence[Word], before: Sequence[Word], start: _Start
+) -> dict[str, Entry]:
+    """How many processes the variables in front of the command make of it: LLaMA-Factory's own,
+    or one for each visible GPU where the launcher counts them."""
+    variables = {
+        key.lstrip("!"): Word(value, word.line)
+        for word in words[: len(words) - len(_without_assignments(words))]
+        for key, _, value in [word.text.partition("=")]
+    }
+    found: dict[str, Entry] = {}
+    if start.framework == "llamafactory":
+        for name, key in (("NPROC_PER_NODE", "nproc_per_node"), ("NNODES", "nnodes")):
+            if name in variables:
+                found[key] = Entry(key, plain(variables[name].text), variables[name].line)
+    counts = {_program(word) for word in before} & {"accelerate", "deepspeed", "trl"}
+    cards = variables.get("CUDA_VISIBLE_DEVICES")
+    if (
+        not found
+        and cards is not None
+        and (counts or start.framework in ("axolotl", "llamafactory"))
+    ):
+        number = len(cards.text.split(","))
+        if number > 1:
+            found["num_processes"] = Entry("num_processes", number, cards.line)
+    return found
+
+
+def _nodes(launcher: Sequence[Word], entries: Mapping[str, Entry]) -> int:
+    """Machines whose processes are counted apart: torchrun and deepspeed count those of each, as
+    accelerate does not. A range (1:4) is of an elastic launch, whose least is taken."""
+    if any(word.text == "accelerate" for word in launcher):
+        return 1
+    named = next((entries[key].value for key in ("nnodes", "num_nodes") if key in entries), 1)
+    return size(str(named).partition(":")[0])
+
+
+def _without_assignments(words: Sequence[Word]) -> list[Word]:
+    """The command behind prompts and variables: $ HF_HUB_OFFLINE=1 trl sft."""
+    rest = list(words)
+    while rest and (rest[0].text in ("$", ">", "!", "time") or re.match(r"!?\w+=", rest[0].text)):
+        rest.pop(0)
+    return rest
+
+
+def _divided(words: Sequence[Word], framework: str | None) -> tuple[list[Word], list[Word]]:
+    """axolotl's own arguments, and its launcher's, which stand behind --."""
+    texts = [word.text for word in words]
+    if framework != "axolotl" or "--" not in texts:
+        return list(words), []
+    return list(words[: texts.index("--")]), list(words[texts.index("--") + 1 :])
+
+
+def _arguments(
+    words: list[Word], framework: str | None, name: str
+) -> tuple[str | None, Iterator[Entry]]:
+    """The file that the arguments begin with, and what they say beside it."""
+    if framework == "torchtune":
+        _, equals, file = words[0].text.partition("=")
+        if not equals and len(words) == 1:
+            raise TrainerFileError(f"{name}: --config names no file.")
+        return (file or words[1].text), _assigned(words[1 if equals else 2 :], name)
+    if not words or words[0].text.startswith("-"):
+        return None, _options(words, name)
+    if framework == "axolotl" or re.fullmatch(_FILE, words[0].text):
+        has_options = any(word.text.startswith("--") for word in words)
+        read = _options if has_options or framework == "axolotl" else _assigned
+        return words[0].text, read(words[1:], name)
+    return None, _options(words, name)
+
+
+def _assigned(words: Sequence[Word], name: str) -> Iterator[Entry]:
+    """key=value as OmegaConf takes it, and torchtune's ~key, which leaves the key out."""
+    for word in words:
+        key, equals, value = word.text.partition("=")
+        if key.startswith(_LEFT_OUT):
+            yield Entry(key, None, word.line)
+        elif not equals or not key:
+            raise TrainerFileError(f"{name}: {word.text!r} is no KEY=VALUE.")
+        else:
+            yield from _entries(key, value, word.line, name)
+
+
+def _entries(key: str, text: str, line: int, name: str) -> Iterator[Entry]:
+    """A key with its value, which may be a list or a mapping as YAML and JSON write them."""
+    if text[:1] not in ("[", "{"):
+        yield Entry(key, plain(text), line)
+        return
+    for entry in parse(f"{key}: {text}", name, None, is_json=False).entries.values():
+        yield entry._replace(line=line)
+
+
+def _options(words: Sequence[Word], name: str) -> Iterator[Entry]:
+    """--key value, --key=value, --key a b c, and --key alone, which is on, as --no-key is off."""
+    n = 0
+    while n < len(words):
+        word = words[n]
+        n += 1
+        if not _is_option(word.text):
+            continue
+        key, equals, value = word.text.lstrip("-").partition("=")
+        key = key.replace("-", "_")
+        if equals:
+            yield from _entries(key, value, word.line, name)
+            continue
+        values = []
+        while n < len(words) and not _is_option(words[n].text):
+            values.append(words[n].text)
+            n += 1
+        if not values and key.startswith("no_") and key != "no_cuda":
+            yield Entry(key.removeprefix("no_"), False, word.line)
+        elif len(values) == 1:
+            yield from _entries(key, values[0], word.line, name)
+        else:
+            yield Entry(key, [plain(value) for value in values] or True, word.line)
+
+
+def _is_option(text: str) -> bool:
+    return bool(re.match(r"--?[A-Za-z]", text))
