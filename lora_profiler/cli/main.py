@@ -32,6 +32,7 @@ from lora_profiler.cli.options import (
     file_options,
     gpu_of,
     model_called,
+    names_asked,
     names_given,
     network_of,
     output_options,
@@ -138,7 +139,11 @@ that counts as fitting); 2 usage; 3 no such model.
     "--detail",
     help="The whole table: every moment and part, compute, the reserve, where time goes, caveats.",
 )
-@file_options("model", "MODEL", "the question as a trainer's file, which trains it and reads as it")
+@file_options(
+    "model",
+    "MODEL",
+    "the question as that trainer's file, and the launcher's for several GPUs; none if the run does not fit",
+)
 @rare(OUTPUT)("--per-layer", help="Weights, memory and compute of every distinct layer.")
 @grouped(OUTPUT)("--explain", help="The formula behind each number, with the numbers put in.")
 @output_options("table", "json", "csv", "md")
@@ -149,7 +154,15 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     asked for."""
     check_new_file(o["output"], o["force"])
     from lora_profiler.catalog import shared_with_vllm
-    from lora_profiler.cli.read import model_of, named, print_reading, with_images, write
+    from lora_profiler.cli.read import (
+        assume_trainer,
+        model_of,
+        named,
+        print_reading,
+        with_images,
+        writable,
+        write,
+    )
     from lora_profiler.planning.answers import answers
     from lora_profiler.report.tracing import shown
 
@@ -157,6 +170,10 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     platform = platform_of(o, gpu)
     questions = []
     for name, file in named(models, o["framework"]):
+        if o["write"]:
+            named_options = names_asked(ctx, file)
+            if file is None:
+                assume_trainer(ctx)
         if file is None:
             spec = model_called(name, o)
         else:
@@ -167,8 +184,11 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
         share = o["vllm_share"] or (file.vllm_share if file is not None else 0.0)
         card = gpu and shared_with_vllm(gpu, share)
         questions.append((of_model, trainer(ctx, file), training_data(ctx, o, spec, file), card))
+    files = None
     if o["write"]:
-        write(o["write"], [workload for of_model, *_ in questions for workload in of_model])
+        every = [workload for of_model, *_ in questions for workload in of_model]
+        files = writable(ctx, every, named_options)
+        questions = [([files.workload], *questions[0][1:])]
     detailed = o["detail"] or o["per_layer"] or o["explain"]
     short = o["form"] in ("table", "md") and not detailed
     levers: Literal["none", "best", "all"] = (
@@ -184,6 +204,8 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
             ask(of_model, card, trainer=whose, data=data)
             for of_model, whose, data, card in questions
         ]
+    if files is not None:
+        write(ctx, files, found[0][0])
     for one_model in found:
         warn_of([answer.prediction for answer in one_model], gpu)
     if short:

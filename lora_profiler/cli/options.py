@@ -309,6 +309,11 @@ def stack_of(ctx: click.Context, file: "TrainerFile | None" = None) -> Stack | N
     return None if name is None else find_stack(name)
 
 
+def names_asked(ctx: click.Context, file: "TrainerFile | None" = None) -> set[str]:
+    """Names of the options that the command line or `file` gives."""
+    return _asked(ctx, file)[1]
+
+
 def names_given(ctx: click.Context) -> set[str]:
     return {name for name in DEFAULTS if given(ctx, name)}
 

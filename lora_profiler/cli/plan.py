@@ -2,6 +2,7 @@
 cluster."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
@@ -24,6 +25,7 @@ from lora_profiler.cli.options import (
     given,
     lengths_of,
     model_called,
+    names_asked,
     network_of,
     output_options,
     platform_of,
@@ -39,8 +41,9 @@ from lora_profiler.workload import Method
 
 if TYPE_CHECKING:
     from lora_profiler.model_spec import ModelSpec
-    from lora_profiler.planning.planned import Amount, Offer, Space
+    from lora_profiler.planning.planned import Amount, Offer, PlannedRun, Space
     from lora_profiler.platform import Platform
+    from lora_profiler.stacks import Trainer
     from lora_profiler.trainer_files.trainer_file import TrainerFile
     from lora_profiler.workload import Workload
 
@@ -230,7 +233,7 @@ def _place(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
 
 def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     """Over cards and ways."""
-    from lora_profiler.cli.read import model_of, named, print_reading, write
+    from lora_profiler.cli.read import assume_trainer, model_of, named, print_reading
     from lora_profiler.planning.plan import make_plan
     from lora_profiler.planning.planned import Budget
     from lora_profiler.report.decision.plan import plan_blocks
@@ -238,6 +241,9 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     from lora_profiler.report.waiting import shown_work
 
     ((name, file),) = named([model], o["framework"])
+    asked = names_asked(ctx, file) if o["write"] else set()
+    if file is None and o["write"]:
+        assume_trainer(ctx, sizes=())
     if file is None:
         spec = model_called(name, o)
     else:
@@ -246,8 +252,10 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     _choose_methods(ctx, file is not None)
     engine = engine_of(o["engine"])
     amount, more = amount_of(ctx, spec, file)
-    offers = offers_from(ctx, lambda platform: workloads(spec, ctx, platform, file=file))
+    offers = offers_from(ctx, lambda platform: _ways(ctx, spec, platform, file, asked))
     space = space_from(ctx, offers, has_own_defaults=file is not None or o["trainer"] is not None)
+    if o["write"]:  # whose files have the trainer's own loss
+        space = replace(space, loss=offers[0].workloads[0].setup.loss)
     budget = Budget(max_hours=o["max_hours"], max_cost=o["max_cost"])
     with shown_work("Searching", "layouts") as tell:
         plan = make_plan(
@@ -255,13 +263,46 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
         )
     whose = trainer(ctx, file)
     if o["write"] and plan.recommended is not None:
-        write(o["write"], [plan.recommended.workload])
+        _write(ctx, plan.recommended, asked, whose)
     print_answer(
         lambda: plan_payload(plan, whose, more),
         lambda: plan_blocks(plan, trainer=whose, more=more, whole_front=o["detail"]),
     )
     if plan.recommended is None:
         ctx.exit(1)
+
+
+_SEARCHED = frozenset(
+    {"batch_size", "accumulation", "rank", "alpha", "checkpointing", "loss", "optimizer"}
+    | {"optimizer_impl", "world_size", "sharding", "quant_type", "double_quant"}
+)
+"""Options that the recommended run is about."""
+
+
+def _ways(
+    ctx: click.Context,
+    model: "ModelSpec",
+    platform: "Platform",
+    file: "TrainerFile | None",
+    asked: set[str],
+) -> "list[Workload]":
+    """The ways to train on a platform; with --write those that its files say, before any search."""
+    ways = workloads(model, ctx, platform, file=file)
+    if not ctx.params["write"]:
+        return ways
+    from lora_profiler.cli.read import as_written
+
+    return as_written(ctx, ways, asked)
+
+
+def _write(ctx: click.Context, run: "PlannedRun", asked: set[str], whose: "Trainer | None") -> None:
+    """Writes the recommended run's files, where the question that they are fits as well."""
+    from lora_profiler.cli.read import writable, write
+    from lora_profiler.planning.answers import answers
+
+    files = writable(ctx, [run.workload], asked | _SEARCHED)
+    (answer,) = answers([files.workload], run.cluster.gpu, levers="none", trainer=whose)
+    write(ctx, files, answer)
 
 
 def _choose_methods(ctx: click.Context, has_file: bool) -> None:

@@ -20,12 +20,14 @@ from lora_profiler.cli.click_support import (
     write_out,
 )
 from lora_profiler.cli.option_groups import option
-from lora_profiler.cli.options import model_called, output_options
+from lora_profiler.cli.options import given, lengths_of, model_called, output_options
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UsageError
 
 if TYPE_CHECKING:
     from lora_profiler.model_spec import ModelSpec
+    from lora_profiler.planning.answers import Answer
     from lora_profiler.trainer_files.trainer_file import TrainerFile
+    from lora_profiler.trainer_files.writing import Written
     from lora_profiler.workload import Workload
 
 FRAMEWORK_NAMES = ("axolotl", "torchtune", "llamafactory", "unsloth", "trl", "peft")
@@ -180,16 +182,71 @@ def with_images(
     return with_images(file), model if side is None else side.whole()
 
 
-def write(target: tuple[str, str], workloads: Sequence["Workload"]) -> None:
-    """Writes the one question as a trainer's file. Raises UsageError."""
-    from lora_profiler.trainer_files.writing import written
+_SIZES = ("batch_size", "seq_len")
+"""Options of a question that hold for whichever trainer runs it."""
 
-    name, path = target
+
+def assume_trainer(ctx: click.Context, sizes: Sequence[str] = _SIZES) -> None:
+    """The trainer whose file --write names, with `sizes` of the question as it is without, where
+    nothing names another."""
+    from click.core import ParameterSource
+
+    from lora_profiler.trainer_files.writing import trainer_of
+
+    trainer, o = trainer_of(ctx.params["write"][0]), ctx.params
+    if given(ctx, "trainer") or trainer is None:
+        return
+    o["trainer"] = trainer
+    has_data = o["data"] is not None or lengths_of(o) is not None
+    kept = [name for name in sizes if name != "seq_len" or not has_data]
+    for name in ("trainer", *kept):
+        ctx.set_parameter_source(name, ParameterSource.COMMANDLINE)
+
+
+def writable(ctx: click.Context, workloads: Sequence["Workload"], named: set[str]) -> "Written":
+    """The files of the one question that --write names, none of which is there; of its options
+    those `named` are the user's. Raises UsageError for several questions, and for what a trainer's
+    file cannot say."""
+    from lora_profiler.trainer_files.writing import written_files
+
+    name, path = ctx.params["write"]
     if len(workloads) != 1:
         raise UsageError("--write writes one question; name one MODEL and one --method.")
-    context = click.get_current_context()
-    check_new_file(path, context.params["force"])
-    write_out(written(name, workloads[0], Path(path).name), path)
+    files = written_files(name, workloads[0], Path(path).name, named)
+    for other in files.texts:
+        check_new_file(str(Path(path).with_name(other)), ctx.params["force"])
+    return files
+
+
+def as_written(
+    ctx: click.Context, workloads: Sequence["Workload"], named: set[str]
+) -> list["Workload"]:
+    """The questions as files of --write ask them, without those that none can. Raises UsageError
+    where none is left."""
+    found, refusal = [], None
+    for workload in workloads:
+        try:
+            found.append(writable(ctx, [workload], named).workload)
+        except UsageError as e:
+            refusal = e
+    if refusal is not None and not found:
+        raise refusal
+    return found
+
+
+def write(ctx: click.Context, files: "Written", answer: "Answer") -> None:
+    """Writes the files, but none for a run that does not fit."""
+    path = ctx.params["write"][1]
+    verdict = answer.fit.verdict if answer.fit is not None else "fits"
+    is_allowed = verdict == "tight" and ctx.params.get("allow_tight")
+    if verdict != "fits" and not is_allowed:
+        change = next((" ".join(remedy.options) for remedy in answer.remedies), "")
+        why = "may run out of memory" if verdict == "tight" else "does not fit"
+        warn(f"{path} is not written: the run {why}" + (f"; {change} fits." if change else "."))
+        return
+    for other, text in files.texts.items():
+        write_out(text, str(Path(path).with_name(other)))
+    click.echo(f"Start it with: {files.command}", err=True)
 
 
 def print_reading(file: "TrainerFile", model: "ModelSpec") -> "TrainerFile":

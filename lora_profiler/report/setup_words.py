@@ -350,7 +350,11 @@ def _formats(predictions: Sequence[Prediction]) -> Iterator[str]:
     setups = [p.workload.setup for p in predictions]
     platform = predictions[0].workload.platform
     if setups[0].device == "cuda" and not platform.has_bfloat16:
-        wide = [s.method for s in setups if "bfloat16" in (s.dtype, s.lowered_dtype)]
+        wide = [
+            s.method
+            for s in setups
+            if s.autocast_dtype != "float16" and "bfloat16" in (s.dtype, s.lowered_dtype)
+        ]
         if wide:
             yield (
                 f"{platform.capability_text} has no arithmetic of bfloat16, which {', '.join(wide)}"

@@ -59,11 +59,13 @@ class Word(NamedTuple):
 class Command(NamedTuple):
     """A training command. framework: whose arguments they are, None where they decide; file: the
     trainer's own file, which the `script`'s arguments overrule; program: the Python script that is
-    started; launcher: what its launcher was given; accelerate_file: the one that it names."""
+    started; assumed: what holds where the file does not say; launcher: what its launcher was given;
+    accelerate_file: the one that it names."""
 
     framework: str | None
     file: str | None
     program: str | None
+    assumed: Mapping[str, Entry]
     script: Document
     launcher: Document
     accelerate_file: str | None
@@ -151,12 +153,12 @@ def parse_command(words: Sequence[Word], name: str, folder: Path) -> Command:
         known["distributed_type"] = Entry(
             "distributed_type", "MULTI_GPU", launcher["multi_gpu"].line
         )
-    if start.framework == "torchtune":
-        known |= _of_recipe(rest[start.arguments - 1], known)
+    is_recipe = start.framework == "torchtune"
     return Command(
         framework=start.framework,
         file=file,
         program=start.program,
+        assumed=_of_recipe(rest[start.arguments - 1]) if is_recipe else {},
         script=Document(name, entries, folder),
         launcher=Document(name, known, folder),
         accelerate_file=None if named is None else str(named.value),
@@ -216,16 +218,10 @@ def _recipe_start(words: Sequence[Word], first: int, name: str) -> _Start:
     raise TrainerFileError(f"{name}: `tune run RECIPE` names no file; add --config FILE.")
 
 
-def _of_recipe(recipe: Word, known: Mapping[str, Entry]) -> dict[str, Entry]:
-    """Recipes of several GPUs share the model by FSDP2, on as many as torchrun starts."""
-    if "distributed" not in recipe.text:
-        return {}
-    sharded = {
-        "distributed_type": "FSDP",
-        "fsdp_config.fsdp_version": 2,
-        **({} if "num_processes" in known else {"num_processes": COUNTED_BY_TORCHRUN[0]}),
-    }
-    return {key: Entry(key, value, recipe.line) for key, value in sharded.items()}
+def _of_recipe(recipe: Word) -> dict[str, Entry]:
+    """Recipes of several GPUs share the model by FSDP2, unless the file says otherwise."""
+    key = "fsdp_reshard_after_forward"
+    return {key: Entry(key, True, recipe.line)} if "distributed" in recipe.text else {}
 
 
 def _from_variables(

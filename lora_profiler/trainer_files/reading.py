@@ -56,9 +56,11 @@ def read_files(paths: Sequence[Path], framework: str | None = None) -> TrainerFi
     return _read(first, beside, framework or started)
 
 
-def read_document(document: Document, framework: str) -> TrainerFile:
-    """A document of a known framework, without files beside it."""
-    return _read(document, [], framework)
+def read_document(
+    document: Document, framework: str, beside: Sequence[Document] = ()
+) -> TrainerFile:
+    """A document of a known framework, and those of its launcher."""
+    return _read(document, beside, framework)
 
 
 def read_content(name: str, content: bytes) -> TrainerFile:
@@ -161,7 +163,7 @@ def _command_documents(words: Sequence[Any], name: str, folder: Path) -> _Docume
     elif command.file is not None:
         of_file = _file_of(command.file, framework, folder)
         is_typed = not any(word.line for word in words)
-        entries = overruled(of_file.entries, script.entries)
+        entries = {**command.assumed, **overruled(of_file.entries, script.entries)}
         script = Document(of_file.name if is_typed else name, entries, folder)
     if framework is None and recognised(script) not in FRAMEWORKS:
         raise no_trainer(words, name)

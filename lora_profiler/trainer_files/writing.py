@@ -1,18 +1,19 @@
 """A question as a trainer's file that trains it, keys or a short script. What is written is read
 again: the file is only given out where it is the same question."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lora_profiler._common.printable import printable
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.option import flag
-from lora_profiler.planning.setups import DEFAULTS, setups
+from lora_profiler.planning.setups import DEFAULTS, changed, workloads
 from lora_profiler.stacks.stack import find_stack
 from lora_profiler.support.bases import is_packed_base
 from lora_profiler.trainer_files.document import Document, parse
+from lora_profiler.trainer_files.launching import launch
 from lora_profiler.trainer_files.reading import read_document
 from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model, usual_options
 from lora_profiler.trainer_files.written_keys import (
@@ -20,14 +21,40 @@ from lora_profiler.trainer_files.written_keys import (
     KEYS,
     OPTIMIZERS,
     cannot,
+    is_bf16,
     is_int8,
     short,
 )
-from lora_profiler.workload import TrainSetup, Workload, setup_dict
+from lora_profiler.workload import Method, TrainSetup, Workload, setup_dict
 
 SCRIPT = "peft"
 WRITERS = (*KEYS, SCRIPT)
 """Trainers whose files are written."""
+
+
+_TRAINERS = {
+    "axolotl": "axolotl",
+    "trl": "trl-sft",
+    "llamafactory": "llamafactory",
+    "torchtune": "torchtune",
+}
+
+
+def trainer_of(name: str) -> str | None:
+    """The trainer whose file is called `name`, where a question names none; None where a file says
+    all that a question does."""
+    return _TRAINERS.get(name)
+
+
+def _narrow_options(name: str, method: Method) -> Mapping[str, Any]:
+    """What is passed to the trainer of the file called `name` on a GPU without bfloat16, where it
+    takes that by default. Adapters that TRL makes bfloat16 train without a scaled loss, whose
+    gradients torch unscales in float32 alone."""
+    if name != "trl":
+        return {}
+    if method == "qlora":
+        return {"dtype": "float16", "precision": "pure"}
+    return {"dtype": "float32" if method == "full" else "float16", "precision": "amp-float16"}
 
 
 def suffix_of(name: str) -> str:
@@ -35,8 +62,35 @@ def suffix_of(name: str) -> str:
     return ".py" if name == SCRIPT else ".yaml"
 
 
+class Written(NamedTuple):
+    """The files of a training run by name, the trainer's own first, the question that they are, and
+    the command that starts them."""
+
+    texts: Mapping[str, str]
+    workload: Workload
+    command: str
+
+
 def written(name: str, workload: Workload, file_name: str) -> str:
-    """The file's text, for the trainer called `name`.
+    """The text of the one file that is the question, for the trainer called `name`.
+
+    Raises UsageError for a trainer that is not known, and for a question that its files cannot say,
+    with the options that they cannot.
+    """
+    if workload.setup.is_shared:
+        raise UsageError(
+            "one file does not say how many GPUs train; `lora-profile predict ... --write` writes"
+            " the launcher's beside it."
+        )
+    return written_files(name, workload, file_name).texts[file_name]
+
+
+def written_files(
+    name: str, workload: Workload, file_name: str, given: Collection[str] | None = None
+) -> Written:
+    """The files that train the question, for the trainer called `name`. Of the options that are not
+    among those `given` (None: all are) the trainer's own make another question, which is then the
+    one that is returned: what reading the files gives.
 
     Raises UsageError for a trainer that is not known, and for a question that its files cannot say,
     with the options that they cannot.
@@ -47,31 +101,72 @@ def written(name: str, workload: Workload, file_name: str) -> str:
             f"no file of {name[:40]!r} is written; accepted: {known}.{did_you_mean(name, WRITERS)}"
         )
     setup = workload.setup
-    if setup.is_shared:
-        raise UsageError(
-            "a trainer's file does not say how many ranks train: its launcher does; leave out"
-            " --world-size and --sharding to write one."
-        )
+    is_open = given is not None and not {"dtype", "precision"} & set(given)
+    if is_open and setup.device == "cuda" and not workload.platform.has_bfloat16:
+        workload = changed(workload, _narrow_options(name, setup.method))
     if is_packed_base(setup):
         raise UsageError(
             "no file is written for a checkpoint of GPTQ, AWQ, FP8 or HQQ: trainers load it by"
             " name, each with keys of its own."
         )
+    for _ in range(_MOST_READINGS):
+        texts, documents, command = _texts(name, workload, file_name)
+        file = on_model(read_document(documents[0], name, documents[1:]), workload.model)
+        back, wrong = _read_back(file, workload)
+        lost = [key.missing for key in file.not_modelled]
+        if not wrong and not lost and file.model == workload.model.id:
+            return Written(texts, back, command)
+        fixed = [option for option in wrong if given is None or option in given]
+        if fixed or lost or file.model != workload.model.id:
+            break
+        workload = back
+    values = setup_dict(workload.setup)
+    named = [f"{flag(option)} {values[option]}" for option in fixed or wrong]
+    if file.model != workload.model.id:
+        named.append(f"MODEL {workload.model.id}")
+    raise UsageError(
+        f"a file of {file.title} cannot say {', '.join(named) or '; '.join(lost)}; ask without, or"
+        " write another trainer's."
+    )
+
+
+_MOST_READINGS = 2
+"""As asked, and as the trainer's own make of it."""
+
+
+def _texts(
+    name: str, workload: Workload, file_name: str
+) -> tuple[dict[str, str], list[Document], str]:
+    """The files' texts by name, the documents that they are read as, and the command."""
+    setup = workload.setup
+    started = launch(name, setup, file_name)
     # a model's name is a folder's, which may hold line breaks
     head = f"# {setup.method} fine-tuning of {printable(workload.model.id)}\n"
+    if started.beside or started.told:
+        head += f"# {started.command}\n"
     if setup.packed is not None:
         head += (
             f"# the length of packed sequences is the data's: read with --packed {setup.packed}\n"
         )
-    text = head + (script(workload) if name == SCRIPT else _yaml(name, workload))
-    _check_same(read_document(_document(text, name, file_name), name), workload)
-    return text
+    text = head + (script(workload) if name == SCRIPT else _yaml(name, workload, started.keys))
+    beside = [
+        parse(other, other_name, None, is_json=other_name.endswith(".json"))
+        for other_name, other in started.beside.items()
+    ]
+    if started.told:
+        beside.append(Document("the command", started.told, None))
+    document = _document(text, name, file_name)
+    if "deepspeed" in started.keys:  # which is beside it, not yet on the disk
+        entries = {key: e for key, e in document.entries.items() if key != "deepspeed"}
+        document = replace(document, entries=entries)
+    return {file_name: text, **started.beside}, [document, *beside], started.command
 
 
-def _yaml(name: str, workload: Workload) -> str:
+def _yaml(name: str, workload: Workload, more: Mapping[str, Any]) -> str:
     import yaml
 
-    own = {key: value for key, value in KEYS[name](workload).items() if value is not None}
+    keys = {**KEYS[name](workload), **more}
+    own = {key: value for key, value in keys.items() if value is not None}
     text = yaml.safe_dump(own, sort_keys=False, default_flow_style=False, allow_unicode=True)
     return str(text)
 
@@ -87,15 +182,17 @@ def _document(text: str, name: str, file_name: str) -> Document:
     return parse_calls(text, file_name, None)
 
 
-def _check_same(file: TrainerFile, workload: Workload) -> None:
-    """Raises UsageError unless the file is the question of `workload`. What a loop itself keeps is
-    the trainer's own, whatever was asked."""
+def _read_back(file: TrainerFile, workload: Workload) -> tuple[Workload, list[str]]:
+    """The question that the file is, and the options in which it is another than `workload`'s. What
+    a loop itself keeps is the trainer's own, whatever was asked.
+
+    Raises UsageError for a file that is no question.
+    """
     setup = workload.setup
     given = {} if setup.packed is None else {"packed": setup.packed}
-    fitted = on_model(file, workload.model)
-    options = {**fitted.completing(given), **given}
+    options = {**file.completing(given), **given}
     try:
-        (back,) = setups(
+        (back,) = workloads(
             workload.model,
             {**DEFAULTS, **options},
             set(options),
@@ -106,18 +203,9 @@ def _check_same(file: TrainerFile, workload: Workload) -> None:
         read, own = {**usual_options(file.stack, options), **options}, setup_dict(setup)
         taken = [f"{flag(n)} {own[n]}" for n, v in read.items() if n in own and own[n] != v]
         raise UsageError(f"a file of {file.title} cannot say {', '.join(taken)}: {e}") from e
-    lost = [key.missing for key in fitted.not_modelled]
-    values = setup_dict(replace(setup, loop_state=back.loop_state))
-    others = setup_dict(back)
-    wrong = [f"{flag(name)} {values[name]}" for name in values if values[name] != others[name]]
-    if file.model != workload.model.id:
-        wrong.append(f"MODEL {workload.model.id}")
-    if not wrong and not lost:
-        return
-    raise UsageError(
-        f"a file of {file.title} cannot say {', '.join(wrong) or '; '.join(lost)}; ask without, or"
-        " write another trainer's."
-    )
+    values = setup_dict(replace(setup, loop_state=back.setup.loop_state))
+    others = setup_dict(back.setup)
+    return back, [name for name in values if values[name] != others[name]]
 
 
 # --- as a short script: transformers' Trainer, with PEFT's adapters -------------------------------
@@ -244,7 +332,7 @@ def _arguments(setup: TrainSetup) -> dict[str, Any]:
         "gradient_accumulation_steps": setup.accumulation,
         "gradient_checkpointing": setup.checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": setup.use_reentrant},
-        "bf16": setup.precision == "amp",
+        "bf16": is_bf16(setup),
         "fp16": setup.precision == "amp-float16" or None,
         "optim": OPTIMIZERS.get((setup.optimizer, setup.optimizer_impl)),
         "use_liger_kernel": setup.kernels == "liger" or None,

@@ -7,7 +7,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.option import flag
 from lora_profiler.trainer_files.frameworks import torchtune
 from lora_profiler.trainer_files.frameworks.axolotl_keys import LORA_KERNELS
-from lora_profiler.workload import Quantization, TrainSetup, Workload
+from lora_profiler.workload import DEEPSPEED_ZERO, Quantization, TrainSetup, Workload
 
 Keys = dict[str, Any]
 OPTIMIZERS = {
@@ -57,10 +57,10 @@ def _axolotl(workload: Workload) -> Keys:
             "peft_use_dora": lora.use_dora or None,
             "peft_autocast_adapter_dtype": None if lora.adapter_dtype == "float32" else False,
         }
-        keys |= dict.fromkeys(LORA_KERNELS, lora.lora_kernels == "axolotl")
+        has_kernels = lora.lora_kernels == "axolotl" and setup.precision != "amp-float16"
+        keys |= dict.fromkeys(LORA_KERNELS, has_kernels)
     if base is not None and not base.double_quant:
         keys["bnb_config_kwargs"] = {"bnb_4bit_use_double_quant": False}
-    full = setup.precision == "pure" and setup.dtype == "bfloat16"
     keys |= {
         "sequence_len": setup.seq_len,
         "sample_packing": setup.packed is not None,
@@ -68,7 +68,7 @@ def _axolotl(workload: Workload) -> Keys:
         "micro_batch_size": setup.batch_size,
         "gradient_accumulation_steps": setup.accumulation,
         "optimizer": OPTIMIZERS.get((setup.optimizer, setup.optimizer_impl)),
-        "bf16": "full" if full else setup.precision == "amp",
+        "bf16": "full" if _is_pure_bf16(setup) else is_bf16(setup),
         "fp16": setup.precision == "amp-float16" or None,
         "gradient_checkpointing": setup.checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": setup.use_reentrant},
@@ -97,13 +97,26 @@ def _axolotl(workload: Workload) -> Keys:
     }
 
 
+def is_bf16(setup: TrainSetup) -> bool:
+    """Whether the trainer's switch is on, which DeepSpeed and FSDP make something else of than
+    autocast."""
+    if setup.sharding in DEEPSPEED_ZERO:
+        return setup.dtype == "bfloat16"
+    return setup.precision in ("amp", "fsdp-mixed")
+
+
+def _is_pure_bf16(setup: TrainSetup) -> bool:
+    is_pure = setup.precision == "pure" and setup.dtype == "bfloat16"
+    return is_pure and setup.sharding not in DEEPSPEED_ZERO
+
+
 def _arguments(setup: TrainSetup) -> Keys:
     """TrainingArguments."""
     return {
         "per_device_train_batch_size": setup.batch_size,
         "gradient_accumulation_steps": setup.accumulation,
         "optim": OPTIMIZERS.get((setup.optimizer, setup.optimizer_impl)),
-        "bf16": setup.precision == "amp",
+        "bf16": is_bf16(setup),
         "fp16": setup.precision == "amp-float16" or None,
         "label_smoothing_factor": setup.label_smoothing_factor or None,
         "eval_strategy": "no" if setup.eval_batch_size is None else "epoch",
@@ -173,7 +186,6 @@ def _llamafactory(workload: Workload) -> Keys:
             "use_dora": lora.use_dora or None,
         }
     flash = {"auto": "sdpa", "flash_attention_2": "fa2", "eager": "disabled"}
-    pure = setup.precision == "pure" and setup.dtype == "bfloat16"
     return keys | {
         "dataset": "alpaca_en_demo",
         "template": "default",
@@ -184,7 +196,7 @@ def _llamafactory(workload: Workload) -> Keys:
         "use_reentrant_gc": setup.use_reentrant,
         "enable_liger_kernel": setup.kernels == "liger",
         **_arguments(setup),
-        "pure_bf16": pure or None,
+        "pure_bf16": _is_pure_bf16(setup) or None,
         "val_size": None if setup.eval_batch_size is None else 0.05,
     }
 
@@ -197,6 +209,11 @@ def _torchtune(workload: Workload) -> Keys:
     if model.id not in builders:
         raise UsageError(
             f"torchtune has no builder of {model.id} that is known; write another trainer's file."
+        )
+    if setup.dtype == "float16":
+        raise UsageError(
+            "torchtune trains in bfloat16 or float32, not in float16; add --dtype float32, or write"
+            " another trainer's file."
         )
     family, _, builder = builders[model.id].partition(".")
     kind = {"full": "", "lora": "lora_", "qlora": "qlora_"}[setup.method]

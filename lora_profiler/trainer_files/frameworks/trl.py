@@ -122,6 +122,14 @@ def _smoothing(value: Any, document: Document) -> Meaning:
     return not_modelled("label smoothing: 16 bytes a logit", "too low")
 
 
+def _bf16(value: Any, document: Document) -> Meaning:
+    """On by itself unless fp16 is (TRL 1.16 `trainer/base_config.py`), but of TrainingArguments."""
+    is_own = not _is_plain(document) and is_off(document.get("fp16"))
+    if value is not None and is_off(value) and is_own:
+        return Meaning({"precision": "pure"}, note="no autocast")
+    return shared.autocast(value, document)
+
+
 def _targets(value: Any) -> str:
     """ModelConfig hands over a list of one as that one, which PEFT takes for a pattern."""
     return targets(value[0] if isinstance(value, list) and len(value) == 1 else value)
@@ -235,6 +243,7 @@ TRL = Framework(
         **TRAINING_ARGUMENTS,
         "model_name_or_path": sets("model"),
         "model_revision": sets("revision"),
+        "bf16": _bf16,
         TASK: no_effect,
         "dtype": sets("dtype"),
         "torch_dtype": sets("dtype"),

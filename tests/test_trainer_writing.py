@@ -1,0 +1,166 @@
+"""--write: a question as the files of a trainer, which read as that question again, on GPUs with and
+without bfloat16, on one and on several."""
+
+import ast
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from commands import Run, refused
+from lora_profiler.catalog import find_gpu, find_model
+from lora_profiler.errors import UsageError
+from lora_profiler.planning.setups import DEFAULTS, workloads
+from lora_profiler.stacks import find_stack
+from lora_profiler.trainer_files.reading import read_command
+from lora_profiler.trainer_files.trainer_file import on_model
+from lora_profiler.trainer_files.writing import (
+    WRITERS,
+    Written,
+    suffix_of,
+    trainer_of,
+    written_files,
+)
+from lora_profiler.workload import Workload, setup_dict
+
+MODEL = "meta-llama/Llama-3.2-1B"
+GPUS = ("t4", "rtx_4090", "a100_sxm_80gb")
+METHODS = ("full", "lora", "qlora")
+FORMATS = {"dtype", "precision", "adapter_dtype", "lora_kernels"}
+"""Options that a trainer itself sets otherwise on a GPU without bfloat16."""
+NO_FLOAT16 = "torchtune trains in bfloat16 or float32, not in float16"
+
+
+def asked(trainer: str | None, gpu: str, method: str, **options: Any) -> Workload:
+    given = {"methods": (method,), "batch_size": 1, "seq_len": 512, **options}
+    (workload,) = workloads(
+        find_model(MODEL, offline=True),
+        {**DEFAULTS, **given},
+        set(given),
+        find_gpu(gpu).platform(),
+        find_stack(trainer or "bare"),
+    )
+    return workload
+
+
+def read_back(files: Written, folder: Path) -> Workload:
+    """The question that the command which starts the files is."""
+    for name, text in files.texts.items():
+        (folder / name).write_text(text)
+        if name.endswith(".py"):
+            ast.parse(text)
+        else:
+            assert json.loads(text) if name.endswith(".json") else yaml.safe_load(text)
+    model, platform = files.workload.model, files.workload.platform
+    file = on_model(read_command(shlex.split(files.command), folder), model)
+    assert not file.not_modelled and file.model == MODEL
+    options = file.completing({})
+    (workload,) = workloads(
+        model, {**DEFAULTS, **options}, set(options), platform, find_stack(file.stack)
+    )
+    return workload
+
+
+def differences(one: Workload, other: Workload) -> set[str]:
+    """But for what the loop keeps, which a question without a trainer says otherwise."""
+    values, others = setup_dict(one.setup), setup_dict(other.setup)
+    return {name for name in values if values[name] != others[name]} - {"loop_state"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_is_written_reads_as_what_was_asked(
+    tmp_path: Path, name: str, gpu: str, method: str
+) -> None:
+    workload = asked(trainer_of(name), gpu, method)
+    file = f"run{suffix_of(name)}"
+    given = {"methods", "batch_size", "seq_len"}
+    if name == "torchtune" and gpu == "t4" and method != "full":
+        with pytest.raises(UsageError, match=NO_FLOAT16):
+            written_files(name, workload, file, given)
+        workload = asked("torchtune", gpu, method, dtype="float32")
+        given.add("dtype")
+    files = written_files(name, workload, file, given)
+    assert not differences(read_back(files, tmp_path), files.workload)
+    changed = differences(files.workload, workload)
+    assert changed <= FORMATS and (not changed or gpu == "t4")
+    setup = files.workload.setup
+    assert (setup.batch_size, setup.seq_len, setup.method) == (1, 512, method)
+    text = files.texts[file]
+    assert ("bf16: true" in text or "bf16=True" in text) <= (gpu != "t4")
+
+
+@pytest.mark.parametrize("method", ("lora", "qlora"))
+@pytest.mark.parametrize("name", ("axolotl", "trl", "llamafactory", "peft"))
+def test_float16_is_what_trains_adapters_without_bfloat16(name: str, method: str) -> None:
+    workload = asked(trainer_of(name), "t4", method)
+    setup = written_files(name, workload, f"run{suffix_of(name)}", set()).workload.setup
+    assert setup.precision != "amp"
+    assert setup.autocast_dtype == "float16" or setup.dtype == "float16"
+
+
+@pytest.mark.parametrize("sharding", ("ddp", "fsdp", "fsdp-no-reshard", "zero2", "zero3"))
+@pytest.mark.parametrize("name", WRITERS)
+def test_on_several_gpus_the_launcher_s_file_stands_beside(
+    tmp_path: Path, name: str, sharding: str
+) -> None:
+    file = f"run{suffix_of(name)}"
+    options: dict[str, Any] = {"world_size": 4, "sharding": sharding}
+    if sharding.startswith("zero"):  # whose bf16 is no autocast
+        options |= {"dtype": "bfloat16", "precision": "pure"}
+    given = {"methods", "batch_size", "seq_len", *options}
+    workload = asked(trainer_of(name), "a100_sxm_80gb", "lora", **options)
+    if name == "torchtune" and not sharding.startswith("fsdp"):
+        with pytest.raises(UsageError, match="torchtune shares a model by FSDP2"):
+            written_files(name, workload, file, given)
+        return
+    files = written_files(name, workload, file, given)
+    back = read_back(files, tmp_path)
+    assert not differences(back, files.workload)
+    assert (back.setup.world_size, back.setup.sharding) == (4, sharding)
+    assert f"# {files.command}\n" in files.texts[file]
+
+
+PLAIN = ("predict", MODEL, "--method", "lora", "-s", "512")
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_the_file_s_trainer_is_meant_where_none_is_named(
+    tmp_path: Path, run: Run, name: str
+) -> None:
+    path = tmp_path / f"run{suffix_of(name)}"
+    done = run(*PLAIN, "--gpu", "rtx_4090", "--format", "json", "--write", name, str(path))
+    assert done.exit_code == 0 and f"Wrote {path}" in done.stderr
+    assert "Start it with: " in done.stderr
+    again = run(str(path), "--gpu", "rtx_4090", "--format", "json")
+    one, other = (json.loads(each.stdout)["predictions"][0] for each in (done, again))
+    assert one["peak"] == other["peak"]
+    assert one["setup"]["batch_size"] == 1 and one["setup"]["seq_len"] == 512
+
+
+def test_a_run_that_does_not_fit_is_not_written(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "run.yaml"
+    words = ("predict", MODEL, "--method", "full", "--gpu", "t4", "--write", "trl", str(path))
+    done = run(*words)
+    assert done.exit_code == 1 and not path.exists()
+    assert "run.yaml is not written: the run does not fit; --" in done.stderr
+
+
+def test_what_no_file_says_is_refused_before_any_search(tmp_path: Path, run: Run) -> None:
+    path = str(tmp_path / "run.yaml")
+    words = ("--method", "lora", "--gpus", "t4", "--tokens", "1M", "--write", "torchtune", path)
+    assert NO_FLOAT16 in refused(run("plan", MODEL, *words))
+    (tmp_path / "run.yaml").touch()
+    assert "exists" in refused(run(*PLAIN, "--write", "axolotl", path))
+
+
+def test_a_plan_writes_what_it_recommends(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "run.yaml"
+    words = ("--method", "lora", "--ranks", "16", "--gpus", "rtx_4090", "--tokens", "1M")
+    done = run("plan", MODEL, *words, "--write", "axolotl", str(path))
+    assert done.exit_code == 0, done.stderr
+    assert yaml.safe_load(path.read_text())["lora_r"] == 16
