@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from lora_profiler._common.launchers import starts_training
 from lora_profiler._common.printable import printable
 from lora_profiler.cli.option_groups import help_all, in_order, wrapped, write_options
 from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean, nearest
@@ -192,11 +193,8 @@ class CommandOrTrainers(ExampleCommand):
             (name,) = (p.name for p in self.params if isinstance(p, click.Argument))
             rest = values[name] if isinstance(values[name], tuple) else ()  # nothing is click's own
             start = len(args) - len(rest)
-            if len(rest) > 1 and args[start - 1 : start] != ["--"]:
-                from lora_profiler.trainer_files.commands import is_typed_command
-
-                if is_typed_command(rest):
-                    args = [*args[:start], "--", *rest]
+            if starts_training(rest) and args[start - 1 : start] != ["--"]:
+                args = [*args[:start], "--", *rest]
         return super().parse_args(ctx, args)
 
 

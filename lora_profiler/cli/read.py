@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lora_profiler._common.launchers import starts_training
 from lora_profiler.cli.click_support import (
     CommandOrTrainers,
     NearestChoice,
@@ -112,13 +113,10 @@ def named(
 def _typed_command(words: Sequence[str]) -> "TrainerFile | None":
     """The command line of a trainer that the words are. Raises UsageError for an option of ours
     among its arguments, where it is none of the trainer's."""
-    if len(words) < 2 or os.path.isfile(words[0]):
+    if not starts_training(words) or os.path.isfile(words[0]):
         return None
-    from lora_profiler.trainer_files.commands import is_typed_command
     from lora_profiler.trainer_files.reading import read_command
 
-    if not is_typed_command(words):
-        return None
     file = read_command(words, Path())
     ours = {flag for param in click.get_current_context().command.params for flag in param.opts}
     for row in file.keys:

@@ -13,6 +13,7 @@ from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
+from lora_profiler._common.launchers import LAUNCHERS, launcher_at, program
 from lora_profiler.trainer_files.document import Document, Entry, TrainerFileError, parse
 from lora_profiler.trainer_files.frameworks.accelerate import COUNTED_BY_TORCHRUN
 from lora_profiler.trainer_files.frameworks.trl import TASK
@@ -28,10 +29,6 @@ _TRAINERS = {
     ("tune", "run"): "torchtune",
 }
 """Two words, and the framework that they start."""
-_LAUNCHERS = (
-    *("accelerate", "torchrun", "deepspeed", "python", "python3", "uv", "trl", "axolotl"),
-    *("llamafactory-cli", "lmf", "tune", "swift", "litgpt"),
-)
 _SCRIPT = r".*?(?P<name>[\w\-]+)\.py"
 _FILE = r".+\.(ya?ml|json)"
 _LAUNCH_KEYS = {
@@ -104,14 +101,8 @@ def is_command(words: Sequence[Word]) -> bool:
     """Whether the words begin as a training command does."""
     rest = _without_assignments(words)
     return bool(rest) and (
-        _program(rest[0]) in _LAUNCHERS or bool(re.fullmatch(_SCRIPT, rest[0].text))
+        program(rest[0].text) in LAUNCHERS or bool(re.fullmatch(_SCRIPT, rest[0].text))
     )
-
-
-def is_typed_command(words: Sequence[str]) -> bool:
-    """Whether words typed behind `lora-profile` are a training command: a launcher and more."""
-    rest = _without_assignments([Word(word, 0) for word in words])
-    return len(rest) > 1 and _program(rest[0]) in _LAUNCHERS
 
 
 def parse_command(words: Sequence[Word], name: str, folder: Path) -> Command:
@@ -186,18 +177,13 @@ def no_trainer(words: Sequence[Word], name: str) -> TrainerFileError:
     )
 
 
-def _program(word: Word) -> str:
-    """The command's name, without the folder that it is in."""
-    return word.text.rpartition("/")[2]
-
-
 def _start(words: Sequence[Word], name: str) -> _Start | None:
     for n, word in enumerate(words):
         following = words[n + 1].text if n + 1 < len(words) else ""
-        program = _program(word)
-        if program == "trl" and following in _TASKS:
+        name_of = program(word.text)
+        if name_of == "trl" and following in _TASKS:
             return _Start(n + 1, n + 2, "trl", task=following)
-        framework = _TRAINERS.get((program, following))
+        framework = _TRAINERS.get((name_of, following))
         if framework == "torchtune":
             return _recipe_start(words, n + 2, name)
         if framework is not None:
@@ -239,7 +225,7 @@ def _from_variables(
         for name, key in (("NPROC_PER_NODE", "nproc_per_node"), ("NNODES", "nnodes")):
             if name in variables:
                 found[key] = Entry(key, plain(variables[name].text), variables[name].line)
-    counts = {_program(word) for word in before} & {"accelerate", "deepspeed", "trl"}
+    counts = {program(word.text) for word in before} & {"accelerate", "deepspeed", "trl"}
     cards = variables.get("CUDA_VISIBLE_DEVICES")
     if (
         not found
@@ -262,11 +248,7 @@ def _nodes(launcher: Sequence[Word], entries: Mapping[str, Entry]) -> int:
 
 
 def _without_assignments(words: Sequence[Word]) -> list[Word]:
-    """The command behind prompts and variables: $ HF_HUB_OFFLINE=1 trl sft."""
-    rest = list(words)
-    while rest and (rest[0].text in ("$", ">", "!", "time") or re.match(r"!?\w+=", rest[0].text)):
-        rest.pop(0)
-    return rest
+    return list(words[launcher_at([word.text for word in words]) :])
 
 
 def _divided(words: Sequence[Word], framework: str | None) -> tuple[list[Word], list[Word]]:
