@@ -164,3 +164,23 @@ def test_a_plan_writes_what_it_recommends(tmp_path: Path, run: Run) -> None:
     done = run("plan", MODEL, *words, "--write", "axolotl", str(path))
     assert done.exit_code == 0, done.stderr
     assert yaml.safe_load(path.read_text())["lora_r"] == 16
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("gpu", GPUS)
+def test_trl_s_own_parser_reads_it(tmp_path: Path, gpu: str, method: str) -> None:
+    trl = pytest.importorskip("trl")
+    path = tmp_path / "run.yaml"
+    files = written_files("trl", asked("trl-sft", gpu, method), path.name, {"methods"})
+    path.write_text(files.texts[path.name])
+    kinds = (trl.ScriptArguments, trl.SFTConfig, trl.ModelConfig)
+    words = ["--config", str(path), "--use_cpu"]
+    _, arguments, model = trl.TrlParser(kinds).parse_args_and_config(words)
+    setup = files.workload.setup
+    assert (model.model_name_or_path, model.dtype) == (MODEL, setup.dtype)
+    assert (arguments.bf16, arguments.fp16) == (
+        setup.autocast_dtype == "bfloat16",
+        setup.autocast_dtype == "float16",
+    )
+    assert (arguments.max_length, arguments.per_device_train_batch_size) == (512, 1)
+    assert model.load_in_4bit == (method == "qlora")
