@@ -115,7 +115,7 @@ def test_on_several_gpus_the_launcher_s_file_stands_beside(
     given = {"methods", "batch_size", "seq_len", *options}
     workload = asked(trainer_of(name), "a100_sxm_80gb", "lora", **options)
     if name == "torchtune" and not sharding.startswith("fsdp"):
-        with pytest.raises(UsageError, match="torchtune shares a model by FSDP2"):
+        with pytest.raises(UsageError, match="take one of fsdp, fsdp-no-reshard"):
             written_files(name, workload, file, given)
         return
     files = written_files(name, workload, file, given)
@@ -156,6 +156,14 @@ def test_what_no_file_says_is_refused_before_any_search(tmp_path: Path, run: Run
     assert NO_FLOAT16 in refused(run("plan", MODEL, *words))
     (tmp_path / "run.yaml").touch()
     assert "exists" in refused(run(*PLAIN, "--write", "axolotl", path))
+
+
+def test_a_plan_tries_what_the_file_can_say(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "run.yaml"
+    words = ("--method", "full", "--ranks", "16", "--gpus", "2xrtx_4090", "--tokens", "1M")
+    done = run("plan", MODEL, *words, "--write", "axolotl", str(path), "--format", "json")
+    runs = json.loads(done.stdout)["front"]
+    assert runs and not any(each["setup"]["sharding"] == "zero1" for each in runs), runs[0]
 
 
 def test_a_plan_writes_what_it_recommends(tmp_path: Path, run: Run) -> None:

@@ -234,6 +234,7 @@ def _place(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
 def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     """Over cards and ways."""
     from lora_profiler.cli.read import assume_trainer, model_of, named, print_reading
+    from lora_profiler.planning.placement import SHARDINGS
     from lora_profiler.planning.plan import make_plan
     from lora_profiler.planning.planned import Budget
     from lora_profiler.report.decision.plan import plan_blocks
@@ -255,7 +256,10 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     offers = offers_from(ctx, lambda platform: _ways(ctx, spec, platform, file, asked))
     space = space_from(ctx, offers, has_own_defaults=file is not None or o["trainer"] is not None)
     if o["write"]:  # whose files have the trainer's own loss
-        space = replace(space, loss=offers[0].workloads[0].setup.loss)
+        from lora_profiler.trainer_files.launching import shardings_of
+
+        shardings = tuple(s for s in SHARDINGS if s in shardings_of(o["write"][0]))
+        space = replace(space, loss=offers[0].workloads[0].setup.loss, shardings=shardings)
     budget = Budget(max_hours=o["max_hours"], max_cost=o["max_cost"])
     with shown_work("Searching", "layouts") as tell:
         plan = make_plan(

@@ -134,7 +134,7 @@ def _losses(setup: TrainSetup, space: Space) -> tuple[Loss, ...]:
 def _shardings(space: Space, world_size: int) -> tuple[Sharding, ...]:
     if world_size == 1:
         return ("none",)
-    return SHARDINGS if space.sharding is None else (space.sharding,)
+    return SHARDINGS if space.shardings is None else space.shardings
 
 
 def ranks_of(setup: TrainSetup, space: Space) -> tuple[int | None, ...]:

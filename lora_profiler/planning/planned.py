@@ -157,7 +157,7 @@ class Space:
     checkpointing: bool | None = None
     loss: Loss | None = None
     optimizer: Optimizer | None = None
-    sharding: Sharding | None = None
+    shardings: tuple[Sharding, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.effective_batch < 1:

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from lora_profiler.errors import UsageError
 from lora_profiler.trainer_files.document import Entry
-from lora_profiler.workload import DEEPSPEED_ZERO, TrainSetup
+from lora_profiler.workload import DEEPSPEED_ZERO, Sharding, TrainSetup
 
-_FSDP = ("fsdp", "fsdp-no-reshard")
-_SHARDINGS = ("ddp", *_FSDP, *DEEPSPEED_ZERO)
+_FSDP: tuple[Sharding, ...] = ("fsdp", "fsdp-no-reshard")
+_SHARDINGS: tuple[Sharding, ...] = ("ddp", *_FSDP, *DEEPSPEED_ZERO)
 """Those that the launchers' files name."""
 
 
@@ -24,16 +24,21 @@ class Launch(NamedTuple):
     command: str
 
 
+def shardings_of(name: str) -> tuple[Sharding, ...]:
+    """Those that the files of the trainer called `name` say."""
+    return _FSDP if name == "torchtune" else _SHARDINGS
+
+
 def launch(name: str, setup: TrainSetup, file: str) -> Launch:
     """Of the trainer called `name`, whose own file is `file`. Raises UsageError for a sharding that
     no such file says."""
     ranks = setup.world_size
     if not setup.is_shared:
         return Launch({}, {}, {}, _on_one(name, setup, file))
-    if setup.sharding not in _SHARDINGS:
+    if setup.sharding not in (known := shardings_of(name)):
         raise UsageError(
-            f"no file is written for --sharding {setup.sharding}; take one of"
-            f" {', '.join(_SHARDINGS)}."
+            f"no file of {name} is written for --sharding {setup.sharding}; take one of"
+            f" {', '.join(known)}."
         )
     if name == "torchtune":
         return _torchtune(setup, file)
@@ -65,10 +70,6 @@ def _on_one(name: str, setup: TrainSetup, file: str) -> str:
 
 def _torchtune(setup: TrainSetup, file: str) -> Launch:
     """Its recipes of several GPUs share by FSDP2 alone (torchtune 0.6, recipes/)."""
-    if setup.sharding not in _FSDP:
-        raise UsageError(
-            f"torchtune shares a model by FSDP2, not by {setup.sharding}; take --sharding fsdp."
-        )
     recipe = f"{'full' if setup.lora is None else 'lora'}_finetune_distributed"
     return Launch(
         keys={"fsdp_reshard_after_forward": setup.sharding == "fsdp"},
