@@ -139,7 +139,9 @@ def test_the_file_s_trainer_is_meant_where_none_is_named(
     again = run(str(path), "--gpu", "rtx_4090", "--format", "json")
     one, other = (json.loads(each.stdout)["predictions"][0] for each in (done, again))
     assert one["peak"] == other["peak"]
-    assert one["setup"]["batch_size"] == 1 and one["setup"]["seq_len"] == 512
+    setup, other_setup = one["setup"], other["setup"]
+    assert setup == other_setup and (setup["batch_size"], setup["seq_len"]) == (1, 512)
+    assert (setup["rank"], setup["alpha"], setup["dtype"]) == (16, 32.0, "bfloat16")
 
 
 def test_a_run_that_does_not_fit_is_not_written(tmp_path: Path, run: Run) -> None:

@@ -244,7 +244,7 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     ((name, file),) = named([model], o["framework"])
     asked = names_asked(ctx, file) if o["write"] else set()
     if file is None and o["write"]:
-        assume_trainer(ctx, sizes=())
+        assume_trainer(ctx)
     if file is None:
         spec = model_called(name, o)
     else:

@@ -181,24 +181,30 @@ def with_images(
 
 
 _SIZES = ("batch_size", "seq_len")
-"""Options of a question that hold for whichever trainer runs it."""
+_OF_ADAPTERS = ("rank", "alpha", "dropout", "targets")
 
 
-def assume_trainer(ctx: click.Context, sizes: Sequence[str] = _SIZES) -> None:
-    """The trainer whose file --write names, with `sizes` of the question as it is without, where
-    nothing names another."""
+def assume_trainer(ctx: click.Context) -> None:
+    """The trainer whose file --write names, where nothing names another, with what guides pass to
+    it. Sizes and adapters stay those of the question as it is without --write; `plan` searches
+    them."""
     from click.core import ParameterSource
 
-    from lora_profiler.trainer_files.writing import trainer_of
+    from lora_profiler.trainer_files.writing import guide_of, trainer_of
 
-    trainer, o = trainer_of(ctx.params["write"][0]), ctx.params
+    o, name = ctx.params, ctx.params["write"][0]
+    trainer, methods = trainer_of(name), ctx.params["methods"]
     if given(ctx, "trainer") or trainer is None:
         return
-    o["trainer"] = trainer
-    has_data = o["data"] is not None or lengths_of(o) is not None
-    kept = [name for name in sizes if name != "seq_len" or not has_data]
-    for name in ("trainer", *kept):
-        ctx.set_parameter_source(name, ParameterSource.COMMANDLINE)
+    assumed: dict[str, Any] = {"trainer": trainer}
+    if ctx.command.name == "predict" and len(methods) == 1:
+        has_data = o["data"] is not None or lengths_of(o) is not None
+        kept = (*_SIZES[: 1 if has_data else 2], *(() if "full" in methods else _OF_ADAPTERS))
+        assumed |= {key: o[key] for key in kept} | guide_of(name, methods[0])
+    for key, value in assumed.items():
+        if not given(ctx, key):
+            o[key] = value
+            ctx.set_parameter_source(key, ParameterSource.COMMANDLINE)
 
 
 def writable(ctx: click.Context, workloads: Sequence["Workload"], named: set[str]) -> "Written":

@@ -46,6 +46,14 @@ def trainer_of(name: str) -> str | None:
     return _TRAINERS.get(name)
 
 
+def guide_of(name: str, method: Method) -> dict[str, Any]:
+    """What guides pass to the trainer of the file called `name` in place of its defaults: TRL loads
+    weights in float32 where it has only the model's name."""
+    if name != "trl":
+        return {}
+    return {"dtype": "bfloat16", **({"double_quant": True} if method == "qlora" else {})}
+
+
 def _narrow_options(name: str, method: Method) -> Mapping[str, Any]:
     """What is passed to the trainer of the file called `name` on a GPU without bfloat16, where it
     takes that by default. Adapters that TRL makes bfloat16 train without a scaled loss, whose

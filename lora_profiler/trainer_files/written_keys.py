@@ -219,10 +219,12 @@ def _torchtune(workload: Workload) -> Keys:
     kind = {"full": "", "lora": "lora_", "qlora": "qlora_"}[setup.method]
     parts: Keys = {"_component_": f"torchtune.models.{family}.{kind}{builder}"}
     if lora is not None:
+        mlp = ("gate_proj", "up_proj", "down_proj")
         names = lora.target_modules
+        if names == "all-linear":
+            names = ("q_proj", "k_proj", "v_proj", "o_proj", *mlp)
         if not isinstance(names, tuple):
             raise cannot("torchtune", "targets", names or "default")
-        mlp = ("gate_proj", "up_proj", "down_proj")
         parts |= {
             "lora_attn_modules": [
                 "output_proj" if name == "o_proj" else name
