@@ -156,6 +156,8 @@ def test_what_no_file_says_is_refused_before_any_search(tmp_path: Path, run: Run
     path = str(tmp_path / "run.yaml")
     words = ("--method", "lora", "--gpus", "t4", "--tokens", "1M", "--write", "torchtune", path)
     assert NO_FLOAT16 in refused(run("plan", MODEL, *words))
+    several = refused(run("predict", MODEL, "--write", "axolotl", path))
+    assert "this asks for 2; add --method full, lora or qlora." in several
     (tmp_path / "run.yaml").touch()
     assert "exists" in refused(run(*PLAIN, "--write", "axolotl", path))
 

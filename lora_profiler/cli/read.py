@@ -215,7 +215,9 @@ def writable(ctx: click.Context, workloads: Sequence["Workload"], named: set[str
 
     name, path = ctx.params["write"]
     if len(workloads) != 1:
-        raise UsageError("--write writes one question; name one MODEL and one --method.")
+        one = len({workload.model.id for workload in workloads}) == 1
+        todo = "add --method full, lora or qlora" if one else "name one MODEL and one --method"
+        raise UsageError(f"--write writes one run, and this asks for {len(workloads)}; {todo}.")
     files = written_files(name, workloads[0], Path(path).name, named)
     for other in files.texts:
         check_new_file(str(Path(path).with_name(other)), ctx.params["force"])
