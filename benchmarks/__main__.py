@@ -31,7 +31,7 @@ GROUPS = {
         " rehearsed_time_of_others boundary_verdicts crossover_points"
     ),
     "What others measured and published, and their estimators": (
-        "public_accuracy public_command peak_intervals step_time league"
+        "public_accuracy public_command peak_intervals as_typed step_time league"
     ),
     "A campaign on a card that nobody has had yet": "campaign rehearsed_campaign",
     "Facts that rules are held to by tests": (

@@ -58,7 +58,7 @@ def predictions(*arguments: str) -> list[dict[str, Any]]:
 
 
 def test_the_main_job() -> None:
-    text = answer("meta-llama/Llama-3.1-8B", "--rank", "16", "--detail")
+    text = answer("meta-llama/Llama-3.1-8B", "--rank", "16", "--detail", "--trainer", "bare")
     assert text.startswith("meta-llama/Llama-3.1-8B: llama, 32 layers, 8.03 B parameters\n")
     for part in (
         *("full", "LoRA r16", "41,943,040", "99.48 %", "persistent, GiB", "optimizer states"),
@@ -203,12 +203,18 @@ def test_csv_md_and_per_layer() -> None:
             0,
             ["does_not_fit", "fits"],
         ),
+        (
+            ["meta-llama/Llama-3.1-8B", "--gpu", "rtx_4090", "--trainer", "guide"],
+            0,
+            ["does_not_fit", "fits"],
+        ),
     ],
 )
 def test_exit_code_tells_whether_a_method_fits(
     arguments: list[str], code: int, verdicts: list[str]
 ) -> None:
-    document = json.loads(answer(*arguments, "--format", "json", code=code))
+    trainer = [] if "--trainer" in arguments else ["--trainer", "bare"]
+    document = json.loads(answer(*arguments, *trainer, "--format", "json", code=code))
     assert [p["fit"]["verdict"] for p in document["predictions"]] == verdicts
 
 
@@ -223,7 +229,7 @@ def test_exit_code_tells_whether_a_method_fits(
 )
 def test_text_and_json_rest_on_the_same_reserve(card: str, code: int, words: str) -> None:
     """Of a run that does not fit the least, by the card: no fragmentation, as on any other."""
-    asked = ("meta-llama/Llama-3.1-8B", "--method", "full", "--gpu", card)
+    asked = ("meta-llama/Llama-3.1-8B", "--method", "full", "--gpu", card, "--trainer", "bare")
     found = json.loads(answer(*asked, "--format", "json", code=code))["predictions"][0]
     fit, peak = found["fit"], found["peak"]["total_bytes"]
     least = fit["reserve"]["least_context_bytes"] + fit["reserve"]["workspace_bytes"]
@@ -333,7 +339,7 @@ def test_bad_input_gets_a_clear_error(golden_file: Golden) -> None:
     ("arguments", "code"),
     [
         (["gpt2", "-s", "64"], 0),
-        (["meta-llama/Llama-3.1-8B", "--gpu", "rtx_4090"], 1),
+        (["meta-llama/Llama-3.1-8B", "--gpu", "rtx_4090", "--method", "full"], 1),
         (["gpt2", "--rank", "0"], 2),
         (["nobody/nothing"], 3),
     ],

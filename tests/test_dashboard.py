@@ -38,7 +38,7 @@ from dashboard_app import (
 )
 from lora_profiler.catalog import bundled_gpus, bundled_models, find_gpu, find_model
 from lora_profiler.dashboard import link, predict_page
-from lora_profiler.dashboard.question import SETUP_OPTIONS
+from lora_profiler.dashboard.question import SETUP_OPTIONS, completed
 from lora_profiler.evidence import (
     interval,
     measured_memory,
@@ -49,7 +49,6 @@ from lora_profiler.evidence import (
 from lora_profiler.planning.answers import Answer, answers
 from lora_profiler.planning.diagnostics import activation_excess
 from lora_profiler.planning.fit import smallest_cards
-from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.records.record import Failure
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.report import labels
@@ -190,7 +189,7 @@ def test_a_trainer_fills_in_what_nobody_has_set() -> None:
     assert "batch-size" not in app.query_params
     assert "for TRL 1.16's SFTTrainer" in texts(viewed(app, "Why"))
     sound(app.selectbox(key="ask.trainer").set_value(None).run())
-    assert asked(app).options == {**DEFAULTS, "methods": ("lora",), "rank": 4, "seq_len": 256}
+    assert asked(app).options == completed(None, {"methods": ("lora",), "rank": 4, "seq_len": 256})
 
 
 def test_another_optimizer_takes_no_implementation_of_the_trainer_s_own() -> None:

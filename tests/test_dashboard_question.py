@@ -37,7 +37,7 @@ from lora_profiler.errors import (
 )
 from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.engine import ENGINES, rules_know
-from lora_profiler.planning.setups import CPU_DEFAULTS, DEFAULTS
+from lora_profiler.planning.setups import CPU_DEFAULTS
 from lora_profiler.platform import Platform
 from lora_profiler.report.first_screen import Run
 from lora_profiler.report.page import embedded_data, report_content, write_page
@@ -148,7 +148,7 @@ def test_what_is_not_said_is_the_default_and_what_is_the_default_is_not_said() -
     assert to_params(Question()) == {"model": [Question().model]}
     asked = Question(
         model="gpt2",
-        options={**DEFAULTS, "seq_len": 512, "methods": ("qlora",), "double_quant": False},
+        options=completed(None, {"seq_len": 512, "methods": ("qlora",), "double_quant": False}),
         gpu="rtx_4090",
     )
     assert to_params(asked) == {
@@ -198,15 +198,16 @@ def test_what_a_link_says_wrongly_is_told_and_keeps_its_default(
 ) -> None:
     found = parsed({"seq-len": ["512"], name: [value]} if name != "seq-len" else {name: [value]})
     assert len(found.complaints) == 1 and said in found.complaints[0], found.complaints
+    seq_len = 512 if name != "seq-len" else 2048
     assert found.question == Question(
-        options={**DEFAULTS, "seq_len": 512 if name != "seq-len" else 2048}
+        options=completed(None, {"methods": ("full", "lora"), "seq_len": seq_len})
     )
     assert len(found.complaints[0]) < 600
 
 
 def test_options_that_no_method_reads_are_told() -> None:
     question, complaints = from_params({"method": ["full"], "rank": ["8"], "recipe": ["kbit"]})
-    assert question == Question(options={**DEFAULTS, "methods": ("full",)})
+    assert question == Question(options=completed(None, {"methods": ("full",)}))
     assert [text.split()[0] for text in complaints] == ["--rank", "--recipe"]
 
 
@@ -354,7 +355,7 @@ def test_a_benchmark_asks_the_same_question_of_its_own_device(
     assert outcome(lambda: workloads(model, question)) == theirs
     told = [ctx.params[name] for name in ("device", "steps", "budget")]
     assert told == [None, conditions.steps, conditions.budget]
-    own = set(question.stack.options if question.stack else ())
+    own = set(question.stack.options)
     if ctx.params["precision"] == "amp-float16" and "full" in ctx.params["methods"]:
         own.add("dtype")  # each method has its own
     assert all(is_given(ctx, name) or name in own for name in CPU_DEFAULTS), (

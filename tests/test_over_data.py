@@ -111,7 +111,7 @@ def test_the_command_line_says_what_python_says(run: Run, tmp_path: Path) -> Non
     )
     done = run(
         "gpt2", "--method", "full", "-b", "4", "--data", str(path), "--epochs", "2", "--gpu",
-        "t4", "--format", "json",
+        "t4", "--format", "json", "--trainer", "bare",
     )  # fmt: skip
     (answer,) = json.loads(done.stdout)["predictions"]
     data = answer["data"]

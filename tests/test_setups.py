@@ -13,6 +13,7 @@ from lora_profiler.dashboard.question import SETUP_OPTIONS, from_params
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.setups import DEFAULTS, LORA_OPTIONS, QLORA_OPTIONS, setup_for, setups
 from lora_profiler.platform import Platform
+from lora_profiler.stacks import GUIDE
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, setup_dict
 
 GPT2 = find_model("gpt2")
@@ -25,10 +26,12 @@ def test_the_command_line_has_the_same_options_with_the_same_defaults() -> None:
     assert names <= set(ctx.params)
     for name in names - {"methods"}:
         assert ctx.params[name] == DEFAULTS[name], name
+    assert ctx.params["trainer"] == GUIDE
     beside = {"models", "revision", "offline", "gpu", "torch", "interconnect", "engine"}
     beside |= {"model", "framework", "write", "detail"}
     beside |= {"per_layer", "explain", "form", "output", "force", "trainer"}
     beside |= {"data", "lengths", "batching", "pad_to_multiple_of", "epochs", "vllm_share"}
+    beside |= {"rows", "samples", "mean_length", "allow_tight"}
     assert set(ctx.params) - names == beside
 
 

@@ -56,6 +56,18 @@ def test_it_is_25_lines_of_80_columns(model: str) -> None:
     lines = text.splitlines()
     assert len(lines) <= 25 and max(map(len, lines)) <= 80, text
     assert lines[0].startswith(f"{model}: ")
+    head = next(line for line in lines if line.startswith("who trains"))
+    assert [head.find(name) > 0 for name in ("full", " LoRA", "QLoRA")] == [True] * 3
+    assert lines[2].startswith("On NVIDIA GeForce RTX 4090, 23.50 GiB: full ")
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize("model", MODELS)
+def test_a_trainer_s_own_answer_is_25_lines_of_80_columns(model: str) -> None:
+    methods = ("--method", "full,lora,qlora", "--trainer", "bare")
+    text = answer(model, "-s", "1024", "-b", "4", *methods, "--gpu", "rtx_4090")
+    lines = text.splitlines()
+    assert len(lines) <= 25 and max(map(len, lines)) <= 80, text
     usable = next(number for number, line in enumerate(lines) if line.endswith(" usable"))
     of_card = lines[usable + 1 : lines.index("", usable)]
     named = [line.split()[0] for line in of_card if line[:3].strip()]
@@ -63,14 +75,14 @@ def test_it_is_25_lines_of_80_columns(model: str) -> None:
 
 
 def test_what_it_says_of_a_card_that_is_too_small() -> None:
-    text = answer(LLAMA, "--method", "lora", "--gpu", "rtx_4090")
+    text = answer(LLAMA, "--method", "lora", "--gpu", "rtx_4090", "--trainer", "bare")
     assert "LoRA r16 does not fit: at least 13.29 GiB too much" in text
     assert "    --checkpointing: fits, 18.89 GiB, " in text
     assert "Interval 19.4 to 41.4 GiB: who trains" in text and "exact" not in text
 
 
 def test_the_bar_is_in_proportion() -> None:
-    text = answer(LLAMA)
+    text = answer(LLAMA, "--trainer", "bare")
     full, lora = (
         next(line for line in text.splitlines() if line.startswith(name)).split()
         for name in ("full ", "LoRA r16 ")

@@ -3,6 +3,7 @@ answer says them."""
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from lora_profiler.planning.engine import ASSUMED_FLOAT32, common_assumptions
 from lora_profiler.planning.setups import DEFAULTS, setups, workloads
 from lora_profiler.platform import Platform
 from lora_profiler.report.setup_words import trainer_lines
-from lora_profiler.stacks import CHECKPOINT_DTYPE, Stack, Trainer, find_stack
+from lora_profiler.stacks import CHECKPOINT_DTYPE, Stack, Trainer, as_guided, find_stack
 from lora_profiler.stacks.stack import METHODS
 from lora_profiler.workload import OPTIONS, Method, TrainSetup, Workload, setup_dict
 from readme import TRAINERS as PAGE
@@ -343,21 +344,72 @@ def test_the_short_answer_stays_short(run: Run, key: str) -> None:
     assert sum(line.startswith(f"for {BY_KEY[key].title}") for line in lines) == 1
 
 
-def test_without_a_trainer_it_says_so_and_what_three_of_them_would_need(run: Run) -> None:
-    asked = ("SmolLM2-135M", "--method", "lora", "-b", "4", "-s", "512")
-    done = run(*asked)
-    lines = done.stdout.splitlines()
-    assert "for a bare loop, which keeps nothing of the model's output" in lines
-    first = lines.index("peak under a trainer's own defaults (--trainer NAME):") + 1
-    peaks = dict(line.split("  LoRA ") for line in lines[first : first + 3])
-    sized = [name.strip().split("  ", 1) for name in peaks]
-    assert [name.strip() for name, _ in sized] == ["transformers", "trl-sft", "axolotl"]
-    assert {size.strip() for _, size in sized} == {"4 x 512"}
-    for (name, _), peak in zip(sized, peaks.values(), strict=True):
-        answer = run(*asked, "--trainer", name.strip(), "--engine", "analytic", "--detail")
-        assert f"peaks at {peak}: " in answer.stdout
-    detailed = run(*asked, "--detail").stdout
-    assert all(f"  LoRA {peak}" in detailed for peak in peaks.values())
+GUIDED: Mapping[str, Sequence[str]] = {
+    "unsloth": (),
+    "trl-sft": ("--dtype", "bfloat16"),
+    "torchtune": (),
+    "axolotl": (),
+    "llamafactory": (),
+    "transformers": ("--dtype", "bfloat16", "--precision", "amp", "--checkpointing"),
+    "loop": ("--checkpointing",),
+    "litgpt": (
+        *("--dtype", "bfloat16", "--precision", "pure", "--adapter-dtype", "bfloat16"),
+        *("--optimizer", "adamw"),
+    ),
+}
+"""What guides pass, as a user would type it."""
+
+
+def test_without_a_trainer_it_is_answered_by_who_trains(run: Run) -> None:
+    """Each line is the trainer's own answer with what its guides pass; the headline is one of
+    them."""
+    asked = ("SmolLM2-135M", "--method", "lora", "-b", "4", "-s", "512", "--gpu", "rtx_4090")
+    document = json.loads(run(*asked, "--format", "json").stdout)
+    lines = {line["trainer"]: line for line in document["by_trainer"]}
+    assert list(lines) == list(GUIDED)
+    sizes = ("-r", "16", "--targets", "all-linear", "--dropout", "0", "--format", "json")
+    for name, options in GUIDED.items():
+        (own,) = json.loads(run(*asked, "--trainer", name, *options, *sizes).stdout)["predictions"]
+        line = lines[name]
+        assert line["peak_bytes"] == own["peak"]["total_bytes"], name
+        assert (line["verdict"], line["refusal"]) == (own["fit"]["verdict"], None)
+        assert line["tokens_per_second"] == own["step_time"]["tokens_per_second"]
+    (headline,) = document["predictions"]
+    assert headline["trainer"]["name"] == "guide"
+    assert headline["peak"]["total_bytes"] == lines["transformers"]["peak_bytes"]
+    text = run(*asked).stdout
+    assert "as PEFT's and TRL's guides train" in text and "exact" not in text
+    assert "LoRA r16 fits with all 8 trainers" in " ".join(text.split())
+    assert "by_trainer" not in json.loads(run(*asked, "--trainer", "bare", *sizes[-2:]).stdout)
+
+
+def test_a_trainer_that_cannot_run_the_question_says_why(run: Run) -> None:
+    asked = ("gpt2", "--method", "lora", "-s", "64", "--packed", "32", "--format", "json")
+    lines = {each["trainer"]: each for each in json.loads(run(*asked).stdout)["by_trainer"]}
+    assert lines["litgpt"]["peak_bytes"] is None and "--packed" in lines["litgpt"]["refusal"]
+    assert lines["trl-sft"]["peak_bytes"]
+
+
+def test_trl_on_a_gpu_without_bfloat16_has_float16_weights_and_liger_s_loss() -> None:
+    """As examples/notebooks/sft_trl_lora_qlora.ipynb of TRL loads them for a T4."""
+    stack = as_guided(find_stack("trl-sft"), has_bfloat16=False)
+    options = {**DEFAULTS, "methods": ("qlora",)}
+    (setup,) = setups(LLAMA, options, set(), Platform(capability=75), stack)
+    assert (setup.dtype, setup.loss, setup.kernels) == ("float16", "fused", "liger")
+
+
+def test_zero_has_no_autocast_whoever_trains(run: Run) -> None:
+    """DeepSpeed's bf16 makes all weights bfloat16."""
+    for trainer in ("trl-sft", "axolotl", "llamafactory", "guide"):
+        setup = setup_for(LLAMA, trainer, "lora", sharding="zero3", world_size=4)
+        assert (setup.dtype, setup.precision) == ("bfloat16", "pure"), trainer
+
+
+def test_a_type_without_default_targets_is_adapted_everywhere() -> None:
+    phi = find_model("microsoft/Phi-3-mini-4k-instruct")
+    for trainer in ("transformers", "trl-sft"):
+        setup = setup_for(phi, trainer)
+        assert setup.lora is not None and setup.lora.target_modules == "all-linear"
 
 
 @pytest.mark.parametrize("trainer", ["bare", "unsloth", "axolotl"])

@@ -92,6 +92,11 @@ def resolve(spec: ModelSpec, lora: LoraConfig) -> Targets:
     )
 
 
+def has_default_targets(spec: ModelSpec, peft_type: str) -> bool:
+    """Whether PEFT knows which modules to adapt where none are named."""
+    return spec.model_type in TARGETS_OF[peft_type] or _packed_experts(spec) is not None
+
+
 def _modules(spec: ModelSpec, lora: LoraConfig) -> Targets:
     requested = lora.target_modules
     if isinstance(requested, str) and lora.layers_to_transform:

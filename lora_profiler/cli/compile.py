@@ -25,6 +25,7 @@ from lora_profiler.cli.options import (
     workloads,
 )
 from lora_profiler.errors import CompileError
+from lora_profiler.stacks import GUIDE
 
 if TYPE_CHECKING:
     from lora_profiler.compiled.profile import Profile
@@ -48,7 +49,7 @@ Exit code: 0 done; 2 usage; 3 no such model; 4 a step that cannot be traced, or 
 @click.argument(
     "models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model
 )
-@setup_options(device="cuda", device_help="Whose memory rules hold.")
+@setup_options(device="cuda", device_help="Whose memory rules hold.", trainer=GUIDE)
 @grouped(CARD)(
     "--gpu", "KEY", "The card whose attention kernels hold.", shell_complete=complete_gpu
 )

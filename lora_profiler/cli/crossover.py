@@ -24,6 +24,7 @@ from lora_profiler.cli.options import (
     workloads,
 )
 from lora_profiler.errors import UsageError
+from lora_profiler.stacks import GUIDE
 
 _SIZES = ("batch_size", "seq_len")
 
@@ -49,7 +50,9 @@ Examples:
 @option("--batches", "N,N,...", "Sequences. [default: 1,2,4,8,16]")
 @engine_option("auto|analytic|compiled", "What answers.")
 @TORCH_OPTION
-@setup_options(device="cuda", device_help="Whose memory rules hold.", unlisted=_SIZES)
+@setup_options(
+    device="cuda", device_help="Whose memory rules hold.", unlisted=_SIZES, trainer=GUIDE
+)
 @output_options("table", "json", "md")
 @click.pass_context
 def crossover_command(ctx: click.Context, /, model: str, **o: Any) -> None:

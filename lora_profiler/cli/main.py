@@ -31,6 +31,7 @@ from lora_profiler.cli.options import (
     data_options,
     file_options,
     gpu_of,
+    guided,
     model_called,
     names_asked,
     names_given,
@@ -39,14 +40,13 @@ from lora_profiler.cli.options import (
     platform_of,
     setup_options,
     trainer,
-    trainer_peaks,
     training_data,
     workloads,
 )
+from lora_profiler.stacks import GUIDE
 
 if TYPE_CHECKING:
     from lora_profiler.planning.answers import Answer
-    from lora_profiler.planning.trainers import TrainerPeak
     from lora_profiler.report.blocks import Block
 
 
@@ -132,7 +132,7 @@ that counts as fitting); 2 usage; 3 no such model.
 @click.argument(
     "models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model
 )
-@setup_options(device="cuda", device_help="Whose memory rules hold.")
+@setup_options(device="cuda", device_help="Whose memory rules hold.", trainer=GUIDE)
 @answer_options
 @data_options
 @grouped(OUTPUT)(
@@ -214,7 +214,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
         blocks = [
             block
             for one_model in found
-            for block in short_blocks(one_model, _trainer_peaks(one_model, ctx))
+            for block in short_blocks(one_model, guided(one_model, ctx))
         ]
         print_blocks(blocks, o["form"], o["output"])
     else:
@@ -231,7 +231,8 @@ def _print_answers(answers: Sequence[Sequence["Answer"]], ctx: click.Context) ->
     if o["form"] == "json":
         from lora_profiler.report.json.predict import predict_payload
 
-        print_json(predict_payload(flat), o["output"])
+        beside = [guided(one_model, ctx) for one_model in answers]
+        print_json(predict_payload(flat, [each for each in beside if each]), o["output"])
     elif o["form"] == "csv":
         from lora_profiler.report.json.predict import layer_records, predict_records
         from lora_profiler.report.render import csv_text
@@ -240,16 +241,15 @@ def _print_answers(answers: Sequence[Sequence["Answer"]], ctx: click.Context) ->
             csv_text(layer_records(flat) if o["per_layer"] else predict_records(flat)), o["output"]
         )
     else:
-        from lora_profiler.report.blocks import paragraph
-        from lora_profiler.report.setup_words import peak_lines
+        from lora_profiler.report.answer.guided import guided_blocks
 
         blocks: list[Block] = []
         for one_model in answers:
             blocks += _detailed_blocks(
                 one_model, per_layer=o["per_layer"], explain=o["explain"], engine=o["engine"]
             )
-            lines = peak_lines(_trainer_peaks(one_model, ctx))
-            blocks += [paragraph(*lines)] if lines else []
+            beside = guided(one_model, ctx)
+            blocks += guided_blocks(beside) if beside else []
         print_blocks(blocks, o["form"], o["output"])
 
 
@@ -268,14 +268,6 @@ def _detailed_blocks(
 
         blocks += [block for a in answers for block in explain_blocks(a)]
     return blocks
-
-
-def _trainer_peaks(answers: Sequence["Answer"], ctx: click.Context) -> "Sequence[TrainerPeak]":
-    """None where a trainer is named, by --trainer or by its own file."""
-    workload = answers[0].prediction.workload
-    if answers[0].trainer is not None:
-        return []
-    return trainer_peaks(workload.model, ctx, workload.platform)
 
 
 @command(

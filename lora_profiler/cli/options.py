@@ -33,15 +33,16 @@ from lora_profiler.platform import (
     parse_torch,
     version_text,
 )
-from lora_profiler.stacks import BARE, TRAINERS, Stack, Trainer, find_stack, spelled
+from lora_profiler.stacks import BARE, GUIDE, TRAINERS, Stack, Trainer, find_stack, spelled
 from lora_profiler.workload import OPTIONS, Device, Method, Workload
 
 if TYPE_CHECKING:
     from lora_profiler.catalog import Gpu
+    from lora_profiler.planning.answers import Answer
+    from lora_profiler.planning.guided import Guided
     from lora_profiler.planning.network import Network
     from lora_profiler.planning.over_data import TrainingData
     from lora_profiler.planning.placement import Cluster
-    from lora_profiler.planning.trainers import TrainerPeak
     from lora_profiler.trainer_files.trainer_file import TrainerFile
 
 SHARDING_OF_SEVERAL = "fsdp"
@@ -56,13 +57,19 @@ _METHOD = grouped(SUBJECT)(
     callback=flattened,
     type=NearestChoices(get_args(Method)),
 )
-_TRAINER = grouped(SUBJECT)(
-    "--trainer",
-    "NAME[@VERSION]",
-    "Whose loop and whose defaults, where no option says otherwise:"
-    f" {', '.join(TRAINERS)}. [default: {BARE}]",
-    shell_complete=complete_trainer,
-)
+
+
+def _trainer_option(default: str | None) -> Callable[[F], F]:
+    return grouped(SUBJECT)(
+        "--trainer",
+        "NAME[@VERSION]",
+        "Trainer to model; explicit options override its defaults:"
+        f" {', '.join(TRAINERS)}. [default: {default or BARE}]",
+        shell_complete=complete_trainer,
+        default=default,
+    )
+
+
 _TYPES: Mapping[Kind, Any] = {"switch": bool, "size": int, "number": float, "text": str}
 
 
@@ -140,16 +147,20 @@ answer_options = together(
 
 
 def setup_options(
-    *, device: str | None, device_help: str, unlisted: Collection[str] = ()
+    *,
+    device: str | None,
+    device_help: str,
+    unlisted: Collection[str] = (),
+    trainer: str | None = None,
 ) -> Callable[[F], F]:
     """Adds the options of a training setup and of the model look-up. `device` is the default of
     --device, None to find it out; the `unlisted` are in no help: others of the command stand for
-    them."""
+    them. `trainer` is the default of --trainer, None for the bare loop."""
     changes: dict[str, dict[str, Any]] = {name: {"hidden": True} for name in unlisted}
     changes["device"] = {"default": device, "show_default": device is not None, "help": device_help}
     setup = [_click_option(option, **changes.get(option.name, {})) for option in OPTIONS]
 
-    return together(_METHOD, _TRAINER, *setup, *_LOOKUP_OPTIONS)
+    return together(_METHOD, _trainer_option(trainer), *setup, *_LOOKUP_OPTIONS)
 
 
 def output_options(*formats: str) -> Callable[[F], F]:
@@ -251,16 +262,16 @@ def workloads(
     return planning_workloads(model, options, names, platform, stack)
 
 
-def trainer_peaks(
-    model: ModelSpec, ctx: click.Context, platform: Platform
-) -> "Sequence[TrainerPeak]":
-    """What the common trainers' own defaults would need; none where --trainer names one."""
-    if ctx.params["trainer"] is not None:
-        return []
-    from lora_profiler.planning.trainers import trainer_peaks as planning_peaks
+def guided(answers: "Sequence[Answer]", ctx: click.Context) -> "Guided | None":
+    """The same question under each trainer, as its guides pass it; None where --trainer or a file
+    names one."""
+    whose = answers[0].trainer
+    if given(ctx, "trainer") or whose is None or whose.stack.name != GUIDE:
+        return None
+    from lora_profiler.planning.guided import guided as planning_guided
 
-    options = {name: ctx.params[name] for name in DEFAULTS}
-    return planning_peaks(model, options, names_given(ctx), platform)
+    options, names = _asked(ctx, None)
+    return planning_guided(answers, options, names)
 
 
 def trainer(ctx: click.Context, file: "TrainerFile | None" = None) -> Trainer | None:
@@ -305,7 +316,12 @@ def _asked(ctx: click.Context, file: "TrainerFile | None") -> tuple[dict[str, An
 
 def stack_of(ctx: click.Context, file: "TrainerFile | None" = None) -> Stack | None:
     """What --trainer names, or the stack of `file`. Raises UsageError."""
-    name = ctx.params["trainer"] or (file.stack if file else None)
+    name = ctx.params["trainer"]
+    if not given(ctx, "trainer"):
+        if file is not None and file.stack:
+            name = file.stack
+        elif given(ctx, "loop_state"):  # which says what the loop holds
+            name = None
     return None if name is None else find_stack(name)
 
 

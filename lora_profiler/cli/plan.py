@@ -37,6 +37,7 @@ from lora_profiler.cli.options import (
 from lora_profiler.errors import UsageError
 from lora_profiler.option import flag
 from lora_profiler.planning.setups import DEFAULTS
+from lora_profiler.stacks import BARE, GUIDE
 from lora_profiler.workload import Method
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ Exit code: 0 done, and at least one way fits and is within the limits; 1 none; 2
 )
 @engine_option("auto|analytic|compiled|traced", "What answers; traced with --cluster alone.")
 @TORCH_OPTION
-@setup_options(device="cuda", device_help="Whose memory rules hold.")
+@setup_options(device="cuda", device_help="Whose memory rules hold.", trainer=GUIDE)
 @data_options
 @grouped(OUTPUT)("--detail", help="Every run of the front.")
 @file_options("other_model", "it", "the recommended run as a trainer's file")
@@ -254,7 +255,9 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     engine = engine_of(o["engine"])
     amount, more = amount_of(ctx, spec, file)
     offers = offers_from(ctx, lambda platform: _ways(ctx, spec, platform, file, asked))
-    space = space_from(ctx, offers, has_own_defaults=file is not None or o["trainer"] is not None)
+    space = space_from(
+        ctx, offers, has_own_defaults=file is not None or o["trainer"] not in (GUIDE, BARE)
+    )
     if o["write"]:  # whose files have the trainer's own loss
         from lora_profiler.trainer_files.launching import shardings_of
 

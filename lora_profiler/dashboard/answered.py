@@ -15,10 +15,11 @@ from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, completed
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.answers import Answer, answers
+from lora_profiler.planning.guided import Guided, guided
 from lora_profiler.planning.network import find_network
 from lora_profiler.planning.profiles import is_worth_a_trace
+from lora_profiler.planning.setups import DEFAULTS, written_options
 from lora_profiler.planning.setups import workloads as planning_workloads
-from lora_profiler.planning.setups import written_options
 from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.first_screen import Offer
@@ -61,16 +62,18 @@ NOT_TRACED_HERE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """The answers to a question, one a method."""
+    """The answers to a question, one a method; `guided` is the same by who trains, of a question
+    that names no trainer."""
 
     question: Question
     answers: tuple[Answer, ...]
     cautions: tuple[str, ...]
+    guided: Guided | None = None
 
     @property
     def payload(self) -> Mapping[str, Any]:
         """The JSON of `lora-profile predict`."""
-        return predict_payload(self.answers)
+        return predict_payload(self.answers, [self.guided] if self.guided else [])
 
     @property
     def predictions(self) -> tuple[Prediction, ...]:
@@ -118,10 +121,15 @@ def answered(model: ModelSpec, question: Question) -> Answered:
         given=question.explicit,
     )
     predictions = [answer.prediction for answer in method_answers]
+    beside = None
+    if question.trainer is None:
+        chosen = {name: question.options[name] for name in question.explicit}
+        beside = guided(method_answers, {**DEFAULTS, **chosen}, question.explicit)
     return Answered(
         question=question,
         answers=tuple(method_answers),
         cautions=tuple(caution_lines(predictions, gpu)),
+        guided=beside,
     )
 
 

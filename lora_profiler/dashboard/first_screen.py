@@ -24,6 +24,7 @@ from lora_profiler.planning.engine import (
 from lora_profiler.planning.reserve import held_bytes
 from lora_profiler.planning.sizes import BATCHES, RANKS, lengths
 from lora_profiler.report.answer.comparison_table import answered_differently, asked_differently
+from lora_profiler.report.answer.guided import guided_blocks
 from lora_profiler.report.card import Frame, frame, framed, judged, share_card
 from lora_profiler.report.first_screen import offers, three_numbers, trust, verdict_words
 from lora_profiler.report.labels import method_label, way_label
@@ -42,6 +43,8 @@ def show(result: Answered, answer: Answer, model: ModelSpec, *, linked: bool) ->
             widgets.piece("verdict", verdict_words(answer))
             _offers(result, answer, model)
             widgets.piece("frame", bars)
+            if result.guided is not None:
+                widgets.blocks(guided_blocks(result.guided))
             _slides(model, result, bars)
         with right:
             place = st.container()

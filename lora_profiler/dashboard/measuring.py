@@ -27,6 +27,7 @@ from lora_profiler.records.lines import parsed_record
 from lora_profiler.records.locks import WorkingFolder
 from lora_profiler.records.record import Conditions as Recorded
 from lora_profiler.records.record import Readings, Record, readings_from_dict
+from lora_profiler.stacks import GUIDE
 from lora_profiler.units import about_text, parse_memory
 from lora_profiler.workload import Device
 
@@ -50,11 +51,14 @@ def bench_arguments(model: str, question: Question, conditions: BenchConditions)
     """What to give `lora-profile`; `model` is an id or a config.json's path. The device of a
     prediction is not taken over."""
     arguments = setup_arguments(
-        replace(question, options={**question.options, "device": DEFAULTS["device"]})
+        replace(
+            question,
+            trainer=question.trainer or GUIDE,  # `bench` has the bare loop by default
+            options={**question.options, "device": DEFAULTS["device"]},
+        )
     )
-    own = question.stack.options if question.stack else ()
-    if question.stack is not None:
-        arguments.append("--own-loop")
+    own = question.stack.options
+    arguments.append("--own-loop")
     scaled = question.options["precision"] == "amp-float16"
     for name in CPU_DEFAULTS:
         if name == "dtype" and scaled and "full" in question.options["methods"]:

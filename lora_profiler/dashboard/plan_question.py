@@ -33,6 +33,7 @@ from lora_profiler.planning.plan_inputs import offers_at, read_prices, space_of
 from lora_profiler.planning.planned import Amount, Budget
 from lora_profiler.planning.setups import workloads
 from lora_profiler.report.first_screen import Run
+from lora_profiler.stacks import BARE, GUIDE
 from lora_profiler.units import is_finite
 
 HISTOGRAM = ".csv"
@@ -187,7 +188,7 @@ def planned(
         given,
         ranks=plan.ranks,
         effective_batch=plan.effective_batch,
-        has_own_defaults=question.trainer is not None,
+        has_own_defaults=question.trainer not in (None, GUIDE, BARE),
     )
     budget = Budget(max_hours=plan.max_hours, max_cost=plan.max_cost)
     return make_plan(offers, _amount(question, plan, run, file), space, budget, question.engine)

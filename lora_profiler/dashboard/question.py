@@ -12,7 +12,7 @@ from lora_profiler.option import MAX_SIZE, Option, flag
 from lora_profiler.planning.engine import ENGINES
 from lora_profiler.planning.setups import DEFAULTS, LORA_OPTIONS, QLORA_OPTIONS
 from lora_profiler.report.first_screen import Run
-from lora_profiler.stacks import CHECKPOINT_DTYPE, Stack, Trainer, find_stack
+from lora_profiler.stacks import CHECKPOINT_DTYPE, GUIDE, Stack, Trainer, find_stack
 from lora_profiler.workload import OPTIONS, Method
 
 FIRST_MODEL = "meta-llama/Llama-3.1-8B"
@@ -42,7 +42,7 @@ class Question:
     revision: str = "main"
     offline: bool = False
     trainer: str | None = None
-    options: Mapping[str, Any] = field(default_factory=lambda: DEFAULTS)
+    options: Mapping[str, Any] = field(default_factory=lambda: defaults_of(None, DEFAULTS))
     gpu: str | None = None
     interconnect: str | None = None
     engine: str = "auto"
@@ -54,16 +54,14 @@ class Question:
         return frozenset(name for name in DEFAULTS if self.options[name] != defaults[name])
 
     @property
-    def stack(self) -> Stack | None:
-        return None if self.trainer is None else find_stack(self.trainer)
+    def stack(self) -> Stack:
+        """Of the trainer, or of guides where none is named."""
+        return find_stack(self.trainer or GUIDE)
 
     @property
-    def trainer_defaults(self) -> Trainer | None:
-        """Whose loop it is; None for a bare one."""
-        if self.trainer is None:
-            return None
-        stack = find_stack(self.trainer)
-        return Trainer(stack=stack, explicit=self.explicit, is_pinned="@" in self.trainer)
+    def trainer_defaults(self) -> Trainer:
+        is_pinned = self.trainer is not None and "@" in self.trainer
+        return Trainer(stack=self.stack, explicit=self.explicit, is_pinned=is_pinned)
 
 
 def defaults_of(trainer: str | None, options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -73,11 +71,9 @@ def defaults_of(trainer: str | None, options: Mapping[str, Any]) -> Mapping[str,
     A dtype that is the checkpoint's is shown as the latter, and so is the implementation of an
     optimizer that is not the trainer's own.
     """
-    if trainer is None:
-        return DEFAULTS
     own: dict[str, Any] = {}
     for method in options["methods"]:
-        own = {**find_stack(trainer).defaults[method], **own}
+        own = {**find_stack(trainer or GUIDE).defaults[method], **own}
     if own.get("dtype") == CHECKPOINT_DTYPE:
         del own["dtype"]
     if options.get("optimizer", own.get("optimizer")) != own.get("optimizer"):

@@ -104,15 +104,14 @@ def fit(
     if prediction is None:
         (engine,) = engines_for([workload], engine, other_sizes=True)
         prediction = predict_checked(workload, engine)
-    peak = prediction.peak.total_bytes
-    held = held_bytes(prediction)
-    judged = Judged(workload, peak, usable, gpu, engine, _trials(prediction), held)
+    peak, held = prediction.peak.total_bytes, held_bytes(prediction)
+    judged = _judged(prediction, gpu, engine)
     batch_size: int | None = 0
     seq_len: int | None = 0
     lora = workload.setup.lora
     rank = None if lora is None or not lora.has_rank else 0
     setup, answerer = workload.setup, engine_for_search(prediction, engine)
-    if prediction.saved_activation_bytes is None:
+    if not prediction.is_whole:
         if judged.verdict != "does_not_fit":
             return None
     elif not _knows(workload, answerer):
@@ -155,6 +154,25 @@ def fit(
         largest_batch_size=batch_size,
         longest_seq_len=seq_len,
         highest_rank=rank,
+    )
+
+
+def judged_on(prediction: Prediction, gpu: Gpu, engine: str = "auto") -> Judged | None:
+    """The verdict alone, of a prediction on `gpu`; None where `fit` has none. Raises UsageError for
+    a card sold with several memory sizes."""
+    judged = _judged(prediction, gpu, engine)
+    return judged if prediction.is_whole or judged.verdict == "does_not_fit" else None
+
+
+def _judged(prediction: Prediction, gpu: Gpu, engine: str) -> Judged:
+    return Judged(
+        prediction.workload,
+        prediction.peak.total_bytes,
+        usable_bytes(gpu),
+        gpu,
+        engine,
+        _trials(prediction),
+        held_bytes(prediction),
     )
 
 

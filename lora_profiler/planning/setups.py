@@ -8,6 +8,7 @@ from typing import Any
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.model_spec import ModelSpec, StoredBase
 from lora_profiler.option import Option, flag
+from lora_profiler.option_values import DEEPSPEED_ZERO
 from lora_profiler.platform import Platform
 from lora_profiler.question.lora_config import IDLE_FIELDS, PEFT_NAMES
 from lora_profiler.stacks.stack import BARE, Stack, Trainer, check_able, find_stack, spelled
@@ -114,6 +115,11 @@ def setups(
     made = []
     for method in methods:
         own = trainer.defaults(method, options, model)
+        if own.get("targets") == "default":
+            from lora_profiler.adapters.targets import has_default_targets
+
+            if not has_default_targets(model, options["peft_type"]):
+                own["targets"] = "all-linear"  # what people then pass
         try:
             written = {**options, **own, **stored}
             if method == "qlora":
@@ -169,6 +175,12 @@ def _setup(
         arguments |= {"optimizer": "adamw", "optimizer_in_bwd": False}
         if precision in ("fsdp-mixed", "amp-float16"):
             arguments["precision"] = "amp"
+    if (
+        precision == "amp" and "precision" not in given and arguments["sharding"] in DEEPSPEED_ZERO
+    ):  # DeepSpeed's bf16 is no autocast: it makes all weights bfloat16
+        precision = arguments["precision"] = "pure"
+        if "dtype" not in given:
+            arguments["dtype"] = "bfloat16"
     base = TrainSetup(**arguments)
     lacks_bfloat16 = (
         platform is not None
@@ -187,7 +199,10 @@ def _setup(
     quantization = Quantization(**_arguments(Quantization, options, model))
     adapted = _with_adapter(base, lora, quantization, method, given)
     setup = replace(adapted, precision=precision, optimizer=optimizer, optimizer_in_bwd=in_backward)
-    is_narrow = precision == "pure" or (precision == "amp-float16" and loaded != "float32")
+    scales_nothing = options["recipe"] == "trl"  # float16 weights under bfloat16 autocast
+    is_narrow = precision == "pure" or (
+        loaded != "float32" and (precision == "amp-float16" or scales_nothing)
+    )
     return replace(setup, dtype="float16") if lacks_bfloat16 and is_narrow else setup
 
 

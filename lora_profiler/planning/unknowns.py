@@ -12,7 +12,16 @@ from typing import Any, Final, NamedTuple
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import answers_without_trace, peak_bytes_checked
 from lora_profiler.planning.setups import DEFAULTS, changed, written_options
-from lora_profiler.stacks.stack import BARE, Options, Stack, Trainer, find_stack, versions
+from lora_profiler.stacks.stack import (
+    BARE,
+    GUIDE,
+    Options,
+    Stack,
+    Trainer,
+    as_guided,
+    find_stack,
+    versions,
+)
 from lora_profiler.support.check import check
 from lora_profiler.workload import OPTIONS, Workload, setup_dict
 
@@ -154,9 +163,9 @@ def unknowns(
     """What the question leaves open, whatever it is worth."""
     setup = workload.setup
     stack = find_stack(BARE) if trainer is None else trainer.stack
-    if trainer is None:
-        yield Unknown(WHO, tuple(_loops(workload, given)))
-    elif not trainer.is_pinned and (older := older_versions(stack)):
+    if _is_open(trainer):
+        yield Unknown(WHO, tuple(_loops(stack, workload, given)))
+    elif trainer is not None and not trainer.is_pinned and (older := older_versions(stack)):
         yield Unknown(
             version_of(stack), tuple(_loop(stack, each, workload, given) for each in older)
         )
@@ -179,10 +188,15 @@ def unknowns(
         yield Unknown(option.declared.unknown, tuple({name: v} for v in others if v != value))
 
 
+def _is_open(trainer: Trainer | None) -> bool:
+    """Whether nobody is named."""
+    return trainer is None or trainer.stack.name == GUIDE
+
+
 def _left_open(trainer: Trainer | None) -> Collection[str] | None:
     """The options that the trainer does not decide; None for all. Where nobody is named all that
     each of them leaves, and what the versions of transformers differ in."""
-    if trainer is not None:
+    if trainer is not None and not _is_open(trainer) and trainer.stack.name != BARE:
         return trainer.stack.leaves
     left = {name for loop in LOOPS for name in find_stack(loop).leaves or ()}
     return {*left, "transformers", *APART} - (STATED - {"seq_len"})
@@ -208,11 +222,11 @@ def _is_cap(name: str, workload: Workload, trainer: Trainer | None) -> bool:
     return is_files and name == "seq_len" and not workload.setup.is_packed
 
 
-def _loops(workload: Workload, given: Collection[str]) -> Iterator[Options]:
-    """What each of those who may train sets, and what under this sharding comes with it."""
-    bare = find_stack(BARE)
+def _loops(mine: Stack, workload: Workload, given: Collection[str]) -> Iterator[Options]:
+    """What each of those who may train sets, as guides pass it where `mine` is theirs, and what
+    under this sharding comes with it."""
     for stack in map(find_stack, LOOPS):
-        own = _loop(bare, stack, workload, given)
+        own = _loop(mine, as_guided(stack) if mine.name == GUIDE else stack, workload, given)
         yield own
         for variant in stack.variants:
             if variant.shardings and variant.holds(workload.setup):

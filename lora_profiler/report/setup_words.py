@@ -13,7 +13,7 @@ from lora_profiler.planning.diagnostics import outweighed_layers, unmatched_targ
 from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
-from lora_profiler.stacks import Trainer
+from lora_profiler.stacks import BARE, GUIDE, Trainer
 from lora_profiler.support.bases import check_quantized_experts, packed_expert_bytes
 from lora_profiler.support.generations import has_packed_experts
 from lora_profiler.units import bytes_text, count_text, short_count_text
@@ -32,7 +32,6 @@ from lora_profiler.workload import (
 
 if TYPE_CHECKING:
     from lora_profiler.catalog import Gpu
-    from lora_profiler.planning.trainers import TrainerPeak
 
 
 def title_words(prediction: Prediction) -> str:
@@ -78,7 +77,12 @@ def asked_words(predictions: Sequence[Prediction]) -> tuple[str, str]:
     setup = predictions[0].workload.setup
     dtypes = list(dict.fromkeys(p.workload.setup.dtype for p in predictions))
     kernels = list(dict.fromkeys(p.attention_kernel for p in predictions))
-    return training_line(setup, dtypes), attention_words(setup, kernels)
+    words = attention_words(setup, kernels)
+    checkpointed = [p for p in predictions if p.workload.setup.checkpointing]
+    if 0 < len(checkpointed) < len(predictions):
+        methods = " and ".join(labels.method_label(p) for p in checkpointed)
+        words = f"checkpointing of {methods}, {words.partition(', ')[2]}"
+    return training_line(setup, dtypes), words
 
 
 def _heading_words(setup: TrainSetup, part: type) -> list[str]:
@@ -127,7 +131,7 @@ def predict_command(workload: Workload, gpu: str, *more: str) -> str:
     and `more` arguments at the end."""
     import shlex
 
-    arguments = [*setup_arguments(workload), "--gpu", gpu, *more]
+    arguments = ["--trainer", BARE, *setup_arguments(workload), "--gpu", gpu, *more]
     return shlex.join(["lora-profile", workload.model.id, *arguments])
 
 
@@ -239,6 +243,8 @@ def short_trainer_lines(
     `most` of them."""
     if trainer is None:
         return [BARE_LINE, *task_lines(workloads)]
+    if trainer.stack.name == GUIDE:
+        return [_for(trainer), *task_lines(workloads)]
     names = list(dict.fromkeys(_OPTIONS[name].noun for name, _ in _own(trainer, workloads)))
     if len(names) > most + 1:
         names[most:] = [f"and {len(names) - most} more"] if most else []
@@ -248,6 +254,8 @@ def short_trainer_lines(
 
 
 def _for(trainer: Trainer) -> str:
+    if trainer.stack.name == GUIDE:
+        return "as PEFT's and TRL's guides train, with transformers' Trainer"
     return f"for {trainer.stack.title} (--trainer {trainer.stack.key})"
 
 
@@ -294,23 +302,6 @@ def _layout(trainer: Trainer, workloads: Sequence[Workload]) -> list[str]:
     if setup.is_packed and packing is not None and packing.one_row:
         return ["packed rows of a micro-batch are laid end to end, as one row"]
     return []
-
-
-def peak_lines(peaks: "Sequence[TrainerPeak]") -> list[str]:
-    """A heading, and '  trl-sft  8 x 1,024  full 60.65 GiB, LoRA 18.90 GiB' for each trainer."""
-    if not peaks:
-        return []
-    setups = (of_methods[0][0].setup for _, of_methods in peaks)  # of the same size in all methods
-    sizes = [f"{count_text(setup.batch_size)} x {count_text(setup.seq_len)}" for setup in setups]
-    width, of_sizes = max(len(stack.name) for stack, _ in peaks), max(map(len, sizes))
-    lines = []
-    for (stack, of_methods), size in zip(peaks, sizes, strict=True):
-        words = ", ".join(
-            f"{labels.METHOD_LABELS[workload.setup.method]} {bytes_text(peak)}"
-            for workload, peak in of_methods
-        )
-        lines.append(f"  {stack.name:{width}}  {size:>{of_sizes}}  {words}")
-    return ["peak under a trainer's own defaults (--trainer NAME):", *lines]
 
 
 def trainer_dict(trainer: Trainer | None, workload: Workload) -> dict[str, Any] | None:

@@ -72,6 +72,9 @@ _NEWEST = Stack(
             " and an adapter of that: priced as transformers' and PEFT's"
         ),
     ),
+    guide=by_method(
+        {"dtype": "bfloat16", "precision": "pure"}, adapter={"adapter_dtype": "bfloat16"}
+    ),
     refusals=(
         Refusal("packed", "its data is padded to the longest of a batch"),
         Refusal("kernels", "its models are its own, without Liger's kernels", ("liger",)),

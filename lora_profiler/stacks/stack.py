@@ -23,6 +23,9 @@ METHODS: Final[tuple[Method, ...]] = get_args(Method)
 CHECKPOINT_DTYPE: Final = "auto"
 """A default of `dtype`: as the checkpoint is stored, in transformers' own spelling."""
 
+SIZES: Final = ("batch_size", "seq_len", "rank", "alpha", "dropout", "targets")
+"""Options of a question that hold for whichever trainer runs it."""
+
 Options = Mapping[str, Any]
 """Values of options by their names, as people write them."""
 
@@ -80,7 +83,8 @@ class Stack:
     data decide, whatever its default; None for all. variants: what its users often set otherwise.
     aliases: by option, the trainer's own spelling of values, and the options they mean. rows: of
     the model for each of a batch, 2 where pairs are compared. holds: what is alive and when, with
-    its source, priced. gaps: what is not.
+    its source, priced. gaps: what is not. guide: what guides and notebooks pass to it in place of
+    its defaults, by method; float16_guide: what they pass besides where the GPU has no bfloat16.
     """
 
     name: str
@@ -97,6 +101,8 @@ class Stack:
     refusals: tuple[Refusal, ...] = ()
     leaves: tuple[str, ...] | None = SHARED_LEAVES
     variants: tuple[Variant, ...] = ()
+    guide: Mapping[Method, Options] = field(default_factory=dict)
+    float16_guide: Options = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -154,20 +160,36 @@ def overruled(
     }
 
 
+def as_guided(stack: Stack, *, has_bfloat16: bool = True) -> Stack:
+    """`stack` with what its guides pass in place of its own defaults.
+
+    Batch size, sequence length, rank and targets are no part of a guide: those of the question hold
+    for every trainer, so that trainers can be compared.
+    """
+    besides = {} if has_bfloat16 else stack.float16_guide
+    guided: dict[Method, Options] = {}
+    for method, own in stack.defaults.items():
+        kept = {name: value for name, value in own.items() if name not in SIZES}
+        guided[method] = {**kept, **stack.guide.get(method, {}), **besides}
+    return replace(stack, defaults=guided)
+
+
 # --- from what people write to a stack: a name, and a version where one is given ------------------
 
 
 BARE: Final = "bare"
+"""The loop that `bench` runs and the rules are written for."""
+GUIDE: Final = "guide"
 """The stack of a question that names none."""
 TRAINERS: Final[tuple[str, ...]] = (
-    "bare", "loop", "transformers", "trl-sft", "trl-dpo", "trl-grpo", "trl-kto", "trl-orpo",
-    "trl-reward", "axolotl", "axolotl-dpo", "llamafactory", "llamafactory-dpo",
+    "guide", "bare", "loop", "transformers", "trl-sft", "trl-dpo", "trl-grpo", "trl-kto",
+    "trl-orpo", "trl-reward", "axolotl", "axolotl-dpo", "llamafactory", "llamafactory-dpo",
     "llamafactory-orpo", "llamafactory-kto", "torchtune", "torchtune-dpo", "litgpt", "peft-bench",
     "unsloth", "unsloth-dpo", "unsloth-grpo",
 )  # fmt: skip
 """Names of the stacks, in the order in which they are listed. Each is in the module that its name
 begins with, but for those of transformers' own loops."""
-_LOOPS = ("bare", "loop", "transformers", "peft-bench")
+_LOOPS = ("guide", "bare", "loop", "transformers", "peft-bench")
 
 
 def versions(name: str) -> tuple[Stack, ...]:

@@ -3,8 +3,11 @@ people write themselves; transformers' Trainer with PEFT's adapters, `TrainingAr
 `LoraConfig` as they are made without arguments; and PEFT's comparison of methods
 (method_comparison/MetaMathQA), whose results are public."""
 
+from dataclasses import replace
+
 from lora_profiler.stacks.stack import (
     CHECKPOINT_DTYPE,
+    GUIDE,
     SHARED_LEAVES,
     Gap,
     Options,
@@ -12,6 +15,7 @@ from lora_profiler.stacks.stack import (
     Refusal,
     Stack,
     Variant,
+    as_guided,
     by_method,
 )
 from lora_profiler.workload import FULLY_SHARDED
@@ -57,6 +61,14 @@ WIDE_SHARDS = Variant(
 `accelerator.py`, `utils/fsdp_utils.py`)."""
 OF_ADAPTERS = ("targets", "dropout")
 _LEAVES = (*SHARED_LEAVES, *OF_ADAPTERS, "dtype", "precision", "recipe", "double_quant")
+_GUIDE = by_method(
+    {"dtype": "bfloat16", "precision": "amp"},
+    adapter={"checkpointing": True},
+    base={"double_quant": True, "recipe": "kbit"},
+)
+"""PEFT's guides: bf16=True, and `prepare_model_for_kbit_training`, which checkpoints layers unless
+it is kept from it (peft 5d602fdb, src/peft/utils/other.py; docs/source/developer_guides/
+quantization.md)."""
 _HOLDS = (
     "compute_loss keeps no output: the logits die in backward; accelerate's float32 copy of them"
     " is gone before it (transformers 5.24, trainer.py)",
@@ -119,6 +131,7 @@ _TRAINER = (
         refusals=_REFUSALS,
         leaves=_LEAVES,
         variants=(LIGER, WIDE_SHARDS),
+        guide=_GUIDE,
     ),
     _older(
         "4.57",
@@ -169,7 +182,22 @@ _OWN_LOOPS = (
             " returned",
         ),
         leaves=None,
+        guide=by_method(
+            {}, adapter={"checkpointing": True}, base={"double_quant": True, "recipe": "kbit"}
+        ),
     ),
+)
+_GUIDED = replace(
+    as_guided(_TRAINER[0]),
+    name=GUIDE,
+    call="Trainer as guides pass it",
+    about=(
+        "What PEFT's and TRL's guides write: bf16=True over bfloat16 weights (float16 where the GPU"
+        " has no bfloat16), every linear layer, and with adapters gradient checkpointing; for QLoRA"
+        " prepare_model_for_kbit_training and double quantisation.",
+    ),
+    refusals=(),  # who trains is open
+    guide={},
 )
 _ONE_LOOP = "its loop is one process, fixed in run.py"
 
@@ -224,4 +252,4 @@ _BENCH = Stack(
         Refusal("kernels", _ONE_LOOP, ("liger",)),
     ),
 )
-VERSIONS = (*_OWN_LOOPS, *_TRAINER, _BENCH)
+VERSIONS = (_GUIDED, *_OWN_LOOPS, *_TRAINER, _BENCH)

@@ -12,13 +12,12 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import common_assumptions
 from lora_profiler.planning.fit import Fit
 from lora_profiler.prediction import Category, Prediction
-from lora_profiler.report.blocks import Block, Paragraph, Table, heading, paragraph, table, wrapped
+from lora_profiler.report.blocks import Block, Paragraph, Table, heading, table, wrapped
 from lora_profiler.report.labels import method_label, sureness
 from lora_profiler.report.peak_interval import MOST, interval_lines, leaves_open, version_words
 from lora_profiler.report.setup_words import (
     NAMED,
     asked_words,
-    peak_lines,
     platform_words,
     short_trainer_lines,
     title_words,
@@ -38,9 +37,9 @@ from lora_profiler.units import (
 if TYPE_CHECKING:
     from lora_profiler.planning.advise import Remedy
     from lora_profiler.planning.fit import Fit
+    from lora_profiler.planning.guided import Guided
     from lora_profiler.planning.over_data import LongSamples
     from lora_profiler.planning.timing import TimedStep
-    from lora_profiler.planning.trainers import TrainerPeak
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,9 +109,11 @@ _LETTERS: dict[str, tuple[str, tuple[Category, ...]]] = {
 logs too."""
 
 
-def short_blocks(answers: Sequence[Answer], peaks: "Sequence[TrainerPeak]" = ()) -> list[Block]:
-    """About one model, asked with one setup and one or more methods; `peaks` are those that common
-    trainers' defaults would have, said where there is room."""
+def short_blocks(answers: Sequence[Answer], guided: "Guided | None" = None) -> list[Block]:
+    """About one model, asked with one setup and one or more methods; `guided` is the same by who
+    trains, of a question that names no trainer."""
+    if guided is not None:
+        return _guided_blocks(answers, guided)
     predictions = [answer.prediction for answer in answers]
     above: list[Block] = [
         heading(title_words(predictions[0])),
@@ -124,18 +125,52 @@ def short_blocks(answers: Sequence[Answer], peaks: "Sequence[TrainerPeak]" = ())
     card = "" if answers[0].gpu else "--gpu KEY judges a card; "
     more = f"{card}--detail shows every part and caveat, --explain the formulas."
     below = in_lines(*_trust(answers), more)
-    whose = [paragraph(*peak_lines(peaks))] if peaks else []
     if answers[0].gpu is None:
-        return [*above, *whose, below]
+        return [*above, below]
     remedies = [remedy_lines(answer) for answer in answers]
     first = [words[:1] for words in remedies]
     both = [*above, _on_card(answers, remedies), below]
-    full = [*above, *whose, *both[len(above) :]]
     less = [*above, _on_card(answers, first), in_lines(*_trust(answers))]
     brief = [*less[:-1], in_lines(*_trust(answers, most=0))]
     least = [brief[0], in_lines(*_question(answers, most=0)), *brief[2:]]
-    choices = (full, both, less, brief)
+    choices = (both, less, brief)
     return next((blocks for blocks in choices if _height(blocks) <= MOST_LINES), least)
+
+
+def _guided_blocks(answers: Sequence[Answer], guided: "Guided") -> list[Block]:
+    """How many trainers it fits with, the loop of guides, a row for each trainer, what would change
+    it most; less of it where it would not fit the screen."""
+    from lora_profiler.report.answer.guided import (
+        change_lines,
+        lines_table,
+        range_line,
+        verdict_line,
+    )
+
+    predictions, gpu = [answer.prediction for answer in answers], answers[0].gpu
+    verdicts = []
+    if gpu is not None:
+        about = "~" if gpu.usable_is_estimated else ""
+        usable = f"{about}{bytes_text(gpu.usable_bytes or 0)}"
+        verdicts.append(f"On {gpu.name}, {usable}: {verdict_line(guided)}.")
+    for answer in answers:
+        label = method_label(answer.prediction)
+        verdicts += [f"  {label}: {text}" for text in remedy_lines(answer)[:1]]
+    above: list[Block] = [
+        heading(title_words(predictions[0])),
+        *([in_lines(*verdicts)] if verdicts else []),
+        in_lines(*_question(answers)),
+    ]
+    bars = _peaks(answers)
+    by_trainer = lines_table(guided)
+    on_host, epoch = list(_on_host(predictions)), list(_epoch(answers))
+    last = (range_line(guided), "--detail shows every part.")
+    legend, changes = _legend(predictions), list(change_lines(guided))
+    full = [*above, bars, *epoch, by_trainer, in_lines(legend, *on_host, *changes, *last)]
+    fewer = [*above, bars, *epoch, by_trainer, in_lines(legend, *on_host, *changes[-1:], *last[:1])]
+    short = [*above, *epoch, by_trainer, in_lines(*on_host, *changes[-1:], *last[:1])]
+    least = [*above, *epoch, by_trainer, *([in_lines(*on_host)] if on_host else [])]
+    return next((blocks for blocks in (full, fewer, short) if _height(blocks) <= MOST_LINES), least)
 
 
 def _height(blocks: Sequence[Block]) -> int:

@@ -13,6 +13,7 @@ from lora_profiler.steptime import PARTS
 from lora_profiler.workload import QUANT_TITLES, setup_dict
 
 if TYPE_CHECKING:
+    from lora_profiler.planning.guided import Guided, Line
     from lora_profiler.planning.network import Communication
     from lora_profiler.planning.over_data import OverData
     from lora_profiler.planning.timing import TimedStep
@@ -29,11 +30,37 @@ def predict_schema() -> dict[str, Any]:
     return payload_schema(types.for_schema(), title="lora-profile predict --format json")
 
 
-def predict_payload(answers: Sequence[Answer]) -> types.PredictJson:
-    """The whole document: one prediction per model and method, in the order given."""
-    return {
+def predict_payload(
+    answers: Sequence[Answer], guided: "Sequence[Guided]" = ()
+) -> types.PredictJson:
+    """The whole document: one prediction per model and method, in the order given; `guided` is
+    what stands beside those of questions that name no trainer."""
+    document: types.PredictJson = {
         "schema_version": SCHEMA_VERSION,
         "predictions": [answer_dict(answer) for answer in answers],
+    }
+    if guided:
+        document["by_trainer"] = [_by_trainer(line) for each in guided for line in each.lines]
+    return document
+
+
+def _by_trainer(line: "Line") -> types.ByTrainerJson:
+    stack, foreseen = line.stack, line.foreseen
+    prediction = foreseen.prediction if foreseen else None
+    judged, step = (foreseen.judged, foreseen.step) if foreseen else (None, None)
+    return {
+        "trainer": stack.name,
+        "library": stack.library or None,
+        "version": stack.version or None,
+        "model": line.model,
+        "method": line.method,
+        "peak_bytes": prediction.peak.total_bytes if prediction else None,
+        "is_whole": prediction.is_whole if prediction else None,
+        "reserve_bytes": judged.reserve.total_bytes if judged else None,
+        "verdict": judged.verdict if judged else None,
+        "tokens_per_second": step.time.tokens_per_second if step else None,
+        "accumulation": prediction.workload.setup.accumulation if prediction else None,
+        "refusal": line.refusal,
     }
 
 

@@ -335,12 +335,32 @@ class AnswerJson(PredictionJson):
     data: NotRequired[DataJson]
 
 
+class ByTrainerJson(TypedDict):
+    """The question of a prediction under one trainer, as its guides pass it; only `refusal` where
+    that trainer cannot run it."""
+
+    trainer: str
+    library: str | None
+    version: str | None
+    model: str
+    method: str
+    peak_bytes: int | None
+    is_whole: bool | None
+    reserve_bytes: int | None
+    verdict: Verdict | None
+    tokens_per_second: float | None
+    accumulation: int | None
+    refusal: str | None
+
+
 class PredictJson(TypedDict):
     """Bytes and FLOPs are integers; what is not known is null, never 0. New keys may be added under
-    the same schema_version."""
+    the same schema_version. `by_trainer` is of a question that names no trainer, whose predictions
+    are the loop of guides."""
 
     schema_version: Literal["1.0"]
     predictions: list[AnswerJson]
+    by_trainer: NotRequired[list[ByTrainerJson]]
 
 
 def for_schema() -> type:

@@ -1,0 +1,381 @@
+"""What people type against what they measured: model, method, rank, batch size, length, GPU alone.
+
+    python -m benchmarks.as_typed [--write]
+
+Each public peak of one GPU (`public_rows/rows.csv`), each Unsloth notebook that printed its peak
+(`public_rows/unsloth_notebooks.csv`) and each run that ran out of memory
+(`public_rows/out_of_memory.csv`) is asked for by the shortest natural question: model, method,
+rank, batch size, length, GPU. Checkpointing is asked as the run had it, and once more not at all,
+since the answer of adapters then takes it for granted. The answer without a trainer is the loop of
+guides, its range the one of all trainers' lines; beside it the run's own trainer as guides pass it,
+and the bare loop. Nothing is fitted to a row. Prints the page; `--write` writes it to
+`results/as_typed.md` with every row in `results/as_typed.json`. A minute on one core; traces
+nothing.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from benchmarks.pages import page_of, parser_of, table, tell
+from lora_profiler.catalog import find_gpu, find_model
+from lora_profiler.errors import LoraProfilerError
+from lora_profiler.planning.guided import GUIDED, Foreseen, foresee, guided_lines
+from lora_profiler.planning.setups import DEFAULTS, workloads
+from lora_profiler.stacks import BARE, GUIDE, find_stack
+
+HERE = Path(__file__).resolve().parent / "public_rows"
+MARGIN = 0.03
+"""What a fully described answer was off by, at each end of the range."""
+GPUS = {
+    "NVIDIA A100 80GB": "a100_sxm_80gb",
+    "NVIDIA A100-SXM4-80GB": "a100_sxm_80gb",
+    "NVIDIA A100-SXM4-40GB": "a100_sxm_40gb",
+    "NVIDIA A100": "a100_sxm_80gb",
+    "NVIDIA L40S": "l40s",
+    "NVIDIA A10G 24GB": "a10g",
+    "NVIDIA A10G": "a10g",
+    "NVIDIA L4": "l4",
+    "Tesla T4": "t4",
+}
+TRAINER_OF = {
+    "fms": "transformers",
+    "litgpt": "litgpt",
+    "peft": "loop",
+    "swift": "transformers",
+    "torchtune": "torchtune",
+    "unsloth": "unsloth",
+}
+UNSAID = "guide, checkpointing not asked"
+GROUPS = ("public", "notebooks", "failed")
+PEAKS = {"peak_allocated", "peak_active", "peak_reserved", "max_reserved"}
+Row = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """`reserved`: the counter has what the allocator took from the driver, not what tensors have.
+    `fused`: kernels that no short question names."""
+
+    id: str
+    situation: str
+    source: str
+    model: str
+    method: str
+    rank: int | None
+    batch_size: int
+    seq_len: int
+    checkpointing: bool | None
+    gpu: str
+    measured_bytes: int | None
+    reserved: bool
+    fused: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        typed = {"methods": (self.method,), "batch_size": self.batch_size, "seq_len": self.seq_len}
+        typed |= {"rank": self.rank} if self.rank else {}
+        said = self.checkpointing is not None
+        return typed | ({"checkpointing": self.checkpointing} if said else {})
+
+
+# --- rows as questions ----------------------------------------------------------------------------
+
+
+def _read(name: str) -> list[Row]:
+    with (HERE / name).open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def public_questions() -> Iterator[Question]:
+    for row in _read("rows.csv"):
+        method = row["method"].partition(" ")[0]
+        source = re.split(r"[:\-]", row["id"])[0]
+        is_asked = (
+            row["n_gpus"] == "1"
+            and row["quantity"] in PEAKS
+            and method in ("full", "lora", "qlora")
+            and source in TRAINER_OF
+            and row["model_config"]
+            and row["gpu"] in GPUS
+            and row["batch"].isdecimal()
+        )
+        if not is_asked:
+            continue
+        is_peft = source == "peft"
+        yield Question(
+            id=f"{row['id']} {row['quantity']}",
+            situation=row["situation"],
+            source=source,
+            model=row["model_config"],
+            method=method,
+            rank=int(row["rank"]) if row["rank"].isdecimal() else None,
+            batch_size=int(row["batch"]),
+            seq_len=768 if is_peft else int(row["seq_len"]),
+            checkpointing={"yes": True, "no": False}.get(row["grad_checkpointing"]),
+            gpu=GPUS[row["gpu"]],
+            measured_bytes=round(float(row["value"]) * 2**30),
+            reserved="reserved" in row["quantity"],
+            fused="fused" in row["kernels"].lower() or "liger" in row["kernels"].lower(),
+        )
+
+
+def notebook_questions() -> Iterator[Question]:
+    """Notebooks of text models; a length that a notebook caps is not that of its samples."""
+    for row in _read("unsloth_notebooks.csv"):
+        length = row["max_length"] or row["max_seq_length"]
+        is_asked = (
+            row["trainer"] in ("SFTTrainer", "UnslothTrainer")
+            and row["vision"] == "False"
+            and length
+            and row["per_device_train_batch_size"].isdecimal()
+            and row["peak_reserved_gb"]
+        )
+        if not is_asked:
+            continue
+        is_quantized = row["load_in_4bit"] == "True" or "bnb-4bit" in row["model"]
+        method = "full" if row["full_finetuning"] == "True" else "qlora" if is_quantized else "lora"
+        yield Question(
+            id=row["file"],
+            situation=row["file"],
+            source="unsloth",
+            model=row["model"],
+            method=method,
+            rank=int(row["r"]) if row["r"].isdecimal() and method != "full" else None,
+            batch_size=int(row["per_device_train_batch_size"]),
+            seq_len=int(length),
+            checkpointing=None,
+            gpu=GPUS[row["gpu_name"]],
+            measured_bytes=round(float(row["peak_reserved_gb"]) * 2**30),
+            reserved=True,
+            fused=True,
+        )
+
+
+def failed_questions() -> Iterator[Question]:
+    for row in _read("out_of_memory.csv"):
+        yield Question(
+            id=row["id"],
+            situation=row["id"],
+            source="fms",
+            model=row["model"],
+            method=row["method"],
+            rank=int(row["rank"]) if row["rank"] else None,
+            batch_size=int(row["batch"]),
+            seq_len=int(row["seq_len"]),
+            checkpointing=True,
+            gpu="a100_sxm_80gb",
+            measured_bytes=None,
+            reserved=False,
+            fused=row["framework"] not in ("none", "baseline-peft-bnb", "accelerated-peft-bnb"),
+        )
+
+
+# --- their answers --------------------------------------------------------------------------------
+
+
+@cache
+def answered(question: Question) -> Mapping[str, tuple[int, str | None] | str]:
+    """(bytes that its counter would show, verdict) by who trains; a refusal in words. "guide" and
+    "bare" are answers without a trainer: today's and the loop of the rules."""
+    gpu = find_gpu(question.gpu)
+    model = find_model(question.model, offline=True)
+    options = {**DEFAULTS, **question.options}
+    given = set(question.options)
+    found: dict[str, tuple[int, str | None] | str] = {}
+    for name in (GUIDE, BARE):
+        try:
+            (asked,) = workloads(model, options, given, gpu.platform(), find_stack(name))
+            found[name] = _counted(foresee(asked, gpu), question)
+        except LoraProfilerError as e:
+            found[name] = str(e)
+    unsaid = {**DEFAULTS, **{n: v for n, v in question.options.items() if n != "checkpointing"}}
+    try:
+        (asked,) = workloads(
+            model, unsaid, given - {"checkpointing"}, gpu.platform(), find_stack(GUIDE)
+        )
+        found[UNSAID] = _counted(foresee(asked, gpu), question)
+    except LoraProfilerError as e:
+        found[UNSAID] = str(e)
+    for line in guided_lines(model, options, given, question.method, asked, gpu):
+        found[line.stack.name] = (
+            _counted(line.foreseen, question) if line.foreseen else str(line.refusal)
+        )
+    return found
+
+
+def _counted(foreseen: Foreseen, question: Question) -> tuple[int, str | None] | str:
+    prediction, judged = foreseen.prediction, foreseen.judged
+    if not prediction.is_whole:
+        return "a lower bound: what its layers keep is not known"
+    assert judged is not None
+    besides = judged.bound.workspace_bytes
+    if question.reserved:
+        besides += judged.reserve.fragmentation_bytes
+    return prediction.peak.total_bytes + besides, judged.verdict
+
+
+def outcome() -> dict[str, Any]:
+    rows, left_out = [], {}
+    asked = (public_questions(), notebook_questions(), failed_questions())
+    for group, questions in zip(GROUPS, asked, strict=True):
+        for question in questions:
+            try:
+                answer = answered(question)
+            except LoraProfilerError as e:
+                left_out[question.id] = str(e)
+                continue
+            sizes = [answer[name][0] for name in GUIDED if not isinstance(answer[name], str)]
+            if isinstance(answer[GUIDE], str) or isinstance(answer[BARE], str) or not sizes:
+                left_out[question.id] = next(v for v in answer.values() if isinstance(v, str))
+                continue
+            named = answer[TRAINER_OF[question.source]]
+            rows.append(
+                {
+                    "group": group,
+                    **asdict(question),
+                    "guide": answer[GUIDE],
+                    "unsaid": None if isinstance(answer[UNSAID], str) else answer[UNSAID],
+                    "bare": answer[BARE],
+                    "named": None if isinstance(named, str) else named,
+                    "lines": {name: answer[name] for name in GUIDED},
+                    "least_bytes": round(min(sizes) * (1 - MARGIN)),
+                    "most_bytes": round(max(sizes) * (1 + MARGIN)),
+                }
+            )
+    return {"rows": rows, "left_out": left_out}
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def _errors(rows: Iterable[Mapping[str, Any]], policy: str) -> list[float]:
+    return [r[policy][0] / r["measured_bytes"] - 1 for r in rows if r[policy]]
+
+
+def _policy_cells(rows: Sequence[Mapping[str, Any]], policy: str) -> Iterator[str]:
+    errors = _errors(rows, policy)
+    by_situation: dict[str, list[float]] = {}
+    for row, error in zip([r for r in rows if r[policy]], errors, strict=True):
+        by_situation.setdefault(row["situation"], []).append(abs(error))
+    yield str(len(errors))
+    if not errors:
+        yield from "-----"
+        return
+    yield f"{100 * fmean(map(abs, errors)):.1f}"
+    yield f"{100 * fmean(map(fmean, by_situation.values())):.1f}"
+    yield f"{100 * median(map(abs, errors)):.1f}"
+    yield f"{100 * median(errors):+.1f}"
+    yield f"{100 * max(errors, key=abs):+.1f}"
+
+
+def _range_cells(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    inside = [r["least_bytes"] <= r["measured_bytes"] <= r["most_bytes"] for r in rows]
+    widths = [r["most_bytes"] / r["least_bytes"] for r in rows]
+    yield f"{sum(inside)} of {len(rows)}"
+    yield f"{100 * sum(inside) / len(rows):.0f} %"
+    yield f"x {median(widths):.2f}"
+
+
+POLICIES = {
+    "guide": "no trainer typed (guide)",
+    "unsaid": "the same, checkpointing not asked",
+    "bare": "the bare loop",
+    "named": "the run's own trainer, as guides pass it",
+}
+ERRORS = ">n | >mean abs. | >by situation | >median abs. | >median | >worst"
+ROW = "row | method | >measured, GiB | >guide | >own trainer | >bare | >range, GiB"
+VERDICTS = ("fits", "tight", "does_not_fit")
+
+
+def report(document: Mapping[str, Any]) -> str:
+    rows = document["rows"]
+    public, notebooks, failed = ([r for r in rows if r["group"] == name] for name in GROUPS)
+    plain = [r for r in public if not r["fused"] and r["source"] != "torchtune"]
+    methods = dict.fromkeys(r["method"] for r in plain)
+    sets = {
+        "all public rows": public,
+        "without fused kernels and torchtune": plain,
+        **{f"of these, {m}": [r for r in plain if r["method"] == m] for m in methods},
+        "Unsloth's notebooks": notebooks,
+    }
+    errors = [
+        (name, words, *_policy_cells(of, policy))
+        for name, of in sets.items()
+        for policy, words in POLICIES.items()
+    ]
+    refused = [
+        (name, len(of), *(_count(of, policy, "does_not_fit") for policy in POLICIES))
+        for name, of in (("public rows", public), ("notebooks", notebooks))
+    ]
+    out_of_memory = [
+        (words, *(_count(failed, policy, verdict) for verdict in VERDICTS))
+        for policy, words in POLICIES.items()
+    ]
+    fitting = [
+        f"{name} {sum(r['lines'][name][1] == 'fits' for r in failed)}"
+        for name in GUIDED
+        if not any(isinstance(r["lines"][name], str) for r in failed)
+    ]
+    return page_of(
+        "What people type, against what they measured",
+        "Written by `python -m benchmarks.as_typed --write`. Errors are (predicted - measured) /"
+        " measured, in %. Peak and BLAS' workspaces are held to allocated peaks, with fragmentation"
+        " to reserved ones.",
+        table(
+            "rows | answer | >n | >mean abs. | >by situation | >median abs. | >median | >worst",
+            errors,
+        ),
+        f"The range of all trainers' lines, {MARGIN:.0%} added at each end:",
+        table("rows | >inside | >share | >median width", _ranges(sets)),
+        "Runs that finished and are refused:",
+        table(f"rows | >n | {' | '.join(f'>{words}' for words in POLICIES.values())}", refused),
+        f"{len(failed)} runs that ran out of memory, some with kernels that no question names:",
+        table("answer | >said to fit | >may run out | >refused", out_of_memory),
+        f"Trainers' lines that say they fit: {', '.join(fitting)}.",
+        "## Rows",
+        table(
+            "row | method | >measured, GiB | >guide | >own trainer | >bare | >range, GiB",
+            map(_cells, rows),
+        ),
+        "## Left out",
+        [f"- {name}: {reason}" for name, reason in document["left_out"].items()],
+    )
+
+
+def _count(rows: Iterable[Mapping[str, Any]], policy: str, verdict: str) -> int:
+    return sum(r[policy][1] == verdict for r in rows if r[policy])
+
+
+def _ranges(sets: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[tuple[str, ...]]:
+    return ((name, *_range_cells(of)) for name, of in sets.items() if of)
+
+
+def _cells(row: Mapping[str, Any]) -> Iterator[str]:
+    yield row["id"]
+    yield row["method"]
+    measured = row["measured_bytes"]
+    yield f"{measured / 2**30:.2f}" if measured else "out of memory"
+    for policy in ("guide", "named", "bare"):
+        answer = row[policy]
+        if answer is None:
+            yield "-"
+        else:
+            yield f"{100 * (answer[0] / measured - 1):+.1f} %" if measured else str(answer[1])
+    yield f"{row['least_bytes'] / 2**30:.1f} to {row['most_bytes'] / 2**30:.1f}"
+
+
+def main() -> None:
+    arguments = parser_of(__doc__, write=False).parse_args()
+    document = json.loads(json.dumps(outcome()))
+    tell("as_typed", report(document), document, writes=arguments.write)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""One question in the loops that people run: each trainer as its guides pass it, at the batch size
+and sequence length of the question, so that trainers can be compared; and what would change the
+answer most."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Any, Final
+
+from lora_profiler.catalog import Gpu
+from lora_profiler.errors import LoraProfilerError
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.planning.answers import Answer
+from lora_profiler.planning.engine import engines_for, on_card, predict_checked
+from lora_profiler.planning.fit import judged_on
+from lora_profiler.planning.setups import workloads
+from lora_profiler.planning.simulated import Judged
+from lora_profiler.planning.timing import TimedStep, is_timed, step_time
+from lora_profiler.prediction import Prediction
+from lora_profiler.stacks import Stack, as_guided, find_stack, spelled
+from lora_profiler.workload import Method, Workload
+
+GUIDED: Final = (
+    "unsloth", "trl-sft", "torchtune", "axolotl", "llamafactory", "transformers", "loop", "litgpt",
+)  # fmt: skip
+"""The trainers of supervised fine-tuning."""
+MOST_CHANGES: Final = 3
+EVALUATION_BATCH_SIZE: Final = 8
+"""transformers' default of per_device_eval_batch_size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreseen:
+    """One way to run a question: its peak, and on a GPU the verdict and the step's time, each None
+    where it is not known."""
+
+    prediction: Prediction
+    judged: Judged | None
+    step: TimedStep | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A method under one trainer: what is foreseen, or in a sentence why nothing is."""
+
+    model: str
+    stack: Stack
+    method: Method
+    foreseen: Foreseen | None
+    refusal: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What one thing that the question leaves open is worth: all as in the headline, but for
+    `option`, which is `value`."""
+
+    option: str
+    value: bool | int | str
+    foreseen: Foreseen
+
+    @property
+    def peak_bytes(self) -> int:
+        return self.foreseen.prediction.peak.total_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guided:
+    """What stands beside the answer to a question that names no trainer: `lines` for each trainer
+    and method, `changes` by method, the largest first."""
+
+    lines: tuple[Line, ...]
+    changes: Mapping[Method, tuple[Change, ...]]
+
+    def of(self, method: Method) -> tuple[Line, ...]:
+        return tuple(line for line in self.lines if line.method == method)
+
+
+def guided(answers: Sequence[Answer], options: Mapping[str, Any], given: Collection[str]) -> Guided:
+    """Of `answers` to one question by several methods; `options` and `given` as in `setups`, whose
+    batch is the worst of the data where there are some."""
+    first = answers[0].prediction.workload
+    if answers[0].over_data is not None:
+        sizes = {"batch_size": first.setup.batch_size, "seq_len": first.setup.seq_len}
+        options, given = {**options, **sizes}, {*given, *sizes}
+    lines = (
+        line
+        for answer in answers
+        for line in guided_lines(
+            first.model,
+            options,
+            given,
+            answer.prediction.workload.setup.method,
+            on_card(first, answer.gpu),
+            answer.gpu,
+        )
+    )
+    return Guided(
+        lines=tuple(lines),
+        changes={
+            answer.prediction.workload.setup.method: tuple(open_changes(answer, options, given))
+            for answer in answers
+        },
+    )
+
+
+def guided_lines(
+    model: ModelSpec,
+    options: Mapping[str, Any],
+    given: Collection[str],
+    method: Method,
+    on: Workload,
+    gpu: Gpu | None = None,
+) -> Iterator[Line]:
+    """A line for each of `GUIDED`; `on` is a workload on the platform that is asked about.
+
+    What was given overrules every guide. Nothing is traced: where no rule or profile knows what a
+    model's layers keep, the peak is a lower bound.
+    """
+    platform = on.platform
+    for name in GUIDED:
+        stack = as_guided(find_stack(name), has_bfloat16=platform.has_bfloat16)
+        foreseen: Foreseen | None = None
+        refusal: str | None = None
+        try:
+            written, names = spelled(stack, {**options, "methods": (method,)}, given)
+            (workload,) = workloads(model, written, names, platform, stack)
+            foreseen = foresee(workload, gpu)
+        except LoraProfilerError as e:
+            refusal = str(e)
+        yield Line(model=model.id, stack=stack, method=method, foreseen=foreseen, refusal=refusal)
+
+
+def foresee(workload: Workload, gpu: Gpu | None) -> Foreseen:
+    """By rules and profiles at hand. Raises what `predict` raises."""
+    (engine,) = engines_for([workload], "auto", may_trace=False)
+    prediction = predict_checked(workload, engine)
+    judged = judged_on(prediction, gpu, engine) if gpu else None
+    step = None
+    if gpu is not None and is_timed(workload, gpu):
+        step = step_time(workload, gpu, engine, prediction).step
+    return Foreseen(prediction=prediction, judged=judged, step=step)
+
+
+def open_changes(
+    answer: Answer, options: Mapping[str, Any], given: Collection[str]
+) -> list[Change]:
+    """What matters most of what the question of `answer` leaves open: checkpointing, the length of
+    samples, evaluation, k-bit preparation, the format of weights, the loss."""
+    workload = answer.prediction.workload
+    setup, peak = workload.setup, answer.prediction.peak.total_bytes
+    values: dict[str, bool | int | str] = {
+        "checkpointing": not setup.checkpointing,
+        "eval_batch_size": EVALUATION_BATCH_SIZE,
+        "loss": "fused",
+    }
+    if setup.seq_len > 1:
+        values["seq_len"] = setup.seq_len // 2
+    if setup.quantization is None:
+        values["dtype"] = "float32"
+    else:
+        values["recipe"] = "kbit" if setup.quantization.recipe == "stock" else "stock"
+    assert answer.trainer is not None
+    changes = []
+    for option, value in values.items():
+        if option in given:
+            continue
+        changed = {**options, option: value, "methods": (setup.method,)}
+        try:
+            (other,) = workloads(
+                workload.model, changed, {*given, option}, workload.platform, answer.trainer.stack
+            )
+            foreseen = foresee(other, answer.gpu)
+        except LoraProfilerError:
+            continue
+        if foreseen.prediction.is_whole:
+            changes.append(Change(option=option, value=value, foreseen=foreseen))
+    changes.sort(key=lambda change: -abs(log(change.peak_bytes / peak)))
+    return changes[:MOST_CHANGES]
