@@ -83,6 +83,7 @@ def test_with_a_card_other_sizes_are_traced_too_since_they_are_searched(
     run: Run, config: str
 ) -> None:
     asked = ("predict", config, "--method", "full", "-s", "64", "--gpu", "rtx_4090")
+    asked += ("--trainer", "bare")
     (answer,) = predictions(run, *asked, "-b", "1")
     assert answer["fit"]["largest_batch_size"] > 1
     one_more = run(*asked, "-b", str(answer["fit"]["largest_batch_size"] + 1))

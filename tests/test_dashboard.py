@@ -253,7 +253,7 @@ def test_layers_are_chosen_with_a_list_of_names() -> None:
 
 
 def test_methods_stand_side_by_side_and_bring_their_options() -> None:
-    app = sound(opened(**GPT2, method=["full"]))
+    app = sound(opened(**GPT2, method=["full"], trainer="bare"))
     assert not [n for n in app.number_input if n.key == "ask.rank"]
     methods = app.pills(key="ask.methods")
     sound(methods.set_value(["full", "qlora"]).run())

@@ -251,7 +251,8 @@ def test_a_card_whose_kernels_nobody_knows_here_is_warned_of(run: Run) -> None:
 
 
 def test_a_plan_warns_and_heads_as_an_answer_does(run: Run) -> None:
-    done = run("plan", "TinyLlama/TinyLlama-1.1B-Chat-v1.0", "--cluster", "4xv100_sxm2_16gb")
+    asked = ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "--cluster", "4xv100_sxm2_16gb")
+    done = run("plan", *asked, "--trainer", "bare")
     assert "float32 / float16 weights" in done.stdout and "math attention" in done.stdout
     assert "answered in float32 (full) and float16 (lora)" in done.stderr
 
@@ -276,7 +277,8 @@ def test_full_float16_without_loss_scaling_is_warned_of(run: Run) -> None:
 
 
 def test_tinyllama_on_a_v100_runs_math_and_does_not_fit(run: Run) -> None:
-    done = run("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "--method", "lora", "--gpu", "v100_sxm2_16gb")
+    asked = ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "--method", "lora", "--gpu", "v100_sxm2_16gb")
+    done = run(*asked, "--trainer", "bare")
     assert done.exit_code == 1
     assert "math attention" in " ".join(done.stdout.split()) and "does not fit" in done.stdout
 
@@ -296,7 +298,7 @@ def test_torch_is_asked_by_version(run: Run) -> None:
     """From 2.14 on the efficient kernel takes grouped heads."""
     asked = [
         "meta-llama/Llama-3.2-1B", "--method", "lora", "--dtype", "float32", "--gpu",
-        "a100_sxm_40gb",
+        "a100_sxm_40gb", "--trainer", "bare",
     ]  # fmt: skip
     assert "math attention" in " ".join(run(*asked, "--torch", "2.13").stdout.split())
     assert "efficient attention" in " ".join(run(*asked, "--torch", "2.14.1").stdout.split())

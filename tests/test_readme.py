@@ -114,7 +114,7 @@ def test_there_are_exactly_two_setup_commands_and_they_come_first() -> None:
     first, second = setup_commands(TEXT)
     assert "lora-profile bench SmolLM2-135M --timing-seconds 10 --report" in first
     assert "pytest" in second
-    assert TEXT.index("```sh") < TEXT.index("```{.console")
+    assert TEXT.index("```sh") < TEXT.index("```console")
 
 
 def test_every_command_and_option_group_is_shown() -> None:

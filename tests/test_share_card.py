@@ -20,7 +20,10 @@ def asked(
     model: str = "meta-llama/Llama-3.1-8B", gpu: str | None = "rtx_4090", **options: object
 ) -> Answered:
     wanted = Question(
-        model=model, options={**DEFAULTS, "methods": ("full", "lora", "qlora"), **options}, gpu=gpu
+        model=model,
+        trainer="bare",
+        options={**DEFAULTS, "methods": ("full", "lora", "qlora"), **options},
+        gpu=gpu,
     )
     return answered(find_model(model), wanted)
 

@@ -271,6 +271,9 @@ def guided(answers: "Sequence[Answer]", ctx: click.Context) -> "Guided | None":
     from lora_profiler.planning.guided import guided as planning_guided
 
     options, names = _asked(ctx, None)
+    setups = [answer.prediction.workload.setup for answer in answers]
+    if "loop_state" in names or any(setup.completions_at_once for setup in setups):
+        return None  # it says whose loop it is, or what no supervised fine-tuning does
     return planning_guided(answers, options, names)
 
 
@@ -317,11 +320,8 @@ def _asked(ctx: click.Context, file: "TrainerFile | None") -> tuple[dict[str, An
 def stack_of(ctx: click.Context, file: "TrainerFile | None" = None) -> Stack | None:
     """What --trainer names, or the stack of `file`. Raises UsageError."""
     name = ctx.params["trainer"]
-    if not given(ctx, "trainer"):
-        if file is not None and file.stack:
-            name = file.stack
-        elif given(ctx, "loop_state"):  # which says what the loop holds
-            name = None
+    if file is not None and not given(ctx, "trainer"):
+        name = file.stack or name
     return None if name is None else find_stack(name)
 
 

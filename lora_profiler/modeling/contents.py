@@ -83,7 +83,8 @@ def within(model: Any) -> tuple[Any, str]:
     """The transformers model without what DDP and PEFT wrap around it, and what to call it."""
     inner = model.module if isinstance(model, DistributedDataParallel) else model
     base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-    return base, base.config.name_or_path or type(base).__name__
+    config = getattr(base, "config", None)  # which a module of one's own has not
+    return base, getattr(config, "name_or_path", "") or type(base).__name__
 
 
 def output_head(model: Any) -> nn.Module | None:

@@ -159,12 +159,12 @@ def _shifted_and_overwritten(
 def labels_for(base: nn.Module, labels: Tensor) -> Tensor:
     """Labels that the class of a model takes, of those of a language model, (texts, tokens): a
     class of each text, of one label a number, or of each token."""
-    kind, config = type(base).__name__, cast(Any, base.config)
-    classes: int = config.num_labels
+    kind = type(base).__name__
+    if not kind.endswith(("ForTokenClassification", "ForSequenceClassification")):
+        return labels
+    classes: int = cast(Any, base.config).num_labels
     if kind.endswith("ForTokenClassification"):
         return labels % classes
-    if not kind.endswith("ForSequenceClassification"):
-        return labels
     of_text = labels[:, 0] % classes
     return of_text.to(cast(torch.dtype, base.dtype)) if classes == 1 else of_text
 

@@ -5,7 +5,7 @@ answer most."""
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lora_profiler.catalog import Gpu
 from lora_profiler.errors import LoraProfilerError
@@ -15,10 +15,12 @@ from lora_profiler.planning.engine import engines_for, on_card, predict_checked
 from lora_profiler.planning.fit import judged_on
 from lora_profiler.planning.setups import workloads
 from lora_profiler.planning.simulated import Judged
-from lora_profiler.planning.timing import TimedStep, is_timed, step_time
 from lora_profiler.prediction import Prediction
 from lora_profiler.stacks import Stack, as_guided, find_stack, spelled
 from lora_profiler.workload import Method, Workload
+
+if TYPE_CHECKING:
+    from lora_profiler.planning.timing import TimedStep
 
 GUIDED: Final = (
     "unsloth", "trl-sft", "torchtune", "axolotl", "llamafactory", "transformers", "loop", "litgpt",
@@ -36,7 +38,7 @@ class Foreseen:
 
     prediction: Prediction
     judged: Judged | None
-    step: TimedStep | None
+    step: "TimedStep | None"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +139,11 @@ def foresee(workload: Workload, gpu: Gpu | None) -> Foreseen:
     prediction = predict_checked(workload, engine)
     judged = judged_on(prediction, gpu, engine) if gpu else None
     step = None
-    if gpu is not None and is_timed(workload, gpu):
-        step = step_time(workload, gpu, engine, prediction).step
+    if gpu is not None:
+        from lora_profiler.planning.timing import is_timed, step_time
+
+        if is_timed(workload, gpu):
+            step = step_time(workload, gpu, engine, prediction).step
     return Foreseen(prediction=prediction, judged=judged, step=step)
 
 

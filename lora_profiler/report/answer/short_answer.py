@@ -109,6 +109,10 @@ _LETTERS: dict[str, tuple[str, tuple[Category, ...]]] = {
 logs too."""
 
 
+_LEGEND = 3
+"""The place of the legend among the blocks of a short answer."""
+
+
 def short_blocks(answers: Sequence[Answer], guided: "Guided | None" = None) -> list[Block]:
     """About one model, asked with one setup and one or more methods; `guided` is the same by who
     trains, of a question that names no trainer."""
@@ -133,8 +137,9 @@ def short_blocks(answers: Sequence[Answer], guided: "Guided | None" = None) -> l
     less = [*above, _on_card(answers, first), in_lines(*_trust(answers))]
     brief = [*less[:-1], in_lines(*_trust(answers, most=0))]
     least = [brief[0], in_lines(*_question(answers, most=0)), *brief[2:]]
-    choices = (both, less, brief)
-    return next((blocks for blocks in choices if _height(blocks) <= MOST_LINES), least)
+    choices = (both, less, brief, least)
+    bare = [block for place, block in enumerate(least) if place != _LEGEND]
+    return next((blocks for blocks in choices if _height(blocks) <= MOST_LINES), bare)
 
 
 def _guided_blocks(answers: Sequence[Answer], guided: "Guided") -> list[Block]:
