@@ -20,6 +20,7 @@ from lora_profiler.adapters.peft_tables import (
 )
 from lora_profiler.errors import TargetModulesError, UsageError, nearest
 from lora_profiler.model_spec import ModelSpec, Module, Stack
+from lora_profiler.option_values import PeftType
 from lora_profiler.workload import LoraConfig
 
 _LAYER_INDEX = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")
@@ -92,7 +93,7 @@ def resolve(spec: ModelSpec, lora: LoraConfig) -> Targets:
     )
 
 
-def has_default_targets(spec: ModelSpec, peft_type: str) -> bool:
+def has_default_targets(spec: ModelSpec, peft_type: PeftType) -> bool:
     """Whether PEFT knows which modules to adapt where none are named."""
     return spec.model_type in TARGETS_OF[peft_type] or _packed_experts(spec) is not None
 

@@ -248,8 +248,8 @@ def _print_answers(answers: Sequence[Sequence["Answer"]], ctx: click.Context) ->
             blocks += _detailed_blocks(
                 one_model, per_layer=o["per_layer"], explain=o["explain"], engine=o["engine"]
             )
-            beside = guided(one_model, ctx)
-            blocks += guided_blocks(beside) if beside else []
+            by_trainer = guided(one_model, ctx)
+            blocks += guided_blocks(by_trainer) if by_trainer else []
         print_blocks(blocks, o["form"], o["output"])
 
 

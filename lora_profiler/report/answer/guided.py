@@ -72,14 +72,19 @@ def lines_table(guided: Guided) -> Table:
     methods = _by_method(guided)
     columns: list[tuple[str, Callable[[Lines], str]]] = [("who trains", lambda row: _name(row[0]))]
     for place, lines in enumerate(methods):
-        columns.append((f"{_label(lines)}, GiB", lambda row, n=place: _peak(row[n])))
+        columns.append((f"{_label(lines)}, GiB", _of(place, _peak)))
         if len(methods) == 1:
-            columns.append(("+ overhead", lambda row: _overhead(row[0])))
-        columns.append(("", lambda row, n=place: _SHORT.get(_verdict(row[n]), "")))
+            columns.append(("+ overhead", _of(place, _overhead)))
+        columns.append(("", _of(place, lambda line: _SHORT.get(_verdict(line), ""))))
     if len(methods) == 1:
-        columns.append(("tokens/s", lambda row: _speed(row[0])))
-    rows = list(zip(*methods, strict=True))
+        columns.append(("tokens/s", _of(0, _speed)))
+    rows: list[Lines] = list(zip(*methods, strict=True))
     return table(rows, [each for each in columns if any(each[1](row) for row in rows)])
+
+
+def _of(place: int, text: Callable[[Line], str]) -> Callable[[Lines], str]:
+    """The text of a row's line at `place`."""
+    return lambda row: text(row[place])
 
 
 def _by_method(guided: Guided) -> list[Lines]:
