@@ -197,16 +197,19 @@ def _axolotl() -> Iterator[Cell]:
 
 def _litgpt() -> Iterator[Cell]:
     def cell(command: str, model: str, card: str, length: int, words: str, **changes: Any) -> Cell:
-        asked = ("--method", command, *words.split())
+        asked = ("--method", "qlora" if "quantize" in changes else command, *words.split())
         return Cell("litgpt", "", model, card, length, {"finetune": command, **changes}, asked)
 
     true: dict[str, Any] = {"precision": "bf16-true", "train.global_batch_size": 1}
+    in_4_bit: dict[str, Any] = {"quantize": "bnb.nf4"}
     pure = "--dtype bfloat16 --precision pure --accumulation 1"
     yield cell("lora", _SMALL, A100, 512, "")
     yield cell("lora", _ONE, A100, 512, f"{pure} --adapter-dtype bfloat16", **true)
     yield cell("full", _SMALL, H100, 512, pure, **true)
     yield cell("lora", _EIGHT, H100, 512, f"{pure} --adapter-dtype bfloat16", **true)
     yield cell("lora", _SMALL, T4, 512, "--dtype float32 --precision pure", precision="32-true")
+    yield cell("lora", _SMALL, A100, 512, "--accumulation 1", **true, **in_4_bit)
+    yield cell("lora", _ONE, H100, 512, "--accumulation 1", **true, **in_4_bit)
 
 
 _COMPILED = (

@@ -50,7 +50,9 @@ Loss = Literal[
     "trl-orpo",
     "scores",
 ]
-Kernels = Literal["transformers", "liger", "foak", "torchtune", "litgpt", "litgpt-2023", "unsloth"]
+Kernels = Literal[
+    "transformers", "liger", "foak", "torchtune", "litgpt", "litgpt-2024", "litgpt-2023", "unsloth"
+]
 LoraKernels = Literal["peft", "axolotl", "unsloth"]
 LoopState = Literal[
     "none",

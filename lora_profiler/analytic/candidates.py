@@ -11,10 +11,12 @@ Breakdown = Mapping[Category, Polynomial]
 
 
 class Candidate(NamedTuple):
-    """One possible maximum of a moment: its live bytes by category, and their sum."""
+    """One possible maximum of a moment: its live bytes by category, and their sum. `holds_last`:
+    what a loop holds of the last pass is among them."""
 
     bytes: Breakdown
     total: Polynomial
+    holds_last: bool = True
 
 
 Moments = Mapping[MomentName, tuple[Candidate, ...]]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, constant, total
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.loss_paths import INDEX, SCALAR, LossPath, Product, head_weights
+from lora_profiler.analytic.matmuls import unpacked_bytes
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.support.losses import LITGPT_ROWS, TORCHTUNE_CHUNKS
@@ -275,11 +276,12 @@ def _litgpt_lora(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> L
             beside + (turned - both) * logit + ahead + made * 3,
             copy + full * logit + (turned - full) * of_own + full * of_read + made * 2 + scalars,
         ]
-    # a head in 4 bit, which 2023's was: unpacked to float16, and copied to bfloat16
-    unpacked = weight.elements * 4 if op.base(op.scope) else ZERO
-    if unpacked != ZERO:
+    base = op.base(op.scope)
+    unpacked = unpacked_bytes(weight, hidden, base)
+    if base is not None and base.keeps == "input":
         op.saved.setdefault(hidden.storage, op.scope)
-        back += [beside + turned * wide + last * narrow + unpacked]
+    if base is not None:
+        back += [beside + turned * logit + unpacked]
     back += [
         TOKENS * of_own + made + product.returned * (not is_wide and copy != ZERO) + scalars,
         TOKENS * (2 * of_own) + product.returned + scalars,
@@ -289,7 +291,8 @@ def _litgpt_lora(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> L
         head=head,
         kept=kept,
         ahead=(
-            copies + inputs + TOKENS * (narrow + wide) + unpacked,
+            copies + inputs + TOKENS * narrow + unpacked,
+            copies + inputs + TOKENS * (narrow + wide),
             end,
             end + _counted(op, tokens),
         ),

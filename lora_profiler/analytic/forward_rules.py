@@ -100,7 +100,7 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         base=base_of(setup),
         rest_dtype=rest_dtype(setup),
         autocast=setup.autocast_dtype,
-        head=None if setup.is_litgpt_2023 else model.output_embedding,
+        head=None if setup.is_by_litgpt else model.output_embedding,
         one_row=has_one_row(setup),
         seq_is_one=setup.seq_len == 1,
         input_grads=setup.has_input_gradients,

@@ -30,9 +30,10 @@ def loss_candidates(
     ahead: dict[Category, Polynomial],
     running: dict[Category, Polynomial],
     setup: TrainSetup,
+    returned: dict[Category, Polynomial] | None,
 ) -> Both:
     """What is alive while the loss is made, on `ahead`, and while its backward runs, on
-    `running`."""
+    `running`. `returned`: what it is made on where the loop has a name for the logits before."""
     at_end = kept.saved - kept.ids - kept.capped - kept.loss + kept.held + kept.scalars
     stored = at_end - kept.moved.freed
     last = ZERO if forward.hidden.storage in forward.head.saved else forward.hidden.bytes
@@ -56,7 +57,7 @@ def loss_candidates(
         made = candidate(before, activations=in_forward, logits_and_loss=logits)
         return largest_of([made, *_stage_candidates(before, at_end, kept.capped, loss.ahead)]), back
     if isinstance(loss, LossPath):
-        both = _in_path(forward, loss, at_end, kept, before, after, setup)
+        both = _in_path(forward, loss, at_end, kept, before, after, setup, returned)
     else:
         accumulates = setup.accumulation > 1
         both = _in_chunks(forward, loss, at_end, kept, before, after, accumulates)
@@ -95,14 +96,19 @@ def _in_path(
     before: Breakdown,
     running: Breakdown,
     setup: TrainSetup,
+    returned: Breakdown | None,
 ) -> Both:
-    """(end of forward, loss's backward) of a trainer's own loss."""
+    """(end of forward, loss's backward) of a trainer's own loss. The last two instants of the first
+    are the loss's own."""
     ahead = stored
     if not path.is_apart:
         ahead = ahead + kept.cached
         if path.hidden.storage not in forward.head.saved:
             ahead = ahead + path.hidden.bytes
     end = _stage_candidates(before, ahead, ZERO, path.ahead)
+    if returned is not None:
+        made = _stage_candidates(returned, ahead, ZERO, path.ahead[-2:])
+        end[-2:] = [each._replace(holds_last=False) for each in made]
     counted = path.output if path.is_overwritten and setup.hold_outputs else ZERO
     back = _stage_candidates(running, stored - kept.moved.freed, ZERO - counted, path.back)
     return largest_of(end), largest_of(back)

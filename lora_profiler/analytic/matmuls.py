@@ -41,8 +41,8 @@ def product(op: Ledger, x: Tensor, weight: Tensor, in_features: int, out_feature
 
     A packed product keeps nothing by autograd's means (bitsandbytes `MatMul4Bit`, and what
     `support/bases.py` names beside it). Its weight is unpacked for each of its gradients: 2 or 4
-    bytes an element for the time of the product. Where the base hands the weight to torch's own
-    product, autograd keeps it as an activation.
+    bytes an element for the time of the product, and 2 more where it comes by another dtype. Where
+    the base hands the weight to torch's own product, autograd keeps it as an activation.
     """
     made = x.elements * out_features // in_features
     module = op.modules.get(op.scope)
@@ -59,7 +59,7 @@ def product(op: Ledger, x: Tensor, weight: Tensor, in_features: int, out_feature
         gradients = constant(sum(w.numel for w in biases) * ITEMSIZE[weight.dtype])
     given = weight
     if packed:
-        dtype, unpacked = x.dtype, ZERO if behind else weight.bytes
+        dtype, unpacked = x.dtype, ZERO if behind else unpacked_bytes(weight, x, base)
     else:
         x, (weight, own) = op.lowered(x), _lowered_weight(op, weight)
         dtype, unpacked, gradients = x.dtype, ZERO, gradients + own
@@ -86,6 +86,13 @@ def product(op: Ledger, x: Tensor, weight: Tensor, in_features: int, out_feature
         behind=behind,
     )
     return out
+
+
+def unpacked_bytes(weight: Tensor, x: Tensor, base: Base | None) -> Polynomial:
+    """Of a packed weight in its own dtype, beside it in that which it is brought back to first."""
+    if base is None or base.scale_dtype in ("", x.dtype):
+        return weight.bytes if base else ZERO
+    return weight.bytes + weight.elements * ITEMSIZE[base.scale_dtype]
 
 
 def _in_torch(op: Ledger, weight: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ last and the first layers (`layer_moments.py`) is worked out by `liveness.py`, a
 """
 
 from lora_profiler.adapters import Adapter
-from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant, total
 from lora_profiler.analytic.activations import Activations, loss_of, moved_leaf_bytes
 from lora_profiler.analytic.candidates import Moments, candidate, merged, with_communication
 from lora_profiler.analytic.context_parallel import parted_bytes
@@ -15,11 +15,12 @@ from lora_profiler.analytic.layer_moments import inside_layers
 from lora_profiler.analytic.loss_moments import loss_candidates
 from lora_profiler.analytic.losses import SCALAR, ChunkedHead
 from lora_profiler.analytic.optimizers import step_temporary_candidates, total_state_bytes
-from lora_profiler.analytic.persistent import adapter_buffer_bytes
+from lora_profiler.analytic.persistent import adapter_buffer_bytes, stable_embedding_bytes
 from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
 from lora_profiler.option_values import GRPO
 from lora_profiler.prediction import Category
+from lora_profiler.support.bases import base_of
 from lora_profiler.support.generations import has_whole_tables, rotary_tables
 from lora_profiler.support.library_memory import (
     batch_columns,
@@ -50,6 +51,7 @@ def moments(
     comes with the batch."""
     setup, state = workload.setup, shards.state
     gradients = state.gradient_bytes
+    uncleared = stable_embedding_bytes(workload.model, setup)
     scaler = scaler_holds(setup)
     base: dict[Category, Polynomial] = {
         "parameters": constant(state.parameter_bytes),
@@ -61,7 +63,7 @@ def moments(
             + scaler.lasting
         )
         + checkpoint_buffer_bytes(forward, workload),
-        "gradients": gradients if shards.gradients_stay else ZERO,
+        "gradients": (gradients if shards.gradients_stay else ZERO) + uncleared,
         "optimizer_states": total_state_bytes(shards.stepped.trainable, setup) + shards.masters,
         "inputs": ZERO,
     }
@@ -80,22 +82,24 @@ def moments(
     of_pass: dict[Category, Polynomial] = {
         "inputs": constant(pass_scalar_bytes(setup)) + _boundary_bytes(setup) + parted_bytes(setup)
     }
-    in_pass = merged(base | {"gradients": accumulated}, of_pass)
+    in_pass = merged(base | {"gradients": accumulated + uncleared}, of_pass)
     beside_batch = _put_together_bytes(setup)
-    ahead = merged(in_pass | {"logits_and_loss": summed}, merged(held, {"inputs": beside_batch}))
+    begun = merged(in_pass | {"logits_and_loss": summed}, {"inputs": beside_batch})
+    ahead = merged(begun, held)
     running = merged(in_pass, {"logits_and_loss": output + scaler.backward})
     if pass_columns(setup):  # trained embeddings keep the ids that were put together for the pass
         running = merged(running, {"inputs": kept.ids})
 
     # the loss lets reentrant checkpoints' arguments go no sooner than itself
     in_graph = kept.held - moved_leaf_bytes(forward, workload) if setup.is_reentrant else ZERO
-    in_loss = loss_candidates(forward, kept, shards, ahead, running, setup)
+    returned = begun if setup.is_by_litgpt else None  # `logits` is a name of `fit`
+    in_loss = loss_candidates(forward, kept, shards, ahead, running, setup, returned)
     given = gradients if shards.stepped_gradients is None else shards.stepped_gradients
     if setup.optimizer_in_bwd:
         given = ZERO
     step = [
         candidate(
-            base | {"gradients": ZERO},
+            base | {"gradients": constant(uncleared)},
             gradients=given,
             activations=_leaf_bytes(forward, setup) + in_graph,
             logits_and_loss=output + SCALAR + scaler.step,
@@ -128,9 +132,22 @@ def held_outputs(forward: ForwardPass, setup: TrainSetup) -> dict[Category, Poly
         return {}
     loss = 0 if setup.label_smoothing_factor else SCALAR  # which is not the model's then
     return {
-        "activations": _leaf_bytes(forward, setup),
+        "activations": _leaf_bytes(forward, setup) + _kept_inputs(forward, setup),
         "logits_and_loss": _logits_held(forward, setup) + loss,
     }
+
+
+def _kept_inputs(forward: ForwardPass, setup: TrainSetup) -> Polynomial:
+    """Of packed products whose nodes keep their inputs past backward, and live as long as the
+    logits that come of them."""
+    base = base_of(setup)
+    if base is None or not base.keeps_past_backward:
+        return ZERO
+    size = forward.layers[0].run.output.bytes  # the head's
+    for layer in forward.layers:
+        kept = {t for node in layer.run.nodes if node.op == "packed" for t in node.saved}
+        size = size + total(storage.bytes for storage in kept) * len(layer.indices)
+    return size
 
 
 def _logits_held(forward: ForwardPass, setup: TrainSetup) -> Polynomial:

@@ -163,8 +163,8 @@ def unquantized(spec: ModelSpec) -> frozenset[str]:
 
 
 def kept_in_16_bit(spec: ModelSpec, setup: TrainSetup) -> frozenset[str]:
-    """`unquantized`; LitGPT of 2023 quantised the head too."""
-    return frozenset() if setup.is_litgpt_2023 else unquantized(spec)
+    """`unquantized`; under LitGPT Fabric quantises the head too."""
+    return frozenset() if setup.is_by_litgpt else unquantized(spec)
 
 
 def module_bytes(
@@ -221,6 +221,7 @@ def persistent(
         is_narrow = setup.loss.startswith("llamafactory")  # loaded in bfloat16
         parameters += parameters * 2 // DTYPE_BYTES[setup.dtype] if is_narrow else parameters
 
+    parameters += stable_embedding_bytes(spec, setup)
     held = tuple(held_tensors(spec, setup, adapters, copies))
     order = tuple(tensor for tensor in held if not tensor.kind.is_frozen)
     added = Counter(held if setup.lora is not None else ())
@@ -231,6 +232,17 @@ def persistent(
         adapter_parameters=total(tensor.numel * count for tensor, count in added.items()),
         order=order,
     )
+
+
+def stable_embedding_bytes(spec: ModelSpec, setup: TrainSetup) -> int:
+    """Of the embedding that LitGPT puts in place of a 4-bit model's, a copy with a LayerNorm. The
+    optimizer has the first one already, which stays; the copy trains, and nobody clears its
+    gradient (0.5.13 `finetune/lora.py`, main)."""
+    if setup.kernels != "litgpt" or setup.quantization is None:
+        return 0
+    embedding = next(module for _, module in spec.modules() if module.kind == "Embedding")
+    words, width = embedding.weight("weight").shape
+    return (words + 2) * width * DTYPE_BYTES[setup.dtype]
 
 
 def trainable_tensors(

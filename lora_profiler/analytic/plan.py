@@ -18,7 +18,7 @@ from lora_profiler.analytic.candidates import Candidate, Moments, candidate, mer
 from lora_profiler.analytic.context_parallel import has_long_positions
 from lora_profiler.analytic.evaluation import evaluation, evaluation_workload
 from lora_profiler.analytic.families import Family, family_of
-from lora_profiler.analytic.families.litgpt import LITGPT_2023
+from lora_profiler.analytic.families.litgpt import LITGPT
 from lora_profiler.analytic.forward_rules import (
     attention_kernels,
     masked_layers,
@@ -178,11 +178,22 @@ def windows_of(model: ModelSpec) -> tuple[int, ...]:
     return tuple(sorted(w for w in found if w is not None))
 
 
+def runs_litgpt_model(workload: Workload) -> bool:
+    """Whether LitGPT's own model is priced: a Llama on one process, with plain LoRA or none. Of
+    others it is transformers' model that is."""
+    setup, config = workload.setup, workload.model.config
+    is_plain = setup.lora is None or (setup.lora.peft_type == "lora" and not setup.lora.use_dora)
+    is_llama = workload.model.model_type in ("llama", "mistral") and not config.get(
+        "attention_bias"
+    )
+    return setup.is_by_litgpt and is_llama and is_plain and not setup.is_shared
+
+
 def program_of(workload: Workload) -> Family | None:
     """What the model's layers run, None where no rule describes that."""
     if rules_unsupported_reason(workload.setup):
         return None
-    return LITGPT_2023 if workload.setup.is_litgpt_2023 else family_of(workload.model)
+    return LITGPT if runs_litgpt_model(workload) else family_of(workload.model)
 
 
 def _build(workload: Workload, *, spread: VocabularyShards | None = None, **changes: Any) -> Plan:

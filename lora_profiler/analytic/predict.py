@@ -183,12 +183,24 @@ def _moments(plan: Plan, totals: list[int], at: Values) -> tuple[Moment, ...]:
     if plan.forward is not None:
         sizes = held_outputs(plan.forward, setup)
         held = {category: size.evaluate(*at) for category, size in sizes.items()}
-    for moment, (_, number) in _largest(plan, totals).items():
+
+    def lacks(moment: MomentName, number: int) -> bool:
+        """Whether there is nothing yet that a loop holds of the last pass."""
+        of_pass = moment in _OF_THE_LAST_PASS and setup.accumulation == 1
+        return plan.candidate(moment, number).holds_last and (moment == "setup" or of_pass)
+
+    def categories_of(moment: MomentName, number: int) -> dict[Category, int]:
         polynomials = plan.candidate(moment, number).bytes
-        categories: dict[Category, int] = {
-            c: polynomials[c].evaluate(*at) for c in CATEGORIES if c in polynomials
-        }
+        return {c: polynomials[c].evaluate(*at) for c in CATEGORIES if c in polynomials}
+
+    lacked = sum(held.values())
+    begun = [size - lacked * lacks(*each) for each, size in zip(plan.order, totals, strict=True)]
+    begins = _largest(plan, begun)
+    for moment, (_, number) in _largest(plan, totals).items():
+        categories = categories_of(moment, number)
         steady.append(Moment(moment=moment, step="steady", bytes=categories))
+        _, number = begins[moment]
+        categories = categories_of(moment, number)
         masters = plan.shards.masters.evaluate(*at)
         fresh = (
             categories | {"optimizer_states": masters}
@@ -197,7 +209,7 @@ def _moments(plan: Plan, totals: list[int], at: Values) -> tuple[Moment, ...]:
         )
         if moment == "setup" and "activations" in categories:
             fresh = fresh | {"activations": 0}  # no forward pass has left anything yet
-        if moment == "setup" or (moment in _OF_THE_LAST_PASS and setup.accumulation == 1):
+        if lacks(moment, number):
             fresh = fresh | {c: max(fresh[c] - held[c], 0) for c in held}
         first.append(Moment(moment=moment, step=1, bytes=fresh))
     return (*first, *steady)

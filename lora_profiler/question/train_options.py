@@ -104,7 +104,7 @@ class TrainOptions(StepOptions):
             "liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding; use_liger_kernel=True adds"
             " --loss fused. foak: RMSNorm and rotary embedding of fms-acceleration's plugin."
             " torchtune, litgpt: their own models, whose attention copies grouped heads."
-            " litgpt-2023: LitGPT's own model of that year.",
+            " litgpt-2024, litgpt-2023: LitGPT's own model of those years.",
             added=4,
             group="attention",
             tip="liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding; foak: RMSNorm and"

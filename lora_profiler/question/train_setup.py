@@ -51,8 +51,8 @@ class TrainSetup(TrainOptions):
     rotary embedding in place of transformers' own; its loss is `loss` "fused". "foak" are the norm
     and rotary embedding of fms-acceleration's plugin of that name, which are Unsloth's. "torchtune"
     and "litgpt" are their own models as far as these differ in attention, rotary tables and tied
-    heads, "litgpt-2023" LitGPT's own model of October 2023 with bitsandbytes 0.41, and "unsloth"
-    Unsloth's forward pass, which lays rows end to end.
+    heads, "litgpt-2024" and "litgpt-2023" LitGPT's of those years with bitsandbytes 0.42 and 0.41,
+    and "unsloth" Unsloth's forward pass, which lays rows end to end.
     `transformers` is the version whose own code runs: its loss, its attention around the kernel,
     its experts.
 
@@ -150,6 +150,11 @@ class TrainSetup(TrainOptions):
         """Forward passes without a gradient: the reference's, and of KTO both models' over answers
         that belong to other prompts (TRL 1.16 `kto_trainer.py`, _compute_kl_logps)."""
         return 3 if self.loop_state == "trl-kto" else int(self.runs_reference)
+
+    @property
+    def is_by_litgpt(self) -> bool:
+        """Whether the model is LitGPT's own, of whatever year."""
+        return self.kernels in ("litgpt", "litgpt-2024", "litgpt-2023")
 
     @property
     def is_litgpt_2023(self) -> bool:

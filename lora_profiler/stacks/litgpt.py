@@ -65,11 +65,18 @@ _NEWEST = Stack(
         "log-probabilities of all logits, in float32; under LoRA the head takes 128 tokens at a"
         " time, and mixed precision copies its frozen float32 weight for each until backward"
         " (LitGPT 2685705, utils.py; torch, autocast_mode.cpp)",
+        "on a 4-bit base the head too is in 4 bit, a weight comes back by float16, and a copy of"
+        " the embedding trains whose gradient nobody clears (LitGPT 2685705, finetune/lora.py;"
+        " Fabric, plugins/precision/bitsandbytes.py)",
     ),
     gaps=(
         Gap(
-            "its model is its own, with norms in float32, one matrix for queries, keys and values,"
-            " and an adapter of that: priced as transformers' and PEFT's"
+            "models other than Llama's and Mistral's are its own too, and priced as transformers'"
+            " and PEFT's"
+        ),
+        Gap(
+            "the logits of the batch before, held in the next pass, are as long as that batch: here"
+            " as long as this one, so that lengths that differ take less"
         ),
     ),
     guide=by_method(
@@ -94,6 +101,18 @@ VERSIONS = (
     _NEWEST,
     replace(
         _NEWEST,
+        version="0.4",
+        about=(
+            "LitGPT from March to September 2024, with which config_hub's table was made: no copy"
+            " of the embedding, and bitsandbytes 0.42, which keeps the input of a 4-bit product as"
+            " long as its logits have a name: through the next pass.",
+            *_NEWEST.about,
+        ),
+        defaults=overruled(_NEWEST, {"kernels": "litgpt-2024"}),
+        holds=_NEWEST.holds[:-1],
+    ),
+    replace(
+        _NEWEST,
         version="2023.10",
         about=(
             "lit-gpt of 27 October 2023, with which its resource tables were made: its own Llama"
@@ -105,6 +124,7 @@ VERSIONS = (
             {"kernels": "litgpt-2023", "dtype": "bfloat16", "precision": "pure"},
             adapter={"adapter_dtype": "bfloat16"},
         ),
+        holds=_NEWEST.holds[:-1],
         gaps=(),
     ),
 )

@@ -42,7 +42,8 @@ class Base(NamedTuple):
 
     layer_bytes: of (inputs, outputs, how it is stored). keeps: what autograd keeps of a product:
     "nothing" beside what is stored, its "input", or the "weight" brought back to the input's dtype,
-    which `scale_dtype` is what it is brought back to first. sums: how PEFT's layer adds its
+    which `scale_dtype` is what it is brought back to first. keeps_past_backward: not by autograd's
+    means, so that it lives as long as what the pass returned. sums: how PEFT's layer adds its
     adapter: "bitsandbytes" clones the base's output and casts the adapter's to its dtype, "awq"
     does not clone, and casts before it scales, "linear" is as over 16-bit weights, and "hqq" too
     but that it casts nothing under autocast. in_torch: the weight is brought back by operators of
@@ -55,6 +56,7 @@ class Base(NamedTuple):
     stores: tuple[str, str]
     keeps: Literal["nothing", "input", "weight"] = "nothing"
     scale_dtype: str = ""
+    keeps_past_backward: bool = False
     sums: Literal["bitsandbytes", "awq", "linear", "hqq"] = "bitsandbytes"
     in_torch: bool = False
     group_size: int = 128
@@ -163,14 +165,20 @@ BASES: Mapping[str, Base] = {
         defaults=_STOCK,
     ),
 }
-_LITGPT_2023 = BASES["nf4"]._replace(keeps="input")
-"""4-bit products kept their input as of bitsandbytes 0.41."""
+_BY_FABRIC = BASES["nf4"]._replace(scale_dtype="float16", sums="linear")
+"""Quantised from float16, which the weight is brought back to first (Fabric 2.6
+`plugins/precision/bitsandbytes.py`), under LitGPT's own adapters (0.5.13 `lora.py`)."""
+_BY_OLD_BITSANDBYTES = _BY_FABRIC._replace(keeps="input", keeps_past_backward=True)
+"""Up to 0.43 a product in 4 bit kept its input, as an attribute of its node (0.42
+`autograd/_functions.py`, MatMul4Bit)."""
 
 
 def base_of(setup: TrainSetup) -> Base | None:
     if setup.quantization is None:
         return None
-    return _LITGPT_2023 if setup.is_litgpt_2023 else BASES[setup.quantization.quant_type]
+    if setup.quantization.quant_type == "nf4" and setup.is_by_litgpt:
+        return _BY_FABRIC if setup.kernels == "litgpt" else _BY_OLD_BITSANDBYTES
+    return BASES[setup.quantization.quant_type]
 
 
 def stored_base(model: ModelSpec, setup: TrainSetup) -> StoredBase | None:

@@ -38,7 +38,7 @@ def repeats_heads(workload: Workload) -> bool:
     """Whether keys and values are repeated to all heads before any kernel: by SDPA's classes up to
     4.49, and by some types' of FlashAttention 2 up to 4.45."""
     setup = workload.setup
-    if setup.kernels in ("torchtune", "litgpt"):
+    if setup.kernels in ("torchtune", "litgpt", "litgpt-2024"):
         return True  # 0.7, modules/attention.py; 0.5.13, model.py, CausalSelfAttention
     if not shifts_logits(setup.transformers):
         return False
@@ -142,8 +142,7 @@ def as_made(model: ModelSpec, setup: TrainSetup) -> ModelSpec:
         config = {**model.config, "final_logit_softcapping": None}
         return replace(model, config=config, fingerprint=f"{model.fingerprint}-uncapped")
     made = as_of(model, setup.transformers)
-    is_litgpt = setup.kernels in ("litgpt", "litgpt-2023")
-    return _untied(made) if is_litgpt and any(map(_is_tied, made.parts)) else made
+    return _untied(made) if setup.is_by_litgpt and any(map(_is_tied, made.parts)) else made
 
 
 @lru_cache(maxsize=64)
@@ -225,6 +224,10 @@ _KERNEL_WORDS: Final = {
         " tables of all positions (0.7)."
     ),
     "litgpt": "LitGPT's model copies keys and values for all heads, and ties no head (0.5.13).",
+    "litgpt-2024": (
+        "LitGPT's model copies keys and values for all heads, and ties no head (0.4);"
+        " bitsandbytes 0.42 keeps every input of a 4-bit layer, through the next pass too."
+    ),
     "litgpt-2023": (
         "LitGPT's own Llama of 27 October 2023; bitsandbytes 0.41 keeps every input of a 4-bit"
         " layer."
@@ -254,7 +257,7 @@ def check_traceable(workload: Workload) -> None:
                 lora is not None and lora.lora_kernels == "unsloth"
             ),
             f"{setup.kernels} is known to the rules alone; take --engine analytic.": (
-                setup.kernels in ("litgpt", "litgpt-2023", "torchtune", "unsloth")
+                setup.is_by_litgpt or setup.kernels in ("torchtune", "unsloth")
             ),
             f"no transformers that is installed makes the experts of {model.id} layers of their"
             " own; take --engine analytic.": any(

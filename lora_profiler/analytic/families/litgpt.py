@@ -1,12 +1,12 @@
-"""LitGPT's own Llama of 27 October 2023, with which its resource tables were made: queries, keys
-and values of one matrix with one adapter, norms in float32, and bitsandbytes 0.41, which keeps
-every input (`lit_gpt/{model,lora,rmsnorm}.py`; bitsandbytes 0.41 `autograd/_functions.py`).
+"""LitGPT's own Llama: queries, keys and values of one matrix with one adapter, and norms in
+float32 (27 October 2023 `lit_gpt/{model,lora,rmsnorm}.py`; 0.5.13 `litgpt/{model,lora}.py`).
 """
 
 from lora_profiler.algebra.polynomial import TOKENS, R, constant
 from lora_profiler.analytic.families.blocks import Config, attention, gated_mlp, heads_of, rotary
 from lora_profiler.analytic.families.llama import LLAMA, residual
 from lora_profiler.analytic.ledger import Ledger
+from lora_profiler.analytic.lora_kernels import QKV
 from lora_profiler.analytic.matmuls import linear, product, trained
 from lora_profiler.analytic.tensors import Storage, Tensor
 
@@ -20,24 +20,32 @@ def rms_norm(op: Ledger, x: Tensor, name: str) -> Tensor:
 
 
 def one_matrix(op: Ledger, x: Tensor, c: Config) -> Tensor:
-    """Queries, keys and values side by side. The adapter has one A of twice the rank, and its
-    outcome for queries and values is spread by `index_copy`, which keeps what it spreads."""
+    """Queries, keys and values side by side. Their adapters are one: one dropout, an A of the rank
+    of each together, and an outcome that `index_copy` spreads, and keeps, unless all three have
+    one."""
     heads, width = heads_of(c), c["hidden_size"]
-    queries, keys = heads.query * heads.dim, heads.key_value * heads.dim
-    outputs = queries + 2 * keys
-    op.scope = "self_attn.q_proj"
-    part, size = op.weight(op.scope), constant(width * outputs)
-    whole = Tensor(size, part.dtype, part.requires_grad, Storage(constant(0), "parameter"))
-    base = product(op, x, whole, width, outputs)
-    if op.scope not in op.adapters:
+    sizes = (heads.query * heads.dim, *[heads.key_value * heads.dim] * 2)
+    op.scope = QKV[0]
+    part = op.weight(op.scope)
+    whole = Tensor(
+        constant(width * sum(sizes)),
+        part.dtype,
+        part.requires_grad,
+        Storage(constant(0), "parameter"),
+    )
+    base = product(op, x, whole, width, sum(sizes))
+    adapted = [size for name, size in zip(QKV, sizes, strict=True) if op.adapters.get(name)]
+    if not adapted:
         return base
     dropped = op.dropout(x, op.rules.lora_dropout)
-    inner = trained(op, dropped, TOKENS, constant(width), R * 2)
-    made = op.copy(trained(op, inner, TOKENS, R, constant(queries + keys)))
-    spread = op.fresh(TOKENS * outputs, made.dtype, True)
-    index = op.fresh(constant(queries + keys), "int64", False)
-    op.record("spread", (made,), (spread,), (index, made), side_inputs=(index,))
-    return op.add(base, op.scale(spread))
+    inner = trained(op, dropped, TOKENS, constant(width), R * len(adapted))
+    made = op.copy(trained(op, inner, TOKENS, R, constant(sum(adapted))))
+    if len(adapted) < len(sizes):
+        spread = op.fresh(TOKENS * sum(sizes), made.dtype, True)
+        index = op.fresh(constant(sum(adapted)), "int64", False)
+        op.record("spread", (made,), (spread,), (index, made), side_inputs=(index,))
+        made = spread
+    return op.add(base, op.scale(made))
 
 
 def self_attention(op: Ledger, x: Tensor, c: Config) -> Tensor:
@@ -55,4 +63,4 @@ def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     return residual(op, gated_mlp(op, rms_norm(op, x, "post_attention_layernorm"), c), x)
 
 
-LITGPT_2023 = LLAMA._replace(layer=layer, norm=lambda op, x, c: rms_norm(op, x, "model.norm"))
+LITGPT = LLAMA._replace(layer=layer, norm=lambda op, x, c: rms_norm(op, x, "model.norm"))
