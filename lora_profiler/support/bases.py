@@ -171,13 +171,17 @@ _BY_FABRIC = BASES["nf4"]._replace(scale_dtype="float16", sums="linear")
 _BY_OLD_BITSANDBYTES = _BY_FABRIC._replace(keeps="input", keeps_past_backward=True)
 """Up to 0.43 a product in 4 bit kept its input, as an attribute of its node (0.42
 `autograd/_functions.py`, MatMul4Bit)."""
+_IN_2023 = _BY_OLD_BITSANDBYTES._replace(keeps_past_backward=False)
+"""The first batch has the longest sample (27 October 2023 `finetune/lora.py`), so that no pass
+before another kept as much."""
 
 
 def base_of(setup: TrainSetup) -> Base | None:
     if setup.quantization is None:
         return None
     if setup.quantization.quant_type == "nf4" and setup.is_by_litgpt:
-        return _BY_FABRIC if setup.kernels == "litgpt" else _BY_OLD_BITSANDBYTES
+        by_year = {"litgpt-2024": _BY_OLD_BITSANDBYTES, "litgpt-2023": _IN_2023}
+        return by_year.get(setup.kernels, _BY_FABRIC)
     return BASES[setup.quantization.quant_type]
 
 
