@@ -180,7 +180,10 @@ def base_of(setup: TrainSetup) -> Base | None:
     if setup.quantization is None:
         return None
     if setup.quantization.quant_type == "nf4" and setup.is_by_litgpt:
-        by_year = {"litgpt-2024": _BY_OLD_BITSANDBYTES, "litgpt-2023": _IN_2023}
+        by_year: Mapping[str, Base] = {
+            "litgpt-2024": _BY_OLD_BITSANDBYTES,
+            "litgpt-2023": _IN_2023,
+        }
         return by_year.get(setup.kernels, _BY_FABRIC)
     return BASES[setup.quantization.quant_type]
 
