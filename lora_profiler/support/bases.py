@@ -180,11 +180,9 @@ def base_of(setup: TrainSetup) -> Base | None:
     if setup.quantization is None:
         return None
     if setup.quantization.quant_type == "nf4" and setup.is_by_litgpt:
-        by_year: Mapping[str, Base] = {
-            "litgpt-2024": _BY_OLD_BITSANDBYTES,
-            "litgpt-2023": _IN_2023,
-        }
-        return by_year.get(setup.kernels, _BY_FABRIC)
+        if setup.kernels == "litgpt":
+            return _BY_FABRIC
+        return _IN_2023 if setup.is_litgpt_2023 else _BY_OLD_BITSANDBYTES
     return BASES[setup.quantization.quant_type]
 
 
