@@ -8,22 +8,34 @@ from dataclasses import replace
 import pytest
 
 import cases
+import families
 import oracle
 import tracing
 import truth
 from agreement import exact_totals, totals
 from lora_profiler.analytic import predict
 from lora_profiler.attribution import LOGITS
-from lora_profiler.catalog import find_model, model_from_config
+from lora_profiler.catalog import find_gpu, find_model, model_from_config
+from lora_profiler.compiled.allocator import replay
+from lora_profiler.compiled.evaluation import Evaluation, tape_of
+from lora_profiler.compiled.held import held_tape
 from lora_profiler.compiled.profile import profile_key, setup_key
 from lora_profiler.compiled.regime import regime_of
+from lora_profiler.compiled.requests import requests_for, requests_of
+from lora_profiler.compiled.tape import FlatEvent
 from lora_profiler.harness.memory_pass import MemoryResult, memory_pass, one_step_peak
 from lora_profiler.harness.training import Training, TrainingBatches
 from lora_profiler.modeling import build_model, make_optimizer
 from lora_profiler.planning.engine import peak_bytes
 from lora_profiler.planning.memory_savings import levers
+from lora_profiler.planning.reserve import usable_bytes
+from lora_profiler.planning.simulated import Judged
 from lora_profiler.records.record import Conditions
-from lora_profiler.traced.single_size import predict_once
+from lora_profiler.traced.compiler import compile_profile
+from lora_profiler.traced.flat import flat
+from lora_profiler.traced.fold import unfolded
+from lora_profiler.traced.run import trace
+from lora_profiler.traced.single_size import predict_once, profile_of
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 BASE = TrainSetup(batch_size=2, seq_len=40, hold_outputs=True)
@@ -172,3 +184,116 @@ def test_oracle_s_own_loop_keeps_the_output() -> None:
         for s in (setup, replace(setup, hold_outputs=False))
     )
     assert held[2, "optimizer"] - bare[2, "optimizer"] == 4 * 2 * 40 * tracing.VOCABULARY
+
+
+# --- the tape of a loop that holds its outputs, made of one that drops them ------------------------
+
+DECODERS = [name for name in (*families.TINY, *tracing.OTHERS) if name not in ("t5", "bart")]
+FEW = [
+    ("llama", "half"), ("gemma2", "lora checkpointed"), ("granite", "full"),
+    ("gpt2", "lora dropout accumulated"), ("cohere", "amp checkpointed"),
+]  # fmt: skip
+KINDS = ("full", "half lora checkpointed")
+
+
+def in_order(events: list[FlatEvent]) -> list[object]:
+    """What is made, and between that what is given back, whose order makes no difference."""
+    ordered: list[object] = [[]]
+    for event in events:
+        if event.birth is not None:
+            ordered += [(event.birth.size, event.birth.op, event.birth.module), []]
+        elif event.mark is not None:
+            ordered += [event.mark, []]
+        else:
+            ordered[-1] = sorted([*ordered[-1], event.dies])  # type: ignore[misc]
+    return ordered
+
+
+def assert_the_tape_is_the_traced_one(name: str, setup: TrainSetup) -> None:
+    setup = replace(setup, device="cuda", seq_len=40)
+    if setup.lora is not None and name in tracing.ATTENTION_ALONE:
+        setup = replace(setup, lora=cases.methods(name)["all"])
+    config = tracing.config_of(name)
+    dropped, held = (
+        flat(tracing.traced_of(config, replace(setup, hold_outputs=holds))).events
+        for holds in (False, True)
+    )
+    made = held_tape(unfolded(dropped))
+    assert made is not None
+    assert in_order(made.expand(0)) == in_order(held) != in_order(dropped)
+
+
+@pytest.mark.parametrize(("name", "kind"), FEW)
+def test_its_tape_is_the_traced_one(name: str, kind: str) -> None:
+    assert_the_tape_is_the_traced_one(name, tracing.SETUPS[kind])
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_the_leaf_of_checkpoints_is_held_from_micro_batch_to_micro_batch(reentrant: bool) -> None:
+    setup = replace(tracing.SETUPS["half lora checkpointed"], accumulation=2)
+    assert_the_tape_is_the_traced_one("llama", replace(setup, use_reentrant=reentrant))
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", DECODERS)
+def test_its_tape_is_the_traced_one_for_every_decoder(name: str, kind: str) -> None:
+    assert_the_tape_is_the_traced_one(name, tracing.SETUPS[kind])
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_at_every_depth_and_size_the_allocator_is_asked_for_the_same(accumulation: int) -> None:
+    """The loss dies in a block of the stack where adapters of the first layer end backward."""
+    setup = replace(AMP, accumulation=accumulation, checkpointing=accumulation == 1)
+    held = workload("gpt2", setup, n_layer=7)
+    bare = replace(held, setup=replace(setup, hold_outputs=False))
+    dropped, traced = compile_profile(bare), compile_profile(held)
+    tape = held_tape(dropped.tape)
+    assert tape is not None
+    for layers in (4, 9):
+        made, real = (
+            Evaluation(profile, profile.units(layers) or 0, setup)
+            for profile in (replace(dropped, tape_source=tape), traced)
+        )
+        asked = workload("gpt2", replace(setup, batch_size=5, seq_len=333), n_layer=layers)
+        assert asking(made, asked) == asking(real, asked)
+
+
+def asking(evaluation: Evaluation, asked: Workload) -> tuple[object, ...]:
+    sizes, events, again = requests_of(evaluation, asked)
+    return sizes, again, replay(sizes, events).reserved_bytes
+
+
+@pytest.mark.grid
+@pytest.mark.usefixtures("the_bundle")
+@pytest.mark.parametrize("name", ["gpt2", "HuggingFaceTB/SmolLM2-135M"])
+def test_real_models_reserve_what_their_traces_reserve(name: str) -> None:
+    setup = TrainSetup(batch_size=4, seq_len=768, lora=LoraConfig(), hold_outputs=True)
+    asked = Workload(model=find_model(name, offline=True), setup=setup)
+    made = requests_for(asked)
+    traced = profile_of(asked, trace(asked, lambda w: build_model(w, device="meta")))
+    assert made is not None
+    sizes, events, _ = requests_of(Evaluation(traced, 0, setup), asked)
+    real, found = replay(sizes, events), replay(made.sizes, made.events)
+    assert found.reserved_bytes == real.reserved_bytes
+    assert found.allocated_bytes == real.allocated_bytes
+
+
+@pytest.mark.usefixtures("the_bundle")
+def test_peft_s_own_loop_has_its_fragmentation_simulated() -> None:
+    """A bound of 3.84 GiB stood for it, where a traced tape needs 1.82."""
+    model, gpu = find_model("meta-llama/Llama-3.2-3B", offline=True), find_gpu("l40s")
+    lora = LoraConfig(r=64, target_modules=("q_proj", "v_proj"))
+    setup = TrainSetup(batch_size=4, seq_len=768, lora=lora, hold_outputs=True)
+    asked = Workload(model=model, setup=setup)
+    judged = Judged(asked, peak_bytes(asked), usable_bytes(gpu), gpu)
+    assert judged.reserve.is_simulated
+    assert judged.reserve.fragmentation_bytes < judged.bound.fragmentation_bytes / 2
+
+
+def test_a_tape_without_logits_or_with_an_encoder_is_not_made() -> None:
+    encoder = workload("t5", BASE)
+    assert tape_of(encoder) is None
+    found = flat(tracing.traced_of(tracing.config_of("llama"), replace(BASE, hold_outputs=False)))
+    without = [event for event in found.events if event.mark is None or event.mark.note != LOGITS]
+    assert held_tape(unfolded(without)) is None

@@ -9,6 +9,7 @@ from lora_profiler.algebra import Polynomial
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Table, Values, constant
 from lora_profiler.algebra.polynomial import total as sum_of
 from lora_profiler.compiled.affine import total
+from lora_profiler.compiled.held import held_tape
 from lora_profiler.compiled.library import find_profile
 from lora_profiler.compiled.profile import Instant, Profile, Regime, profile_key
 from lora_profiler.compiled.regime import kernel_choice, regime_of
@@ -150,18 +151,43 @@ def evaluation_of(workload: Workload) -> Evaluation:
 
 def tape_of(workload: Workload) -> Evaluation | None:
     """Whose tape shows what `workload` asks an allocator for: its own profile, that of another
-    kernel that stands in for it, or for one sample that of several, which copies its labels where
-    one sample is a view of them. None where there is none."""
+    kernel that stands in for it, of a loop that drops its outputs with them held, or for one sample
+    that of several, which copies its labels where one sample is a view of them. None where there is
+    none."""
     setup = workload.setup
     for asked in (
         workload,
         replace(workload, setup=replace(setup, batch_size=setup.batch_size + 1)),
     ):
-        regime = regime_of(asked)
-        found = _evaluation(asked.model, _fixed(asked.setup), regime) or stand_in(asked, regime)
+        found = _own_tape(asked)
+        if found is None and setup.hold_outputs and not _has_encoder(asked.model):
+            dropped = _own_tape(replace(asked, setup=replace(asked.setup, hold_outputs=False)))
+            found = None if dropped is None else _holding_outputs(dropped, _fixed(asked.setup))
         if found is not None or setup.batch_size > 1:
             return found
     return None
+
+
+def _own_tape(workload: Workload) -> Evaluation | None:
+    regime = regime_of(workload)
+    own = _evaluation(workload.model, _fixed(workload.setup), regime)
+    return own or stand_in(workload, regime)
+
+
+def _has_encoder(model: ModelSpec) -> bool:
+    """Whether it is an encoder and a decoder, whose output holds what the encoder made."""
+    names = {part for name, _ in model.modules() for part in name.split(".")}
+    return {"encoder", "decoder"} <= names
+
+
+@lru_cache(maxsize=6)
+def _holding_outputs(dropped: Evaluation, setup: TrainSetup) -> Evaluation | None:
+    """Of its tape alone: what is live at an instant is left out."""
+    tape = held_tape(dropped.profile.tape)
+    if tape is None:
+        return None
+    profile = replace(dropped.profile, tape_source=tape, instants=())
+    return Evaluation(profile, dropped.units, setup)
 
 
 def has_stand_in(workload: Workload) -> bool:
