@@ -46,12 +46,10 @@ def trainer_of(name: str) -> str | None:
     return _TRAINERS.get(name)
 
 
-def guide_of(name: str, method: Method) -> dict[str, Any]:
-    """What guides pass to the trainer of the file called `name` in place of its defaults: TRL loads
-    weights in float32 where it has only the model's name."""
-    if name != "trl":
-        return {}
-    return {"dtype": "bfloat16", **({"double_quant": True} if method == "qlora" else {})}
+def guide_of(name: str, method: Method) -> Mapping[str, Any]:
+    """What guides pass to the trainer of the file called `name` in place of its defaults."""
+    trainer = trainer_of(name)
+    return find_stack(trainer).guide.get(method, {}) if trainer else {}
 
 
 def _narrow_options(name: str, method: Method) -> Mapping[str, Any]:
