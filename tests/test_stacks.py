@@ -435,3 +435,20 @@ def test_a_plan_has_the_trainer_too(run: Run) -> None:
     done = run(*arguments, "--targets", "c_attn", "--format", "json")
     first = json.loads(done.stdout)["options"][0]
     assert first["trainer"]["from_stack"]["batch_size"] == first["setup"]["batch_size"] == 8
+
+
+@pytest.mark.parametrize(
+    ("model", "rank", "reserved_gib"),
+    [("meta-llama/Meta-Llama-3-8B", "16", 9.549), ("mistralai/Mistral-7B-v0.3", "16", 5.836)],
+)
+def test_unsloth_of_2024_made_all_logits(
+    run: Run, model: str, rank: str, reserved_gib: float
+) -> None:
+    """Its notebooks of May 2024 on a T4; what the allocator reserves beside a peak is 5 to 10 %,
+    where the loss of today said 6.7 GiB for the first."""
+    done = run(
+        *(model, "--trainer", "unsloth@2024.10", "--method", "qlora", "-r", rank),
+        *("--gpu", "t4", "--format", "json"),
+    )
+    (answer,) = json.loads(done.stdout)["predictions"]
+    assert 0.9 * reserved_gib < answer["peak"]["total_bytes"] / 2**30 < reserved_gib

@@ -1,6 +1,17 @@
 """Unsloth: its arguments' defaults and its notebooks, as near as options come."""
 
-from lora_profiler.stacks.stack import Gap, Options, Packing, Refusal, Stack, Variant, by_method
+from dataclasses import replace
+
+from lora_profiler.stacks.stack import (
+    Gap,
+    Options,
+    Packing,
+    Refusal,
+    Stack,
+    Variant,
+    by_method,
+    overruled,
+)
 from lora_profiler.stacks.transformers_loops import ALIASES, OF_ADAPTERS
 
 _COMMON: Options = {
@@ -81,23 +92,37 @@ def _stack(
     )
 
 
+_NEWEST = _stack(
+    name="unsloth",
+    call="notebooks",
+    about=(
+        "get_peft_model's defaults (rank 16, alpha 16, the seven projections), and what most of"
+        " its 420 notebooks set: batch 2, accumulation 4, 2,048 tokens, adamw_8bit,"
+        ' use_gradient_checkpointing="unsloth".',
+    ),
+    options={},
+    packing=Packing(one_row=True),
+    holds=(
+        "rows are laid end to end, with positions and the length of each (Unsloth 2026.10.9,"
+        " trainer.py, padding_free)",
+        "float32 logits of some labelled tokens at a time (unsloth-zoo 2026.10.9,"
+        " fused_losses/fused_linear.py)",
+    ),
+)
+
 VERSIONS = (
-    _stack(
-        name="unsloth",
-        call="notebooks",
+    _NEWEST,
+    replace(
+        _NEWEST,
+        version="2024.10",
         about=(
-            "get_peft_model's defaults (rank 16, alpha 16, the seven projections), and what most of"
-            " its 420 notebooks set: batch 2, accumulation 4, 2,048 tokens, adamw_8bit,"
-            ' use_gradient_checkpointing="unsloth".',
+            "Until November 2024 its loss took the logits of all tokens, in 16 bit, and wrote their"
+            " gradient over them (Unsloth before 549c5be, models/llama.py,"
+            " kernels/cross_entropy_loss.py).",
+            *_NEWEST.about,
         ),
-        options={},
-        packing=Packing(one_row=True),
-        holds=(
-            "rows are laid end to end, with positions and the length of each (Unsloth 2026.10.9,"
-            " trainer.py, padding_free)",
-            "float32 logits of some labelled tokens at a time (unsloth-zoo 2026.10.9,"
-            " fused_losses/fused_linear.py)",
-        ),
+        defaults=overruled(_NEWEST, {"loss": "triton"}),
+        holds=_HOLDS,
     ),
     _stack(
         name="unsloth-dpo",
