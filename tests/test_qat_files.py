@@ -8,7 +8,7 @@ import pytest
 
 from lora_profiler.catalog import find_model
 from lora_profiler.trainer_files.reading import read_files
-from lora_profiler.trainer_files.trainer_file import TrainerFile, gap_texts, on_model
+from lora_profiler.trainer_files.trainer_file import TrainerFile, gaps, on_model
 
 
 @pytest.fixture
@@ -85,8 +85,8 @@ def test_torchtune(read: Any, builder: str, model: str, loss: str) -> None:
     told = on_model(file, find_model(model, offline=True))
     assert (told.options["qat"], told.options["qat_group_size"]) == ("8da4w", 256)
     assert told.options["loss"] == loss
-    gaps = [text for text in gap_texts(told) if "fake-quantised" in text]
-    assert [("too low" in text) for text in gaps] == [True] * (loss == "plain")
+    missing = [gap.text for gap in gaps(told) if "fake-quantised" in gap.text]
+    assert [("too low" in text) for text in missing] == [True] * (loss == "plain")
 
 
 def test_another_quantizer_of_torchtune_is_missing(read: Any) -> None:

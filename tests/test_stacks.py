@@ -260,7 +260,7 @@ def test_a_loop_that_holds_what_is_not_priced_is_no_exact_answer() -> None:
         gaps = [
             text for text in first.prediction.assumptions if text.startswith(trainer.stack.title)
         ]
-        assert len(gaps) == len(trainer.gaps("full"))
+        assert len(gaps) == len(trainer.gaps(first.prediction.workload.setup))
 
 
 def test_a_card_without_bfloat16_is_asked_about_as_without_a_trainer() -> None:

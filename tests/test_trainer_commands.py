@@ -111,6 +111,12 @@ COMMANDS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         "torchtune",
         {"world_size": 2, "sharding": "fsdp"},
     ),
+    (
+        "tune run --nproc_per_node 4 full_finetune_distributed --config tt.yaml"
+        " fsdp_reshard_after_forward=False",
+        "torchtune",
+        {"world_size": 4, "sharding": "fsdp-no-reshard"},
+    ),
     ("python own.py", "transformers", {"batch_size": 4}),
     (
         "torchrun own.py --batch-size 2 --bf16",
@@ -128,6 +134,27 @@ def test_a_command_is_the_question_that_its_arguments_ask(
     assert file.stack == trainer
     assert {name: file.options.get(name) for name in options} == options
     assert not [row.key for row in file.keys if row.state == "unknown"]
+
+
+@pytest.mark.parametrize(
+    ("key", "direction"),
+    [("data_parallel_replicate_dim=2", "too low"), ("custom_sharded_layers=[output]", "too high")],
+)
+def test_sharding_that_nothing_models_is_named_with_how_the_answer_errs(
+    folder: Path, run: Run, key: str, direction: str
+) -> None:
+    words = ["tune", "run", "--nproc_per_node", "4", "lora_finetune_distributed"]
+    said = " ".join(run(*words, "--config", str(folder / "tt.yaml"), key).stdout.split())
+    assert "LoRA r64: an estimate; not modelled: " in said
+    assert f"(the answer is {direction})" in said
+
+
+def test_recipes_of_several_gpus_are_estimates(folder: Path, run: Run) -> None:
+    """Whose sharding nothing was held against."""
+    words = ["tune", "run", "--nproc_per_node", "4", "lora_finetune_distributed"]
+    several = run(*words, "--config", str(folder / "tt.yaml")).stdout
+    one = run(str(folder / "tt.yaml")).stdout
+    assert [("estimate" in said) for said in (several, one)] == [True, False]
 
 
 def test_a_key_that_is_left_out_takes_what_is_under_it_along(folder: Path) -> None:

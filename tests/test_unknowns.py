@@ -226,6 +226,44 @@ def test_a_file_that_only_an_older_version_takes_is_answered_as_that_version(
     assert "answered as 0.2" in " ".join(read.split())
 
 
+COMPILED = {
+    "axolotl": "base_model: meta-llama/Llama-3.2-3B\nsequence_len: 4096\nmicro_batch_size: 2\n"
+    "bf16: true\ntorch_compile: {}\n",
+    "torchtune": "model: {{_component_: torchtune.models.llama3_2.llama3_2_3b}}\n"
+    "tokenizer:\n  _component_: torchtune.models.llama3.llama3_tokenizer\n"
+    "  max_seq_len: 4096\nbatch_size: 2\ndtype: bf16\nenable_activation_checkpointing: false\n"
+    "loss: {{_component_: torchtune.modules.loss.CEWithChunkedOutputLoss}}\n"
+    "optimizer: {{_component_: torch.optim.AdamW, fused: true}}\ncompile: {}\n",
+}
+
+
+@pytest.mark.parametrize("framework", COMPILED)
+def test_a_compiled_run_is_an_upper_end_and_says_so(
+    run: Run, tmp_path: Path, framework: str
+) -> None:
+    """torchtune's row 3 of its table of flags, which held 42.9 GiB, among them."""
+    file = tmp_path / "run.yaml"
+    given = (str(file), "--seq-len", "4096", "--padding", "0")
+    ends = []
+    for is_on in ("false", "true"):
+        file.write_text(COMPILED[framework].format(is_on))
+        found = json.loads(run(*given, "--format", "json").stdout)["predictions"][0]
+        ends.append((found["evidence"]["low_bytes"], found["peak"]["total_bytes"]))
+    said = " ".join(run(*given, "--gpu", "rtx_4090").stdout.split())
+    assert "not modelled: torch.compile (the answer is too high)" in said
+    assert "full does not fit as far as modelled" in said
+    assert "what torch.compile saves" in said
+    assert ends[0][1] == ends[1][1] and ends[1][0] < 0.9 * ends[0][0]
+    assert framework != "torchtune" or ends[1][0] < 42.9 * 1024**3 < ends[1][1]
+
+
+def test_a_lower_bound_is_called_so_under_a_trainer_with_gaps(run: Run) -> None:
+    words = ("microsoft/phi-1_5", "--trainer", "litgpt", "--method", "lora", "--gpu", "a10g")
+    done = run(*words)
+    assert "LoRA r8: a lower bound, activations not known" in done.stdout
+    assert "LoRA r8 may fit or not" in done.stdout and "Interval" not in done.stdout
+
+
 def test_python_asks_as_the_command_does(run: Run) -> None:
     words = (LLAMA.id, "--method", "lora", "--checkpointing", "-s", "1024", "--format", "json")
     found = json.loads(run(*words).stdout)["predictions"][0]["evidence"]

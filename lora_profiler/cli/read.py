@@ -258,12 +258,12 @@ def write(ctx: click.Context, files: "Written", answer: "Answer") -> None:
 def print_reading(file: "TrainerFile", model: "ModelSpec") -> "TrainerFile":
     """The file with what rules know of the model. Says how it was understood, and what is not."""
     from lora_profiler.report.trainer_file import counts_text
-    from lora_profiler.trainer_files.trainer_file import gap_texts, on_model
+    from lora_profiler.trainer_files.trainer_file import gaps, on_model
 
     file = on_model(file, model)
     click.echo(f"{file.name}: {counts_text(file)} `lora-profile read` shows each.", err=True)
-    for text in gap_texts(file):
-        warn(f"{text}.")
+    for gap in gaps(file):
+        warn(f"{gap.text}.")
     return file
 
 

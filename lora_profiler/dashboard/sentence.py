@@ -23,7 +23,7 @@ from lora_profiler.planning.setups import workloads as planning_workloads
 from lora_profiler.report.trainer_file import counts_text
 from lora_profiler.trainer_files.reading import read_content
 from lora_profiler.trainer_files.resolving import resolve_images
-from lora_profiler.trainer_files.trainer_file import TrainerFile, gap_texts, on_model
+from lora_profiler.trainer_files.trainer_file import TrainerFile, gaps, on_model
 
 if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -252,7 +252,7 @@ def dropped(file: TrainerFile, before: Question) -> tuple[Question, Dropped]:
     own = {**open_ones, **file.completing(open_ones)}
     options = completed(file.stack, own)
     wanted = replace(wanted, trainer=file.stack, options=options)
-    lines = [f"{text}." for text in gap_texts(file)]
+    lines = [f"{gap.text}." for gap in gaps(file)]
     if file.model is None:
         lines.append(f"It names no model of the hub: {wanted.model} stands for it.")
     if file.vllm_share:

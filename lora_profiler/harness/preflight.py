@@ -179,7 +179,7 @@ def refuse(
     )
     if setup.device == "cuda":
         _refuse_allocator(environ)
-    if setup.device == "cuda" and _needs_bfloat16(setup):
+    if setup.device == "cuda" and setup.needs_bfloat16:
         _refuse_bfloat16(setup, capability())
 
 
@@ -192,13 +192,6 @@ def _refuse_trainer(setup: TrainSetup, trainer: str, installed: Callable[[str], 
             " 'lora-profiler[trainers]', or add --own-loop to train with the harness' own loop in"
             " its defaults."
         )
-
-
-def _needs_bfloat16(setup: TrainSetup) -> bool:
-    # whose adapters are in bfloat16
-    trl = setup.quantization is not None and setup.quantization.recipe == "trl"
-    adapters = setup.lora is not None and (trl or setup.lora.adapter_dtype == "bfloat16")
-    return "bfloat16" in (setup.dtype, setup.lowered_dtype) or adapters
 
 
 def _refuse_bfloat16(setup: TrainSetup, capability: tuple[int, int] | None) -> None:

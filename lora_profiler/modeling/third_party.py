@@ -21,6 +21,19 @@ def require(module: str, install: str, purpose: str) -> None:
 
 
 @contextmanager
+def quiet_bitsandbytes() -> Iterator[None]:
+    """Inside, no log lines of bitsandbytes below an error: in int8 it writes one for each product
+    of an input in bfloat16."""
+    logger = logging.getLogger("bitsandbytes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """Inside: no progress bars, warnings or log lines below an error from the libraries that build
     and load models.
@@ -31,18 +44,15 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging as untyped
 
     transformers_logging: Any = untyped
-    bitsandbytes = logging.getLogger("bitsandbytes")
-    level, verbosity = bitsandbytes.level, transformers_logging.get_verbosity()
+    verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
-    bitsandbytes.setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), quiet_bitsandbytes():
             warnings.simplefilter("ignore")
             yield
     finally:
-        bitsandbytes.setLevel(level)
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()

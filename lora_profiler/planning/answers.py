@@ -223,10 +223,10 @@ def answers(
 
 def _of_loop(prediction: Prediction, trainer: Trainer | None) -> Prediction:
     """An estimate with the reasons, where the trainer's loop holds what is not priced."""
-    gaps = trainer.gaps(prediction.workload.setup.method) if trainer else ()
+    gaps = trainer.gaps(prediction.workload.setup) if trainer else ()
     if not trainer or not gaps:
         return prediction
-    words = tuple(f"{trainer.stack.title}: {gap}." for gap in gaps)
+    words = tuple(f"{trainer.stack.title}: {gap.text}." for gap in gaps)
     return replace(
         prediction,
         exactness="estimate",

@@ -76,7 +76,7 @@ def peak_interval(
     workload = prediction.workload
     if prediction.saved_activation_bytes is None or workload.setup.device != "cuda":
         return None
-    has_gaps = trainer is not None and bool(trainer.gaps(workload.setup.method))
+    has_gaps = trainer is not None and bool(trainer.gaps(workload.setup))
     described: Description = "not" if has_gaps or has_newer_layers(workload) else DESCRIBED
     known = command_shares()[described]
     width = known.half_width + (prediction.error_bound or 0.0)

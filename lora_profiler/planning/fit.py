@@ -308,8 +308,8 @@ class _OnCards:
     def fits(self, card: Gpu) -> bool:
         setup, usable = self._workload.setup, card.usable_bytes or 0
         own = on_card(self._workload, card)
-        needs_bfloat16 = setup.dtype == "bfloat16" or setup.precision != "pure"
-        if (needs_bfloat16 and not own.platform.has_bfloat16) or usable < NEAR * self._usual_peak:
+        lacks = setup.needs_bfloat16 and not own.platform.has_bfloat16
+        if lacks or usable < NEAR * self._usual_peak:
             return False
         peak = self._peak_on(own)
         if peak is None:

@@ -174,6 +174,9 @@ def unknowns(
         options = {n: v for n, v in variant.options.items() if n not in given}
         if options and variant.holds(setup):
             yield Unknown(variant.what, (options,))
+    for gap in () if trainer is None else trainer.gaps(setup):
+        if gap.alternatives:
+            yield Unknown(f"what {gap.missing} saves", gap.alternatives)
     values = written_options(setup)
     left = _left_open(trainer)
     for option in OPTIONS:

@@ -198,6 +198,13 @@ class TrainSetup(TrainOptions):
         return "bfloat16" if self.precision == "fsdp-mixed" else self.autocast_dtype
 
     @property
+    def needs_bfloat16(self) -> bool:
+        """Whether weights, adapters or what products take are in it."""
+        trl = self.quantization is not None and self.quantization.recipe == "trl"
+        adapters = self.lora is not None and (trl or self.lora.adapter_dtype == "bfloat16")
+        return "bfloat16" in (self.dtype, self.lowered_dtype) or adapters
+
+    @property
     def is_reentrant(self) -> bool:
         """Whether layers are checkpointed, by the reentrant kind, which Unsloth's offloaded one
         is."""

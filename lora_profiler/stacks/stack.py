@@ -67,10 +67,18 @@ class Variant(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """What the trainer holds and no option prices, so that an answer for it is an estimate."""
+    """What the trainer holds and no option prices, so that an answer for it is an estimate.
+
+    is_shared: of several ranks alone. Of what a question itself names: `missing`, its name;
+    `direction`, how the answer errs, 'too high'; `alternatives`, options with which the run may
+    need about as much."""
 
     text: str
     methods: tuple[Method, ...] = METHODS
+    is_shared: bool = False
+    missing: str = ""
+    direction: str = ""
+    alternatives: tuple[Options, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,9 +309,13 @@ class Trainer:
         words = ", ".join(f"{flag(name)} {own[name]}" for name in meant)
         return f"{refusal} Default of {self.stack.title}: {words}."
 
-    def gaps(self, method: Method) -> tuple[str, ...]:
+    def gaps(self, setup: TrainSetup) -> tuple[Gap, ...]:
         """What it holds beside what is priced."""
-        return tuple(gap.text for gap in self.stack.gaps if method in gap.methods)
+        return tuple(
+            gap
+            for gap in self.stack.gaps
+            if setup.method in gap.methods and (setup.is_shared or not gap.is_shared)
+        )
 
 
 def as_loaded(model: ModelSpec) -> str:

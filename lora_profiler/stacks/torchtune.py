@@ -64,6 +64,11 @@ _RECIPES = Stack(
             "the 4-bit base is torchao's NF4, with scales in 8 bit: priced as bitsandbytes'",
             ("qlora",),
         ),
+        Gap(
+            "how its FSDP2 shards follows its recipes, and no run on several cards was held"
+            " against it",
+            is_shared=True,
+        ),
     ),
     refusals=(
         Refusal(
@@ -78,6 +83,7 @@ _RECIPES = Stack(
     variants=(
         Variant("optimizer_in_bwd", {"optimizer_in_bwd": True}, ("full",)),
         Variant("enable_activation_offloading", {"offload_activations": True}),
+        Variant("compile", {"kernels": "liger"}),  # what fused kernels keep
     ),
 )
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.flop_counter import flop_registry
 
+from lora_profiler.modeling.third_party import quiet_bitsandbytes
 from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS, package_of
 from lora_profiler.traced.patching import replaced
 from lora_profiler.workload import TrainSetup
@@ -193,11 +194,15 @@ def mixed_product(
 @contextmanager
 def int8_on_meta(setup: TrainSetup) -> Iterator[None]:
     """Inside, layers in int8 take the product of the device of `setup`, by which bitsandbytes
-    chooses, and which a tensor without data does not tell. A CPU multiplies by the weight brought
-    back to the input's dtype."""
+    chooses, and which a tensor without data does not tell, and log nothing of their casts. A CPU
+    multiplies by the weight brought back to the input's dtype."""
     base = setup.quantization
-    if base is None or base.quant_type != "int8" or setup.device not in ("cpu", "xpu"):
+    if base is None or base.quant_type != "int8":
         yield
+        return
+    if setup.device not in ("cpu", "xpu"):
+        with quiet_bitsandbytes():
+            yield
         return
     functions = import_module("bitsandbytes.autograd._functions")
 
@@ -212,5 +217,5 @@ def int8_on_meta(setup: TrainSetup) -> Iterator[None]:
         kind = functions.MatMul8bitFp if state.is_training else functions.MatMul8bitLt
         return kind.apply(A, B, out, bias, state)
 
-    with replaced(import_module("bitsandbytes"), "matmul", matmul):
+    with quiet_bitsandbytes(), replaced(import_module("bitsandbytes"), "matmul", matmul):
         yield

@@ -34,13 +34,15 @@ AUTO_DTYPE = "auto"
 class Meaning(NamedTuple):
     """options: their values, as people write them, with `model` and `methods` among them. missing:
     what is not modelled. asks: options that the file cannot tell and the question needs. note: what
-    is worth knowing beside."""
+    is worth knowing beside. alternatives: options with which the run may need about as much where
+    something is missing."""
 
     options: Mapping[str, Any] = {}
     missing: str = ""
     direction: Direction | None = None
     asks: tuple[str, ...] = ()
     note: str = ""
+    alternatives: tuple[Mapping[str, Any], ...] = ()
 
 
 Reader = Callable[[Any, Document], Meaning]

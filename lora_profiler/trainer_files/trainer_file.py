@@ -60,6 +60,7 @@ class KeyReading:
     direction: Direction | None = None
     asks: tuple[str, ...] = ()
     note: str = ""
+    alternatives: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,20 +134,29 @@ class TrainerFile:
         return f"{asking.file}{line} ({asking.key})"
 
 
-def gap_texts(file: TrainerFile) -> list[str]:
+def gaps(file: TrainerFile) -> list[Gap]:
     """What the file says and nothing models, each once, with its place and how it errs."""
-    texts: dict[str, str] = {}
+    each: dict[str, Gap] = {}
     for key in file.not_modelled:
         what = key.missing or "a key that is not known, of which nothing is made"
         place = f"{key.file}, line {key.line}" if key.line else key.file
-        direction = f" (the answer is {_DIRECTIONS[key.direction]})" if key.direction else ""
-        texts.setdefault(key.missing or key.key, f"{place}, {key.key}: {what}{direction}")
-    return list(texts.values())
+        errs = _DIRECTIONS[key.direction] if key.direction else ""
+        direction = f" (the answer is {errs})" if errs else ""
+        each.setdefault(
+            key.missing or key.key,
+            Gap(
+                f"{place}, {key.key}: {what}{direction}",
+                missing=key.missing or f"the key {key.key}",
+                direction=errs,
+                alternatives=key.alternatives,
+            ),
+        )
+    return list(each.values())
 
 
 def with_gaps(stack: Stack, file: TrainerFile) -> Stack:
     """The stack with what the file says and nothing models among its gaps."""
-    return replace(stack, gaps=(*stack.gaps, *map(Gap, gap_texts(file))))
+    return replace(stack, gaps=(*stack.gaps, *gaps(file)))
 
 
 def with_images(file: TrainerFile) -> TrainerFile:

@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from lora_profiler.planning.fit import Fit
     from lora_profiler.planning.guided import Guided
     from lora_profiler.planning.over_data import LongSamples
+    from lora_profiler.planning.reserve import Verdict
     from lora_profiler.planning.timing import TimedStep
+    from lora_profiler.stacks.stack import Gap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,8 +288,9 @@ def verdict_words(answer: Answer) -> str:
     if fit is None:
         return "may fit or not: what its layers keep is not known to this engine"
     step = answer.step
+    modelled = _as_modelled(answer, fit.verdict)
     if fit.verdict == "does_not_fit":
-        return f"does not fit: at least {bytes_text(-fit.headroom_bytes)} too much"
+        return f"does not fit{modelled}: at least {bytes_text(-fit.headroom_bytes)} too much"
     setup = answer.prediction.workload.setup
     generates = setup.completions_at_once or setup.loop_state in GRPO
     beside = " beside generation" if generates else ""
@@ -297,7 +300,14 @@ def verdict_words(answer: Answer) -> str:
         usable = bytes_text(fit.usable_bytes)
         return f"may run out of memory: {bytes_text(low)} to {bytes_text(high)} of {usable}{speed}"
     batch = f" (to batch {count_text(fit.largest_batch_size)})" if fit.largest_batch_size else ""
-    return f"fits, {bytes_text(fit.headroom_bytes)} left{batch}{speed}"
+    return f"fits{modelled}, {bytes_text(fit.headroom_bytes)} left{batch}{speed}"
+
+
+def _as_modelled(answer: Answer, verdict: "Verdict") -> str:
+    """' as far as modelled', where what the question names and nothing models may turn it."""
+    other = "too low" if verdict == "does_not_fit" else "too high"
+    turns = any(gap.direction not in ("", other) for gap in _gaps(answer))
+    return " as far as modelled" if turns else ""
 
 
 def _speed(step: "TimedStep") -> str:
@@ -359,18 +369,38 @@ def _trust(answers: Sequence[Answer], most: int = MOST) -> list[str]:
 def sureness_words(answer: Answer) -> str:
     """How sure the peak is: 'the peak is exact for this loop'. Nothing is exact of which the
     question leaves something open; there the interval speaks, and what older versions took."""
+    lower = "a lower bound, activations not known"
+    if not answer.prediction.is_whole:
+        return lower
+    if missing := missing_words(answer):
+        return f"an estimate; {missing}"
     if has_gaps(answer):
         return "an estimate; not all of the loop is priced (--detail)"
     whose = answer.trainer and answer.trainer.stack.version and answer.trainer.stack.title
     exact = f"the peak is exact for {f'{whose} as pinned' if whose else 'this loop'}"
     if leaves_open(answer):
         exact = version_words(answer)
-    lower = "a lower bound, activations not known"
     within, estimate = "the peak is within {}", "the peak is an estimate"
     return sureness(answer.prediction, exact, lower, within, estimate)
 
 
+def missing_words(answer: Answer) -> str:
+    """'not modelled: torch.compile (the answer is too high) and 1 more (--detail)', of what the
+    question names; empty where it names nothing that is not modelled."""
+    named = [gap for gap in _gaps(answer) if gap.missing]
+    if not named:
+        return ""
+    first, *others = named
+    errs = f" (the answer is {first.direction})" if first.direction else ""
+    more = f" and {len(others)} more" if others else ""
+    return f"not modelled: {first.missing}{errs}{more}" + (" (--detail)" if others else "")
+
+
 def has_gaps(answer: Answer) -> bool:
     """Whether the trainer's loop holds what is not priced."""
+    return bool(_gaps(answer))
+
+
+def _gaps(answer: Answer) -> "Sequence[Gap]":
     trainer = answer.trainer
-    return trainer is not None and bool(trainer.gaps(answer.prediction.workload.setup.method))
+    return trainer.gaps(answer.prediction.workload.setup) if trainer else ()

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document
-from lora_profiler.trainer_files.frameworks import ranks
+from lora_profiler.trainer_files.frameworks import ranks, shared
 from lora_profiler.trainer_files.meaning import (
     NO_EFFECT,
     Framework,
@@ -73,7 +73,7 @@ ACCELERATE = Framework(
         "deepspeed_config.offload_optimizer_device": _OPTIMIZER,
         "deepspeed_config.offload_param_device": _PARAM,
         "deepspeed_config.gradient_accumulation_steps": no_effect,
-        "dynamo_config.dynamo_backend": missing("torch.compile", "too high"),
+        "dynamo_config.dynamo_backend": shared.compiled,
         "fp8_config.backend": missing("products in FP8, answered in 16 bit", "either way"),
         "use_cpu": when_on(device="cpu"),
         **dict.fromkeys(

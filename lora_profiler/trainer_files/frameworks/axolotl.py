@@ -179,7 +179,7 @@ AXOLOTL = Framework(
         "lisa_n_layers": missing("LISA, which trains a few layers at a time", "too high"),
         "spectrum_top_fraction": missing("Spectrum, which trains some layers", "too high"),
         "relora": missing("ReLoRA", "too low"),
-        "torch_compile": missing("torch.compile", "too high"),
+        "torch_compile": shared.compiled,
         "qat.weight_dtype": read.fake_quantized,
         "gptq": read.gptq,
         "model_quantization_config": read.quantized_as,

@@ -87,6 +87,15 @@ def loads_quantised(document: Document) -> bool:
     return any(is_on(document.get(f"load_in_{bits}bit")) for bits in (4, 8))
 
 
+def compiled(value: Any, document: Document) -> Meaning:
+    """torch.compile, whose fused kernels keep about what Liger's do: what goes into and comes out
+    of matrix products (torch `_functorch/partitioners.py`, min_cut_rematerialization_partition)."""
+    if is_off(value):
+        return NO_EFFECT
+    fused = ({"kernels": "liger"},)
+    return not_modelled("torch.compile", "too high")._replace(alternatives=fused)
+
+
 ONE_BASE = both_on("load_in_4bit", "load_in_8bit", "a base is stored in one of them.")
 ONE_AUTOCAST = both_on("bf16", "fp16", "autocast has one dtype.")
 
@@ -292,10 +301,7 @@ TRAINING_ARGUMENTS: dict[str, Reader] = {
     "fsdp_config": ranks.fsdp_settings(2),
     **ranks.fsdp_keys(2),
     "deepspeed": ranks.deepspeed,
-    **dict.fromkeys(
-        ("torch_compile", "torch_compile_backend", "torch_compile_mode"),
-        missing("torch.compile", "too high"),
-    ),
+    **dict.fromkeys(("torch_compile", "torch_compile_backend", "torch_compile_mode"), compiled),
     "auto_find_batch_size": missing("a batch that the trainer lowers until it fits", "too high"),
     "optim_target_modules": optimizer_targets,
     "liger_kernel_config": missing("some of Liger's kernels only", "either way"),

@@ -16,6 +16,7 @@ from lora_profiler.trainer_files.meaning import (
     is_off,
     is_on,
     missing,
+    missing_above,
     names,
     no_effect,
     not_modelled,
@@ -158,6 +159,8 @@ def _loss(value: Any, document: Document) -> Meaning:
     return not_modelled(f"{name}, answered as supervised fine-tuning", "too low")
 
 
+RESHARDS = "fsdp_reshard_after_forward"
+"""Of its recipes for several cards."""
 _OLD_HOME = "torchtune.utils."
 """Where checkpointers and loggers were until torchtune 0.2; 0.3 has them in torchtune.training."""
 _AT_HOME = ("checkpointer._component_", "metric_logger._component_")
@@ -260,7 +263,7 @@ def _params_on_host(value: Any, document: Document) -> Meaning:
     """Of a recipe for several cards, which shards by FSDP2 and says nowhere else that it does."""
     if is_off(value):
         return NO_EFFECT
-    reshards = not is_off(document.get("fsdp_reshard_after_forward", True))
+    reshards = not is_off(document.get(RESHARDS, True))
     sharding = {"sharding": "fsdp"} if reshards else {}
     return Meaning({"offload_params": True, **sharding}, asks=("world_size",))
 
@@ -303,10 +306,17 @@ TORCHTUNE = Framework(
         "enable_activation_offloading": sets("offload_activations"),
         "quantizer._component_": _fake_quantized,
         "kd_loss._component_": missing("distillation's teacher and loss", "too low"),
-        "compile": missing("torch.compile", "too high"),
+        "compile": shared.compiled,
         "run_val_every_n_steps": _validation,
         **dict.fromkeys(("fsdp_cpu_offload", "fsdp.cpu_offload"), _params_on_host),
-        "fsdp_reshard_after_forward": ranks.fsdp_strategy(2),
+        RESHARDS: ranks.fsdp_strategy(2),
+        "data_parallel_replicate_dim": missing_above(
+            1, "FSDP within each replica, answered as over all ranks", "too low"
+        ),
+        "custom_sharded_layers": missing(
+            "layers that FSDP shards by themselves, answered with all but the decoder's as one",
+            "too high",
+        ),
         "tensor_parallel_dim": ranks.parallel("each layer", "tensor parallelism"),
         "context_parallel_dim": ranks.parallel("the sequence", "context parallelism"),
         "device": lambda value, document: (
