@@ -17,7 +17,7 @@ from benchmarks.first_rank import rehearsed_first_rank
 from benchmarks.record_checks import problems
 from lora_profiler import Workload, predict
 from lora_profiler.analytic.kernels import counted_kernels
-from lora_profiler.catalog import find_gpu, find_model
+from lora_profiler.catalog import find_gpu, find_model, model_from_config
 from lora_profiler.comparison.errors import claims, group_peaks
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.platform import Platform, version_of
@@ -777,3 +777,22 @@ def test_the_first_of_eight_ranks_alone_asks_for_what_it_does_among_them(model):
     )
     _, document = rehearsed_first_rank(workload, find_gpu(row["card"]))
     assert document["peaks"]["steady"]["requested_bytes"] == row["rehearsed"]["requested_bytes"]
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig()], ids=["full", "lora"])
+def test_a_model_smaller_than_the_workspace_of_a_product_is_within_the_bound(
+    lora: LoraConfig | None,
+) -> None:
+    config = {
+        "model_type": "llama", "num_hidden_layers": 2, "vocab_size": 512, "hidden_size": 64,
+        "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2,
+    }  # fmt: skip
+    workload = Workload(
+        model=model_from_config(config, id="tiny", source="test"),
+        setup=TrainSetup(lora=lora, seq_len=128, dtype="float16" if lora else "float32"),
+        platform=Platform(capability=75, torch=torch_version()),
+    )
+    predicted, real = predict(workload), predict(workload, "rehearsed").peak.total_bytes
+    assert predicted.exactness == "exact" or predicted.error_bound is not None
+    assert predicted.peak.total_bytes <= real
+    assert real <= predicted.peak.total_bytes * (1 + (predicted.error_bound or 0))

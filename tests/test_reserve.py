@@ -2,13 +2,14 @@
 simulations that it is taken from, and the verdict by the simulated allocator."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from benchmarks import fragmentation
 from benchmarks.rows import read_rows
 from lora_profiler import LoraConfig, TrainSetup, Workload, find_gpu, find_model, peak_bytes
-from lora_profiler.catalog import bundled_gpus
+from lora_profiler.catalog import bundled_gpus, model_from_config
 from lora_profiler.catalog.contexts import (
     context_of,
     multiprocessors,
@@ -20,16 +21,18 @@ from lora_profiler.compiled.requests import requests_for
 from lora_profiler.compiled.trials import Trials
 from lora_profiler.errors import UsageError
 from lora_profiler.planning import simulated
-from lora_profiler.planning.engine import on_card
+from lora_profiler.planning.engine import on_card, predict
 from lora_profiler.planning.fit import fit
 from lora_profiler.planning.reserve import (
     FRAGMENTATION_BYTES,
     FRAGMENTATION_PERCENT,
+    PRODUCT_WORDS,
     judge,
     reserve_for,
     usable_bytes,
 )
 from lora_profiler.planning.simulated import PART, Judged
+from lora_profiler.platform import Platform
 from lora_profiler.units import GIB, MIB
 
 SETUP = TrainSetup(lora=LoraConfig(), batch_size=4, seq_len=512)
@@ -193,3 +196,43 @@ def test_attention_backward_asks_for_what_a_rehearsal_asked_for(
             sizes = asked.sizes[event : event + len(scratch)]
             scratches += tuple(sizes) == scratch
     assert scratches == 3 * ASKED.model.num_layers
+
+
+# --- workspaces of products, from torch 2.15 on ----------------------------------------------------
+
+TINY = {
+    "model_type": "llama", "num_hidden_layers": 2, "vocab_size": 512, "hidden_size": 64,
+    "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}  # fmt: skip
+REHEARSED_TINY = {"full": 11_857_256, "lora": 10_419_944}
+"""Requested by torch 2.15's CUDA build on a pretended T4, 1 x 128 tokens."""
+
+
+def tiny(method: str, torch: tuple[int, int], **options: Any) -> Workload:
+    lora = LoraConfig() if method == "lora" else None
+    setup = TrainSetup(lora=lora, seq_len=128, **{"dtype": "float32", **options})
+    model = model_from_config(TINY, id="tiny", source="test")
+    return Workload(model=model, setup=setup, platform=Platform(capability=75, torch=torch))
+
+
+@pytest.mark.parametrize("method", REHEARSED_TINY)
+def test_a_workspace_larger_than_the_step_is_within_the_bound(method: str) -> None:
+    dtype = "float16" if method == "lora" else "float32"
+    found = predict(tiny(method, (2, 15), dtype=dtype), "analytic")
+    assert found.exactness == "estimate"
+    assert found.error_bound is not None
+    highest = found.peak.total_bytes * (1 + found.error_bound)
+    assert found.peak.total_bytes < REHEARSED_TINY[method] <= highest
+    assert PRODUCT_WORDS in found.assumptions
+    before = predict(tiny(method, (2, 13), dtype=dtype), "analytic")
+    assert PRODUCT_WORDS not in before.assumptions
+
+
+def test_a_peak_in_the_loss_leaves_room_for_the_workspace() -> None:
+    """Rehearsed equal to the byte in `test_rehearsal_cuda.py`."""
+    model = find_model("SmolLM2-135M", offline=True)
+    setup = TrainSetup(lora=LoraConfig(), batch_size=2, seq_len=256)
+    platform = Platform(capability=80, torch=(2, 15))
+    found = predict(Workload(model=model, setup=setup, platform=platform), "analytic")
+    assert found.exactness == "exact" and PRODUCT_WORDS not in found.assumptions

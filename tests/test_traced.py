@@ -124,6 +124,40 @@ def test_real_steps(name, kind):
     close(peaks_of(traced_of(config, setup).trace), real_peaks(config, setup))
 
 
+HYBRID = {
+    "vocab_size": 256, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2,
+}  # fmt: skip
+MAMBA = {
+    "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_state": 16,
+    "mamba_chunk_size": 16,
+}  # fmt: skip
+HYBRIDS: dict[str, Config] = {
+    "recurrent_gemma": {"num_key_value_heads": 1, "head_dim": 16, "lru_width": 64,
+        "block_types": ["recurrent", "recurrent", "attention"]},
+    "lfm2": {"layer_types": ["conv", "conv", "full_attention"]},
+    "bamba": MAMBA | {"attn_layer_indices": [1]},
+    "falcon_h1": MAMBA | {"head_dim": 16, "mamba_d_ssm": 128},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 1, "state_size": 16, "chunk_size": 16},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 4,
+        "use_mamba_kernels": False},
+}  # fmt: skip
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_checkpoints_of_recurrent_layers_are_equal(name: str, method: str) -> None:
+    """Each keeps one state of the generator, however many tokens its recurrence walks over."""
+    lora = replace(ALL, target_modules=("q_proj", "k_proj", "v_proj")) if method == "lora" else None
+    if name == "mamba2":
+        lora = lora and replace(ALL, target_modules=("in_proj",))
+    config = {"model_type": name} | HYBRID | HYBRIDS[name]
+    setup = replace(BASE, seq_len=33, checkpointing=True, lora=lora, optimizer="sgd")
+    real = oracle.step_peaks(oracle.build(config, setup), setup)
+    assert peaks_of(traced_of(config, setup).trace)[2, "step"] == real[2, "step"]
+
+
 EQUAL = [
     ("llama", "lora"), ("llama", "lora checkpointed"), ("gpt2", "full"), ("opt", "lora"),
     ("bloom", "full"), ("granite", "eager"), ("phi", "lora checkpointed"), ("gemma2", "lora"),

@@ -121,6 +121,10 @@ def predict_checked(workload: Workload, engine: str) -> Prediction:
         from lora_profiler.planning.reserve import with_reductions
 
         prediction = with_reductions(prediction)
+    if workload.setup.device == "cuda" and prediction.engine != REHEARSED:
+        from lora_profiler.planning.reserve import with_product_workspaces
+
+        prediction = with_product_workspaces(prediction)
     if not words:
         return prediction
     return replace(prediction, assumptions=(*prediction.assumptions, *words))

@@ -8,7 +8,7 @@ from lora_profiler.catalog.contexts import context_of, most_multiprocessors
 from lora_profiler.catalog.gpus import Gpu
 from lora_profiler.errors import UsageError
 from lora_profiler.prediction import Prediction
-from lora_profiler.support.library_memory import WORKSPACES
+from lora_profiler.support.library_memory import WORKSPACES, product_scratch_bytes
 from lora_profiler.units import MIB
 
 Verdict = Literal["fits", "tight", "does_not_fit"]
@@ -146,6 +146,11 @@ def with_reductions(prediction: Prediction) -> Prediction:
         highest = (step - counted) + max(
             (copies - 1) * size + scratch_bytes(columns, blocks) for size, columns in matrices
         )
+    return _at_most(prediction, highest, WORDS)
+
+
+def _at_most(prediction: Prediction, highest: int, words: str) -> Prediction:
+    """An estimate where something that is left out may make the peak `highest` bytes."""
     if highest <= prediction.peak.total_bytes:
         return prediction
     bound = highest / prediction.peak.total_bytes - 1
@@ -155,7 +160,7 @@ def with_reductions(prediction: Prediction) -> Prediction:
         prediction,
         exactness="estimate",
         error_bound=bound,
-        assumptions=(*prediction.assumptions, WORDS),
+        assumptions=(*prediction.assumptions, words),
     )
 
 
@@ -163,3 +168,37 @@ def scratch_bytes(columns: int, blocks: int) -> int:
     """Of the mean over many rows of so many float32 columns, by as many blocks as a card holds."""
     across = -(-columns // _THREADS)
     return 4 * columns * _THREADS * -(-blocks // across)
+
+
+# --- workspaces of products -----------------------------------------------------------------------
+
+
+_IN_LAYERS = frozenset({"last_layer_forward", "last_layer_backward", "first_layer_backward"})
+_IN_LOSS = frozenset({"end_of_forward", "loss_backward"})
+PRODUCT_WORDS = (
+    "From torch 2.15 on each matrix product takes a workspace and gives it back; one at the peak is"
+    " not counted."
+)
+
+
+def with_product_workspaces(prediction: Prediction) -> Prediction:
+    """An estimate where the workspace that each product takes may make the peak; else the
+    prediction as it is. Before torch 2.15 workspaces stay, and the reserve has them.
+
+    Layers multiply at any of their moments. The head does so before the loss has float32 copies of
+    the logits, and after backward has dropped them.
+    """
+    workload = prediction.workload
+    setup, scratch = workload.setup, product_scratch_bytes(workload.platform)
+    if not scratch:
+        return prediction
+    head = dict(workload.model.modules()).get(workload.model.output_embedding or "")
+    copies = 0
+    if setup.loss == "plain" and head is not None and head.out_features:
+        copies = 4 * setup.batch_size * setup.seq_len * head.out_features
+    room = {name: 0 for name in _IN_LAYERS} | {name: copies for name in _IN_LOSS}
+    highest = max(
+        (m.total_bytes + scratch - room[m.moment] for m in prediction.moments if m.moment in room),
+        default=0,
+    )
+    return _at_most(prediction, highest, PRODUCT_WORDS)
