@@ -30,6 +30,7 @@ from lora_profiler.planning.engine import peak_bytes
 from lora_profiler.planning.memory_savings import levers
 from lora_profiler.planning.reserve import usable_bytes
 from lora_profiler.planning.simulated import Judged
+from lora_profiler.platform import Platform
 from lora_profiler.records.record import Conditions
 from lora_profiler.traced.compiler import compile_profile
 from lora_profiler.traced.flat import flat
@@ -289,6 +290,18 @@ def test_peft_s_own_loop_has_its_fragmentation_simulated() -> None:
     judged = Judged(asked, peak_bytes(asked), usable_bytes(gpu), gpu)
     assert judged.reserve.is_simulated
     assert judged.reserve.fragmentation_bytes < judged.bound.fragmentation_bytes / 2
+
+
+@pytest.mark.usefixtures("the_bundle")
+def test_the_allocator_comes_to_what_a_rehearsal_came_to() -> None:
+    """Requested, allocated and reserved by torch 2.15's CUDA build on a pretended A100: `bench
+    --rehearse --hold-outputs` of 4 x 512 tokens, LoRA of rank 16."""
+    setup = TrainSetup(batch_size=4, seq_len=512, lora=LoraConfig(), hold_outputs=True)
+    model = find_model("HuggingFaceTB/SmolLM2-135M", offline=True)
+    platform = Platform(capability=80, torch=(2, 15))
+    requests = requests_for(Workload(model=model, setup=setup, platform=platform))
+    assert requests is not None
+    assert replay(requests.sizes, requests.events) == (4_032_231_000, 4_048_145_920, 4_783_603_712)
 
 
 def test_a_tape_without_logits_or_with_an_encoder_is_not_made() -> None:
