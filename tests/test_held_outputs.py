@@ -16,7 +16,7 @@ from agreement import exact_totals, totals
 from lora_profiler.analytic import predict
 from lora_profiler.attribution import LOGITS
 from lora_profiler.catalog import find_gpu, find_model, model_from_config
-from lora_profiler.compiled.allocator import replay
+from lora_profiler.compiled.allocator import AllocatorPeak, replay
 from lora_profiler.compiled.evaluation import Evaluation, tape_of
 from lora_profiler.compiled.held import held_tape
 from lora_profiler.compiled.profile import profile_key, setup_key
@@ -301,7 +301,10 @@ def test_the_allocator_comes_to_what_a_rehearsal_came_to() -> None:
     platform = Platform(capability=80, torch=(2, 15))
     requests = requests_for(Workload(model=model, setup=setup, platform=platform))
     assert requests is not None
-    assert replay(requests.sizes, requests.events) == (4_032_231_000, 4_048_145_920, 4_783_603_712)
+    found = replay(requests.sizes, requests.events)
+    assert found == AllocatorPeak(
+        requested_bytes=4_032_231_000, allocated_bytes=4_048_145_920, reserved_bytes=4_783_603_712
+    )
 
 
 def test_a_tape_without_logits_or_with_an_encoder_is_not_made() -> None:
