@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import cases
-from lora_profiler.catalog import find_model
+from lora_profiler.analytic import predict
+from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import UsageError
 from lora_profiler.harness.training import Training, TrainingBatches
 from lora_profiler.modeling import build_model, make_optimizer
+from lora_profiler.planning.fit import _OnCards
 from lora_profiler.planning.setups import DEFAULTS, setups
 from lora_profiler.platform import Platform
 from lora_profiler.records.record import Conditions
@@ -29,6 +31,13 @@ def trained(setup: TrainSetup) -> tuple[torch.nn.Module, Training]:
     model = build_model(Workload(model=cases.spec_of(cases.TINY_NAMES[0]), setup=setup))
     batches = TrainingBatches(setup, Conditions(), model.config.vocab_size)
     return model, Training(model, make_optimizer(model, setup), setup, batches)
+
+
+@pytest.mark.parametrize(("precision", "fits"), [("amp-float16", True), ("amp", False)])
+def test_float16_autocast_needs_no_bfloat16(precision: Any, fits: bool) -> None:
+    setup = TrainSetup(lora=LoraConfig(), dtype="float32", precision=precision, seq_len=256)
+    prediction = predict(Workload(model=find_model("gpt2"), setup=setup))
+    assert _OnCards(prediction, "auto").fits(find_gpu("t4")) is fits
 
 
 def test_a_step_is_that_of_a_loop_with_a_scaler() -> None:

@@ -171,7 +171,16 @@ def test_a_loss_of_layers_without_rules_is_traced(scale: dict[str, float]) -> No
     model = model_from_config(config, id="granite", source="test")
     prediction = predict_by_any(Workload(model=model, setup=replace(AMP, lora=LORA, loss="trl")))
     assert prediction.engine == "traced"
-    assert prediction.exactness == "exact"
+    assert prediction.exactness == "estimate"
+    assert "No rehearsal held TRL's head" in " ".join(prediction.assumptions)
+
+
+def test_a_trace_of_an_int8_base_logs_no_line_a_product(caplog: pytest.LogCaptureFixture) -> None:
+    """bitsandbytes warns of each input in bfloat16: 12,000 lines of one answer."""
+    base = Quantization(quant_type="int8", double_quant=False)
+    asked = workload("llama", replace(BASE, lora=LORA, quantization=base))
+    assert predict_once(asked).peak.total_bytes
+    assert "MatMul8bitLt" not in caplog.text
 
 
 def test_unsloth_over_layers_without_rules_is_an_estimate_that_says_so() -> None:
