@@ -23,7 +23,7 @@ from lora_profiler.trainer_files.frameworks.accelerate import ACCELERATE, DEEPSP
 from lora_profiler.trainer_files.frameworks.axolotl import AXOLOTL
 from lora_profiler.trainer_files.frameworks.llamafactory import LLAMAFACTORY
 from lora_profiler.trainer_files.frameworks.peft import PEFT
-from lora_profiler.trainer_files.frameworks.torchtune import RESHARDS, TORCHTUNE
+from lora_profiler.trainer_files.frameworks.torchtune import TORCHTUNE
 from lora_profiler.trainer_files.frameworks.trl import TRL
 from lora_profiler.trainer_files.frameworks.unsloth import UNSLOTH
 from lora_profiler.trainer_files.meaning import (
@@ -157,7 +157,7 @@ def _command_documents(words: Sequence[Any], name: str, folder: Path) -> _Docume
     from lora_profiler.trainer_files.commands import no_trainer, overruled, parse_command
 
     command = parse_command(words, name, folder)
-    script, framework = command.script, command.framework
+    script, beside, framework = command.script, [command.launcher], command.framework
     if command.program is not None and (document := _program(command, folder)) is not None:
         script, framework = document, None
     elif command.file is not None:
@@ -167,10 +167,6 @@ def _command_documents(words: Sequence[Any], name: str, folder: Path) -> _Docume
         script = Document(of_file.name if is_typed else name, entries, folder)
     if framework is None and recognised(script) not in FRAMEWORKS:
         raise no_trainer(words, name)
-    launcher = command.launcher
-    if "distributed_type" in launcher.entries and (own := script.entries.get(RESHARDS)):
-        launcher = replace_entry(launcher, f"fsdp_config.{RESHARDS}", own.value)
-    beside = [launcher]
     if command.accelerate_file is not None:
         path = folder / command.accelerate_file
         if isfile(path):

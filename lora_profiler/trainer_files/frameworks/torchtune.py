@@ -159,8 +159,6 @@ def _loss(value: Any, document: Document) -> Meaning:
     return not_modelled(f"{name}, answered as supervised fine-tuning", "too low")
 
 
-RESHARDS = "fsdp_reshard_after_forward"
-"""Of its recipes for several cards."""
 _OLD_HOME = "torchtune.utils."
 """Where checkpointers and loggers were until torchtune 0.2; 0.3 has them in torchtune.training."""
 _AT_HOME = ("checkpointer._component_", "metric_logger._component_")
@@ -263,7 +261,7 @@ def _params_on_host(value: Any, document: Document) -> Meaning:
     """Of a recipe for several cards, which shards by FSDP2 and says nowhere else that it does."""
     if is_off(value):
         return NO_EFFECT
-    reshards = not is_off(document.get(RESHARDS, True))
+    reshards = not is_off(document.get("fsdp_reshard_after_forward", True))
     sharding = {"sharding": "fsdp"} if reshards else {}
     return Meaning({"offload_params": True, **sharding}, asks=("world_size",))
 
@@ -309,7 +307,7 @@ TORCHTUNE = Framework(
         "compile": shared.compiled,
         "run_val_every_n_steps": _validation,
         **dict.fromkeys(("fsdp_cpu_offload", "fsdp.cpu_offload"), _params_on_host),
-        RESHARDS: ranks.fsdp_strategy(2),
+        "fsdp_reshard_after_forward": ranks.fsdp_strategy(2),
         "data_parallel_replicate_dim": missing_above(
             1, "FSDP within each replica, answered as over all ranks", "too low"
         ),
