@@ -1072,7 +1072,7 @@ def test_a_question_is_written_to_a_file(tmp_path: Path) -> None:
     again = lora_profile(*asked, "--write", "trl", str(path))
     assert again.exit_code == 2 and "exists" in again.stderr
     both = lora_profile("Qwen/Qwen2-0.5B", "--write", "trl", str(tmp_path / "both.yaml"))
-    assert both.exit_code == 2 and "one question" in both.stderr
+    assert both.exit_code == 2 and "one run" in both.stderr
     unknown = lora_profile(*asked, "--write", "axolot", str(tmp_path / "x.yaml"))
     assert "Did you mean axolotl?" in unknown.stderr
 

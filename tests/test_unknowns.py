@@ -176,7 +176,8 @@ def test_changes_that_go_together_widen_more_than_one() -> None:
 
 
 def test_where_only_a_trace_would_tell_no_interval_is_stated(run: Run) -> None:
-    words = ("bigcode/gpt_bigcode-santacoder", "--checkpointing", "--method", "full")
+    model = ("bigcode/gpt_bigcode-santacoder", "--trainer", "bare")
+    words = (*model, "--checkpointing", "--method", "full")
     answer = json.loads(run(*words, "--format", "json").stdout)["predictions"][0]
     assert answer["evidence"]["low_bytes"] is None
     assert not all(each["is_priced"] for each in answer["evidence"]["unknowns"])
@@ -266,9 +267,11 @@ def test_a_lower_bound_is_called_so_under_a_trainer_with_gaps(run: Run) -> None:
 
 def test_python_asks_as_the_command_does(run: Run) -> None:
     words = (LLAMA.id, "--method", "lora", "--checkpointing", "-s", "1024", "--format", "json")
+    words += ("--trainer", "bare")
     found = json.loads(run(*words).stdout)["predictions"][0]["evidence"]
     setup = setup_for(LLAMA, "bare", "lora", checkpointing=True, seq_len=1024)
-    likely = peak_interval(predict(Workload(model=LLAMA, setup=setup)))
+    bare = Trainer(stack=find_stack("bare"))
+    likely = peak_interval(predict(Workload(model=LLAMA, setup=setup)), bare)
     assert likely is not None
     assert (found["low_bytes"], found["high_bytes"]) == (likely.low_bytes, likely.high_bytes)
 

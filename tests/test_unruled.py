@@ -68,13 +68,17 @@ def workload(name: str, **options: object) -> Workload:
 def test_a_trace_is_the_real_step(case):
     name, options = CASES[case]
     asked = workload(name, **options)
-    real = truth.tensor_peaks(cases.CONFIGS[name], asked.setup)
+    config = cases.CONFIGS[name]
+    least, most = truth.tensor_peaks(config, asked.setup), truth.peaks(config, asked.setup)
     traced: dict[str, int] = {}
     for moment in predict_once(asked).moments:
         if moment.step == "steady" and moment.moment != "setup":
             phase = {"loss": "forward"}.get(PHASE_OF[moment.moment], PHASE_OF[moment.moment])
             traced[phase] = max(traced.get(phase, 0), moment.total_bytes)
-    assert traced == {phase: real[2, phase] for phase in ("forward", "backward", "optimizer")}
+    for phase in ("forward", "backward", "optimizer"):
+        assert least[2, phase] <= traced[phase] <= most[2, phase], phase
+        # numbers that products scale by, of 8 bytes, come from no operator
+        assert (traced[phase] - least[2, phase]) % 8 == 0
 
 
 @pytest.mark.grid
@@ -159,7 +163,7 @@ def test_dora_on_bare_parameters_is_refused_as_peft_refuses_it():
 
 def test_naming_an_older_version_gives_no_less(run: Run) -> None:
     """Where a profile of today's layers is at hand: its peak, as an estimate that says why."""
-    words = ("google/gemma-3-4b-pt", "--method", "lora", "--seq-len", "1024")
+    words = ("google/gemma-3-4b-pt", "--method", "lora", "--seq-len", "1024", "--trainer", "bare")
     newest, older = run(*words), run(*words, "--transformers", "4.45")
     peaks = [line for line in newest.stdout.splitlines() if line.startswith("LoRA r16  ")]
     assert peaks and set(peaks) <= set(older.stdout.splitlines())

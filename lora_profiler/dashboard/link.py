@@ -14,13 +14,13 @@ from lora_profiler.dashboard.question import (
     METHODS,
     Question,
     Shown,
+    completed,
     from_params,
     shown_from_params,
     shown_to_params,
     to_params,
 )
 from lora_profiler.errors import LoraProfilerError, did_you_mean
-from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.report.learn import LoraLayer
 
 PAGES = ("Predict", "Plan", "Crossover", "Compare", "Measure", "Learn", "Evidence", "Catalogue")
@@ -48,7 +48,7 @@ class Link:
 def first_question() -> Question:
     """What is asked where nobody has asked, so that a page opens on an answer: every method of the
     first model on this machine's card, or the usual one."""
-    return Question(options={**DEFAULTS, "methods": METHODS}, gpu=_card())
+    return Question(options=completed(None, {"methods": METHODS}), gpu=_card())
 
 
 @cache

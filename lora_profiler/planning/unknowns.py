@@ -33,6 +33,8 @@ STATED: Final = frozenset({
     "max_completion_length",
 })  # fmt: skip
 """Options that the answer's first lines state: another trainer or version does not change them."""
+OF_OWN_LOOPS: Final = frozenset({"hold_outputs", "use_reentrant"})
+"""What a plain loop is written with in either way."""
 APART: Final = frozenset({"targets", "dropout", "optimizer_impl"})
 """Unknown by themselves, whoever trains."""
 LEAST: Final = 0.0005
@@ -202,6 +204,8 @@ def _left_open(trainer: Trainer | None) -> Collection[str] | None:
     if trainer is not None and not _is_open(trainer) and trainer.stack.name != BARE:
         return trainer.stack.leaves
     left = {name for loop in LOOPS for name in find_stack(loop).leaves or ()}
+    if trainer is not None and trainer.stack.name == BARE:
+        left |= OF_OWN_LOOPS
     return {*left, "transformers", *APART} - (STATED - {"seq_len"})
 
 

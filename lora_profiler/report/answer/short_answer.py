@@ -139,9 +139,9 @@ def short_blocks(answers: Sequence[Answer], guided: "Guided | None" = None) -> l
     less = [*above, _on_card(answers, first), in_lines(*_trust(answers))]
     brief = [*less[:-1], in_lines(*_trust(answers, most=0))]
     least = [brief[0], in_lines(*_question(answers, most=0)), *brief[2:]]
-    choices = (both, less, brief, least)
     bare = [block for place, block in enumerate(least) if place != _LEGEND]
-    return next((blocks for blocks in choices if _height(blocks) <= MOST_LINES), bare)
+    choices = (both, less, brief, least, bare)
+    return next((blocks for blocks in choices if _height(blocks) <= MOST_LINES), bare[:-1])
 
 
 def _guided_blocks(answers: Sequence[Answer], guided: "Guided") -> list[Block]:
