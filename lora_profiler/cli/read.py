@@ -200,7 +200,7 @@ def assume_trainer(ctx: click.Context) -> None:
     if ctx.command.name == "predict" and len(methods) == 1:
         has_data = o["data"] is not None or lengths_of(o) is not None
         kept = (*_SIZES[: 1 if has_data else 2], *(() if "full" in methods else _OF_ADAPTERS))
-        assumed |= {key: o[key] for key in kept} | guide_of(name, methods[0])
+        assumed |= {**{key: o[key] for key in kept}, **guide_of(name, methods[0])}
     for key, value in assumed.items():
         if not given(ctx, key):
             o[key] = value
