@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # mkdocs runs its hook by the path
+
 from benchmarks.static_tapes import Tapes, matrix
 from lora_profiler import LoraConfig, TrainSetup, Workload, __version__, find_model
 from lora_profiler.algebra import undominated
