@@ -13,7 +13,7 @@ from lora_profiler.planning.diagnostics import outweighed_layers, unmatched_targ
 from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
-from lora_profiler.stacks import BARE, GUIDE, Trainer
+from lora_profiler.stacks import BARE, GUIDE, Trainer, find_stack
 from lora_profiler.support.bases import check_quantized_experts, packed_expert_bytes
 from lora_profiler.support.generations import has_packed_experts
 from lora_profiler.units import bytes_text, count_text, short_count_text
@@ -131,20 +131,24 @@ def predict_command(workload: Workload, gpu: str, *more: str) -> str:
     and `more` arguments at the end."""
     import shlex
 
-    arguments = ["--trainer", BARE, *setup_arguments(workload), "--gpu", gpu, *more]
+    is_guided = workload.setup.loop_state == find_stack(GUIDE).defaults["full"]["loop_state"]
+    own = find_stack(GUIDE).defaults[workload.setup.method] if is_guided else {}
+    trainer = [] if is_guided else ["--trainer", BARE]
+    arguments = [*trainer, *setup_arguments(workload, own), "--gpu", gpu, *more]
     return shlex.join(["lora-profile", workload.model.id, *arguments])
 
 
-def setup_arguments(workload: Workload) -> list[str]:
+def setup_arguments(workload: Workload, own: Mapping[str, Any] | None = None) -> list[str]:
     """The options of the setup of `workload`, the method first; those of parts that it does not
-    have, and those at their default, are left out."""
+    have, and those at their default or that of `own`, are left out."""
+    defaults = {**DEFAULTS, **(own or {})}
     values = setup_dict(workload.setup)
     arguments = ["--method", workload.setup.method]
     parts = {LoraConfig: workload.setup.lora, Quantization: workload.setup.quantization}
     for option in STORED_OPTIONS:
         if parts.get(option.owner, workload) is not None:
             written = _written(option, values)
-            if written is not None and written != DEFAULTS[option.name]:
+            if written is not None and written != defaults[option.name]:
                 name = option.declared.short or option.flag
                 arguments += option_argument(option, written, name)
     return arguments

@@ -43,7 +43,7 @@ def one_matrix(op: Ledger, x: Tensor, c: Config) -> Tensor:
     if len(adapted) < len(sizes):
         spread = op.fresh(TOKENS * sum(sizes), made.dtype, True)
         index = op.fresh(constant(sum(adapted)), "int64", False)
-        op.record("spread", (made,), (spread,), (index, made), side_inputs=(index,))
+        op.record("index_copy", (made,), (spread,), (index, made), side_inputs=(index,))
         made = spread
     return op.add(base, op.scale(made))
 

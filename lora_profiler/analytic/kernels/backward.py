@@ -288,7 +288,7 @@ BACKWARD: dict[str, Backward] = {
     "view_heads": _view_heads,
     "split": _split,
     "cat": _concatenate,
-    "constant_pad_nd": _pad,
+    **dict.fromkeys(("constant_pad_nd", "index_copy"), _pad),
     "lora_kernels": _program,
     "expand": _expand,
     "clone": _clone,

@@ -279,7 +279,7 @@ FORWARD: dict[str, Forward] = {
     "packed": _packed,
     "clone": _clone,
     "cat": _concatenate,
-    "constant_pad_nd": _pad,
+    **dict.fromkeys(("constant_pad_nd", "index_copy"), _pad),
     "_softmax": _softmax,
     "_safe_softmax": _safe_softmax,
     "native_layer_norm": _layer_norm,

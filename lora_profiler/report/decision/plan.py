@@ -340,8 +340,8 @@ def question_lines(plan: TrainingPlan, trainer: Trainer | None = None) -> list[s
     asked = f"{amount.epochs:g} epoch{'' if amount.epochs == 1 else 's'} of {much}"
     if not amount.is_known:
         asked = "times and costs are of a million tokens, as no number of tokens is given"
-    lines = [f"{batch} x {tokens}; {asked}", f"over {over}"]
-    return lines + ([] if trainer is None else short_trainer_lines(trainer, ways))
+    whose = [] if trainer is None else short_trainer_lines(trainer, ways)
+    return [f"{batch} x {tokens}; {asked}", "; ".join((f"over {over}", *whose))]
 
 
 def _recommendation(plan: TrainingPlan, run: PlannedRun) -> Iterator[str]:
