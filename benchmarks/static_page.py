@@ -38,6 +38,7 @@ from lora_profiler.planning.sizes import BATCHES, LENGTHS, RANKS, lengths
 from lora_profiler.platform import Platform
 from lora_profiler.support.check import check
 from lora_profiler.support.library_memory import workspace_bytes
+from lora_profiler.support.sdpa import MASK_ALIGNMENT
 from lora_profiler.workload import Method
 
 MODELS = (
@@ -118,8 +119,9 @@ def packed(document: dict[str, Any]) -> str:
 def data() -> dict[str, Any]:
     """What the script evaluates. `tables` are as `matrix` has them; a model's `peaks` and
     `tapes` are by the card's kernels, by method, without and with checkpointing, by batch (one, or
-    more) and by the span of lengths that begins at one of `starts`; `held` is [bytes, bytes a
-    rank]. `stops`, and `lengths` of a model, are those of sliders."""
+    more), by the span of lengths that begins at one of `starts`, and by whether the length is a
+    multiple of `alignment`; `held` is [bytes, bytes a rank]. `stops`, and `lengths` of a model, are
+    those of sliders."""
     specs = [find_model(name, offline=True) for name in MODELS]
     platforms: dict[Kernels, Platform] = {}
     shown = [_card(gpu, specs, platforms) for gpu in cards()]
@@ -129,6 +131,7 @@ def data() -> dict[str, Any]:
     return {
         "first": list(FIRST),
         "least_length": LEAST_LENGTH,
+        "alignment": MASK_ALIGNMENT,
         "stops": {"batch": BATCHES, "rank": RANKS},
         "fragmentation": [FRAGMENTATION_PERCENT, FRAGMENTATION_BYTES],
         "simulated": {"sure": SURE, "part": PART, "rows": FLASH_ROWS},
@@ -178,6 +181,7 @@ def _model(
     spec: ModelSpec, platforms: Sequence[Platform], tables: dict[str, int], tapes: Tapes
 ) -> dict[str, Any]:
     starts = [LEAST_LENGTH, *(w for w in windows_of(spec) if w > LEAST_LENGTH)]
+    assert not any(start % MASK_ALIGNMENT for start in starts)
 
     def laid_out(place: Callable[[Workload], int | None], asked: Workload) -> list[Any]:
         def sized(on: bool, batch: int, start: int) -> Workload:
@@ -185,7 +189,10 @@ def _model(
             return replace(asked, setup=replace(asked.setup, **sizes))
 
         return [
-            [[place(sized(on, batch, start)) for start in starts] for batch in (1, 2)]
+            [
+                [[place(sized(on, batch, start + more)) for more in (1, 0)] for start in starts]
+                for batch in (1, 2)
+            ]
             for on in (False, True)
         ]
 

@@ -179,7 +179,7 @@ let lastTrials = [];
 
 function trialsOf(way) {
   const { model, card, method, checkpointing, batch, length, rank } = way;
-  const place = model.tapes[card.kernels][method][+checkpointing][+(batch > 1)][spanOf(model, length)];
+  const place = placeOf(model, model.tapes[card.kernels][method], checkpointing, batch, length);
   if (place === null) return null;
   const key = [place, batch, length, rank, card.workspace, card.room].join();
   const known = lastTrials.find(([other]) => other === key);

@@ -26,12 +26,17 @@ function table([monomials, differences]) {
 
 // Bytes of the steady-state peak, exactly. Coefficients below 2^53 are whole in JSON.
 function peak(model, kernels, method, checkpointing, batch, length, rank) {
-  const place = model.peaks[kernels][method][+checkpointing][+(batch > 1)][spanOf(model, length)];
+  const place = placeOf(model, model.peaks[kernels][method], checkpointing, batch, length);
   const sizes = valueOf(data.tables[place], { batch, length, rank });
   return sizes.reduce((most, size) => (size > most ? size : most));
 }
 
-const spanOf = (model, length) => model.starts.findLastIndex((start) => start <= length);
+// The entry for these sizes, of peaks or tapes: beyond a window a length that is no multiple of the
+// alignment pads its masks.
+function placeOf(model, laidOut, checkpointing, batch, length) {
+  const span = model.starts.findLastIndex((start) => start <= length);
+  return laidOut[+checkpointing][+(batch > 1)][span][+(length % data.alignment === 0)];
+}
 
 // Of several polynomials.
 function valueOf([monomials, rows], { batch, length, rank }) {
