@@ -144,7 +144,7 @@ def public_lines() -> list[str]:
         f" {command_words()} All of those are in `benchmarks/results/public_command.md`."
         " Misses, with what is known of them, and what was left out are on the page too."
         f" {headline(results('peak_intervals')['rows'])} The latter are open: which"
-        " version, kernels, recipe and who trains (`benchmarks/results/peak_intervals.md`).",
+        " version, kernels, recipe and trainer (`benchmarks/results/peak_intervals.md`).",
     ]
 
 

@@ -182,7 +182,7 @@ def failed_questions() -> Iterator[Question]:
 
 @cache
 def answered(question: Question) -> Mapping[str, tuple[int, str | None] | str]:
-    """(bytes that its counter would show, verdict) by who trains; a refusal in words. "guide" and
+    """(bytes that its counter would show, verdict) by trainer; a refusal in words. "guide" and
     "bare" are answers without a trainer: today's and the loop of the rules."""
     gpu = find_gpu(question.gpu)
     model = find_model(question.model, offline=True)

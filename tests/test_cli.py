@@ -298,7 +298,7 @@ def test_a_peak_comes_with_an_interval_and_the_nearest_measured_one() -> None:
         repository = "https://github.com/foundation-model-stack/fms-acceleration/blob/"
         assert nearest["url"].startswith(repository)
     text = " ".join(answer(*MISTRAL, "--detail").split())
-    assert "Interval in GiB full " in text and "who trains" in text and "are not given." in text
+    assert "Interval in GiB full " in text and "the trainer" in text and "are not given." in text
     assert "LoRA r16, one by one: " in text
     row = "mistralai/Mistral-7B-v0.1, LoRA, 4 x 4,096 tokens with checkpointing"
     assert f"Nearest public measurement: {row}" in text

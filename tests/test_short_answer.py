@@ -56,7 +56,7 @@ def test_it_is_25_lines_of_80_columns(model: str) -> None:
     lines = text.splitlines()
     assert len(lines) <= 25 and max(map(len, lines)) <= 80, text
     assert lines[0].startswith(f"{model}: ")
-    head = next(line for line in lines if line.startswith("who trains"))
+    head = next(line for line in lines if line.startswith("trainer "))
     assert [head.find(name) > 0 for name in ("full", " LoRA", "QLoRA")] == [True] * 3
     assert lines[2].startswith("On NVIDIA GeForce RTX 4090, 23.50 GiB: full ")
 

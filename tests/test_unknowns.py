@@ -49,10 +49,10 @@ def told(trainer: str | None, method: Any, **options: Any) -> Any:
 def test_a_plain_question_names_who_trains_and_the_recipe() -> None:
     answer = told(None, "qlora")
     found = {each.what for each in answer.likely.unknowns}
-    assert {"who trains", "the k-bit recipe", "the adapted layers"} <= found
+    assert {"the trainer", "the k-bit recipe", "the adapted layers"} <= found
     (line,) = interval_lines([answer])
     assert line.startswith("Interval ") and line.endswith(" more are not given.")
-    assert "who trains" in line and "the k-bit recipe" in line
+    assert "the trainer" in line and "the k-bit recipe" in line
 
 
 def test_what_is_given_is_not_named() -> None:

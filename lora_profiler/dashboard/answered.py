@@ -62,7 +62,7 @@ NOT_TRACED_HERE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """The answers to a question, one a method; `guided` is the same by who trains, of a question
+    """The answers to a question, one a method; `guided` is the same under each trainer, of a question
     that names no trainer."""
 
     question: Question

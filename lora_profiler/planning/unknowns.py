@@ -27,7 +27,7 @@ from lora_profiler.workload import OPTIONS, Workload, setup_dict
 
 LOOPS: Final = ("loop", "transformers", "trl-sft", "axolotl", "torchtune", "unsloth")
 """Who may train where a question names nobody."""
-WHO: Final = "who trains"
+WHO: Final = "the trainer"
 STATED: Final = frozenset({
     "batch_size", "seq_len", "accumulation", "dtype", "optimizer", "checkpointing", "rank", "alpha",
     "max_completion_length",

@@ -1,4 +1,4 @@
-"""One question by who trains: how many trainers it fits with, a row for each, and what would change
+"""One question under each trainer: how many trainers it fits with, a row for each, and what would change
 the answer most."""
 
 from collections.abc import Callable, Iterator, Sequence
@@ -46,15 +46,15 @@ def verdict_line(guided: Guided) -> str:
 
 
 def range_line(guided: Guided) -> str:
-    """'By who trains LoRA r16 needs 15.78 to 30.24 GiB; --trainer NAME answers for one.'"""
+    """'Depending on the trainer, LoRA r16 needs 15.78 to 30.24 GiB; --trainer NAME answers for one.'"""
     texts = []
     for lines in _by_method(guided):
         sizes = [p.peak.total_bytes for p in _predictions(lines) if p.is_whole]
         if sizes:
             low, high = (in_unit(size, GIB) for size in (min(sizes), max(sizes)))
             texts.append(f"{_label(lines)} needs {low} to {high} GiB")
-    by_who = f"By who trains {', '.join(texts)}; " if texts else ""
-    return f"{by_who}--trainer NAME answers for one."
+    ranges = f"Depending on the trainer, {', '.join(texts)}; " if texts else ""
+    return f"{ranges}--trainer NAME answers for one."
 
 
 def change_lines(guided: Guided) -> Iterator[str]:
@@ -70,7 +70,7 @@ def lines_table(guided: Guided) -> Table:
     """A row for each trainer: of one method with overhead, verdict and speed, of several the peak
     and the verdict of each."""
     methods = _by_method(guided)
-    columns: list[tuple[str, Callable[[Lines], str]]] = [("who trains", lambda row: _name(row[0]))]
+    columns: list[tuple[str, Callable[[Lines], str]]] = [("trainer", lambda row: _name(row[0]))]
     for place, lines in enumerate(methods):
         columns.append((f"{_label(lines)}, GiB", _of(place, _peak)))
         if len(methods) == 1:

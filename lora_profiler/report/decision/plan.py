@@ -70,9 +70,9 @@ def layout_words(setup: TrainSetup) -> str:
 
 
 def room_words(run: PlannedRun) -> str:
-    """'795.62 MiB (3 %) left beside the reserve'."""
+    """'795.62 MiB (3 %) left after the reserve'."""
     share = f"{100 * run.headroom_share:.0f} %" if run.headroom_share >= 0.01 else "<1 %"
-    return f"{bytes_text(run.headroom_bytes)} ({share}) left beside the reserve"
+    return f"{bytes_text(run.headroom_bytes)} ({share}) left after the reserve"
 
 
 def trains_words(run: PlannedRun) -> str:
@@ -279,7 +279,7 @@ def _fit_words(plan: TrainingPlan, nearest: NearestFit | None) -> tuple[str, str
     lacks = f"{bytes_text(nearest.missing_bytes)} more than {cards}{nearest.gpu.key}"
     lean = (
         f"{way_label(setup)}, {layout_words(setup)}, needs {bytes_text(nearest.peak_bytes)} a GPU,"
-        f" {lacks} can have beside the reserve"
+        f" {lacks} has free after the reserve"
     )
     return "No plan fits", f"the leanest, {lean}; {_would_words(nearest)}."
 
