@@ -62,8 +62,8 @@ NOT_TRACED_HERE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """The answers to a question, one a method; `guided` is the same under each trainer, of a question
-    that names no trainer."""
+    """The answers to a question, one a method; `guided` is the same under each trainer, of a
+    question that names none."""
 
     question: Question
     answers: tuple[Answer, ...]

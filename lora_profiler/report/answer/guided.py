@@ -1,5 +1,5 @@
-"""One question under each trainer: how many trainers it fits with, a row for each, and what would change
-the answer most."""
+"""One question under each trainer: how many it fits with, a row for each, and what would change the
+answer most."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -46,7 +46,7 @@ def verdict_line(guided: Guided) -> str:
 
 
 def range_line(guided: Guided) -> str:
-    """'Depending on the trainer, LoRA r16 needs 15.78 to 30.24 GiB; --trainer NAME answers for one.'"""
+    """'Depending on the trainer, LoRA r16 needs 15.78 to 30.24 GiB; ...'"""
     texts = []
     for lines in _by_method(guided):
         sizes = [p.peak.total_bytes for p in _predictions(lines) if p.is_whole]
