@@ -41,7 +41,8 @@ from lora_profiler.report.claims.document import (
 from lora_profiler.report.claims.scaling import Run as TrainedRun
 from lora_profiler.report.claims.scaling import Scaled, Scaling, levels_of, rate_gains
 from lora_profiler.report.page import mathematics_content, write_page
-from lora_profiler.report.render import markdown, plain
+from lora_profiler.report.render import markdown
+from lora_profiler.report.terminal import plain
 from lora_profiler.report.waiting import shown_checks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -353,7 +354,7 @@ import json, sys
 from pathlib import Path
 from lora_profiler.report.claims.document import verify_blocks
 from lora_profiler.report.page import mathematics_content, write_page
-from lora_profiler.report.render import plain
+from lora_profiler.report.terminal import plain
 document = json.loads(Path(sys.argv[1]).read_text("utf-8"))
 assert plain(verify_blocks(document)) and write_page(mathematics_content(document))
 print(*sys.modules)

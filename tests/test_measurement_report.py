@@ -29,7 +29,7 @@ from lora_profiler.prediction import (
 )
 from lora_profiler.records.record import STATUSES, Conditions, Energy, Failure, Flag, Record
 from lora_profiler.records.serialize import record_from_dict
-from lora_profiler.report import labels, render
+from lora_profiler.report import labels, render, terminal
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.json.bench import (
     bench_payload,
@@ -73,7 +73,7 @@ ON_CARD = mebibytes(
 def shown(record: Record, **more: object) -> str:
     prediction = records.make_prediction(record.workload)
     plain = {"utilisation": None, "timing": None, **more}
-    return render.plain(record_blocks(replace(result(record, prediction), **plain)), 10_000)  # type: ignore[arg-type]
+    return terminal.plain(record_blocks(replace(result(record, prediction), **plain)), 10_000)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(r=8)])
@@ -132,7 +132,7 @@ def situations() -> dict[str, str]:
 
     def table(record: Record, prediction: Prediction | None = None) -> str:
         found = compare(record, prediction or records.make_prediction(record.workload))
-        return render.plain([error_table(record, found)])
+        return terminal.plain([error_table(record, found)])
 
     on_card = records.make_record(device=records.H100, **ON_CARD)
     memory = DeviceMemory(
@@ -149,7 +149,7 @@ def situations() -> dict[str, str]:
     alone = shown(timed, utilisation=utilisation(timed, lora))
     return {
         "without parts": table(records.make_record(**dict.fromkeys(parts))),
-        "on a card, beside its tensors": render.plain([alone_table(on_card)]),
+        "on a card, beside its tensors": terminal.plain([alone_table(on_card)]),
         "with a simulated allocator": table(on_card, simulated).split("\n\n")[0],
         "by another kernel": shown(records.make_record(attention_kernel="flash")).split("\n\n")[1],
         "with flags": shown(records.make_record(flags=flags)).split("\n\n")[2],
@@ -262,7 +262,7 @@ def test_a_real_prediction_of_an_unknown_family_is_only_a_lower_bound() -> None:
     record = records.make_record(workload)
     row = run_row(record, prediction).cells
     assert row[5].startswith(">= ") and row[6] == ""
-    text = render.plain(record_blocks(result(record, prediction)))
+    text = terminal.plain(record_blocks(result(record, prediction)))
     assert "The peak is predicted" not in text and "lower bound" in text
 
 

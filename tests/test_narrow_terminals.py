@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from commands import Run
-from lora_profiler.report import render
+from lora_profiler.report import terminal
 from lora_profiler.report.blocks import Block, Row, Table, without_columns
 
 COMMANDS = (
@@ -30,7 +30,9 @@ COMMANDS = (
 
 def drawn(blocks: Sequence[Block], width: int) -> str:
     out = io.StringIO()
-    render.show(blocks, Console(file=out, width=width, highlight=False, markup=False, emoji=False))
+    terminal.show(
+        blocks, Console(file=out, width=width, highlight=False, markup=False, emoji=False)
+    )
     return out.getvalue()
 
 
@@ -61,13 +63,13 @@ def test_no_word_of_a_table_is_broken(
     words: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tables: list[Table] = []
-    plain = render.plain
+    plain = terminal.plain
 
     def kept(blocks: Sequence[Block], width: int = 100) -> str:
         tables.extend(block for block in blocks if isinstance(block, Table))
         return plain(blocks, width)
 
-    monkeypatch.setattr(render, "plain", kept)
+    monkeypatch.setattr(terminal, "plain", kept)
     done = run(*shlex.split(words))
     assert tables, done
     for table in tables:

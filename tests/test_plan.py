@@ -41,7 +41,7 @@ from lora_profiler.planning.plan_space import MOST_SAVED_BYTES_PER_PARAMETER
 from lora_profiler.planning.planned import concessions_of, cost_of, hours_of, is_within
 from lora_profiler.report.decision import plan as plan_words
 from lora_profiler.report.decision.plan import money_text, plan_blocks
-from lora_profiler.report.render import plain
+from lora_profiler.report.terminal import plain
 from lora_profiler.workload import Method
 
 QWEN = find_model("Qwen/Qwen2.5-0.5B")

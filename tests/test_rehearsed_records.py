@@ -34,7 +34,7 @@ from lora_profiler.records.store import Store, StoreError
 from lora_profiler.report.measured.comparisons import comparison_blocks
 from lora_profiler.report.measured.measured_runs import run_text
 from lora_profiler.report.rehearsed import rehearsed_blocks
-from lora_profiler.report.render import plain
+from lora_profiler.report.terminal import plain
 from lora_profiler.workload import Workload
 from records import H100, PEAK, WORKLOAD, make_prediction, make_record
 

@@ -18,7 +18,7 @@ from lora_profiler.modeling.operator_kernels import kernel_of
 from lora_profiler.planning.nearest import RehearsedTime, rehearsed_time
 from lora_profiler.rehearsal.cards import pretended
 from lora_profiler.report.rehearsed import bound_of, time_blocks, time_document
-from lora_profiler.report.render import plain
+from lora_profiler.report.terminal import plain
 
 A100 = find_gpu("a100_sxm_80gb")
 INSIDE = "lora_profiler.rehearsal.inside.rehearsed"

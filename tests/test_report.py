@@ -20,7 +20,7 @@ from lora_profiler.planning.answers import Answer, answers
 from lora_profiler.planning.fit import Fit
 from lora_profiler.planning.simulated import Judged
 from lora_profiler.prediction import CATEGORIES, MOMENTS
-from lora_profiler.report import labels, render
+from lora_profiler.report import labels, render, terminal
 from lora_profiler.report.answer.comparison_table import comparison_table
 from lora_profiler.report.answer.explain import explain_blocks, linear_flops, moments_table
 from lora_profiler.report.answer.layers import (
@@ -224,7 +224,7 @@ def test_room_adds_up_for_any_peak_on_any_card(peak: int, usable: int, gpu: Gpu)
 
 
 def test_card_of_a_model_with_unknown_activations_shows_question_marks() -> None:
-    text = render.plain(model_blocks(ask("microsoft/phi-2", "h100_sxm_80gb")))
+    text = terminal.plain(model_blocks(ask("microsoft/phi-2", "h100_sxm_80gb")))
     assert re.search(r"verdict +\? +\? +\?", text)
     assert "whether it fits is not known" in text
     assert "at least" in text
@@ -232,7 +232,7 @@ def test_card_of_a_model_with_unknown_activations_shows_question_marks() -> None
 
 def test_the_excess_of_lora_is_said_in_one_line() -> None:
     asked = ask("meta-llama/Llama-3.1-8B")
-    text = render.plain(model_blocks(asked), 1000)
+    text = terminal.plain(model_blocks(asked), 1000)
     assert text.count("LoRA keeps more for backward than full") == 1
 
 
@@ -291,7 +291,7 @@ FORMULA = r"(?:weights|gradients|adapters): ([\d.]+ \w+) = ([\d,]+) [a-z ]+ x (\
 @pytest.mark.parametrize("name", MODELS)
 def test_explanations_use_the_predicted_numbers(name: str) -> None:
     for answer in ask(name):
-        text = render.plain(explain_blocks(answer), 10_000)
+        text = terminal.plain(explain_blocks(answer), 10_000)
         assert f"{answer.prediction.parameters.base:,}" in text
         for line in text.splitlines():
             if match := re.search(FORMULA, line):
@@ -300,7 +300,7 @@ def test_explanations_use_the_predicted_numbers(name: str) -> None:
 
 
 def test_explained_saved_bytes_are_the_sum_of_their_lines() -> None:
-    text = render.plain(explain_blocks(ask("meta-llama/Llama-3.1-8B", seq_len=2048)[1]), 10_000)
+    text = terminal.plain(explain_blocks(ask("meta-llama/Llama-3.1-8B", seq_len=2048)[1]), 10_000)
     assert "layer 0: 544.70 MiB = 1 x 571,154,456 B in model.layers, 278,884 B a token" in text
     assert "31 layers: 17.46 GiB = 31 x 604,717,080 B in model.layers, 295,272 B a token" in text
     assert "logits and loss at the peak: 12 B x 1 x 2,048 x 128,256 logits + 8 B" in text
@@ -314,7 +314,7 @@ def test_moments_table_rows_sum() -> None:
 
 
 def test_plain_text_wraps_without_parting_numbers_from_units() -> None:
-    text = render.plain([Paragraph(lines=("x" * 90 + " it is 12.34 GiB (45 %) or so",))], 100)
+    text = terminal.plain([Paragraph(lines=("x" * 90 + " it is 12.34 GiB (45 %) or so",))], 100)
     assert max(map(len, text.splitlines())) <= 100
     assert "12.34 GiB" in text
     assert "\0" not in text
@@ -330,7 +330,7 @@ def test_markdown_escapes_pipes_and_keeps_columns() -> None:
 
 def test_layer_blocks_render_in_both_texts() -> None:
     blocks = layer_blocks([a.prediction for a in ask("gpt2")])
-    assert render.plain(blocks).count("all together") == 3
+    assert terminal.plain(blocks).count("all together") == 3
     assert render.markdown(blocks).count("all copies together") == 1
 
 
@@ -362,7 +362,7 @@ def test_a_narrower_terminal_breaks_text_anew() -> None:
         "    seven",
     )
     whole = narrowed(heading("one two three"), 8)
-    assert (whole.lines, whole.heading) == (("one two", "  three"), True)
+    assert (whole.lines, whole.kind) == (("one two", "  three"), "heading")
 
 
 @pytest.mark.parametrize("width", [20, 40, 80])

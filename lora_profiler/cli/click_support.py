@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from lora_profiler.prediction import Prediction
     from lora_profiler.report.blocks import Block
 
-PIPE_WIDTH = 100
+PIPE_WIDTH = 80
 HELP_NAMES = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -377,17 +378,17 @@ def print_json(document: Mapping[str, Any], output: str | None) -> None:
 def print_blocks(blocks: Sequence["Block"], form: str, output: str | None) -> None:
     """`blocks` as Markdown ("md") or as text, to the file or to stdout; drawn where that is a
     terminal."""
-    from lora_profiler.report import render
-
-    def show() -> None:
-        from lora_profiler.report.render import show as show_on_terminal
-
-        show_on_terminal(blocks)
+    from lora_profiler.report import terminal
 
     if form == "md":
-        write_out(render.markdown(blocks), output)
+        from lora_profiler.report.render import markdown
+
+        write_out(markdown(blocks), output)
     else:
-        write_out(render.plain(blocks, PIPE_WIDTH), output, show)
+        text = terminal.plain(blocks, PIPE_WIDTH)
+        if output is None and "utf" not in (sys.stdout.encoding or "").lower():
+            text = terminal.ascii_text(text)
+        write_out(text, output, partial(terminal.show, blocks))
 
 
 def print_answer(

@@ -4,11 +4,12 @@ already."""
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal, TypeVar
 
 from lora_profiler.prediction import CATEGORIES, Category
 from lora_profiler.report.labels import CATEGORY_SHORT
-from lora_profiler.units import byte_unit, in_unit
+from lora_profiler.units import byte_unit, in_unit, short_in_unit
 
 R = TypeVar("R")
 Held = Mapping[Category, int]
@@ -134,22 +135,99 @@ def _picked(table: Table, numbers: Sequence[int]) -> Table:
     )
 
 
+Sign = Literal["fits", "tight", "does_not_fit", ""]
+"""The verdict that a line opens with; '' without one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The line that decides: `words` stand out, `rest` has the numbers."""
+
+    sign: Sign
+    words: str
+    rest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """One bar: `parts` in bytes by name, in the order in which they are drawn, then the overhead
+    outside tensors, None where it is not known. `detail` and `speed` are columns of their own."""
+
+    name: str
+    parts: Mapping[str, int]
+    overhead_bytes: int | None = None
+    sign: Sign = ""
+    detail: str = ""
+    speed: str = ""
+
+    @property
+    def peak_bytes(self) -> int:
+        return sum(self.parts.values())
+
+    @property
+    def total_bytes(self) -> int:
+        return self.peak_bytes + (self.overhead_bytes or 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bars:
+    """Bars of one scale. `limits`: where memory of a GPU ends, in bytes, and its label.
+    `has_sizes`: each bar's parts are written below it; else one key stands below all."""
+
+    rows: tuple[Bar, ...]
+    limits: tuple[tuple[int, str], ...] = ()
+    has_sizes: bool = True
+
+
+ParagraphKind = Literal["text", "heading", "advice", "dim", "command"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paragraph:
-    """Running text, whose `lines` are never joined; a `heading` names what follows. `whole` is what
-    they were broken from, for a terminal that is narrower."""
+    """Running text, whose `lines` are never joined; a heading names what follows, an advice is one
+    thing to do. Words between backticks are something to type. `whole` is what the lines were
+    broken from, for a terminal that is narrower."""
 
     lines: tuple[str, ...]
-    heading: bool = False
+    kind: ParagraphKind = "text"
     whole: tuple[str, ...] = field(default=(), compare=False)
-    is_command: bool = False
 
 
-Block = Table | Paragraph
+Block = Table | Paragraph | Verdict | Bars
+
+
+def parts_table(bars: Bars) -> Table:
+    """The numbers of bars, for a face that draws none: the peak, the overhead, each part."""
+    unit, size = byte_unit(max(row.total_bytes for row in bars.rows))
+    names = dict.fromkeys(name for row in bars.rows for name in row.parts)
+    columns: list[tuple[str, Callable[[Bar], str]]] = [
+        ("", lambda row: row.name),
+        (f"peak, {unit}", lambda row: short_in_unit(row.peak_bytes, size)),
+        ("overhead", lambda row: _size_or_blank(row.overhead_bytes, size)),
+        *((name, partial(_part, name, size)) for name in names),
+        ("tokens/s", lambda row: row.speed),
+    ]
+    return filled(table(bars.rows, columns))
+
+
+def _part(name: str, size: int, row: Bar) -> str:
+    return _size_or_blank(row.parts.get(name), size)
+
+
+def _size_or_blank(count: int | None, size: int) -> str:
+    return "" if count is None else short_in_unit(count, size)
 
 
 def heading(text: str) -> Paragraph:
-    return Paragraph(lines=(text,), heading=True)
+    return Paragraph(lines=(text,), kind="heading")
+
+
+def advice(text: str) -> Paragraph:
+    return Paragraph(lines=(text,), kind="advice")
+
+
+def dim(*lines: str) -> Paragraph:
+    return Paragraph(lines=lines, kind="dim")
 
 
 def paragraph(*lines: str) -> Paragraph:
@@ -179,7 +257,7 @@ def shell_command(command: str, width: int = 78) -> Paragraph:
         command, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     )
     lines = (*(f"{line} \\" for line in first), last)
-    return Paragraph(lines=lines, whole=(command,), is_command=True)
+    return Paragraph(lines=lines, whole=(command,), kind="command")
 
 
 def narrowed(block: Paragraph, width: int) -> Paragraph:
@@ -187,6 +265,6 @@ def narrowed(block: Paragraph, width: int) -> Paragraph:
     if max(map(len, block.lines), default=0) <= width:
         return block
     texts = block.whole or block.lines
-    if block.is_command:
+    if block.kind == "command":
         return shell_command(texts[0], width - 2)
-    return replace(wrapped(*texts, width=width), heading=block.heading)
+    return replace(wrapped(*texts, width=width), kind=block.kind)
