@@ -163,7 +163,7 @@ OPTIONS: list[tuple[str, str, Any, str, str]] = [
     ("toggle", "use_dora", True, "use-dora", "yes"),
     ("selectbox", "peft_type", "vera", "peft-type", "vera"),
     ("selectbox", "dtype", "float32", "dtype", "float32"),
-    ("selectbox", "precision", "pure", "precision", "pure"),
+    ("selectbox", "precision", "amp", "precision", "amp"),
     ("selectbox", "optimizer", "sgd", "optimizer", "sgd"),
     ("selectbox", "optimizer_impl", "fused", "optimizer-impl", "fused"),
     ("selectbox", "attention", "eager", "attention", "eager"),
@@ -212,7 +212,7 @@ def test_another_optimizer_takes_no_implementation_of_the_trainer_s_own() -> Non
 def test_every_option_reaches_the_question_the_address_and_the_answer(
     kind: str, name: str, value: Any, parameter: str, text: str
 ) -> None:
-    app = opened("Why", **GPT2, method=["full", "lora", "qlora"])
+    app = opened("Why", **GPT2, method=["full", "lora", "qlora"], trainer="bare")
     before = texts(app)
     found = next(element for element in getattr(app, kind) if element.key == f"ask.{name}")
     sound(found.set_value(value).run())

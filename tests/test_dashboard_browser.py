@@ -397,7 +397,7 @@ def test_the_first_screen_has_few_words_and_all_of_them_in_sight(window: Any) ->
 
 
 def test_one_click_makes_it_fit(window: Any) -> None:
-    w = window().open("model=meta-llama%2FLlama-3.1-8B&gpu=rtx_4090&method=lora")
+    w = window().open("model=meta-llama%2FLlama-3.1-8B&gpu=rtx_4090&method=lora&trainer=bare")
     assert w.page.locator(".lp-verdict h1").inner_text().startswith("Does not fit")
     w.button("Apply").first.click()
     w.page.locator(".lp-verdict h1", has_text="Fits").wait_for()
