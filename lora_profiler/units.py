@@ -162,6 +162,16 @@ def seconds_text(seconds: float, largest: float | None = None) -> str:
     raise AssertionError("two minutes are the least of these")
 
 
+def short_seconds_text(seconds: float) -> str:
+    """A time with two or three digits: 45 -> '45 s', 5040 -> '84 min', 26_900 -> '7.5 h', 300_000
+    -> '3.5 days'."""
+    for unit, size, least in (("days", 86_400, 2), ("h", 3_600, 2), ("min", 60, 1.5)):
+        if (value := seconds / size) >= least:
+            decimals = 1 if unit != "min" and value < 99.5 else 0
+            return f"{value:,.{decimals}f} {unit}"
+    return seconds_text(seconds) if seconds < 9.5 else f"{seconds:.0f} s"
+
+
 def between_text(low: float, high: float, largest: float | None = None) -> str:
     """Both ends of a span of time in one unit: '0.98 s to 1.45 s'."""
     longest = high if largest is None else largest

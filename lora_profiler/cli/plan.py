@@ -273,7 +273,7 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
         _write(ctx, plan.recommended, asked, whose)
     print_answer(
         lambda: plan_payload(plan, whose, more),
-        lambda: plan_blocks(plan, trainer=whose, more=more, whole_front=o["detail"]),
+        lambda: plan_blocks(plan, trainer=whose, more=more, detail=o["detail"]),
     )
     if plan.recommended is None:
         ctx.exit(1)

@@ -172,19 +172,12 @@ def _field(name: str, field: Field) -> Any:
 def _take(plan: TrainingPlan, run: PlannedRun) -> None:
     left, right = st.columns([2, 1], gap="large")
     with left:
-        words = VerdictWords(words=f"Take {plan_words.run_words(run)}", numbers="", verdict=None)
-        widgets.piece("verdict", words)
+        take = f"Take {plan_words.run_words(run, plan_words.names_of(plan))}"
+        widgets.piece("verdict", VerdictWords(words=take, numbers="", verdict=None))
         widgets.small(plan_words.layout_words(run.setup), plan_words.trains_words(run))
-        why, binds = (
-            f"Why: {plan_words.reason(plan, run)}",
-            f"Binds: {plan_words.binding_words(plan, run)}",
-        )
-        widgets.blocks([paragraph(why, binds)])
-        widgets.small(
-            *plan_words.method_lines(plan),
-            *plan_words.other_ends(plan, run),
-            *(plan_words.neighbour_words(plan, each) for each in plan.neighbours),
-        )
+        why, limit = plan_words.reason(plan, run), plan_words.binding_words(plan, run)
+        widgets.blocks([paragraph(why, limit), plan_words.ways_table(plan)])
+        widgets.small(*(plan_words.neighbour_words(plan, each) for each in plan.neighbours))
     with right:
         widgets.piece("numbers", _numbers(run))
 
@@ -192,7 +185,7 @@ def _take(plan: TrainingPlan, run: PlannedRun) -> None:
 def _numbers(run: PlannedRun) -> tuple[ThreeNumber, ...]:
     numbers = [
         ThreeNumber(
-            label="Peak a card", value=bytes_text(run.peak_bytes), note=plan_words.room_words(run)
+            label="Peak a GPU", value=bytes_text(run.peak_bytes), note=plan_words.room_words(run)
         )
     ]
     if run.hours and run.time:
@@ -254,12 +247,13 @@ def _front(plan: TrainingPlan, question: Question) -> None:
         widgets.section("What no other run beats")
         nothing = ("No time or no price is known of these runs, so that there is nothing to draw.",)
         widgets.drawing(plan_drawing("front", plan), "front", nothing=nothing)
-        widgets.blocks([front_table(plan, whole=True)])
+        widgets.blocks([front_table(plan)])
     data = plan.amount.data
     widgets.small(
         *question_lines(plan, question.trainer_defaults),
         *((f"{data.lengths.source}.", *data.lengths.notes) if data else ()),
         *notes(plan, f"the field {plan_question.FIELDS['price'].label}"),
+        *plan_words.evidence_lines(plan),
     )
 
 
@@ -268,10 +262,11 @@ def plan_drawing(name: str, plan: TrainingPlan) -> Drawing | None:
     runs = [run for run in plan.front if run.hours and run.cost and run.cost.middle > 0]
     if not runs:
         return None
+    names = plan_words.names_of(plan)
     named = (plan.recommended, min(runs, key=hours_of), min(runs, key=cost_of))
     points = [
         FrontPoint(
-            name=run_words(run),
+            name=run_words(run, names),
             said=f"{price_words(run)}; {layout_words(run.setup)}",
             method=run.setup.method,
             hours=hours_of(run),

@@ -1,14 +1,15 @@
-"""A plan as text: one run in words, and what is nearest where none is to be taken; then the run to
-take first, in at most 25 lines of 80 columns, and the front."""
+"""A plan as text: the run to take and why in two lines, the ways to compare it with in a table, and
+with --detail every run that no other one beats; where none is to be taken, what is nearest."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
-from lora_profiler.catalog import find_model
+from lora_profiler.catalog import Gpu, find_model
 from lora_profiler.planning.plan import MethodPlan, Neighbour, TrainingPlan
-from lora_profiler.planning.plan_nearest import NearestFit, NearestRuns, nearest_runs
+from lora_profiler.planning.plan_nearest import NearestFit, nearest_runs
 from lora_profiler.planning.planned import (
-    SAME,
     Goal,
     Interval,
     PlannedRun,
@@ -18,32 +19,93 @@ from lora_profiler.planning.planned import (
     is_within,
 )
 from lora_profiler.report import labels
-from lora_profiler.report.answer.short_answer import WIDTH, in_lines
-from lora_profiler.report.blocks import Block, RowKind, Table, filled, heading, shell_command, table
+from lora_profiler.report.blocks import (
+    Block,
+    Row,
+    RowKind,
+    Table,
+    Verdict,
+    advice,
+    dim,
+    filled,
+    paragraph,
+    shell_command,
+    table,
+)
+from lora_profiler.report.gpu_names import gpu_name, short_gpu_names
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.setup_words import predict_command, short_trainer_lines
-from lora_profiler.stacks import Trainer
-from lora_profiler.units import GIB, bytes_text, count_text, in_unit, seconds_text, short_count_text
+from lora_profiler.report.terminal import SIGNS
+from lora_profiler.stacks import GUIDE, Trainer
+from lora_profiler.units import (
+    GIB,
+    bytes_text,
+    count_text,
+    seconds_text,
+    short_count_text,
+    short_in_unit,
+    short_seconds_text,
+)
 from lora_profiler.workload import TrainSetup
 
-_GOALS: dict[Goal, str] = {
-    "cheapest": "costs less",
-    "quickest": "is quicker",
-    "roomiest": "leaves more memory free; no time is known",
+Names = Mapping[str, str]
+"""Of GPUs by their keys."""
+
+_GOALS: Final[dict[Goal, tuple[str, str]]] = {
+    "cheapest": ("Costs", "more than"),
+    "quickest": ("Takes", "longer than"),
 }
-_BEST: dict[Goal, str] = {"cheapest": "the cheapest", "quickest": "the quickest"}
+_BEST: Final[dict[Goal, str]] = {"cheapest": "cheapest", "quickest": "fastest"}
+_BASIS_WORDS: Final = {
+    "this machine": "measured on this machine",
+    "fitted": "fitted to measurements of this GPU",
+    "same class": "estimated from similar GPUs",
+    "other class": "estimated from other kinds of GPU",
+}
+_OPTIMIZERS: Final = {"adamw": "AdamW", "adamw_8bit": "8-bit AdamW"}
 
 
-def run_words(run: PlannedRun) -> str:
-    """'LoRA r16 on 2 x rtx_4090 (ddp), 8-bit AdamW'."""
-    cards = f"{count_text(run.cluster.cards)} x " if run.cluster.cards > 1 else ""
-    sharding = f" ({run.setup.sharding})" if run.setup.sharding != "none" else ""
+def sharding_name(sharding: str) -> str:
+    """'FSDP', 'ZeRO-1', 'FSDP without resharding'; '' on one GPU."""
+    if sharding.startswith("zero"):
+        return f"ZeRO-{sharding.removeprefix('zero')}"
+    name, _, more = sharding.partition("-")
+    return {"none": ""}.get(name, name.upper()) + (f"-{more}" if more else "")
+
+
+def names_of(plan: TrainingPlan) -> Names:
+    """Of all GPUs that a plan may speak of."""
+    nearest = [each.nearest for each in plan.methods if each.nearest]
+    gpus = [offer.gpu for offer in plan.offers] + [g for n in nearest for g in n.smallest_cards]
+    return short_gpu_names(dict.fromkeys(gpus))
+
+
+def _gpus(cards: int, gpu: Gpu, names: Names) -> str:
+    """'8 × H100', 'one H100'."""
+    number = f"{count_text(cards)} ×" if cards > 1 else "one"
+    return f"{number} {names.get(gpu.key) or gpu_name(gpu)}"
+
+
+def run_words(run: PlannedRun, names: Names | None = None) -> str:
+    """'LoRA r16 on 2 × RTX 4090 with DDP, 8-bit AdamW'."""
+    how = sharding_name(run.setup.sharding)
+    gpus = _gpus(run.cluster.cards, run.cluster.gpu, names or {})
     eight = ", 8-bit AdamW" if run.setup.optimizer == "adamw_8bit" else ""
-    return f"{way_label(run.setup)}{eight} on {cards}{run.cluster.gpu.key}{sharding}"
+    return f"{_spoken(run.setup)} on {gpus}{f' with {how}' if how else ''}{eight}"
+
+
+def _spoken(setup: TrainSetup) -> str:
+    """'LoRA r16', 'full fine-tuning': in a sentence."""
+    return "full fine-tuning" if setup.method == "full" else way_label(setup)
+
+
+def _cell(setup: TrainSetup) -> str:
+    """'LoRA r16', 'Full': in a table."""
+    return labels.METHOD_LABELS["full"].title() if setup.method == "full" else way_label(setup)
 
 
 def price_words(run: PlannedRun) -> str:
-    """'1 h 20 min, 0.99 USD', as far as it is known."""
+    """'84 min, 0.99 USD', as far as it is known."""
     parts = [hours_text(run.hours.middle) if run.hours else "time not known"]
     if run.cost and run.price:
         parts.append(money_text(run.cost.middle, run.price.currency))
@@ -51,7 +113,7 @@ def price_words(run: PlannedRun) -> str:
 
 
 def hours_text(hours: float) -> str:
-    return seconds_text(3600 * hours)
+    return short_seconds_text(3600 * hours)
 
 
 def money_text(amount: float, currency: str) -> str:
@@ -61,18 +123,24 @@ def money_text(amount: float, currency: str) -> str:
 
 
 def layout_words(setup: TrainSetup) -> str:
-    """'micro-batch 2 x 8, checkpointing, fused loss, adamw'."""
-    checkpointing = "checkpointing" if setup.checkpointing else "no checkpointing"
-    micro = f"micro-batch {setup.batch_size} x {setup.accumulation}"
-    ranks = f" on each of {setup.world_size} ranks" if setup.world_size > 1 else ""
-    weights = "" if setup.dtype == "bfloat16" else f", {setup.dtype} weights"
-    return f"{micro}{ranks}, {checkpointing}, {setup.loss} loss, {setup.optimizer}{weights}"
+    """'batch 2 × 8 accumulation, checkpointing, fused loss, AdamW'."""
+    words = [f"batch {setup.batch_size} × {setup.accumulation} accumulation"]
+    if setup.world_size > 1:
+        words[0] += f" on each of {setup.world_size} GPUs"
+    words.append("checkpointing" if setup.checkpointing else "no checkpointing")
+    words += [f"{setup.loss} loss"] if setup.loss != "plain" else []
+    words.append(_OPTIMIZERS.get(setup.optimizer, setup.optimizer))
+    words += [f"{setup.dtype} weights"] if setup.dtype != "bfloat16" else []
+    return ", ".join(words)
 
 
 def room_words(run: PlannedRun) -> str:
-    """'795.62 MiB (3 %) left after the reserve'."""
-    share = f"{100 * run.headroom_share:.0f} %" if run.headroom_share >= 0.01 else "<1 %"
-    return f"{bytes_text(run.headroom_bytes)} ({share}) left after the reserve"
+    """'795.62 MiB (3 %) free'."""
+    return f"{bytes_text(run.headroom_bytes)} ({_share(run)}) free"
+
+
+def _share(run: PlannedRun) -> str:
+    return f"{100 * run.headroom_share:.0f} %" if run.headroom_share >= 0.01 else "<1 %"
 
 
 def trains_words(run: PlannedRun) -> str:
@@ -80,11 +148,14 @@ def trains_words(run: PlannedRun) -> str:
 
 
 def basis_words(time: PlannedTime) -> str:
-    return f"times: {labels.BASIS_LABELS[time.basis]}"
+    return _BASIS_WORDS[time.basis]
 
 
 def interval_words(hours: Interval) -> str:
-    return f"{hours_text(hours.low)} to {hours_text(hours.high)}"
+    """'42 to 61 min', '80 min to 2.1 h'."""
+    low, high = hours_text(hours.low), hours_text(hours.high)
+    unit = high.partition(" ")[2]
+    return f"{low.removesuffix(f' {unit}')} to {high}"
 
 
 def cost_interval_words(run: PlannedRun) -> str:
@@ -96,77 +167,84 @@ def cost_interval_words(run: PlannedRun) -> str:
 
 
 def reason(plan: TrainingPlan, run: PlannedRun) -> str:
-    """One sentence: what the run is best at, of all that was searched within the limits, and why it
-    comes before those that are as good."""
-    within = _limit_words(plan)
+    """One sentence: what the run is best at, of all that was searched within the limits, or by how
+    little another one is better, and what speaks for this one."""
+    within, best = _limit_words(plan), _BEST.get(plan.goal)
+    if best is None:
+        return "Leaves the most memory free; no time is known."
     of = cost_of if plan.goal == "cheapest" else hours_of
     rivals = [
-        other
-        for other in plan.front
-        if of(other) < of(run) and is_within(other, plan.budget) and plan.goal in _BEST
+        other for other in plan.front if of(other) < of(run) and is_within(other, plan.budget)
     ]
     if not rivals:
-        where = f" on {_offered_words(plan)}{within}"
-        return f"no other run{where} {_GOALS[plan.goal]}."
+        return f"The {best} that fits {_offered_words(plan)}{within}."
     least = min(rivals, key=of)
-    better = "makes fewer concessions" if run.concessions < least.concessions else "trains more"
-    if run.concessions == least.concessions and run.trained == least.trained:
-        other, word = (hours_of, "quicker") if plan.goal == "cheapest" else (cost_of, "cheaper")
-        better = f"is {word}" if other(run) < other(least) else "leaves more memory free"
-    rival = run_words(least)
-    if rival == run_words(run):
-        rival = f"the same with {layout_words(least.setup)}"
-    near = f"within {100 * SAME:.0f} % of {rival} ({price_words(least)})"
-    return f"{near}, {_BEST[plan.goal]}{within}, and it {better}."
+    verb, more = _GOALS[plan.goal]
+    rival, names = run_words(least, names_of(plan)), names_of(plan)
+    if rival == run_words(run, names):
+        rival = f"with {layout_words(least.setup)}"
+    excess = f"{verb} {percent(of(run) / of(least) - 1)} {more} {rival}"
+    return f"{excess}, the {best}{within}, and {_merit(plan, run, least)}."
+
+
+def _merit(plan: TrainingPlan, run: PlannedRun, least: PlannedRun) -> str:
+    """What a run has that one which is a little cheaper or faster has not."""
+    if run.concessions < least.concessions:
+        has_base = least.setup.quantization is not None and run.setup.quantization is None
+        return "needs no 4-bit weights" if has_base else "needs no 8-bit optimizer"
+    if run.trained > least.trained:
+        mine, other = run.setup.lora, least.setup.lora
+        return f"has rank {mine.r}" if mine and other and mine.r > other.r else "trains more"
+    of = hours_of if plan.goal == "cheapest" else cost_of
+    if of(run) < of(least):
+        less = percent(1 - of(run) / of(least))
+        return f"takes {less} less time" if plan.goal == "cheapest" else f"costs {less} less"
+    return "leaves more memory free"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.01 else "<1 %"
 
 
 def _offered_words(plan: TrainingPlan) -> str:
-    """'the GPUs offered'; where money decides and is not known of all, 'the priced GPUs'."""
+    """'the GPUs offered'; where money decides and is not known of all, 'the GPUs with a price'."""
     is_priced = all(offer.price for offer in plan.offers) or plan.goal != "cheapest"
     return "the GPUs offered" if is_priced else "the GPUs with a price"
 
 
-def method_lines(plan: TrainingPlan) -> Iterator[str]:
-    """A line for each method but that of the recommended run, or of the leanest where nothing
-    fits: its best run, or why it has none."""
-    leanest = _leanest(plan)
-    for each in plan.methods:
-        if each.nearest is not None and each.nearest is leanest:
-            continue
-        if each.run is None:
-            yield f"{labels.METHOD_LABELS[each.method]}: {miss_words(each)}"
-        elif each.run is not plan.recommended:
-            yield f"{run_words(each.run)}: {price_words(each.run)}{_over_words(plan, each.run)}"
-
-
-def _over_words(plan: TrainingPlan, run: PlannedRun) -> str:
-    return "" if is_within(run, plan.budget) else ", over your limit"
-
-
-def miss_words(each: MethodPlan) -> str:
-    """'does not fit 8 x h100_sxm_80gb (fsdp): needs 82.14 GiB a GPU, 12.24 GiB over; 16 would
-    do'."""
+def miss_words(each: MethodPlan, names: Names) -> str:
+    """'does not fit 8 × H100 with FSDP: needs 82.1 GiB a GPU, 12.2 over; 16 × H100 would fit'."""
     nearest = each.nearest
     if nearest is None:
-        return f"not planned: {each.reason or 'nothing is known of it'}"
-    setup = nearest.layout.setup
-    cards = f"{nearest.cards} x " if nearest.cards > 1 else ""
-    how = "" if setup.sharding == "none" else f" ({setup.sharding})"
-    needs = f"{bytes_text(nearest.peak_bytes)} a GPU, {bytes_text(nearest.missing_bytes)} over"
-    return f"does not fit {cards}{nearest.gpu.key}{how}: needs {needs}; {_would_words(nearest)}"
+        return f"not planned: {each.reason or 'its memory is not known'}"
+    how = sharding_name(nearest.layout.setup.sharding)
+    gpus = _gpus(nearest.cards, nearest.gpu, names) + (f" with {how}" if how else "")
+    needs = f"{_gib(nearest.peak_bytes)} GiB a GPU, {_gib(nearest.missing_bytes)} over"
+    return f"does not fit {gpus}: needs {needs}; {_would_words(nearest, names)}"
 
 
-def _would_words(nearest: NearestFit) -> str:
-    """'4 x t4 or one rtx_3090 (24 GB) would do'."""
-    would = []
+def _gib(count: int) -> str:
+    return short_in_unit(count, GIB)
+
+
+def _enough(nearest: NearestFit, names: Names) -> list[str]:
+    """['4 × T4', 'one RTX 3090'], as far as anything would fit."""
+    return [_gpus(cards, gpu, names) for cards, gpu in _sufficient(nearest)]
+
+
+def _sufficient(nearest: NearestFit) -> Iterator[tuple[int, Gpu]]:
+    """The fewest of the same GPU, and the smallest other one, of those the shortest name."""
     if nearest.enough_cards is not None:
-        would.append(f"{count_text(nearest.enough_cards)} x {nearest.gpu.key}")
+        yield nearest.enough_cards, nearest.gpu
     if nearest.smallest_cards:
-        card = nearest.smallest_cards[0]
-        would.append(f"one {card.key} ({card.memory_gib_marketed:g} GB)")
-    if not would:
-        return "no single GPU would do, nor as many as share the effective batch"
-    return f"{' or '.join(would)} would do"
+        yield 1, min(nearest.smallest_cards, key=lambda gpu: len(gpu.key))
+
+
+def _would_words(nearest: NearestFit, names: Names) -> str:
+    enough = _enough(nearest, names)
+    if not enough:
+        return "no single GPU fits it, nor as many as share the effective batch"
+    return f"{' or '.join(enough)} would fit"
 
 
 def _limit_words(plan: TrainingPlan) -> str:
@@ -174,57 +252,43 @@ def _limit_words(plan: TrainingPlan) -> str:
     if plan.budget.max_hours is not None:
         parts.append(f"{plan.budget.max_hours:g} h")
     if plan.budget.max_cost is not None:
-        currency = next((offer.price.currency for offer in plan.offers if offer.price), "")
-        parts.append(money_text(plan.budget.max_cost, currency))
+        parts.append(money_text(plan.budget.max_cost, _currency(plan)))
     return f" within {' and '.join(parts)}" if parts else ""
 
 
+def _currency(plan: TrainingPlan) -> str:
+    return next((offer.price.currency for offer in plan.offers if offer.price), "")
+
+
 def binding_words(plan: TrainingPlan, run: PlannedRun) -> str:
-    """What keeps it from being quicker."""
+    """What keeps it from being faster."""
     binding, time = plan.binding, run.time
     if binding is None or time is None:
-        return "not known without a time."
+        return "What limits the speed is not known without a time."
     step, free = time.step.middle, binding.without_memory_seconds
     if binding.kind == "memory" and free is not None:
-        quicker = f"{seconds_text(free, step)}, not {seconds_text(step)}"
-        return f"memory. If every layout fitted, a step would take {quicker}."
+        faster = f"{seconds_text(free, step)} instead of {seconds_text(step)}"
+        return f"Limited by memory: with more, a step would take {faster}."
     if binding.kind == "network":
         sending = seconds_text(time.sending_seconds or 0.0, step)
-        parts = f"sending takes {sending}, computing {seconds_text(time.compute_seconds, step)}"
-        return f"the network. Of {seconds_text(step)} a step {parts}."
-    share = f"launching kernels alone would take {100 * time.share_of_host:.0f} % of a step"
+        return f"Limited by the network: sending takes {sending} of a {seconds_text(step)} step."
+    share = f"{100 * time.share_of_host:.0f} % of a step"
     if binding.kind == "launch":
-        return f"launches: {share}, so that a faster card helps little."
-    return f"compute; {share}, and no layout that does not fit would be quicker."
+        return f"Limited by kernel launches, {share}: a faster GPU helps little."
+    return f"Limited by compute; kernel launches alone would take {share}."
 
 
 def neighbour_words(plan: TrainingPlan, neighbour: Neighbour) -> str:
-    """'With 2 GPUs (zero1): 40 min 33 s, 1.00 USD; micro-batch ...'; where so many were not
-    offered, it says so."""
-    count = f"{count_text(neighbour.cards)} GPU{'' if neighbour.cards == 1 else 's'}"
-    gpu = plan.recommended and plan.recommended.cluster.gpu
+    """'With 2 × A100 and ZeRO-1: 3.8 h, 12.02 USD.'; where so many were not offered, it says so."""
+    gpu = plan.recommended.cluster.gpu if plan.recommended else plan.offers[0].gpu
     offered = max(offer.cluster.cards for offer in plan.offers if offer.gpu == gpu)
-    beyond = "" if neighbour.cards <= offered else ", which you did not offer"
+    name = names_of(plan)[gpu.key]
+    beyond = "" if neighbour.cards <= offered else ", not offered"
     if neighbour.run is None:
-        return f"With {count}{beyond}: no layout is known to fit."
-    other = neighbour.run
-    how = "" if other.setup.sharding == "none" else f" ({other.setup.sharding})"
-    return f"With {count}{how}{beyond}: {price_words(other)}; {layout_words(other.setup)}"
-
-
-def other_ends(plan: TrainingPlan, run: PlannedRun) -> Iterator[str]:
-    """The ends of the front, where they are other runs than those of `method_lines`."""
-    timed = [other for other in plan.front if other.hours]
-    ends = {
-        "Quickest": min(timed, key=hours_of, default=None),
-        "Cheapest": min((o for o in timed if o.cost), key=cost_of, default=None),
-        "Trains most": max(timed, key=lambda o: (o.trained, -hours_of(o)), default=None),
-    }
-    said: list[PlannedRun | None] = [run, *(each.run for each in plan.methods)]
-    for name, other in ends.items():
-        if other is not None and other not in said:
-            said.append(other)
-            yield f"{name}: {run_words(other)}, {price_words(other)}{_over_words(plan, other)}"
+        return f"With {count_text(neighbour.cards)} × {name}{beyond}: no layout is known to fit."
+    how = sharding_name(neighbour.run.setup.sharding)
+    cards = f"{count_text(neighbour.cards)} × {name}{f' and {how}' if how else ''}"
+    return f"With {cards}{beyond}: {price_words(neighbour.run)}."
 
 
 def run_command(run: PlannedRun, more: Sequence[str]) -> str:
@@ -238,15 +302,13 @@ def run_command(run: PlannedRun, more: Sequence[str]) -> str:
 def nothing_words(plan: TrainingPlan) -> tuple[str, str]:
     """Where no run is recommended: ("No plan fits", what is nearest)."""
     if plan.front:
-        return _budget_words(plan, nearest_runs(plan.front))
+        return _budget_words(plan)
     return _fit_words(plan, _leanest(plan))
 
 
 def _leanest(plan: TrainingPlan) -> NearestFit | None:
-    """What lacks least of all methods, where none fits."""
+    """What lacks least of all methods."""
     nearest = [each.nearest for each in plan.methods if each.nearest]
-    if plan.front:
-        return None
     return min(nearest, key=lambda each: each.missing_bytes, default=None)
 
 
@@ -255,37 +317,33 @@ def nothing_sentence(plan: TrainingPlan) -> str:
     return ": ".join(nothing_words(plan))
 
 
-def _budget_words(plan: TrainingPlan, nearest: NearestRuns) -> tuple[str, str]:
-    """("No plan is within 1 h", "the quickest is ...")."""
-    parts = []
-    for limit, name, run in (
-        (plan.budget.max_hours, "quickest", nearest.quickest),
-        (plan.budget.max_cost, "cheapest", nearest.cheapest),
-    ):
-        if limit is not None and run is not None:
-            parts.append(f"the {name} is {run_words(run)}, {price_words(run)}")
-    known = "; ".join(parts) or "no time is known of these cards"
+def _budget_words(plan: TrainingPlan) -> tuple[str, str]:
+    """("No plan is within 1 h", "the fastest is ...")."""
+    nearest, names = nearest_runs(plan.front), names_of(plan)
+    ends = {
+        "fastest": (plan.budget.max_hours, nearest.quickest),
+        "cheapest": (plan.budget.max_cost, nearest.cheapest),
+    }
+    parts = [
+        f"the {name} is {run_words(run, names)}, {price_words(run)}"
+        for name, (limit, run) in ends.items()
+        if limit is not None and run is not None
+    ]
+    known = "; ".join(parts) or "no time is known for these GPUs"
     return f"No plan is{_limit_words(plan)}", f"{known}."
 
 
 def _fit_words(plan: TrainingPlan, nearest: NearestFit | None) -> tuple[str, str]:
-    """("No plan fits", "the leanest, QLoRA r8 ..., lacks 3.20 GiB on t4; 2 of them would do, or
-    one rtx_3090 (24 GB).")."""
+    """("No plan fits", "QLoRA r8 needs 44.1 GiB a GPU, 20.6 more than an RTX 4090 has free.")."""
     if nearest is None:
         known = (each.reason for each in plan.methods if each.reason)
-        return "No plan can be made", next(known, "nothing is known of these ways to train")
-    setup = nearest.layout.setup
-    cards = f"{nearest.cards} x " if nearest.cards > 1 else ""
-    lacks = f"{bytes_text(nearest.missing_bytes)} more than {cards}{nearest.gpu.key}"
-    lean = (
-        f"{way_label(setup)}, {layout_words(setup)}, needs {bytes_text(nearest.peak_bytes)} a GPU,"
-        f" {lacks} has free after the reserve"
-    )
-    return "No plan fits", f"the leanest, {lean}; {_would_words(nearest)}."
+        return "No plan can be made", next(known, "the memory of these methods is not known")
+    gpus = _gpus(nearest.cards, nearest.gpu, names_of(plan))
+    least = f"{_spoken(nearest.layout.setup)} needs {_gib(nearest.peak_bytes)} GiB a GPU"
+    return f"No plan fits {gpus}", f"{least}, {_gib(nearest.missing_bytes)} too much."
 
 
-MOST_ROWS = 20
-"""Of the front, where not all of it is asked for."""
+# --- the screen -----------------------------------------------------------------------------------
 
 
 def plan_blocks(
@@ -293,155 +351,230 @@ def plan_blocks(
     *,
     trainer: Trainer | None = None,
     more: Sequence[str] = (),
-    whole_front: bool = False,
+    detail: bool = False,
 ) -> list[Block]:
     """`more` are the arguments that say how much is trained on, for the command of the run."""
-    blocks: list[Block] = [heading(_title(plan)), in_lines(*question_lines(plan, trainer))]
-    if plan.recommended is not None:
-        blocks.append(in_lines(*_recommendation(plan, plan.recommended)))
-        blocks.append(shell_command(run_command(plan.recommended, more)))
+    run = plan.recommended
+    blocks: list[Block] = []
+    if run is None:
+        words, rest = nothing_words(plan)
+        blocks.append(Verdict(sign="does_not_fit", words=f"{words}:", rest=f" {rest}"))
+        blocks += _what_would_do(plan)
     else:
-        blocks.append(in_lines(nothing_sentence(plan), *method_lines(plan)))
+        words = f"Take {run_words(run, names_of(plan))}:"
+        blocks.append(Verdict(sign="fits", words=words, rest=f" {price_words(run)}."))
+        blocks.append(paragraph(reason(plan, run)))
+    blocks += [ways_table(plan)] if plan.front else []
+    if run is not None:
+        blocks += [paragraph(*_about(plan, run, detail=detail))]
+        blocks.append(shell_command(run_command(run, more)))
+    asked = (*question_lines(plan, trainer), *notes(plan))
+    if not detail or not plan.front:
+        return [*blocks, dim(*asked, *_more(plan, trainer))]
+    return [*blocks, front_table(plan), dim(*asked, *evidence_lines(plan))]
+
+
+def _what_would_do(plan: TrainingPlan) -> Iterator[Block]:
+    """More GPUs, another one, or wider limits, as options of the next plan."""
     if plan.front:
-        blocks.append(front_table(plan, whole=whole_front))
-    if said := list(notes(plan)):
-        blocks.append(in_lines(*said))
-    return blocks
+        ends, budget = nearest_runs(plan.front), plan.budget
+        run = ends.quickest if budget.max_cost is None else ends.cheapest
+        if run is None or run.hours is None:
+            return
+        limits = {
+            "--max-hours": (budget.max_hours, run.hours.middle),
+            "--max-cost": (budget.max_cost, run.cost.middle if run.cost else 0),
+        }
+        wider = [
+            f"{name} {math.ceil(100 * needed) / 100:g}"
+            for name, (limit, needed) in limits.items()
+            if limit is not None and needed > limit
+        ]
+        yield advice(f"Allow {run_words(run, names_of(plan))}: `{' '.join(wider)}`")
+    elif (nearest := _leanest(plan)) and (gpus := _enough(nearest, names_of(plan))):
+        keys = [f"{n}x{gpu.key}".removeprefix("1x") for n, gpu in _sufficient(nearest)]
+        way = _spoken(nearest.layout.setup)
+        way = f"{way[:1].upper()}{way[1:]}"
+        yield advice(f"{way} fits {' or '.join(gpus)}: `--gpus {','.join(keys)}`")
 
 
-def _title(plan: TrainingPlan) -> str:
-    model = plan.offers[0].workloads[0].model
-    every = ((offer.cluster.cards, offer.gpu.key) for offer in plan.offers)
-    named = (f"up to {count_text(n)} x {key}" if n > 1 else key for n, key in every)
-    names = list(dict.fromkeys(named))
-    whole = f"a plan over {', '.join(names)}"
-    kinds = f"a plan over {len(names)} kinds of GPU" if len(names) > 1 else whole
-    size = f", {short_count_text(model.num_parameters)} parameters"
-    titles = [f"{model.id}{size}: {whole}", f"{model.id}{size}: {kinds}", f"{model.id}: {kinds}"]
-    return next((title for title in titles if len(title) <= WIDTH), titles[-1])
+def _about(plan: TrainingPlan, run: PlannedRun, *, detail: bool) -> Iterator[str]:
+    """What limits the run, how sure its time is, and other numbers of the same GPUs."""
+    yield binding_words(plan, run)
+    if run.hours and run.time:
+        known = filter(None, (interval_words(run.hours), cost_interval_words(run)))
+        yield f"Expect {', '.join(known)}: {basis_words(run.time)}."
+    for neighbour in plan.neighbours:
+        yield neighbour_words(plan, neighbour)
+    layout = layout_words(run.setup)
+    yield f"{layout[:1].upper()}{layout[1:]}."
+    if detail:
+        yield f"Peak {bytes_text(run.peak_bytes)} a GPU, {room_words(run)}; {trains_words(run)}."
 
 
 def question_lines(plan: TrainingPlan, trainer: Trainer | None = None) -> list[str]:
-    """What was searched: how much, how long, over which ways."""
+    """How much is trained on, and which ways were searched."""
     ways = plan.offers[0].workloads
     setup = ways[0].setup
     methods = ", ".join(labels.METHOD_LABELS[way.setup.method] for way in ways)
-    ranks = ", ".join(map(str, plan.space.ranks)) if any(way.setup.lora for way in ways) else ""
-    many = "s" if len(plan.space.ranks) > 1 else ""
-    over = f"{methods}; rank{many} {ranks}" if ranks else methods
-    batch = f"effective batch {count_text(plan.space.effective_batch)}"
+    over = (
+        f"{methods} (rank {_ranks_words(plan)})" if any(way.setup.lora for way in ways) else methods
+    )
     tokens, amount = f"{count_text(setup.seq_len)} tokens", plan.amount
     much = f"{short_count_text(amount.tokens or 0)} tokens"
     if amount.data is not None:
         lengths = amount.data.lengths
-        longest = count_text(lengths.longest)
-        tokens = f"samples of mean {lengths.mean:,.0f}, longest {longest} tokens"
+        tokens = f"{lengths.mean:,.0f} tokens on average (at most {count_text(lengths.longest)})"
         much = f"{count_text(lengths.num_samples)} samples"
-    asked = f"{amount.epochs:g} epoch{'' if amount.epochs == 1 else 's'} of {much}"
+    extent = f"{amount.epochs:g} epoch{'' if amount.epochs == 1 else 's'} of {much}"
     if not amount.is_known:
-        asked = "times and costs are of a million tokens, as no number of tokens is given"
-    whose = [] if trainer is None else short_trainer_lines(trainer, ways)
-    return [f"{batch} x {tokens}; {asked}", "; ".join((f"over {over}", *whose))]
+        extent = "per million tokens (--tokens says how many)"
+    loop = [] if trainer is None else short_trainer_lines(trainer, ways)
+    batch = f"Batch {count_text(plan.space.effective_batch)} × {tokens}, {extent}."
+    return [batch, f"{'; '.join((f'Searched {over}', *loop))}."]
 
 
-def _recommendation(plan: TrainingPlan, run: PlannedRun) -> Iterator[str]:
-    yield f"Take {run_words(run)}: {price_words(run)}"
-    yield f"  {layout_words(run.setup)}"
-    room, trains = room_words(run), trains_words(run)
-    yield f"  peak {bytes_text(run.peak_bytes)} a card, {room}; {trains}"
-    if run.hours and run.time:
-        known = filter(None, (interval_words(run.hours), cost_interval_words(run)))
-        yield f"  {', '.join(known)}; {basis_words(run.time)}"
-    yield f"Why: {reason(plan, run)}"
-    yield f"Binds: {binding_words(plan, run)}"
-    yield from method_lines(plan)
-    yield from other_ends(plan, run)
-    for neighbour in plan.neighbours:
-        yield neighbour_words(plan, neighbour)
+def _ranks_words(plan: TrainingPlan) -> str:
+    """'16', '16, 64', '8 to 128'."""
+    ranks = plan.space.ranks
+    return f"{ranks[0]} to {ranks[-1]}" if len(ranks) > 2 else ", ".join(map(str, ranks))
 
 
-# --- notes and the front --------------------------------------------------------------------------
-
-
-def notes(plan: TrainingPlan, price_from: str = "--price KEY=2.49/h") -> Iterator[str]:
-    """What is not known, how old the prices are, and whether a low rank is enough; `price_from` is
-    where people say what they pay."""
+def notes(plan: TrainingPlan, price_from: str = "") -> Iterator[str]:
+    """What is not known, and how old the prices are; `price_from` is where people say what they
+    pay."""
     for refused in plan.unknown:
         yield f"{', '.join(refused.cards)}: {refused.reason}"
+    yours = price_from or f"--price {plan.offers[0].gpu.key}=2.49/h"
     prices = [offer.price for offer in plan.offers if offer.price and offer.price.date]
     if prices:
         first, last = min(p.date for p in prices), max(p.date for p in prices)
         dates = first if first == last else f"{first} to {last}"
         providers = ", ".join(sorted({p.provider for p in prices}))
-        changed = f"may have changed; {price_from} takes yours"
-        yield f"Prices are those of {providers} on {dates}, and {changed}."
+        yield f"{providers} prices of {dates}. Your own: {yours}"
     if not any(offer.price for offer in plan.offers):
-        yield f"No price is known: {price_from} adds money."
+        yield f"No price is known. Yours: {yours}"
     if any(run.time and run.time.sending_seconds is None for run in plan.front):
-        yield "Times of several machines are without sending: --interconnect names their link."
-    if len(plan.space.ranks) > 1 and (evidence := _evidence()):
-        yield evidence
+        yield "Times of several machines leave out sending: --interconnect names their link."
 
 
-def _evidence() -> str | None:
-    """What `verify` found of low ranks on a real model."""
+def _more(plan: TrainingPlan, trainer: Trainer | None) -> Iterator[str]:
+    """What shows more; a file can be written of any trainer where the question names none."""
+    if plan.recommended is None:
+        return
+    runs = len(plan.front)
+    every = f"All {count_text(runs)} best trade-offs" if runs > 1 else "More"
+    is_open = trainer is not None and trainer.stack.name == GUIDE
+    yield f"{every}: --detail." + (" A config to train with: --write axolotl FILE" * is_open)
+
+
+def evidence_lines(plan: TrainingPlan) -> Iterator[str]:
+    """What `verify` found about low ranks on a real model."""
     from lora_profiler.report.learn import committed_findings
 
-    found = committed_findings()
+    found = committed_findings() if len(plan.space.ranks) > 1 else None
     claim = next((c for c in found.claims if c.id == INTRINSIC), None) if found else None
     if found is None or claim is None:
-        return None
+        return
     size = short_count_text(find_model(found.model, offline=True).num_parameters)
-    return (
-        "Is a low rank enough? Evidence, no promise: of what a short full fine-tuning of"
-        f" {found.model} ({size}) learned, lora-profile verify found kept at {claim.headline}."
+    yield (
+        f"Is a low rank enough? On {found.model} ({size}), `lora-profile verify` kept at"
+        f" {claim.headline}."
     )
 
 
 INTRINSIC = 6
 """The claim of `verify` about what is kept at a rank."""
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def ways_table(plan: TrainingPlan) -> Table:
+    """The recommended run, the best of each method or why it has none, and the ends of the front:
+    the cheapest, the fastest, the one that trains most."""
+    names, rows = names_of(plan), []
+    for run, note in _ways(plan).items():
+        rows.append(
+            Row(
+                cells=(
+                    SIGNS["fits"] if run is plan.recommended else "",
+                    _cell(run.setup),
+                    _gpus(run.cluster.cards, run.cluster.gpu, names),
+                    sharding_name(run.setup.sharding),
+                    _gib(run.peak_bytes),
+                    _share(run),
+                    hours_text(run.hours.middle) if run.hours else "?",
+                    money_text(run.cost.middle, "") if run.cost else "",
+                    note,
+                )
+            )
+        )
+    for each in plan.methods:
+        if (nearest := each.nearest) is not None:
+            enough = _enough(nearest, names)
+            cells = (
+                _gpus(nearest.cards, nearest.gpu, names),
+                sharding_name(nearest.layout.setup.sharding),
+                _gib(nearest.peak_bytes),
+                *("no", "", ""),
+                f"fits {min(enough, key=len)}" if enough else "fits no GPU",
+            )
+            label = labels.METHOD_LABELS[each.method]
+            label = label.title() if each.method == "full" else label
+            rows.append(Row(cells=(SIGNS["does_not_fit"], label, *cells)))
+    money = _currency(plan) or "cost"
+    columns = ("", "", "GPUs", "sharding", "GiB", "free", "time", money, "")
+    width = max(len(row.cells[-1]) for row in rows)  # words in the last column begin at one place
+    rows = [replace(row, cells=(*row.cells[:-1], row.cells[-1].ljust(width))) for row in rows]
+    return filled(Table(columns=columns, rows=tuple(rows), left=4, spare=("sharding", "free")))
+
+
+def _ways(plan: TrainingPlan) -> dict[PlannedRun, str]:
+    """Runs to show with a word on each, the recommended one first."""
+    timed = [run for run in plan.front if run.hours]
+    most = max(timed, key=lambda run: (run.trained, -hours_of(run)), default=None)
+    ends = (
+        (plan.recommended, "recommended"),
+        (min((r for r in timed if r.cost), key=cost_of, default=None), "cheapest"),
+        (min(timed, key=hours_of, default=None), "fastest"),
+        (most, "highest rank" if most and most.setup.lora else "trains most"),
+        *((each.run, "") for each in plan.methods),
+    )
+    ways: dict[PlannedRun, str] = {}
+    for run, note in ends:
+        if run is not None:
+            eight = "8-bit AdamW" if run.setup.optimizer == "adamw_8bit" else ""
+            over = "" if is_within(run, plan.budget) else "over your limit"
+            ways.setdefault(run, note if run is plan.recommended else over or note or eight)
+    return ways
+
+
 _COLUMNS: Final[tuple[tuple[str, Callable[[PlannedRun], str]], ...]] = (
-    ("", lambda run: way_label(run.setup)),
-    ("on", lambda run: f"{run.cluster.cards} x {run.cluster.gpu.key}".removeprefix("1 x ")),
-    ("micro-batch", lambda run: f"{run.setup.batch_size} x {run.setup.accumulation}"),
+    ("", lambda run: _cell(run.setup)),
+    ("batch", lambda run: f"{run.setup.batch_size} × {run.setup.accumulation}"),
     ("ckpt", lambda run: "yes" if run.setup.checkpointing else ""),
     ("loss", lambda run: run.setup.loss if run.setup.loss != "plain" else ""),
     ("optimizer", lambda run: run.setup.optimizer if run.setup.optimizer != "adamw" else ""),
-    ("sharding", lambda run: run.setup.sharding if run.setup.sharding != "none" else ""),
-    ("peak, GiB", lambda run: in_unit(run.peak_bytes, GIB)),
-    ("left", lambda run: f"{100 * run.headroom_share:.0f} %"),
+    ("sharding", lambda run: sharding_name(run.setup.sharding)),
+    ("GiB", lambda run: _gib(run.peak_bytes)),
+    ("free", _share),
     ("trained", lambda run: short_count_text(run.trained)),
     ("time", lambda run: hours_text(run.hours.middle) if run.hours else "?"),
     ("cost", lambda run: money_text(run.cost.middle, "") if run.cost else ""),
 )
+_SPARE = ("batch", "trained", "loss", "optimizer", "ckpt", "sharding", "free")
 
-_SPARE = ("micro-batch", "trained", "loss", "optimizer", "ckpt", "sharding", "left")
 
-
-def front_table(plan: TrainingPlan, *, whole: bool) -> Table:
-    """Its runs, the recommended one marked; not `whole`, at most `MOST_ROWS` of them."""
-    runs = list(plan.front)
-    title = f"The front, {count_text(len(runs))} in all: runs that no other one beats"
-    if not whole and len(runs) > MOST_ROWS:
-        runs = _told(plan)
-        title += f"; {len(runs)} of them, --detail for all"
+def front_table(plan: TrainingPlan) -> Table:
+    """All runs that no other one beats, the recommended one marked."""
+    names = names_of(plan)
 
     def kind(run: PlannedRun) -> RowKind:
         return "peak" if run is plan.recommended else "plain"
 
-    return filled(table(runs, _COLUMNS, title=title, left=7, kind=kind, spare=_SPARE))
+    def gpus(run: PlannedRun) -> str:
+        return _gpus(run.cluster.cards, run.cluster.gpu, names)
 
-
-def _told(plan: TrainingPlan) -> list[PlannedRun]:
-    """Of each number of cards and method the run that trains most of the quickest ones, and the
-    recommended; the quickest `MOST_ROWS` of them."""
-    groups: dict[tuple[str, int, str], PlannedRun] = {}
-    for run in plan.front:  # the quickest first
-        key = run.cluster.gpu.key, run.cluster.cards, run.setup.method
-        best = groups.setdefault(key, run)
-        if hours_of(run) <= (1 + SAME) * hours_of(best) and run.trained > best.trained:
-            groups[key] = run
-    told = sorted(groups.values(), key=hours_of)[:MOST_ROWS]
-    if plan.recommended is not None and plan.recommended not in told:
-        told = sorted([*told[: MOST_ROWS - 1], plan.recommended], key=hours_of)
-    return told
+    title = f"{count_text(len(plan.front))} best trade-offs of time, cost, memory and rank"
+    columns = (_COLUMNS[0], ("GPUs", gpus), *_COLUMNS[1:])
+    return filled(table(plan.front, columns, title=title, left=7, kind=kind, spare=_SPARE))

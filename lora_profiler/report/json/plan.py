@@ -7,7 +7,7 @@ from typing import Any, Literal, TypedDict
 from lora_profiler.planning.plan import Bound, TrainingPlan
 from lora_profiler.planning.planned import Counts, Goal, Interval, PlannedRun, Refused
 from lora_profiler.records.serialize import SetupFields
-from lora_profiler.report.decision.plan import miss_words, nothing_sentence, run_command
+from lora_profiler.report.decision.plan import miss_words, names_of, nothing_sentence, run_command
 from lora_profiler.report.json import SCHEMA_VERSION, part, payload_schema
 from lora_profiler.report.json.predict_types import TrainerJson
 from lora_profiler.report.setup_words import trainer_dict
@@ -154,7 +154,7 @@ def plan_payload(
     """The whole document; bytes are integers, what is not known is null. `more` as in
     `report.decision.plan.plan_blocks`."""
     first, data = plan.offers[0].workloads[0], plan.amount.data
-    recommended = plan.recommended
+    recommended, names = plan.recommended, names_of(plan)
     return part(
         PlanJson,
         plan,
@@ -192,7 +192,7 @@ def plan_payload(
                 MethodJson,
                 each,
                 run=_run(each.run, more) if each.run else None,
-                nearest=None if each.run else miss_words(each),
+                nearest=None if each.run else miss_words(each, names),
             )
             for each in plan.methods
         ],
