@@ -30,6 +30,7 @@ from readme import (
 
 TEXT = README.read_text("utf-8")
 TEXTS = {page: page.read_text("utf-8") for page in PAGES}
+CHANGES = (ROOT / "CHANGELOG.md").read_text("utf-8")
 SHOWN = [transcript for text in TEXTS.values() for transcript in transcripts(text)]
 SESSIONS = [session for text in TEXTS.values() for session in sessions(text)]
 
@@ -203,4 +204,12 @@ def test_every_page_is_named_in_the_index() -> None:
 
 def test_the_changelog_has_this_version() -> None:
     project = tomllib.loads(Path(ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert f"## {project['version']}" in CHANGES
+
+
+def test_the_changelog_has_one_line_a_change() -> None:
+    """A heading, an entry or nothing; details are in git and in the docs."""
+    body = CHANGES.partition("\n## ")[2].splitlines()[1:]
+    assert [line for line in body if line and not re.match(r"#{2,3} |- ", line)] == []
+    assert [line for line in body if len(line) > 130] == []
+    assert len(CHANGES.encode()) < 12_000
