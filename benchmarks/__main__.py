@@ -42,7 +42,8 @@ GROUPS = {
         "startup throughput compile_speed dashboard trainer_files misread_keys fuzz"
     ),
     "Pages, and what the package brings": (
-        "accuracy combinations reports pictures static_page extract_shapes fetch_inputs"
+        "accuracy combinations reports pictures terminal_pictures static_page extract_shapes"
+        " fetch_inputs"
     ),
 }
 """Every module that is a command."""

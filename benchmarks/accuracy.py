@@ -1,22 +1,31 @@
-"""Accuracy as README and docs/accuracy.md tell it, from the committed results of the other
+"""What is proven, for README, the docs' home and docs/accuracy.md: every part of an answer, what it
+was held against, how close it is and how far off at worst, from the committed results of the other
 benchmarks.
 
     python -m benchmarks.accuracy
 
-Prints all; `python tests/readme.py --update` puts it into the pages.
+Prints the tables; `python tests/readme.py --update` puts them into the pages.
 """
 
-from collections.abc import Sequence
-from statistics import mean
-from typing import Any
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from statistics import fmean, median
+from typing import Any, NamedTuple
 
-from benchmarks.pages import read_document as results
-from benchmarks.pages import words_of
+from benchmarks import (
+    boundary_verdicts,
+    rehearsed_files,
+    rehearsed_frameworks,
+    rehearsed_generation,
+    rehearsed_trainers,
+)
+from benchmarks.data_lengths import errors as epoch_errors
+from benchmarks.pages import RESULTS, read_document, table, words_of
 from benchmarks.public_rows.grade import headline
-from benchmarks.rehearsed_peaks import compared
-from benchmarks.rehearsed_trainers import FAMILY
+from benchmarks.rehearsed_peaks import Family, compared
 from benchmarks.rows import read_rows
-from lora_profiler.evidence import MeasuredMemory, MeasuredStep, interval, measured_steps
+from lora_profiler.evidence import command_shares, interval, measured_steps, own_rows
 from lora_profiler.report.evidence import (
     command_words,
     coverage_words,
@@ -25,248 +34,421 @@ from lora_profiler.report.evidence import (
     interval_words,
 )
 from lora_profiler.report.labels import LEFT_OUT_LABELS, TIER_LABELS
+from lora_profiler.units import error_text, percent_text
+
+Errors = Sequence[float]
 
 
-def error_row(what: str, rows: Sequence[dict[str, Any]]) -> str:
-    errors = [row["error"] for row in rows]
-    worst = max(rows, key=lambda row: abs(row["error"]))
-    return (
-        f"| {what} | {len(rows)} | {mean(abs(e) for e in errors):.2%} | {worst['error']:+.2%} |"
-        f" {worst['configuration']} |"
-    )
+class Check(NamedTuple):
+    """One row of the page: `part` of an answer, what it was held `against`, `cases`, `close`, the
+    `worst` of them, and the page of results that has every case."""
+
+    part: str
+    against: str
+    cases: int
+    close: str
+    worst: str
+    page: str
 
 
-def measured_line() -> str:
-    """The committed records of the harness."""
-    found = []
-    for name, folder in results("records").items():
-        peak = next(e for e in folder["errors"] if e["metric"] == "peak_requested_bytes")
-        worst = "-".join(peak["worst_record"].split("-")[:-2])
-        found.append(
-            f"- **Real training runs**, {folder['records']} records of the harness ({name}): the"
-            f" peak is {peak['mean_absolute']:.2%} off in the mean, {peak['worst']:+.2%} at worst"
-            f" ({worst}); by metric and category, every miss with its reason, in"
-            " `benchmarks/results/records.md`.\n"
+def check(part: str, against: str, errors: Errors, page: str) -> Check:
+    """How many are equal to the byte, where some are, and the mean of absolute errors."""
+    equal = sum(error == 0 for error in errors)
+    mean = f"mean {percent_text(fmean(map(abs, errors)))}"
+    if equal == len(errors):
+        return Check(part, against, len(errors), "all equal to the byte", "0", page)
+    close = f"{equal:,} equal to the byte, {mean}" if equal else mean
+    return Check(part, against, len(errors), close, error_text(max(errors, key=abs)), page)
+
+
+def stated(page: str, pattern: str) -> tuple[str, ...]:
+    """What the one sentence of that form says on a page of results."""
+    text = " ".join((RESULTS / f"{page}.md").read_text("utf-8").split())
+    (found,) = re.findall(pattern, text)
+    return found if isinstance(found, tuple) else (found,)
+
+
+# --- real steps on a CPU --------------------------------------------------------------------------
+
+
+def measured_here() -> list[Check]:
+    saved, peaks = read_document("saved_bytes"), read_document("peaks")["rows"]
+    exact, stored, repeated = (
+        [row["error"] for row in peaks if kind(row)]
+        for kind in (
+            lambda row: row["exactness"] == "exact",
+            lambda row: row["exactness"] != "exact" and not _repeats(row),
+            lambda row: row["exactness"] != "exact" and _repeats(row),
         )
-    return "".join(found)
-
-
-def rehearsed_with_trainers() -> tuple[int, int, float]:
-    """Runs of the trainers themselves, how many of them equal, and the furthest error."""
-    rows = compared(read_rows(FAMILY.rows))
-    errors = [FAMILY.error(row) for row in rows]
-    return len(errors), sum(error == 0 for error in errors), max(errors, key=abs)
-
-
-def trainers_line() -> str:
-    count, equal, worst = rehearsed_with_trainers()
-    return (
-        f"- **Trainers themselves, rehearsed**: transformers' Trainer, TRL's SFTTrainer and"
-        f" DPOTrainer, {count} runs of models at full size over torch's CUDA build on pretended"
-        f" cards; what `--trainer` says is equal to the byte in {equal}, {worst:+.4%} off at worst"
-        " (`benchmarks/results/rehearsed_trainers.md`)."
     )
-
-
-def profiles_line() -> str:
-    """Two predictors at full size."""
-    rows = results("profiles")["rows"]
-    compared = [row for row in rows if row.get("rules")]
-    points = sum(len(row["peak_errors"]) for row in compared)
-    equal = sum(not error for row in compared for error in row["peak_errors"])
-    worst = max((abs(error) for row in compared for error in row["peak_errors"]), default=0.0)
-    return (
-        "- **Rules against compiled traces**, two predictors that share nothing but the question:"
-        f" {len(compared):,} steps of {len({row['model'] for row in compared})} models at full"
-        f" size; {equal:,} of {points:,} peaks equal to the byte, the rest up to {worst:.2%} apart"
-        " (`benchmarks/results/profiles.md`)."
-    )
-
-
-def held_out_line() -> str:
-    """Profiles where no compilation has looked."""
-    rows = [row for row in results("held_out")["rows"] if "reason" not in row]
-    return (
-        f"- **Compiled profiles against fresh traces**, {sum(row['points'] for row in rows):,}"
-        f" points that no compilation has seen, {len({row['type'] for row in rows})} architectures:"
-        " peaks of the three phases, the peak's moment and its categories differ in"
-        f" {sum(len(row['wrong']) for row in rows)} (`benchmarks/results/held_out.md`)."
-    )
-
-
-def ranks_line() -> str:
-    cases = results("distributed")["cases"]
-    equal = 0
-    for case in cases:
-        held, told = (
-            case["record"]["measurement"]["persistent_bytes"],
-            case["predicted_persistent_bytes"],
-        )
-        equal += all(held.get(name, 0) == size for name, size in told.items())
-    worst = max((case["peak_error"] for case in cases), key=abs)
-    losses = max(case["loss_difference"] for case in cases)
-    return (
-        f"- **Several ranks**, {len(cases)} cases of 2 and 4 processes on a CPU, DDP, ZeRO-1 and"
-        f" FSDP2: persistent bytes equal in {equal}, the peak {100 * worst:+.2f} % off at worst,"
-        f" losses {losses:.0e} from one process; rules against the real wrappers traced for up to"
-        " 64 ranks: `benchmarks/results/distributed.md`, `ranks.md`."
-    )
-
-
-def public_lines() -> list[str]:
-    """Public measurements, as the package brings them: memory by tier with the interval of a peak,
-    steps by what was left out."""
-    found, memory = interval(), graded_memory()
-    tiers = {
-        tier: [row for row in memory if row.tier == tier]
-        for tier in sorted({row.tier for row in memory})
-    }
-    steps = {
-        what: [row for row in measured_steps() if row.left_out == what] for what in LEFT_OUT_LABELS
-    }
+    ranks = read_document("distributed")["cases"]
+    epochs = read_document("data_lengths")
+    steps = [epoch_errors(row, with_mask=mask) for row in epochs for mask in (False, True)]
+    calibrated = [test["error"] for test in read_document("calibration")["tests"]]
     return [
-        f"- **Public measurements**, {len(memory) + len(measured_steps())} that others"
-        " published, each with its address on the dashboard's page Evidence"
-        " (`benchmarks/results/public_accuracy.md`, `step_time.md`):",
-        "",
-        "| measured by others | rows | mean error | median | 90th percentile | worst |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-        *(
-            _public_row(f"memory, tier {tier}: {TIER_LABELS[tier]}", rows)
-            for tier, rows in tiers.items()
-        ),
-        *(
-            _public_row(f"time of a step, {LEFT_OUT_LABELS[what]}", rows)
-            for what, rows in steps.items()
-        ),
-        "",
-        f"No constant was fitted to memory. {interval_words(found)}. {coverage_words(found)}"
-        f" {command_words()} All of those are in `benchmarks/results/public_command.md`."
-        " Misses, with what is known of them, and what was left out are on the page too."
-        f" {headline(results('peak_intervals')['rows'])} The latter are open: which"
-        " version, kernels, recipe and trainer (`benchmarks/results/peak_intervals.md`).",
-    ]
-
-
-def _public_row(what: str, rows: Sequence[MeasuredMemory | MeasuredStep]) -> str:
-    e = errors_of(rows)
-    return f"| {what} | {e.rows} | {e.mean:.2%} | {e.median:.2%} | {e.p90:.2%} | {e.worst:+.2%} |"
-
-
-def headlines() -> str:
-    """Markdown for the README: four rows, what was held against what, and the worst of each."""
-    saved, peaks, memory = results("saved_bytes"), results("peaks")["rows"], graded_memory()
-    rows = [
-        (
-            "saved activations, real forward passes",
+        Check(
+            "Activations saved for backward",
+            f"real forward passes of {len(saved['families'])} model types",
             saved["cases"],
-            f"{saved['exact']:,} equal to the byte",
-            "",
+            "all equal to the byte"
+            if saved["exact"] == saved["cases"]
+            else f"{saved['exact']:,} equal to the byte",
+            "0" if saved["exact"] == saved["cases"] else "see page",
+            "saved_bytes",
         ),
-        (
-            "peak of real steps on a CPU, tiny models",
-            len(peaks),
-            *_mean_and_worst([row["error"] for row in peaks]),
+        check("Peak, where the answer says exact", "real steps of tiny models", exact, "peaks"),
+        check("Peak, estimate, without checkpointing", "the same", stored, "peaks"),
+        check("Peak, estimate, with checkpointing", "the same", repeated, "peaks"),
+        check(
+            "Peak of a run",
+            "runs of this package's own benchmark",
+            [row.error for row in own_rows("recorded")],
+            "records",
         ),
-        (
-            "trainers' own code at full size, on pretended cards",
-            (trained := rehearsed_with_trainers())[0],
-            f"{trained[1]} equal to the byte",
-            f"{trained[2]:+.2%}",
+        check(
+            "Peak of each of several ranks",
+            "DDP, ZeRO-1 and FSDP2, 2 and 4 processes",
+            [case["peak_error"] for case in ranks],
+            "distributed",
         ),
-        ("peaks that others measured on GPUs, their stack replayed", len(memory), *_of(memory)),
-        ("step times that others measured", len(measured_steps()), *_of(measured_steps())),
+        check(
+            "Peak of every batch of an epoch",
+            "transformers' Trainer over samples of many lengths",
+            list(chain.from_iterable(steps)),
+            "data_lengths",
+        ),
+        check(
+            "Step time on a calibrated CPU",
+            "steps of models that calibration never saw",
+            calibrated,
+            "calibration",
+        ),
     ]
-    head = ["| predicted against | rows | mean error | worst |", "| --- | ---: | ---: | ---: |"]
-    return "\n".join(
-        [
-            *head,
-            *(
-                f"| {what} | {count:,} | {mean_error} | {worst} |"
-                for what, count, mean_error, worst in rows
-            ),
-        ]
+
+
+def _repeats(row: Mapping[str, Any]) -> bool:
+    return "checkpointing" in row["configuration"]
+
+
+# --- torch's CUDA build on simulated GPUs ---------------------------------------------------------
+
+
+def _errors_of(family: Family) -> list[tuple[bool, float]]:
+    """Whether the answer says exact, and its error."""
+    rows = compared(read_rows(family.rows))
+    return [(family.says(row) == "exact", family.error(row)) for row in rows]
+
+
+def rehearsed() -> list[Check]:
+    own = [(row.says_exact, row.error) for row in own_rows("rehearsed")]
+    trainers = _errors_of(rehearsed_trainers.FAMILY)
+    frameworks = _errors_of(rehearsed_frameworks.FAMILY)
+    generated = read_rows(RESULTS / "rehearsed_generation.jsonl")
+    right, points, equal, peaks = stated(
+        "crossover",
+        r"as predicted at \*\*(\d+) of (\d+)\*\* points; (\d+) of (\d+) peaks are equal",
     )
-
-
-def _mean_and_worst(errors: Sequence[float]) -> tuple[str, str]:
-    return f"{mean(abs(e) for e in errors):.2%}", f"{max(errors, key=abs):+.2%}"
-
-
-def _of(rows: Sequence[MeasuredMemory | MeasuredStep]) -> tuple[str, str]:
-    e = errors_of(rows)
-    return f"{e.mean:.2%}", f"{e.worst:+.2%}"
-
-
-def table() -> str:
-    """Markdown: saved bytes, peaks by what the answer claims, speed. A list has an empty line
-    before it, without which Python-Markdown makes it a part of the paragraph."""
-    saved, peaks, start, speed = (
-        results(name) for name in ("saved_bytes", "peaks", "startup", "throughput")
+    traces, reserved, mean, worst = stated(
+        "rehearsed",
+        r"simulated allocator `--trace`: .*? \| all \| (\d+) \|[^:]*?"
+        r"\| (\d+) of \d+ \| ([\d.]+%) \| ([\d.]+%) \| \| model types",
     )
-    rows = peaks["rows"]
-    exact = [row for row in rows if row["exactness"] == "exact"]
-    rest = [row for row in rows if row["exactness"] != "exact"]
-    scratch = [row for row in exact if row["tensors"] is not None]
-    stored = [row for row in rest if "checkpointing" not in row["configuration"]]
-    repeated = [row for row in rest if "checkpointing" in row["configuration"]]
-    seconds = {row["name"]: row["median_seconds"] for row in start["results"]}
-    ours = next(
-        value for name, value in seconds.items() if name.startswith("lora-profile meta-llama")
+    return [
+        *_by_claim("Peak", "this package's own loop, models at full size", own, "rehearsed"),
+        *_by_claim(
+            "Peak with `--trainer`",
+            "transformers' and TRL's own trainers",
+            trainers,
+            "rehearsed_trainers",
+        ),
+        *_by_claim(
+            "Peak of a trainer's file",
+            "commands of axolotl, LLaMA-Factory, LitGPT, torchtune, Unsloth",
+            frameworks,
+            "rehearsed_frameworks",
+        ),
+        check(
+            "Peak of a public file",
+            "its settings in TRL's own trainers",
+            [error for _, error in _errors_of(rehearsed_files.FAMILY)],
+            "rehearsed_files",
+        ),
+        check(
+            "Peak of generation (GRPO)",
+            "transformers' `generate`",
+            [rehearsed_generation.error(row) for row in generated if row["status"] == "done"],
+            "rehearsed_generation",
+        ),
+        *_verdicts(),
+        Check(
+            "Memory that the allocator reserves",
+            "torch's caching allocator, from traces",
+            int(traces),
+            f"{reserved} equal to the byte, mean {_spaced(mean)}",
+            _spaced(worst),
+            "rehearsed",
+        ),
+        Check(
+            "Where LoRA starts to need more",
+            "full and LoRA on both sides of the crossover",
+            int(points),
+            f"order right in {right}; {equal} of {peaks} peaks equal to the byte",
+            "0" if right == points and equal == peaks else "see page",
+            "crossover",
+        ),
+    ]
+
+
+def _spaced(percentage: str) -> str:
+    return f"{float(percentage.removesuffix('%')):.2f} %"
+
+
+def _by_claim(
+    part: str, against: str, errors: Sequence[tuple[bool, float]], page: str
+) -> list[Check]:
+    exact = [error for says_exact, error in errors if says_exact]
+    rest = [error for says_exact, error in errors if not says_exact]
+    return [
+        check(f"{part}, where the answer says exact", against, exact, page),
+        check(f"{part}, estimate", "the same", rest, page),
+    ]
+
+
+def _verdicts() -> Iterator[Check]:
+    rows = boundary_verdicts.latest_rows()
+    against = {
+        True: "the largest batch and one more, the smallest GPU and the next smaller",
+        False: "the same, where only a bound of the allocator's need is known",
+    }
+    for is_simulated, words in against.items():
+        found = [row for row in rows if row.get("is_simulated") is is_simulated]
+        tries, _, fits, _, refused = boundary_verdicts.counts(found)
+        close = "all right" if not fits + refused else f"{tries - fits - refused:,} right"
+        worst = f"{fits} wrong to fit, {refused} not to fit" if fits + refused else "0"
+        yield Check("Verdict at the limit", words, tries, close, worst, "boundary")
+
+
+# --- what others measured on GPUs -----------------------------------------------------------------
+
+
+def published() -> list[Check]:
+    memory, command = graded_memory(), command_shares()
+    typed = [row for row in read_document("as_typed")["rows"] if row["group"] == "public"]
+    errors = [row["guide"][0] / row["measured_bytes"] - 1 for row in typed if row["guide"]]
+    share = command["nearly"]
+    return [
+        *(
+            check(
+                f"Peak, {TIER_LABELS[tier]}",
+                "published peaks, with the library versions of the run replayed",
+                [row.error for row in memory if row.tier == tier],
+                "public_accuracy",
+            )
+            for tier in sorted({row.tier for row in memory})
+        ),
+        Check(
+            "Peak, with options that describe the run",
+            "the same, by today's command",
+            share.rows,
+            f"90 % within {percent_text(share.half_width)}",
+            error_text(share.worst),
+            "public_command",
+        ),
+        Check(
+            "Peak, with model, method, rank, batch, length and GPU only",
+            "the same, no trainer named",
+            len(errors),
+            f"median {percent_text(median(map(abs, errors)))}",
+            error_text(max(errors, key=abs)),
+            "as_typed",
+        ),
+        *(
+            check(
+                f"Step time, {LEFT_OUT_LABELS[what]}",
+                "published step times",
+                [row.error for row in measured_steps() if row.left_out == what],
+                "step_time",
+            )
+            for what in LEFT_OUT_LABELS
+        ),
+    ]
+
+
+# --- one predictor against another, and files -----------------------------------------------------
+
+
+def cross_checked() -> list[Check]:
+    profiles = [row for row in read_document("profiles")["rows"] if row.get("rules")]
+    held_out = [row for row in read_document("held_out")["rows"] if "reason" not in row]
+    wrong = sum(len(row["wrong"]) for row in held_out)
+    cases, worst_rank = stated("ranks", r"(\d+) cases: .*? the worst peak is (\S+ %) off")
+    sizes = re.findall(r"(\d+) of (\d+) equal", (RESULTS / "ranks.md").read_text("utf-8"))
+    equal, compared_sizes = (sum(map(int, column)) for column in zip(*sizes, strict=True))
+    same, times, largest = stated(
+        "rehearsed_time", r"(\d+) of (\d+) within 3%: .*? largest ([\d.]+%)"
     )
-    accelerate = next(value for name, value in seconds.items() if name.startswith("accelerate"))
-    rate = {row["what"]: row["per_second"] for row in speed["rows"]}
+    near, others, farthest = stated(
+        "rehearsed_time_of_others", r"(\d+) of (\d+) within 3%: .*? largest ([\d.]+%)"
+    )
+    values = [
+        int(count.replace(",", ""))
+        for count in re.findall(
+            r"^\|[^|]+\| \w{7} \| \d+ \| \d+ \| ([\d,]+) \| \d+ \| 0 \|$",
+            (RESULTS / "misread_keys.md").read_text("utf-8"),
+            re.MULTILINE,
+        )
+    ]
+    return [
+        check(
+            f"Rules, {len({row['model'] for row in profiles})} models at full size",
+            "traces of the real step, compiled",
+            [error for row in profiles for error in row["peak_errors"]],
+            "profiles",
+        ),
+        Check(
+            f"Compiled profiles, {len({row['type'] for row in held_out})} architectures",
+            "fresh traces at sizes that no compilation saw",
+            sum(row["points"] for row in held_out),
+            "all equal to the byte" if not wrong else f"{wrong} differ",
+            "0" if not wrong else "see page",
+            "held_out",
+        ),
+        Check(
+            "Rules for 2 to 64 ranks",
+            "traces of the real DDP and FSDP2",
+            int(cases),
+            f"{equal:,} of {compared_sizes:,} sizes and collectives equal",
+            f"{worst_rank} (peak)",
+            "ranks",
+        ),
+        Check(
+            "Step time from counted kernels",
+            "kernels that a rehearsed step launched",
+            int(times),
+            f"{same} within 3 %",
+            _spaced(largest),
+            "rehearsed_time",
+        ),
+        Check(
+            "The same, with trainers",
+            "kernels that trainers' own code launched",
+            int(others),
+            f"{near} within 3 %",
+            _spaced(farthest),
+            "rehearsed_time_of_others",
+        ),
+        Check(
+            "Settings read from public files",
+            "axolotl's, LLaMA-Factory's and TRL's own parsers",
+            sum(values),
+            "none misread",
+            "0",
+            "misread_keys",
+        ),
+    ]
+
+
+# --- pages ----------------------------------------------------------------------------------------
+
+
+def proven() -> str:
+    """Markdown for docs/accuracy.md."""
+    versions = words_of(read_document("peaks")["versions"])
+    sections = {
+        f"### Measured here, on a CPU\n\n{versions}.": measured_here(),
+        "### Rehearsed here, on simulated GPUs\n\ntorch's CUDA build runs the training code over"
+        " libraries that compute nothing and count every byte.": rehearsed(),
+        "### Measured by others, on GPUs\n\nNo constant was fitted to memory. Step times are"
+        " predicted with constants that were fitted without the row in question.": published(),
+        "### Two ways to the same number\n\nThey share the question and nothing"
+        " else.": cross_checked(),
+    }
+    text = "\n\n".join(f"{head}\n\n{_table(checks)}" for head, checks in sections.items())
+    return f"{text}\n\n### Intervals of a peak\n\n{intervals()}\n\n### Speed\n\n{speed()}"
+
+
+def _table(checks: Iterable[Check]) -> str:
+    rows = (
+        (part, against, f"{cases:,}", close, worst, _link(page))
+        for part, against, cases, close, worst, page in checks
+    )
+    heads = "part of the answer | held against | >cases | how close | >worst | every case"
+    return "\n".join(table(heads, rows))
+
+
+def _link(page: str) -> str:
+    return f"[{page}](../benchmarks/results/{page}.md)"
+
+
+def intervals() -> str:
+    found = interval()
+    sentences = (
+        f"{interval_words(found)}.",
+        coverage_words(found),
+        command_words(),
+        headline(read_document("peak_intervals")["rows"]),
+    )
+    links = ", ".join(
+        f"[{page}](../benchmarks/results/{page}.md)"
+        for page in ("public_command", "peak_intervals")
+    )
+    return "\n".join([*(f"- {sentence}" for sentence in sentences), f"- Every row: {links}."])
+
+
+def speed() -> str:
+    seconds = {row["name"]: row["median_seconds"] for row in read_document("startup")["results"]}
+    ours, accelerate = (
+        next(value for name, value in seconds.items() if name.startswith(start))
+        for start in ("lora-profile meta-llama", "accelerate")
+    )
+    rate = {row["what"]: row["per_second"] for row in read_document("throughput")["rows"]}
     swept = next(value for name, value in rate.items() if name.startswith("sweep, analytic, table"))
-    compiled = {row["what"]: row["median_seconds"] for row in results("compile_speed")["rows"]}
+    compiled = {
+        row["what"]: row["median_seconds"] for row in read_document("compile_speed")["rows"]
+    }
     profile = next(
         value
         for what, value in compiled.items()
         if what.startswith("a profile of meta-llama/Llama-3.1-8B, LoRA")
     )
+    pages = ", ".join(map(_link, ("startup", "throughput", "compile_speed")))
+    return (
+        f"A whole `lora-profile` process takes {ours:.2f} s, {accelerate / ours:.0f} times less"
+        f" than `accelerate estimate-memory --help`. From Python it is"
+        f" {rate['peak_bytes, analytic']:,.0f} peaks a second, {swept / 1e6:,.0f} million with"
+        f" `sweep`. A profile of an 8B model is made in {profile:.0f} s. Pages: {pages}."
+    )
+
+
+def headlines() -> str:
+    """Markdown for the README and the docs' home: what was held against what, in four lines."""
+    memory, steps = errors_of(graded_memory()), errors_of(measured_steps())
+    (typed,) = (each for each in published() if each.page == "as_typed")
+    trainers = [error for _, error in _errors_of(rehearsed_trainers.FAMILY)]
+    frameworks = _errors_of(rehearsed_frameworks.FAMILY)
+    exact, rest = (
+        [error for says_exact, error in frameworks if says_exact is kind] for kind in (True, False)
+    )
+    runs = [row.error for row in own_rows("recorded")]
     return "\n".join(
         [
-            f"Measured on CPU with {words_of(peaks['versions'])}; nothing here has been measured on"
-            " a GPU yet.",
-            "",
-            f"- **Saved activations**: {saved['exact']:,} of {saved['cases']:,} real forward"
-            f" passes equal to the byte ({len(saved['families'])} families;"
-            " `benchmarks/results/saved_bytes.md`).",
-            f"- **Peak of a real training step**, {len(rows)} seeded configurations"
-            " (`benchmarks/results/peaks.md`):",
-            "",
-            "| the answer says | runs | mean error | worst | worst case |",
-            "| --- | ---: | ---: | ---: | --- |",
-            error_row("exact", exact),
-            error_row("estimate, no checkpointing", stored),
-            error_row("estimate, checkpointing", repeated),
-            "",
-            f"{len(exact) - len(scratch)} of {len(exact)} exact answers are within 1 %"
-            + "".join(
-                f"; the other, a step of {row['real']['step'] / 1e6:.1f} MB, is"
-                f" {abs(row['predicted'] - row['tensors'])} B from what its tensors reach, and the"
-                " rest is scratch inside a CPU kernel"
-                for row in scratch
-            )
-            + ". The models are tiny and most vocabularies small, so that peaks inside layers,"
-            " which are the estimates, occur often. The bounds that an estimate states are the"
-            " largest errors of these rows, rounded up; `python -m benchmarks.peaks --fresh SEED`"
-            " measures rows on which nothing was set.",
-            "",
-            trainers_line(),
-            measured_line() + profiles_line(),
-            held_out_line(),
-            ranks_line(),
-            *public_lines(),
-            "",
-            f"- **Speed**: {ours:.2f} s for a whole `lora-profile` process,"
-            f" {accelerate / ours:.0f} times faster than `accelerate estimate-memory --help`"
-            f" beside it; {rate['peak_bytes, analytic']:,.0f} peaks a second one at a time,"
-            f" {swept / 1e6:,.0f} million by `sweep`; {profile:.0f} s from nothing to a profile"
-            " of an 8B model (`benchmarks/results/startup.md`, `throughput.md`,"
-            " `compile_speed.md`).",
+            f"- **{memory.rows} peaks that others measured on GPUs**, with their library versions"
+            f" replayed: mean error {percent_text(memory.mean)}, worst {error_text(memory.worst)}."
+            f" With model, method and sizes only, without the trainer, {typed.cases} are off by"
+            f" {typed.close.removeprefix('median ')} at the median: the answer is then a range.",
+            f"- **Trainers' own code on simulated GPUs**: {len(trainers)} runs of TRL and"
+            f" transformers, {trainers.count(0)} equal to the byte, worst"
+            f" {error_text(max(trainers, key=abs))}. Other trainers' commands: {exact.count(0)} of"
+            f" {len(exact)} answers that say exact are equal; {len(rest)} estimates are off by"
+            f" {percent_text(median(map(abs, rest)))} at the median, worst"
+            f" {error_text(max(rest, key=abs))}.",
+            f"- **{len(runs)} runs measured here on a CPU**: mean error"
+            f" {percent_text(fmean(map(abs, runs)))}, worst {error_text(max(runs, key=abs))}.",
+            f"- **{steps.rows} step times that others measured**: mean error"
+            f" {percent_text(steps.mean)}, worst {error_text(steps.worst)}.",
         ]
     )
 
 
 if __name__ == "__main__":
-    print(table())
+    print(proven())

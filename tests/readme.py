@@ -1,11 +1,10 @@
 """The commands and transcripts of README and docs: found, run, compared and written anew.
 
-    python tests/readme.py --setup      prints the two set-up commands, a line each python
-    tests/readme.py --update     runs every transcript again and writes its output into its page,
-    and the accuracy of the
-                                        committed benchmark results into README.md and
-                                        docs/accuracy.md, and what trainers do by default into
-                                        docs/guide/trainers.md
+    python tests/readme.py --setup     prints the two set-up commands, a line each
+    python tests/readme.py --update    runs every transcript again and writes its output into its
+                                       page; the accuracy of the committed benchmark results into
+                                       README.md, docs/index.md and docs/accuracy.md; what trainers
+                                       do by default into docs/reference/trainers.md
 
 A transcript is a fenced block of kind `console`: `$ command`, then everything that it prints.
 `{.console exit=1}`, which is how Python-Markdown has it, states an exit code other than 0. A
@@ -23,9 +22,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+INDEX = ROOT / "docs" / "index.md"
 ACCURACY = ROOT / "docs" / "accuracy.md"
+FOLDERS = ("benchmarks", "examples")
+"""What transcripts name, by the paths that readers have."""
 PAGES = (README, *sorted((ROOT / "docs").rglob("*.md")))
-TRAINERS = ROOT / "docs" / "guide" / "trainers.md"
+TRAINERS = ROOT / "docs" / "reference" / "trainers.md"
 _TRAINERS_BEGIN = "<!-- trainers: made of lora_profiler/stacks, to the end -->"
 _BEGIN, _END = "<!-- accuracy:begin -->", "<!-- accuracy:end -->"
 _FENCE = re.compile(
@@ -80,8 +82,8 @@ def run(command: str) -> tuple[str, int]:
         program = Path(folder) / "lora-profile"
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m lora_profiler "$@"\n')
         program.chmod(0o755)
-        # the committed records, by the path that readers have
-        (Path(folder) / "benchmarks").symlink_to(ROOT / "benchmarks")
+        for name in FOLDERS:
+            (Path(folder) / name).symlink_to(ROOT / name)
         env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         env |= {
             "PATH": f"{folder}{os.pathsep}{env['PATH']}",
@@ -103,16 +105,17 @@ def run(command: str) -> tuple[str, int]:
 
 
 def with_accuracy(page: Path, text: str) -> str:
-    """The page with the accuracy of the committed results between its marks: some rows in the
-    README, all in docs/accuracy.md."""
-    if page not in (README, ACCURACY):
+    """The page with the accuracy of the committed results between its marks: some lines in the
+    README and the docs' home, all in docs/accuracy.md."""
+    if page not in (README, INDEX, ACCURACY):
         return text
     sys.path.insert(0, str(ROOT))
-    from benchmarks.accuracy import headlines, table
+    from benchmarks.accuracy import headlines, proven
 
     before, _, rest = text.partition(_BEGIN)
     _, _, after = rest.partition(_END)
-    return f"{before}{_BEGIN}\n{headlines() if page == README else table()}\n{_END}{after}"
+    found = proven() if page == ACCURACY else headlines()
+    return f"{before}{_BEGIN}\n\n{found}\n\n{_END}{after}"
 
 
 def with_trainers(page: Path, text: str) -> str:

@@ -41,7 +41,7 @@ def test_how_many_files_were_rehearsed() -> None:
     )
     own = {file for file in own if file and "@" in file}  # of a repository at a commit
     assert said(r"(\d+) distinct public files") == [len(own | others)]
-    assert said(r"card, (\d+) by their own framework") == [len(own)]
+    assert said(r"GPU, (\d+) by their own framework") == [len(own)]
     assert said(r"(\d+) more with the same settings") == [len(others - own)]
 
 
@@ -50,6 +50,6 @@ def test_how_many_values_were_compared() -> None:
     files, unparsed, values, _, misread = map(sum, zip(*table, strict=True))
     assert misread == 0
     pattern = (
-        r"`benchmarks/results/misread_keys.md`: (\d+) public files .*? Of ([\d,]+) values none"
+        r"misread_keys.md\): (\d+) public files, .*? Of ([\d,]+) values none"
     )
     assert said(pattern) == [files - unparsed, values]

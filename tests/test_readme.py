@@ -10,13 +10,18 @@ from pathlib import Path
 
 import pytest
 from click import Context
+from rich.text import Text
 
 import lora_profiler
+from benchmarks.terminal_pictures import PICTURES, letters, letters_of, needs_cuda, printed, themes
+from benchmarks.terminal_pictures import SHOWN as PICTURE_OF
 from built_pages import broken_lines
 from commands import OFFLINE, in_this_process
 from lora_profiler.cli.main import root
 from readme import (
     ACCURACY,
+    FOLDERS,
+    INDEX,
     PAGES,
     README,
     ROOT,
@@ -30,6 +35,11 @@ from readme import (
 
 TEXT = README.read_text("utf-8")
 TEXTS = {page: page.read_text("utf-8") for page in PAGES}
+GUIDES = {page: text for page, text in TEXTS.items() if page.parent.name == "guide"}
+BANNED = re.compile(
+    r"(?i)\b(?:told|tells?|asked|beside|whose|nobody|stands?|foretold|pretended|reserve"
+    r"|trains otherwise|harness'?|cards?)\b"
+)
 CHANGES = (ROOT / "CHANGELOG.md").read_text("utf-8")
 SHOWN = [transcript for text in TEXTS.values() for transcript in transcripts(text)]
 SESSIONS = [session for text in TEXTS.values() for session in sessions(text)]
@@ -51,7 +61,8 @@ def said(command: str, folder: Path) -> tuple[str, int]:
     if plain is None or re.search(r"[ep] (bench|compile) [^-]", command):
         return run(command)
     words, is_quiet, filters = plain.groups()
-    (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
+    for name in FOLDERS:
+        (folder / name).symlink_to(ROOT / name)
     own = {"COLUMNS": "80", "LORA_PROFILER_CACHE": str(folder)}
     with chdir(folder):
         asked = {"environment": OFFLINE | own, "together": not is_quiet}
@@ -105,17 +116,23 @@ def test_every_public_name_has_an_example() -> None:
 
 
 def test_accuracy_is_that_of_the_committed_results() -> None:
-    for page in (README, ACCURACY):
+    for page in (README, INDEX, ACCURACY):
         assert with_accuracy(page, TEXTS[page]) == TEXTS[page], (
             "after new results: python tests/readme.py --update"
         )
 
 
-def test_there_are_exactly_two_setup_commands_and_they_come_first() -> None:
+def test_there_are_exactly_two_setup_commands() -> None:
     first, second = setup_commands(TEXT)
     assert "lora-profile bench SmolLM2-135M --timing-seconds 10 --report" in first
     assert "pytest" in second
-    assert TEXT.index("```sh") < TEXT.index("```console")
+
+
+def test_the_first_screen_has_install_command_picture_and_proof() -> None:
+    screen = "\n".join(TEXT.splitlines()[:36])
+    places = [screen.index(word) for word in ("pip install .", PICTURE_OF["answer"], "answer.svg")]
+    assert places == sorted(places)
+    assert screen.index("not measured a run on a GPU ourselves") < screen.index("- **125 peaks")
 
 
 def test_every_command_and_option_group_is_shown() -> None:
@@ -140,7 +157,46 @@ def test_the_map_names_every_module_of_the_package() -> None:
 
 
 def test_the_readme_ends_before_one_scrolls_for_long() -> None:
-    assert len(README.read_bytes()) < 10_000
+    assert len(TEXT.splitlines()) < 120
+
+
+def test_a_guide_is_short() -> None:
+    """Words outside transcripts."""
+    lengths = {page.name: len(_prose(text).split()) for page, text in GUIDES.items()}
+    assert lengths and {name: n for name, n in lengths.items() if n >= 900} == {}
+
+
+def test_readme_and_guides_are_in_plain_english() -> None:
+    """Words that readers stop at, and "card" where a GPU is meant."""
+    found = {
+        page.name: hits
+        for page, text in {README: TEXT, INDEX: TEXTS[INDEX], **GUIDES}.items()
+        if (hits := BANNED.findall(_shown_prose(text)))
+    }
+    assert found == {}
+
+
+def _prose(text: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def _shown_prose(text: str) -> str:
+    """Without code, addresses and what is generated."""
+    text = re.sub(r"<[^>]*>|\]\([^)]*\)", "", _prose(text), flags=re.DOTALL)
+    return re.sub(r"`[^`]*`", "", text)
+
+
+PICTURED = [name for name, command in PICTURE_OF.items() if not needs_cuda(command)]
+
+
+@pytest.mark.parametrize("name", PICTURED)
+def test_a_picture_of_a_terminal_has_what_the_command_prints(name: str) -> None:
+    command = PICTURE_OF[name]
+    shown = letters(f"$ {command}{Text.from_ansi(printed(command)).plain}")
+    for suffix in themes():
+        picture = (PICTURES / f"{name}{suffix}.svg").read_text("utf-8")
+        assert letters_of(picture) == shown, "python -m benchmarks.terminal_pictures"
+        assert "@font-face" not in picture and "url(http" not in picture
 
 
 MADE = ROOT / "docs" / "predict.html"
@@ -178,7 +234,7 @@ def test_no_list_runs_into_a_paragraph_of_the_pages() -> None:
 
 def test_a_picture_is_there_in_full_size() -> None:
     pages = (page for page in TEXTS if page != README)
-    shown = [line for page in pages for line in TEXTS[page].splitlines() if "![" in line]
+    shown = [line.strip() for page in pages for line in TEXTS[page].splitlines() if "![" in line]
     assert shown
     assert [line for line in shown if not re.fullmatch(r"\[!\[.+\]\((.+)\)\]\(\1\)", line)] == []
 
