@@ -49,7 +49,5 @@ def test_how_many_values_were_compared() -> None:
     table = [[int(n.replace(",", "")) for n in row[2:]] for row in rows("misread_keys.md")]
     files, unparsed, values, _, misread = map(sum, zip(*table, strict=True))
     assert misread == 0
-    pattern = (
-        r"misread_keys.md\): (\d+) public files, .*? Of ([\d,]+) values none"
-    )
+    pattern = r"misread_keys.md\): (\d+) public files, .*? Of ([\d,]+) values none"
     assert said(pattern) == [files - unparsed, values]
