@@ -41,12 +41,13 @@ from lora_profiler.planning.sizes import BEYOND, batches, lengths, size_fits
 from lora_profiler.records.lines import StoreError
 from lora_profiler.records.record import Failure
 from lora_profiler.records.serialize import record_dict
-from lora_profiler.report.blocks import Row, Table, paragraph
+from lora_profiler.report.blocks import Bar, Bars, Row, Table, Verdict, heading, paragraph
 from lora_profiler.report.measured.comparisons import run_name
 from lora_profiler.report.page import embedded_data
 from lora_profiler.report.page.accuracy import errors_drawing, scatter_drawing
 from lora_profiler.report.page.write import drawn
 from lora_profiler.report.parts import Card, Drawing
+from lora_profiler.units import GIB
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 from waiting import wait_until
 
@@ -85,6 +86,21 @@ def test_tables_hold_their_cells_as_text(name: str, cell: str) -> None:
     )
     assert tags_of(html) <= {"div", "p", "table", "caption", "thead", "tbody", "tr", "th", "td"}
     assert html.count("<tr") == 3 + 1 and html.count("<td") + html.count("<th ") == 2 + 1 + 2 + 2
+
+
+def test_every_kind_of_block_is_drawn() -> None:
+    """The sign of a verdict, what is to be typed as code, bars as their numbers, and a heading."""
+    bars = Bars(rows=(Bar(name="LoRA r16", parts={"weights": 3 * GIB}, overhead_bytes=GIB),))
+    blocks = (
+        Verdict(sign="fits", words="LoRA fits:", rest=" 3 GiB."),
+        paragraph("Add `--checkpointing`, or wait."),
+        bars,
+        heading("Parts"),
+    )
+    html = drawn("blocks", blocks)
+    assert "<strong>✓ LoRA fits:</strong> 3 GiB." in html
+    assert "Add <code>--checkpointing</code>, or wait." in html
+    assert "LoRA r16\t3.00\t1.00" in text_of(html) and "<h2>Parts</h2>" in html
 
 
 def test_a_short_name_of_a_row_is_in_one_line() -> None:

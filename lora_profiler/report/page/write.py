@@ -14,10 +14,12 @@ from lora_profiler._common.packages import __version__
 from lora_profiler._common.printable import printable
 from lora_profiler.errors import UsageError
 from lora_profiler.report import palette
+from lora_profiler.report.blocks import parts_table
 from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.page.content import Content
 from lora_profiler.report.palette import FONT, Colour, Theme, colour
 from lora_profiler.report.svg import figure_html, figure_style
+from lora_profiler.report.terminal import SIGNS
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -67,6 +69,8 @@ def environment(longest: int | None = None) -> "Environment":
         finalize=fit,
     )
     environment.tests["kind"] = lambda part, name: type(part).__name__ == name
+    environment.filters["numbers"] = parts_table
+    environment.globals["signs"] = SIGNS
     return environment
 
 
