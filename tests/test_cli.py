@@ -20,7 +20,7 @@ import families
 from commands import OFFLINE, lora_profile
 from golden_files import Golden
 from lora_profiler.report.json.predict import predict_schema
-from lora_profiler.units import bytes_text
+from lora_profiler.units import GIB, short_in_unit
 
 
 def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -221,10 +221,14 @@ def test_exit_code_tells_whether_a_method_fits(
 @pytest.mark.parametrize(
     ("card", "code", "words"),
     [
-        ("custom:90GiB", 0, "fits, {left} left"),
-        ("custom:77GiB", 1, "may run out of memory: {least} to {most} of 77.00 GiB"),
-        ("custom:70GiB", 1, "does not fit: at least {missing} too much"),
-        ("rtx_4090", 1, "does not fit: at least {missing} too much"),
+        ("custom:90GiB", 0, "fits a 90 GiB GPU: {peak} + up to {rest} overhead, {left} free"),
+        (
+            "custom:77GiB",
+            1,
+            "may run out of memory on a 77 GiB GPU: {least_short} to {most_short} of 77.0 GiB",
+        ),
+        ("custom:70GiB", 1, "does not fit a 70 GiB GPU: needs at least {least}, the GPU has 70.0"),
+        ("rtx_4090", 1, "does not fit an RTX 4090: needs at least {least}, the GPU has 23.5"),
     ],
 )
 def test_text_and_json_rest_on_the_same_reserve(card: str, code: int, words: str) -> None:
@@ -236,14 +240,13 @@ def test_text_and_json_rest_on_the_same_reserve(card: str, code: int, words: str
     if fit["verdict"] == "does_not_fit":
         assert fit["reserve_bytes"] == least
     assert fit["usable_bytes"] == peak + fit["reserve_bytes"] + fit["headroom_bytes"]
-    numbers = {
-        "left": fit["headroom_bytes"],
-        "missing": -fit["headroom_bytes"],
-        "least": peak + least,
-        "most": peak + fit["reserve_bytes"],
-    }
-    said = words.format(**{name: bytes_text(size) for name, size in numbers.items()})
-    assert f"full {said}" in " ".join(answer(*asked, code=code).split())
+    sizes = {"peak": peak, "left": fit["headroom_bytes"], "least": peak + least}
+    numbers = {name: f"{short_in_unit(size, GIB)} GiB" for name, size in sizes.items()}
+    plain = {"rest": fit["reserve_bytes"], "least_short": peak + least}
+    plain["most_short"] = peak + fit["reserve_bytes"]
+    numbers |= {name: short_in_unit(size, GIB) for name, size in plain.items()}
+    said = words.format(**numbers)
+    assert f"Full {said}" in " ".join(answer(*asked, code=code).split())
 
 
 def test_fit_that_nobody_can_tell_is_no_yes() -> None:
@@ -298,7 +301,7 @@ def test_a_peak_comes_with_an_interval_and_the_nearest_measured_one() -> None:
         repository = "https://github.com/foundation-model-stack/fms-acceleration/blob/"
         assert nearest["url"].startswith(repository)
     text = " ".join(answer(*MISTRAL, "--detail").split())
-    assert "Interval in GiB full " in text and "the trainer" in text and "are not given." in text
+    assert "Expect full " in text and "the trainer" in text and "are not given." in text
     assert "LoRA r16, one by one: " in text
     row = "mistralai/Mistral-7B-v0.1, LoRA, 4 x 4,096 tokens with checkpointing"
     assert f"Nearest public measurement: {row}" in text

@@ -243,7 +243,7 @@ def test_every_sentence_of_the_command_line_is_on_the_page_once() -> None:
         "\n"
     )
     lines = [line for block in paragraphs for line in block.lines]
-    own = ("Interval in GiB ", "full, one by one: ", "LoRA r16, one by one: ", "for a bare loop")
+    own = ("Expect ", "full, one by one: ", "LoRA r16, one by one: ", "Plain PyTorch loop")
     lines = [line for line in lines if not line.startswith(own)]
     assert len(lines) > 10 and excess is not None
     assert {line: shown.count(line.strip()) for line in lines} == dict.fromkeys(lines, 1)
@@ -927,7 +927,7 @@ def test_the_nearest_rows_stand_beside_an_answer() -> None:
     addresses = (*peaks["published"], *steps["published"])
     assert all(address.startswith("https://github.com/") for address in addresses)
     shown = texts(app)
-    assert shown.count("Interval in GiB full ") == 1
+    assert shown.count("Expect full ") == 1
     assert not viewed(opened(model="gpt2", device="cpu"), "Why").dataframe
 
 

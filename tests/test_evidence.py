@@ -338,9 +338,7 @@ def test_lines_name_ranges_the_interval_and_each_row_once() -> None:
     setup = TrainSetup(checkpointing=True, batch_size=4, seq_len=4096)
     pair = answers([Workload(model=MISTRAL, setup=s) for s in (setup, replace(setup, lora=LORA))])
     lines = likely_lines([*pair, pair[1]])
-    assert lines[0].startswith("Interval in GiB full ") and lines[0].endswith(
-        " more are not given."
-    )
+    assert lines[0].startswith("Expect full ") and lines[0].endswith(" more are not given.")
     assert "LoRA r16 " in lines[0] and lines[2].startswith("LoRA r16, one by one: ")
     share = command_shares()["nearly"]
     for words in (

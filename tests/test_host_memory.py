@@ -292,6 +292,6 @@ def test_the_answer_tells_what_the_host_has_to_hold(run: Run) -> None:
     words = ("--method", "full", "--sharding", "fsdp", "--world-size", "8", "--offload-params")
     said = " ".join(run("meta-llama/Llama-3.1-8B", *words).stdout.split())
     in_all = 8_030_261_248 * (2 + 2 + 2 * 2)
-    text = f"full {in_all / 8 / GIB:.2f} GiB a rank, {in_all / GIB:.2f} GiB in all"
-    assert f"in the host's memory: {text}" in said
-    assert "in the host's memory" not in run("gpt2").stdout
+    text = f"{in_all / 8 / GIB:.2f} GiB a rank of CPU memory (full), {in_all / GIB:.2f} GiB in all"
+    assert f"Also needs {text}." in said
+    assert "CPU memory" not in run("gpt2").stdout

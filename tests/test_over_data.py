@@ -25,7 +25,7 @@ from lora_profiler import (
     read_lengths,
     step_time,
 )
-from lora_profiler.report.answer.short_answer import remedy_lines
+from lora_profiler.report.answer.verdicts import long_samples_lines
 
 GPU = find_gpu("a100_sxm_80gb")
 CONVERSATIONS = read_lengths("mean=600,max=4096")
@@ -122,7 +122,7 @@ def test_the_command_line_says_what_python_says(run: Run, tmp_path: Path) -> Non
     assert data["total_seconds"] == pytest.approx(2 * data["epoch_seconds"])
     assert data["epoch_seconds"] == pytest.approx(13 * answer["step_time"]["seconds"])
     cut = run("gpt2", "--method", "full", "-b", "4", "-s", "200", "--data", str(path))
-    assert "worst batch 4 x 200 tokens" in cut.stdout
+    assert "worst batch 4 × 200 tokens" in cut.stdout
     assert len(cut.stdout.splitlines()) <= 25
     whole = run("gpt2", "--method", "full", "-b", "4", "-s", "200", "--data", str(path), "--detail")
     assert "worst batch, 4 x 200 tokens" in whole.stdout
@@ -178,10 +178,10 @@ def test_a_few_long_samples_do_not_decide_alone() -> None:
     assert long is not None and long.samples == 1 and 400 < long.seq_len < 6577
     assert answer_dict(answer)["data"]["long_samples"] == {"samples": 1, "seq_len": long.seq_len}
     said = (
-        f"1 of 5,000 samples is longer than {long.seq_len:,} tokens; without it: fits"
-        f" (--seq-len {long.seq_len} cuts it)"
+        f"1 of 5,000 samples is longer than {long.seq_len:,} tokens. LoRA r16 fits without it:"
+        f" `--seq-len {long.seq_len}`."
     )
-    assert remedy_lines(answer)[0] == said
+    assert list(long_samples_lines(answer)) == [said]
     for data in (
         TrainingData(lengths=lengths_of([400] * 4999)),
         TrainingData(lengths=lengths_of(lengths), max_length=long.seq_len),

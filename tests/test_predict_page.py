@@ -40,7 +40,7 @@ def test_apply_makes_it_fit_and_shows_in_the_settings_and_the_address() -> None:
 
 def test_apply_of_another_method_asks_it_beside_and_is_about_it() -> None:
     app = sound(opened(**LLAMA, method="lora", trainer="bare"))
-    assert "A 4-bit base (QLoRA) and adapters on PEFT's default targets: 18.84 GiB" in texts(app)
+    assert "A 4-bit base (QLoRA) and PEFT's default targets: 18.84 GiB" in texts(app)
     sound(app.button(key="apply.1").click().run())
     question = asked(app)
     assert question.options["methods"] == ("lora", "qlora")

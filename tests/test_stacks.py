@@ -317,18 +317,19 @@ def test_a_loop_that_holds_its_output_is_the_bare_one_with_it() -> None:
 def test_the_answer_names_the_trainer_its_version_and_what_is_its_own(run: Run) -> None:
     asked = ("SmolLM2-135M", "--trainer", "trl-sft", "--method", "lora", "-b", "4")
     short, detailed = run(*asked), run(*asked, "--detail")
-    assert short.stdout.splitlines()[2:6] == [
-        "batch 4 x 1,024 tokens, float32 weights under bfloat16 autocast, adamw (fused),",
-        "  trl loss, with checkpointing, flash attention (sm_80 to sm_89, torch 2.13)",
-        "for TRL 1.16's SFTTrainer (--trainer trl-sft@1.16), which sets sequence length,",
-        "  dtype, precision, optimizer implementation, checkpointing, loss, rank, alpha,",
-    ]
+    said = " ".join(short.stdout.split())
+    assert (
+        "HuggingFaceTB/SmolLM2-135M (134.5 M parameters): batch 4 × 1,024 tokens, float32 weights"
+        " under bfloat16 autocast, adamw (fused), trl loss, with checkpointing, flash attention."
+        " Trained by TRL 1.16's SFTTrainer (--trainer trl-sft@1.16); its defaults: sequence length,"
+        " dtype, precision, optimizer implementation, checkpointing, loss, rank, alpha, "
+    ) in said
     unsloth = run(*asked[:1], "--trainer", "unsloth", *asked[3:])
-    assert "LoRA r16: answered as Unsloth 2026.10" in unsloth.stdout
-    assert detailed.stdout.splitlines()[4:7] == [
-        "for TRL 1.16's SFTTrainer (--trainer trl-sft@1.16), which sets 1,024 tokens, float32"
-        " weights, amp",
-        "  precision, fused optimizer, checkpointing, trl loss, rank 8, alpha 8, targets default",
+    assert "Answered as Unsloth 2026.10" in unsloth.stdout
+    assert detailed.stdout.splitlines()[6:10] == [
+        "Trained by TRL 1.16's SFTTrainer (--trainer trl-sft@1.16); its defaults: 1,024",
+        "  tokens, float32 weights, amp precision, fused optimizer, checkpointing, trl",
+        "  loss, rank 8, alpha 8, targets default",
         "LoRA: rank 8, alpha 8, targets PEFT's default, float32 adapters",
     ]
     assert "peak under a trainer's own defaults" not in short.stdout + detailed.stdout
@@ -341,7 +342,7 @@ def test_the_short_answer_stays_short(run: Run, key: str) -> None:
     done = run("meta-llama/Llama-3.2-1B", "--trainer", key, *methods, "--gpu", "rtx_4090")
     lines = done.stdout.splitlines()
     assert len(lines) <= 25 and max(map(len, lines)) <= 80
-    heads = (f"for {BY_KEY[key].title}", "as PEFT's and TRL's guides train")
+    heads = (f"Trained by {BY_KEY[key].title}", "Trained as in PEFT's", "Plain PyTorch loop")
     assert sum(line.startswith(heads) for line in lines) == 1
 
 
@@ -379,8 +380,8 @@ def test_without_a_trainer_it_is_answered_by_who_trains(run: Run) -> None:
     assert headline["trainer"]["name"] == "guide"
     assert headline["peak"]["total_bytes"] == lines["transformers"]["peak_bytes"]
     text = run(*asked).stdout
-    assert "as PEFT's and TRL's guides train" in text and "exact" not in text
-    assert "LoRA r16 fits with all 8 trainers" in " ".join(text.split())
+    assert "Trained as in PEFT's and TRL's guides" in text and "exact" not in text
+    assert "fits an RTX 4090 with all 8 trainers" in " ".join(text.split())
     assert "by_trainer" not in json.loads(run(*asked, "--trainer", "bare", *sizes[-2:]).stdout)
 
 

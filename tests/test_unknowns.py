@@ -51,7 +51,7 @@ def test_a_plain_question_names_who_trains_and_the_recipe() -> None:
     found = {each.what for each in answer.likely.unknowns}
     assert {"the trainer", "the k-bit recipe", "the adapted layers"} <= found
     (line,) = interval_lines([answer])
-    assert line.startswith("Interval ") and line.endswith(" more are not given.")
+    assert line.startswith("Expect ") and line.endswith(" more are not given.")
     assert "the trainer" in line and "the k-bit recipe" in line
 
 
@@ -161,7 +161,7 @@ def test_what_older_versions_took_is_said() -> None:
     assert 0.05 < more < 0.5
     said = version_words(today)
     assert (
-        said == f"answered as torchtune 0.7; older versions took up to {round(100 * more)} % more"
+        said == f"Answered as torchtune 0.7; older versions took up to {round(100 * more)} % more"
     )
     assert version_words(told("torchtune@0.7", "lora")) == ""
 
@@ -181,7 +181,7 @@ def test_where_only_a_trace_would_tell_no_interval_is_stated(run: Run) -> None:
     answer = json.loads(run(*words, "--format", "json").stdout)["predictions"][0]
     assert answer["evidence"]["low_bytes"] is None
     assert not all(each["is_priced"] for each in answer["evidence"]["unknowns"])
-    assert "No interval is known of full, not all is priced: " in run(*words).stdout
+    assert "full: no interval, parts are not modelled: " in run(*words).stdout
 
 
 # --- what is called exact -------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def test_exact_is_said_of_a_version_as_pinned(run: Run) -> None:
         "--kernels", "transformers", "--loss", "plain", "-s", "4096",
     )  # fmt: skip
     said = run(LLAMA.id, "--method", "lora", *pinned).stdout
-    assert "the peak is exact for transformers 5.24's Trainer as pinned" in " ".join(said.split())
+    assert "Computed byte for byte for transformers 5.24's Trainer" in " ".join(said.split())
 
 
 def test_a_file_that_only_an_older_version_takes_is_answered_as_that_version(
@@ -221,8 +221,8 @@ def test_a_file_that_only_an_older_version_takes_is_answered_as_that_version(
         file = tmp_path / f"{home}.yaml"
         file.write_text(text.format(home))
         said = " ".join(run(str(file)).stdout.split())
-        assert f"for torchtune {version}'s recipes" in said
-        assert ("answered as torchtune 0.7" in said) == (version == "0.7")
+        assert f"Trained by torchtune {version}'s recipes" in said
+        assert ("Answered as torchtune 0.7" in said) == (version == "0.7")
     read = run("read", str(tmp_path / "utils.yaml")).stdout
     assert "answered as 0.2" in " ".join(read.split())
 
@@ -251,8 +251,8 @@ def test_a_compiled_run_is_an_upper_end_and_says_so(
         found = json.loads(run(*given, "--format", "json").stdout)["predictions"][0]
         ends.append((found["evidence"]["low_bytes"], found["peak"]["total_bytes"]))
     said = " ".join(run(*given, "--gpu", "rtx_4090").stdout.split())
-    assert "not modelled: torch.compile (the answer is too high)" in said
-    assert "full does not fit as far as modelled" in said
+    assert "torch.compile is not modelled (the answer is too high)" in said
+    assert "does not fit an RTX 4090 as far as modelled" in said
     assert "what torch.compile saves" in said
     assert ends[0][1] == ends[1][1] and ends[1][0] < 0.9 * ends[0][0]
     assert framework != "torchtune" or ends[1][0] < 42.9 * 1024**3 < ends[1][1]
@@ -261,8 +261,8 @@ def test_a_compiled_run_is_an_upper_end_and_says_so(
 def test_a_lower_bound_is_called_so_under_a_trainer_with_gaps(run: Run) -> None:
     words = ("microsoft/phi-1_5", "--trainer", "litgpt", "--method", "lora", "--gpu", "a10g")
     done = run(*words)
-    assert "LoRA r8: a lower bound, activations not known" in done.stdout
-    assert "LoRA r8 may fit or not" in done.stdout and "Interval" not in done.stdout
+    assert "A lower bound: activations are not known." in done.stdout
+    assert "! LoRA r8 may fit an A10G" in done.stdout and "Expect" not in done.stdout
 
 
 def test_python_asks_as_the_command_does(run: Run) -> None:

@@ -168,7 +168,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
 
     gpu, network = gpu_of(o), network_of(o)
     platform = platform_of(o, gpu)
-    questions = []
+    questions, subjects = [], list[str]()
     for name, file in named(models, o["framework"]):
         if o["write"]:
             named_options = names_asked(ctx, file)
@@ -184,6 +184,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
         share = o["vllm_share"] or (file.vllm_share if file is not None else 0.0)
         card = gpu and shared_with_vllm(gpu, share)
         questions.append((of_model, trainer(ctx, file), training_data(ctx, o, spec, file), card))
+        subjects.append(file.name if file is not None else "")
     files = None
     if o["write"]:
         every = [workload for of_model, *_ in questions for workload in of_model]
@@ -210,12 +211,13 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
         warn_of([answer.prediction for answer in one_model], gpu)
     if short:
         from lora_profiler.report.answer.short_answer import short_blocks
+        from lora_profiler.report.blocks import heading
 
-        blocks = [
-            block
-            for one_model in found
-            for block in short_blocks(one_model, guided(one_model, ctx))
-        ]
+        blocks: list[Block] = []
+        for one_model, subject in zip(found, subjects, strict=True):
+            if len(found) > 1:
+                blocks.append(heading(one_model[0].prediction.workload.model.id))
+            blocks += short_blocks(one_model, guided(one_model, ctx), subject)
         print_blocks(blocks, o["form"], o["output"])
     else:
         _print_answers(found, ctx)

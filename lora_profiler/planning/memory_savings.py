@@ -264,7 +264,7 @@ def changes(
         yield from change(name, option, price, adapted, Departure.METHOD, lora=lower)
     if lora is not None and lora.target_modules == "all-linear":
         fewer, other = replace(lora, target_modules=None), Departure.METHOD
-        name, option = "adapters on PEFT's default targets", "--targets default"
+        name, option = "PEFT's default targets", "--targets default"
         yield from change(name, option, "adapts fewer layers", adapted, other, lora=fewer)
     for size, times in smaller_batches(setup.batch_size, stack.rows)[:1]:
         steps = setup.accumulation * times

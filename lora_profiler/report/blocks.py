@@ -179,14 +179,15 @@ class Bars:
     has_sizes: bool = True
 
 
-ParagraphKind = Literal["text", "heading", "advice", "dim", "command"]
+ParagraphKind = Literal["text", "heading", "advice", "facts", "dim", "command"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paragraph:
     """Running text, whose `lines` are never joined; a heading names what follows, an advice is one
-    thing to do. Words between backticks are something to type. `whole` is what the lines were
-    broken from, for a terminal that is narrower."""
+    thing to do; `text` goes on with a verdict above it, `facts` stand apart. Words between
+    backticks are something to type. `whole` is what the lines were broken from, for a terminal that
+    is narrower."""
 
     lines: tuple[str, ...]
     kind: ParagraphKind = "text"

@@ -14,22 +14,22 @@ MOST: Final = 3
 
 
 def interval_lines(answers: Sequence[Answer], most: int = MOST) -> list[str]:
-    """'Interval 35.4 to 41.2 GiB: the k-bit recipe and the lengths of samples are not given.' One
+    """'Expect 35.4 to 41.2 GiB: the k-bit recipe and the lengths of samples are not given.' One
     line for all methods, which are named where there are several; of answers of which no interval
     is known another. With about `most` names of what is not given."""
     known = [answer for answer in answers if ends_words(answer)]
     others = [answer for answer in answers if answer.likely and not ends_words(answer)]
     lines = []
     if known:
-        lines.append(f"Interval {_ends(known, len(answers) > 1)}{_unknown(known, most)}")
+        lines.append(f"Expect {_ends(known, len(answers) > 1)}{_unknown(known, most)}")
     if others:
         names = ", ".join(method_label(answer.prediction) for answer in others)
-        lines.append(f"No interval is known of {names}, not all is priced{_unknown(others, most)}")
+        lines.append(f"{names}: no interval, parts are not modelled{_unknown(others, most)}")
     return lines
 
 
 def _ends(answers: Sequence[Answer], are_named: bool) -> str:
-    """'35.4 to 41.2 GiB', 'in GiB: full 70.1 to 84.0, LoRA r16 35.4 to 41.2'."""
+    """'35.4 to 41.2 GiB', 'full 70.1 to 84.0, LoRA r16 35.4 to 41.2 GiB'."""
     if not are_named:
         return ends_words(answers[0])
     pairs = [(a, a.likely.low_bytes or 0, a.likely.high_bytes or 0) for a in answers if a.likely]
@@ -38,7 +38,7 @@ def _ends(answers: Sequence[Answer], are_named: bool) -> str:
         f"{method_label(a.prediction)} {short_in_unit(low, size)} to {short_in_unit(high, size)}"
         for a, low, high in pairs
     )
-    return f"in {unit} {', '.join(ends)}"
+    return f"{', '.join(ends)} {unit}"
 
 
 def ends_words(answer: Answer) -> str:
@@ -93,7 +93,7 @@ def version_words(answer: Answer) -> str:
         return ""
     what, peak = version_of(trainer.stack), answer.prediction.peak.total_bytes
     most = max((each.high_bytes for each in likely.unknowns if each.what == what), default=peak)
-    title = f"answered as {trainer.stack.library} {trainer.stack.version}"
+    title = f"Answered as {trainer.stack.library} {trainer.stack.version}"
     more = round(100 * (most / peak - 1))
     return f"{title}; older versions took up to {more} % more" if more else title
 

@@ -59,14 +59,14 @@ _PRECISION_WORDS: Mapping[Precision, str] = {
 
 
 def training_line(setup: TrainSetup, dtypes: Sequence[str] = ()) -> str:
-    """'batch 1 x 2,048 tokens, bfloat16 weights, adamw (foreach)'. `dtypes` are those of several
+    """'batch 1 × 2,048 tokens, bfloat16 weights, adamw (foreach)'. `dtypes` are those of several
     methods, where they differ."""
-    micro = f" x {setup.accumulation} micro-batches" if setup.accumulation > 1 else ""
+    micro = f" × {setup.accumulation} micro-batches" if setup.accumulation > 1 else ""
     autocast = _PRECISION_WORDS[setup.precision]
     packed = ""
     if setup.packed and setup.is_packed:
         packed = f" packed from sequences of {count_text(setup.packed)}"
-    sizes = f"batch {setup.batch_size} x {count_text(setup.seq_len)} tokens{packed}{micro}"
+    sizes = f"batch {setup.batch_size} × {count_text(setup.seq_len)} tokens{packed}{micro}"
     optimizer = f"{setup.optimizer} ({setup.optimizer_impl})"
     weights = f"{' / '.join(dtypes) or setup.dtype} weights{autocast}"
     return ", ".join((sizes, weights, optimizer, *_heading_words(setup, TrainSetup)))
@@ -180,7 +180,7 @@ def option_argument(option: Option, value: Any, name: str) -> Sequence[str]:
 
 NAMED = 8
 """So many of what a trainer sets are named in the short answer."""
-BARE_LINE = "for a bare loop, which keeps nothing of the model's output"
+BARE_LINE = "Plain PyTorch loop; the model output is freed before backward"
 
 
 def task_lines(workloads: Sequence[Workload]) -> list[str]:
@@ -188,11 +188,9 @@ def task_lines(workloads: Sequence[Workload]) -> list[str]:
     leaves in 16 bit."""
     model, lines = workloads[0].model, []
     if model.is_embedding:
-        lines.append(
-            "as an embedding model: mean-pooled hidden states, contrastive loss, no logits"
-        )
+        lines.append("Embedding model: mean-pooled hidden states, contrastive loss, no logits")
     elif model.architecture.endswith("ForSequenceClassification"):
-        lines.append("as a classifier of whole texts (reranker, reward model): scores, no logits")
+        lines.append("Classifier of whole texts (reranker, reward model): scores, no logits")
     for workload in workloads:
         setup, base = workload.setup, workload.setup.quantization
         if base is None or base.quantize_experts or setup.transformers != "5":
@@ -236,7 +234,7 @@ def trainer_lines(trainer: Trainer | None, workloads: Sequence[Workload]) -> lis
     for methods, each in words_of.items():
         of = " and ".join(labels.METHOD_LABELS[method] for method in methods)
         parts.append(("" if methods == everywhere else f"{of}: ") + ", ".join(each))
-    sets = f", which sets {'; '.join(parts)}" if parts else ""
+    sets = f"; its defaults: {'; '.join(parts)}" if parts else ""
     return [f"{_for(trainer)}{sets}", *_layout(trainer, workloads), *task_lines(workloads)]
 
 
@@ -252,15 +250,17 @@ def short_trainer_lines(
     names = list(dict.fromkeys(_OPTIONS[name].noun for name, _ in _own(trainer, workloads)))
     if len(names) > most + 1:
         names[most:] = [f"and {len(names) - most} more"] if most else []
-    sets = f", which sets {', '.join(names)}" if names else ""
+    sets = f"; its defaults: {', '.join(names)}" if names else ""
     loop = "; ".join([f"{_for(trainer)}{sets}", *_layout(trainer, workloads)])
     return [loop, *task_lines(workloads)]
 
 
 def _for(trainer: Trainer) -> str:
     if trainer.stack.name == GUIDE:
-        return "as PEFT's and TRL's guides train, with transformers' Trainer"
-    return f"for {trainer.stack.title} (--trainer {trainer.stack.key})"
+        return "Trained as in PEFT's and TRL's guides, by transformers' Trainer"
+    if trainer.stack.name == BARE:
+        return BARE_LINE
+    return f"Trained by {trainer.stack.title} (--trainer {trainer.stack.key})"
 
 
 def _own(

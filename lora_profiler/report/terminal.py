@@ -59,6 +59,8 @@ _GAP: Final = 2
 """Spaces between two columns."""
 _CUT: Final = 3.6
 """A bar ends at so many times the last limit, and is marked as cut."""
+_SEEN: Final = 0.005
+"""Of a bar: parts that are smaller have no place in its legend."""
 _MARGIN: Final = 1.12
 """At least so much of the last limit is drawn, so that what is free is seen."""
 
@@ -131,22 +133,34 @@ def _text(line: Line) -> str:
 
 def _spans(text: str, style: str = "") -> Line:
     """Text in one style, words between backticks in bold."""
-    pieces = text.split("`")
-    if len(pieces) % 2 == 0:  # a lone backtick is one
-        return [(text, style)]
-    return [(piece, "bold" if n % 2 else style) for n, piece in enumerate(pieces) if piece]
+    return next(_styled([text], style))
+
+
+def _styled(lines: Sequence[str], style: str = "") -> Iterator[Line]:
+    """The same of running text, in which backticks may pair over lines; a lone one is shown."""
+    pairs = sum(line.count("`") for line in lines) // 2 * 2
+    is_bold = False
+    for line in lines:
+        spans: Line = []
+        for number, piece in enumerate(line.split("`")):
+            if number and pairs:
+                is_bold, pairs = not is_bold, pairs - 1
+            elif number:
+                spans.append(("`", style))
+            spans.append((piece, "bold" if is_bold else style))
+        yield [span for span in spans if span[0]]
 
 
 def _paragraph(block: Paragraph, width: int) -> Iterator[Line]:
-    style = {"heading": "bold", "dim": "dim"}.get(block.kind, "")
     if block.kind == "advice":
         for text in map(printable, block.lines):
-            first, *others = wrapped(text, width=width - 2).lines
-            yield [("→ ", "bold"), *_spans(first)]
-            yield from ([("  ", ""), *_spans(line.strip())] for line in others)
+            lines = wrapped(text, width=width - 2).lines
+            first, *others = _styled([line.strip() for line in lines])
+            yield [("→ ", "bold"), *first]
+            yield from ([("  ", ""), *line] for line in others)
         return
-    for line in map(printable, narrowed(block, width).lines):
-        yield _spans(line, style)
+    style = {"heading": "bold", "dim": "dim"}.get(block.kind, "")
+    yield from _styled([*map(printable, narrowed(block, width).lines)], style)
 
 
 def _verdict(block: Verdict, width: int) -> Iterator[Line]:
@@ -190,7 +204,7 @@ def _bars(block: Bars, width: int, *, in_colour: bool) -> Iterator[Line]:
             line.append((f"  {SIGNS[row.sign]}", row.sign))
         yield line
         if block.has_sizes:
-            yield _sizes(row, size, names, in_colour=in_colour)
+            yield from _sizes(row, size, names, width, in_colour=in_colour)
     if not block.has_sizes:
         drawn = [name for name in _PART_COLOURS if any(name in row.parts for row in rows)]
         drawn += ["overhead"] if with_overhead else []
@@ -207,10 +221,10 @@ def _ruler(labels: Sequence[str], ticks: Sequence[int], left: int, columns: int)
 
 
 def _numbers(row: Bar, size: int, heads: Sequence[str]) -> Line:
-    peak = f"{short_in_unit(row.peak_bytes, size):>6}"
-    overhead = row.overhead_bytes
+    peak, overhead = short_in_unit(row.peak_bytes, size), row.overhead_bytes
     rest = f" + {short_in_unit(overhead, size):>4}" if overhead is not None else ""
-    line: Line = [(f"  {peak}", "bold"), (f"{rest:<{len(heads[0]) - len(peak)}}", "dim")]
+    blank = " " * (len(heads[0]) - len(peak) - len(rest))
+    line: Line = [(f"  {blank}{peak}", "bold"), (rest, "dim")]
     return line + [(f"  {row.speed:>{len(head)}}", "") for head in heads[1:]]
 
 
@@ -251,11 +265,18 @@ def _key(name: str, in_colour: bool) -> Span:
     return (f"{LETTERS[name]} ", "dim")
 
 
-def _sizes(row: Bar, size: int, indent: int, *, in_colour: bool) -> Line:
+def _sizes(row: Bar, size: int, indent: int, width: int, *, in_colour: bool) -> Iterator[Line]:
+    """Each part with its size, but for those too small to see."""
     line: Line = [(" " * indent, "")]
     for name, count in row.parts.items():
-        line += [_key(name, in_colour), (f"{name} {short_in_unit(count, size)}  ", "dim")]
-    return line
+        text = f"{name} {short_in_unit(count, size)}  "
+        if count < row.peak_bytes * _SEEN:
+            continue
+        if len(_text(line)) + len(text) + 2 > width:
+            yield line
+            line = [(" " * indent, "")]
+        line += [_key(name, in_colour), (text, "dim")]
+    yield line
 
 
 # --- tables ---------------------------------------------------------------------------------------

@@ -157,7 +157,7 @@ _OWN_LOOPS = (
         name="bare",
         library="",
         version="",
-        call="a bare loop",
+        call="a plain PyTorch loop",
         about=(
             "The options' own defaults: loss.backward() and optimizer.step() with nothing of the"
             " model's output kept.",

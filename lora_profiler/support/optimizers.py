@@ -128,9 +128,8 @@ def optimizer_words(setup: TrainSetup, paged_bytes: int) -> tuple[str, ...]:
     if not paged_bytes:
         return ()
     return (
-        f"{bytes_text(paged_bytes)} of paged states lie in CUDA's unified memory, which torch's"
-        " allocator and this peak leave out: each tensor's come to the card for its update, stay"
-        " while there is room, and go to the host's memory where there is none.",
+        f"Also {bytes_text(paged_bytes)} of paged optimizer state, outside torch's allocator and"
+        " this peak.",
     )
 
 

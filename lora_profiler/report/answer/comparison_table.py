@@ -17,11 +17,11 @@ from lora_profiler.units import (
     change_text,
     count_text,
     flops_text,
-    in_unit,
     percent_text,
     rate_text,
     seconds_text,
     short_count_text,
+    short_in_unit,
 )
 from lora_profiler.workload import OPTIONS, setup_dict
 
@@ -306,35 +306,39 @@ def _shape_text(batch: "BatchPeak") -> str:
 
 
 def _rarity(epoch: "OverData") -> str:
-    """'about 37 of 2,500 batches are as long'."""
+    """'about 37 of 2,500 batches'."""
     expected, total = epoch.worst.expected_per_epoch, epoch.batches.num_batches
     if expected >= total - 0.5:
-        return "every batch is as long"
-    of = f"of {count_text(total)} batches an epoch"
+        return "every batch"
     if expected >= 0.95:
-        are = "are" if round(expected) > 1 else "is"
-        return f"about {count_text(round(expected))} {of} {are} as long"
-    return f"less than one {of} is expected to be as long ({expected:.2g})"
+        return f"about {count_text(round(expected))} of {count_text(total)} batches"
+    return f"expected {expected:.2g} times in {count_text(total)} batches"
 
 
 def short_lines(answers: Sequence[Answer]) -> list[str]:
-    """The epoch in a few lines: samples and padding, the median batch, how long it takes."""
+    """The epoch in a few lines: samples and padding, the longest batch, how long it takes."""
     epochs = [answer.over_data for answer in answers if answer.over_data is not None]
     first = epochs[0]
     lengths, batches = first.data.lengths, first.batches
-    padding = f", {batches.padding_factor:.2f} x the tokens" if batches.has_padding else ""
+    added = round(100 * (batches.padding_factor - 1))
+    padding = f"; padding adds {added} % tokens" if batches.has_padding and added else ""
     lines = [
-        f"{count_text(lengths.num_samples)} samples, {lengths.mean:,.0f} tokens on average;"
-        f" {first.data.batching} batches{padding}",
-        f"worst batch: {_rarity(first)}",
+        f"{count_text(lengths.num_samples)} samples of {lengths.mean:,.0f} tokens on average,"
+        f" {first.data.batching} batches{padding}.",
+        f"The longest batch sets the peak: {_shape_text(first.worst)}, {_rarity(first)}.",
     ]
+    names = [method_label(answer.prediction) for answer in answers]
     unit, size = byte_unit(max(epoch.median.peak_bytes or 0 for epoch in epochs))
-    peaks = (epoch.median.peak_bytes for epoch in epochs)
-    held = (UNKNOWN if peak is None else in_unit(peak, size) for peak in peaks)
-    lines.append(f"median batch, {_shape_text(first.median)}: {', '.join(held)} {unit}")
-    if any(answer.step for answer in answers):
-        times = (f"{name} {', '.join(_times_text(answers, n))}" for name, n in _spans(first))
-        lines.append("; ".join(times))
+    peaks = [(name, epoch.median.peak_bytes) for name, epoch in zip(names, epochs, strict=True)]
+    held = [f"{name} {short_in_unit(peak, size)}" for name, peak in peaks if peak is not None]
+    if held:
+        lines.append(f"The median batch, {_shape_text(first.median)}: {', '.join(held)} {unit}.")
+    timed = [answer for answer in answers if answer.step]
+    for span, steps in _spans(first) if timed else ():
+        of = [method_label(a.prediction) for a in timed]
+        times = [f"{t} ({n})" for t, n in zip(_times_text(timed, steps), of, strict=True)]
+        verb = "takes" if steps == first.steps_per_epoch else "take"
+        lines.append(f"{span[:1].upper()}{span[1:]} {verb} {', '.join(times)}.")
     return lines
 
 

@@ -2,17 +2,33 @@
 answer most."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from lora_profiler.option import flag
+from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.guided import Change, Guided, Line
 from lora_profiler.prediction import Prediction
-from lora_profiler.report.blocks import Block, Table, paragraph, table
+from lora_profiler.report.answer.bars import bar_parts, limit_of
+from lora_profiler.report.answer.verdicts import a_gpu, joined, method_name, sign_of, size_text
+from lora_profiler.report.blocks import (
+    Bar,
+    Bars,
+    Block,
+    Sign,
+    Table,
+    Verdict,
+    advice,
+    paragraph,
+    table,
+)
 from lora_profiler.report.labels import method_label
-from lora_profiler.units import GIB, bytes_text, count_text, in_unit
+from lora_profiler.report.terminal import SIGNS
+from lora_profiler.units import GIB, count_text, short_in_unit
+
+if TYPE_CHECKING:
+    from lora_profiler.catalog import Gpu
 
 _OWN_LOOP = "your own loop"
-_VERDICTS = {"fits": "fits", "tight": "may run out", "does_not_fit": "does not fit"}
-_SHORT = {"fits": "fits", "tight": "tight", "does_not_fit": "no"}
 _MOST_NAMES = 2
 """So many trainers are named where others are counted."""
 
@@ -22,48 +38,88 @@ Lines = Sequence[Line]
 def guided_blocks(guided: Guided) -> list[Block]:
     """The lines of all trainers, what changes the answer most, and the range, for the detailed
     answer and the dashboard."""
-    return [lines_table(guided), paragraph(*change_lines(guided), range_line(guided))]
+    return [lines_table(guided), paragraph(*change_lines(guided)), advice(range_line(guided))]
 
 
-def verdict_line(guided: Guided) -> str:
-    """'LoRA r16 fits with 7 of 8 trainers, does not fit with LitGPT', of each method; '' without a
-    GPU."""
-    texts = []
-    for lines in _by_method(guided):
+def verdict_lines(guided: Guided, answers: Sequence[Answer]) -> Iterator[Verdict]:
+    """'LoRA r16 fits an RTX 4090 with 7 of 8 trainers (not LitGPT): 15.8 to 30.3 GiB.', of each
+    method; the sign is that of the loop of guides."""
+    order = {"fits": 0, "tight": 1, "": 2, "does_not_fit": 3}
+    for place, answer in enumerate(sorted(answers, key=lambda answer: order[sign_of(answer)])):
+        assert answer.gpu is not None
+        lines = guided.of(answer.prediction.workload.setup.method)
         known = [line for line in lines if _verdict(line)]
-        by_verdict = {
-            words: [_name(line) for line in known if _verdict(line) == verdict]
-            for verdict, words in _VERDICTS.items()
-        }
-        parts = [
-            f"{words} with {_some(names, len(known))}"
-            for words, names in by_verdict.items()
-            if names
-        ]
-        if parts:
-            texts.append(f"{_label(lines)} {', '.join(parts)}")
-    return "; ".join(texts)
+        fitting = [line for line in known if _verdict(line) == "fits"]
+        gpu = "" if place else f" {a_gpu(answer.gpu)}"
+        usable = short_in_unit(answer.gpu.usable_bytes or 0, GIB)
+        words = f"{method_name(answer)} {_fits_with(known, gpu)}"
+        rest = f": {_range(fitting)}." if fitting else f": {_range(known)}, it has {usable}."
+        is_open = sign_of(answer) == "does_not_fit" and fitting
+        yield Verdict(sign="tight" if is_open else sign_of(answer), words=words, rest=rest)
+
+
+def _fits_with(lines: Lines, gpu: str) -> str:
+    """'fits an RTX 4090 with 7 of 8 trainers (not LitGPT)'."""
+    fitting, may = ([line for line in lines if _verdict(line) == v] for v in ("fits", "tight"))
+    no = [_name(line) for line in lines if _verdict(line) == "does_not_fit"]
+    if not fitting and not may:
+        return f"does not fit{gpu} with any trainer"
+    if not fitting:
+        return f"may run out of memory on{gpu or ' it'} with {_some(may, len(lines))}"
+    if len(fitting) == len(lines):
+        return f"fits{gpu} with all {len(lines)} trainers"
+    others = f" (may run out with {_some(may, len(lines))})" if may else ""
+    if not may and len(no) <= _MOST_NAMES:
+        others = f" (not {joined(no, 'or')})"
+    return f"fits{gpu} with {_some(fitting, len(lines))}{others}"
+
+
+def _range(lines: Lines) -> str:
+    """'15.8 to 30.3 GiB'; '' where no peak is known."""
+    sizes = [p.peak.total_bytes for p in _predictions(lines) if p.is_whole]
+    if not sizes:
+        return "an unknown size"
+    low, high = (short_in_unit(size, GIB) for size in (min(sizes), max(sizes)))
+    return f"{low} GiB" if low == high else f"{low} to {high} GiB"
 
 
 def range_line(guided: Guided) -> str:
-    """'Depending on the trainer, LoRA r16 needs 15.78 to 30.24 GiB; ...'"""
-    texts = []
-    for lines in _by_method(guided):
-        sizes = [p.peak.total_bytes for p in _predictions(lines) if p.is_whole]
-        if sizes:
-            low, high = (in_unit(size, GIB) for size in (min(sizes), max(sizes)))
-            texts.append(f"{_label(lines)} needs {low} to {high} GiB")
-    ranges = f"Depending on the trainer, {', '.join(texts)}; " if texts else ""
-    return f"{ranges}--trainer NAME answers for one."
+    """'The trainer decides: LoRA r16 15.8 to 30.3 GiB, full 50.1 to 120 GiB.'"""
+    by_need = sorted(_by_method(guided), key=_least)
+    ranges = (f"{_label(lines)} {_range(lines)}" for lines in by_need)
+    return f"The trainer decides: {', '.join(ranges)}."
 
 
 def change_lines(guided: Guided) -> Iterator[str]:
-    """'LoRA r16 changes most with --no-checkpointing (31.71 GiB, does not fit), ...', of each
-    method."""
-    for lines in _by_method(guided):
-        words = [_change(change) for change in guided.changes[lines[0].method]]
-        if words:
-            yield f"{_label(lines)} changes most with {', '.join(words)}."
+    """'What would change LoRA r16 most: `--no-checkpointing` 31.7 GiB ✗, ...', of the method that
+    needs least."""
+    lines = min(_by_method(guided), key=_least)
+    words = [_change(change) for change in guided.changes[lines[0].method]]
+    if words:
+        yield f"{_label(lines)} changes most with {', '.join(words)}."
+
+
+def _least(lines: Lines) -> int:
+    return min((p.peak.total_bytes for p in _predictions(lines)), default=0)
+
+
+def trainer_bars(guided: Guided, gpu: "Gpu | None") -> Bars:
+    """One method by trainer, on one scale with the GPU's memory."""
+    (lines,) = _by_method(guided)
+    known = [(line, line.foreseen) for line in lines if line.foreseen]
+    rows = [
+        Bar(
+            name=_name(line),
+            parts=bar_parts(foreseen.prediction),
+            overhead_bytes=foreseen.judged.reserve.total_bytes if foreseen.judged else None,
+            sign=_verdict(line),
+            speed=_speed(line),
+        )
+        for line, foreseen in known
+    ]
+    limits = (limit_of(gpu),) if gpu else ()
+    ordered = tuple(sorted(rows, key=lambda row: row.total_bytes))
+    return Bars(rows=ordered, limits=limits, has_sizes=False)
 
 
 def lines_table(guided: Guided) -> Table:
@@ -75,7 +131,7 @@ def lines_table(guided: Guided) -> Table:
         columns.append((f"{_label(lines)}, GiB", _of(place, _peak)))
         if len(methods) == 1:
             columns.append(("+ overhead", _of(place, _overhead)))
-        columns.append(("", _of(place, lambda line: _SHORT.get(_verdict(line), ""))))
+        columns.append(("", _of(place, lambda line: SIGNS[_verdict(line)])))
     if len(methods) == 1:
         columns.append(("tokens/s", _of(0, _speed)))
     rows: list[Lines] = list(zip(*methods, strict=True))
@@ -105,28 +161,29 @@ def _name(line: Line) -> str:
     return line.stack.library or _OWN_LOOP
 
 
-def _verdict(line: Line) -> str:
+def _verdict(line: Line) -> Sign:
     judged = line.foreseen.judged if line.foreseen else None
     return judged.verdict if judged else ""
 
 
-def _some(names: Sequence[str], count: int) -> str:
-    if len(names) == count:
-        return f"all {count} trainers" if count > 1 else names[0]
-    return " and ".join(names) if len(names) <= _MOST_NAMES else f"{len(names)} of {count} trainers"
+def _some(lines: Lines, count: int) -> str:
+    """'TRL and axolotl', '6 of 8 trainers'."""
+    if len(lines) <= _MOST_NAMES < count:
+        return joined([_name(line) for line in lines])
+    return f"{len(lines)} of {count} trainers"
 
 
 def _peak(line: Line) -> str:
     if line.foreseen is None:
         return "-"
     prediction = line.foreseen.prediction
-    size = in_unit(prediction.peak.total_bytes, GIB)
+    size = short_in_unit(prediction.peak.total_bytes, GIB)
     return size if prediction.is_whole else f">= {size}"
 
 
 def _overhead(line: Line) -> str:
     judged = line.foreseen.judged if line.foreseen else None
-    return in_unit(judged.reserve.total_bytes, GIB) if judged else ""
+    return short_in_unit(judged.reserve.total_bytes, GIB) if judged else ""
 
 
 def _speed(line: Line) -> str:
@@ -136,9 +193,9 @@ def _speed(line: Line) -> str:
 
 def _change(change: Change) -> str:
     judged = change.foreseen.judged
-    verdict = f", {_VERDICTS[judged.verdict]}" if judged else ""
+    sign = f" {SIGNS[judged.verdict]}" if judged else ""
     if isinstance(change.value, bool):
         option = flag(change.option if change.value else f"no_{change.option}")
     else:
         option = f"{flag(change.option)} {change.value}"
-    return f"{option} ({bytes_text(change.peak_bytes)}{verdict})"
+    return f"`{option}` ({size_text(change.peak_bytes)}{sign})"

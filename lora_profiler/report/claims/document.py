@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.records.environment import Device, Environment
-from lora_profiler.report.blocks import Block, heading, paragraph, table
+from lora_profiler.report.blocks import Block, Paragraph, Table, heading, paragraph, table
 from lora_profiler.report.claims import CLAIMS
 from lora_profiler.report.claims.claim import Chart, Checked, Evidence, Verdict
 from lora_profiler.report.json import SCHEMA_VERSION, picked
@@ -186,7 +186,7 @@ def verify_blocks(document: Mapping[str, Any]) -> list[Block]:
     return blocks
 
 
-def claim_blocks(claim: Mapping[str, Any]) -> list[Block]:
+def claim_blocks(claim: Mapping[str, Any]) -> list[Paragraph | Table]:
     """One claim of the document: its verdict, what it says, tables and sentences."""
     return [
         heading(f"{claim['id']}. {claim['title']}: {CLAIM_VERDICT_LABELS[claim['verdict']]}"),

@@ -13,7 +13,8 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.records.environment import Environment
 from lora_profiler.records.record import Record
 from lora_profiler.report import labels
-from lora_profiler.report.answer.short_answer import remedy_lines, sureness_words, verdict_words
+from lora_profiler.report.answer.short_answer import sureness_words
+from lora_profiler.report.answer.verdicts import remedy_lines, verdict_blocks
 from lora_profiler.report.blocks import Row, Rows, Table, paragraph
 from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.evidence import (
@@ -149,10 +150,11 @@ def answer_cards(answers: Sequence[Answer]) -> Iterable[Card]:
             note = "; ".join([*least, sureness_words(answer)])
             yield Card(f"{name} peaks at", peak if known else f"≥ {peak}", note=note)
             continue
-        words = verdict_words(answer).partition(": ")[2] or verdict_words(answer).partition(", ")[2]
-        notes = [f"peak {peak}, {words}", *remedy_lines(answer), sureness_words(answer)]
-        verdict = labels.VERDICT_LABELS[answer.fit.verdict]
-        yield Card(f"{name} on {answer.gpu.name}", verdict, note="; ".join(notes))
+        (verdict,) = verdict_blocks([answer])
+        notes = [verdict.rest.strip(), *remedy_lines(answer), sureness_words(answer)]
+        note = " ".join(f"{text.rstrip('.')}." for text in notes if text).replace("`", "")
+        words = labels.VERDICT_LABELS[answer.fit.verdict]
+        yield Card(f"{name} on {answer.gpu.name}", words, note=note)
 
 
 def pair_cards(groups: Sequence[Sequence[Run]]) -> Iterable[Card]:

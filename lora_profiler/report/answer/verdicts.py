@@ -1,0 +1,212 @@
+"""The verdict on a GPU in words and numbers, worded once for every face: whether each method fits,
+how much it needs, and one thing to do."""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Final
+
+from lora_profiler.planning.answers import Answer
+from lora_profiler.report.blocks import Paragraph, Sign, Verdict, advice
+from lora_profiler.report.labels import way_label
+from lora_profiler.units import byte_unit, bytes_text, count_text, short_in_unit
+
+if TYPE_CHECKING:
+    from lora_profiler.catalog import Gpu
+    from lora_profiler.planning.advise import Remedy
+    from lora_profiler.planning.fit import Fit
+    from lora_profiler.planning.over_data import LongSamples
+    from lora_profiler.planning.timing import TimedStep
+
+_ORDER: Final[Sequence[Sign]] = ("fits", "tight", "", "does_not_fit")
+_SPOKEN_WITH_A_VOWEL: Final = "AEFHILMNORSX"
+"""Letters whose names begin with one: an RTX 4090, an H100, a T4."""
+
+
+def gpu_name(gpu: "Gpu") -> str:
+    """'RTX 4090': without the maker."""
+    name = gpu.name
+    if name.startswith("custom:"):
+        return f"{gpu.memory_gib_marketed:g} GiB GPU"
+    for maker in ("NVIDIA ", "GeForce ", "AMD ", "Intel "):
+        name = name.removeprefix(maker)
+    return name
+
+
+def a_gpu(gpu: "Gpu") -> str:
+    """'an RTX 4090', 'a Tesla V100'."""
+    name = gpu_name(gpu)
+    is_word = name[1:2].islower()
+    has_vowel = name[:1] in ("AEIOU" if is_word else _SPOKEN_WITH_A_VOWEL)
+    return f"{'an' if has_vowel else 'a'} {name}"
+
+
+def size_text(count: int) -> str:
+    """'36.8 GiB', 'about' three digits."""
+    unit, size = byte_unit(count)
+    return f"{short_in_unit(count, size)} {unit}"
+
+
+def method_name(answer: Answer) -> str:
+    """'Full', 'LoRA r16': as a sentence begins with it."""
+    label = way_label(answer.prediction.workload.setup)
+    return f"{label[:1].upper()}{label[1:]}"
+
+
+def joined(names: Sequence[str], word: str = "and") -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    *first, last = names
+    return f"{', '.join(first)} {word} {last}" if first else last
+
+
+def verdict_blocks(answers: Sequence[Answer], subject: str = "") -> list[Verdict]:
+    """A line for each verdict that there is among the methods, the best one first; of a single
+    method about `subject`, the name of a file, where there is one."""
+    by_sign = sorted(answers, key=lambda answer: _ORDER.index(sign_of(answer)))
+    groups = [list(members) for _, members in groupby(by_sign, sign_of)]
+    return [
+        _verdict(group, subject if len(answers) == 1 else "", has_gpu=not place)
+        for place, group in enumerate(groups)
+    ]
+
+
+def sign_of(answer: Answer) -> Sign:
+    """The verdict; '' where it cannot be known."""
+    return answer.fit.verdict if answer.fit else ""
+
+
+def _verdict(answers: Sequence[Answer], subject: str, *, has_gpu: bool) -> Verdict:
+    """`has_gpu`: whether the line names the GPU, as the first one does."""
+    gpu = answers[0].gpu
+    assert gpu is not None
+    names, one = subject or joined([method_name(a) for a in answers]), len(answers) == 1
+    on, usable = f" {a_gpu(gpu)}" if has_gpu else "", _usable(gpu)
+    fits = [answer.fit for answer in answers if answer.fit]
+    modelled = _as_modelled(answers)
+    if not fits:
+        least = joined([size_text(a.prediction.peak.total_bytes) for a in answers])
+        words = f"{names} may fit{on} or not:"
+        rest = f" {'needs' if one else 'need'} at least {least} of {usable}, activations not known."
+        return Verdict(sign="tight", words=words, rest=rest)
+    verdict = fits[0].verdict
+    if verdict == "does_not_fit":
+        least = joined(
+            [_short(fit.peak_bytes + fit.least_reserve_bytes) for fit in fits[:-1]]
+            + [size_text(fits[-1].peak_bytes + fits[-1].least_reserve_bytes) for _ in fits[:1]]
+        )
+        words = f"{names} {'does' if one else 'do'} not fit{on}{modelled}:"
+        has = f"the GPU has {_short(fits[0].usable_bytes)}"
+        rest = f" {'needs' if one else 'need'} at least {least}, {has}."
+        return Verdict(sign=verdict, words=words, rest=rest)
+    if verdict == "tight":
+        ends = joined(
+            [
+                f"{_short(f.peak_bytes + f.least_reserve_bytes)} to"
+                f" {_short(f.peak_bytes + f.reserve_bytes)}"
+                for f in fits
+            ]
+        )
+        words = f"{names} may run out of memory{' on' if on else ''}{on}:"
+        return Verdict(sign=verdict, words=words, rest=f" {ends} of {usable}.")
+    words = f"{names} {'fits' if one else 'fit'}{on}{modelled}:"
+    if not one:
+        free = joined([_short(fit.headroom_bytes) for fit in fits])
+        return Verdict(sign=verdict, words=words, rest=f" {free} of {usable} free.")
+    return Verdict(sign=verdict, words=words, rest=f" {_adds_up(fits[0])}.")
+
+
+def _adds_up(fit: "Fit") -> str:
+    """'18.9 GiB + up to 1.65 overhead, 3.00 GiB free'."""
+    held = f"{size_text(fit.peak_bytes)} + up to {_short(fit.reserve_bytes, fit.peak_bytes)}"
+    return f"{held} overhead, {size_text(fit.headroom_bytes)} free"
+
+
+def _short(count: int, of: int | None = None) -> str:
+    """Without a unit, in that of `of`."""
+    return short_in_unit(count, byte_unit(of or count)[1])
+
+
+def _usable(gpu: "Gpu") -> str:
+    about = "~" if gpu.usable_is_estimated else ""
+    return f"{about}{size_text(gpu.usable_bytes or 0)}"
+
+
+def _as_modelled(answers: Sequence[Answer]) -> str:
+    """' as far as modelled', where what the question names and nothing models may turn it."""
+    for answer in answers:
+        gaps = answer.trainer.gaps(answer.prediction.workload.setup) if answer.trainer else ()
+        other = "too low" if sign_of(answer) == "does_not_fit" else "too high"
+        if any(gap.direction not in ("", other) for gap in gaps):
+            return " as far as modelled"
+    return ""
+
+
+# --- what to do -----------------------------------------------------------------------------------
+
+
+def advice_blocks(answers: Sequence[Answer], most: int = 2) -> list[Paragraph]:
+    """At most `most` things to do about the methods that do not fit, the lightest method first;
+    where a method has none, how many GPUs there must be is what `plan` answers."""
+    found = []
+    for answer in sorted(answers, key=lambda answer: answer.prediction.peak.total_bytes):
+        if answer.fit is None or answer.fit.verdict == "fits":
+            continue
+        texts = [*long_samples_lines(answer), *remedy_lines(answer)]
+        found += texts[:1] or [_several_gpus(answer)]
+    return [advice(text) for text in found[:most]]
+
+
+def _several_gpus(answer: Answer) -> str:
+    model = answer.prediction.workload.model.id
+    return f"{method_name(answer)} needs several GPUs: `lora-profile plan {model}`."
+
+
+def long_samples_lines(answer: Answer) -> Iterator[str]:
+    """'1 of 5,000 samples is longer than 3,388 tokens. LoRA fits without it: `--seq-len 3388`.'"""
+    long: LongSamples | None = answer.long_samples
+    if long is None or answer.over_data is None:
+        return
+    every, one = count_text(answer.over_data.data.lengths.num_samples), long.samples == 1
+    are, it = ("is", "it") if one else ("are", "them")
+    yield (
+        f"{count_text(long.samples)} of {every} samples {are} longer than"
+        f" {count_text(long.seq_len)} tokens. {method_name(answer)} fits without {it}:"
+        f" `--seq-len {long.seq_len}`."
+    )
+
+
+def remedy_lines(answer: Answer) -> list[str]:
+    """The change that keeps the training as it is, or changes it least; then the quickest."""
+    remedies = answer.remedies if answer.fit and answer.fit.verdict != "fits" else ()
+    if not remedies:
+        return []
+    first = remedies[0]
+    quickest = max(remedies, key=lambda remedy: remedy.tokens_per_second or 0)
+    both = (first, quickest) if first.departure < quickest.departure else (first,)
+    return [
+        f"{method_name(answer)} fits with `{' '.join(remedy.options)}`:"
+        f" {size_text(remedy.peak_bytes)} + overhead, {what_changes(remedy, answer.step)}."
+        for remedy in both
+    ]
+
+
+def speed_words(remedy: "Remedy", step: "TimedStep | None") -> str:
+    """'28 % slower', 'same speed'; '' where a time is not known."""
+    after = remedy.tokens_per_second
+    if step is None or after is None:
+        return ""
+    percent = round(100 * (after / step.time.tokens_per_second - 1))
+    return f"{abs(percent)} % {'faster' if percent > 0 else 'slower'}" if percent else "same speed"
+
+
+def what_changes(remedy: "Remedy", step: "TimedStep | None") -> str:
+    """'28 % slower', '4-bit base, 40 % slower': what a set of changes means for the training."""
+    names = [re.sub(r"^an? | \(.*\)$", "", name) for name in remedy.names]
+    kept = [] if remedy.learns_the_same else names
+    return ", ".join(filter(None, (*kept, speed_words(remedy, step)))) or "same training"
+
+
+def peak_text(answer: Answer) -> str:
+    """'18.9 GiB', '>= 18.9 GiB' where activations are not known."""
+    size = bytes_text(answer.prediction.peak.total_bytes)
+    return size if answer.prediction.is_whole else f">= {size}"
