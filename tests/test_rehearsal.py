@@ -65,8 +65,10 @@ from lora_profiler.rehearsal.result import (
     worst_of,
 )
 from lora_profiler.report.blocks import Table
+from lora_profiler.report.page import embedded_data, write_page
+from lora_profiler.report.page.rehearsal import rehearsal_content
 from lora_profiler.report.rehearsed import rehearsal_blocks, rehearsal_document
-from lora_profiler.report.terminal import plain, rehearsal_page
+from lora_profiler.report.terminal import plain
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup
 from waiting import wait_for_the_end_of, wait_until
 
@@ -1191,16 +1193,14 @@ def test_pip_keeps_the_torch_of_an_environment_and_setup_puts_back_one_that_is_l
 
 def test_an_answer_says_that_it_was_rehearsed() -> None:
     result = Rehearsal(document())
-    text = plain(rehearsal_blocks([result], CARD, with_phases=True))
-    assert text.startswith(
-        "It runs on a pretended NVIDIA T4, rehearsed for 3 steps: 30 B reserved of 16.00 GiB."
-    )
+    text = plain(rehearsal_blocks([result], CARD, "train.py", detail=True))
+    assert text.startswith("✓ train.py fits a T4: <0.01 of 16.0 GiB reserved, 3 steps simulated.")
     assert "measured" not in text
     assert text.index("later forward") < text.index("later backward")
     assert rehearsal_document([result], CARD)["device"] == "rehearsed"
 
 
-def test_an_answer_tells_where_memory_ran_out_in_torch_s_words() -> None:
+def test_an_answer_says_where_memory_ran_out_in_torch_s_words() -> None:
     ran_out = {"step": 2, "phase": "backward", "wanted_bytes": 1 << 30, "free_bytes": 1 << 20}
     error = {
         "type": "OutOfMemoryError",
@@ -1210,9 +1210,9 @@ def test_an_answer_tells_where_memory_ran_out_in_torch_s_words() -> None:
         "phase": "backward",
     }
     result = Rehearsal(document(status="out_of_memory", out_of_memory=ran_out, error=error))
-    text = plain(rehearsal_blocks([result], CARD, with_phases=False))
-    assert text.startswith("It runs out of memory on a pretended NVIDIA T4.")
-    assert "In step 2, backward: 1.00 GiB more were asked for, and 1.00 MiB were free" in text
+    text = plain(rehearsal_blocks([result], CARD, "train.py", detail=False))
+    words = "✗ train.py does not fit a T4: out of memory in step 2, backward;"
+    assert " ".join(text.split()).startswith(f"{words} 1.00 GiB more needed, 1.00 MiB free.")
     assert "OutOfMemoryError: CUDA out of memory. Tried" in text and "a.py:3 f" in text
 
 
@@ -1221,25 +1221,25 @@ def test_a_page_is_whole_escaped_and_asks_nobody_for_anything() -> None:
 
     error = {"type": "E", "message": "<script>x</script>"}
     result = Rehearsal(document(error=error, status="error"))
-    blocks = rehearsal_blocks([result], CARD, with_phases=True)
-    page = rehearsal_page(blocks, {"parameters": 300, "logits & loss": 100}, ("python", "a<b.py"))
+    blocks = rehearsal_blocks([result], CARD, "train.py", detail=True)
+    numbers = rehearsal_document([result], CARD)
+    page = write_page(rehearsal_content(blocks, ("python", "a<b.py"), numbers))
     tags: list[tuple[str, dict[str, str | None]]] = []
     texts: list[str] = []
     parser = HTMLParser()
     parser.handle_starttag = lambda tag, attributes: tags.append((tag, dict(attributes)))  # type: ignore[method-assign]
     parser.handle_data = texts.append  # type: ignore[method-assign,assignment]
     parser.feed(page)
-    assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in tags}
-    assert not any("src" in attributes or "href" in attributes for _, attributes in tags)
-    assert "python a<b.py" in texts and any("<script>x</script>" in text for text in texts)
-    widths = [a["style"] for _, a in tags if a.get("class") == "bar"]
-    assert widths == ["width:100.0%", "width:33.3%"]  # of what a phone has room for too
-    assert "Rehearsed, not measured" in page
+    assert not {"link", "img", "iframe"} & {tag for tag, _ in tags}
+    asking = [a for _, a in tags if "src" in a or not (a.get("href") or "#").startswith("#")]
+    assert asking == []
+    assert "python 'a<b.py'" in texts and any("<script>x</script>" in text for text in texts)
+    assert "not measured" in page and embedded_data(page) == json.loads(json.dumps(numbers))
 
 
 def test_what_an_answer_takes_for_granted() -> None:
     plain_words = " ".join(limits(Rehearsal(document()), is_custom=False))
-    assert "Values were not computed" in plain_words and "nonzero" not in plain_words
+    assert "no values computed" in plain_words and "nonzero" not in plain_words
     told: dict[str, Any] = {
         **{
             "largest_case": ["nonzero"],
@@ -1252,15 +1252,17 @@ def test_what_an_answer_takes_for_granted() -> None:
     }
     words = " ".join(limits(Rehearsal(document(**told)), is_custom=True))
     words_of_each = (
-        "A100", "nonzero", "4 single values", "cuDNN ran attention and convolutions;",
-        "Collectives", "expert", "a/b", "float32",
+        "A100", "nonzero", "4 values", "cuDNN ran attention and convolutions;",
+        "Collectives", "experts", "a/b", "float32",
     )  # fmt: skip
     for each in words_of_each:
         assert each in words
 
 
-def test_ranks_that_say_nothing_are_told_of() -> None:
-    text = plain(rehearsal_blocks([Rehearsal(document(world_size=4))], CARD, with_phases=False))
+def test_ranks_without_a_result_are_counted() -> None:
+    text = plain(
+        rehearsal_blocks([Rehearsal(document(world_size=4))], CARD, "train.py", detail=False)
+    )
     assert "3 of 4 ranks ended without a result." in text
 
 
@@ -1427,7 +1429,9 @@ def test_what_is_not_predicted_is_said(
     found = nearest({**FACTS, **changes}, world_size, 80, "2.13.0+cu130")
     assert found.prediction is None and words in found.reason
     held = HELD | {"categories": {"parameters": 1}}
-    text = plain(rehearsal_blocks([Rehearsal(document(held=held))], CARD, found, with_phases=False))
+    text = plain(
+        rehearsal_blocks([Rehearsal(document(held=held))], CARD, "train.py", found, detail=False)
+    )
     assert "No prediction to compare with" in text
 
 
@@ -1459,7 +1463,7 @@ def test_a_prediction_is_exact_only_of_what_was_rehearsed(
         size = counted_peak(found.prediction) + more
         held = HELD | {"requested_bytes": size, "categories": {"parameters": size}}
         result = Rehearsal(document(held=held))
-        text = plain(rehearsal_blocks([result], CARD, found, with_phases=False))
+        text = plain(rehearsal_blocks([result], CARD, "train.py", found, detail=True))
         assert ("An estimate: " in text) == (exactness == "estimate")
         assert ("the script holds 4 bytes more than" in text) == (more == 4 and not doubt)
         told_ = rehearsal_document([result], CARD, found)["nearest_prediction"]
@@ -1479,7 +1483,7 @@ def test_tensors_of_a_batch_beside_ids_and_labels_are_in_the_prediction() -> Non
     assert plain_.prediction == nearest(of_trainer, 1, 80, "2.13.0+cu130").prediction
 
 
-def test_the_prediction_stands_beside_what_was_held_category_by_category() -> None:
+def test_the_prediction_is_compared_with_what_was_held_category_by_category() -> None:
     prediction = nearest(FACTS, 1, 80, "2.13.0+cu130")
     assert prediction.prediction is not None
     predicted = prediction.prediction.peak.bytes
@@ -1487,7 +1491,9 @@ def test_the_prediction_stands_beside_what_was_held_category_by_category() -> No
     other = {"workspaces of BLAS": 7, "held since before training": 5}
     categories = {"parameters": weights} | other
     held = HELD | {"requested_bytes": weights + 12, "categories": categories}
-    blocks = rehearsal_blocks([Rehearsal(document(held=held))], CARD, prediction, with_phases=False)
+    blocks = rehearsal_blocks(
+        [Rehearsal(document(held=held))], CARD, "train.py", prediction, detail=True
+    )
     (table,) = [block for block in blocks if isinstance(block, Table) and "closest" in block.title]
     rows = {row.cells[0]: row.cells[1:] for row in table.rows}
     assert rows["weights and adapters"][2] == "equal"

@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ values and times are not. It is ended after --steps optimizer steps. Linux only.
 
 Examples:
   lora-profile rehearse --gpu h100_sxm_80gb -- python train.py --batch-size 4
-  lora-profile rehearse --gpu t4 --phases -- python train.py
+  lora-profile rehearse --gpu t4 --detail -- python train.py
   lora-profile rehearse --gpu a100_sxm_80gb --gpus 2 -- torchrun --nproc-per-node 2 train.py
   lora-profile rehearse --gpu rtx_4090 --python ~/venvs/cuda/bin/python -- trl sft --config sft.yaml
   lora-profile rehearse --setup ~/venvs/rehearsal           an environment with torch's CUDA build
@@ -56,7 +57,7 @@ no CUDA build of torch, a script that failed or ended before its steps; 128 + it
     "FOLDER",
     "Make an environment with torch's CUDA build in this new folder, and rehearse nothing.",
 )
-@option("--phases", help="Peaks of forward, backward and optimizer too.")
+@option("--detail --phases detail", help="Every phase, rank, category and kernel, in bytes.")
 @option("--report", "FILE", "Write the answer as one HTML page too.")
 @option("--snapshot", "FILE", "Write the allocator's log for pytorch.org/memory_viz.")
 @option("--online", help="Let the script download what is missing. [default: nothing is]")
@@ -81,6 +82,10 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
         raise UsageError(f"a rehearsal needs {missing}.")
     for name in ("output", "report", "snapshot"):
         check_new_file(o[name], o["force"])
+    if o["report"]:
+        from lora_profiler.report.page import check_installed
+
+        check_installed()
     from lora_profiler.campaign.interrupts import one_interrupt
     from lora_profiler.catalog import find_gpu
     from lora_profiler.catalog.contexts import context_of
@@ -115,23 +120,24 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
         ctx.exit(interrupt.exit_code)
     from lora_profiler.planning.nearest import nearest, rehearsed_time
     from lora_profiler.rehearsal.result import EXIT_CODES, worst_of
-    from lora_profiler.report.rehearsed import rehearsal_blocks, rehearsal_document
-    from lora_profiler.report.render import rehearsal_page
+    from lora_profiler.report.rehearsed import rehearsal_blocks, rehearsal_document, script_name
 
     result = worst_of(results)
-    beside = time = None
+    closest = time = None
     if result.status == "done":
         time = rehearsed_time(result.work, gpu)
         facts, torch = result.document["facts"], result.document["torch"]
-        beside = nearest(facts, result.world_size, card.capability, torch)
-    print_answer(
-        lambda: rehearsal_document(results, card, beside, time),
-        lambda: rehearsal_blocks(results, card, beside, time, with_phases=o["phases"]),
-    )
+        closest = nearest(facts, result.world_size, card.capability, torch)
+    document = rehearsal_document(results, card, closest, time)
+    blocks = partial(rehearsal_blocks, results, card, script_name(command), closest, time)
+    print_answer(lambda: document, lambda: blocks(detail=o["detail"]))
     if o["report"]:
-        blocks = rehearsal_blocks(results, card, beside, time, with_phases=True)
-        held = result.document["held"] or {"categories": {}}
-        write_out(rehearsal_page(blocks, held["categories"], command), o["report"])
+        from lora_profiler.report.page import write_page
+        from lora_profiler.report.page.rehearsal import rehearsal_content
+
+        write_out(
+            write_page(rehearsal_content(blocks(detail=True), command, document)), o["report"]
+        )
     ctx.exit(EXIT_CODES[result.status])
 
 

@@ -25,6 +25,7 @@ OF_LAUNCHERS = ("CalledProcessError", "ChildFailedError", "ProcessExitedExceptio
 COUNTERS = ("requested_bytes", "allocated_bytes", "reserved_bytes")
 PHASES = ("setup", "forward", "backward", "optimizer")
 Peak = Mapping[str, int]
+PartOfRun = Literal["setup", "first_step", "steady", "whole"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Rehearsal:
     def steps(self) -> int:
         return int(self.document["steps"])
 
-    def peak(self, part: Literal["setup", "first_step", "steady", "whole"]) -> Peak | None:
+    def peak(self, part: PartOfRun) -> Peak | None:
         peak: Peak | None = self.document["peaks"][part]
         return peak
 
@@ -123,49 +124,42 @@ def limits(result: Rehearsal, *, is_custom: bool) -> list[str]:
     """What this answer takes for granted, a sentence each."""
     document = result.document
     facts = document["facts"]
-    sentences = [
-        "Values were not computed and nothing was timed: only sizes, their order and the "
-        "kernels' choice are real."
-    ]
+    sentences = ["The script ran unchanged: real allocator and kernels, no values computed."]
     if is_custom:
-        sentences.append("Only the card's memory was given; everything else is an A100's.")
+        sentences.append("Only the GPU's memory was given; everything else is an A100's.")
     if document["largest_case"]:
         sentences.append(
-            "Sizes that depend on values took their largest case "
-            f"({', '.join(document['largest_case'])}: every element)."
+            "Sizes that depend on values are the largest possible: every element of "
+            f"{', '.join(document['largest_case'])}."
         )
-    if document["values_read"]:
+    if values := document["values_read"]:
         sentences.append(
-            f"{document['values_read']:,} single values were read from the card; a bool was "
-            "answered true, another value 0."
+            f"The script read {values:,} value{'s' * (values > 1)} from the GPU: true for a bool,"
+            " else 0."
         )
     if facts.get("has_experts"):
         sentences.append(
-            "Which tokens an expert gets depends on values: a router sends all of them to the "
-            "same experts here."
+            "The router sends all tokens to the same experts here: in training, values decide."
         )
     by_cudnn = ["attention"] * ("cudnn" in document["attention"])
     by_cudnn += ["convolutions"] * document["other_cudnn"]
     if by_cudnn:
         sentences.append(
-            f"cuDNN ran {' and '.join(by_cudnn)}; the workspace that it asks for is not known and"
-            " counted as 0."
+            f"cuDNN ran {' and '.join(by_cudnn)}; its workspace is not known and counts as 0."
         )
     dtypes: Mapping[str, str] = document["dtypes_of_holes"]
     sentences += [
-        f"The weights of {name} are not on this disk; zeros in {dtype} took their place."
+        f"{name}'s weights are not on this disk; {dtype} zeros of the same size were used."
         for name, dtype in dtypes.items()
     ]
     if document["data_stood_in"]:
-        sentences.append(
-            f"Not on this disk and stood in for: {'; '.join(document['data_stood_in'])}."
-        )
+        sentences.append(f"Not on this disk, so simulated: {'; '.join(document['data_stood_in'])}.")
     if result.world_size > 1:
         sentences.append(
             "Collectives moved nothing but small messages; NCCL's own buffers are not counted."
         )
     if document["steps"] < 2 and result.status == "done":
         sentences.append(
-            "One step only: its optimizer states are made in it, so that later steps may hold more."
+            "One step only: it makes the optimizer states, so later steps may need more."
         )
     return sentences

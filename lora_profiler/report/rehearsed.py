@@ -2,30 +2,48 @@
 says of every figure that it was rehearsed, not measured."""
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
+from lora_profiler.catalog import find_gpu
 from lora_profiler.comparison.errors import counted, counted_peak
 from lora_profiler.comparison.scored import Result
 from lora_profiler.planning.nearest import Nearest, RehearsedTime
 from lora_profiler.prediction import CATEGORIES, Category, Exactness, Prediction
 from lora_profiler.rehearsal.cards import PretendedCard
-from lora_profiler.rehearsal.result import COUNTERS, Rehearsal, limits, worst_of
+from lora_profiler.rehearsal.result import COUNTERS, PartOfRun, Rehearsal, limits, worst_of
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Block, Row, RowKind, Table, heading, paragraph, table
+from lora_profiler.report.blocks import (
+    Bar,
+    Bars,
+    Block,
+    Row,
+    RowKind,
+    Table,
+    Verdict,
+    dim,
+    heading,
+    paragraph,
+    table,
+)
+from lora_profiler.report.gpu_names import a_gpu, gpu_name
 from lora_profiler.report.json import picked
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.measurements import package_words
 from lora_profiler.steptime import PARTS, Part, StepTime
 from lora_profiler.units import (
+    GIB,
     byte_unit,
     bytes_text,
     count_text,
+    error_text,
     in_unit,
     percent_text,
     rate_text,
     seconds_text,
+    short_bytes_text,
+    short_in_unit,
 )
 
 
@@ -43,17 +61,17 @@ def rehearsed_blocks(results: Sequence[Result]) -> list[Block]:
             where = f"In {run_labels.PHASE_LABELS.get(phase, phase)}: " if phase else ""
             blocks.append(paragraph(f"{where}{failure.reason}"))
         if record.measurement.went_through:
-            blocks.append(_bytes_beside(result))
+            blocks.append(_bytes_compared(result))
     limits = dict.fromkeys(limit for r in results for limit in r.record.environment.limits)
     return [*blocks, paragraph(*limits)]
 
 
-def _bytes_beside(result: Result) -> Table:
+def _bytes_compared(result: Result) -> Table:
     """The steady peak by category, and the peaks of the allocator, beside what is predicted."""
     m, prediction = result.record.measurement, result.prediction
     predicted = counted(prediction.workload, prediction.peak.bytes)
     rows = [
-        beside(labels.CATEGORY_LABELS[name], size, predicted.get(name, 0), bytes_text(size))
+        compared(labels.CATEGORY_LABELS[name], size, predicted.get(name, 0), bytes_text(size))
         for name in CATEGORIES
         for size in [m.attribution_bytes.get(name, 0)]
         if size or predicted.get(name)
@@ -65,7 +83,7 @@ def _bytes_beside(result: Result) -> Table:
         ("reserved peak", m.peak_reserved_bytes, memory.reserved_bytes if memory else None),
     )
     rows += [
-        beside(name, size, other, bytes_text(size), kind="total")
+        compared(name, size, other, bytes_text(size), kind="total")
         for name, size, other in peaks
         if size is not None
     ]
@@ -76,7 +94,7 @@ def _bytes_beside(result: Result) -> Table:
     )
 
 
-def beside(
+def compared(
     name: str, rehearsed: int, predicted: int | None, *more: str, kind: RowKind = "plain"
 ) -> Row:
     """What was rehearsed, what is predicted, and the difference."""
@@ -111,64 +129,124 @@ _ALIKE: tuple[tuple[str, tuple[str, ...], tuple[Category, ...]], ...] = (
     ("workspaces of BLAS", ("workspaces of BLAS",), ("workspace",)),
 )
 """Categories of a rehearsal and of a prediction that are the same."""
+_PARTS_OF_BAR: Mapping[str, str] = {
+    "weights and adapters": "weights",
+    "quantisation constants": "weights",
+    "gradients": "gradients",
+    "optimizer states": "optimizer",
+    "inputs and activations": "activations",
+    "logits and loss": "logits",
+    "temporaries": "temporary",
+}
+"""All else is the rest."""
+_MOST_TENSORS = 3
+_LONGEST_PLACE = 44
+
+
+def script_name(command: Sequence[str]) -> str:
+    """'train.py' of `torchrun --nproc-per-node 2 src/train.py`, 'trl sft' of `trl sft ...`."""
+    scripts = [word for word in command if word.endswith(".py")]
+    name = scripts[0] if scripts else command[0]
+    verb = [w for w in command[1:2] if not scripts and not w.startswith("-")]
+    return " ".join([os.path.basename(name), *verb])
 
 
 def rehearsal_blocks(
     results: Sequence[Rehearsal],
     card: PretendedCard,
+    script: str,
     nearest: Nearest | None = None,
     time: RehearsedTime | None = None,
     *,
-    with_phases: bool,
+    detail: bool,
 ) -> list[Block]:
+    """The verdict on `script` with what decides it, a bar of the peak, when memory is held, and the
+    largest tensors; with `detail` every count in bytes."""
     result = worst_of(results)
-    blocks: list[Block] = [heading(_verdict(result, card)), *_failure(result), _peaks(result)]
-    if with_phases:
-        named = {" ".join(filter(None, key)): peak for key, peak in result.phases().items()}
-        blocks.append(_counters("each phase, first step and later ones", named))
-    if len(results) > 1:
-        of_ranks = {f"rank {each.rank}": each.peak("whole") or {} for each in results}
-        blocks.append(_counters("each rank's peak", of_ranks))
-    blocks += _held(result)
-    if nearest is not None:
-        blocks += _nearest(result, nearest)
-    if time is not None:
-        blocks += time_blocks(time, card)
+    blocks: list[Block] = [_verdict(result, card, script), *_failure(result, detail=detail)]
+    blocks += [*_bars(result, card), _peaks(result), *_largest(result)]
+    lines = [_nearest_line(result, nearest)] if nearest else []
+    if result.status == "out_of_memory" and result.document["out_of_memory"]:
+        wanted = short_bytes_text(result.document["out_of_memory"]["wanted_bytes"])
+        lines.append(f"The overhead includes the {wanted} that did not fit.")
+    lines += [time_line(time)] if time else []
     if len(results) < result.world_size:
         silent = result.world_size - len(results)
-        blocks.append(paragraph(f"{silent} of {result.world_size} ranks ended without a result."))
+        lines.append(f"{silent} of {result.world_size} ranks ended without a result.")
+    blocks += [paragraph(*lines)] if lines else []
+    if detail:
+        blocks += _detail(results, card, nearest, time)
     about = limits(result, is_custom=card.is_custom)
-    return [*blocks, paragraph(*_ran(result)), paragraph(*about)]
+    more = [] if detail else ["Every byte, phase and kernel: --detail"]
+    return [*blocks, dim(*about, *more)]
 
 
-def _verdict(result: Rehearsal, card: PretendedCard) -> str:
+def _detail(
+    results: Sequence[Rehearsal],
+    card: PretendedCard,
+    nearest: Nearest | None,
+    time: RehearsedTime | None,
+) -> Iterator[Block]:
+    result = worst_of(results)
+    named = {" ".join(filter(None, key)): peak for key, peak in result.phases().items()}
+    yield _counters("each phase, first step and later ones", named)
+    if len(results) > 1:
+        of_ranks = {f"rank {each.rank}": each.peak("whole") or {} for each in results}
+        yield _counters("each rank's peak", of_ranks)
+    yield from _held(result)
+    if nearest is not None and nearest.prediction is not None:
+        yield from _nearest(result, nearest, nearest.prediction)
+    if time is not None and time.time is not None:
+        yield from time_blocks(time, time.time, card)
+    yield paragraph(*_ran(result))
+
+
+def _verdict(result: Rehearsal, card: PretendedCard, script: str) -> Verdict:
     count = result.document["device"]["count"]
-    cards = f"a pretended {card.name}" if count == 1 else f"{count} pretended {card.name}"
-    reserved = (result.peak("whole") or {}).get("reserved_bytes", 0)
-    room = f"{bytes_text(reserved)} reserved of {bytes_text(card.total_bytes)}"
-    steps = f"{result.steps} optimizer steps, before those asked for"
-    return {
-        "done": f"It runs on {cards}, rehearsed for {result.steps} steps: {room}.",
-        "out_of_memory": f"It runs out of memory on {cards}.",
-        "refused": f"It does not run on {cards}.",
-        "error": f"The script failed on {cards}.",
-        "ended": f"The script ended on {cards} after {steps}.",
+    gpus = card_name(card) if count == 1 else f"{count} × {gpu_name(find_gpu(card.key))}"
+    whole = result.peak("whole")
+    sizes = (whole["reserved_bytes"] if whole else 0, card.total_bytes)
+    reserved, of = (short_in_unit(size, GIB) for size in sizes)
+    error = {"step": 0, "phase": "", "type": "an error"} | (result.document["error"] or {})
+    words, rest = {
+        "done": (
+            f"{script} fits {gpus}:",
+            f" {reserved} of {of} GiB reserved, {result.steps} steps simulated.",
+        ),
+        "out_of_memory": (f"{script} does not fit {gpus}:", f" {_ran_out(result)}."),
+        "refused": (f"{script} does not run on {gpus}:", f" {error['type']} {_when(error)}."),
+        "error": (f"{script} failed on {gpus}:", f" {error['type']} {_when(error)}."),
+        "ended": (f"{script} ended too early:", f" after {result.steps} optimizer steps."),
     }[result.status]
+    return Verdict(
+        sign="fits" if result.status == "done" else "does_not_fit", words=words, rest=rest
+    )
 
 
-def _failure(result: Rehearsal) -> list[Block]:
-    error, ran_out = result.document["error"], result.document["out_of_memory"]
-    lines = []
-    if ran_out is not None and result.status == "out_of_memory":
-        wanted, free = (bytes_text(ran_out[f"{name}_bytes"]) for name in ("wanted", "free"))
-        asked = f"{wanted} more were asked for, and {free} were free on the card."
-        lines.append(f"{_when(ran_out).capitalize()}: {asked}")
-    elif error is not None:
-        lines.append(f"{_when({'step': 0} | error).capitalize()}.")
-    if error is not None:
-        lines.append(f"{error['type']}: {error['message']}")
-        lines += [f"  {_place(line)}" for line in error.get("where", ())]
-    return [paragraph(*lines)] if lines else []
+def card_name(card: PretendedCard) -> str:
+    """'an RTX 4090'."""
+    return a_gpu(find_gpu(card.key))
+
+
+def _ran_out(result: Rehearsal) -> str:
+    """'out of memory in step 1, backward; 1.0 GiB more needed, 1.0 MiB free'."""
+    ran_out = result.document["out_of_memory"]
+    if ran_out is None:
+        return "out of memory"
+    wanted, free = (short_bytes_text(ran_out[f"{name}_bytes"]) for name in ("wanted", "free"))
+    return f"out of memory {_when(ran_out)}; {wanted} more needed, {free} free"
+
+
+def _failure(result: Rehearsal, *, detail: bool) -> list[Block]:
+    """The script's own words, the first two sentences of them at least, and where it was."""
+    error = result.document["error"]
+    if error is None:
+        return []
+    words = error["message"]
+    if not detail:
+        words = ". ".join(words.strip().partition("\n")[0].split(". ")[:2])
+    places = (f"  {_place(line)}" for line in error.get("where", ()))
+    return [paragraph(f"{error['type']}: {words}", *places)]
 
 
 def _when(moment: Mapping[str, Any]) -> str:
@@ -176,16 +254,104 @@ def _when(moment: Mapping[str, Any]) -> str:
     return "before training" if step == 0 else f"in step {step}, {moment['phase']}"
 
 
+def _bars(result: Rehearsal, card: PretendedCard) -> Iterator[Block]:
+    """What is held at the peak, or as memory ran out, against the GPU's memory."""
+    held = result.document["held"]
+    if held is None or not held["requested_bytes"]:
+        return
+    parts = dict.fromkeys((*dict.fromkeys(_PARTS_OF_BAR.values()), "rest"), 0)
+    names = {each: _PARTS_OF_BAR.get(name, "rest") for name, own, _ in _ALIKE for each in own}
+    for name, count in held["categories"].items():
+        parts[names.get(name, "rest")] += count
+    whole = result.peak("whole")
+    over = max(0, whole["reserved_bytes"] - held["requested_bytes"]) if whole else 0
+    if result.status == "out_of_memory":
+        over += (result.document["out_of_memory"] or {"wanted_bytes": 0})["wanted_bytes"]
+    is_done = result.status == "done"
+    bar = Bar(
+        name=f"Step {held['step']}" if held["step"] else "Loading",
+        parts={name: count for name, count in parts.items() if count},
+        overhead_bytes=over,
+        sign="fits" if is_done else "does_not_fit" if result.status == "out_of_memory" else "",
+    )
+    label = f"{gpu_name(find_gpu(card.key))}, {short_in_unit(card.total_bytes, GIB)} GiB"
+    yield Bars(rows=(bar,), limits=((card.total_bytes, label),))
+
+
 def _peaks(result: Rehearsal) -> Table:
-    names = {"setup": "before training", "first_step": "first step", "steady": "later steps"}
-    rows = []
-    for part, name in (names | {"whole": "peak"}).items():
-        peak = result.peak(part)  # type: ignore[arg-type]
+    """What tensors and allocator hold before training, in the first step and in later ones."""
+    parts = {name: result.peak(name) for name in PARTS_OF_RUN}
+    whole = parts.pop("whole")
+    unit, size = byte_unit(whole["reserved_bytes"] if whole else 0)
+    rows, held = [], result.document["held"]
+    for part, peak in parts.items():
         if peak is not None:
-            counts = (count_text(peak[counter]) for counter in COUNTERS)
-            cells = (name, *counts, bytes_text(peak["reserved_bytes"]))
-            rows.append(Row(cells=cells, kind="peak" if part == "whole" else "plain"))
-    return Table(columns=("rehearsed, bytes", *_HEADS, ""), rows=tuple(rows))
+            is_peak = whole is not None and peak["requested_bytes"] == whole["requested_bytes"]
+            cells = (in_unit(peak[counter], size) for counter in (COUNTERS[0], COUNTERS[2]))
+            at = f"peak {_when(held)}" if is_peak and held else ""
+            rows.append(Row(cells=(PARTS_OF_RUN[part], *cells, at)))
+    return Table(columns=(unit, "tensors", "reserved", ""), rows=tuple(rows))
+
+
+PARTS_OF_RUN: Final[dict[PartOfRun, str]] = {
+    "setup": "before training",
+    "first_step": "step 1",
+    "steady": "later steps",
+    "whole": "peak",
+}
+
+
+def _largest(result: Rehearsal) -> list[Block]:
+    """The largest tensors at the peak, equal ones together, and the line that allocated them."""
+    held = result.document["held"]
+    alike: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for piece in held["largest"] if held else ():
+        alike.setdefault((_tensor_name(piece), piece["bytes"]), []).append(piece)
+    shown = list(alike.items())[:_MOST_TENSORS]
+    if not shown:
+        return []
+    unit, size = byte_unit(shown[0][0][1])
+    rows = []
+    for (name, count), pieces in shown:
+        times = f"{len(pieces)} × " if len(pieces) > 1 else ""
+        stacks = [piece["stack"][0] for piece in pieces if piece["stack"]]
+        place = _place(stacks[0]).partition(" ")[0] if stacks else ""
+        cut = place if len(place) <= _LONGEST_PLACE else f"...{place[3 - _LONGEST_PLACE :]}"
+        rows.append(Row(cells=(name, f"{times}{short_in_unit(count, size)}", cut)))
+    width = max(len(row.cells[2]) for row in rows)
+    rows = [Row(cells=(*row.cells[:2], row.cells[2].ljust(width))) for row in rows]
+    return [Table(columns=("Largest tensors", unit, "allocated in".ljust(width)), rows=tuple(rows))]
+
+
+def _tensor_name(piece: Mapping[str, Any]) -> str:
+    """'layers.0.mlp.down_proj' of a parameter, else what it is for."""
+    if piece["category"] != "parameters" or not piece["name"]:
+        return str(piece["category"])
+    name = str(piece["name"]).rpartition("model.")[2].removesuffix(".weight")
+    return name.removesuffix(".base_layer")
+
+
+def _nearest_line(result: Rehearsal, nearest: Nearest) -> str:
+    """How far the closest prediction is off, and why it is an estimate."""
+    if nearest.prediction is None:
+        return f"No prediction to compare with: {nearest.reason}."
+    held = result.document["held"]["requested_bytes"]
+    predicted = counted_peak(nearest.prediction)
+    error = predicted / held - 1 if held else 0
+    off = "the same to the byte" if predicted == held else f"{error_text(error)}"
+    doubts = _exactness(result, nearest.prediction, nearest.doubts)[1]
+    why = f"; {doubts[0]}" if doubts else ""
+    return f"Predicted for this loop: {bytes_text(predicted)}, {off}{why}."
+
+
+def time_line(found: RehearsedTime) -> str:
+    time = found.time
+    if time is None:
+        return f"The time of a step is not known: {found.reason}."
+    unit, size = ("ms", 1000) if time.seconds < 1 else ("s", 1)
+    middle, low, high = (f"{size * each:.3g}" for each in (time.seconds, time.low, time.high))
+    rate = rate_text(time.tokens_per_second, "tokens")
+    return f"Estimated step: {middle} {unit} ({low} to {high}), {rate}."
 
 
 def _counters(title: str, peaks: Mapping[str, Mapping[str, int]]) -> Table:
@@ -228,25 +394,23 @@ def _held(result: Rehearsal) -> list[Block]:
     ]
 
 
-def _nearest(result: Rehearsal, nearest: Nearest) -> list[Block]:
+def _nearest(result: Rehearsal, nearest: Nearest, prediction: Prediction) -> list[Block]:
     """The closest prediction, the difference to what was held, and why it is an estimate."""
     held = result.document["held"]
-    if nearest.prediction is None:
-        return [paragraph(f"No prediction to compare with: {nearest.reason}.")]
-    predicted = counted(nearest.prediction.workload, nearest.prediction.peak.bytes)
+    predicted = counted(prediction.workload, prediction.peak.bytes)
     rows, categories = [], dict(held["categories"])
     for name, rehearsed_names, predicted_names in _ALIKE:
         rehearsed = sum(categories.pop(each, 0) for each in rehearsed_names)
-        told = sum(predicted.get(each, 0) for each in predicted_names)
-        if rehearsed or told:
-            rows.append(beside(name, rehearsed, told))
-    rows += [beside(name, count, 0) for name, count in categories.items()]
-    total = held["requested_bytes"], counted_peak(nearest.prediction)
-    exactness, doubts = _exactness(result, nearest.prediction, nearest.doubts)
-    whose = f"{nearest.stack.title}, " if nearest.stack is not None else ""
-    title = f"closest prediction: {whose}{exactness}"
+        of_prediction = sum(predicted.get(each, 0) for each in predicted_names)
+        if rehearsed or of_prediction:
+            rows.append(compared(name, rehearsed, of_prediction))
+    rows += [compared(name, count, 0) for name, count in categories.items()]
+    total = held["requested_bytes"], counted_peak(prediction)
+    exactness, doubts = _exactness(result, prediction, nearest.doubts)
+    loop = f"{nearest.stack.title}, " if nearest.stack is not None else ""
     columns = ("bytes", "rehearsed", "predicted", "difference")
-    rows.append(beside("sum", *total, kind="total"))
+    rows.append(compared("sum", *total, kind="total"))
+    title = f"closest prediction: {loop}{exactness}"
     blocks: list[Block] = [Table(title=title, columns=columns, rows=tuple(rows))]
     if doubts:
         blocks.append(paragraph(f"An estimate: {'; '.join(doubts)}."))
@@ -345,10 +509,7 @@ _BOUNDS: tuple[tuple[str, tuple[Part, ...]], ...] = (
 """What bounds a step, by the parts of its time."""
 
 
-def time_blocks(found: RehearsedTime, card: PretendedCard) -> list[Block]:
-    time = found.time
-    if time is None:
-        return [paragraph(f"The time of a step is not told: {found.reason}.")]
+def time_blocks(found: RehearsedTime, time: StepTime, card: PretendedCard) -> list[Block]:
     rows = [
         Row(cells=("time", seconds_text(time.seconds)), kind="peak"),
         Row(cells=("at least", seconds_text(time.low))),
@@ -362,7 +523,7 @@ def time_blocks(found: RehearsedTime, card: PretendedCard) -> list[Block]:
         for part in PARTS
         if time.parts.get(part)
     ]
-    title = f"one step on {card.name}, predicted from the kernels that it launched"
+    title = f"one step on {card_name(card)}, predicted from the kernels that it launched"
     table = Table(title=title, columns=("", ""), rows=tuple(rows))
     return [table, paragraph(*_time_lines(found, time))]
 
