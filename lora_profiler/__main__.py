@@ -21,7 +21,8 @@ def main() -> NoReturn:
         import traceback
 
         traceback.print_exc()
-        print("Error: lora-profile itself failed; please report the lines above.", file=sys.stderr)
+        message = "error: lora-profile itself failed\n  Please report the lines above."
+        print(message, file=sys.stderr)
         sys.exit(CRASHED)
 
 

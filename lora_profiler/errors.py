@@ -64,12 +64,23 @@ class UncountedError(LoraProfilerError):
     exit_code = 4
 
 
+_AS_CLOSE = 0.05
+
+
 def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The known words closest to `word`, best first, compared without case; at most `count`."""
-    from difflib import get_close_matches  # an answer without a mistake does without
+    """The known words closest to `word`, best first, compared without case; at most `count`, and
+    none that is much less close than the first."""
+    from difflib import SequenceMatcher, get_close_matches  # only a mistake loads it
 
     by_lower = {k.lower(): k for k in known}
-    return [by_lower[k] for k in get_close_matches(word.lower(), by_lower, n=count, cutoff=0.6)]
+    matcher = SequenceMatcher(b=word.lower())
+
+    def likeness(other: str) -> float:
+        matcher.set_seq1(other)
+        return matcher.ratio()
+
+    close = get_close_matches(word.lower(), by_lower, n=count, cutoff=0.6)
+    return [by_lower[k] for k in close if likeness(k) > likeness(close[0]) - _AS_CLOSE]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

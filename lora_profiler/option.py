@@ -13,12 +13,12 @@ Kind = Literal["choice", "switch", "size", "number", "text"]
 Group = Literal["batch", "adapter", "base", "optimizer", "ranks", "attention"]
 """Of the form, in its order."""
 GROUP_TITLES: Mapping[Group, str] = {
-    "adapter": "Adapter",
-    "base": "4-bit base",
     "batch": "Batch and length",
-    "optimizer": "Numbers, optimizer and loss",
+    "adapter": "Adapter",
+    "base": "Quantised base",
+    "optimizer": "Precision, optimizer and loss",
     "attention": "Attention, kernels and device",
-    "ranks": "Several ranks",
+    "ranks": "Distributed training",
 }
 """Of the command line's help, in its order."""
 

@@ -35,9 +35,9 @@ class Done(NamedTuple):
 
 
 def refused(done: Done) -> str:
-    """'[2] Error: rank is 0; ...': the exit code and the message of a command that did nothing."""
+    """'[2] error: rank is 0 ...': the exit code and the message of a command that did nothing."""
     assert done.exit_code and not done.stdout and "Traceback" not in done.stderr, done
-    return f"[{done.exit_code}] {done.stderr[done.stderr.index('Error: ') :].strip()}"
+    return f"[{done.exit_code}] {done.stderr[done.stderr.index('error: ') :].strip()}"
 
 
 Run = Callable[..., Done]

@@ -46,7 +46,7 @@ def refusal(*arguments: str, code: int) -> str:
     assert done.exit_code == code, (done.stdout, done.stderr)
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    assert "Error: " in done.stderr
+    assert "error: " in done.stderr
     return done.stderr
 
 
@@ -537,7 +537,7 @@ def test_a_reader_that_left_is_told_from_a_model_that_does_not_fit(words: str) -
     assert (done.returncode, done.stderr) == (141, "")
 
 
-FULL = "Error: the output cannot be written: No space left on device.\n"
+FULL = "error: the output cannot be written: No space left on device\n"
 
 
 @pytest.mark.parametrize(

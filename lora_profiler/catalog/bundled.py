@@ -143,7 +143,7 @@ def named_by_words(text: str) -> str | None:
     if len(few) > 1:
         named = ", ".join(sorted(few, key=len)[:8])
         more = f" and {len(few) - 8} more" if len(few) > 8 else ""
-        raise ModelNotFoundError(f"{text!r} can be any of several models: {named}{more}. Name one.")
+        raise ModelNotFoundError(f"model {text!r} is ambiguous; name one: {named}{more}")
     return few[0] if few else None
 
 

@@ -18,6 +18,7 @@ _NO_NAME = frozenset({
     "generation", "edition", "per", "gpu",
 })  # fmt: skip
 """Words that do not tell one card from another, so that people leave them out."""
+_ANY_SIZE = r"\d+(\.\d+)? ?[gm]i?b"
 _FIGURES = (
     "memory_gib_marketed", "memory_bytes_usable", "bandwidth_gb_s", "bf16_dense_tflops",
     "fp16_dense_tflops", "tf32_dense_tflops", "fp8_dense_tflops", "fp32_tflops",
@@ -65,7 +66,7 @@ class Gpu:
         figures = (self.lost_share, *(getattr(self, name) for name in _FIGURES))
         if not all(figure is None or (is_finite(figure) and figure >= 0) for figure in figures):
             raise UsageError(
-                f"card {self.key[:60]!r} has a figure that is no finite number from 0 up."
+                f"GPU {self.key[:60]!r} has a figure that is not a finite number from 0 up."
             )
 
     @property
@@ -152,9 +153,7 @@ def shared_with_vllm(gpu: Gpu, share: float) -> Gpu:
     if not share:
         return gpu
     if gpu.usable_bytes is None:
-        raise UsageError(
-            f"{gpu.key} is sold with several memory sizes; say which, as in --gpu custom:24GiB."
-        )
+        raise UsageError(f"{gpu.key} is sold with several memory sizes; name one: `--gpu 24GiB`")
     left = gpu.usable_bytes - round(gpu.usable_bytes * share)
     return replace(gpu, name=f"{gpu.name} less {share:.0%} for vLLM", memory_bytes_usable=left)
 
@@ -176,10 +175,9 @@ def find_gpu(name: str) -> Gpu:
     wanted = name.strip()
     if not wanted:
         raise UsageError(
-            "The card's name is empty; `lora-profile gpus` lists all, custom:24GiB stands for any"
-            " of that size."
+            "the GPU's name is empty; list all: `lora-profile gpus`. Any size: `--gpu 24GiB`"
         )
-    if wanted.lower().startswith("custom"):
+    if wanted.lower().startswith("custom") or re.fullmatch(_ANY_SIZE, wanted.lower()):
         return _custom(wanted)
     if wanted.lower() == "auto":
         return find_gpu(_installed())
@@ -194,17 +192,17 @@ def find_gpu(name: str) -> Gpu:
         return fitting[0]
     if fitting:
         keys = ", ".join(f"{card.key} ({card.memory_gib_marketed:g} GB)" for card in fitting)
-        raise UsageError(f"{name} can be any of several GPUs: {keys}. Name one.")
+        raise UsageError(f"GPU {name} is ambiguous; name one: {keys}")
     raise UsageError(
-        f"There is no card {name!r} in the catalogue.{_nearest(wanted)} "
-        "`lora-profile gpus` lists all; custom:24GiB stands for any card of that size."
+        f"unknown GPU {name}.{_nearest(wanted)} List all: `lora-profile gpus`."
+        " Any size: `--gpu 24GiB`"
     )
 
 
 def _nearest(wanted: str) -> str:
-    """' Did you mean ...?': a size, or the cards with a spelling close to `wanted`, each once."""
-    if size := re.fullmatch(r"(\d{1,3}) ?(gi?b?)?", wanted.lower()):
-        return f" Did you mean custom:{size[1]}GiB?"
+    """' Did you mean ...?': the GPUs with a spelling close to `wanted`, each once."""
+    if wanted.isdecimal():
+        return f" Did you mean `--gpu {wanted}GiB`?"
     keys = {
         spelling.lower(): card.key
         for card in bundled_gpus()
@@ -239,13 +237,11 @@ def _all_words(card: Gpu) -> set[str]:
 
 def _custom(name: str) -> Gpu:
     try:
-        memory = parse_bytes(name.partition(":")[2])
+        memory = parse_bytes(name.rpartition(":")[2])
     except UsageError:
         memory = 0
     if not MIB <= memory < 1 << 60:
-        raise UsageError(
-            f"{name!r} is no card size; write custom:24GiB, custom:24GB or custom:24576MiB."
-        )
+        raise UsageError(f"{name!r} is not a memory size; write 24GiB, 24GB or 24576MiB.")
     return Gpu(
         key=name,
         name=name,
@@ -261,8 +257,7 @@ def _installed() -> str:
         import pynvml
     except ImportError:
         raise UsageError(
-            "--gpu auto asks the NVIDIA driver through pynvml: pip install nvidia-ml-py, or name"
-            " the card."
+            "--gpu auto needs pynvml; run `pip install nvidia-ml-py`, or name the GPU."
         ) from None
     try:
         pynvml.nvmlInit()
@@ -272,7 +267,7 @@ def _installed() -> str:
             pynvml.nvmlShutdown()
     except pynvml.NVMLError as e:
         raise UsageError(
-            f"--gpu auto found no NVIDIA card ({e}); name the card, or give custom:24GiB."
+            f"--gpu auto found no NVIDIA GPU ({e}); name it. Any size: `--gpu 24GiB`"
         ) from None
     return name.decode() if isinstance(name, bytes) else str(name)
 
@@ -349,7 +344,7 @@ class Price:
 
     def __post_init__(self) -> None:
         if not is_finite(self.per_hour) or self.per_hour < 0:
-            raise UsageError("a price is a finite number from 0 up, an hour of one card.")
+            raise UsageError("a price is a finite number from 0 up, for an hour of one GPU.")
 
 
 @cache
@@ -380,7 +375,6 @@ def read_price(text: str) -> tuple[str, Price]:
     match = _PRICE.fullmatch(amount)
     if not equals or not name.strip() or match is None:
         raise UsageError(
-            f"--price is {text[:60]!r}; write a card and the price of its hour, as in"
-            " rtx_4090=0.74/h."
+            f"--price is {text[:60]!r}; write a GPU and its price per hour: rtx_4090=0.74/h"
         )
     return name.strip(), Price(per_hour=float(match["amount"]))

@@ -42,9 +42,8 @@ def config_json(name: str, *, revision: str, offline: bool, max_bytes: int) -> b
     if offline or constants.HF_HUB_OFFLINE:
         why = "--offline" if offline else "HF_HUB_OFFLINE"
         raise ModelNotFoundError(
-            f"{name} is neither bundled nor in the local Hugging Face cache, and {why} forbids to"
-            " ask the hub. Go online once, or give the path of its"
-            f" config.json.{similar_names(name)}"
+            f"unknown model {name}.{similar_names(name)} Offline ({why}): only bundled and cached"
+            " models are known. List them: `lora-profile models`"
         )
     try:
         return limited_get(
@@ -58,20 +57,20 @@ def config_json(name: str, *, revision: str, offline: bool, max_bytes: int) -> b
         _explain(e, name, revision)
     except TooSlowError:
         raise ModelNotFoundError(
-            f"The hub ({constants.ENDPOINT}) did not send the config.json of {name} within"
-            f" {WHOLE_SECONDS:g} seconds. Try again later, or give the path of a config.json."
+            f"the config.json of {name} did not arrive within {WHOLE_SECONDS:g} seconds. Server:"
+            f" {constants.ENDPOINT}. Try again later, or give the path of a config.json."
         ) from None
     except TooLargeError:
         raise ModelNotFoundError(
-            f"The config.json of {name} on the hub ({constants.ENDPOINT}) is larger than"
-            f" {max_bytes} bytes; one has a few thousand. Give the path of a config.json."
+            f"the config.json of {name} is larger than {max_bytes} bytes. From"
+            f" {constants.ENDPOINT}; most have a few thousand. Give the path of a config.json."
         ) from None
     except connection_errors as e:
         reason = str(e).rstrip(".") or type(e).__name__
         raise ModelNotFoundError(
-            f"{name} is neither bundled nor in the local Hugging Face cache, and the hub"
-            f" ({constants.ENDPOINT}) cannot be reached: {reason}. Check the connection, or give"
-            f" the path of a config.json.{similar_names(name)}"
+            f"unknown model {name}.{similar_names(name)} It is not bundled or cached, and"
+            f" {constants.ENDPOINT} cannot be reached: {reason}. Check the connection, or give the"
+            " path of a config.json."
         ) from None
 
 

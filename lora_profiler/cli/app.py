@@ -21,30 +21,25 @@ _PORTS_TRIED = 50
     "app",
     "Open the dashboard on 127.0.0.1.",
     """
-The dashboard answers on this machine alone, and only the browser that opens the printed address: it holds a token. It keeps
-nothing but what is measured, and asks nobody for anything: the hub is asked only for a model that is neither bundled nor cached,
-and HF_HUB_OFFLINE=1 forbids that too. Ctrl-C ends it.
+It serves this machine only, and only to the address printed, which has a token.
+It stores measurements only, and asks the hub only for unknown models.
+HF_HUB_OFFLINE=1 forbids that too. Ctrl-C ends it.
 
 Examples:
   lora-profile app
   lora-profile app --records measured.jsonl --records other-machine/     shows these records too
   lora-profile app --no-browser --port 8600
 
-Exit code: 0 ended by hand; 2 usage, a missing library or a port in use included.
+Exit: 0 ended with Ctrl-C, 2 usage, a missing library, or a port in use.
 """,
 )
-@option("--port", "N", "[default: 8501, or the next that is free]", type=WholeRange(1, 65535))
 @option(
-    "--records",
-    "PATH",
-    "A file of records, or a folder of such files, to show beside your own. Repeat for several.",
-    multiple=True,
-    type=Path,
+    "--port", "N", "port to serve on", show_default="8501, or the next", type=WholeRange(1, 65535)
 )
-@option("--no-browser", help="Only serve, and print the address with its token.")
+@option("--records", "PATH", "also show this file or folder; repeatable", multiple=True, type=Path)
+@option("--no-browser", help="serve only, and print the address")
 def app_command(port: int | None, records: tuple[Path, ...], no_browser: bool) -> None:
-    """Open the dashboard: predict, compare with what was measured, measure, learn, and look through
-    the catalogues."""
+    """Open the dashboard on this machine, and in your browser."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise UsageError(

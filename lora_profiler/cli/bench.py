@@ -52,36 +52,33 @@ NOT_MEASURED = ("timeout", "crash", "unsupported", "invalid")
     "bench",
     "Train a model for real, and compare with the prediction.",
     """
-MODEL is a hub id, a hub URL, an alias, a folder, or a path to a config.json. Weights are random unless --weights says
-otherwise, so nothing is downloaded. Every case runs in a process of its own; Ctrl-C or SIGTERM ends it and keeps what
-is done.
+Weights are random by default, so nothing is downloaded.
+Every case runs in its own process; Ctrl-C keeps finished cases.
 
 Examples:
-  lora-profile bench SmolLM2-135M                           full and LoRA on what is there; on a CPU 128 tokens in float32
-  lora-profile bench gpt2 -s 512                            with 512
+  lora-profile bench SmolLM2-135M                           full and LoRA; on a CPU 128 tokens in float32
+  lora-profile bench gpt2 -s 512                            with 512 tokens
   lora-profile bench gpt2 -s 512 --device cpu --dtype float32 --timing-seconds 20
   lora-profile bench gpt2 -s 128 --budget 2GiB              does it fit into 2 GiB?
   lora-profile bench gpt2 -s 128 --largest-batch --budget 4GiB --device cpu
   lora-profile bench gpt2 -s 128 --nproc 2 --sharding fsdp --device cpu
-  lora-profile bench gpt2 -s 512 --rehearse --gpu t4        on a card that is not there: memory alone
-  lora-profile bench --suite NAME --resume --deadline 560   in pieces: say it again until nothing is left
-  lora-profile bench --suite NAME --ray auto --resume       spread over the machines of a Ray cluster
+  lora-profile bench gpt2 -s 512 --rehearse --gpu t4        on a simulated GPU: memory only
+  lora-profile bench --suite NAME --resume --deadline 560   in pieces: repeat until nothing is left
+  lora-profile bench --suite NAME --ray auto --resume       on the machines of a Ray cluster
   lora-profile bench --suite NAME --device cuda --emit sbatch -o job   for Slurm: cd job && sbatch run.sbatch
 
-Exit code: 0 done, running out of memory included; 2 usage; 3 no such model; 4 not measured; 128 + its number
-where a signal ended it: 130 Ctrl-C, 143 SIGTERM, 129 a closed terminal.
+Exit: 0 done, out of memory included; 2 usage, 3 no such model, 4 not measured, 128 + n ended by signal n.
 """,
 )
 @click.argument("models", metavar="[MODEL...]", nargs=-1, shell_complete=complete_model)
-@setup_options(
-    device=None, device_help="Where to train. [default: the accelerator that is there, else cpu]"
-)
+@setup_options(device=None, device_help="device to train on")
 @bench_options
 @output_options("table", "json", "csv", "md")
 @click.pass_context
 def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
-    """Train MODEL for real on this machine: measure memory and time, store the records, and compare
-    with the prediction."""
+    """Train MODEL on this machine, and compare memory and time with the prediction.
+    MODEL: hub name, alias, folder or config.json.
+    """
     check_options(ctx, models)
     if o["emit"]:
         emit(o)

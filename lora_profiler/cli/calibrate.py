@@ -23,26 +23,24 @@ if TYPE_CHECKING:
     "calibrate",
     "Measure this machine, for predictions of its step times.",
     """
-Small probes find the device's rates: large sums and products, attention, 4-bit weights, and on a CPU its cache, fresh memory
-and slow operators. Then six training steps of made-up models run, {full, LoRA, QLoRA} x {few, many tokens}, and two constants
-are fitted to them. Nothing is downloaded. Two or three minutes on an idle machine; other work on it spoils what is measured.
+Probes measure large sums, products, attention and 4-bit weights.
+Then six training steps run, and two constants are fitted to them.
 
 Examples:
-  lora-profile calibrate                    the accelerator that is there, else the CPU
+  lora-profile calibrate                    the accelerator, else the CPU
   lora-profile calibrate --device cpu --format json
 
-Exit code: 0 done; 2 usage; 4 it could not be measured.
+Exit: 0 done, 2 usage, 4 not measured.
 """,
 )
 @option(
-    "--device",
-    help="What to measure. [default: cuda if it is there, else cpu]",
-    type=NearestChoice(("cuda", "cpu")),
+    "--device", help="cuda, cpu", show_default="cuda, else cpu", type=NearestChoice(("cuda", "cpu"))
 )
 @output_options("table", "json", "md")
 def calibrate_command(device: "Device | None", form: str, output: str | None, force: bool) -> None:
-    """Measure this machine's own constants of the step-time model, and keep them for its
-    predictions."""
+    """Measure this machine's own constants for step times, and store them.
+    Takes two or three minutes on an idle machine; nothing is downloaded.
+    """
     check_new_file(output, force)
     require("calibrating", (*TRACING, "accelerate"))
     from lora_profiler.calibration.calibrate import calibrate

@@ -3,20 +3,31 @@ output to a new file."""
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
-from itertools import groupby
+from inspect import cleandoc
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from lora_profiler._common.launchers import starts_training
+from lora_profiler._common.messages import ERROR, INDENT, WARNING, message_lines, message_text
 from lora_profiler._common.printable import printable
-from lora_profiler.cli.option_groups import help_all, in_order, wrapped, write_options
+from lora_profiler.cli.option_groups import (
+    GroupedOption,
+    help_all,
+    in_order,
+    num_rare,
+    option_lines,
+    shows_all,
+    wrapped,
+)
 from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean, nearest
 
 if TYPE_CHECKING:
@@ -31,20 +42,20 @@ HELP_NAMES = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 class NearestChoice(click.Choice[str]):
-    """One of several words; another word is refused with the nearest of them, or what `beside` says
-    of it."""
+    """One of several words; another word is refused with the nearest of them, or with what `why`
+    says of it."""
 
-    def __init__(self, choices: Iterable[str], beside: Callable[[str], str] | None = None) -> None:
+    def __init__(self, choices: Iterable[str], why: Callable[[str], str] | None = None) -> None:
         super().__init__(tuple(choices), case_sensitive=False)
-        self._beside = beside or (lambda value: did_you_mean(value, map(str, self.choices)))
+        self._why = why or (lambda value: did_you_mean(value, map(str, self.choices)))
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
             return super().convert(value, param, ctx)
-        except click.BadParameter as e:
-            raise click.BadParameter(
-                e.message + self._beside(str(value)), ctx=ctx, param=param
-            ) from None
+        except click.BadParameter:
+            known = ", ".join(map(str, self.choices))
+            message = f"unknown value {value}.{self._why(str(value))} Supported: {known}"
+            raise click.BadParameter(message, ctx=ctx, param=param) from None
 
 
 class NearestChoices(NearestChoice):
@@ -101,6 +112,58 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+class HelpCommand(click.Command):
+    """A command whose help is a line an option, in groups, and whose usage begins with what it is
+    about. An option that takes one value is refused a second one; of one that it does not have it
+    is said what may be meant."""
+
+    def __init__(self, *, params: list[click.Parameter], **kwargs: Any) -> None:
+        super().__init__(params=in_order([*params, *help_all(params)]), **kwargs)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.color = colour()
+        words = list(args)
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.NoSuchOption as e:
+            from lora_profiler.cli.option_mistakes import unknown_option
+
+            raise unknown_option(e, words, ctx) from None
+        if not ctx.resilient_parsing:
+            self._refuse_other_values(ctx, words)
+        return rest
+
+    def _refuse_other_values(self, ctx: click.Context, words: list[str]) -> None:
+        *_, order = self.make_parser(ctx).parse_args(list(words))
+        for param in dict.fromkeys(order):
+            if isinstance(param, GroupedOption) and not param.multiple and order.count(param) > 1:
+                from lora_profiler.cli.option_mistakes import refuse_other_value
+
+                refuse_other_value(param, words, ctx)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        arguments = (p for p in self.params if isinstance(p, click.Argument))
+        return [*(p.make_metavar(ctx) for p in arguments), "[OPTIONS]"]
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        whole = shows_all(ctx)
+        blocks = cleandoc(self.help or ""), *(self.epilog or "").strip().split("\n\n")
+        about, *rest = [block for block in blocks if whole or not block.startswith(EXAMPLES)]
+        usage = " ".join((ctx.command_path, *self.collect_usage_pieces(ctx)))
+        formatter.write(click.style(usage, bold=True) + "\n")
+        _write_block(about, formatter)
+        lines = option_lines(ctx, formatter.width + _MARGIN)
+        formatter.write("".join(f"{line}\n" for line in lines))
+        for block in rest:
+            formatter.write("\n")
+            _write_block(block, formatter)
+        if not whole:
+            formatter.write(
+                f"{num_rare(self)} more options: --help-all."
+                " Search them: lora-profile options WORD\n"
+            )
+
+
 class DefaultGroup(click.Group):
     """A group whose command `default` may go unnamed: `tool X --option` means `tool default X
     --option`.
@@ -126,6 +189,7 @@ class DefaultGroup(click.Group):
         return super().get_command(ctx, cmd_name)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.color = colour()
         if args and args[0] not in (*self.list_commands(ctx), "-h", "--help", "--version"):
             self._refuse_misspelt_command(ctx, args[0])
             args = [self.default, *args]
@@ -138,51 +202,27 @@ class DefaultGroup(click.Group):
             return
         close = [name for name in nearest(word, self.list_commands(ctx), 1) if _alike(word, name)]
         if close and not is_bundled(word):
-            raise click.UsageError(f"No such command {word!r}. Did you mean {close[0]}?", ctx)
+            raise click.UsageError(
+                f"unknown command {word}. Did you mean `lora-profile {close[0]}`?", ctx
+            )
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        _write_epilog(self.epilog, formatter)
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write(click.style("lora-profile MODEL or COMMAND [OPTIONS]", bold=True) + "\n")
+        _write_block(cleandoc(self.help or ""), formatter)
+        formatter.write(f"\n{click.style('Commands', bold=True)}\n")
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            about = command.short_help if command else ""
+            formatter.write(f"  {click.style(f'{name:11}', bold=True)}{about}\n")
+        for block in (self.epilog or "").strip().split("\n\n"):
+            formatter.write("\n")
+            _write_block(block, formatter)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem"]:
         return [*super().shell_complete(ctx, incomplete), *complete_model(ctx, None, incomplete)]
 
 
-class ExampleCommand(click.Command):
-    """A command whose options are shown in groups, and examples in its epilog as they stand. An
-    option that takes one value is refused a second one; of one that it does not have it is said
-    what may be meant."""
-
-    def __init__(self, *, params: list[click.Parameter], **kwargs: Any) -> None:
-        super().__init__(params=in_order([*params, *help_all(params)]), **kwargs)
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        words = list(args)
-        try:
-            rest = super().parse_args(ctx, args)
-        except click.NoSuchOption as e:
-            from lora_profiler.cli.option_mistakes import with_hint
-
-            raise with_hint(e, words, ctx) from None
-        if not ctx.resilient_parsing:
-            self._refuse_other_values(ctx, words)
-        return rest
-
-    def _refuse_other_values(self, ctx: click.Context, words: list[str]) -> None:
-        *_, order = self.make_parser(ctx).parse_args(list(words))
-        for param in dict.fromkeys(order):
-            if isinstance(param, click.Option) and not param.multiple and order.count(param) > 1:
-                from lora_profiler.cli.option_mistakes import refuse_other_value
-
-                refuse_other_value(param, words, ctx)
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        write_options(self.get_params(ctx), ctx, formatter)
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        _write_epilog(self.epilog, formatter)
-
-
-class CommandOrTrainers(ExampleCommand):
+class CommandOrTrainers(HelpCommand):
     """A command whose argument may be the command line of a trainer. No option is read from that
     one's first word on: all that stands there is the trainer's."""
 
@@ -200,7 +240,7 @@ class CommandOrTrainers(ExampleCommand):
 
 
 def command(
-    name: str, short_help: str, epilog: str | None = None, cls: type[click.Command] = ExampleCommand
+    name: str, short_help: str, epilog: str | None = None, cls: type[click.Command] = HelpCommand
 ) -> Callable[[Callable[..., None]], click.Command]:
     """`click.command` of a verb; `epilog` are its examples and exit codes."""
     return click.command(
@@ -208,20 +248,18 @@ def command(
     )
 
 
-def _write_epilog(text: str | None, formatter: click.HelpFormatter) -> None:
-    """Prose as wide as there is room, and examples, which are indented, a line each."""
-    if not text:
-        return
-    formatter.write_paragraph()
-    for is_prose, lines in groupby(text.strip("\n").split("\n"), _is_prose):
-        if is_prose:
-            formatter.write(wrapped(" ".join(lines), formatter.width) + "\n")
-        else:
-            formatter.write("".join(f"{_example(line, formatter.width)}\n" for line in lines))
+_MARGIN = 2
+"""Columns that click leaves free."""
+EXAMPLES = "Examples"
+"""How the block of an epilog begins that the shorter help leaves out."""
 
 
-def _is_prose(line: str) -> bool:
-    return bool(line) and not line.startswith(" ")
+def _write_block(text: str, formatter: click.HelpFormatter) -> None:
+    """Prose as wide as there is room, each of its lines apart, and examples, which are indented."""
+    for line in text.split("\n"):
+        is_prose = not line.startswith("  ")
+        shown = (wrapped if is_prose else _example)(line, formatter.width + _MARGIN)
+        formatter.write(f"{shown}\n")
 
 
 def _example(line: str, width: int) -> str:
@@ -289,10 +327,12 @@ def run(command: click.Command, args: Sequence[str] | None, prog_name: str) -> N
         code = command.main(args, prog_name=prog_name, standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as e:
-        e.show()
+        from lora_profiler.cli.option_mistakes import message_of
+
+        show_message(ERROR, message_of(e))
         code = UsageError.exit_code
     except LoraProfilerError as e:
-        click.echo("Error: " + "\n".join(map(printable, str(e).split("\n"))), err=True)
+        show_message(ERROR, str(e))
         code = e.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
@@ -313,7 +353,7 @@ def run(command: click.Command, args: Sequence[str] | None, prog_name: str) -> N
             what = "the output cannot be written"
         else:
             raise
-        click.echo(f"Error: {what}: {e.strerror}.", err=True)
+        show_message(ERROR, f"{what}: {e.strerror}")
         code = UsageError.exit_code
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -408,8 +448,33 @@ def print_answer(
         print_blocks(blocks(), given["form"], given["output"])
 
 
+def show_message(kind: str, text: str) -> None:
+    """An error or a warning on stderr, in colour on a terminal, which breaks no word of it."""
+    if not sys.stderr.isatty():
+        click.echo(message_text(kind, text), err=True)
+        return
+    width = get_terminal_size().columns
+    first, *rest = (
+        wrapped(line, width, INDENT if number else " " * len(f"{kind}: "))
+        for number, line in enumerate(message_lines(text))
+    )
+    title = click.style(f"{kind}:", fg="red" if kind == ERROR else "yellow", bold=True)
+    for line in (f"{title} {_typed(first.lstrip())}", *map(_typed, rest)):
+        click.echo(line if kind == ERROR else click.style(line, dim=True), err=True, color=colour())
+
+
+def _typed(line: str) -> str:
+    """What can be typed, which stands between backticks, in bold."""
+    return re.sub("`([^`]*)`", lambda found: click.style(found[1], bold=True), line)
+
+
+def colour() -> bool | None:
+    """False where NO_COLOR forbids colours (no-color.org), else what click finds out."""
+    return False if os.environ.get("NO_COLOR") else None
+
+
 def warn(text: str) -> None:
-    click.echo(f"Warning: {printable(text)}", err=True)
+    show_message(WARNING, text)
 
 
 def warn_of(predictions: Sequence["Prediction"], gpu: "Gpu | None" = None) -> None:

@@ -69,76 +69,58 @@ class Percentage(click.ParamType[float]):
 
 @command(
     "compare",
-    "Hold records against predictions, or two sets of records against each other.",
+    "Compare measurements with predictions, or with each other.",
     """
-RECORDS are files as `lora-profile bench --records FILE` writes them (or what `bench --format json` printed), or folders: the
-.jsonl files in them and in the folders one below. All of them together are one set; --against names the other one. Of several
-records with one id the newest counts.
+Of several records with one id the newest counts.
 
-Metrics that are predicted: peak_requested_bytes (the default), peak_allocated_bytes,
-peak_reserved_bytes, attribution_bytes, phase_peak_bytes, step1_phase_peak_bytes, persistent_bytes,
-saved_activation_bytes, num_parameters, num_trainable_parameters. Between two sets:
-peak_requested_bytes and step_seconds (the defaults), peak_allocated_bytes, peak_reserved_bytes,
-device_used_bytes, tokens_per_second. Step seconds are medians; they differ where their 95 %
-intervals lie apart.
+Predicted metrics: peak_requested_bytes (default), peak_allocated_bytes, peak_reserved_bytes, attribution_bytes, phase_peak_bytes, step1_phase_peak_bytes, persistent_bytes, saved_activation_bytes, num_parameters, num_trainable_parameters.
+With --against: peak_requested_bytes and step_seconds (default), peak_allocated_bytes, peak_reserved_bytes, device_used_bytes, tokens_per_second.
+Step times are medians; they differ where their 95 % intervals do not overlap.
 
---fail-above judges the metrics of --metric. Predictions: every claimed number, too low or too high.
-Two sets: what got worse from RECORDS to --against, step times only beyond their intervals, and
-every case that went through before and no more. Where nothing can be judged it fails too.
+--fail-above checks the metrics of --metric. Against predictions: errors in both directions.
+Between sets: what got worse, and cases that no longer run. It fails if nothing can be checked.
 
 Examples:
-  lora-profile compare records.jsonl                        how far were the predictions off?
+  lora-profile compare records.jsonl                        how far off were the predictions?
   lora-profile compare runs/ --by method --by family --metric attribution_bytes
   lora-profile compare runs/ --fail-above 5%                for scripts: 1 if a peak is off by more
   lora-profile compare runs/ --format csv -o errors.csv     every number, a line each
   lora-profile compare old.jsonl --against new.jsonl        what did the upgrade change?
   lora-profile compare old/ older/ --against new/ --metric step_seconds --fail-above 3%
 
-Exit code: 0 done; 1 the limit of --fail-above was broken; 2 usage, or no record can be read.
+Exit: 0 done, 1 above --fail-above, 2 usage, or no readable record.
 """,
 )
 @click.argument("records", metavar="RECORDS...", nargs=-1, required=True, type=click.Path())
 @option(
-    "--against",
-    "RECORDS",
-    "The set after: a file or folder; repeat.",
-    multiple=True,
-    type=click.Path(),
+    "--against", "RECORDS", "the later set of records; repeatable", multiple=True, type=click.Path()
 )
-@engine_option("auto|analytic|compiled|traced", "What predicts; nothing is traced.", option)
+@engine_option("auto|analytic|compiled|traced", "prediction engine; nothing is traced", option)
 @option(
     "--by",
-    help="Gather errors by this; repeat. [default: method]",
+    help="group errors by; repeatable",
+    show_default="method",
     multiple=True,
     type=NearestChoice(GROUPINGS),
 )
 @option(
     "--metric metrics",
     "NAME|all",
-    "Which numbers; repeat. [default: peak_requested_bytes, and with --against step_seconds]",
+    "numbers to compare; repeatable",
+    show_default="peak_requested_bytes; with --against also step_seconds",
     multiple=True,
     type=NearestChoice([*dict.fromkeys([*PREDICTED, *CHANGING]), ALL]),
 )
-@option(
-    "--worst",
-    help="So many of the largest are listed.",
-    type=WholeRange(min=0),
-    default=5,
-    show_default=True,
-)
-@option(
-    "--fail-above",
-    "PERCENT%",
-    "End with 1 if anything is off, or worse, by more.",
-    type=Percentage(),
-)
+@option("--worst", help="how many of the largest errors to list", type=WholeRange(min=0), default=5)
+@option("--fail-above", "PERCENT%", "exit 1 if an error, or a change, is larger", type=Percentage())
 @output_options("table", "json", "csv", "md")
 @click.pass_context
 def compare_command(
     ctx: click.Context, /, records: tuple[str, ...], against: tuple[str, ...], **o: Any
 ) -> None:
-    """Hold RECORDS of real runs against what is predicted of them, or against the records of
-    another set."""
+    """Compare measured RECORDS with predictions, or with records of another set.
+    RECORDS: files of lora-profile bench, or folders of .jsonl files.
+    """
     check_new_file(o["output"], o["force"])
     metrics = _metrics(o["metrics"], CHANGING if against else PREDICTED, bool(against))
     if against:

@@ -33,32 +33,32 @@ if TYPE_CHECKING:
 
 @command(
     "compile",
-    "Trace a model once, and keep the profile that answers for every size.",
+    "Trace a model once, for predictions of every size.",
     """
-MODEL is a hub id, a hub URL, an alias, a folder, or a path to a config.json. Needs torch, transformers and PEFT, but neither
-weights nor an accelerator: the real training step runs on tensors without data. The outcome is checked against fresh traces
-and kept in the user's cache; `lora-profile predict` then answers from it in a blink, for every batch, length and rank.
+Needs torch, transformers and PEFT, but no weights and no GPU: the step runs without data.
+The profile is checked against fresh traces. Then lora-profile predict uses it.
 
 Examples:
   lora-profile compile bigscience/bloom-560m
   lora-profile compile ./my-model/config.json --method lora --checkpointing --targets q_proj,v_proj
 
-Exit code: 0 done; 2 usage; 3 no such model; 4 a step that cannot be traced, or of which no profile could be trusted.
+Exit: 0 done, 2 usage, 3 no such model, 4 cannot be traced, or the profile is wrong.
 """,
 )
 @click.argument(
     "models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model
 )
-@setup_options(device="cuda", device_help="Whose memory rules hold.", trainer=GUIDE)
+@setup_options(device="cuda", device_help="device to model", trainer=GUIDE)
 @grouped(CARD)(
-    "--gpu", "KEY", "The card whose attention kernels hold.", shell_complete=complete_gpu
+    "--gpu", "KEY", "GPU to model, for its attention kernels", shell_complete=complete_gpu
 )
 @TORCH_OPTION
 @output_options("table", "json", "md")
 @click.pass_context
 def compile_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
-    """Trace MODEL's training step, full and LoRA or as asked, and keep the profiles that answer for
-    every size."""
+    """Trace the training step of MODEL, and store a profile for every size.
+    MODEL: hub name, alias, folder or config.json.
+    """
     check_new_file(o["output"], o["force"])
     from lora_profiler.report.tracing import shown
 

@@ -31,7 +31,7 @@ _SIZES = ("batch_size", "seq_len")
 
 @command(
     "crossover",
-    "From where on LoRA needs more memory, or longer, than full training.",
+    "Find where LoRA stops saving memory or time.",
     """
 Examples:
   lora-profile crossover Qwen/Qwen2.5-0.5B
@@ -41,23 +41,19 @@ Examples:
 )
 @click.argument("model", metavar="MODEL", shell_complete=complete_model)
 @grouped(CARD)(
-    "--gpu",
-    "KEY|custom:24GiB",
-    "Take its kernels, and compare times too.",
-    shell_complete=complete_gpu,
+    "--gpu", "KEY|custom:24GiB", "GPU to model; compares times too", shell_complete=complete_gpu
 )
-@option("--lengths", "N,N,...", "In tokens. [default: 128 to 32,768, doubling]")
-@option("--batches", "N,N,...", "Sequences. [default: 1,2,4,8,16]")
-@engine_option("auto|analytic|compiled", "What answers.")
+@option("--lengths", "N,N,...", "sequence lengths", show_default="128..32768")
+@option("--batches", "N,N,...", "batch sizes", show_default="1,2,4,8,16")
+@engine_option("auto|analytic|compiled", "prediction engine")
 @TORCH_OPTION
-@setup_options(
-    device="cuda", device_help="Whose memory rules hold.", unlisted=_SIZES, trainer=GUIDE
-)
+@setup_options(device="cuda", device_help="device to model", unlisted=_SIZES, trainer=GUIDE)
 @output_options("table", "json", "md")
 @click.pass_context
 def crossover_command(ctx: click.Context, /, model: str, **o: Any) -> None:
-    """Where one way to train MODEL overtakes another in memory, and on a card in time: all three
-    methods, or those asked for."""
+    """Find where one method of training MODEL overtakes another in memory.
+    With --gpu also in time.
+    """
     check_new_file(o["output"], o["force"])
     from lora_profiler.planning.crossover import BATCH_SIZES, LENGTHS, crossover
     from lora_profiler.report.decision.crossover import crossover_blocks, crossover_payload

@@ -74,19 +74,21 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
             "report",
             "verify",
         )
-    },
+    }
+    | {"options": "lora_profiler.cli.search"},
     context_settings=HELP_NAMES,
     invoke_without_command=True,
     epilog="""
 Examples:
   lora-profile meta-llama/Llama-3.1-8B     short for: lora-profile predict ...
-  lora-profile gpt2 --per-layer            which layer holds what
+  lora-profile gpt2 --per-layer            memory of each layer
   lora-profile Qwen/Qwen2.5-7B --method qlora --gpu rtx_4090
-  lora-profile --gpu t4 trl sft --config sft.yaml    a trainer's own command
-  lora-profile models llama                the bundled models, by name
+  lora-profile qlora.yml --gpu t4          a trainer's file
+  lora-profile --gpu t4 trl sft --config sft.yaml    a trainer's command
   lora-profile bench gpt2 -s 512           train it here, and compare
-  lora-profile compare records.jsonl       how far predictions were off
+  lora-profile options checkpointing       search all options
 
+Help of a command: lora-profile COMMAND --help
 Shell completion, zsh and fish likewise:
   eval "$(_LORA_PROFILE_COMPLETE=bash_source lora-profile)"
 """,
@@ -94,12 +96,8 @@ Shell completion, zsh and fish likewise:
 @click.version_option(__version__, prog_name="lora-profile")
 @click.pass_context
 def root(ctx: click.Context) -> None:
-    """What full, LoRA and QLoRA fine-tuning of a model cost in memory and compute, from the model's
-    name alone.
-
-    No weight is downloaded and no accelerator is needed. bench trains for real on the device at
-    hand.
-    """
+    """Predict memory and step time of full, LoRA and QLoRA fine-tuning.
+    Needs the model's name only: no GPU, no PyTorch, no download of weights."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
     elif ctx.invoked_subcommand != "predict":
@@ -108,11 +106,10 @@ def root(ctx: click.Context) -> None:
 
 @command(
     "predict",
-    "Predict memory and compute of fine-tuning a model.",
+    "Predict memory and step time of fine-tuning a model.",
     """
-MODEL is a hub id (SmolLM2-135M will do), a hub URL, an alias, a folder, a path to a config.json, or a trainer's own file
-(`lora-profile read` says of which), whose options those on the command line overrule. The command that starts a trainer is
-read too; options of lora-profile stand before it, all behind its first word is the trainer's.
+Options on the command line take precedence over a trainer's file.
+A trainer's own command works too; lora-profile's options come before it.
 
 Examples:
   lora-profile predict meta-llama/Llama-3.1-8B --rank 16
@@ -121,37 +118,30 @@ Examples:
   lora-profile predict ./my-model/config.json --format json -o answer.json
   lora-profile predict gpt2 -b 8 --lengths mean=600,max=4096 --gpu t4 --epochs 3
   lora-profile predict gpt2 -b 8 -s 1024 --data train.jsonl --batching packed
-  lora-profile predict qlora.yml --gpu rtx_4090        the question that axolotl's file is
+  lora-profile predict qlora.yml --gpu rtx_4090        settings from an axolotl config
   lora-profile --gpu t4 trl sft --model_name_or_path Qwen/Qwen2.5-0.5B --use_peft
 
-Exit code: 0 done, and if --gpu names a card at least one method fits it; 1 none fits, or may run out of memory (--allow-tight:
-that counts as fitting); 2 usage; 3 no such model.
+Exit: 0 fits, 1 does not or may not, 2 usage, 3 no such model.
 """,
     CommandOrTrainers,
 )
 @click.argument(
     "models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model
 )
-@setup_options(device="cuda", device_help="Whose memory rules hold.", trainer=GUIDE)
+@setup_options(device="cuda", device_help="device to model", trainer=GUIDE)
 @answer_options
 @data_options
-@grouped(OUTPUT)(
-    "--detail",
-    help="The whole table: every moment and part, compute, the reserve, where time goes, caveats.",
-)
-@file_options(
-    "model",
-    "MODEL",
-    "the question as that trainer's file, and the launcher's for several GPUs; none if the run does not fit",
-)
-@rare(OUTPUT)("--per-layer", help="Weights, memory and compute of every distinct layer.")
-@grouped(OUTPUT)("--explain", help="The formula behind each number, with the numbers put in.")
+@grouped(OUTPUT)("--detail", help="every part, overhead, time and caveat")
+@file_options("model", "MODEL", "a trainer's config, if the run fits")
+@rare(OUTPUT)("--per-layer", help="weights, memory and compute of each layer")
+@grouped(OUTPUT)("--explain", help="the formula behind each number")
 @output_options("table", "json", "csv", "md")
 @click.pass_context
 @collector_paused()
 def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
-    """Predict memory and compute of fine-tuning MODEL: full and LoRA side by side, or the methods
-    asked for."""
+    """Predict memory and step time of fine-tuning MODEL.
+    MODEL: hub name, folder, config.json, or a trainer's YAML, notebook or script.
+    """
     check_new_file(o["output"], o["force"])
     from lora_profiler.catalog import shared_with_vllm
     from lora_profiler.cli.read import (
@@ -278,14 +268,16 @@ def _detailed_blocks(
     """
 Examples:
   lora-profile models                    all of them
-  lora-profile models qwen3              ids, aliases and types that contain the text
+  lora-profile models qwen3              names, aliases and types with this text
   lora-profile models --format json      with the source of every count
 """,
 )
 @click.argument("text", nargs=-1)
 @output_options("table", "json", "csv", "md")
 def models_command(text: tuple[str, ...], form: str, output: str | None, force: bool) -> None:
-    """List the bundled models, whose facts need no network; TEXT narrows the list."""
+    """List the bundled models, which need no network.
+    TEXT: part of a name, alias or type.
+    """
     check_new_file(output, force)
     from lora_profiler.catalog import bundled_models
     from lora_profiler.report.catalogues import csv_records, matching, model_records, models_table
@@ -303,19 +295,20 @@ def models_command(text: tuple[str, ...], form: str, output: str | None, force: 
 
 @command(
     "gpus",
-    "List the bundled cards.",
+    "List the bundled GPUs.",
     """
 Examples:
   lora-profile gpus                      all of them
-  lora-profile gpus 4090                 keys, names and architectures that contain the text
+  lora-profile gpus 4090                 names and architectures with this text
   lora-profile gpus --format csv -o gpus.csv
 """,
 )
 @click.argument("text", nargs=-1)
 @output_options("table", "json", "csv", "md")
 def gpus_command(text: tuple[str, ...], form: str, output: str | None, force: bool) -> None:
-    """List the bundled cards, by the key that --gpu takes; TEXT narrows the list. ~ marks an
-    estimate."""
+    """List the bundled GPUs by the name that --gpu takes; ~ marks an estimate.
+    TEXT: part of a name or architecture.
+    """
     check_new_file(output, force)
     from lora_profiler.catalog import bundled_gpus
     from lora_profiler.report.catalogues import csv_records, gpu_records, gpus_table, matching
@@ -335,11 +328,12 @@ def gpus_command(text: tuple[str, ...], form: str, output: str | None, force: bo
     )
 
 
-@command("doctor", "Show versions, cards, cache and hub settings.")
+@command("doctor", "Show versions, GPUs, cache and hub settings.")
 @output_options("table", "json", "md")
 def doctor_command(form: str, output: str | None, force: bool) -> None:
-    """Show versions, cards, cache folder and hub settings of this installation. Tokens are never
-    printed."""
+    """Show versions, GPUs, cache folder and hub settings of this installation.
+    Tokens are never printed.
+    """
     check_new_file(output, force)
     from lora_profiler.harness.doctor import Diagnosis, diagnosed
     from lora_profiler.report.catalogues import doctor_table

@@ -1,13 +1,14 @@
-"""What is said of an option that a command does not have, and of one that was given two values."""
+"""What is said of a command line that click refuses: in the words that were typed, with an option
+that may be meant."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lora_profiler._common.printable import printable
+from lora_profiler.cli.option_groups import GroupedOption, shown_options
 
 if TYPE_CHECKING:
     from lora_profiler.trainer_files.reading import LoneKey
@@ -17,51 +18,71 @@ _ANY_SIZE = 1
 """Of a key whose value is missing, to learn what it is a size of."""
 
 
-def with_hint(
+def message_of(error: click.ClickException) -> str:
+    """The error as a message of ours."""
+    if isinstance(error, click.MissingParameter) and error.param is not None and error.ctx:
+        missing = error.param.make_metavar(error.ctx).removesuffix("...")
+        return f"{missing} is missing. {error.ctx.get_usage()}"
+    if isinstance(error, click.BadOptionUsage):
+        return f"{error.option_name} needs a value"
+    if isinstance(error, click.NoSuchOption):
+        return error.message
+    if isinstance(error, click.BadParameter) and isinstance(error.param, GroupedOption):
+        return f"{error.param.flag}: {error.message}"
+    return error.format_message()
+
+
+def unknown_option(
     error: click.NoSuchOption, words: Sequence[str], ctx: click.Context
-) -> click.UsageError:
-    """The error with what may be meant: our name of what a trainer calls so, another command that
-    has it, or an option that is nearly called so."""
-    hint = _hint(error, words, ctx)
-    if not hint:
-        return error
+) -> click.NoSuchOption:
+    """The error with what may be meant: our name of what a trainer calls so, an option that is
+    nearly called so, or where to search."""
     name = error.option_name
-    message = f"No such option {name!r}. {printable(hint)}"
+    word = name.strip("-").replace("_", "-")
+    search = f"Search: `lora-profile options {word}`"
+    hint = printable(_of_trainers(name, words, ctx)) or f"{_meant(_close(name, ctx))} {search}"
+    message = f"unknown option {name}. {hint}"
     return click.NoSuchOption(name, message=message, ctx=ctx)
 
 
-def _hint(error: click.NoSuchOption, words: Sequence[str], ctx: click.Context) -> str:
+def _flags(ctx: click.Context) -> set[str]:
+    options = shown_options(ctx.command)
+    return {opt for option in options for opt in (*option.opts, *option.secondary_opts)}
+
+
+def _of_trainers(typed: str, words: Sequence[str], ctx: click.Context) -> str:
+    """What the name means to a trainer or to another command, '' where it is none of theirs."""
     from lora_profiler.trainer_files.reading import lone_key
 
-    options = _options(ctx.command)
-    flags = {opt for option in options for opt in (*option.opts, *option.secondary_opts)}
-    name = error.option_name.removeprefix("--").replace("_", "-")
+    flags = _flags(ctx)
+    name = typed.removeprefix("--").replace("_", "-")
     if f"--{name}" in flags:
-        return _meant([f"--{name}"])
+        return ""
     key = name.replace("-", "_")
-    theirs = lone_key(key, _values(error.option_name, words))
+    theirs = lone_key(key, _values(typed, words))
     if theirs is not None and (ours := _our_words(theirs, flags)):
         return _of_a_trainer(theirs, " ".join(ours))
     meaning = lone_key(key, [_ANY_SIZE]) if theirs is None else None
     if meaning is not None and (ours := _our_words(meaning, flags)):
         return _of_a_trainer(meaning, " ".join(word for word in ours if word in flags))
-    if elsewhere := _other_commands(lambda option: f"--{name}" in option.opts, ctx):
-        return f"{elsewhere} {_meant(get_close_matches(f'--{name}', flags, cutoff=0.8))}".strip()
-    if theirs is not None and not theirs.options:
-        return _of_no_option(theirs, flags)
-    if close := _by_words(name, options) or _by_choice(name, options):
-        return _meant(close)
-    return _other_commands(lambda option: _is_part(name, option), ctx) or _meant(
-        error.possibilities
-    )
+    if elsewhere := _other_commands(f"--{name}", ctx):
+        return elsewhere
+    return _of_no_option(theirs, flags) if theirs is not None and not theirs.options else ""
+
+
+def _close(typed: str, ctx: click.Context) -> list[str]:
+    """Options that may be meant, the likeliest alone where one is spelt so but for "_"."""
+    options, flags = shown_options(ctx.command), _flags(ctx)
+    name = typed.removeprefix("--").replace("_", "-")
+    if f"--{name}" in flags:
+        return [f"--{name}"]
+    whole = [f"{option.flag} {name}" for option in options if name in _values_of(option)]
+    close = get_close_matches(f"--{name}", flags, cutoff=0.75)
+    return whole or _by_words(name, options) or _by_choice(name, options) or close
 
 
 def _meant(flags: Sequence[str] | None) -> str:
-    return f"Did you mean {', '.join(flags[:_SHOWN])}?" if flags else ""
-
-
-def _options(command: click.Command) -> list[click.Option]:
-    return [p for p in command.params if isinstance(p, click.Option) and not p.hidden]
+    return f"Did you mean `{', '.join(flags[:_SHOWN])}`?" if flags else ""
 
 
 def _values(name: str, words: Sequence[str]) -> list[Any]:
@@ -91,11 +112,11 @@ def _our_words(theirs: "LoneKey", flags: set[str]) -> list[str]:
 
 
 def _of_a_trainer(theirs: "LoneKey", ours: str) -> str:
-    what = f"What {theirs.title} calls {theirs.key}"
+    name = f"{theirs.title}'s {theirs.key}"
     if theirs.missing:
-        nearest = f"; nearest is {ours}" if ours else ""
-        return f"{what} is not modelled: {theirs.missing}{nearest}."
-    return f"{what} is {ours} here." if ours else f"{what}: {theirs.note}."
+        nearest = f" Nearest: `{ours}`." if ours else ""
+        return f"{name} is not modelled: {theirs.missing}.{nearest}"
+    return f"{name} is `{ours}` here." if ours else f"{name}: {theirs.note}."
 
 
 def _of_no_option(theirs: "LoneKey", flags: set[str]) -> str:
@@ -103,101 +124,83 @@ def _of_no_option(theirs: "LoneKey", flags: set[str]) -> str:
     if theirs.missing or theirs.note:
         return _of_a_trainer(theirs, "")
     last = f"--{theirs.key.rpartition('_')[2]}"
-    unless = f", unless you mean {last}" if last in flags else ""
-    return f"What {theirs.title} calls {theirs.key} changes no answer here; leave it out{unless}."
+    meant = f" {_meant([last])}" if last in flags else ""
+    return f"{theirs.title}'s {theirs.key} changes no answer; leave it out.{meant}"
 
 
 # --- another command, or another spelling ---------------------------------------------------------
 
 
-def _other_commands(is_meant: Callable[[click.Option], bool], ctx: click.Context) -> str:
-    """'--epochs is an option of lora-profile predict.': other commands' options that may be meant."""
+def options_of_commands(ctx: click.Context) -> Iterator[tuple[str, GroupedOption]]:
+    """Every option of every command with the command's name, those of predict first."""
     root = ctx.find_root().command
     assert isinstance(root, click.Group)
-    verbs_by_flag: dict[str, list[str]] = {}
     for verb in sorted(root.list_commands(ctx), key=lambda verb: verb != "predict"):
         command = root.get_command(ctx, verb)
-        for option in _options(command) if command and command is not ctx.command else ():
-            if is_meant(option):
-                verbs_by_flag.setdefault(_flag(option), []).append(verb)
-    return " ".join(
-        f"{flag} is an option of lora-profile {', '.join(verbs[:_SHOWN])}."
-        for flag, verbs in list(verbs_by_flag.items())[:_SHOWN]
-    )
+        for option in shown_options(command) if command else ():
+            yield verb, option
 
 
-def _flag(option: click.Option) -> str:
-    return max(option.opts, key=len)
+def _other_commands(flag: str, ctx: click.Context) -> str:
+    """'--epochs is an option of lora-profile predict.'"""
+    verbs = [verb for verb, option in options_of_commands(ctx) if flag in option.opts]
+    return f"{flag} is an option of lora-profile {', '.join(verbs[:_SHOWN])}." if verbs else ""
 
 
-def _parts(option: click.Option) -> list[str]:
-    return _flag(option).removeprefix("--").split("-")
-
-
-def _is_part(name: str, option: click.Option) -> bool:
-    """hours is part of --max-hours."""
-    return set(name.split("-")) < set(_parts(option))
-
-
-def _by_words(name: str, options: Sequence[click.Option]) -> list[str]:
+def _by_words(name: str, options: Sequence[GroupedOption]) -> list[str]:
     """batch and bs are --batch-size."""
+    parts = {option.flag: option.flag.removeprefix("--").split("-") for option in options}
     return [
-        _flag(option)
-        for option in options
-        if _is_part(name, option)
-        or (len(name) > 1 and name == "".join(part[0] for part in _parts(option)))
+        flag
+        for flag, words in parts.items()
+        if set(name.split("-")) < set(words)
+        or (len(name) > 1 and name == "".join(word[0] for word in words))
     ]
 
 
-def _by_choice(name: str, options: Sequence[click.Option]) -> list[str]:
+def _by_choice(name: str, options: Sequence[GroupedOption]) -> list[str]:
     """flash-attn is --attention flash."""
     return [
-        f"{_flag(option)} {word}"
+        f"{option.flag} {word}"
         for option in options
-        if isinstance(option.type, click.Choice)
         for word in name.split("-")
-        if word in option.type.choices
+        if word in _values_of(option)
     ]
+
+
+def _values_of(option: GroupedOption) -> Sequence[str]:
+    return getattr(option.type, "choices", ())
 
 
 # --- two values -----------------------------------------------------------------------------------
 
 
-def refuse_other_value(option: click.Option, words: Sequence[str], ctx: click.Context) -> None:
-    """Raises UsageError where `words` give an option that takes one value several different ones:
+def refuse_other_value(option: GroupedOption, args: Sequence[str], ctx: click.Context) -> None:
+    """Raises UsageError where `args` give an option that takes one value several different ones:
     click would take the last."""
-    values = list(dict.fromkeys(_parsed_values(option, words, ctx)))
+    parser = ctx.command.make_parser(ctx)
+    for parsed in (*parser._long_opt.values(), *parser._short_opt.values()):
+        if parsed.obj is option:
+            parsed.action = parsed.action.replace("store", "append")
+    values = list(dict.fromkeys(parser.parse_args(list(args))[0][option.name]))
     if len(values) < 2:
         return
     given = printable(", ".join(_as_typed(option, value) for value in values))
     raise click.UsageError(
-        f"{_flag(option)} takes one value, and was given {len(values)}: {given}; leave out all but"
-        f" one.{_several_values_hint(option)}",
-        ctx,
+        f"{option.flag} takes one value. Given: {given}.{_several_values_hint(option)}", ctx
     )
 
 
-def _parsed_values(option: click.Option, words: Sequence[str], ctx: click.Context) -> Iterator[Any]:
-    """Each value as it is parsed: what the first words give, then one word more, and so on."""
-    count = 0
-    for end in range(1, len(words) + 1):
-        with suppress(click.UsageError):  # an option whose value is the next word
-            parsed, _, order = ctx.command.make_parser(ctx).parse_args(list(words[:end]))
-            if order.count(option) > count:
-                count = order.count(option)
-                yield parsed[option.name]
-
-
-def _as_typed(option: click.Option, value: Any) -> str:
+def _as_typed(option: GroupedOption, value: Any) -> str:
     if option.is_flag:
-        return _flag(option) if value else max(option.secondary_opts, key=len)
-    return " ".join((_flag(option), *((value,) if isinstance(value, str) else value)))
+        return option.flag if value else max(option.secondary_opts, key=len)
+    return " ".join((option.flag, *((value,) if isinstance(value, str) else value)))
 
 
-def _several_values_hint(option: click.Option) -> str:
+def _several_values_hint(option: GroupedOption) -> str:
     from lora_profiler.planning.sweep import sweep
 
     if "," in (option.metavar or ""):
-        return " Several go into one value, with commas between them."
+        return " Several go into one value, with commas."
     sizes = [name for name, usual in (sweep.__kwdefaults__ or {}).items() if usual is None]
     return " From Python, lora_profiler.sweep answers many." if option.name in sizes else ""

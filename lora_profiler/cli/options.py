@@ -33,7 +33,7 @@ from lora_profiler.platform import (
     parse_torch,
     version_text,
 )
-from lora_profiler.stacks import BARE, GUIDE, TRAINERS, Stack, Trainer, find_stack, spelled
+from lora_profiler.stacks import BARE, GUIDE, Stack, Trainer, find_stack, spelled
 from lora_profiler.workload import OPTIONS, Device, Method, Workload
 
 if TYPE_CHECKING:
@@ -50,21 +50,23 @@ SHARDING_OF_SEVERAL = "fsdp"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-_METHOD = grouped(SUBJECT)(
-    "--method methods",
-    help="One, or several as in lora,qlora. [default: full and lora]",
-    multiple=True,
-    callback=flattened,
-    type=NearestChoices(get_args(Method)),
-)
+def _method_option(default: str) -> Callable[[F], F]:
+    return grouped(SUBJECT)(
+        "--method methods",
+        help="full, lora, qlora; several with commas",
+        show_default=default,
+        multiple=True,
+        callback=flattened,
+        type=NearestChoices(get_args(Method)),
+    )
 
 
 def _trainer_option(default: str | None) -> Callable[[F], F]:
     return grouped(SUBJECT)(
         "--trainer",
         "NAME[@VERSION]",
-        "Trainer to model; explicit options override its defaults:"
-        f" {', '.join(TRAINERS)}. [default: {default or BARE}]",
+        "its defaults: trl, axolotl, unsloth, ...",
+        show_default=default or BARE,
         shell_complete=complete_trainer,
         default=default,
     )
@@ -79,12 +81,9 @@ def _click_option(option: Option, **changes: Any) -> Callable[[F], F]:
     flags = [declared.short] if declared.short else []
     is_switch = option.kind == "switch"
     flags.append(f"{option.flag}/{flag(f'no_{option.name}')}" if is_switch else option.flag)
-    default = declared.default_text
-    if is_switch:
-        default = "on" if option.default else "off"
-    elif option.kind == "number" and option.default is not None:
+    default: str | bool = declared.default_text or option.default is not None
+    if option.kind == "number" and option.default is not None:
         default = f"{option.default:g}"
-    words = (declared.help, f"[default: {default}]" if default else "")
     settings: dict[str, Any] = {
         "type": (
             SpelledChoice(option.choices, partial(invalid_value_hint, option))
@@ -93,29 +92,23 @@ def _click_option(option: Option, **changes: Any) -> Callable[[F], F]:
         ),
         "default": option.default,
         "metavar": declared.metavar,
-        "help": " ".join(filter(None, words)) or None,
-        "show_default": not default,
+        "help": declared.help,
+        "show_default": default,
         "rare": not declared.common,
     }
     return grouped(GROUP_TITLES[declared.group])(" ".join(flags), **(settings | changes))
 
 
 _LOOKUP_OPTIONS = [
-    rare(SUBJECT)(
-        "--revision",
-        type=str,
-        default="main",
-        show_default=True,
-        help="Branch, tag or commit on the hub.",
-    ),
-    rare(SUBJECT)("--offline", help="Never ask the hub."),
+    rare(SUBJECT)("--revision", type=str, default="main", help="branch, tag or commit on the hub"),
+    rare(SUBJECT)("--offline", help="use bundled and cached models only"),
 ]
 
 TORCH_OPTION = rare(CARD)(
     "--torch",
     "VERSION",
-    f"Whose kernels hold, {version_text(OLDEST_TORCH)} to {version_text(NEWEST_TORCH)}."
-    f" [default: {version_text(TORCH)}]",
+    f"PyTorch version to model, {version_text(OLDEST_TORCH)} to {version_text(NEWEST_TORCH)}",
+    show_default=version_text(TORCH),
 )
 
 
@@ -124,26 +117,26 @@ def engine_option(
 ) -> Callable[[F], F]:
     """--engine, which takes `engines`."""
     make: Callable[..., Callable[[F], F]] = declared or rare(CARD)
-    return make("--engine", engines, text, default="auto", show_default=True)
+    return make("--engine", engines, text, default="auto")
 
 
 # fmt: off
 answer_options = together(
     grouped(CARD)("--gpu", "KEY|8xKEY|auto|custom:24GiB",
-        "Check the fit on this GPU and estimate step time; `lora-profile gpus` lists them.",
+        "check the fit, estimate step time: rtx_4090",
         shell_complete=complete_gpu),
-    rare(CARD)("--allow-tight", help="Exit 0 for a run that may run out of memory, too."),
+    rare(CARD)("--allow-tight", help="exit 0 also if it may run out of memory"),
     rare(CARD)("--vllm-share", "SHARE",
-        "Of the card, taken by vLLM beside the training, as GRPO's vllm_gpu_memory_utilization. [default: 0]",
+        "share of GPU memory that vLLM reserves", show_default="0",
         type=FiniteRange(min=0, max=1, max_open=True), default=0.0),
     TORCH_OPTION,
     rare(CARD)("--interconnect", "nvlink4|pcie5|ndr|25GB/s|...",
-        "The link among --world-size ranks, to tell how long sending takes."),
+        "link between the GPUs of --world-size"),
     engine_option("auto|analytic|compiled|traced|rehearsed",
-        "What answers; rehearsed: the step itself on a pretended card (docs/guide/rehearse.md)."),
+        "prediction engine; rehearsed: on a simulated GPU"),
 )
 # fmt: on
-"""Adds the options of the card to judge and of the engine."""
+"""Adds the options of the GPU to check and of the engine."""
 
 
 def setup_options(
@@ -151,16 +144,20 @@ def setup_options(
     device: str | None,
     device_help: str,
     unlisted: Collection[str] = (),
+    searched: Collection[str] = (),
     trainer: str | None = None,
 ) -> Callable[[F], F]:
     """Adds the options of a training setup and of the model look-up. `device` is the default of
-    --device, None to find it out; the `unlisted` are in no help: others of the command stand for
-    them. `trainer` is the default of --trainer, None for the bare loop."""
+    --device, None to find it out; the `unlisted` are in no help: the command has others in their
+    place. The command searches over the `searched` and the methods. `trainer` is the default of --trainer, None for the bare loop."""
     changes: dict[str, dict[str, Any]] = {name: {"hidden": True} for name in unlisted}
-    changes["device"] = {"default": device, "show_default": device is not None, "help": device_help}
+    changes |= {name: {"show_default": "searched"} for name in searched}
+    changes["device"] = {"default": device, "help": device_help}
+    if device is None:
+        changes["device"]["show_default"] = "accelerator, else cpu"
     setup = [_click_option(option, **changes.get(option.name, {})) for option in OPTIONS]
-
-    return together(_METHOD, _trainer_option(trainer), *setup, *_LOOKUP_OPTIONS)
+    method = _method_option("all" if searched else "full, lora")
+    return together(method, _trainer_option(trainer), *setup, *_LOOKUP_OPTIONS)
 
 
 def output_options(*formats: str) -> Callable[[F], F]:
@@ -168,22 +165,29 @@ def output_options(*formats: str) -> Callable[[F], F]:
     in_output = grouped(OUTPUT)
     return together(
         in_output(
-            "--format form", type=NearestChoice(formats), default=formats[0], show_default=True
+            "--format form",
+            help=", ".join(formats),
+            type=NearestChoice(formats),
+            default=formats[0],
         ),
-        in_output("-o --output", "FILE", "Write to a new file instead of stdout."),
-        in_output("--force", help="Let -o replace a file."),
+        in_output("-o --output", "FILE", "write to a new file"),
+        in_output("--force", help="overwrite it"),
     )
 
 
-def file_options(model: str, whose: str, written: str) -> Callable[[F], F]:
+def file_options(model: str, file: str, written: str) -> Callable[[F], F]:
     """Adds what can be said of a trainer's file; `model` is the parameter of --model."""
-    other_model = "Of a trainer's file that names none, or in place of its own."
+    other_model = "model for a trainer's file, in place of its own"
     formats = "axolotl|trl|llamafactory|torchtune|peft FILE"
-    of_file = f"Whose file {whose} is. [default: by its keys]"
     return together(
         rare(SUBJECT)(f"--model {model}", "ID", other_model),
-        rare(OUTPUT)("--write", formats, f"Write {written}.", nargs=2),
-        rare(SUBJECT)("--from framework", "NAME", of_file),
+        rare(OUTPUT)("--write", formats, f"write {written}", nargs=2),
+        rare(SUBJECT)(
+            "--from framework",
+            "NAME",
+            f"trainer that {file} is written for",
+            show_default="by its keys",
+        ),
     )
 
 
@@ -354,22 +358,19 @@ _option = grouped(DATA)
 # fmt: off
 data_options = together(
     _option("--data", "FILE[#COLUMN]",
-        "Samples of this JSONL, JSON, Parquet, Arrow or text file, or folder of them: the worst batch's memory, the"
-        " average one's time. --seq-len cuts them where it is given."),
+        "your samples; the longest sets the peak"),
     _option("--lengths", "mean=N,max=N|FILE",
-        "Samples as long as that, in tokens: two of mean=, median=, p95= and sigma= of a log-normal distribution,"
-        " with min=, max= and samples=; or a file of length,count.", rare=True),
-    _option("--rows", "NUMBER", "Samples of the data, instead of --lengths: with --mean-length.",
+        "sample lengths in tokens: two of mean=, median=, p95=, sigma=; then min=, max=, samples=; or a CSV file", rare=True),
+    _option("--rows", "NUMBER", "number of samples, with --mean-length",
         type=WholeRange(1, MAX_SIZE)),
-    _option("--samples samples", "NUMBER", "The same as --rows.", rare=True, type=WholeRange(1, MAX_SIZE)),
-    _option("--mean-length", "TOKENS", "Their mean length.", type=WholeRange(1, MAX_SIZE)),
+    _option("--samples samples", "NUMBER", "same as --rows", rare=True, type=WholeRange(1, MAX_SIZE)),
+    _option("--mean-length", "TOKENS", "mean tokens per sample", type=WholeRange(1, MAX_SIZE)),
     _option("--batching",
-        help="With --data or --lengths: drawn at random and padded to the longest, grouped by length, or packed"
-        " into rows of --seq-len as TRL (packed is its bfd) or axolotl do.", rare=True, type=NearestChoice(BATCHINGS),
-        default="random", show_default=True),
-    _option("--pad-to-multiple-of", "TOKENS", "With --data or --lengths: batches are padded to a multiple.",
+        help="how batches are made; packed: TRL's bfd", rare=True, type=NearestChoice(BATCHINGS),
+        default="random"),
+    _option("--pad-to-multiple-of", "TOKENS", "pad batches to a multiple of this length",
         rare=True, type=WholeRange(1, MAX_SIZE)),
-    _option("--epochs", "NUMBER", "With --data or --lengths: how long so many take.", rare=True,
+    _option("--epochs", "NUMBER", "epochs to time, with --rows, --lengths or --data", rare=True,
         type=FiniteRange(0, min_open=True)),
 )
 # fmt: on

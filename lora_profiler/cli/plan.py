@@ -16,7 +16,7 @@ from lora_profiler.cli.click_support import (
     print_answer,
     warn_of,
 )
-from lora_profiler.cli.option_groups import CARD, OUTPUT, SUBJECT, grouped, option
+from lora_profiler.cli.option_groups import CARD, OUTPUT, grouped, option
 from lora_profiler.cli.options import (
     TORCH_OPTION,
     data_options,
@@ -130,20 +130,25 @@ def space_from(ctx: click.Context, offers: "Sequence[Offer]", *, has_own_default
     )
 
 
+_SEARCHED = (
+    *("rank", "batch_size", "accumulation", "checkpointing", "loss", "optimizer"),
+    *("world_size", "sharding"),
+)
+"""Options that plan tries values of where they are not given."""
 _OF_PLANS = (
     "gpus", "tokens", "method_list", "ranks", "effective_batch", "max_hours", "max_cost", "prices",
     "data", "lengths", "batching", "pad_to_multiple_of", "epochs", "detail", "write",
 )  # fmt: skip
-"""Parameters that have no meaning beside --cluster."""
+"""Parameters that --cluster excludes."""
 
 
 @command(
     "plan",
-    "Which way to train on which cards; or how to share a model among one cluster.",
+    "Find the cheapest setup, or place a model on a cluster.",
     """
-Without --cluster: searches methods, ranks, micro-batches, checkpointing, loss, optimizer, and on several cards their number
-and sharding, for the runs that no other one beats in hours, money, memory left and trained parameters. With it: every
-sharding of the setup as it is, on that cluster; batch and sequence are then those of each rank.
+The search covers methods, ranks, micro-batches, checkpointing, loss, optimizer and sharding.
+An option that you give is not searched. The best trade-offs have the least time, cost or memory, or the most trained parameters.
+With --cluster: every sharding of your setup on that cluster; batch and length are per GPU.
 
 Examples:
   lora-profile plan meta-llama/Llama-3.1-8B --tokens 10M
@@ -152,49 +157,49 @@ Examples:
   lora-profile plan qlora.yml --tokens 10M --gpus rtx_4090 --ranks 8..64
   lora-profile plan meta-llama/Llama-3.1-70B --cluster 8xh100-80gb --checkpointing
 
-Exit code: 0 done, and at least one way fits and is within the limits; 1 none; 2 usage; 3 no such model.
+Exit: 0 a run fits within the limits, 1 none does, 2 usage, 3 no such model.
 """,
 )
 @click.argument("model", metavar="MODEL|FILE", shell_complete=complete_model)
-@option("--gpus", "CARD,8xCARD,...", "Cards that could be had. [default: those with a price]")
-@option("--tokens", "10M", "Of the data, padding included; --epochs of them are trained on.")
-@grouped(SUBJECT)(
-    "--methods method_list", "full,lora,qlora", "As --method, in one list. [default: all]"
-)
-@option("--ranks", "8..128|8,16", "To try. [default: 8..128, doubling]")
+@option("--gpus", "GPU,8xGPU,...", "available GPUs: t4,8xh100", show_default="with a price")
+@option("--tokens", "10M", "training tokens per epoch, with padding")
+@option("--methods method_list", "full,lora,qlora", "methods to search", show_default="all")
+@option("--ranks", "8..128|8,16", "LoRA ranks to search", show_default="8..128")
 @option(
     "--effective-batch",
     "N",
-    "Sequences of an optimizer step, all ranks together. [default: batch size x accumulation"
-    " where either is given, else 16]",
+    "sequences per optimizer step, on all GPUs",
+    show_default="16",
     type=WholeRange(1, 2**20),
 )
-@option("--max-hours", "H", type=FiniteRange(0, min_open=True))
-@option("--max-cost", "C", "In the prices' currency.", type=FiniteRange(0, min_open=True))
+@option("--max-hours", "H", "longest run to consider", type=FiniteRange(0, min_open=True))
+@option("--max-cost", "C", "highest cost to consider", type=FiniteRange(0, min_open=True))
 @option(
     "--price prices",
-    "CARD=2.49/h",
-    "Of an hour of a card, or of several as in 8xh100_sxm_80gb=20/h; repeat for several."
-    " [default: a dated table, in USD]",
+    "GPU=2.49/h",
+    "price per hour: h100=2.49/h; repeatable",
+    show_default="dated table",
     multiple=True,
 )
-@option("--cluster", "8xCARD|16x8xCARD", "Cards, or machines and cards in each.")
+@option("--cluster", "8xGPU|16x8xGPU", "place the model on this cluster: 8xh100")
 @grouped(CARD)(
     "--interconnect",
     "nvlink4|ndr|25GB/s|...",
-    "The slowest link among the ranks. [default: inside one machine that of the card]",
+    "slowest link between the GPUs",
+    show_default="the GPU's",
 )
-@engine_option("auto|analytic|compiled|traced", "What answers; traced with --cluster alone.")
+@engine_option("auto|analytic|compiled|traced", "prediction engine; traced needs --cluster")
 @TORCH_OPTION
-@setup_options(device="cuda", device_help="Whose memory rules hold.", trainer=GUIDE)
+@setup_options(device="cuda", device_help="device to model", searched=_SEARCHED, trainer=GUIDE)
 @data_options
-@grouped(OUTPUT)("--detail", help="Every run of the front.")
-@file_options("other_model", "it", "the recommended run as a trainer's file")
+@grouped(OUTPUT)("--detail", help="all best trade-offs")
+@file_options("other_model", "it", "the recommended run as a trainer's config")
 @output_options("table", "json", "md")
 @click.pass_context
 def plan_command(ctx: click.Context, /, model: str, **o: Any) -> None:
-    """Find the way to train MODEL that costs least: over methods, ranks, layouts and cards, every
-    number predicted. With --cluster, place it on one cluster."""
+    """Find the cheapest way to train MODEL over methods, ranks, layouts and GPUs.
+    MODEL: hub name, folder, config.json, or a trainer's YAML, notebook or script.
+    """
     check_new_file(o["output"], o["force"])
     if given(ctx, "world_size") or given(ctx, "sharding"):
         raise UsageError(

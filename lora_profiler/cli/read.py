@@ -36,32 +36,35 @@ FRAMEWORK_NAMES = ("axolotl", "torchtune", "llamafactory", "unsloth", "trl", "pe
 
 @command(
     "read",
-    "Show how a trainer's own file is understood, key by key.",
+    "Show how a trainer's file is read, key by key.",
     """
-FILE is of axolotl, LLaMA-Factory, torchtune or TRL (YAML, or SFTConfig and TrainingArguments as JSON), an Unsloth notebook, a
-script with PEFT and a Trainer, or the command line that starts a trainer, as it is or in a text file; accelerate's or DeepSpeed's file may stand behind a file. Nothing is run.
-Each key is an option, costs nothing, or is not modelled; then the answer is too low, too high, or either way.
+FILE may be YAML, JSON, a notebook, a script, or the command that starts a trainer.
+A second file may be that of accelerate or DeepSpeed.
+Each key is an option, has no effect, or is not modelled.
 
 Examples:
-  lora-profile read qlora.yml                          and `lora-profile qlora.yml` answers it
-  lora-profile read sft.yaml zero3.yaml --format json  with the file that accelerate is started with
+  lora-profile read qlora.yml                          predict it: `lora-profile qlora.yml`
+  lora-profile read sft.yaml zero3.yaml --format json  with the config of accelerate
   lora-profile read trl sft --model_name_or_path Qwen/Qwen3-0.6B --use_peft
 
-Exit code: 0 done; 2 a file that is of no known trainer, contradicts itself, or is none at all.
+Exit: 0 done, 2 unknown trainer, contradicting keys, or no such file.
 """,
     CommandOrTrainers,
 )
 @click.argument("words", metavar="FILE...", nargs=-1, required=True)
 @option(
     "--from framework",
-    help="Whose file it is. [default: by its keys]",
+    help="trainer that FILE is written for",
+    show_default="by its keys",
     type=NearestChoice(FRAMEWORK_NAMES),
 )
 @output_options("table", "json", "md")
 def read_command(
     words: tuple[str, ...], framework: str | None, form: str, output: str | None, force: bool
 ) -> None:
-    """Show each key of a trainer's FILE as understood, and the command that it amounts to."""
+    """Show each key of a trainer's FILE as it is read, and the matching command.
+    FILE: axolotl, LLaMA-Factory, torchtune, TRL, Unsloth or PEFT; nothing is run.
+    """
     check_new_file(output, force)
     from lora_profiler.report.trainer_file import trainer_file_blocks, trainer_file_payload
     from lora_profiler.trainer_files.reading import read_files

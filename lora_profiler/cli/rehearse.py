@@ -30,11 +30,10 @@ if TYPE_CHECKING:
 
 @command(
     "rehearse",
-    "Run your own training script on a card you do not have.",
+    "Run your own training script on a simulated GPU.",
     """
-COMMAND is what you would type on a machine with the card. It runs unchanged, with the CUDA build of torch of its own environment,
-over libraries that do nothing: the allocator and the choice of kernels are real, so that its bytes are those of the card;
-values and times are not. It is ended after --steps optimizer steps. Linux only.
+The script runs unchanged, with torch's CUDA build over libraries that do nothing.
+Allocator and choice of kernels are real, so memory is that of the GPU; values are not computed.
 
 Examples:
   lora-profile rehearse --gpu h100_sxm_80gb -- python train.py --batch-size 4
@@ -43,37 +42,32 @@ Examples:
   lora-profile rehearse --gpu rtx_4090 --python ~/venvs/cuda/bin/python -- trl sft --config sft.yaml
   lora-profile rehearse --setup ~/venvs/rehearsal           an environment with torch's CUDA build
 
-Exit code: 0 the steps were done; 1 it ran out of memory, or the card's software refused it; 2 usage; 4 not rehearsed: no compiler,
-no CUDA build of torch, a script that failed or ended before its steps; 128 + its number where a signal ended it.
+Exit: 0 fits, 1 out of memory, or refused by the GPU's software; 2 usage, 4 no compiler, no CUDA torch, or the script ended early; 128 + n ended by signal n.
 """,
 )
 @click.argument("command", metavar="-- COMMAND...", nargs=-1, type=click.UNPROCESSED)
-@option("--gpu", "KEY", "The card to pretend; custom:24GiB too.", shell_complete=complete_gpu)
-@option("--gpus", help="How many of them.", type=WholeRange(1, 64), default=1, show_default=True)
-@option("--steps", help="Optimizer steps to run.", type=WholeRange(1), default=3, show_default=True)
-@option("--python", "PYTHON", "Of the environment to run in. [default: that of COMMAND]")
+@option("--gpu", "KEY", "GPU to simulate: t4, 24GiB", shell_complete=complete_gpu)
+@option("--gpus", help="number of GPUs", type=WholeRange(1, 64), default=1)
+@option("--steps", help="optimizer steps to run", type=WholeRange(1), default=3)
+@option("--python", "PYTHON", "Python to run in", show_default="of COMMAND")
+@option("--setup", "FOLDER", "only make an environment, with CUDA torch")
+@option("--detail --phases detail", help="every phase, rank, category and kernel")
+@option("--report", "FILE", "also write an HTML page")
+@option("--snapshot", "FILE", "write a log for pytorch.org/memory_viz")
+@option("--online", help="let the script download")
+@option("--pretend-data", help="simulate missing tokenizers and data sets")
 @option(
-    "--setup",
-    "FOLDER",
-    "Make an environment with torch's CUDA build in this new folder, and rehearse nothing.",
+    "--pretend-columns", "NAME,...", "columns of those data sets", show_default="from the script"
 )
-@option("--detail --phases detail", help="Every phase, rank, category and kernel, in bytes.")
-@option("--report", "FILE", "Write the answer as one HTML page too.")
-@option("--snapshot", "FILE", "Write the allocator's log for pytorch.org/memory_viz.")
-@option("--online", help="Let the script download what is missing. [default: nothing is]")
-@option("--pretend-data", help="Stand in for tokenizers and data sets that are missing.")
-@option("--pretend-columns", "NAME,...", "Of those data sets. [default: read off the script]")
 @option(
-    "--pretend-tokens",
-    help="How long their texts are.",
-    type=WholeRange(1, 1 << 20),
-    default=2048,
-    show_default=True,
+    "--pretend-tokens", help="tokens per simulated text", type=WholeRange(1, 1 << 20), default=2048
 )
 @output_options("table", "json", "md")
 @click.pass_context
 def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) -> None:
-    """Run COMMAND for a few training steps on a pretended card: what it asks of its memory, and how long a step would take."""
+    """Run COMMAND for a few training steps on a simulated GPU (Linux).
+    COMMAND: what you would type on a machine with the GPU.
+    """
     if o["setup"]:
         _set_up(ctx, o["setup"], command)
         return

@@ -13,32 +13,30 @@ from lora_profiler.errors import UsageError
 
 @command(
     "report",
-    "Write one HTML page of records and predictions, which opens offline.",
+    "Write records and predictions as one offline HTML page.",
     """
-RECORDS are files as `lora-profile bench --records FILE` writes them (or what `bench --format json` printed), or folders: the
-.jsonl files in them and in the folders one below. Of several records with one id the newest counts.
-
-The page holds all it shows, its figures and numbers included, and asks nothing of any other
-machine. The same records give the same page.
+Of several records with one id the newest counts.
+The page needs no network. The same records give the same page.
 
 Examples:
   lora-profile report records.jsonl -o report.html
   lora-profile report runs/ other-machine.jsonl -o all.html --title "Two machines" --force
   lora-profile bench gpt2 -s 512 --report first.html        measure, and write the page of these runs
 
-Exit code: 0 done; 2 usage, no record can be read, or a library is missing.
+Exit: 0 done, 2 usage, no readable record, or a missing library.
 """,
 )
 @click.argument("records", metavar="RECORDS...", nargs=-1, required=True, type=click.Path())
-@option("-o --output", "FILE", "The page: a new file.", required=True)
-@engine_option("auto|analytic|compiled|traced", "What predicts; nothing is traced.", option)
-@option("--title", "TEXT", "[default: what the records are of]")
-@option("--force", help="Let -o replace a file.")
+@option("-o --output", "FILE", "the page: a new file", required=True)
+@engine_option("auto|analytic|compiled|traced", "prediction engine; nothing is traced", option)
+@option("--title", "TEXT", "title of the page", show_default="from the records")
+@option("--force", help="overwrite it")
 def report_command(
     records: tuple[str, ...], output: str, engine: str, title: str | None, force: bool
 ) -> None:
-    """Write RECORDS of real runs, what is predicted of them, and how far the two are apart, as one
-    HTML page."""
+    """Write measured RECORDS and their predictions as one HTML page.
+    RECORDS: files of lora-profile bench, or folders of .jsonl files.
+    """
     check_new_file(output, force)
     check_spares(output, [Path(path) for path in records])
     from lora_profiler.comparison.scored import scored

@@ -28,12 +28,8 @@ if TYPE_CHECKING:
     "verify",
     "Check the mathematics of LoRA on a real model.",
     """
-MODEL is a hub id, a folder with weights, or `small`: a model of under a million parameters that is trained on the spot on
-bundled public-domain text. [default: HuggingFaceTB/SmolLM2-135M; where its weights cannot be had, small]
-
-Claims: 1 size of the update, 2 shape and merge, 3 forward path, 4 initialisation, 5 scaling, 6
-intrinsic dimension, 7 memory and speed. 2, 3 and 4 must hold exactly. Everything runs on the CPU,
-with transformers' models and PEFT's layers.
+Claims: 1 size of the update, 2 shape and merge, 3 forward path, 4 initialisation, 5 scaling, 6 intrinsic dimension, 7 memory and speed. 2, 3 and 4 must hold exactly.
+Everything runs on the CPU, with transformers' models and PEFT's layers.
 
 Examples:
   lora-profile verify
@@ -41,29 +37,29 @@ Examples:
   lora-profile verify ./my-model --claims 2,3,4
   lora-profile verify HuggingFaceTB/SmolLM2-135M --weights SmolLM2-135M.gguf --text shakespeare.txt
 
-Exit code: 0 done; 1 a claim that must hold exactly fails; 2 usage; 3 no such model or no weights; 4 it could not be run.
+Exit: 0 done, 1 a claim that must hold exactly fails, 2 usage, 3 no such model or weights, 4 not run.
 """,
 )
 @click.argument("model", metavar="[MODEL]", required=False, shell_complete=complete_model)
-@option("--claims", "N,N", "Check only these. [default: all seven]")
-@option("--quick", help="Fewer ranks, steps and tokens.")
-@option("--weights", "PATH", "A folder or a .gguf file. [default: those of MODEL]")
-@option("--text", "FILE", "What to train on. [default: Shakespeare's sonnets, bundled]", type=Path)
-@option(
-    "--seed", "N", "Of everything drawn. [default: 0]", type=WholeRange(0, 2**31 - 1), default=0
-)
-@option("--offline", help="Never ask the hub.")
+@option("--claims", "N,N", "claims to check", show_default="all")
+@option("--quick", help="fewer ranks, steps and tokens")
+@option("--weights", "PATH", "folder or .gguf file", show_default="of MODEL")
+@option("--text", "FILE", "text to train on", show_default="Shakespeare", type=Path)
+@option("--seed", "N", "random seed", type=WholeRange(0, 2**31 - 1), default=0)
+@option("--offline", help="use cached files only")
 @option(
     "--progress",
-    help="On stderr; json: one object a line, for other programs.",
+    help="progress on stderr; json: a line per event",
     type=NearestChoice(("auto", "json")),
     default="auto",
-    show_default=True,
 )
 @output_options("table", "json", "md")
 @click.pass_context
 def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
-    """Check the mathematics of LoRA, claim by claim, on a real model with real weights."""
+    """Check the mathematics of LoRA, claim by claim, on the weights of MODEL.
+    MODEL: hub name, folder, or small: a tiny model trained on the spot.
+    Default: HuggingFaceTB/SmolLM2-135M, or small without its weights.
+    """
     check_new_file(o["output"], o["force"])
     claims = chosen(o["claims"])
     require("checking the mathematics")

@@ -21,6 +21,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import streamlit as st
 
+from lora_profiler._common.messages import ERROR, messages_in
 from lora_profiler.dashboard import widgets
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness.process import end_group, python_path
@@ -79,12 +80,9 @@ class Followed(Generic[State]):
         """Why there is no result, in its own words; None with one, or after a cancel."""
         if self.runs or self.document is not None or self.cancelled:
             return None
-        errors = [line for line in self.stderr_lines if line.startswith("Error: ")]
-        return (
-            errors[-1].removeprefix("Error: ")
-            if errors
-            else "\n".join(self.stderr_lines[-8:]) or f"It ended with {self.exit_code}."
-        )
+        errors = list(messages_in(ERROR, self.stderr_lines))
+        last_lines = "\n".join(self.stderr_lines[-8:])
+        return errors[-1] if errors else last_lines or f"It ended with {self.exit_code}."
 
     def cancel(self) -> None:
         """Ends it as Ctrl-C would, later without asking. Returns at once."""

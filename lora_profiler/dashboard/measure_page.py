@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import streamlit as st
 
+from lora_profiler._common.messages import WARNING, messages_in
 from lora_profiler.catalog import bundled_gpus
 from lora_profiler.comparison.scored import scored
 from lora_profiler.dashboard import following, link, measuring, record_view, sentence, widgets
@@ -242,9 +243,8 @@ def _after(ended: Measuring) -> None:
     if refusal is not None:
         widgets.problem(*refusal.splitlines(), heading="Nothing was measured")
         return
-    for line in ended.stderr_lines:
-        if line.startswith("Warning: "):
-            widgets.caution(line.removeprefix("Warning: "))
+    for warning in messages_in(WARNING, ended.stderr_lines):
+        widgets.caution(warning)
     runs = numbered(scored(measuring.records(ended)))
     if not runs:
         widgets.note("No case had ended or begun to be measured; nothing was stored.")

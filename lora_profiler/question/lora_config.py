@@ -52,15 +52,11 @@ class LoraConfig:
     peft_type: PeftType = field(
         default="lora",
         metadata=option(
-            "Which of PEFT's methods: lora, vera (trained vectors around two frozen random matrices"
-            " that all layers share), ia3 (a vector that scales each layer), oft (rotations of each"
-            " layer's input).",
+            "PEFT method: lora, vera, ia3, oft",
             unmodelled=tuple(UNMODELLED_ADAPTERS.items()),
             added=18,
             group="adapter",
             label="Method of PEFT",
-            tip="lora; vera: trained vectors around two shared frozen matrices; ia3: a vector that"
-            " scales each layer; oft: rotations of each layer's input.",
             words="{} adapters",
         ),
     )
@@ -68,20 +64,19 @@ class LoraConfig:
     r: int = field(
         default=16,
         metadata=option(
-            "Rank of the matrices of LoRA, or of VeRA.",
+            "LoRA rank",
             name="rank",
             short="-r",
             common=True,
             is_open=True,
             group="adapter",
             column="left",
-            tip="Of the LoRA matrices.",
         ),
     )
     lora_alpha: float | None = field(
         default=None,
         metadata=option(
-            "LoRA's scale; costs nothing.",
+            "LoRA scale; no effect on memory or time",
             name="alpha",
             default_text="2 x rank",
             above=0,
@@ -94,13 +89,12 @@ class LoraConfig:
     lora_dropout: float = field(
         default=0.0,
         metadata=option(
-            "Dropout on the adapters' inputs.",
+            "dropout on the adapter inputs",
             name="dropout",
             at_least=0,
             below=1,
             group="adapter",
             column="left",
-            tip="On the adapters' inputs.",
             alternatives=(0.05,),
             unknown="dropout",
             words="dropout {}",
@@ -110,23 +104,20 @@ class LoraConfig:
     target_modules: str | tuple[str, ...] | None = field(
         default="all-linear",
         metadata=option(
-            "Layers to adapt: every linear layer, PEFT's default for the model, the attention"
-            " projections, names matched by suffix, or a pattern matched in full.",
+            "all-linear, default, attention, or names",
             name="targets",
             common=True,
             metavar="all-linear|default|attention|NAME,...|re:PATTERN",
             group="adapter",
             alternatives=("all-linear", "attention", "default"),
             unknown="the adapted layers",
-            tip="Every linear layer, PEFT's default for the model, the attention projections; or"
-            " type names with commas, or re:PATTERN.",
             words="targets {}",
         ),
     )
     layers_to_transform: tuple[int, ...] = field(
         default=(),
         metadata=option(
-            "Adapt only these layers, by number; with a list of names.",
+            "adapt only these layers, by number; with names in --targets",
             metavar="N,N-N",
             group="adapter",
             tip="",
@@ -138,7 +129,7 @@ class LoraConfig:
     modules_to_save: tuple[str, ...] = field(
         default=(),
         metadata=option(
-            "Modules trained in full beside the adapters.",
+            "modules to train in full as well",
             metavar="NAME,...",
             group="adapter",
             tip="",
@@ -150,7 +141,7 @@ class LoraConfig:
     use_rslora: bool = field(
         default=False,
         metadata=option(
-            "Scale by alpha / sqrt(rank) instead of alpha / rank; costs nothing.",
+            "scale by alpha / sqrt(rank); no effect on memory or time",
             is_open=True,
             group="adapter",
             label="rsLoRA",
@@ -161,25 +152,23 @@ class LoraConfig:
     adapter_dtype: Dtype = field(
         default="float32",
         metadata=option(
-            default_text="float32, as PEFT does",
+            "adapter dtype: float32, bfloat16, float16",
+            default_text="float32",
             group="adapter",
             alternatives=("float32", "bfloat16"),
             unknown="the adapters' dtype",
             column="right",
             label="Its dtype",
-            tip="Of the adapter: PEFT takes float32 on a 16-bit base.",
             words="{} adapters",
         ),
     )
     use_dora: bool = field(
         default=False,
         metadata=option(
-            "DoRA: a trained magnitude for each output beside A and B, and the norms of W + BA in"
-            " every forward pass.",
+            "DoRA: a trained magnitude for each output",
             added=10,
             group="adapter",
             label="DoRA",
-            tip="A trained magnitude for each output beside A and B.",
             words="DoRA|no DoRA",
             heading="DoRA",
         ),
@@ -187,12 +176,10 @@ class LoraConfig:
     fast_lora: bool = field(
         default=False,
         metadata=option(
-            "Base and adapter in one function, as fms-acceleration's fast_lora, which is Unsloth's:"
-            " keeps the input before and after dropout.",
+            "fused base and adapter, as in fms-acceleration",
             added=14,
             group="adapter",
             label="Fused adapters",
-            tip="Base and adapter in one function, as fms-acceleration's fast_lora.",
             words="fused adapters|PEFT's adapters",
             heading="fused adapters",
         ),
@@ -200,12 +187,11 @@ class LoraConfig:
     feedforward_modules: tuple[str, ...] = field(
         default=(),
         metadata=option(
-            "IA3: the targets whose input is scaled, not their output.",
+            "IA3: targets that scale the input, not the output",
             metavar="NAME,...",
-            default_text="PEFT's for the model",
+            default_text="PEFT's",
             added=18,
             group="adapter",
-            tip="Of IA3: the targets whose input is scaled, not their output.",
             placeholder="PEFT's for the model; or down_proj",
             words="feedforward {}",
             heading="feedforward {}",
@@ -214,28 +200,22 @@ class LoraConfig:
     oft_block_size: int = field(
         default=32,
         metadata=option(
-            "OFT: width of each rotation; PEFT takes the nearest divisor of a layer's input.",
+            "OFT: width of each rotation",
             added=18,
             noun="OFT block size",
             group="adapter",
             label="OFT block size",
-            tip="Of OFT: width of each rotation; PEFT takes the nearest divisor of a layer's"
-            " input.",
             words="OFT blocks of {}",
         ),
     )
     lora_kernels: LoraKernels = field(
         default="peft",
         metadata=option(
-            "axolotl, unsloth: q, k and v, the attention's output and the MLP as one function each,"
-            " with their adapters, as axolotl's lora_qkv_kernel, lora_o_kernel and"
-            " lora_mlp_kernel.",
+            "LoRA kernels: peft, axolotl, unsloth; fused q/k/v, output and MLP",
             noun="LoRA kernels",
             added=25,
             group="adapter",
             label="LoRA kernels",
-            tip="axolotl, unsloth: q, k and v, the attention's output and the MLP as one function"
-            " each, with their adapters.",
             words="{}'s adapters",
             heading="{}'s LoRA kernels",
         ),
@@ -243,11 +223,10 @@ class LoraConfig:
     target_parameters: tuple[str, ...] = field(
         default=(),
         metadata=option(
-            "Bare parameters to adapt, such as packed experts, by the ends of their full names.",
+            "bare parameters to adapt, such as packed experts, by name ending",
             metavar="NAME,...",
             added=44,
             group="adapter",
-            tip="Bare parameters, such as packed experts, by the ends of their full names.",
             placeholder="none; or mlp.experts.gate_up_proj,mlp.experts.down_proj",
             words="parameters {}",
             heading="parameters {}",
@@ -322,23 +301,20 @@ class Quantization:
     double_quant: bool = field(
         default=True,
         metadata=option(
-            "QLoRA: quantise the scales too.",
+            "QLoRA: quantise the scales too",
             group="base",
             alternatives=(True, False),
             unknown="double quantisation",
             label="Double quantisation",
-            tip="Quantise the scales too.",
             words="double quantisation|plain quantisation",
         ),
     )
     recipe: Recipe = field(
         default="stock",
         metadata=option(
-            "QLoRA: stock, PEFT's k-bit preparation (norms, embeddings and head to float32), of"
-            " that the norms alone (kbit-norms, as TRL 0.14), or TRL's (bfloat16 adapters).",
+            "QLoRA: stock; kbit: PEFT's k-bit preparation; kbit-norms: of norms only; trl: "
+            "bfloat16 adapters",
             group="base",
-            tip="stock; kbit: PEFT's preparation, which brings norms, embeddings and head to"
-            " float32; kbit-norms: of that the norms alone, as TRL 0.14; trl: bfloat16 adapters.",
             words="{} recipe",
             alternatives=_recipes,
             unknown="the k-bit recipe",
@@ -348,26 +324,21 @@ class Quantization:
     quant_type: QuantType = field(
         default="nf4",
         metadata=option(
-            "QLoRA: nf4 (load_in_4bit), int8, which is LLM.int8 (load_in_8bit), gptq, awq, fp8 by"
-            " blocks, or hqq; a checkpoint that is stored so says it itself.",
+            "QLoRA base: nf4, int8, gptq, awq, fp8, hqq; default is the checkpoint's own",
             unmodelled=tuple(UNMODELLED_BASES.items()),
             added=10,
             group="base",
             label="Quantised to",
-            tip="nf4: load_in_4bit; int8: LLM.int8 (load_in_8bit); gptq, awq: by GPTQModel; fp8: by"
-            " blocks; hqq: by hqq.",
             words="{} base",
         ),
     )
     quantize_experts: bool = field(
         default=False,
         metadata=option(
-            "QLoRA: packed experts in NF4 too, which transformers leaves in 16 bit, as axolotl's"
-            " quantize_moe_experts.",
+            "QLoRA: packed experts in NF4 too, as in axolotl",
             added=41,
             group="base",
             label="Experts in 4 bit",
-            tip="Packed experts in NF4 too, as axolotl's quantize_moe_experts.",
             words="experts in 4 bit|experts in 16 bit",
             heading="experts in 4 bit",
         ),

@@ -24,8 +24,7 @@ class TrainOptions(StepOptions):
     attention: Attention = field(
         default="auto",
         metadata=option(
-            "auto is SDPA with the kernel that torch would take; flash_attention_2 is the"
-            " package's, which is told of a sliding window and gets no mask of it.",
+            "auto: SDPA with torch's choice of kernel; flash_attention_2: the flash-attn package",
             group="attention",
             words="{} attention",
             alternatives=("flash_attention_2",),
@@ -35,16 +34,11 @@ class TrainOptions(StepOptions):
     loss: Loss = field(
         default="plain",
         metadata=option(
-            "plain: all logits at once, as transformers; chunked: a few tokens at a time; fused: as"
-            " Liger's kernel; trl, torchtune, torchtune-chunked, litgpt: as those trainers; cce:"
-            " cut cross-entropy, as axolotl's plugin; triton: gradients written over the logits, as"
-            " Liger's cross_entropy.",
+            "plain: all logits at once; chunked: in pieces; fused: Liger; cce: cut "
+            "cross-entropy; triton: Liger's cross_entropy; others: that trainer's",
             added=1,
             metavar="NAME",
             group="optimizer",
-            tip="plain: all logits at once; chunked: a few tokens at a time; fused: as Liger's"
-            " kernel; trl, torchtune, torchtune-chunked, litgpt: as those trainers; cce: cut"
-            " cross-entropy; triton: gradients over the logits, as Liger's cross_entropy.",
             words="{} loss",
             heading="{} loss",
             alternatives=("fused",),
@@ -54,14 +48,12 @@ class TrainOptions(StepOptions):
     label_smoothing_factor: float = field(
         default=0.0,
         metadata=option(
-            "As transformers' Trainer: the loss is made of all logits by its LabelSmoother.",
+            "label smoothing, as in transformers' Trainer",
             added=6,
             at_least=0,
             below=1,
             group="optimizer",
             label="Label smoothing",
-            tip="Of transformers' Trainer, which makes the loss of all logits by its"
-            " LabelSmoother.",
             words="label smoothing {}",
             heading="label smoothing {}",
         ),
@@ -69,15 +61,12 @@ class TrainOptions(StepOptions):
     hold_outputs: bool = field(
         default=False,
         metadata=option(
-            "The loop keeps the model's output, logits among it, until the next forward pass has"
-            " returned: out = model(...).",
+            "the loop keeps the model output until the next forward pass",
             added=5,
             group="optimizer",
             label="Outputs held",
             alternatives=(True,),
             unknown="whether the loop keeps the outputs",
-            tip="The loop keeps the model's output, logits among it, until the next forward pass"
-            " has returned.",
             words="outputs held|outputs dropped",
             heading="outputs held",
         ),
@@ -85,30 +74,20 @@ class TrainOptions(StepOptions):
     loop_state: LoopState = field(
         default="none",
         metadata=option(
-            "What the loop itself keeps on the card: transformers' Trainer keeps labels apart from"
-            " the input ids, a padding collator's attention mask, a running loss and the norm of"
-            " gradients, and the 8-bit optimizers' states of embeddings in 32 bit; unmasked: with"
-            " default_data_collator, which makes no mask.",
+            "which trainer's loop, with the tensors that it keeps; unmasked: no attention mask",
             added=15,
             is_open=True,
             group="optimizer",
             label="Kept by the loop",
-            tip="transformers: labels apart from the ids, an attention mask, a running loss, the"
-            " norm of gradients; 8-bit optimizers' states of embeddings in 32 bit.",
             words="{}'s loop",
         ),
     )
     kernels: Kernels = field(
         default="transformers",
         metadata=option(
-            "liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding; use_liger_kernel=True adds"
-            " --loss fused. foak: RMSNorm and rotary embedding of fms-acceleration's plugin."
-            " torchtune, litgpt: their own models, whose attention copies grouped heads."
-            " litgpt-2024, litgpt-2023: LitGPT's own model of those years.",
+            "liger: Liger-Kernel; foak: fms-acceleration; others: the model code of that trainer",
             added=4,
             group="attention",
-            tip="liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding; foak: RMSNorm and"
-            " rotary embedding of fms-acceleration's plugin.",
             words="{} kernels",
             heading="{} kernels",
             alternatives=("liger",),
@@ -118,13 +97,9 @@ class TrainOptions(StepOptions):
     transformers: Transformers = field(
         default="5",
         metadata=option(
-            "Version whose code runs. Before 5 an expert is a layer of its own; 4.48 copies the"
-            " float32 logits to shift them; 4.45 casts them in the head, and its flash attention"
-            " repeats Mistral's grouped heads.",
+            "transformers version; older ones copy logits or split experts",
             added=14,
             group="attention",
-            tip="Version whose code runs: what its loss holds, whether an expert is a layer of its"
-            " own, what attention copies.",
             words="transformers {}",
             heading="transformers {}",
             alternatives=("4.57", "4.48", "4.45"),
@@ -134,7 +109,7 @@ class TrainOptions(StepOptions):
     world_size: int = field(
         default=1,
         metadata=option(
-            "Ranks that train together, a batch each.",
+            "number of GPUs (ranks), each with its own batch",
             added=2,
             largest=MAX_WORLD_SIZE,
             group="ranks",
@@ -146,13 +121,10 @@ class TrainOptions(StepOptions):
     sharding: Sharding = field(
         default="none",
         metadata=option(
-            "What the ranks share of the model: zero1 is torch's ZeroRedundancyOptimizer,"
-            " zero1-deepspeed, zero2 and zero3 are DeepSpeed's, of one rank too; fsdp1 is FSDP as"
-            " torch had it first, of flat parameters, whose layers run in bfloat16 under"
-            " --precision amp.",
+            "zero1: torch's ZeroRedundancyOptimizer; zero1-deepspeed, zero2, zero3: "
+            "DeepSpeed; fsdp1: FSDP with flat parameters; tp: tensor parallel",
             added=2,
             group="ranks",
-            tip="What ranks that train together share of the model; each has a batch of its own.",
             words="{}",
             heading="{} over {ranks}",
         ),
@@ -160,14 +132,12 @@ class TrainOptions(StepOptions):
     reduce_bucket_size: int = field(
         default=500_000_000,
         metadata=option(
-            "Elements of DeepSpeed's bucket of gradients, with zero1-deepspeed, zero2 and zero3.",
+            "DeepSpeed ZeRO: elements per gradient bucket",
             metavar="N",
             added=13,
             largest=2**40,
             group="ranks",
             label="Reduce bucket, elements",
-            tip="Of DeepSpeed's ZeRO: elements that its buffer of gradients has room"
-            " for, its own default unless a file says otherwise.",
             words="reduce bucket {}",
             heading="reduce bucket {}",
         ),
@@ -175,13 +145,10 @@ class TrainOptions(StepOptions):
     offload_params: bool = field(
         default=False,
         metadata=option(
-            "FSDP's shards, their gradients and optimizer states stay in the host's memory, where"
-            " the optimizer steps: CPUOffloadPolicy, or CPUOffload of FSDP1.",
+            "FSDP: offload shards, gradients and optimizer state to CPU",
             added=31,
             group="ranks",
             label="Shards on the host",
-            tip="FSDP's shards, their gradients and optimizer states stay in the host's memory,"
-            " where the optimizer steps.",
             words="shards on the host|shards on the device",
             heading="shards on the host",
         ),
@@ -189,27 +156,21 @@ class TrainOptions(StepOptions):
     use_orig_params: bool = field(
         default=True,
         metadata=option(
-            "use_orig_params of FSDP1, which transformers' Trainer sets: a layer's weights stay"
-            " parameters of their own. Off, as in PEFT's guide, they are one flat parameter alone,"
-            " and adapters run in the format that they are gathered in.",
+            "FSDP1: use_orig_params, on in transformers' Trainer",
             added=36,
             group="ranks",
             label="FSDP1's own parameters",
-            tip="use_orig_params of FSDP1: off, PEFT casts no input to the adapters' float32.",
             words="use_orig_params|flat parameters alone",
         ),
     )
     offload_optimizer_device: OffloadDevice = field(
         default="none",
         metadata=option(
-            "Where DeepSpeed's ZeRO keeps float32 weights and optimizer states, and step:"
-            " offload_optimizer of its file.",
+            "DeepSpeed offload_optimizer: none, cpu, nvme",
             noun="offload_optimizer device",
             added=39,
             group="ranks",
             label="Optimizer kept on",
-            tip="Of DeepSpeed's ZeRO: where float32 weights and states wait, and the"
-            " optimizer steps.",
             words="optimizer offloaded: {}",
             heading="optimizer offloaded to {}",
         ),
@@ -217,13 +178,11 @@ class TrainOptions(StepOptions):
     offload_param_device: OffloadDevice = field(
         default="none",
         metadata=option(
-            "Where zero3 keeps a rank's part of the weights until they are gathered: offload_param"
-            " of DeepSpeed's file.",
+            "DeepSpeed offload_param with zero3: none, cpu, nvme",
             noun="offload_param device",
             added=40,
             group="ranks",
             label="Weights kept on",
-            tip="Of DeepSpeed's zero3: where a rank's part of the weights waits.",
             words="weights offloaded: {}",
             heading="weights offloaded to {}",
         ),
@@ -231,14 +190,12 @@ class TrainOptions(StepOptions):
     context_parallel_size: int = field(
         default=1,
         metadata=option(
-            "Ranks that have a part of each sequence, beside --sharding fsdp: torch's"
-            " context_parallel, as accelerate's ParallelismConfig(cp_size) runs it.",
+            "GPUs per sequence with --sharding fsdp: torch's context_parallel",
             metavar="N",
             added=43,
             largest=MAX_WORLD_SIZE,
             group="ranks",
             label="Ranks that share a sequence",
-            tip="torch's context_parallel, as accelerate's ParallelismConfig(cp_size) runs it.",
             words="context parallelism of {}",
             heading="context parallelism of {}",
         ),
@@ -246,8 +203,7 @@ class TrainOptions(StepOptions):
     padding: float = field(
         default=0.0,
         metadata=option(
-            "Share of each sequence that is padding: batches padded to their longest have an"
-            " attention mask.",
+            "padded share of each sequence; any adds an attention mask",
             metavar="SHARE",
             added=7,
             at_least=0,
@@ -255,8 +211,6 @@ class TrainOptions(StepOptions):
             is_open=True,
             group="batch",
             label="Padding, share of a sequence",
-            tip="Batches padded to their longest sequence have an attention mask; any share above 0"
-            " means that.",
             words="padding {}",
             heading="padded",
             alternatives=(0.05,),
@@ -266,15 +220,13 @@ class TrainOptions(StepOptions):
     eval_batch_size: int | None = field(
         default=None,
         metadata=option(
-            "Sequences in one batch of evaluation between steps (per_device_eval_batch_size).",
+            "sequences per evaluation batch between steps",
             metavar="N",
-            default_text="no evaluation while training",
+            default_text="no evaluation",
             noun="evaluation batch size",
             added=8,
             group="batch",
             label="Evaluation batch",
-            tip="Sequences of one batch of evaluation between steps, 8 in transformers unless asked"
-            " otherwise.",
             placeholder="no evaluation while training",
             words="evaluation batch {}",
             heading="evaluating batches of {}",
@@ -283,10 +235,9 @@ class TrainOptions(StepOptions):
     generation_batch_size: int | None = field(
         default=None,
         metadata=option(
-            "Completions that transformers' generate makes at once between steps, as GRPO:"
-            " per_device_train_batch_size x steps_per_generation.",
+            "GRPO: completions that transformers generates at once",
             metavar="N",
-            default_text="none; batch x accumulation by --trainer trl-grpo",
+            default_text="none",
             noun="generation batch size",
             added=21,
             group="batch",
@@ -299,9 +250,9 @@ class TrainOptions(StepOptions):
     max_completion_length: int | None = field(
         default=None,
         metadata=option(
-            "Tokens of --seq-len that are generated, the rest being the prompt.",
+            "GRPO: generated tokens; the rest of --seq-len is the prompt",
             metavar="N",
-            default_text="prompts may be as long as --seq-len",
+            default_text="any prompt length",
             noun="completion length",
             added=22,
             group="batch",
@@ -314,7 +265,7 @@ class TrainOptions(StepOptions):
     use_vllm: bool = field(
         default=False,
         metadata=option(
-            "vLLM makes GRPO's completions, and transformers' generate none.",
+            "GRPO: vLLM makes the completions",
             added=34,
             group="batch",
             label="Completions by vLLM",
@@ -325,14 +276,11 @@ class TrainOptions(StepOptions):
     beta: float = field(
         default=0.0,
         metadata=option(
-            "What GRPO's reference weighs: above 0 it runs beside, the model with its adapters"
-            " switched off, or a frozen copy of one that trains in full.",
+            "GRPO: weight of the reference model; above 0 it runs too",
             added=33,
             at_least=0,
             group="batch",
             label="Beta of GRPO",
-            tip="Above 0 a reference runs beside: the model with its adapters switched off, or a"
-            " frozen copy.",
             words="beta {}",
             heading="beta {}",
         ),
@@ -340,14 +288,13 @@ class TrainOptions(StepOptions):
     images: int | None = field(
         default=None,
         metadata=option(
-            "Images in each sequence, of a model that sees; their tokens are part of --seq-len.",
+            "images per sequence; only vision-language models",
             metavar="N",
-            default_text="text alone",
+            default_text="text only",
             noun="number of images",
             added=24,
             group="batch",
             label="Images in a sequence",
-            tip="Of a model that sees; their tokens are part of the sequence.",
             placeholder="text alone",
             words="{} images",
             heading="images: {} of {image_size} a sequence",
@@ -356,33 +303,30 @@ class TrainOptions(StepOptions):
     image_size: str = field(
         default="1024x768",
         metadata=option(
-            "Pixels of each image before the model's own processor resizes it.",
+            "image size in pixels, before the model's processor",
             metavar="WIDTHxHEIGHT",
             noun="image size",
             added=24,
             group="batch",
             label="Image size, pixels",
-            tip="Width x height before the model's own processor resizes it.",
             words="images of {}",
         ),
     )
     freeze: tuple[str, ...] = field(
         default=(),
         metadata=option(
-            "Parts of a model that sees which neither train nor take adapters, as LLaMA-Factory's"
-            " freeze_vision_tower: vision_tower, multi_modal_projector, language_model.",
+            "frozen: vision_tower, multi_modal_projector, language_model",
             metavar="PART,...",
-            default_text="what the method trains trains",
+            default_text="none",
             added=29,
             group="batch",
             label="Frozen with images",
-            tip="Parts which neither train nor take adapters: vision_tower, multi_modal_projector,"
-            " language_model.",
             placeholder="none; or vision_tower",
             words="frozen {}",
             heading="frozen: {}",
         ),
     )
     device: Device = field(
-        default="cuda", metadata=option("Whose memory rules hold.", group="attention", words="{}")
+        default="cuda",
+        metadata=option("device to model: cuda, cpu, mps, xpu", group="attention", words="{}"),
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from lora_profiler._common.messages import WARNING, message_text
 from lora_profiler._common.printable import printable
 from lora_profiler.traced.watch import watching
 from lora_profiler.units import about_text, clock_text
@@ -43,7 +44,7 @@ class _Lines:
         self._total, self._number = count, 0
 
     def warned(self, text: str) -> None:
-        self._say(f"Warning: {text}")
+        print(message_text(WARNING, text), file=sys.stderr, flush=True)
 
     def noted(self, text: str) -> None:
         self._say(text)

@@ -1,0 +1,58 @@
+"""Errors and warnings as lines: what is wrong, beneath it where or why, and what to type."""
+
+import re
+from collections.abc import Iterable, Iterator
+
+from lora_profiler._common.printable import printable
+
+ERROR = "error"
+WARNING = "warning"
+INDENT = "  "
+
+_SENTENCE_END = re.compile(r"(?<=[.?!;])\s+(?=[^\W\d_]|[`'\"-])")
+_LOWER_NAMES = frozenset({"torch", "transformers", "bitsandbytes", "axolotl", "accelerate", "hqq"})
+"""Names that keep their small letter where they begin a line."""
+
+
+def message_lines(text: str) -> list[str]:
+    """A message as it is shown: a line for each of its lines, sentences and clauses that ";" ends.
+
+    What can be typed stands between backticks.
+
+    Examples:
+        >>> message_lines("rank is 0; give at least 1.")
+        ['rank is 0', 'Give at least 1.']
+    """
+    parts = [
+        printable(part.strip())
+        for line in text.split("\n")
+        for part in _SENTENCE_END.split(line)
+        if part.strip()
+    ]
+    first, *rest = parts or [""]
+    return [first.rstrip(".;"), *(_capitalised(part.rstrip(";")) for part in rest)]
+
+
+def message_text(kind: str, text: str) -> str:
+    """The message without colours, each line but the first indented; no newline at its end."""
+    first, *rest = message_lines(text.replace("`", ""))
+    return "\n".join((f"{kind}: {first}", *(INDENT + line for line in rest)))
+
+
+def messages_in(kind: str, lines: Iterable[str]) -> Iterator[str]:
+    """Messages of a kind among the lines that a command wrote, each with its own lines."""
+    message: list[str] = []
+    for line in lines:
+        if message and line.startswith(INDENT):
+            message.append(line.strip())
+            continue
+        if message:
+            yield "\n".join(message)
+        message = [line.removeprefix(f"{kind}: ")] if line.startswith(f"{kind}: ") else []
+    if message:
+        yield "\n".join(message)
+
+
+def _capitalised(line: str) -> str:
+    word = re.match(r"[a-z]+(?=[\s,])", line)
+    return line if word is None or word[0] in _LOWER_NAMES else line[0].upper() + line[1:]
