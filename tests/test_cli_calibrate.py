@@ -87,7 +87,7 @@ def test_without_device_it_is_what_is_there(
     assert run("calibrate").exit_code == 0
     monkeypatch.setattr(device_choice, "present_device", lambda: "mps")
     done = run("calibrate")
-    assert done.exit_code == 2 and "take --device cpu" in done.stderr
+    assert done.exit_code == 2 and "Take --device cpu" in done.stderr
     assert asked == ["cpu"]
 
 
@@ -112,7 +112,7 @@ def test_a_busy_machine_and_a_place_that_takes_nothing_are_warned_of(
     done = run("calibrate", "--device", "cpu")
     assert done.exit_code == 0
     assert (
-        "calibrate again when the machine is idle" in done.stderr
+        "Calibrate again when the machine is idle" in done.stderr
         and "LORA_PROFILER_CACHE" in done.stderr
     )
     assert "Not kept." in done.stdout

@@ -86,7 +86,7 @@ def test_a_file_is_replaced_only_by_force_and_records_never(report: Report) -> N
     report.page.write_text("mine")
     code, _, err = report(path)
     assert (code, report.page.read_text()) == (2, "mine")
-    assert "exists; name another file, or add --force" in err
+    assert "exists\n  Name another file, or add --force" in err
     assert report(path, "--force")[0] == 0
     assert report.page.read_text("utf-8").startswith("<!doctype html>")
     before = Path(path).read_text()
@@ -101,7 +101,7 @@ def test_a_file_is_replaced_only_by_force_and_records_never(report: Report) -> N
         (["missing.jsonl"], "missing.jsonl does not exist"),
         (["empty.jsonl"], "No record can be read"),
         (["a.jsonl", "--engine", "anlytic"], "Did you mean analytic"),
-        ([], "Missing argument 'RECORDS...'"),
+        ([], "RECORDS is missing"),
     ],
 )
 def test_a_wrong_question_is_refused_and_nothing_is_written(
@@ -130,7 +130,7 @@ def test_a_missing_library_is_named_before_anything_is_read(
 ) -> None:
     without_jinja2(monkeypatch)
     code, _, err = report("nothing that exists")
-    missing = "Error: the report needs jinja2: pip install 'lora-profiler[report]'\n"
+    missing = "error: the report needs jinja2: pip install 'lora-profiler[report]'\n"
     assert (code, err) == (2, missing)
 
 

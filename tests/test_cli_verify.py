@@ -158,7 +158,7 @@ def test_refusals_say_what_to_do(
     )
     done = run("verify", "meta-llama/Llama-3.1-70B")  # the message has this machine's memory
     assert done.exit_code == 2
-    assert "take a smaller model, or --claims 1,2,3,4,5" in done.stderr
+    assert "Take a smaller model, or --claims 1,2,3,4,5" in done.stderr
 
 
 @pytest.mark.parametrize("library", ["torch", "transformers", "peft"])
@@ -173,7 +173,7 @@ def test_a_missing_library_is_named_with_what_to_install(
     )
     done = run("verify", "small")
     assert done.exit_code == 4
-    assert f"needs {library}; install them: pip install 'lora-profiler[measure]'" in done.stderr
+    assert f"needs {library}\n  Install them: pip install 'lora-profiler[measure]'" in done.stderr
 
 
 def test_help_loads_neither_torch_nor_claims(run: Run) -> None:

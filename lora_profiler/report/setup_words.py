@@ -324,24 +324,24 @@ def caution_lines(predictions: Sequence[Prediction], gpu: "Gpu | None" = None) -
     """Everything worth a warning about the ways to train one model on `gpu`, each once."""
     lines = []
     if gpu is not None and gpu.vendor in ("amd", "intel"):
-        others = "those of NVIDIA's cards from sm_80 to sm_89"
-        unknown = f"which kernels torch takes on {gpu.name} is not known here"
-        lines.append(f"{unknown}: answered with {others}.")
+        lines.append(
+            f"torch's kernels on {gpu.name} are not known; using those of NVIDIA sm_80 to sm_89."
+        )
     model, targets = predictions[-1].workload.model, unmatched_targets(predictions[-1].workload)
     for target in targets:
         leaves = {name.rpartition(".")[2] for name, module in model.modules() if module.is_linear}
         near = did_you_mean(target, sorted(leaves))
-        lines.append(f"no module of {model.id} matches {target}, which PEFT passes over.{near}")
+        lines.append(f"no module of {model.id} matches {target}; PEFT ignores it.{near}")
     lines += _large_ranks(predictions)
     model, seq_len = predictions[0].workload.model, predictions[0].workload.setup.seq_len
     if model.trained_length is not None and seq_len > model.trained_length:
-        tokens = f"{model.trained_length:,} tokens, not {seq_len:,}"
-        lines.append(f"{model.id} was made for {tokens}; see --seq-len.")
-    return [*lines, *_formats(predictions), *_experts(predictions)]
+        length = f"{model.trained_length:,}; --seq-len is {seq_len:,}."
+        lines.append(f"{model.id}'s context length is {length}")
+    return [*lines, *_formats(predictions, gpu), *_experts(predictions)]
 
 
-def _formats(predictions: Sequence[Prediction]) -> Iterator[str]:
-    """Number formats that the card has no arithmetic for, or in which training goes wrong."""
+def _formats(predictions: Sequence[Prediction], gpu: "Gpu | None") -> Iterator[str]:
+    """Number formats that the GPU does not compute in, or in which training goes wrong."""
     setups = [p.workload.setup for p in predictions]
     platform = predictions[0].workload.platform
     if setups[0].device == "cuda" and not platform.has_bfloat16:
@@ -350,23 +350,25 @@ def _formats(predictions: Sequence[Prediction]) -> Iterator[str]:
             for s in setups
             if s.autocast_dtype != "float16" and "bfloat16" in (s.dtype, s.lowered_dtype)
         ]
+        kind = platform.capability_text
+        name = f"{gpu.name} ({kind})" if gpu is not None and gpu.capability else kind
         if wide:
+            methods_text = ", ".join(labels.METHOD_LABELS[method] for method in wide)
             yield (
-                f"{platform.capability_text} has no arithmetic of bfloat16, which {', '.join(wide)}"
-                " would run in: torch imitates it slowly, and refuses some products; without"
-                " --dtype and --precision the answer takes a format that works."
+                f"{name} does not support bfloat16 ({methods_text}); torch emulates it slowly, and"
+                " refuses some products. Try: `--dtype float16`"
             )
         else:
             methods: dict[str, dict[str, None]] = {}
             for s in setups:
-                autocast = f" under {s.autocast_dtype} autocast" if s.autocast_dtype else ""
-                methods.setdefault(s.dtype + autocast, {})[s.method] = None
-            used = " and ".join(f"{format_} ({', '.join(of)})" for format_, of in methods.items())
-            yield f"{platform.capability_text} has no arithmetic of bfloat16: answered in {used}."
+                autocast = f" with {s.autocast_dtype} autocast" if s.autocast_dtype else ""
+                methods.setdefault(s.dtype + autocast, {})[labels.METHOD_LABELS[s.method]] = None
+            used = ", ".join(f"{format_} ({', '.join(of)})" for format_, of in methods.items())
+            yield f"{name} does not support bfloat16; using {used}."
     if any(s.method == "full" and s.dtype == "float16" for s in setups):
         yield (
-            "full fine-tuning of float16 weights without loss scaling ends in NaN within some"
-            " steps; take --dtype float32, or bfloat16 on a card of sm_80 or later."
+            "full fine-tuning in float16 without loss scaling ends in NaN; use --dtype float32,"
+            " or bfloat16 on a GPU from sm_80."
         )
 
 
@@ -376,9 +378,8 @@ def _experts(predictions: Sequence[Prediction]) -> Iterator[str]:
         quantization = workload.setup.quantization
         if quantization is not None and has_packed_experts(workload.model):
             yield (
-                f"transformers 5 packs the experts of {workload.model.id} into parameters that"
-                " bitsandbytes leaves in 16 bit; version 4 quantised them, which"
-                " --transformers 4.57 answers for."
+                f"bitsandbytes leaves the packed experts of {workload.model.id} in 16 bit;"
+                " transformers 4 quantised them: `--transformers 4.57`"
             )
             return
 
@@ -391,9 +392,8 @@ def _large_ranks(predictions: Sequence[Prediction]) -> Iterator[str]:
             first, lora = layers[0], prediction.workload.setup.lora
             assert lora is not None
             yield (
-                f"rank {lora.r} outweighs {len(layers)} of the adapted layers: the adapter of"
-                f" {first.name} ({first.in_features} x {first.out_features}) has"
-                f" {first.num_trainable_parameters:,} weights, the layer itself"
-                f" {first.num_parameters:,}."
+                f"rank {lora.r} is larger than {len(layers)} of the adapted layers; {first.name}"
+                f" ({first.in_features} x {first.out_features}): adapter"
+                f" {first.num_trainable_parameters:,} weights, layer {first.num_parameters:,}."
             )
             return
