@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = asked.command(asked)
         return code
     except LoraProfilerError as e:
-        print(f"Error: {e}", file=sys.stderr)
+        print(f"error: {e}", file=sys.stderr)
         return e.exit_code
     except KeyboardInterrupt:
         return 130

@@ -150,7 +150,7 @@ def read(answer: Answer, out: str, err: str) -> None:
         answer.bad.append("exit code 1 without a card")
     if answer.code > 1:
         answer.bad += ["a refusal with output"] if out else []
-        answer.bad += [] if "Error: " in err else ["a refusal without a reason"]
+        answer.bad += [] if "error: " in err else ["a refusal without a reason"]
         return
     try:
         answer.document = json.loads(out, parse_constant=_no_number)

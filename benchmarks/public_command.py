@@ -31,6 +31,7 @@ from benchmarks.public_rows.grade import (
 from benchmarks.public_rows.memory import memory_rows
 from benchmarks.public_rows.packaged import command_document, of_class, write
 from benchmarks.public_rows.typed import Description, Typed, typed
+from lora_profiler._common.messages import ERROR, messages_in
 from lora_profiler.platform import Platform
 from lora_profiler.support.library_memory import WORKSPACES, workspace_bytes
 
@@ -47,7 +48,8 @@ def predicted(words: tuple[str, ...]) -> Mapping[str, Any] | str:
     command = [sys.executable, "-m", "lora_profiler", *words, "--offline", "--format", "json"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode:
-        return run.stderr.strip().splitlines()[-1].removeprefix("Error: ")
+        *_, error = messages_in(ERROR, run.stderr.splitlines())
+        return error.replace("\n", "; ")
     (prediction,) = json.loads(run.stdout)["predictions"]
     found: Mapping[str, Any] = prediction
     return found

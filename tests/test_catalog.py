@@ -397,17 +397,16 @@ SEVERAL = {"a100": ["a100_sxm_40gb", "a100_sxm_80gb"], "v100": ["v100_sxm2_16gb"
 
 @pytest.mark.parametrize(("name", "keys"), SEVERAL.items())
 def test_short_forms_of_several_cards_list_them(name, keys):
-    with pytest.raises(UsageError, match="several") as caught:
+    with pytest.raises(UsageError, match="ambiguous") as caught:
         find_gpu(name)
     assert all(key in str(caught.value) for key in keys) and caught.value.exit_code == 2
 
 
 NEAREST = {
-    "rtx4095": "rtx_4090, rtx_5090, rtx_4080",
+    "rtx4095": "rtx_4090",
     "A101": "a10",
-    "24GB": "custom:24GiB",
-    "24 g": "custom:24GiB",
-    "80": "custom:80GiB",
+    "24 g": "`--gpu 24GiB`",
+    "80": "`--gpu 80GiB`",
 }
 
 
@@ -415,6 +414,11 @@ NEAREST = {
 def test_unknown_cards_get_the_nearest(name, nearest):
     with pytest.raises(UsageError, match=f"Did you mean {nearest}[,?]"):
         find_gpu(name)
+
+
+@pytest.mark.parametrize("size", ["24GiB", "24 gib", "24576MiB", "custom:24GiB"])
+def test_a_memory_size_is_any_card_of_it(size):
+    assert find_gpu(size).usable_bytes == 24 * 2**30
 
 
 def test_usable_memory_is_the_cards_own_or_marked_as_an_estimate():

@@ -438,13 +438,13 @@ def test_what_is_read_while_a_case_runs_is_drawn_at_once(nothing_measured: Path)
 
 
 def test_why_nothing_was_measured_is_its_own_last_word() -> None:
-    said = ("Warning: long", "Error: no torch here")
-    assert followed(*said, exit_code=4).refusal() == "no torch here"
+    said = ("warning: long", "error: no torch here", "  Install it.")
+    assert followed(*said, exit_code=4).refusal() == "no torch here\nInstall it."
     assert followed("Traceback", "KeyError: 1", exit_code=1).refusal() == "Traceback\nKeyError: 1"
     assert followed(exit_code=1).refusal() == "It ended with 1."
-    assert followed("Error: x", exit_code=0, document={"records": []}).refusal() is None
-    assert followed("Error: x", exit_code=130, cancelled=True).refusal() is None
-    assert followed("Error: x").refusal() is None
+    assert followed("error: x", exit_code=0, document={"records": []}).refusal() is None
+    assert followed("error: x", exit_code=130, cancelled=True).refusal() is None
+    assert followed("error: x").refusal() is None
 
 
 @pytest.fixture
@@ -567,7 +567,7 @@ def started(monkeypatch: pytest.MonkeyPatch, code: str, model: str = "gpt2") -> 
 SLEEPS = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.{})
-print("Error: up", file=sys.stderr, flush=True)
+print("error: up", file=sys.stderr, flush=True)
 time.sleep(60)
 """
 TELLS_ITS_CONFIG = """

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from lora_profiler._common.messages import WARNING, message_lines, messages_in
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.cli.bench import bench_command
 from lora_profiler.cli.main import predict_command, root
@@ -393,9 +394,8 @@ def test_page_command_line_and_report_say_the_same_numbers(question: Question) -
     assert json.loads(json.dumps(found.payload)) == json.loads(done.stdout)
     page = write_page(report_content([], found.answers))
     assert embedded_data(page)["predictions"] == json.loads(done.stdout)["predictions"]
-    assert list(found.cautions) == [
-        line.removeprefix("Warning: ") for line in done.stderr.splitlines()
-    ]
+    warned = messages_in(WARNING, done.stderr.splitlines())
+    assert ["\n".join(message_lines(caution)) for caution in found.cautions] == list(warned)
 
 
 def test_nothing_is_traced_here() -> None:

@@ -52,12 +52,12 @@ def test_a_seed_asks_the_same_questions() -> None:
         (answer(prediction(10, 20)), []),
         (answer(prediction(10), code=1, gpu=True), []),
         (answer(prediction(10), code=1), ["exit code 1 without a card"]),
-        (answer(code=2, out="", err="Error: no."), []),
+        (answer(code=2, out="", err="error: no"), []),
         (answer(code=2, out="", err="no"), ["a refusal without a reason"]),
-        (answer(code=3, out="{}", err="Error: no."), ["a refusal with output"]),
-        (answer(code=4, out="", err="Error: no."), ["exit code 4"]),
+        (answer(code=3, out="{}", err="error: no"), ["a refusal with output"]),
+        (answer(code=4, out="", err="error: no"), ["exit code 4"]),
         (
-            answer(code=2, out="", err="Error: \nTraceback (most recent call last):\nKeyError: 1"),
+            answer(code=2, out="", err="error: \nTraceback (most recent call last):\nKeyError: 1"),
             ["traceback: KeyError: 1"],
         ),
         (

@@ -311,7 +311,7 @@ def test_a_check_is_cancelled_and_nothing_else_runs_beside_it(
 def test_why_nothing_was_checked_and_what_must_be_installed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    process(monkeypatch, [], 'sys.exit("Error: no room here")')
+    process(monkeypatch, [], 'sys.exit("error: no room here")')
     app = start(opened(page="learn"))
     running = following.present("checking")
     wait_until(lambda: running is not None and not running.runs)

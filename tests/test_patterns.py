@@ -25,8 +25,8 @@ NO_PATTERNS = (
 
 def refusal(run: Run, *arguments: str) -> str:
     said = refused(run(*arguments, "--offline", "--method", "lora"))
-    assert said.startswith("[2] Error: ") and len(said) < 1000
-    return said.removeprefix("[2] Error: ")
+    assert said.startswith("[2] error: ") and len(said) < 1000
+    return said.removeprefix("[2] error: ")
 
 
 @pytest.mark.grid

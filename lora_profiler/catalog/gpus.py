@@ -201,8 +201,8 @@ def find_gpu(name: str) -> Gpu:
 
 def _nearest(wanted: str) -> str:
     """' Did you mean ...?': the GPUs with a spelling close to `wanted`, each once."""
-    if wanted.isdecimal():
-        return f" Did you mean `--gpu {wanted}GiB`?"
+    if size := re.fullmatch(r"(\d+) ?g?", wanted.lower()):
+        return f" Did you mean `--gpu {size[1]}GiB`?"
     keys = {
         spelling.lower(): card.key
         for card in bundled_gpus()

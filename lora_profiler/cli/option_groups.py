@@ -1,6 +1,6 @@
 """How a command's options are declared and shown: in groups, a line each, the common ones first."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from textwrap import fill
@@ -36,10 +36,10 @@ class GroupedOption(click.Option):
     shown by --help-all. `show_default` may be what the help says in place of the default."""
 
     def __init__(
-        self, *args: Any, group: str = OWN, rare: bool = False, help: str = "", **kwargs: Any
+        self, names: Sequence[str], group: str = OWN, rare: bool = False, **kwargs: Any
     ) -> None:
         kwargs.setdefault("show_default", kwargs.get("default") is not None)
-        super().__init__(*args, help=help, **kwargs)
+        super().__init__(names, **kwargs)
         self.group = group
         self.rare = rare
 
@@ -123,8 +123,16 @@ def help_all(params: list[click.Parameter]) -> list[click.Parameter]:
     """--help-all, where there are options that --help leaves out."""
     if not any(isinstance(param, GroupedOption) and param.rare for param in params):
         return []
-    shows_all = {"is_flag": True, "expose_value": False, "is_eager": True, "callback": _show_all}
-    return [click.Option(["--help-all"], help="Show all options, and exit.", **shows_all)]
+    return [
+        click.Option(
+            ["--help-all"],
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_show_all,
+            help="show all options",
+        )
+    ]
 
 
 _ALL = f"{__name__}.all"

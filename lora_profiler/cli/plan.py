@@ -130,7 +130,7 @@ def space_from(ctx: click.Context, offers: "Sequence[Offer]", *, has_own_default
     )
 
 
-_SEARCHED = (
+_TRIED = (
     *("rank", "batch_size", "accumulation", "checkpointing", "loss", "optimizer"),
     *("world_size", "sharding"),
 )
@@ -190,7 +190,7 @@ Exit: 0 a run fits within the limits, 1 none does, 2 usage, 3 no such model.
 )
 @engine_option("auto|analytic|compiled|traced", "prediction engine; traced needs --cluster")
 @TORCH_OPTION
-@setup_options(device="cuda", device_help="device to model", searched=_SEARCHED, trainer=GUIDE)
+@setup_options(device="cuda", device_help="device to model", searched=_TRIED, trainer=GUIDE)
 @data_options
 @grouped(OUTPUT)("--detail", help="all best trade-offs")
 @file_options("other_model", "it", "the recommended run as a trainer's config")
@@ -210,7 +210,7 @@ def plan_command(ctx: click.Context, /, model: str, **o: Any) -> None:
         return
     if idle := [name for name in _OF_PLANS if given(ctx, name)]:
         option = next(p.opts[0] for p in ctx.command.params if p.name == idle[0])
-        raise UsageError(f"{option} has no meaning beside --cluster; leave out one of them.")
+        raise UsageError(f"{option} and --cluster exclude each other; leave out one of them.")
     _place(ctx, model, o)
 
 
