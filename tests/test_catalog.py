@@ -402,12 +402,7 @@ def test_short_forms_of_several_cards_list_them(name, keys):
     assert all(key in str(caught.value) for key in keys) and caught.value.exit_code == 2
 
 
-NEAREST = {
-    "rtx4095": "rtx_4090",
-    "A101": "a10",
-    "24 g": "`--gpu 24GiB`",
-    "80": "`--gpu 80GiB`",
-}
+NEAREST = {"rtx4095": "rtx_4090", "A101": "a10", "24 g": "`--gpu 24GiB`", "80": "`--gpu 80GiB`"}
 
 
 @pytest.mark.parametrize(("name", "nearest"), NEAREST.items())
