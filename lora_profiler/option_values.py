@@ -147,7 +147,7 @@ UNMODELLED_ADAPTERS: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         ("prompt", "prefix", "p_tuning", "adaption"),
-        "it trains tokens beside the prompt and no layers, which lengthens every sequence.",
+        "it trains extra prompt tokens, not layers; every sequence gets longer.",
     ),
 }
 """PEFT's other methods."""

@@ -18,10 +18,7 @@ CUDNN: Mapping[tuple[int, int], int] = {
 TORCH = (2, 13)
 """The torch that is answered for unless another is named: rules were held against its CUDA
 build."""
-CUDA_RULES = (
-    "CUDA rules are held against rehearsals: torch's CUDA build over libraries that compute nothing"
-    " counts the bytes that a card would be asked for; they await a check on a GPU."
-)
+CUDA_RULES = "Checked against PyTorch's CUDA allocator without a GPU; not yet on one."
 OLDEST_TORCH, NEWEST_TORCH = min(CUDNN), max(CUDNN)
 SMALL_MEMORY_BYTES = 49 << 29
 """24.5 GiB: the memory of a card up to which Unsloth's loss makes tiles (2026.10.9,

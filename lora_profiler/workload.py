@@ -125,7 +125,7 @@ def _check_stored(model: str, stored: StoredBase, setup: TrainSetup) -> None:
     it asks for."""
     title = QUANT_TITLES[stored.quant_type]
     packed = f"{model} is stored in {'4 bit (NF4)' if stored.quant_type == 'nf4' else title}"
-    made_from = "or ask for the model that it was made from"
+    made_from = "or name the model that it was made from"
     if setup.lora is None:
         raise UsageError(
             f"{packed}, which cannot be trained in full; take --method qlora, {made_from}."
@@ -146,14 +146,14 @@ def _check_stored(model: str, stored: StoredBase, setup: TrainSetup) -> None:
         )
     if stored.compute_dtype not in (None, setup.dtype):
         raise UsageError(
-            f"{model} has its products in {stored.compute_dtype} (bnb_4bit_compute_dtype), and the"
-            f" rest was asked for in {setup.dtype}, which is not modelled; take --dtype"
-            f" {stored.compute_dtype}, {made_from}."
+            f"{model} with --dtype {setup.dtype} is not modelled; its config.json says"
+            f" bnb_4bit_compute_dtype {stored.compute_dtype}. Use --dtype {stored.compute_dtype},"
+            f" {made_from}."
         )
     if setup.sharding in FULLY_SHARDED and stored.quant_type == "nf4":
         raise UsageError(
-            f"{model} is packed into bytes (bnb_4bit_quant_storage), which FSDP does not shard"
-            f" beside {setup.dtype}; take --sharding ddp, {made_from}."
+            f"FSDP does not shard {model}, packed into bytes (bnb_4bit_quant_storage), with"
+            f" {setup.dtype}; use --sharding ddp, {made_from}."
         )
 
 

@@ -119,12 +119,15 @@ def _strings(tree: ast.AST, *, commands: bool) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            shown = commands and str(getattr(node, "name", "")).endswith(("_command", "root"))
+            name = str(getattr(node, "name", ""))
+            shown = commands and not name.startswith("_") and name.endswith(("_command", "root"))
             skipped |= {
                 statement.value
                 for statement in body
                 if isinstance(statement, ast.Expr) and not shown
             }
+        for annotation in ("annotation", "returns"):
+            skipped |= set(ast.walk(getattr(node, annotation, None) or ast.Pass()))
         if node in skipped:
             continue
         if isinstance(node, ast.JoinedStr):

@@ -107,7 +107,7 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
             device = cases[0].case.workload.setup.device
             doing = f"Training on {device}{spread_text(cluster)}"
             if pretended is not None:
-                doing = f"Rehearsing on a pretended {o['gpu']}, which measures nothing"
+                doing = f"Rehearsing on a simulated {o['gpu']}, which measures nothing"
             click.echo(f"{doing}; records go to {store.path}.", err=True)
             progress = Progress(earlier=store.records())
             total = None if o["largest_batch"] else len(cases)
@@ -211,7 +211,7 @@ def _cases(
         warn(f"left out {refused.case.key}: {refused.reason}")
     if not able:
         raise MeasurementError(
-            f"none of the {len(cases)} cases of {name} can run here; the reasons stand above."
+            f"none of the {len(cases)} cases of {name} can run here; see the reasons above."
         )
     return able, len(unable)
 

@@ -132,7 +132,7 @@ def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
     for source, meant in (("suite", WITH_SUITE), ("case", WITH_CASE)):
         if o[source]:
             idle = [name for name in o if name not in (*meant, "models")]
-            _refuse(ctx, idle, f"--{source}, whose cases fix it")
+            _refuse(ctx, idle, f"--{source}")
     if o["nproc"] is not None and given(ctx, "world_size") and o["nproc"] != o["world_size"]:
         raise UsageError(
             f"--nproc {o['nproc']} and --world-size {o['world_size']} are not one number; give one"
@@ -150,7 +150,7 @@ def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
     idle = [name for name in TIMING_OPTIONS if given(ctx, name)]
     if o["no_timing"] and idle:
         raise UsageError(
-            f"{flag(idle[0])} has no meaning with --no-timing; leave out one of the two."
+            f"{flag(idle[0])} and --no-timing exclude each other; leave out one of them."
         )
     if o["largest_batch"]:
         names = (*TIMING_OPTIONS, "repeats", "no_timing")
@@ -161,7 +161,9 @@ def _refuse(ctx: click.Context, names: Iterable[str], where: str) -> None:
     """Raises UsageError for the first of these options that is given."""
     for name in names:
         if given(ctx, name):
-            raise UsageError(f"{_option(ctx, name)} has no meaning with {where}; leave it out.")
+            raise UsageError(
+                f"{_option(ctx, name)} and {where} exclude each other; leave out one of them."
+            )
 
 
 def _check_rehearsal(ctx: click.Context) -> None:
@@ -177,9 +179,9 @@ def _check_rehearsal(ctx: click.Context) -> None:
         return
     _refuse(ctx, NOT_REHEARSED, "--rehearse, which measures nothing")
     if not o["gpu"] or o["gpu"].lower() == "auto":
-        raise UsageError("--rehearse pretends a card that is not there; name it with --gpu KEY.")
+        raise UsageError("--rehearse needs a GPU to simulate. Name it: `--gpu t4`")
     if o["device"] not in (None, "cuda"):
-        raise UsageError(f"--rehearse pretends a CUDA card; leave out --device {o['device']}.")
+        raise UsageError(f"--rehearse simulates a CUDA GPU; leave out --device {o['device']}.")
 
 
 def _option(ctx: click.Context, name: str) -> str:

@@ -186,7 +186,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
         "all" if o["explain"] or o["form"] == "json" else "none" if short else "best"
     )
     if o["engine"] == "rehearsed":
-        click.echo("Rehearsing each on a pretended card, some seconds each.", err=True)
+        click.echo("Rehearsing on a simulated GPU, some seconds each.", err=True)
     with shown():
         ask = partial(
             answers, engine=o["engine"], levers=levers, network=network, given=names_given(ctx)

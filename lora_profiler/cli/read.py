@@ -38,7 +38,7 @@ FRAMEWORK_NAMES = ("axolotl", "torchtune", "llamafactory", "unsloth", "trl", "pe
     "read",
     "Show how a trainer's file is read, key by key.",
     """
-FILE may be YAML, JSON, a notebook, a script, or the command that starts a trainer.
+FILE may be YAML, JSON, a notebook, a script, or a trainer's command.
 A second file may be that of accelerate or DeepSpeed.
 Each key is an option, has no effect, or is not modelled.
 
@@ -127,9 +127,8 @@ def _typed_command(words: Sequence[str]) -> "TrainerFile | None":
         named = dashes + row.key.replace("_", "-")
         if row.state == "unknown" and named in ours:
             raise UsageError(
-                f"{named} stands behind {words[0]}, so {file.title} would get it; put"
-                f" lora-profile's own options before the command: lora-profile {named} ..."
-                f" {words[0]} {words[1]} ..."
+                f"{named} would go to {file.title}; put lora-profile's options first:"
+                f" `lora-profile {named} ... {words[0]} {words[1]} ...`"
             )
     return file
 

@@ -72,7 +72,7 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
         _set_up(ctx, o["setup"], command)
         return
     if not command or not o["gpu"]:
-        missing = "a COMMAND after --" if o["gpu"] else "--gpu KEY, the card to pretend"
+        missing = "a COMMAND after --" if o["gpu"] else "--gpu KEY, the GPU to simulate"
         raise UsageError(f"a rehearsal needs {missing}.")
     for name in ("output", "report", "snapshot"):
         check_new_file(o[name], o["force"])
@@ -88,9 +88,7 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
     from lora_profiler.rehearsal.launch import Request
 
     if o["gpu"].lower() == "auto":
-        raise UsageError(
-            "--gpu auto is the card that is there; a rehearsal pretends one that is not. Name it."
-        )
+        raise UsageError("a rehearsal simulates a GPU; name it instead of --gpu auto.")
     gpu = find_gpu(o["gpu"])
     card = pretended(gpu, context_of(gpu.key).most_bytes)
     check_platform()
@@ -170,6 +168,6 @@ def _rehearse(request: "Request") -> "list[Rehearsal]":
             err=True,
         )
     cards = f"{request.count} x {request.card.name}" if request.count > 1 else request.card.name
-    click.echo(f"Rehearsing {request.steps} steps on a pretended {cards}.", err=True)
+    click.echo(f"Rehearsing {request.steps} steps on a simulated {cards}.", err=True)
     sys.stderr.flush()
     return rehearse(request, libraries, output=2)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     "verify",
     "Check the mathematics of LoRA on a real model.",
     """
-Claims: 1 size of the update, 2 shape and merge, 3 forward path, 4 initialisation, 5 scaling, 6 intrinsic dimension, 7 memory and speed. 2, 3 and 4 must hold exactly.
+Claims: 1 size of the update, 2 shape and merge, 3 forward path, 4 initialisation;
+5 scaling, 6 intrinsic dimension, 7 memory and speed. 2, 3 and 4 must hold exactly.
 Everything runs on the CPU, with transformers' models and PEFT's layers.
 
 Examples:
@@ -37,7 +38,7 @@ Examples:
   lora-profile verify ./my-model --claims 2,3,4
   lora-profile verify HuggingFaceTB/SmolLM2-135M --weights SmolLM2-135M.gguf --text shakespeare.txt
 
-Exit: 0 done, 1 a claim that must hold exactly fails, 2 usage, 3 no such model or weights, 4 not run.
+Exit: 0 done, 1 an exact claim fails, 2 usage, 3 no such model, 4 not run.
 """,
 )
 @click.argument("model", metavar="[MODEL]", required=False, shell_complete=complete_model)

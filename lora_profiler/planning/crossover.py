@@ -115,7 +115,7 @@ def crossover(
     ready = [on_card(workload, gpu) for workload in workloads]
     methods = [w.setup.method for w in ready]
     if len(set(methods)) < 2:
-        raise UsageError("a crossover is between methods; ask for at least two of them.")
+        raise UsageError("a crossover is between methods; name at least two: `--method full,lora`")
     engines = engines_for(ready, engine, other_sizes=True)
     answerers = [
         engine_for_search(predict_checked(w, e), e) for w, e in zip(ready, engines, strict=True)
@@ -124,7 +124,7 @@ def crossover(
     kept = sorted({n for n in lengths if trained_for is None or n <= trained_for})
     if not kept or not batch_sizes:
         raise UsageError(
-            f"no length is left: {ready[0].model.id} was made for {trained_for} tokens."
+            f"every length exceeds {ready[0].model.id}'s context length, {trained_for}."
         )
     costs = {
         way.setup.method: _Costs(way, answerer, gpu)

@@ -362,8 +362,8 @@ def _checkpoint_words(workload: Workload) -> tuple[str, ...]:
             "with double quantisation" if stored.double_quant else "without double quantisation"
         )
         partly = (
-            " Some of its layers stay in 16 bit, which its own config.json alone tells: here they"
-            " are in 4 bit, so that memory is too low."
+            " Layers that its own config.json keeps in 16 bit are counted in 4 bit here; the peak"
+            " is too low."
         )
         return (
             f"The checkpoint is stored in NF4 by bitsandbytes, {quantised}: adapters on it are"

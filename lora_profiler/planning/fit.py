@@ -199,9 +199,7 @@ def _knows(workload: Workload, engine: str) -> bool:
 def check_on_card(workload: Workload) -> None:
     """Raises UsageError for a setup that does not run on a card."""
     if workload.setup.device == "cpu":
-        raise UsageError(
-            "a card was named, but the device is cpu; leave out one of --gpu and --device cpu."
-        )
+        raise UsageError("--gpu and --device cpu exclude each other; leave out one of them.")
 
 
 def largest(accepts: Callable[[int], bool], guess: int = 1, limit: int = MAX_SIZE) -> int:

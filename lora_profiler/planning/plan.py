@@ -166,7 +166,7 @@ def make_plan(
 
 def _check(offers: Sequence[Offer], amount: Amount, budget: Budget) -> None:
     if not offers or not all(offer.workloads for offer in offers):
-        raise UsageError("a plan needs at least one card and one method.")
+        raise UsageError("a plan needs at least one GPU and one method.")
     workloads = [workload for offer in offers for workload in offer.workloads]
     if len({workload.model.fingerprint for workload in workloads}) > 1:
         raise UsageError("a plan is of one model; make one for each.")
@@ -177,7 +177,7 @@ def _check(offers: Sequence[Offer], amount: Amount, budget: Budget) -> None:
     if any(workload.setup.context_parallel_size > 1 for workload in workloads):
         raise UsageError("a plan's ranks share no sequence; leave --context-parallel-size out.")
     if any(workload.setup.device != "cuda" for workload in workloads):
-        raise UsageError("a plan is of cards; leave --device out.")
+        raise UsageError("a plan is for GPUs; leave --device out.")
     limited = budget.max_hours is not None or budget.max_cost is not None
     if limited and not amount.is_known:
         raise UsageError(
@@ -186,8 +186,7 @@ def _check(offers: Sequence[Offer], amount: Amount, budget: Budget) -> None:
         )
     if budget.max_cost is not None and not any(offer.price for offer in offers):
         raise UsageError(
-            "no price is known of any of these cards; add one, as in --price"
-            f" {offers[0].gpu.key}=2.49/h, or leave --max-cost out."
+            f"none of these GPUs has a price; add one: `--price {offers[0].gpu.key}=2.49/h`"
         )
 
 

@@ -91,7 +91,7 @@ def offer_at(
 def cluster_of(name: str) -> Cluster:
     """A card alone, or a cluster as `find_cluster` reads it. Raises UsageError."""
     if not name.strip():
-        raise UsageError("a card has no name; write them as in rtx_4090,8xh100_sxm_80gb.")
+        raise UsageError("a GPU has no name; write them as in rtx_4090,8xh100_sxm_80gb.")
     leading = name.strip().lower().partition("x")[0].strip()
     return find_cluster(name if leading.isdecimal() else f"1x{name}")
 
@@ -166,7 +166,7 @@ class Space:
             raise UsageError("ranks are empty; name at least one.")
         if self.micro_batch is not None and self.effective_batch % self.micro_batch:
             raise UsageError(
-                f"an effective batch of {self.effective_batch} is no multiple of the micro-batch"
+                f"effective batch {self.effective_batch} is not a multiple of micro-batch"
                 f" {self.micro_batch}; change one of --effective-batch and -b."
             )
 

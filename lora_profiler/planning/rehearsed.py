@@ -102,10 +102,10 @@ def _card(workload: Workload) -> PretendedCard:
     capability = workload.platform.capability or _USUAL_CAPABILITY
     for gpu in bundled_gpus():
         if gpu.capability == capability and gpu.usable_bytes is not None:
-            name = f"a card of compute capability {capability / 10}"
+            name = f"a GPU of compute capability {capability / 10}"
             card = pretended(gpu, context_bytes=0)
             return replace(card, name=name, total_bytes=_PLENTY_BYTES)
-    raise RehearsalError(f"No card of compute capability {capability / 10} can be pretended.")
+    raise RehearsalError(f"no GPU of compute capability {capability / 10} can be simulated.")
 
 
 def _answer(record: Record, base: Prediction) -> Prediction:

@@ -112,8 +112,8 @@ def judge(peak: int, usable: int, gpu: Gpu, held: int = 0) -> Verdict:
 
 _THREADS, _BLOCKS = 128, 16
 WORDS = (
-    "Adafactor's mean over rows takes scratch that grows with the card's multiprocessors, about"
-    " 1 MiB each, which is left out."
+    "Adafactor's mean over rows needs scratch memory, about 1 MiB per multiprocessor; it is left"
+    " out."
 )
 
 

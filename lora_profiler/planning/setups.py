@@ -77,7 +77,7 @@ def setup_for(
     """
     unknown = next((name for name in options if name not in DEFAULTS), None)
     if unknown is not None:
-        raise UsageError(f"there is no option {unknown!r}.{did_you_mean(unknown, DEFAULTS)}")
+        raise UsageError(f"unknown option {unknown}.{did_you_mean(unknown, DEFAULTS)}")
     every = {**DEFAULTS, **options, "methods": (method,)}
     (setup,) = setups(model, every, {*options, "methods"}, None, find_stack(trainer))
     return setup
@@ -226,7 +226,7 @@ def _adapter_arguments(
         if option.owner is LoraConfig and option.field in idle:
             if option.field == "r" and option.name in given:
                 raise UsageError(
-                    f"{option.flag} has no meaning for {PEFT_NAMES[arguments['peft_type']]}; leave"
+                    f"{option.flag} does not apply to {PEFT_NAMES[arguments['peft_type']]}; leave"
                     " it out, or take another --peft-type."
                 )
             if option.name not in given:
@@ -282,9 +282,7 @@ def _refuse_idle_options(methods: Sequence[str], given: Collection[str]) -> None
         [] if {"lora", "qlora"} & set(methods) else [name for name in LORA_OPTIONS if name in given]
     )
     if idle:
-        raise UsageError(
-            f"{flag(idle[0])} has no meaning for --method full; add --method lora, or leave it out."
-        )
+        raise UsageError(f"{flag(idle[0])} needs LoRA; add --method lora, or leave it out.")
     idle = [] if "qlora" in methods else [name for name in QLORA_OPTIONS if name in given]
     if idle:
         raise UsageError(

@@ -129,16 +129,15 @@ def is_timed(workload: Workload, gpu: Gpu | None) -> bool:
 
 
 _NO_DEVICE = (
-    "a time is of a device: name a card; or let lora-profile calibrate measure this machine's"
-    " processor, and ask for device cpu."
+    "a step time needs a GPU: `--gpu rtx_4090`; for this CPU run `lora-profile calibrate`, then"
+    " use --device cpu."
 )
 _NO_TOWERS = (
     "the time of a step with images is not known: no measured one was held against the kernels of a"
     " vision tower."
 )
 _ON_THE_HOST = (
-    "the time of a step that keeps shards, states, activations or an embedding on the host is not"
-    " known: the bus to the host and its processor take part in it."
+    "step time with offloading to CPU is not known: it depends on the CPU and on the bus to it."
 )
 _TRACE_IT = "--engine traced traces the step for them, which needs torch."
 

@@ -245,7 +245,7 @@ class LoraConfig:
             is_idle = one.field in IDLE_FIELDS[self.peft_type]
             if is_idle and one.field != "r" and value not in (one.default, ()):
                 raise UsageError(
-                    f"{one.flag} has no meaning for {self.method_name}; leave it out, or take"
+                    f"{one.flag} does not apply to {self.method_name}; leave it out, or take"
                     " another --peft-type."
                 )
         targets = self.target_modules

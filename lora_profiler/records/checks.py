@@ -47,8 +47,8 @@ def unequal_loss(
     for step, (mine, one) in enumerate(zip(losses, expected, strict=False), 1):
         if abs(mine - one) > limit * abs(one):
             return (
-                f"the mean loss of the ranks at step {step} is {mine:.7g}, that of one process on"
-                f" the same data {one:.7g}: over {limit:g} of it apart"
+                f"mean loss of the ranks at step {step}: {mine:.7g}; of one process on that data:"
+                f" {one:.7g}; more than {limit:g} of it apart"
             )
     return None
 

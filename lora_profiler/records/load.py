@@ -18,7 +18,7 @@ SUFFIX = ".jsonl"
 _MOST_MESSAGES = 3
 """Of the lines of one file that are no records, so many are told of one by one."""
 _FORMAT_HINT = (
-    "A file of records has one JSON object a line, as `lora-profile bench --records` writes it."
+    "A file of records has one JSON object per line; `lora-profile bench --records` writes it."
 )
 
 
@@ -73,9 +73,9 @@ def _one_set(parts: Iterable[tuple[list[Record], list[str]]]) -> RecordSet:
     measured = [record for record in records if not record.is_rehearsed]
     if len(measured) < len(records):
         count = len(records) - len(measured)
-        which = "1 rehearsed record, of a pretended card"
+        which = "1 rehearsed record, on a simulated GPU"
         if count > 1:
-            which = f"{count:,} rehearsed records, of pretended cards"
+            which = f"{count:,} rehearsed records, on simulated GPUs"
         warnings.append(f"{which}: nothing in it was measured.")
     if not measured:
         what, how = ("measured record", "") if records else ("record", f" {_FORMAT_HINT}")

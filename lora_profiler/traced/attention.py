@@ -265,9 +265,8 @@ def _check_grouped_on_meta() -> None:
     grouped heads."""
     if not efficient_takes_grouped(Platform(torch=TORCH)):
         raise UnbuildableError(
-            f"torch {torch.__version__} is installed, whose efficient attention takes no grouped"
-            " heads, as the one asked about does; install that one to trace it, or take --engine"
-            " analytic."
+            f"efficient attention of the installed torch {torch.__version__} does not support"
+            " grouped heads; install the version of --torch, or use --engine analytic."
         )
 
 
