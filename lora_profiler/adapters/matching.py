@@ -124,8 +124,9 @@ def adapters(spec: ModelSpec, lora: LoraConfig) -> tuple[Adapter, ...]:
         named.matches_parameter(f"{a.module}.{a.parameter}") for a in in_order
     ):
         refuse(
-            f"No parameter of {spec.id} ends in {', '.join(lora.target_parameters)}, of which PEFT"
-            " warns and trains the targets alone; leave it out, or name another.",
+            f"no parameter of {spec.id} ends in {', '.join(lora.target_parameters)}; PEFT would"
+            f" train"
+            " --targets only. Leave it out, or name another.",
             None,
         )
     return tuple(in_order)
@@ -286,12 +287,12 @@ def _refuse_empty(spec: ModelSpec, lora: LoraConfig, targets: Targets) -> None:
     requested = lora.target_modules
     if requested is None and not targets.names:
         message = (
-            f"PEFT finds no default target modules for {spec.model_type}, whose experts are packed."
+            f"PEFT has no default target modules for {spec.model_type} with packed experts."
             + suggestion(spec, ())
         )
     elif lora.modules_to_save:
         message = (
-            "Nothing is left to adapt: every target is missing or stands in modules to save."
+            "nothing is left to adapt; every target is missing or in --modules-to-save."
             + suggestion(spec, ())
         )
     else:

@@ -102,8 +102,8 @@ def _modules(spec: ModelSpec, lora: LoraConfig) -> Targets:
     requested = lora.target_modules
     if isinstance(requested, str) and lora.layers_to_transform:
         refuse(
-            "layers_to_transform picks layers for a list of names; PEFT"
-            f" {'refuses' if lora.peft_type == 'lora' else 'passes over'} it beside all-linear or a"
+            "layers_to_transform needs a list of names; PEFT"
+            f" {'refuses' if lora.peft_type == 'lora' else 'ignores'} it with all-linear or a"
             " pattern.",
             "ValueError" if lora.peft_type == "lora" else None,
         )
@@ -135,8 +135,8 @@ def feedforward_names(spec: ModelSpec, lora: LoraConfig) -> tuple[str, ...]:
     names = IA3_FEEDFORWARD.get(spec.model_type)
     if names is None:
         refuse(
-            f"PEFT has no default feedforward modules of IA3 for model type {spec.model_type}."
-            " Name those whose input is scaled with --feedforward-modules.",
+            f"PEFT has no default IA3 feedforward modules for {spec.model_type}. Name them:"
+            " --feedforward-modules.",
             "ValueError",
         )
     return names

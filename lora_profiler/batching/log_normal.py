@@ -119,8 +119,8 @@ def _parameters(
         ()
         if "sigma" in figures
         else (
-            f"The spread of the lengths is assumed, sigma={SIGMA:g}; a second figure (median=,"
-            " p95=, sigma=) tells it.",
+            f"The spread of the lengths is assumed, sigma={SIGMA:g}; give a second figure: median=,"
+            " p95= or sigma=.",
         )
     )
     if median is not None or p95 is not None:

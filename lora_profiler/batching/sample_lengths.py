@@ -66,8 +66,9 @@ class SampleLengths:
         """
         if self.num_samples > MOST_IN_ORDER:
             raise UsageError(
-                f"{self.num_samples:,} samples are too many to be packed or grouped one by one; a"
-                f" part of them, up to {MOST_IN_ORDER:,}, tells the same."
+                f"{self.num_samples:,} samples are too many to be packed or grouped one by one;"
+                f" give a"
+                f" part of them, up to {MOST_IN_ORDER:,}."
             )
         if self.order is not None:
             return list(self.order)

@@ -106,32 +106,31 @@ def _explain(error: "HfHubHTTPError", name: str, revision: str) -> NoReturn:
 
     page, status = f"{constants.ENDPOINT}/{name}", error.response.status_code
     if isinstance(error, GatedRepoError):
-        message = f"{name} is gated. Accept its licence on {page}, then {LOG_IN}."
+        message = f"{name} is gated and not bundled. Accept its licence on {page}, then {LOG_IN}."
     elif isinstance(error, RevisionNotFoundError):
         message = (
-            f"{name} has no revision {revision!r}. See {page}/commits for those it has, or leave"
-            " --revision out."
+            f"{name} has no revision {revision!r}. All of them: {page}/commits. Or leave --revision"
+            " out."
         )
     elif isinstance(error, EntryNotFoundError):
         message = (
-            f"{name} has no config.json at {revision}. For an adapter give its base model, for GGUF"
-            " files the model that they were made from."
+            f"{name} has no config.json at {revision}. For an adapter name its base model; for GGUF"
+            " files name the original model."
         )
     elif status == 404:
         message = (
-            f"There is no model {name} on the hub ({constants.ENDPOINT}), or it is not yours to"
-            f" see.{similar_names(name)}"
+            f"unknown model {name}.{similar_names(name)} It is not on {constants.ENDPOINT}, or is"
+            " private."
         )
     elif isinstance(error, RepositoryNotFoundError) or status in (401, 403):
         message = (
-            f"{name} is private, or there is no such model: the hub shows it to nobody without the"
-            f" right token. If it is yours, {LOG_IN} with a token that may read"
-            f" it.{similar_names(name)}"
+            f"{name} is private or unknown.{similar_names(name)} For a private one {LOG_IN} with a"
+" token for it."
         )
     else:
         message = (
-            f"The hub ({constants.ENDPOINT}) answered {status} for {name}. Try again later, or give"
-            " a config.json."
+            f"{constants.ENDPOINT} answered {status} for {name}. Try again later, or give a"
+            " config.json."
         )
     raise ModelNotFoundError(message) from None
 

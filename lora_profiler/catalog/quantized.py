@@ -110,9 +110,9 @@ def check_skipped(spec: ModelSpec, stored: Stored, where: str) -> None:
         if kept != (name == spec.output_embedding):
             state = "stays in 16 bit" if kept else f"is in {title}"
             raise UnsupportedModelError(
-                f"{where}: by {stored.listed_as} {name} {state}, which QLoRA as known here does"
-                " not do. Ask for the model that it was made from with --method qlora, which comes"
-                " close to it."
+                f"{where}: by {stored.listed_as} {name} {state}; QLoRA does not do that here."
+                f" Nearest:"
+                " the original model with --method qlora."
             )
 
 
@@ -235,14 +235,12 @@ def _unanswered(
     name = original()
     same = f" ({name} has the same sizes)" if name else ""
     back = (
-        ' Or write "dequantize": true into its quantization_config, as transformers spells it, to'
-        " ask about its weights turned back into 16 bit."
+        ' For 16-bit weights write "dequantize": true into its quantization_config.'
         if asks_back
         else ""
     )
     why = "is not modelled" if trains else "is refused by transformers (is_trainable)"
     return UnsupportedModelError(
-        f"{where}: its weights are stored quantised ({words}). Training on those {why},"
-        f" and they are no 16-bit model. Ask for the model that it was made from{same}; --method"
-        f" qlora answers for that in 4 bit.{back}"
+        f"{where}: its weights are stored quantised ({words}). Training on those {why}."
+        f" Name the model that it was made from{same}, with --method qlora for 4 bit.{back}"
     )

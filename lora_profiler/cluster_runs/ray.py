@@ -256,8 +256,8 @@ def _nodes(ray: Any, cpus: int) -> tuple[RayNode, ...]:
     if not able:
         most = max((node.cpus for node in nodes), default=0)
         raise UsageError(
-            f"each case is to have {cpus} processors, and no machine of the cluster has more than"
-            f" {most}; see --cpus-per-case."
+            f"each case needs {cpus} CPUs; the largest machine of the cluster has {most}. Use"
+            f" `--cpus-per-case {most}`"
         )
     return able
 

@@ -71,8 +71,8 @@ def check_reachable(address: str) -> None:
         or not 0 < int(port) < 65536
     ):
         raise UsageError(
-            f"--ray {address} is no address; accepted: auto, local, or HOST:PORT of a cluster that"
-            " this machine is part of (`ray start --address=HOST:PORT`)."
+            f"--ray {address} is not an address; accepted: auto, local, or HOST:PORT of this"
+            " machine's cluster (`ray start --address=HOST:PORT`)."
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()

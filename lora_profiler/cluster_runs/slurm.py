@@ -112,7 +112,7 @@ def script(
     return f"""#!/bin/bash
 {header}
 # One task a case: cases/N.json is measured into results/N.jsonl. A task that Slurm queues again does not measure twice.
-# Partition, account and the like go beside it: sbatch --partition=NAME {SCRIPT}
+# Add partition, account and the like: sbatch --partition=NAME {SCRIPT}
 set -euo pipefail
 
 folder={shlex.quote(str(folder))}

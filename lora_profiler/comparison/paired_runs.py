@@ -86,7 +86,7 @@ def _check(records_a: Sequence[Record], records_b: Sequence[Record]) -> None:
             )
     if len({r.environment.device.uuid_hash for r in records}) > 1:
         raise UsageError(
-            "The records come from different devices; cards of one model differ by 5 % and more."
+            "The records come from different devices; GPUs of one model differ by 5 % and more."
             " Run both on one."
         )
     if len({r.environment.key for r in records}) > 1:

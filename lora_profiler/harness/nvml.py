@@ -295,7 +295,7 @@ def _initialised(library: Any) -> tuple[Any, str]:
         try:
             library = import_module("pynvml")
         except ImportError:
-            return None, "nvidia-ml-py is not installed, so no card was looked for"
+            return None, "no GPU was searched; nvidia-ml-py is not installed"
     try:
         library.nvmlInit()
     except Exception as e:

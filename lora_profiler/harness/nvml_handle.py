@@ -87,13 +87,12 @@ def _resolved(pynvml: Any, entry: str, cards: list[_Card], environ: Mapping[str,
     if entry.startswith("GPU-"):  # the first digits are enough where they are one card's alone
         named = [card for card in cards if card.uuid.lower().startswith(entry.lower())]
         if len(named) != 1:
-            raise NoDeviceError(f"CUDA_VISIBLE_DEVICES names {len(named)} cards by one UUID")
+            raise NoDeviceError(f"CUDA_VISIBLE_DEVICES names {len(named)} GPUs by one UUID")
         return _whole_or_only_slice(pynvml, named[0])
     by_bus = environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
     if not by_bus and len({card.name for card in cards}) > 1:
         raise NoDeviceError(
-            "CUDA numbers cards of several kinds by speed, NVML by bus; set"
-            " CUDA_DEVICE_ORDER=PCI_BUS_ID"
+            "CUDA numbers different GPUs by speed, NVML by bus; set CUDA_DEVICE_ORDER=PCI_BUS_ID"
         )
     return _whole_or_only_slice(pynvml, cards[int(entry)])
 

@@ -63,8 +63,8 @@ def refuse_on_this_machine(
         return
     if workload.setup.images is not None:
         raise UsageError(
-            "images cannot be rehearsed: a pretended card computes no values, and a model that sees"
-            " looks at its tokens; leave out one of --images and --rehearse."
+            "images cannot be rehearsed; a simulated GPU computes no values. Leave out one of"
+            " --images and --rehearse."
         )
     _refuse_masked(workload.setup)
     missing = pretended.missing - {"bitsandbytes", *MODULES}
@@ -76,7 +76,7 @@ def refuse_on_this_machine(
         )
     if workload.setup.device != "cuda":
         raise UsageError(
-            f"a rehearsal pretends a CUDA card; leave out --device {workload.setup.device}."
+            f"a rehearsal simulates a CUDA GPU; leave out --device {workload.setup.device}."
         )
     refuse(
         workload,
@@ -94,8 +94,9 @@ def _refuse_masked(setup: TrainSetup) -> None:
     for name, is_asked in (("packed", setup.is_packed), ("padding", setup.is_padded)):
         if is_asked:
             raise UsageError(
-                "rows with an attention mask cannot be rehearsed, since a pretended card holds no"
-                f" values that tell which tokens it leaves out; leave out --{name}, or predict it."
+                f"--{name} cannot be rehearsed; a simulated GPU has no values for an attention"
+                f" mask."
+                f" Leave out --{name}, or predict it."
             )
 
 
@@ -147,9 +148,8 @@ def refuse(
         {
             "Liger's kernels are predicted here and not run; leave out --kernels liger to"
             " measure.": setup.kernels == "liger",
-            "older versions of libraries, fms-acceleration's, axolotl's and Unsloth's kernels and"
-            " trainers' own models are predicted here and not run; to measure take --transformers"
-            " 5, and leave out --kernels, --fast-lora and --lora-kernels.": (
+            "older library versions and trainers' own kernels and models are predicted only, not"
+            " run; use --transformers 5, without --kernels, --fast-lora and --lora-kernels.": (
                 setup.transformers != "5" or setup.kernels != "transformers" or fused
             ),
             f"the {setup.loss} loss is predicted here and not run; leave out --loss to measure.": (
@@ -159,8 +159,9 @@ def refuse(
             " --offload-activations and --offload-params to measure.": setup.offloads,
             "FlashAttention 2 is predicted here and not run; take --attention flash, torch's"
             " own.": setup.is_flash_attention_2,
-            "packed rows are measured with SDPA, whose flash kernel takes no mask; leave out"
-            " --attention flash, or predict what FlashAttention 2 needs.": setup.is_flattened,
+            "packed rows are measured with SDPA; its flash kernel does not support a mask."
+            " Leave out"
+            " --attention flash, or predict only.": setup.is_flattened,
         }
     )
     if setup.is_shared:
@@ -188,9 +189,8 @@ def _refuse_trainer(setup: TrainSetup, trainer: str, installed: Callable[[str], 
     missing = missing_for(trainer, installed)
     if missing:
         raise MeasurementError(
-            f"training with {trainer} itself needs {', '.join(missing)}; install them: pip install"
-            " 'lora-profiler[trainers]', or add --own-loop to train with the harness' own loop in"
-            " its defaults."
+            f"training with {trainer} needs {', '.join(missing)}; install them: pip install"
+            " 'lora-profiler[trainers]', or add --own-loop for its defaults only."
         )
 
 
@@ -214,8 +214,7 @@ def _refuse_bfloat16(setup: TrainSetup, capability: tuple[int, int] | None) -> N
             f" float32{recipe})"
         )
     raise MeasurementError(
-        f"this card (compute capability {'.'.join(map(str, capability))}) has no bfloat16;"
-        f" {advice}."
+        f"this GPU (compute capability {'.'.join(map(str, capability))}) has no bfloat16; {advice}."
     )
 
 
@@ -233,19 +232,19 @@ def _refuse_allocator(environ: Mapping[str, str]) -> None:
     )
     if settings.get("expandable_segments") == "True" and "max_split_size_mb" in settings:
         raise UsageError(
-            "PYTORCH_ALLOC_CONF asks for expandable_segments and max_split_size_mb, but torch"
-            " splits expandable segments at any size, so that the limit would not mean what it"
-            " says; leave one of the two out."
+            "PYTORCH_ALLOC_CONF: expandable_segments and max_split_size_mb exclude each other;"
+            " torch"
+            " splits expandable segments at any size. Leave one of them out."
         )
     if settings.get("backend") == "cudaMallocAsync":
         raise UsageError(
-            "PYTORCH_ALLOC_CONF asks for backend:cudaMallocAsync, under which torch counts no"
-            " requested bytes, so that the peak would be measured as 0; leave the backend out."
+            "PYTORCH_ALLOC_CONF: with backend:cudaMallocAsync torch counts no requested bytes;"
+            " leave"
+            " the backend out."
         )
     if NO_CACHING in environ:
         raise UsageError(
-            f"{NO_CACHING} is set, and torch's allocator counts no bytes without its cache, so that"
-            " the peak would be measured as 0; unset it."
+            f"{NO_CACHING} is set; torch's allocator counts no bytes without its cache. Unset it."
         )
 
 
@@ -275,8 +274,8 @@ def _refuse_ranks(
             )
     if setup.sharding != "ddp" and setup.optimizer not in ("adamw", "sgd"):
         raise UsageError(
-            f"{setup.optimizer} takes no states that {setup.sharding} shares; take --optimizer"
-            " adamw or sgd, or --sharding ddp."
+            f"{setup.optimizer} does not support --sharding {setup.sharding}; use --optimizer adamw"
+            " or sgd, or --sharding ddp."
         )
     packed = (workload.model.published.get("quantization_config") or {}).get(
         "bnb_4bit_quant_storage"
@@ -288,7 +287,6 @@ def _refuse_ranks(
     )
     if shards_4_bit and packed not in (None, setup.dtype):
         raise UsageError(
-            f"these weights are stored in 4 bit as {packed}, which FSDP cannot shard beside"
-            f" {setup.dtype}; quantise them anew with bnb_4bit_quant_storage={setup.dtype}, or take"
-            " --sharding ddp."
+            f"FSDP cannot shard these 4-bit weights ({packed}) with {setup.dtype}; quantise them"
+            f" again with bnb_4bit_quant_storage={setup.dtype}, or use --sharding ddp."
         )

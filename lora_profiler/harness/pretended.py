@@ -21,7 +21,7 @@ from lora_profiler.records.record import Measurement
 LIMITS = (
     "Values were not computed and times mean nothing: only sizes, their order and the kernels' "
     "choice are real.",
-    "Sizes that depend on values took their largest case, and experts get all tokens or none.",
+    "Sizes that depend on values are the largest; experts get all tokens or none.",
     "The driver's context, NCCL's buffers and cuDNN's workspace are not counted.",
 )
 RUN_VARIABLE = "LORA_PROFILER_RUN"

@@ -84,8 +84,8 @@ class BudgetExceededError(torch.OutOfMemoryError):
 
     def __init__(self, budget_bytes: int, live_bytes: int, tried_bytes: int) -> None:
         super().__init__(
-            f"out of memory: {live_bytes} B alive and {tried_bytes} B more asked, of a budget of"
-            f" {budget_bytes} B"
+            f"out of memory: {live_bytes} B alive and {tried_bytes} B more requested, of a budget"
+            f" of {budget_bytes} B"
         )
         self.budget_bytes, self.live_bytes, self.tried_bytes = budget_bytes, live_bytes, tried_bytes
 

@@ -77,8 +77,9 @@ def refuse_trainer(setup: TrainSetup, trainer: str) -> None:
     for option, can in arguments.items():
         if not can:
             raise UsageError(
-                f"{name} itself cannot be told {flag(option)} {_value(setup, option)}; leave it"
-                " out, or add --own-loop to train with the harness' own loop in its defaults."
+                f"{name} has no setting for {flag(option)} {_value(setup, option)}; leave it"
+                f" out, or"
+                " add --own-loop for its defaults only."
             )
 
 

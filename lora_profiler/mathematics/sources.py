@@ -108,8 +108,8 @@ def hub_folder(spec: ModelSpec, offline: bool) -> Path:
         pass
     if not may_ask:
         raise ModelNotFoundError(
-            f"{spec.id} is not in the local Hugging Face cache, and the hub may not be"
-            " asked; go online once, or name a folder with --weights."
+            f"{spec.id} is not in the local Hugging Face cache. Offline: go online once, or"
+            " name a folder with --weights."
         )
     # The HTTP client's own base class, as in catalog.hub, without naming the client.
     failures: tuple[type[BaseException], ...] = (
@@ -150,10 +150,10 @@ def _small(request: Request, work: Path, tell: Tell, why: str) -> Subject:
     losses = train_small(folder, seed=request.seed, steps=steps, tell=tell)
     spec = find_model(str(folder))
     note = (
-        f"{why}Checked on a small model: a Llama of {count_text(spec.num_parameters)} parameters"
-        f" that reads bytes, trained on the spot on The Tempest (bundled, public domain) in {steps}"
-        f" steps, loss {losses[0]:.2f} -> {losses[-1]:.2f}. What is said of sizes, losses and times"
-        " holds of it, and of no model that is in use."
+        f"{why}Checked on a small Llama with {count_text(spec.num_parameters)} parameters. It was"
+        f" trained on the bundled text of The Tempest: {steps} steps,"
+        f" loss {losses[0]:.2f} -> {losses[-1]:.2f}. Sizes, losses and times hold for this"
+        f" model only."
     )
     return _subject(spec, folder, "trained on the spot", request.text, work, note)
 

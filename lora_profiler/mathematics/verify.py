@@ -50,7 +50,8 @@ def check_memory(num_parameters: int, claims: Sequence[Claim], available_bytes: 
     if available_bytes is not None and needed > available_bytes:
         light = ",".join(str(claim.id) for claim in CLAIMS if not claim.trains_in_full)
         raise UsageError(
-            f"checking a model of {count_text(num_parameters)} parameters takes up to"
-            f" {bytes_text(needed)} of memory, and this machine has {bytes_text(available_bytes)};"
-            f" take a smaller model, or --claims {light}, which take half."
+            f"{count_text(num_parameters)} parameters need up to {bytes_text(needed)} of"
+            f" memory; this"
+            f" machine has {bytes_text(available_bytes)}. Take a smaller model, or --claims"
+            f" {light} (half)."
         )

@@ -287,8 +287,8 @@ def _check(model: Any, workload: Workload) -> None:
     if count != spec.num_parameters:
         raise UnbuildableError(
             f"{spec.id} was built with {count} parameters, but its config.json means"
-            f" {spec.num_parameters}; these are not the weights of that model, or this version of"
-            " transformers builds another one."
+            f" {spec.num_parameters}; the weights are another model's, or transformers is another"
+            " version."
         )
     kept = {*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())}
     for name, parameter in model.named_parameters():
@@ -296,4 +296,4 @@ def _check(model: Any, workload: Workload) -> None:
         if not wanted and not (
             parameter.dtype == torch.float32 and any(part in name for part in kept)
         ):
-            raise UnbuildableError(f"{spec.id}: {name} is {parameter.dtype}, not {dtype} as asked.")
+            raise UnbuildableError(f"{spec.id}: {name} is {parameter.dtype}, not {dtype}.")

@@ -70,8 +70,7 @@ def pretended(gpu: Gpu, context_bytes: int) -> PretendedCard:
     capability = _USUAL_CAPABILITY if is_custom else gpu.capability
     if gpu.vendor not in ("custom", "nvidia") or capability not in _SIZES or usable is None:
         raise UsageError(
-            f"{gpu.key} cannot be pretended: a rehearsal runs torch's CUDA build, so it takes "
-            "NVIDIA's cards."
+            f"{gpu.key} cannot be simulated; a rehearsal runs torch's CUDA build, for NVIDIA GPUs."
         )
     multiprocessors, l2_mib = processor_table().get(
         gpu.key, (_USUAL_MULTIPROCESSORS, _USUAL_L2_MIB)

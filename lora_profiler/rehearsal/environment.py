@@ -112,8 +112,7 @@ def read_environment(python: Path) -> CudaEnvironment:
     torch, cuda = _versions(folders["torch"])
     if cuda is None:
         raise RehearsalError(
-            f"{python} has torch {torch}, which is no CUDA build: only that has the code that asks "
-            f"a card for memory and kernels. {_install_hint(python)}"
+            f"{python} has torch {torch}, which is not a CUDA build. {_install_hint(python)}"
         )
     sources = (
         [folders["triton"] / "backends" / "nvidia" / "driver.c"] if "triton" in folders else []
@@ -157,10 +156,8 @@ def _install_hint(python: Path) -> str:
             f"Another package replaced it. Put it back:\n  lora-profile rehearse --setup {folder}"
         )
     return (
-        "PyPI's wheel for Linux is a CUDA build, and no card is needed to install it. Into an "
-        "environment of its own, without NVIDIA's packages:\n"
-        "  lora-profile rehearse --setup rehearsal\n"
-        "then: lora-profile rehearse --python rehearsal/bin/python --gpu KEY -- COMMAND"
+        "Make an environment with one, without a GPU: `lora-profile rehearse --setup rehearsal`\n"
+        "Then: `lora-profile rehearse --python rehearsal/bin/python --gpu KEY -- COMMAND`"
     )
 
 
@@ -223,7 +220,6 @@ def _headers(folders: dict[str, Path], torch: str, cuda: str, python: Path) -> P
     )
     packages = " ".join(f"'{name}=={major}.*'" for name in names)
     raise RehearsalError(
-        f"torch {torch} was built for CUDA {cuda}, and the environment has no headers of CUDA "
-        f"{major}: Triton brings those of its "
-        f"own version. {python} -m pip install {packages} brings them."
+        f"torch {torch} was built for CUDA {cuda}; its headers are missing. Install them: "
+        f"`{python} -m pip install {packages}`"
     )

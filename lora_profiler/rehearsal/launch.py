@@ -70,7 +70,7 @@ def _ended(request: Request, folder: Path, code: int) -> str:
     by_signal = f"was ended by signal {-code} ({_signal_name(-code)})"
     how = by_signal if code < 0 else f"ended with exit code {code}"
     steps = [int(path.read_text("utf-8")) for path in folder.glob("steps-*")]
-    when = f"after {max(steps)} optimizer steps" if steps else "before it used the card"
+    when = f"after {max(steps)} optimizer steps" if steps else "before it used the GPU"
     sentences = [f"{' '.join(request.command)} {how} {when}: nothing was rehearsed."]
     if code == -signal.SIGKILL:
         sentences.append("SIGKILL often means that this machine's own memory ran out.")

@@ -67,7 +67,7 @@ def _mend(folder: Path, python: Path, say: Callable[[str], None]) -> None:
     try:
         read_environment(python)
     except RehearsalError:
-        say("1 of 4: the environment is there, and its torch is not the one that it was made with")
+        say("1 of 4: the environment exists, with another torch than at first")
         with _pip_variables(folder) as variables:
             _install(folder, python, say, variables)
     else:
@@ -142,7 +142,7 @@ def _pip(python: Path, packages: Sequence[str], variables: Mapping[str, str]) ->
 def _run(command: Sequence[str], variables: Mapping[str, str], what: str) -> None:
     """What it says goes to stderr. Raises RehearsalError."""
     if subprocess.run(command, env=variables, stdout=2, check=False).returncode:
-        raise RehearsalError(f"{what} could not be installed; the reason stands above.")
+        raise RehearsalError(f"{what} could not be installed; see the reason above.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ def write_stand_ins(site: Path, requirements: Iterator[str]) -> None:
             "Metadata-Version: 2.1",
             f"Name: {name}",
             f"Version: {number}",
-            "Summary: Stands in for a package that a rehearsal does not need; holds nothing",
+            "Summary: Empty replacement of a package that a rehearsal does not need",
             *(f"Provides-Extra: {extra.strip()}" for extra in (extras or "").split(",") if extra),
         ]
         (entry / "METADATA").write_text("\n".join(lines) + "\n", "utf-8")

@@ -172,8 +172,8 @@ def no_trainer(words: Sequence[Word], name: str) -> TrainerFileError:
     command = " ".join(shlex.quote(word.text) for word in words[:4])
     more = " ..." if len(words) > 4 else ""
     return TrainerFileError(
-        f"{name} starts no trainer that can be read (TRL, axolotl, LLaMA-Factory, torchtune);"
-        f" `lora-profile rehearse --gpu KEY -- {command}{more}` runs it on a pretended GPU."
+        f"{name} starts no known trainer (TRL, axolotl, LLaMA-Factory, torchtune). Run it on a"
+        f" simulated GPU: `lora-profile rehearse --gpu t4 -- {command}{more}`"
     )
 
 

@@ -111,8 +111,8 @@ def parse(text: str, name: str, folder: Path | None, *, is_json: bool) -> Docume
         earlier = by_key.setdefault(entry.key, entry)
         if earlier is not entry and earlier.value != entry.value:
             raise TrainerFileError(
-                f"{name}, line {entry.line}: {entry.key} stands there a second time, with another"
-                f" value than in line {earlier.line}; leave one of them out."
+                f"{name}:{entry.line}: {entry.key} is given twice, with another value in line"
+                f" {earlier.line}; leave one of them out."
             )
     return Document(name=name, entries=by_key, folder=folder)
 

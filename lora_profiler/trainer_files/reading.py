@@ -146,8 +146,8 @@ def _companion_documents(path: Path) -> list[Document]:
     document = parse(read_text(path), path.name, path.parent, is_json=path.suffix == ".json")
     if recognised(document) not in COMPANIONS:
         raise TrainerFileError(
-            f"{path.name} is neither accelerate's file nor DeepSpeed's, which can stand beside a"
-            " trainer's."
+            f"{path.name} is not a file of accelerate or DeepSpeed; only those can follow a"
+            " trainer's file."
         )
     named = document.named_file(document.get("deepspeed_config.deepspeed_config_file"))
     return [document] if named is None else [document, *_companion_documents(named)]
@@ -269,13 +269,11 @@ def _framework(document: Document, name: str | None) -> Framework:
     if known is None:
         titles = ", ".join(framework.title for framework in FRAMEWORKS)
         raise TrainerFileError(
-            f"{document.name}: no trainer is known by these keys; known are the files of {titles}."
-            " --from says whose it is."
+            f"{document.name}: no trainer has these keys. Known: {titles}. Name it with --from."
         )
     if known in COMPANIONS:
         raise TrainerFileError(
-            f"{document.name} is {known.title}'s file, which stands beside a trainer's: give it"
-            " after that one."
+            f"{document.name} is a file of {known.title}; give it after the trainer's file."
         )
     return known
 

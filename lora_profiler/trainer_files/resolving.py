@@ -231,5 +231,5 @@ def _nearest(file: TrainerFile, options: dict[str, object], kind: str) -> Iterat
         if is_axolotl and kind in STOPPED:
             yield without_lora_kernels(file.name)
             continue
-        what = f"{value}'s kernels of a model that sees images, answered without them"
+        what = f"{value}'s kernels of a vision-language model, predicted without them"
         yield instead(file.name, option, value, usual, what)

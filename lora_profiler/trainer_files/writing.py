@@ -85,8 +85,8 @@ def written(name: str, workload: Workload, file_name: str) -> str:
     """
     if workload.setup.is_shared:
         raise UsageError(
-            "one file does not say how many GPUs train; `lora-profile predict ... --write` writes"
-            " the launcher's beside it."
+            "one file cannot set the number of GPUs; `lora-profile predict ... --write` writes the"
+            " launcher's file too."
         )
     return written_files(name, workload, file_name).texts[file_name]
 

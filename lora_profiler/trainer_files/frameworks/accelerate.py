@@ -31,7 +31,7 @@ def _distributed(value: Any, document: Document) -> Meaning:
         return NO_EFFECT if named else Meaning({"sharding": "zero2"})  # DeepSpeedPlugin's own
     if kind in ("NO", "NONE", "FALSE"):
         return NO_EFFECT
-    return not_modelled(f"{value}, answered as one card", "either way")
+    return not_modelled(f"{value}, predicted as one GPU", "either way")
 
 
 def _processes(value: Any, document: Document) -> Meaning:

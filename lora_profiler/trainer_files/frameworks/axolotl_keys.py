@@ -277,7 +277,7 @@ def activations(value: Any, document: Document) -> Meaning:
         return NO_EFFECT
     if value is True:
         return _moved(document, {})
-    return not_modelled(f"activations on the host ({value}), answered as on the card", "too high")
+    return not_modelled(f"activations offloaded to CPU ({value}), predicted on the GPU", "too high")
 
 
 def _moved(document: Document, options: Mapping[str, Any]) -> Meaning:
@@ -285,7 +285,7 @@ def _moved(document: Document, options: Mapping[str, Any]) -> Meaning:
     axolotl moves gathered weights too, which is not known."""
     kept = document.get("gradient_checkpointing_kwargs.use_reentrant") is False
     if is_on(document.get("adapter")) and _shares(document) and not kept:
-        what = "activations of gathered weights on the host, answered as on the card"
+        what = "activations of gathered weights offloaded to CPU, predicted on the GPU"
         return not_modelled(what, "too high", **options)
     return Meaning({**options, "offload_activations": True})
 

@@ -294,7 +294,7 @@ LLAMAFACTORY = Framework(
         "use_llama_pro": missing("LLaMA Pro's added blocks", "either way"),
         "freeze_trainable_layers": no_effect,
         "image_max_pixels": shared.largest_image,
-        "video_max_pixels": noted("no videos are asked about"),
+        "video_max_pixels": noted("videos are not modelled"),
         "ref_model": missing("a reference model", "too low"),
         "reward_model": missing("a reward model", "too low"),
         "ref_model_quantization_bit": missing("a reference model", "too low"),

@@ -193,7 +193,7 @@ def reduce_bucket(value: Any, document: Document) -> Meaning:
     """Elements; "auto" is filled in by transformers with the square of the hidden size
     (integrations/deepspeed.py, trainer_config_finalize)."""
     if value == "auto":
-        note = "the hidden size squared, which the model tells"
+        note = "the hidden size squared, from the model"
         return Meaning({HIDDEN_SQUARED: True}, note=note)
     return Meaning({"reduce_bucket_size": size(value)})
 
@@ -225,7 +225,7 @@ def deepspeed(value: Any, document: Document) -> Meaning:
         return Meaning(note="read as the next file")
     stage = next((n for n in "3210" if f"z{n}" in name or f"zero{n}" in name), None)
     if stage is None:
-        raise ValueError("there is no such file, and its name does not tell its stage.")
+        raise ValueError("there is no such file, and its name has no stage.")
     meaning = zero_stage(stage, document)
     note = "the file is not at hand; its stage is taken from its name"
     return meaning._replace(note=note, options={**meaning.options, **_moved_by_name(name, stage)})

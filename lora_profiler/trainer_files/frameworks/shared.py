@@ -27,7 +27,7 @@ from lora_profiler.trainer_files.meaning import (
 )
 from lora_profiler.workload import OPTIONS, PROJECTED
 
-ONE_IMAGE = "the data tell how many and how large: --images, --image-size; one a sequence here"
+ONE_IMAGE = "depends on the data: --images, --image-size; one per sequence here"
 _CHOICES = {option.name: option.choices for option in OPTIONS}
 _OPTIMIZERS: dict[str, dict[str, str]] = {
     "adamw": {"optimizer": "adamw"},
@@ -110,7 +110,7 @@ def quant_type(value: Any, document: Document) -> Meaning:
 def cut_off(value: Any, document: Document) -> Meaning:
     if value is None:
         return NO_EFFECT
-    note = "a cut-off: the longest that a batch can be; --seq-len tells what the data have"
+    note = "a cut-off: the longest possible row; --seq-len for your data"
     return Meaning({"seq_len": size(value)}, note=note)
 
 
@@ -196,7 +196,7 @@ def checkpointing(value: Any, document: Document) -> Meaning:
     if is_off(value):
         return Meaning({"checkpointing": False})
     if isinstance(value, str) and value.lower() not in ("true", "yes", "on"):
-        what = "checkpoints that are moved to the host's memory, answered as kept on the card"
+        what = "checkpoints offloaded to CPU, predicted on the GPU"
         return not_modelled(what, "too high", checkpointing=True)
     return Meaning({"checkpointing": True})
 
@@ -237,8 +237,8 @@ def one_row(value: Any, document: Document) -> Meaning:
     if is_off(value):
         return NO_EFFECT
     note = (
-        "a batch is one row; --packed tells the data's mean length, without which the time is that"
-        " of one long sequence"
+        "a batch is one row; --packed is the mean length of samples. Without it the time is of one"
+        " long sequence"
     )
     return Meaning({ONE_ROW: True}, note=note)
 

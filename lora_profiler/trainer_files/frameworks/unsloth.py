@@ -124,7 +124,7 @@ def _share(value: Any, document: Document) -> Meaning:
         return NO_EFFECT
     if is_on(document.get(STANDBY)) or is_on(document.get("unsloth_vllm_standby")):
         return Meaning(note="vLLM gives its cache back while the model trains, in standby")
-    what = "the base among what vLLM takes, counted beside it"
+    what = "the base that vLLM shares, counted twice"
     return not_modelled(what, "too high", **{VLLM_SHARE: share(value)})
 
 
