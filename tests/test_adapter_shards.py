@@ -202,7 +202,7 @@ def test_a_mixed_4_bit_base_asks_for_what_is_written_down(
 
 
 def test_4_bits_in_another_format_are_not_gathered_as_numbers() -> None:
-    with pytest.raises(UsageError, match="packed in another format than bfloat16"):
+    with pytest.raises(UsageError, match="packed weights that are not bfloat16"):
         asked(**NF4, dtype="float32")
 
 

@@ -194,7 +194,7 @@ def test_peft_itself_agrees(model, case):
     except RefusedTargetsError as refusal:
         assert len(str(refusal)) > 40
         if refusal.peft_error is None:
-            own = ("not modelled", "of which PEFT warns")
+            own = ("not modelled", "PEFT would train")
             assert error is not None or any(words in str(refusal) for words in own)
         else:
             assert error == refusal.peft_error, str(refusal)

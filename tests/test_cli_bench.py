@@ -368,7 +368,7 @@ def test_predict_refuses_what_contradicts_itself_too(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit) as ended:
         main(["gpt2", "-s", "64", "--sharding", "fsdp"])
     assert ended.value.code == 2
-    assert "needs several ranks" in capsys.readouterr().err
+    assert "needs several GPUs" in capsys.readouterr().err
 
 
 def test_a_strange_target_is_warned_of_once_for_all_repeats(bench: Bench) -> None:

@@ -176,4 +176,6 @@ def test_what_deepspeed_does_not_move_is_refused(changes: dict[str, Any], words:
 
 def test_no_time_is_told_of_it() -> None:
     asked = predicted({**ROWS[0], "offload": ["optimizer"]}).workload
-    assert "on the host is not known" in str(step_time(asked, find_gpu(REHEARSED["card"])).refusal)
+    assert "with offloading to CPU is not known" in str(
+        step_time(asked, find_gpu(REHEARSED["card"])).refusal
+    )

@@ -325,7 +325,7 @@ def test_4_bit_weights_of_another_dtype_are_refused() -> None:
     packed = replace(MODEL, published=config)
     setup = replace(LORA, quantization=Quantization())
     with pytest.raises(
-        UsageError, match="stored in 4 bit as uint8, which FSDP cannot shard beside float32"
+        UsageError, match=r"FSDP cannot shard these 4-bit weights \(uint8\) with float32"
     ):
         refuse(Workload(model=packed, setup=setup), Conditions(weights="hub"))
     refuse(Workload(model=packed, setup=setup), Conditions())

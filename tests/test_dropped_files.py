@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("own_window")
 BAD = {
     "list.yaml": (b"- a\n- b\n", "list.yaml holds no keys"),
     "torn.yaml": (b"base_model: [a\n", "torn.yaml, line 2: not valid YAML"),
-    "twice.yaml": (b"adapter: lora\nadapter: qlora\n", "line 2: adapter stands there a second"),
+    "twice.yaml": (b"adapter: lora\nadapter: qlora\n", "twice.yaml:2: adapter is given twice"),
     "bytes.yaml": (b"\xff\xfe\x00", "bytes.yaml is not UTF-8 text"),
     "other.yaml": (b"apiVersion: v1\nkind: Pod\n", "other.yaml"),
     "large.yaml": (b"# \n" * 200_000, "large.yaml is larger than"),

@@ -171,12 +171,12 @@ def test_the_loss_is_of_completions_alone() -> None:
     "options", [{"beta": 0.1}, {"use_vllm": True}], ids=lambda options: next(iter(options))
 )
 def test_what_is_grpos_alone_is_refused_elsewhere(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="about GRPO; take --trainer trl-grpo"):
+    with pytest.raises(UsageError, match="needs GRPO; use --trainer trl-grpo"):
         TrainSetup(**options)
 
 
 def test_completions_have_one_maker() -> None:
-    with pytest.raises(UsageError, match="vLLM or from transformers' generate"):
+    with pytest.raises(UsageError, match="--generation-batch-size exclude each other"):
         grpo(use_vllm=True, generation_batch_size=8)
 
 

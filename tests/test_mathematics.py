@@ -356,7 +356,7 @@ def test_adapters_come_and_go(llama: Subject) -> None:
 def test_a_model_too_large_for_the_machine_is_refused_before_it_is_loaded() -> None:
     check_memory(135_000_000, CLAIMS, 24 * 2**30)
     check_memory(135_000_000, CLAIMS, None)
-    said = r"8,030,261,248 parameters takes up to 239\.32 GiB .*--claims 1,2,3,4,5"
+    said = r"8,030,261,248 parameters need up to 239\.32 GiB .*--claims 1,2,3,4,5"
     with pytest.raises(UsageError, match=said):
         check_memory(8_030_261_248, CLAIMS, 24 * 2**30)
 

@@ -332,9 +332,9 @@ def test_projected_states_by_hand():
 def test_an_optimizer_of_whole_weights_alone(optimizer):
     found = answer(wide(optimizer=optimizer), may_trace=False)
     assert found.engine == "analytic" and found.exactness == "estimate"
-    with pytest.raises(UsageError, match="whole weights alone"):
+    with pytest.raises(UsageError, match="whole weights only"):
         wide(optimizer=optimizer, lora=LoraConfig())
-    with pytest.raises(UsageError, match="whole weights alone"):
+    with pytest.raises(UsageError, match="whole weights only"):
         wide(optimizer=optimizer, sharding="fsdp", world_size=2)
     with pytest.raises(UsageError, match="known to the rules alone"):
         answer(wide(optimizer=optimizer), engine="traced")

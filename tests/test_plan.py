@@ -435,9 +435,9 @@ def test_a_loss_of_a_trainer_is_planned_over_several_ranks(run: Run) -> None:
         ("gpt2 --ranks 8 --rank 16", "leave one out"),
         ("gpt2 --methods lora,dora", "names 'dora'"),
         ("gpt2 --methods lora --method full", "leave one out"),
-        ("gpt2 --effective-batch 6 -b 4", "no multiple of the micro-batch"),
+        ("gpt2 --effective-batch 6 -b 4", "not a multiple of micro-batch"),
         ("gpt2 --engine traced", "nothing is traced"),
-        ("gpt2 --cluster 8xh100-80gb --tokens 1M", "no meaning beside --cluster"),
+        ("gpt2 --cluster 8xh100-80gb --tokens 1M", "and --cluster exclude each other"),
         ("gpt2 --world-size 2", "the plan chooses"),
     ],
 )

@@ -200,12 +200,12 @@ def test_zero1_halves_states_where_parameters_are_even() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"sharding": "fsdp", "world_size": 1}, "needs several ranks"),
-        ({"sharding": "none", "world_size": 4}, "needs to know what they share"),
+        ({"sharding": "fsdp", "world_size": 1}, "needs several GPUs"),
+        ({"sharding": "none", "world_size": 4}, "4 GPUs need a sharding"),
         ({"precision": "fsdp-mixed"}, "add --sharding fsdp"),
         (
             {"precision": "fsdp-mixed", "sharding": "fsdp", "world_size": 2, "lora": None},
-            "kept in float32; take --dtype float32",
+            "in float32; use --dtype float32",
         ),
     ],
 )

@@ -263,8 +263,8 @@ def an_environment(tmp_path: Path, version: str, cuda: str | None, header: int |
 @pytest.mark.parametrize(
     ("version", "cuda", "header", "words"),
     [
-        ("2.13.0+cpu", None, None, "no CUDA build.*\n.*rehearse --setup"),
-        ("2.13.0+cu130", "13.0", 12080, "no headers of CUDA 13.*nvidia-cuda-runtime==13"),
+        ("2.13.0+cpu", None, None, "not a CUDA build.*rehearse --setup"),
+        ("2.13.0+cu130", "13.0", 12080, "headers are missing.*nvidia-cuda-runtime==13"),
         ("2.13.0+cu126", "12.6", None, "nvidia-cuda-runtime-cu12==12"),
     ],
 )

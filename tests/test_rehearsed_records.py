@@ -290,7 +290,7 @@ def test_what_the_environment_lacks_is_named() -> None:
     for masked in ({"padding": 0.25}, {"packed": CUDA.setup.seq_len // 2}):
         (name,) = masked
         setup = replace(CUDA.setup, **masked)  # type: ignore[arg-type]
-        with pytest.raises(UsageError, match=f"cannot be rehearsed.*leave out --{name}"):
+        with pytest.raises(UsageError, match=f"cannot be rehearsed.*Leave out --{name}"):
             refuse_on_this_machine(
                 replace(CUDA, setup=setup), Conditions(), pretended_by(Path("python"))
             )

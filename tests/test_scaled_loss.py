@@ -85,7 +85,7 @@ def test_gradients_in_16_bit_are_refused_as_torch_refuses_them(change: dict[str,
     torch.autograd.backward([scaler.scale(weight.sum())])
     with pytest.raises(ValueError, match="unscale FP16 gradients"):
         scaler.step(optimizer)
-    with pytest.raises(UsageError, match="torch unscales no gradients in 16 bit"):
+    with pytest.raises(UsageError, match="torch cannot unscale 16-bit gradients"):
         replace(SCALED, **change)
 
 
@@ -102,7 +102,7 @@ def test_weights_that_nobody_named_are_in_the_format_that_goes_with_it(capabilit
 
 
 def test_shards_are_refused() -> None:
-    with pytest.raises(UsageError, match="one process and of DDP"):
+    with pytest.raises(UsageError, match="one process and DDP"):
         replace(SCALED, device="cuda", world_size=2, sharding="fsdp")
 
 

@@ -80,10 +80,10 @@ def test_real_steps(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"world_size": 2, "sharding": "ddp"}, "one device"),
-        ({"accumulation": 2}, "another micro-batch"),
-        ({"optimizer": "adafactor", "optimizer_impl": "foreach"}, "makes for itself"),
-        ({"optimizer_impl": "foreach"}, "makes for itself"),
+        ({"world_size": 2, "sharding": "ddp"}, "one GPU"),
+        ({"accumulation": 2}, "accumulation must be 1"),
+        ({"optimizer": "adafactor", "optimizer_impl": "foreach"}, "is modelled with fused AdamW"),
+        ({"optimizer_impl": "foreach"}, "is modelled with fused AdamW"),
     ],
 )
 def test_what_it_does_not_go_with_is_refused(changes: dict[str, object], said: str) -> None:

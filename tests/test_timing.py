@@ -181,7 +181,7 @@ def test_a_processor_is_timed_only_where_it_was_measured(monkeypatch: pytest.Mon
     found = answers([on_cpu])[0]
     assert found.timing is not None and found.timing.step is not None and found.gpu is None
     assert "this machine's processor" in (time_table([found]) or pytest.fail()).title
-    assert "name a card" in refusal(ask(), None)
+    assert "needs a GPU" in refusal(ask(), None)
     assert answers([ask()])[0].timing is None
 
 

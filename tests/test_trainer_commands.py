@@ -179,12 +179,12 @@ def test_typed_behind_the_name_alone_and_behind_the_verb(folder: Path, run: Run)
 @pytest.mark.parametrize(
     ("command", "message"),
     (
-        ("swift sft --model X", "starts no trainer that can be read"),
+        ("swift sft --model X", "starts no known trainer"),
         ("python other.py --x", "`lora-profile rehearse --gpu KEY -- python other.py` runs any"),
-        ("python nowhere.py --x 1", "rehearse --gpu KEY -- python nowhere.py --x 1` runs it"),
-        ("axolotl preprocess ax.yml", "rehearse --gpu KEY -- axolotl preprocess ax.yml` runs it"),
-        (f"trl sft {TRL} --gpu t4", "--gpu stands behind trl, so TRL would get it"),
-        (f"trl sft {TRL} -b 4", "-b stands behind trl"),
+        ("python nowhere.py --x 1", "rehearse --gpu t4 -- python nowhere.py --x 1`"),
+        ("axolotl preprocess ax.yml", "rehearse --gpu t4 -- axolotl preprocess ax.yml`"),
+        (f"trl sft {TRL} --gpu t4", "--gpu would go to TRL"),
+        (f"trl sft {TRL} -b 4", "-b would go to TRL"),
         ("axolotl train nowhere.yml", "There is no file nowhere.yml"),
         ("tune run lora_finetune_single_device --config llama3/8B_lora", "tune cp llama3/8B_lora"),
         ("tune run lora_finetune_single_device", "add --config FILE"),

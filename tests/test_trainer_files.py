@@ -894,7 +894,7 @@ def test_of_a_copy_that_keeps_some_layers_in_16_bit_the_answer_is_an_estimate() 
     assert whole.exactness == "exact" and partly.exactness == "estimate"
     assert whole.peak == partly.peak
     (said,) = set(partly.assumptions) - set(whole.assumptions)
-    assert "Some of its layers stay in 16 bit" in said and "too low" in said
+    assert "keeps in 16 bit are counted in 4 bit" in said and "too low" in said
 
 
 def test_without_names_unsloth_adapts_the_language_layers_where_the_vision_side_is_off() -> None:
