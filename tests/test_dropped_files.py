@@ -77,7 +77,7 @@ def test_what_is_not_understood_is_listed_by_its_line() -> None:
     app = sound(drop(opened(model="openai-community/gpt2"), "q.yml", AXOLOTL + "lora_what: 3\n"))
     shown = texts(app)
     assert "q.yml, line 22, lora_what: a key that is not known" in shown
-    assert "q.yml, line 17, activation_offloading: activations on the host" in shown
+    assert "q.yml, line 17, activation_offloading: activations offloaded to CPU" in shown
     app.file_uploader(key="dropped").set_value(None)
     assert "lora_what" not in texts(sound(app.run()))
 

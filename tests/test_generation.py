@@ -98,7 +98,7 @@ def test_generation_can_hold_the_peak() -> None:
     [
         ({"generation_batch_size": None}, "add --generation-batch-size"),
         ({"max_completion_length": 64}, "leave nothing of 64 for the prompt"),
-        ({"sharding": "fsdp", "world_size": 2}, "where each rank has all weights"),
+        ({"sharding": "fsdp", "world_size": 2}, "whole weights on each GPU"),
     ],
 )
 def test_what_cannot_be_is_refused(change: dict[str, Any], said: str) -> None:

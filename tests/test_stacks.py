@@ -422,7 +422,7 @@ def test_a_4_bit_checkpoint_is_answered_on_a_gpu_without_bfloat16(
     """In float16, its products too, as Unsloth does."""
     words = ["unsloth/Meta-Llama-3.1-8B-bnb-4bit", "--gpu", "t4", "--trainer", trainer, *more]
     result = run(*words, "--batch-size", "1")
-    assert "answered in float16" in result.stderr
+    assert "Using float16" in result.stderr
     assert "float16 weights" in result.stdout
 
 

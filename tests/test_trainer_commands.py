@@ -180,14 +180,14 @@ def test_typed_behind_the_name_alone_and_behind_the_verb(folder: Path, run: Run)
     ("command", "message"),
     (
         ("swift sft --model X", "starts no known trainer"),
-        ("python other.py --x", "`lora-profile rehearse --gpu KEY -- python other.py` runs any"),
-        ("python nowhere.py --x 1", "rehearse --gpu t4 -- python nowhere.py --x 1`"),
-        ("axolotl preprocess ax.yml", "rehearse --gpu t4 -- axolotl preprocess ax.yml`"),
+        ("python other.py --x", "lora-profile rehearse --gpu t4 -- python other.py"),
+        ("python nowhere.py --x 1", "rehearse --gpu t4 -- python nowhere.py --x 1"),
+        ("axolotl preprocess ax.yml", "rehearse --gpu t4 -- axolotl preprocess ax.yml"),
         (f"trl sft {TRL} --gpu t4", "--gpu would go to TRL"),
         (f"trl sft {TRL} -b 4", "-b would go to TRL"),
         ("axolotl train nowhere.yml", "There is no file nowhere.yml"),
         ("tune run lora_finetune_single_device --config llama3/8B_lora", "tune cp llama3/8B_lora"),
-        ("tune run lora_finetune_single_device", "add --config FILE"),
+        ("tune run lora_finetune_single_device", "Add --config FILE"),
         ("llamafactory-cli train lf.yaml batch", "'batch' is no KEY=VALUE"),
     ),
 )

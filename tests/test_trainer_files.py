@@ -532,7 +532,7 @@ def test_arguments_as_json(read: Any, tmp_path: Path) -> None:
     plain = read(json.dumps({"per_device_train_batch_size": 2, "bf16": True}), "arguments.json")
     assert plain.stack == "transformers"
     path = str(tmp_path / "arguments.json")
-    assert "names no model of the hub; add --model ID" in lora_profile(path, "-s", "64").stderr
+    assert "names no model of the hub\n  Add --model ID" in lora_profile(path, "-s", "64").stderr
     done = lora_profile(path, "-s", "64", "--model", "gpt2", "--format", "json")
     (prediction,) = json.loads(done.stdout)["predictions"]
     assert prediction["setup"]["batch_size"] == 2
@@ -779,7 +779,7 @@ def test_a_key_that_is_not_known_is_named(tmp_path: Path) -> None:
     notes = "\n".join(prediction["assumptions"])
     assert prediction["exactness"] == "estimate"
     assert "qlora.yml, line 22, lora_what: a key that is not known" in notes
-    told = "activations on the host (legacy), answered as on the card (the answer is too high)"
+    told = "activations offloaded to CPU (legacy), predicted on the GPU (the answer is too high)"
     assert f"line 17, activation_offloading: {told}" in notes
     assert "1 is not known" in done.stderr
 
@@ -823,7 +823,7 @@ def test_read_shows_every_key(tmp_path: Path) -> None:
         if line[0] not in " -":
             assert f" {key} " in shown, key
     assert "Of 19 keys" in shown
-    assert "not modelled: activations on the host (legacy)" in shown
+    assert "not modelled: activations offloaded to CPU (legacy)" in shown
     assert "lora-profile NousResearch/Llama-3.2-1B --trainer axolotl" in shown
 
 

@@ -121,8 +121,8 @@ def parse_calls(
     if calls == _OF_A_SCRIPT:
         if TRAINED not in entries:
             raise TrainerFileError(
-                f"{name}{wrong or ': no call of a Trainer is read there'};"
-                f" `lora-profile rehearse --gpu KEY -- python {name}` runs any script."
+                f"{name}{wrong or ': no call of a Trainer is read there'}; rehearse any script:"
+                f" `lora-profile rehearse --gpu t4 -- python {name}`"
             )
     elif "model_name" not in entries:
         raise TrainerFileError(f"{name}: no call of from_pretrained with a model is read there.")
