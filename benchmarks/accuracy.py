@@ -156,7 +156,7 @@ def rehearsed() -> list[Check]:
     return [
         *_by_claim("Peak", "this package's own loop, models at full size", own, "rehearsed"),
         *_by_claim(
-            "Peak with `--trainer`",
+            "Peak with a trainer",
             "transformers' and TRL's own trainers",
             trainers,
             "rehearsed_trainers",
