@@ -37,35 +37,34 @@ MEASURED = "page=measure&model=EleutherAI%2Fpythia-14m&method=lora&seq-len=128&d
 
 def predict(page: Any, address: str) -> None:
     page.goto(f"{address}&{QUESTION}")
-    page.locator(".lp-drawing").first.wait_for()
+    page.locator(".lp-plot .main-svg").first.wait_for()
 
 
 def plan(page: Any, address: str) -> None:
     page.goto(f"{address}&page=plan&{PLANNED}")
-    page.locator(".lp-drawing").first.wait_for()
+    page.locator(".lp-plot .main-svg").first.wait_for()
 
 
 def crossover(page: Any, address: str) -> None:
     page.goto(f"{address}&page=crossover&{CROSSED}")
-    page.locator(".lp-drawing").first.wait_for()
+    page.locator(".lp-plot .main-svg").first.wait_for()
 
 
 def compare(page: Any, address: str) -> None:
     page.goto(f"{address}&page=compare")
-    page.locator(".js-plotly-plot").wait_for()
-    page.locator(".lp-drawing").wait_for()
+    page.locator(".lp-plot .main-svg").first.wait_for()
 
 
 def measure(page: Any, address: str) -> None:
     page.goto(f"{address}&{MEASURED}")
     page.get_by_role("button", name="Start measuring", exact=True).click()
     page.locator(".lp h2", has_text=re.compile("LoRA r16: (ok|noisy)")).wait_for(timeout=300_000)
-    page.locator(".lp-drawing").nth(1).wait_for()
+    page.locator(".lp-plot .legend").nth(1).wait_for()
 
 
 def learn(page: Any, address: str) -> None:
     page.goto(f"{address}&page=learn")
-    page.locator(".lp-drawing").first.wait_for()
+    page.locator(".lp-plot .main-svg").first.wait_for()
 
 
 def evidence(page: Any, address: str) -> None:
@@ -114,7 +113,7 @@ def taken(browser: Any, address: str) -> dict[str, bytes]:
     if REPORT.exists():
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
         page.goto(REPORT.as_uri())
-        page.locator(".lp-plane").first.wait_for()
+        page.locator(".lp-plot .main-svg").first.wait_for()
         page.wait_for_timeout(1000)
         found["report"] = page.screenshot()
     return found

@@ -9,22 +9,9 @@ from typing import Any
 
 from streamlit.testing.v1 import AppTest
 
-from lora_profiler.dashboard import widgets
 from lora_profiler.report.charts.plot import Figure
-from lora_profiler.report.svg import figure_html
 
 ROOT = Path(__file__).resolve().parent.parent
-_FIGURES: dict[str, Figure] = {}
-"""By what was drawn of it."""
-
-
-def _drawn(figure: Figure, name: str, says: str) -> str:
-    html = figure_html(figure, name, says)
-    _FIGURES[html] = figure
-    return html
-
-
-widgets.figure_html = _drawn
 
 
 def opened(view: str = "", /, **params: str | list[str]) -> AppTest:
@@ -66,13 +53,12 @@ def texts(app: AppTest) -> str:
 
 
 def figures(app: AppTest) -> dict[str, Figure]:
-    """Those that stand on the page, by key; what plotly draws of them as it gets it."""
-    explored = {chart.key: json.loads(chart.proto.spec) for chart in app.get("plotly_chart")}
-    return explored | {key: _FIGURES[html] for key, html in drawings(app).items()}
+    """Those that stand on the page, by key."""
+    return {key: shown["figure"] for key, shown in drawings(app).items()}
 
 
-def drawings(app: AppTest) -> dict[str, str]:
-    """The same as HTML."""
+def drawings(app: AppTest) -> dict[str, dict[str, Any]]:
+    """What the browser is sent of each."""
     mounted = [element.proto for element in app.get("bidi_component")]
     return {
         proto.id.split("-", 2)[2]: json.loads(proto.json)

@@ -22,20 +22,18 @@ CROWDED = """least => {
         return Math.max(found, 0);
     };
     const found = [];
-    for (const drawing of document.querySelectorAll('.lp-drawing')) {
+    for (const drawing of document.querySelectorAll('.lp-plot')) {
         const around = drawing.getBoundingClientRect();
-        const scrolls = !!drawing.querySelector('.lp-scroll');
-        const texts = [...drawing.querySelectorAll('svg text')]
+        const scrolls = drawing.scrollWidth > drawing.clientWidth;
+        const texts = [...drawing.querySelectorAll('.main-svg text')]
             .filter(t => t.textContent.trim() && t.getClientRects().length)
             .map(t => [t.textContent, quad(t)]);
-        const key = [...drawing.querySelectorAll('.lp-key')].map(p => of(p.getBoundingClientRect()));
-        const marks = [...drawing.querySelectorAll('use')].map(p => of(p.getBoundingClientRect()));
+        const marks = [...drawing.querySelectorAll('.scatterlayer path.point')].map(p => of(p.getBoundingClientRect()));
         texts.forEach(([words, box], n) => {
             if (!scrolls) for (const [x] of box)
                 if (x < around.left - 1 || x > around.right + 1) { found.push(`${words}: out of its figure`); break; }
             for (const [others, other] of texts.slice(n + 1))
                 if (depth(box, other) > least) found.push(`${words}: over ${others}`);
-            if (key.some(other => depth(box, other) > least)) found.push(`${words}: over the legend`);
             for (const mark of marks)
                 if (depth(box, mark) > least) found.push(`${words}: over a mark`);
         });

@@ -223,8 +223,8 @@ def test_a_link_shows_the_page_again(window: Any) -> None:
     small, again = (each.page.locator(".lp-small").all_inner_texts() for each in (w, other))
     assert again == small
     for tab, plots in (("When", 1), ("Where", 2), ("What fits", 2)):
-        other.tab(tab).page.locator(".lp-drawing").nth(plots - 1).wait_for()
-        assert other.page.locator(".lp-drawing").count() == plots
+        other.tab(tab).page.locator(".lp-plot").nth(plots - 1).wait_for()
+        assert other.page.locator(".lp-plot").count() == plots
 
 
 def test_downloads_are_what_the_command_line_prints(window: Any) -> None:
@@ -532,7 +532,7 @@ def test_a_plan_is_asked_in_a_form_and_taken_to_predict(window: Any, width: int)
     w.page.set_viewport_size({"width": width, "height": 900})
     w.open(f"page=plan&{PLANNED}")
     w.page.locator(".lp-verdict", has_text="Take ").wait_for()
-    w.page.locator(".lp-drawing").wait_for()
+    w.page.locator(".lp-plot .main-svg").first.wait_for()
     w.fill("Hours at most", "0.001")
     w.page.locator(".lp-verdict", has_text="No plan is within 0.001 h").wait_for()
     w.page.wait_for_url(re.compile("max-hours=0.001"))
@@ -561,7 +561,7 @@ def test_names_in_a_plan_s_figure_lie_over_nothing(window: Any, scheme: Any) -> 
     w.page.emulate_media(color_scheme=scheme)
     w.page.set_viewport_size({"width": WIDTHS[0], "height": 900})
     w.open(FRONT)
-    w.page.locator(".lp-drawing text", has_text="LoRA r").first.wait_for()
+    w.page.locator(".lp-plot text", has_text="LoRA r").first.wait_for()
     for width in WIDTHS:
         w.page.set_viewport_size({"width": width, "height": 900})
         assert crowded(w.page) == [], width
@@ -636,7 +636,7 @@ def test_a_measurement_is_followed_cancelled_and_kept(window: Any, server: Any) 
     assert w.button("Start measuring").is_disabled()
     assert int(w.page.get_by_role("progressbar").first.get_attribute("aria-valuenow")) > 0
     w.page.get_by_role("img", name=re.compile("^A line through .* peak so far")).wait_for()
-    w.page.locator(".lp-plane text", has_text="predicted peak: ").wait_for()
+    w.page.locator(".lp-plot text", has_text="predicted peak: ").wait_for()
     w.button("Cancel").click()
     w.page.locator(".lp h2", has_text="Cancelled").wait_for(timeout=40_000)
     w.page.locator(".lp h2", has_text="interrupted").wait_for()
@@ -694,7 +694,7 @@ def test_axe_finds_nothing_serious_and_all_that_takes_input_has_a_name(
     window: Any, page: str
 ) -> None:
     w = window().open(f"page={page}")
-    drawn = w.page.locator('.lp-drawing, [data-testid="stDataFrame"] canvas')
+    drawn = w.page.locator('.lp-plot .main-svg, [data-testid="stDataFrame"] canvas')
     drawn.or_(w.button("Start measuring")).first.wait_for()
     assert serious(w.settle().page) == []
     assert w.page.evaluate(NAMELESS) == []
@@ -709,9 +709,11 @@ def test_axe_finds_nothing_serious_on_predict_and_its_tabs(window: Any, scheme: 
     for tab in VIEWS:
         w.tab(tab)
         assert serious(w.page) == [], tab
-        for plot in w.page.locator(".lp-drawing").all():
-            paper = plot.evaluate("plot => getComputedStyle(plot).getPropertyValue('--lp-around')")
-            assert paper == getattr(PAPER, scheme), tab
+        for plot in w.page.locator(".lp-plot").all():
+            plot.locator(".main-svg").first.wait_for()
+            paper = plot.evaluate("plot => plot.querySelector('.main-svg').style.background")
+            shades = {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 24, 29)"}
+            assert paper == shades[scheme], tab
     w.settings().button("Take it along").click()
     w.button("CSV").wait_for()
     assert serious(w.settle().page) == []
@@ -752,15 +754,22 @@ def test_a_mark_says_what_it_stands_for_when_it_is_pointed_at(window: Any) -> No
     w = window()
     w.page.set_viewport_size({"width": 390, "height": 900})
     w.open("page=crossover&model=gpt2&gpu=rtx_4090&method=full&method=lora")
-    tip = w.page.locator(".lp-tip")
-    assert tip.is_hidden() and w.page.locator(".lp-figure title").count() == 0
-    for place, words in ((0, "full\n128 tokens: "), (-1, "LoRA r16\n1,024 tokens: ")):
-        w.page.locator(".lp-plane use").nth(place).hover()
-        assert words in tip.inner_text()
+    w.page.locator(".lp-plot .main-svg").first.wait_for()
+    w.settle()
+    tip = w.page.locator(".hoverlayer .hovertext")
+    assert tip.count() == 0
+    for place, words in ((0, "full128 tokens: "), (-1, "LoRA r161,024 tokens: ")):
+        mark = w.page.locator(".scatterlayer path.point").nth(place)
+        mark.scroll_into_view_if_needed()
+        at = mark.bounding_box()
+        w.page.mouse.move(at["x"] + at["width"] / 2, at["y"] + at["height"] / 2)
+        w.page.mouse.move(at["x"] + at["width"] / 2 + 1, at["y"] + at["height"] / 2)
+        tip.wait_for()
+        assert words in tip.text_content()
         box = tip.bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= 390
     w.page.locator(".lp h1").hover()
-    assert tip.is_hidden()
+    tip.wait_for(state="detached")
 
 
 EVERY_PAGE = {
@@ -791,7 +800,7 @@ def test_a_page_is_readable(window: Any, name: str, width: int, scheme: Any) -> 
     w.page.emulate_media(color_scheme=scheme)
     w.page.set_viewport_size({"width": width, "height": 900})
     w.open(EVERY_PAGE[name])
-    drawn = w.page.locator('.lp-drawing, [data-testid="stDataFrame"] canvas')
+    drawn = w.page.locator('.lp-plot .main-svg, [data-testid="stDataFrame"] canvas')
     drawn.or_(w.button("Start measuring")).first.wait_for()
     if name.startswith("predict"):
         w.tab(name.removeprefix("predict, "))
@@ -816,7 +825,7 @@ def test_a_layer_is_changed_by_keys_and_a_claim_is_begun_and_cancelled(window: A
     assert re.search(r"LoRA r16\s+131,072\b", w.cards())
     drawn = w.page.get_by_role("img", name=re.compile("^Two paths .* A of 16 x 4096"))
     assert drawn.evaluate("image => image.complete && image.naturalWidth") > 0
-    w.page.locator(".lp-drawing").first.wait_for()
+    w.page.locator(".lp-plot .main-svg").first.wait_for()
     w.button("Check this claim").click()
     w.button("Cancel").wait_for()
     w.page.get_by_role(

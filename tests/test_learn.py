@@ -6,7 +6,6 @@ import re
 import sys
 from base64 import b64decode
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
@@ -221,7 +220,7 @@ def test_what_was_found_is_shown_with_its_sentences() -> None:
     assert {"counts", *(f"claim.{key}" for key in keys)} <= set(drawn)
     for key in ("trained_share", "gain_by_rank", "spectrum_a", "lora_of_full"):
         assert all(
-            sentence in shown and escape(sentence) in drawn[f"claim.{key}"]
+            sentence in shown and sentence in drawn[f"claim.{key}"]["says"]
             for sentence in caption(CHARTS[key])
         )
     app.selectbox(key="learn.of.scaling_first_update").set_value("scaling_gain").run()

@@ -13,7 +13,7 @@ from lora_profiler.cli.click_support import WholeRange, command
 from lora_profiler.cli.option_groups import option
 from lora_profiler.errors import UsageError
 
-NEEDED = ("streamlit", "pandas", "plotly", "jinja2")
+NEEDED = ("streamlit", "pandas", "jinja2")
 _PORTS_TRIED = 50
 
 

@@ -14,7 +14,6 @@ from lora_profiler.comparison.errors import GROUPINGS, METRICS, Grouping, Metric
 from lora_profiler.dashboard import link, record_view, records, take_along, widgets
 from lora_profiler.dashboard.records import Loaded
 from lora_profiler.dashboard.settings import UPLOAD_MIB
-from lora_profiler.dashboard.widgets import explored
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import ENGINES
 from lora_profiler.records.record import STATUSES
@@ -221,7 +220,7 @@ def _figures(chosen: Sequence[Run]) -> None:
     shown = accuracy.drawn(compared, MOST_DOTS)
     widgets.section("Peak memory, predicted against measured")
     scatter = accuracy.scatter_drawing(shown)
-    explored(scatter.figure, "scatter", scatter.description)
+    widgets.figure(scatter.figure, "scatter", scatter.description)
     widgets.small(*scatter.lines)
     widgets.section("Errors of the peak")
     by: RunGrouping = widgets.choose(

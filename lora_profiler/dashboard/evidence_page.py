@@ -10,7 +10,6 @@ import pandas as pd
 import streamlit as st
 
 from lora_profiler.dashboard import link, remembered, take_along, widgets
-from lora_profiler.dashboard.widgets import explored
 from lora_profiler.evidence import (
     MeasuredMemory,
     MeasuredStep,
@@ -172,7 +171,7 @@ def _figures() -> None:
         f"{count_text(counted)} of the {count_text(len(peaks))} public peaks shown are counted"
         " above, and filled."
     )
-    explored(
+    widgets.figure(
         identity_scatter(points), f"{_KEY}memory", f"{caption} The table below has the numbers."
     )
     widgets.small(caption, *evidence.not_counted_lines(peaks))
@@ -213,7 +212,7 @@ def _own_figures() -> None:
         rows = own_rows(kind)
         widgets.section(heading)
         widgets.small(evidence.KIND_WORDS[kind])
-        explored(
+        widgets.figure(
             identity_scatter(evidence.own_points(rows), evidence.COUNTED[kind]),
             f"{_KEY}{kind}",
             f"{count_text(len(rows))} peaks, predicted against what was {evidence.COUNTED[kind]}."

@@ -1,24 +1,19 @@
-// A figure that the server drew, and beside the pointer what the mark under it stands for.
+// A figure, which the scripts of the server's `FIGURES` draw in the browser; they are fetched once.
+const scripts = (globalThis.lpScripts ??= new Promise((done, failed) => {
+  const script = document.createElement("script");
+  script.src = new URL("lora-profiler/figures.js", document.baseURI).href;
+  script.onload = done;
+  script.onerror = failed;
+  document.head.append(script);
+}));
+
 export default function ({ data, parentElement }) {
-  const place = parentElement.querySelector(".lp-figure");
-  place.innerHTML = data;
-  for (const title of place.querySelectorAll("title")) {
-    title.parentNode.dataset.tip = title.textContent;
-    title.remove();
-  }
-  const tip = Object.assign(document.createElement("div"), { className: "lp-tip", hidden: true });
-  place.append(tip);
-  place.onpointermove = place.onpointerdown = (event) => {
-    const words = event.target.dataset.tip;
-    tip.hidden = !words;
-    if (!words) return;
-    tip.textContent = words;
-    const around = place.getBoundingClientRect();
-    const right = event.clientX - around.left + 12;
-    tip.style.left = `${Math.max(0, Math.min(right, around.width - tip.offsetWidth))}px`;
-    tip.style.top = `${event.clientY - around.top + 16}px`;
-  };
-  place.onpointerleave = () => {
-    tip.hidden = true;
-  };
+  const { figure, name, says, look, colours } = data;
+  const place = parentElement.querySelector(".figure");
+  place.querySelector(".lp-plot").setAttribute("aria-label", says);
+  place.lpColours = colours;
+  scripts.then(() => {
+    if (place.lpDraw) place.lpDraw(figure);
+    else place.lpDraw = lpFigures.show(place, name, figure, look, () => place.lpColours);
+  });
 }

@@ -2,6 +2,6 @@
 
 from streamlit.starlette import App
 
-from lora_profiler.dashboard.serving import MIDDLEWARE, PAGES, lifespan
+from lora_profiler.dashboard.serving import MIDDLEWARE, PAGES, ROUTES, lifespan
 
-app = App(PAGES, middleware=MIDDLEWARE, lifespan=lifespan)
+app = App(PAGES, routes=ROUTES, middleware=MIDDLEWARE, lifespan=lifespan)

@@ -25,14 +25,16 @@ from typing import Final
 import click
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 from streamlit import config
 from streamlit.starlette import App
 
 from lora_profiler.dashboard import following
+from lora_profiler.report import figures
 
 TOKEN: Final = secrets.token_urlsafe(32)
 """Of this process; nowhere but in its memory, the address that it shows, and the browser that
@@ -113,6 +115,15 @@ def _unframed(send: Send) -> Send:
 PAGES = Path(__file__).with_name("main.py")
 """What runs anew at every change of a page."""
 MIDDLEWARE = (Middleware(TokenGate),)
+
+
+async def _figures(_: Request) -> Response:
+    text = figures.plotly_script() + figures.drawing_script()
+    return Response(text, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
+
+
+ROUTES = (Route("/lora-profiler/figures.js", _figures),)
+"""What draws figures in the browser (`figure.js`)."""
 
 
 @asynccontextmanager

@@ -5,18 +5,17 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import streamlit as st
 
 from lora_profiler._common.printable import printable
-from lora_profiler.report import palette
+from lora_profiler.report import figures
 from lora_profiler.report.blocks import Block
 from lora_profiler.report.charts.plot import Figure
 from lora_profiler.report.page.write import colour_variables, drawn, environment, template_text
 from lora_profiler.report.palette import Theme
 from lora_profiler.report.parts import Card, Drawing
-from lora_profiler.report.svg import figure_html, figure_style
 from lora_profiler.units import error_text
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def style() -> None:
     """Once a run, before anything else."""
     colours = f":root {{ {colour_variables(theme())} }}"
     own = own_text("style.css") + template_text("blocks.css")
-    st.html(f"<style>{colours} {figure_style(theme())} {own}</style>")
+    st.html(f"<style>{colours} {own}</style>")
     mounted = st.components.v2.component("lora_profiler.turned", js=own_text("turned.js"))
     mounted(key="turned", data=theme(), on_turned_change=lambda: None)
 
@@ -143,11 +142,21 @@ def figure(drawn: Figure, key: str, says: str) -> None:
     """A figure of `report.charts`. `says` is what a screen reader is told."""
     mounted = st.components.v2.component(
         "lora_profiler.figure",
-        html='<div class="lp-figure"></div>',
+        html='<div class="figure"><div class="lp-plot" role="img"></div></div>',
         js=own_text("figure.js"),
         isolate_styles=False,
     )
-    mounted(key=key, data=figure_html(drawn, key, says))
+    shade = figures.colours("dark") if theme() == "dark" else {}
+    mounted(
+        key=key,
+        data={
+            "figure": drawn,
+            "name": key,
+            "says": printable(says),
+            "look": figures.look(),
+            "colours": shade,
+        },
+    )
 
 
 def written(
@@ -248,74 +257,3 @@ def once(key: str, question: object, find: Callable[[], T], says: str) -> T:
     kept.append((question, value))
     del kept[:-MOST]
     return value
-
-
-_CONFIG: Final[dict[str, Any]] = {
-    "displaylogo": False,
-    "responsive": True,
-    "modeBarButtons": [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
-}
-_LEGEND_PX = 24
-"""Of one entry, each on a line of its own, so that no window is too narrow for them."""
-
-
-def explored(drawn: Figure, key: str, says: str) -> None:
-    """A figure of `report.charts`. `says` is what a screen reader is told."""
-    shown = dressed(drawn, theme())
-    st.plotly_chart(shown, theme=None, key=key, width="stretch", config=_CONFIG, alt=says)
-
-
-def dressed(drawn: Figure, theme: Theme) -> Figure:
-    """The same figure for plotly, in the paper, ink and type that the style sheet gives the SVG."""
-    ink, paper, faint, line = (
-        palette.colour(of, theme)
-        for of in (palette.INK, palette.PAPER, palette.FAINT_INK, palette.LINE)
-    )
-    small = {"size": palette.SMALL_PX, "color": faint}
-    axis = {
-        "automargin": True,
-        "gridcolor": line,
-        "zeroline": False,
-        "tickfont": small,
-        "title": {"font": small, "standoff": 8},
-    }
-    entries = sum(bool(trace.get("name")) for trace in drawn["data"])
-    look = {
-        "font": {"family": palette.FONT, "size": palette.BODY_PX, "color": ink},
-        "paper_bgcolor": paper,
-        "plot_bgcolor": paper,
-        "margin": {"l": 8, "r": 16, "t": 12 + _LEGEND_PX * entries, "b": 8},
-        "hovermode": "closest",
-        "hoverlabel": {
-            "bgcolor": palette.colour(palette.PANEL, theme),
-            "bordercolor": line,
-            "align": "left",
-            "font": {"family": palette.FONT, "size": palette.BODY_PX, "color": ink},
-        },
-        "legend": {"x": 0, "y": 1, "yref": "container", "yanchor": "top", "font": small},
-        "modebar": {"bgcolor": paper, "color": faint, "activecolor": ink},
-        "xaxis": axis,
-        "yaxis": axis,
-    }
-    dark = {} if theme == "light" else {of.light: of.dark for of in palette.all_colours()}
-    layout = _repainted(drawn["layout"], dark, is_colour=False)
-    return {
-        "data": _repainted(drawn["data"], dark, is_colour=False),
-        "layout": layout
-        | {
-            "template": {"layout": look},
-            "height": drawn["layout"]["height"] + _LEGEND_PX * entries,
-        },
-    }
-
-
-def _repainted(value: Any, dark: Mapping[str, str], *, is_colour: bool) -> Any:
-    """With another colour in place of each. Text stays, even where it spells one."""
-    if isinstance(value, Mapping):
-        return {
-            name: _repainted(part, dark, is_colour=name.endswith(("color", "colorscale")))
-            for name, part in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [_repainted(part, dark, is_colour=is_colour) for part in value]
-    return dark.get(value, value) if is_colour and isinstance(value, str) else value

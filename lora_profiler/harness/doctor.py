@@ -22,7 +22,7 @@ PACKAGES: dict[str, str] = {
     "huggingface_hub": "models that are not bundled", "numpy": "sweep()", "torch": "measuring",
     "transformers": "measuring", "peft": "measuring", "accelerate": "measuring",
     "bitsandbytes": "QLoRA and 8-bit optimizers", "nvidia-ml-py": "devices below, and --gpu auto",
-    "psutil": "measuring", "streamlit": "dashboard", "plotly": "dashboard", "pandas": "dashboard",
+    "psutil": "measuring", "streamlit": "dashboard", "pandas": "dashboard",
     "jinja2": "report", "ray": "bench --ray",
 }  # fmt: skip
 """Distribution name -> what it is for here."""

@@ -13,6 +13,7 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.reserve import Verdict, judge, reserve_for
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
+from lora_profiler.report import picture as svg
 from lora_profiler.report.charts.plot import shortened, width_px
 from lora_profiler.report.first_screen import (
     Run,
@@ -24,7 +25,6 @@ from lora_profiler.report.first_screen import (
 )
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.palette import FONT, VERDICT_SIGNS
-from lora_profiler.report.svg import marks as svg
 from lora_profiler.units import byte_unit, count_text, in_unit
 
 FRAMES = 2.0

@@ -189,7 +189,7 @@ LayerQuantity = Literal[
 ]
 """The columns of `LayerCost` that can be drawn."""
 
-_ROW_PX, _AROUND_PX = 28, 110
+_ROW_PX = 28
 _APART = 0.3
 """Between the marks of two methods in one row, so that equal ones are both seen."""
 _EDGE = 1.0001
@@ -258,7 +258,7 @@ def layer_bars(
         x += [min(ends), max(ends), None]
         y += [at, at, None]
     most = [end for end in x[1::3] if end is not None]
-    ratios = [f"  {_ratio(list(row.values.values()))}" for row in layers]
+    ratios = [_ratio(list(row.values.values())) for row in layers]
     counts = [f" x{count_text(row.count)}" if row.count > 1 else "" for row in layers]
     names = [f"{plot.label(row.name, 40)}{n}" for row, n in zip(layers, counts, strict=True)]
     return plot.figure(
@@ -267,7 +267,7 @@ def layer_bars(
             *_marks(layers, size, zero, quantity),
             plot.at_the_end(most, positions, ratios, FAINT_INK),
         ],
-        height=_AROUND_PX + _ROW_PX * len(layers),
+        height=_ROW_PX * (len(layers) + 1),
         x=axis,
         y=plot.rows(names, positions),
     )

@@ -1,1 +1,1 @@
-"""Figures of predictions and measurements, as plain dicts that `report.svg` draws; see `plot`."""
+"""Figures of predictions and measurements, as plain dicts of plotly's attributes; see `plot`."""

@@ -56,19 +56,18 @@ def category_bars(bars: Sequence[CategoryBar], *, limit: Limit | None = None) ->
     positions, heads = plot.places([bar.group for bar in bars])
     named = {c: (CATEGORY_LABELS[c], palette.CATEGORY_PAINTS[c]) for c in CATEGORIES}
     data = _stacked(bars, positions, size, named, lambda bar: bar.bytes, _category_hover)
-    sums = [f" {'≥ ' if bar.at_least else ''}{bytes_text(bar.total_bytes)}" for bar in bars]
+    sums = [f"{'≥ ' if bar.at_least else ''}{bytes_text(bar.total_bytes)}" for bar in bars]
     data.append(plot.at_the_end([bar.total_bytes / size for bar in bars], positions, sums))
     last = max(positions, default=0.0)
     shapes, notes = plot.limit_line(limit, size, largest, below=last + 0.9)
     return plot.figure(
         data,
-        height=plot.height_px(positions, len(data), 0.7 if limit else 0.0),
+        height=plot.height_px(positions, 0.7 if limit else 0.0),
         x=axis,
         y=plot.rows(
             [plot.label(bar.label) for bar in bars], positions, below=1.3 if limit else 0.6
         ),
         barmode="stack",
-        bargap=0.25,
         annotations=[*(plot.head(plot.label(text, 100), y=y) for text, y in heads), *notes],
         shapes=shapes,
     )
@@ -131,7 +130,7 @@ def time_bars(bars: Sequence[TimeBar]) -> Figure:
     unit, size = ("s", 1.0) if largest >= 1 else ("ms", 1e-3)
     named = {part: (PART_LABELS[part], palette.PART_PAINTS[part]) for part in PARTS}
     data = _stacked(bars, positions, size, named, lambda bar: bar.seconds, _part_hover)
-    sums = [f" {seconds_text(bar.total_seconds, largest)}" for bar in bars]
+    sums = [seconds_text(bar.total_seconds, largest) for bar in bars]
     data += [
         plot.scatter(
             "",
@@ -147,11 +146,10 @@ def time_bars(bars: Sequence[TimeBar]) -> Figure:
     ]
     return plot.figure(
         data,
-        height=plot.height_px(positions, len(data)),
+        height=plot.height_px(positions),
         x=plot.values(f"time of one step, {unit}", range=[0, plot.ROOM * largest / size]),
         y=plot.rows([plot.label(bar.label) for bar in bars], positions),
         barmode="stack",
-        bargap=0.25,
     )
 
 
@@ -174,11 +172,15 @@ class ThroughputBar:
     group: str = ""
 
 
+_RATE_ROWS, _LEVER_ROWS = 0.65, 0.5
+"""How thick bars are."""
+
+
 def throughput_bars(bars: Sequence[ThroughputBar]) -> Figure:
     """A level bar for each, from top to bottom, its number at the end, and a whisker."""
     positions, heads = plot.places([bar.group for bar in bars])
     largest = max((bar.high for bar in bars), default=1.0)
-    numbers = [f" {rate_text(bar.tokens_per_second)}" for bar in bars]
+    numbers = [rate_text(bar.tokens_per_second) for bar in bars]
     data = []
     for method in get_args(Method):
         shown = [(b, y) for b, y in zip(bars, positions, strict=True) if b.method == method]
@@ -193,21 +195,21 @@ def throughput_bars(bars: Sequence[ThroughputBar]) -> Figure:
             for bar, _ in shown
         ]
         marker = plot.hatched(Paint(colour=palette.METHOD_MARKS[method].colour))
-        trace = plot.level_bars(METHOD_LABELS[method], rates, [y for _, y in shown], hover, marker)
+        y = [y for _, y in shown]
+        trace = plot.level_bars(METHOD_LABELS[method], rates, y, hover, marker, _RATE_ROWS)
         below = [b.tokens_per_second - b.low for b, _ in shown]
         above = [b.high - b.tokens_per_second for b, _ in shown]
         data += [{**trace, "error_x": plot.whisker(below, above)}] if shown else []
     return plot.figure(
         [*data, plot.at_the_end([bar.high for bar in bars], positions, numbers)],
-        height=plot.height_px(positions, len(get_args(Method))),
+        height=plot.height_px(positions),
         x=plot.values("tokens a second, median step", range=[0, plot.ROOM * largest]),
         y=plot.rows([plot.label(bar.label) for bar in bars], positions),
-        bargap=0.35,
         annotations=[plot.head(plot.label(text, 100), y=y) for text, y in heads],
     )
 
 
-_ROW_PX, _AROUND_PX = 44, 100
+_ROW_PX = 44
 
 
 def lever_bars(levers: Sequence[Lever]) -> Figure:
@@ -228,7 +230,7 @@ def lever_bars(levers: Sequence[Lever]) -> Figure:
         for lever, whole in zip(levers, wholes, strict=True)
     ]
     saved = [
-        f" {bytes_text(lever.saved_bytes)} less, {percent_text(lever.saved_fraction)}"
+        f"{bytes_text(lever.saved_bytes)} less, {percent_text(lever.saved_fraction)}"
         for lever in levers
     ]
     left, gone = ([getattr(x, n) / size for x in levers] for n in ("peak_bytes", "saved_bytes"))
@@ -237,15 +239,17 @@ def lever_bars(levers: Sequence[Lever]) -> Figure:
     ]
     return plot.figure(
         [
-            plot.level_bars(
-                "peak that is left", left, positions, hover, plot.hatched(palette.REST_PAINT)
+            *(
+                plot.level_bars(name, x, positions, hover, plot.hatched(paint), _LEVER_ROWS)
+                for name, x, paint in (
+                    ("peak that is left", left, palette.REST_PAINT),
+                    ("saved", gone, palette.SAVED_PAINT),
+                )
             ),
-            plot.level_bars("saved", gone, positions, hover, plot.hatched(palette.SAVED_PAINT)),
             plot.at_the_end([whole / size for whole in wholes], positions, saved),
         ],
-        height=_AROUND_PX + _ROW_PX * len(levers),
+        height=_ROW_PX * len(levers) + _ROW_PX // 5,
         x=axis,
         y=plot.rows(names, positions),
         barmode="stack",
-        bargap=0.5,
     )

@@ -15,7 +15,7 @@ from lora_profiler.report.labels import CATEGORY_LABELS
 from lora_profiler.report.measured.run_labels import COUNTER_LABELS, PHASE_CURVE, PHASE_LABELS
 from lora_profiler.units import bytes_text, error_text
 
-HEIGHT_PX = 420
+HEIGHT_PX = 320
 Band = tuple[str, float, float]
 """(a part of the step, where it begins, where it ends) along the axis."""
 _LETTER = 0.014
@@ -191,7 +191,8 @@ def measured_curve(
     return plot.figure(
         [
             *areas(shown, places, size),
-            {**outline(shown, places, size), "name": "predicted", "showlegend": True},
+            outline(shown, places, size)
+            | {"name": "predicted", "showlegend": True, "mode": "lines"},
             *_read(bands, peaks, predicted, size, word),
         ],
         height=HEIGHT_PX,
@@ -237,7 +238,7 @@ def _read(
     )
 
 
-_SAMPLES_PX = 380
+_SAMPLES_PX = 260
 
 
 def phase_samples(samples: Sequence[PhaseSample], limit: Limit | None = None) -> Figure:

@@ -15,7 +15,7 @@ from lora_profiler.report.palette import FAINT_INK, INK, SMALL_PX
 from lora_profiler.units import bytes_text, count_text, error_text
 from lora_profiler.workload import Method
 
-_ROW_PX, _AROUND_PX = 40, 110
+_ROW_PX = 40
 _SPREAD = 0.62
 """Height of the band in which a strip's dots lie, in strips."""
 _GOLDEN = 0.618034
@@ -73,7 +73,7 @@ def error_strip(dots: Sequence[ErrorDot]) -> Figure:
     )
     return plot.figure(
         [*shown, medians],
-        height=_AROUND_PX + _ROW_PX * len(groups),
+        height=_ROW_PX * len(groups) + _ROW_PX // 5,
         x=plot.values(
             "error, % of what was measured (left: predicted too little)",
             range=[-reach, reach],
@@ -125,7 +125,7 @@ def _why(dot: "ErrorDot | ScatterPoint") -> str:
     return plot.label(f"not counted: {dot.not_counted}", 120) if dot.not_counted else ""
 
 
-_SCATTER_PX, _DOT_PX = 460, 9
+_SCATTER_PX, _DOT_PX = 380, 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +193,7 @@ def _places(points: Sequence[ScatterPoint], ends: Sequence[float]) -> dict[int, 
     return name_places(spots, {n: points[n].name for n in furthest_first})
 
 
-_FRONT_PX = 360
+_FRONT_PX = 280
 _RUN_PX, _RING_PX = 10, 20
 _AROUND = 1.6
 """How far a log axis goes beyond its ends, as a factor: some ticks are always on it."""
@@ -286,7 +286,7 @@ PLANE_PX = (265, 255)
 where points only move away from each other and names keep their size."""
 _BESIDE_PX, _ABOVE_PX, _LINE_PX = 11, 7, 15
 """Between the middle of a point of ten pixels and the letters of a name, across and upright, and
-the height of a line of SMALL_PX: as `report.svg` sets them."""
+the height of a line of SMALL_PX: as plotly sets them."""
 _UPRIGHT, _ACROSS = ("top", "bottom", "middle"), ("right", "left", "center")
 
 

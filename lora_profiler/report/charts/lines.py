@@ -1,7 +1,8 @@
 """Lines: what a claim was checked with, peaks over the length of a sequence, and the raw times of a
 run's steps; and the map of batches and lengths that fit a card."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -19,6 +20,7 @@ from lora_profiler.report.palette import (
     INK,
     METHOD_MARKS,
     PANEL,
+    PAPER,
     SERIES_MARKS,
     VERDICT_COLOURS,
     VERDICT_SIGNS,
@@ -35,7 +37,7 @@ from lora_profiler.units import (
 )
 from lora_profiler.workload import Method
 
-_PLOT_PX, _LEGEND_PX, _ROW_PX = 290, 21, 34
+_PLOT_PX, _ROW_PX = 240, 34
 _MOST_TICKS = 15
 _LARGE = 10_000
 """From here on numbers are counted in thousands and millions."""
@@ -62,7 +64,7 @@ def _curves(chart: Chart) -> Figure:
             _series(chart, series, mark)
             for series, mark in zip(chart.series, SERIES_MARKS, strict=False)
         ],
-        height=_PLOT_PX + _LEGEND_PX * len(chart.series),
+        height=_PLOT_PX,
         x=plot.values(plot.label(chart.x_label), type=chart.x_scale, **_ticks(chart.series)),
         y=plot.values(_y_title(chart), type=chart.y_scale, **{**_y_ticks(chart), **ends}),
         shapes=_whole(chart, plot.across) if chart.y_is_share else [],
@@ -125,7 +127,7 @@ def _by_category(chart: Chart) -> Figure:
         data.append(trace)
     return plot.figure(
         data,
-        height=90 + _ROW_PX * len(places) + _LEGEND_PX * len(chart.series),
+        height=_ROW_PX * (len(places) + 1),
         x=plot.values(
             _y_title(chart), range=[0, _ROOM * max(1.0, _largest(chart))], tickformat=".0%"
         ),
@@ -142,11 +144,14 @@ def _whole(chart: Chart, line: Callable[..., dict[str, Any]]) -> list[dict[str, 
 def _y_ticks(chart: Chart) -> dict[str, Any]:
     """How the numbers of the upright axis are written."""
     largest = _largest(chart)
+    known = (y for series in chart.series for y in series.y if y and y > 0)
+    smallest = min(known, default=largest)
+    if chart.y_scale == "log" and largest < 100 * smallest:
+        return {"tickformat": ".1~%" if chart.y_is_share else "~g", "dtick": "D2"}
     if chart.y_is_share or largest < _LARGE:
         return {"tickformat": ".1~%" if chart.y_is_share else "~g", "nticks": 6}
     if chart.y_scale == "linear":
         return plot.ticks(0, largest, plot.short_count)
-    smallest = min(y for series in chart.series for y in series.y if y)
     return plot.powers_of_ten(smallest, largest, plot.short_count)
 
 
@@ -166,7 +171,7 @@ def _value(chart: Chart, y: float) -> str:
     return percent_text(y) if chart.y_is_share else f"{y:.3g}"
 
 
-_CROSSOVER_PX = 420
+_CROSSOVER_PX = 330
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,12 +191,12 @@ def crossover_lines(
     lengths = sorted({tokens for line in methods for tokens in line.peak_bytes})
     sizes = [size for line in methods for size in line.peak_bytes.values()] or [1]
     rules = [plot.upright(at, FAINT_INK, dash="dot") for at in crossings]
-    limits, words = plot.limit_line(limit, 1)
+    limits, words = plot.limit_line(limit, 1, is_log=True)
     texts = [short_count_text(n) if n >= 10**6 else count_text(n) for n in lengths]
     notes = [
         plot.note(
             count_text(at),
-            x=at,
+            x=math.log10(at),  # as plotly takes notes on a log axis
             y=1,
             yref="paper",
             yanchor="top",
@@ -227,7 +232,7 @@ def crossover_lines(
     )
 
 
-_STEPS_PX = 300
+_STEPS_PX = 220
 _ABOVE_STEPS = 1.25
 """Room above the longest step for what is said of the median, which takes two lines on a phone."""
 
@@ -285,7 +290,7 @@ def _median(
 
 # --- which batches and lengths fit a card ---------------------------------------------------------
 
-_CELLS_PX, _BESIDE_CELLS_PX = 34, 110
+_CELL_HIGH_PX, _CELL_WIDE_PX = 34, 52
 _VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
@@ -299,26 +304,20 @@ def fit_map(cells: Sequence[SizeFit], asked: tuple[int, int] | None = None) -> F
     lengths = sorted({cell.seq_len for cell in cells})
     batches = sorted({cell.batch_size for cell in cells}, reverse=True)
     by_size = {(cell.batch_size, cell.seq_len): cell for cell in cells}
-    grid = [[by_size.get((batch, length)) for length in lengths] for batch in batches]
     marks = []
     if asked is not None and asked in by_size:
         row, column = batches.index(asked[0]), lengths.index(asked[1])
         ends = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
         marks = [{"type": "rect", **ends, "line": {"color": INK.light, "width": 2.5}}]
-    verdicts = {cell.verdict for cell in cells}
-    keys = [
-        plot.scatter(
-            f"{VERDICT_SIGNS[v]} {VERDICT_LABELS[v]}",
-            [None],
-            [None],
-            marker={"symbol": "square", "size": 12, "color": VERDICT_COLOURS[v].light},
-        )
-        for v in _VERDICTS
-        if v in verdicts
+    placed = [
+        (row, column, cell)
+        for row, batch in enumerate(batches)
+        for column, length in enumerate(lengths)
+        if (cell := by_size.get((batch, length))) is not None
     ]
     return plot.figure(
-        [_cells(grid, size), *keys],
-        height=_BESIDE_CELLS_PX + _CELLS_PX * len(batches),
+        [trace for verdict in _VERDICTS for trace in _cells(placed, verdict, size)],
+        height=_CELL_HIGH_PX * len(batches),
         x=plot.axis(
             f"sequence length, tokens; peaks in {unit}",
             **plot.ticks_at(range(len(lengths)), map(count_text, lengths)),
@@ -330,35 +329,40 @@ def fit_map(cells: Sequence[SizeFit], asked: tuple[int, int] | None = None) -> F
             **plot.axis("batch size", range=[len(batches) - 0.5, -0.5]),
         ),
         shapes=marks,
+        barmode="overlay",
+        meta={"least": _CELL_WIDE_PX * (len(lengths) + 1)},
     )
 
 
-def _cells(grid: Sequence[Sequence[SizeFit | None]], size: int) -> dict[str, Any]:
-    """No trace of plotly's: a colour for each cell, None where nothing is drawn."""
+def _cells(
+    placed: Sequence[tuple[int, int, SizeFit]], verdict: Verdict, size: int
+) -> Iterator[dict[str, Any]]:
+    """The cells of one verdict, each at its (row, column): bars of one row's height."""
+    here = [(row, column, cell) for row, column, cell in placed if cell.verdict == verdict]
+    if here:
+        sign, peaks = VERDICT_SIGNS[verdict], [cell.peak_bytes or 0 for *_, cell in here]
+        yield {
+            "type": "bar",
+            "name": f"{sign} {VERDICT_LABELS[verdict]}",
+            "x": [column for _, column, _ in here],
+            "y": [1] * len(here),
+            "base": [row - 0.5 for row, *_ in here],
+            "width": 1,
+            "marker": {
+                "color": VERDICT_COLOURS[verdict].light,
+                "line": {"color": PAPER.light, "width": 2},
+            },
+            "text": [f"{sign}{short_in_unit(peak, size)}" for peak in peaks],
+            "textposition": "inside",
+            "insidetextanchor": "middle",
+            "textangle": 0,
+            "constraintext": "none",
+            "insidetextfont": {"color": INK.light, "size": CELL_PX},
+            **plot.told(_cell_hover(cell) for *_, cell in here),
+        }
 
-    def text(cell: SizeFit | None) -> str:
-        if cell is None or cell.peak_bytes is None or cell.verdict is None:
-            return ""
-        return f"{VERDICT_SIGNS[cell.verdict]}{short_in_unit(cell.peak_bytes, size)}"
 
-    return {
-        "type": "cells",
-        "x": list(range(len(grid[0]) if grid else 0)),
-        "y": list(range(len(grid))),
-        "colours": [
-            [VERDICT_COLOURS[c.verdict].light if c and c.verdict else None for c in row]
-            for row in grid
-        ],
-        "text": [[text(cell) for cell in row] for row in grid],
-        "textfont": {"color": INK.light, "size": CELL_PX},
-        "hovertext": [[_cell_hover(cell) for cell in row] for row in grid],
-    }
-
-
-def _cell_hover(cell: SizeFit | None) -> str:
-    if cell is None:
-        return ""
+def _cell_hover(cell: SizeFit) -> str:
     sizes = f"batch {count_text(cell.batch_size)} x {count_text(cell.seq_len)} tokens"
-    if cell.peak_bytes is None or cell.verdict is None:
-        return plot.lines(sizes, "not known")
+    assert cell.peak_bytes is not None and cell.verdict is not None
     return plot.lines(sizes, f"peak {bytes_text(cell.peak_bytes)}: {VERDICT_LABELS[cell.verdict]}")

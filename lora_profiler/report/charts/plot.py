@@ -14,7 +14,7 @@ from lora_profiler.workload import Method
 
 Figure = dict[str, Any]
 """{"data": [...], "layout": {...}}: JSON's own types, of the attributes of plotly those that
-`report.svg` draws."""
+`report.figures` adapts to a page; the layout's height is that of the plane alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +33,8 @@ def figure(
     y: Mapping[str, Any],
     **layout: Any,
 ) -> Figure:
-    """The finished figure of `height` pixels, as wide as where it stands, in light colours, which
-    `report.svg` draws in the reader's theme."""
+    """The finished figure, whose plane is `height` pixels high, as wide as where it stands, in the
+    light colours, which `report.figures` has plotly draw in the reader's theme."""
     return {"data": list(data), "layout": {"height": height, "xaxis": x, "yaxis": y, **layout}}
 
 
@@ -80,9 +80,7 @@ def head(text: str, *, y: float) -> dict[str, Any]:
 
 # --- rows of bars under the headings of their groups ----------------------------------------------
 
-_ROW_PX, _AROUND_PX, _LEGEND_PX = 28, 84, 19
-_LEGEND_COLUMNS = 3
-"""Entries of a legend in one line, where the figure is narrow."""
+_ROW_PX = 28
 _HEAD_ROWS = 1.15
 """Height of a heading and the space above it, in rows."""
 _HEAD_ABOVE = 0.85
@@ -104,15 +102,9 @@ def places(groups: Sequence[str]) -> tuple[list[float], list[tuple[str, float]]]
     return positions, heads
 
 
-def around_px(entries: int) -> int:
-    """Pixels of a figure's height for its axis and a legend of `entries`."""
-    return _AROUND_PX + _LEGEND_PX * -(-entries // _LEGEND_COLUMNS)
-
-
-def height_px(positions: Sequence[float], entries: int, extra_rows: float = 0.0) -> int:
-    """Pixels of a figure with bars at these positions, a legend of `entries`, and its axis."""
-    rows = max(positions, default=0.0) + 1.2 + extra_rows
-    return round(around_px(entries) + _ROW_PX * rows)
+def height_px(positions: Sequence[float], extra_rows: float = 0.0) -> int:
+    """Pixels of the plane of a figure with bars at these positions."""
+    return round(_ROW_PX * (max(positions, default=0.0) + 1.2 + extra_rows))
 
 
 LONGEST = 44
@@ -163,9 +155,15 @@ def hatched(paint: Paint) -> dict[str, Any]:
     return {**marker, "pattern": hatch(paint)} if paint.hatch else marker
 
 
+_DIAGONAL = ("/", "\\", "x")
+"""Hatches whose tile plotly makes larger than their size, by the root of 2."""
+
+
 def hatch(paint: Paint) -> dict[str, Any]:
-    """Thin strokes of paper over a colour."""
-    return {"shape": paint.hatch, "bgcolor": paint.colour.light, "fgcolor": palette.PAPER.light}
+    """Thin strokes of paper over a colour, in tiles of 8 pixels: browsers print other ones as
+    large images."""
+    look = {"shape": paint.hatch, "bgcolor": paint.colour.light, "fgcolor": palette.PAPER.light}
+    return {**look, "size": 8 / math.sqrt(2) if paint.hatch in _DIAGONAL else 8}
 
 
 def dot_mark(method: Method, size: int, *, counted: bool) -> dict[str, Any]:
@@ -196,11 +194,16 @@ def scatter(
 
 
 def level_bars(
-    name: str, x: Sequence[float], y: Sequence[float], hover: Iterable[str], marker: Any
+    name: str,
+    x: Sequence[float],
+    y: Sequence[float],
+    hover: Iterable[str],
+    marker: Any,
+    thick: float = 0.75,
 ) -> dict[str, Any]:
-    """Bars from left to right, or one part of each of several stacked ones."""
+    """Bars from left to right, `thick` in rows, or one part of each of several stacked ones."""
     trace = {"type": "bar", "orientation": "h", "name": name, "x": list(x), "y": list(y)}
-    return {**trace, **told(hover), "marker": marker}
+    return {**trace, **told(hover), "marker": marker, "width": thick}
 
 
 def told(hover: Iterable[str] | None) -> dict[str, Any]:
@@ -213,10 +216,11 @@ def told(hover: Iterable[str] | None) -> dict[str, Any]:
 def at_the_end(
     x: Sequence[float], y: Sequence[float], texts: Sequence[str], ink: Colour = palette.INK
 ) -> dict[str, Any]:
-    """What is written behind the end of each bar."""
+    """What is written behind the end of each bar, beside marks that are not seen."""
     font = {"size": palette.BODY_PX, "color": ink.light}
     words = {"text": list(texts), "textposition": "middle right", "textfont": font}
-    return scatter("", x, y, mode="text", **words)
+    unseen = {"size": 12, "opacity": 0, "color": ink.light}
+    return scatter("", x, y, mode="markers+text", marker=unseen, **words)
 
 
 def upright(at: float, colour: Colour, **look: Any) -> dict[str, Any]:
@@ -283,7 +287,12 @@ def log_bytes_axis(smallest: int, largest: int, what: str) -> dict[str, Any]:
 
 
 def limit_line(
-    limit: Limit | None, size: int, largest: int = 0, *, below: float | None = None
+    limit: Limit | None,
+    size: int,
+    largest: int = 0,
+    *,
+    below: float | None = None,
+    is_log: bool = False,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(shapes, annotations) of a limit's line, none without one.
 
@@ -297,7 +306,8 @@ def limit_line(
     font = {"color": palette.WARNING.light, "size": palette.SMALL_PX}
     if below is None:
         place: dict[str, Any] = {"xref": "paper", "xanchor": "right", "yanchor": "bottom"}
-        words = note(text, x=1, y=at, **place, font=font, bgcolor=palette.PAPER.light)
+        y = math.log10(at) if is_log else at  # as plotly takes notes, but not lines
+        words = note(text, x=1, y=y, **place, font=font, bgcolor=palette.PAPER.light)
         return [across(at, palette.WARNING, **look)], [words]
     anchor, shift = ("left", 4) if limit.bytes < largest / 2 else ("right", -4)
     side: dict[str, Any] = {"xanchor": anchor, "xshift": shift, "yanchor": "middle"}

@@ -12,11 +12,11 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from lora_profiler.report import picture as svg
 from lora_profiler.report.claims.claim import Chart, Series, Verdict
 from lora_profiler.report.claims.document import document_charts, evidence_of, subject_lines
 from lora_profiler.report.palette import Theme
-from lora_profiler.report.svg import marks as svg
-from lora_profiler.report.svg.marks import style
+from lora_profiler.report.picture import style
 from lora_profiler.units import count_text, percent_text, shape_text
 
 GRADIENT_BYTES, ADAM_BYTES = 4, 8

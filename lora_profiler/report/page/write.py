@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import zlib
+from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
@@ -13,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_profiler._common.packages import __version__
 from lora_profiler._common.printable import printable
 from lora_profiler.errors import UsageError
-from lora_profiler.report import palette
+from lora_profiler.report import figures, palette
 from lora_profiler.report.blocks import parts_table
 from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.page.content import Content
 from lora_profiler.report.palette import FONT, Colour, Theme, colour
-from lora_profiler.report.svg import figure_html, figure_style
+from lora_profiler.report.parts import drawings
 from lora_profiler.report.terminal import SIGNS
 
 if TYPE_CHECKING:
@@ -113,12 +114,24 @@ def write_page(content: Content) -> str:
     Raises UsageError where jinja2 is not installed.
     """
     check_installed()
-    script = template_text("page.js")
-    data, is_packed = packed(json_text(content.data))
+    shown = [drawing for section in content.sections for drawing in drawings(section.parts)]
+    scripts = [figures.drawing_script(), template_text("page.js")]
+    drawn = {
+        "look": figures.look(),
+        "dark": figures.colours("dark"),
+        "figures": {drawing.name: drawing.figure for drawing in shown},
+    }
+    blocks = [
+        (name, trusted(text), packing)
+        for name, document in ((DATA_ID, content.data), ("figures", drawn))
+        for text, packing in [packed(json_text(document))]
+    ]
+    if shown:
+        blocks.append(("plotly", trusted(figures.packed_plotly()), "gzip"))
     light, dark = colour_variables("light"), colour_variables("dark")
     style = (  # light, and dark where that is asked for
         f":root{{{light}--lp-font:{FONT}}}\n@media screen and (prefers-color-scheme:"
-        f" dark){{:root{{{dark}}}}}\n{figure_style()}\n{template_text('page.css')}"
+        f" dark){{:root{{{dark}}}}}\n{template_text('page.css')}"
         f"{template_text('blocks.css')}"
     )
     page: str = (
@@ -126,23 +139,23 @@ def write_page(content: Content) -> str:
         .get_template("page.html.j2")
         .render(
             content=content,
-            policy=_policy(script),
+            policy=_policy([*scripts, figures.plotly_script()]),
             style=trusted(style),
-            script=trusted(script),
-            blocks=[("data", trusted(data), is_packed)],
-            svg=lambda it: trusted(figure_html(it.figure, it.name, it.description)),
+            scripts=list(map(trusted, scripts)),
+            blocks=blocks,
             generator=f"lora-profiler {__version__}",
         )
     )
     return page
 
 
-def _policy(script: str) -> str:
-    """Nothing is loaded, nobody is told: only this script runs, by hash; styles are its own."""
-    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+def _policy(scripts: Iterable[str]) -> str:
+    """Nothing is loaded, nobody is told: only these scripts run, by hash; styles are its own."""
+    digests = (hashlib.sha256(script.encode("utf-8")).digest() for script in scripts)
+    allowed = (f"'sha256-{base64.b64encode(digest).decode('ascii')}'" for digest in digests)
     parts = {
         "default-src": "'none'",
-        "script-src": f"'sha256-{digest}'",
+        "script-src": " ".join(allowed),
         "style-src": "'unsafe-inline'",
         "img-src": "data: blob:",
         "connect-src": "'none'",
@@ -158,11 +171,11 @@ themselves."""
 DATA_ID = "data"
 
 
-def packed(text: str) -> tuple[str, bool]:
-    """(JSON, or base64 of it deflated, as either may stand in the element; whether packed)."""
+def packed(text: str) -> tuple[str, str]:
+    """(JSON, or base64 of it deflated, as either may stand in the element; "" or "deflate")."""
     if len(text) <= PACKED_ABOVE:
-        return text, False
-    return base64.b64encode(zlib.compress(text.encode("utf-8"), 9)).decode("ascii"), True
+        return text, ""
+    return base64.b64encode(zlib.compress(text.encode("utf-8"), 9)).decode("ascii"), "deflate"
 
 
 def json_text(document: Any) -> str:

@@ -1,11 +1,12 @@
 "use strict";
 (() => {
-  /* The text of an embedded block: as it stands, or base64 of deflated UTF-8. */
+  /* The text of an embedded block: as it stands, or base64 of packed UTF-8. */
   async function block(id) {
     const element = document.getElementById(id);
     if (!("packed" in element.dataset)) return element.textContent;
+    const [packing] = element.dataset.packed.split(" ");
     const bytes = Uint8Array.from(atob(element.textContent), (c) => c.charCodeAt(0));
-    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).text();
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream(packing))).text();
   }
 
   /* Downloads are made here, of what is embedded. */
@@ -31,14 +32,7 @@
     return csv(columns, rows);
   }
 
-  function save(name, type, text) {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([text], { type }));
-    link.download = name;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  }
-
+  const { save } = lpFigures;
   document.querySelectorAll("[data-download]").forEach((button) => button.addEventListener("click", async () => {
     const text = await block("data");
     const what = button.dataset.download;
@@ -47,4 +41,26 @@
     if (what === "comparisons") save("comparisons.csv", "text/csv", comparisons(JSON.parse(text)));
   }));
   document.querySelector(".downloads").hidden = false;
+
+  /* Figures are drawn when they come near the window, and all of them on paper, which is light. */
+  async function draw() {
+    const { look, dark, figures } = JSON.parse(await block("figures"));
+    document.head.append(Object.assign(document.createElement("script"), { textContent: await block("plotly") }));
+    const night = matchMedia("(prefers-color-scheme: dark)"), paper = matchMedia("print");
+    const colours = () => night.matches && !paper.matches ? dark : {};
+    const shown = new Map(), places = [...document.querySelectorAll(".figure")];
+    const show = (place) => {
+      if (shown.has(place)) return shown.get(place)();
+      shown.set(place, lpFigures.show(place, place.id, figures[place.id], look, colours));
+    };
+    const near = new IntersectionObserver((seen) => seen.forEach(({ isIntersecting, target }) => {
+      if (!isIntersecting) return;
+      near.unobserve(target);
+      show(target);
+    }), { rootMargin: "600px" });
+    places.forEach((place) => near.observe(place));
+    night.addEventListener("change", () => [...shown.keys()].forEach(show));
+    paper.addEventListener("change", () => places.forEach(show));
+  }
+  if (document.querySelector(".figure")) draw();
 })();

@@ -1,0 +1,179 @@
+"use strict";
+/* Draws figures of `report.charts` with plotly: as wide as their place, in the reader's colours, and with their numbers to save. */
+const lpFigures = (() => {
+  const ABOVE_PX = 18, SMALL_PX = 12, HEAD_PX = 14, LEAST_PX = 3, APART_PX = 4;
+  const pen = document.createElement("canvas").getContext("2d");
+
+  /* Text of a figure, whose marks are <br> and <b> alone, as it is read. */
+  const plain = (text) => String(text ?? "").replace(/<\/?b>/g, "").replace(/<br>/g, ", ")
+    .replace(/&lt;/g, "<").replace(/&amp;/g, "&").trim();
+
+  function widest(texts, px, look) {
+    pen.font = `${px}px ${look.font.family}`;
+    return Math.max(0, ...texts.flatMap((text) => String(text).split("<br>")).map((line) => pen.measureText(plain(line)).width));
+  }
+
+  /* In lines of so many letters at most. */
+  function wrapped(text, letters) {
+    const lines = [""];
+    for (const word of text.split(" ")) {
+      const longer = `${lines.at(-1)} ${word}`.trim();
+      if (plain(longer).length <= letters || !lines.at(-1)) lines[lines.length - 1] = longer;
+      else lines.push(word);
+    }
+    return lines.join("<br>");
+  }
+
+  /* No wider than so many pixels; a character may be written as an entity. */
+  function shortened(text, px, width, look) {
+    const letters = text.match(/&\w+;|<br>|[^]/gu) ?? [];
+    if (widest([text], px, look) <= width) return text;
+    while (letters.length && widest([`${letters.join("")}…`], px, look) > width) letters.pop();
+    return `${letters.join("")}…`;
+  }
+
+  const share = (axis, value) => ((axis.type === "log" ? Math.log10(value) : value) - axis.range[0]) / (axis.range[1] - axis.range[0]);
+
+  /* Another colour in place of each. Text stays, even where it spells one. */
+  function repainted(value, colours, isColour) {
+    if (Array.isArray(value)) return value.map((part) => repainted(part, colours, isColour));
+    if (value && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([name, part]) => [name, repainted(part, colours, /color$/.test(name))]));
+    }
+    return isColour ? colours[value] ?? value : value;
+  }
+
+  /* The figure with room for its words in `width` pixels. Its layout's height is that of the plane alone. */
+  function fitted({ data, layout }, width, look) {
+    const { xaxis: x, yaxis: y } = layout;
+    let { height } = layout, thicker = 1;
+    const notes = [...layout.annotations ?? []];
+    const labels = y.ticktext ?? [];
+    const yTitle = wrapped(y.title?.text ?? "", height / 7);
+    let left = widest(labels, SMALL_PX, look) + (yTitle ? 16 * yTitle.split("<br>").length + 8 : 0) + 16;
+    const rows = { ...y, title: { ...y.title, text: yTitle } };
+    if (left > width / 3 && y.range && labels.length) { // long names stand above their rows
+      const span = Math.abs(y.range[1] - y.range[0]), before = height / span, row = before + ABOVE_PX;
+      const bar = data.find(({ type }) => type === "bar"), thick = bar ? bar.width * before : 0.7 * row;
+      height = span * row;
+      thicker = before / row;
+      rows.showticklabels = false;
+      labels.forEach((text, n) => notes.push({
+        text: shortened(text.replace(/<br>/g, ", "), SMALL_PX, width - 20, look), font: y.tickfont, showarrow: false, name: "row",
+        x: 0, xref: "paper", xanchor: "left", y: y.tickvals[n], yanchor: "bottom", yshift: thick / 2, borderpad: 0,
+      }));
+      left = 10;
+    }
+    const ends = data.filter(({ textposition }) => textposition === "middle right");
+    const right = Math.max(16, ...ends.flatMap((trace) => trace.x.map((at, n) => {
+      const begin = Math.max(share(x, at), 0.1);
+      return (widest([trace.text[n]], 13, look) + trace.marker.size - (1 - begin) * (width - left)) / begin;
+    })));
+    const plane = width - left - right;
+    const columns = { ...x };
+    if (x.title?.text) columns.title = { ...x.title, text: wrapped(x.title.text, plane / 6.6) };
+    if (x.nticks) columns.nticks = Math.max(2, Math.min(x.nticks, Math.floor(plane / 50)));
+    if (x.ticktext) { // as many as there is room for
+      const each = x.tickangle ? 1.75 * SMALL_PX : widest(x.ticktext, SMALL_PX, look) + 10;
+      const every = Math.max(1, Math.ceil(x.ticktext.length * each / plane));
+      Object.assign(columns, { tickvals: x.tickvals.filter((_, n) => n % every === 0), ticktext: x.ticktext.filter((_, n) => n % every === 0) });
+    }
+    return {
+      data: data.map((trace) => ({
+        cliponaxis: false, ...trace, name: trace.name && shortened(trace.name, SMALL_PX, width - left - 45, look),
+        ...trace.orientation === "h" && { width: thicker * trace.width },
+      })),
+      layout: {
+        ...layout, xaxis: columns, yaxis: rows, width, height: height + 500, template: { layout: look },
+        margin: { l: 4, r: Math.round(right), t: 8, b: 4 }, meta: { plane: height },
+        dragmode: matchMedia("(pointer: fine)").matches ? "zoom" : false,
+        annotations: notes.map((note) => ({
+          ...note, align: note.xanchor, text: note.font?.size === HEAD_PX ? shortened(note.text, HEAD_PX, plane + right - 8, look)
+            : note.name === "row" ? note.text : wrapped(note.text, plane / 6.6),
+        })),
+      },
+    };
+  }
+
+  /* Notes that run out of the figure, or into other words or a mark: the later ones stay. */
+  function crowded(plot) {
+    const around = plot.getBoundingClientRect();
+    const boxes = (selector) => [...plot.querySelectorAll(selector)].map((e) => e.getBoundingClientRect());
+    const taken = boxes(".textpoint text, .legend, .scatterlayer .point, .xtick text, .ytick text");
+    const meets = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > -APART_PX
+      && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > LEAST_PX;
+    const hidden = {};
+    for (const note of [...plot.querySelectorAll(".annotation")].reverse()) {
+      const box = note.querySelector("text")?.getBoundingClientRect();
+      if (!box?.width) continue;
+      const out = box.left < around.left - 1 || box.right > around.right + 1;
+      if (out || taken.some((other) => meets(box, other))) hidden[`annotations[${note.dataset.index}].visible`] = false;
+      else taken.push(box);
+    }
+    return hidden;
+  }
+
+  async function drawn(plot, figure, width, look, colours) {
+    const { data, layout } = repainted(fitted(figure, width, look), colours);
+    await Plotly.react(plot, data, layout, { displayModeBar: false, doubleClick: "reset" });
+    const missing = () => layout.meta.plane - plot._fullLayout._size.h;
+    await Plotly.relayout(plot, { height: Math.round(plot._fullLayout.height + missing()) });
+    const hidden = crowded(plot);
+    if (Object.keys(hidden).length) await Plotly.relayout(plot, hidden);
+  }
+
+  /* What the figure shows, a line a mark. */
+  function csv({ data, layout: { xaxis, yaxis } }) {
+    const cell = (value) => /[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value;
+    const named = (axis, value) => axis.ticktext?.[axis.tickvals?.indexOf(value)] ?? value;
+    const rows = data.filter(({ hoverinfo }) => hoverinfo !== "skip").flatMap((trace) => trace.x.map((at, n) => [
+      trace.name, at, named(yaxis, trace.y[n]), trace.hovertext?.[n],
+    ]));
+    const head = ["series", plain(xaxis.title?.text) || "x", plain(yaxis.title?.text) || "row", "in words"];
+    return [head, ...rows].map((row) => row.map((value) => cell(plain(value))).join(",")).join("\n") + "\n";
+  }
+
+  function save(name, type, text) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type }));
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
+
+  function buttons(plot, name, current) {
+    const picture = (format) => Plotly.downloadImage(plot, {
+      format, filename: name, width: plot._fullLayout.width, height: plot._fullLayout.height, scale: format === "png" ? 2 : 1,
+    });
+    const place = Object.assign(document.createElement("p"), { className: "lp-save" });
+    for (const [what, make] of [
+      ["SVG", () => picture("svg")], ["PNG", () => picture("png")], ["CSV", () => save(`${name}.csv`, "text/csv", csv(current()))],
+    ]) {
+      const button = Object.assign(document.createElement("button"), { type: "button", textContent: what, onclick: make });
+      button.setAttribute("aria-label", `Save this figure as ${what}`);
+      place.append(button);
+    }
+    return place;
+  }
+
+  /* Draws in `place`, a div of the page, whenever its width changes; `colours` says what stands for each colour just now.
+     The answer draws it anew. */
+  function show(place, name, figure, look, colours) {
+    const plot = place.querySelector(".lp-plot");
+    const inner = document.createElement("div");
+    let width = 0, wanted = figure, last = Promise.resolve();
+    plot.replaceChildren(inner);
+    place.append(buttons(inner, name, () => wanted));
+    const redraw = (changed = wanted) => {
+      wanted = changed;
+      width = plot.clientWidth;
+      if (width) last = last.then(() => drawn(inner, wanted, Math.max(width, wanted.layout.meta?.least ?? 0), look, colours()));
+      return last;
+    };
+    new ResizeObserver(() => plot.clientWidth !== width && redraw()).observe(plot);
+    redraw();
+    return redraw;
+  }
+
+  return { show, save };
+})();
