@@ -61,11 +61,15 @@ def _method_option(default: str) -> Callable[[F], F]:
     )
 
 
+ALL_TRAINERS = "all"
+"""--trainer all: each trainer with its own defaults."""
+
+
 def _trainer_option(default: str | None) -> Callable[[F], F]:
     return grouped(SUBJECT)(
         "--trainer",
         "NAME[@VERSION]",
-        "its defaults: trl, axolotl, unsloth, ...",
+        "its defaults: trl, axolotl, ..., or all",
         show_default=default or BARE,
         shell_complete=complete_trainer,
         default=default,
@@ -267,10 +271,10 @@ def workloads(
 
 
 def guided(answers: "Sequence[Answer]", ctx: click.Context) -> "Guided | None":
-    """The same question under each trainer, as its guides pass it; None where --trainer or a file
-    names one."""
-    whose = answers[0].trainer
-    if given(ctx, "trainer") or whose is None or whose.stack.name != GUIDE:
+    """The same question under each trainer, as its guides pass it, or with the trainer's own
+    defaults under --trainer all; None where --trainer or a file names one."""
+    whose, is_all = answers[0].trainer, ctx.params["trainer"] == ALL_TRAINERS
+    if (given(ctx, "trainer") and not is_all) or whose is None or whose.stack.name != GUIDE:
         return None
     from lora_profiler.planning.guided import guided as planning_guided
 
@@ -278,7 +282,7 @@ def guided(answers: "Sequence[Answer]", ctx: click.Context) -> "Guided | None":
     setups = [answer.prediction.workload.setup for answer in answers]
     if "loop_state" in names or any(setup.completions_at_once for setup in setups):
         return None  # it says whose loop it is, or what no supervised fine-tuning does
-    return planning_guided(answers, options, names)
+    return planning_guided(answers, options, names, own_defaults=is_all)
 
 
 def trainer(ctx: click.Context, file: "TrainerFile | None" = None) -> Trainer | None:
@@ -326,7 +330,7 @@ def stack_of(ctx: click.Context, file: "TrainerFile | None" = None) -> Stack | N
     name = ctx.params["trainer"]
     if file is not None and not given(ctx, "trainer"):
         name = file.stack or name
-    return None if name is None else find_stack(name)
+    return None if name is None else find_stack(GUIDE if name == ALL_TRAINERS else name)
 
 
 def names_asked(ctx: click.Context, file: "TrainerFile | None" = None) -> set[str]:

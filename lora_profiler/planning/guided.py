@@ -68,17 +68,25 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guided:
-    """What stands beside the answer to a question that names no trainer: `lines` for each trainer
-    and method, `changes` by method, the largest first."""
+    """A question by trainer: `lines` for each trainer and method, `changes` by method, the largest
+    first. `own_defaults`: with each trainer's defaults, batch size and sequence length among them,
+    in place of what its guides pass."""
 
     lines: tuple[Line, ...]
     changes: Mapping[Method, tuple[Change, ...]]
+    own_defaults: bool = False
 
     def of(self, method: Method) -> tuple[Line, ...]:
         return tuple(line for line in self.lines if line.method == method)
 
 
-def guided(answers: Sequence[Answer], options: Mapping[str, Any], given: Collection[str]) -> Guided:
+def guided(
+    answers: Sequence[Answer],
+    options: Mapping[str, Any],
+    given: Collection[str],
+    *,
+    own_defaults: bool = False,
+) -> Guided:
     """Of `answers` to one question by several methods; `options` and `given` as in `setups`, whose
     batch is the worst of the data where there are some."""
     first = answers[0].prediction.workload
@@ -95,9 +103,11 @@ def guided(answers: Sequence[Answer], options: Mapping[str, Any], given: Collect
             answer.prediction.workload.setup.method,
             on_card(first, answer.gpu),
             answer.gpu,
+            own_defaults=own_defaults,
         )
     )
     return Guided(
+        own_defaults=own_defaults,
         lines=tuple(lines),
         changes={
             answer.prediction.workload.setup.method: tuple(open_changes(answer, options, given))
@@ -113,6 +123,8 @@ def guided_lines(
     method: Method,
     on: Workload,
     gpu: Gpu | None = None,
+    *,
+    own_defaults: bool = False,
 ) -> Iterator[Line]:
     """A line for each of `GUIDED`; `on` is a workload on the platform that is asked about.
 
@@ -121,7 +133,9 @@ def guided_lines(
     """
     platform = on.platform
     for name in GUIDED:
-        stack = as_guided(find_stack(name), has_bfloat16=platform.has_bfloat16)
+        stack = find_stack(name)
+        if not own_defaults:
+            stack = as_guided(stack, has_bfloat16=platform.has_bfloat16)
         foreseen: Foreseen | None = None
         refusal: str | None = None
         try:

@@ -57,7 +57,7 @@ _MOST_COLUMNS: Final = 100
 """Of bars and running text; tables take what the terminal has."""
 _GAP: Final = 2
 """Spaces between two columns."""
-_CUT: Final = 3.6
+_CUT: Final = 2.6
 """A bar ends at so many times the last limit, and is marked as cut."""
 _SEEN: Final = 0.005
 """Of a bar: parts that are smaller have no place in its legend."""

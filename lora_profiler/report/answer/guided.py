@@ -113,6 +113,7 @@ def trainer_bars(guided: Guided, gpu: "Gpu | None") -> Bars:
             parts=bar_parts(foreseen.prediction),
             overhead_bytes=foreseen.judged.reserve.total_bytes if foreseen.judged else None,
             sign=_verdict(line),
+            detail=_sizes(line) if guided.own_defaults else "",
             speed=_speed(line),
         )
         for line, foreseen in known
@@ -127,6 +128,8 @@ def lines_table(guided: Guided) -> Table:
     and the verdict of each."""
     methods = _by_method(guided)
     columns: list[tuple[str, Callable[[Lines], str]]] = [("trainer", lambda row: _name(row[0]))]
+    if guided.own_defaults:
+        columns.append(("batch × tokens", lambda row: _sizes(row[0])))
     for place, lines in enumerate(methods):
         columns.append((f"{_label(lines)}, GiB", _of(place, _peak)))
         if len(methods) == 1:
@@ -159,6 +162,14 @@ def _label(lines: Lines) -> str:
 def _name(line: Line) -> str:
     """'TRL', or 'your own loop' for one that no library has."""
     return line.stack.library or _OWN_LOOP
+
+
+def _sizes(line: Line) -> str:
+    """'8 × 1,024': batch size and sequence length."""
+    if line.foreseen is None:
+        return ""
+    setup = line.foreseen.prediction.workload.setup
+    return f"{count_text(setup.batch_size)} × {count_text(setup.seq_len)}"
 
 
 def _verdict(line: Line) -> Sign:

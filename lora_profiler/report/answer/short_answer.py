@@ -282,28 +282,19 @@ def _cost(remedy: "Remedy", step: "TimedStep | None") -> str:
 def _notes(answers: Sequence[Answer], guided: "Guided | None", *, is_brief: bool) -> Iterator[str]:
     """What was assumed, what the number is worth, where more is."""
     predictions = [answer.prediction for answer in answers]
-    workloads = [prediction.workload for prediction in predictions]
-    yield from _on_host(predictions)
-    if guided is not None:
-        from lora_profiler.report.answer.guided import change_lines
-
-        yield from change_lines(guided)
-    worst = "worst " if answers[0].over_data else ""
-    training, attention = asked_words(predictions)
-    model = workloads[0].model
+    model = predictions[0].workload.model
     size = "" if is_brief else f" ({short_count_text(model.num_parameters)} parameters)"
-    yield f"{model.id}{size}: {worst}{training}, {attention}."
-    trainer_lines = short_trainer_lines(answers[0].trainer, workloads, 0 if is_brief else NAMED)
-    if any(generates(workload.setup) for workload in workloads) and answers[0].step:
-        yield "Times are without the generation of completions."
-    if guided is None:
-        yield from (f"{line}." for line in trainer_lines)
-        yield from _trust(answers, 0 if is_brief else MOST)
-    elif not all(prediction.is_whole for prediction in predictions):
-        yield from _trust(answers, 0)
-    elif not is_brief:
-        yield from (f"{line}." for line in trainer_lines)
-        yield "Computed for each trainer's loop; not measured on a GPU."
+    computed = "Computed for each trainer's loop; not measured on a GPU."
+    if guided is not None and guided.own_defaults:
+        yield f"{model.id}{size}: each trainer with its own defaults."
+        yield computed
+    else:
+        yield from _on_host(predictions)
+        yield from _assumed(answers, guided, f"{model.id}{size}", is_brief=is_brief)
+        if guided is None or not all(prediction.is_whole for prediction in predictions):
+            yield from _trust(answers, 0 if is_brief or guided else MOST)
+        elif not is_brief:
+            yield computed
     options = (
         *(() if answers[0].gpu else ("`--gpu KEY` (does it fit)",)),
         *(() if guided is None else ("`--trainer NAME`",)),
@@ -311,6 +302,27 @@ def _notes(answers: Sequence[Answer], guided: "Guided | None", *, is_brief: bool
         "`--explain`",
     )
     yield f"More: {', '.join(options)}."
+
+
+def _assumed(
+    answers: Sequence[Answer], guided: "Guided | None", model: str, *, is_brief: bool
+) -> Iterator[str]:
+    """What would change the answer most, and the question as it was understood."""
+    predictions = [answer.prediction for answer in answers]
+    workloads = [prediction.workload for prediction in predictions]
+    if guided is not None:
+        from lora_profiler.report.answer.guided import change_lines
+
+        yield from change_lines(guided)
+    worst = "worst " if answers[0].over_data else ""
+    training, attention = asked_words(predictions)
+    yield f"{model}: {worst}{training}, {attention}."
+    if answers[0].step and any(generates(workload.setup) for workload in workloads):
+        yield "Times are without the generation of completions."
+    if guided is None or not is_brief:
+        names = 0 if is_brief else NAMED
+        lines = short_trainer_lines(answers[0].trainer, workloads, names)
+        yield from (f"{line}." for line in lines)
 
 
 def generates(setup: TrainSetup) -> bool:
