@@ -64,7 +64,7 @@ class UncountedError(LoraProfilerError):
     exit_code = 4
 
 
-_AS_CLOSE = 0.05
+_AS_CLOSE = 0.02
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:

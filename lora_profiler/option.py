@@ -204,8 +204,8 @@ def check_value(option: Option, value: Any) -> None:
     if option.kind == "choice":
         if value not in option.choices:
             raise UsageError(
-                f"{option.noun} is {value!r}; accepted: {', '.join(option.choices)}."
-                f"{invalid_value_hint(option, str(value))}"
+                f"unknown {option.noun} {value!r}.{invalid_value_hint(option, str(value))}"
+                f" Supported: {', '.join(option.choices)}"
             )
     elif option.kind == "size":
         _check_size(option, value)
@@ -223,7 +223,7 @@ def invalid_value_hint(option: Option, value: str) -> str:
     reasons = {name: why for name, why in option.declared.unmodelled if word.startswith(name)}
     if not reasons:
         return did_you_mean(value, option.choices)
-    return f" {value} is known and not modelled: {reasons[max(reasons, key=len)]}"
+    return f" {value} is not modelled: {reasons[max(reasons, key=len)]}"
 
 
 def _check_size(option: Option, value: object) -> None:

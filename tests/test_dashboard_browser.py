@@ -501,7 +501,7 @@ def test_a_trainer_s_file_is_the_question_and_comes_back(window: Any, tmp_path: 
     w = window().open("model=gpt2&seq-len=64&gpu=rtx_4090")
     w.button("From a file").click()
     w.page.locator('input[type="file"]').set_input_files(path)
-    w.page.locator(".lp-note", has_text="qlora.yml, line 22, lora_what").wait_for()
+    w.page.locator(".lp-note", has_text="qlora.yml:22: lora_what").wait_for()
     w.page.wait_for_url(re.compile("trainer=axolotl"))
     w.page.keyboard.press("Escape")
     w.page.locator(".lp-bar", has_text="QLoRA r32").wait_for()

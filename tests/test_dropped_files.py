@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("own_window")
 
 BAD = {
     "list.yaml": (b"- a\n- b\n", "list.yaml holds no keys"),
-    "torn.yaml": (b"base_model: [a\n", "torn.yaml, line 2: not valid YAML"),
+    "torn.yaml": (b"base_model: [a\n", "torn.yaml:2: not valid YAML"),
     "twice.yaml": (b"adapter: lora\nadapter: qlora\n", "twice.yaml:2: adapter is given twice"),
     "bytes.yaml": (b"\xff\xfe\x00", "bytes.yaml is not UTF-8 text"),
     "other.yaml": (b"apiVersion: v1\nkind: Pod\n", "other.yaml"),
@@ -76,8 +76,8 @@ def test_the_page_answers_a_file_as_the_command_does(
 def test_what_is_not_understood_is_listed_by_its_line() -> None:
     app = sound(drop(opened(model="openai-community/gpt2"), "q.yml", AXOLOTL + "lora_what: 3\n"))
     shown = texts(app)
-    assert "q.yml, line 22, lora_what: a key that is not known" in shown
-    assert "q.yml, line 17, activation_offloading: activations offloaded to CPU" in shown
+    assert "q.yml:22: lora_what: unknown key" in shown
+    assert "q.yml:17: activation_offloading: activations offloaded to CPU" in shown
     app.file_uploader(key="dropped").set_value(None)
     assert "lora_what" not in texts(sound(app.run()))
 

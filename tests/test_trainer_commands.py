@@ -185,7 +185,7 @@ def test_typed_behind_the_name_alone_and_behind_the_verb(folder: Path, run: Run)
         ("axolotl preprocess ax.yml", "rehearse --gpu t4 -- axolotl preprocess ax.yml"),
         (f"trl sft {TRL} --gpu t4", "--gpu would go to TRL"),
         (f"trl sft {TRL} -b 4", "-b would go to TRL"),
-        ("axolotl train nowhere.yml", "There is no file nowhere.yml"),
+        ("axolotl train nowhere.yml", "there is no file nowhere.yml"),
         ("tune run lora_finetune_single_device --config llama3/8B_lora", "tune cp llama3/8B_lora"),
         ("tune run lora_finetune_single_device", "Add --config FILE"),
         ("llamafactory-cli train lf.yaml batch", "'batch' is no KEY=VALUE"),

@@ -499,7 +499,9 @@ def test_torchtune(read: Any) -> None:
     assert file.options["optimizer_impl"] == "fused"
     assert file.options["adapter_dtype"] == "bfloat16"
     assert file.options["checkpointing"] is False
-    with pytest.raises(TrainerFileError, match=r"line 9 \(tokenizer.max_seq_len\): .* --seq-len"):
+    with pytest.raises(
+        TrainerFileError, match=r"file.yaml:9 \(tokenizer.max_seq_len\): .*--seq-len"
+    ):
         file.completing({})
     assert "seq_len" not in file.completing({"seq_len": 1024})
 
@@ -778,9 +780,9 @@ def test_a_key_that_is_not_known_is_named(tmp_path: Path) -> None:
     (prediction,) = json.loads(done.stdout)["predictions"]
     notes = "\n".join(prediction["assumptions"])
     assert prediction["exactness"] == "estimate"
-    assert "qlora.yml, line 22, lora_what: a key that is not known" in notes
+    assert "qlora.yml:22: lora_what: unknown key" in notes
     told = "activations offloaded to CPU (legacy), predicted on the GPU (the answer is too high)"
-    assert f"line 17, activation_offloading: {told}" in notes
+    assert f"yml:17: activation_offloading: {told}" in notes
     assert "1 is not known" in done.stderr
 
 
@@ -847,7 +849,7 @@ def test_a_model_that_only_remote_code_builds_is_refused_with_its_place(
     path.write_text(AXOLOTL.replace("NousResearch/Llama-3.2-1B", str(folder)))
     done = lora_profile(str(path))
     assert done.exit_code == 3
-    assert "file.yaml, line 1 (base_model): " in done.stderr
+    assert "file.yaml:1 (base_model): " in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -1038,7 +1040,7 @@ def test_what_is_written_reads_as_the_same_question(trainer: str) -> None:
         try:
             text = written(trainer, workload, name)
         except LoraProfilerError as error:
-            assert "cannot say --" in str(error), error
+            assert "cannot express --" in str(error), error
             refused += 1
             continue
         kept += 1

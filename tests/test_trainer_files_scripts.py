@@ -177,9 +177,12 @@ def test_a_script_without_a_trainer_is_refused(read: Any) -> None:
 
 
 NO_SCRIPTS = {
-    ("cut.py", "def f(:\n"): "cut.py, line 1, is not valid Python: invalid syntax; `lora-profile"
-    " rehearse --gpu KEY -- python cut.py` runs any script.",
-    ("a.ipynb", "{\n"): "a.ipynb, line 2, is no notebook: not valid JSON: ",
+    (
+        "cut.py",
+        "def f(:\n",
+    ): "cut.py:1: not valid Python: invalid syntax; rehearse any script: `lora-profile"
+    " rehearse --gpu t4 -- python cut.py`",
+    ("a.ipynb", "{\n"): "a.ipynb:2: not a notebook, not valid JSON: ",
     ("b.ipynb", '{"cells": 3}'): "b.ipynb is no notebook: it has no list of cells.",
     ("c.ipynb", "[]"): "c.ipynb is no notebook: it has no list of cells.",
     ("d.py", b"\xff"): "/d.py is not UTF-8 text (byte 0); save it as UTF-8.",
@@ -207,7 +210,7 @@ def test_a_written_script_says_what_it_cannot(tmp_path: Path) -> None:
     usual = {"batch_size": 1, "seq_len": 64}
     assert "Qwen/Qwen2.5-0.5B" in written("peft", asked(**usual), "train.py")
     for more in ({"padding": 0.5}, {"packed": 8}, {"attention": "math"}, {"loss": "triton"}):
-        with pytest.raises(UsageError, match="cannot say --"):
+        with pytest.raises(UsageError, match="cannot express --"):
             written("peft", asked(**usual, **more), "train.py")
     with pytest.raises(UsageError, match=r"ends in \.py"):
         written("peft", asked(**usual), "train.yaml")

@@ -149,7 +149,7 @@ def test_a_run_that_does_not_fit_is_not_written(tmp_path: Path, run: Run) -> Non
     words = ("predict", MODEL, "--method", "full", "--gpu", "t4", "--write", "trl", str(path))
     done = run(*words)
     assert done.exit_code == 1 and not path.exists()
-    assert "run.yaml is not written: the run does not fit; --" in done.stderr
+    assert "run.yaml is not written: the run does not fit\n  --" in done.stderr
 
 
 def test_what_no_file_says_is_refused_before_any_search(tmp_path: Path, run: Run) -> None:
@@ -157,7 +157,7 @@ def test_what_no_file_says_is_refused_before_any_search(tmp_path: Path, run: Run
     words = ("--method", "lora", "--gpus", "t4", "--tokens", "1M", "--write", "torchtune", path)
     assert NO_FLOAT16 in refused(run("plan", MODEL, *words))
     several = refused(run("predict", MODEL, "--write", "axolotl", path))
-    assert "this asks for 2; add --method full, lora or qlora." in several
+    assert "this asks for 2\n  Add --method full, lora or qlora." in several
     (tmp_path / "run.yaml").touch()
     assert "exists" in refused(run(*PLAIN, "--write", "axolotl", path))
 

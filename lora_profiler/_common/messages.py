@@ -9,7 +9,7 @@ ERROR = "error"
 WARNING = "warning"
 INDENT = "  "
 
-_SENTENCE_END = re.compile(r"(?<=[.?!;])\s+(?=[^\W\d_]|[`'\"-])")
+_SENTENCE_END = re.compile(r"(?<=[.?!;])\s+(?=[^\W\d_]|[`'\"-])|(?<=`)\s+(?=[A-Z])")
 _LOWER_NAMES = frozenset({"torch", "transformers", "bitsandbytes", "axolotl", "accelerate", "hqq"})
 """Names that keep their small letter where they begin a line."""
 
@@ -24,18 +24,20 @@ def message_lines(text: str) -> list[str]:
         ['rank is 0', 'Give at least 1.']
     """
     parts = [
-        printable(part.strip())
+        re.sub(r"`\.$", "`", printable(part.strip()))
         for line in text.split("\n")
         for part in _SENTENCE_END.split(line)
         if part.strip()
     ]
     first, *rest = parts or [""]
+    if re.match(r"(There|The|No|This|These|An?) ", first):
+        first = first[0].lower() + first[1:]
     return [first.rstrip(".;"), *(_capitalised(part.rstrip(";")) for part in rest)]
 
 
 def message_text(kind: str, text: str) -> str:
     """The message without colours, each line but the first indented; no newline at its end."""
-    first, *rest = message_lines(text.replace("`", ""))
+    first, *rest = (line.replace("`", "") for line in message_lines(text))
     return "\n".join((f"{kind}: {first}", *(INDENT + line for line in rest)))
 
 
@@ -54,5 +56,5 @@ def messages_in(kind: str, lines: Iterable[str]) -> Iterator[str]:
 
 
 def _capitalised(line: str) -> str:
-    word = re.match(r"[a-z]+(?=[\s,])", line)
+    word = re.match(r"[a-z]+(?=[\s,:])", line)
     return line if word is None or word[0] in _LOWER_NAMES else line[0].upper() + line[1:]

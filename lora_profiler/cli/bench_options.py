@@ -154,7 +154,7 @@ def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
         )
     if o["largest_batch"]:
         names = (*TIMING_OPTIONS, "repeats", "no_timing")
-        _refuse(ctx, names, "--largest-batch, which times nothing")
+        _refuse(ctx, names, "--largest-batch")
 
 
 def _refuse(ctx: click.Context, names: Iterable[str], where: str) -> None:
@@ -177,7 +177,7 @@ def _check_rehearsal(ctx: click.Context) -> None:
                     "trains on the device that is there."
                 )
         return
-    _refuse(ctx, NOT_REHEARSED, "--rehearse, which measures nothing")
+    _refuse(ctx, NOT_REHEARSED, "--rehearse")
     if not o["gpu"] or o["gpu"].lower() == "auto":
         raise UsageError("--rehearse needs a GPU to simulate. Name it: `--gpu t4`")
     if o["device"] not in (None, "cuda"):
@@ -200,7 +200,7 @@ def _check_cluster_options(ctx: click.Context) -> None:
             )
     if o["emit"]:
         idle = [name for name in o if name not in WITH_EMIT]
-        _refuse(ctx, idle, "--emit, which measures nothing")
+        _refuse(ctx, idle, "--emit")
         if o["output"] is None:
             raise UsageError("--emit writes a folder; name a new one with -o DIR.")
     elif given(ctx, "cpus_per_case") and not o["ray"]:

@@ -191,20 +191,19 @@ class DefaultGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.color = colour()
         if args and args[0] not in (*self.list_commands(ctx), "-h", "--help", "--version"):
-            self._refuse_misspelt_command(ctx, args[0])
+            self._refuse_misspelt_command(ctx, *args)
             args = [self.default, *args]
         return super().parse_args(ctx, args)
 
-    def _refuse_misspelt_command(self, ctx: click.Context, word: str) -> None:
+    def _refuse_misspelt_command(self, ctx: click.Context, word: str, *rest: str) -> None:
         """A word that is nearly a command, and that no model is called by, is not looked for on the
         hub."""
         if ctx.resilient_parsing or word.startswith("-") or "/" in word or Path(word).exists():
             return
         close = [name for name in nearest(word, self.list_commands(ctx), 1) if _alike(word, name)]
         if close and not is_bundled(word):
-            raise click.UsageError(
-                f"unknown command {word}. Did you mean `lora-profile {close[0]}`?", ctx
-            )
+            meant = " ".join(("lora-profile", close[0], *rest))
+            raise click.UsageError(f"unknown command {word}. Did you mean `{meant}`?", ctx)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write(click.style("lora-profile MODEL or COMMAND [OPTIONS]", bold=True) + "\n")

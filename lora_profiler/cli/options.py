@@ -202,6 +202,9 @@ def gpu_of(o: Mapping[str, Any]) -> "Gpu | None":
     cluster = _cluster(o)
     if cluster is not None:
         return cluster.gpu
+    if o["gpu"] and "," in o["gpu"]:
+        model = (click.get_current_context().params.get("models") or ["MODEL"])[0]
+        raise UsageError(f"--gpu takes one GPU. Try: `lora-profile plan {model} --gpus {o['gpu']}`")
     return find_gpu(o["gpu"]) if o["gpu"] else None
 
 

@@ -331,7 +331,8 @@ def check_engine(engine: str) -> None:
     takes."""
     if engine not in ENGINES:
         raise UsageError(
-            f"engine is {engine!r}; accepted: {', '.join(ENGINES)}.{did_you_mean(engine, ENGINES)}"
+            f"unknown engine {engine!r}.{did_you_mean(engine, ENGINES)}"
+            f" Supported: {', '.join(ENGINES)}"
         )
 
 

@@ -70,20 +70,20 @@ def _ended(request: Request, folder: Path, code: int) -> str:
     by_signal = f"was ended by signal {-code} ({_signal_name(-code)})"
     how = by_signal if code < 0 else f"ended with exit code {code}"
     steps = [int(path.read_text("utf-8")) for path in folder.glob("steps-*")]
-    when = f"after {max(steps)} optimizer steps" if steps else "before it used the GPU"
-    sentences = [f"{' '.join(request.command)} {how} {when}: nothing was rehearsed."]
+    when = f"before step {max(steps) + 1}" if steps else "before it used the GPU"
+    sentences = [f"{' '.join(request.command)} {how} {when}."]
     if code == -signal.SIGKILL:
         sentences.append("SIGKILL often means that this machine's own memory ran out.")
     failures = [json.loads(path.read_text("utf-8")) for path in folder.glob("failure-*.json")]
     own = [each for each in failures if each["type"] not in OF_LAUNCHERS] or failures
     if own:
         failure = own[0]
-        sentences.append(f"{failure['type']}: {failure['message']}.".replace("..", "."))
+        sentences.append(f"Its own error: {failure['type']}: {failure['message']}")
         if failure["missing_module"]:
-            sentences.append(f"Install its package: {request.python} -m pip install NAME.")
+            sentences.append(f"Install its package: `{request.python} -m pip install NAME`")
         elif failure["is_of_network"] and not request.is_online:
             sentences.append("Without --online nothing is downloaded.")
-    return " ".join(sentences)
+    return "\n".join(sentences)
 
 
 def _signal_name(number: int) -> str:

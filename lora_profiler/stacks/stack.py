@@ -44,7 +44,7 @@ class Packing(NamedTuple):
 
 class Refusal(NamedTuple):
     """Values of an option that the trainer cannot do, all but the default where none are named, and
-    why: the end of 'LitGPT 0.5.13 cannot do --packed: ...'."""
+    why: the end of '--packed 32 does not work with LitGPT 0.5.13; ...'."""
 
     option: str
     reason: str
@@ -204,8 +204,8 @@ def versions(name: str) -> tuple[Stack, ...]:
     """All versions of a stack, the newest first. Raises UsageError for a name that none has."""
     if name not in TRAINERS:
         raise UsageError(
-            f"trainer is {name[:60]!r}; accepted: {', '.join(TRAINERS)}."
-            f"{did_you_mean(name[:60], TRAINERS)}"
+            f"unknown trainer {name[:60]}.{did_you_mean(name[:60], TRAINERS)}"
+            f" Supported: {', '.join(TRAINERS)}"
         )
     home = "transformers_loops" if name in _LOOPS else name.partition("-")[0]
     module = import_module(f"lora_profiler.stacks.{home}")
@@ -354,6 +354,7 @@ def check_able(stack: Stack, options: Options, given: Collection[str]) -> None:
         value, default = options[refusal.option], _BY_NAME[refusal.option].default
         if value in refusal.values if refusal.values else value != default:
             raise UsageError(
-                f"{stack.title} cannot do {flag(refusal.option)} {value}: {refusal.reason};"
-                " leave it out, or name another --trainer."
+                f"{flag(refusal.option)} {value} does not work with {stack.title};"
+                f" {refusal.reason}."
+                " Leave it out, or name another --trainer."
             )

@@ -69,7 +69,7 @@ class Document:
 
     def place(self, key: str) -> str:
         line = self.entries[key].line if key in self.entries else 0
-        return f"{self.name}, line {line}" if line else self.name
+        return f"{self.name}:{line}" if line else self.name
 
 
 def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
@@ -135,7 +135,7 @@ def _writable(entry: Entry, name: str) -> Any:
         if isinstance(value, float) and not isfinite(value):
             return str(value)
         if isinstance(value, int) and not is_writable(value):
-            place = f"{name}, line {entry.line}" if entry.line else name
+            place = f"{name}:{entry.line}" if entry.line else name
             raise TrainerFileError(f"{place}: {entry.key} is a number beyond 64 bits.")
         return value
 
@@ -179,7 +179,7 @@ def _yaml_entries(text: str, name: str) -> Iterator[Entry]:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
     except yaml.MarkedYAMLError as e:
-        line = f", line {e.problem_mark.line + 1}" if e.problem_mark else ""
+        line = f":{e.problem_mark.line + 1}" if e.problem_mark else ""
         raise TrainerFileError(f"{name}{line}: not valid YAML: {e.problem or e.context}.") from None
     except yaml.YAMLError as e:
         raise TrainerFileError(f"{name}: not valid YAML: {str(e).splitlines()[0]}.") from None
@@ -239,7 +239,7 @@ class _NodeReader:
             raise self.error(node, f"{node.value[:40]!r} is no {kind}.") from None
 
     def error(self, node: Any, text: str) -> TrainerFileError:
-        return TrainerFileError(f"{self.name}, line {node.start_mark.line + 1}: {text}")
+        return TrainerFileError(f"{self.name}:{node.start_mark.line + 1}: {text}")
 
     def _check(self, node: Any, depth: int) -> None:
         self.count += 1

@@ -82,7 +82,7 @@ def cells_of(text: str, name: str) -> list[str]:
         return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     except json.JSONDecodeError as e:
         raise TrainerFileError(
-            f"{name}, line {e.lineno}, is no notebook: not valid JSON: {e.msg}."
+            f"{name}:{e.lineno}: not a notebook, not valid JSON: {e.msg}."
         ) from None
     except (KeyError, TypeError, RecursionError):
         raise TrainerFileError(f"{name} is no notebook: it has no list of cells.") from None
@@ -114,7 +114,7 @@ def parse_calls(
         try:
             _add_cell(ast.parse(source), start, calls, constants, entries, computed)
         except SyntaxError as e:
-            wrong = wrong or f", line {start + (e.lineno or 0)}, is not valid Python: {e.msg}"
+            wrong = wrong or f":{start + (e.lineno or 0)}: not valid Python: {e.msg}"
         except (ValueError, RecursionError, MemoryError):
             pass
         start += cell.count("\n") + 1

@@ -33,8 +33,8 @@ from lora_profiler.workload import (
 
 State = Literal["option", "costs nothing", "not modelled", "asks", "unknown"]
 _MISSING_OPTIONS = {
-    "seq_len": "the length is the data's; add --seq-len TOKENS",
-    "world_size": "it shares the model over ranks without saying how many; add --world-size N",
+    "seq_len": "its length depends on the data; add `--seq-len 2048`",
+    "world_size": "it trains on several GPUs; say how many: `--world-size 8`",
 }
 _DIRECTIONS: Mapping[Direction, str] = {
     "too low": "too low",
@@ -100,7 +100,7 @@ class TrainerFile:
         if self.model is None:
             raise TrainerFileError(f"{self.name} names no model of the hub; add --model ID.")
         row = next(key for key in self.keys if "model" in key.options)
-        return self.model, f"{row.file}, line {row.line} ({row.key})" if row.line else row.key
+        return self.model, f"{row.file}:{row.line} ({row.key})" if row.line else row.key
 
     def completing(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Its options where `given`, which overrule them, leave something open; those that no
@@ -130,7 +130,7 @@ class TrainerFile:
         asking = next((key for key in self.keys if ask in key.asks), None)
         if asking is None:
             return self.name
-        line = f", line {asking.line}" if asking.line else ""
+        line = f":{asking.line}" if asking.line else ""
         return f"{asking.file}{line} ({asking.key})"
 
 
@@ -138,14 +138,14 @@ def gaps(file: TrainerFile) -> list[Gap]:
     """What the file says and nothing models, each once, with its place and how it errs."""
     each: dict[str, Gap] = {}
     for key in file.not_modelled:
-        what = key.missing or "a key that is not known, of which nothing is made"
-        place = f"{key.file}, line {key.line}" if key.line else key.file
+        what = key.missing or "unknown key, ignored"
+        place = f"{key.file}:{key.line}" if key.line else key.file
         errs = _DIRECTIONS[key.direction] if key.direction else ""
         direction = f" (the answer is {errs})" if errs else ""
         each.setdefault(
             key.missing or key.key,
             Gap(
-                f"{place}, {key.key}: {what}{direction}",
+                f"{place}: {key.key}: {what}{direction}",
                 missing=key.missing or f"the key {key.key}",
                 direction=errs,
                 alternatives=key.alternatives,

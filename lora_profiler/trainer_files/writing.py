@@ -2,6 +2,7 @@
 again: the file is only given out where it is the same question."""
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,7 +105,7 @@ def written_files(
     if name not in WRITERS:
         known = ", ".join(WRITERS)
         raise UsageError(
-            f"no file of {name[:40]!r} is written; accepted: {known}.{did_you_mean(name, WRITERS)}"
+            f"--write: unknown trainer {name[:40]}.{did_you_mean(name, WRITERS)} Supported: {known}"
         )
     setup = workload.setup
     is_open = given is not None and not {"dtype", "precision"} & set(given)
@@ -112,8 +113,8 @@ def written_files(
         workload = changed(workload, _narrow_options(name, setup.method))
     if is_packed_base(setup):
         raise UsageError(
-            "no file is written for a checkpoint of GPTQ, AWQ, FP8 or HQQ: trainers load it by"
-            " name, each with keys of its own."
+            "--write does not support checkpoints of GPTQ, AWQ, FP8 or HQQ; each trainer loads"
+            " them with its own keys."
         )
     for _ in range(_MOST_READINGS):
         texts, documents, command = _texts(name, workload, file_name)
@@ -131,9 +132,25 @@ def written_files(
     if file.model != workload.model.id:
         named.append(f"MODEL {workload.model.id}")
     raise UsageError(
-        f"a file of {file.title} cannot say {', '.join(named) or '; '.join(lost)}; ask without, or"
-        " write another trainer's."
+        f"{file.title} configs cannot express {', '.join(named) or '; '.join(lost)}."
+        f" {_other_writer(name, workload, given)}"
     )
+
+
+def _other_writer(name: str, workload: Workload, given: Collection[str] | None) -> str:
+    """The first other trainer that expresses the question, as something to type."""
+    for other in WRITERS:
+        with suppress(UsageError):
+            if other != name and _is_read_back(other, workload, given):
+                return f"Try: `--write {other} FILE`"
+    return "Leave it out."
+
+
+def _is_read_back(name: str, workload: Workload, given: Collection[str] | None) -> bool:
+    _, documents, _ = _texts(name, workload, f"x{suffix_of(name)}")
+    file = on_model(read_document(documents[0], name, documents[1:]), workload.model)
+    _, wrong = _read_back(file, workload)
+    return not file.not_modelled and not [o for o in wrong if given is None or o in given]
 
 
 _MOST_READINGS = 2
@@ -208,7 +225,7 @@ def _read_back(file: TrainerFile, workload: Workload) -> tuple[Workload, list[st
     except UsageError as e:  # what the trainer takes beside goes with something asked for no more
         read, own = {**usual_options(file.stack, options), **options}, setup_dict(setup)
         taken = [f"{flag(n)} {own[n]}" for n, v in read.items() if n in own and own[n] != v]
-        raise UsageError(f"a file of {file.title} cannot say {', '.join(taken)}: {e}") from e
+        raise UsageError(f"{file.title} configs cannot express {', '.join(taken)}: {e}") from e
     values = setup_dict(replace(setup, loop_state=back.setup.loop_state))
     others = setup_dict(back.setup)
     return back, [name for name in values if values[name] != others[name]]

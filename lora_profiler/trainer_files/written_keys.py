@@ -283,8 +283,8 @@ KEYS: Mapping[str, Callable[[Workload], Keys]] = {
 
 def cannot(title: str, option: str, value: Any) -> UsageError:
     return UsageError(
-        f"a file of {title} cannot say {flag(option)} {value}; ask without, or write another"
-        " trainer's."
+        f"{title} configs cannot express {flag(option)} {value}; leave it out, or write"
+        " another trainer's."
     )
 
 
