@@ -128,7 +128,8 @@ def test_the_first_page_answers_the_first_question(monkeypatch: pytest.MonkeyPat
     full, lora_peak = (a.prediction.peak.total_bytes for a in found[:2])
     assert f"full\t{bytes_text(full)}" in shown
     assert f"LoRA r16\t{bytes_text(lora_peak)}\t{100 * (lora_peak / full - 1):+.1f} %" in shown
-    assert {"composition", "curve", "levers", "layers", "fit_map", "times"} <= set(all_figures(app))
+    every = {"composition", "curve", "levers", "held", "layers", "fit_map", "times"}
+    assert every <= set(all_figures(app))
 
 
 def test_without_a_card_the_page_says_what_is_enough_and_offers_it() -> None:

@@ -222,7 +222,7 @@ def test_a_link_shows_the_page_again(window: Any) -> None:
     assert other.cards() == w.cards() and "custom:8GiB" in w.cards()
     small, again = (each.page.locator(".lp-small").all_inner_texts() for each in (w, other))
     assert again == small
-    for tab, plots in (("When", 1), ("Where", 2), ("What fits", 2)):
+    for tab, plots in (("When", 1), ("Where", 3), ("What fits", 2)):
         other.tab(tab).page.locator(".lp-plot").nth(plots - 1).wait_for()
         assert other.page.locator(".lp-plot").count() == plots
 

@@ -39,6 +39,7 @@ from lora_profiler.records.lines import read_records
 from lora_profiler.records.record import STATUSES, Failure, Record
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.report import labels, palette
+from lora_profiler.report.answer.layers import held_by_layers, held_bytes
 from lora_profiler.report.blocks import Table
 from lora_profiler.report.figures import plotly_script
 from lora_profiler.report.json.predict import predict_payload
@@ -104,7 +105,8 @@ def answered() -> list[Any]:
 
 
 FOUND = scored(some_records(), "analytic")
-CONTENT = report_content(FOUND, answered(), title="A title")
+ANSWERS = answered()
+CONTENT = report_content(FOUND, ANSWERS, title="A title")
 PAGE = write_page(CONTENT)
 
 
@@ -309,6 +311,26 @@ def test_every_figure_is_on_the_page_with_words_and_numbers() -> None:
     assert all("numbers are in the table" in d.caption for d in wanted if d.numbers is None)
 
 
+def test_what_layers_hold_is_drawn_with_all_their_copies_and_adds_up() -> None:
+    drawn = by_name(CONTENT)
+    for n, answer in enumerate(ANSWERS):
+        drawing, prediction = drawn[f"p0-held-{n}"], answer.prediction
+        rows = held_by_layers(prediction)
+        totals = held_bytes(prediction)
+        assert {c: sum(row.bytes[c] for row in rows) for c in totals} == totals
+        largest = rows[0]
+        name = re.sub(r"\d+-\d+", "*", largest.name)
+        same = [c for c in prediction.layers if re.sub(r"\d+", "*", c.name) == name]
+        assert largest.count == len(same) > 1
+        assert largest.bytes["parameters"] == sum(cost.parameter_bytes for cost in same)
+        bars = [t for t in drawing.figure["data"] if t["type"] == "bar"]
+        shown = sum(size for trace in bars for size in trace["x"])
+        axis = drawing.figure["layout"]["xaxis"]
+        unit = {"MiB": 2**20, "GiB": 2**30}[axis["title"]["text"].rpartition(", ")[2]]
+        assert round(shown * unit) == sum(totals.values())
+        assert "type" not in axis  # linear
+
+
 def test_the_scatter_and_the_bars_hold_every_compared_run() -> None:
     drawn = by_name(CONTENT)
     marks = [t for t in drawn["scatter"].figure["data"] if t["mode"] == "markers"]
@@ -395,7 +417,7 @@ def test_the_verdict_and_what_makes_it_fit_stand_first() -> None:
     content = report_content([], asked)
     first = content.cards[0]
     assert (first.label, first.value) == ("LoRA r16 on NVIDIA GeForce RTX 4090", "does not fit")
-    assert "--checkpointing: fits" in first.note
+    assert "fits with --checkpointing: " in first.note
     assert content.lines[0].startswith("meta-llama/Llama-3.1-8B: llama, 32 layers")
 
 

@@ -22,7 +22,7 @@ from lora_profiler.report.answer.timing import sending_lines
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.page import predicted
 from lora_profiler.report.page.predicted import headlines
-from lora_profiler.report.page.steps import layer_drawing
+from lora_profiler.report.page.steps import held_drawing, layer_drawing
 from lora_profiler.units import count_text
 
 
@@ -93,6 +93,9 @@ def _where(result: Answered, answer: Answer) -> None:
     """What holds the peak, by category and by layer."""
     widgets.section("What the peak is made of")
     widgets.drawing(predicted.composition_drawing("composition", result.answers), "composition")
+    widgets.section(f"Memory by layer, {method_label(answer.prediction)}")
+    nothing = ("No layer holds any of it.",)
+    widgets.drawing(held_drawing("held", answer.prediction), "held", nothing=nothing)
     _layers(result)
 
 

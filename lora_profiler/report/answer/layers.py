@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from lora_profiler.prediction import LayerCost, Prediction
+from lora_profiler.prediction import Category, LayerCost, Prediction
 from lora_profiler.report.blocks import Block, Row, RowKind, Table
 from lora_profiler.report.charts import plot
 from lora_profiler.report.charts.plot import Figure
@@ -142,16 +142,8 @@ def cost_table(prediction: Prediction) -> Table:
     groups = group_layers([prediction.layers])
     rows = [_cost_row(g.name, g.count, _values(g.costs[0])) for g in groups]
     sums = list(map(sum, zip(*map(_values, prediction.layers), strict=True)))
-    saved, flops = prediction.saved_activation_bytes, prediction.flops
-    persistent = prediction.persistent_bytes
-    weights = sum(persistent.get(k, 0) for k in ("parameters", "quantization_state", "adapters"))
-    totals = [
-        weights,
-        persistent.get("gradients", 0),
-        persistent.get("optimizer_states", 0),
-        sums[3] if saved is None else saved,
-        sums[4] if flops is None else flops.total,
-    ]
+    flops = prediction.flops
+    totals = [*held_bytes(prediction).values(), sums[4] if flops is None else flops.total]
     rest = [total - part for total, part in zip(totals, sums, strict=True)]
     if any(rest):
         rows.append(_cost_row("outside the layers", 0, rest))
@@ -174,6 +166,79 @@ def _cost_row(name: str, count: int, values: Sequence[int], kind: RowKind = "pla
         *(text if value else "-" for text, value in zip(texts, values, strict=True)),
     )
     return Row(cells=cells, kind=kind)
+
+
+# --- what all layers of a kind hold ---------------------------------------------------------------
+
+_HELD: Mapping[Category, str] = {
+    "parameters": "parameter_bytes",
+    "gradients": "gradient_bytes",
+    "optimizer_states": "optimizer_state_bytes",
+    "activations": "saved_activation_bytes",
+}
+_MOST_HELD = 14
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldByLayers:
+    """Bytes of all `count` layers of one name, but for the numbers in it; `count` is 0 for layers
+    of several names, and for what belongs to none."""
+
+    name: str
+    count: int
+    bytes: Mapping[Category, int]
+    """Weights (with adapters and quantization constants), gradients, optimizer states, and
+    activations saved for backward."""
+
+
+def held_by_layers(prediction: Prediction) -> list[HeldByLayers]:
+    """What layers hold, those of one name together, the largest first; after `_MOST_HELD` all
+    others in one row, then what belongs to no layer. The rows add up to `held_bytes`."""
+    kinds: dict[str, list[LayerCost]] = {}
+    for cost in prediction.layers:
+        kinds.setdefault(_INDEX.sub("*", cost.name), []).append(cost)
+    rows = [
+        HeldByLayers(
+            name=_range_name([cost.name for cost in members]),
+            count=len(members),
+            bytes=_held_sum(members),
+        )
+        for members in kinds.values()
+    ]
+    rows = sorted((row for row in rows if any(row.bytes.values())), key=_held_size, reverse=True)
+    first, others = rows[:_MOST_HELD], rows[_MOST_HELD:]
+    if others:
+        together = {c: sum(row.bytes[c] for row in others) for c in _HELD}
+        first.append(HeldByLayers(name="all other layers", count=0, bytes=together))
+    total, layers = held_bytes(prediction), _held_sum(prediction.layers)
+    rest = {category: total[category] - layers[category] for category in _HELD}
+    if any(rest.values()):
+        first.append(HeldByLayers(name="outside the layers", count=0, bytes=rest))
+    return first
+
+
+def held_bytes(prediction: Prediction) -> dict[Category, int]:
+    """What a step holds throughout and saves for backward, whether in a layer or not."""
+    persistent = prediction.persistent_bytes
+    saved = prediction.saved_activation_bytes
+    weights: tuple[Category, ...] = ("parameters", "quantization_state", "adapters")
+    return {
+        "parameters": sum(persistent.get(category, 0) for category in weights),
+        "gradients": persistent.get("gradients", 0),
+        "optimizer_states": persistent.get("optimizer_states", 0),
+        "activations": sum(c.saved_activation_bytes for c in prediction.layers)
+        if saved is None
+        else saved,
+    }
+
+
+def _held_sum(layers: Iterable[LayerCost]) -> dict[Category, int]:
+    members = list(layers)
+    return {name: sum(getattr(cost, of) for cost in members) for name, of in _HELD.items()}
+
+
+def _held_size(row: HeldByLayers) -> int:
+    return sum(row.bytes.values())
 
 
 # --- the figure -----------------------------------------------------------------------------------

@@ -78,6 +78,11 @@ const lpFigures = (() => {
       const every = Math.max(1, Math.ceil(x.ticktext.length * each / plane));
       Object.assign(columns, { tickvals: x.tickvals.filter((_, n) => n % every === 0), ticktext: x.ticktext.filter((_, n) => n % every === 0) });
     }
+    const room = ({ x: at, xref, xanchor }) => { // of a note, to the end of the figure
+      const begin = xref === "paper" ? at : (at - x.range?.[0]) / (x.range?.[1] - x.range?.[0]);
+      const before = left + begin * plane, after = width - before;
+      return xanchor === "left" ? after : xanchor === "right" ? before : plane;
+    };
     return {
       data: data.map((trace) => ({
         cliponaxis: false, ...trace, name: trace.name && shortened(trace.name, SMALL_PX, width - left - 45, look),
@@ -89,7 +94,7 @@ const lpFigures = (() => {
         dragmode: matchMedia("(pointer: fine)").matches ? "zoom" : false,
         annotations: notes.map((note) => ({
           ...note, align: note.xanchor, text: note.font?.size === HEAD_PX ? shortened(note.text, HEAD_PX, plane + right - 8, look)
-            : note.name === "row" ? note.text : wrapped(note.text, plane / 6.6),
+            : note.name === "row" ? note.text : wrapped(note.text, (room(note) || plane) / 6.6),
         })),
       },
     };

@@ -8,7 +8,13 @@ from lora_profiler.comparison.errors import counted, group_peaks, predicted_peak
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import PhaseSample
 from lora_profiler.report import labels
-from lora_profiler.report.answer.layers import LayerQuantity, layer_bars, layer_rows, layer_text
+from lora_profiler.report.answer.layers import (
+    LayerQuantity,
+    held_by_layers,
+    layer_bars,
+    layer_rows,
+    layer_text,
+)
 from lora_profiler.report.blocks import by_category, filled, paragraph, table
 from lora_profiler.report.charts.bars import CategoryBar, category_bars
 from lora_profiler.report.charts.curves import measured_curve, memory_curve, phase_samples
@@ -170,6 +176,45 @@ def layer_drawings(name: str, predictions: Sequence[Prediction]) -> list[Drawing
     """One model's layers under every method: what trains, and what is kept for backward."""
     drawings = [layer_drawing(name, predictions, quantity) for quantity in QUANTITIES]
     return [drawing for drawing in drawings if drawing is not None]
+
+
+_TOLD = 5
+"""Layers that a figure's description names."""
+
+
+def held_drawing(name: str, prediction: Prediction) -> Drawing | None:
+    """Which layers hold the memory of one method, all copies together, on a linear scale; None
+    where no layer holds any."""
+    rows = held_by_layers(prediction)
+    if not rows:
+        return None
+    label = method_label(prediction)
+    copies = (f" x{row.count}" if row.count > 1 else "" for row in rows)
+    bars = [
+        CategoryBar(label=shortened(row.name, 38) + n, bytes=row.bytes)
+        for row, n in zip(rows, copies, strict=True)
+    ]
+    words = "; ".join(f"{bar.label} {bytes_text(bar.total_bytes)}" for bar in bars[:_TOLD])
+    return Drawing(
+        name,
+        f"{label}: memory by layer and category, all copies of a layer together.",
+        f"Stacked bars of what layers hold, the largest first: {words}, and so on.",
+        category_bars(bars),
+        filled(
+            by_category(
+                "The numbers of the figure",
+                ("layer", "copies"),
+                [
+                    ((row.name, f"x{row.count}" if row.count else ""), row.bytes, False)
+                    for row in rows
+                ],
+            )
+        ),
+        lines=(
+            "Weights include adapters and quantization constants; activations are what is saved for"
+            " backward, the loss among them. Gradients and activations peak at different times.",
+        ),
+    )
 
 
 def layer_drawing(
