@@ -18,6 +18,12 @@ BANNED = ROOT / "tests/data/banned_words.txt"
 MAX_WORDS = 15
 """Of a sentence on the command line and in the dashboard."""
 MAX_WORDS_DOCS = 30
+EXCLUDED = (
+    *("dashboard", "docs", "golden", "stacks", "support", "analytic", "compiled"),
+    *("report", "report/answer", "report/claims", "report/decision", "report/learn"),
+    *("report/measured", "report/page"),
+)
+"""Rooms that do not keep the rules yet; the list may only shrink."""
 _LEAST_WORDS = 3
 """A literal of fewer is a key, a label of a column or a format."""
 
@@ -162,11 +168,13 @@ def main() -> None:
             if text.room == sys.argv[2]:
                 print(*faults(text, limit_of(text.room)), sep="\n", end="")
         return
-    rooms = sorted({text.room for text in every})
+    by_room = {
+        room: sums([text for text in every if text.room == room], limit_of(room))
+        for room in sorted({text.room for text in every})
+    }
+    num_long = sum(total.long for total in by_room.values())
     print(f"{'room':24}{'sentences':>10}{'banned':>8}{'long':>6}{'ease':>7}")
-    for room in (*rooms, "all"):
-        own = [text for text in every if room in (text.room, "all")]
-        total = sums(own, limit_of(room))
+    for room, total in {**by_room, "all": sums(every, 0)._replace(long=num_long)}.items():
         print(
             f"{room:24}{total.sentences:10,}{total.banned:8}{total.long:6}{total.reading_ease:7.1f}"
         )
