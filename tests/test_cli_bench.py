@@ -121,11 +121,11 @@ def test_resume_runs_what_is_not_stored_and_says_so(bench: Bench) -> None:
     assert code == 0
     assert [case.workload.setup.method for case in bench.asked] == ["lora"]
     assert re.search(r"\[1/2\] tiny, full: ok, .*; stored before, not run again\n", err)
-    assert "tiny, full: ok" in out
+    assert "\nFull " in out
     code, out, err = bench.tiny("--resume")
     assert (code, bench.asked) == (0, [])
     assert err.endswith("All cases are stored for this environment already: nothing was run.\n")
-    assert "tiny, LoRA r16: ok" in out
+    assert "\nLoRA r16 " in out
     bench.tiny("--resume", "--seed", "1")
     assert len(bench.asked) == 2
 
@@ -167,27 +167,34 @@ def test_lines_of_the_store_that_cannot_be_read_are_told_of(bench: Bench) -> Non
 # --- what is shown --------------------------------------------------------------------------------
 
 
-def test_few_records_are_shown_in_full_and_full_against_lora(bench: Bench) -> None:
+def test_the_verdict_comes_first_then_a_row_for_each_run(bench: Bench) -> None:
     code, out, _ = bench.tiny()
     assert code == 0
-    assert re.search(r"^  peak +1\.51 +1\.51 +exact$", out, re.MULTILINE)
-    assert "tiny, full: ok" in out
-    assert "tiny, LoRA r16: ok" in out
+    assert out.startswith("✓ Predicted peaks are right: equal to the byte.\n")
+    assert re.search(r"^Full +1\.51 +1\.51 +exact ", out, re.MULTILINE)
+    assert re.search(r"^LoRA r16 +1\.30 +1\.30 +exact ", out, re.MULTILINE)
     assert "\ntiny: LoRA r16 takes 1.000 of the time of full (95 % interval " in out
-    assert "Errors over all records" not in out
+    assert all(len(line) <= 80 for line in out.splitlines()) and len(out.splitlines()) <= 25
+
+
+def test_every_part_is_behind_detail(bench: Bench) -> None:
+    code, out, _ = bench.tiny("--detail")
+    assert code == 0
+    assert re.search(r"^  peak +1\.51 +1\.51 +exact$", out, re.MULTILINE)
+    assert "tiny, full: ok" in out and "tiny, LoRA r16: ok" in out
+    assert "Errors over all records" in out
     assert all(len(line) <= 100 for line in out.splitlines())
     assert "\x1b" not in out
 
 
-def test_many_records_are_a_row_each_with_their_errors_together(bench: Bench) -> None:
+def test_runs_that_did_not_finish_are_named_with_what_to_try(bench: Bench) -> None:
     bench.answer = statuses("ok", "oom", "ok")
-    code, out, _ = bench.tiny("--repeats", "2")
+    code, out, _ = bench.tiny("--repeats", "2", "--detail")
     assert code == 0
     lines = out.splitlines()
-    assert lines[0] == "4 records"
-    assert re.findall(r"^#\d(?= )", out, re.MULTILINE) == ["#1", "#2", "#3", "#4"]
-    assert "! #2, out of memory, in forward and loss: as planned" in lines
-    assert "Errors over all records" in lines
+    assert lines[0] == "! 1 of 4 runs did not finish: out of memory."
+    assert lines[1].startswith("→ Try a smaller batch or sequence, --checkpointing")
+    assert "✗ LoRA r16, out of memory in forward and loss: as planned" in lines
     assert re.search(r"^  all together +3 +exact +exact +exact +100 %$", out, re.MULTILINE)
 
 
@@ -206,7 +213,7 @@ def test_json_has_records_and_comparisons(bench: Bench) -> None:
 def test_csv_and_md(bench: Bench) -> None:
     rows = list(csv.DictReader(io.StringIO(bench.tiny("--format", "csv")[1])))
     assert [(row["method"], row["status"]) for row in rows] == [("full", "ok"), ("lora", "ok")]
-    assert bench.tiny("--format", "md")[1].startswith("## tiny, full: ok\n")
+    assert bench.tiny("--format", "md")[1].startswith("**✓ Predicted peaks are right:** equal")
 
 
 def test_output_goes_to_a_new_file(bench: Bench, tmp_path: Path) -> None:
@@ -248,7 +255,7 @@ def test_exit_code_tells_whether_something_was_measured(
     found, out, _ = bench.tiny()
     assert found == code
     assert [r.measurement.status for r in bench.stored()] == ["ok", status]
-    assert "tiny, full: ok" in out
+    assert "\nFull " in out
 
 
 # --- Ctrl-C ---------------------------------------------------------------------------------------
@@ -269,8 +276,8 @@ def test_ctrl_c_keeps_what_is_done_and_stores_the_interrupted_one(bench: Bench) 
     assert code == 130
     assert len(bench.asked) == 2
     assert [r.measurement.status for r in bench.stored()] == ["ok", "interrupted"]
-    assert "tiny, full: ok" in out
-    assert "tiny, LoRA r16: interrupted" in out
+    assert "\nFull " in out
+    assert re.search(r"^LoRA r16 .* interrupted( |$)", out, re.MULTILINE)
     assert err.endswith("Interrupted. What is done is stored: run again with --resume.\n")
     bench.answer = record_of
     code, _, _ = bench.tiny("--repeats", "2", "--resume")
@@ -299,7 +306,7 @@ def test_ctrl_c_between_two_processes_ends_the_run(bench: Bench) -> None:
     code, out, err = bench.tiny("--repeats", "2")
     assert code == 130
     assert len(bench.asked) == 2
-    assert "tiny, full: ok" in out
+    assert "\nFull " in out
     assert "[2/4] tiny, LoRA r16, run 1: interrupted" in err
 
 
@@ -316,7 +323,7 @@ def test_a_case_that_ends_well_in_the_moment_of_ctrl_c_is_kept_and_the_last(benc
     assert code == 130
     assert len(bench.asked) == 1
     assert [r.measurement.status for r in bench.stored()] == ["ok"]
-    assert "tiny, full: ok" in out
+    assert "\nFull " in out
 
 
 def test_ctrl_c_means_what_it_meant_before_when_the_run_is_over(bench: Bench) -> None:
@@ -383,7 +390,7 @@ def test_a_suite_of_the_source_tree_brings_its_own_cases(bench: Bench) -> None:
     code, out, _ = bench("--suite", "tiny", "--device", "cpu")
     assert code == 0
     assert [case.workload.setup.method for case in bench.asked] == ["full", "lora", "qlora", "lora"]
-    assert out.startswith("4 records\n")
+    assert len(re.findall(r"^(?:Full|Q?LoRA r\d+) ", out, re.MULTILINE)) == 4
     assert {case.workload.setup.device for case in bench.asked} == {"cpu"}
 
 
@@ -432,12 +439,11 @@ def test_the_search_begins_at_the_prediction_and_shows_its_probes(bench: Bench) 
     assert [case.workload.setup.batch_size for case in bench.asked] == [11, 12, 11]
     held = [case.conditions for case in bench.asked]
     assert {(each.memory_steps, each.min_timed_steps) for each in held} == {(2, 0)}
-    assert out.startswith("tiny, LoRA r16: the largest batch of 24 tokens\n")
     proof = (
-        "11 is the largest batch within 4.00 MiB of A processor: it trained in two processes, and"
-        " 12 did not fit."
+        "✓ tiny, LoRA r16: 11 is the largest batch within 4.00 MiB of A processor; it trained in"
+        " two processes, and 12 did not fit."
     )
-    assert proof in " ".join(out.split())
+    assert " ".join(out.split()).startswith(proof)
     assert "Predicted: 11." in out
     assert "[2] tiny, LoRA r16, batch 12: out of memory" in err
     assert len(bench.stored()) == 3
@@ -477,7 +483,7 @@ def test_a_search_that_fails_is_told_of_and_its_probes_are_shown(bench: Bench) -
     assert code == 4
     assert "the search for tiny-lora-" in err
     assert "a probe ended as crash: as planned" in err
-    assert "tiny, LoRA r16: crashed" in out
+    assert re.search(r"^LoRA r16 .* crashed( |$)", out, re.MULTILINE)
 
 
 def test_ctrl_c_in_a_search_keeps_its_probes(bench: Bench) -> None:
@@ -485,7 +491,7 @@ def test_ctrl_c_in_a_search_keeps_its_probes(bench: Bench) -> None:
     code, out, err = bench.tiny(*SEARCH)
     assert code == 130
     assert [r.measurement.status for r in bench.stored()] == ["ok", "interrupted"]
-    assert "tiny, LoRA r16: ok" in out
+    assert "\nLoRA r16 " in out
     assert "run again with --resume" in err
 
 
@@ -552,7 +558,7 @@ def test_a_terminal_shows_rows_as_they_go_and_then_the_table_instead(
     assert "0 of 1 done" in text
     assert "Ctrl-C keeps what is done." in text
     assert "[1/1]" not in text
-    assert text.index("step 2: backward") < text.index("what the peak is made of")
+    assert text.index("step 2: backward") < text.index("The predicted peak is right")
     plain = on_a_terminal(*arguments, TERM="dumb")
     assert "\x1b" not in plain
     assert "[1/1] tiny, full: started" in plain
@@ -630,8 +636,8 @@ def test_ctrl_c_of_a_real_run_leaves_the_finished_rows_and_no_process(place: Pat
         process.kill()
     assert process.returncode == 130, err
     assert "Interrupted. What is done is stored: run again with --resume." in err
-    assert re.search(r"^tiny, full: (ok|noisy)$", out, re.MULTILINE)
-    assert re.search(r"^tiny, LoRA r16: interrupted$", out, re.MULTILINE)
+    assert re.search(r"^Full +\d", out, re.MULTILINE)
+    assert re.search(r"^LoRA r16 .* interrupted$", out, re.MULTILINE)
     own = [r for r in Store(place / "r.jsonl").records() if r.conditions.seed == 3]
     kept = {r.workload.setup.method: r.measurement for r in own}
     assert kept["full"].went_through and kept["lora"].status == "interrupted"

@@ -293,15 +293,15 @@ def _print(
     comparisons = [c for r in results for c in r.comparisons]
     print_answer(
         lambda: bench_payload(records, comparisons, proven),
-        lambda: _blocks(results, proven, is_rehearsed=o["rehearse"]),
+        lambda: _blocks(results, proven, o),
         lambda: run_records(records),
     )
 
 
 def _blocks(
-    results: Sequence["Result"], proven: Sequence["LargestBatch"], *, is_rehearsed: bool
+    results: Sequence["Result"], proven: Sequence["LargestBatch"], o: dict[str, Any]
 ) -> Sequence["Block"]:
-    if is_rehearsed:
+    if o["rehearse"]:
         from lora_profiler.report.rehearsed import rehearsed_blocks
 
         return rehearsed_blocks(results)
@@ -310,7 +310,7 @@ def _blocks(
     searched = {record.id for search in proven for record in search.records}
     others = [r for r in results if r.record.id not in searched]
     by_id = {r.record.id: r for r in results}
-    return [*search_blocks(proven, by_id), *bench_blocks(others)]
+    return [*search_blocks(proven, by_id), *bench_blocks(others, detail=o["detail"])]
 
 
 def _write_report(results: Sequence["Result"], path: str, records: "Path | None") -> None:

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 WITH_CASE = (
-    "case", "records", "resume", "rerun", "deadline", "timeout", "progress", "report", "form",
-    "output", "force",
+    "case", "records", "resume", "rerun", "deadline", "timeout", "progress", "report", "detail",
+    "form", "output", "force",
 )  # fmt: skip
 """Options that have a meaning beside --case, which fixes everything else."""
 WITH_SUITE = ("suite", "device", "ray", "cpus_per_case", "emit", *WITH_CASE[1:])
@@ -103,6 +103,7 @@ bench_options = together(
     rare(REHEARSING)("--gpu", "KEY", "GPU to simulate, with --rehearse", shell_complete=complete_gpu),
     rare(REHEARSING)("--python", "PYTHON",
         "Python with a CUDA build of torch", show_default="LORA_PROFILER_CUDA_PYTHON, else this one"),
+    grouped(OUTPUT)("--detail", help="every part, phase and time of each run"),
     grouped(OUTPUT)("--report", "FILE", "also write an HTML page of these runs"),
     rare(OUTPUT)("--progress", help="progress on stderr; json: a line per event",
         type=NearestChoice(("auto", "json")), default="auto"),

@@ -117,6 +117,19 @@ def filled(table: Table) -> Table:
     )
 
 
+def with_words_last(table: Table) -> Table:
+    """The table, in whose last column words begin at one place, as numbers end at one."""
+    last = len(table.columns) - 1
+    cells = [table.columns, *(row.cells for row in table.rows)]
+    width = max(len(row[last]) for row in cells if len(row) > last)
+
+    def padded(row: tuple[str, ...]) -> tuple[str, ...]:
+        return (*row[:last], *(cell and cell.ljust(width) for cell in row[last:]))
+
+    rows = tuple(replace(row, cells=padded(row.cells)) for row in table.rows)
+    return replace(table, columns=padded(table.columns), rows=rows)
+
+
 def without_columns(table: Table, labels: Collection[str]) -> Table:
     """The table without the columns that are called so."""
     return _picked(table, [n for n, label in enumerate(table.columns) if label not in labels])

@@ -22,9 +22,9 @@ from lora_profiler.report.blocks import (
     Table,
     Verdict,
     dim,
-    heading,
     paragraph,
     table,
+    with_words_last,
 )
 from lora_profiler.report.gpu_names import a_gpu, gpu_name
 from lora_profiler.report.json import picked
@@ -53,7 +53,11 @@ def rehearsed_blocks(results: Sequence[Result]) -> list[Block]:
         record, failure = result.record, result.record.measurement.failure
         label, device = method_label(result.prediction), record.environment.device.name
         blocks += [
-            heading(f"{record.workload.model.id}, {label}: {run_labels.status_label(record)}"),
+            Verdict(
+                sign="fits" if record.measurement.went_through else "does_not_fit",
+                words=f"{record.workload.model.id}, {label}: {run_labels.status_label(record)}.",
+                rest=_peak_words(result),
+            ),
             paragraph(f"{device}: {', '.join(package_words(record.environment))}."),
         ]
         if failure is not None:
@@ -63,7 +67,14 @@ def rehearsed_blocks(results: Sequence[Result]) -> list[Block]:
         if record.measurement.went_through:
             blocks.append(_bytes_compared(result))
     limits = dict.fromkeys(limit for r in results for limit in r.record.environment.limits)
-    return [*blocks, paragraph(*limits)]
+    return [*blocks, dim(*limits)]
+
+
+def _peak_words(result: Result) -> str:
+    """' 6.33 GiB at peak, 6.33 GiB predicted.'"""
+    peak = result.record.measurement.peak_requested_bytes
+    predicted = short_bytes_text(counted_peak(result.prediction))
+    return "" if peak is None else f" {short_bytes_text(peak)} at peak, {predicted} predicted."
 
 
 def _bytes_compared(result: Result) -> Table:
@@ -88,7 +99,7 @@ def _bytes_compared(result: Result) -> Table:
         if size is not None
     ]
     return Table(
-        title=f"the peak, and the prediction beside it ({prediction.exactness})",
+        title=f"the peak, rehearsed and predicted ({prediction.exactness})",
         columns=("bytes", "rehearsed", "predicted", "difference", ""),
         rows=tuple(rows),
     )
@@ -290,7 +301,7 @@ def _peaks(result: Rehearsal) -> Table:
             cells = (in_unit(peak[counter], size) for counter in (COUNTERS[0], COUNTERS[2]))
             at = f"peak {_when(held)}" if is_peak and held else ""
             rows.append(Row(cells=(PARTS_OF_RUN[part], *cells, at)))
-    return Table(columns=(unit, "tensors", "reserved", ""), rows=tuple(rows))
+    return with_words_last(Table(columns=(unit, "tensors", "reserved", ""), rows=tuple(rows)))
 
 
 PARTS_OF_RUN: Final[dict[PartOfRun, str]] = {
@@ -318,9 +329,8 @@ def _largest(result: Rehearsal) -> list[Block]:
         place = _place(stacks[0]).partition(" ")[0] if stacks else ""
         cut = place if len(place) <= _LONGEST_PLACE else f"...{place[3 - _LONGEST_PLACE :]}"
         rows.append(Row(cells=(name, f"{times}{short_in_unit(count, size)}", cut)))
-    width = max(len(row.cells[2]) for row in rows)
-    rows = [Row(cells=(*row.cells[:2], row.cells[2].ljust(width))) for row in rows]
-    return [Table(columns=("Largest tensors", unit, "allocated in".ljust(width)), rows=tuple(rows))]
+    columns = ("Largest tensors", unit, "allocated in")
+    return [with_words_last(Table(columns=columns, rows=tuple(rows)))]
 
 
 def _tensor_name(piece: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@ with --detail every run that no other one beats; where none is to be taken, what
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
 from lora_profiler.catalog import Gpu, find_model
@@ -31,6 +30,7 @@ from lora_profiler.report.blocks import (
     paragraph,
     shell_command,
     table,
+    with_words_last,
 )
 from lora_profiler.report.gpu_names import gpu_name, short_gpu_names
 from lora_profiler.report.labels import way_label
@@ -524,9 +524,8 @@ def ways_table(plan: TrainingPlan) -> Table:
             rows.append(Row(cells=(SIGNS["does_not_fit"], label, *cells)))
     money = _currency(plan) or "cost"
     columns = ("", "", "GPUs", "sharding", "GiB", "free", "time", money, "")
-    width = max(len(row.cells[-1]) for row in rows)  # words in the last column begin at one place
-    rows = [replace(row, cells=(*row.cells[:-1], row.cells[-1].ljust(width))) for row in rows]
-    return filled(Table(columns=columns, rows=tuple(rows), left=4, spare=("sharding", "free")))
+    ways = Table(columns=columns, rows=tuple(rows), left=4, spare=("sharding", "free"))
+    return filled(with_words_last(ways))
 
 
 def _ways(plan: TrainingPlan) -> dict[PlannedRun, str]:

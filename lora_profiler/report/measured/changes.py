@@ -7,7 +7,7 @@ from statistics import median
 from lora_profiler.comparison.regressions import Change, Pair, Pairs, SetupChange
 from lora_profiler.records.record import Record
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Block, Rows, Table, heading, paragraph, table
+from lora_profiler.report.blocks import Block, Rows, Table, Verdict, dim, paragraph, table
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.comparisons import (
     counted,
@@ -33,19 +33,39 @@ def change_blocks(
     """What `compare --against` shows. `found` are changes of the pairs, in the metrics that were
     asked for."""
     methods = {pair.case_key: pair.before[0].workload.setup.method for pair in pairs.pairs}
-    blocks: list[Block] = [
-        heading(f"Before and after: {counted(len(pairs.pairs), 'case')} on both sides")
-    ]
+    blocks: list[Block] = [_verdict(pairs, found)]
     lines = [*outcome_lines(pairs.pairs), *one_sided_lines(pairs)]
     blocks += [paragraph(*lines)] if lines else []
-    blocks.append(setup_table(setup) if setup else paragraph("The set-ups are the same."))
-    if found:
-        blocks += [changes_table(found, methods), paragraph(*_notes(found))]
+    blocks += [changes_table(found, methods)] if found else []
+    blocks += [setup_table(setup)] if setup else []
     for metric in dict.fromkeys(c.metric for c in found):
         beyond = [c for c in found if c.metric == metric and c.is_beyond_noise]
         if shown := largest(beyond, lambda c: c.relative_change, worst):
             blocks.append(largest_changes_table(shown, pairs.pairs))
-    return blocks
+    same = [] if setup else ["The set-ups are the same."]
+    return [*blocks, dim(*same, *_notes(found))]
+
+
+def _verdict(pairs: Pairs, found: Sequence[Change]) -> Verdict:
+    """'1 case no longer trains', '2 of 8 numbers got worse', 'nothing got worse'."""
+    cases = counted(len(pairs.pairs), "case")
+    if not pairs.pairs:
+        return Verdict(sign="tight", words="No case is in both sets.")
+    if lost := [pair for pair in pairs.pairs if pair.is_lost]:
+        fail = "no longer trains" if len(lost) == 1 else "no longer train"
+        words = f"{count_text(len(lost))} of {cases} {fail}:"
+        return Verdict(sign="does_not_fit", words=words, rest=f" {run_name(lost[0].before[0])}.")
+    if worse := [c for c in found if c.is_worse_by_more_than(0)]:
+        (worst,) = largest(worse, lambda c: c.relative_change, 1)
+        what, change = run_labels.METRIC_LABELS[worst.metric], _numbers(worst)[2]
+        words = f"{count_text(len(worse))} of {counted(len(found), 'number')} got worse:"
+        rest = f" the worst is {what}, {change}, of {run_name(run_of(worst, pairs.pairs))}."
+        return Verdict(sign="tight", words=words, rest=rest)
+    better = sum(c.is_beyond_noise for c in found)
+    rest = (
+        f" {better} of {counted(len(found), 'number')} better." if better else " all are the same."
+    )
+    return Verdict(sign="fits", words=f"Nothing got worse in {cases}:", rest=rest)
 
 
 def outcome_lines(pairs: Sequence[Pair]) -> list[str]:
@@ -158,7 +178,7 @@ def largest_changes_table(found: Sequence[Change], pairs: Sequence[Pair]) -> Tab
             ("before", lambda c: _numbers(c)[0]),
             ("after", lambda c: _numbers(c)[1]),
             ("change", lambda c: _numbers(c)[2]),
-            *([("+-", _half_width)] if is_time else []),
+            *([("±", _half_width)] if is_time else []),
         ),
         title=f"Largest changes beyond noise: {run_labels.METRIC_LABELS[found[0].metric]}",
         left=3,
@@ -209,7 +229,7 @@ def judgement(
     parts = []
     if lost:
         cases = f"{counted(len(lost), 'case')}, such as {run_name(lost[0].before[0])}"
-        parts.append(f"No longer trained: {cases}.")
+        parts.append(f"No longer trains: {cases}.")
     if worse:
         (worst,) = largest(worse, lambda c: c.relative_change, 1)
         before, after, change = _numbers(worst)
@@ -228,12 +248,14 @@ def judgement(
 
 
 def _notes(found: Sequence[Change]) -> list[str]:
+    if not found:
+        return []
     lines = [
         f"{CHANGE_DEFINITION}. Bytes: the largest of a case's runs; any difference is beyond noise."
     ]
     if any(c.before.low is not None for c in found):
         lines.append(
-            "Times: the median of all steps, beyond noise where the 95 % intervals lie apart; +- is"
-            " half the wider of the two."
+            "Times: the median of all steps, beyond noise where the 95 % intervals do not overlap;"
+            " ± is half the wider one."
         )
     return lines

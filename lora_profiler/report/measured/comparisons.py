@@ -16,7 +16,7 @@ from lora_profiler.comparison.errors import (
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.records.record import STATUSES, Record
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph, table
+from lora_profiler.report.blocks import Block, Row, Table, Verdict, dim, table, with_words_last
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.measured_runs import category_label, setting
@@ -48,20 +48,37 @@ def comparison_blocks(
     errors. `hints` come last."""
     records = {s.record.id: s.record for s in scored}
     comparisons = [c for s in scored for c in s.comparisons if c.metric in chosen]
-    blocks: list[Block] = [
-        heading(f"{counted(len(scored), 'record')}, predicted against measured"),
-        paragraph(*environment_lines(records.values()), *not_compared_lines(scored)),
-    ]
-    if any(c.is_claim for c in comparisons):
-        equal = equality_words([c for c in comparisons if c.is_claim])
-        note = paragraph(f"{run_labels.ERROR_DEFINITION}. {equal}")
-        blocks += [errors_table(comparisons, by, records), note]
-        largest = largest_errors(comparisons, worst)
-        if largest:
-            blocks.append(largest_errors_table(largest, records))
-    else:
-        blocks.append(paragraph(f"Nothing is predicted of {_metrics(chosen)} in these records."))
-    return [*blocks, paragraph(*hints)] if hints else blocks
+    claims = [c for c in comparisons if c.is_claim]
+    about = [*environment_lines(records.values()), *not_compared_lines(scored), *hints]
+    if not claims:
+        rest = f" no {_metrics(chosen)} is predicted for {counted(len(scored), 'record')}."
+        return [Verdict(sign="tight", words="Nothing to compare:", rest=rest), dim(*about)]
+    blocks: list[Block] = [accuracy_verdict(claims), errors_table(comparisons, by, records)]
+    if largest := largest_errors(claims, worst):
+        blocks.append(largest_errors_table(largest, records))
+    notes = f"{run_labels.ERROR_DEFINITION}. {equality_words(claims)}"
+    return [*blocks, dim(notes, *about)]
+
+
+def accuracy_verdict(claims: Sequence[Comparison]) -> Verdict:
+    """'137 of 137 peaks predicted within 1 %; the worst is 0.95 % too low.'"""
+    within = sum(c.is_within(0.01) for c in claims)
+    are_peaks = {c.metric for c in claims} == {"peak_requested_bytes"}
+    noun = ("peak" if are_peaks else "number") + "s" * (len(claims) > 1)
+    words = f"{count_text(within)} of {count_text(len(claims))} {noun} predicted within 1 %;"
+    rest = " all equal to the last digit."
+    if worst := largest_errors(claims, 1):
+        error = worst[0].relative_error
+        rest = " of one, 0 was measured." if error is None else ""
+        rest = rest or f" the worst is {direction_text(error or 0)}."
+    return Verdict(sign="fits" if within == len(claims) else "tight", words=words, rest=rest)
+
+
+def direction_text(error: float) -> str:
+    """'0.95 % too low', '25 % too high'."""
+    percent = f"{100 * abs(error):.2g} %" if abs(error) < 1 else f"{100 * abs(error):,.0f} %"
+    size = percent if abs(error) >= 0.00005 else "<0.01 %"
+    return f"{size} too {'low' if error < 0 else 'high'}"
 
 
 def environment_lines(records: Iterable[Record]) -> list[str]:
@@ -82,7 +99,7 @@ def cut(lines: list[str], what: str, count: int) -> list[str]:
 
 
 def not_compared_lines(scored: Sequence[Scored]) -> list[str]:
-    """Runs that did not go through, by status, and those that nothing could predict, by reason."""
+    """Runs that failed, by status, and those without a prediction, by reason."""
     ended = Counter(
         s.record.measurement.status for s in scored if not s.record.measurement.went_through
     )
@@ -93,21 +110,21 @@ def not_compared_lines(scored: Sequence[Scored]) -> list[str]:
             for status in STATUSES
             if ended[status]
         )
-        lines.append(f"Not compared, for the run did not go through: {words}.")
+        lines.append(f"Not compared because the run failed: {words}.")
     reasons = Counter(s.refusal for s in scored if s.refusal is not None)
-    told = reasons.most_common(MOST_REASONS)
-    lines += [f"Not predicted, {count_text(n)}: {reason}" for reason, n in told]
-    rest = sum(reasons.values()) - sum(n for _, n in told)
+    common = reasons.most_common(MOST_REASONS)
+    lines += [f"Not predicted, {count_text(n)}: {reason}" for reason, n in common]
+    rest = sum(reasons.values()) - sum(n for _, n in common)
     return [*lines, f"Not predicted for other reasons: {count_text(rest)}."] if rest else lines
 
 
 def equality_words(claims: Sequence[Comparison], what: str = "") -> str:
     """How many predicted numbers are equal to the measured ones, and which engines made them."""
     equal = count_text(sum(c.predicted == c.measured for c in claims))
-    of = f"Equal to the last digit: {equal} of {count_text(len(claims))}{what}"
-    engines = sorted({c.engine for c in claims})
-    many = "s" if len(engines) > 1 else ""
-    return f"{of}. Predicted by the {' and '.join(engines)} engine{many}."
+    engines = " and ".join(sorted({c.engine for c in claims}))
+    return (
+        f"Equal to the last digit: {equal} of {count_text(len(claims))}{what} (engine: {engines})."
+    )
 
 
 # --- errors by group ------------------------------------------------------------------------------
@@ -137,26 +154,36 @@ def errors_table(
         for g in groups if within else ():
             named = zip(within, g.group, strict=True)
             cells = (label(metric, name, value) for name, value in named)
-            rows.append(Row(cells=(*cells, *_error_cells(g))))
+            rows.append(Row(cells=(*cells, *_error_cells(g, records))))
         if len(groups) > 1 or not within:
             (whole,) = summary(members, ())
-            rows.append(
-                Row(cells=("all", *[""] * (len(within) - 1), *_error_cells(whole)), kind="total")
-            )
+            blank = [""] * (len(within) - 1)
+            rows.append(Row(cells=("all", *blank, *_error_cells(whole, records)), kind="total"))
     names = [run_labels.GROUPING_LABELS[name] for name in within] or [""]
     title = f"Error of the {run_labels.METRIC_LABELS[found[0]]}" if len(found) == 1 else "Errors"
-    columns = (*names, "n", "mean", "median", "worst under", "worst over", "within 1 %")
-    return Table(title=title, columns=columns, rows=tuple(rows), left=len(names))
+    columns = (*names, "n", "mean error", "worst", "within 1 %", "worst run")
+    left = len(names)
+    return with_words_last(Table(title=title, columns=columns, rows=tuple(rows), left=left))
 
 
-def _error_cells(found: ErrorSummary) -> tuple[str, ...]:
+def _error_cells(found: ErrorSummary, records: Mapping[str, Record]) -> tuple[str, ...]:
     share = found.share_within_1_percent  # never 0 or 100 % where it is not
     within = f"{100 * share if share in (0, 1) else min(max(round(100 * share), 1), 99):.0f} %"
-    if found.mean_absolute is None or found.median is None:
-        return (count_text(found.n), "", "", "", "", within)
+    if found.mean_absolute is None or found.worst is None:
+        return (count_text(found.n), "", "", within, "")
     mean = percent_text(found.mean_absolute) if found.mean_absolute else "exact"
-    worst = ("none" if w is None else error_text(w) for w in (found.worst_under, found.worst_over))
-    return (count_text(found.n), mean, error_text(found.median), *worst, within)
+    worst = records[found.worst_record_id] if found.worst and found.worst_record_id else None
+    run = short_name(worst) if worst and abs(found.worst) >= 0.00005 else ""
+    return (count_text(found.n), mean, error_text(found.worst), within, run)
+
+
+def short_name(record: Record) -> str:
+    """'few-tokens-opt r8, 4 × 256'."""
+    setup = record.workload.setup
+    rank = f" r{setup.lora.r}" if setup.lora and setup.lora.has_rank else ""
+    model = record.workload.model.id.rpartition("/")[2]
+    cut = model if len(model) <= 24 else f"{model[:23]}…"
+    return f"{cut}{rank}, {count_text(setup.batch_size)} × {count_text(setup.seq_len)}"
 
 
 # --- the largest ----------------------------------------------------------------------------------
@@ -257,7 +284,7 @@ def judgement(
     if not judged:
         both = "both a measured and a predicted number"
         return f"Nothing could be judged: no record has {both} ({what})."
-    claims = f"{counted(len(judged), 'claimed number')} ({what})"
+    claims = f"{counted(len(judged), 'prediction')} ({what})"
     if not beyond:
         return f"Within {percent_text(limit)}: all {claims}."
     (worst,) = largest_errors(beyond, 1)

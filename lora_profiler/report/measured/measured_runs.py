@@ -1,7 +1,9 @@
 """Many records: a row for each run, live or at the end, the errors of all of them by metric and
 category, and what `bench` shows of them in the end."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,16 +24,29 @@ from lora_profiler.option import Option
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import Record
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Block, Row, Rows, Table, filled, heading, paragraph
+from lora_profiler.report.blocks import (
+    Block,
+    Row,
+    Rows,
+    Table,
+    Verdict,
+    advice,
+    dim,
+    filled,
+    paragraph,
+    with_words_last,
+)
 from lora_profiler.report.labels import method_label, way_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.measurements import environment_line, record_blocks
 from lora_profiler.report.measured.run_labels import ratio_line
 from lora_profiler.report.setup_words import valued
 from lora_profiler.units import (
+    byte_unit,
     bytes_text,
     count_text,
     error_text,
+    in_unit,
     percent_text,
     rate_text,
     seconds_text,
@@ -197,44 +212,125 @@ def _error_cells(found: ErrorSummary, names: Mapping[str, str]) -> tuple[str, ..
 
 # --- what bench shows at the end ------------------------------------------------------------------
 
-IN_FULL = 3
-"""So many records are shown one by one; of more, a row each."""
 
-
-def bench_blocks(results: Sequence[Result]) -> list[Block]:
-    """The records of one command, in their order."""
-    if len(results) > IN_FULL:
-        return _many(results)
-    blocks = [block for r in results for block in record_blocks(r)]
-    ratios = ratio_lines(results)
-    return [*blocks, heading("Full against LoRA"), paragraph(*ratios)] if ratios else blocks
-
-
-def _many(results: Sequence[Result]) -> list[Block]:
-    runs = summary_table([(r.record, r.prediction) for r in results])
-    numbered = tuple(
-        replace(row, cells=(f"#{number}", *row.cells)) for number, row in enumerate(runs.rows, 1)
-    )
-    blocks: list[Block] = [
-        heading(f"{len(results)} records"),
-        paragraph(*dict.fromkeys(environment_line(r.record.environment) for r in results)),
-        replace(runs, columns=("", *runs.columns), rows=numbered, left=runs.left + 1),
-    ]
-    failures = []
-    for number, measured in enumerate((r.record.measurement for r in results), 1):
-        failure = measured.failure
-        if not measured.went_through and failure is not None:
-            phase, status = failure.phase, run_labels.STATUS_LABELS[measured.status]
-            where = f", in {run_labels.PHASE_LABELS.get(phase, phase)}" if phase else ""
-            failures.append(f"! #{number}, {status}{where}: {failure.reason}")
-    if failures:
-        blocks.append(paragraph(*failures))
+def bench_blocks(results: Sequence[Result], *, detail: bool = False) -> list[Block]:
+    """The records of one command: how far predicted peaks were off, a row for each run, what went
+    wrong; with `detail` everything about each."""
+    if not results:
+        return []
+    todo = dict.fromkeys(filter(None, (run_labels.advice(r.record) for r in results)))
+    blocks: list[Block] = [_verdict(results)]
+    blocks += (advice(f"Try {words}.") for words in todo)
+    blocks.append(peaks_table(results))
+    if lines := [*_warnings(results), *ratio_lines(results)]:
+        blocks.append(paragraph(*lines))
+    about = dict.fromkeys(environment_line(r.record.environment) for r in results)
+    if not detail:
+        return [
+            *blocks,
+            dim(*about, "Every part, phase and time: --detail. As a page: --report FILE"),
+        ]
+    blocks += [block for r in results for block in record_blocks(r)]
     comparisons = [c for r in results for c in r.comparisons]
-    if comparisons:
-        numbers = {r.record.id: f"#{number}" for number, r in enumerate(results, 1)}
-        definition = paragraph(f"{run_labels.ERROR_DEFINITION}.")
-        blocks += [error_summary(comparisons, numbers), definition]
-    return blocks
+    if len(results) > 1 and comparisons:
+        names = {r.record.id: f"{_name(r)} {r.record.repeat or ''}".strip() for r in results}
+        blocks.append(error_summary(comparisons, names))
+    return [*blocks, dim(*about, f"{run_labels.ERROR_DEFINITION}.")]
+
+
+def _name(r: Result) -> str:
+    label = method_label(r.prediction)
+    return f"{label[:1].upper()}{label[1:]}"
+
+
+def _verdict(results: Sequence[Result]) -> Verdict:
+    """'Predicted peaks are right: full equal to the byte, LoRA r16 within 0.01 %.'"""
+    ended = Counter(
+        run_labels.STATUS_LABELS[r.record.measurement.status]
+        for r in results
+        if not r.record.measurement.went_through
+    )
+    if ended:
+        (first, count), *others = ended.items()
+        how = ", ".join([f"{count} {first}", *(f"{n} {label}" for label, n in others)])
+        how = how if others else first
+        words = f"{sum(ended.values())} of {len(results)} runs did not finish:"
+        is_none = sum(ended.values()) == len(results)
+        return Verdict(sign="does_not_fit" if is_none else "tight", words=words, rest=f" {how}.")
+    errors: dict[str, float] = {}
+    for r in results:
+        error = next((c.relative_error for c in r.comparisons if c.metric == COMPARED_PEAK), None)
+        if error is not None and abs(error) >= abs(errors.get(method_label(r.prediction), 0.0)):
+            errors[method_label(r.prediction)] = error
+    if not errors:
+        return Verdict(sign="tight", words="Measured, without a prediction to compare with.")
+    is_right = all(abs(error) <= 0.01 for error in errors.values())
+    are = "Predicted peaks are" if len(results) > 1 else "The predicted peak is"
+    if not any(errors.values()):
+        rest = " equal to the byte."
+    else:
+        parts = (f"{name} {_off(error)}" for name, error in errors.items())
+        rest = f" {', '.join(parts)}."
+    words = f"{are} {'right' if is_right else 'off'}:"
+    return Verdict(sign="fits" if is_right else "tight", words=words, rest=rest)
+
+
+def _off(error: float) -> str:
+    """'equal to the byte', 'within 0.01 %', '12 % too low'."""
+    if abs(error) <= 0.01:
+        return (
+            f"within {math.ceil(10_000 * abs(error)) / 100:g} %" if error else "equal to the byte"
+        )
+    return f"{100 * abs(error):.0f} % too {'low' if error < 0 else 'high'}"
+
+
+def peaks_table(results: Sequence[Result]) -> Table:
+    """A row for each run: its peak, predicted and measured in one unit, the phase that it is in,
+    and how fast it went."""
+    measured = [r.record.measurement for r in results]
+    peaks = [counted_peak(r.prediction) for r in results]
+    unit, size = byte_unit(max([*peaks, *(m.peak_requested_bytes or 0 for m in measured)]))
+    names = {r.record.workload.model.id for r in results}
+    words = distinctions([r.record.workload for r in results])
+    rows = []
+    for r, m, what, peak in zip(results, measured, words, peaks, strict=True):
+        cells = run_row(r.record, r.prediction).cells
+        model = r.record.workload.model.id.rpartition("/")[2] if len(names) > 1 else ""
+        least = "" if m.went_through else "≥ "
+        found = m.peak_requested_bytes
+        rows.append(
+            Row(
+                cells=(
+                    _name(r),
+                    model,
+                    what,
+                    f"{'' if r.prediction.is_whole else '≥ '}{in_unit(peak, size)}",
+                    "" if found is None else f"{least}{in_unit(found, size)}",
+                    *(cells[6], cells[7], cells[8]),
+                    cells[3] if cells[3] != "ok" else "",
+                    run_labels.PHASE_LABELS[m.peak_phase] if m.peak_phase else "",
+                )
+            )
+        )
+    heads = ("predicted", "measured", "error", "step", "tokens", "", "peak in")
+    columns = (f"Peak, {unit}", "model", "setup", *heads)
+    return with_words_last(filled(Table(columns=columns, rows=tuple(rows), left=3)))
+
+
+def _warnings(results: Sequence[Result]) -> Iterator[str]:
+    """What makes numbers doubtful, each once, and why runs ended early."""
+    flags: dict[str, None] = {}
+    for r in results:
+        late = ["host_bound"] if r.speed and r.speed.host_bound else []
+        flags |= dict.fromkeys([*r.record.measurement.flags, *late])
+        failure = r.record.measurement.failure
+        if failure is not None and not r.record.measurement.went_through:
+            where = f" in {run_labels.PHASE_LABELS.get(failure.phase, failure.phase)}"
+            status = run_labels.STATUS_LABELS[r.record.measurement.status]
+            yield f"✗ {_name(r)}, {status}{where if failure.phase else ''}: {failure.reason}"
+    for flag in flags:
+        words = run_labels.FLAG_DEFINITIONS[flag]
+        yield f"! {words[:1].upper()}{words[1:]}."
 
 
 def ratio_lines(results: Sequence[Result]) -> list[str]:
@@ -276,14 +372,16 @@ def search_blocks(found: Sequence[LargestBatch], probes: Mapping[str, Result]) -
     blocks: list[Block] = []
     for each in found:
         results = [probes[record.id] for record in each.records]
-        asked = results[0].record.workload
+        workload = results[0].record.workload
+        first, *rest = search_lines(each)
+        name = f"{workload.model.id}, {method_label(results[0].prediction)}"
+        tokens = f"{count_text(workload.setup.seq_len)} tokens"
+        words = f"{name}: {first if each.batch_size else 'no batch trains.'}"
         blocks += [
-            heading(
-                f"{asked.model.id}, {method_label(results[0].prediction)}: the largest batch of"
-                f" {count_text(asked.setup.seq_len)} tokens"
-            ),
+            Verdict(sign="fits" if each.batch_size else "does_not_fit", words=words),
+            *([] if each.batch_size else [paragraph(first)]),
             summary_table([(r.record, r.prediction) for r in results]),
-            paragraph(*search_lines(each)),
+            dim(f"Batches of {tokens}.", *rest),
         ]
     return blocks
 
@@ -300,7 +398,7 @@ def search_lines(found: LargestBatch) -> list[str]:
         larger = [other for other in sizes if other > found.batch_size]
         failed = f", and {count_text(min(larger))} did not fit" if larger else ""
         trained = f"it trained in two processes{failed}"
-        lines = [f"{size} is the largest batch within {within}: {trained}."]
+        lines = [f"{size} is the largest batch within {within}; {trained}."]
     if found.predicted is not None:
         lines.append(f"Predicted: {count_text(found.predicted)}.")
     if not found.monotone:

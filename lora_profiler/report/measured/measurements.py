@@ -123,7 +123,7 @@ def record_details(found: Result) -> list[Block]:
         return [*blocks, paragraph(*_failure_lines(record, prediction)), *_ranks_blocks(record)]
     table = error_table(record, found.comparisons)
     if table.rows:
-        lines = [f"{run_labels.ERROR_DEFINITION}; nothing stands there where nothing is predicted."]
+        lines = [f"{run_labels.ERROR_DEFINITION}; empty where nothing is predicted."]
         if any(c.metric == "peak_requested_bytes" for c in found.comparisons):
             phase, at = record.measurement.peak_phase, labels.MOMENT_LABELS[prediction.peak.moment]
             where = f", measured in {run_labels.PHASE_LABELS[phase]}" if phase else ""
@@ -327,4 +327,4 @@ def alone_table(record: Record) -> Table:
         Row(cells=(run_labels.ALONE_LABELS[k], in_unit(v, size)), indent=1 + (k in inside))
         for k, v in known.items()
     ]
-    return Table(title=f"Measured beside, {unit}", columns=("", "measured"), rows=tuple(rows))
+    return Table(title=f"Other measured memory, {unit}", columns=("", "measured"), rows=tuple(rows))

@@ -60,13 +60,13 @@ STAGE_LABELS: Final[dict[str, str]] = {
 """What a measured process does before, between and after its steps."""
 
 METRIC_LABELS, METRIC_DEFINITIONS = defined("""
-peak_requested_bytes: peak that tensors ask for: the most bytes that live tensors ask for at one
-    instant of the second step or a later one
+peak_requested_bytes: requested peak: the most bytes that live tensors request at one moment of the
+    second step or a later one
 peak_allocated_bytes: peak allocated: the same with the allocator's rounding and the tails of blocks
     that it does not split
 attribution_bytes: part of the peak: what that instant is made of, by category; the parts add up to
     the peak
-phase_peak_bytes: peak of a phase: the most that tensors ask for within one phase of a steady step
+phase_peak_bytes: peak of a phase: the most that tensors request within one phase of a steady step
 step1_phase_peak_bytes: peak of a phase in step 1: the same in the first step, before there are
     optimizer states
 persistent_bytes: persistent: what is there in every step: weights, adapters, buffers, gradients,
@@ -125,19 +125,19 @@ ENVIRONMENT_LABELS: Final[dict[str, str]] = {
 """Fields of a record's environment by their path; packages and variables go by their own names."""
 
 COUNTER_LABELS: Final[dict[str, str]] = {
-    "requested_peak_bytes": "peak that tensors ask for",
-    "requested_bytes": "of it left at the end of the phase",
+    "requested_peak_bytes": "requested peak",
+    "requested_bytes": "requested at the end of the phase",
     "allocated_peak_bytes": "peak allocated",
     "reserved_peak_bytes": "reserved by the allocator",
 }
 """Counters of a memory pass, phase by phase."""
 
 ALONE_LABELS: Final[dict[str, str]] = {
-    "rounding": "allocated beyond what tensors ask for",
+    "rounding": "allocated beyond the request (rounding)",
     "peak_reserved_bytes": "reserved by the allocator",
-    "fragmentation": "of it not allocated (fragmentation)",
+    "fragmentation": "reserved, not allocated (fragmentation)",
     "device_used_bytes": "in use on the device, above idle",
-    "outside": "of it outside torch's allocator",
+    "outside": "in use outside torch's allocator",
     "context_bytes": "driver context",
     "workspace_bytes": "BLAS workspace, inside what is allocated",
 }
@@ -178,22 +178,17 @@ _AFTER_ANOTHER_DTYPE = (
 )
 
 FLAG_DEFINITIONS: Final = told("""
-busy_machine: other programs took processor time while steps were timed: times are too long
-host_bound: the host could not keep the device busy: times say more about Python than about the
-    card
-instrumentation_perturbed_memory: two ways of measuring the peak differ: memory is in doubt
-losses_not_compared: one process could not train on what the ranks trained on: nobody says that
-    their losses are right
-low_clock: the card ran far below its default clock, as under a power cap or with locked clocks:
-    it can be faster
-memory_pressure: the allocator had to give memory back and ask again: times are too long
-passive_waits: the machine was busy from the start, so threads slept where they would have spun:
-    times are a little longer than on an idle machine, and far shorter than with spinning threads
-shared_device: another process used the device: what the driver says is in use is not this run's
-    alone
-thermal_throttling: the card slowed itself down: times are too long
-timing_cut: the time given was over before as many steps were timed as asked for, or any: a step
-    that would have ended long after it was not begun
+busy_machine: step times are not reliable: other programs used the CPU meanwhile
+host_bound: step times say more about Python than about the GPU: the CPU could not keep it busy
+instrumentation_perturbed_memory: the peak is in doubt: two ways of measuring it differ
+losses_not_compared: the losses are not checked: one process could not train on the ranks' data
+low_clock: the GPU can be faster: it ran far below its default clock, as under a power cap
+memory_pressure: step times are too long: the allocator had to free memory and ask again
+passive_waits: step times are slightly long: the machine was busy, so threads slept instead of
+    spinning
+shared_device: memory in use on the device is not reliable: another process used it
+thermal_throttling: step times are too long: the GPU slowed down because it was hot
+timing_cut: fewer steps were timed than requested: the time limit was reached
 unattributed_over_1_percent: over 1 % of the peak belongs to no category
 """)
 
