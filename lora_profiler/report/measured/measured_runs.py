@@ -325,9 +325,10 @@ def _warnings(results: Sequence[Result]) -> Iterator[str]:
         flags |= dict.fromkeys([*r.record.measurement.flags, *late])
         failure = r.record.measurement.failure
         if failure is not None and not r.record.measurement.went_through:
-            where = f" in {run_labels.PHASE_LABELS.get(failure.phase, failure.phase)}"
+            phase = failure.phase or ""
+            where = f" in {run_labels.PHASE_LABELS.get(phase, phase)}" if phase else ""
             status = run_labels.STATUS_LABELS[r.record.measurement.status]
-            yield f"✗ {_name(r)}, {status}{where if failure.phase else ''}: {failure.reason}"
+            yield f"✗ {_name(r)}, {status}{where}: {failure.reason}"
     for flag in flags:
         words = run_labels.FLAG_DEFINITIONS[flag]
         yield f"! {words[:1].upper()}{words[1:]}."
