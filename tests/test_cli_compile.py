@@ -49,13 +49,14 @@ def predictions(run: Run, *arguments: str) -> list[dict[str, Any]]:
 
 
 def test_a_compiled_model_is_answered_exactly_for_every_size(run: Run, config: str) -> None:
-    done = run("compile", config, "--method", "lora", "--format", "json")
+    bare = ("--trainer", "bare")
+    done = run("compile", config, "--method", "lora", *bare, "--format", "json")
     assert done.exit_code == 0, done.stderr
     made = json.loads(done.stdout)["profiles"]
     assert [p["valid"]["batch_size"] for p in made] == [[1, 1], [2, None]]
     assert all(len(p["checked"]) == 3 and p["setup"]["method"] == "lora" for p in made)
 
-    sizes = ("predict", config, "--method", "lora", "-b", "7", "-s", "40")
+    sizes = ("predict", config, "--method", "lora", *bare, "-b", "7", "-s", "40")
     (answer,) = predictions(run, *sizes, "-r", "5", "--engine", "compiled")
     assert (answer["engine"], answer["exactness"]) == ("compiled", "exact")
     memory, peak = answer["device_memory"], answer["peak"]["total_bytes"]
@@ -138,7 +139,8 @@ def test_auto_traces_the_size_asked_where_no_profile_can_be_trusted(
 
 
 def test_auto_means_the_same_from_python_as_on_the_command_line(run: Run, config: str) -> None:
-    (said,) = predictions(run, "predict", config, "--method", "full", "-s", "64")
+    words = ("predict", config, "--method", "full", "-s", "64", "--trainer", "bare")
+    (said,) = predictions(run, *words)
     (Path(os.environ["LORA_PROFILER_CACHE"]) / "profiles.sqlite").unlink()
     forget()
     workload = Workload(model=find_model(config), setup=TrainSetup(seq_len=64))
