@@ -59,13 +59,13 @@ def category_bars(bars: Sequence[CategoryBar], *, limit: Limit | None = None) ->
     sums = [f"{'≥ ' if bar.at_least else ''}{bytes_text(bar.total_bytes)}" for bar in bars]
     data.append(plot.at_the_end([bar.total_bytes / size for bar in bars], positions, sums))
     last = max(positions, default=0.0)
-    shapes, notes = plot.limit_line(limit, size, largest, below=last + 0.9)
+    shapes, notes = plot.limit_line(limit, size, largest, below=last + 1.05)
     return plot.figure(
         data,
-        height=plot.height_px(positions, 0.7 if limit else 0.0),
+        height=plot.height_px(positions, 1.0 if limit else 0.0),
         x=axis,
         y=plot.rows(
-            [plot.label(bar.label) for bar in bars], positions, below=1.3 if limit else 0.6
+            [plot.label(bar.label) for bar in bars], positions, below=1.6 if limit else 0.6
         ),
         barmode="stack",
         annotations=[*(plot.head(plot.label(text, 100), y=y) for text, y in heads), *notes],

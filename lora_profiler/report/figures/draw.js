@@ -121,8 +121,8 @@ const lpFigures = (() => {
   async function drawn(plot, figure, width, look, colours) {
     const { data, layout } = repainted(fitted(figure, width, look), colours);
     await Plotly.react(plot, data, layout, { displayModeBar: false, doubleClick: "reset" });
-    const missing = () => layout.meta.plane - plot._fullLayout._size.h;
-    await Plotly.relayout(plot, { height: Math.round(plot._fullLayout.height + missing()) });
+    const { height: before, _size: { h: now } } = plot._fullLayout;
+    await Plotly.relayout(plot, { height: Math.round(before + layout.meta.plane - now) });
     const hidden = crowded(plot);
     if (Object.keys(hidden).length) await Plotly.relayout(plot, hidden);
   }
