@@ -4,10 +4,13 @@ against all of the catalogue."""
 import itertools
 import json
 import os
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import commands
 from lora_profiler import (
@@ -30,6 +33,7 @@ from lora_profiler.planning import advise as advising
 from lora_profiler.planning.engine import on_card
 from lora_profiler.planning.fit import smallest_card
 from lora_profiler.planning.reserve import held_bytes, judge
+from lora_profiler.report.answer.verdicts import size_text
 from lora_profiler.report.json.predict import answer_dict
 
 MODELS = (
@@ -271,3 +275,34 @@ def test_advice_changes_the_update_as_little_as_it_can() -> None:
     for card in ("a100_sxm_40gb", "a100_sxm_80gb"):
         departures = [remedy.departure for remedy in advise(asked, find_gpu(card))]
         assert departures == sorted(departures) != []
+
+
+FILES = {
+    "axolotl": {
+        "base_model": "NousResearch/Meta-Llama-3-8B", "load_in_4bit": True, "adapter": "qlora",
+        "lora_r": 32, "lora_target_linear": True, "sequence_len": 8192, "micro_batch_size": 1,
+        "optimizer": "adamw_bnb_8bit", "bf16": "auto", "gradient_checkpointing": False,
+    },
+    "llamafactory": {
+        "model_name_or_path": "Qwen/Qwen2.5-7B", "stage": "sft", "do_train": True,
+        "finetuning_type": "lora", "lora_target": "all", "cutoff_len": 2048, "bf16": True,
+        "per_device_train_batch_size": 1, "template": "qwen", "disable_gradient_checkpointing": True,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("framework", FILES)
+def test_advice_on_a_file_is_in_its_words_and_holds(framework: str, tmp_path: Path) -> None:
+    """The keys are put into the file, which is then answered anew."""
+    path = tmp_path / "run.yml"
+    path.write_text(yaml.safe_dump(FILES[framework]))
+    asked = (str(path), "--gpu", "rtx_4090")
+    text = answer(*asked).partition("\n\n")[0]
+    assert text.startswith("✗ run.yml does not fit an RTX 4090: ")
+    advice = " ".join(text.partition("→ Set ")[2].split())
+    keys, _, outcome = advice.partition(f" in {path.name}: ")
+    changes = yaml.safe_load("\n".join(re.split(r", (?=\w+: )| and (?=\w+: )", keys)))
+    path.write_text(yaml.safe_dump(FILES[framework] | changes))
+    (mended,) = json.loads(answer(*asked, "--format", "json"))["predictions"]
+    assert mended["fit"]["verdict"] == "fits"
+    assert outcome.startswith(f"{size_text(mended['peak']['total_bytes'])} + overhead, ")

@@ -64,6 +64,25 @@ def _narrow_options(name: str, method: Method) -> Mapping[str, Any]:
     return {"dtype": "float32" if method == "full" else "float16", "precision": "amp-float16"}
 
 
+def changed_keys(trainer: str, before: Workload, after: Workload) -> dict[str, Any]:
+    """What to change in a file of the trainer so that it trains `after` in place of `before`; empty
+    where its files cannot say that, or have no keys."""
+    name = next((name for name, of in _TRAINERS.items() if of == trainer), "")
+    if name not in KEYS:
+        return {}
+    values, others = setup_dict(before.setup), setup_dict(after.setup)
+    differing = [option for option in values if values[option] != others[option]]
+    try:
+        old, new = KEYS[name](before), KEYS[name](after)
+        if not _is_read_back(name, after, differing):
+            return {}
+    except UsageError:
+        return {}
+    changed = {key: new.get(key) for key in {**new, **old} if new.get(key) != old.get(key)}
+    off = {key: False for key, value in changed.items() if value is None and old[key] is True}
+    return {} if None in (changed | off).values() else changed | off
+
+
 def suffix_of(name: str) -> str:
     """How the name of a file of the trainer called `name` ends."""
     return ".py" if name == SCRIPT else ".yaml"

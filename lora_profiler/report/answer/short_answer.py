@@ -160,7 +160,7 @@ def _verdicts(answers: Sequence[Answer], guided: "Guided | None", subject: str) 
         yield from verdict_lines(guided, answers)
     else:
         yield from verdict_blocks(answers, subject)
-    yield from advice_blocks(answers)
+    yield from advice_blocks(answers, subject)
 
 
 def _needs(answers: Sequence[Answer]) -> Verdict:

@@ -1,6 +1,7 @@
 """The verdict on a GPU in words and numbers, worded once for every face: whether each method fits,
 how much it needs, and one thing to do."""
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -144,16 +145,29 @@ def _as_modelled(answers: Sequence[Answer]) -> str:
 # --- what to do -----------------------------------------------------------------------------------
 
 
-def advice_blocks(answers: Sequence[Answer], most: int = 2) -> list[Paragraph]:
-    """At most `most` things to do about the methods that do not fit, the lightest method first;
-    where a method has none, how many GPUs there must be is what `plan` answers."""
+def advice_blocks(answers: Sequence[Answer], subject: str = "", most: int = 2) -> list[Paragraph]:
+    """At most `most` things to do about the methods that do not fit, the lightest method first, in
+    the words of the file `subject` where the question came from one; where a method has none, how
+    many GPUs there must be is what `plan` answers."""
     found = []
     for answer in sorted(answers, key=lambda answer: answer.prediction.peak.total_bytes):
         if answer.fit is None or answer.fit.verdict == "fits":
             continue
-        texts = [*long_samples_lines(answer), *remedy_lines(answer)]
+        of_file = _file_lines(answer, subject) if subject else ()
+        texts = [*long_samples_lines(answer), *of_file, *remedy_lines(answer)]
         found += texts[:1] or [_several_gpus(answer)]
     return [advice(text) for text in found[:most]]
+
+
+def _file_lines(answer: Answer, file: str) -> Iterator[str]:
+    """'Set `gradient_checkpointing: true` in qlora.yml: 9.74 GiB + overhead, same speed.'"""
+    from lora_profiler.trainer_files.writing import changed_keys
+
+    for remedy in answer.remedies[:1] if answer.trainer else ():
+        keys = changed_keys(answer.trainer.stack.name, answer.prediction.workload, remedy.workload)
+        if keys:
+            words = joined([f"`{key}: {json.dumps(value)}`" for key, value in keys.items()])
+            yield f"Set {words} in {file}: {_outcome(remedy, answer)}."
 
 
 def _several_gpus(answer: Answer) -> str:
@@ -184,10 +198,13 @@ def remedy_lines(answer: Answer) -> list[str]:
     quickest = max(remedies, key=lambda remedy: remedy.tokens_per_second or 0)
     both = (first, quickest) if first.departure < quickest.departure else (first,)
     return [
-        f"{method_name(answer)} fits with `{' '.join(remedy.options)}`:"
-        f" {size_text(remedy.peak_bytes)} + overhead, {what_changes(remedy, answer.step)}."
+        f"{method_name(answer)} fits with `{' '.join(remedy.options)}`: {_outcome(remedy, answer)}."
         for remedy in both
     ]
+
+
+def _outcome(remedy: "Remedy", answer: Answer) -> str:
+    return f"{size_text(remedy.peak_bytes)} + overhead, {what_changes(remedy, answer.step)}"
 
 
 def speed_words(remedy: "Remedy", step: "TimedStep | None") -> str:
