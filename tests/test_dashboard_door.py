@@ -102,7 +102,7 @@ def test_its_own_page_starts_one(server: Served) -> None:
     "path",
     [
         *("", "?page=measure", "?token=", "?token=%C3%A9"),
-        *("_stcore/host-config", "static/index.html", "media/x"),
+        *("_stcore/host-config", "static/index.html", "media/x", "lora-profiler/figures.js"),
     ],
 )
 def test_without_the_token_nothing_is_answered(path: str, server: Served) -> None:

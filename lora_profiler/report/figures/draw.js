@@ -93,7 +93,7 @@ const lpFigures = (() => {
         margin: { l: 4, r: Math.round(right), t: 8, b: 4 }, meta: { plane: height },
         dragmode: matchMedia("(pointer: fine)").matches ? "zoom" : false,
         annotations: notes.map((note) => ({
-          ...note, align: note.xanchor, text: note.font?.size === HEAD_PX ? shortened(note.text, HEAD_PX, plane + right - 8, look)
+          ...note, align: note.xanchor, text: note.font?.size === HEAD_PX ? shortened(note.text, HEAD_PX, plane + right - 24, look)
             : note.name === "row" ? note.text : wrapped(note.text, (room(note) || plane) / 6.6),
         })),
       },
@@ -172,7 +172,7 @@ const lpFigures = (() => {
     const redraw = (changed = wanted) => {
       wanted = changed;
       width = plot.clientWidth;
-      if (width) last = last.then(() => drawn(inner, wanted, Math.max(width, wanted.layout.meta?.least ?? 0), look, colours()));
+      if (width) last = last.catch(() => {}).then(() => drawn(inner, wanted, Math.max(width, wanted.layout.meta?.least ?? 0), look, colours()));
       return last;
     };
     new ResizeObserver(() => plot.clientWidth !== width && redraw()).observe(plot);
