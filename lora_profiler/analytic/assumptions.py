@@ -30,22 +30,21 @@ _SHARED = {
         "One of several equal ranks under DDP; its buckets are as large as the gradients, which are"
         " no views of them (gradient_as_bucket_view=False)."
     ),
-    "zero1": "The rank whose optimizer holds most, under DDP with ZeroRedundancyOptimizer.",
+    "zero1": "The rank with the largest optimizer state, under DDP with ZeroRedundancyOptimizer.",
     "zero1-deepspeed": (
-        "The rank that holds most under DeepSpeed's ZeRO-1: all weights in the model's format, a"
-        " float32 copy of its part among optimizer states, whole gradients until backward is over,"
-        " and one bucket through which they go then; a second one with overlap_comm left out."
+        "The largest rank under DeepSpeed's ZeRO-1. It has all weights, whole gradients until"
+        " backward ends, and one bucket for them. Its part has a float32 copy in optimizer state. A"
+        " second bucket of overlap_comm is left out."
     ),
     "zero2": (
-        "The rank that holds most under DeepSpeed's ZeRO-2: all weights in the model's format, a"
-        " float32 copy of its part among optimizer states, one bucket of gradients through"
-        " backward, and a copy of what it holds while that is reduced; a second one with"
-        " overlap_comm left out."
+        "The largest rank under DeepSpeed's ZeRO-2. It has all weights, and one bucket of"
+        " gradients, copied while it is reduced. Its part has a float32 copy in optimizer state. A"
+        " second bucket of overlap_comm is left out."
     ),
     "zero3": (
-        "Each rank under DeepSpeed's ZeRO-3 with its defaults: weights of up to 100,000 elements"
-        " stay whole, of the others about a billion elements is gathered at once"
-        " (stage3_max_live_parameters); a float32 copy of its part is among optimizer states."
+        "Each rank under DeepSpeed's ZeRO-3 with its defaults: weights up to 100,000 elements stay"
+        " whole. Of the others about a billion elements are gathered at once"
+        " (stage3_max_live_parameters). Its part has a float32 copy in optimizer state."
     ),
     "tp": (
         "Rank 0 under transformers' tensor parallelism: its part of heads, MLP and vocabulary,"
@@ -56,18 +55,19 @@ _SHARED = {
         " gradients are reduced after every micro-batch."
     ),
     "fsdp1": (
-        "A rank under FSDP1 with torch's defaults, every decoder layer a flat parameter, as is each"
-        " tensor of an adapter, the next layer fetched ahead in backward; with --precision amp what"
-        " trains in float32 is gathered in bfloat16."
+        "A rank under FSDP1 with torch's defaults: each decoder layer and adapter tensor is a flat"
+        " parameter. The next layer is fetched ahead in backward. With --precision amp float32"
+        " weights"
+        " are gathered in bfloat16."
     ),
     "fsdp1-no-prefetch": (
-        "A rank under FSDP1 as accelerate wraps it, every decoder layer a flat parameter, as is"
-        " each tensor of an adapter, none fetched ahead; with --precision amp what trains in"
-        " float32 is gathered in bfloat16."
+        "A rank under FSDP1 as in accelerate: each decoder layer and adapter tensor is a flat"
+        " parameter. None is fetched ahead. With --precision amp float32 weights are gathered in"
+        " bfloat16."
     ),
     "fsdp-no-reshard": (
-        "Rank 0, which holds no less than another, under FSDP2 with every decoder layer a unit,"
-        " kept whole from forward to backward; gradients are reduced after every micro-batch."
+        "Rank 0, the largest, under FSDP2: each decoder layer is a unit, kept whole from forward to"
+        " backward. Gradients are reduced after every micro-batch."
     ),
 }
 """How the ranks share, in words."""
@@ -85,19 +85,16 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
     is_dealt = setup.sharding in DEEPSPEED_ZERO
     words = plan.forward.logits.elements.evaluate(1, 1, 1) if plan.forward else 0
     apply = {
-        "torchtune's Gemma 2 asked for 0.09 % more when torchtune itself was rehearsed: its own"
-        " attention, and a cap on the hidden state, are answered as transformers' eager.": (
-            setup.kernels == "torchtune" and model.model_type == "gemma2"
-        ),
+        "torchtune's Gemma 2 needed 0.09 % more in a rehearsal; its attention is predicted as"
+        " transformers' eager.": (setup.kernels == "torchtune" and model.model_type == "gemma2"),
         "Activations of LoRA on an embedding are not modelled.": (
             any(a.kind == "Embedding" for a in plan.adapters)
         ),
         "Adapters on packed experts under autocast: saved bytes were off by up to 1 KiB on small"
         " models.": (setup.autocast_dtype and any(a.parameter is not None for a in plan.adapters)),
         # Linear4bit.forward: self.bias.data = self.bias.data.to(x.dtype)
-        "Where their format is not that of a 4-bit layer's input, bitsandbytes puts copies in place"
-        " of the biases that FSDP gathered, which stay; they are left out (0.1 % of OPT-6.7B's peak"
-        " after k-bit preparation).": (
+        "bitsandbytes copies biases that FSDP gathered in another format. The copies are left out:"
+        " 0.1 % of OPT-6.7B's peak after k-bit preparation.": (
             setup.quantization is not None
             and setup.sharding in FULLY_SHARDED
             and any(
@@ -109,39 +106,40 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         "Adapters on experts that are layers of their own: what A makes is counted for more tokens"
         " than take the expert.": any(".experts." in a.module for a in plan.adapters),
         # masks' copies are left out: it was 6 % too low in a tiny model of packed rows
-        "SDPA's math kernel with a mask, of packed rows, padding or a filled sliding window, is not"
-        " followed to the byte.": plan.masks_in_math,
-        "Evaluation with this loss is counted as its training pass (a trainer's own) or as the"
-        " plain loss (label smoothing), and was held against no trace.": (
+        "SDPA's math kernel with a mask is not exact (packed rows, padding, sliding"
+        " window).": plan.masks_in_math,
+        "Evaluation with this loss is not checked. It is predicted as the training pass, with label"
+        " smoothing as the plain loss.": (
             evaluates and (loss in OWN_LOSSES or setup.label_smoothing_factor > 0)
         ),
         "No trace of evaluation under this sharding was held against its rule.": (
             evaluates and setup.sharding in FULLY_SHARDED
         ),
-        "Liger's loss with a copied head that trains, over several micro-batches: the one rehearsal"
-        " of it asked for 380 bytes more.": (
+        "Liger's loss with a trained copy of the head needed 380 bytes more in its one"
+        " rehearsal.": (
             loss == "fused" and setup.accumulation > 1 and lora and lora.modules_to_save
         ),
-        "Unsloth compiles code of its own for this model, answered as transformers' own: its SFT of"
-        " Gemma 3, rehearsed, asked for 1 to 3 % less, and for 18 % less where layers hold the"
-        " peak; of Phi-4-mini for 4.5 % more.": loss == "unsloth" and setup.kernels != "unsloth",
-        "Unsloth's loss with an embedding and a head that train: the one rehearsal of it asked for"
-        " 4 bytes less.": loss == "unsloth" and lora is not None and lora.modules_to_save,
+        "Unsloth's own code for this model is predicted as transformers'. In rehearsals Gemma 3"
+        " needed 1 to 3 % less, with the peak in a layer 18 % less; Phi-4-mini needed 4.5 %"
+        " more.": loss == "unsloth" and setup.kernels != "unsloth",
+        "Unsloth's loss with trained embedding and head needed 4 bytes less in its one"
+        " rehearsal.": loss == "unsloth" and lora is not None and lora.modules_to_save,
         "What topk takes for itself is as torch's source has it, of many tokens.": (
             loss == "llamafactory-eaft"
         ),
-        "What TRL has of a prompt beside the answers, 16 B a token, is left out.": (
+        "TRL's copy of the prompt, 16 B per token, is left out.": (
             loss in ("axolotl-dpo", "trl-orpo")
         ),
-        "Unsloth compiles these layers, each as one region, which are counted as it runs them one"
-        " operator at a time.": setup.compiles_layers,
+        "Unsloth compiles these layers; they are counted operator by"
+        " operator.": setup.compiles_layers,
         "Prompts' tokens are counted as if they were scored.": setup.loop_state == "unsloth-dpo",
-        "A prompt is counted with each of its completions; where that makes 1.3 times the tokens"
-        " Unsloth runs it once for all, but in the first step. Where the model itself has"
-        " generated, layers' inputs stay on the card, and a workspace of BLAS more.": (
+        "A prompt is counted with each of its completions. From 1.3 times the tokens Unsloth"
+        " runs it"
+        " once for all, except in the first step. After generation by the model layer inputs stay"
+        " on the GPU, with a BLAS workspace.": (
             setup.loop_state == "unsloth-grpo" and not setup.use_vllm
         ),
-        "No run beside vLLM was held against what GRPO keeps for its completions.": (
+        "GRPO's completions with vLLM were not checked against a run.": (
             setup.use_vllm and setup.loop_state == "trl-grpo"
         ),
         "Between steps GRPO is taken to keep batch x accumulation completions.": (
@@ -160,10 +158,10 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         "On the CPU some tensors of one number, 8 B each, are counted and not there.": (
             setup.sharding == "tp" and setup.device == "cpu"
         ),
-        "Of words that ranks do not share evenly the last rank's padded copy of logits is counted,"
-        " other padding is not.": setup.sharding == "tp" and words % setup.world_size,
-        "What lives through the step is DeepSpeed 0.19.8's to the byte; what it holds for a while"
-        " follows its source, and was rehearsed with the plain loss alone.": is_dealt,
+        "With an uneven vocabulary the last rank's padded logits are counted, other padding is"
+        " not.": setup.sharding == "tp" and words % setup.world_size,
+        "Persistent tensors are DeepSpeed 0.19.8's to the byte. Temporary ones follow its source,"
+        " rehearsed with the plain loss only.": is_dealt,
         "No trace and no measurement of this sharding was held against its rule.": (
             not is_dealt and is_unchecked(setup)
         ),
@@ -182,15 +180,16 @@ def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:
     """What the answer takes for granted, a sentence each."""
     setup = workload.setup
     sentences = [
-        "Bytes that live tensors ask for; allocator rounding, workspaces and the CUDA context come"
-        " on top."
+        "Bytes that live tensors request; allocator rounding, workspaces and the CUDA context are"
+        " extra."
     ]
     if plan.forward is None:
         whose = rules_unsupported_reason(setup) or f"model type {workload.model.model_type}"
         sentences.append(
-            f"Activations of {whose} are not known to this engine:"
-            " parameters, gradients and optimizer states are exact, the peak is a lower bound. One"
-            " real step on a GPU tells the rest: torch.cuda.max_memory_allocated()."
+            f"Activations of {whose} are not known to this engine; the peak is a lower bound."
+            " Parameters, gradients and optimizer states are exact. Measure the rest with one"
+            " step on a"
+            " GPU: torch.cuda.max_memory_allocated()."
         )
         return tuple(sentences)
     sentences.append(rows_words(setup, plan.kernel_text))
@@ -205,16 +204,16 @@ def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:
         )
     if setup.context_parallel_size > 1:
         sentences.append(
-            f"torch's context_parallel over {setup.context_parallel_size} ranks, as accelerate and"
-            f" transformers' Trainer run it by default: {setup.rank_seq_len:,} tokens of each"
-            " sequence a rank, keys and values gathered. It is rank 0; by torch's source another"
-            " has up to two and a half times its queries more while attention runs forward, and"
-            " with cuDNN's one and a half times in backward."
+            f"torch's context_parallel over {setup.context_parallel_size} ranks, as in accelerate:"
+            f" {setup.rank_seq_len:,} tokens of each sequence per rank, keys and values gathered."
+            " This is rank 0. Others need up to 2.5 times its queries more in attention's forward"
+            " pass. With cuDNN they need 1.5 times in backward."
         )
     if setup.precision == "fsdp-mixed":
         sentences.append(
-            "MixedPrecisionPolicy(param_dtype=bfloat16): what trains is float32 on its shards,"
-            " gathered, computed and reduced in bfloat16, as accelerate makes it under FSDP2."
+            "MixedPrecisionPolicy(param_dtype=bfloat16): trained shards are float32; they are"
+            " gathered,"
+            " computed and reduced in bfloat16, as accelerate does under FSDP2."
         )
     if setup.kernels == "liger":
         sentences.append(ASSUMPTION)

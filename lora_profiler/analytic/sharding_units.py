@@ -116,16 +116,15 @@ def _ends(model: ModelSpec, setup: TrainSetup, copies: Copies) -> dict[str, str]
         is_known = place == "head" or module.kind == "Embedding"
         if not is_known or place in places.values() or len(module.weights) > 1:
             raise UsageError(
-                f"FSDP1 is known of embeddings and of heads without a bias that train whole beside"
-                f" adapters, and {name} is none; take --sharding fsdp, or leave it out of"
-                " --modules-to-save."
+                f"FSDP1 with {name} in --modules-to-save is not modelled, only embeddings and heads"
+                " without a bias; use --sharding fsdp, or leave it out."
             )
         places[name] = place
     if "head" in places.values() and setup.loss != "plain":
         raise UsageError(
-            "FSDP1 gathers a head that trains whole beside adapters as it runs, and no rule has"
-            f" the {setup.loss} loss run it; take --loss plain or --sharding fsdp, or leave it out"
-            " of --modules-to-save."
+            f"FSDP1 with a trained head and --loss {setup.loss} is not modelled; use --loss"
+            f" plain or"
+            " --sharding fsdp, or leave it out of --modules-to-save."
         )
     return places
 

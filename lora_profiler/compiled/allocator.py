@@ -53,7 +53,7 @@ class SimulatedOutOfMemoryError(Exception):
     """The replay does not complete on a card of this capacity."""
 
     def __init__(self, capacity_bytes: int | None) -> None:
-        super().__init__(f"out of memory on a simulated card of {capacity_bytes} bytes")
+        super().__init__(f"out of memory on a simulated GPU of {capacity_bytes} bytes")
         self.capacity_bytes = capacity_bytes
 
 

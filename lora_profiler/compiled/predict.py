@@ -26,7 +26,7 @@ from lora_profiler.support.packing import rows_words
 from lora_profiler.support.sdpa import kernel_words
 from lora_profiler.workload import Workload
 
-_SCALED = "The trace has no loss scaler, whose tensors of 4 bytes are added as if all lay in it."
+_SCALED = "The trace has no loss scaler; its tensors of 4 bytes are added."
 SCALED_ERROR = 0.0001
 """Of a peak of 0.1 MB, what is added of `scaler_holds` beside the 8 bytes that last."""
 PROMOTION_ERROR = 0.20
@@ -165,16 +165,17 @@ def _doubt(
     if kernels != profile.kernels:
         return (
             (
-                "Traced with another fused kernel, which keeps what cuDNN's keeps and some bytes a"
-                " layer more."
+                "Traced with another fused kernel, which keeps some bytes per layer more than"
+                " cuDNN's."
             ),
             STAND_IN_ERROR,
         )
     if "efficient" in kernels and regime_of(workload).kernels != profile.regime.kernels:
         return (
             (
-                "Traced as torch before 2.14 runs the efficient kernel; from then on its seed and"
-                " offset are on the card, 16 bytes a layer more."
+                "Traced with the efficient kernel of torch before 2.14; later versions keep 16"
+                " bytes per"
+                " layer more on the GPU."
             ),
             STAND_IN_ERROR,
         )
@@ -184,8 +185,9 @@ def _doubt(
     if setup.device == "cpu" and (mixed or setup.autocast_dtype):
         return (
             (
-                "On a CPU an operator on two dtypes copies the narrower operand inside its kernel;"
-                " the trace does not see these copies, and a peak inside a layer may stand higher."
+                "On a CPU an operator on two dtypes copies the narrower operand. The trace does"
+                " not see"
+                " these copies; a peak inside a layer may be higher."
             ),
             PROMOTION_ERROR,
         )
@@ -222,8 +224,8 @@ def _assumptions(workload: Workload, profile: Profile, kernels: tuple[str, ...])
     assumptions = [
         f"The real step traced without data by {made}, {how}.",
         (
-            "Bytes that live tensors ask for; allocator rounding, workspaces and the CUDA context"
-            " come on top."
+            "Bytes that live tensors request; allocator rounding, workspaces and the CUDA context"
+            " are extra."
         ),
         rows_words(workload.setup, " and ".join(kernels) or "eager"),
         *evaluation_words(workload),

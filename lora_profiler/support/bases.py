@@ -261,9 +261,9 @@ def check_quantized_experts(workload: Workload) -> None:
     on = next((a for a in adapted if f"{a.module}.{a.parameter}" in experts), None)
     if on is not None:
         raise UsageError(
-            f"PEFT 0.21 wraps experts in 4 bit ({on.module}.{on.parameter}) for one step, and the"
-            " next is an error (ParamWrapper: only Tensors of floating point dtype can require"
-            " gradients); take --targets attention, or leave --quantize-experts out."
+            f"PEFT 0.21 adapts 4-bit experts ({on.module}.{on.parameter}) for one step only"
+            " (ParamWrapper: only Tensors of floating point dtype can require gradients); use"
+            " --targets attention, or leave --quantize-experts out."
         )
 
 
@@ -313,7 +313,7 @@ def base_words(setup: TrainSetup) -> tuple[str, ...]:
         " auto_trainable."
     ]
     if base.quant_type == "gptq":
-        words.append("Unpacking is compiled, as the package does, and takes no memory beside.")
+        words.append("Unpacking is compiled, as in the package, and needs no extra memory.")
     if lora.target_modules == "all-linear":
         words.append(
             f"PEFT's all-linear looks for torch's linear layers, of which {title} leaves none: name"

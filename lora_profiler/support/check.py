@@ -123,9 +123,8 @@ def check_adapters(workload: Workload) -> None:
     base = setup.quantization
     if base is not None and base.quant_type == "int8" and setup.sharding in FULLY_SHARDED:
         raise UsageError(
-            "FSDP1 flattens no int8 weights (torch: Cannot flatten integer dtype tensors), and on"
-            " shards of FSDP2 bitsandbytes' int8 layers miss their scales (no attribute 'CB'); take"
-            " --sharding ddp or zero1, or --quant-type nf4."
+            "FSDP cannot shard int8 weights; FSDP1: Cannot flatten integer dtype tensors; FSDP2: no"
+            " attribute 'CB'. Use --sharding ddp or zero1, or --quant-type nf4."
         )
     if layers and setup.sharding not in traced:
         raise UsageError(
@@ -151,9 +150,9 @@ def check_adapters(workload: Workload) -> None:
     _check_ia3(setup)
     if setup.lora.peft_type == "vera" and setup.precision == "fsdp-mixed":
         raise UsageError(
-            "PEFT's VeRA multiplies by float32 matrices that are no parameters, which FSDP's mixed"
-            " precision leaves as they are: torch refuses them beside bfloat16; take --precision"
-            " pure or amp."
+            "FSDP's mixed precision leaves VeRA's frozen matrices in float32, and torch refuses"
+            " them"
+            " with bfloat16; use --precision pure or amp."
         )
     if not setup.lora.use_dora:
         return
@@ -174,6 +173,6 @@ def _check_ia3(setup: TrainSetup) -> None:
         return
     if setup.precision == "pure" and setup.dtype != "float32" and base.recipe in ("stock", "trl"):
         raise UsageError(
-            f"PEFT's IA3 over a quantised base hands on float32, which layers in {setup.dtype} do"
-            " not take; take --precision amp, --recipe kbit or --dtype float32."
+            f"PEFT's IA3 over a quantised base returns float32, which {setup.dtype} layers refuse;"
+            " use --precision amp, --recipe kbit or --dtype float32."
         )

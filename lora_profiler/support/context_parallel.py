@@ -58,12 +58,12 @@ def check_context_parallel(workload: Workload, engine: str) -> None:
             " no loop of ours with it; take --engine analytic.": (
                 engine not in ("auto", "analytic")
             ),
-            f"context parallelism is not known with {unknown}: it was rehearsed with --sharding"
-            " fsdp, transformers' own model and loss, and flash or cuDNN's attention in 16 bit;"
-            " leave --context-parallel-size out, or that.": unknown,
+            f"context parallelism with {unknown} is not modelled; it needs --sharding fsdp, the"
+            f" plain"
+            " loss, and flash or cuDNN attention in 16 bit. Leave one of them out.": unknown,
             f"{setup.world_size} ranks are no multiple of --context-parallel-size {ranks}; take"
             " another of both.": setup.world_size % ranks,
-            "flash and cuDNN's attention, which torch replaces, need a card of sm_80 or later.": (
+            "flash and cuDNN attention need a GPU from sm_80.": (
                 platform.capability is not None and platform.capability < 80
             ),
             f"context parallelism is known of {', '.join(_REHEARSED_TYPES)}, not of"
@@ -72,8 +72,8 @@ def check_context_parallel(workload: Workload, engine: str) -> None:
             ),
             f"{model.id} attends to windows, which accelerate refuses under context parallelism:"
             " every mask is dropped there; leave --context-parallel-size out.": _slides(model),
-            f"{model.id} has heads that flash attention pads to a multiple of {_ALIGNED} features,"
-            " which was not rehearsed; leave --context-parallel-size out.": (
+            f"flash attention pads the heads of {model.id} to a multiple of {_ALIGNED}; that is not"
+            " modelled with context parallelism. Leave --context-parallel-size out.": (
                 _head_width(model) % _ALIGNED
             ),
         }

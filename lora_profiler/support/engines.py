@@ -29,8 +29,8 @@ def profile_unsupported_reason(workload: Workload) -> str | None:
     exactly = "take --engine analytic, or traced, which traces exactly this size."
     if setup.loss != "plain":
         return (
-            f"no profile knows the {setup.loss} loss: a chunk is a power of two of tokens, and no"
-            f" polynomial in batch and sequence; {exactly}"
+            f"no profile has the {setup.loss} loss; its chunks are not a polynomial in batch and"
+            f" sequence. {exactly}"
         )
     requested = {  # a whole sentence, or what none is of
         _ALONE: setup.is_shared,
@@ -40,10 +40,8 @@ def profile_unsupported_reason(workload: Workload) -> str | None:
         NO_GENERATION: setup.completions_at_once or setup.beta,
         "an older version of transformers": setup.transformers != "5",
         "fused adapters": lora is not None and (lora.fast_lora or lora.lora_kernels != "peft"),
-        "norms and embeddings in float32 beside 16 bit": setup.has_wide_ends,
-        "routers in float32 beside 16 bit": (
-            setup.has_wide_routers and _has_routers(workload.model)
-        ),
+        "norms and embeddings in float32 over 16 bit": setup.has_wide_ends,
+        "routers in float32 over 16 bit": (setup.has_wide_routers and _has_routers(workload.model)),
         "inputs with a gradient and no checkpointing": (
             setup.has_input_gradients and not setup.checkpointing
         ),
@@ -64,9 +62,8 @@ def _has_routers(model: ModelSpec) -> bool:
 
 
 OUTLIERS = (
-    "Columns of a layer's input beyond llm_int8_threshold (6.0) are the data's, and none are"
-    " counted: each is kept apart until backward, so that at most the inputs of the layers in int8"
-    " are there twice."
+    "Outlier columns (llm_int8_threshold 6.0) depend on the data and are not counted. At most the"
+    " inputs of int8 layers are kept twice."
 )
 """What a trace of LLM.int8 on a card leaves out."""
 
@@ -98,15 +95,15 @@ def omissions(setup: TrainSetup) -> tuple[str, ...]:
     base = base_of(setup)
     if base is not None and is_packed_base(setup) and not base.in_torch:
         sentences.append(
-            "The packages' layers were held against on a CPU alone: what their kernels take on a"
-            " card is as their source has it."
+            "The packages' layers were checked on a CPU only; GPU kernels follow their source."
         )
     if setup.offload_activations:
         sentences.append(OFFLOADED_ACTIVATIONS)
     if splits_products(setup):
         sentences.append(
-            f"AWQ's products of up to {SPLIT_TOKENS:,} tokens are made in eight parts of float32"
-            " for a moment of the forward pass, which are left out: 32 B a token and output."
+            f"AWQ splits products of up to {SPLIT_TOKENS:,} tokens into eight float32 parts."
+            f" They are"
+            " left out: 32 B per token and output."
         )
     return tuple(sentences)
 

@@ -12,8 +12,8 @@ def evaluation_words(workload: Workload) -> tuple[str, ...]:
     if size is None:
         return ()
     words = (
-        f"Evaluation between steps takes {size:,} sequences of {setup.seq_len:,} tokens without"
-        " gradients and drops its outputs, as transformers' Trainer without compute_metrics."
+        f"Evaluation between steps: {size:,} sequences of {setup.seq_len:,} tokens without"
+        " gradients, as in transformers' Trainer without compute_metrics."
     )
     if head is None or head.out_features is None or setup.loss != "plain":
         return (words,)
@@ -37,7 +37,7 @@ def generation_words(setup: TrainSetup) -> tuple[str, ...]:
     if completion is not None:
         prompt = f"{completion:,} of them after the prompt"
     return (
-        f"Generation between steps makes {rows:,} completions at once by transformers' generate,"
-        f" sequences of {setup.seq_len:,} tokens, {prompt}; all of one length, without a mask."
-        " FLOPs and time are of training alone.",
+        f"Generation between steps makes {rows:,} completions at once with transformers."
+        f" Sequences of {setup.seq_len:,} tokens, {prompt}; all of one length, without a mask."
+        " FLOPs and time are for training only.",
     )

@@ -174,8 +174,8 @@ def check_generation(workload: Workload) -> None:
     if version == "5" or not any(_is_packed(m) for _, m in model.modules()):
         return
     raise UsageError(
-        f"the experts of {model.id} were layers of their own before transformers 5, which is known"
-        f" of {', '.join(_APART)} alone; take --transformers 5."
+        f"separate experts of {model.id} before transformers 5 are not modelled. Modelled:"
+        f" {', '.join(_APART)}. Use --transformers 5."
     )
 
 
@@ -188,8 +188,8 @@ def version_words(workload: Workload) -> tuple[str, ...]:
         )
     if setup.is_reentrant:
         sentences.append(
-            "Reentrant checkpointing: a layer runs again to its end, and its output and that one's"
-            " gradient stay through its backward."
+            "Reentrant checkpointing: a layer runs again to its end. Its output and gradient stay"
+            " through its backward."
         )
     if setup.kernels in _KERNEL_WORDS:
         sentences.append(_KERNEL_WORDS[setup.kernels])
@@ -205,23 +205,21 @@ _WORDS: Final = {
     "4.57": "an expert of Mixtral is a layer of its own",
     "4.48": "float32 logits are copied to shift them, and SDPA gets repeated heads",
     "4.45": (
-        "logits are cast to float32 in the head and copied to shift them, and attention gets"
-        " repeated heads, but for FlashAttention 2 of Llama and Gemma"
+        "logits are cast to float32 in the head and copied; heads are repeated, but for"
+        " FlashAttention 2 of Llama and Gemma"
     ),
 }
 _KERNEL_WORDS: Final = {
     "foak": (
-        "fms-acceleration's RMSNorm and rotary embedding, Unsloth's kernels, keep and write over"
-        " what their source says (876e2ed)."
+        "fms-acceleration's kernels (RMSNorm, rotary embedding) follow their source (876e2ed)."
     ),
     "unsloth": (
-        "Unsloth's norms, rotary embedding and LoRA kernels keep and write over what their source"
-        " says (2026.10.9); rows are laid end to end without padding, and attention is SDPA's over"
-        " sequences of one length."
+        "Unsloth's kernels follow their source (2026.10.9). Rows are concatenated without padding;"
+        " attention is SDPA over sequences of one length."
     ),
     "torchtune": (
-        "torchtune's attention copies keys and values for all heads, and its rotary embedding keeps"
-        " tables of all positions (0.7)."
+        "torchtune 0.7 copies keys and values for all heads, and keeps rotary tables of all"
+        " positions."
     ),
     "litgpt": "LitGPT's model copies keys and values for all heads, and ties no head (0.5.13).",
     "litgpt-2024": (

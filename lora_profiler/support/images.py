@@ -6,8 +6,7 @@ from lora_profiler.support.image_processors import MOST_UNLIKE_SIDES, PROCESSORS
 from lora_profiler.workload import TrainSetup, Workload
 
 NO_IMAGES = (
-    "images take a trace of the model that sees them, which no profile and no rule is of; take"
-    " --engine traced, or leave --images out."
+    "images need a trace of the vision-language model; use --engine traced, or leave --images out."
 )
 
 
@@ -50,8 +49,8 @@ def check_images(workload: Workload) -> None:
         return
     if model.stored is not None:
         raise UsageError(
-            f"how {model.id} stores its vision tower is not known; ask for the model that it was"
-            " made from, with --method qlora."
+            f"how {model.id} stores its vision tower is not known; name the model that it was made"
+            " from, with --method qlora."
         )
     if model.model_type not in PROCESSORS:
         raise UsageError(
@@ -122,13 +121,12 @@ def image_words(workload: Workload) -> tuple[str, ...]:
     pixels = " x ".join(map(str, image.pixels))
     words = (
         f"{_counted(workload.setup)} in each sequence: {image.tokens:,}"
-        f" token{'s' * (image.tokens != 1)} and {pixels} pixel values in float32 each, as the"
-        f" model's processor makes them by default. {_trained(workload.setup)}",
+        f" token{'s' * (image.tokens != 1)} and {pixels} float32 pixel values each."
+        f" {_trained(workload.setup)}",
     )
     if not is_unchecked(workload.setup):
         return words
     return (
         *words,
-        "Real steps with images on a CPU agree with such traces; none on a card was held against"
-        " one.",
+        "Real steps with images on a CPU agree with these traces; not checked on a GPU.",
     )

@@ -37,34 +37,35 @@ LOSS_WORDS = {
         " at most 4,096 tokens x 32,768 words."
     ),
     "torchtune": (
-        "The torchtune loss is torchtune 0.7's LinearCrossEntropyLoss: logits of an eighth of the"
-        " labelled tokens at a time, whose log-probabilities in float32 all stay until backward."
+        "The torchtune loss: torchtune 0.7's LinearCrossEntropyLoss, logits of an eighth of the"
+        " labelled tokens at a time. All float32 log-probabilities stay until backward."
     ),
     "torchtune-chunked": (
-        "The torchtune-chunked loss is torchtune 0.7's CEWithChunkedOutputLoss: all logits, an"
-        " eighth of them in float32 at a time, whose log-probabilities all stay until backward."
+        "The torchtune-chunked loss: torchtune 0.7's CEWithChunkedOutputLoss, all logits, an"
+        " eighth in float32 at a time. All log-probabilities stay until backward."
     ),
     "cce": (
-        "The cce loss is cut cross-entropy, by Triton's kernels as axolotl's plugin calls them"
-        " (fork 5f0c7a7): no logits in memory, whatever the device."
+        "The cce loss: cut cross-entropy with Triton kernels, as in axolotl's plugin (5f0c7a7); no"
+        " logits in memory."
     ),
     "litgpt": (
-        "The litgpt loss is LitGPT 0.5.13's chunked_cross_entropy: logits in float32, under LoRA"
-        " made 128 tokens of a sequence at a time, beside their log-probabilities until backward."
+        "The litgpt loss: LitGPT 0.5.13's chunked_cross_entropy, float32 logits. Log-probabilities"
+        " stay until backward; under LoRA 128 tokens at a time."
     ),
     "triton": (
-        "The triton loss is a Triton kernel that writes the gradient over the logits, a float32"
-        " copy of them where they are in 16 bit: Liger's cross_entropy under transformers 5;"
-        " Unsloth's under 4.48 and 4.45, over a shifted copy."
+        "The triton loss: a Triton kernel writes the gradient over the logits. 16-bit logits are"
+        " copied to float32: Liger's cross_entropy under transformers 5; Unsloth's under 4.48 and"
+        " 4.45, over a shifted copy."
     ),
     "unsloth": (
-        "The unsloth loss is Unsloth 2026.10's fused cross-entropy: float32 logits of 512 to 4,096"
-        " labelled tokens at a time, or from 4,096 labelled tokens on, and always on a card of at"
-        " most 24.5 GiB, of tiles of 16,384 words; at least 4 GiB of the card are taken to be free."
+        "The unsloth loss: Unsloth 2026.10's fused cross-entropy, in float32. Chunks have 512 to"
+        " 4,096 labelled tokens, or 16,384 words: from 4,096 tokens on, and up to 24.5 GiB. At"
+        " least"
+        " 4 GiB of the GPU are assumed free."
     ),
     "llamafactory-dpo": (
-        "The llamafactory-dpo loss is LLaMA-Factory 0.9.6's of pairs: all logits in float32, twice,"
-        " of the policy and of the reference, whose pass runs beside what the policy's kept."
+        "The llamafactory-dpo loss: LLaMA-Factory 0.9.6's for pairs, all logits in float32, twice."
+        " The reference runs while the policy's tensors are kept."
     ),
     "torchtune-dpo": (
         "The torchtune-dpo loss is torchtune 0.7's of pairs: all logits in float32 and their"
@@ -77,8 +78,8 @@ LOSS_WORDS = {
         " many rows of its weight."
     ),
     "llamafactory-kto": (
-        "The llamafactory-kto loss is LLaMA-Factory 0.9.6's KTO: all logits in float32 of the"
-        " policy, of the reference, and of the reference over other prompts' answers at once."
+        "The llamafactory-kto loss: LLaMA-Factory 0.9.6's KTO, all logits in float32. Policy,"
+        " reference, and reference over other prompts' answers, all at once."
     ),
     "llamafactory-orpo": (
         "The llamafactory-orpo loss is LLaMA-Factory 0.9.6's of pairs without a reference, ORPO's"
@@ -89,33 +90,31 @@ LOSS_WORDS = {
         " float32, each token weighed by its probability."
     ),
     "llamafactory-eaft": (
-        "The llamafactory-eaft loss is LLaMA-Factory 0.9.6's EAFT: as its DFT, and a copy of the"
-        " labelled tokens' logits, whose entropy weighs each."
+        "The llamafactory-eaft loss: LLaMA-Factory 0.9.6's EAFT, as its DFT, and a copy of"
+        " the labelled logits for entropy."
     ),
     "llamafactory-asft": (
-        "The llamafactory-asft loss is LLaMA-Factory 0.9.6's ASFT: as its DFT, and the divergence"
-        " from a reference, a copy of the model in bfloat16: eleven times all logits in float32."
+        "The llamafactory-asft loss: LLaMA-Factory 0.9.6's ASFT, as its DFT, with a bfloat16"
+        " reference model; eleven times all logits in float32."
     ),
     "trl-orpo": (
-        "The trl-orpo loss is that of TRL 1.16's experimental ORPOTrainer: all logits in float32,"
-        " log-probabilities of the chosen half, and in backward two gradients of all."
+        "The trl-orpo loss: TRL 1.16's experimental ORPOTrainer, all logits in float32."
+        " Log-probs of"
+        " the chosen half, and two gradients of all logits in backward."
     ),
     "axolotl-dpo": (
-        "The axolotl-dpo loss is that of TRL 1.9 with axolotl 0.19's Triton kernel: all logits in"
-        " float32 and a copy without each row's last, of the policy and of the reference at once."
+        "The axolotl-dpo loss: TRL 1.9 with axolotl 0.19's Triton kernel, all logits in float32 and"
+        " a shifted copy; policy and reference at once."
     ),
 }
 """What a loss path of a trainer is taken to be, by its name."""
 SCORED_WORDS = (
-    "The unsloth loss is made of Unsloth 2026.10's fused log-probabilities: float32 logits of 512"
-    " to 4,096 scored tokens at a time, or from 4,096 scored tokens on, and always on a card of at"
-    " most 24.5 GiB, of tiles of 16,384 words; at least 4 GiB of the card are taken to be free."
+    "The unsloth loss: Unsloth 2026.10's fused log-probabilities, in float32. Chunks have 512 to"
+    " 4,096 scored tokens, or 16,384 words: from 4,096 tokens on, and up to 24.5 GiB. At least"
+    " 4 GiB of the GPU are assumed free."
 )
 """The same of Unsloth's loops that score completions."""
-SMOOTHED = (
-    "The loss is that of transformers' LabelSmoother, over logits that accelerate has converted to"
-    " float32 under autocast."
-)
+SMOOTHED = "The loss: transformers' LabelSmoother over float32 logits."
 """What `label_smoothing_factor` takes for granted."""
 OUTPUTS_HELD = (
     "The loop holds the model's output until the next one is there; called with use_cache=False, so"
@@ -151,23 +150,20 @@ def check_loss(workload: Workload) -> None:
     )
     refuse(
         {
-            f"the scores loss is of a head of one output, which {model.id} was not made with; ask"
-            " by setup_for and workloads, or leave --loss out.": (
+            f"the scores loss needs a head with one output, and {model.id} has none; use setup_for"
+            " and workloads, or leave --loss out.": (
                 loss == "scores" and model.output_embedding != "score"
             ),
-            "LLaMA-Factory makes ASFT no reference beside adapters; take --method full, or leave"
+            "LLaMA-Factory's ASFT has no reference model with adapters; use --method full, or leave"
             " --loss out.": loss == "llamafactory-asft" and setup.lora is not None,
-            f"the {loss} loss is torchtune's, whose recipes have no autocast; take --precision"
-            " pure, or leave --loss out.": (
-                loss in ("torchtune", "torchtune-chunked") and setup.autocast_dtype
-            ),
+            f"torchtune's {loss} loss runs without autocast; use --precision pure, or leave --loss"
+            " out.": (loss in ("torchtune", "torchtune-chunked") and setup.autocast_dtype),
             "the unsloth loss is known as Triton's kernels on CUDA alone; leave --loss out.": (
                 loss == "unsloth" and setup.device != "cuda"
             ),
-            "the backward pass of the cce loss takes a head in 16 bit alone; take --dtype bfloat16"
-            " and, of a 4-bit base, --recipe stock or trl, or leave --loss out.": (
-                loss == "cce" and is_wide
-            ),
+            "the cce loss needs a 16-bit head; use --dtype bfloat16, or leave --loss out. With"
+            " a 4-bit"
+            " base also --recipe stock or trl.": (loss == "cce" and is_wide),
         }
     )
 
@@ -285,7 +281,7 @@ def _reason(model: ModelSpec, lora: LoraConfig | None, *, scales: bool) -> str |
     if head is None or not head.is_linear:
         return "no linear layer makes its logits"
     if {"encoder", "decoder"} <= {word for part in model.parts for word in part.name.split(".")}:
-        return "it has an encoder beside the decoder"
+        return "it has an encoder and a decoder"
     if "MaskedLM" in model.architecture:
         return "its labels are not those of the next token"
     for config in _configs(model):

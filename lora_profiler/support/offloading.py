@@ -82,7 +82,7 @@ def check_offloading(workload: Workload) -> None:
     sharding, of_deepspeed = setup.sharding, setup.offloads_by_deepspeed
     refuse(
         {
-            f"there is no host to move anything to beside device {setup.device}; leave"
+            f"offloading needs --device cuda, not {setup.device}; leave"
             f" {' and '.join(named)} out.": named and setup.device != "cuda",
             f"sharding {sharding} keeps no shards on the host; take --sharding fsdp, or leave"
             " --offload-params out.": setup.offload_params and sharding not in FULLY_SHARDED,
@@ -90,17 +90,17 @@ def check_offloading(workload: Workload) -> None:
             " zero3, or leave --offload-optimizer-device and --offload-param-device out.": (
                 of_deepspeed and sharding not in DEEPSPEED_ZERO
             ),
-            "ZeRO-1 and ZeRO-2 have their weights on the card; take --sharding zero3, or leave"
+            "ZeRO-1 and ZeRO-2 keep weights on the GPU; use --sharding zero3, or leave"
             " --offload-param-device out.": (
                 setup.offload_param_device != "none" and sharding != "zero3"
             ),
-            "on the host DeepSpeed steps with its own CPUAdam and CPULion, and refuses other"
-            " optimizers (zero_force_ds_cpu_optimizer); take --optimizer adamw or lion.": (
+            "DeepSpeed offloads CPUAdam and CPULion only (zero_force_ds_cpu_optimizer); use"
+            " --optimizer adamw or lion.": (
                 setup.offload_optimizer_device != "none"
                 and setup.optimizer not in ("adamw", "lion")
             ),
-            "what waits on the host for backward is known where each rank has all weights, or of"
-            " checkpoints that are not reentrant; take --sharding ddp or --no-use-reentrant, or"
+            "offloaded activations are modelled with whole weights, or without reentrant"
+            " checkpointing; use --sharding ddp or --no-use-reentrant, or"
             f" leave out {' and '.join(kept)}.": (
                 kept and saves_weights and sharding in (*FULLY_SHARDED, "zero3", "tp")
             ),
@@ -116,18 +116,18 @@ def check_offloading(workload: Workload) -> None:
 
 
 PINNED = (
-    "Shards and gradients on the host are pinned, which torch takes in powers of two, a tensor at a"
-    " time: up to twice their bytes; optimizer states are not."
+    "Offloaded shards and gradients are pinned; torch rounds each tensor up to a power of two."
+    " Optimizer states are not."
 )
 PINNED_BY_DEEPSPEED = (
-    "DeepSpeed pins gradients and 16-bit weights on the host, under ZeRO-2 the float32 ones too,"
-    " and torch takes pinned memory in powers of two, a tensor at a time: up to twice their bytes."
+    "DeepSpeed pins offloaded gradients and 16-bit weights, with ZeRO-2 the float32 ones too."
+    " torch rounds each pinned tensor up to a power of two."
 )
 ON_NVME = (
-    "What NVMe holds is counted nowhere, the host's buffers for it are read off DeepSpeed's source"
-    " with its defaults (4 of optimizer states, 5 of 100,000,000 weights)."
+    "NVMe contents are not counted. CPU buffers follow DeepSpeed's defaults: 4 of optimizer"
+    " states, 5 of 100,000,000 weights."
 )
 OFFLOADED_ACTIVATIONS = (
-    "Of OffloadActivations the rehearsed peaks were larger by two scalars, and within 0.3 % inside"
-    " layers that reentrant checkpoints run again; what the loss keeps is not counted on the host."
+    "OffloadActivations: rehearsed peaks were larger by two scalars, with reentrant checkpoints"
+    " within 0.3 %. CPU memory of the loss is not counted."
 )

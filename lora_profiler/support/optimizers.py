@@ -105,8 +105,8 @@ COMPILED_STEP = (
 
 
 _PROJECTS = (
-    " projects the gradients of every linear layer (optim_target_modules all-linear) to rank"
-    " --optimizer-rank, and makes that anew every 200 steps"
+    " projects the gradients of linear layers (all-linear) to rank --optimizer-rank, renewed"
+    " every 200 steps"
 )
 _RULED: Mapping[Optimizer, str] = {
     "galore_adamw": (

@@ -40,8 +40,8 @@ def takes_flattened(model: ModelSpec) -> bool:
 def blind(model: str) -> UsageError:
     """The error for a model to which packed sequences are one."""
     return UsageError(
-        f"{model} does not tell packed sequences apart: its code makes no mask of position ids, so"
-        " that each would attend to the ones before it; leave --packed out."
+        f"{model} does not separate packed sequences; its code makes no mask from position ids."
+        " Leave --packed out."
     )
 
 
@@ -51,9 +51,8 @@ def rows_words(setup: TrainSetup, kernel: str) -> str:
         return f"Rows laid end to end, without padding or mask; attention kernel: {kernel}."
     if setup.is_flattened:
         return (
-            f"Rows of sequences of {setup.packed:,} tokens become one, and flash-attn's kernel is"
-            " told where each begins (cu_seqlens, 4 bytes a sequence, is left out); checked"
-            " against traces of torch's operator for it, never measured."
+            f"Packed sequences of {setup.packed:,} tokens form one row for flash-attn's kernel"
+            " (without cu_seqlens, 4 bytes each); checked against traces, not measured."
         )
     if setup.is_packed:
         return (

@@ -76,9 +76,8 @@ def check_platform(workload: Workload) -> None:
     if fast or (setup.attention == "efficient" and half):
         of = "" if fast else " in bfloat16"
         raise UsageError(
-            f"{setup.attention} attention{of} needs a card of sm_80 or later, and this one is"
-            f" {platform.capability_text}; leave --attention out, so that torch takes what"
-            " there is."
+            f"{setup.attention} attention{of} needs a GPU from sm_80, and this one is"
+            f" {platform.capability_text}; leave --attention out for torch's choice."
         )
 
 
@@ -156,9 +155,10 @@ def kernel_words(workload: Workload, kernels: Collection[str]) -> tuple[str, ...
         of_torch = f"torch {platform.torch_text}"
         if platform.capability is None:
             sentences.append(
-                f"Attention runs the kernels that {of_torch} takes on NVIDIA cards from sm_80 to"
-                " sm_89 and sm_12x. Cards before sm_80 have no flash attention, sm_90 and sm_10x"
-                " take cuDNN's; name the card with --gpu."
+                f"Attention kernels: those of {of_torch} on NVIDIA sm_80 to sm_89 and sm_12x."
+                f" Before"
+                " sm_80 there is no flash attention; sm_90 and sm_10x use cuDNN. Name the GPU with"
+                " --gpu."
             )
         else:
             sentences.append(

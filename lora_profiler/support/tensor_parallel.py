@@ -12,9 +12,8 @@ HEAD_NORMS = ("q_norm", "k_norm")
 """Modules by the last part of their names, as transformers' plans cut them; norms of heads are
 whole."""
 STOPPED = (
-    "Adapters on row-wise layers, o_proj and down_proj, as PEFT 0.21 trains them with transformers"
-    " 5.20: with 5.21 to 5.24 it stops, because it tells A a part's width where they ask for the"
-    " whole one."
+    "Adapters on row-wise layers (o_proj, down_proj) as PEFT 0.21 trains them with transformers"
+    " 5.20. With 5.21 to 5.24 PEFT ends in an error: it gives A the width of one part."
 )
 _STEPPED = ("adamw", "sgd", "rmsprop")
 
@@ -41,8 +40,8 @@ def check_tensor_parallel(workload: Workload, engine: str) -> None:
         ),
         (
             setup.optimizer not in _STEPPED,
-            f"{setup.optimizer} takes no cut weight beside a whole one, or was never traced with"
-            f" them; take --optimizer {' or '.join(_STEPPED)}.",
+            f"{setup.optimizer} with tensor parallelism is not modelled; use"
+            f" --optimizer {' or '.join(_STEPPED)}.",
         ),
         (
             setup.loss != "plain",
