@@ -271,8 +271,8 @@ def test_a_head_beside_adapters_is_gathered_twice_and_reduced_once() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"lora": LoraConfig(modules_to_save=("model.norm",))}, "model.norm is none"),
-        ({**HEAD, "loss": "fused"}, "no rule has the fused loss run it"),
+        ({"lora": LoraConfig(modules_to_save=("model.norm",))}, "FSDP1 with model.norm in"),
+        ({**HEAD, "loss": "fused"}, "trained head and --loss fused is not modelled"),
     ],
 )
 def test_what_fsdp1_is_not_known_of_is_refused(changes: dict[str, Any], words: str) -> None:
@@ -284,7 +284,7 @@ def test_what_fsdp1_is_not_known_of_is_refused(changes: dict[str, Any], words: s
     ("kind", "changes", "words"),
     [
         ("ia3", FLAT, "IA3's layers are known by traces alone"),
-        ("vera", MIXED, "torch refuses them beside bfloat16"),  # as it did when rehearsed
+        ("vera", MIXED, "torch refuses them with bfloat16"),  # as it did when rehearsed
     ],
 )
 def test_what_other_adapters_do_not_go_with_is_refused(

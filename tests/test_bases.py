@@ -355,8 +355,11 @@ def test_a_packed_base_is_an_estimate_and_short_products_of_awq_are_made_in_part
         engine.predict(Workload(model=model, setup=replace(setup, seq_len=n))) for n in (1024, 1025)
     )
     assert short.exactness == long.exactness == "estimate"
-    assert [any("eight parts" in w for w in p.assumptions) for p in (short, long)] == [True, False]
-    assert all(any("on a CPU alone" in w for w in p.assumptions) for p in (short, long))
+    assert [any("eight float32 parts" in w for w in p.assumptions) for p in (short, long)] == [
+        True,
+        False,
+    ]
+    assert all(any("on a CPU only" in w for w in p.assumptions) for p in (short, long))
 
 
 def test_no_fsdp_shares_int8_weights() -> None:

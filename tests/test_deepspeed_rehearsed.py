@@ -93,7 +93,7 @@ def test_the_peak_is_within_its_bound(row: dict[str, Any]) -> None:
     assert found.error_bound is not None
     assert abs(found.peak.total_bytes / peak - 1) < found.error_bound
     assert found.exactness == "estimate"
-    assert "was rehearsed" in " ".join(found.assumptions)
+    assert "rehearsed with the plain loss only" in " ".join(found.assumptions)
 
 
 @pytest.mark.parametrize("stage", [2, 3])
@@ -127,7 +127,7 @@ def test_states_on_nvme_leave_buffers_on_the_host() -> None:
     found = predicted(row, offload_optimizer_device="nvme")
     part = predicted(row).persistent_bytes["gradients"] // 2
     assert dict(found.host_bytes) == {"gradients": 2 * part, "optimizer_states": 4 * 4 * part}
-    assert "What NVMe holds is counted nowhere" in " ".join(found.assumptions)
+    assert "NVMe contents are not counted" in " ".join(found.assumptions)
     over_cpu, over_nvme = (
         predicted(ROWS[0], offload_optimizer_device=device).host_bytes for device in ("cpu", "nvme")
     )
@@ -159,12 +159,9 @@ def test_weights_are_gathered_module_by_module_by_hand() -> None:
     ("changes", "words"),
     [
         ({"sharding": "fsdp"}, "is not DeepSpeed's"),
-        (
-            {"sharding": "zero2", "offload_param_device": "cpu"},
-            "ZeRO-2 have their weights on the card",
-        ),
-        ({"sharding": "zero3", "optimizer": "adamw_8bit"}, "its own CPUAdam and CPULion"),
-        ({"sharding": "zero3", "device": "cpu"}, "no host to move anything to"),
+        ({"sharding": "zero2", "offload_param_device": "cpu"}, "ZeRO-2 keep weights on the GPU"),
+        ({"sharding": "zero3", "optimizer": "adamw_8bit"}, "offloads CPUAdam and CPULion only"),
+        ({"sharding": "zero3", "device": "cpu"}, "offloading needs --device cuda"),
     ],
 )
 def test_what_deepspeed_does_not_move_is_refused(changes: dict[str, Any], words: str) -> None:

@@ -303,7 +303,7 @@ def test_shardings_that_nothing_here_runs_are_refused(sharding: Any) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adamw_8bit", "adafactor"])
 def test_states_that_cannot_be_shared_are_refused(optimizer: Optimizer) -> None:
-    with pytest.raises(UsageError, match="take --optimizer adamw or sgd, or --sharding ddp"):
+    with pytest.raises(UsageError, match="use --optimizer adamw or sgd, or --sharding ddp"):
         refuse(Workload(model=MODEL, setup=replace(FULL, optimizer=optimizer)), Conditions())
     refuse(
         Workload(model=MODEL, setup=replace(FULL, optimizer=optimizer, sharding="ddp")),

@@ -334,7 +334,7 @@ def test_with_images_a_text_side_is_the_whole_model() -> None:
         ({"freeze": ("vision_towel",)}, "Did you mean vision_tower"),
         ({"freeze": ("vision_tower",), "images": None}, "add --images N"),
         ({"freeze": FROZEN_PARTS}, "nothing is left to train"),
-        ({"freeze": ("language_model",), "lora": LoraConfig()}, "exclude_modules"),
+        ({"freeze": ("language_model",), "lora": LoraConfig()}, "leave out the vision tower"),
     ],
 )
 def test_refused(changes: dict[str, Any], words: str) -> None:
@@ -366,7 +366,7 @@ def test_what_a_card_does_with_images_is_an_estimate() -> None:
     on_card = workload_of("llava", replace(FULL, device="cuda"))
     answer = predict(on_card)
     assert answer.exactness == "estimate"
-    assert any("none on a card was held against" in words for words in answer.assumptions)
+    assert any("not checked on a GPU" in words for words in answer.assumptions)
     assert predict(workload_of("llava", FULL)).exactness == "exact"
     timing = step_time(on_card, find_gpu("rtx_4090"))
     assert timing.step is None and "vision tower" in (timing.refusal or "")

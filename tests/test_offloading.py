@@ -73,8 +73,8 @@ def test_without_checkpointing_it_says_nothing() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"device": "cpu"}, "device cpu"),
-        ({"world_size": 2, "sharding": "fsdp"}, "all weights"),
+        ({"device": "cpu"}, "device cuda, not cpu"),
+        ({"world_size": 2, "sharding": "fsdp"}, "whole weights"),
         ({"world_size": 2, "sharding": "ddp", "offload_params": True}, "no shards"),
         ({"offload_activations": True}, "take one of"),
     ],

@@ -154,10 +154,10 @@ def test_what_neither_can_do_is_refused() -> None:
     """A model with its own head has no scores, and ASFT no reference beside adapters
     (`create_ref_model` returns none)."""
     scored = setup_for(MODEL, "trl-reward", "full", batch_size=1, seq_len=LENGTH)
-    with pytest.raises(UsageError, match="a head of one output"):
+    with pytest.raises(UsageError, match="a head with one output"):
         engine.predict(Workload(model=MODEL, setup=scored))
     asft = setup_for(MODEL, "llamafactory", "lora", loss="llamafactory-asft", seq_len=LENGTH)
-    with pytest.raises(UsageError, match="no reference beside adapters"):
+    with pytest.raises(UsageError, match="no reference model with adapters"):
         engine.predict(Workload(model=MODEL, setup=asft))
 
 

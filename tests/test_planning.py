@@ -141,7 +141,7 @@ def test_fit_of_unknown_activations_is_only_ever_a_no(monkeypatch: pytest.Monkey
 
 
 def test_fit_refuses_questions_without_an_answer() -> None:
-    with pytest.raises(UsageError, match="device is cpu"):
+    with pytest.raises(UsageError, match="--gpu and --device cpu exclude"):
         fit(workload(device="cpu"), FakeCard())
     with pytest.raises(UsageError, match="several memory sizes"):
         fit(workload(), FakeCard(usable_bytes=None))
@@ -298,8 +298,8 @@ def test_sizes_of_a_workload_that_is_ready_are_not_checked_again(
 def test_rows_that_are_packed_only_where_they_are_longer_are_checked_there() -> None:
     asked = workload("facebook/opt-125m", packed=2048)
     assert predict(asked).saved_activation_bytes
-    with pytest.raises(UsageError, match="does not tell packed sequences apart"):
+    with pytest.raises(UsageError, match="does not separate packed sequences"):
         fit(asked, FakeCard())
-    with pytest.raises(UsageError, match="does not tell packed sequences apart"):
+    with pytest.raises(UsageError, match="does not separate packed sequences"):
         sweep(asked, seq_len=[512, 4096])
     assert sweep(asked, seq_len=[512, 2048]).shape == (2,)

@@ -101,9 +101,7 @@ def test_grouped_heads_are_not_copied_for_cudnn() -> None:
 
 def test_a_kernel_that_the_card_lacks_is_refused_in_words() -> None:
     for setup in ({"attention": "flash"}, {"attention": "cudnn"}, {"attention": "efficient"}):
-        with pytest.raises(
-            UsageError, match="needs a card of sm_80 or later, and this one is sm_75"
-        ):
+        with pytest.raises(UsageError, match="needs a GPU from sm_80, and this one is sm_75"):
             predict_by(replace(llama(**setup), platform=Platform(capability=75)))
     predict_by(
         replace(llama(attention="efficient", dtype="float16"), platform=Platform(capability=75))
@@ -243,7 +241,7 @@ def test_the_format_is_one_that_the_card_trains_in(run: Run) -> None:
 
 def test_a_card_whose_kernels_nobody_knows_here_is_warned_of(run: Run) -> None:
     assert (
-        "kernels on AMD Instinct MI300X 192GB are not known"
+        "kernels on AMD Instinct MI300X are not known"
         in run("gpt2", "--method", "lora", "--gpu", "mi300x_192gb").stderr
     )
     assert "are not known" not in run("gpt2", "--method", "lora", "--gpu", "custom:24GiB").stderr
@@ -253,7 +251,7 @@ def test_a_plan_warns_and_heads_as_an_answer_does(run: Run) -> None:
     asked = ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "--cluster", "4xv100_sxm2_16gb")
     done = run("plan", *asked, "--trainer", "bare")
     assert "float32 / float16 weights" in done.stdout and "math attention" in done.stdout
-    assert "answered in float32 (full) and float16 (lora)" in done.stderr
+    assert "Using float32 (full), float16 (LoRA)" in done.stderr
 
 
 @pytest.mark.usefixtures("the_bundle")

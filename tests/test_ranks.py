@@ -313,7 +313,7 @@ def test_adapters_under_tensor_parallelism_by_hand() -> None:
     hidden, inner = 2 * 24 * 48 * 2, 2 * 24 * 4 * 4
     assert sent["forward"].size_bytes == (2 * layers + 1) * hidden + layers * inner
     assert sent["backward"].size_bytes == (5 * layers + 1 - 3) * hidden + layers * inner
-    assert any("with 5.21 to 5.24 it stops" in a for a in found.assumptions)
+    assert any("With 5.21 to 5.24 PEFT ends" in a for a in found.assumptions)
 
 
 @pytest.mark.parametrize("words", [4000, 4001])
@@ -349,7 +349,7 @@ def test_heads_that_ranks_do_not_divide_are_refused() -> None:
     ("changes", "words"),
     [
         ({"quantization": Quantization()}, "ask a quantised weight"),
-        ({"optimizer": "adamw_8bit"}, "takes no cut weight"),
+        ({"optimizer": "adamw_8bit"}, "with tensor parallelism is not modelled"),
         ({"loss": "fused"}, "multiplies by the head's weight"),
         ({"kernels": "liger"}, "liger's kernels under tensor parallelism"),
         ({"lora": SAVED}, "copies of cut modules"),

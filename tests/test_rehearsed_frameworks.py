@@ -16,8 +16,8 @@ from lora_profiler.stacks import find_stack
 
 ALL = read_rows(FAMILY.rows)
 TOLD = (
-    "itself was rehearsed|the peak is a lower bound|Unsloth compiles code of its own|priced as TRL's"
-    "|inputs of the layers in int8 are there twice"
+    "more in a rehearsal|the peak is a lower bound|Unsloth's own code|priced as TRL's"
+    "|inputs of int8 layers are kept twice"
 )
 """The reasons that an answer gives for being off."""
 DONE = [row for row in ALL if row["status"] == "done"]

@@ -308,7 +308,7 @@ def test_other_models_and_full_training_run_transformers_code() -> None:
         setup = workload.setup
         assert setup.kernels == "transformers"
         assert setup.lora is None or setup.lora.lora_kernels == "peft"
-    assert "compiles code of its own" in " ".join(predict(asked("full")).assumptions)
+    assert "own code for this model" in " ".join(predict(asked("full")).assumptions)
 
 
 @pytest.mark.parametrize(

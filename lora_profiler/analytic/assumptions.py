@@ -115,8 +115,7 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         "No trace of evaluation under this sharding was held against its rule.": (
             evaluates and setup.sharding in FULLY_SHARDED
         ),
-        "Liger's loss with a trained copy of the head needed 380 bytes more in its one"
-        " rehearsal.": (
+        "Liger's loss with a trained copy of the head needed 380 bytes more in a rehearsal.": (
             loss == "fused" and setup.accumulation > 1 and lora and lora.modules_to_save
         ),
         "Unsloth's own code for this model is predicted as transformers'. In rehearsals Gemma 3"
