@@ -41,11 +41,13 @@ from benchmarks.pages import (
 )
 from lora_profiler.analytic import knows
 from lora_profiler.catalog import bundled_models, find_model
+from lora_profiler.compiled.law import facts_of, law_key
 from lora_profiler.compiled.library import BUNDLED, bundled_profiles, write_bundle
 from lora_profiler.compiled.profile import Profile, packed, unpacked
-from lora_profiler.compiled.regime import key_of, windows_of
+from lora_profiler.compiled.regime import key_of, regime_of, windows_of
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.planning.setups import setup_for
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 WORK = Path(__file__).resolve().parent / ".bundle" / "work.sqlite"
@@ -78,6 +80,37 @@ def asked(model: ModelSpec, impl: str) -> Iterator[tuple[str, Workload]]:
             " tokens"
         )
         yield label, Workload(model=model, setup=setup)
+
+
+TRAINERS = ("guide",)
+"""Whose loops laws are bundled for: what `predict` asks of unless told otherwise."""
+LATER = frozenset({
+    "bamba", "falcon_h1", "granitemoehybrid", "jamba", "mamba", "mamba2", "nemotron_h", "qwen3_5",
+    "qwen3_5_moe", "qwen3_next",
+})  # fmt: skip
+"""Types that go over tokens in a loop where their kernels are missing: slow to trace, and mostly no
+law."""
+
+
+def laws_asked() -> Iterator[tuple[str, Workload]]:
+    """A label and a workload for each law that is bundled: of every set of facts of a type that no
+    rule knows, by the smallest model with them, most models first."""
+    alike: dict[str, list[ModelSpec]] = defaultdict(list)
+    for entry in bundled_models():
+        model = find_model(entry.id, offline=True)
+        if not knows(Workload(model=model)) and model.output_embedding is not None:
+            alike[facts_of(model)].append(model)
+    groups = sorted(alike.values(), key=lambda of: (of[0].model_type in LATER, -len(of), of[0].id))
+    for trainer, batch, method, models in product(
+        TRAINERS, (1, 2), ("lora", "qlora", "full"), groups
+    ):
+        model = min(models, key=lambda m: m.num_parameters)
+        try:
+            setup = setup_for(model, trainer, method, batch_size=batch)  # type: ignore[arg-type]
+        except LoraProfilerError:
+            continue
+        workload = Workload(model=model, setup=setup)
+        yield f"{model.model_type} ({len(models)} models), {trainer}, {method}, {batch}", workload
 
 
 # --- compiling ------------------------------------------------------------------------------------
@@ -165,6 +198,35 @@ def compile_type(names: list[str], impl: str, cases: str, until: float) -> int:
                     )
                 count += 1
     return count
+
+
+def compile_laws(cases: str, until: float) -> None:
+    import warnings
+
+    from lora_profiler.traced.compiler import compile_law
+
+    warnings.simplefilter("ignore")
+    with closing(work()) as connection:
+        for label, workload in laws_asked():
+            key = law_key(workload.model, workload.setup, regime_of(workload))
+            row = connection.execute("SELECT 1 FROM made WHERE key = ?", (key,)).fetchone()
+            if row is not None or cases not in label:
+                continue
+            if time.time() > until:
+                return
+            began, data, reason = time.monotonic(), None, None
+            try:
+                data = packed(compile_law(workload))
+            except Exception as e:  # whatever a library raises belongs into the table
+                reason = f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
+            with connection:
+                connection.execute(
+                    "INSERT OR REPLACE INTO made VALUES (?, ?, ?)", (key, data, reason)
+                )
+            seconds = time.monotonic() - began
+            print(
+                f"{seconds:.0f} s: {label}: {reason or f'{len(data or b""):,} bytes'}", flush=True
+            )
 
 
 def _order(model: ModelSpec) -> int:
@@ -302,11 +364,14 @@ def markdown(result: dict[str, Any]) -> str:
 
 def main() -> int:
     parser = parser_of(__doc__, smallest=1000, cases="", deadline=float("inf"), jobs=2)
-    parser.add_argument("what", choices=("compile", "pack"))
+    parser.add_argument("what", choices=("compile", "laws", "pack"))
     parser.add_argument("--types", default=[], nargs="+")
     options = parser.parse_args()
     if options.what == "compile":
         compile_all(options.types, options.smallest, options.cases, options.deadline, options.jobs)
+        return 0
+    if options.what == "laws":
+        compile_laws(options.cases, time.time() + options.deadline)
         return 0
     result = pack()
     write_document("bundle", result)

@@ -8,11 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from lora_profiler.algebra.polynomial import CONSTANT, Polynomial
 from lora_profiler.compiled.allocator import replay
 from lora_profiler.compiled.tape import LEAST_UNITS, Birth, FlatEvent
 from lora_profiler.prediction import Category
-from lora_profiler.traced.fit import Point
 from lora_profiler.traced.flat import TapeError, difference, flat
 from lora_profiler.traced.fold import fold, labels_of
 from lora_profiler.traced.layouts import at_depth, layout_of
@@ -117,15 +115,7 @@ def tape_of(workload: Workload, build: Build, contexts: tuple[Context, ...] = ()
             try:
                 folded = fold(events, labels_of(few.where, layout, LEAST_UNITS), layout)
                 proof = folded.expand(LEAST_UNITS + 1)
-                if (
-                    difference(
-                        proof,
-                        [Polynomial({CONSTANT: size}) for size in sizes],
-                        more,
-                        Point(1, 1, 1),
-                    )
-                    is None
-                ):
+                if difference(proof, sizes, more) is None:
                     return Tape(tuple(_sized(event, sizes) for event in folded.expand(units)))
             except (TapeError, LookupError):
                 pass

@@ -105,6 +105,11 @@ def class_defaults(model_type: str) -> Mapping[str, Any]:
     return data_line("defaults.json", model_type) or {"renamed": {}, "fields": {}, "rope": None}
 
 
+def spelled_today(model_type: str) -> Mapping[str, str]:
+    """Today's names of a type's fields, by those that differ in its files."""
+    return {**_OLD_SPELLINGS, **class_defaults(model_type)["renamed"]}
+
+
 def model_type(raw: Raw, source: str) -> str:
     """`model_type` of a config.json. Raises ModelNotFoundError where there is none."""
     given = raw.get("model_type")
@@ -155,7 +160,7 @@ def normalise(raw: Raw, source: str, *, strict: bool) -> dict[str, Any]:
     as they came. Raises ModelNotFoundError: what came, what is accepted.
     """
     family = class_defaults(str(raw.get("model_type")))
-    renamed = {**_OLD_SPELLINGS, **family["renamed"]}
+    renamed = spelled_today(str(raw.get("model_type")))
     config: dict[str, Any] = {
         renamed.get(name, name): value for name, value in family["fields"].items()
     }

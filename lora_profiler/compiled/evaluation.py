@@ -10,6 +10,7 @@ from lora_profiler.algebra.polynomial import TOKENS, ZERO, Table, Values, consta
 from lora_profiler.algebra.polynomial import total as sum_of
 from lora_profiler.compiled.affine import total
 from lora_profiler.compiled.held import held_tape
+from lora_profiler.compiled.law import NotOfLawError, law_key, of_model
 from lora_profiler.compiled.library import find_profile
 from lora_profiler.compiled.profile import Instant, Profile, Regime, profile_key
 from lora_profiler.compiled.regime import kernel_choice, regime_of
@@ -244,15 +245,29 @@ def events_of(evaluation: Evaluation) -> Sequence[FlatEvent]:
 
 @lru_cache(maxsize=512)
 def _evaluation(model: ModelSpec, setup: TrainSetup, regime: Regime) -> Evaluation | None:
-    profile = find_profile(profile_key(model, setup, regime))
+    profile = _profile(model, setup, regime)
     if profile is None and regime.unaligned:
-        profile = find_profile(profile_key(model, setup, regime._replace(unaligned=False)))
+        profile = _profile(model, setup, regime._replace(unaligned=False))
         if profile is not None and "efficient" in profile.kernels:
             return None
     if profile is None:
         return None
     units = profile.units(model.num_layers)
     return None if units is None else Evaluation(profile, units, setup)
+
+
+def _profile(model: ModelSpec, setup: TrainSetup, regime: Regime) -> Profile | None:
+    """The model's own, else the one that a law of its type makes."""
+    own = find_profile(profile_key(model, setup, regime))
+    if own is not None:
+        return own
+    law = find_profile(law_key(model, setup, regime))
+    if law is None:
+        return None
+    try:
+        return of_model(law, model)
+    except NotOfLawError:
+        return None
 
 
 def forget() -> None:

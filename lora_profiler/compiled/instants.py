@@ -2,7 +2,7 @@
 at any depth."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from lora_profiler.algebra.polynomial import Polynomial
 from lora_profiler.attribution import LOGITS_GRADIENT
@@ -25,16 +25,14 @@ within three of an end."""
 
 
 def undominated(
-    candidates: Sequence[Instant], least_batch: int, least_seq: int, least_units: int
+    candidates: Sequence[Instant], shift: Callable[[Polynomial], Polynomial], least_units: int
 ) -> list[Instant]:
-    """The instants that can be the largest of their step and moment, from the given sizes on; of
-    equals the first."""
+    """The instants that can be the largest of their step and moment, in the symbols that `shift`
+    counts from the smallest sizes up; of equals the first."""
     fronts: dict[tuple[int, str], list[tuple[Polynomial, Polynomial, Instant]]] = {}
     for instant in candidates:
-        base = instant.total(least_units).shifted(least_batch, least_seq, 1)
-        growth = (instant.total(least_units + 1) - instant.total(least_units)).shifted(
-            least_batch, least_seq, 1
-        )
+        here, more = (instant.total(units) for units in (least_units, least_units + 1))
+        base, growth = shift(here), shift(more - here)
         front = fronts.setdefault((instant.step, instant.moment), [])
         if any(b.dominates(base) and g.dominates(growth) for b, g, _ in front):
             continue
@@ -43,6 +41,11 @@ def undominated(
         ]
         front.append((base, growth, instant))
     return [instant for front in fronts.values() for _, _, instant in front]
+
+
+def shifted(batch: int, seq: int) -> Callable[[Polynomial], Polynomial]:
+    """Sizes counted from the given ones up, and the rank from 1."""
+    return lambda polynomial: polynomial.shifted(batch, seq, 1)
 
 
 class DepthError(Exception):

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from lora_profiler.adapters.peft_tables import TARGETS_OF
-from lora_profiler.algebra import Polynomial
+from lora_profiler.algebra import Exponents, Polynomial
 from lora_profiler.algebra.polynomial import total
 from lora_profiler.compiled.affine import (
     Affine,
@@ -53,6 +53,30 @@ class Instant(NamedTuple):
         return Affine(
             total(line.base for line in lines), total(line.per_unit for line in lines)
         ).at(units)
+
+
+class Monomial(NamedTuple):
+    """A product of a law's factors, by their numbers, over `divisor`, times powers of batch,
+    sequence and rank."""
+
+    factors: tuple[int, ...]
+    divisor: int
+    exponents: Exponents
+
+
+Measure = tuple[Exponents, int]
+"""A monomial at a model's sizes: powers of batch, sequence and rank, and how often."""
+
+
+class Law(NamedTuple):
+    """What makes a profile that of a type, whose polynomials are over `monomials` of the model's
+    own sizes: the first exponent is a monomial's number. `factors` are the names of each factor,
+    which are equal in whatever the law answers; `constants` the widths that never differed.
+    `compiled/law.py` puts numbers in."""
+
+    factors: tuple[tuple[str, ...], ...]
+    constants: Mapping[str, int]
+    monomials: tuple[Monomial, ...]
 
 
 class ProfileError(LoraProfilerError):
@@ -115,6 +139,7 @@ class Profile:
     flops: Mapping[str, tuple[ModuleNumber, ...]]
     trainable: tuple[ModuleNumber, ...]
     tape_source: Any
+    law: Law | None = None
 
     @cached_property
     def tape(self) -> Tape:
@@ -158,15 +183,21 @@ def _told(model: ModelSpec, setup: TrainSetup) -> dict[str, Any]:
     return differences
 
 
-def profile_key(model: ModelSpec, setup: TrainSetup, regime: Regime) -> str:
-    """24 hex digits of everything that a profile holds for: the model, the setup without sizes, and
-    the regime."""
+def identity_of(model: ModelSpec) -> dict[str, str]:
+    return {"id": model.id, "model_type": model.model_type, "fingerprint": model.fingerprint}
+
+
+def profile_key(
+    model: ModelSpec, setup: TrainSetup, regime: Regime, facts: str | None = None
+) -> str:
+    """24 hex digits of everything that a profile holds for: the model, or of a law its facts, the
+    setup without sizes, and the regime."""
     import hashlib
 
     parts = [
         FORMAT,
         model.architecture,
-        model.fingerprint,
+        facts or model.fingerprint,
         _told(model, setup),
         _regime_dict(regime),
     ]
@@ -215,6 +246,7 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         "flops": {phase: numbers_json(numbers) for phase, numbers in profile.flops.items()},
         "trainable": numbers_json(profile.trainable),
         "tape": tape_json(profile.tape),
+        **({"law": [*profile.law]} if profile.law else {}),
     }
 
 
@@ -258,4 +290,13 @@ def profile_from_json(data: Mapping[str, Any]) -> Profile:
         flops={phase: numbers_from_json(numbers) for phase, numbers in data["flops"].items()},
         trainable=numbers_from_json(data["trainable"]),
         tape_source=data["tape"],
+        law=_law_from_json(*data["law"]) if "law" in data else None,
+    )
+
+
+def _law_from_json(factors: Any, constants: Mapping[str, int], monomials: Any) -> Law:
+    return Law(
+        tuple(map(tuple, factors)),
+        constants,
+        tuple(Monomial(tuple(few), divisor, tuple(powers)) for few, divisor, powers in monomials),
     )

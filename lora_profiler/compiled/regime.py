@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from lora_profiler.compiled.profile import Regime, profile_key
+from lora_profiler.compiled.tape import LEAST_UNITS, Layout
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.platform import Platform
 from lora_profiler.support.optimizers import counts_in_steps
@@ -176,3 +177,24 @@ def below(regime: Regime, windows: tuple[int, ...]) -> int | None:
         (w for w, full in zip(windows, regime.windows_filled, strict=True) if not full),
         default=None,
     )
+
+
+def valid_sizes(
+    regime: Regime,
+    windows: tuple[int, ...],
+    layout: Layout | None,
+    num_layers: int,
+    *,
+    has_rank: bool,
+) -> dict[str, tuple[int, int | None]]:
+    """The smallest and the largest sizes that a profile answers for, None for no end."""
+    batch, seq = least_sizes(regime, windows)
+    beyond = below(regime, windows)
+    return {
+        "batch_size": (batch, 1 if regime.one_sample else None),
+        "seq_len": (seq, None if beyond is None else beyond - 1),
+        "rank": (regime.rank, regime.rank) if regime.rank else (1, None if has_rank else 1),
+        "num_layers": (
+            (num_layers, num_layers) if layout is None else (layout.layers(LEAST_UNITS), None)
+        ),
+    }

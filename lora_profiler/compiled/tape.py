@@ -106,6 +106,17 @@ class Layout(NamedTuple):
         whole, rest = divmod(layers - self.prefix - self.tail, self.period)
         return whole if not rest and whole >= LEAST_UNITS else None
 
+    def first_like(self, module: str) -> str:
+        """The module before the units, or of the first one, that `module` repeats."""
+        head = f"{self.stack}."
+        if not module.startswith(head):
+            return module
+        number, dot, rest = module[len(head) :].partition(".")
+        index = int(number)
+        if index >= self.prefix:
+            index = self.prefix + (index - self.prefix) % self.period
+        return f"{head}{index}{dot}{rest}"
+
     def name(self, template: str, unit: int, units: int) -> str:
         """A module's name: `template` has "{k}" for the layer k places behind the unit's first,
         "{~k}" for the k-th last."""

@@ -27,7 +27,8 @@ def is_untrusted(workload: "Workload") -> bool:
 
 
 def compile_profile(workload: "Workload") -> "Profile":
-    """A profile made now and kept in the cache. Raises UnbuildableError: a library is missing, or
+    """A profile made now and kept in the cache, that of a law where one holds for all models of
+    the type. Raises UnbuildableError: a library is missing, or
     no profile could be trusted; and UsageError for a setup that none could hold."""
     _check(workload)
     if reason := profile_unsupported_reason(workload):
@@ -47,18 +48,26 @@ def compile_profile(workload: "Workload") -> "Profile":
 
 
 def _compiled(workload: "Workload") -> "Profile":
+    """Of a law of the model's type where one holds, else of the model alone."""
     from lora_profiler.compiled.evaluation import forget
+    from lora_profiler.compiled.law import of_model
     from lora_profiler.compiled.library import cache_path, keep
     from lora_profiler.compiled.regime import key_of
+    from lora_profiler.traced.compiler import compile_law
     from lora_profiler.traced.compiler import compile_profile as compiled
     from lora_profiler.traced.watch import note
 
     try:
-        profile = compiled(workload)
-    except CompileError:
-        _refused.add(key_of(workload))
-        raise
-    if keep(profile) is None:
+        made = compile_law(workload)
+        profile = of_model(made, workload.model)
+    except CompileError as doubt:
+        note(str(doubt))
+        try:
+            made = profile = compiled(workload)
+        except CompileError:
+            _refused.add(key_of(workload))
+            raise
+    if keep(made) is None:
         note(f"the profile could not be kept in {cache_path() or 'a home folder'}")
     forget()
     return profile

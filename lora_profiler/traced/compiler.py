@@ -9,19 +9,46 @@ only pass the trace of five units.
 
 import gc
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
+from typing import NamedTuple
 
 import torch
 
 from lora_profiler._common.packages import installed_versions
 from lora_profiler.algebra import Polynomial
+from lora_profiler.algebra.polynomial import total
 from lora_profiler.compiled.affine import Affine, ModuleNumber
-from lora_profiler.compiled.instants import DepthError, instants, undominated
-from lora_profiler.compiled.profile import Instant, Profile, Regime, profile_key, setup_key
-from lora_profiler.compiled.regime import below, least_sizes, pads_masks, regime_of, windows_of
+from lora_profiler.compiled.instants import DepthError, instants, shifted, undominated
+from lora_profiler.compiled.law import (
+    NotOfLawError,
+    at_sizes,
+    law_key,
+    law_unsupported_reason,
+    measured,
+    values_of,
+)
+from lora_profiler.compiled.profile import (
+    Instant,
+    Law,
+    Profile,
+    Regime,
+    identity_of,
+    profile_key,
+    setup_key,
+)
+from lora_profiler.compiled.regime import (
+    below,
+    least_sizes,
+    pads_masks,
+    regime_of,
+    valid_sizes,
+    windows_of,
+)
 from lora_profiler.compiled.tape import LEAST_UNITS, Birth, Layout, Tape
-from lora_profiler.errors import CompileError
+from lora_profiler.errors import CompileError, UnbuildableError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling import build_model
 from lora_profiler.prediction import Category
@@ -38,8 +65,10 @@ from lora_profiler.traced.flat import (
     flat,
 )
 from lora_profiler.traced.fold import Label, fold, labels_of, template, unfolded
+from lora_profiler.traced.law_fit import LawFit
 from lora_profiler.traced.layouts import at_depth, layout_of
 from lora_profiler.traced.run import trace
+from lora_profiler.traced.toys import FITTED, toys
 from lora_profiler.traced.watch import effort as expected
 from lora_profiler.workload import Workload
 
@@ -61,33 +90,59 @@ def compile_profile(workload: Workload, proven: Collection[str] = ()) -> Profile
 
     Raises CompileError, and what building the model raises.
     """
+    with _uncollected():
+        regime = regime_of(workload)
+        layout = layout_of(workload.model)
+        try:
+            return _compiled(_OfModel(workload, regime, layout, proven))
+        except ChangingTapeError as doubt:
+            raise _refused(workload, str(doubt)) from None
+        except (TapeError, DepthError) as doubt:
+            if layout is None:
+                raise _refused(workload, str(doubt)) from None
+        except NoPolynomialError as doubt:
+            raise _refused(workload, f"no polynomial goes through {doubt}") from None
+        try:
+            return _compiled(_OfModel(workload, regime, None, proven))
+        except (TapeError, NoPolynomialError) as doubt:
+            raise _refused(workload, str(doubt)) from None
+
+
+def compile_law(workload: Workload) -> Profile:
+    """The law that answers `workload` and every other model of its type with the same facts, sizes
+    and depth open: fitted through toys, proven at two more toys and at the model itself, each cut
+    to a depth of its own. `of_model` makes the model's profile of it.
+
+    Raises CompileError with the first event that differs, and what building the model raises.
+    """
+    if reason := law_unsupported_reason(workload):
+        raise CompileError(f"no law is made of {workload.model.id}: {reason}")
+    with _uncollected():
+        doubt = "no small models with the same facts can be built"
+        regime = regime_of(workload)
+        layout = layout_of(workload.model)
+        if layout is None:
+            raise CompileError(f"no law is made of {workload.model.id}: its layers do not repeat")
+        deep = at_depth(workload.model, layout.layers(LEAST_UNITS + 2))
+        for made in toys(deep, regime):
+            try:
+                return _compiled(_OfType(workload, regime, layout, made))
+            except (TapeError, DepthError, NoPolynomialError, NotOfLawError, UnbuildableError) as e:
+                doubt = str(e)
+                print("DOUBT", type(e), doubt[:500])
+    raise CompileError(f"{workload.model.id} has no law of its type: {doubt}")
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """The libraries hold a million objects, which would be looked through again and again."""
     enabled = gc.isenabled()
-    # the libraries hold a million objects, which would be looked through again and again
     gc.disable()
     try:
-        return _folded_or_whole(workload, proven)
+        yield
     finally:
         if enabled:
             gc.enable()
-
-
-def _folded_or_whole(workload: Workload, proven: Collection[str]) -> Profile:
-    regime = regime_of(workload)
-    points = _points(workload, regime)
-    layout = layout_of(workload.model)
-    try:
-        return _compiled(workload, regime, points, layout, proven)
-    except ChangingTapeError as doubt:
-        raise _refused(workload, str(doubt)) from None
-    except (TapeError, DepthError) as doubt:
-        if layout is None:
-            raise _refused(workload, str(doubt)) from None
-    except NoPolynomialError as doubt:
-        raise _refused(workload, f"no polynomial goes through {doubt}") from None
-    try:
-        return _compiled(workload, regime, points, None, proven)
-    except (TapeError, NoPolynomialError) as doubt:
-        raise _refused(workload, str(doubt)) from None
 
 
 def _refused(workload: Workload, doubt: str) -> CompileError:
@@ -97,86 +152,190 @@ def _refused(workload: Workload, doubt: str) -> CompileError:
     )
 
 
-def _compiled(
-    workload: Workload,
-    regime: Regime,
-    points: tuple[Point, ...],
-    layout: Layout | None,
-    proven: Collection[str],
-) -> Profile:
-    model = workload.model
+class _Sample(NamedTuple):
+    """A model of `units` to trace at a point; 0 units where nothing is folded."""
 
-    def traced(spec: ModelSpec, point: Point) -> Flat:
-        return flat(trace(at_point(replace(workload, model=spec), point), _on_meta))
+    units: int
+    model: ModelSpec
+    point: Point
 
-    fit_at, check_at = points[:4], (_far(points[4], workload, regime), *points[5:])
-    small = model if layout is None else at_depth(model, layout.layers(LEAST_UNITS))
-    if (effort := expected()) is not None:
-        more = (
-            ()
-            if layout is None
-            else (layout.layers(LEAST_UNITS + 1), layout.layers(LEAST_UNITS + 2))
+
+class _OfModel:
+    """What a profile of one model is fitted through and checked at: the model itself, cut. The
+    trace of five units is as long as can be."""
+
+    def __init__(
+        self, workload: Workload, regime: Regime, layout: Layout | None, proven: Collection[str]
+    ) -> None:
+        self.workload, self.regime, self.layout, self._proven = workload, regime, layout, proven
+        model, points = workload.model, _points(workload, regime)
+        far = _far(points[4], workload, regime)
+        if layout is None:
+            self.fits = [_Sample(0, model, point) for point in points[:4]]
+            self._checks = [_Sample(0, model, far)]
+        else:
+            whole = layout.units_of(model.num_layers)
+            assert whole is not None
+            small = at_depth(model, layout.layers(LEAST_UNITS))
+            self.fits = [_Sample(LEAST_UNITS, small, point) for point in points[:4]]
+            self._checks = [
+                *(
+                    _Sample(units, at_depth(model, layout.layers(units)), point)
+                    for units, point in ((LEAST_UNITS + 1, far), (LEAST_UNITS + 2, points[5]))
+                ),
+                _Sample(whole, model, points[6]),
+            ]
+        self.key = profile_key(model, workload.setup, regime)
+        self.identity = identity_of(model)
+        self.law: Law | None = None
+
+    def checks(self, tape: Tape) -> Sequence[_Sample]:
+        return self._checks[:1] if tape_signature(tape) in self._proven else self._checks
+
+    def polynomial(self, values: tuple[int, ...]) -> Polynomial:
+        return fitted(tuple(sample.point for sample in self.fits), values)
+
+    def of_module(self, name: str, values: tuple[int, ...]) -> Polynomial:
+        return self.polynomial(values)
+
+    def at(self, model: ModelSpec) -> Callable[[Polynomial], Polynomial]:
+        """What polynomials become at a model's sizes."""
+        return lambda polynomial: polynomial
+
+    def undominated(self, peaks: Sequence[Instant]) -> list[Instant]:
+        windows = windows_of(self.workload.model)
+        least_units = 0 if self.layout is None else LEAST_UNITS
+        return undominated(peaks, shifted(*least_sizes(self.regime, windows)), least_units)
+
+
+class _OfType:
+    """What a law is fitted through and checked at: toys, and the model that is asked about, cut to
+    five units and as long as can be."""
+
+    def __init__(
+        self, workload: Workload, regime: Regime, layout: Layout, made: Sequence[ModelSpec]
+    ) -> None:
+        self.workload, self.regime, self.layout = workload, regime, layout
+        depths = (*(LEAST_UNITS,) * FITTED, LEAST_UNITS + 1, LEAST_UNITS + 2)
+        samples = []
+        for number, (units, toy) in enumerate(zip(depths, made, strict=True)):
+            cut = at_depth(toy, layout.layers(units))
+            one = replace(workload, model=cut)
+            samples.append(_Sample(units, cut, _points(one, regime)[number]))
+        self.fits, self._checks = samples[:FITTED], samples[FITTED:]
+        real = at_depth(workload.model, layout.layers(LEAST_UNITS + 1))
+        point = _far(_points(workload, regime)[-1], workload, regime)
+        self._checks.append(_Sample(LEAST_UNITS + 1, real, point))
+        self._fit = LawFit(
+            [sample.model for sample in self.fits], [sample.point for sample in self.fits], layout
         )
-        depths = (*(small.num_layers,) * len(fit_at), *more, model.num_layers)
-        effort.plan([Size(depth) for depth in depths])
-    flats = [traced(small, point) for point in fit_at]
-    events, sizes = aligned(flats, fit_at)
+        self.polynomial, self.of_module = self._fit.polynomial, self._fit.of_module
+        self.key = law_key(workload.model, workload.setup, regime)
+        self.identity = {
+            "id": f"{workload.model.model_type} (all sizes)",
+            "model_type": workload.model.model_type,
+        }
+
+    @property
+    def law(self) -> Law | None:
+        return self._fit.law
+
+    def checks(self, tape: Tape) -> Sequence[_Sample]:
+        return self._checks
+
+    def at(self, model: ModelSpec) -> Callable[[Polynomial], Polynomial]:
+        measures = measured(self._fit.law, values_of(self._fit.law, model, self.layout))
+        return lambda polynomial: at_sizes(polynomial, measures)
+
+    def undominated(self, peaks: Sequence[Instant]) -> list[Instant]:
+        """Whatever the sizes: factors are at least one."""
+        sizes = least_sizes(self.regime, tuple(1 for _ in self.regime.windows_filled))
+        shift, monomials = shifted(*sizes), self._fit.law.monomials
+
+        @cache
+        def of(number: int) -> Polynomial:
+            factors, divisor, exponents = monomials[number]
+            moved = shift(Polynomial({exponents: 1})).terms
+            return Polynomial({(factors, divisor, e): c for e, c in moved.items()})  # type: ignore[misc]
+
+        def shift_all(polynomial: Polynomial) -> Polynomial:
+            return total(of(number) * c for (number, *_), c in polynomial.terms.items())
+
+        return undominated(peaks, shift_all, LEAST_UNITS)
+
+
+def _compiled(of: _OfModel | _OfType) -> Profile:
+    workload, regime, layout = of.workload, of.regime, of.layout
+
+    def traced(sample: _Sample) -> Flat:
+        flat_tape = flat(
+            trace(at_point(replace(workload, model=sample.model), sample.point), _on_meta)
+        )
+        if regime_of(at_point(replace(workload, model=sample.model), sample.point)) != regime:
+            raise TapeError(f"a trace at {sample.point} is of another regime")
+        return flat_tape
+
+    if (effort := expected()) is not None:
+        effort.plan([Size(sample.model.num_layers) for sample in (*of.fits, *of.checks(NO_TAPE))])
+    flats = [traced(sample) for sample in of.fits]
+    events, sizes = aligned(flats, of.polynomial)
     flops = {
-        phase: _by_module([f.flops_of(phase) for f in flats], fit_at, layout)
+        phase: _by_module([f.flops_of(phase) for f in flats], of.of_module, layout)
         for phase in FLOP_PHASES
     }
-    trainable = _by_module([f.trainable for f in flats], fit_at, layout)
+    trainable = _by_module([f.trainable for f in flats], of.of_module, layout)
+    tape = (
+        unfolded(events)
+        if layout is None
+        else fold(events, labels_of(flats[0].where, layout, LEAST_UNITS), layout)
+    )
     checked = []
-    if layout is None:
-        tape, checks = unfolded(events), [(0, model)]
-    else:
-        tape = fold(events, labels_of(flats[0].where, layout, LEAST_UNITS), layout)
-        whole = layout.units_of(model.num_layers)
-        assert whole is not None
-        checks = [(LEAST_UNITS + 1, at_depth(model, layout.layers(LEAST_UNITS + 1)))]
-        if tape_signature(tape) not in proven:
-            checks += [
-                (LEAST_UNITS + 2, at_depth(model, layout.layers(LEAST_UNITS + 2))),
-                (whole, model),
-            ]
-    for (units, spec), point in zip(checks, check_at, strict=False):
-        fresh = traced(spec, point)
+    for sample in of.checks(tape):
+        fresh = traced(sample)
         try:
-            expanded = tape.expand(units)
+            expanded = tape.expand(sample.units)
         except LookupError:
             raise TapeError(
-                f"at {spec.num_layers} layers, a tensor dies that is not born"
+                f"at {sample.model.num_layers} layers, a tensor dies that is not born"
             ) from None
-        wrong = difference(expanded, sizes, fresh, point)
-        wrong = wrong or _numbers_differ(trainable, fresh.trainable, layout, units, point)
-        for phase, numbers in flops.items():
-            wrong = wrong or _numbers_differ(numbers, fresh.flops_of(phase), layout, units, point)
+        at = of.at(sample.model)
+        values = [at(size).evaluate(*sample.point) for size in sizes]
+        wrong = difference(expanded, values, fresh)
+        for numbers, seen in (
+            (trainable, fresh.trainable),
+            *((flops[phase], fresh.flops_of(phase)) for phase in flops),
+        ):
+            wrong = wrong or _numbers_differ(numbers, seen, layout, sample, at)
         if wrong:
-            raise TapeError(f"at {spec.num_layers} layers, {wrong}")
-        checked.append((spec.num_layers, *point))
+            raise TapeError(f"at {sample.model.num_layers} layers, {wrong}")
+        checked.append((sample.model.num_layers, *sample.point))
     peaks = instants(tape, sizes, None if layout is None else LEAST_UNITS)
-    least_batch, least_seq = least_sizes(regime, windows_of(model))
-    folded_least = 0 if layout is None else LEAST_UNITS
+    windows, num_layers = windows_of(workload.model), workload.model.num_layers
+    has_rank = workload.setup.lora is not None
     return Profile(
-        key=profile_key(model, workload.setup, regime),
-        model={"id": model.id, "model_type": model.model_type, "fingerprint": model.fingerprint},
+        key=of.key,
+        model=of.identity,
         setup=setup_key(workload.setup),
         regime=regime,
-        valid=_valid(workload, regime, layout),
+        valid=valid_sizes(regime, windows, layout, num_layers, has_rank=has_rank),
         layout=layout,
-        num_layers=model.num_layers,
+        num_layers=num_layers,
         kernels=flats[0].kernels,
         fallbacks=flats[0].fallbacks,
         versions=installed_versions(PACKAGES),
         checked=tuple(checked),
         saved=_saved(tape, sizes, layout),
         persistent=persistent(peaks),
-        instants=tuple(undominated(peaks, least_batch, least_seq, folded_least)),
+        instants=tuple(of.undominated(peaks)),
         sizes=tuple(sizes),
         flops=flops,
         trainable=trainable,
         tape_source=tape,
+        law=of.law,
     )
+
+
+NO_TAPE = Tape((), None)
 
 
 def tape_signature(tape: Tape) -> str:
@@ -250,24 +409,6 @@ def _far(point: Point, workload: Workload, regime: Regime) -> Point:
     return point._replace(seq=max(point.seq, longest))
 
 
-def _valid(
-    workload: Workload, regime: Regime, layout: Layout | None
-) -> dict[str, tuple[int, int | None]]:
-    windows, lora, layers = (
-        windows_of(workload.model),
-        workload.setup.lora,
-        workload.model.num_layers,
-    )
-    batch, seq = least_sizes(regime, windows)
-    beyond = below(regime, windows)
-    return {
-        "batch_size": (batch, 1 if regime.one_sample else None),
-        "seq_len": (seq, None if beyond is None else beyond - 1),
-        "rank": (regime.rank, regime.rank) if regime.rank else (1, None if lora else 1),
-        "num_layers": (layers, layers) if layout is None else (layout.layers(LEAST_UNITS), None),
-    }
-
-
 def _saved(tape: Tape, sizes: Sequence[Polynomial], layout: Layout | None) -> Affine:
     """Bytes of all that autograd keeps."""
 
@@ -294,43 +435,46 @@ def persistent(peaks: Sequence[Instant]) -> dict[Category, Affine]:
 
 
 def _by_module(
-    counts: Sequence[Mapping[str, int]], points: tuple[Point, ...], layout: Layout | None
+    counts: Sequence[Mapping[str, int]],
+    fit: Callable[[str, tuple[int, ...]], Polynomial],
+    layout: Layout | None,
 ) -> tuple[ModuleNumber, ...]:
-    """Numbers by module seen at each point, as polynomials. Raises TapeError where inner units
+    """Numbers by module seen in each trace, as polynomials. Raises TapeError where inner units
     differ."""
     names = list(dict.fromkeys(name for one in counts for name in one))
-    values = {name: _fitted(points, tuple(one.get(name, 0) for one in counts)) for name in names}
+    values = {name: tuple(one.get(name, 0) for one in counts) for name in names}
+    numbers = {name: fit(name, v) if any(v) else Polynomial({}) for name, v in values.items()}
     if layout is None:
-        return tuple(ModuleNumber(name, p, p, p) for name, p in values.items())
+        return tuple(ModuleNumber(name, p, p, p) for name, p in numbers.items())
     by_template: dict[str, dict[Label, Polynomial]] = {}
     for name, unit in zip(names, labels_of(names, layout, LEAST_UNITS), strict=True):
-        by_template.setdefault(template(name, unit, layout), {})[unit] = values[name]
-    numbers = []
+        by_template.setdefault(template(name, unit, layout), {})[unit] = numbers[name]
+    found = []
     for name, units in by_template.items():
         if None in units:
-            numbers.append(ModuleNumber(name, units[None], units[None], units[None]))
+            found.append(ModuleNumber(name, units[None], units[None], units[None]))
             continue
         first, second, third, last = (
             units.get(unit, Polynomial({})) for unit in range(LEAST_UNITS)
         )
         if second != third:
             raise TapeError(f"{name} differs between inner layers")
-        numbers.append(ModuleNumber(name, first, second, last))
-    return tuple(numbers)
-
-
-def _fitted(points: tuple[Point, ...], values: tuple[int, ...]) -> Polynomial:
-    return fitted(points, values) if any(values) else Polynomial({})
+        found.append(ModuleNumber(name, first, second, last))
+    return tuple(found)
 
 
 def _numbers_differ(
     numbers: Sequence[ModuleNumber],
     fresh: Mapping[str, int],
     layout: Layout | None,
-    units: int,
-    at: Point,
+    sample: _Sample,
+    at: Callable[[Polynomial], Polynomial],
 ) -> str | None:
-    mine = {name: p.evaluate(*at) for number in numbers for name, p in number.at(layout, units)}
+    mine = {
+        name: at(p).evaluate(*sample.point)
+        for number in numbers
+        for name, p in number.at(layout, sample.units)
+    }
     wrong = [name for name in {*mine, *fresh} if mine.get(name, 0) != fresh.get(name, 0)]
     return (
         f"{min(wrong)} has {mine.get(min(wrong), 0)} instead of {fresh.get(min(wrong), 0)}"

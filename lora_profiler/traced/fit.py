@@ -61,24 +61,20 @@ def fitted(points: tuple[Point, ...], sizes: tuple[int, ...]) -> Polynomial:
 
     Raises NoPolynomialError.
     """
-    for terms in range(1, MOST_TERMS + 1):
-        if terms >= len(points):
-            break
+    for terms in range(1, min(MOST_TERMS + 1, len(points))):
         for chosen in combinations(MONOMIALS, terms):
-            polynomial = _through(points, sizes, chosen)
-            if polynomial is not None:
-                return polynomial
+            columns = [[_value(e, at) for at in points] for e in chosen]
+            solution = solved(columns, sizes)
+            if solution is not None and all(x.denominator == 1 for x in solution):
+                return Polynomial({e: int(x) for e, x in zip(chosen, solution, strict=True)})
     raise NoPolynomialError(f"sizes {sizes} at {points}")
 
 
-def _through(
-    points: Sequence[Point], sizes: Sequence[int], monomials: Sequence[Exponents]
-) -> Polynomial | None:
-    n = len(monomials)
-    rows = [
-        [Fraction(_value(e, at)) for e in monomials] + [Fraction(size)]
-        for at, size in zip(points, sizes, strict=True)
-    ]
+def solved(columns: Sequence[Sequence[int]], sizes: Sequence[int]) -> list[Fraction] | None:
+    """The coefficients by which the columns add up to `sizes` in every row. None where there are
+    none, or a column is not needed."""
+    n = len(columns)
+    rows = [[Fraction(x) for x in row] for row in zip(*columns, sizes, strict=True)]
     for column in range(n):
         pivot = next((i for i in range(column, len(rows)) if rows[i][column]), None)
         if pivot is None:
@@ -91,7 +87,5 @@ def _through(
                 rows[i] = [x - factor * y for x, y in zip(row, lead, strict=True)]
     if any(row[n] for row in rows[n:]):
         return None
-    solved = [row[n] / row[i] for i, row in enumerate(rows[:n])]
-    if any(x.denominator != 1 or x == 0 for x in solved):
-        return None
-    return Polynomial({e: int(x) for e, x in zip(monomials, solved, strict=True)})
+    solution = [row[n] / row[i] for i, row in enumerate(rows[:n])]
+    return solution if all(solution) else None

@@ -1,15 +1,17 @@
 """Traces in the form of tapes: flat events with their labels, aligned over several points of one
 workload."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from lora_profiler.algebra import Polynomial
 from lora_profiler.compiled.tape import Birth, FlatEvent, Mark
-from lora_profiler.traced.fit import Point, fitted
+from lora_profiler.traced.fit import Point
 from lora_profiler.traced.fold import MARK
 from lora_profiler.traced.run import Traced
 from lora_profiler.workload import Workload
+
+CHANGES = "the tape changes with batch, sequence or rank"
 
 
 class TapeError(Exception):
@@ -71,9 +73,9 @@ def at_point(workload: Workload, point: Point) -> Workload:
 
 
 def aligned(
-    flats: Sequence[Flat], points: tuple[Point, ...]
+    flats: Sequence[Flat], fit: Callable[[tuple[int, ...]], Polynomial]
 ) -> tuple[list[FlatEvent], list[Polynomial]]:
-    """One tape for all points: the size of a birth is the number of its polynomial.
+    """One tape for all traces: the size of a birth is the number of its polynomial.
 
     Raises ChangingTapeError where the traces differ in more than sizes, NoPolynomialError where
     sizes follow no polynomial.
@@ -81,18 +83,17 @@ def aligned(
     first = flats[0]
     settled = _settled(first.events)
     for other in flats[1:]:
-        if len(other.events) != len(settled) or any(
-            _unlike(*two) for two in zip(settled, _settled(other.events), strict=True)
-        ):
-            raise ChangingTapeError("the tape changes with batch, sequence or rank")
+        if len(other.events) != len(settled):
+            raise ChangingTapeError(f"{CHANGES}: {len(settled)} events, and {len(other.events)}")
+        for i, (a, b) in enumerate(zip(settled, _settled(other.events), strict=True)):
+            if _unlike(a, b):
+                raise ChangingTapeError(f"{CHANGES}: event {i} is {a}, and {b}")
     numbers: dict[Polynomial, int] = {}
     events = []
     for together in zip(*(f.events for f in flats), strict=True):
         event = together[0]
         if event.birth is not None:
-            polynomial = fitted(
-                points, tuple(e.birth.size for e in together if e.birth is not None)
-            )
+            polynomial = fit(tuple(e.birth.size for e in together if e.birth is not None))
             event = event._replace(
                 birth=event.birth._replace(size=numbers.setdefault(polynomial, len(numbers)))
             )
@@ -122,17 +123,14 @@ def _unlike(a: FlatEvent, b: FlatEvent) -> bool:
     return a.birth[1:] != b.birth[1:]
 
 
-def difference(
-    events: Sequence[FlatEvent], sizes: Sequence[Polynomial], fresh: Flat, at: Point
-) -> str | None:
-    """What a tape says otherwise than a fresh trace at a point; None where they are equal, event by
-    event.
+def difference(events: Sequence[FlatEvent], values: Sequence[int], fresh: Flat) -> str | None:
+    """What a tape whose sizes are `values` says otherwise than a fresh trace; None where they are
+    equal, event by event.
 
     The order among deaths that no other event parts does not count.
     """
     if len(events) != len(fresh.events):
         return f"{len(events)} events instead of {len(fresh.events)}"
-    values = [size.evaluate(*at) for size in sizes]
     for i, (mine, real) in enumerate(zip(_settled(events), _settled(fresh.events), strict=True)):
         if mine.birth is not None:
             mine = mine._replace(birth=mine.birth._replace(size=values[mine.birth.size]))

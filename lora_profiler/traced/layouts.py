@@ -1,17 +1,16 @@
 """How the layers of a model repeat, and the same model with fewer of them."""
 
-from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
 from lora_profiler.catalog import model_from_config
-from lora_profiler.compiled.tape import LEAST_UNITS, Layout
+from lora_profiler.compiled.law import kinds_of, repeated, stack_of
+from lora_profiler.compiled.tape import Layout
 from lora_profiler.errors import ModelNotFoundError
-from lora_profiler.model_spec import ModelSpec, Stack
+from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling.build import filled_config
 
 _DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-MOST_PERIOD = 8
 
 
 def layout_of(model: ModelSpec) -> Layout | None:
@@ -20,52 +19,9 @@ def layout_of(model: ModelSpec) -> Layout | None:
     layers that do not repeat. A guess from shapes and the config, as published and as transformers
     fills it in; the compiler checks it. Raises UnbuildableError as `filled_config` does.
     """
-    stacks = [
-        part
-        for part in model.parts
-        if isinstance(part, Stack) and len(part.order) == model.num_layers
-    ]
-    if len(stacks) != 1:
-        return None
-    kinds = _kinds(model, stacks[0])
-    for period in range(1, MOST_PERIOD + 1):
-        for prefix in range(MOST_PERIOD):
-            body = kinds[prefix:]
-            units, tail = divmod(len(body), period)
-            if units >= LEAST_UNITS and all(
-                kind == body[i % period] for i, kind in enumerate(body)
-            ):
-                return Layout(stacks[0].name, prefix, period, tail)
-    return None
-
-
-def _kinds(model: ModelSpec, stack: Stack) -> list[tuple[Any, ...]]:
-    """What tells one layer of the stack from another: its weights, and what lists of the config
-    with an entry a layer say."""
-    depth = len(stack.order)
-    lists = [
-        *_lists(model.published, depth),
-        *_lists(model.config, depth),
-        *_lists(filled_config(model), depth),
-    ]
-    return [(kind, *(str(values[i]) for values in lists)) for i, kind in enumerate(stack.order)]
-
-
-def _lists(config: Mapping[str, Any], length: int) -> list[Sequence[Any]]:
-    nested = [
-        lists
-        for value in config.values()
-        if isinstance(value, dict)
-        for lists in _lists(value, length)
-    ]
-    own = [
-        value
-        for value in config.values()
-        if isinstance(value, list | tuple) and len(value) == length
-    ]
-    return nested + [
-        value for value in own if list(value) != list(range(length))
-    ]  # that one names every layer
+    stack = stack_of(model)
+    found = None if stack is None else repeated(kinds_of(model, [filled_config(model)]))
+    return None if stack is None or found is None else Layout(stack.name, *found)
 
 
 def at_depth(model: ModelSpec, layers: int) -> ModelSpec:

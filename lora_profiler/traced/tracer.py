@@ -383,8 +383,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._padded.discard(key)
             self.trace.events.append(~number)
             birth = self.trace.births[number]
-            listed = self._phase == "zero" or (
-                self._phase == "optimizer" and birth.op.startswith("_foreach")
+            listed = (
+                self._phase == "zero"
+                or (self._phase == "optimizer" and birth.op.startswith("_foreach"))
+                # what autocast kept of all layers
+                or (self._phase in ("forward", "loss") and not self._stack)
             )
             self.trace.where.append(birth.module if listed else self._module)
 

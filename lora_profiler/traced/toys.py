@@ -1,0 +1,114 @@
+"""Small models of a type, with unrelated sizes, that are alike in all facts: what laws are fitted
+through and checked at."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from zlib import crc32
+
+from lora_profiler.catalog import model_from_config
+from lora_profiler.catalog.config import spelled_today
+from lora_profiler.compiled.law import facts_of, fields_of, is_open_float, role_of, sizes_of
+from lora_profiler.compiled.profile import Regime
+from lora_profiler.compiled.regime import windows_of
+from lora_profiler.errors import ModelNotFoundError
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.modeling.build import filled_config
+
+FITTED, TOYS = 4, 6
+"""How many laws are fitted through, and how many there are."""
+_HEADS = ((24, 8, 16, 40, 32, 48), (16, 8, 32, 64, 16, 32))
+_GROUPS = ((2, 4, 8, 5, 4, 6), (4, 2, 8, 2, 8, 4))
+"""Heads, and heads that share keys; the second rows have powers of two alone."""
+_WIDTHS = ((64, 88, 72, 104, 80, 96), (80, 160, 120, 240, 200, 40))
+"""Of a head; the second row where a fraction of it is turned."""
+_HIDDEN = (960, 1088, 640, 1280, 1152, 672)
+_EXPERTS, _CHOSEN = (16, 24, 48, 40, 32, 56), (2, 4, 3, 5, 3, 6)
+_WINDOWS = (32, 24, 40, 16, 48, 20)
+_VOCABULARIES = (7001, 5003, 9007, 11003, 8009, 6007)
+
+
+def toys(model: ModelSpec, regime: Regime) -> Iterator[list[ModelSpec]]:
+    """Sets of toys as deep as `model`, the most general ones first: with a hidden size of its own,
+    then with that of all heads side by side. Only sets whose every model has the facts of `model`
+    and differs from the others in every size."""
+    for is_free in (True, False):
+        try:
+            made = [_toy(model, regime, number, is_free=is_free) for number in range(TOYS)]
+        except ModelNotFoundError:
+            continue
+        if all(facts_of(toy) == facts_of(model) for toy in made) and not unvaried(made):
+            yield made
+
+
+def unvaried(made: list[ModelSpec]) -> list[str]:
+    """Sizes that are the same in all toys."""
+    return [
+        name for name in sizes_of(made[0]) if len({sizes_of(toy).get(name) for toy in made}) == 1
+    ]
+
+
+def _toy(model: ModelSpec, regime: Regime, number: int, *, is_free: bool) -> ModelSpec:
+    raw = deepcopy(dict(model.published))
+    raw.setdefault("model_type", model.model_type)
+    raw.setdefault("architectures", [model.architecture])
+    language = raw.get("text_config", raw)
+    filled = filled_config(model)
+    filled = filled.get("text_config", filled)
+    today = spelled_today(str(language.get("model_type", model.model_type)))
+    takes = {today.get(name, name) for name, value in filled.items() if value is not None}
+    sizes = _sizes(model, regime, number, is_free=is_free and "head_dim" in takes)
+    for name, value in {**filled, **language}.items():
+        if type(value) is int and value > 1 and today.get(name, name) in sizes:
+            language[name] = sizes[today.get(name, name)]
+        elif type(value) is float and name in language and is_open_float(name, value):
+            language[name] = value * (1 + (number + 1) / 16)
+        elif name.endswith("token_id") and type(value) is int:
+            language[name] = 1
+    return model_from_config(raw, id=f"toy {number} of {model.model_type}", source="toy")
+
+
+def _sizes(model: ModelSpec, regime: Regime, number: int, *, is_free: bool) -> dict[str, int]:
+    """By field. Fields that are equal in the model are so in a toy where they have one role."""
+    known, fields = sizes_of(model), fields_of(model)
+    by_role = {name: role_of(name) for name in known}
+
+    def first(role: str) -> int:
+        return next((value for name, value in known.items() if by_role[name] == role), 0)
+
+    base_heads, base_hidden = first("heads"), first("hidden")
+    powers = int(base_heads & (base_heads - 1) == 0)
+    fraction = fields.get("partial_rotary_factor", 1.0)
+    heads, width = _HEADS[powers][number], _WIDTHS[int(fraction != 1.0)][number]
+    hidden = _HIDDEN[number] if is_free else heads * width
+    filled = dict(zip(windows_of(model), regime.windows_filled, strict=True))
+
+    def size(name: str, value: int) -> int:
+        match by_role[name]:
+            case "heads":
+                return heads if value == base_heads else _HEADS[powers][(number + 1) % TOYS]
+            case "key_heads":
+                return heads if value == base_heads else heads // _GROUPS[powers][number]
+            case "head_width":
+                return width if name == "head_dim" else width + 8 * (1 + crc32(name.encode()) % 7)
+            case "hidden":
+                return hidden if value == base_hidden else _drawn(name, number, 40, 120)
+            case "experts":
+                return _EXPERTS[number]
+            case "chosen":
+                return _CHOSEN[number]
+            case "window":
+                return _WINDOWS[number] if filled.get(value) else max(value, 512) + 64 * number
+            case "positions":
+                return _drawn(name, number, 65, 160)
+            case "vocabulary":
+                return _VOCABULARIES[number]
+        if not is_free and base_hidden and value % base_hidden == 0:
+            return value // base_hidden * hidden
+        return _drawn(name, number, 2, 16) if value < 512 else _drawn(name, number, 60, 400)
+
+    return {name: size(name, value) for name, value in known.items()}
+
+
+def _drawn(name: str, number: int, least: int, most: int) -> int:
+    """A multiple of 8."""
+    return 8 * (least + crc32(f"{name} {number}".encode()) % (most - least))
