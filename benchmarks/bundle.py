@@ -223,10 +223,8 @@ def compile_laws(cases: str, until: float) -> None:
                 connection.execute(
                     "INSERT OR REPLACE INTO made VALUES (?, ?, ?)", (key, data, reason)
                 )
-            seconds = time.monotonic() - began
-            print(
-                f"{seconds:.0f} s: {label}: {reason or f'{len(data or b""):,} bytes'}", flush=True
-            )
+            outcome = reason or f"{len(data or b''):,} bytes"
+            print(f"{time.monotonic() - began:.0f} s: {label}: {outcome}", flush=True)
 
 
 def _order(model: ModelSpec) -> int:
