@@ -92,6 +92,15 @@ def test_with_a_card_other_sizes_are_traced_too_since_they_are_searched(
     assert "may run out of memory" in one_more.stdout or "does not fit" in one_more.stdout
 
 
+def without_laws(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lora_profiler.traced import compiler
+
+    def refuse(workload: Workload) -> Profile:
+        raise CompileError("no law")
+
+    monkeypatch.setattr(compiler, "compile_law", refuse)
+
+
 def test_a_profile_that_cannot_be_trusted_leaves_the_others(
     run: Run, config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +113,7 @@ def test_a_profile_that_cannot_be_trusted_leaves_the_others(
             raise CompileError("its tape changes with the size.")
         return real(workload)
 
+    without_laws(monkeypatch)
     monkeypatch.setattr(compiler, "compile_profile", refuse_one_sample)
     done = run("compile", config, "--method", "full", "--format", "json")
     assert done.exit_code == 0
@@ -127,6 +137,7 @@ def test_auto_traces_the_size_asked_where_no_profile_can_be_trusted(
     kept = Path(os.environ["LORA_PROFILER_CACHE"]) / "profiles.sqlite"
     kept.unlink()
     forget()
+    without_laws(monkeypatch)
     monkeypatch.setattr(compiler, "compile_profile", refuse)
     done = run(*question, "--format", "json")
     assert "warning: its tape changes" in done.stderr
@@ -167,6 +178,7 @@ def test_one_method_without_a_trusted_profile_leaves_the_other_s(
             raise CompileError("its tape changes with the size.")
         return real(workload)
 
+    without_laws(monkeypatch)
     monkeypatch.setattr(compiler, "compile_profile", refuse_full)
     model = find_model(config)
     setups = [TrainSetup(seq_len=48, lora=lora) for lora in (None, LoraConfig())]
@@ -187,6 +199,7 @@ def test_a_step_that_cannot_be_traced_is_said_from_python_too(
     def fail(workload: Workload) -> Profile:
         raise UnbuildableError("no such operator.")
 
+    without_laws(monkeypatch)
     monkeypatch.setattr(compiler, "compile_profile", fail)
     workload = Workload(model=find_model(config), setup=TrainSetup(seq_len=72))
     with pytest.warns(UserWarning, match="could not be traced: no such operator"):

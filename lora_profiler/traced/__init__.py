@@ -60,8 +60,7 @@ def _compiled(workload: "Workload") -> "Profile":
     try:
         made = compile_law(workload)
         profile = of_model(made, workload.model)
-    except CompileError as doubt:
-        note(str(doubt))
+    except CompileError:
         try:
             made = profile = compiled(workload)
         except CompileError:

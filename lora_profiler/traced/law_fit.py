@@ -35,6 +35,7 @@ _OF_MODULE: Mapping[Exponents, tuple[int, ...]] = {
 """How many widths of a module its FLOPs and elements have beside tokens and rank: an adapter's
 stand beside those of its layer."""
 Column = tuple[int, ...]
+Part = tuple[tuple[int, ...], Exponents]
 Term = tuple[Fraction, tuple[int, ...], Exponents]
 
 
@@ -76,7 +77,7 @@ class LawFit:
         for degree, (terms, columns) in product(range(3), self._sums_of_two()):
             if factor := self._times(sizes, columns, degree):
                 coefficient, factors = factor
-                return self._sum([(coefficient * k, (*factors, *own), e) for k, own, e in terms])
+                return self._sum([(coefficient * k, (*factors, *own), e) for k, (own, e) in terms])
         raise NoPolynomialError(f"sizes {sizes} of toys")
 
     def of_module(self, name: str, sizes: Column) -> Polynomial:
@@ -155,18 +156,15 @@ class LawFit:
             self._products[degree] = found
         return self._products[degree]
 
-    def _sums_of_two(
-        self,
-    ) -> Iterator[tuple[Sequence[tuple[int, tuple[int, ...], Exponents]], Column]]:
+    def _sums_of_two(self) -> Iterator[tuple[Sequence[tuple[int, Part]], Column]]:
         """Of symbols and sizes of the config."""
-        simple = [
-            (factors, exponents, self._column(factors, symbols))
+        simple: list[tuple[Part, Column]] = [
+            ((factors, exponents), self._column(factors, symbols))
             for exponents, symbols in self._symbols[:5]
             for factors in ((), *((i,) for i in self._of_config))
         ]
-        for (*a, x), (*b, y) in combinations(simple, 2):
-            for m, n in _SHARES:
-                yield ([(m, *a), (n, *b)], tuple(m * i + n * j for i, j in zip(x, y, strict=True)))
+        for ((a, x), (b, y)), (m, n) in product(combinations(simple, 2), _SHARES):
+            yield [(m, a), (n, b)], tuple(m * i + n * j for i, j in zip(x, y, strict=True))
 
 
 def _ratios(column: Sequence[int]) -> Column:

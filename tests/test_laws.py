@@ -1,0 +1,191 @@
+"""Laws of a type: made of small models, held against fresh traces of others; what they refuse."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from lora_profiler.catalog import model_from_config
+from lora_profiler.compiled import predict_with
+from lora_profiler.compiled.evaluation import forget
+from lora_profiler.compiled.law import NotOfLawError, facts_of, law_key, measured, of_model
+from lora_profiler.compiled.profile import Law, Monomial, Profile, packed, unpacked
+from lora_profiler.compiled.regime import regime_of
+from lora_profiler.errors import CompileError
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.planning import engine
+from lora_profiler.traced import compile_profile
+from lora_profiler.traced.compiler import compile_law
+from lora_profiler.traced.flat import difference, flat
+from lora_profiler.traced.toys import toys
+from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from tracing import share_traces, traced_once
+
+GRANITE: dict[str, Any] = {
+    "model_type": "granite", "architectures": ["GraniteForCausalLM"], "hidden_size": 64,
+    "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 112, "vocab_size": 300, "max_position_embeddings": 256,
+    "attention_multiplier": 0.125, "logits_scaling": 8.0, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 2,
+}  # fmt: skip
+OTHER = {
+    "hidden_size": 240, "num_attention_heads": 6, "num_key_value_heads": 3, "num_hidden_layers": 9,
+    "intermediate_size": 328, "vocab_size": 517, "logits_scaling": 3.0,
+}  # fmt: skip
+LORA = TrainSetup(batch_size=3, seq_len=50, lora=LoraConfig(r=6))
+GUIDE = TrainSetup(
+    batch_size=1, seq_len=56, lora=LoraConfig(r=6), precision="amp", checkpointing=True,
+    optimizer_impl="fused", loop_state="transformers",
+)  # fmt: skip
+"""As guides train; autocast keeps copies of all adapters to the end of a forward pass."""
+
+
+@pytest.fixture(autouse=True)
+def cache_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    share_traces(monkeypatch)
+    monkeypatch.setenv("LORA_PROFILER_CACHE", str(tmp_path / "cache"))
+    forget()
+    yield tmp_path / "cache" / "profiles.sqlite"
+    forget()
+
+
+def granite(**changes: Any) -> ModelSpec:
+    return model_from_config(GRANITE | changes, id="tiny-granite", source="test")
+
+
+@cache
+def law(setup: TrainSetup) -> Profile:
+    return compile_law(Workload(model=granite(), setup=setup))
+
+
+@pytest.mark.parametrize("setup", [LORA, GUIDE], ids=["lora", "guide"])
+def test_a_law_is_a_fresh_trace_of_another_model_event_by_event(setup: TrainSetup) -> None:
+    other = Workload(model=granite(**OTHER), setup=setup)
+    profile = of_model(unpacked(packed(law(setup))), other.model)
+    assert profile.layout is not None
+    fresh = flat(traced_once(other))
+    rank = 1 if setup.lora is None else setup.lora.r
+    values = [size.evaluate(setup.batch_size, setup.seq_len, rank) for size in profile.sizes]
+    expanded = profile.tape.expand(profile.layout.units_of(9) or 0)
+    assert difference(expanded, values, fresh) is None
+    said = predict_with(profile, other)
+    assert said.parameters.trainable == sum(fresh.trainable.values())
+    assert said.flops is not None
+    assert said.flops.forward == sum(fresh.flops_of("forward").values())
+    assert said.saved_activation_bytes == sum(
+        e.birth.size for e in fresh.events if e.birth is not None and e.birth.saved
+    )
+
+
+def test_a_model_that_nobody_traced_is_answered_by_the_law_of_its_type() -> None:
+    known = Workload(model=granite(), setup=LORA)
+    other = replace(known, model=granite(**OTHER))
+    assert engine.predict(other, may_trace=False).saved_activation_bytes is None
+    compile_profile(known)
+    said = engine.predict(other, may_trace=False)
+    assert (said.engine, said.exactness) == ("compiled", "exact")
+    assert said.peak == engine.predict(other, "traced").peak
+
+
+FACTS: dict[str, dict[str, Any]] = {
+    "a tied head": {"tie_word_embeddings": True},
+    "biases, modules that appear": {"attention_bias": True},
+    "a factor that turns something off": {"logits_scaling": 1.0},
+    "no key heads that are shared": {"num_key_value_heads": 4},
+    "one key head": {"num_key_value_heads": 1},
+    "heads whose width is padded": {"hidden_size": 48},
+    "another activation": {"hidden_act": "gelu"},
+    "a fraction of the head that is turned": {"rope_parameters": {"partial_rotary_factor": 0.5}},
+}
+
+
+@pytest.mark.parametrize("changes", FACTS.values(), ids=FACTS)
+def test_what_flips_a_tape_is_part_of_the_key(changes: dict[str, Any]) -> None:
+    changed = granite(**changes)
+    assert facts_of(changed) != facts_of(granite())
+    regime = regime_of(Workload(model=changed, setup=LORA))
+    assert law_key(changed, LORA, regime) != law_key(granite(), LORA, regime)
+
+
+def test_sizes_and_depth_are_no_part_of_the_key() -> None:
+    assert facts_of(granite(**OTHER)) == facts_of(granite())
+
+
+def test_heads_a_power_of_two_count_where_slopes_are_made_of_them() -> None:
+    raw = {"model_type": "bloom", "architectures": ["BloomForCausalLM"], "n_layer": 6}
+    few, many = (
+        model_from_config(
+            raw | {"n_head": heads, "hidden_size": 16 * heads}, id="tiny", source="test"
+        )
+        for heads in (4, 6)
+    )
+    assert facts_of(few) != facts_of(many)
+
+
+def test_toys_differ_in_every_size_and_have_all_facts() -> None:
+    model = granite()
+    made = next(toys(model, regime_of(Workload(model=model, setup=LORA))))
+    assert {facts_of(toy) for toy in made} == {facts_of(model)}
+    for name in ("hidden_size", "num_attention_heads", "num_key_value_heads", "vocab_size"):
+        assert len({toy.config[name] for toy in made}) > 3
+    assert len({toy.config["logits_scaling"] for toy in made}) == len(made)
+
+
+def changed_law(**changes: Any) -> Profile:
+    made = law(LORA)
+    assert made.law is not None
+    return replace(made, law=made.law._replace(**changes))
+
+
+def test_what_toys_held_equal_is_not_told_apart() -> None:
+    """As of Qwen2-MoE: a law of models whose key heads are all heads was 257 MB off elsewhere."""
+    made = law(LORA).law
+    assert made is not None
+    merged = tuple((*names, "intermediate_size") for names in made.factors)
+    with pytest.raises(NotOfLawError, match="cannot tell apart"):
+        of_model(changed_law(factors=merged), granite())
+
+
+def test_a_width_that_no_toy_varied_must_be_the_same() -> None:
+    with pytest.raises(NotOfLawError, match="is 112, 999 in the law"):
+        of_model(changed_law(constants={"intermediate_size": 999}), granite())
+
+
+def test_a_part_of_a_size_must_be_whole() -> None:
+    with pytest.raises(NotOfLawError, match="cannot be divided by 64"):
+        measured(Law((("a",),), {}, (Monomial((0,), 64, (0, 0, 0, 0, 0, 0)),)), (100,))
+
+
+def test_layers_that_are_no_whole_number_of_units_are_not_answered() -> None:
+    with pytest.raises(NotOfLawError, match="no whole number of units"):
+        of_model(law(LORA), granite(num_hidden_layers=3))
+
+
+def test_what_treats_small_tensors_otherwise_has_no_law() -> None:
+    setup = replace(LORA, optimizer="adamw_8bit")
+    with pytest.raises(CompileError, match="small tensors otherwise"):
+        compile_law(Workload(model=granite(), setup=setup))
+
+
+def test_a_type_that_does_not_hold_names_the_event_that_differs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One of the toys has biases that the model has not."""
+    from lora_profiler.traced import compiler
+
+    real = compiler.toys
+    biased = granite(attention_bias=True)
+
+    def unlike(model: ModelSpec, regime: Any) -> Iterator[list[ModelSpec]]:
+        for made in real(model, regime):
+            yield [*made[:3], next(real(biased, regime))[3], *made[4:]]
+
+    monkeypatch.setattr(compiler, "toys", unlike)
+    with pytest.raises(CompileError, match=r"has no law of its type: .*events, and|event \d+"):
+        compile_law(Workload(model=granite(), setup=LORA))
