@@ -118,3 +118,25 @@ def test_what_a_file_implies_with_a_bad_value_is_one_clear_line(tmp_path: Path) 
     done = lora_profile("read", str(file))
     assert done.exit_code == 2
     assert done.stderr == "error: sft.yaml: it must be a number\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [
+        (["checkpointing"], "--checkpointing"),
+        (["packing"], "--packed"),
+        (["rows"], "--rows"),
+        (["adamw_8bit"], "--optimizer"),
+        (["per-device-train-batch-size"], "--batch-size"),
+        (["nvme"], "--offload-optimizer-device"),
+    ],
+)
+def test_all_options_can_be_searched(words: list[str], first: str) -> None:
+    shown = lora_profile("options", *words).stdout
+    assert shown.startswith(f"{first} ") and "\n" + " " * 28 + "in predict" in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())
+
+
+def test_a_word_that_no_option_is_about() -> None:
+    done = lora_profile("options", "zzzz")
+    assert done.stdout == "No option is about zzzz. All: lora-profile predict --help-all\n"

@@ -3,7 +3,6 @@ output to a new file."""
 
 import errno
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -458,13 +457,17 @@ def show_message(kind: str, text: str) -> None:
         for number, line in enumerate(message_lines(text))
     )
     title = click.style(f"{kind}:", fg="red" if kind == ERROR else "yellow", bold=True)
-    for line in (f"{title} {_typed(first.lstrip())}", *map(_typed, rest)):
-        click.echo(line if kind == ERROR else click.style(line, dim=True), err=True, color=colour())
+    is_dim = kind == WARNING
+    for begin, line in ((f"{title} ", first.lstrip()), *(("", line) for line in rest)):
+        click.echo(begin + _typed(line, dim=is_dim), err=True, color=colour())
 
 
-def _typed(line: str) -> str:
-    """What can be typed, which stands between backticks, in bold."""
-    return re.sub("`([^`]*)`", lambda found: click.style(found[1], bold=True), line)
+def _typed(line: str, *, dim: bool) -> str:
+    """The line with what can be typed, between backticks, in bold."""
+    return "".join(
+        click.style(part, bold=bool(number % 2) or None, dim=(dim and not number % 2) or None)
+        for number, part in enumerate(line.split("`"))
+    )
 
 
 def colour() -> bool | None:

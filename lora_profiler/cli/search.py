@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 import click
 
@@ -48,22 +49,18 @@ def options_command(ctx: click.Context, words: tuple[str, ...]) -> None:
 
 
 def matching(options: Sequence[GroupedOption], words: Sequence[str]) -> list[GroupedOption]:
-    """The options with all the words, those that have them in their names first; where there are
-    none those with parts of the words, then those whose names are close to one."""
-    parts = [part for word in words for part in re.split(r"[-_]", word) if len(part) > 2]
-    for enough, looked_for in ((all, words), (all, parts), (any, parts)):
-        hits = [
-            (not enough(map(option.flag.__contains__, wanted)), option)
-            for wanted in [[word.lower().strip("-").replace("_", "-") for word in looked_for]]
-            for option in options
-            if wanted
-            and enough(
-                map(f"{option.flag} {option.help} {option.values}".lower().__contains__, wanted)
-            )
-        ]
-        if hits:
-            return [option for _, option in sorted(hits, key=lambda hit: hit[0])]
-    from lora_profiler.errors import nearest
+    """The options that most of the words are about, names before texts; where none has a word,
+    those whose names are close to one."""
+    parts = [part for word in words for part in re.split(r"[-_]", word.lower()) if part]
+    wanted = [re.sub(r"(?<=...)(ing|ed|s)$", "", part) for part in parts]  # packing is --packed
 
+    def score(option: GroupedOption) -> int:
+        text = f"{option.flag} {option.help} {option.values}".lower()
+        return sum((word in option.flag) + (word in text) for word in wanted)
+
+    best = max(map(score, options), default=0)
+    if best:
+        hits = [option for option in options if score(option) > best // 2]
+        return sorted(hits, key=score, reverse=True)
     by_flag = {option.flag.removeprefix("--"): option for option in options}
-    return [by_flag[name] for word in words for name in nearest(word, by_flag)]
+    return [by_flag[name] for word in words for name in get_close_matches(word, by_flag)]
