@@ -64,7 +64,7 @@ def test_the_page_answers_a_file_as_the_command_does(
         (p["setup"], p["peak"], p["fit"]) for p in document
     ]
     counts = json.loads(run("read", str(path), "--format", "json").stdout)["keys"]
-    assert f"Of {len(counts)} keys" in texts(app)
+    assert f"{len(counts)} settings read" in texts(app)
     address = app.query_params
     assert address["model"] in (question.model, [question.model])
     app.session_state["take_along"] = True

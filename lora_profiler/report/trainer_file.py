@@ -42,16 +42,15 @@ def trainer_file_blocks(file: TrainerFile) -> list[Block]:
 
 
 def counts_text(file: TrainerFile) -> str:
-    """'Of 57 keys 14 are options, 40 cost nothing, 2 are not modelled, 1 is not known.'"""
+    """'57 settings read, 14 affect memory or time, 2 not modelled, 1 unknown.'"""
     states = [key.state for key in file.keys]
     counts = (
-        (states.count("option") + states.count("asks"), "are options", "is an option"),
-        (states.count("costs nothing"), "cost nothing", "costs nothing"),
-        (states.count("not modelled"), "are not modelled", "is not modelled"),
-        (states.count("unknown"), "are not known", "is not known"),
+        (states.count("option") + states.count("asks"), "affect memory or time"),
+        (states.count("not modelled"), "not modelled"),
+        (states.count("unknown"), "unknown"),
     )
-    words = ", ".join(f"{n} {one if n == 1 else many}" for n, many, one in counts if n)
-    return f"Of {len(states)} keys {words}."
+    words = "".join(f", {n} {what}" for n, what in counts if n)
+    return f"{len(states)} settings read{words}."
 
 
 def command_words(file: TrainerFile) -> list[str]:
