@@ -184,7 +184,7 @@ def plans() -> Iterator[str]:
         options = plan([Workload(model=model, setup=setup) for setup in setups], cluster, network)
         took = perf_counter() - began
         yield (
-            markdown(cluster_blocks(model, options, cluster, network))
+            markdown(cluster_blocks(model, options, cluster, network, detail=True))
             + f"\nPlanned in {took:.1f} s.\n"
         )
 

@@ -105,7 +105,7 @@ def test_what_must_hold_and_does_not_ends_with_1(
     break_peft(monkeypatch, scaled_by_alpha)
     done = run("verify", str(llama.folder), "--claims", "3")
     assert done.exit_code == 1
-    assert "3*  Forward path  fails" in done.stdout
+    assert "✗  3*  Forward path  " in done.stdout
     assert "does NOT equal" in done.stdout
     monkeypatch.setitem(verify.CHECKS, 5, lambda *a: SCALING)  # type: ignore[index]
     assert SCALING.verdict == "fails"

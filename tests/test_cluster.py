@@ -112,9 +112,10 @@ def test_the_command_shows_every_way_and_says_how_few_cards_do() -> None:
     ]  # fmt: skip
     shown = CliRunner().invoke(root, asked, catch_exceptions=False)
     assert shown.exit_code == 0
-    assert "on 4 x a100_sxm_80gb" in shown.stdout
-    assert "LoRA r16: fits on 1 card." in shown.stdout
-    assert "fsdp-no-reshard" in shown.stdout
+    words = " ".join(shown.stdout.split())
+    assert "✓ LoRA r16 fits 4 × A100 SXM4 with " in words and "; 1 GPU is enough." in words
+    assert "FSDP-no-reshard" in words
+    assert all(len(line) <= 80 for line in shown.stdout.splitlines())
     document = json.loads(
         CliRunner().invoke(root, [*asked, "--format", "json"], catch_exceptions=False).stdout
     )
@@ -130,26 +131,26 @@ def test_a_model_that_no_sharding_fits_ends_with_1() -> None:
         root, ["plan", "meta-llama/Llama-3.1-405B", "--cluster", "2xrtx_4090"]
     )
     assert result.exit_code == 1
-    assert "no sharding fits" in result.stdout
-    assert "256 cards would not do either with --checkpointing." in result.stdout
+    assert result.stdout.startswith("✗ Full does not fit 2 × RTX 4090:")
+    assert "Full does not fit 256 × RTX 4090 either, with --checkpointing neither" in result.stdout
 
 
 @pytest.mark.parametrize("more", [[], ["--checkpointing"]])
 def test_where_nothing_fits_it_says_what_would_and_that_does(more: list[str]) -> None:
     """Never what is switched on already."""
 
-    def asked(cards: int, *options: str) -> list[str]:
+    def placed(cards: int, *options: str) -> list[str]:
         words = ["plan", "meta-llama/Llama-3.1-70B", "--cluster", f"{cards}xh100-80gb"]
         done = CliRunner().invoke(root, [*words, *options], catch_exceptions=False)
         return done.stdout.splitlines()
 
-    lines = [line for line in asked(8, *more) if "no sharding fits" in line]
-    assert lines and all(("with --checkpointing" in line) is (not more) for line in lines)
+    lines = [line for line in placed(8, *more) if line.startswith("→ ")]
+    assert lines and all(("--checkpointing" in line) is (not more) for line in lines)
     for line in lines:
-        label, cards = line.partition(":")[0], re.search(r"(\d+) cards would do", line)
-        assert cards is not None, line
-        again = asked(int(cards[1]), "--checkpointing")
-        assert any(text.startswith(f"{label}: fits on {cards[1]} cards") for text in again)
+        found = re.fullmatch(r"→ (.*) fits (\d+) × H100 SXM5 with .*\.", line)
+        assert found is not None, line
+        again = placed(int(found[2]), "--checkpointing")
+        assert any(text.startswith(f"✓ {found[1]} fits {found[2]} × ") for text in again)
 
 
 def test_the_plan_chooses_shardings_itself() -> None:

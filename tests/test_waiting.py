@@ -70,7 +70,8 @@ def test_doctor_prints_each_section_as_it_is_known(
     monkeypatch.setattr(doctor, "abilities", asked)
     rest = run("doctor").stdout
     (first,) = before
-    assert first.startswith("python\n  version ") and "\npackages\n" in first
+    assert first.startswith("✓ Predictions, ") and "\npython\n  version " in first
+    assert "\npackages\n" in first
     assert "\ndevices\n" in first and "measuring" not in first
     assert rest.startswith("\nmeasuring\n") and "\nhub\n" in rest
     starts = {line.index(line.split()[-1]) for line in first.splitlines() if " torch " in line}

@@ -335,26 +335,27 @@ def doctor_command(form: str, output: str | None, force: bool) -> None:
     Tokens are never printed.
     """
     check_new_file(output, force)
-    from lora_profiler.harness.doctor import Diagnosis, diagnosed
-    from lora_profiler.report.catalogues import doctor_table
+    from lora_profiler.harness.doctor import Diagnosis, diagnosed, missing
+    from lora_profiler.report.catalogues import doctor_table, doctor_verdict
     from lora_profiler.report.waiting import shown_work
 
-    sections, found = diagnosed(), list[Diagnosis]()
+    sections, found, verdict = diagnosed(), list[Diagnosis](), doctor_verdict(missing())
+    if form == "table" and output is None:
+        print_blocks(verdict, form, output)
     while True:
         with shown_work("Looking at this installation"):
             section = next(sections, None)
         if section is None:
             break
         if form == "table" and output is None:
-            if found:
-                click.echo()
+            click.echo()
             print_blocks([doctor_table(section)], form, output)
         found.append(section)
     diagnosis = Diagnosis(lines=tuple(line for each in found for line in each.lines))
     if form != "table" or output is not None:
         print_answer(
             lambda: {"schema_version": "1.0", "lora_profiler": __version__, **diagnosis.as_dict()},
-            lambda: [doctor_table(diagnosis)],
+            lambda: [*verdict, doctor_table(diagnosis)],
         )
 
 

@@ -137,7 +137,7 @@ _TRIED = (
 """Options that plan tries values of where they are not given."""
 _OF_PLANS = (
     "gpus", "tokens", "method_list", "ranks", "effective_batch", "max_hours", "max_cost", "prices",
-    "data", "lengths", "batching", "pad_to_multiple_of", "epochs", "detail", "write",
+    "data", "lengths", "batching", "pad_to_multiple_of", "epochs", "write",
 )  # fmt: skip
 """Parameters that --cluster excludes."""
 
@@ -231,7 +231,7 @@ def _place(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     warn_of([option.whole.prediction for option in options], cluster.gpu)
     print_answer(
         lambda: cluster_payload(spec, options, cluster, network, whose),
-        lambda: cluster_blocks(spec, options, cluster, network, whose),
+        lambda: cluster_blocks(spec, options, cluster, network, whose, detail=o["detail"]),
     )
     if all(option.least is None for option in options):
         ctx.exit(1)

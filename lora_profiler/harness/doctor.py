@@ -100,6 +100,11 @@ def _version(distribution: str) -> str:
     return installed_version(distribution) or f"not installed ({PACKAGES[distribution]})"
 
 
+def missing() -> list[str]:
+    """Distributions that measuring and traces lack."""
+    return [name for name in MEASURING if not _installed(name)]
+
+
 def _installed(distribution: str) -> bool:
     return not _version(distribution).startswith("not installed")
 

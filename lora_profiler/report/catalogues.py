@@ -10,7 +10,17 @@ from lora_profiler.catalog import CatalogEntry, Gpu
 from lora_profiler.compiled.library import cache_path
 from lora_profiler.compiled.profile import Profile, packed
 from lora_profiler.harness.doctor import Diagnosis
-from lora_profiler.report.blocks import Block, Row, Rows, Table, heading, paragraph, table
+from lora_profiler.report.blocks import (
+    Block,
+    Row,
+    Rows,
+    Table,
+    Verdict,
+    advice,
+    heading,
+    paragraph,
+    table,
+)
 from lora_profiler.report.json import cell, picked
 from lora_profiler.report.labels import METHOD_LABELS
 from lora_profiler.support.sdpa import MASK_ALIGNMENT
@@ -89,6 +99,15 @@ def csv_records(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 _FACT_WIDTH = 15
 """Of the names of `doctor`'s facts: sections are printed one by one, and line up."""
+
+
+def doctor_verdict(missing: Sequence[str]) -> list[Block]:
+    """What this installation can do without the packages that are `missing`."""
+    if not missing:
+        return [Verdict(sign="fits", words="Predictions, traces and measurements can run.")]
+    needed = f" traces and measurements lack {', '.join(missing)}."
+    install = advice("Install them: `pip install 'lora-profiler[measure]'`")
+    return [Verdict(sign="tight", words="Predictions can run;", rest=needed), install]
 
 
 def doctor_table(diagnosis: Diagnosis) -> Table:

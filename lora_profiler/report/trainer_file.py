@@ -6,39 +6,79 @@ from typing import Any
 
 from lora_profiler._common.printable import printable
 from lora_profiler.option import flag
-from lora_profiler.report.blocks import Block, heading, paragraph, shell_command, table
+from lora_profiler.report.blocks import (
+    Block,
+    Sign,
+    Table,
+    Verdict,
+    advice,
+    dim,
+    paragraph,
+    shell_command,
+    table,
+)
 from lora_profiler.report.setup_words import option_argument
 from lora_profiler.trainer_files.meaning import VLLM_SHARE
 from lora_profiler.trainer_files.trainer_file import KeyReading, TrainerFile
 from lora_profiler.workload import OPTIONS
 
-_VALUE_WIDTH = 32
+_WIDTH, _LEAST_VALUE = 80, 12
+"""Of the table, and of a value in it, which is cut."""
 _KINDS = {option.name: option for option in OPTIONS}
 
 
 def trainer_file_blocks(file: TrainerFile) -> list[Block]:
-    """Each key as understood, what is asked for, and the command."""
+    """Whether all of it is understood, the keys that matter, the others by name, and the
+    command."""
+    doubtful = [key for key in file.keys if key.state in ("unknown", "not modelled")]
+    words = f"{file.name} is understood:"
+    rest = f" {counts_text(file)}"
+    if doubtful:
+        states = ("unknown", "known"), ("not modelled", "modelled")
+        found = {key.state for key in doubtful}
+        how = " or ".join(word for state, word in states if state in found)
+        count = f"{len(doubtful)} of {len(file.keys)} settings"
+        words = f"{count} {'is' if len(doubtful) == 1 else 'are'} not {how}:"
+        rest = f" {', '.join(_place(key) for key in doubtful)}."
+    sign: Sign = "tight" if doubtful else "fits"
+    blocks: list[Block] = [Verdict(sign=sign, words=printable(words), rest=printable(rest))]
+    if file.asks:
+        wanted = " ".join(f"{flag(name)} N" for name in file.asks)
+        blocks.append(advice(f"Say `{wanted}`: only the data or the machine tell it."))
+    said = [key for key in file.keys if key.state != "costs nothing"]
+    blocks += [_keys_table(file, said)] if said else []
+    notes = [f"{_place(key)}: {key.note}." for key in file.keys if key.note]
+    blocks += [paragraph(*map(printable, notes))] if notes else []
+    idle = ", ".join(key.key for key in file.keys if key.state == "costs nothing" and not key.note)
+    lines = [f"{file.title}, {file.model or 'no model named'}."]
+    lines += [f"No effect on memory or time: {idle}."] if idle else []
+    blocks.append(dim(*map(printable, lines)))
+    return [*blocks, shell_command(printable(shlex.join(command_words(file))))]
+
+
+def _place(key: KeyReading) -> str:
+    return f"{key.key} (line {key.line})" if key.line else key.key
+
+
+def _keys_table(file: TrainerFile, keys: Sequence[KeyReading]) -> Table:
+    """Values are cut so that the table has 80 columns."""
     several = len({key.file for key in file.keys}) > 1
-    keys = table(
-        file.keys,
+    readings = [_reading_text(key, file.asks) for key in keys]
+    names = max(len(printable(key.key)) for key in keys)
+    taken = 6 + names + 4 + max(map(len, readings))
+    taken += 2 + max(len(key.file) for key in keys) if several else 0
+    width = max(_WIDTH - taken, _LEAST_VALUE)
+    return table(
+        list(zip(keys, readings, strict=True)),
         (
-            *([("file", lambda key: key.file)] if several else []),
-            ("line", lambda key: str(key.line) if key.line else ""),
-            ("key", lambda key: printable(key.key)),
-            ("value", _value_text),
-            ("reads as", lambda key: _reading_text(key, file.asks)),
+            *([("file", lambda row: row[0].file)] if several else []),
+            ("line", lambda row: str(row[0].line) if row[0].line else ""),
+            ("setting", lambda row: printable(row[0].key)),
+            ("value", lambda row: _value_text(row[0], width)),
+            ("means", lambda row: row[1]),
         ),
         left=4 + several,
     )
-    blocks: list[Block] = [
-        heading(printable(f"{file.name}: {file.title}, {file.model or 'no model named'}")),
-        keys,
-        paragraph(counts_text(file)),
-    ]
-    if file.asks:
-        wanted = ", ".join(map(flag, file.asks))
-        blocks.append(paragraph(f"Asked for: {wanted}, which only the data or the machine tell."))
-    return [*blocks, shell_command(printable(shlex.join(command_words(file))))]
 
 
 def counts_text(file: TrainerFile) -> str:
@@ -109,26 +149,22 @@ def trainer_file_payload(file: TrainerFile) -> dict[str, Any]:
 
 
 def _reading_text(key: KeyReading, open_asks: Sequence[str]) -> str:
-    words = " ".join(option_words(key.options))
     if key.state == "unknown":
-        return "not known: nothing is made of it"
-    parts = [words]
+        return "not known, left out"
+    parts = [" ".join(option_words(key.options))]
     if asks := [ask for ask in key.asks if ask in open_asks]:
-        parts.append(f"asks for {', '.join(map(flag, asks))}")
+        parts.append(f"needs {', '.join(map(flag, asks))}")
     if key.missing:
         parts.append(f"not modelled: {key.missing} ({key.direction})")
-    parts.append(key.note)
-    if key.state == "costs nothing":
-        parts.insert(0, "costs nothing")
-    return "; ".join(filter(None, parts)) or "names the model"
+    return "; ".join(filter(None, parts)) or ("see below" if key.note else "names the model")
 
 
-def _value_text(key: KeyReading) -> str:
+def _value_text(key: KeyReading, width: int) -> str:
     value = key.value
     if value is None:
         return "null" if key.line else "(not set)"
     text = printable(str(value).replace("\n", " "))
-    return text if len(text) <= _VALUE_WIDTH else f"{text[: _VALUE_WIDTH - 1]}…"
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

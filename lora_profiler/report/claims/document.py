@@ -2,18 +2,30 @@
 needed."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.records.environment import Device, Environment
-from lora_profiler.report.blocks import Block, Paragraph, Table, heading, paragraph, table
+from lora_profiler.report.blocks import (
+    Block,
+    Paragraph,
+    Sign,
+    Table,
+    dim,
+    heading,
+    paragraph,
+    table,
+)
+from lora_profiler.report.blocks import Verdict as VerdictLine
 from lora_profiler.report.claims import CLAIMS
 from lora_profiler.report.claims.claim import Chart, Checked, Evidence, Verdict
 from lora_profiler.report.json import SCHEMA_VERSION, picked
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
 from lora_profiler.report.measured.measurements import environment_line
+from lora_profiler.report.terminal import SIGNS
 from lora_profiler.units import seconds_text, short_count_text
 
 Source = Literal["bundled", "hub", "local"]
@@ -160,30 +172,53 @@ def verify_blocks(document: Mapping[str, Any]) -> list[Block]:
     """A document of `verify_payload`, fresh or read from a file, as text: what was looked at, a row
     for each claim, then each claim with its tables and sentences.
     """
-    blocks: list[Block] = [
-        heading(f"{document['model']['id']}: the mathematics of LoRA"),
-        paragraph(*subject_lines(document)),
-    ]
+    blocks: list[Block] = [_verdict(document)]
     if document["model"]["note"]:
         blocks.append(paragraph(f"! {document['model']['note']}"))
     blocks += [
         table(
             document["claims"],
             (
+                ("", lambda claim: SIGNS[_CLAIM_SIGNS[claim["verdict"]]]),
                 ("", lambda claim: f"{claim['id']}{'*' if claim['must_hold'] else ''}"),
                 ("claim", lambda claim: claim["title"]),
-                ("verdict", lambda claim: CLAIM_VERDICT_LABELS[claim["verdict"]]),
                 ("in numbers", lambda claim: evidence_of(claim).headline),
                 ("took", lambda claim: seconds_text(claim["seconds"])),
             ),
             left=4,
             kind=lambda claim: "peak" if claim["verdict"] == "fails" else "plain",
         ),
-        paragraph("* must hold exactly: where it fails, the exit code is 1."),
+        dim("* must hold exactly: where it fails, the exit code is 1.", *subject_lines(document)),
     ]
     for claim in document["claims"]:
         blocks += claim_blocks(claim)
     return blocks
+
+
+_CLAIM_SIGNS: Mapping[Verdict, Sign] = {
+    "holds": "fits",
+    "holds_partly": "tight",
+    "fails": "does_not_fit",
+}
+
+
+def _verdict(document: Mapping[str, Any]) -> VerdictLine:
+    """'6 of 7 claims hold on SmolLM2-135M; 1 holds in part.'"""
+    claims, model = document["claims"], document["model"]["id"].rpartition("/")[2]
+    counts = Counter(claim["verdict"] for claim in claims)
+    holding, every = counts["holds"], len(claims)
+    noun = "claim" if every == 1 else "claims"
+    words = f"{holding} of {every} {noun} {'holds' if every == 1 else 'hold'} on {model};"
+    others = [
+        f"{count} {'hold' if count > 1 else 'holds'} in part"
+        for count in [counts["holds_partly"]]
+        if count
+    ] + [f"{n} fail{'s' * (n == 1)}" for n in [counts["fails"]] if n]
+    sign: Sign = "fits" if holding == every else "does_not_fit" if counts["fails"] else "tight"
+    exact = [claim for claim in claims if claim["must_hold"]]
+    broken = sum(claim["verdict"] != "holds" for claim in exact)
+    must = f"{len(exact) - broken} of {len(exact)} exact ones hold" if exact else "none is exact"
+    return VerdictLine(sign=sign, words=words, rest=f" {', '.join((*others, must))}.")
 
 
 def claim_blocks(claim: Mapping[str, Any]) -> list[Paragraph | Table]:

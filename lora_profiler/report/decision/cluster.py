@@ -8,20 +8,21 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.network import Network
 from lora_profiler.planning.placement import MOST_REMEDY_CARDS, Cluster, Option, Placement, remedy
 from lora_profiler.prediction import Prediction
-from lora_profiler.report import labels
 from lora_profiler.report.answer.predictions import assumption_lines
-from lora_profiler.report.blocks import Block, Table, heading, paragraph, table
+from lora_profiler.report.blocks import Block, Sign, Table, Verdict, advice, dim, table
+from lora_profiler.report.decision.plan import sharding_name
+from lora_profiler.report.gpu_names import gpu_name
 from lora_profiler.report.json import picked
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.setup_words import (
-    adapter_line,
     attention_words,
     trainer_dict,
     trainer_lines,
     training_line,
 )
+from lora_profiler.report.terminal import SIGNS
 from lora_profiler.stacks import Trainer
-from lora_profiler.units import GIB, between_text, bytes_text, count_text, in_unit, short_count_text
+from lora_profiler.units import GIB, count_text, in_unit, short_in_unit
 from lora_profiler.workload import setup_dict
 
 
@@ -31,43 +32,68 @@ def cluster_blocks(
     cluster: Cluster,
     network: Network | None,
     trainer: Trainer | None = None,
+    *,
+    detail: bool = False,
 ) -> list[Block]:
-    """The question, a row for each placement, the fewest cards, and what numbers rest on."""
+    """A verdict for each method, a row for each placement, and what was assumed; with `detail` all
+    that numbers rest on."""
     wholes = [option.whole.prediction for option in options]
     setup = wholes[0].workload.setup
     dtypes = list(dict.fromkeys(prediction.workload.setup.dtype for prediction in wholes))
     kernels = list(dict.fromkeys(prediction.attention_kernel for prediction in wholes))
-    asked = [
-        training_line(replace(setup, world_size=1, sharding="none"), dtypes) + " a rank",
-        attention_words(setup, kernels),
+    by_method: dict[str, list[Option]] = {}
+    for option in options:
+        by_method.setdefault(method_label(option.whole.prediction), []).append(option)
+    blocks: list[Block] = [_verdict(mine, cluster) for mine in by_method.values()]
+    for mine in by_method.values():
+        if all(option.least is None for option in mine):
+            blocks.append(advice(_remedy_words(mine[0], cluster)))
+    question = [
+        f"{training_line(replace(setup, world_size=1, sharding='none'), dtypes)} on each GPU.",
+        f"{attention_words(setup, kernels)}.",
+        *trainer_lines(trainer, [mine[0].whole.prediction.workload for mine in by_method.values()]),
     ]
-    by_method = {p.workload.setup.method: p.workload for p in wholes}
-    asked += trainer_lines(trainer, list(by_method.values()))
-    adapted = {
-        method_label(p): adapter_line(p.workload.setup) for p in wholes if p.workload.setup.lora
-    }
-    size = f"{short_count_text(model.num_parameters)} parameters"
+    basis = _basis(wholes)
+    shown = basis if detail else [*basis[:1], "What numbers rest on: --detail"]
+    return [*blocks, _table(options), dim(*question, _time_words(network), *shown)]
+
+
+def _verdict(options: Sequence[Option], cluster: Cluster) -> Verdict:
+    """'LoRA r16 fits 8 × H100 with FSDP: 28.3 of 79.1 GiB a GPU; 4 GPUs are enough.'"""
+    label = method_label(options[0].whole.prediction)
+    name = f"{label[:1].upper()}{label[1:]}"
     machines = f" in {count_text(cluster.machines)} machines" if cluster.machines > 1 else ""
-    each = f"{bytes_text(cluster.gpu.usable_bytes or 0)} each"
-    cards = f"{count_text(cluster.cards)} x {cluster.gpu.key}{machines}, {each}"
-    title = f"{model.id} ({size}) on {cards}"
-    return [
-        heading(title),
-        paragraph(*asked, *adapted.values()),
-        _table(options),
-        paragraph(*fewest_lines(options, cluster), _time_words(network)),
-        paragraph(*_basis(wholes)),
-    ]
+    gpus = f"{count_text(cluster.cards)} × {gpu_name(cluster.gpu)}{machines}"
+    usable = short_in_unit(cluster.gpu.usable_bytes or 0, GIB)
+    fitting = [option for option in options if option.whole.verdict == "fits"]
+    best = min(fitting or options, key=lambda o: (o.low_seconds or 0.0, _total(o.whole)))
+    if not fitting:
+        best = min(options, key=lambda option: _total(option.whole))
+        needs = f" needs {_gib(best.whole)} GiB a GPU with {sharding_name(best.sharding)}"
+        sign: Sign = "tight" if best.whole.verdict == "tight" else "does_not_fit"
+        words = "may run out of memory on" if sign == "tight" else "does not fit"
+        return Verdict(
+            sign=sign, words=f"{name} {words} {gpus}:", rest=f"{needs}, each has {usable}."
+        )
+    least = min(o.least.world_size for o in options if o.least)
+    enough = f"; {count_text(least)} GPU{'s are' if least > 1 else ' is'} enough"
+    how = f"{name} fits {gpus} with {sharding_name(best.sharding)}:"
+    held = f" {_gib(best.whole)} of {usable} GiB a GPU"
+    return Verdict(sign="fits", words=how, rest=f"{held}{enough if least < cluster.cards else ''}.")
+
+
+def _total(placement: Placement) -> int:
+    return placement.prediction.peak.total_bytes
+
+
+def _gib(placement: Placement) -> str:
+    return short_in_unit(_total(placement), GIB)
 
 
 def _table(options: Sequence[Option]) -> Table:
-    def sent(option: Option) -> str:
-        found = option.communication
-        return in_unit(found.sent_bytes, GIB) if found else ""
-
     def step(option: Option) -> str:
         low, high = option.low_seconds, option.high_seconds
-        return "?" if low is None else between_text(low, high or 0)
+        return "?" if low is None else f"{low:.2f} to {high or 0:.2f} s"
 
     def rates(option: Option) -> str:
         rates = option.tokens_per_second
@@ -76,20 +102,16 @@ def _table(options: Sequence[Option]) -> Table:
     return table(
         options,
         (
+            ("", lambda o: SIGNS[o.whole.verdict]),
             ("", lambda o: method_label(o.whole.prediction)),
-            ("sharding", lambda o: o.sharding),
-            (
-                "cards needed",
-                lambda o: count_text(o.least.world_size) if o.least else "none of these",
-            ),
-            ("GiB a rank then", lambda o: _peak(o.least)),
-            ("GiB on all", lambda o: _peak(o.whole)),
-            ("verdict", lambda o: labels.VERDICT_LABELS[o.whole.verdict]),
-            ("sent, GiB", sent),
+            ("sharding", lambda o: sharding_name(o.sharding)),
+            ("GiB/GPU", lambda o: _peak(o.whole)),
+            ("GPUs", lambda o: count_text(o.least.world_size) if o.least else "more"),
             ("step", step),
-            ("tokens a second", rates),
+            ("tokens/s", rates),
         ),
-        spare=("tokens a second", "sent, GiB", "GiB a rank then"),
+        left=3,
+        spare=("tokens/s",),
     )
 
 
@@ -101,44 +123,27 @@ def _peak(placement: Placement | None) -> str:
     return text if placement.prediction.is_whole else f">= {text}"
 
 
-def fewest_lines(options: Sequence[Option], cluster: Cluster) -> list[str]:
-    """For each method the fewest cards that any sharding fits on, and what would do where none
-    does."""
-    lines = []
-    for label in dict.fromkeys(method_label(o.whole.prediction) for o in options):
-        mine = [o for o in options if method_label(o.whole.prediction) == label]
-        fitting = [(o.least.world_size, o.sharding) for o in mine if o.least is not None]
-        if not fitting:
-            lines.append(f"{label}: no sharding fits; {_remedy_words(mine[0], cluster)}.")
-            continue
-        fewest = min(number for number, _ in fitting)
-        names = [sharding for number, sharding in fitting if number == fewest]
-        how = "" if fewest == 1 else f", sharded as {' or '.join(names)}"
-        cards = f"{count_text(fewest)} {'card' if fewest == 1 else 'cards'}"
-        lines.append(f"{label}: fits on {cards}{how}.")
-    return lines
-
-
 def _remedy_words(option: Option, cluster: Cluster) -> str:
-    """'with --checkpointing 4 cards would do, sharded as fsdp'."""
-    setup = option.whole.prediction.workload.setup
-    asked = replace(setup, world_size=1, sharding="none")
-    found = remedy(replace(option.whole.prediction.workload, setup=asked), cluster)
+    """'Full fits 16 × H100 with FSDP and `--checkpointing`.'"""
+    workload = option.whole.prediction.workload
+    alone = replace(workload.setup, world_size=1, sharding="none")
+    found = remedy(replace(workload, setup=alone), cluster)
+    label = method_label(option.whole.prediction)
+    name, gpu = f"{label[:1].upper()}{label[1:]}", gpu_name(cluster.gpu)
     if found is None:
-        both = "" if setup.checkpointing else " with --checkpointing"
-        return f"{MOST_REMEDY_CARDS} cards would not do either{both}"
-    switch = "with --checkpointing " if found.checkpointing else ""
-    how = f", sharded as {found.sharding}" if found.cards > 1 else ""
-    cards = f"{count_text(found.cards)} card{'s' if found.cards > 1 else ''}"
-    return f"{switch}{cards} would do{how}"
+        both = "" if workload.setup.checkpointing else ", with --checkpointing neither"
+        return f"{name} does not fit {MOST_REMEDY_CARDS} × {gpu} either{both}."
+    how = f" with {sharding_name(found.sharding)}" if found.cards > 1 else ""
+    switch = " and `--checkpointing`" if found.checkpointing else ""
+    return f"{name} fits {count_text(found.cards)} × {gpu}{how}{switch}."
 
 
 def _basis(predictions: Sequence[Prediction]) -> list[str]:
     """How far the peaks can be trusted, and what they take for granted."""
     known = [p for p in predictions if p.is_whole]
     bound = max((p.error_bound or 0 for p in known), default=0)
-    within = f", or estimates within {100 * bound:g} % wherever they were checked" if bound else ""
-    lines = [f"Peaks are exact{within}."]
+    within = f", or estimates within {100 * bound:g} % where checked" if bound else ""
+    lines = [f"Peaks: computed byte for byte{within}; not measured on GPUs."]
     if len(known) < len(predictions):
         lines = ["Peaks are lower bounds: activations are not known."]
     return [*lines, *assumption_lines(predictions)]
@@ -146,11 +151,9 @@ def _basis(predictions: Sequence[Prediction]) -> list[str]:
 
 def _time_words(network: Network | None) -> str:
     if network is None:
-        link = "--interconnect adds what the ranks send each other"
-        return f"Times are of compute alone, on all cards; {link}."
-    at_least = f"at least as long as compute or sending over {network.key} at its full rate"
-    at_most = "whichever is longer, at most both one after the other"
-    return f"Times are on all cards: {at_least}, {at_most}."
+        return "Times leave out what GPUs send each other: --interconnect adds it."
+    longer = f"from the longer of computing and sending over {network.key}"
+    return f"Times: {longer} to both one after the other."
 
 
 def cluster_payload(

@@ -1,6 +1,6 @@
 """Where one way overtakes another, as sentences and maps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -13,44 +13,47 @@ from lora_profiler.planning.crossover import (
     Quantity,
 )
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.report.blocks import Block, Row, Sign, Table, Verdict, dim
+from lora_profiler.report.gpu_names import a_gpu
 from lora_profiler.report.json import picked
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.setup_words import training_line
 from lora_profiler.units import count_text
 from lora_profiler.workload import Method, setup_dict
 
-_MORE: dict[Quantity, str] = {"memory": "needs more memory than", "time": "takes longer than"}
-_TITLES: dict[Quantity, str] = {"memory": "least memory", "time": "quickest step"}
+_WORDS: dict[Quantity, tuple[str, str]] = {
+    "memory": ("needs less memory than", "needs more memory than"),
+    "time": ("is faster than", "is slower than"),
+}
+_TITLES: dict[Quantity, str] = {"memory": "least memory", "time": "fastest step"}
 
 
 def crossover_blocks(found: Crossover) -> list[Block]:
-    """The sentences first, then a map of batch and length for memory and, on a card, for time."""
+    """A verdict for each pair, the ranks up to which LoRA saves memory, and maps of batch and
+    length where not all cells are alike."""
     first = found.workloads[0]
-    where = f" on {found.gpu.name}" if found.gpu else ""
-    ways = ", ".join(way_label(workload.setup) for workload in found.workloads)
-    asked = training_line(first.setup).split(", ", 1)[1]
-    blocks: list[Block] = [
-        heading(f"{first.model.id}: {ways}{where}"),
-        paragraph(asked),
-        paragraph(*sentences(found)),
-        _map(found, "memory"),
-    ]
+    where = f" on {a_gpu(found.gpu)}" if found.gpu else ""
+    blocks: list[Block] = [*verdicts(found)]
     if any(point.highest_rank is not None for point in found.points):
         blocks.append(_ranks(found))
+    blocks += _map(found, "memory")
+    lines = [f"{first.model.id}{where}: {training_line(first.setup).split(', ', 1)[1]}."]
     if any(point.seconds for point in found.points):
-        blocks += [_map(found, "time"), paragraph(_TIMES)]
-    return blocks
+        blocks += _map(found, "time")
+        lines.append(_TIMES)
+    return [*blocks, dim(*lines)]
 
 
-_TIMES = (
-    "Times are estimates: two that are nearer than their intervals (lora-profile predict --detail)"
-    " may stand the other way."
-)
+_TIMES = "Times are estimates: intervals that overlap (predict --detail) may turn the order."
 
 
 def sentences(found: Crossover) -> list[str]:
-    """One for each pair and quantity: where the frugal method is none, or that it is everywhere."""
+    """The verdicts as running text."""
+    return [f"{verdict.words}{verdict.rest}" for verdict in verdicts(found)]
+
+
+def verdicts(found: Crossover) -> list[Verdict]:
+    """One for each pair and quantity: where the frugal method saves, or that it does not."""
     names = {w.setup.method: way_label(w.setup) for w in found.workloads}
     batches = sorted({point.batch_size for point in found.points})
     lengths = sorted({point.seq_len for point in found.points})
@@ -62,20 +65,36 @@ def sentences(found: Crossover) -> list[str]:
         if dearer in names and cheaper in names:
             key = (quantity, dearer, cheaper)
             spans = [c for c in found.crossings if (c.quantity, c.dearer, c.cheaper) == key]
-            what = f"{names[dearer]} {_MORE[quantity]} {names[cheaper]}"
-            lines.append(f"{what}: {_where(spans, batches, lengths)}.")
+            sign, where = _where(spans, batches, lengths)
+            verb = _WORDS[quantity][sign != "fits"]
+            words = f"{names[dearer]} {verb} {names[cheaper]}:"
+            lines.append(Verdict(sign=sign, words=words, rest=f" {where}."))
     return lines
 
 
-def _where(spans: Sequence[Crossing], batches: Sequence[int], lengths: Sequence[int]) -> str:
+_EVERYWHERE = "at every length"
+
+
+def _where(
+    spans: Sequence[Crossing], batches: Sequence[int], lengths: Sequence[int]
+) -> tuple[Sign, str]:
+    """("fits", where it saves), else the lengths and batches at which it does not."""
     if not spans:
-        return f"nowhere from {count_text(lengths[0])} to {count_text(lengths[-1])} tokens"
+        ends = f"{count_text(lengths[0])} to {count_text(lengths[-1])}"
+        return "fits", f"{_EVERYWHERE} from {ends} tokens"
+    if [span.batch_size for span in spans] == list(batches) and all(s.last is None for s in spans):
+        first, *_, last = spans if len(spans) > 1 else (*spans, *spans)
+        if first.first != last.first:
+            down = f"{count_text(last.first)} at batch {count_text(last.batch_size)}"
+            at = f"tokens on at batch {count_text(first.batch_size)}"
+            return "tight", f"from {count_text(first.first)} {at}, down to {down}"
     parts: dict[str, list[int]] = {}
     for span in spans:
         parts.setdefault(_span_words(span, lengths), []).append(span.batch_size)
     if len(parts) == 1 and next(iter(parts.values())) == list(batches):
-        return next(iter(parts))
-    return "; ".join(
+        words = next(iter(parts))
+        return "does_not_fit" if words == _EVERYWHERE else "tight", words
+    return "tight", "; ".join(
         f"{words} at batch {', '.join(map(count_text, sizes))}" for words, sizes in parts.items()
     )
 
@@ -83,21 +102,22 @@ def _where(spans: Sequence[Crossing], batches: Sequence[int], lengths: Sequence[
 def _span_words(span: Crossing, lengths: Sequence[int]) -> str:
     if span.last is None:
         if span.first == lengths[0]:
-            return "at every length"
+            return _EVERYWHERE
         return f"from {count_text(span.first)} tokens on"
     if span.first == lengths[0]:
         return f"up to {count_text(span.last)} tokens"
     return f"from {count_text(span.first)} to {count_text(span.last)} tokens"
 
 
-def _map(found: Crossover, quantity: Quantity) -> Table:
-    """A cell names the method that costs least."""
+def _map(found: Crossover, quantity: Quantity) -> Iterator[Table]:
+    """A cell names the method that costs least; nothing where that is one and the same."""
 
     def cell(point: Point) -> str:
         least: Method | None = point.least(quantity)
         return labels.METHOD_LABELS[least] if least else "?"
 
-    return _table(found, f"{_TITLES[quantity]}, by batch and tokens", cell)
+    if len(set(map(cell, found.points))) > 1:
+        yield _table(found, f"Method with the {_TITLES[quantity]}, by batch and tokens", cell)
 
 
 def _ranks(found: Crossover) -> Table:
@@ -107,7 +127,7 @@ def _ranks(found: Crossover) -> Table:
             return "?"
         return "any" if highest == HIGHEST_RANK else count_text(highest) if highest else "none"
 
-    title = "highest rank at which LoRA needs no more memory than full, by batch and tokens"
+    title = "Highest rank at which LoRA needs no more memory than full, by batch and tokens"
     return _table(found, title, rank)
 
 
