@@ -27,7 +27,7 @@ def opened(view: str = "", /, **params: str | list[str]) -> AppTest:
     return app.run()
 
 
-VIEWS = ("When", "Where", "What fits", "Compare", "Why")
+VIEWS = ("Timeline", "Breakdown", "Fit map", "Compare", "Explanation")
 """The tabs of Predict, of which only the one that is open is drawn."""
 
 
@@ -35,6 +35,11 @@ def viewed(app: AppTest, view: str) -> AppTest:
     """The page with that tab open."""
     app.session_state["view"] = view
     return app.run()
+
+
+def with_all_settings(app: AppTest) -> AppTest:
+    """The page with every option beside it."""
+    return sound(app.toggle(key="settings.all").set_value(True).run())
 
 
 def all_texts(app: AppTest) -> str:

@@ -25,7 +25,7 @@ from lora_profiler._common.printable import printable
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.comparison.scored import scored
 from lora_profiler.comparison.throughput import throughput
-from lora_profiler.dashboard import following, measuring, take_along, widgets
+from lora_profiler.dashboard import export, following, measuring, widgets
 from lora_profiler.dashboard import records as shown_records
 from lora_profiler.dashboard import settings as served
 from lora_profiler.dashboard.answered import Answered, answered
@@ -130,7 +130,7 @@ def test_labels_of_widgets_are_no_markdown(text: str) -> None:
 
 @given(TEXTS)
 def test_any_name_makes_a_file_name(text: str) -> None:
-    name = take_along.plain_name(text)
+    name = export.plain_name(text)
     assert name and "/" not in name and not name.startswith(".") and name == os.path.basename(name)
 
 
@@ -254,7 +254,7 @@ def test_an_upload_is_lines_or_what_bench_printed() -> None:
     newer = replace(record, ended_at="2026-11-02T00:00:00+00:00")
     (only,) = shown_records.uploaded("x.jsonl", lines(newer, record), "auto").scored
     assert only.record == newer  # of one id the one that ended last
-    document = dict(json.loads(take_along.of_records(scored([record]), "x")[0][3]()))
+    document = dict(json.loads(export.of_records(scored([record]), "x")[0][3]()))
     (again,) = shown_records.uploaded("x.json", json.dumps(document).encode(), "auto").scored
     assert again.record == record
     many = b"".join(b'{"number": %d}\n' % n for n in range(40)) + lines(record)
@@ -358,7 +358,7 @@ def test_the_map_ends_where_the_model_does() -> None:
 
 def test_downloads_of_records_hold_all_of_them() -> None:
     found = scored([records.make_record(), records.make_record(records.LORA_WORKLOAD)])
-    made = {label: make() for label, _, _, make in take_along.of_records(found, "records")}
+    made = {label: make() for label, _, _, make in export.of_records(found, "records")}
     document = json.loads(made["JSON"])
     assert [r["id"] for r in document["records"]] == [s.record.id for s in found]
     assert len(document["comparisons"]) == sum(len(s.comparisons) for s in found)

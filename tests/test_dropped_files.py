@@ -67,7 +67,7 @@ def test_the_page_answers_a_file_as_the_command_does(
     assert f"{len(counts)} settings read" in texts(app)
     address = app.query_params
     assert address["model"] in (question.model, [question.model])
-    app.session_state["take_along"] = True
+    app.session_state["export"] = True
     sound(app.run())
     chosen = app.selectbox(key="trainer_file").value
     assert chosen == {"qlora.yml": "axolotl", "full.yaml": "llamafactory"}.get(name, chosen)
@@ -109,5 +109,5 @@ def test_a_model_that_is_not_there_is_told_and_the_rest_is_taken() -> None:
     app = drop(
         opened(model="openai-community/gpt2"), "a.yml", AXOLOTL.replace("NousResearch", "no-one")
     )
-    assert any("no such model" in problem for problem in problems(app))
+    assert any("There is no model" in problem for problem in problems(app))
     assert asked(app).options["rank"] == 32

@@ -28,6 +28,7 @@ from lora_profiler.planning.setups import setups, written_options
 from lora_profiler.planning.timing import run_time
 from lora_profiler.report.answer.comparison_table import answered_differently, asked_differently
 from lora_profiler.report.answer.timing import smallest_cards_table
+from lora_profiler.report.answer.verdicts import size_text
 from lora_profiler.report.card import frame
 from lora_profiler.report.first_screen import (
     Offer,
@@ -92,8 +93,8 @@ def test_apply_leads_to_what_the_offer_says(question: Question) -> None:
             assert same.fit is not None or question.gpu is None
             if same.fit is not None:
                 assert same.fit.verdict == "fits"
-            peak = bytes_text(same.prediction.peak.total_bytes)
-            if offer.setup is not None and not offer.text.startswith("Up to"):
+            peak = size_text(same.prediction.peak.total_bytes)
+            if offer.setup is not None and not offer.text.endswith(" that fits"):
                 assert f": {peak}" in offer.text
             if offer.gpu is not None:
                 assert wanted.gpu == offer.gpu and offer.gpu in {
@@ -118,9 +119,9 @@ def test_offers_are_the_advice_in_its_order_and_growth_is_the_largest_that_fits(
     gpu, lora = find_gpu("rtx_4090"), one(gpu="rtx_4090")
     remedies = advise(lora.prediction.workload, gpu)
     offered = [offer.setup for offer in offers(lora) if offer.setup is not None]
-    assert offered == [r.workload.setup for r in remedies[:3]]
+    assert offered == [r.workload.setup for r in remedies[:4]]
     first = offers(lora)[0]
-    assert first.text.startswith("Gradient checkpointing: 18.89 GiB, ") and first.tip
+    assert first.text.startswith("Gradient checkpointing: 18.9 GiB, ") and first.tip
     assert lora.timing is not None and lora.timing.step is not None
     before, after = lora.timing.step.time.tokens_per_second, remedies[0].tokens_per_second
     assert after is not None
@@ -129,9 +130,9 @@ def test_offers_are_the_advice_in_its_order_and_growth_is_the_largest_that_fits(
     judged = fit(answer.prediction.workload, gpu)
     assert judged is not None
     assert [offer.text for offer in offers(answer)] == [
-        f"Up to batch {judged.largest_batch_size:,}",
-        "Up to 1,024 tokens",  # memory allows more, the model was not made for it
-        f"Up to rank {judged.highest_rank:,}",
+        f"Batch {judged.largest_batch_size:,}: the largest that fits",
+        "1,024 tokens: the longest that fits",  # memory allows more, the model was not made for it
+        f"Rank {judged.highest_rank:,}: the highest that fits",
     ]
 
 
@@ -234,11 +235,11 @@ def test_hours_are_steps_of_the_step_time() -> None:
         (found.high, step.time.high),
     ):
         assert mine == pytest.approx(960 * of_step)
-    peak, rate, hours = three_numbers(answer, Run(tokens=10_485_760, epochs=3, price=0.5))
+    peak, rate, hours = three_numbers(answer, Run(rows=10_240, mean_length=1024, price=0.5))
     assert peak.value == bytes_text(answer.prediction.peak.total_bytes)
     assert rate.value == f"{step.time.tokens_per_second:,.0f}"
     minutes = found.seconds / 60
-    assert hours.value == f"{minutes:.2f} min" and hours.label == "10.49 M tokens × 3"
+    assert hours.value == f"{minutes:.2f} min" and hours.label == "for 3 epochs of 10.49 M tokens"
     assert f"costs {0.5 * found.seconds / 3600:.2f} " in hours.note
 
 
@@ -253,7 +254,7 @@ def test_the_verdict_says_what_is_enough_without_a_card() -> None:
     words = verdict_words(answer)
     card = smallest_cards(answer.prediction)[0]
     assert words.words == "Needs 36.40 GiB"
-    assert words.numbers == f"a card of {card.memory_gib_marketed:g} GB is enough"
+    assert words.numbers == f"a {card.memory_gib_marketed:g} GB GPU is enough"
     answer = one(device="cpu")
     assert "card" not in verdict_words(answer).numbers and not offers(answer)
 

@@ -32,7 +32,13 @@ def found(app: AppTest) -> TrainingPlan:
     "more",
     [
         {},
-        {"tokens": "2500000", "epochs": "2", "price": "t4=0.35/h, l4=0.7/h", "max-hours": "2"},
+        {
+            "rows": "25000",
+            "mean-length": "100",
+            "epochs": "2",
+            "price": "t4=0.35/h, l4=0.7/h",
+            "max-hours": "2",
+        },
         {"lengths": "mean=100,max=400,samples=5000", "epochs": "3", "effective-batch": "32"},
         {"gpus": "2xl4", "method": ["lora", "qlora"], "max-cost": "0.0001"},
         {"trainer": "trl-sft", "targets": "attention", "ranks": "8..16"},
@@ -41,7 +47,7 @@ def found(app: AppTest) -> TrainingPlan:
 )
 def test_the_page_plans_as_the_command_that_it_shows(more: dict[str, Any], run: Run) -> None:
     app = opened(**{**CARDS, **{n.replace("-", "_"): v for n, v in more.items()}})
-    app.session_state["take_along"] = True
+    app.session_state["export"] = True
     sound(app.run())
     plan = found(app)
     code = [element.value for element in app.code]
@@ -114,7 +120,7 @@ def test_a_file_of_data_is_planned_for_as_the_command_does(
         assert "is about the lengths of samples; add Data file" in problems(app)[0]
     app.file_uploader(key="plan.upload").set_value((name, content, "application/octet-stream"))
     app.text_input(key="plan.column").set_value(column)
-    app.session_state["take_along"] = True
+    app.session_state["export"] = True
     sound(app.run())
     plan = found(app)
     own, command = [element.value for element in app.code]  # and no link, which holds no file
@@ -192,8 +198,8 @@ def test_what_cannot_be_read_is_refused_in_the_form_s_words() -> None:
         app = opened(**{**CARDS, **more})
         (problem,) = problems(app)
         assert "This plan cannot be made" in problem and says in problem, problem
-    app = opened(**CARDS, max_hours="-1", effective_batch="0", tokens="x", batching="pack")
-    passed_over = texts(app).partition("Passed over in the link\n")[2].splitlines()
+    app = opened(**CARDS, max_hours="-1", effective_batch="0", rows="x", batching="pack")
+    passed_over = texts(app).partition("Ignored URL parameters\n")[2].splitlines()
     assert "max-hours is '-1'" in passed_over[0]
     assert "batching is 'pack'; accepted: random" in passed_over[2]
 
@@ -226,7 +232,9 @@ def test_a_run_is_seen_in_predict_with_the_same_peak() -> None:
     question = asked(app)
     assert app.session_state["page"] == "Predict" and question.gpu == best.cluster.gpu.key
     assert question.options["accumulation"] == best.setup.accumulation
-    assert f"Fits: {best.peak_bytes / 2**30:.2f} and" in texts(app)
+    assert f" GPU: {best.peak_bytes / 2**30:.2f} GiB" in texts(app).replace(
+        " an L4", " GPU"
+    ).replace(" a T4", " GPU")
 
 
 def test_sizes_of_other_pages_are_none_of_the_plan_s() -> None:

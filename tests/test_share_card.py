@@ -48,7 +48,7 @@ def test_it_says_question_verdict_numbers_and_command() -> None:
     ]
     verdict = verdict_words(answer)
     assert f"{verdict.words}{verdict.numbers}" in said
-    assert any(text.startswith("→ Gradient checkpointing: 18.89 GiB") for text in said)
+    assert any(text.startswith("→ Gradient checkpointing: 18.9 GiB") for text in said)
     for number in three_numbers(answer, Run()):
         assert {number.label, number.value} <= set(said)
     assert "--method qlora --gpu rtx_4090" in " ".join(said)

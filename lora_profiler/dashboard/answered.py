@@ -1,18 +1,19 @@
 """A question and all that is said about it, the one place where a page's numbers come from; and the
 questions that an offer, or a run of a plan, leads on to."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 
-from lora_profiler.catalog import Gpu, find_gpu, find_model, model_from_config
+from lora_profiler.catalog import Gpu, bundled_models, find_gpu, find_model, model_from_config
 from lora_profiler.catalog.config import parse
 from lora_profiler.catalog.lookup import MAX_CONFIG_BYTES
 from lora_profiler.catalog.meta_build import builds_refused
 from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, completed
-from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UsageError
+from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UsageError, nearest
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.answers import Answer, answers
 from lora_profiler.planning.guided import Guided, guided
@@ -22,6 +23,7 @@ from lora_profiler.planning.setups import DEFAULTS, written_options
 from lora_profiler.planning.setups import workloads as planning_workloads
 from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
+from lora_profiler.report.catalogues import matching
 from lora_profiler.report.first_screen import Offer
 from lora_profiler.report.json.predict import predict_payload
 from lora_profiler.report.setup_words import caution_lines
@@ -39,6 +41,19 @@ def published_model(name: str, revision: str, offline: bool) -> ModelSpec:
     for what torch would build."""
     with builds_refused(INSTEAD):
         return find_model(name, revision=revision, offline=offline, on_disk=False)
+
+
+def similar_models(text: str, most: int = 6) -> list[str]:
+    """Bundled models that have every word of `text` in their names, the shortest first; else those
+    that are spelled most like it."""
+    words = re.sub(r"[^\w.]+", " ", text)
+    ids = {name: e.id for e in bundled_models() for name in (e.id, *e.aliases)}
+    fitting = {ids[name]: None for name in sorted(ids, key=len) if matching(words, [name])}
+    if not fitting or not words.strip():
+        tails = {name.rpartition("/")[2].lower(): id for name, id in reversed(ids.items())}
+        near = nearest(text.rpartition("/")[2], tails, most)
+        fitting = {tails[tail]: None for tail in near}
+    return list(fitting)[:most]
 
 
 def uploaded_model(file_name: str, content: bytes) -> ModelSpec:

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from lora_profiler.catalog import Gpu, bundled_gpus, bundled_models
-from lora_profiler.dashboard import link, remembered, take_along, widgets
+from lora_profiler.dashboard import export, link, remembered, widgets
 from lora_profiler.dashboard.question import Question
 from lora_profiler.errors import did_you_mean
 from lora_profiler.report.catalogues import gpu_records, matching, model_records
@@ -50,7 +50,7 @@ def _models() -> None:
     if chosen is not None:
         name = matches[chosen].id
         _button(f"Predict {name}", "models_go", replace(remembered.question(), model=name))
-    widgets.downloads("models", take_along.of_rows("models", "models", model_records(matches)))
+    widgets.downloads("models", export.of_rows("models", "models", model_records(matches)))
 
 
 def _cards() -> None:
@@ -85,7 +85,7 @@ def _cards() -> None:
     elif chosen is not None:
         card = matches[chosen]
         _button(f"Judge {card.name}", "cards_go", replace(remembered.question(), gpu=card.key))
-    widgets.downloads("cards", take_along.of_rows("cards", "cards", gpu_records(matches)))
+    widgets.downloads("cards", export.of_rows("cards", "cards", gpu_records(matches)))
 
 
 def _matches(

@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from lora_profiler.comparison.errors import GROUPINGS, METRICS, Grouping, Metric
-from lora_profiler.dashboard import link, record_view, records, take_along, widgets
+from lora_profiler.dashboard import export, link, record_view, records, widgets
 from lora_profiler.dashboard.records import Loaded
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
@@ -208,11 +208,11 @@ def _draw(chosen: Sequence[Run], total: int) -> None:
         widgets.note(
             "Nothing is predicted of the peaks of these records, so that there is no error to show."
         )
-    widgets.drawer(
+    widgets.fold(
         "Errors of everything that is predicted", "all_errors", lambda: _errors(scored, by_id)
     )
     _table(chosen)
-    widgets.downloads("compare", take_along.of_records(scored, "records"))
+    widgets.downloads("compare", export.of_records(scored, "records"))
 
 
 def _figures(chosen: Sequence[Run]) -> None:

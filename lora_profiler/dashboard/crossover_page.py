@@ -6,7 +6,7 @@ import streamlit as st
 from lora_profiler.catalog import Gpu, find_gpu
 from lora_profiler.dashboard import link, sentence, widgets
 from lora_profiler.dashboard.answered import NOT_TRACED_HERE, workloads
-from lora_profiler.dashboard.fields import Inputs, show_problems
+from lora_profiler.dashboard.fields import Inputs
 from lora_profiler.dashboard.widgets import once
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.planning.crossover import BATCH_SIZES, Crossover, crossover
@@ -20,8 +20,12 @@ from lora_profiler.units import count_text
 
 
 def show() -> None:
-    inputs = sentence.ask_between()
-    show_problems(inputs)
+    main, inputs = sentence.ask_between()
+    with main:
+        _show(inputs)
+
+
+def _show(inputs: Inputs) -> None:
     link.write(link.written("Crossover", inputs.linked))
     if inputs.model is None:
         return

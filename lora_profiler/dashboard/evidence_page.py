@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pandas as pd
 import streamlit as st
 
-from lora_profiler.dashboard import link, remembered, take_along, widgets
+from lora_profiler.dashboard import export, link, remembered, widgets
 from lora_profiler.evidence import (
     MeasuredMemory,
     MeasuredStep,
@@ -100,7 +100,7 @@ def show() -> None:
         "No row is beyond the interval.",
     )
     _lines_section("Predicted, but no test", evidence.apart_lines(), "Every row is a test.")
-    widgets.drawer("What no question here says", f"{_KEY}left_out", _left_out)
+    widgets.fold("What no question here says", f"{_KEY}left_out", _left_out)
 
 
 def _left_out() -> None:
@@ -219,7 +219,7 @@ def _own_figures() -> None:
             " The table below has the numbers.",
         )
     ended_early = "What did not run to its end"
-    widgets.drawer(ended_early, f"{_KEY}not_run", lambda: widgets.small(*not_rehearsed()))
+    widgets.fold(ended_early, f"{_KEY}not_run", lambda: widgets.small(*not_rehearsed()))
 
 
 def _rows() -> None:
@@ -250,7 +250,7 @@ def _rows() -> None:
         matches, f"{_KEY}rows", f"{count_text(len(matches))} of {count_text(len(rows))} rows"
     )
     documents = records(matches)
-    widgets.downloads("evidence", take_along.of_rows(kind, f"evidence-{kind}", documents))
+    widgets.downloads("evidence", export.of_rows(kind, f"evidence-{kind}", documents))
 
 
 def _several(

@@ -1,15 +1,14 @@
 """The fields of a question, one function each, with the same options as the command line's."""
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 import streamlit as st
 
-from lora_profiler.catalog import bundled_gpus, bundled_models
-from lora_profiler.dashboard import remembered, widgets
+from lora_profiler.catalog import bundled_gpus
+from lora_profiler.dashboard import remembered
 from lora_profiler.dashboard.answered import published_model, uploaded_model
 from lora_profiler.dashboard.link import mark_changed
 from lora_profiler.dashboard.question import (
@@ -19,24 +18,24 @@ from lora_profiler.dashboard.question import (
     SETUP_OPTIONS,
     Question,
     about_of,
+    defaults_by_method,
 )
 from lora_profiler.dashboard.remembered import BY_NAME, UPLOAD, values
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.option import MAX_SIZE, Group, Option
+from lora_profiler.option import MAX_SIZE, Option
 from lora_profiler.planning.engine import ENGINES
 from lora_profiler.planning.network import LINKS
 from lora_profiler.report import labels
-from lora_profiler.stacks import TRAINERS, find_stack
-from lora_profiler.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED, OPTIONS, Method
+from lora_profiler.stacks import GUIDE, TRAINERS, find_stack
+from lora_profiler.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED, Method
 
 if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 _TARGETS = ("all-linear", "default", "attention")
 _CONFIG = "config_json"
-Width = Literal["stretch"] | int
 LabelVisibility = Literal["visible", "collapsed"]
 
 
@@ -97,19 +96,7 @@ def look_up_model(question: Question, file: "UploadedFile | None", *, uploaded: 
     return Inputs(question=question, model=model, refusal=None, uploaded=uploaded)
 
 
-def show_problems(inputs: Inputs) -> None:
-    """Says what the link asked in vain, and why there is no model."""
-    widgets.passed_over(remembered.complaints(), "in the link")
-    if inputs.refusal is not None:
-        widgets.problem(inputs.refusal, heading="There is no such model here")
-    elif inputs.model is None:
-        widgets.note(
-            "Choose a file in the settings: the config.json of any transformers model.",
-            heading="A config.json is needed",
-        )
-
-
-# --- one field each -------------------------------------------------------------------------------
+# --- the sentence ---------------------------------------------------------------------------------
 
 
 def methods(label: LabelVisibility = "visible") -> tuple[Method, ...]:
@@ -118,7 +105,7 @@ def methods(label: LabelVisibility = "visible") -> tuple[Method, ...]:
         METHODS,
         selection_mode="multi",
         format_func=labels.METHOD_LABELS.__getitem__,
-        help="Several stand side by side; with none chosen, full and LoRA do.",
+        help="Compared on this page. Without a choice: full and LoRA.",
         label_visibility=label,
         **remembered.kept("methods"),
     )
@@ -145,139 +132,171 @@ def size(name: str, width: int) -> Any:
     return _number(SETUP_OPTIONS[name], label_visibility="collapsed", width=width)
 
 
-def trainer() -> str | None:
+def trainer(label: LabelVisibility = "collapsed") -> str | None:
     return st.selectbox(
         "Trainer",
-        remembered.with_linked("trainer", TRAINERS),
+        remembered.with_linked("trainer", [name for name in TRAINERS if name != GUIDE]),
         index=None,
         **remembered.kept("trainer"),
-        placeholder="A bare loop",
-        format_func=lambda name: f"{name} · {find_stack(name).title}",
-        help="Sets what nobody has set to its own defaults, and says what its loop holds.",
+        placeholder="any trainer",
+        format_func=_trainer_name,
+        label_visibility=label,
+        width="stretch" if label == "visible" else 190,
+        help="Its defaults hold for every setting that you leave open.",
     )
 
 
-def model(width: Width = "stretch") -> str:
-    names = [name for entry in bundled_models() for name in (entry.id, *entry.aliases)]
-    chosen = st.selectbox(
+def _trainer_name(name: str) -> str:
+    """'TRL: SFTTrainer', 'LitGPT: finetune'."""
+    stack = find_stack(name)
+    return f"{stack.library}: {name}" if stack.library else stack.title.removeprefix("a ")
+
+
+def model() -> str:
+    """A hub id, or the words of one bundled model's name."""
+    text = st.text_input(
         "Model's name",
-        remembered.with_linked("model", names),
         **remembered.kept("model"),
-        accept_new_options=True,
-        placeholder="Search, or type a hub id",
+        placeholder="qwen2.5 7b, or any hub id",
         label_visibility="collapsed",
-        width=width,
-        help=(
-            "One of the bundled models, or any hub id such as organisation/name: its config.json is"
-            " fetched then."
-        ),
+        width=270,
     )
-    return chosen or Question().model
+    return text.strip() or Question().model
 
 
-def card(width: Width = "stretch", label: LabelVisibility = "visible") -> str | None:
-    keys = [card.key for card in bundled_gpus() if card.usable_bytes is not None]
-    names = {card.key: card.name for card in bundled_gpus()}
+def gpu() -> str | None:
+    keys = [gpu.key for gpu in bundled_gpus() if gpu.usable_bytes is not None]
+    names = {gpu.key: gpu.name for gpu in bundled_gpus()} | {"auto": "this machine's GPU"}
     return st.selectbox(
-        "Card",
+        "GPU",
         remembered.with_linked("gpu", [*keys, "auto"]),
         index=None,
         **remembered.kept("gpu"),
-        accept_new_options=True,
-        placeholder="None; or custom:24GiB",
-        format_func=lambda key: names.get(key, key),
-        label_visibility=label,
-        width=width,
-        help=(
-            "Whether it fits, the largest batch and the longest sequence. auto asks the driver of"
-            " this machine."
-        ),
+        placeholder="no GPU",
+        format_func=lambda key: str(names.get(key, key)).removeprefix("NVIDIA GeForce "),
+        label_visibility="collapsed",
+        width=200,
+        help="Any other size: GPU memory, in the settings.",
     )
 
 
-def run(*, with_price: bool) -> None:
-    """The training whose time is told: tokens, epochs, and what an hour costs."""
-    _of_run("millions", "Tokens, million", 1e-6, NUMBERS["tokens"].most / 1e6, 112)
-    _of_run("epochs", "Epochs", 1e-3, NUMBERS["epochs"].most, 76)
-    if with_price:
-        _of_run("price", "Price an hour", 0.0, NUMBERS["price"].most, 104, value=None)
+def gpu_memory() -> None:
+    """A GPU of any size, whose speed is not known."""
+    st.text_input(
+        "GPU memory",
+        key="gpu_memory",
+        placeholder="24GiB",
+        on_change=_take_memory,
+        help="A GPU of this size, in place of a named one.",
+    )
 
 
-def _of_run(name: str, label: str, least: float, most: float, width: int, **more: Any) -> None:
+def _take_memory() -> None:
+    size = st.session_state["gpu_memory"].strip().removeprefix("custom:")
+    st.session_state["gpu_memory"] = ""
+    if size:
+        remembered.change_one("gpu", f"custom:{size}")
+
+
+def of_run(
+    name: str,
+    label: str,
+    width: int | Literal["stretch"] = "stretch",
+    visibility: LabelVisibility = "visible",
+) -> None:
+    """A number of the training whose time is asked."""
+    bounds = NUMBERS[name]
+    looks: dict[str, Any] = {"min_value": 1, "max_value": int(bounds.most), "step": 1}
+    if not bounds.is_whole:
+        least = 0.0 if bounds.may_be_zero else 1e-3
+        looks = {"min_value": least, "max_value": bounds.most, "step": 1.0, "format": "%g"}
+    if bounds.may_be_zero:
+        looks["value"] = None
     values()[name] = st.number_input(
         label,
-        least,
-        most,
-        step=1.0,
-        format="%g",
         placeholder="none",
+        label_visibility=visibility,
         width=width,
+        **looks,
         **remembered.kept(name),
-        **more,
     )
 
 
 # --- the options of a setup -----------------------------------------------------------------------
 
 
-def group(name: Group, *, leave_out: Collection[str] = ()) -> dict[str, Any]:
-    """The widgets of a group, those in columns first, and what they say by option."""
-    options = [
-        option
-        for option in OPTIONS
-        if option.name in SETUP_OPTIONS
-        and option.declared.group == name
-        and option.name not in leave_out
-    ]
-    values: dict[str, Any] = {}
-    if {"left", "right"} <= {option.declared.column for option in options}:
-        for side, place in zip(("left", "right"), st.columns(2), strict=True):
-            with place:
-                values |= {o.name: _widget(o) for o in options if o.declared.column == side}
-    return values | {o.name: _widget(o) for o in options if o.name not in values}
+def option(option: Option) -> Any:
+    """The widget of an option. Where the methods have different defaults it begins empty, and says
+    which each has, for which it needs the whole width."""
+    own = _own_defaults(option)
+    if own:
+        with st.container(key=f"stacked-{option.name}"):
+            return _widget(option, own)
+    return _widget(option, own)
 
 
-def _widget(option: Option) -> Any:
-    if option.kind == "choice":
+def _widget(option: Option, own: str) -> Any:
+    if option.kind == "choice" or (own and option.kind == "switch"):
+        kept = remembered.kept(option.name)
+        choices: tuple[Any, ...] = option.choices or (True, False)
+        looks: dict[str, Any] = {"index": None, "placeholder": own} if own else {}
         return st.selectbox(
-            _label(option), option.choices, help=_tip(option), **remembered.kept(option.name)
+            label_of(option), choices, help=_tip(option), format_func=_said, **looks, **kept
         )
     if option.kind == "switch":
-        return st.toggle(_label(option), help=_tip(option), **remembered.kept(option.name))
+        return st.toggle(label_of(option), help=_tip(option), **remembered.kept(option.name))
     if option.kind == "text":
         return _text(option) if remembered.is_text_field(option) else _suggested(option)
     return _number(option)
 
 
-def _label(option: Option) -> str:
+def _own_defaults(option: Option) -> str:
+    """'full off, LoRA on': the defaults of the methods that are asked; '' where they agree."""
+    of = defaults_by_method(values()["trainer"], values()["methods"]).get(option.name, {})
+    if len(set(of.values())) < 2:
+        return ""
+    by_value: dict[Any, list[str]] = {}
+    for method, value in of.items():
+        by_value.setdefault(value, []).append(labels.METHOD_LABELS[method])
+    return ", ".join(f"{'/'.join(names)} {_said(value)}" for value, names in by_value.items())
+
+
+def _said(value: Any) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+
+
+def label_of(option: Option) -> str:
     return option.declared.label or option.name.replace("_", " ").capitalize()
 
 
 def _tip(option: Option) -> str | None:
-    """What is said beside the label: the command line's help where nothing else is declared."""
+    """The command line's help where nothing else is declared."""
     tip = option.declared.tip
     return (option.declared.help if tip is None else tip) or None
 
 
 def _number(option: Option, **more: Any) -> Any:
-    declared = option.declared
+    declared, own = option.declared, _own_defaults(option)
     looks: dict[str, Any] = {"min_value": 1, "max_value": MAX_SIZE, "step": 1}
     if option.kind == "number":
         most, step = float(MOST), 1.0
         if declared.below is not None:
             most, step = math.nextafter(declared.below, 0.0), 0.05
         looks = {"min_value": 0.0, "max_value": most, "step": step, "format": "%g"}
-    if option.default is None:
-        looks |= {"value": None, "placeholder": declared.placeholder or declared.default_text}
+    if option.default is None or own:
+        looks |= {
+            "value": None,
+            "placeholder": own or declared.placeholder or declared.default_text,
+        }
     return st.number_input(
-        _label(option), help=_tip(option), **looks, **remembered.kept(option.name), **more
+        label_of(option), help=_tip(option), **looks, **remembered.kept(option.name), **more
     )
 
 
 def _text(option: Option) -> str | None:
     """A list as text; None where nothing is written."""
     text: str = st.text_input(
-        _label(option),
+        label_of(option),
         placeholder=option.declared.placeholder,
         help=_tip(option),
         **remembered.kept(option.name),
@@ -288,7 +307,7 @@ def _text(option: Option) -> str | None:
 def _suggested(option: Option) -> str:
     """Text that begins with some suggestions."""
     text: str | None = st.selectbox(
-        _label(option),
+        label_of(option),
         remembered.with_linked(option.name, _TARGETS),
         **remembered.kept(option.name),
         accept_new_options=True,
@@ -299,23 +318,24 @@ def _suggested(option: Option) -> str:
 
 def ranks(*, network: bool) -> dict[str, Any]:
     """What ranks share, and only then how many there are, and what links them."""
-    sharding = _widget(SETUP_OPTIONS["sharding"])
+    sharding = option(SETUP_OPTIONS["sharding"])
     if sharding == "none":
         return {"sharding": sharding, "world_size": 1, "interconnect": None}
     own = remembered.kept("world_size")
     least = 1 if sharding in DEEPSPEED_ZERO else 2
     st.session_state[own["key"]] = max(least, st.session_state[own["key"]])
-    world_size = st.number_input(_label(SETUP_OPTIONS["world_size"]), least, MAX_SIZE, **own)
+    world_size = st.number_input(label_of(SETUP_OPTIONS["world_size"]), least, MAX_SIZE, **own)
     values: dict[str, Any] = {"sharding": sharding, "world_size": world_size}
+    names: tuple[str, ...] = ()
     if sharding in DEEPSPEED_ZERO:
-        names = ("reduce_bucket_size", "offload_optimizer_device", "offload_param_device")
-        values.update({name: _widget(SETUP_OPTIONS[name]) for name in names})
+        names += ("reduce_bucket_size", "offload_optimizer_device", "offload_param_device")
     if sharding in FLAT:
-        values["use_orig_params"] = _widget(SETUP_OPTIONS["use_orig_params"])
+        names += ("use_orig_params",)
     if sharding == "fsdp":
-        values["context_parallel_size"] = _widget(SETUP_OPTIONS["context_parallel_size"])
+        names += ("context_parallel_size",)
     if sharding in FULLY_SHARDED:
-        values["offload_params"] = _widget(SETUP_OPTIONS["offload_params"])
+        names += ("offload_params",)
+    values |= {name: option(SETUP_OPTIONS[name]) for name in names}
     if network:
         values["interconnect"] = st.selectbox(
             "Interconnect",
@@ -323,17 +343,14 @@ def ranks(*, network: bool) -> dict[str, Any]:
             index=None,
             **remembered.kept("interconnect"),
             accept_new_options=True,
-            placeholder="None: search, or type 25GB/s",
+            placeholder="none, or 25GB/s",
             help="The slowest link among the ranks.",
         )
     return values
 
 
 def engine() -> dict[str, Any]:
-    says = (
-        "auto: a compiled profile where there is one, else the rules. Nothing is traced in this"
-        " window."
-    )
+    says = "auto takes a compiled profile, else the rules. This page traces nothing."
     return {"engine": st.selectbox("Engine", ENGINES, help=says, **remembered.kept("engine"))}
 
 

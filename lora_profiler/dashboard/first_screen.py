@@ -1,5 +1,5 @@
-"""Predict's first screen: the verdict, what to change with one click, a bar a method in the card's
-frame, three numbers, and what it rests on."""
+"""Predict's first screen: the verdict, what to change with one click, a bar for each method and
+trainer against the GPU's memory, and what it rests on."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from lora_profiler.dashboard import fields, link, take_along, widgets
+from lora_profiler.dashboard import export, link, trainers, widgets
 from lora_profiler.dashboard.answered import Answered, applied, workloads
 from lora_profiler.dashboard.question import SETUP_OPTIONS, predict_arguments
 from lora_profiler.dashboard.remembered import change, question, shown
@@ -24,9 +24,8 @@ from lora_profiler.planning.engine import (
 from lora_profiler.planning.reserve import held_bytes
 from lora_profiler.planning.sizes import BATCHES, RANKS, lengths
 from lora_profiler.report.answer.comparison_table import answered_differently, asked_differently
-from lora_profiler.report.answer.guided import guided_blocks
 from lora_profiler.report.card import Frame, frame, framed, judged, share_card
-from lora_profiler.report.first_screen import offers, three_numbers, trust, verdict_words
+from lora_profiler.report.first_screen import offers, three_numbers, trust, verdict
 from lora_profiler.report.labels import method_label, way_label
 from lora_profiler.units import count_text
 
@@ -34,58 +33,49 @@ _SLIDES = "slides"
 
 
 def show(result: Answered, answer: Answer, model: ModelSpec, *, linked: bool) -> None:
-    """About `answer`, one of those of `result`; `linked` where a link can hold the question. The
-    address is written here, since the fields of the training are drawn here."""
-    bars = frame(result.answers, answer.prediction)
+    """About `answer`, one of those of `result`; `linked` where a link can hold the question."""
+    run = shown().run
+    with st.container(key="verdict"):
+        widgets.piece("verdict", verdict(answer), three_numbers(answer, run)[1:])
     with st.container(key="first"):
-        left, right = st.columns([2, 1], gap="large")
-        with left:
-            widgets.piece("verdict", verdict_words(answer))
-            _offers(result, answer, model)
-            widgets.piece("frame", bars)
-            if result.guided is not None:
-                widgets.blocks(guided_blocks(result.guided))
-            _slides(model, result, bars)
-        with right:
-            place = st.container()
-            if answer.step:
-                with st.container(horizontal=True, gap="xsmall", key="run"):
-                    fields.run(with_price=True)
-            with place:
-                widgets.piece("numbers", three_numbers(answer, shown().run))
+        _offers(result, answer, model)
+        bars = frame(result.answers, answer.prediction)
+        widgets.piece("frame", bars)
+        _slides(model, result, bars)
+        trainers.show(result, answer, model)
         params = link.written("Predict", result.question if linked else None, shown=shown())
         link.write(params)
         widgets.piece("trust", trust(answer))
         with st.container(horizontal=True, gap="small", key="actions"):
             command = _command(result, answer, is_file=not linked)
-            take_along.show(
+            export.show(
                 params if linked else None,
                 command,
                 answer.prediction.workload,
-                take_along.of_answers(result),
-                partial(share_card, result.answers, answer, shown().run, command),
+                export.of_answers(result),
+                partial(share_card, result.answers, answer, run, command),
             )
-            st.button("Pin as A", key="pin", on_click=_pin, args=(answer,), help="To compare with.")
+            st.button("Compare with this", key="pin", on_click=_pin, args=(answer,))
 
 
 def _offers(result: Answered, answer: Answer, model: ModelSpec) -> None:
-    """What to change, the first one first; Apply asks for it."""
-    with st.container(key="offers", gap="xsmall"):
-        for number, offer in enumerate(offers(answer, result.question.engine)):
-            wanted = applied(offer, answer, model, result.question)
-            with st.container(
-                horizontal=True, vertical_alignment="center", gap="small", wrap=False
-            ):
-                if wanted is not None:
-                    st.button(
-                        "Apply",
-                        key=f"apply.{number}",
-                        type="primary" if number == 0 else "secondary",
-                        help=offer.tip,
-                        on_click=change,
-                        args=(wanted, offer.setup.method if offer.setup else None),
-                    )
-                widgets.piece("offer", offer)
+    """A button for each change, the first one first."""
+    found = offers(answer, result.question.engine)
+    wanted = [(offer, applied(offer, answer, model, result.question)) for offer in found]
+    able = [(offer, question) for offer, question in wanted if question is not None]
+    if not able:
+        return
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", key="offers"):
+        widgets.words("Change one thing:")
+        for number, (offer, question) in enumerate(able):
+            st.button(
+                widgets.plain(offer.text),
+                key=f"apply.{number}",
+                help=offer.tip,
+                wrap=True,
+                on_click=change,
+                args=(question, offer.setup.method if offer.setup else None),
+            )
 
 
 def _command(result: Answered, answer: Answer, *, is_file: bool) -> list[str]:
@@ -241,7 +231,7 @@ def show_pinned(answer: Answer) -> None:
     """What differs between the answer that was pinned and the present one."""
     pinned: Answer | None = st.session_state.get(_PINNED)
     if pinned is None:
-        widgets.note("Pin an answer as A, change the question, and see here what differs.")
+        widgets.note("Click Compare with this, change the question, and see here what differs.")
         return
     questions, answers = asked_differently(pinned, answer), answered_differently(pinned, answer)
     widgets.section(

@@ -115,12 +115,12 @@ def _findings(findings: Findings) -> None:
     widgets.blocks([_verdicts(findings)])
     widgets.small("* must hold exactly, up to rounding")
     every = "Every claim, and what was found"
-    widgets.drawer(every, "learn.findings", lambda: _claims(findings))
+    widgets.fold(every, "learn.findings", lambda: _claims(findings))
     for heading, members in grouped(findings.charts):
         widgets.section(heading)
         _chart(members)
     numbers = "The numbers of all these figures"
-    widgets.drawer(numbers, "learn.numbers", lambda: _numbers(findings))
+    widgets.fold(numbers, "learn.numbers", lambda: _numbers(findings))
 
 
 def _claims(findings: Findings) -> None:

@@ -12,10 +12,13 @@ from lora_profiler.dashboard import plan_question
 from lora_profiler.dashboard.plan_question import PlanQuestion
 from lora_profiler.dashboard.question import (
     METHODS,
+    NUMBERS,
+    PARAMETERS,
     Question,
     Shown,
     completed,
     from_params,
+    parameter,
     shown_from_params,
     shown_to_params,
     to_params,
@@ -64,29 +67,43 @@ def parsed(params: Mapping[str, Sequence[str]]) -> Link:
     rest = {name: list(values) for name, values in params.items()}
     complaints: list[str] = []
     page = _page(rest.pop("page", [PAGES[0]])[-1], complaints)
+    own = {"Learn": set(LAYER_STEPS), "Compare": {"record"}}.get(page, _OF_QUESTION | _more(page))
+    rest = {n: values for n, values in rest.items() if n in own or n not in _known()}
     if page == "Learn":
-        layer, passed_over = layer_from(rest)
-        return Link(
-            page=page, question=Question(), layer=layer, complaints=(*complaints, *passed_over)
-        )
+        layer, ignored = layer_from(rest)
+        return Link(page=page, question=Question(), layer=layer, complaints=(*complaints, *ignored))
+    if page == "Compare":
+        record = rest.pop("record", [""])[-1] or None
+        for name in rest:
+            text = _no_option("Compare", name, ("record",))
+            complaints.append(f"{text} {_STARTED_WITH}" if name == "records" else text)
+        return Link(page=page, question=Question(), record=record, complaints=tuple(complaints))
     if page == PAGES[0] and not rest:
         return Link(page=page, question=first_question(), complaints=tuple(complaints))
-    if page != "Compare":
-        plan, shown = PlanQuestion(), Shown()
-        passed_over = ()
-        if page == "Plan":
-            plan, passed_over = plan_question.from_params(rest)
-        if page in ("Plan", PAGES[0]):
-            shown, more = shown_from_params(rest)
-            passed_over = (*passed_over, *more)
-        question, more = from_params(rest)
-        problems = (*complaints, *passed_over, *more)
-        return Link(page=page, question=question, shown=shown, plan=plan, complaints=problems)
-    record = rest.pop("record", [""])[-1] or None
-    for name in rest:
-        text = _no_option("Compare", name, ("record",))
-        complaints.append(f"{text} {_STARTED_WITH}" if name == "records" else text)
-    return Link(page=page, question=Question(), record=record, complaints=tuple(complaints))
+    plan, shown = PlanQuestion(), Shown()
+    if page == "Plan":  # whose prices are others than Predict's
+        plan, ignored = plan_question.from_params(rest)
+        complaints += ignored
+    if page in ("Plan", PAGES[0]):
+        shown, ignored = shown_from_params(rest)
+        complaints += ignored
+    question, ignored = from_params(rest)
+    problems = (*complaints, *ignored)
+    return Link(page=page, question=question, shown=shown, plan=plan, complaints=problems)
+
+
+_OF_QUESTION, _OF_SHOWN = {*PARAMETERS, "method"}, {"about", *map(parameter, NUMBERS)}
+
+
+def _more(page: str) -> set[str]:
+    """What an address says on this page beside the question."""
+    of_plan = set(map(parameter, plan_question.FIELDS))
+    return {PAGES[0]: _OF_SHOWN, "Plan": _OF_SHOWN | of_plan}.get(page, set())
+
+
+def _known() -> set[str]:
+    """What an address says on any page."""
+    return _OF_QUESTION | _more("Plan") | {"record", *LAYER_STEPS}
 
 
 def _no_option(page: str, name: str, known: Iterable[str]) -> str:

@@ -10,15 +10,24 @@ import streamlit as st
 from lora_profiler._common.messages import WARNING, messages_in
 from lora_profiler.catalog import bundled_gpus
 from lora_profiler.comparison.scored import scored
-from lora_profiler.dashboard import following, link, measuring, record_view, sentence, widgets
+from lora_profiler.dashboard import (
+    following,
+    link,
+    measuring,
+    record_view,
+    remembered,
+    sentence,
+    widgets,
+)
 from lora_profiler.dashboard.answered import Answered, answered
-from lora_profiler.dashboard.fields import Inputs, show_problems
+from lora_profiler.dashboard.fields import Inputs
 from lora_profiler.dashboard.measuring import BenchConditions, CaseState, Measuring
-from lora_profiler.dashboard.question import Question
+from lora_profiler.dashboard.question import Question, completed
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness import Heartbeat
 from lora_profiler.harness.device_choice import present_device
 from lora_profiler.option import MAX_SIZE
+from lora_profiler.planning.setups import CPU_DEFAULTS, DEFAULTS
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table, table
 from lora_profiler.report.charts.curves import phase_samples
@@ -33,24 +42,28 @@ from lora_profiler.workload import Device
 
 
 def show() -> None:
-    with st.sidebar:
-        file = sentence.ask_model_in_column()
-        with st.expander("How it is measured", expanded=True):
-            conditions = _conditions()
-        inputs = sentence.ask_options_in_column(file)
-    show_problems(inputs)
-    link.write(link.written("Measure", inputs.linked))
-    if inputs.model is not None:
-        try:
-            result = answered(inputs.model, _as_measured(inputs.question, conditions))
-        except LoraProfilerError as e:
-            widgets.problem(str(e), heading="This question cannot be measured")
-        else:
-            _before(result, inputs, conditions)
-    following.show("measuring", _going, _after)
+    (main, inputs), conditions = sentence.ask_measured(_how)
+    with main:
+        link.write(link.written("Measure", inputs.linked))
+        if inputs.model is not None:
+            try:
+                result = answered(inputs.model, _as_measured(inputs.question, conditions))
+            except LoraProfilerError as e:
+                widgets.problem(str(e), heading="This question cannot be measured")
+            else:
+                _before(result, inputs, conditions)
+        following.show("measuring", _going, _after)
 
 
 # --- before ---------------------------------------------------------------------------------------
+
+SMALL_MODEL = "HuggingFaceTB/SmolLM2-135M"
+
+
+def _how() -> BenchConditions:
+    with st.container(key="conditions", gap="xsmall"):
+        widgets.head("How it is measured")
+        return _conditions()
 
 
 def _conditions() -> BenchConditions:
@@ -147,8 +160,8 @@ def _before(result: Answered, inputs: Inputs, conditions: BenchConditions) -> No
     widgets.blocks([table(result.predictions, columns)])
     refused = measuring.refusal(result, conditions)
     if refused is not None:
-        instead = "Or rehearse it on a card that is not there: Rehearse on, beside."
-        widgets.problem(refused, instead, heading="This machine cannot measure it")
+        widgets.problem(refused, heading="This machine cannot measure it")
+        _instead(inputs)
     else:
         widgets.small(measuring.duration_words(result, conditions))
     following.start_button(
@@ -157,6 +170,23 @@ def _before(result: Answered, inputs: Inputs, conditions: BenchConditions) -> No
         partial(measuring.start, model, result.question, conditions, uploaded=inputs.uploaded),
         disabled=refused is not None,
     )
+
+
+def _instead(inputs: Inputs) -> None:
+    """What can be measured here."""
+    if inputs.question.model != SMALL_MODEL or inputs.uploaded:
+        st.button(
+            "Measure SmolLM2-135M instead", key="measure.small", type="primary", on_click=_small
+        )
+    widgets.small("Or choose a GPU under Rehearse on: that counts memory without training.")
+
+
+def _small() -> None:
+    """Asks about a model that any machine can train."""
+    own = CPU_DEFAULTS if default_device() == "cpu" else {}
+    options = completed(None, {"methods": DEFAULTS["methods"], **own})
+    remembered.seed(Question(model=SMALL_MODEL, options=options))
+    link.mark_changed()
 
 
 # --- during ---------------------------------------------------------------------------------------

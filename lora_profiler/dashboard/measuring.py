@@ -11,9 +11,9 @@ from lora_profiler.campaign.planned import Planned, refuse_beyond
 from lora_profiler.catalog import Gpu, find_gpu
 from lora_profiler.dashboard import following
 from lora_profiler.dashboard.answered import Answered
+from lora_profiler.dashboard.export import plain_name
 from lora_profiler.dashboard.following import Followed
 from lora_profiler.dashboard.question import Question, setup_arguments, with_model
-from lora_profiler.dashboard.take_along import plain_name
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness import Case
 from lora_profiler.harness.machine import memory_limit_bytes, physical_memory_bytes

@@ -9,16 +9,16 @@ import streamlit as st
 from lora_profiler.batching.batches import BATCHINGS
 from lora_profiler.batching.sample_lengths import SampleLengths
 from lora_profiler.dashboard import (
+    export,
     fields,
     link,
     plan_question,
     remembered,
     sentence,
-    take_along,
     widgets,
 )
 from lora_profiler.dashboard.answered import asking
-from lora_profiler.dashboard.fields import Inputs, show_problems
+from lora_profiler.dashboard.fields import Inputs
 from lora_profiler.dashboard.link import mark_changed
 from lora_profiler.dashboard.plan_question import DataFile, Field, PlanQuestion
 from lora_profiler.dashboard.question import MOST, Question, Shown
@@ -29,7 +29,7 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.planned import PlannedRun, cost_of, hours_of
-from lora_profiler.report.blocks import paragraph
+from lora_profiler.report.blocks import Verdict, paragraph
 from lora_profiler.report.charts.dots import FrontPoint, plan_front
 from lora_profiler.report.decision import plan as plan_words
 from lora_profiler.report.decision.plan import (
@@ -40,7 +40,7 @@ from lora_profiler.report.decision.plan import (
     question_lines,
     run_words,
 )
-from lora_profiler.report.first_screen import ThreeNumber, VerdictWords
+from lora_profiler.report.first_screen import ThreeNumber
 from lora_profiler.report.parts import Drawing
 from lora_profiler.units import bytes_text, count_text
 
@@ -55,8 +55,12 @@ def seed(question: PlanQuestion) -> None:
 
 
 def show() -> None:
-    inputs = sentence.ask_plan(_form, plan_question.CHOSEN)
-    show_problems(inputs)
+    main, inputs = sentence.ask_plan(_form, plan_question.CHOSEN)
+    with main:
+        _show(inputs)
+
+
+def _show(inputs: Inputs) -> None:
     plan_inputs: PlanQuestion = st.session_state[_ASKED]
     file: DataFile | None = st.session_state[_FILE]
     question = plan_question.open_question(inputs.question)
@@ -93,7 +97,9 @@ def show() -> None:
 
 def _form() -> None:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="xsmall", key="plan_form"):
-        fields.run(with_price=False)
+        fields.of_run("rows", "Rows", 100)
+        fields.of_run("mean_length", "Tokens a row", 100)
+        fields.of_run("epochs", "Epochs", 76)
         said = {
             name: _field(name, field)
             for name, field in plan_question.FIELDS.items()
@@ -170,40 +176,36 @@ def _field(name: str, field: Field) -> Any:
 
 
 def _take(plan: TrainingPlan, run: PlannedRun) -> None:
-    left, right = st.columns([2, 1], gap="large")
-    with left:
-        take = f"Take {plan_words.run_words(run, plan_words.names_of(plan))}"
-        widgets.piece("verdict", VerdictWords(words=take, numbers="", verdict=None))
-        widgets.small(plan_words.layout_words(run.setup), plan_words.trains_words(run))
-        why, limit = plan_words.reason(plan, run), plan_words.binding_words(plan, run)
-        widgets.blocks([paragraph(why, limit), plan_words.ways_table(plan)])
-        widgets.small(*(plan_words.neighbour_words(plan, each) for each in plan.neighbours))
-    with right:
-        widgets.piece("numbers", _numbers(run))
+    take = f"Take {plan_words.run_words(run, plan_words.names_of(plan))}"
+    with st.container(key="verdict"):
+        widgets.piece("verdict", Verdict(sign="fits", words=take), _numbers(run))
+    widgets.small(plan_words.layout_words(run.setup), plan_words.trains_words(run))
+    why, limit = plan_words.reason(plan, run), plan_words.binding_words(plan, run)
+    widgets.blocks([paragraph(why, limit), plan_words.ways_table(plan)])
+    widgets.small(*(plan_words.neighbour_words(plan, each) for each in plan.neighbours))
 
 
 def _numbers(run: PlannedRun) -> tuple[ThreeNumber, ...]:
     numbers = [
         ThreeNumber(
-            label="Peak a GPU", value=bytes_text(run.peak_bytes), note=plan_words.room_words(run)
+            label="a GPU", value=bytes_text(run.peak_bytes), note=plan_words.room_words(run)
         )
     ]
     if run.hours and run.time:
         note = f"{plan_words.interval_words(run.hours)}; {plan_words.basis_words(run.time)}"
         numbers.append(
-            ThreeNumber(label="Time", value=plan_words.hours_text(run.hours.middle), note=note)
+            ThreeNumber(label="", value=plan_words.hours_text(run.hours.middle), note=note)
         )
     if run.cost and run.price:
         cost = plan_words.money_text(run.cost.middle, run.price.currency)
-        numbers.append(
-            ThreeNumber(label="Cost", value=cost, note=plan_words.cost_interval_words(run))
-        )
+        numbers.append(ThreeNumber(label="", value=cost, note=plan_words.cost_interval_words(run)))
     return tuple(numbers)
 
 
 def _no_plan(plan: TrainingPlan) -> None:
     head, rest = plan_words.nothing_words(plan)
-    widgets.piece("verdict", VerdictWords(words=head, numbers="", verdict="does_not_fit"))
+    with st.container(key="verdict"):
+        widgets.piece("verdict", Verdict(sign="does_not_fit", words=head), ())
     widgets.blocks([paragraph(rest[:1].upper() + rest[1:])])
 
 
@@ -223,11 +225,11 @@ def _actions(
     if inputs.uploaded:
         question = replace(question, model=f"{run.workload.model.id}.json")
     with st.container(horizontal=True, gap="small", key="actions"):
-        take_along.show(
+        export.show(
             None if inputs.uploaded or file else params,
             plan_question.plan_arguments(question, plan_inputs, amount, file),
             run.workload,
-            take_along.of_plan(plan, question.trainer_defaults, more),
+            export.of_plan(plan, question.trainer_defaults, more),
         )
         network = run.network.key if run.network and run.cluster.cards > 1 else None
         on_card = replace(question, gpu=run.cluster.gpu.key, interconnect=network)

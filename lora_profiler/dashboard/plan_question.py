@@ -204,7 +204,7 @@ def _amount(question: Question, plan: PlanQuestion, run: Run, file: SampleLength
                 f"{flag(idle[0])} is about the lengths of samples; add --data or --lengths, or"
                 " leave it out."
             )
-        return Amount(tokens=round(run.tokens), epochs=run.epochs)
+        return Amount(tokens=run.tokens, epochs=run.epochs)
     if lengths.num_tokens == 0:
         raise UsageError("the data have no token in them; name others, or leave them out.")
     data = TrainingData(
@@ -259,7 +259,7 @@ def plan_arguments(
     words = setup_arguments(question)
     if "methods" not in question.explicit:
         words += [w for method in question.options["methods"] for w in ("--method", method)]
-    tokens = ("--tokens", _short(round(run.tokens)), "--epochs", f"{run.epochs:g}")
+    tokens = ("--tokens", _short(run.tokens), "--epochs", f"{run.epochs:g}")
     words += data_arguments(plan, run, file) or tokens
     for name in FIELDS:
         value = getattr(plan, name)

@@ -8,7 +8,7 @@ import streamlit as st
 
 from lora_profiler.dashboard import evidence_page, first_screen, link, sentence, widgets
 from lora_profiler.dashboard.answered import Answered, answered, would_be_traced
-from lora_profiler.dashboard.fields import show_problems
+from lora_profiler.dashboard.fields import Inputs
 from lora_profiler.dashboard.question import setup_arguments
 from lora_profiler.dashboard.remembered import shown
 from lora_profiler.errors import LoraProfilerError
@@ -27,9 +27,12 @@ from lora_profiler.units import count_text
 
 
 def show() -> None:
-    inputs = sentence.ask()
-    sentence.show_file_reading()
-    show_problems(inputs)
+    main, inputs = sentence.ask()
+    with main:
+        _show(inputs)
+
+
+def _show(inputs: Inputs) -> None:
     if inputs.model is None:
         link.write(link.written("Predict", inputs.linked))
         return
@@ -39,9 +42,9 @@ def show() -> None:
         link.write(link.written("Predict", inputs.linked))
         widgets.problem(str(e), heading="This question has no answer")
         return
-    _caution(result)
     answer = result.about(shown().about)
     first_screen.show(result, answer, inputs.model, linked=not inputs.uploaded)
+    _caution(result)
     _tabs(result, answer)
 
 
@@ -53,9 +56,8 @@ def _caution(result: Answered) -> None:
             ["lora-profile", "compile", result.question.model, *setup_arguments(result.question)]
         )
         widgets.caution(
-            "Neither the rules nor a profile know this model's activations, so that every peak here"
-            " is a lower bound. Trace the step once on the command line, and this page knows them"
-            " too:",
+            "The activations of this model are not known: every peak is a lower bound.",
+            "Trace the step once on the command line; this page then knows them too:",
             command,
         )
 
@@ -66,11 +68,11 @@ VIEW_KEY = "view"
 def _tabs(result: Answered, answer: Answer) -> None:
     """About `answer` where a tab is about one method; only the tab that is open is worked out."""
     tabs: dict[str, Callable[[Answered, Answer], None]] = {
-        "When": _when,
-        "Where": _where,
-        "What fits": _fit_section,
+        "Timeline": _timeline,
+        "Breakdown": _breakdown,
+        "Fit map": _fit_map,
         "Compare": lambda _, answer: first_screen.show_pinned(answer),
-        "Why": _explanation,
+        "Explanation": _explanation,
     }
     places = st.tabs(list(tabs), key=VIEW_KEY, on_change="rerun")
     for place, draw in zip(places, tabs.values(), strict=True):
@@ -79,7 +81,7 @@ def _tabs(result: Answered, answer: Answer) -> None:
                 draw(result, answer)
 
 
-def _when(result: Answered, answer: Answer) -> None:
+def _timeline(result: Answered, answer: Answer) -> None:
     """Memory over the step, and where its time goes."""
     widgets.section(f"Memory over one step, {method_label(answer.prediction)}")
     widgets.drawing(predicted.answer_curve("curve", answer), "curve")
@@ -89,7 +91,7 @@ def _when(result: Answered, answer: Answer) -> None:
         widgets.small(*lines)
 
 
-def _where(result: Answered, answer: Answer) -> None:
+def _breakdown(result: Answered, answer: Answer) -> None:
     """What holds the peak, by category and by layer."""
     widgets.section("What the peak is made of")
     widgets.drawing(predicted.composition_drawing("composition", result.answers), "composition")
@@ -99,7 +101,7 @@ def _where(result: Answered, answer: Answer) -> None:
     _layers(result)
 
 
-def _fit_section(result: Answered, answer: Answer) -> None:
+def _fit_map(result: Answered, answer: Answer) -> None:
     """Sizes and cards that fit, and what lowers the peak."""
     label = method_label(answer.prediction)
     widgets.section(f"What fits, {label}")
@@ -114,34 +116,36 @@ def _fit_section(result: Answered, answer: Answer) -> None:
             )
         )
     elif result.gpu is None:
-        widgets.note("Choose a card to see which batch sizes and sequence lengths fit it.")
+        widgets.note("Choose a GPU to see which batch sizes and sequence lengths fit it.")
     else:
-        widgets.note(
-            "Whether a size fits is not known, because this engine does not know the model's"
-            " activations."
-        )
+        widgets.note("Which sizes fit is not known: this engine does not know the activations.")
     cards = timing.smallest_cards_table(result.answers, result.question.engine)
     if cards is not None:
-        widgets.section("The smallest cards")
+        widgets.section("The smallest GPUs")
         widgets.blocks([cards])
     widgets.section(f"What lowers the peak, {label}")
-    nothing = ("No single change that is known here lowers this peak.",)
+    nothing = ("No single change lowers this peak.",)
     widgets.drawing(predicted.levers_drawing("levers", answer), "levers", nothing=nothing)
     widgets.small(*(f"{lever.name}: {lever.option}; {lever.price}." for lever in answer.levers))
 
 
 def _limits(answer: Answer) -> None:
     """How far each size can go by itself, in words."""
-    fit = answer.fit
+    fit, setup = answer.fit, answer.prediction.workload.setup
     if fit is None or fit.largest_batch_size is None or fit.longest_seq_len is None:
         return
-    sizes = {"batch": fit.largest_batch_size, "length": fit.longest_seq_len}
-    if fit.highest_rank is not None:
-        sizes["rank"] = fit.highest_rank
-    words = (
-        f"{name} up to {count_text(most)}" if most else f"no {name}" for name, most in sizes.items()
-    )
-    widgets.small(f"What fits with all else as asked: {', '.join(words)}.")
+    if not fit.largest_batch_size:
+        words = f"No batch size fits at {count_text(setup.seq_len)} tokens"
+        if fit.longest_seq_len:
+            size = f"at batch {count_text(setup.batch_size)}"
+            words += f"; {size} up to {count_text(fit.longest_seq_len)} tokens fit"
+    else:
+        sizes = [f"batch {count_text(fit.largest_batch_size)}"]
+        sizes.append(f"{count_text(fit.longest_seq_len)} tokens")
+        if fit.highest_rank:
+            sizes.append(f"rank {count_text(fit.highest_rank)}")
+        words = f"{', '.join(sizes[:-1])} or {sizes[-1]} is the most that fits"
+    widgets.small(f"{words[:1].upper()}{words[1:]}.")
 
 
 def _explanation(result: Answered, answer: Answer) -> None:
@@ -151,9 +155,9 @@ def _explanation(result: Answered, answer: Answer) -> None:
     widgets.small(*parts.setup)
     widgets.cards(headlines(result.answers))
     _interval(result, parts)
-    widgets.drawer("All numbers", "numbers", lambda: widgets.blocks(parts.tables))
+    widgets.fold("All numbers", "numbers", lambda: widgets.blocks(parts.tables))
     formulas = (block for a in result.answers for block in explain_blocks(a))
-    widgets.drawer("How each number was worked out", "explain", lambda: widgets.blocks(formulas))
+    widgets.fold("The formula behind each number", "explain", lambda: widgets.blocks(formulas))
     widgets.small(*parts.peaks, *parts.exactness)
 
 
@@ -166,14 +170,12 @@ def _interval(result: Answered, parts: ModelParts) -> None:
     steps = [answer.step for answer in result.answers if answer.step]
     peaks = [likely.nearest for answer in result.answers if (likely := answer.likely)]
     evidence_page.rows_table(
-        list(dict.fromkeys(peaks)), "nearest_peaks", "The measured peaks nearest to this question."
+        list(dict.fromkeys(peaks)), "nearest_peaks", "Measured peaks closest to this question."
     )
     timed = [step.evidence for step in steps if step.evidence]
     if timed:
         evidence_page.rows_table(
-            list(dict.fromkeys(timed)),
-            "nearest_steps",
-            "The measured steps nearest to this question.",
+            list(dict.fromkeys(timed)), "nearest_steps", "Measured steps closest to this question."
         )
 
 
@@ -199,7 +201,7 @@ def _layers(result: Answered) -> None:
     )
     drawing = layer_drawing("layers", result.predictions, quantity)
     widgets.drawing(drawing, "layers", nothing=("No layer holds any of it.",))
-    widgets.drawer(
+    widgets.fold(
         "Every kind of layer as a table",
         "layer_tables",
         lambda: widgets.blocks(layer_blocks(result.predictions)),

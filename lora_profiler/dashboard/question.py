@@ -29,7 +29,14 @@ SETUP_OPTIONS: Mapping[str, Option] = {
 }
 """By name."""
 OWN_NAMES = ("model", "revision", "offline", "trainer", "gpu", "interconnect", "engine")
-_PARAMETERS = {name.replace("_", "-"): name for name in (*OWN_NAMES, *SETUP_OPTIONS)}
+
+
+def parameter(name: str) -> str:
+    """A field's name in a link."""
+    return name.replace("_", "-")
+
+
+PARAMETERS = {parameter(name): name for name in (*OWN_NAMES, *SETUP_OPTIONS)}
 """Name in a link, which is that of the command line's option, to the name of the field."""
 
 
@@ -66,19 +73,32 @@ class Question:
 
 def defaults_of(trainer: str | None, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the options are where nobody sets them, with `options`' methods and its optimizer if it
-    has one: those of the trainer, of the first method that has one, else the command line's.
+    has one; None where these methods have different defaults: each has its own then.
 
-    A dtype that is the checkpoint's is shown as the latter, and so is the implementation of an
-    optimizer that is not the trainer's own.
+    The implementation of an optimizer that is not the trainer's own is the command line's.
     """
-    own: dict[str, Any] = {}
-    for method in options["methods"]:
-        own = {**find_stack(trainer or GUIDE).defaults[method], **own}
-    if own.get("dtype") == CHECKPOINT_DTYPE:
-        del own["dtype"]
+    by_name = {
+        name: set(of.values())
+        for name, of in defaults_by_method(trainer, options["methods"]).items()
+    }
+    own = {name: next(iter(of)) if len(of) == 1 else None for name, of in by_name.items()}
     if options.get("optimizer", own.get("optimizer")) != own.get("optimizer"):
         own.pop("optimizer_impl", None)
     return {**DEFAULTS, **own}
+
+
+def defaults_by_method(
+    trainer: str | None, methods: Sequence[Method]
+) -> Mapping[str, Mapping[Method, Any]]:
+    """The trainer's own defaults, by option and by each of the methods that reads it. A dtype that
+    is the checkpoint's is shown as the command line's."""
+    stack = find_stack(trainer or GUIDE)
+    own = {method: stack.defaults[method] for method in methods}
+    found: dict[str, Mapping[Method, Any]] = {}
+    for name in dict.fromkeys(name for of in own.values() for name in of):
+        shown = {m: of.get(name, DEFAULTS[name]) for m, of in own.items() if reads(m, name)}
+        found[name] = {m: DEFAULTS[name] if v == CHECKPOINT_DTYPE else v for m, v in shown.items()}
+    return {name: of for name, of in found.items() if of}
 
 
 def completed(trainer: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,7 +117,7 @@ def to_params(question: Question) -> dict[str, list[str]]:
     params = {"model": [question.model]}
     if "methods" in question.explicit:
         params["method"] = list(question.options["methods"])
-    for parameter, name in _PARAMETERS.items():
+    for parameter, name in PARAMETERS.items():
         if name in question.explicit:
             params[parameter] = [_text(question.options[name])]
         elif name in OWN_NAMES and getattr(question, name) != getattr(default, name):
@@ -130,9 +150,9 @@ def from_params(params: Mapping[str, Sequence[str]]) -> tuple[Question, tuple[st
                     read_choice("method", METHODS, value) for value in dict.fromkeys(values)
                 )
                 continue
-            name = _PARAMETERS.get(parameter)
+            name = PARAMETERS.get(parameter)
             if name is None:
-                known = (*_PARAMETERS, "method")
+                known = (*PARAMETERS, "method")
                 raise UsageError(
                     f"There is no option {parameter[:60]!r}.{did_you_mean(parameter[:60], known)}"
                 )
@@ -156,13 +176,16 @@ def _without_idle(question: Question, complaints: list[str]) -> Question:
     return replace(question, options={**question.options, **left_out})
 
 
-def idle_options(methods: Iterable[str]) -> tuple[str, ...]:
+def idle_options(methods: Iterable[Method]) -> tuple[str, ...]:
     """Options of a setup that none of `methods` reads."""
-    requested = set(methods)
-    return (
-        *(() if requested & {"lora", "qlora"} else LORA_OPTIONS),
-        *(() if "qlora" in requested else QLORA_OPTIONS),
-    )
+    of_some = (*LORA_OPTIONS, *QLORA_OPTIONS)
+    return tuple(n for n in of_some if not any(reads(method, n) for method in methods))
+
+
+def reads(method: Method, name: str) -> bool:
+    """Whether a method reads this option."""
+    of_lora, of_qlora = name in LORA_OPTIONS, name in QLORA_OPTIONS
+    return method == "qlora" or not (of_qlora or (of_lora and method == "full"))
 
 
 def pop_params(
@@ -186,7 +209,7 @@ def read_choice(name: str, accepted: Sequence[str], text: str) -> str:
     if text not in accepted:
         shown = text[:60]
         raise UsageError(
-            f"{flag(name)[2:]} is {shown!r}; accepted:"
+            f"{parameter(name)} is {shown!r}; accepted:"
             f" {', '.join(accepted)}.{did_you_mean(shown, accepted)}"
         )
     return text
@@ -195,7 +218,7 @@ def read_choice(name: str, accepted: Sequence[str], text: str) -> str:
 def read_size(name: str, most: int, text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 10 and 1 <= int(text) <= most):
         raise UsageError(
-            f"{flag(name)[2:]} is {text[:60]!r}; it must be a whole number from 1 to {most}."
+            f"{parameter(name)} is {text[:60]!r}; it must be a whole number from 1 to {most}."
         )
     return int(text)
 
@@ -203,7 +226,7 @@ def read_size(name: str, most: int, text: str) -> int:
 def read_text(name: str, text: str) -> str:
     if not text.strip() or len(text) > LONGEST_TEXT or not text.isprintable():
         raise UsageError(
-            f"{flag(name)[2:]} is empty, longer than {LONGEST_TEXT} characters, or no plain text."
+            f"{parameter(name)} is empty, longer than {LONGEST_TEXT} characters, or no plain text."
         )
     return text
 
@@ -295,7 +318,8 @@ class Number(NamedTuple):
 
 
 NUMBERS: Mapping[str, Number] = {
-    "tokens": Number(1e15, is_whole=True),
+    "rows": Number(1e9, is_whole=True),
+    "mean_length": Number(1e7, is_whole=True),
     "epochs": Number(1e6),
     "price": Number(1e6, may_be_zero=True),
 }
@@ -323,7 +347,7 @@ def shown_to_params(shown: Shown, methods: Sequence[Method]) -> dict[str, list[s
     for name in NUMBERS:
         value = getattr(shown.run, name)
         if value != getattr(default, name):
-            params[name] = [f"{value:.15g}"]
+            params[parameter(name)] = [f"{value:.15g}"]
     return params
 
 
@@ -331,17 +355,20 @@ def shown_from_params(params: dict[str, list[str]]) -> tuple[Shown, tuple[str, .
     """What a link shows, and a sentence for whatever of it is passed over. What was understood, or
     not, leaves `params`."""
     readers: dict[str, Callable[[str], Any]] = {"about": partial(read_choice, "about", METHODS)}
-    readers |= {name: partial(_read_of_run, name) for name in NUMBERS}
+    readers |= {parameter(name): partial(_read_of_run, name) for name in NUMBERS}
     values, complaints = pop_params(params, readers)
-    return Shown(about=values.pop("about", None), run=Run(**values)), tuple(complaints)
+    about = values.pop("about", None)
+    run = Run(**{name.replace("-", "_"): value for name, value in values.items()})
+    return Shown(about=about, run=run), tuple(complaints)
 
 
-def _read_of_run(name: str, text: str) -> float:
+def _read_of_run(name: str, text: str) -> float | int:
     bounds, number = NUMBERS[name], as_number(text)
     too_small = number < 1 if bounds.is_whole else number == 0 and not bounds.may_be_zero
     if not 0 <= number <= bounds.most or too_small:
         least = "from 1 on" if bounds.is_whole else "from 0 on" if bounds.may_be_zero else "above 0"
         raise UsageError(
-            f"{name} is {text[:60]!r}; it must be a number {least} and up to {bounds.most:.15g}."
+            f"{parameter(name)} is {text[:60]!r}; it must be a number {least} and up to"
+            f" {bounds.most:.15g}."
         )
-    return float(round(number)) if bounds.is_whole else number
+    return round(number) if bounds.is_whole else number

@@ -9,7 +9,7 @@ import streamlit as st
 from lora_profiler.comparison.errors import PHASE_GROUPS, group_peaks
 from lora_profiler.comparison.regressions import changes, paired, setup_changes
 from lora_profiler.comparison.scored import Scored, result
-from lora_profiler.dashboard import take_along, widgets
+from lora_profiler.dashboard import export, widgets
 from lora_profiler.dashboard.records import Loaded
 from lora_profiler.records.record import Record, conditions_dict
 from lora_profiler.report.blocks import Block, Row, Table, paragraph
@@ -36,10 +36,8 @@ def show(run: Run, key: str = "record") -> None:
     widgets.section("In numbers")
     widgets.blocks(_blocks(run.scored))
     machine = [environment_table("Environment", [record]), conditions_table(record)]
-    widgets.drawer("Machine and software", f"{key}.environment", lambda: widgets.blocks(machine))
-    widgets.downloads(
-        key, take_along.of_records([run.scored], take_along.plain_name(run.record_id))
-    )
+    widgets.fold("Machine and software", f"{key}.environment", lambda: widgets.blocks(machine))
+    widgets.downloads(key, export.of_records([run.scored], export.plain_name(run.record_id)))
 
 
 def _drawings(run: Run) -> Iterator[tuple[str, Drawing]]:
@@ -122,7 +120,7 @@ def show_pair(first: Run, second: Run) -> None:
 
 
 def show_sets(sets: Mapping[str, Loaded]) -> None:
-    widgets.drawer("One set of records against another", "sets", lambda: _sets(sets))
+    widgets.fold("One set of records against another", "sets", lambda: _sets(sets))
 
 
 def _sets(sets: Mapping[str, Loaded]) -> None:

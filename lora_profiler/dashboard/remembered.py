@@ -1,6 +1,7 @@
 """What is asked, and kept while pages come and go: the state behind every widget."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
@@ -8,6 +9,7 @@ import streamlit as st
 from lora_profiler.dashboard.link import mark_changed
 from lora_profiler.dashboard.question import (
     METHODS,
+    NUMBERS,
     OWN_NAMES,
     SETUP_OPTIONS,
     Question,
@@ -40,7 +42,7 @@ def seed(question: Question, complaints: Sequence[str] = (), shown: Shown | None
 def _values(question: Question, shown: Shown) -> dict[str, Any]:
     own = {name: getattr(question, name) for name in OWN_NAMES}
     about = shown.about if shown.about in question.options["methods"] else None
-    run = {"millions": shown.run.tokens / 1e6, "epochs": shown.run.epochs, "price": shown.run.price}
+    run = {name: getattr(shown.run, name) for name in NUMBERS}
     return {"origin": BY_NAME, "about": about, **run, **own, **question.options}
 
 
@@ -70,8 +72,7 @@ def settle() -> Question:
 def shown() -> Shown:
     """What is to be shown of the answer."""
     remembered = values()
-    tokens = float(round(1e6 * remembered["millions"]))
-    run = Run(tokens=tokens, epochs=remembered["epochs"], price=remembered["price"])
+    run = Run(**{name: remembered[name] for name in NUMBERS})
     return Shown(about=remembered["about"] or about_of(remembered["methods"]), run=run)
 
 
@@ -88,9 +89,14 @@ def with_linked(name: str, options: Sequence[str]) -> list[str]:
     return list(options) if linked is None or linked in options else [linked, *options]
 
 
+def key_of(name: str) -> str:
+    """Of a widget of the question."""
+    return _KEY + name
+
+
 def kept(name: str) -> dict[str, Any]:
     """Of every widget of the question: its key, whose state begins with what is remembered."""
-    key = _KEY + name
+    key = key_of(name)
     if key not in st.session_state:
         value = values()[name]
         st.session_state[key] = (
@@ -120,8 +126,21 @@ def change(question: Question, about: Method | None = None) -> None:
     own = {name: getattr(question, name) for name in OWN_NAMES}
     for name, value in {**own, **question.options, "about": about or values()["about"]}.items():
         if values()[name] != value:
-            values()[name] = st.session_state["linked"][name] = value
-            st.session_state.pop(_KEY + name, None)
+            change_one(name, value)
+
+
+def change_one(name: str, value: Any) -> None:
+    """Sets one widget of the question before it is drawn."""
+    mark_changed()
+    values()[name] = st.session_state["linked"][name] = value
+    st.session_state.pop(_KEY + name, None)
+
+
+def reset() -> None:
+    """Leaves every option of the setup to its default, but for the methods."""
+    current = question()
+    kept = {"methods": current.options["methods"]}
+    change(replace(current, options=completed(current.trainer, kept), engine="auto"))
 
 
 def choose_method() -> None:

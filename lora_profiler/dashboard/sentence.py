@@ -1,23 +1,32 @@
-"""The question of a page: as one sentence with all its settings behind one click, in a column, or
-as a trainer's file: the fields take its values, and what of it nothing is made of is listed."""
+"""The question of a page: as one sentence with its settings in a drawer beside it, or as a
+trainer's file: the fields take its values, and what of it nothing is made of is listed."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import streamlit as st
 
-from lora_profiler.dashboard import fields, take_along, widgets
-from lora_profiler.dashboard.answered import published_model, workloads
+from lora_profiler.dashboard import drawer, export, fields, widgets
+from lora_profiler.dashboard.answered import published_model, similar_models, workloads
 from lora_profiler.dashboard.fields import Inputs
 from lora_profiler.dashboard.link import mark_changed
 from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, about_of, completed
-from lora_profiler.dashboard.remembered import BY_NAME, UPLOAD, change, question, settle, values
+from lora_profiler.dashboard.remembered import (
+    BY_NAME,
+    UPLOAD,
+    change,
+    change_one,
+    complaints,
+    question,
+    settle,
+    values,
+)
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.option import Group, flag
+from lora_profiler.option import flag
 from lora_profiler.planning.setups import DEFAULTS, written_options
 from lora_profiler.planning.setups import workloads as planning_workloads
 from lora_profiler.report.trainer_file import counts_text
@@ -26,97 +35,89 @@ from lora_profiler.trainer_files.resolving import resolve_images
 from lora_profiler.trainer_files.trainer_file import TrainerFile, gaps, on_model
 
 if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
     from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 
+T = TypeVar("T")
+Asked = tuple["DeltaGenerator", Inputs]
+"""Where the rest of the page is drawn, beside the settings, and what is asked."""
 _SIZES = ("batch_size", "seq_len")
 
 
-def ask() -> Inputs:
-    """Draws "Fine-tune [model] with [method] on [card], [batch] x [length] tokens" in the place
-    where it is called, and under it every other option."""
+def ask() -> Asked:
+    """Draws "Fine-tune [model] with [method] by [trainer] on [GPU], [rows] of [tokens]", and beside
+    it every other option."""
+    main, aside = _columns()
     remembered = values()
-    with _sentence():
+    with main, _sentence():
         _model("Fine-tune")
         widgets.words("with")
         remembered["about"] = fields.about()
-        widgets.words("on")
-        remembered["gpu"] = fields.card(width=265, label="collapsed")
-        widgets.words("at")
-        remembered["batch_size"] = fields.size("batch_size", 64)
-        widgets.words("×")
-        remembered["seq_len"] = fields.size("seq_len", 92)
-        widgets.words("tokens")
-    with st.container(horizontal=True, gap="small", key="settings_row"):
-        file = _settings(_SIZES, with_methods=True)
+        _trainer_and_gpu()
+        fields.of_run("rows", "Rows", 92, "collapsed")
+        widgets.words("rows of")
+        fields.of_run("mean_length", "Mean length, tokens", 84, "collapsed")
+        widgets.words("tokens on average")
+    with aside:
         _file_field()
-    return _inputs(file)
+        file = drawer.show(with_methods=True, with_epochs=True)
+    return _inputs(main, file)
 
 
-def ask_between() -> Inputs:
-    """Draws "Between [methods] of [model] on [card]" and the options but for batch and length,
-    which Crossover asks about all of."""
+def ask_between() -> Asked:
+    """Draws "Between [methods] of [model] by [trainer] on [GPU]", and beside it the options but for
+    batch and length, which Crossover asks about all of."""
+    main, aside = _columns()
     remembered = values()
-    with _sentence():
+    with main, _sentence():
         widgets.words("Between")
         remembered["methods"] = fields.methods(label="collapsed")
         _model("of")
-        widgets.words("on")
-        remembered["gpu"] = fields.card(width=265, label="collapsed")
-    return _inputs(_settings(_SIZES))
+        _trainer_and_gpu()
+    with aside:
+        file = drawer.show(_SIZES)
+    return _inputs(main, file)
 
 
-def ask_plan(form: Callable[[], None], chosen: Collection[str]) -> Inputs:
-    """Draws "Train [model] by [methods] at [length] tokens", what `form` draws, and the options but
-    for those `chosen` by the plan."""
+def ask_plan(form: Callable[[], None], chosen: Collection[str]) -> Asked:
+    """Draws "Train [model] by [methods] at [length] tokens", what `form` draws, and beside it the
+    options but for those `chosen` by the plan."""
+    main, aside = _columns()
     remembered = values()
-    with _sentence():
+    with main:
+        with _sentence():
+            _model("Train")
+            widgets.words("by")
+            remembered["methods"] = fields.methods(label="collapsed")
+            widgets.words("at")
+            remembered["seq_len"] = fields.size("seq_len", 92)
+            widgets.words("tokens a sequence")
+        form()
+    with aside:
+        file = drawer.show((*chosen, *_SIZES), with_trainer=True)
+    return _inputs(main, file)
+
+
+def ask_measured(conditions: Callable[[], T]) -> tuple[Asked, T]:
+    """Draws "Train [model] with [methods]", and beside it `conditions` of a measurement and the
+    options but for what a real run does not ask about: the GPU, the link, the engine."""
+    main, aside = _columns()
+    remembered = values()
+    with main, _sentence():
         _model("Train")
-        widgets.words("by")
+        widgets.words("with")
         remembered["methods"] = fields.methods(label="collapsed")
-        widgets.words("at")
-        remembered["seq_len"] = fields.size("seq_len", 92)
-        widgets.words("tokens a sequence")
-    form()
-    return _inputs(_settings((*chosen, *_SIZES)))
+    with aside:
+        made = conditions()
+        file = drawer.show(("device",), with_trainer=True, for_real=True)
+    return _inputs(main, file), made
 
 
-def ask_model_in_column() -> "UploadedFile | None":
-    """Draws the model, the trainer and the methods in a column; the file that is the model."""
-    remembered = values()
-    remembered["origin"] = fields.origin()
-    file = None
-    if remembered["origin"] == UPLOAD:
-        file = fields.config_json()
-    else:
-        remembered["model"] = fields.model()
-    remembered["trainer"] = fields.trainer()
-    remembered["methods"] = fields.methods()
-    return file
-
-
-def ask_options_in_column(file: "UploadedFile | None") -> Inputs:
-    """Draws the options below as groups, but for what a real run does not ask about: the card, the
-    link between ranks, the engine."""
-    remembered = values()
-    groups: tuple[tuple[str, Group, bool], ...] = (
-        ("Batch and length", "batch", True),
-        ("Adapter", "adapter", True),
-        ("4-bit base", "base", False),
-        ("Weights and optimizer", "optimizer", False),
-    )
-    for head, name, is_open in groups:
-        if _has(name):
-            with st.expander(head, expanded=is_open):
-                remembered |= fields.group(name)
-    with st.expander("Several ranks", expanded=remembered["sharding"] != "none"):
-        remembered |= fields.ranks(network=False)
-    with st.expander("Attention"):
-        remembered |= fields.group("attention", leave_out=("device",))
-    if remembered["origin"] != UPLOAD:
-        with st.expander("Look-up"):
-            remembered |= fields.look_up()
-    return _inputs(file)
+def _columns() -> "tuple[DeltaGenerator, DeltaGenerator]":
+    with st.container(key="beside"):
+        main, aside = st.columns([3, 1], gap="large")
+    return main, aside
 
 
 @contextmanager
@@ -132,55 +133,57 @@ def _model(word: str) -> None:
         widgets.words(word, name=fields.config_name() or "a config.json")
     else:
         widgets.words(word)
-        remembered["model"] = fields.model(width=270)
+        remembered["model"] = fields.model()
 
 
-def _inputs(file: "UploadedFile | None") -> Inputs:
-    return fields.look_up_model(settle(), file, uploaded=values()["origin"] == UPLOAD)
+def _trainer_and_gpu() -> None:
+    remembered = values()
+    widgets.words("by")
+    remembered["trainer"] = fields.trainer()
+    widgets.words("on")
+    remembered["gpu"] = fields.gpu()
 
 
-def _has(group: Group) -> bool:
-    """Whether a method that is asked reads the options of this group."""
-    readers = {"adapter": {"lora", "qlora"}, "base": {"qlora"}}
-    return group not in readers or bool(readers[group] & set(values()["methods"]))
+# --- the model that is asked, or what may be meant ------------------------------------------------
+
+_LAST = "last_model"
 
 
-def _settings(leave_out: Collection[str], *, with_methods: bool = False) -> "UploadedFile | None":
-    """Every option but some, in columns; the file that was chosen as the model."""
-    remembered, file = values(), None
-    with st.expander("All settings", key="settings"):
-        left, middle, right = st.columns(3, gap="medium")
-        with left:
-            remembered["origin"] = fields.origin()
-            file = fields.config_json() if remembered["origin"] == UPLOAD else None
-        with middle:
-            remembered["trainer"] = fields.trainer()
-        with right:
-            if with_methods:
-                remembered["methods"] = fields.methods()
-        left, middle, right = st.columns(3, gap="medium")
-        with left:
-            _group("Batch and length", "batch", leave_out)
-        with middle:
-            _group("Adapter", "adapter", leave_out)
-            _group("4-bit base", "base", leave_out)
-        with right:
-            _group("Weights and optimizer", "optimizer", leave_out)
-            if "sharding" not in leave_out:
-                widgets.head("Several ranks")
-                remembered |= fields.ranks(network=True)
-            _group("Attention and device", "attention", leave_out)
-            widgets.head("Answer and look-up")
-            remembered |= fields.engine()
-            if remembered["origin"] != UPLOAD:
-                remembered |= fields.look_up()
-    return file
+def _inputs(main: "DeltaGenerator", file: "UploadedFile | None") -> Asked:
+    """Where a name is of no model, the last one stays, below what may be meant."""
+    inputs = fields.look_up_model(settle(), file, uploaded=values()["origin"] == UPLOAD)
+    state = st.session_state
+    with main:
+        widgets.passed_over(complaints(), "URL parameters")
+        show_file_reading()
+        if inputs.refusal is not None:
+            _suggest(inputs)
+        elif inputs.model is None:
+            widgets.note(
+                "Choose the config.json of any transformers model in the settings.",
+                heading="A config.json is needed",
+            )
+    if inputs.model is not None and not inputs.uploaded:
+        state[_LAST] = inputs.question.model, inputs.question.revision, inputs.model
+    elif inputs.refusal is not None and not inputs.uploaded and _LAST in state:
+        name, revision, model = state[_LAST]
+        asked = replace(inputs.question, model=name, revision=revision)
+        return main, replace(inputs, question=asked, model=model)
+    return main, inputs
 
 
-def _group(head: str, name: Group, leave_out: Collection[str]) -> None:
-    if _has(name):
-        widgets.head(head)
-        values().update(fields.group(name, leave_out=leave_out))
+def _suggest(inputs: Inputs) -> None:
+    """Why there is no model, and a button for each that may be meant."""
+    assert inputs.refusal is not None
+    name = inputs.question.model
+    widgets.problem(inputs.refusal, heading=f"There is no model {name!r} here")
+    if inputs.uploaded:
+        return
+    with st.container(horizontal=True, gap="xsmall", key="suggestions"):
+        for each in similar_models(name):
+            st.button(each, key=f"suggest.{each}", on_click=change_one, args=("model", each))
+    if _LAST in st.session_state:
+        widgets.small(f"Below is still {st.session_state[_LAST][0]}.")
 
 
 # --- a trainer's file dropped as the question -----------------------------------------------------
@@ -200,7 +203,7 @@ class Dropped:
 
 def _file_field() -> None:
     """Behind a button: where a file is dropped."""
-    with st.popover("From a file"):
+    with st.popover("Read a trainer's file"):
         st.file_uploader(
             "A trainer's file: axolotl, LLaMA-Factory, torchtune, TRL, Unsloth",
             type=list(TYPES),
@@ -235,7 +238,7 @@ def _take() -> None:
         return
     values()["origin"] = BY_NAME
     state.pop("ask.origin", None)
-    take_along.prefer(read.framework)
+    export.prefer(read.framework)
     change(requested, about_of(requested.options["methods"]))
 
 

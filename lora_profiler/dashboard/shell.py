@@ -23,10 +23,12 @@ from lora_profiler.dashboard import (
 from lora_profiler.errors import LoraProfilerError
 
 _ABOUT = (
-    f"lora-profiler {__version__}: what full, LoRA and QLoRA fine-tuning of a model cost in memory"
-    " and compute."
+    "lora-profiler predicts the memory and time of fine-tuning from a model's name.",
+    "It covers full fine-tuning, LoRA and QLoRA, with the defaults of your trainer.",
+    "Peaks are computed byte for byte, and step times are estimates.",
+    "Evidence compares both with public measurements.",
+    "Everything runs on this machine; only a model's config.json is fetched.",
 )
-SIDEBAR_PX = 340
 _SHOW = (
     predict_page.show,
     plan_page.show,
@@ -46,8 +48,7 @@ def show() -> None:
     st.set_page_config(
         page_title="lora-profiler",
         layout="wide",
-        initial_sidebar_state=SIDEBAR_PX,
-        menu_items={"About": _ABOUT, "Get help": None, "Report a bug": None},
+        menu_items={"About": None, "Get help": None, "Report a bug": None},
     )
     widgets.style()
     address = link.new_link()
@@ -57,15 +58,25 @@ def show() -> None:
         remembered.seed(address.question, address.complaints, address.shown)
         plan_page.seed(address.plan)
         learn_page.seed(address.layer)
-    page = st.segmented_control(
-        "Page",
-        link.PAGES,
-        key=link.PAGE_KEY,
-        required=True,
-        label_visibility="collapsed",
-        on_change=link.mark_changed,
-    )
+    page = _header()
     _draw(_DRAWN[page or link.PAGES[0]])
+
+
+def _header() -> str | None:
+    """On every page: what this is, and where else to go; the page that is chosen."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="header"):
+        widgets.piece("brand", __version__, width="content")
+        page = st.segmented_control(
+            "Page",
+            link.PAGES,
+            key=link.PAGE_KEY,
+            required=True,
+            label_visibility="collapsed",
+            on_change=link.mark_changed,
+        )
+        with st.popover("What is this?", type="tertiary", key="about"):
+            widgets.small(*_ABOUT)
+    return page
 
 
 def _draw(page: Callable[[], None]) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import streamlit as st
 
 from lora_profiler._common.printable import printable
-from lora_profiler.report import figures
+from lora_profiler.prediction import Category
+from lora_profiler.report import figures, palette
 from lora_profiler.report.blocks import Block
 from lora_profiler.report.charts.plot import Figure
 from lora_profiler.report.page.write import colour_variables, drawn, environment, template_text
@@ -31,11 +32,31 @@ Offer = tuple[str, str, str, Callable[[], str]]
 
 def style() -> None:
     """Once a run, before anything else."""
-    colours = f":root {{ {colour_variables(theme())} }}"
+    colours = f":root {{ {colour_variables(theme())} {_more_colours()} }}"
     own = own_text("style.css") + template_text("blocks.css")
     st.html(f"<style>{colours} {own}</style>")
     mounted = st.components.v2.component("lora_profiler.turned", js=own_text("turned.js"))
     mounted(key="turned", data=theme(), on_turned_change=lambda: None)
+
+
+_PARTS: Mapping[str, Category] = {
+    "weights": "parameters",
+    "gradients": "gradients",
+    "optimizer": "optimizer_states",
+    "activations": "activations",
+    "logits": "logits_and_loss",
+    "temporary": "temporaries",
+    "rest": "adapters",
+}
+"""Parts of a bar by the category whose colour each has."""
+
+
+def _more_colours() -> str:
+    """Of verdicts and of the parts of bars, as the style sheet names them."""
+    verdicts = {f"is-{name}": of for name, of in palette.VERDICT_COLOURS.items()}
+    parts = {f"of-{part}": palette.CATEGORY_PAINTS[of].colour for part, of in _PARTS.items()}
+    colours = (verdicts | parts).items()
+    return "".join(f"--lp-{name}:{palette.colour(of, theme())};" for name, of in colours)
 
 
 @cache
@@ -60,7 +81,12 @@ def section(text: str) -> None:
 
 def piece(macro: str, *arguments: object, width: Width = "stretch") -> None:
     """A piece of the first screen: what the macro of its template makes of the arguments."""
-    st.html(str(getattr(_pieces(), macro)(*arguments)), width=width)
+    st.html(piece_text(macro, *arguments), width=width)
+
+
+def piece_text(macro: str, *arguments: object) -> str:
+    """The same as text, for a component that puts it in its place."""
+    return str(getattr(_pieces(), macro)(*arguments))
 
 
 @cache
@@ -79,6 +105,13 @@ def words(text: str, name: str = "") -> None:
 def head(text: str) -> None:
     """Above some fields."""
     piece("head", text)
+
+
+def mark(keys: Iterable[str]) -> None:
+    """Marks the labels of the widgets with these keys as changed."""
+    names = ", ".join(f".st-key-{re.sub('[^a-zA-Z0-9_-]', '-', key)} label p" for key in keys)
+    if names:
+        st.html(f"<style>:is({names}) {{ font-weight: 700; }}</style>")
 
 
 def plain(text: str) -> str:
@@ -119,7 +152,7 @@ def caution(*lines: str) -> None:
 def passed_over(lines: Sequence[str], where: str = "") -> None:
     """What could not be taken, all of it in one place."""
     if lines:
-        heading = " ".join(filter(None, ("Passed over", where)))
+        heading = " ".join(filter(None, ("Ignored", where)))
         st.html(drawn("note", "caution", lines, heading))
 
 
@@ -211,7 +244,7 @@ def downloads(key: str, offers: Sequence[Offer]) -> None:
             )
 
 
-def drawer(label: str, key: str, draw: Callable[[], object]) -> None:
+def fold(label: str, key: str, draw: Callable[[], object]) -> None:
     """A part that is made only when it is opened."""
     place = st.expander(label, key=key, on_change="rerun")
     if place.open:

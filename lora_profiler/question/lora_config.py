@@ -56,7 +56,7 @@ class LoraConfig:
             unmodelled=tuple(UNMODELLED_ADAPTERS.items()),
             added=18,
             group="adapter",
-            label="Method of PEFT",
+            label="PEFT method",
             words="{} adapters",
         ),
     )
@@ -158,7 +158,7 @@ class LoraConfig:
             alternatives=("float32", "bfloat16"),
             unknown="the adapters' dtype",
             column="right",
-            label="Its dtype",
+            label="Adapter dtype",
             words="{} adapters",
         ),
     )
@@ -328,7 +328,7 @@ class Quantization:
             unmodelled=tuple(UNMODELLED_BASES.items()),
             added=10,
             group="base",
-            label="Quantised to",
+            label="Quantisation",
             words="{} base",
         ),
     )
@@ -338,7 +338,7 @@ class Quantization:
             "QLoRA: packed experts in NF4 too, as in axolotl",
             added=41,
             group="base",
-            label="Experts in 4 bit",
+            label="Experts in 4 bits",
             words="experts in 4 bit|experts in 16 bit",
             heading="experts in 4 bit",
         ),

@@ -9,13 +9,31 @@ from lora_profiler.planning.advise import Remedy, advise
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.fit import Fit, smallest_cards
 from lora_profiler.planning.reserve import Verdict
-from lora_profiler.planning.timing import RunTime, run_time
+from lora_profiler.planning.timing import RunTime, TimedStep, run_time
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import has_gaps, room
+from lora_profiler.report.answer.verdicts import (
+    gpu_name,
+    method_name,
+    size_text,
+    speed_words,
+    verdict_blocks,
+)
+from lora_profiler.report.blocks import Verdict as Sentence
 from lora_profiler.report.labels import sureness
 from lora_profiler.report.peak_interval import ends_words, interval_lines, leaves_open
 from lora_profiler.units import bytes_text, bytes_texts, count_text
 from lora_profiler.workload import TrainSetup
+
+
+def verdict(answer: Answer) -> Sentence:
+    """The terminal's sentence on the method of `answer`; without a GPU how large a one is
+    enough."""
+    if answer.gpu is not None:
+        return verdict_blocks([answer])[0]
+    says = verdict_words(answer)
+    needs = f"{says.words[:1].lower()}{says.words[1:]}"
+    return Sentence(sign="", words=f"{method_name(answer)} {needs}:", rest=f" {says.numbers}.")
 
 
 class VerdictWords(NamedTuple):
@@ -52,8 +70,9 @@ def _enough(answer: Answer) -> str:
         return "for tensors"
     card = answer.smallest_card
     if card is None:
-        return "more than any single card has"
-    return f"a card of {card.memory_gib_marketed:g} GB is enough"
+        return "more than any single GPU has"
+    size = f"{card.memory_gib_marketed:g}"
+    return f"{'an' if size[0] == '8' else 'a'} {size} GB GPU is enough"
 
 
 _HOUR = 3600.0
@@ -61,12 +80,18 @@ _HOUR = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What is trained: tokens of the data, passes over them, and the price of the device by the
-    hour in whatever money, None where it is not asked."""
+    """What is trained on: rows of the data, their tokens on average, passes over them, and the
+    price of an hour of the device in whatever money, None where it is not asked."""
 
-    tokens: float = 10e6
+    rows: int = 5000
+    mean_length: int = 400
     epochs: float = 3.0
     price: float | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Of one epoch, without padding."""
+        return self.rows * self.mean_length
 
 
 class ThreeNumber(NamedTuple):
@@ -97,8 +122,9 @@ def three_numbers(answer: Answer, run: Run) -> tuple[ThreeNumber, ...]:
         cost, low, high = (f"{n:,.2f}" if n < 100 else f"{n:,.0f}" for n in ends)
         between = f"{between}; costs {cost} ({low} to {high})"
     rates = f"{_rate(tokens / time.high)} to {_rate(tokens / time.low)}{room}"
-    speed = ThreeNumber("Tokens a second", _rate(time.tokens_per_second), rates)
-    much = f"{_count(run.tokens)} tokens × {run.epochs:g}"
+    speed = ThreeNumber("tokens/s", _rate(time.tokens_per_second), rates)
+    epochs = "an epoch" if run.epochs == 1 else f"{run.epochs:g} epochs"
+    much = f"for {epochs} of {_count(run.tokens)} tokens"
     return peak, speed, ThreeNumber(much, f"{_rate(total.seconds / size)} {unit}", between)
 
 
@@ -155,7 +181,8 @@ def trust(answer: Answer) -> Trust:
 
 # --- what to change -------------------------------------------------------------------------------
 
-MOST_OFFERS = 3
+MOST_OFFERS = 4
+_MOST_GPUS = 2
 
 
 class Offer(NamedTuple):
@@ -187,43 +214,37 @@ def offers(answer: Answer, engine: str = "auto") -> tuple[Offer, ...]:
 def _remedies(answer: Answer, engine: str) -> Iterator[Offer]:
     assert answer.gpu is not None
     workload = answer.prediction.workload
-    step = answer.step
-    before = step.time.tokens_per_second if step else None
     for remedy in advise(workload, answer.gpu, engine, answer.prediction, trainer=answer.trainer):
-        words, prices = _remedy_words(remedy, before), "; ".join(remedy.prices)
+        words, prices = _remedy_words(remedy, answer.step), "; ".join(remedy.prices)
         yield Offer(words, prices, setup=remedy.workload.setup)
     yield from _cards(answer)
 
 
-def _remedy_words(remedy: Remedy, before: float | None) -> str:
+def _remedy_words(remedy: Remedy, step: TimedStep | None) -> str:
     names = " and ".join(remedy.names)
-    words = f"{names[0].upper()}{names[1:]}: {bytes_text(remedy.peak_bytes)}"
-    after = remedy.tokens_per_second
-    if before is not None and after is not None:
-        percent = round(100 * abs(after / before - 1))
-        faster = "faster" if after > before else "slower"
-        words += f", {percent} % {faster}" if percent else ", as fast"
-    return words + ("" if remedy.learns_the_same else ", trains otherwise")
+    changes = "" if remedy.learns_the_same else "changes the result"
+    more = filter(None, (size_text(remedy.peak_bytes), speed_words(remedy, step), changes))
+    return f"{names[0].upper()}{names[1:]}: {', '.join(more)}"
 
 
 def _cards(answer: Answer) -> Iterator[Offer]:
-    for card in smallest_cards(answer.prediction):
-        words = f"On {card.name}, {bytes_text(card.usable_bytes or 0)}"
+    for card in smallest_cards(answer.prediction)[:_MOST_GPUS]:
+        words = f"{gpu_name(card)}: {size_text(card.usable_bytes or 0)}"
         yield Offer(words, "The smallest memory that is enough.", gpu=card.key)
 
 
 def _growth(answer: Answer, fit: Fit) -> Iterator[Offer]:
     """How far each size can go by itself, a sequence no further than the model was made for."""
-    setup, tip = answer.prediction.workload.setup, "The largest that fits with all else as it is."
+    setup, tip = answer.prediction.workload.setup, "All else stays as it is."
     made_for = answer.prediction.workload.model.trained_length
     batch, length, rank = fit.largest_batch_size, fit.longest_seq_len, fit.highest_rank
     if batch is not None and batch > setup.batch_size:
         larger = replace(setup, batch_size=batch)
-        yield Offer(f"Up to batch {count_text(batch)}", tip, setup=larger)
+        yield Offer(f"Batch {count_text(batch)}: the largest that fits", tip, setup=larger)
     longest = length if length is None or made_for is None else min(length, made_for)
     if longest is not None and longest > setup.seq_len:
         longer = replace(setup, seq_len=longest)
-        yield Offer(f"Up to {count_text(longest)} tokens", tip, setup=longer)
+        yield Offer(f"{count_text(longest)} tokens: the longest that fits", tip, setup=longer)
     if rank is not None and setup.lora is not None and rank > setup.lora.r:
         higher = replace(setup, lora=replace(setup.lora, r=rank))
-        yield Offer(f"Up to rank {count_text(rank)}", tip, setup=higher)
+        yield Offer(f"Rank {count_text(rank)}: the highest that fits", tip, setup=higher)

@@ -104,7 +104,7 @@ METHOD_MARKS: Final[Mapping[Method, Mark]] = {
 }
 
 VERDICT_COLOURS: "Final[Mapping[Verdict, Colour]]" = {
-    "fits": Colour(light="#cfe3f5", dark="#1d4263"),
+    "fits": Colour(light="#cfece4", dark="#12463b"),
     "tight": Colour(light="#fbe3b0", dark="#5a4413"),
     "does_not_fit": Colour(light="#f3cfc9", dark="#5e2a24"),
 }

@@ -10,7 +10,6 @@ from lora_profiler.planning.diagnostics import ActivationExcess, activation_exce
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
 from lora_profiler.report.answer.comparison_table import MethodRows, comparison_table
-from lora_profiler.report.answer.verdicts import long_samples_lines
 from lora_profiler.report.blocks import Block, Paragraph, RowKind, Table, heading, paragraph
 from lora_profiler.report.evidence import likely_lines
 from lora_profiler.report.labels import UNKNOWN, method_label, sureness
@@ -211,8 +210,10 @@ def _fit_notes(answer: Answer) -> list[str]:
     if answer.fit is None:
         unknown = "because its activations are not known to this engine"
         return [f"{label}: whether it fits is not known, {unknown}."]
-    if long := list(long_samples_lines(answer)):
-        return long
+    if long := answer.long_samples:
+        from lora_profiler.report.answer.short_answer import long_samples_words
+
+        return [f"{label}: {long_samples_words(long, answer)}."]
     longest = answer.fit.longest_seq_len
     trained_for = answer.prediction.workload.model.trained_length
     if longest is None:
@@ -220,9 +221,7 @@ def _fit_notes(answer: Answer) -> list[str]:
         return [f"{label}: which other sizes fit is not known, {exactly}."]
     if trained_for is not None and longest > trained_for:
         allowed, made_for = count_text(longest), count_text(trained_for)
-        return [
-            f"{label}: memory allows {allowed} tokens, the model's context length is {made_for}."
-        ]
+        return [f"{label}: memory allows {allowed} tokens, the model was made for {made_for}."]
     return []
 
 

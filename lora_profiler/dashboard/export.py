@@ -1,4 +1,4 @@
-"""What can be taken along of an answer: its link, its command, a trainer's file, and downloads,
+"""What can be exported of an answer: its link, its command, a trainer's file, and downloads,
 which are the JSON and CSV of the command line and the HTML report, made only when they are asked
 for."""
 
@@ -43,33 +43,33 @@ def show(
     """Behind a button; `params` are those of the link, None where no link could hold the question,
     `command` asks the same, `workload` is what a trainer's file trains, and `card` makes a picture
     of the answer, where there is one."""
-    drawn = st.popover("Take it along", key="take_along", on_change="rerun")
+    drawn = st.popover("Export", key="export", on_change="rerun")
     with drawn:
         if not drawn.open:
             return
         if params is not None:
             st.caption("Link")
             st.code(_address(params), language=None, wrap_lines=True)
-        st.caption("The same on the command line")
+        st.caption("Command line")
         st.code(shlex.join(["lora-profile", *command]), language=None, wrap_lines=True)
         _trainer_file(workload)
         if card is not None:
             _card(card(), plain_name(workload.model.id))
-        st.caption("The answer")
+        st.caption("Data and report")
         widgets.downloads("answer", offers)
 
 
 def _card(svg: str, name: str) -> None:
     """The picture, and buttons that save it."""
-    st.caption("A card to share")
-    widgets.picture(svg, "The card")
+    st.caption("Picture to share")
+    widgets.picture(svg, "The answer")
     with st.container(horizontal=True, gap="small"):
         st.download_button(
-            "Card, SVG", svg, file_name=f"{name}.svg", mime="image/svg+xml", on_click="ignore"
+            "Picture, SVG", svg, file_name=f"{name}.svg", mime="image/svg+xml", on_click="ignore"
         )
         mounted = st.components.v2.component(
             "lora_profiler.png",
-            html="<button>Card, PNG</button>",
+            html="<button>Picture, PNG</button>",
             css=widgets.own_text("png.css"),
             js=widgets.own_text("png.js"),
         )
