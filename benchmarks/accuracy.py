@@ -26,14 +26,8 @@ from benchmarks.public_rows.grade import headline
 from benchmarks.rehearsed_peaks import Family, compared
 from benchmarks.rows import read_rows
 from lora_profiler.evidence import command_shares, interval, measured_steps, own_rows
-from lora_profiler.report.evidence import (
-    command_words,
-    coverage_words,
-    errors_of,
-    graded_memory,
-    interval_words,
-)
-from lora_profiler.report.labels import LEFT_OUT_LABELS, TIER_LABELS
+from lora_profiler.report.evidence import errors_of, graded_memory
+from lora_profiler.report.labels import LEFT_OUT_LABELS, SOURCE_LABELS, TIER_LABELS
 from lora_profiler.units import error_text, percent_text
 
 Errors = Sequence[float]
@@ -381,17 +375,20 @@ def _link(page: str) -> str:
 
 
 def intervals() -> str:
-    found = interval()
+    found, nearly, other = interval(), command_shares()["nearly"], command_shares()["not"]
+    source, largest = max(found.by_source.items(), key=lambda item: item[1].rows)
     sentences = (
-        f"{interval_words(found)}.",
-        coverage_words(found),
-        command_words(),
+        f"With the libraries and kernels of the run replayed, {100 * found.nominal:.0f} % of {found.rows}"
+        f" published peaks were within {percent_text(found.half_width)}; the worst is"
+        f" {error_text(found.worst)}. Held against the errors of the other sources only,"
+        f" {found.inside} of {found.rows} lie inside. {largest.rows} of them are from one source,"
+        f" {SOURCE_LABELS[source]}.",
+        f"With options only, {100 * found.nominal:.0f} % of {nearly.rows} that options describe were"
+        f" within {percent_text(nearly.half_width)}; of {other.rows} with kernels that no option"
+        f" names, within {percent_text(other.half_width)}.",
         headline(read_document("peak_intervals")["rows"]),
     )
-    links = ", ".join(
-        f"[{page}](../benchmarks/results/{page}.md)"
-        for page in ("public_command", "peak_intervals")
-    )
+    links = ", ".join(map(_link, ("public_command", "peak_intervals")))
     return "\n".join([*(f"- {sentence}" for sentence in sentences), f"- Every row: {links}."])
 
 

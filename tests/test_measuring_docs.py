@@ -73,7 +73,7 @@ def test_every_category_and_stage_is_named() -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        f"({Conditions().memory_steps} unless told otherwise)",
+        f"({Conditions().memory_steps} by default)",
         (
             f"SIGKILL {'ten' if runner.TERMINATE_SECONDS == 10 else runner.TERMINATE_SECONDS}"
             " seconds later"

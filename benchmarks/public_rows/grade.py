@@ -160,9 +160,9 @@ def headline(rows: Sequence[Row]) -> str:
         for is_said in (True, False)
     )
     return (
-        f"Of {len(said)} public peaks asked with options that say what ran,"
-        f" {sum(row['is_inside'] for row in said)} lie in the answer's interval, which is"
-        f" {median(map(width_of, said)):.0%} of the peak wide at the median; of {len(others)} asked"
-        f" in a hurry {sum(row['is_inside'] for row in others)}, by intervals of"
-        f" {median(map(width_of, others)):.0%}."
+        f"With options that say what ran, {sum(row['is_inside'] for row in said)} of {len(said)}"
+        f" public peaks lie in the answer's interval, which is {100 * median(map(width_of, said)):.0f} % of"
+        f" the peak wide at the median. With a short question"
+        f" {sum(row['is_inside'] for row in others)} of {len(others)} do, in intervals of"
+        f" {100 * median(map(width_of, others)):.0f} %."
     )
