@@ -377,13 +377,14 @@ def _link(page: str) -> str:
 def intervals() -> str:
     found, nearly, other = interval(), command_shares()["nearly"], command_shares()["not"]
     source, largest = max(found.by_source.items(), key=lambda item: item[1].rows)
+    share = f"{100 * found.nominal:.0f} %"
     sentences = (
-        f"With the libraries and kernels of the run replayed, {100 * found.nominal:.0f} % of {found.rows}"
+        f"With the libraries and kernels of the run replayed, {share} of {found.rows}"
         f" published peaks were within {percent_text(found.half_width)}; the worst is"
         f" {error_text(found.worst)}. Held against the errors of the other sources only,"
         f" {found.inside} of {found.rows} lie inside. {largest.rows} of them are from one source,"
         f" {SOURCE_LABELS[source]}.",
-        f"With options only, {100 * found.nominal:.0f} % of {nearly.rows} that options describe were"
+        f"With options only, {share} of {nearly.rows} that options describe were"
         f" within {percent_text(nearly.half_width)}; of {other.rows} with kernels that no option"
         f" names, within {percent_text(other.half_width)}.",
         headline(read_document("peak_intervals")["rows"]),

@@ -161,8 +161,9 @@ def headline(rows: Sequence[Row]) -> str:
     )
     return (
         f"With options that say what ran, {sum(row['is_inside'] for row in said)} of {len(said)}"
-        f" public peaks lie in the answer's interval, which is {100 * median(map(width_of, said)):.0f} % of"
-        f" the peak wide at the median. With a short question"
+        " public peaks lie in the answer's interval, which is"
+        f" {100 * median(map(width_of, said)):.0f} % of the peak wide at the median. With a short"
+        " question"
         f" {sum(row['is_inside'] for row in others)} of {len(others)} do, in intervals of"
         f" {100 * median(map(width_of, others)):.0f} %."
     )
