@@ -19,7 +19,7 @@ MAX_WORDS = 15
 """Of a sentence on the command line and in the dashboard."""
 MAX_WORDS_DOCS = 30
 EXCLUDED = (
-    *("dashboard", "docs/generated", "golden", "stacks"),
+    *("dashboard", "docs/generated", "golden"),
     *("report", "report/answer", "report/claims", "report/decision", "report/learn"),
     *("report/measured", "report/page"),
 )

@@ -148,7 +148,7 @@ def test_what_toys_held_equal_is_not_told_apart() -> None:
     made = law(LORA).law
     assert made is not None
     merged = tuple((*names, "intermediate_size") for names in made.factors)
-    with pytest.raises(NotOfLawError, match="cannot tell apart"):
+    with pytest.raises(NotOfLawError, match="cannot separate"):
         of_model(changed_law(factors=merged), granite())
 
 

@@ -422,9 +422,10 @@ def test_a_4_bit_checkpoint_is_answered_on_a_gpu_without_bfloat16(
 ) -> None:
     """In float16, its products too, as Unsloth does."""
     words = ["unsloth/Meta-Llama-3.1-8B-bnb-4bit", "--gpu", "t4", "--trainer", trainer, *more]
-    result = run(*words, "--batch-size", "1")
+    result = run(*words, "--batch-size", "1", "--format", "json")
     assert "Using float16" in result.stderr
-    assert "float16 weights" in result.stdout
+    (found,) = json.loads(result.stdout)["predictions"]
+    assert found["setup"]["dtype"] == "float16"
 
 
 def test_what_cannot_be_is_one_clear_line(run: Run, golden_file: Golden) -> None:

@@ -120,7 +120,7 @@ def facts_of(model: ModelSpec) -> str:
         "parts": list(_parts(model, layout)),
         "head": model.output_embedding,
         "weightless": model.weightless,
-        "kernels": kernel_choice(Workload(model=model), platform),
+        "kernels": kernel_choice(Workload(model=replace(model, stored=None)), platform),
         "one_key_head": heads == keys,
         "uneven": [n for n, v in sorted(sizes.items()) if role_of(n) == "head_width" and v % 8],
         "power_of_two": _has_slopes(model) and heads & (heads - 1) == 0,
@@ -249,7 +249,7 @@ def values_of(law: Law, model: ModelSpec, layout: Layout) -> tuple[int, ...]:
         different = {found.get(name) for name in names}
         if len(different) > 1 or None in different:
             raise NotOfLawError(
-                "the law cannot tell apart "
+                "the law cannot separate "
                 + ", ".join(f"{name} ({found.get(name)})" for name in names[:6])
             )
         values.append(found[names[0]])

@@ -31,8 +31,8 @@ _TRAINER = Stack(
         " what most set: bf16, sequence_len 2,048, gradient_checkpointing, lora_r 32,"
         " lora_alpha 16, lora_dropout 0.05, lora_target_linear. No packing and no plugin unless"
         " you say so.",
-        "sample_packing is --packed MEAN; the cut cross-entropy plugin is --loss cce, Liger's"
-        " is --kernels liger, with --loss fused or, for its liger_cross_entropy, triton.",
+        "sample_packing is --packed MEAN; the cut cross-entropy plugin is --loss cce; Liger's is"
+        " --kernels liger with --loss fused, and triton for liger_cross_entropy.",
     ),
     defaults=by_method(
         {
@@ -61,18 +61,16 @@ _TRAINER = Stack(
     packing=Packing(one_row=True, attention="flash_attention_2"),
     aliases=ALIASES,
     holds=(
-        "layers are checkpointed the reentrant way where the file says nothing of it (axolotl"
-        " 067b021, utils/config, normalize_config)",
-        "the embeddings' output requires a gradient whatever is checkpointed, where there are"
-        " adapters (axolotl 067b021, loaders/adapter.py, load_adapter)",
+        "checkpointing is reentrant by default (axolotl 067b021, utils/config, normalize_config)",
+        "with adapters the embeddings' output requires a gradient (axolotl 067b021,"
+        " loaders/adapter.py, load_adapter)",
         "one row of micro_batch_size x sequence_len tokens where samples are packed (axolotl"
         " 067b021, utils/collators)",
-        "q, k and v, o, and the MLP run as one function each with their adapters, its LoRA"
-        " kernels, where they are known of the model and the setup; else adapters are PEFT's"
-        " (axolotl 067b021, utils/schemas/config, check_auto_enable_lora_kernels)",
-        "norms, embeddings and head are float32 for a moment and bfloat16 again: no k-bit"
-        " preparation stays; in full fine-tuning over SDPA or eager attention they stay float32,"
-        " and routers named gate beside adapters without FSDP (axolotl 067b021, loaders/model.py)",
+        "its LoRA kernels fuse q/k/v, o and the MLP with their adapters; other models use PEFT's"
+        " adapters (axolotl 067b021, utils/schemas/config, check_auto_enable_lora_kernels)",
+        "norms, embeddings and head are float32 briefly, then bfloat16 again; they stay float32 in"
+        " full fine-tuning with SDPA or eager attention; so do routers named gate with adapters and"
+        " no FSDP (axolotl 067b021, loaders/model.py)",
     ),
     leaves=(*SHARED_LEAVES, *OF_ADAPTERS, "double_quant"),
     variants=(LIGER, Variant("the cut cross entropy plugin", {"loss": "cce"}), WIDE_SHARDS),
@@ -103,8 +101,9 @@ VERSIONS = (
         ),
         holds=(
             *_TRAINER.holds[:3],
-            "what PEFT's k-bit preparation makes float32 is turned back to the file's dtype where"
-            " there are adapters (axolotl 0.3 and 0.4, utils/models.py, load_model)",
+            "with adapters the float32 of PEFT's k-bit preparation is cast back (axolotl 0.3"
+            " and 0.4,"
+            " utils/models.py, load_model)",
         ),
     ),
     replace(
@@ -127,10 +126,10 @@ VERSIONS = (
         holds=(
             *_TRAINER.holds[1:2],
             *_TRAINER.holds[4:],
-            "all logits of both answers in float32, and a copy without each row's last, of the"
-            " policy and beside them of the reference, which is the model with its adapters"
-            " switched off, or a second one (TRL 1.9, dpo_trainer.py, _compute_loss; axolotl 0.19,"
-            " monkeypatch/trainer/utils.py, train.py, setup_reference_model)",
+            "all float32 logits of both answers and a shifted copy, for policy and reference; the"
+            " reference is the model without adapters, or a second one (TRL 1.9, dpo_trainer.py,"
+            " _compute_loss; axolotl 0.19, monkeypatch/trainer/utils.py, train.py,"
+            " setup_reference_model)",
         ),
         refusals=(Refusal("packed", "pairs are not packed"),),
     ),

@@ -58,25 +58,22 @@ _NEWEST = Stack(
         },
     },
     holds=(
-        "a head of its own, also where a checkpoint ties it to the embedding (LitGPT 2685705,"
-        " model.py)",
-        "logits keeps its name through backward and the optimizer step (LitGPT 2685705,"
-        " finetune/lora.py and full.py), in float32, which Fabric converts them to",
-        "log-probabilities of all logits, in float32; under LoRA the head takes 128 tokens at a"
-        " time, and mixed precision copies its frozen float32 weight for each until backward"
-        " (LitGPT 2685705, utils.py; torch, autocast_mode.cpp)",
-        "on a 4-bit base the head too is in 4 bit, a weight comes back by float16, and a copy of"
-        " the embedding trains whose gradient nobody clears (LitGPT 2685705, finetune/lora.py;"
-        " Fabric, plugins/precision/bitsandbytes.py)",
+        "a separate head, even for checkpoints with a tied one (LitGPT 2685705, model.py)",
+        "logits stay alive through backward and the optimizer step, in float32 (Fabric; LitGPT"
+        " 2685705, finetune/lora.py and full.py)",
+        "float32 log-probabilities of all logits; under LoRA the head runs on 128 tokens at a"
+        " time; mixed precision copies its frozen float32 weight each time (LitGPT 2685705,"
+        " utils.py; torch, autocast_mode.cpp)",
+        "on a 4-bit base the head is in 4 bit too; weights are unpacked by float16; a copy of"
+        " the embedding trains, and its gradient is never cleared (LitGPT 2685705,"
+        " finetune/lora.py; Fabric, plugins/precision/bitsandbytes.py)",
     ),
     gaps=(
+        Gap("models other than Llama and Mistral are predicted as transformers' and PEFT's"),
         Gap(
-            "models other than Llama's and Mistral's are its own too, and priced as transformers'"
-            " and PEFT's"
-        ),
-        Gap(
-            "the logits of the batch before, held in the next pass, are as long as that batch: here"
-            " as long as this one, so that lengths that differ take less"
+            "the logits of the previous batch stay through the next pass; with equal lengths"
+            " that is"
+            " the most"
         ),
     ),
     guide=by_method(
@@ -103,9 +100,8 @@ VERSIONS = (
         _NEWEST,
         version="0.4",
         about=(
-            "LitGPT from March to September 2024, with which config_hub's table was made: no copy"
-            " of the embedding, and bitsandbytes 0.42, which keeps the input of a 4-bit product as"
-            " long as its logits have a name: through the next pass.",
+            "LitGPT from March to September 2024, the version of config_hub's table. No copy of the"
+            " embedding; bitsandbytes 0.42 keeps inputs of 4-bit products through the next pass.",
             *_NEWEST.about,
         ),
         defaults=overruled(_NEWEST, {"kernels": "litgpt-2024"}),
@@ -115,9 +111,10 @@ VERSIONS = (
         _NEWEST,
         version="2023.10",
         about=(
-            "lit-gpt of 27 October 2023, with which its resource tables were made: its own Llama"
-            " with one matrix for queries, keys and values, and bitsandbytes 0.41, which keeps"
-            " every input and quantised the head too. bf16-true.",
+            "lit-gpt of 27 October 2023, the version of its resource tables. Its own Llama has one"
+            " matrix for queries, keys and values. bitsandbytes 0.41 keeps every input and"
+            " quantises"
+            " the head too. bf16-true.",
         ),
         defaults=overruled(
             _NEWEST,

@@ -62,8 +62,8 @@ _TRAINER = Stack(
         " (LLaMA-Factory ff6d4d1, model/model_utils/checkpointing.py)",
         "every trained weight is cast to float32 under bf16 (LLaMA-Factory ff6d4d1,"
         " model/adapter.py); not under ZeRO-3",
-        "packed rows stay rows of the batch, with a block mask under neat_packing"
-        " (LLaMA-Factory ff6d4d1, data/collator.py)",
+        "packed rows stay rows; neat_packing adds a block mask (LLaMA-Factory ff6d4d1,"
+        " data/collator.py)",
     ),
     leaves=(*SHARED_LEAVES, *OF_ADAPTERS, "double_quant"),
     variants=(LIGER, Variant("pure_bf16", {"dtype": "bfloat16", "precision": "pure"}, ("full",))),
@@ -82,10 +82,9 @@ _DPO = replace(
     rows=2,
     holds=(
         *_TRAINER.holds[:2],
-        "logits of both answers in float32, of the policy and then of the reference, which is"
-        " the model with its adapters switched off, or a copy in bfloat16 (LLaMA-Factory"
-        " ff6d4d1, train/dpo/trainer.py, concatenated_forward; train/trainer_utils.py,"
-        " create_ref_model)",
+        "float32 logits of both answers, for the policy and then the reference; the reference is"
+        " the model without adapters, or a bfloat16 copy (LLaMA-Factory ff6d4d1,"
+        " train/dpo/trainer.py, concatenated_forward; train/trainer_utils.py, create_ref_model)",
     ),
     refusals=(Refusal("packed", "pairs are not packed"),),
 )
@@ -129,9 +128,10 @@ VERSIONS = (
         rows=1,
         holds=(
             *_TRAINER.holds[:2],
-            "both models run over answers that belong to other prompts too, without gradients and"
-            " beside their logits of the batch in float32 (LLaMA-Factory ff6d4d1,"
-            " train/kto/trainer.py, concatenated_forward)",
+            "both models also run over other prompts' answers, without gradients; their float32"
+            " logits"
+            " of the batch stay (LLaMA-Factory ff6d4d1, train/kto/trainer.py,"
+            " concatenated_forward)",
         ),
         refusals=(Refusal("packed", "answers are not packed"),),
     ),

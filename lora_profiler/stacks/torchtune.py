@@ -55,20 +55,16 @@ _RECIPES = Stack(
         " modules/attention.py; --kernels torchtune)",
         "everything in the dtype of the config, adapters too, without autocast (torchtune"
         " bd2a0fc, recipes/lora_finetune_single_device.py)",
-        "4 bytes for each logit until backward, made an eighth of the tokens at a time"
-        " (torchtune bd2a0fc, modules/loss/cross_entropy_loss.py; --loss torchtune, and"
-        " torchtune-chunked for CEWithChunkedOutputLoss)",
+        "4 bytes per logit until backward, an eighth of the tokens at a time; --loss torchtune, and"
+        " torchtune-chunked for CEWithChunkedOutputLoss (torchtune bd2a0fc,"
+        " modules/loss/cross_entropy_loss.py)",
     ),
     gaps=(
         Gap(
             "the 4-bit base is torchao's NF4, with scales in 8 bit: priced as bitsandbytes'",
             ("qlora",),
         ),
-        Gap(
-            "how its FSDP2 shards follows its recipes, and no run on several cards was held"
-            " against it",
-            is_shared=True,
-        ),
+        Gap("FSDP2 follows its recipes; not checked against a run on several GPUs", is_shared=True),
     ),
     refusals=(
         Refusal(
@@ -77,7 +73,7 @@ _RECIPES = Stack(
             ("amp",),
         ),
         Refusal("kernels", "its models are its own, without Liger's kernels", ("liger",)),
-        Refusal("recipe", "its 4-bit base is torchao's, prepared by nobody", ("kbit", "trl")),
+        Refusal("recipe", "its 4-bit base is torchao's, without preparation", ("kbit", "trl")),
     ),
     leaves=("seq_len", "padding", *OF_ADAPTERS),
     variants=(
@@ -128,8 +124,9 @@ VERSIONS = (
         name="torchtune-dpo",
         call="lora_dpo_single_device",
         about=(
-            "What its shipped configs of DPO agree in: 4 pairs, which are twice as many rows,"
-            " accumulation 8, 1,024 tokens, and the rest as its other recipes have it.",
+            "The common settings of its DPO configs: 4 pairs (8 rows), accumulation 8, 1,024"
+            " tokens."
+            " The rest is as in its other recipes.",
         ),
         defaults=overruled(
             _RECIPES,
@@ -145,9 +142,10 @@ VERSIONS = (
         rows=2,
         holds=(
             *_RECIPES.holds[:2],
-            "logits of both answers in float32 and their log-probabilities, of the policy and then"
-            " of the reference, the model with its adapters switched off, whose logits stay until"
-            " the next forward pass is over (torchtune bd2a0fc, recipes/lora_dpo_single_device.py)",
+            "float32 logits and log-probabilities of both answers, for the policy and then the"
+            " reference; the reference is the model without adapters; its logits stay through"
+            " the next"
+            " forward pass (torchtune bd2a0fc, recipes/lora_dpo_single_device.py)",
         ),
         refusals=(*_RECIPES.refusals, Refusal("packed", "pairs are not packed")),
     ),

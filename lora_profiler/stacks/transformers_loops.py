@@ -72,11 +72,9 @@ quantization.md)."""
 _HOLDS = (
     "compute_loss keeps no output: the logits die in backward; accelerate's float32 copy of them"
     " is gone before it (transformers 5.24, trainer.py)",
-    "labels apart from the input ids and an attention mask, as a collator that pads makes one"
-    " (DataCollatorForLanguageModeling and the like), of all micro-batches of a step at once, a"
-    " running loss, the norm of gradients; 8-bit optimizers keep states of embeddings in 32 bit"
-    " (the same; its own code, rehearsed, asks for as many bytes:"
-    " benchmarks/results/rehearsed_trainers.md)",
+    "labels and an attention mask of all micro-batches (DataCollatorForLanguageModeling); a"
+    " running loss and the norm of gradients; 8-bit optimizers keep states of embeddings in"
+    " 32 bit; equal to its own code in rehearsals (benchmarks/results/rehearsed_trainers.md)",
 )
 _REFUSALS = (
     Refusal("loss", "its loss is made of all logits, or Liger's (use_liger_kernel)", ("chunked",)),
@@ -135,20 +133,20 @@ _TRAINER = (
     ),
     _older(
         "4.57",
-        "As version 5, but from_pretrained(name) made float32 weights of any checkpoint, layers are"
-        " checkpointed the reentrant way, and each expert of Mixtral is a layer of its own.",
+        "As version 5, but from_pretrained(name) makes float32 weights of any checkpoint."
+        " Checkpointing is reentrant, and each expert of Mixtral is a separate layer.",
         ADAMW_FUSED,
     ),
     _older(
         "4.48",
-        "As version 4.57, but AdamW is torch's foreach, the float32 logits are copied to shift"
-        " them, and SDPA gets keys and values repeated to all heads.",
+        "As version 4.57, but with foreach AdamW and a shifted copy of the float32 logits. Keys and"
+        " values are repeated for SDPA.",
         ADAMW_FOREACH,
     ),
     _older(
         "4.45",
-        "As version 4.48, but the head casts the logits to float32 itself, and FlashAttention 2 of"
-        " Mistral, Qwen2 and Phi-3 gets repeated heads too.",
+        "As version 4.48, but the head casts the logits to float32. FlashAttention 2 of Mistral,"
+        " Qwen2 and Phi-3 gets repeated heads too.",
         ADAMW_FOREACH,
     ),
 )
@@ -192,8 +190,8 @@ _GUIDED = replace(
     name=GUIDE,
     call="Trainer as guides pass it",
     about=(
-        "What PEFT's and TRL's guides write: bf16=True over bfloat16 weights (float16 where the GPU"
-        " has no bfloat16), every linear layer, and with adapters gradient checkpointing; for QLoRA"
+        "As in PEFT's and TRL's guides: bf16=True over bfloat16 weights (float16 on GPUs without"
+        " it), all linear layers. Adapters use gradient checkpointing; QLoRA also"
         " prepare_model_for_kbit_training and double quantisation.",
     ),
     refusals=(),  # who trains is open
@@ -207,8 +205,8 @@ _BENCH = Stack(
     version="0.20",
     call="MetaMathQA comparison",
     about=(
-        "default_training_params.json and lora/llama-3.2-3B-rank32: batch 4, up to 768 tokens,"
-        " bfloat16 weights without autocast, AdamW as torch takes it, PEFT's default targets.",
+        "default_training_params.json and lora/llama-3.2-3B-rank32: batch 4, up to 768 tokens."
+        " bfloat16 weights without autocast, torch's default AdamW, PEFT's default targets.",
     ),
     defaults=by_method(
         {

@@ -42,9 +42,8 @@ _QUANTIZED: Options = {"double_quant": False, "recipe": "trl", "adapter_dtype": 
 _HOLDS = (
     "what transformers' Trainer keeps, and an attention mask (rehearsed:"
     " benchmarks/results/rehearsed_trainers.md)",
-    "no logits: loss, entropy and accuracy come from one pass over tiles of min(tokens, 4,096) x"
-    " 32,768 logits, with float32 gradients of the hidden states and of a trained head (TRL 1.16;"
-    " --loss trl)",
+    "no full logits: one pass over tiles of min(tokens, 4,096) x 32,768; gradients of hidden"
+    " states and of a trained head are float32 (TRL 1.16; --loss trl)",
     "on a 4-bit base adapters are made bfloat16 (TRL 1.16, sft_trainer.py)",
 )
 
@@ -82,8 +81,8 @@ _SFT = (
         about=(
             "SFTConfig() and peft.LoraConfig() as they are, on a model's name, with transformers"
             " 4.48: float32 weights, max_seq_length 1,024, no checkpointing, all logits.",
-            "bf16=True is --precision amp, which on a 4-bit base turns embeddings and head back to"
-            " bfloat16 (--recipe kbit-norms).",
+            "bf16=True is --precision amp; on a 4-bit base it casts embeddings and head to bfloat16"
+            " (--recipe kbit-norms).",
         ),
         defaults=by_method(
             {
@@ -105,9 +104,8 @@ _SFT = (
         packing=Packing(one_row=False),
         aliases=ALIASES,
         holds=(
-            "a 4-bit base is prepared by PEFT's prepare_model_for_kbit_training, and with bf16 cast"
-            " back but for the norms (TRL 0.14, sft_trainer.py; utils.py,"
-            " peft_module_casting_to_bf16)",
+            "a 4-bit base gets PEFT's prepare_model_for_kbit_training; bf16 casts all but the norms"
+            " back (TRL 0.14, sft_trainer.py; utils.py, peft_module_casting_to_bf16)",
         ),
         leaves=_LEAVES,
         variants=(LIGER, WIDE_SHARDS),
@@ -154,8 +152,9 @@ _PREFERENCES = (
         rows=1,
         holds=(
             *_DPO.holds,
-            "answers that belong to other prompts are a second batch, which policy and reference"
-            " run over without gradients (TRL 1.16, kto_trainer.py, _compute_kl_logps)",
+            "policy and reference also run over other prompts' answers, without gradients (TRL"
+            " 1.16,"
+            " kto_trainer.py, _compute_kl_logps)",
         ),
         refusals=(Refusal("packed", "answers are not packed"),),
     ),
@@ -196,11 +195,12 @@ _PREFERENCES = (
         ),
         holds=(
             *_HOLDS[:1],
-            "all logits of both answers in float32, log-probabilities of the chosen one, and in"
-            " backward the gradients of both, as large as all logits; no reference (TRL 1.16,"
-            " experimental/orpo/orpo_trainer.py, concatenated_forward; kernels/logprob_entropy.py)",
-            "a 4-bit base is prepared by PEFT's prepare_model_for_kbit_training, and with bf16 cast"
-            " back but for the norms (experimental/utils.py, peft_module_casting_to_bf16)",
+            "all float32 logits of both answers, and log-probabilities of the chosen one; two"
+            " gradients"
+            " of that size in backward; no reference (TRL 1.16, experimental/orpo/orpo_trainer.py,"
+            " concatenated_forward; kernels/logprob_entropy.py)",
+            "a 4-bit base gets PEFT's prepare_model_for_kbit_training; bf16 casts all but the norms"
+            " back (experimental/utils.py, peft_module_casting_to_bf16)",
         ),
         refusals=(Refusal("packed", "pairs are not packed"),),
     ),
@@ -217,26 +217,23 @@ _GRPO = Stack(
     version="1.16",
     call="GRPOTrainer",
     about=(
-        "GRPOConfig() and peft.LoraConfig() as they are: 8 generations of up to 512 tokens a"
-        " prompt, bfloat16 autocast over float32 weights, checkpointing, beta 0"
-        " without a reference model. --seq-len is prompt and completion together; a batch"
-        " counts completions.",
-        "--beta 0.04 adds the reference; use_vllm=True is --use-vllm, with --vllm-share for"
-        " what it takes of the card.",
+        "Defaults of GRPOConfig() and peft.LoraConfig(): 8 generations of up to 512 tokens per"
+        " prompt. bfloat16 autocast over float32 weights, checkpointing, beta 0, no reference"
+        " model. --seq-len is prompt and completion together; a batch counts completions.",
+        "--beta 0.04 adds the reference; use_vllm=True is --use-vllm, with --vllm-share for its"
+        " GPU memory.",
     ),
     defaults=by_method(_COMPLETING, adapter=PEFT_LORA, base=_QUANTIZED),
     packing=None,
     aliases=ALIASES,
     holds=(
         *_HOLDS,
-        "all completions of an optimizer step, batch x accumulation, are made at once by"
-        " transformers' generate, and stay as ids and masks until the next ones (TRL 1.16,"
-        " grpo_config.py; grpo_trainer.py, _prepare_inputs)",
+        "transformers generates all completions of an optimizer step at once; their ids and masks"
+        " stay until the next ones (TRL 1.16, grpo_config.py; grpo_trainer.py, _prepare_inputs)",
         "the loss is made of the completions' tokens alone (TRL 1.16, grpo_trainer.py,"
         " _get_per_token_logps_and_entropies)",
-        "old and reference log-probabilities come from passes without gradients over a"
-        " micro-batch at a time, each less than its training pass; the reference is the model"
-        " with its adapters switched off, or a frozen copy (TRL 1.16, grpo_trainer.py)",
+        "old and reference log-probabilities need passes without gradients, per micro-batch; the"
+        " reference is the model without adapters, or a frozen copy (TRL 1.16, grpo_trainer.py)",
     ),
     refusals=(Refusal("packed", "completions are padded, not packed"),),
     leaves=_LEAVES,

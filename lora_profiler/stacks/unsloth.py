@@ -37,12 +37,10 @@ _ADAPTER: Options = {
     "adapter_dtype": "float32",
 }
 _HOLDS = (
-    "layers are checkpointed the reentrant way, and their inputs but the last one's wait in"
-    " the host's memory; two buffers take them back in turn (unsloth-zoo 2026.10.9,"
-    " gradient_checkpointing.py)",
-    "q, k and v, o, and the MLP run as one function each with their adapters; 4-bit weights"
-    " are unpacked into a buffer that stays (Unsloth 2026.10.9, kernels/fast_lora.py,"
-    " kernels/utils.py)",
+    "checkpointing is reentrant; layer inputs but the last are offloaded to CPU; two buffers"
+    " bring them back (unsloth-zoo 2026.10.9, gradient_checkpointing.py)",
+    "q/k/v, o and the MLP are fused with their adapters; 4-bit weights are unpacked into a"
+    " permanent buffer (Unsloth 2026.10.9, kernels/fast_lora.py, kernels/utils.py)",
     "cosines and sines of all positions of the model stay (Unsloth 2026.10.9,"
     " models/llama.py, LlamaRotaryEmbedding)",
 )
@@ -103,8 +101,8 @@ _NEWEST = _stack(
     options={},
     packing=Packing(one_row=True),
     holds=(
-        "rows are laid end to end, with positions and the length of each (Unsloth 2026.10.9,"
-        " trainer.py, padding_free)",
+        "rows are concatenated, with positions and lengths (Unsloth 2026.10.9, trainer.py,"
+        " padding_free)",
         "float32 logits of some labelled tokens at a time (unsloth-zoo 2026.10.9,"
         " fused_losses/fused_linear.py)",
     ),
@@ -116,9 +114,8 @@ VERSIONS = (
         _NEWEST,
         version="2024.10",
         about=(
-            "Until November 2024 its loss took the logits of all tokens, in 16 bit, and wrote their"
-            " gradient over them (Unsloth before 549c5be, models/llama.py,"
-            " kernels/cross_entropy_loss.py).",
+            "Until November 2024 its loss needed 16-bit logits of all tokens; gradients are written"
+            " over them (Unsloth before 549c5be, models/llama.py, kernels/cross_entropy_loss.py).",
             *_NEWEST.about,
         ),
         defaults=overruled(_NEWEST, {"loss": "triton"}),
@@ -128,17 +125,17 @@ VERSIONS = (
         name="unsloth-dpo",
         call="DPOTrainer",
         about=(
-            "As unsloth, with TRL's DPOTrainer as it is patched over TRL 1.9, its batch and"
-            " accumulation (4 and 2). A batch counts pairs: the model sees twice as many rows.",
+            "As unsloth, with its patched DPOTrainer of TRL 1.9, batch 4 and accumulation 2. A"
+            " batch"
+            " counts pairs: the model runs twice as many rows.",
         ),
         options={"batch_size": 4, "accumulation": 2, "loop_state": "unsloth-dpo"},
         packing=None,
         rows=2,
         holds=(
-            "float32 logits of some tokens at a time, of the policy and then of the reference, the"
-            " model with its adapters switched off (unsloth-zoo 2026.10.9,"
-            " fused_losses/fused_linear.py; Unsloth 2026.10.9, models/rl_replacements.py,"
-            " dpo_trainer_compute_loss_chunked)",
+            "float32 logits in chunks, for the policy and then the reference; the reference is the"
+            " model without adapters (unsloth-zoo 2026.10.9, fused_losses/fused_linear.py; Unsloth"
+            " 2026.10.9, models/rl_replacements.py, dpo_trainer_compute_loss_chunked)",
             "accelerate's float32 copies of both passes' last hidden states",
         ),
         refusals=(Refusal("packed", "pairs are not packed; padding_free has no option here"),),
@@ -151,8 +148,9 @@ VERSIONS = (
             " accumulation 2, completions of up to 256 tokens, beta 0 without a reference."
             " --seq-len is prompt and completion together; a batch counts completions, and is"
             " num_generations where that does not divide it.",
-            "fast_inference=True is --use-vllm, with --vllm-share for what vLLM takes of the card;"
-            " in standby it gives its cache back while the model trains.",
+            "fast_inference=True is --use-vllm, with --vllm-share for vLLM's GPU memory; in"
+            " standby it"
+            " frees its cache while the model trains.",
         ),
         options={
             "batch_size": 4,
@@ -164,14 +162,16 @@ VERSIONS = (
         holds=(
             "what is no padding of a micro-batch is laid end to end (unsloth-zoo 2026.10.9,"
             " rl_replacements.py, grpo_accumulated_loss)",
-            "float32 logits of some of the completions' tokens at a time, and the gradient of each"
-            " log-probability (fused_losses/fused_linear.py, _logprobs_impl)",
-            "where the model itself has generated, layers' inputs stay on the card: TRL then"
-            " switches transformers' own checkpoints on (TRL 1.9, models/utils.py; rehearsed)",
-            "all completions of an optimizer step, batch x accumulation, are made at once over"
-            " caches that grow by 512 tokens (Unsloth 2026.10.9, models/_decode_graphs.py)",
-            "the reference, the model with its adapters switched off, scores them all at once where"
-            " beta is above 0 (models/rl_replacements.py, _get_per_token_logps_and_entropies)",
+            "float32 logits in chunks of completion tokens; one gradient per log-probability"
+            " (fused_losses/fused_linear.py, _logprobs_impl)",
+            "after generation by the model layer inputs stay on the GPU; TRL switches to"
+            " transformers'"
+            " checkpointing (TRL 1.9, models/utils.py; rehearsed)",
+            "all completions of an optimizer step are made at once; caches grow by 512 tokens"
+            " (Unsloth"
+            " 2026.10.9, models/_decode_graphs.py)",
+            "with beta above 0 the model without adapters scores all completions at once"
+            " (models/rl_replacements.py, _get_per_token_logps_and_entropies)",
         ),
         refusals=(Refusal("packed", "completions are laid end to end whatever is packed"),),
     ),
