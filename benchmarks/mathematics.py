@@ -32,8 +32,8 @@ from lora_profiler.mathematics.verify import verify
 from lora_profiler.report import learn
 from lora_profiler.report.claims.claim import Claim
 from lora_profiler.report.claims.document import verify_blocks, verify_payload
+from lora_profiler.report.progress import shown_checks
 from lora_profiler.report.render import markdown
-from lora_profiler.report.waiting import shown_checks
 
 SHOWN = Path(learn.__file__).with_name(learn.FILE)
 """What the page Learn draws."""

@@ -120,7 +120,7 @@ def test_resume_runs_what_is_not_stored_and_says_so(bench: Bench) -> None:
     code, out, err = bench.tiny("--resume")
     assert code == 0
     assert [case.workload.setup.method for case in bench.asked] == ["lora"]
-    assert re.search(r"\[1/2\] tiny, full: ok, .*; stored before, not run again\n", err)
+    assert ("full", "stored", "ok") in {(e["method"], e["state"], e["status"]) for e in events(err)}
     assert "\nFull " in out
     code, out, err = bench.tiny("--resume")
     assert (code, bench.asked) == (0, [])
@@ -227,18 +227,20 @@ def test_output_goes_to_a_new_file(bench: Bench, tmp_path: Path) -> None:
     assert "exists" in err
 
 
-def test_progress_off_a_terminal_is_a_line_when_a_case_starts_and_ends(bench: Bench) -> None:
+def events(err: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+
+
+def test_progress_off_a_terminal_is_an_event_when_a_case_starts_and_ends(bench: Bench) -> None:
     bench.answer = statuses("ok", "oom")
-    lines = bench.tiny()[2].splitlines()[1:]
-    assert lines[0] == "[1/2] tiny, full: started, predicted peak 1.51 MiB"
-    assert lines[1].startswith(
-        "[1/2] tiny, full: ok, peak 1.51 MiB, predicted 1.51 MiB, error exact, 100.00 ms a step,"
-        " 480 tok"
-    )
-    assert lines[1].endswith("; took 0:00")
-    assert lines[2] == "[2/2] tiny, LoRA r16: started, predicted peak 1.30 MiB"
-    assert lines[3] == "[2/2] tiny, LoRA r16: out of memory, predicted 1.30 MiB; took 0:00"
-    assert len(lines) == 4
+    found = events(bench.tiny()[2])
+    assert [(e["case"], e["of"], e["method"], e["state"], e["status"]) for e in found] == [
+        (1, 2, "full", "running", None),
+        (1, 2, "full", "done", "ok"),
+        (2, 2, "lora", "running", None),
+        (2, 2, "lora", "done", "oom"),
+    ]
+    assert [e["left_s"] for e in found[:2]] == [None, 0]
 
 
 @pytest.mark.parametrize(
@@ -307,7 +309,9 @@ def test_ctrl_c_between_two_processes_ends_the_run(bench: Bench) -> None:
     assert code == 130
     assert len(bench.asked) == 2
     assert "\nFull " in out
-    assert "[2/4] tiny, LoRA r16, run 1: interrupted" in err
+    assert (2, 4, "lora", "interrupted") in {
+        (e["case"], e["of"], e["method"], e["state"]) for e in events(err)
+    }
 
 
 def test_a_case_that_ends_well_in_the_moment_of_ctrl_c_is_kept_and_the_last(bench: Bench) -> None:
@@ -445,7 +449,7 @@ def test_the_search_begins_at_the_prediction_and_shows_its_probes(bench: Bench) 
     )
     assert " ".join(out.split()).startswith(proof)
     assert "Predicted: 11." in out
-    assert "[2] tiny, LoRA r16, batch 12: out of memory" in err
+    assert [e["status"] for e in events(err)][-4:] == [None, "oom", None, "ok"]
     assert len(bench.stored()) == 3
 
 
@@ -561,7 +565,7 @@ def test_a_terminal_shows_rows_as_they_go_and_then_the_table_instead(
     assert text.index("step 2: backward") < text.index("The predicted peak is right")
     plain = on_a_terminal(*arguments, TERM="dumb")
     assert "\x1b" not in plain
-    assert "[1/1] tiny, full: started" in plain
+    assert '"case": 1, "of": 1' in plain
 
 
 # --- for real -------------------------------------------------------------------------------------
@@ -628,7 +632,7 @@ def test_ctrl_c_of_a_real_run_leaves_the_finished_rows_and_no_process(place: Pat
     process = subprocess.Popen(command, env=os.environ | ONE_CORE, start_new_session=True, **pipes)
     try:
         assert process.stderr is not None
-        assert any("LoRA r16: started" in line for line in process.stderr)
+        assert any('"lora", "state": "running"' in line for line in process.stderr)
         wait_until(lambda: any(map(has_loaded_torch, processes_of(place))))
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=200)

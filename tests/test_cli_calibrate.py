@@ -13,7 +13,7 @@ from commands import Run
 from lora_profiler.calibration import calibrate as calibrating
 from lora_profiler.calibration.calibrate import Calibration, FittedStep, Progress
 from lora_profiler.harness import MeasurementError, device_choice
-from lora_profiler.report.waiting import Lines
+from lora_profiler.report import progress
 from lora_profiler.steptime.local import local_constants
 
 
@@ -48,11 +48,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_table_of_what_was_measured_and_where_it_is_kept(
     run: Run, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Lines, "between", 0.0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN", 0.0)
     done = run("calibrate", "--device", "cpu")
     assert done.exit_code == 0, done.stderr
     assert asked == ["cpu"]
-    assert "Calibrating: probing bandwidth (0 of 9)" in done.stderr
+    assert '"phase": "Calibrating", "done": 0, "of": 9' in done.stderr
+    assert '"doing": "probing bandwidth"' in done.stderr
     for text in (
         "A processor, 2 threads, torch 2.13.0",
         "20.0 GB/s",

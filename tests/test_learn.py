@@ -259,9 +259,9 @@ for line in ({}):
     print(json.dumps(line), file=sys.stderr, flush=True)
 {}
 """
-KEYS = ("claim", "title", "doing", "done", "total", "verdict")
-PREPARING = dict(zip(KEYS, (0, "Getting the model", "training it", 21, 150, None), strict=True))
-CHECKED = dict(zip(KEYS, (1, "Size of the update", "", 0, None, "holds"), strict=True))
+KEYS = ("claim", "phase", "doing", "done", "of", "verdict", "left_s")
+PREPARING = dict(zip(KEYS, (0, "Getting the model", "training it", 21, 150, None, 3), strict=True))
+CHECKED = dict(zip(KEYS, (1, "Size of the update", "", 0, None, "holds", None), strict=True))
 
 
 def process(monkeypatch: pytest.MonkeyPatch, lines: list[dict[str, Any]], ending: str) -> None:

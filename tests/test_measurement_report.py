@@ -43,7 +43,6 @@ from lora_profiler.report.measured.measured_runs import (
     distinctions,
     error_summary,
     run_row,
-    run_text,
     summary_table,
 )
 from lora_profiler.report.measured.measurements import (
@@ -251,8 +250,8 @@ def test_every_status_can_be_shown_with_nothing_else_known(status: str) -> None:
     text = shown(bare)
     assert run_labels.STATUS_DEFINITIONS[status] in text
     assert ("It ended: It was so." in text) == (failure is not None)
-    said = f"tiny-gpt2, full: {run_labels.STATUS_LABELS[status]}, predicted 1.91 MiB"
-    assert run_text(bare, records.make_prediction()) == said
+    row = ("tiny-gpt2", "full", "", run_labels.STATUS_LABELS[status], "", "1.91 MiB", "", "", "")
+    assert run_row(bare, records.make_prediction()).cells == row
 
 
 def test_a_real_prediction_of_an_unknown_family_is_only_a_lower_bound() -> None:
@@ -271,8 +270,9 @@ def test_a_real_prediction_of_an_unknown_family_is_only_a_lower_bound() -> None:
 
 def test_a_row_of_one_run() -> None:
     record = records.make_record(peak_requested_bytes=1_600_000)
-    said = "tiny-gpt2, full, batch 2: ok, peak 1.53 MiB, predicted 1.91 MiB, error +25.00 %, 100.00 ms a step, 160 tokens/s"
-    assert run_text(record, records.make_prediction(), "batch 2") == said
+    assert run_row(record, records.make_prediction(), "batch 2").cells == (
+        "tiny-gpt2", "full", "batch 2", "ok", "1.53 MiB", "1.91 MiB", "+25.00 %", "100.00 ms", "160/s"
+    )  # fmt: skip
 
 
 def test_a_table_of_runs_has_every_one_and_no_empty_column() -> None:

@@ -22,15 +22,14 @@ from lora_profiler.records.record import (
     readings_from_dict,
 )
 from lora_profiler.report.measured import run_labels
-from lora_profiler.report.progress import (
+from lora_profiler.report.measured.running import (
     _WIDTHS,
     COLUMNS,
     column_widths,
     drawn,
     footer,
-    line,
     row_distinctions,
-    shown,
+    shown_runs,
     status_text,
     window,
 )
@@ -160,19 +159,18 @@ def test_every_status_text_fits_its_column() -> None:
     assert max(map(len, texts)) <= _WIDTHS["status"]
 
 
-def test_a_line_for_each_start_and_end() -> None:
+def test_an_event_for_each_start_and_end(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     progress = progress_of(planned(), planned(rank=4), clock=clock)
-    told: list[str] = []
-    progress.tell = lambda index, row: told.append(line(progress, index, row, 2))
-    run(progress, clock, 0, 75.2)
-    progress.observer().started(1, progress.rows[1].planned.case)
-    progress.interrupt(None)
-    assert told[0].startswith("[1/2] tiny-gpt2, full: started, predicted peak ")
-    assert told[1].startswith("[1/2] tiny-gpt2, full: ok, peak 1.91 MiB, predicted ")
-    assert told[1].endswith("; took 1:15")
-    assert told[3].startswith("[2/2] tiny-gpt2, LoRA r4: interrupted, predicted peak ")
-    assert line(progress, 0, progress.rows[0], None).startswith("[1] ")
+    with shown_runs(progress, total=2, deadline_seconds=None, transient=False):
+        run(progress, clock, 0, 75.2)
+        progress.observer().started(1, progress.rows[1].planned.case)
+        progress.observer().progressed(1, Heartbeat(phase="backward", step=2))
+        progress.interrupt(None)
+    events = [json.loads(text) for text in capsys.readouterr().err.splitlines()]
+    assert [(e["case"], e["of"], e["state"], e["left_s"]) for e in events] == [
+        (1, 2, "running", None), (1, 2, "done", 75), (2, 2, "running", 75), (2, 2, "interrupted", 0)
+    ]  # fmt: skip
 
 
 def test_runs_of_one_case_are_numbered_and_settings_named_where_they_differ() -> None:
@@ -271,7 +269,7 @@ def test_every_heartbeat_is_a_line_of_json_where_that_is_asked_for(
 ) -> None:
     clock = Clock()
     progress = progress_of(planned(), planned(rank=4), clock=clock)
-    with shown(progress, total=2, deadline_seconds=None, transient=False, as_json=True):
+    with shown_runs(progress, total=2, deadline_seconds=None, transient=False, as_json=True):
         observer, case = progress.observer(), progress.rows[1].planned.case
         observer.started(1, case)
         observer.progressed(1, Heartbeat(phase="backward", step=2))

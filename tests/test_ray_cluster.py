@@ -404,7 +404,7 @@ def test_the_command_tells_of_machines_rows_and_records(
     assert err.startswith(
         "Training on cpu on 2 machines by Ray, 1 processor a case; records go to "
     )
-    assert err.count(": started, ") == 4
+    assert err.count('"state": "running"') == 4
     assert len(out.splitlines()) == 1 + 4
     assert len(Store(tmp_path / "r.jsonl").records()) == 4
     assert on(Told(BIG), monkeypatch, tmp_path, "--resume") == 0

@@ -32,7 +32,7 @@ from lora_profiler.records.record import Conditions, Measurement, Record
 from lora_profiler.records.serialize import record_dict, record_from_dict
 from lora_profiler.records.store import Store, StoreError
 from lora_profiler.report.measured.comparisons import comparison_blocks
-from lora_profiler.report.measured.measured_runs import run_text
+from lora_profiler.report.measured.measured_runs import run_row
 from lora_profiler.report.rehearsed import rehearsed_blocks
 from lora_profiler.report.terminal import plain
 from lora_profiler.workload import Workload
@@ -136,9 +136,9 @@ def test_nothing_is_compared_timed_or_matched_with_a_card() -> None:
     assert row.comparisons == ()
     text = plain(comparison_blocks([row], ("peak_requested_bytes",), ("method",), 5, ()))
     assert "%" not in text.replace("1 %", "")
-    assert ": rehearsed, peak" in run_text(record, prediction)
+    assert run_row(record, prediction).cells[3] == "rehearsed"
     failed = a_rehearsed_record(status="oom")
-    assert ": rehearsed, out of memory" in run_text(failed, prediction)
+    assert run_row(failed, prediction).cells[3] == "rehearsed, out of memory"
 
 
 def test_compare_and_report_count_measured_records_alone(tmp_path: Path, run: Run) -> None:

@@ -3,7 +3,6 @@ a clean end by Ctrl-C."""
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import pytest
 from commands import Run
 from families import TINY_BLOOM
 from lora_profiler.compiled.evaluation import forget
-from lora_profiler.report import tracing
+from lora_profiler.report import progress
 from lora_profiler.traced.effort import ADAPTED_LAYER_SECONDS, LAYER_SECONDS, Effort, Ended, Size
 from lora_profiler.units import about_text
 
@@ -123,7 +122,7 @@ def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     real = compiler.trace
     monkeypatch.setattr(compiler, "trace", slow)
     monkeypatch.setattr(single_size, "trace", slow)
-    monkeypatch.setattr(tracing, "SECONDS_BETWEEN", 0.1)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN", 0.1)
 
 
 @pytest.mark.parametrize("engine", ["auto", "traced"])
@@ -135,20 +134,21 @@ def test_auto_and_traced_say_how_long_before_and_while_they_trace(
     done = run("predict", config, *options.split())
     assert done.exit_code == 0
     assert json.loads(done.stdout)["predictions"]
-    first, *rest = done.stderr.splitlines()
-    assert first == "tracing bloom, full, one sample: some seconds; kept for later"
-    assert len(rest) > 3
-    so_far = r"tracing bloom, full, one sample: \d+:\d\d so far, [a-z ]*(\d+ \w+)? ?more"
-    assert all(re.fullmatch(so_far, line) for line in rest)
-    assert not [thread for thread in threading.enumerate() if thread.name == tracing.THREAD]
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert len(events) > 3 and {e["phase"] for e in events} == {"tracing bloom, full, one sample"}
+    assert all(e["of"] == 1 and e["left_s"] >= 0 for e in events)
+    assert not [thread for thread in threading.enumerate() if thread.name == progress.THREAD]
 
 
 def test_compile_counts_its_profiles(run: Run, config: str) -> None:
     done = run("compile", config, "--method", "full", "--format", "json")
     assert json.loads(done.stdout)["profiles"]
-    lines = [line for line in done.stderr.splitlines() if "kept for later" in line]
-    sizes = [line.partition(":")[0].removeprefix("tracing bloom, full, ") for line in lines]
-    assert sizes == ["one sample", "several samples"]
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    begun = dict.fromkeys((e["phase"], e["done"], e["of"]) for e in events)
+    assert list(begun) == [
+        ("tracing bloom, full, one sample", 0, 1),
+        ("tracing bloom, full, several samples", 1, 2),
+    ]
 
 
 def test_a_long_wait_names_what_is_quicker_once(
@@ -156,12 +156,8 @@ def test_a_long_wait_names_what_is_quicker_once(
 ) -> None:
     monkeypatch.setattr("lora_profiler.traced.effort.LAYER_SECONDS", 4.0)
     done = run("predict", config, "--method", "full", "--gpu", "rtx_4090", "-s", "64")
-    first, second = (line for line in done.stderr.splitlines() if "kept for later" in line)
-    assert first.startswith(
-        "[1/2] tracing bloom, full, one sample: about 2 min, about 4 min for all (--engine analytic"
-        " answers at"
-    )
-    assert "--engine analytic" not in second
+    words = "Tracing takes about 4 min (--engine analytic answers at once"
+    assert done.stderr.count(words) == 1 and done.stderr.index(words) < done.stderr.index("{")
 
 
 def test_ctrl_c_while_it_traces_ends_with_130_and_one_word(config: str) -> None:

@@ -1,6 +1,7 @@
 """Who waits sees that something happens: on a terminal a live line on stderr with the time left,
-elsewhere a line now and then; what the command prints has nothing of it."""
+elsewhere an event now and then; what the command prints has nothing of it."""
 
+import json
 import os
 import pty
 import subprocess
@@ -15,8 +16,8 @@ import pytest
 from commands import OFFLINE, Run
 from lora_profiler.harness import doctor
 from lora_profiler.harness.capabilities import Abilities
-from lora_profiler.report import waiting
-from lora_profiler.report.waiting import left_text, part_text, shown_work
+from lora_profiler.report import progress
+from lora_profiler.report.progress import Piece, seconds_left, shown_work
 
 LONG_PLAN = ("plan", "meta-llama/Llama-3.3-70B-Instruct", "--gpus", "8xh100", "--tokens", "10M")
 
@@ -83,26 +84,27 @@ def test_nothing_of_it_is_left_in_a_pipe(run: Run) -> None:
     assert done.stderr == "" and "layouts" not in done.stdout
 
 
-def test_a_log_gets_a_line_when_it_takes_long(
+def test_a_log_gets_an_event_when_it_takes_long(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(waiting.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     with shown_work("Searching", "layouts") as tell:
         for second in range(25):
             now[0] = float(second)
             tell("", 40 * second, 1200)
-    assert capsys.readouterr() == (
-        "",
-        "    Searching: 400 of 1,200 layouts, about 20 s left\n"
-        "    Searching: 800 of 1,200 layouts, about 10 s left\n",
-    )
+    out, err = capsys.readouterr()
+    assert out == "" and [json.loads(line) for line in err.splitlines()] == [
+        {"phase": "Searching layouts", "done": 400, "of": 1200, "left_s": 20},
+        {"phase": "Searching layouts", "done": 800, "of": 1200, "left_s": 10},
+    ]
 
 
 def test_the_time_left_is_that_of_the_parts_before() -> None:
-    assert left_text(0, 10, 5.0) == left_text(10, 10, 5.0) == ""
-    assert left_text(1, 4, 20.0) == "about a minute left"
-    assert part_text("rank 8", 3, 10, "") == "rank 8 (3 of 10)"
+    assert seconds_left(0, 10, 5.0) is seconds_left(10, 10, 5.0) is None
+    assert seconds_left(1, 4, 20.0) == 60.0
+    assert Piece(phase="", doing="rank 8", done=3, of=10).text == "rank 8 (3 of 10)"
+    assert Piece(phase="Searching", unit="layouts", done=3, of=1000).text == "3 of 1,000 layouts"
 
 
 def test_a_live_line_shows_the_time_left_and_is_gone_at_the_end(
@@ -114,7 +116,7 @@ def test_a_live_line_shows_the_time_left_and_is_gone_at_the_end(
 
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=100)
-    monkeypatch.setattr(waiting, "terminal", lambda: console)
+    monkeypatch.setattr(progress, "terminal", lambda: console)
     with shown_work("Searching", "layouts") as tell:
         tell("", 1, 3)
         time.sleep(0.3)  # of which two more parts are twice as much

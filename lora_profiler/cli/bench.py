@@ -90,7 +90,7 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
     from lora_profiler.campaign.session import Session
     from lora_profiler.comparison.scored import result
     from lora_profiler.records.store import Store
-    from lora_profiler.report.progress import shown
+    from lora_profiler.report.measured.running import shown_runs
 
     drawn_again = o["form"] == "table" and o["output"] is None and sys.stdout.isatty()
     with one_interrupt() as interrupt:
@@ -112,7 +112,7 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
             progress = Progress(earlier=store.records())
             total = None if o["largest_batch"] else len(cases)
             as_json = o["progress"] == "json"
-            with shown(
+            with shown_runs(
                 progress,
                 total=total,
                 deadline_seconds=o["deadline"],

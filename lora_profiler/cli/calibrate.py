@@ -45,7 +45,7 @@ def calibrate_command(device: "Device | None", form: str, output: str | None, fo
     require("calibrating", (*TRACING, "accelerate"))
     from lora_profiler.calibration.calibrate import calibrate
     from lora_profiler.report.catalogues import calibration_blocks, calibration_payload
-    from lora_profiler.report.waiting import shown_work
+    from lora_profiler.report.progress import shown_work
     from lora_profiler.steptime.local import keep
 
     chosen = device_here(device)

@@ -60,11 +60,11 @@ def compile_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     MODEL: hub name, alias, folder or config.json.
     """
     check_new_file(o["output"], o["force"])
-    from lora_profiler.report.tracing import shown
+    from lora_profiler.report.progress import shown_traces
 
     specs = [model_called(name, o) for name in models]
     platform = platform_of(o, gpu_of(o))
-    with shown(at_once=None):
+    with shown_traces(at_once=None):
         made = [
             profile
             for spec in specs

@@ -57,14 +57,14 @@ def crossover_command(ctx: click.Context, /, model: str, **o: Any) -> None:
     check_new_file(o["output"], o["force"])
     from lora_profiler.planning.crossover import BATCH_SIZES, LENGTHS, crossover
     from lora_profiler.report.decision.crossover import crossover_blocks, crossover_payload
-    from lora_profiler.report.tracing import shown
+    from lora_profiler.report.progress import shown_traces
 
     if any(given(ctx, name) for name in _SIZES):
         raise UsageError("a crossover is over sizes; take --lengths and --batches.")
     if not given(ctx, "methods"):
         ctx.params["methods"] = ("full", "lora", "qlora")
     gpu, spec = gpu_of(o), model_called(model, o)
-    with shown():
+    with shown_traces():
         answer = crossover(
             workloads(spec, ctx, platform_of(o, gpu)),
             gpu,

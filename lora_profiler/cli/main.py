@@ -154,7 +154,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
         write,
     )
     from lora_profiler.planning.answers import answers
-    from lora_profiler.report.tracing import shown
+    from lora_profiler.report.progress import shown_traces
 
     gpu, network = gpu_of(o), network_of(o)
     platform = platform_of(o, gpu)
@@ -187,7 +187,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     )
     if o["engine"] == "rehearsed":
         click.echo("Rehearsing on a simulated GPU, some seconds each.", err=True)
-    with shown():
+    with shown_traces():
         ask = partial(
             answers, engine=o["engine"], levers=levers, network=network, given=names_given(ctx)
         )
@@ -335,15 +335,17 @@ def doctor_command(form: str, output: str | None, force: bool) -> None:
     Tokens are never printed.
     """
     check_new_file(output, force)
-    from lora_profiler.harness.doctor import Diagnosis, diagnosed, missing
+    from lora_profiler.harness.doctor import SECTIONS, Diagnosis, diagnosed, missing
     from lora_profiler.report.catalogues import doctor_table, doctor_verdict
-    from lora_profiler.report.waiting import shown_work
+    from lora_profiler.report.progress import shown_work
 
     sections, found, verdict = diagnosed(), list[Diagnosis](), doctor_verdict(missing())
     if form == "table" and output is None:
         print_blocks(verdict, form, output)
     while True:
-        with shown_work("Looking at this installation"):
+        with shown_work("Looking at this installation") as tell:
+            if len(found) < len(SECTIONS):
+                tell(SECTIONS[len(found)], len(found), len(SECTIONS))
             section = next(sections, None)
         if section is None:
             break

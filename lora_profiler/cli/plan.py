@@ -218,12 +218,12 @@ def _place(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     """Every sharding of the setup on one cluster."""
     from lora_profiler.planning.placement import find_cluster, plan
     from lora_profiler.report.decision.cluster import cluster_blocks, cluster_payload
-    from lora_profiler.report.tracing import shown
+    from lora_profiler.report.progress import shown_traces
 
     cluster = find_cluster(o["cluster"])
     network = network_of(o)
     spec = model_called(model, o)
-    with shown():
+    with shown_traces():
         options = plan(
             workloads(spec, ctx, platform_of(o, cluster.gpu)), cluster, network, o["engine"]
         )
@@ -245,7 +245,7 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     from lora_profiler.planning.planned import Budget
     from lora_profiler.report.decision.plan import plan_blocks
     from lora_profiler.report.json.plan import plan_payload
-    from lora_profiler.report.waiting import shown_work
+    from lora_profiler.report.progress import shown_work
 
     ((name, file),) = named([model], o["framework"])
     asked = names_asked(ctx, file) if o["write"] else set()

@@ -65,7 +65,7 @@ def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
     claims = chosen(o["claims"])
     require("checking the mathematics")
     from lora_profiler.records.locks import WorkingFolder
-    from lora_profiler.report.waiting import shown_checks
+    from lora_profiler.report.progress import shown_checks
 
     with (
         WorkingFolder() as work,

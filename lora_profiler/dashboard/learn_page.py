@@ -176,11 +176,12 @@ class ClaimState:
     the first."""
 
     claim: int
-    title: str
-    doing: str
+    phase: str
     done: int
-    total: int | None
+    of: int | None
+    left_s: int | None
     verdict: Verdict | None
+    doing: str = ""
 
 
 Checking = Followed[ClaimState]
@@ -246,7 +247,7 @@ def _going(running: Checking) -> None:
 
 
 def _progress(running: Checking) -> Table:
-    rows = [Row(cells=(state.title, where(state))) for _, state in sorted(running.states.items())]
+    rows = [Row(cells=(state.phase, where(state))) for _, state in sorted(running.states.items())]
     return Table(columns=("", "now"), rows=tuple(rows) or (Row(cells=("", "starting")),), left=2)
 
 
@@ -256,7 +257,7 @@ def where(state: ClaimState) -> str:
         return CLAIM_VERDICT_LABELS[state.verdict]
     if not state.doing:
         return "beginning"
-    return state.doing if state.total is None else f"{state.doing}, {state.done} of {state.total}"
+    return state.doing if state.of is None else f"{state.doing}, {state.done} of {state.of}"
 
 
 def _after(ended: Checking) -> None:

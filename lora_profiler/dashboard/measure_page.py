@@ -35,8 +35,8 @@ from lora_profiler.report.charts.lines import step_times
 from lora_profiler.report.charts.plot import Limit
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
+from lora_profiler.report.measured.running import beat_text, predicted_text
 from lora_profiler.report.page.runs import numbered
-from lora_profiler.report.progress import beat_text, predicted_text
 from lora_profiler.units import bytes_text, clock_text, count_text, seconds_text
 from lora_profiler.workload import Device
 

@@ -101,6 +101,7 @@ class CaseState:
     status: str | None
     record_id: str | None
     read: Readings
+    left_s: int | None = None
 
 
 Measuring = Followed[CaseState]

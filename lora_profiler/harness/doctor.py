@@ -27,6 +27,8 @@ PACKAGES: dict[str, str] = {
 }  # fmt: skip
 """Distribution name -> what it is for here."""
 
+SECTIONS = ("python", "packages", "devices", "measuring", "hub")
+"""Of a diagnosis, in order."""
 MEASURING = ("torch", "transformers", "peft", "accelerate")
 """Distributions without which nothing is trained."""
 

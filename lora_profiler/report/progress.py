@@ -1,251 +1,300 @@
-"""Measured runs while they go, on stderr: on a terminal a table that is drawn anew every second, a
-second between two drawings, since the machine that draws is the one that is measured. Elsewhere a
-line when a run begins and ends, or for another program a line of JSON whenever there is something
-new."""
+"""How far long work is, on stderr, and how long it takes yet: one stream of events, {"phase",
+"done", "of", "left_s"}. rich draws them on a terminal; without one each is a line of JSON, now and
+then."""
 
 import json
+import os
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from lora_profiler.campaign.progress import CaseRow, Progress
-from lora_profiler.comparison.errors import counted_peak
-from lora_profiler.harness import Heartbeat
-from lora_profiler.prediction import Prediction
-from lora_profiler.records.record import MEASURED, readings_dict
-from lora_profiler.report.json import picked
-from lora_profiler.report.labels import method_label
-from lora_profiler.report.measured import run_labels
-from lora_profiler.report.measured.measured_runs import distinctions, run_row, run_text
-from lora_profiler.report.waiting import terminal
-from lora_profiler.units import bytes_text, clock_text, count_text
+from lora_profiler._common.printable import printable
+from lora_profiler.units import about_text, count_text
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from lora_profiler.report.claims.claim import Checked, Claim
+    from lora_profiler.traced.effort import Effort
+    from lora_profiler.workload import Workload
+
+Tell = Callable[[str, int, int], None]
+"""What is being done, how many parts are done, and of how many."""
+SECONDS_BETWEEN = 10.0
+"""Of silence before an event is written where there is no terminal."""
+THREAD = "lora-profiler progress"
+LONG_SECONDS = 60.0
+"""A wait for which another way to an answer is named."""
+AT_ONCE = "--engine analytic answers at once, with a lower bound where rules do not know the model"
 
 
-COLUMNS = ("model", "method", "setup", "status", "time", "peak", "predicted", "error")
-_STYLES = {"running": "bold cyan", "waiting": "dim", "stored": "dim", "interrupted": "yellow"}
-_STATUS_STYLES = {"ok": "green", "noisy": "yellow", "oom": "yellow"}
-_WIDTHS = {"method": 9, "status": 20, "time": 7, "peak": 12, "predicted": 12, "error": 8}
-"""Of columns that must neither jump nor lose a letter; model and setup share what is left."""
-_GAP = 2
-_LEAST_FOR_NAMES = 20
-"""Where model and setup would get less, the predicted peak is left out, then the error."""
-_SECONDS_BETWEEN = 1.0
-_MOST_ROWS = 20
-"""Of a taller terminal too: drawing them takes 6 ms of the machine that is measured."""
+def seconds_left(done: int, total: int, seconds: float) -> float | None:
+    """Of work of which `done` of `total` parts took `seconds`; None before the first is done.
+
+    Examples:
+        >>> seconds_left(1, 3, 20.0)
+        40.0
+    """
+    return seconds * (total - done) / done if 0 < done < total else None
+
+
+@dataclass(slots=True)
+class Piece:
+    """One piece of work, as far as it is. `left_seconds` where it is known by other means than the
+    parts that are done; `more` goes into its events."""
+
+    phase: str
+    unit: str = ""
+    doing: str = ""
+    done: int = 0
+    of: int | None = None
+    left_seconds: float | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+    began: float = field(default_factory=lambda: time.monotonic())
+
+    @property
+    def left(self) -> float | None:
+        if self.left_seconds is not None or self.of is None:
+            return self.left_seconds
+        return seconds_left(self.done, self.of, time.monotonic() - self.began)
+
+    @property
+    def text(self) -> str:
+        """'rank 8 (20 of 61)', '412 of 1,900 layouts'."""
+        if self.of is None:
+            return self.doing
+        count = f"{count_text(self.done)} of {count_text(self.of)}"
+        return f"{self.doing} ({count})" if self.doing else f"{count} {self.unit}".rstrip()
+
+    def event(self, **more: Any) -> dict[str, Any]:
+        left = self.left
+        event = {
+            "phase": f"{self.phase} {self.unit}".rstrip(),
+            "done": self.done,
+            "of": self.of,
+            "left_s": None if left is None else round(left),
+        }
+        return event | ({"doing": self.doing} if self.doing else {}) | self.more | more
+
+
+class Events:
+    """Lines of JSON, `seconds_between` one and the next of a piece of work."""
+
+    def __init__(self, seconds_between: float = SECONDS_BETWEEN) -> None:
+        self._between, self._written = seconds_between, time.monotonic()
+
+    def begin(self, piece: Piece) -> None:
+        self._written = time.monotonic()
+
+    def update(self, piece: Piece) -> None:
+        if time.monotonic() - self._written >= self._between:
+            self.write(piece.event())
+
+    def end(self, piece: Piece, outcome: str) -> None:
+        """What came of it is said by who began it."""
+
+    def write(self, event: dict[str, Any]) -> None:
+        self._written = time.monotonic()
+        print(json.dumps(event, allow_nan=False), file=sys.stderr, flush=True)
+
+
+class Bars:
+    """A bar of rich for each piece."""
+
+    def __init__(self, progress: Any) -> None:
+        self._progress, self._tasks = progress, dict[int, Any]()
+
+    def begin(self, piece: Piece) -> None:
+        self._tasks[id(piece)] = self._progress.add_task(
+            printable(piece.phase), total=None, doing="", piece=piece
+        )
+
+    def update(self, piece: Piece) -> None:
+        task = self._tasks[id(piece)]
+        doing = printable(piece.text)
+        self._progress.update(task, completed=piece.done, total=piece.of, doing=doing)
+
+    def end(self, piece: Piece, outcome: str) -> None:
+        task = self._tasks.pop(id(piece))
+        self._progress.update(task, total=1, completed=1, doing=outcome, piece=None)
 
 
 @contextmanager
-def shown(
-    progress: Progress,
-    *,
-    total: int | None,
-    deadline_seconds: float | None,
-    transient: bool,
-    as_json: bool = False,
-) -> Iterator[None]:
-    """Shows `progress` on stderr while the block runs. `total` is the number of cases where it is
-    known beforehand.
-
-    `transient` takes the table away at the end, where another one is about to tell the same.
-    `as_json` is for other programs.
-    """
-    console = None if as_json else terminal()
+def _shown(*, transient: bool, events: Events | None = None) -> Iterator["Events | Bars"]:
+    """Bars on a terminal, or `events`."""
+    console = terminal() if events is None else None
     if console is None:
-        say = partial(print, file=sys.stderr, flush=True)
-        if as_json:
-            progress.tell = progress.beat = lambda index, row: say(json_line(index, row, total))
-        else:
-            progress.tell = lambda index, row: say(line(progress, index, row, total))
-        yield
+        yield events or Events(SECONDS_BETWEEN)
         return
-    from rich.live import Live
-
-    words: list[str] = []
-
-    def draw() -> Any:
-        if len(words) != len(progress.rows):  # of a hundred cases this is most of a drawing
-            words[:] = row_distinctions(progress.rows)
-        return drawn(progress, words, console.width, console.height, deadline_seconds)
-
-    with Live(
-        console=console,
-        get_renderable=draw,
-        refresh_per_second=1 / _SECONDS_BETWEEN,
-        transient=transient,
-        redirect_stdout=False,
-    ):
-        yield
+    with _live(console, transient=transient) as progress:
+        yield Bars(progress)
 
 
-# --- one line a case ------------------------------------------------------------------------------
+@contextmanager
+def shown_work(phase: str, unit: str = "") -> Iterator[Tell]:
+    """Shows one piece of work, and nothing is left of it on a terminal; `unit` are its parts."""
+    with _shown(transient=True) as shown:
+        yield _teller(shown, Piece(phase=phase, unit=unit))
 
 
-def line(progress: Progress, index: int, row: CaseRow, total: int | None) -> str:
-    """'[2/4] gpt2, LoRA r16: ok, peak 2.3 GiB, predicted ...; took 0:14'."""
-    place = f"[{index + 1}/{total}]" if total is not None else f"[{index + 1}]"
-    what = row_distinctions(progress.rows)[index]
-    if row.record is None:
-        workload = row.planned.case.workload
-        names = (workload.model.id, method_label(row.planned.prediction), what)
-        state = "interrupted" if row.state == "interrupted" else "started"
-        name = ", ".join(filter(None, names))
-        return f"{place} {name}: {state}, predicted peak {predicted_text(row.planned.prediction)}"
-    text = f"{place} {run_text(row.record, row.planned.prediction, what)}"
-    if row.state == "stored":
-        return f"{text}; stored before, not run again"
-    seconds = progress.elapsed(row)
-    return text if seconds is None else f"{text}; took {clock_text(seconds)}"
+def _teller(shown: Events | Bars, piece: Piece) -> Tell:
+    shown.begin(piece)
+
+    def tell(doing: str, done: int, total: int) -> None:
+        piece.doing, piece.done, piece.of = doing, done, total
+        shown.update(piece)
+
+    return tell
 
 
-def row_distinctions(rows: Sequence[CaseRow]) -> list[str]:
-    """What sets each row apart: settings in which they differ, and the number of a repeated run."""
-    cases = [row.planned.case for row in rows]
-    repeated = len({case.repeat for case in cases}) > 1
-    runs = [f"run {case.repeat + 1}" if repeated else "" for case in cases]
-    words = distinctions([case.workload for case in cases])
-    return [", ".join(filter(None, parts)) for parts in zip(words, runs, strict=True)]
+# --- the claims of `verify` -----------------------------------------------------------------------
 
 
-def json_line(index: int, row: CaseRow, total: int | None) -> str:
-    """Where one case stands, as an object: `status` and `record_id` once it has a record, else
-    `phase`, `step` and `done` as the measured process told them, and `read`, what it read since.
-    `case` counts from 1; `predicted_bytes` is the peak with BLAS workspaces, which a card's
-    counters hold too, null where a part of it is not known.
-    """
-    workload, prediction = row.planned.case.workload, row.planned.prediction
-    is_known = prediction.is_whole
-    beat = row.heartbeat if row.state == "running" else None
-    told: dict[str, Any] = {
-        "case": index + 1,
-        "of": total,
-        "model": workload.model.id,
-        "method": workload.setup.method,
-        "state": row.state,
-        "predicted_bytes": counted_peak(prediction) if is_known else None,
-        **(picked(beat, "phase step done") if beat else dict.fromkeys(("phase", "step", "done"))),
-        "read": readings_dict(beat.read) if beat else {},
-        "status": row.record.measurement.status if row.record else None,
-        "record_id": row.record.id if row.record else None,
-    }
-    return json.dumps(told, allow_nan=False)
+class Checks:
+    """What is shown of the checks of some claims (`report.claims.claim.Watch`). Events have the
+    number of the claim too, 0 before the first, and its verdict, null until it has one."""
+
+    def __init__(self, shown: Events | Bars, count: int) -> None:
+        self._shown, self._count, self._begun = shown, count, 0
+        self._piece = Piece(phase="Getting the model", more={"claim": 0, "verdict": None})
+
+    def prepare(self) -> Tell:
+        return _teller(self._shown, self._piece)
+
+    def begin(self, claim: "Claim") -> Tell:
+        self._begun += 1
+        number = f"[{self._begun}/{self._count}] {claim.id}. " * isinstance(self._shown, Bars)
+        more = {"claim": claim.id, "verdict": None}
+        self._piece = Piece(phase=f"{number}{claim.title}", more=more)
+        if isinstance(self._shown, Events):
+            self._shown.write(self._piece.event())
+        return _teller(self._shown, self._piece)
+
+    def end(self, checked: "Checked") -> None:
+        from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
+
+        verdict = checked.evidence.verdict
+        self._shown.end(self._piece, CLAIM_VERDICT_LABELS[verdict])
+        if isinstance(self._shown, Events):
+            self._shown.write(self._piece.event(verdict=verdict))
 
 
-# --- the live table -------------------------------------------------------------------------------
+@contextmanager
+def shown_checks(count: int, *, as_json: bool = False) -> Iterator[Checks]:
+    """Shows how far the checks of `count` claims are; `as_json` for other programs, four times a
+    second."""
+    with _shown(transient=False, events=Events(0.25) if as_json else None) as shown:
+        yield Checks(shown, count)
 
 
-def drawn(
-    progress: Progress,
-    words: Sequence[str],
-    width: int,
-    height: int,
-    deadline_seconds: float | None = None,
-) -> "Group":
-    """The rows around the one that runs, as many as the terminal has lines for, and how far the
-    whole is. `words` are those of `row_distinctions`.
-    """
-    from rich.console import Group
-    from rich.table import Table
+# --- traces ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def shown_traces(at_once: str | None = AT_ONCE) -> Iterator[None]:
+    """Shows the traces made inside. `at_once` says what is quicker, None where nothing is."""
+    from lora_profiler.traced.watch import watching
+
+    traces = _Traces(at_once)
+    try:
+        with watching(traces):
+            yield
+    finally:
+        traces.ended()
+
+
+class _Traces:
+    def __init__(self, at_once: str | None) -> None:
+        self._total, self._number, self._at_once = 1, 0, at_once
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def announced(self, count: int) -> None:
+        self._total, self._number = count, 0
+
+    def warned(self, text: str) -> None:
+        self.noted(f"warning: {text}")
+
+    def noted(self, text: str) -> None:
+        print(printable(text), file=sys.stderr, flush=True)
+
+    def began(self, workload: "Workload", effort: "Effort", *, kept: bool) -> None:
+        from lora_profiler.traced.effort import LIBRARIES_SECONDS
+
+        self.ended()
+        before = 0.0 if "torch" in sys.modules else LIBRARIES_SECONDS
+        own = before + effort.seconds_left()
+        whole = own * max(self._total - self._number, 1)
+        if self._at_once and whole > LONG_SECONDS:
+            self.noted(f"Tracing takes {about_text(whole)} ({self._at_once}).")
+            self._at_once = None
+        piece = Piece(
+            phase=f"tracing {_trace_words(workload, kept)}",
+            done=self._number,
+            of=max(self._total, self._number + 1),
+            left_seconds=own,
+        )
+        self._number += 1
+        self._over = threading.Event()
+        arguments = (piece, effort, self._over)
+        self._thread = threading.Thread(target=_beat, args=arguments, name=THREAD, daemon=True)
+        self._thread.start()
+
+    def ended(self) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+
+
+def _beat(piece: Piece, effort: "Effort", over: threading.Event) -> None:
+    with _shown(transient=True) as shown:
+        shown.begin(piece)
+        if isinstance(shown, Events):
+            shown.write(piece.event())
+        while not over.wait(0.5 if isinstance(shown, Bars) else SECONDS_BETWEEN):
+            piece.left_seconds = effort.seconds_left()
+            shown.update(piece)
+
+
+def _trace_words(workload: "Workload", kept: bool) -> str:
+    setup = workload.setup
+    size = "one sample" if setup.batch_size == 1 else "several samples"
+    if not kept:
+        size = f"exactly {setup.batch_size} × {setup.seq_len:,} tokens"
+    return f"{workload.model.id}, {setup.method}, {size}"
+
+
+# --- on a terminal --------------------------------------------------------------------------------
+
+
+def _live(console: Any, *, transient: bool) -> Any:
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
     from rich.text import Text
 
-    widths = column_widths(width, [_model(row) for row in progress.rows], words)
-    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="dim")
-    for name, size in widths.items():
-        side: Literal["left", "right"] = "left" if name in COLUMNS[:4] else "right"
-        table.add_column(name, justify=side, no_wrap=True, overflow="ellipsis", width=size)
-    first, last = window(progress.rows, min(height - 4, _MOST_ROWS))
-    for row, what in list(zip(progress.rows, words, strict=True))[first:last]:
-        cells = dict(zip(COLUMNS, _cells(progress, row, what), strict=True))
-        styles = dict.fromkeys(widths, _STYLES.get(row.state, ""))
-        if row.record is not None and row.state == "done":
-            styles["status"] = _STATUS_STYLES.get(row.record.measurement.status, "red")
-        table.add_row(*(Text(cells[name], style=styles[name]) for name in widths))
-    return Group(table, Text(footer(progress, deadline_seconds), style="dim"))
+    class Left(ProgressColumn):
+        max_refresh = 1.0
+
+        def render(self, task: Any) -> Text:
+            piece = task.fields["piece"]
+            left = None if piece is None else piece.left
+            return Text("" if left is None else f"{about_text(left)} left", style="dim")
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=16),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[doing]}", style="dim", markup=False),
+        Left(),
+    )
+    return Progress(*columns, console=console, transient=transient, redirect_stdout=False)
 
 
-def column_widths(width: int, models: Sequence[str], words: Sequence[str]) -> dict[str, int]:
-    """The columns that a terminal of `width` characters shows, in order, and how wide each is."""
-    has_setup = any(words)
-    names = [name for name in COLUMNS if name != "setup" or has_setup]
-    for name in ("predicted", "error", ""):
-        fixed = sum(_WIDTHS.get(n, 0) for n in names) + _GAP * (len(names) - 1)
-        rest = max(_LEAST_FOR_NAMES, width - fixed)
-        if width - fixed >= _LEAST_FOR_NAMES or not name:
-            break
-        names.remove(name)
-    longest = max(map(len, (*models, "model")))
-    of_setup = max(map(len, ("setup", *words)))
-    of_model = min(longest, max(rest - of_setup - 1, rest // 2) if has_setup else rest)
-    shared = {"model": of_model, "setup": min(of_setup, rest - of_model)}
-    return {name: (_WIDTHS | shared)[name] for name in names}
+def terminal() -> Any:
+    """rich's console on stderr, None without a terminal that can be drawn on."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        return None
+    from rich.console import Console
 
-
-def _model(row: CaseRow) -> str:
-    return row.planned.case.workload.model.id.rpartition("/")[2]
-
-
-def window(rows: Sequence[CaseRow], most: int) -> tuple[int, int]:
-    """The first row to show and the one after the last: the row that runs in the lower half, what
-    comes next below it."""
-    most = max(3, most)
-    now = next((i for i, row in enumerate(rows) if row.state == "running"), None)
-    if now is None:
-        now = next((i for i, row in enumerate(rows) if row.state == "waiting"), len(rows))
-    first = min(max(0, now - most * 2 // 3), max(0, len(rows) - most))
-    return first, min(len(rows), first + most)
-
-
-def _cells(progress: Progress, row: CaseRow, what: str) -> tuple[str, ...]:
-    model, method = _model(row), method_label(row.planned.prediction)
-    seconds = progress.elapsed(row)
-    time = "" if seconds is None else clock_text(seconds)
-    if row.record is None:
-        predicted = predicted_text(row.planned.prediction)
-        return (model, method, what, status_text(row), time, "", predicted, "")
-    found = run_row(row.record, row.planned.prediction).cells
-    status = f"{found[3]} (stored)" if row.state == "stored" else found[3]
-    return (model, method, what, status, time, *found[4:7])
-
-
-def status_text(row: CaseRow) -> str:
-    """Where a row without a record stands: 'waiting', 'loading the weights', 'step 2: backward',
-    'timing, 40 steps'."""
-    return beat_text(row.heartbeat) if row.state == "running" else row.state
-
-
-def beat_text(beat: Heartbeat | None) -> str:
-    """What a measured process does: 'loading the model', 'step 2: backward', 'timing, 40 steps';
-    'starting' before it says so."""
-    if beat is None:
-        return run_labels.STAGE_LABELS["start"]
-    if beat.step is not None:
-        return f"step {beat.step}: {run_labels.PHASE_SHORT.get(beat.phase, beat.phase)}"
-    done = "" if beat.done is None else f", {count_text(beat.done)} step{'s' * (beat.done != 1)}"
-    return run_labels.STAGE_LABELS.get(beat.phase, beat.phase) + done
-
-
-def predicted_text(prediction: Prediction) -> str:
-    """Its peak, '>= ' where a part of it is not known."""
-    peak = bytes_text(counted_peak(prediction))
-    return peak if prediction.is_whole else f">= {peak}"
-
-
-def footer(progress: Progress, deadline_seconds: float | None = None) -> str:
-    """'2 of 8 done (1 out of memory); 3:12 gone, about 9:00 left. Ctrl-C keeps what is done.'"""
-    statuses = [row.record.measurement.status for row in progress.rows if row.record is not None]
-    short = Counter(run_labels.STATUS_LABELS[each] for each in statuses if each not in MEASURED)
-    counts = f"{len(statuses)} of {len(progress.rows)} done"
-    if short:
-        counts += f" ({', '.join(f'{count} {status}' for status, count in short.items())})"
-    times = [f"{clock_text(progress.seconds_gone)} gone"]
-    if left := progress.seconds_left():
-        times.append(f"about {clock_text(left)} left")
-    if deadline_seconds is not None:
-        rest = max(0.0, deadline_seconds - progress.seconds_gone)
-        times.append(f"{clock_text(rest)} to the deadline")
-    return f"{counts}; {', '.join(times)}. Ctrl-C keeps what is done."
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)

@@ -89,21 +89,6 @@ def run_row(record: Record, prediction: Prediction, distinction: str = "") -> Ro
     )
 
 
-def run_text(record: Record, prediction: Prediction, distinction: str = "") -> str:
-    """The same on one line, for a run that has just ended: 'gpt2, full, batch 4: ok, peak 2.3 GiB,
-    predicted ...'."""
-    cells = run_row(record, prediction, distinction).cells
-    model, method, what, status, peak, predicted, error, step, tokens = cells
-    parts = [
-        status,
-        f"peak {peak}" if peak else "",
-        f"predicted {predicted}",
-        f"error {error}" if error else "",
-    ]
-    parts += [f"{step} a step" if step else "", tokens.replace("/s", " tokens/s")]
-    return f"{', '.join(filter(None, (model, method, what)))}: {', '.join(filter(None, parts))}"
-
-
 def summary_table(pairs: Sequence[tuple[Record, Prediction]]) -> Table:
     """A row for each record, failures included, in the order given. A column that no run fills is
     left out."""
