@@ -52,7 +52,10 @@ class Piece:
     of: int | None = None
     left_seconds: float | None = None
     more: dict[str, Any] = field(default_factory=dict)
-    began: float = field(default_factory=lambda: time.monotonic())
+    began: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.began = self.began or time.monotonic()
 
     @property
     def left(self) -> float | None:
