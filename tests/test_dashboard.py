@@ -535,6 +535,24 @@ def test_the_committed_records_are_compared_as_the_command_line_does() -> None:
     assert {"scatter", "strip"} <= set(figures(app))
 
 
+def test_bundled_runs_are_one_click_away() -> None:
+    app = sound(opened(page="compare"))
+    app.pills(key="sources").set_value([]).run()
+    assert not app.dataframe
+    (button,) = (b for b in app.button if b.label == "Show the 137 bundled runs")
+    assert len(frame(sound(button.click().run()))) == 137
+
+
+def test_guides_are_read_without_a_network() -> None:
+    app = sound(opened(page="docs"))
+    guides = list((ROOT / "docs" / "guide").glob("*.md"))
+    choice = app.selectbox(key="docs.guide")
+    assert len(choice.options) == len(guides) and choice.value == "Does it fit?"
+    for title in choice.options[:3]:
+        (text,) = sound(app.selectbox(key="docs.guide").set_value(title).run()).markdown
+        assert text.value.startswith(f"# {title}") and ".md)" not in text.value
+
+
 @installed
 def test_filters_narrow_what_is_shown(keep: Keep) -> None:
     failed = {"status": "oom", "failure": Failure(reason="no room")}
@@ -547,7 +565,7 @@ def test_filters_narrow_what_is_shown(keep: Keep) -> None:
     app = sound(opened(page="compare"))
     assert len(frame(app)) == 4
     assert {"predicted, MiB", "measured, MiB"} <= set(frame(app))
-    assert "Not compared, for the run did not go through: 1 out of memory" in texts(app)
+    assert "Not compared because the run failed: 1 out of memory" in texts(app)
     for name, value, left in (
         ("method", "lora", 1),
         ("device", records.H100.name, 1),
@@ -622,7 +640,7 @@ def test_two_sets_of_records_are_before_and_after(
     app.selectbox(key="sets.before").set_value("My records").run()
     app.selectbox(key="sets.after").set_value("after.jsonl").run()
     shown = texts(sound(app))
-    assert "Before and after: 1 case on both sides" in shown and "-25.00 %" in shown
+    assert "-25.00 %" in shown, shown
 
 
 def test_a_link_to_a_record_that_is_not_there_is_told() -> None:
@@ -941,7 +959,7 @@ import json, sys
 sys.path[:0] = {[str(Path(__file__).parent), str(ROOT)]!r}
 sys.argv = ["app.py"]
 from dashboard_app import all_texts, opened
-for page in ("predict", "plan", "crossover", "compare", "measure", "learn", "evidence", "catalogue"):
+for page in ("predict", "plan", "crossover", "compare", "measure", "learn", "evidence", "catalogue", "docs"):
     assert not opened(page=page, **({{}} if page in ("compare", "learn") else {{"model": "gpt2"}})).exception
 app = opened(model="gpt2", gpu="rtx_4090")
 app.session_state["numbers"] = app.session_state["explain"] = app.session_state["layer_tables"] = True

@@ -281,7 +281,7 @@ def test_names_in_records_run_nothing_and_fetch_nothing(window: Any, tmp_path: P
     w = window().open("page=compare")
     w.page.locator('input[type="file"]').set_input_files(path)
     w.page.get_by_text("138 records").wait_for()
-    w.page.get_by_text("Committed records").click()
+    w.page.get_by_text("Bundled runs").click()
     w.page.get_by_text("1 record, predicted").wait_for()
     w.settle()
     w.page.get_by_role("combobox", name="Device").click()

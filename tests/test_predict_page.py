@@ -9,7 +9,10 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard_app import asked, figures, opened, problems, sound, texts, viewed
 from lora_profiler import LoraConfig, TrainSetup, Workload, crossover, find_gpu, find_model
+from lora_profiler.dashboard.answered import answered, workloads
 from lora_profiler.dashboard.link import parsed, written
+from lora_profiler.dashboard.question import Question, completed
+from lora_profiler.dashboard.trainers import taken, trainer_bars
 from lora_profiler.report.decision.crossover import sentences
 
 pytestmark = pytest.mark.usefixtures("own_window")
@@ -151,7 +154,7 @@ def test_crossover_says_what_the_command_line_does() -> None:
     shown = texts(app)
     of_memory = [line for line in sentences(crossover(ways, gpu)) if "memory" in line]
     assert of_memory and all(line in shown for line in of_memory)
-    assert "takes longer" not in shown and "highest rank at which" in shown
+    assert "takes longer" not in shown and "Highest rank at which" in shown
     (drawn,) = figures(app).values()
     assert {trace["name"] for trace in drawn["data"]} == {"full", "LoRA r16"}
     sound(app.toggle(key="crossover.timed").set_value(True).run())
@@ -163,3 +166,92 @@ def test_crossover_of_one_method_is_refused_in_words() -> None:
     assert "a crossover is between methods" in problems(app)[0]
     assert written("Crossover", asked(app))["page"] == ["crossover"]
     sound(app.pills(key="ask.methods").set_value(["full", "lora"]).run())
+
+
+# --- the settings beside the page -----------------------------------------------------------------
+
+
+def test_a_switch_whose_default_is_each_method_s_own_says_so_and_can_be_set_for_all() -> None:
+    """Guides checkpoint with LoRA, and not in full fine-tuning."""
+    app = sound(opened(model="openai-community/gpt2", method=["full", "lora"], seq_len="256"))
+    switch = app.selectbox(key="ask.checkpointing")
+    assert switch.value is None and switch.proto.placeholder == "full off, LoRA on"
+    assert [a.setup.checkpointing for a in made(app)] == [False, True]
+    for value, word in ((False, "no"), (True, "yes")):
+        sound(app.selectbox(key="ask.checkpointing").set_value(value).run())
+        assert [a.setup.checkpointing for a in made(app)] == [value, value]
+        assert address(app)["checkpointing"] == [word]
+    sound(app.pills(key="ask.methods").set_value(["lora"]).run())
+    assert app.toggle(key="ask.checkpointing").value is True
+
+
+def made(app: AppTest) -> list[Workload]:
+    return workloads(find_model(asked(app).model), asked(app))
+
+
+def test_reset_leaves_everything_to_its_default() -> None:
+    app = sound(opened(**SMALL, method="lora", rank="64", dropout="0.5"))
+    assert not app.button(key="reset").disabled
+    sound(app.button(key="reset").click().run())
+    assert asked(app) == Question(
+        model=SMALL["model"], gpu="rtx_4090", options=completed(None, {"methods": ("lora",)})
+    )
+    assert app.button(key="reset").disabled and "rank" not in address(app)
+
+
+def test_settings_are_what_the_trainer_sets_and_others_are_found_by_words() -> None:
+    app = sound(opened(**SMALL, method="lora"))
+    shown = {str(e.key) for e in (*app.number_input, *app.toggle, *app.selectbox)}
+    assert {"ask.rank", "ask.targets", "ask.loss"} <= shown
+    assert not {"ask.beta", "ask.images", "ask.oft_block_size", "ask.world_size"} & shown
+    sound(app.text_input(key="settings.search").set_value("grpo beta").run())
+    shown = {str(e.key) for e in (*app.number_input, *app.toggle, *app.selectbox)}
+    assert "ask.beta" in shown and "ask.rank" not in shown
+    sound(app.text_input(key="settings.search").set_value("").run())
+    assert asked(app).options["seq_len"] == 256
+
+
+def test_a_gpu_of_any_size_is_asked_by_its_memory() -> None:
+    app = sound(opened(**SMALL))
+    sound(app.text_input(key="gpu_memory").set_value("12GiB").run())
+    assert asked(app).gpu == "custom:12GiB" and address(app)["gpu"] == ["custom:12GiB"]
+
+
+# --- the model's name -----------------------------------------------------------------------------
+
+
+def test_words_find_a_model_and_a_mistake_is_mended_by_a_button() -> None:
+    app = sound(opened(**SMALL))
+    sound(app.text_input(key="ask.model").set_value("qwen2.5 7b").run())
+    assert "openai" not in texts(app).partition("Settings")[0]
+    before = texts(app)
+    app.text_input(key="ask.model").set_value("qwen2.5 77b").run()
+    assert "There is no model 'qwen2.5 77b' here" in problems(app)[0]
+    assert "Below is still qwen2.5 7b" in texts(app)
+    verdict = before[before.index("✓") : before.index("GiB")]
+    assert verdict in texts(app)  # the last answer stays
+    sound(app.button(key="suggest.Qwen/Qwen2.5-7B").click().run())
+    assert asked(app).model == "Qwen/Qwen2.5-7B"
+
+
+# --- by trainer -----------------------------------------------------------------------------------
+
+
+def test_a_click_takes_the_trainer_as_its_bar_has_it() -> None:
+    question = Question(
+        model=SMALL["model"],
+        gpu="rtx_4090",
+        options=completed(None, {"methods": ("full", "lora"), "seq_len": 256}),
+    )
+    model = find_model(question.model)
+    result = answered(model, question)
+    bars = trainer_bars(result, result.about("lora"), model).bars
+    assert len(bars) == 8 and not any(bar.is_chosen for bar in bars)
+    assert [bar.total_bytes for bar in bars] == sorted(bar.total_bytes for bar in bars)
+    for bar in bars:
+        wanted = taken(bar, question, model)
+        assert wanted.trainer == bar.trainer
+        after = answered(model, wanted)
+        (own,) = [b for b in trainer_bars(after, after.about("lora"), model).bars if b.is_chosen]
+        assert own.peak_bytes == after.about("lora").prediction.peak.total_bytes
+        assert (own.parts, own.sign, own.speed) == (bar.parts, bar.sign, bar.speed), bar.name

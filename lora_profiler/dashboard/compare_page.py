@@ -39,7 +39,6 @@ LINKED = "linked_record"
 class _Picked:
     """What was read, by its label, and what could not be: (heading, sentence)."""
 
-    any_sources: bool = False
     any_chosen: bool = False
     loaded: dict[str, Loaded] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
@@ -110,7 +109,7 @@ def _picked() -> _Picked:
     )
     engines = [engine for engine in ENGINES if engine != "traced"]
     engine = st.selectbox("Predicted by", engines, key="compare_engine", persist_state="session")
-    picked = _Picked(any_sources=bool(known), any_chosen=bool(chosen) or file is not None)
+    picked = _Picked(any_chosen=bool(chosen) or file is not None)
     for label in chosen:
         try:
             with st.spinner("Reading the records", show_time=False):
@@ -143,14 +142,23 @@ def _no_records(picked: _Picked) -> None:
     widgets.title(_TITLE)
     if picked.any_chosen:
         return
-    if picked.any_sources:
-        widgets.note("Choose on the left which records to show.")
+    bundled = next((s for s in records.sources(()) if s.label == records.BUNDLED), None)
+    if bundled is not None:
+        count = len(records.loaded(bundled, "auto").scored)
+        label = f"Show the {count_text(count)} bundled runs"
+        st.button(label, key="bundled", type="primary", on_click=_show_bundled)
+        widgets.small("Or choose records on the left.")
     else:
         widgets.note(
-            "Measure something first, on the page Measure or with lora-profile bench MODEL; or"
-            " start with lora-profile app --records PATH, or upload a file of records on the left.",
+            "Measure something first, on the page Measure or with lora-profile bench MODEL.",
+            "Or upload a file of records on the left, or start with"
+            " lora-profile app --records PATH.",
             heading="There are no records yet",
         )
+
+
+def _show_bundled() -> None:
+    st.session_state["sources"] = [records.BUNDLED]
 
 
 def _filters(everything: Sequence[Run]) -> dict[Filter, list[str]]:

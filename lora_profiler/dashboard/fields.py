@@ -28,7 +28,7 @@ from lora_profiler.option import MAX_SIZE, Option
 from lora_profiler.planning.engine import ENGINES
 from lora_profiler.planning.network import LINKS
 from lora_profiler.report import labels
-from lora_profiler.stacks import GUIDE, TRAINERS, find_stack
+from lora_profiler.stacks import CHECKPOINT_DTYPE, GUIDE, TRAINERS, find_stack
 from lora_profiler.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED, Method
 
 if TYPE_CHECKING:
@@ -229,6 +229,7 @@ def option(option: Option) -> Any:
     """The widget of an option. Where the methods have different defaults it begins empty, and says
     which each has, for which it needs the whole width."""
     own = _own_defaults(option)
+    remembered.begin_anew(option.name, "by method" if own else option.kind)
     if own:
         with st.container(key=f"stacked-{option.name}"):
             return _widget(option, own)
@@ -251,13 +252,15 @@ def _widget(option: Option, own: str) -> Any:
 
 
 def _own_defaults(option: Option) -> str:
-    """'full off, LoRA on': the defaults of the methods that are asked; '' where they agree."""
+    """'full off, LoRA on': what is not one default for all methods that are asked; else ''."""
     of = defaults_by_method(values()["trainer"], values()["methods"]).get(option.name, {})
-    if len(set(of.values())) < 2:
-        return ""
     by_value: dict[Any, list[str]] = {}
     for method, value in of.items():
         by_value.setdefault(value, []).append(labels.METHOD_LABELS[method])
+    if set(by_value) == {CHECKPOINT_DTYPE}:
+        return "as the checkpoint"
+    if len(by_value) < 2:
+        return ""
     return ", ".join(f"{'/'.join(names)} {_said(value)}" for value, names in by_value.items())
 
 

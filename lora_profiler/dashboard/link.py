@@ -26,7 +26,9 @@ from lora_profiler.dashboard.question import (
 from lora_profiler.errors import LoraProfilerError, did_you_mean
 from lora_profiler.report.learn import LoraLayer
 
-PAGES = ("Predict", "Plan", "Crossover", "Compare", "Measure", "Learn", "Evidence", "Catalogue")
+PAGES = (
+    "Predict", "Plan", "Crossover", "Compare", "Measure", "Learn", "Evidence", "Catalogue", "Docs",
+)  # fmt: skip
 PAGE_KEY = "page"
 USUAL_CARD = "rtx_4090"
 _STARTED_WITH = "Files are named when the dashboard is started: lora-profile app --records PATH."

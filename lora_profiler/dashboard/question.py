@@ -73,15 +73,14 @@ class Question:
 
 def defaults_of(trainer: str | None, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the options are where nobody sets them, with `options`' methods and its optimizer if it
-    has one; None where these methods have different defaults: each has its own then.
+    has one; None where these methods have different defaults, or the checkpoint decides.
 
     The implementation of an optimizer that is not the trainer's own is the command line's.
     """
-    by_name = {
-        name: set(of.values())
-        for name, of in defaults_by_method(trainer, options["methods"]).items()
-    }
-    own = {name: next(iter(of)) if len(of) == 1 else None for name, of in by_name.items()}
+    own: dict[str, Any] = {}
+    for name, of in defaults_by_method(trainer, options["methods"]).items():
+        (first, *others) = dict.fromkeys(of.values())
+        own[name] = None if others or first == CHECKPOINT_DTYPE else first
     if options.get("optimizer", own.get("optimizer")) != own.get("optimizer"):
         own.pop("optimizer_impl", None)
     return {**DEFAULTS, **own}
@@ -90,14 +89,11 @@ def defaults_of(trainer: str | None, options: Mapping[str, Any]) -> Mapping[str,
 def defaults_by_method(
     trainer: str | None, methods: Sequence[Method]
 ) -> Mapping[str, Mapping[Method, Any]]:
-    """The trainer's own defaults, by option and by each of the methods that reads it. A dtype that
-    is the checkpoint's is shown as the command line's."""
+    """The trainer's own defaults, by option and by each of the methods that reads it."""
     stack = find_stack(trainer or GUIDE)
     own = {method: stack.defaults[method] for method in methods}
-    found: dict[str, Mapping[Method, Any]] = {}
-    for name in dict.fromkeys(name for of in own.values() for name in of):
-        shown = {m: of.get(name, DEFAULTS[name]) for m, of in own.items() if reads(m, name)}
-        found[name] = {m: DEFAULTS[name] if v == CHECKPOINT_DTYPE else v for m, v in shown.items()}
+    names = dict.fromkeys(name for of in own.values() for name in of)
+    found = {n: {m: of.get(n, DEFAULTS[n]) for m, of in own.items() if reads(m, n)} for n in names}
     return {name: of for name, of in found.items() if of}
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-import lora_profiler
 from lora_profiler.catalog.meta_build import builds_refused
 from lora_profiler.comparison.scored import Scored, scored
 from lora_profiler.dashboard.answered import INSTEAD
+from lora_profiler.dashboard.shipped import shipped
 from lora_profiler.records.lines import StoreError
 from lora_profiler.records.load import SUFFIX, RecordSet, newest, read_content, read_set
 from lora_profiler.records.store import default_records_path
@@ -41,6 +41,9 @@ class Loaded:
     complete: bool = True
 
 
+BUNDLED = "Bundled runs"
+
+
 def sources(arguments: Sequence[str]) -> list[RecordSource]:
     """What there is to show; `arguments` are those that `lora-profile app` hands over."""
     given = argparse.ArgumentParser(exit_on_error=False, add_help=False)
@@ -51,9 +54,8 @@ def sources(arguments: Sequence[str]) -> list[RecordSource]:
         RecordSource(label=path.name if path.name not in shared else str(path), path=path)
         for path in dict.fromkeys(named)
     ]
-    committed = Path(lora_profiler.__file__).resolve().parents[1] / "benchmarks" / "records"
-    if committed.is_dir():
-        places.append(RecordSource(label="Committed records", path=committed))
+    if (bundled := shipped("benchmarks/records")) is not None:
+        places.append(RecordSource(label=BUNDLED, path=bundled))
     try:
         own = default_records_path()
     except StoreError:

@@ -109,6 +109,14 @@ def kept(name: str) -> dict[str, Any]:
     return {"key": key, "on_change": _fill if name in _DECIDING else mark_changed}
 
 
+def begin_anew(name: str, kind: str) -> None:
+    """Forgets the state of a widget that was of another kind, which streamlit would lose."""
+    state, key = st.session_state, f"kind.{name}"
+    if state.get(key, kind) != kind:
+        state.pop(key_of(name), None)
+    state[key] = kind
+
+
 def is_text_field(option: Option | None) -> bool:
     """Whether it is text that may be left empty."""
     return option is not None and option.kind == "text" and option.default is None

@@ -11,6 +11,7 @@ from lora_profiler.dashboard import (
     catalogue_page,
     compare_page,
     crossover_page,
+    docs_page,
     evidence_page,
     learn_page,
     link,
@@ -38,6 +39,7 @@ _SHOW = (
     learn_page.show,
     evidence_page.show,
     catalogue_page.show,
+    docs_page.show,
 )
 _DRAWN = dict(zip(link.PAGES, _SHOW, strict=True))
 

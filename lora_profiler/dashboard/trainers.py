@@ -9,7 +9,7 @@ import streamlit as st
 
 from lora_profiler.dashboard import widgets
 from lora_profiler.dashboard.answered import Answered, workloads
-from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, completed
+from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, completed, defaults_by_method
 from lora_profiler.dashboard.remembered import change
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
@@ -167,14 +167,24 @@ def _take(bars: tuple[TrainerBar, ...], question: Question, model: ModelSpec) ->
 def taken(bar: TrainerBar, question: Question, model: ModelSpec) -> Question:
     """`question` with the trainer of `bar`, set up as the bar is; as the trainer is by default
     where no question has that setup."""
-    own = {n: v for n, v in written_options(bar.setup).items() if n in SETUP_OPTIONS}
-    methods = question.options["methods"]
+    methods, method = question.options["methods"], bar.setup.method
+    default = {n: of.get(method) for n, of in defaults_by_method(bar.trainer, methods).items()}
+    written = written_options(bar.setup).items()
+    own = {n: v for n, v in written if n in SETUP_OPTIONS and default.get(n) != v}
     options = completed(bar.trainer, {**own, "methods": methods})
     wanted = replace(question, trainer=bar.trainer, options=options)
     try:
-        if bar.setup in [workload.setup for workload in workloads(model, wanted)]:
+        made = [workload.setup for workload in workloads(model, wanted)]
+        if any(_is_same(setup, bar.setup) for setup in made):
             return wanted
     except LoraProfilerError:  # another method that is asked cannot do it
         pass
     explicit = {name: question.options[name] for name in question.explicit}
     return replace(wanted, options=completed(bar.trainer, {**explicit, "methods": methods}))
+
+
+def _is_same(one: TrainSetup, other: TrainSetup) -> bool:
+    """But for alpha, which costs nothing and is none of a question where it is left to PEFT."""
+    if one.lora is not None and other.lora is not None:
+        one = replace(one, lora=replace(one.lora, lora_alpha=other.lora.lora_alpha))
+    return one == other
