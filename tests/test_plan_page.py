@@ -189,7 +189,7 @@ def test_what_cannot_be_read_is_refused_in_the_form_s_words() -> None:
     for more, says in (
         ({"gpus": "t5"}, "t5"),
         ({"ranks": "many"}, "Ranks is 'many'; write them as in 8..128"),
-        ({"price": "l4=cheap"}, "Prices is 'l4=cheap'; write a card and the price of its hour"),
+        ({"price": "l4=cheap"}, "Prices is 'l4=cheap'; write a GPU and its price per hour"),
         ({"lengths": "mean=many,max=9"}, "many"),
         ({"lengths": "/etc/passwd"}, "Lengths of samples is '/etc/passwd'; write figures"),
         ({"gpus": "a" * 300}, "There is no card"),

@@ -50,7 +50,7 @@ def test_a_model_as_people_call_it(typed: str, id: str) -> None:
 
 def test_words_of_several_models_are_answered_with_their_names() -> None:
     with pytest.raises(
-        LoraProfilerError, match=r"any of several models: .*meta-llama/Llama-3\.1-8B"
+        LoraProfilerError, match=r"is ambiguous; name one: .*meta-llama/Llama-3\.1-8B"
     ):
         find_model("llama 8b", offline=True)
 
