@@ -99,7 +99,7 @@ def test_a_file_is_replaced_only_by_force_and_records_never(report: Report) -> N
     ("arguments", "message"),
     [
         (["missing.jsonl"], "missing.jsonl does not exist"),
-        (["empty.jsonl"], "No record can be read"),
+        (["empty.jsonl"], "no record can be read"),
         (["a.jsonl", "--engine", "anlytic"], "Did you mean analytic"),
         ([], "RECORDS is missing"),
     ],
@@ -118,7 +118,7 @@ def test_a_wrong_question_is_refused_and_nothing_is_written(
 def test_the_page_needs_a_place(report: Report) -> None:
     path = report.file("a.jsonl", TWO)
     nowhere = str(report.folder / "nowhere" / "page.html")
-    assert "There is no folder" in report(path, output=nowhere)[2]
+    assert "there is no folder" in report(path, output=nowhere)[2]
     assert "is a folder" in report(path, output=str(report.folder))[2]
     with pytest.raises(SystemExit) as ended:
         main(["report", path])
@@ -202,7 +202,7 @@ def test_a_page_that_could_not_be_written_is_refused_before_anything_starts(
     output = tmp_path / "out.json"
     for arguments, message in (
         (["--report", str(there)], "exists"),
-        (["--report", str(tmp_path / "no" / "x.html")], "There is no folder"),
+        (["--report", str(tmp_path / "no" / "x.html")], "there is no folder"),
         (["--report", str(bench.store_path)], "also the file of --records"),
         (["--report", str(output), "-o", str(output)], "also the file of --output"),
     ):

@@ -207,17 +207,17 @@ def test_a_process_that_is_measured_trains_them(kind):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"peft_type": "vera", "alpha": 3.0}, "--alpha has no meaning for VeRA"),
-        ({"peft_type": "ia3", "rank": 16}, "--rank has no meaning for IA3"),
-        ({"peft_type": "ia3", "dropout": 0.1}, "--dropout has no meaning for IA3"),
-        ({"peft_type": "oft", "use_dora": True}, "--use-dora has no meaning for OFT"),
-        ({"oft_block_size": 8}, "--oft-block-size has no meaning for LoRA"),
+        ({"peft_type": "vera", "alpha": 3.0}, "--alpha does not apply to VeRA"),
+        ({"peft_type": "ia3", "rank": 16}, "--rank does not apply to IA3"),
+        ({"peft_type": "ia3", "dropout": 0.1}, "--dropout does not apply to IA3"),
+        ({"peft_type": "oft", "use_dora": True}, "--use-dora does not apply to OFT"),
+        ({"oft_block_size": 8}, "--oft-block-size does not apply to LoRA"),
         (
             {"peft_type": "ia3", "targets": "q_proj", "feedforward_modules": "up_proj"},
             "up_proj is not among the targets q_proj",
         ),
-        ({"peft_type": "lokr"}, "accepted: lora, vera, ia3, oft"),
-        ({"peft_type": "vera", "optimizer": "muon"}, "Muon updates matrices alone"),
+        ({"peft_type": "lokr"}, "Supported: lora, vera, ia3, oft"),
+        ({"peft_type": "vera", "optimizer": "muon"}, "Muon updates matrices only"),
     ],
 )
 def test_what_a_method_lacks_is_refused_by_its_name(options, words):

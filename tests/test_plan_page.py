@@ -192,7 +192,7 @@ def test_what_cannot_be_read_is_refused_in_the_form_s_words() -> None:
         ({"price": "l4=cheap"}, "Prices is 'l4=cheap'; write a GPU and its price per hour"),
         ({"lengths": "mean=many,max=9"}, "many"),
         ({"lengths": "/etc/passwd"}, "Lengths of samples is '/etc/passwd'; write figures"),
-        ({"gpus": "a" * 300}, "There is no card"),
+        ({"gpus": "a" * 300}, "unknown GPU"),
         ({"engine": "traced"}, "traced"),
     ):
         app = opened(**{**CARDS, **more})

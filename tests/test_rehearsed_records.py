@@ -118,9 +118,7 @@ def test_a_set_of_records_leaves_it_out_and_says_so(tmp_path: Path) -> None:
     assert {r.is_rehearsed for r in Store(path).records()} == {False, True}
     read = read_set([path])
     assert [r.id for r in read.records] == [measured.id]
-    assert read.warnings == (
-        "1 rehearsed record, of a pretended card: nothing in it was measured.",
-    )
+    assert read.warnings == ("1 rehearsed record, on a simulated GPU: nothing in it was measured.",)
     with pytest.raises(StoreError, match=r"^No measured record can be read\. 1 rehearsed"):
         read_set([a_store(tmp_path / "other", a_rehearsed_record())])
 
@@ -329,7 +327,7 @@ def test_rehearsals_answer_predict_alone_and_only_where_they_can(
     monkeypatch.delenv("LORA_PROFILER_CUDA_PYTHON", raising=False)
     with pytest.raises(UsageError, match="answers `predict` alone"):
         engines_for([CUDA], "rehearsed", may_trace=False)
-    with pytest.raises(UsageError, match="accepted: auto"):
+    with pytest.raises(UsageError, match="Supported: auto"):
         scored([make_record()], "rehearsed")
     done = run("gpt2", "--engine", "rehearsed", "--method", "lora")
     assert done.exit_code == 4 and done.stdout == ""

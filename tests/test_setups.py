@@ -165,5 +165,5 @@ def test_text_that_is_no_list_is_refused(change: dict[str, str], said: str) -> N
 def test_optimizers_of_adapters_alone_are_asked_for_with_a_method_that_has_them(optimizer):
     model = find_model("SmolLM2-135M", offline=True)
     assert setup_for(model, method="lora", optimizer=optimizer).optimizer == optimizer
-    with pytest.raises(UsageError, match="--method lora or qlora"):
+    with pytest.raises(UsageError, match="--method lora"):
         setup_for(model, method="full", optimizer=optimizer)

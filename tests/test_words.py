@@ -99,4 +99,4 @@ def test_rows_and_a_mean_length_are_lengths() -> None:
         assert found == figures
     done = lora_profile("predict", "gpt2", "--rows", "500")
     assert done.exit_code == 2
-    assert "add --mean-length" in done.stderr
+    assert "Add --mean-length" in done.stderr

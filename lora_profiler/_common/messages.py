@@ -9,7 +9,7 @@ ERROR = "error"
 WARNING = "warning"
 INDENT = "  "
 
-_SENTENCE_END = re.compile(r"(?<=[.?!;])\s+(?=[^\W\d_]|[`'\"-])|(?<=`)\s+(?=[A-Z])")
+_SENTENCE_END = re.compile(r"(?<=[.?!;])\s+(?=[^\W\d_]|[`'\"/~-])|(?<=`)\s+(?=[A-Z])")
 _LOWER_NAMES = frozenset({"torch", "transformers", "bitsandbytes", "axolotl", "accelerate", "hqq"})
 """Names that keep their small letter where they begin a line."""
 
