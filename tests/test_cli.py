@@ -265,10 +265,10 @@ MISTRAL = (
 def test_a_card_brings_the_time_of_a_step() -> None:
     text = answer(*MISTRAL, "--detail")
     for part in (
-        "One step on NVIDIA A100 SXM4 80GB, fitted to this card",
+        "One step on NVIDIA A100 SXM4 80GB, fitted to measurements of this GPU",
         *("at least", "at most", "tokens a second", "MFU", "where the time goes"),
         *("matrix products", "optimizer update", "LoRA r16 makes ", "of full's FLOPs in"),
-        "Step times, fitted to this card: ",
+        "Step times, fitted to measurements of this GPU: ",
         "Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 16,384 tokens",
     ):
         assert part in " ".join(text.split()), part

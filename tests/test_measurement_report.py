@@ -86,7 +86,7 @@ def test_a_timed_run_on_a_known_card_stands_beside_its_predicted_time(
     time, median = found.timing.step.time, found.speed.steps.median
     text = shown(record, timing=found.timing)
     assert f"predicted: {seconds_text(time.seconds)} (" in text
-    assert f"like a fitted card; error {100 * (time.seconds / median - 1):+,.2f} %" in text
+    assert f"estimated from similar GPUs; error {100 * (time.seconds / median - 1):+,.2f} %" in text
     on_cpu = records.make_record(workload)
     assert result(on_cpu, predict(workload)).timing is None and "predicted: " not in shown(on_cpu)
 

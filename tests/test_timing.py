@@ -365,7 +365,7 @@ def test_the_table_adds_up_and_the_share_is_that_of_the_times() -> None:
     table = time_table(found)
     assert table is not None
     assert table.columns == ("", "full", "LoRA r32", "LoRA / full")
-    assert table.title == f"One step on {card.name}, like a fitted card"
+    assert table.title == f"One step on {card.name}, estimated from similar GPUs"
     cells = {row.cells[0]: row.cells[1:] for row in table.rows}
     full, lora = (a.timing.step.time for a in found if a.timing and a.timing.step)
     assert cells["time"][2] == f"{100 * lora.seconds / full.seconds:.2f} %"
@@ -374,7 +374,7 @@ def test_the_table_adds_up_and_the_share_is_that_of_the_times() -> None:
     assert {labels.PART_LABELS[part] for part in every} <= set(cells)
     lines = time_lines(found)
     assert any(line.startswith("LoRA r32 makes ") for line in lines)
-    (basis,) = (line for line in lines if line.startswith("Step times, like a fitted card: "))
+    (basis,) = (line for line in lines if line.startswith("Step times, estimated from similar GPUs: "))
     assert "a100_sxm_80gb" in basis
 
 

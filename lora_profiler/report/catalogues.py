@@ -213,7 +213,7 @@ def calibration_blocks(found: "Calibration", path: Path | None) -> list[Block]:
         paragraph(
             f"eta {constants.eta:.3f}, beta {constants.beta:.3f}: what steps reach of the rate of"
             " products and of the bandwidth.",
-            "The largest error of a step whose model was left out is"
+            "The largest error of a step, its model left out of the fit, is"
             f" {percent_text(local.half_width)}; predictions take it as their interval.",
             f"Kept in {path} as {local.key}." if path else "Not kept.",
         ),

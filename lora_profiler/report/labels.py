@@ -90,8 +90,7 @@ PERSISTENT_LABELS: Final[dict[str, str]] = {
 METHOD_LABELS: Final[dict[str, str]] = {"full": "full", "lora": "LoRA", "qlora": "QLoRA"}
 
 VERDICT_LABELS, VERDICT_DEFINITIONS = defined("""
-fits: fits: the simulated allocator completes the steps in what the card gives a program, beside the
-    driver's context
+fits: fits: the simulated allocator completes the steps in what the GPU and its context leave
 tight: may run out of memory: the tensors have room, but only expandable segments or luck would do
 does_not_fit: does not fit: the tensors and the driver's context have none
 """)
@@ -149,19 +148,19 @@ CAUSE_LABELS: Final[dict[str, str]] = {
 BASIS_LABELS, BASIS_DEFINITIONS = defined("""
 this machine: calibrated on this machine: copies, products, launches and whole steps were measured
     here by lora-profile calibrate
-fitted: fitted to this card: the shares of its peak and of its bandwidth that a step reaches are
-    those of public measurements of it
-same class: like a fitted card: the shares of its peak and of its bandwidth that a step reaches are
-    those of cards of its class
-other class: another class of card: no card of its class was fitted, so that the constants are of
-    another, and the interval is wide
+fitted: fitted to measurements of this GPU: a step reaches the shares of peak and bandwidth that
+    public measurements of it reach
+same class: estimated from similar GPUs: a step reaches the shares of peak and bandwidth that GPUs
+    of its class reach
+other class: estimated from other kinds of GPU: no GPU of its class was fitted, so the interval is
+    wide
 """)
-"""How a card is known by which step times are worked out."""
+"""What the step times of a GPU rest on."""
 
 LEFT_OUT_LABELS: Final[dict[str, str]] = {
     "model": "by constants fitted without its model",
-    "card": "by constants fitted without its card",
-    "all": "by constants that no step of its card was fitted for",
+    "card": "by constants fitted without its GPU",
+    "all": "by constants that no step of its GPU was fitted for",
 }
 """What tests a public measurement is no part of."""
 

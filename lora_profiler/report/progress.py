@@ -27,7 +27,7 @@ SECONDS_BETWEEN = 10.0
 THREAD = "lora-profiler progress"
 LONG_SECONDS = 60.0
 """A wait for which another way to an answer is named."""
-AT_ONCE = "--engine analytic answers at once, with a lower bound where rules do not know the model"
+AT_ONCE = "--engine analytic answers at once, with a lower bound for an unknown model type"
 
 
 def seconds_left(done: int, total: int, seconds: float) -> float | None:

@@ -448,7 +448,7 @@ def _place(line: str) -> str:
 def _ran(result: Rehearsal) -> list[str]:
     document, facts = result.document, result.document["facts"]
     capability = document["device"]["compute_capability"]
-    lines = [f"torch {document['torch']} over a pretended card of compute capability {capability}."]
+    lines = [f"torch {document['torch']} on a simulated GPU of compute capability {capability}."]
     if "model" in facts:
         names = ", ".join(name.rpartition(".")[2] for name in facts["optimizers"])
         counts = f"{facts['parameters']:,} parameters, {facts['trained_parameters']:,} trained"
@@ -514,7 +514,7 @@ def rehearsal_document(
 _BOUNDS: tuple[tuple[str, tuple[Part, ...]], ...] = (
     ("matrix products", ("gemm", "attention_forward", "attention_backward")),
     ("moving bytes", ("memory", "dequantise", "update")),
-    ("the host, which launches kernels more slowly than the card runs them", ("launches",)),
+    ("the CPU, which launches kernels more slowly than the GPU runs them", ("launches",)),
 )
 """What bounds a step, by the parts of its time."""
 

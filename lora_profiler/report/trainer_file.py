@@ -44,7 +44,7 @@ def trainer_file_blocks(file: TrainerFile) -> list[Block]:
     blocks: list[Block] = [Verdict(sign=sign, words=printable(words), rest=printable(rest))]
     if file.asks:
         wanted = " ".join(f"{flag(name)} N" for name in file.asks)
-        blocks.append(advice(f"Say `{wanted}`: only the data or the machine tell it."))
+        blocks.append(advice(f"Add `{wanted}`: the file does not say it."))
     said = [key for key in file.keys if key.state != "costs nothing"]
     blocks += [_keys_table(file, said)] if said else []
     notes = [f"{_place(key)}: {key.note}." for key in file.keys if key.note]

@@ -56,12 +56,6 @@ _GOALS: Final[dict[Goal, tuple[str, str]]] = {
     "quickest": ("Takes", "longer than"),
 }
 _BEST: Final[dict[Goal, str]] = {"cheapest": "cheapest", "quickest": "fastest"}
-_BASIS_WORDS: Final = {
-    "this machine": "measured on this machine",
-    "fitted": "fitted to measurements of this GPU",
-    "same class": "estimated from similar GPUs",
-    "other class": "estimated from other kinds of GPU",
-}
 _OPTIMIZERS: Final = {"adamw": "AdamW", "adamw_8bit": "8-bit AdamW"}
 
 
@@ -148,7 +142,7 @@ def trains_words(run: PlannedRun) -> str:
 
 
 def basis_words(time: PlannedTime) -> str:
-    return _BASIS_WORDS[time.basis]
+    return labels.BASIS_LABELS[time.basis]
 
 
 def interval_words(hours: Interval) -> str:

@@ -100,7 +100,7 @@ ENVIRONMENT_LABELS: Final[dict[str, str]] = {
     "device.name": "device",
     "device.kind": "kind of device",
     "device.total_bytes": "memory of the device",
-    "device.uuid_hash": "card, by a hash of its UUID",
+    "device.uuid_hash": "GPU, by a hash of its UUID",
     "device.compute_capability": "compute capability",
     "device.driver": "driver",
     "device.cuda": "CUDA",
@@ -145,8 +145,7 @@ ALONE_LABELS: Final[dict[str, str]] = {
 
 STATUS_LABELS, STATUS_DEFINITIONS = defined("""
 ok: ok: the run went through and kept to the protocol
-noisy: noisy: the run went through and its memory is what it was, but its times scatter more than
-    the protocol allows
+noisy: noisy: the run went through and its memory is right, but its times scatter too much
 oom: out of memory: the device had no room for an allocation
 host_oom: host out of memory: the operating system ended the process because the machine ran out of
     memory
@@ -194,9 +193,9 @@ unattributed_over_1_percent: over 1 % of the peak belongs to no category
 
 MFU_DEFINITIONS: Final[tuple[str, ...]] = (
     (
-        "MFU: FLOPs that the method needs (forward and backward) over what the card's dense peak"
-        " allows in the same time. HFU: with what checkpointing computes again. Attention counts in"
-        " full, not only its causal half."
+        "MFU: FLOPs of forward and backward over those of the GPU's dense peak in the same time."
+        " HFU: with what checkpointing computes again. Attention counts in full, not its causal"
+        " half."
     ),
     (
         'LoRA needs fewer FLOPs than full fine-tuning, so their MFU cannot be compared; "full'
@@ -205,14 +204,14 @@ MFU_DEFINITIONS: Final[tuple[str, ...]] = (
 )
 
 ENERGY_CAVEAT: Final = (
-    "Energy is the driver's counter, which on A100 and H100 sees power a quarter of the time."
+    "Energy is the driver's counter; on A100 and H100 it sees power a quarter of the time."
 )
 
 ERROR_DEFINITION: Final = "error = (predicted - measured) / measured"
 
 PARTS_CAVEAT: Final = (
-    "Where two instants of a step are nearly as high, the prediction may name one and the run"
-    " another: the peaks then agree, and the parts that they are made of do not."
+    "Two moments of a step may be nearly as high: the prediction names one, the run another. The"
+    " peaks then agree, their parts do not."
 )
 
 
