@@ -374,7 +374,9 @@ def test_the_table_adds_up_and_the_share_is_that_of_the_times() -> None:
     assert {labels.PART_LABELS[part] for part in every} <= set(cells)
     lines = time_lines(found)
     assert any(line.startswith("LoRA r32 makes ") for line in lines)
-    (basis,) = (line for line in lines if line.startswith("Step times, estimated from similar GPUs: "))
+    (basis,) = (
+        line for line in lines if line.startswith("Step times, estimated from similar GPUs: ")
+    )
     assert "a100_sxm_80gb" in basis
 
 
