@@ -2,8 +2,8 @@
 
     python -m benchmarks [--write]
 
-Prints a table of the commands, group by group: what each tells, in the words of its own text, what
-it writes, and which pages of the docs tell of it. --write puts them into README.md.
+Prints a table of the commands, group by group: what each answers, in the words of its own text,
+what it writes, and which pages of the docs cite it. --write puts them into README.md.
 """
 
 import ast
@@ -25,7 +25,7 @@ GROUPS = {
         " ray_campaign mathematics"
     ),
     "Traces, profiles and plans": "bundle profiles held_out ranks fragmentation liger plans",
-    "Rehearsals: torch's CUDA build over stub libraries, no card": (
+    "Rehearsals: torch's CUDA build over stub libraries, no GPU": (
         "rehearsed_rules rehearsed_trainers rehearsed_frameworks rehearsed_files"
         " rehearsed_generation rehearsed_scripts written_scripts rehearsed_time"
         " rehearsed_time_of_others boundary_verdicts crossover_points"
@@ -33,7 +33,7 @@ GROUPS = {
     "What others measured and published, and their estimators": (
         "public_accuracy public_command peak_intervals as_typed step_time league"
     ),
-    "A campaign on a card that nobody has had yet": "campaign rehearsed_campaign",
+    "A campaign on a GPU that was not at hand yet": "campaign rehearsed_campaign",
     "Facts that rules are held to by tests": (
         "oracle_grid sdpa_choices packed_layers projected_optimizers rehearsed_hqq deepspeed_ranks"
         " deepspeed_rehearsed context_rehearsed"
@@ -66,7 +66,7 @@ class Command:
         return ast.get_docstring(ast.parse(self.path.read_text("utf-8"))) or ""
 
     @property
-    def told(self) -> str:
+    def answer(self) -> str:
         """What it says of itself first."""
         return " ".join(self.text.partition("\n\n")[0].split())
 
@@ -102,10 +102,10 @@ def tables() -> Iterator[str]:
     for title, found in commands().items():
         yield f"\n### {title}\n\n"
         rows = (
-            (f"`{each.name}`", each.told, _paths(each.written), ", ".join(each.pages) or "-")
+            (f"`{each.name}`", each.answer, _paths(each.written), ", ".join(each.pages) or "-")
             for each in found
         )
-        yield "\n".join(table("command | what it tells | writes | told in", rows)) + "\n"
+        yield "\n".join(table("command | what it answers | writes | cited in", rows)) + "\n"
 
 
 def _paths(paths: tuple[str, ...]) -> str:
