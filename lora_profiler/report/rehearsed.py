@@ -271,9 +271,8 @@ def _bars(result: Rehearsal, card: PretendedCard) -> Iterator[Block]:
     if held is None or not held["requested_bytes"]:
         return
     parts = dict.fromkeys((*dict.fromkeys(_PARTS_OF_BAR.values()), "rest"), 0)
-    names = {each: _PARTS_OF_BAR.get(name, "rest") for name, own, _ in _ALIKE for each in own}
     for name, count in held["categories"].items():
-        parts[names.get(name, "rest")] += count
+        parts[_part_of(name)] += count
     whole = result.peak("whole")
     over = max(0, whole["reserved_bytes"] - held["requested_bytes"]) if whole else 0
     if result.status == "out_of_memory":
@@ -287,6 +286,12 @@ def _bars(result: Rehearsal, card: PretendedCard) -> Iterator[Block]:
     )
     label = f"{gpu_name(find_gpu(card.key))}, {short_in_unit(card.total_bytes, GIB)} GiB"
     yield Bars(rows=(bar,), limits=((card.total_bytes, label),))
+
+
+def _part_of(category: str) -> str:
+    """'activations' for what is saved for the backward pass; 'rest' for what has no part."""
+    alike = (name for name, own, _ in _ALIKE if category in own)
+    return _PARTS_OF_BAR.get(next(alike, ""), "rest")
 
 
 def _peaks(result: Rehearsal) -> Table:
@@ -334,9 +339,9 @@ def _largest(result: Rehearsal) -> list[Block]:
 
 
 def _tensor_name(piece: Mapping[str, Any]) -> str:
-    """'layers.0.mlp.down_proj' of a parameter, else what it is for."""
+    """'layers.0.mlp.down_proj' of a parameter, else 'logits' as in the bar."""
     if piece["category"] != "parameters" or not piece["name"]:
-        return str(piece["category"])
+        return _part_of(piece["category"])
     name = str(piece["name"]).rpartition("model.")[2].removesuffix(".weight")
     return name.removesuffix(".base_layer")
 
