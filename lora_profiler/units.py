@@ -61,12 +61,6 @@ def short_in_unit(count: int, size: int) -> str:
     return "<0.01" if count > 0 and text == "0.00" else text
 
 
-def short_bytes_text(count: int) -> str:
-    """A byte count with three digits: 39_087_000_000 -> '36.4 GiB'."""
-    unit, size = byte_unit(count)
-    return f"{short_in_unit(count, size)} {unit}"
-
-
 def byte_unit(largest: int) -> tuple[str, int]:
     """(name, bytes) of the binary unit in which a column, whose largest value is `largest`, is best
     written."""

@@ -415,7 +415,7 @@ def test_a_card_that_this_torch_has_no_kernels_for_is_refused_in_cuda_s_words(
 ) -> None:
     done = rehearse("--gpu", "p100_pcie_16gb", "--", "python", script(tmp_path, LOOP))
     assert done.returncode == 1
-    assert "does not run on a P100 PCIe: " in done.stdout
+    assert "does not run on a Tesla P100 PCIe 16GB: " in done.stdout
     words = "no kernel image is available for execution on the device"
     assert words in " ".join(done.stdout.split())
 

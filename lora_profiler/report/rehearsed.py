@@ -13,6 +13,7 @@ from lora_profiler.prediction import CATEGORIES, Category, Exactness, Prediction
 from lora_profiler.rehearsal.cards import PretendedCard
 from lora_profiler.rehearsal.result import COUNTERS, PartOfRun, Rehearsal, limits, worst_of
 from lora_profiler.report import labels
+from lora_profiler.report.answer.verdicts import a_gpu, gpu_name, size_text
 from lora_profiler.report.blocks import (
     Bar,
     Bars,
@@ -26,7 +27,6 @@ from lora_profiler.report.blocks import (
     table,
     with_words_last,
 )
-from lora_profiler.report.gpu_names import a_gpu, gpu_name
 from lora_profiler.report.json import picked
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
@@ -42,7 +42,6 @@ from lora_profiler.units import (
     percent_text,
     rate_text,
     seconds_text,
-    short_bytes_text,
     short_in_unit,
 )
 
@@ -73,8 +72,8 @@ def rehearsed_blocks(results: Sequence[Result]) -> list[Block]:
 def _peak_words(result: Result) -> str:
     """' 6.33 GiB at peak, 6.33 GiB predicted.'"""
     peak = result.record.measurement.peak_requested_bytes
-    predicted = short_bytes_text(counted_peak(result.prediction))
-    return "" if peak is None else f" {short_bytes_text(peak)} at peak, {predicted} predicted."
+    predicted = size_text(counted_peak(result.prediction))
+    return "" if peak is None else f" {size_text(peak)} at peak, {predicted} predicted."
 
 
 def _bytes_compared(result: Result) -> Table:
@@ -178,7 +177,7 @@ def rehearsal_blocks(
     blocks += [*_bars(result, card), _peaks(result), *_largest(result)]
     lines = [_nearest_line(result, nearest)] if nearest else []
     if result.status == "out_of_memory" and result.document["out_of_memory"]:
-        wanted = short_bytes_text(result.document["out_of_memory"]["wanted_bytes"])
+        wanted = size_text(result.document["out_of_memory"]["wanted_bytes"])
         lines.append(f"The overhead includes the {wanted} that did not fit.")
     lines += [time_line(time)] if time else []
     if len(results) < result.world_size:
@@ -244,7 +243,7 @@ def _ran_out(result: Rehearsal) -> str:
     ran_out = result.document["out_of_memory"]
     if ran_out is None:
         return "out of memory"
-    wanted, free = (short_bytes_text(ran_out[f"{name}_bytes"]) for name in ("wanted", "free"))
+    wanted, free = (size_text(ran_out[f"{name}_bytes"]) for name in ("wanted", "free"))
     return f"out of memory {_when(ran_out)}; {wanted} more needed, {free} free"
 
 

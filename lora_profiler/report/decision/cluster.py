@@ -11,7 +11,7 @@ from lora_profiler.prediction import Prediction
 from lora_profiler.report.answer.predictions import assumption_lines
 from lora_profiler.report.blocks import Block, Sign, Table, Verdict, advice, dim, table
 from lora_profiler.report.decision.plan import sharding_name
-from lora_profiler.report.gpu_names import gpu_name
+from lora_profiler.report.gpu_names import short_gpu_names
 from lora_profiler.report.json import picked
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.setup_words import (
@@ -63,7 +63,9 @@ def _verdict(options: Sequence[Option], cluster: Cluster) -> Verdict:
     label = method_label(options[0].whole.prediction)
     name = f"{label[:1].upper()}{label[1:]}"
     machines = f" in {count_text(cluster.machines)} machines" if cluster.machines > 1 else ""
-    gpus = f"{count_text(cluster.cards)} × {gpu_name(cluster.gpu)}{machines}"
+    gpus = (
+        f"{count_text(cluster.cards)} × {short_gpu_names([cluster.gpu])[cluster.gpu.key]}{machines}"
+    )
     usable = short_in_unit(cluster.gpu.usable_bytes or 0, GIB)
     fitting = [option for option in options if option.whole.verdict == "fits"]
     best = min(fitting or options, key=lambda o: (o.low_seconds or 0.0, _total(o.whole)))
@@ -80,6 +82,10 @@ def _verdict(options: Sequence[Option], cluster: Cluster) -> Verdict:
     how = f"{name} fits {gpus} with {sharding_name(best.sharding)}:"
     held = f" {_gib(best.whole)} of {usable} GiB a GPU"
     return Verdict(sign="fits", words=how, rest=f"{held}{enough if least < cluster.cards else ''}.")
+
+
+def _gpu(cluster: Cluster) -> str:
+    return short_gpu_names([cluster.gpu])[cluster.gpu.key]
 
 
 def _total(placement: Placement) -> int:
@@ -129,7 +135,7 @@ def _remedy_words(option: Option, cluster: Cluster) -> str:
     alone = replace(workload.setup, world_size=1, sharding="none")
     found = remedy(replace(workload, setup=alone), cluster)
     label = method_label(option.whole.prediction)
-    name, gpu = f"{label[:1].upper()}{label[1:]}", gpu_name(cluster.gpu)
+    name, gpu = f"{label[:1].upper()}{label[1:]}", _gpu(cluster)
     if found is None:
         both = "" if workload.setup.checkpointing else ", with --checkpointing neither"
         return f"{name} does not fit {MOST_REMEDY_CARDS} × {gpu} either{both}."

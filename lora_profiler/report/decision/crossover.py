@@ -13,8 +13,8 @@ from lora_profiler.planning.crossover import (
     Quantity,
 )
 from lora_profiler.report import labels
+from lora_profiler.report.answer.verdicts import a_gpu
 from lora_profiler.report.blocks import Block, Row, Sign, Table, Verdict, dim
-from lora_profiler.report.gpu_names import a_gpu
 from lora_profiler.report.json import picked
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.setup_words import training_line

@@ -32,7 +32,7 @@ from lora_profiler.report.blocks import (
     table,
     with_words_last,
 )
-from lora_profiler.report.gpu_names import gpu_name, short_gpu_names
+from lora_profiler.report.gpu_names import short_gpu_names
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.setup_words import predict_command, short_trainer_lines
 from lora_profiler.report.terminal import SIGNS
@@ -77,7 +77,7 @@ def names_of(plan: TrainingPlan) -> Names:
 def _gpus(cards: int, gpu: Gpu, names: Names) -> str:
     """'8 × H100', 'one H100'."""
     number = f"{count_text(cards)} ×" if cards > 1 else "one"
-    return f"{number} {names.get(gpu.key) or gpu_name(gpu)}"
+    return f"{number} {names.get(gpu.key) or short_gpu_names([gpu])[gpu.key]}"
 
 
 def run_words(run: PlannedRun, names: Names | None = None) -> str:
