@@ -126,10 +126,10 @@ def _status(record: Record) -> Iterator[str]:
 
 def _noise_called_ok(record: Record) -> Iterator[str]:
     m, kind = record.measurement, record.environment.device.kind
+    if not m.step_seconds or min(m.step_seconds) <= 0:
+        return  # nothing was timed that a flag could spoil
     for flag in timing_flags(m.flags, kind):
         yield f"The status is ok in spite of the flag {flag}."
-    if not m.step_seconds or min(m.step_seconds) <= 0:
-        return
     limit, found = half_width_limit(kind), relative_half_width(m.step_seconds)
     if found > limit:
         yield (
