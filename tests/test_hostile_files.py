@@ -46,7 +46,7 @@ def test_no_more_of_a_file_is_read_than_asked(tmp_path: Path) -> None:
     "number", ["0x" + "F" * 4000, "0b" + "1" * 20_000, ":".join("1" * 3000), str(2**63)]
 )
 def test_a_number_beyond_64_bits_is_refused_with_its_line(number: str) -> None:
-    with pytest.raises(TrainerFileError, match="f, line 5: lora_r is a number beyond 64 bits"):
+    with pytest.raises(TrainerFileError, match="f:5: lora_r is a number beyond 64 bits"):
         parse(f"{AXOLOTL}lora_r: {number}\n", "f", None, is_json=False)
 
 

@@ -84,7 +84,7 @@ def test_a_disk_that_gets_full_leaves_no_file(
     with little_room():
         done = done_here(*arguments)
     assert (done.exit_code, done.stdout) == (2, "")
-    assert f"Error: {path} cannot be written: File too large." in done.stderr
+    assert f"error: {path} cannot be written: File too large" in done.stderr
     assert list(tmp_path.iterdir()) == []
     assert done_here(*arguments).exit_code == 0
     assert path.stat().st_size > 200
@@ -148,7 +148,7 @@ def test_a_device_and_a_pipe_are_written_to(tmp_path: Path) -> None:
     done = lora_profile("models", "-o", "/dev/stdout", "--force")
     assert done.returncode == 0 and "gpt2" in done.stdout
     assert (
-        "cannot be written: No space left on device."
+        "cannot be written: No space left on device"
         in lora_profile("models", "-o", "/dev/full", "--force").stderr
     )
 
