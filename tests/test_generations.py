@@ -121,7 +121,7 @@ def test_torchtune_has_the_projections_of_phi_apart() -> None:
 
 def test_what_no_version_here_knows_is_refused() -> None:
     setup = TrainSetup(transformers="4.48")
-    with pytest.raises(UsageError, match="layers of their own before transformers 5"):
+    with pytest.raises(UsageError, match="before transformers 5 are not modelled"):
         predict_by(Workload(model=as_of(cases.spec_of("qwen3_moe"), "4.48"), setup=setup))
     with pytest.raises(UsageError, match="analytic"):
         predict_by(apart(setup), "traced")

@@ -102,7 +102,7 @@ def test_the_device_of_the_environment(environ: dict[str, str], index: int, used
     ("value", "why"),
     [
         *((value, "visible") for value in ("", "-1", "5")),
-        ("GPU-3", "0 cards"),
+        ("GPU-3", "0 GPUs"),
         ("MIG-7", "not know"),
     ],
 )
@@ -127,7 +127,7 @@ def test_an_unknown_uuid_is_no_device() -> None:
 
 def test_a_prefix_that_fits_two_cards_is_no_device() -> None:
     library = FakeNvml(FakeDevice("GPU-12"), FakeDevice("GPU-13", used=3))
-    assert "2 cards" in opened(library, CUDA_VISIBLE_DEVICES="GPU-1").problem
+    assert "2 GPUs" in opened(library, CUDA_VISIBLE_DEVICES="GPU-1").problem
     assert opened(library, CUDA_VISIBLE_DEVICES="GPU-13").used_bytes() == 3
 
 

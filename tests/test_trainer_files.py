@@ -783,7 +783,7 @@ def test_a_key_that_is_not_known_is_named(tmp_path: Path) -> None:
     assert "qlora.yml:22: lora_what: unknown key" in notes
     told = "activations offloaded to CPU (legacy), predicted on the GPU (the answer is too high)"
     assert f"yml:17: activation_offloading: {told}" in notes
-    assert "1 is not known" in done.stderr
+    assert "1 unknown" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def test_a_loss_that_needs_a_head_in_16_bit_goes_with_shards_gathered_in_it(read
         for more in ({}, mixed)  # type: ignore[dict-item]
     }
     assert len(kept) == 1
-    with pytest.raises(UsageError, match="head in 16 bit"):
+    with pytest.raises(UsageError, match="16-bit head"):
         predict(Workload(model=model, setup=TrainSetup(**common, dtype="float32")))
 
 
