@@ -16,8 +16,7 @@ from lora_profiler.catalog import find_gpu
 from lora_profiler.kernels import Gemm, Kernel
 from lora_profiler.modeling.operator_kernels import kernel_of
 from lora_profiler.planning.nearest import RehearsedTime, rehearsed_time
-from lora_profiler.rehearsal.cards import pretended
-from lora_profiler.report.rehearsed import bound_of, time_blocks, time_document, time_line
+from lora_profiler.report.rehearsed_time import bound_of, time_blocks, time_document, time_line
 from lora_profiler.report.terminal import plain
 
 A100 = find_gpu("a100_sxm_80gb")
@@ -203,7 +202,7 @@ def test_a_time_that_is_not_known_is_left_out(work: Any, card: str, reason: str)
 def test_the_answer_says_that_it_is_predicted_and_what_bounds_it() -> None:
     found = rehearsed_time({**WORK, "library_calls": 12, "other_libraries": {"x::y": 1}}, A100)
     assert found.time is not None
-    text = plain(time_blocks(found, found.time, pretended(A100, 0)))
+    text = plain(time_blocks(found, found.time, "an A100"))
     assert "Predicted, not measured: 52 launches over 4,096 tokens" in text
     assert "2 of 12 calls of BLAS and its like were not seen as operators" in " ".join(text.split())
     assert "x::y" in text and "is matrix products." in " ".join(text.split())
