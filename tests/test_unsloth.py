@@ -133,6 +133,9 @@ def test_backward_scales_the_gradient_into_another() -> None:
 
 def test_a_table_of_sizes_is_the_single_answers() -> None:
     as_single_answers(asked(model=ONE), [1, 2, 5], [1024, 1500, 3000])
+    as_single_answers(asked(), [1], [1500, 1900])  # of one part each; one's inputs are moved
+    tiny = find_model("TinyLlama/TinyLlama-1.1B-Chat-v1.0")
+    as_single_answers(asked(model=tiny), [1], [7900, 8000, 8192])  # beyond its 2,048 positions
 
 
 def as_single_answers(workload: Workload, batches: list[int], lengths: list[int]) -> None:
@@ -159,6 +162,17 @@ def test_rotary_tables_and_the_buffer_of_4_bit_weights_by_hand() -> None:
         assert held(unbuffered, "setup", "buffers") == tables + code_book + staging
     only_o = asked("qlora", model=ONE, seq_len=1024, targets="o_proj")
     assert held(only_o, "setup", "buffers") == tables + 2048 * 2048 * 2 + code_book + staging
+
+
+def test_rows_beyond_the_models_positions_have_tables_of_their_own_length() -> None:
+    """Whatever was asked before: 2,048 positions, and rows of 8,000 and 8,192 tokens, of heads of 64
+    numbers."""
+    model = find_model("TinyLlama/TinyLlama-1.1B-Chat-v1.0")
+    for length in (8000, 8192):
+        workload = asked(model=model, batch_size=1, seq_len=length)
+        tables = 2 * length * 64 * 2 + 32 * 4 + 2 * 2
+        staging = 2 * length * 2048 * 2
+        assert held(workload, "setup", "buffers") == tables + staging
 
 
 def test_dropout_keeps_a_mask_a_layer() -> None:

@@ -40,7 +40,7 @@ from lora_profiler.prediction import MOMENTS, MomentName
 from lora_profiler.support.engines import rules_unsupported_reason
 from lora_profiler.support.offloading import is_offloaded
 from lora_profiler.support.optimizers import counts_in_steps
-from lora_profiler.support.unsloth import scores_at_once
+from lora_profiler.support.unsloth import positions_of, scores_at_once
 from lora_profiler.workload import TrainSetup, Workload
 
 EXACT_MOMENTS: frozenset[MomentName] = frozenset(
@@ -128,6 +128,7 @@ def plan_for(workload: Workload) -> Plan:
         chunk_regime(evaluation_workload(workload)) if setup.eval_batch_size else None,
         sequences_of(setup),
         is_offloaded(workload),
+        positions_of(workload) if setup.kernels == "unsloth" else None,
         has_long_positions(setup),
         tuple([setup.seq_len >= w for w in windows]) if windows else (),
         (workload.platform.capability, workload.platform.torch),

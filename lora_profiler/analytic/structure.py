@@ -225,11 +225,56 @@ def forward_pass(
     """Runs `spec` through its family's program. `trainable` are the full names of modules whose own
     weights train. Kept for the plans of this process, which differ in optimizer, checkpointing and
     loop too."""
-    config = spec.config
+    below = _layers(spec, family, rules._replace(chunk_rows=None), adapters, trainable)
     root = {part.name: part for part in spec.parts if isinstance(part, Module)}
-    stack = next(
-        part for part in spec.parts if isinstance(part, Stack) and part.name == family.stack
+    _, outside = _adapters_by_layer(adapters, _stack(spec, family).name)
+    op, x = Ledger(rules, root, outside, trainable), below.output
+    start = Tensor(x.elements, x.dtype, x.requires_grad, Storage(x.bytes))
+    hidden = family.norm(op, start, spec.config)
+    chunks: ChunkedHead | LossPath | None = None
+    if rules.chunk_rows is None:
+        logits = family.head(op, hidden, spec.config)
+    else:
+        if rules.loss in PATHS:
+            chunks = PATHS[rules.loss](op, hidden, spec, rules.chunk_rows)
+        else:
+            chunks = chunked_head(
+                op, hidden, spec, fused=rules.loss == "fused", rows=rules.chunk_rows
+            )
+        logits = chunks.hidden
+    return ForwardPass(
+        family=family,
+        embed=below.embed,
+        leaf=below.leaf,
+        layers=below.layers,
+        head=_ran(op, start, logits),
+        hidden=hidden,
+        logits=logits,
+        num_layers=spec.num_layers,
+        chunks=chunks,
     )
+
+
+class _Layers(NamedTuple):
+    """What runs before the norm and the head; `output` is the last layer's."""
+
+    embed: LayerPass
+    leaf: Tensor | None
+    layers: tuple[LayerRun, ...]
+    output: Tensor
+
+
+@lru_cache(maxsize=64)
+def _layers(
+    spec: ModelSpec,
+    family: Family,
+    rules: Rules,
+    adapters: tuple[Adapter, ...],
+    trainable: frozenset[str],
+) -> _Layers:
+    """The same for every number of tokens that the loss takes at a time."""
+    config, stack = spec.config, _stack(spec, family)
+    root = {part.name: part for part in spec.parts if isinstance(part, Module)}
     by_layer, outside = _adapters_by_layer(adapters, stack.name)
     trains = _trainable_by_layer(stack, trainable)
 
@@ -261,31 +306,12 @@ def forward_pass(
             layer = runs[key] = LayerRun(_ran(op, start, end, is_layer=True))
         layer.indices.append(index)
         x = layer.run.output
+    return _Layers(embed, leaf, tuple(runs.values()), x)
 
-    op = Ledger(rules, root, outside, trainable)
-    start = Tensor(x.elements, x.dtype, x.requires_grad, Storage(x.bytes))
-    hidden = family.norm(op, start, config)
-    chunks: ChunkedHead | LossPath | None = None
-    if rules.chunk_rows is None:
-        logits = family.head(op, hidden, config)
-    else:
-        if rules.loss in PATHS:
-            chunks = PATHS[rules.loss](op, hidden, spec, rules.chunk_rows)
-        else:
-            chunks = chunked_head(
-                op, hidden, spec, fused=rules.loss == "fused", rows=rules.chunk_rows
-            )
-        logits = chunks.hidden
-    return ForwardPass(
-        family=family,
-        embed=embed,
-        leaf=leaf,
-        layers=tuple(runs.values()),
-        head=_ran(op, start, logits),
-        hidden=hidden,
-        logits=logits,
-        num_layers=len(stack.order),
-        chunks=chunks,
+
+def _stack(spec: ModelSpec, family: Family) -> Stack:
+    return next(
+        part for part in spec.parts if isinstance(part, Stack) and part.name == family.stack
     )
 
 

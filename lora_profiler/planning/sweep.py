@@ -18,8 +18,10 @@ from lora_profiler.planning.engine import (
 )
 from lora_profiler.support.check import check
 from lora_profiler.support.losses import OWN_LOSSES, head_of, loss_regime
+from lora_profiler.support.offloading import offloads
 from lora_profiler.support.optimizers import counts_in_steps
 from lora_profiler.support.sdpa import MASK_ALIGNMENT
+from lora_profiler.support.unsloth import positions_of
 from lora_profiler.workload import Workload
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ processors do it faster."""
 
 Key = tuple[int, int, int, int, bool]
 """Regime that hold: batch (1, or 2 for any other), first length of a span, rank where that is a
-fact (else any), tokens of a chunk of the loss where they are one (else 0), and whether a length is
+fact (else any), `_Plans.facts`, and whether a length is
 no multiple of what rows of masks are padded to, where that is one (else False)."""
 Matrix = tuple[list[Exponents], Any]
 """Monomials, and a row of coefficients for each polynomial that can be the peak."""
@@ -138,6 +140,7 @@ class _Plans:
         self.pads_masks = self._engine != "analytic" and pads_masks(longest)
         self._chunked = workload.setup.loss != "plain" and rules_know(workload)
         self._matrices: dict[Key, Matrix] = {}
+        self._facts: dict[tuple[Any, ...], int] = {}
         batches = {min(b0, 2), min(b1, 2)}
         corners = (
             [(b1, s1)]
@@ -152,6 +155,28 @@ class _Plans:
         if largest >= 2**63:
             raise UsageError("these sizes need more than 2^63 bytes; lower the largest.")
         self.dtype = "float64" if largest < _EXACT_FLOAT else "int64"
+
+    def facts(self, b: Any, s: Any) -> Any:
+        """A number at each point, the same where the loss takes as many tokens at a time and
+        Unsloth moves and keeps the same; 0 where none of it is a fact."""
+        np, workload, rows = self.np, self.workload, self.chunks(b, s)
+        others = []
+        if workload.setup.offload_checkpoints:
+            others.append(offloads(workload, b * s))
+        usual = workload.model.config.get("max_position_embeddings", 0)
+        if workload.setup.kernels == "unsloth" and s.max() > usual:
+            lengths, inverse = np.unique(s, return_inverse=True)
+            setups = [replace(workload.setup, seq_len=int(length)) for length in lengths]
+            positions = [positions_of(replace(workload, setup=setup)) for setup in setups]
+            others.append(np.array(positions)[inverse].reshape(s.shape))
+        if not others:
+            return rows
+        columns = np.broadcast_arrays(rows, *others)
+        kinds, inverse = np.unique(
+            np.stack([column.ravel() for column in columns]), axis=1, return_inverse=True
+        )
+        numbers = [self._facts.setdefault(tuple(kind), len(self._facts) + 1) for kind in kinds.T]
+        return np.array(numbers)[inverse.ravel()].reshape(columns[0].shape)
 
     def chunks(self, b: Any, s: Any) -> Any:
         """Tokens of a chunk of the loss at each point; 0 where they are no fact."""
@@ -262,8 +287,8 @@ def _block_regimes(plans: _Plans, b: Any, s: Any, r: Any) -> Iterator[tuple[Any,
         for first, after in plans.spans
         if (where := (s >= first) & (s < after)).any()
     ]
-    rows = plans.chunks(b, s)
-    chunks = [(int(value), rows == value) for value in plans.np.unique(rows)]
+    facts = plans.facts(b, s)
+    chunks = [(int(value), facts == value) for value in plans.np.unique(facts)]
     alignments: list[tuple[bool, Any]] = [(False, True)]
     if plans.pads_masks:
         padded = plans.is_unaligned(s)

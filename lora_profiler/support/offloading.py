@@ -5,6 +5,8 @@ Source of the first: unsloth-zoo 2026.10.9, `gradient_checkpointing.py` (Unsloth
 inputs of more than 2 MiB are moved, the last layer's is not, and two buffers on the card, which
 grow to the longest, take them back in turn; the second one where half a GiB is free."""
 
+from typing import Any
+
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError, refuse
 from lora_profiler.model_spec import ModelSpec, Module
@@ -16,12 +18,15 @@ LEAST_OFFLOADED = 2**20
 
 def is_offloaded(workload: Workload) -> bool:
     """Whether layers' inputs are long enough to be moved."""
-    setup = workload.setup
-    if not setup.offload_checkpoints or not setup.checkpointing or setup.checkpoints_plainly:
-        return False
-    config = workload.model.config
+    return bool(offloads(workload, workload.setup.batch_size * workload.setup.seq_len))
+
+
+def offloads(workload: Workload, tokens: Any) -> Any:
+    """Whether layers' inputs are moved of so many tokens, a number or an array of them."""
+    setup, config = workload.setup, workload.model.config
+    is_able = setup.offload_checkpoints and setup.checkpointing and not setup.checkpoints_plainly
     width = config.get("hidden_size") or config.get("n_embd", 0)
-    return bool(setup.batch_size * setup.seq_len * width > LEAST_OFFLOADED)
+    return (tokens * width > LEAST_OFFLOADED) & is_able
 
 
 _OTHER_EMBEDDINGS_BYTES = 256 * 2**20

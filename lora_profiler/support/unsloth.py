@@ -95,9 +95,15 @@ def _makes_tiles(workload: Workload, words: int, *, scores: bool) -> bool:
 
 
 def rotary_buffer_bytes(workload: Workload, width: int) -> int:
-    """Cosines and sines of all positions that the model may have, in its dtype, one vector of
-    frequencies, and two numbers that nothing reads: `models/llama.py` (LlamaRotaryEmbedding,
-    _PerDeviceRopeCache)."""
+    """Cosines and sines of `positions_of` the model, in its dtype, one vector of frequencies, and
+    two numbers that nothing reads: `models/llama.py` (LlamaRotaryEmbedding, _PerDeviceRopeCache).
+    """
+    size = DTYPE_BYTES[workload.setup.dtype]
+    return 2 * positions_of(workload) * width * size + 2 * width + 2 * size
+
+
+def positions_of(workload: Workload) -> int:
+    """All positions that the model may have, and as many as a row is long."""
     setup = workload.setup
     length = setup.packed if setup.is_packed and setup.packed else setup.seq_len
     positions = max(int(workload.model.config["max_position_embeddings"]), length)
@@ -105,8 +111,7 @@ def rotary_buffer_bytes(workload: Workload, width: int) -> int:
         positions = min(positions, max(_FIRST_TABLE, length))
     if positions > _FIRST_TABLE:
         positions = -(-positions // _TABLE_STEP) * _TABLE_STEP
-    size = DTYPE_BYTES[setup.dtype]
-    return 2 * positions * width * size + 2 * width + 2 * size
+    return positions
 
 
 def scores_at_once(setup: TrainSetup) -> bool:
