@@ -10,7 +10,7 @@ import base64
 import json
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,24 +18,25 @@ from typing import Any, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # mkdocs runs its hook by the path
 
-from benchmarks.static_tapes import Tapes, matrix
-from lora_profiler import LoraConfig, TrainSetup, Workload, __version__, find_model
-from lora_profiler.algebra import undominated
-from lora_profiler.catalog import Gpu, bundled_gpus
+from benchmarks.static_peaks import ENGINE, Law, Tables, held, of_model
+from benchmarks.static_tapes import Tapes
+from lora_profiler import Workload, __version__, find_model
+from lora_profiler.catalog import Gpu, bundled_gpus, bundled_models
 from lora_profiler.compiled.regime import KernelChoice, kernel_choice
 from lora_profiler.compiled.requests import FLASH_ROWS, room_of
+from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.planning.engine import peak_polynomials, predict_checked, windows_of
-from lora_profiler.planning.reserve import (
-    FRAGMENTATION_BYTES,
-    FRAGMENTATION_PERCENT,
-    held_bytes,
-    reserve_for,
-)
-from lora_profiler.planning.setups import DEFAULTS, workloads
+from lora_profiler.option import flag
+from lora_profiler.planning.engine import pads_masks, windows_of
+from lora_profiler.planning.fit import NEAR
+from lora_profiler.planning.guided import GUIDED
+from lora_profiler.planning.reserve import FRAGMENTATION_BYTES, FRAGMENTATION_PERCENT, reserve_for
+from lora_profiler.planning.setups import DEFAULTS, workloads, written_options
 from lora_profiler.planning.simulated import PART, SURE
 from lora_profiler.planning.sizes import BATCHES, LENGTHS, RANKS, lengths
-from lora_profiler.platform import Platform
+from lora_profiler.platform import BFLOAT16_CAPABILITY, Platform
+from lora_profiler.report.answer.verdicts import gpu_name
+from lora_profiler.stacks import BARE, GUIDE, as_guided, find_stack, spelled
 from lora_profiler.support.check import check
 from lora_profiler.support.library_memory import workspace_bytes
 from lora_profiler.support.sdpa import MASK_ALIGNMENT
@@ -70,14 +71,10 @@ MODELS = (
 )
 FIRST = ("meta-llama/Llama-3.1-8B", "rtx_4090")
 METHODS: tuple[Method, ...] = get_args(Method)
-Kernels = tuple[tuple[KernelChoice, str], ...]
-"""Of attention, and the dtype, for each method and model."""
-ENGINE = "auto"
-"""A profile where there is one, as the command asks."""
+TRAINERS = (GUIDE, BARE, *GUIDED)
 LEAST_LENGTH = 64
 """In tokens: from there on the polynomials hold that are kept."""
 HERE = Path(__file__).parent / "static"
-DASHBOARD = HERE.parents[1] / "lora_profiler" / "dashboard"
 
 
 @cache
@@ -85,29 +82,22 @@ def page() -> str:
     """The whole file, the same whenever it is made."""
     from jinja2 import Environment, FileSystemLoader
 
-    from lora_profiler.dashboard.answered import answered
-    from lora_profiler.dashboard.question import Question
-    from lora_profiler.report.card import frame
     from lora_profiler.report.page.write import colour_variables
 
-    asked = Question(model=FIRST[0], options={**DEFAULTS, "methods": METHODS}, gpu=FIRST[1])
-    result = answered(find_model(FIRST[0], offline=True), asked)
-    folders = [str(HERE), str(DASHBOARD / "template")]
-    environment = Environment(loader=FileSystemLoader(folders), autoescape=True)
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True)
     return environment.get_template("page.html.j2").render(
-        bars=frame(result.answers, result.about("lora").prediction),
         light=colour_variables("light"),
         dark=colour_variables("dark"),
-        style=(DASHBOARD / "style.css").read_text("utf-8"),
-        slides=(DASHBOARD / "slides.css").read_text("utf-8"),
-        script="".join(
-            path.read_text("utf-8")
-            for path in (DASHBOARD / "slides.js", HERE / "allocator.js", HERE / "page.js")
-        ),
+        style=(HERE / "page.css").read_text("utf-8"),
+        script="".join((HERE / name).read_text("utf-8") for name in SCRIPTS),
         data=packed(data()),
         models=len(MODELS),
+        catalogue=len(bundled_models()),
         version=__version__,
     )
+
+
+SCRIPTS = ("allocator.js", "laws.js", "page.js")
 
 
 def packed(document: dict[str, Any]) -> str:
@@ -117,58 +107,89 @@ def packed(document: dict[str, Any]) -> str:
 
 
 def data() -> dict[str, Any]:
-    """What the script evaluates. `tables` are as `matrix` has them; a model's `peaks` and
-    `tapes` are by the card's kernels, by method, without and with checkpointing, by batch (one, or
-    more), by the span of lengths that begins at one of `starts`, and by whether the length is a
-    multiple of `alignment`; `held` is [bytes, bytes a rank]. `stops`, and `lengths` of a model, are
-    those of sliders."""
+    """What the script evaluates. `tables` are as `matrix` has them. A model's `ways` are by
+    trainer, method and kernels of a GPU, `usual` without one: a place among all `ways`, or ~ one of
+    `refusals`. A way has `leaves` without and with checkpointing: ~ one of `refusals`, or tables
+    and tapes by batch (one, or more), by the span of lengths that begins at one of `starts`, and by
+    whether the length is a multiple of `alignment`. `held` is [bytes, bytes a rank]. `stops`, and
+    `lengths` of a model, are those of sliders."""
     specs = [find_model(name, offline=True) for name in MODELS]
     platforms: dict[Kernels, Platform] = {}
     shown = [_card(gpu, specs, platforms) for gpu in cards()]
-    tables: dict[str, int] = {}
-    tapes = Tapes()
-    models = [_model(spec, list(platforms.values()), tables, tapes) for spec in specs]
+    usual = platforms.setdefault(_kernels(specs, Platform()), Platform())
+    known = Known(list(platforms.values()))
+    models = [known.model(spec) for spec in specs]
     return {
         "first": list(FIRST),
         "least_length": LEAST_LENGTH,
         "alignment": MASK_ALIGNMENT,
+        "near": NEAR,
         "stops": {"batch": BATCHES, "rank": RANKS},
         "fragmentation": [FRAGMENTATION_PERCENT, FRAGMENTATION_BYTES],
         "simulated": {"sure": SURE, "part": PART, "rows": FLASH_ROWS},
+        "usual": list(platforms.values()).index(usual),
         "cards": shown,
+        "trainers": [_trainer(name) for name in TRAINERS],
         "models": models,
-        "tables": [json.loads(table) for table in tables],
-        "tapes": tapes.document,
+        "ways": known.document("way"),
+        "leaves": known.document("leaf"),
+        "places": known.document("places"),
+        "refusals": known.document("refusal"),
+        "tables": known.tables.document,
+        "tapes": known.tapes.document,
     }
 
 
 def cards() -> Iterator[Gpu]:
-    """NVIDIA's cards of one memory size."""
-    for gpu in bundled_gpus():
-        if gpu.vendor == "nvidia" and gpu.usable_bytes is not None and gpu.capability is not None:
-            yield gpu
+    """NVIDIA's GPUs of one memory size, from the smallest on, of one size those of which a program
+    has the most first."""
+    found = [
+        gpu
+        for gpu in bundled_gpus()
+        if gpu.vendor == "nvidia" and gpu.usable_bytes is not None and gpu.capability is not None
+    ]
+    yield from sorted(found, key=lambda gpu: (gpu.memory_gib_marketed, -(gpu.usable_bytes or 0)))
 
 
-def ways(spec: ModelSpec, platform: Platform) -> list[Workload]:
-    """One for each of `METHODS`, in the formats that the platform computes in."""
-    return workloads(spec, {**DEFAULTS, "methods": METHODS}, {"methods"}, platform)
+def way(
+    spec: ModelSpec, trainer: str, method: Method, platform: Platform, **given: Any
+) -> Workload:
+    """The question by a trainer as its guides pass it. Raises UsageError."""
+    stack = as_guided(find_stack(trainer), has_bfloat16=platform.has_bfloat16)
+    options = {**DEFAULTS, **given, "methods": (method,)}
+    written, names = spelled(stack, options, {"methods", *given})
+    (workload,) = workloads(spec, written, names, platform, stack)
+    check(workload, ENGINE)
+    return workload
+
+
+Kernels = tuple[tuple[KernelChoice, str], ...]
+"""Of attention, and the dtype, for each model, trainer and method."""
+
+
+def _kernels(specs: Sequence[ModelSpec], platform: Platform) -> Kernels:
+    return tuple(
+        (kernel_choice(asked, platform), asked.setup.dtype)
+        for spec in specs
+        for asked in (way(spec, GUIDE, method, platform) for method in METHODS)
+    )
 
 
 def _card(
     gpu: Gpu, specs: Sequence[ModelSpec], platforms: dict[Kernels, Platform]
 ) -> dict[str, Any]:
     """`platforms` are those met so far, one for each choice of attention kernels."""
-    platform, reserve = Platform(capability=gpu.capability), reserve_for(gpu, 0)
-    chosen = tuple(
-        (kernel_choice(way, platform), way.setup.dtype)
-        for spec in specs
-        for way in ways(spec, platform)
-    )
+    platform, reserve = gpu.platform(), reserve_for(gpu, 0)
+    chosen = _kernels(specs, platform)
     platforms.setdefault(chosen, platform)
     return {
         "key": gpu.key,
-        "name": gpu.name,
+        "name": gpu_name(gpu),
+        "memory": gpu.memory_gib_marketed,
         "kernels": list(platforms).index(chosen),
+        "bfloat16": platform.has_bfloat16,
+        "small": platform.has_small_memory,
+        "platform": f"{platform.capability_text} {platform.has_small_memory}",
         "usable": gpu.usable_bytes,
         "contexts": [reserve.least_context_bytes, reserve.context_bytes],
         "workspaces": reserve.workspace_bytes,
@@ -177,59 +198,127 @@ def _card(
     }
 
 
-def _model(
-    spec: ModelSpec, platforms: Sequence[Platform], tables: dict[str, int], tapes: Tapes
-) -> dict[str, Any]:
-    starts = [LEAST_LENGTH, *(w for w in windows_of(spec) if w > LEAST_LENGTH)]
-    assert not any(start % MASK_ALIGNMENT for start in starts)
+def _trainer(name: str) -> dict[str, Any]:
+    """`words`: what the command takes for it, by whether the GPU has bfloat16, and by method."""
+    label = LABELS.get(name) or find_stack(name).library
+    words = [[_words(name, method, has) for method in METHODS] for has in (False, True)]
+    return {"name": name, "label": label, "words": words, "listed": name in GUIDED}
 
-    def laid_out(place: Callable[[Workload], int | None], asked: Workload) -> list[Any]:
-        def sized(on: bool, batch: int, start: int) -> Workload:
-            sizes = {"checkpointing": on, "batch_size": batch, "seq_len": start}
-            return replace(asked, setup=replace(asked.setup, **sizes))
 
-        return [
-            [
-                [[place(sized(on, batch, start + more)) for more in (1, 0)] for start in starts]
-                for batch in (1, 2)
-            ]
-            for on in (False, True)
+LABELS = {
+    GUIDE: "the loop of PEFT's and TRL's guides",
+    BARE: "a plain PyTorch loop",
+    "loop": "your own loop",
+}
+
+
+def _words(trainer: str, method: Method, has_bfloat16: bool) -> str:
+    """Options beside `--trainer` that make of its defaults what its guides pass. Sizes and
+    checkpointing are left to the question."""
+    if trainer in (GUIDE, BARE):
+        return ""
+    platform = Platform(capability=None if has_bfloat16 else BFLOAT16_CAPABILITY - 5)
+    stack, given = find_stack(trainer), dict[str, Any]()
+    spec = find_model(FIRST[0], offline=True)
+    guided = written_options(way(spec, trainer, method, platform).setup)
+    while True:
+        options = {**DEFAULTS, **given, "methods": (method,)}
+        (named,) = workloads(spec, options, {"methods", *given}, platform, stack)
+        own = written_options(named.setup)
+        more = {n: v for n, v in guided.items() if own[n] != v and n not in (*given, *LEFT)}
+        if not more:
+            return " ".join(_word(name, value) for name, value in given.items())
+        given |= more
+
+
+LEFT = ("batch_size", "seq_len", "rank", "checkpointing", "alpha")  # the last costs nothing
+
+
+def _word(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return flag(name if value else f"no_{name}")
+    return f"{flag(name)} {value}"
+
+
+class Known:
+    """Everything of several models, which share what is equal."""
+
+    def __init__(self, platforms: Sequence[Platform]) -> None:
+        self.tables, self.tapes = Tables(), Tapes()
+        self._platforms = platforms
+        self._places: dict[str, dict[str, int]] = {}
+        self._leaves: dict[Any, int] = {}
+
+    def document(self, kind: str) -> list[Any]:
+        return list(map(json.loads, self._places.get(kind, ())))
+
+    def _put(self, kind: str, what: Any) -> int:
+        known = self._places.setdefault(kind, {})
+        return known.setdefault(json.dumps(what), len(known))
+
+    def model(self, spec: ModelSpec) -> dict[str, Any]:
+        starts = [LEAST_LENGTH, *(w for w in windows_of(spec) if w > LEAST_LENGTH)]
+        assert not any(start % MASK_ALIGNMENT for start in starts)
+        ways = [
+            [[self._way(spec, t, m, p, starts) for p in self._platforms] for m in METHODS]
+            for t in TRAINERS
         ]
+        return {
+            "id": spec.id,
+            "starts": starts,
+            "lengths": lengths(LENGTHS[0], spec.trained_length),
+            **of_model(way(spec, GUIDE, "lora", Platform())),
+            "ways": ways,
+        }
 
-    peaks, held, requests = list[Any](), list[Any](), list[Any]()
-    for platform in platforms:
-        asked = dict(zip(METHODS, ways(spec, platform), strict=True))
-        peaks.append({m: laid_out(lambda way: _table(way, tables), w) for m, w in asked.items()})
-        requests.append({m: laid_out(tapes.place, w) for m, w in asked.items()})
-        held.append({m: _held(way) for m, way in asked.items()})
-    return {
-        "id": spec.id,
-        "starts": starts,
-        "lengths": lengths(LENGTHS[0], spec.trained_length),
-        **{"peaks": peaks, "held": held, "tapes": requests},
-    }
+    def _way(
+        self, spec: ModelSpec, trainer: str, method: Method, platform: Platform, starts: list[int]
+    ) -> int:
+        try:
+            usual = way(spec, trainer, method, platform)
+        except UsageError as e:
+            return ~self._put("refusal", str(e))
+        leaves = []
+        for on in (False, True):
+            try:
+                asked = way(spec, trainer, method, platform, checkpointing=on)
+            except UsageError as e:
+                leaves.append(~self._put("refusal", str(e)))
+                continue
+            assert on != usual.setup.checkpointing or asked.setup == usual.setup
+            leaves.append(self._leaf(asked, starts))
+        return self._put(
+            "way",
+            {
+                "law": Law(usual).written,
+                "on": int(usual.setup.checkpointing),
+                "held": held(usual),
+                "bfloat16": int(usual.setup.needs_bfloat16),
+                "leaves": leaves,
+            },
+        )
 
+    def _leaf(self, asked: Workload, starts: list[int]) -> int:
+        """Of GPUs whose kernels are the same for this model it is the same."""
+        key = asked.model.id, asked.setup, kernel_choice(asked, asked.platform)
+        if key not in self._leaves:
+            self._leaves[key] = self._put("leaf", self._laid_out(asked, starts))
+        return self._leaves[key]
 
-def _table(way: Workload, tables: dict[str, int]) -> int:
-    """The place of what can be the peak from the sizes of `way` on, at any rank."""
-    check(way, ENGINE)
-    corner = way.setup.batch_size, way.setup.seq_len, 1
-    shifted = {p.shifted(*corner): p for p in peak_polynomials(way, ENGINE)}
-    text = json.dumps(matrix([shifted[p] for p in undominated(shifted)]))
-    return tables.setdefault(text, len(tables))
-
-
-def _held(way: Workload) -> list[int]:
-    """What lives through every step, which grows with the rank as adapters do."""
-    setup = way.setup
-    sizes = [setup if r is None else replace(setup, lora=LoraConfig(r=r)) for r in _ranks(setup)]
-    found = [held_bytes(predict_checked(replace(way, setup=s), ENGINE)) for s in sizes]
-    each = found[1] - found[0] if len(found) > 1 else 0
-    return [found[0] - each, each] if each else [found[0], 0]
-
-
-def _ranks(setup: TrainSetup) -> tuple[int | None, ...]:
-    return (1, 2) if setup.lora else (None,)
+    def _laid_out(self, asked: Workload, starts: list[int]) -> list[Any]:
+        tables, tapes = list[Any](), list[Any]()
+        for batch in (1, 2):
+            for start, end in zip(starts, [*starts[1:], None], strict=True):
+                places = tape = None
+                for more in (1, 0):
+                    sizes = {"batch_size": batch, "seq_len": start + more}
+                    sized = replace(asked, setup=replace(asked.setup, **sizes))
+                    if places is None or pads_masks(sized):
+                        places = self._put("places", self.tables.places(sized, end))
+                        tape = self.tapes.place(sized)
+                    tables.append(places)
+                    tapes.append(tape)
+        return [tables, tapes]
 
 
 # --- mkdocs ---------------------------------------------------------------------------------------

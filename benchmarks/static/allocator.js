@@ -177,15 +177,15 @@ function sizeOf(size, way) {
 
 let lastTrials = [];
 
-function trialsOf(way) {
-  const { model, card, method, checkpointing, batch, length, rank } = way;
-  const place = placeOf(model, model.tapes[card.kernels][method], checkpointing, batch, length);
+// Of the tape at `place`; null where there is none.
+function trialsOf(place, way) {
   if (place === null) return null;
+  const { card, batch, length, rank } = way;
   const key = [place, batch, length, rank, card.workspace, card.room].join();
   const known = lastTrials.find(([other]) => other === key);
   if (known) return known[1];
   const trials = new Trials(...requestsOf(data.tapes.ways[place], way));
-  lastTrials = [[key, trials], ...lastTrials.slice(0, 7)];
+  lastTrials = [[key, trials], ...lastTrials.slice(0, 15)];
   return trials;
 }
 

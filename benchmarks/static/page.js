@@ -1,180 +1,146 @@
 
-// --- the page without a server -------------------------------------------------------------------
-// The same peaks as `lora_profiler.planning.engine.peak_bytes`, of the polynomials in `packed`.
+// --- what is asked -------------------------------------------------------------------------------
 
 const GIB = 2 ** 30;
+const VERDICTS = { fits: "fits", tight: "may run out of memory", does_not_fit: "does not fit" };
 const SIGNS = { fits: "✓", tight: "~", does_not_fit: "✗" };
-const VERDICTS = { fits: "Fits", tight: "May run out of memory", does_not_fit: "Does not fit" };
-const FIELDS = { model: "", method: "lora", rank: "16", card: "", batch: "1", length: "2048", checkpointing: "" };
+const FIELDS = {
+  model: "", method: "lora", rank: "16", trainer: "", card: "", batch: "1", length: "2048", checkpointing: "",
+};
 const SLIDES = { length: "Length", batch: "Batch", rank: "Rank" };
+const LISTED = data.trainers.filter((trainer) => trainer.listed);
 const of = (id) => document.getElementById(id);
-const data = await unpacked();
-data.tables = data.tables.map(table);
-data.tapes.sizes = data.tapes.sizes.map((size) => size.map?.((one) => (one.map ? table(one) : one)) ?? size);
-
-async function unpacked() {
-  const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return JSON.parse(await new Response(stream).text());
-}
-
-// [monomials, rows of coefficients] of differences by column.
-function table([monomials, differences]) {
-  const columns = differences.map(sums);
-  return [monomials, (columns[0] ?? []).map((_, n) => columns.map((column) => column[n]))];
-}
-
-// Bytes of the steady-state peak, exactly. Coefficients below 2^53 are whole in JSON.
-function peak(model, kernels, method, checkpointing, batch, length, rank) {
-  const place = placeOf(model, model.peaks[kernels][method], checkpointing, batch, length);
-  const sizes = valueOf(data.tables[place], { batch, length, rank });
-  return sizes.reduce((most, size) => (size > most ? size : most));
-}
-
-// The entry for these sizes, of peaks or tapes: beyond a window a length that is no multiple of the
-// alignment pads its masks.
-function placeOf(model, laidOut, checkpointing, batch, length) {
-  const span = model.starts.findLastIndex((start) => start <= length);
-  return laidOut[+checkpointing][+(batch > 1)][span][+(length % data.alignment === 0)];
-}
-
-// Of several polynomials.
-function valueOf([monomials, rows], { batch, length, rank }) {
-  const rounded = (multiple) => Math.ceil(length / multiple) * multiple;
-  const symbols = [batch, length, rank, rounded(32), rounded(16), rounded(8)].map(BigInt);
-  const values = monomials.map((powers) =>
-    powers.reduce((product, power, n) => product * symbols[n] ** BigInt(power), 1n),
-  );
-  return rows.map((row) => row.reduce((sum, c, n) => sum + BigInt(c) * values[n], 0n));
-}
-
-// What to keep free on the card beside a peak, and the verdict: `planning.simulated.Judged`.
-class Judged {
-  constructor(way, size) {
-    const { model, card, method, rank } = way;
-    const [held, each] = model.held[card.kernels][method].map(BigInt);
-    const [percent, most] = data.fragmentation.map(BigInt);
-    this.way = way;
-    this.size = Number(size);
-    this.holes = Number(((size - held - each * BigInt(rank)) * percent) / 100n + most);
-    this.context = card.contexts[1];
-    this.bound = this.context + card.workspaces + this.holes;
-    this.least = card.contexts[0] + card.workspaces;
-    const left = card.usable - this.size;
-    this.byBound = this.bound <= left ? "fits" : this.least <= left ? "tight" : "does_not_fit";
-  }
-
-  // null where there is no tape.
-  get trials() {
-    if (this.known === undefined) this.known = trialsOf(this.way);
-    return this.known;
-  }
-
-  get verdict() {
-    const { usable } = this.way.card;
-    const spare = usable - this.size - this.bound;
-    if (spare >= (data.simulated.sure - 1) * this.holes || this.byBound === "does_not_fit" || !this.trials)
-      return this.byBound;
-    return this.trials.completes(usable - this.context) ? "fits" : "tight";
-  }
-
-  get reserve() {
-    const { verdict } = this;
-    if (verdict === "does_not_fit") return this.least;
-    if (!this.trials) return this.bound;
-    const { usable, workspaces } = this.way.card, room = usable - this.context;
-    let needed = this.trials.smallestCapacity(Math.max(GRAIN, Math.floor(this.size / data.simulated.part)));
-    if (verdict === "fits") needed = Math.min(needed, room);
-    return this.context + workspaces + Math.max(0, needed - this.size - workspaces);
-  }
-}
-
-globalThis.loraProfiler = { data, answer };
-
-// --- what is asked -------------------------------------------------------------------------------
 
 function asked() {
   const number = (id) => Math.min(Math.max(Math.trunc(of(id).value) || 1, +of(id).min), +of(id).max);
   return {
     model: data.models.find((model) => model.id === of("model").value),
-    card: data.cards.find((card) => card.key === of("card").value),
+    card: data.cards.find((card) => card.key === of("card").value) ?? null,
+    trainer: data.trainers.find((trainer) => trainer.name === of("trainer").value),
     method: of("method").value,
     rank: number("rank"),
     batch: number("batch"),
     length: number("length"),
-    checkpointing: of("checkpointing").checked,
+    checkpointing: { on: true, off: false }[of("checkpointing").value],
   };
-}
-
-function answer(way) {
-  const { model, card, method, checkpointing, batch, length, rank } = way;
-  return new Judged(way, peak(model, card.kernels, method, checkpointing, batch, length, rank));
 }
 
 // --- what is shown -------------------------------------------------------------------------------
 
 const inGib = (bytes) =>
-  (Number(bytes) / GIB).toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+  (bytes / GIB).toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const label = (method, rank) => ({ full: "full", lora: `LoRA r${rank}`, qlora: `QLoRA r${rank}` })[method];
+const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
-// As `report.card.Frame.parts`: the scale ends at two memories of the card.
-function parts(found, card) {
-  const scale = 2 * card.usable, percent = (size) => Math.min(100, (100 * size) / scale);
-  const { size } = found, total = size + found.reserve;
-  const ends = [["peak", 0, size], ["reserve", size, total]];
-  return ends
-    .flatMap(([kind, low, high]) => [
-      [kind, low, Math.min(high, card.usable)],
-      [`${kind}-over`, Math.max(low, card.usable), high],
-    ])
-    .filter(([, low, high]) => low < high)
-    .map(([kind, low, high]) => [kind, percent(low), percent(high)]);
+function element(tag, text, name) {
+  const made = document.createElement(tag);
+  if (text !== undefined) made.textContent = text;
+  if (name) made.className = name;
+  return made;
 }
 
 function show() {
-  const way = asked(), found = answer(way), card = way.card;
-  const [words, numbers] = of("verdict").firstElementChild.children;
-  of("verdict").className = `lp lp-verdict lp-is-${found.verdict}`;
-  words.textContent = `${VERDICTS[found.verdict]}: `;
-  const most = found.verdict === "does_not_fit" ? "at least " : found.trials ? "" : "up to ";
-  numbers.textContent = `${inGib(found.size)} and ${most}${inGib(found.reserve)} reserve, of ${inGib(card.usable)} GiB`;
-  document.querySelector(".lp-scale .lp-track span").textContent = `${card.name}, ${inGib(card.usable)}`;
-  const bars = ["full", "lora", "qlora"].map((method) => {
-    const each = answer({ ...way, method });
-    const number = `${SIGNS[each.verdict]} ${inGib(each.size)}`;
-    const cut = each.size + each.reserve > 2 * card.usable;
-    return { method, label: label(method, way.rank), number, parts: parts(each, card), cut };
-  });
-  const told = bars.map((bar) => `${bar.label}: ${bar.number} GiB`).join("; ");
-  draw({ words: `Bars of the peak of each method on ${card.name}. ${told}.`, bars });
-  document.querySelectorAll(".lp-bar").forEach((row) =>
-    row.classList.toggle("lp-chosen", row.dataset.method === way.method),
-  );
+  const way = asked(), found = answer(way);
+  of("rank").disabled = way.method === "full";
+  of("verdict").className = found.verdict ?? "";
+  of("verdict").textContent = found.refusal ? "Not possible" : headline(found);
+  of("numbers").textContent = found.refusal ?? numbers(found, way.card);
+  bars(way);
+  trainers(way);
   offer(way, found);
   of("command").textContent = command(way);
+  smallest(way, found);
 }
 
-// Sliders over the usual sizes and the one that is asked: the bars move with them.
-function slide() {
-  const way = asked();
-  const rows = Object.entries(SLIDES).map(([id, label]) => {
-    const usual = id === "length" ? way.model.lengths : data.stops[id];
-    const stops = [...new Set([...usual, way[id]])].sort((one, other) => one - other);
-    const texts = stops.map((stop) => stop.toLocaleString("en-US"));
-    const dragged = (at) => {
-      of(id).value = stops[at];
-      show();
-    };
-    return field({ label, stops, texts, place: stops.indexOf(way[id]) }, dragged, keep);
+function headline(found) {
+  return found.verdict ? capital(VERDICTS[found.verdict]) : `Needs ${inGib(found.size)} GiB`;
+}
+
+// Peak, overhead and what is free or over add up to what the card gives a program.
+function numbers(found, card) {
+  const checkpointing = `gradient checkpointing ${found.on ? "on" : "off"}`;
+  if (!card) return `${capital(checkpointing)}. Choose a GPU to add PyTorch's overhead.`;
+  const left = card.usable - found.size - found.reserve;
+  const rest = left < 0 ? `${inGib(-left)} over` : `${inGib(left)} free`;
+  const overhead = found.verdict === "fits" && !found.trials ? "at most " : "";
+  return (
+    `Peak ${inGib(found.size)} + ${overhead}${inGib(found.reserve)} overhead, of ` +
+    `${inGib(card.usable)} GiB: ${rest}; ${checkpointing}.`
+  );
+}
+
+// Worked out after what is shown at once: it asks about one GPU after another.
+let waiting = 0;
+
+function smallest(way, found) {
+  clearTimeout(waiting);
+  of("smallest").textContent = "Smallest GPU that fits: …";
+  waiting = setTimeout(() => {
+    const card = found.refusal ? undefined : smallestCard(way);
+    const words = card ? `${card.name}, ${card.memory} GB` : "none";
+    of("smallest").textContent = `Smallest GPU that fits: ${words}`;
+  }, 120);
+}
+
+// A bar a method, on a scale that ends at two memories of the card.
+function bars(way) {
+  const found = METHODS.map((method) => answer({ ...way, method }));
+  const most = Math.max(1, ...found.map((one) => one.size ?? 0));
+  const edge = way.card?.usable ?? most, scale = way.card ? 2 * edge : most;
+  of("scale").textContent = way.card ? `${way.card.name}, ${inGib(edge)} GiB` : "";
+  of("bars").replaceChildren(
+    ...found.map((one, n) => {
+      const row = element("div", undefined, METHODS[n] === way.method ? "row chosen" : "row");
+      const track = element("div", undefined, "track"), reserve = way.card && !one.refusal ? one.reserve : 0;
+      const ends = [["peak", 0, one.size ?? 0], ["reserve", one.size ?? 0, (one.size ?? 0) + reserve]];
+      for (const [kind, low, high] of ends) {
+        for (const [name, from, to] of [[kind, low, Math.min(high, edge)], [`${kind} over`, Math.max(low, edge), high]]) {
+          if (from >= to) continue;
+          const part = element("i", undefined, name);
+          part.style.left = `${Math.min(100, (100 * from) / scale)}%`;
+          part.style.width = `${Math.min(100, (100 * to) / scale) - Math.min(100, (100 * from) / scale)}%`;
+          track.append(part);
+        }
+      }
+      if (way.card) track.append(element("i", undefined, "edge"));
+      const sign = SIGNS[one.verdict] ? `${SIGNS[one.verdict]} ` : "";
+      row.append(element("span", label(METHODS[n], way.rank)), track);
+      row.append(element("b", one.refusal ? "-" : `${sign}${inGib(one.size)}`));
+      return row;
+    }),
+  );
+}
+
+// The same question under each trainer, as its guides pass it, the smallest first.
+function trainers(way) {
+  const found = LISTED.map((trainer) => [trainer, answer({ ...way, trainer })]);
+  const known = found.filter(([, one]) => !one.refusal).sort(([, one], [, other]) => one.size - other.size);
+  of("count").textContent = counted(way, known);
+  const rows = known.map(([trainer, one]) => {
+    const row = element("tr", undefined, trainer === way.trainer ? "chosen" : "");
+    row.append(element("td", trainer.label), element("td", inGib(one.size)));
+    if (way.card) row.append(element("td", VERDICTS[one.verdict], one.verdict));
+    return row;
   });
-  document.querySelector(".lp-slides").replaceChildren(...rows);
+  const head = element("tr");
+  const names = ["trainer", `${label(way.method, way.rank)}, GiB`, ...(way.card ? ["on this GPU"] : [])];
+  head.append(...names.map((name) => element("th", name)));
+  of("trainers").replaceChildren(head, ...rows);
+  const refused = found.filter(([, one]) => one.refusal);
+  of("refused").replaceChildren(...refused.map(([trainer, one]) => element("p", `${trainer.label}: ${one.refusal}`)));
 }
 
-// Another question, from a field or a button.
-function change() {
-  show();
-  slide();
-  keep();
+// 'LoRA r16 fits with 7 of 8 trainers, does not fit with LitGPT.'
+function counted(way, known) {
+  if (!way.card || !known.length) return "";
+  const some = (names) =>
+    names.length === known.length ? `all ${names.length} trainers`
+    : names.length <= 2 ? names.join(" and ") : `${names.length} of ${known.length} trainers`;
+  const parts = Object.entries(VERDICTS).flatMap(([verdict, words]) => {
+    const names = known.filter(([, one]) => one.verdict === verdict).map(([trainer]) => trainer.label);
+    return names.length ? [`${words} with ${some(names)}`] : [];
+  });
+  return `${label(way.method, way.rank)} ${parts.join(", ")}.`;
 }
 
 // Changes that make it fit, the one that trains the same first.
@@ -185,55 +151,103 @@ function offer(way, found) {
     ["A 4-bit base and gradient checkpointing", { method: "qlora", checkpointing: true }],
   ];
   const rows = changes
-    .filter(([, then]) => found.verdict !== "fits" && Object.keys(then).some((n) => way[n] !== then[n]))
+    .filter(([, then]) => found.verdict && found.verdict !== "fits" && Object.entries(then).some(([name, value]) =>
+      name === "checkpointing" ? !found.on : way[name] !== value))
     .map(([words, then]) => [words, then, answer({ ...way, ...then })])
     .filter(([, , changed]) => changed.verdict === "fits")
     .map(([words, then, changed]) => {
-      const row = document.createElement("p"), apply = document.createElement("button");
-      Object.assign(apply, { type: "button", textContent: "Apply" });
+      const row = element("p"), apply = element("button", "Apply");
+      apply.type = "button";
       apply.addEventListener("click", () => {
         if (then.method) of("method").value = then.method;
-        if (then.checkpointing) of("checkpointing").checked = true;
+        if (then.checkpointing) of("checkpointing").value = "on";
         change();
       });
-      row.append(apply, `${words}: ${inGib(changed.size)} GiB`);
+      row.append(apply, `${words}: ${inGib(changed.size)} GiB, fits`);
       return row;
     });
   of("offers").replaceChildren(...rows);
 }
 
 function command(way) {
-  const words = ["lora-profile", way.model.id, "--method", way.method];
-  if (way.method !== "full" && way.rank !== 16) words.push("-r", way.rank);
-  if (way.batch !== 1) words.push("-b", way.batch);
-  if (way.length !== 2048) words.push("-s", way.length);
-  if (way.checkpointing) words.push("--checkpointing");
-  return [...words, "--gpu", way.card.key].join(" ");
+  const { trainer, method, rank, batch, length, card, checkpointing } = way;
+  const named = trainer !== data.trainers[0], found = answer(way);
+  const words = ["lora-profile", way.model.id, "--method", method];
+  if (named) words.push("--trainer", trainer.name, ...said(way));
+  if (method !== "full" && (named || rank !== 16)) words.push("-r", rank);
+  if (named || batch !== 1) words.push("-b", batch);
+  if (named || length !== 2048) words.push("-s", length);
+  if (named || checkpointing !== undefined) words.push(found.on ? "--checkpointing" : "--no-checkpointing");
+  if (card) words.push("--gpu", card.key);
+  return words.join(" ");
+}
+
+// What makes of the trainer's own defaults what its guides pass.
+function said({ trainer, method, card }) {
+  const words = trainer.words[+(card?.bfloat16 ?? true)][METHODS.indexOf(method)];
+  return words ? [words] : [];
+}
+
+// --- sliders -------------------------------------------------------------------------------------
+
+// Over the usual sizes and the one that is asked: the answer moves with them, and the address
+// follows where one is let go.
+function slide() {
+  const way = asked();
+  const rows = Object.entries(SLIDES).map(([id, name]) => {
+    const usual = id === "length" ? way.model.lengths : data.stops[id];
+    const stops = [...new Set([...usual, way[id]])].sort((one, other) => one - other);
+    const row = element("label"), input = element("input"), output = element("output");
+    Object.assign(input, { type: "range", min: 0, max: stops.length - 1, step: 1, disabled: of(id).disabled });
+    const tell = () => {
+      output.textContent = stops[input.value].toLocaleString("en-US");
+      input.setAttribute("aria-valuetext", output.textContent);
+    };
+    input.value = stops.indexOf(way[id]);
+    tell();
+    input.addEventListener("input", () => {
+      tell();
+      of(id).value = stops[input.value];
+      show();
+    });
+    input.addEventListener("change", keep);
+    row.append(element("span", name), input, output);
+    return row;
+  });
+  of("slides").replaceChildren(...rows);
+}
+
+// Another question, from a field or a button.
+function change() {
+  show();
+  slide();
+  keep();
 }
 
 // --- the address ---------------------------------------------------------------------------------
 
-function fields() {
-  const said = Object.keys(FIELDS).map((id) => [id, of(id).type === "checkbox" ? (of(id).checked ? "yes" : "") : of(id).value]);
-  return Object.fromEntries(said);
-}
-
 // Not while a slider is dragged: browsers allow few changes of an address in a second.
 function keep() {
-  const said = Object.entries(fields()).filter(([id, value]) => value !== FIELDS[id]);
+  const said = Object.keys(FIELDS).map((id) => [id, of(id).value]).filter(([id, value]) => value !== FIELDS[id]);
   history.replaceState(null, "", `#${new URLSearchParams(said)}`);
 }
 
 function begin() {
-  const add = (id, value, text) => of(id).append(new Option(text, value));
-  data.models.forEach((model) => add("model", model.id, model.id));
-  data.cards.forEach((card) => add("card", card.key, card.name));
+  const add = (place, value, text) => place.append(new Option(text, value));
+  data.models.forEach((model) => add(of("model"), model.id, model.id));
+  data.trainers.forEach((trainer) => add(of("trainer"), trainer.name, trainer.label));
+  for (const memory of new Set(data.cards.map((card) => card.memory))) {
+    const group = element("optgroup");
+    group.label = `${memory} GB`;
+    data.cards.filter((card) => card.memory === memory).forEach((card) => add(group, card.key, card.name));
+    of("card").append(group);
+  }
   [FIELDS.model, FIELDS.card] = data.first;
-  const asked = { ...FIELDS, ...Object.fromEntries(new URLSearchParams(location.hash.slice(1))) };
-  for (const id of Object.keys(FIELDS)) {
-    if (of(id).type === "checkbox") of(id).checked = asked[id] === "yes";
-    else of(id).value = asked[id];
-    if (!of(id).value) of(id).value = FIELDS[id]; // what no list has
+  FIELDS.trainer = data.trainers[0].name;
+  const given = { ...FIELDS, ...Object.fromEntries(new URLSearchParams(location.hash.slice(1))) };
+  for (const [id, usual] of Object.entries(FIELDS)) {
+    of(id).value = given[id];
+    if (of(id).selectedIndex === -1 || (of(id).type === "number" && !of(id).value)) of(id).value = usual;
   }
   of("ask").addEventListener("input", change);
   of("ask").addEventListener("submit", (event) => event.preventDefault());
