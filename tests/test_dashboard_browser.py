@@ -296,7 +296,7 @@ def test_names_in_records_run_nothing_and_fetch_nothing(window: Any, tmp_path: P
 
 OUTSIDE = """() => {
     const found = [];
-    for (const box of document.querySelectorAll('.lp-card, .lp-note, .lp-frame, .lp-numbers, .lp-offer, .lp-trust, .lp:has(> h1)')) {
+    for (const box of document.querySelectorAll('.lp-card, .lp-note, .lp-frame, .lp-trainers, .lp-trust, .lp:has(> h1)')) {
         const style = getComputedStyle(box), around = box.getBoundingClientRect(), seen = [];
         const left = around.left + parseFloat(style.paddingLeft), right = around.right - parseFloat(style.paddingRight);
         const texts = document.createTreeWalker(box, NodeFilter.SHOW_TEXT);

@@ -20,7 +20,7 @@ E = TypeVar("E")
 
 def show() -> None:
     link.write(link.written("Catalogue", remembered.question()))
-    widgets.title("Catalogue", "What is known without a network: choose a row to ask about it.")
+    widgets.title("Catalogue", "What is known offline. Choose a row to predict it.")
     _models()
     _cards()
 
@@ -60,7 +60,7 @@ def _cards() -> None:
         cards,
         lambda c: (c.key, c.name, *c.aliases, c.vendor, c.architecture),
         "4090; h100; amd",
-        "custom:24GiB stands for any card of that size.",
+        "custom:24GiB is any GPU of that size.",
     )
     if not matches:
         return
@@ -79,12 +79,12 @@ def _cards() -> None:
     chosen = _table("cards", columns, formats, len(cards))
     if chosen is not None and matches[chosen].usable_bytes is None:
         widgets.note(
-            f"{matches[chosen].name} is sold with several memory sizes; type custom:24GiB, say, on"
-            " the page Predict."
+            f"{matches[chosen].name} is sold with several memory sizes; type one as GPU memory on"
+            " Predict."
         )
     elif chosen is not None:
         card = matches[chosen]
-        _button(f"Judge {card.name}", "cards_go", replace(remembered.question(), gpu=card.key))
+        _button(f"Predict on {card.name}", "cards_go", replace(remembered.question(), gpu=card.key))
     widgets.downloads("cards", export.of_rows("cards", "cards", gpu_records(matches)))
 
 

@@ -52,32 +52,33 @@ def show() -> None:
 
 
 def _show() -> None:
-    with st.sidebar:
+    main, aside = widgets.beside()
+    with aside:
         picked = _picked()
-    widgets.passed_over(st.session_state["complaints"], "in the link")
-    for heading, text in picked.problems:
-        widgets.problem(text, heading=heading)
-    if not picked.loaded:
-        _no_records(picked)
-        return
-    loaded = records.merged(tuple(picked.loaded.values()))
-    widgets.passed_over(loaded.warnings)
-    if not loaded.complete:
-        _await_the_rest()
+    with main:
+        widgets.passed_over(st.session_state["complaints"], "URL parameters")
+        for heading, text in picked.problems:
+            widgets.problem(text, heading=heading)
+        if not picked.loaded:
+            _no_records(picked)
+            return
+        loaded = records.merged(tuple(picked.loaded.values()))
+        widgets.passed_over(loaded.warnings)
+        if not loaded.complete:
+            _await_the_rest()
     everything = runs(loaded)
-    with st.sidebar:
+    with aside:
         wanted = _filters(everything)
     chosen = filtered(everything, wanted)
-    if not chosen:
-        widgets.title(_TITLE)
-        widgets.note(
-            f"None of the {count_text(len(everything))} records has all that the filters ask for;"
-            " widen one on the left."
-        )
-        return
-    _draw(chosen, len(everything))
-    if len(picked.loaded) > 1:
-        record_view.show_sets(picked.loaded)
+    with main:
+        if not chosen:
+            widgets.title(_TITLE)
+            count = count_text(len(everything))
+            widgets.note(f"None of the {count} records has all that the filters ask for.")
+            return
+        _draw(chosen, len(everything))
+        if len(picked.loaded) > 1:
+            record_view.show_sets(picked.loaded)
 
 
 @st.fragment(run_every=0.5)
@@ -89,8 +90,7 @@ def _await_the_rest() -> None:
     if not records.still_reading():
         st.rerun()
     widgets.note(
-        "These are the first records of a large file. The rest is being read, and the page shows"
-        " all of it then."
+        "These are the first records of a large file. The page shows the rest when it is read."
     )
 
 
@@ -147,12 +147,11 @@ def _no_records(picked: _Picked) -> None:
         count = len(records.loaded(bundled, "auto").scored)
         label = f"Show the {count_text(count)} bundled runs"
         st.button(label, key="bundled", type="primary", on_click=_show_bundled)
-        widgets.small("Or choose records on the left.")
+        widgets.small("Or choose records in the settings.")
     else:
         widgets.note(
             "Measure something first, on the page Measure or with lora-profile bench MODEL.",
-            "Or upload a file of records on the left, or start with"
-            " lora-profile app --records PATH.",
+            "Or upload a file of records, or start with lora-profile app --records PATH.",
             heading="There are no records yet",
         )
 
@@ -309,8 +308,7 @@ def _table(chosen: Sequence[Run]) -> None:
         )
     else:
         widgets.note(
-            "Choose a row, by its box on the left or with the keyboard, to see its timeline, its"
-            " steps and its machine."
+            "Choose a row, by its box or with the keyboard, to see its steps and its machine."
         )
 
 

@@ -68,15 +68,15 @@ def show() -> None:
     link.write(link.written("Evidence", remembered.question()))
     widgets.title(
         "Evidence",
-        "What predictions were held to, in three kinds that are never mixed: measured on cards by"
-        " others and published, rehearsed without a card, measured here on a CPU.",
+        "Predictions compared with three kinds of evidence, which are never mixed:",
+        "public measurements on GPUs, rehearsals without a GPU, and our measurements on a CPU.",
         f"{ERROR_DEFINITION}.",
     )
     widgets.cards(evidence.kind_cards())
     widgets.section("The worst rows of each kind")
     widgets.blocks([evidence.worst_table()])
     widgets.small(*evidence.worst_lines())
-    widgets.section("Measured on cards, by others")
+    widgets.section("Measured on GPUs, by others")
     widgets.small(
         "A row of memory is predicted with the libraries and kernels that ran it, and nothing was"
         " fitted to any; a step by constants that never saw its model or its card."
@@ -235,7 +235,7 @@ def _rows() -> None:
     with places[1]:
         methods = _several("Method", list(get_args(Method)), "method", METHOD_LABELS)
     with places[2]:
-        cards = _several("Card", sorted({card_of(row) for row in rows}), "card")
+        cards = _several("GPU", sorted({card_of(row) for row in rows}), "card")
     matches = [
         row
         for row in rows

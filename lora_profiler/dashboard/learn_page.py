@@ -48,14 +48,14 @@ def seed(layer: LoraLayer) -> None:
 def show() -> None:
     widgets.title(
         "Learn what LoRA trains",
-        "A dense layer turns x into W x, and fine-tuning learns an update of W, which has d x k"
-        " numbers. LoRA leaves W as it is and learns two thin matrices instead, B of d x r and A of"
-        " r x k: h = W x + (alpha / r) B (A x).",
+        "A dense layer turns x into W x; full fine-tuning updates all d x k numbers of W.",
+        "LoRA freezes W and trains two thin matrices, B (d x r) and A (r x k):",
+        "h = W x + (alpha / r) B (A x).",
     )
     layer = _layer()
     link.write(link.written("Learn", layer=layer))
     if layer == st.session_state[f"{_KEY}linked"]:
-        widgets.passed_over(st.session_state["complaints"], "in the link")
+        widgets.passed_over(st.session_state["complaints"], "URL parameters")
     _one_layer(layer)
     findings = committed_findings()
     if findings is None:

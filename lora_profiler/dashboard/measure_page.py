@@ -74,8 +74,7 @@ def _conditions() -> BenchConditions:
         index=None,
         **_kept("rehearsed_on"),
         placeholder="Train for real",
-        help="On a card that is not there: memory alone, without training, over the CUDA build of"
-        " torch.",
+        help="Memory alone, without training or a GPU; needs the CUDA build of torch.",
     )
     if card is not None:
         return BenchConditions(rehearsed_on=card)
@@ -145,16 +144,14 @@ def _before(result: Answered, inputs: Inputs, conditions: BenchConditions) -> No
     if conditions.rehearsed_on is None:
         widgets.title(
             f"Measure {model.id}",
-            f"Trains for real on this machine ({on}), each method in a process of its own, with"
-            " random weights: nothing is downloaded. What is measured goes to your records, and to"
-            " the page Compare.",
+            f"Trains on this machine ({on}), each method in its own process.",
+            "Weights are random: nothing is downloaded. Results go to your records and to Compare.",
         )
     else:
         widgets.title(
             f"Rehearse {model.id} on {on}",
-            "Runs the harness' own steps on a card that is not there: what they ask of its memory,"
-            " to the byte. It takes the CUDA build of torch, which lora-profile rehearse --setup"
-            " FOLDER makes.",
+            "Counts the GPU memory that the steps request, to the byte, without a GPU.",
+            "Needs the CUDA build of torch: lora-profile rehearse --setup FOLDER.",
         )
     columns = (("method", method_label), (f"predicted peak on {on}", predicted_text))
     widgets.blocks([table(result.predictions, columns)])

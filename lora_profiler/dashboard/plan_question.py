@@ -117,7 +117,7 @@ class PlanQuestion:
     """What the form says, a field each; None where it says nothing."""
 
     gpus: str | None = _field(
-        "text", "Cards", "those with a price", "As in rtx_4090, 8xh100_sxm_80gb.", 340
+        "text", "GPUs", "those with a price", "As in rtx_4090, 8xh100_sxm_80gb.", 340
     )
     max_hours: float | None = _field("number", "Hours at most", "no limit")
     max_cost: float | None = _field(
@@ -134,12 +134,12 @@ class PlanQuestion:
         "text",
         "Prices",
         "a dated table, USD",
-        "Of an hour of a card, as in rtx_4090=0.74/h, l4=0.7/h; with one, only yours count.",
+        "Per GPU and hour: rtx_4090=0.74/h, l4=0.7/h. With one, only yours count.",
         200,
     )
     ranks: str | None = _field("text", "Ranks", "8..128", "Doubling, or as in 8,16.", 100)
     effective_batch: int | None = _field(
-        "size", "Effective batch", "16", "Sequences of an optimizer step, all cards together.", 150
+        "size", "Effective batch", "16", "Sequences per optimizer step, on all GPUs.", 150
     )
     batching: str | None = _field(
         "batching", "Batching", BATCHINGS[0], "How a trainer makes batches of the samples.", 200

@@ -48,7 +48,7 @@ _SIZES = ("batch_size", "seq_len")
 def ask() -> Asked:
     """Draws "Fine-tune [model] with [method] by [trainer] on [GPU], [rows] of [tokens]", and beside
     it every other option."""
-    main, aside = _columns()
+    main, aside = widgets.beside()
     remembered = values()
     with main, _sentence():
         _model("Fine-tune")
@@ -68,7 +68,7 @@ def ask() -> Asked:
 def ask_between() -> Asked:
     """Draws "Between [methods] of [model] by [trainer] on [GPU]", and beside it the options but for
     batch and length, which Crossover asks about all of."""
-    main, aside = _columns()
+    main, aside = widgets.beside()
     remembered = values()
     with main, _sentence():
         widgets.words("Between")
@@ -83,7 +83,7 @@ def ask_between() -> Asked:
 def ask_plan(form: Callable[[], None], chosen: Collection[str]) -> Asked:
     """Draws "Train [model] by [methods] at [length] tokens", what `form` draws, and beside it the
     options but for those `chosen` by the plan."""
-    main, aside = _columns()
+    main, aside = widgets.beside()
     remembered = values()
     with main:
         with _sentence():
@@ -102,7 +102,7 @@ def ask_plan(form: Callable[[], None], chosen: Collection[str]) -> Asked:
 def ask_measured(conditions: Callable[[], T]) -> tuple[Asked, T]:
     """Draws "Train [model] with [methods]", and beside it `conditions` of a measurement and the
     options but for what a real run does not ask about: the GPU, the link, the engine."""
-    main, aside = _columns()
+    main, aside = widgets.beside()
     remembered = values()
     with main, _sentence():
         _model("Train")
@@ -112,12 +112,6 @@ def ask_measured(conditions: Callable[[], T]) -> tuple[Asked, T]:
         made = conditions()
         file = drawer.show(("device",), with_trainer=True, for_real=True)
     return _inputs(main, file), made
-
-
-def _columns() -> "tuple[DeltaGenerator, DeltaGenerator]":
-    with st.container(key="beside"):
-        main, aside = st.columns([3, 1], gap="large")
-    return main, aside
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from lora_profiler.units import error_text
 if TYPE_CHECKING:
     from pandas import DataFrame
     from pandas.io.formats.style import Styler
+    from streamlit.delta_generator import DeltaGenerator
 
 Width = Literal["stretch", "content"]
 MOST_WRITTEN = 1000
@@ -68,6 +69,13 @@ def own_text(name: str) -> str:
 def theme() -> Theme:
     """What the browser shows now."""
     return "dark" if st.context.theme.type == "dark" else "light"
+
+
+def beside() -> "tuple[DeltaGenerator, DeltaGenerator]":
+    """Where a page is drawn, and where its settings are: beside it, below it on a phone."""
+    with st.container(key="beside"):
+        main, aside = st.columns([3, 1], gap="large")
+    return main, aside
 
 
 def title(text: str, *lines: str) -> None:
