@@ -41,6 +41,7 @@ from lora_profiler.planning.plan_space import MOST_SAVED_BYTES_PER_PARAMETER
 from lora_profiler.planning.planned import concessions_of, cost_of, hours_of, is_within
 from lora_profiler.report.decision import plan as plan_words
 from lora_profiler.report.decision.plan import money_text, plan_blocks
+from lora_profiler.report.gpu_names import short_gpu_names
 from lora_profiler.report.terminal import plain
 from lora_profiler.workload import Method
 
@@ -310,6 +311,15 @@ def test_every_method_gets_a_row() -> None:
     assert make_plan(more, Amount(tokens=10_000_000), Space(ranks=(8,))).recommended is not None
     fewer = offers_of(LLAMA, [f"{enough // 2}xrtx_4090"], methods=["full"], prices=PRICES)
     assert make_plan(fewer, Amount(tokens=10_000_000), Space(ranks=(8,))).recommended is None
+
+
+def test_gpus_have_the_shortest_names_that_tell_them_apart() -> None:
+    def names(*keys: str) -> list[str]:
+        return list(short_gpu_names(map(find_gpu, keys)).values())
+
+    assert names("h100_sxm_80gb", "rtx_4090", "custom:24GiB") == ["H100", "RTX 4090", "24 GiB GPU"]
+    assert names("h100_sxm_80gb", "h100_pcie_80gb") == ["H100 SXM5", "H100 PCIe"]
+    assert names("a100_sxm_40gb", "a100_sxm_80gb") == ["A100 SXM4 40GB", "A100 SXM4 80GB"]
 
 
 def test_whoever_waits_hears_how_far_the_search_is() -> None:

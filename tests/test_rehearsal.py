@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -1192,6 +1193,37 @@ def test_an_answer_says_that_it_was_rehearsed() -> None:
     assert "measured" not in text
     assert text.index("later forward") < text.index("later backward")
     assert rehearsal_document([result], CARD)["device"] == "rehearsed"
+
+
+def test_the_first_screen_has_the_verdict_the_bar_and_what_is_large() -> None:
+    """In 25 lines of 80 columns; what is held and reserved adds up to what the verdict says."""
+    gib = 2**30
+    whole = {"requested_bytes": 6 * gib, "allocated_bytes": 6 * gib, "reserved_bytes": 7 * gib}
+    logits = {"bytes": gib, "category": "logits and loss", "name": "", "stack": ["t/loss.py:42 f"]}
+    weight = {
+        "bytes": gib // 2,
+        "category": "parameters",
+        "name": "base_model.model.model.layers.0.mlp.down_proj.base_layer.weight",
+        "stack": [],
+    }
+    held = {
+        "step": 3,
+        "phase": "backward",
+        "requested_bytes": 6 * gib,
+        "categories": {"parameters": 2 * gib, "logits and loss": 3 * gib, "buffers": gib},
+        "largest": [logits, logits, weight],
+    }
+    peaks = dict.fromkeys(("setup", "first_step", "steady", "whole"), whole)
+    result = Rehearsal(document(held=held, peaks=peaks))
+    text = plain(rehearsal_blocks([result], CARD, "train.py", detail=False), 80)
+    lines = text.splitlines()
+    assert lines[0] == "✓ train.py fits a T4: 7.00 of 16.0 GiB reserved, 3 steps simulated."
+    assert lines[2].split() == ["T4,", "16.0", "GiB", "▼", "GiB", "+", "overhead"]
+    assert lines[3].split()[-4:] == ["6.00", "+", "1.00", "✓"]
+    assert lines[4].split() == ["w", "weights", "2.00", "l", "logits", "3.00", "r", "rest", "1.00"]
+    assert re.search(r"^logits +2 × 1\.00  t/loss\.py:42$", text, re.MULTILINE)
+    assert re.search(r"^layers\.0\.mlp\.down_proj +0\.50$", text, re.MULTILINE)
+    assert len(lines) <= 25 and max(map(len, lines)) <= 80
 
 
 def test_an_answer_says_where_memory_ran_out_in_torch_s_words() -> None:
