@@ -10,7 +10,7 @@ from lora_profiler.planning.placement import MOST_REMEDY_CARDS, Cluster, Option,
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.answer.predictions import assumption_lines
 from lora_profiler.report.blocks import Block, Sign, Table, Verdict, advice, dim, table
-from lora_profiler.report.decision.plan import sharding_name
+from lora_profiler.report.decision.planned_run import sharding_name
 from lora_profiler.report.gpu_names import short_gpu_names
 from lora_profiler.report.json import picked
 from lora_profiler.report.labels import method_label

@@ -2,21 +2,13 @@
 with --detail every run that no other one beats; where none is to be taken, what is nearest."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from lora_profiler.catalog import Gpu, find_model
 from lora_profiler.planning.plan import MethodPlan, Neighbour, TrainingPlan
 from lora_profiler.planning.plan_nearest import NearestFit, nearest_runs
-from lora_profiler.planning.planned import (
-    Goal,
-    Interval,
-    PlannedRun,
-    PlannedTime,
-    cost_of,
-    hours_of,
-    is_within,
-)
+from lora_profiler.planning.planned import Goal, PlannedRun, cost_of, hours_of, is_within
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import (
     Block,
@@ -32,39 +24,38 @@ from lora_profiler.report.blocks import (
     table,
     with_words_last,
 )
+from lora_profiler.report.decision.planned_run import (
+    Names,
+    basis_words,
+    cell_text,
+    cost_interval_words,
+    gib_text,
+    gpus_text,
+    hours_text,
+    interval_words,
+    layout_words,
+    money_text,
+    percent,
+    price_words,
+    room_words,
+    run_command,
+    run_words,
+    sharding_name,
+    share_text,
+    spoken,
+    trains_words,
+)
 from lora_profiler.report.gpu_names import short_gpu_names
-from lora_profiler.report.labels import way_label
-from lora_profiler.report.setup_words import predict_command, short_trainer_lines
+from lora_profiler.report.setup_words import short_trainer_lines
 from lora_profiler.report.terminal import SIGNS
 from lora_profiler.stacks import GUIDE, Trainer
-from lora_profiler.units import (
-    GIB,
-    bytes_text,
-    count_text,
-    seconds_text,
-    short_count_text,
-    short_in_unit,
-    short_seconds_text,
-)
-from lora_profiler.workload import TrainSetup
-
-Names = Mapping[str, str]
-"""Of GPUs by their keys."""
+from lora_profiler.units import bytes_text, count_text, seconds_text, short_count_text
 
 _GOALS: Final[dict[Goal, tuple[str, str]]] = {
     "cheapest": ("Costs", "more than"),
     "quickest": ("Takes", "longer than"),
 }
 _BEST: Final[dict[Goal, str]] = {"cheapest": "cheapest", "quickest": "fastest"}
-_OPTIMIZERS: Final = {"adamw": "AdamW", "adamw_8bit": "8-bit AdamW"}
-
-
-def sharding_name(sharding: str) -> str:
-    """'FSDP', 'ZeRO-1', 'FSDP without resharding'; '' on one GPU."""
-    if sharding.startswith("zero"):
-        return f"ZeRO-{sharding.removeprefix('zero')}"
-    name, _, more = sharding.partition("-")
-    return {"none": ""}.get(name, name.upper()) + (f"-{more}" if more else "")
 
 
 def names_of(plan: TrainingPlan) -> Names:
@@ -72,92 +63,6 @@ def names_of(plan: TrainingPlan) -> Names:
     nearest = [each.nearest for each in plan.methods if each.nearest]
     gpus = [offer.gpu for offer in plan.offers] + [g for n in nearest for g in n.smallest_cards]
     return short_gpu_names(dict.fromkeys(gpus))
-
-
-def _gpus(cards: int, gpu: Gpu, names: Names) -> str:
-    """'8 × H100', 'one H100'."""
-    number = f"{count_text(cards)} ×" if cards > 1 else "one"
-    return f"{number} {names.get(gpu.key) or short_gpu_names([gpu])[gpu.key]}"
-
-
-def run_words(run: PlannedRun, names: Names | None = None) -> str:
-    """'LoRA r16 on 2 × RTX 4090 with DDP, 8-bit AdamW'."""
-    how = sharding_name(run.setup.sharding)
-    gpus = _gpus(run.cluster.cards, run.cluster.gpu, names or {})
-    eight = ", 8-bit AdamW" if run.setup.optimizer == "adamw_8bit" else ""
-    return f"{_spoken(run.setup)} on {gpus}{f' with {how}' if how else ''}{eight}"
-
-
-def _spoken(setup: TrainSetup) -> str:
-    """'LoRA r16', 'full fine-tuning': in a sentence."""
-    return "full fine-tuning" if setup.method == "full" else way_label(setup)
-
-
-def _cell(setup: TrainSetup) -> str:
-    """'LoRA r16', 'Full': in a table."""
-    return labels.METHOD_LABELS["full"].title() if setup.method == "full" else way_label(setup)
-
-
-def price_words(run: PlannedRun) -> str:
-    """'84 min, 0.99 USD', as far as it is known."""
-    parts = [hours_text(run.hours.middle) if run.hours else "time not known"]
-    if run.cost and run.price:
-        parts.append(money_text(run.cost.middle, run.price.currency))
-    return ", ".join(parts)
-
-
-def hours_text(hours: float) -> str:
-    return short_seconds_text(3600 * hours)
-
-
-def money_text(amount: float, currency: str) -> str:
-    decimals = 2 if amount < 100 else 0
-    number = "<0.01" if 0 < amount < 0.005 else f"{amount:,.{decimals}f}"
-    return f"{number} {currency}".rstrip()
-
-
-def layout_words(setup: TrainSetup) -> str:
-    """'batch 2 × 8 accumulation, checkpointing, fused loss, AdamW'."""
-    words = [f"batch {setup.batch_size} × {setup.accumulation} accumulation"]
-    if setup.world_size > 1:
-        words[0] += f" on each of {setup.world_size} GPUs"
-    words.append("checkpointing" if setup.checkpointing else "no checkpointing")
-    words += [f"{setup.loss} loss"] if setup.loss != "plain" else []
-    words.append(_OPTIMIZERS.get(setup.optimizer, setup.optimizer))
-    words += [f"{setup.dtype} weights"] if setup.dtype != "bfloat16" else []
-    return ", ".join(words)
-
-
-def room_words(run: PlannedRun) -> str:
-    """'795.62 MiB (3 %) free'."""
-    return f"{bytes_text(run.headroom_bytes)} ({_share(run)}) free"
-
-
-def _share(run: PlannedRun) -> str:
-    return f"{100 * run.headroom_share:.0f} %" if run.headroom_share >= 0.01 else "<1 %"
-
-
-def trains_words(run: PlannedRun) -> str:
-    return f"trains {short_count_text(run.trained)} parameters"
-
-
-def basis_words(time: PlannedTime) -> str:
-    return labels.BASIS_LABELS[time.basis]
-
-
-def interval_words(hours: Interval) -> str:
-    """'42 to 61 min', '80 min to 2.1 h'."""
-    low, high = hours_text(hours.low), hours_text(hours.high)
-    unit = high.partition(" ")[2]
-    return f"{low.removesuffix(f' {unit}')} to {high}"
-
-
-def cost_interval_words(run: PlannedRun) -> str:
-    """'0.84 to 1.23 USD'; "" where it is not known."""
-    if run.cost is None or run.price is None:
-        return ""
-    high = money_text(run.cost.high, run.price.currency)
-    return f"{money_text(run.cost.low, '')} to {high}"
 
 
 def reason(plan: TrainingPlan, run: PlannedRun) -> str:
@@ -196,10 +101,6 @@ def _merit(plan: TrainingPlan, run: PlannedRun, least: PlannedRun) -> str:
     return "leaves more memory free"
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.01 else "<1 %"
-
-
 def _offered_words(plan: TrainingPlan) -> str:
     """'the GPUs offered'; where money decides and is not known of all, 'the GPUs with a price'."""
     is_priced = all(offer.price for offer in plan.offers) or plan.goal != "cheapest"
@@ -212,18 +113,14 @@ def miss_words(each: MethodPlan, names: Names) -> str:
     if nearest is None:
         return f"not planned: {each.reason or 'its memory is not known'}"
     how = sharding_name(nearest.layout.setup.sharding)
-    gpus = _gpus(nearest.cards, nearest.gpu, names) + (f" with {how}" if how else "")
-    needs = f"{_gib(nearest.peak_bytes)} GiB a GPU, {_gib(nearest.missing_bytes)} over"
+    gpus = gpus_text(nearest.cards, nearest.gpu, names) + (f" with {how}" if how else "")
+    needs = f"{gib_text(nearest.peak_bytes)} GiB a GPU, {gib_text(nearest.missing_bytes)} over"
     return f"does not fit {gpus}: needs {needs}; {_would_words(nearest, names)}"
-
-
-def _gib(count: int) -> str:
-    return short_in_unit(count, GIB)
 
 
 def _enough(nearest: NearestFit, names: Names) -> list[str]:
     """['4 × T4', 'one RTX 3090'], as far as anything would fit."""
-    return [_gpus(cards, gpu, names) for cards, gpu in _sufficient(nearest)]
+    return [gpus_text(cards, gpu, names) for cards, gpu in _sufficient(nearest)]
 
 
 def _sufficient(nearest: NearestFit) -> Iterator[tuple[int, Gpu]]:
@@ -285,11 +182,6 @@ def neighbour_words(plan: TrainingPlan, neighbour: Neighbour) -> str:
     return f"With {cards}{beyond}: {price_words(neighbour.run)}."
 
 
-def run_command(run: PlannedRun, more: Sequence[str]) -> str:
-    link = ["--interconnect", run.network.key] if run.network and run.cluster.cards > 1 else []
-    return predict_command(run.workload, run.cluster.gpu.key, *link, *more)
-
-
 # --- where nothing is to be recommended -----------------------------------------------------------
 
 
@@ -332,9 +224,9 @@ def _fit_words(plan: TrainingPlan, nearest: NearestFit | None) -> tuple[str, str
     if nearest is None:
         known = (each.reason for each in plan.methods if each.reason)
         return "No plan can be made", next(known, "the memory of these methods is not known")
-    gpus = _gpus(nearest.cards, nearest.gpu, names_of(plan))
-    least = f"{_spoken(nearest.layout.setup)} needs {_gib(nearest.peak_bytes)} GiB a GPU"
-    return f"No plan fits {gpus}", f"{least}, {_gib(nearest.missing_bytes)} too much."
+    gpus = gpus_text(nearest.cards, nearest.gpu, names_of(plan))
+    least = f"{spoken(nearest.layout.setup)} needs {gib_text(nearest.peak_bytes)} GiB a GPU"
+    return f"No plan fits {gpus}", f"{least}, {gib_text(nearest.missing_bytes)} too much."
 
 
 # --- the screen -----------------------------------------------------------------------------------
@@ -387,7 +279,7 @@ def _what_would_do(plan: TrainingPlan) -> Iterator[Block]:
         yield advice(f"Allow {run_words(run, names_of(plan))}: `{' '.join(wider)}`")
     elif (nearest := _leanest(plan)) and (gpus := _enough(nearest, names_of(plan))):
         keys = [f"{n}x{gpu.key}".removeprefix("1x") for n, gpu in _sufficient(nearest)]
-        way = _spoken(nearest.layout.setup)
+        way = spoken(nearest.layout.setup)
         way = f"{way[:1].upper()}{way[1:]}"
         yield advice(f"{way} fits {' or '.join(gpus)}: `--gpus {','.join(keys)}`")
 
@@ -492,11 +384,11 @@ def ways_table(plan: TrainingPlan) -> Table:
             Row(
                 cells=(
                     SIGNS["fits"] if run is plan.recommended else "",
-                    _cell(run.setup),
-                    _gpus(run.cluster.cards, run.cluster.gpu, names),
+                    cell_text(run.setup),
+                    gpus_text(run.cluster.cards, run.cluster.gpu, names),
                     sharding_name(run.setup.sharding),
-                    _gib(run.peak_bytes),
-                    _share(run),
+                    gib_text(run.peak_bytes),
+                    share_text(run),
                     hours_text(run.hours.middle) if run.hours else "?",
                     money_text(run.cost.middle, "") if run.cost else "",
                     note,
@@ -507,9 +399,9 @@ def ways_table(plan: TrainingPlan) -> Table:
         if (nearest := each.nearest) is not None:
             enough = _enough(nearest, names)
             cells = (
-                _gpus(nearest.cards, nearest.gpu, names),
+                gpus_text(nearest.cards, nearest.gpu, names),
                 sharding_name(nearest.layout.setup.sharding),
-                _gib(nearest.peak_bytes),
+                gib_text(nearest.peak_bytes),
                 *("no", "", ""),
                 f"fits {min(enough, key=len)}" if enough else "fits no GPU",
             )
@@ -543,14 +435,14 @@ def _ways(plan: TrainingPlan) -> dict[PlannedRun, str]:
 
 
 _COLUMNS: Final[tuple[tuple[str, Callable[[PlannedRun], str]], ...]] = (
-    ("", lambda run: _cell(run.setup)),
+    ("", lambda run: cell_text(run.setup)),
     ("batch", lambda run: f"{run.setup.batch_size} × {run.setup.accumulation}"),
     ("ckpt", lambda run: "yes" if run.setup.checkpointing else ""),
     ("loss", lambda run: run.setup.loss if run.setup.loss != "plain" else ""),
     ("optimizer", lambda run: run.setup.optimizer if run.setup.optimizer != "adamw" else ""),
     ("sharding", lambda run: sharding_name(run.setup.sharding)),
-    ("GiB", lambda run: _gib(run.peak_bytes)),
-    ("free", _share),
+    ("GiB", lambda run: gib_text(run.peak_bytes)),
+    ("free", share_text),
     ("trained", lambda run: short_count_text(run.trained)),
     ("time", lambda run: hours_text(run.hours.middle) if run.hours else "?"),
     ("cost", lambda run: money_text(run.cost.middle, "") if run.cost else ""),
@@ -566,7 +458,7 @@ def front_table(plan: TrainingPlan) -> Table:
         return "peak" if run is plan.recommended else "plain"
 
     def gpus(run: PlannedRun) -> str:
-        return _gpus(run.cluster.cards, run.cluster.gpu, names)
+        return gpus_text(run.cluster.cards, run.cluster.gpu, names)
 
     title = f"{count_text(len(plan.front))} best trade-offs of time, cost, memory and rank"
     columns = (_COLUMNS[0], ("GPUs", gpus), *_COLUMNS[1:])
