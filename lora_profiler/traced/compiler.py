@@ -129,7 +129,6 @@ def compile_law(workload: Workload) -> Profile:
                 return _compiled(_OfType(workload, regime, layout, made))
             except (TapeError, DepthError, NoPolynomialError, NotOfLawError, UnbuildableError) as e:
                 doubt = str(e)
-                print("DOUBT", type(e), doubt[:500])
     raise CompileError(f"{workload.model.id} has no law of its type: {doubt}")
 
 

@@ -60,6 +60,10 @@ def verdict_lines(guided: Guided, answers: Sequence[Answer]) -> Iterator[Verdict
 
 def _fits_with(lines: Lines, gpu: str) -> str:
     """'fits an RTX 4090 with 7 of 8 trainers (not LitGPT)'."""
+    if len(lines) == 1:
+        only = f"with {_name(lines[0])}, the one trainer that is known"
+        words = {"fits": f"fits{gpu}", "tight": f"may run out of memory on{gpu or ' it'}"}
+        return f"{words.get(_verdict(lines[0]), f'does not fit{gpu}')} {only}"
     fitting, may = ([line for line in lines if _verdict(line) == v] for v in ("fits", "tight"))
     no = [_name(line) for line in lines if _verdict(line) == "does_not_fit"]
     if not fitting and not may:
