@@ -48,8 +48,8 @@ class Declaration(NamedTuple):
 
     Bounds: `largest` of a size; `at_least`, `above` and `below` of a number.
 
-    The form: `group` and `column` place the widget; `label`, `tip` and `placeholder` are its words
-    where they are not the command line's.
+    The form: `group` places the widget; `label`, `tip` and `placeholder` are its words where they
+    are not the command line's.
 
     Of results: `words` name a value where runs differ in it, "yes|no" for a switch; `heading` names
     it above a prediction where it is not the default, and may name other values by option.
@@ -72,7 +72,6 @@ class Declaration(NamedTuple):
     above: float | None = None
     below: float | None = None
     group: Group = "batch"
-    column: Literal["left", "right", ""] = ""
     label: str = ""
     tip: str | None = None
     placeholder: str = ""

@@ -64,13 +64,7 @@ class LoraConfig:
     r: int = field(
         default=16,
         metadata=option(
-            "LoRA rank",
-            name="rank",
-            short="-r",
-            common=True,
-            is_open=True,
-            group="adapter",
-            column="left",
+            "LoRA rank", name="rank", short="-r", common=True, is_open=True, group="adapter"
         ),
     )
     lora_alpha: float | None = field(
@@ -82,7 +76,6 @@ class LoraConfig:
             above=0,
             is_open=True,
             group="adapter",
-            column="right",
             words="alpha {}",
         ),
     )
@@ -94,7 +87,6 @@ class LoraConfig:
             at_least=0,
             below=1,
             group="adapter",
-            column="left",
             alternatives=(0.05,),
             unknown="dropout",
             words="dropout {}",
@@ -157,7 +149,6 @@ class LoraConfig:
             group="adapter",
             alternatives=("float32", "bfloat16"),
             unknown="the adapters' dtype",
-            column="right",
             label="Adapter dtype",
             words="{} adapters",
         ),

@@ -27,7 +27,6 @@ class StepOptions:
             common=True,
             is_open=True,
             group="batch",
-            column="left",
             words="batch {}",
         ),
     )
@@ -66,7 +65,6 @@ class StepOptions:
             "micro-batches per optimizer step",
             is_open=True,
             group="batch",
-            column="right",
             tip="",
             words="accumulation {}",
         ),
@@ -76,7 +74,6 @@ class StepOptions:
         metadata=option(
             "base weight dtype: float32, bfloat16, float16",
             group="optimizer",
-            column="left",
             label="Base dtype",
             alternatives=("float32", "bfloat16"),
             unknown="the weights' dtype",
@@ -89,7 +86,6 @@ class StepOptions:
             "pure; amp: bfloat16 autocast; amp-float16: with loss scaling; fsdp-mixed: FSDP "
             "gathers in bfloat16",
             group="optimizer",
-            column="right",
             words="{}",
             alternatives=("pure", "amp"),
             unknown="mixed precision",
@@ -128,7 +124,6 @@ class StepOptions:
             common=True,
             metavar="NAME",
             group="optimizer",
-            column="left",
             tip="",
             words="{}",
         ),
@@ -151,7 +146,6 @@ class StepOptions:
             "foreach (default on CUDA), fused, forloop",
             noun="optimizer implementation",
             group="optimizer",
-            column="right",
             label="Optimizer kernels",
             alternatives=("foreach", "fused"),
             unknown="the optimizer's implementation",

@@ -11,7 +11,7 @@ from lora_profiler.planning.fit import Fit, smallest_cards
 from lora_profiler.planning.reserve import Verdict
 from lora_profiler.planning.timing import RunTime, TimedStep, run_time
 from lora_profiler.report import labels
-from lora_profiler.report.answer.short_answer import has_gaps, room
+from lora_profiler.report.answer.short_answer import has_gaps, room, sureness_words
 from lora_profiler.report.answer.verdicts import (
     gpu_name,
     method_name,
@@ -20,7 +20,6 @@ from lora_profiler.report.answer.verdicts import (
     verdict_blocks,
 )
 from lora_profiler.report.blocks import Verdict as Sentence
-from lora_profiler.report.labels import sureness
 from lora_profiler.report.peak_interval import ends_words, interval_lines, leaves_open
 from lora_profiler.units import bytes_text, bytes_texts, count_text
 from lora_profiler.workload import TrainSetup
@@ -164,19 +163,16 @@ class Trust(NamedTuple):
 
 
 def trust(answer: Answer) -> Trust:
-    """The public run nearest to the answer, and what was predicted of it; how sure the peak is
-    where there is none, or where the trainer's loop holds what is not priced."""
-    prediction, likely = answer.prediction, answer.likely
-    if has_gaps(answer):
-        return Trust("An estimate: the trainer's loop holds what is not priced.")
-    if likely is None:
-        lower, estimate = "A lower bound: what the layers keep is not known.", "An estimate."
-        return Trust(sureness(prediction, "Exact for this loop.", lower, "Within {}.", estimate))
-    row, open_ones = likely.nearest, interval_lines([answer])[0] if leaves_open(answer) else ""
+    """What the peak is worth, and the public run nearest to the answer with what was predicted of
+    it, if there is one and the whole loop is modelled."""
+    likely, sure = answer.likely, sureness_words(answer).replace(" (`--detail`)", "")
+    if likely is None or has_gaps(answer):
+        return Trust(f"{sure}." if sure else "")
+    row, interval = likely.nearest, interval_lines([answer])[0] if leaves_open(answer) else ""
     measured, predicted = bytes_texts([row.measured_bytes, row.predicted_bytes])
     method, name = labels.METHOD_LABELS[row.method], row.model.rpartition("/")[2]
-    nearest = f"The nearest public run, {name} {method}, held {measured}; predicted: {predicted}."
-    return Trust(f"{open_ones} {nearest}".strip(), labels.SOURCE_LABELS[row.source], row.url)
+    nearest = f"Closest public run: {name} {method}, {measured} measured, {predicted} predicted."
+    return Trust(f"{interval} {nearest}".strip(), labels.SOURCE_LABELS[row.source], row.url)
 
 
 # --- what to change -------------------------------------------------------------------------------
