@@ -127,7 +127,7 @@ def test_a_full_card_makes_the_allocator_release_and_retry():
     sizes, events = (4 * MIB, 10 * MIB, 17 * MIB), (0, 1, ~1, 2)
     assert replay(sizes, events, capacity_bytes=38 * MIB) == peak(21 * MIB, 22 * MIB, 38 * MIB)
     assert Trials(sizes, events).smallest_capacity() == 38 * MIB
-    with pytest.raises(SimulatedOutOfMemoryError, match=f"card of {37 * MIB} bytes") as e:
+    with pytest.raises(SimulatedOutOfMemoryError, match=f"GPU of {37 * MIB} bytes") as e:
         replay(sizes, events, capacity_bytes=37 * MIB)
     assert e.value.capacity_bytes == 37 * MIB
 

@@ -304,7 +304,7 @@ def test_time_is_known_and_shorter_where_the_kernel_is_told() -> None:
 def test_the_answer_says_what_rows_hold() -> None:
     packed = predict(llama_8b(lora=LORA, packed=512))
     assert training_line(packed.workload.setup).startswith(
-        "batch 1 x 2,048 tokens packed from sequences of 512, "
+        "batch 1 × 2,048 tokens packed from sequences of 512, "
     )
     assert packed.attention_kernel == "efficient"
     assert any(
