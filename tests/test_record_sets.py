@@ -192,3 +192,13 @@ def test_a_path_that_is_no_place_of_records_is_refused(
 def test_numbers_of_a_record_stay_what_they_were(tmp_path: Path) -> None:
     (found,) = read_set([write(tmp_path / "a.jsonl", line(MADE[0]))]).records
     assert asdict(found.measurement) == asdict(MADE[0].measurement)
+
+
+def test_of_many_files_without_a_record_two_are_named(tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.jsonl").write_text("{}\n{}\n")
+    with pytest.raises(StoreError) as refused:
+        read_set([tmp_path])
+    text = str(refused.value)
+    assert text.count(".jsonl, line 1: A record needs a schema_version.") == 2
+    assert "3 more files have none." in text and "line 2" not in text

@@ -3,7 +3,7 @@ that cannot."""
 
 import json
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,7 +44,7 @@ def read_set(paths: Iterable[Path]) -> RecordSet:
     file that cannot be opened, and where no record can be read at all.
     """
     files = dict.fromkeys(file for path in paths for file in _files(path))
-    return _one_set(_parsed(str(file), _content(file)) for file in files)
+    return _one_set([_parsed(str(file), _content(file)) for file in files])
 
 
 def read_content(name: str, content: bytes) -> RecordSet:
@@ -64,7 +64,11 @@ def newest(items: Iterable[T], record_of: Callable[[T], Record]) -> list[T]:
     return list(by_id.values())
 
 
-def _one_set(parts: Iterable[tuple[list[Record], list[str]]]) -> RecordSet:
+_MOST_FILES = 2
+"""Whose lines are named where no file has a record."""
+
+
+def _one_set(parts: Sequence[tuple[list[Record], list[str]]]) -> RecordSet:
     records: list[Record] = []
     warnings: list[str] = []
     for of_part, warnings_of_part in parts:
@@ -79,6 +83,10 @@ def _one_set(parts: Iterable[tuple[list[Record], list[str]]]) -> RecordSet:
         warnings.append(f"{which}: nothing in it was measured.")
     if not measured:
         what, how = ("measured record", "") if records else ("record", f" {_FORMAT_HINT}")
+        if len(parts) > _MOST_FILES and not records:
+            firsts = [of_part[0] for _, of_part in parts if of_part]
+            rest = len(firsts) - _MOST_FILES
+            warnings = [*firsts[:_MOST_FILES], f"{rest} more files have none."]
         raise StoreError(f"No {what} can be read. {' '.join(warnings)}{how}")
     return RecordSet(records=tuple(newest(measured, lambda r: r)), warnings=tuple(warnings))
 
