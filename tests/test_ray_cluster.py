@@ -427,7 +427,7 @@ def test_the_command_tells_of_refused_lost_and_rescheduled_cases(
     machines.next_events = next_events  # type: ignore[method-assign]
     assert on(machines, monkeypatch, tmp_path) == 4
     err = capsys.readouterr().err
-    assert "has no record, since Ray lost two workers over it: the worker died." in err
+    assert "has no record, since Ray lost two workers over it: the worker died" in err
     assert re.search(r"left out \S+: no bitsandbytes", err)
     assert "Begun anew on another worker, since theirs was lost: 2 of the cases." in err
 
