@@ -201,7 +201,7 @@ def test_layers_inputs_wait_under_fsdp_too() -> None:
 def test_a_step_that_the_host_takes_part_in_has_no_time() -> None:
     for setup in (SHARDS, ACTIVATIONS):
         assert "offloading to CPU" in str(step_time(asked(setup), CARD).refusal)
-    with pytest.raises(UsageError, match="not reentrant"):
+    with pytest.raises(UsageError, match="without reentrant"):
         reentrant = replace(ACTIVATIONS, checkpointing=True, use_reentrant=True)
         predict_by(asked(replace(reentrant, world_size=2, sharding="fsdp")))
     for engine in ("compiled", "traced"):
