@@ -60,11 +60,13 @@ def banned_pattern() -> re.Pattern[str]:
 
 
 def sentences(text: str) -> Iterator[list[str]]:
-    """The words of each: what ends with a full stop, a colon, a semicolon or the line."""
+    """The words of each: what ends with a full stop, a colon, a semicolon or the line. A list of
+    single words, as of accepted values, is one word."""
     for sentence in re.split(r"(?<=[.!?:;])\s+|\n", text):
         words = [word for word in sentence.split() if re.search(r"[^\W\d_]", word)]
+        is_list = len(words) > 2 and all(word.endswith(",") for word in words[:-1])
         if words:
-            yield words
+            yield words[:1] if is_list else words
 
 
 def syllables(word: str) -> int:

@@ -505,7 +505,7 @@ def test_without_deaths_expandable_segments_reserve_the_least_pages(load):
     assert expanded(sizes, range(len(sizes))) == peak(sum(sizes), small + large, pages)
 
 
-# --- the smallest card ----------------------------------------------------------------------------
+# --- the smallest GPU ----------------------------------------------------------------------------
 
 
 def completes(sizes, events, capacity: int, expandable: bool) -> bool:

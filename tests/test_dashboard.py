@@ -340,8 +340,8 @@ def test_a_time_on_a_card_that_has_no_room_says_so_beside_it() -> None:
         for head in ("One step on", "Tokens a second")
     )  # type: ignore[index]
     for note in (step, rate):
-        assert note.endswith("; full: as on a card with room")
-    assert "as on a card with room" not in all_texts(sound(opened(**GPT2, gpu="rtx_4090")))
+        assert note.endswith("; full: speed if it fitted")
+    assert "speed if it fitted" not in all_texts(sound(opened(**GPT2, gpu="rtx_4090")))
     for line in step.split("; ")[:3]:
         assert len({unit for unit in re.findall(r" (ms|s)\b", line)}) == 1
 

@@ -51,8 +51,8 @@ def _parsed(text: str) -> dict[str, float]:
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if name not in FIGURES or not equals:
             raise UsageError(
-                f"--lengths is {text[:80]!r}; write figures of {', '.join(FIGURES)}, as in"
-                f" mean=600,max=4096, or name a file.{did_you_mean(name, FIGURES)}"
+                f"--lengths is {text[:80]!r}; write mean=600,max=4096 or name a file."
+                f"{did_you_mean(name, FIGURES)} Figures: {', '.join(FIGURES)}"
             )
         if name in figures:
             raise UsageError(f"--lengths gives {name} twice; leave one out.")

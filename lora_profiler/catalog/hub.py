@@ -124,7 +124,7 @@ def _explain(error: "HfHubHTTPError", name: str, revision: str) -> NoReturn:
         )
     elif isinstance(error, RepositoryNotFoundError) or status in (401, 403):
         message = (
-            f"{name} is private or unknown.{similar_names(name)} For a private one {LOG_IN} with a"
+            f"{name} is private or unknown.{similar_names(name)} If private: {LOG_IN} with a"
             " token for it."
         )
     else:

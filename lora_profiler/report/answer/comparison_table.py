@@ -225,7 +225,7 @@ def _numbers(a: Answer, b: Answer) -> Iterator[tuple[str, str, str, str]]:
 
 _NUMBERS: dict[str, tuple[Callable[[Answer], Any], Callable[..., str]]] = {
     "peak": (lambda x: x.prediction.peak.total_bytes, bytes_text),
-    "left on the card": (lambda x: x.fit.headroom_bytes if x.fit else None, bytes_text),
+    "free on the GPU": (lambda x: x.fit.headroom_bytes if x.fit else None, bytes_text),
     "held through the step": (lambda x: sum(x.prediction.persistent_bytes.values()), bytes_text),
     "saved for backward": (lambda x: x.prediction.saved_activation_bytes, bytes_text),
     "trained parameters": (lambda x: x.prediction.parameters.trainable, short_count_text),

@@ -198,7 +198,7 @@ adamw: AdamW keeps two states per trained weight, each in that weight's dtype
 adamw_8bit: 8-bit AdamW keeps two bytes per trained weight and scales; tensors below 4,096 weights
     stay 32-bit
 paged_adamw_8bit: paged 8-bit AdamW keeps two bytes per trained weight in unified memory where a
-    tensor has 100,000 weights or more, and scales on the card; tensors below 4,096 weights stay
+    tensor has 100,000 weights or more, and scales on the GPU; tensors below 4,096 weights stay
     32-bit
 paged_adamw_32bit: paged AdamW keeps two float32 states per trained weight, in unified memory
     where a tensor has 100,000 weights or more
@@ -210,7 +210,7 @@ lion: Lion keeps one float32 state per trained weight
 lion_8bit: 8-bit Lion keeps one byte per trained weight and scales; tensors below 4,096 weights
     stay 32-bit
 paged_lion_8bit: paged 8-bit Lion keeps one byte per trained weight in unified memory where a
-    tensor has 100,000 weights or more, and scales on the card; tensors below 4,096 weights stay
+    tensor has 100,000 weights or more, and scales on the GPU; tensors below 4,096 weights stay
     32-bit
 paged_lion_32bit: paged Lion keeps one float32 state per trained weight, in unified memory where a
     tensor has 100,000 weights or more
@@ -232,7 +232,7 @@ _ALL_LOGITS = {
     "litgpt": "logits in float32 where they are held, and log-probabilities in float32",
     "triton": "all logits or their gradient, and in float32",
     "llamafactory-dpo": "logits and log-probabilities in float32, of the policy and the reference",
-    "torchtune-dpo": "logits and log-probabilities in float32, beside the reference's logits",
+    "torchtune-dpo": "float32 logits and log-probabilities, with the reference's logits",
     "llamafactory-kto": "logits in float32 of both models, and log-probabilities",
     "llamafactory-orpo": "logits and log-probabilities in float32",
     "llamafactory-dft": "logits and log-probabilities in float32",

@@ -221,7 +221,9 @@ def _fit_notes(answer: Answer) -> list[str]:
         return [f"{label}: which other sizes fit is not known, {exactly}."]
     if trained_for is not None and longest > trained_for:
         allowed, made_for = count_text(longest), count_text(trained_for)
-        return [f"{label}: memory allows {allowed} tokens, the model was made for {made_for}."]
+        return [
+            f"{label}: memory allows {allowed} tokens; the model's context length is {made_for}."
+        ]
     return []
 
 

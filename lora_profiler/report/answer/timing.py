@@ -99,7 +99,7 @@ def time_lines(answers: Sequence[Answer]) -> list[str]:
         if a.step and a.fit and a.fit.verdict == "does_not_fit"
     ]
     if beyond:
-        lines.append(f"{', '.join(beyond)}: the time is that of a card as fast, with room for it.")
+        lines.append(f"{', '.join(beyond)}: speed if it fitted.")
     basis, cards = known[0].time.likeness, known[0].time.constants.cards
     like = f" ({', '.join(cards)})" if cards and basis == "same class" else ""
     definition = f"{labels.BASIS_DEFINITIONS[basis]}{like}"
@@ -192,7 +192,7 @@ def smallest_cards_table(answers: Sequence[Answer], engine: str = "auto") -> Tab
     if not known:
         return None
     return Table(
-        title="the smallest memory that is enough, the fastest card first",
+        title="the smallest memory that is enough, the fastest GPU first",
         columns=("", "card", "memory", "tokens a second"),
         rows=tuple(row for answer in known for row in _rows(answer, engine)),
         left=2,

@@ -198,7 +198,7 @@ def _failure_lines(record: Record, prediction: Prediction) -> list[str]:
         step = f", step {failure.step}" if failure.step is not None else ""
         lines.append(f"It ended{where}{step}: {failure.reason}")
         sizes = {
-            "asked for": failure.tried_bytes,
+            "requested": failure.tried_bytes,
             "free": failure.free_bytes,
             "allocated": failure.allocated_bytes,
             "reserved": failure.reserved_bytes,

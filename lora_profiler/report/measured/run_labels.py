@@ -193,7 +193,7 @@ unattributed_over_1_percent: over 1 % of the peak belongs to no category
 
 MFU_DEFINITIONS: Final[tuple[str, ...]] = (
     (
-        "MFU: FLOPs of forward and backward over those of the GPU's dense peak in the same time."
+        "MFU: FLOPs of forward and backward over the GPU's dense peak in that time."
         " HFU: with what checkpointing computes again. Attention counts in full, not its causal"
         " half."
     ),

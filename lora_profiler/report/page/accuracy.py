@@ -267,8 +267,8 @@ def speed_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
     )
     parts: list[Part] = [
         paragraph(
-            f"{shown}{several}Whiskers are 95 % intervals of the median step; of fewer than"
-            f" {LEAST_SAMPLES} steps, which give none, they reach from the lowest to the highest.",
+            f"{shown}{several}Whiskers are 95 % intervals of the median step; with fewer than"
+            f" {LEAST_SAMPLES} steps they show lowest and highest.",
             *_ratio(alike),
         ),
         throughput,

@@ -146,7 +146,7 @@ def answer_cards(answers: Sequence[Answer]) -> Iterable[Card]:
         known = prediction.is_whole
         if answer.gpu is None or answer.fit is None:
             cards = answer.smallest_cards if known and answer.gpu is None else ()
-            least = [f"the smallest card: {cards[0].name}"] if cards else []
+            least = [f"the smallest GPU: {cards[0].name}"] if cards else []
             note = "; ".join([*least, sureness_words(answer)])
             yield Card(f"{name} peaks at", peak if known else f"≥ {peak}", note=note)
             continue
@@ -325,7 +325,7 @@ def definitions_section() -> Section:
         ("Categories of memory", labels.CATEGORY_LABELS, labels.CATEGORY_DEFINITIONS),
         ("Moments of a step, as predicted", labels.MOMENT_LABELS, labels.MOMENT_DEFINITIONS),
         ("How runs end", run_labels.STATUS_LABELS, run_labels.STATUS_DEFINITIONS),
-        ("Verdicts on a card", labels.VERDICT_LABELS, labels.VERDICT_DEFINITIONS),
+        ("Verdicts on a GPU", labels.VERDICT_LABELS, labels.VERDICT_DEFINITIONS),
         ("Flags of a run", flags, run_labels.FLAG_DEFINITIONS),
     )
     tables = []
@@ -345,9 +345,10 @@ def definitions_section() -> Section:
 # --- public measurements --------------------------------------------------------------------------
 
 _PUBLIC = (
-    "What others measured and published, predicted: memory with the libraries and kernels of each"
-    " row replayed, and nothing fitted; steps by constants that never saw their model or card. The"
-    " dashboard's page Evidence has every row with its address."
+    "Published measurements, predicted. Memory: with the libraries and kernels of each row, nothing"
+    " fitted. Steps: with constants fitted without their model or GPU. The dashboard's page"
+    " Evidence"
+    " has every row with its address."
 )
 
 

@@ -108,7 +108,7 @@ def _times(answers: Sequence[Answer]) -> list[Card]:
     beyond = [
         method_label(a.prediction) for a in answers if a.fit and a.fit.verdict == "does_not_fit"
     ]
-    unfit = f"; {', '.join(beyond)}: as on a card with room" if beyond else ""
+    unfit = f"; {', '.join(beyond)}: speed if it fitted" if beyond else ""
     basis = labels.BASIS_LABELS[next(iter(steps.values())).time.likeness]
     name = device_name(answers)
     each = (f"{label}: {interval_words(step, longest)}" for label, step in steps.items())
@@ -142,10 +142,7 @@ def _verdict(answers: Sequence[Answer]) -> Card | None:
         label=f"On {gpu.name}, {unit}",
         columns=("", "", "peak", "reserve", "headroom"),
         rows=tuple(rows),
-        note=(
-            f"the three add up to the {usable} that the card gives a program; the reserve is for"
-            " what tensors do not show"
-        ),
+        note=(f"peak + reserve + headroom = {usable} usable"),
     )
 
 

@@ -93,7 +93,7 @@ def step_drawing(run: Run) -> Drawing | None:
         f"{run.name}: memory over one steady step, predicted and {word}.",
         f"{areas} the peak that was {word}. {said}.",
         measured_curve(curve, predicted, peaks, word=word),
-        lines=(f"At each {word} peak stands the error of what is predicted of that part.",),
+        lines=(f"Each {word} peak has the prediction's error for that part.",),
         numbers=table(
             pairs,
             (
@@ -309,7 +309,7 @@ def peaks_drawing(name: str, members: Sequence[Run], what: str) -> Drawing:
     rows = [((bar.group, bar.label), bar.bytes, False) for bar in bars]
     return Drawing(
         name,
-        f"{what}, predicted beside measured, by category.",
+        f"{what}, predicted and measured, by category.",
         f"{pairs}, the largest of {bytes_text(largest)}.",
         category_bars(bars),
         filled(by_category("The numbers of the figure", ("run", ""), rows)),
