@@ -225,3 +225,10 @@ def test_a_file_cuts_samples_where_it_says(run: Run, tmp_path: Path) -> None:
     done = run("predict", str(file), "--lengths", "mean=400,samples=5000", "--format", "json")
     (found,) = json.loads(done.stdout)["predictions"]
     assert found["setup"]["seq_len"] == 1536
+
+
+def test_the_whole_answer_says_that_only_long_samples_do_not_fit(run: Run) -> None:
+    words = "meta-llama/Llama-3.1-8B --method qlora --trainer bare --gpu t4 -b 4 --checkpointing"
+    lengths = ["--lengths", "mean=300,max=8000,samples=5000", "--detail"]
+    done = run(*words.split(), *lengths)
+    assert done.exit_code == 1 and "longer than" in " ".join(done.stdout.split())

@@ -210,10 +210,10 @@ def _fit_notes(answer: Answer) -> list[str]:
     if answer.fit is None:
         unknown = "because its activations are not known to this engine"
         return [f"{label}: whether it fits is not known, {unknown}."]
-    if long := answer.long_samples:
-        from lora_profiler.report.answer.short_answer import long_samples_words
+    if answer.long_samples:
+        from lora_profiler.report.answer.verdicts import long_samples_lines
 
-        return [f"{label}: {long_samples_words(long, answer)}."]
+        return list(long_samples_lines(answer))
     longest = answer.fit.longest_seq_len
     trained_for = answer.prediction.workload.model.trained_length
     if longest is None:

@@ -163,8 +163,10 @@ def _file_lines(answer: Answer, file: str) -> Iterator[str]:
     """'Set `gradient_checkpointing: true` in qlora.yml: 9.74 GiB + overhead, same speed.'"""
     from lora_profiler.trainer_files.writing import changed_keys
 
-    for remedy in answer.remedies[:1] if answer.trainer else ():
-        keys = changed_keys(answer.trainer.stack.name, answer.prediction.workload, remedy.workload)
+    trainer = answer.trainer
+    for remedy in answer.remedies[:1] if trainer else ():
+        assert trainer is not None
+        keys = changed_keys(trainer.stack.name, answer.prediction.workload, remedy.workload)
         if keys:
             words = joined([f"`{key}: {json.dumps(value)}`" for key, value in keys.items()])
             yield f"Set {words} in {file}: {_outcome(remedy, answer)}."
