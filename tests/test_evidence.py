@@ -343,8 +343,8 @@ def test_lines_name_ranges_the_interval_and_each_row_once() -> None:
     share = command_shares()["nearly"]
     for words in (
         *("68 public peaks", "libraries and kernels replayed"),
-        f"of the {share.rows} that these describe so",
-        f"and {share.inside} within what",
+        f"90 % of {share.rows} comparable runs",
+        f"{share.inside} were within the errors of the other sources",
     ):
         assert words in lines[4]
     nearest = "LoRA, 4 x 4,096 tokens with checkpointing on a100_sxm_80gb peaked at 24.87 GiB"

@@ -52,16 +52,16 @@ def interval_words(found: Interval) -> str:
 
 
 def command_words() -> str:
-    """'Asked by options alone, nine in ten of the 60 that these describe so, of 4 sources that
-    weigh the same, were within 1.20 %, ...'."""
+    """'With options only, 90 % of 60 comparable runs from 4 sources were within 1.20 %; ...'."""
     share, other = command_shares()["nearly"], command_shares()["not"]
     return (
-        f"Asked by options alone, nine in ten of the {count_text(share.rows)} that these describe"
-        f" so, of {count_text(len(share.by_source))} sources that weigh the same, were within"
-        f" {percent_text(share.half_width)}, the furthest {error_text(share.worst)}, and"
-        f" {count_text(share.inside)} within what the errors of the other sources give; of the"
-        f" {count_text(other.rows)} with kernels that no option names nine in ten were within"
-        f" {percent_text(other.half_width)}."
+        f"With options only, 90 % of {count_text(share.rows)} comparable runs from"
+        f" {count_text(len(share.by_source))} sources were within {percent_text(share.half_width)};"
+        f" the worst was {error_text(share.worst)}. {count_text(share.inside)} were within the"
+        f" errors"
+        f" of the other sources. Of {count_text(other.rows)} with kernels that no option names,"
+        f" 90 %"
+        f" were within {percent_text(other.half_width)}."
     )
 
 
@@ -230,25 +230,25 @@ def left_out_lines(kind: Kind) -> list[str]:
 # --- the three kinds beside each other, and the worst rows of each by name ------------------------
 
 KIND_TITLES: Final[dict[OwnKind, str]] = {
-    "rehearsed": "Rehearsed: torch's CUDA build, no card",
-    "recorded": "Measured here: a CPU, no card",
+    "rehearsed": "Rehearsed: torch's CUDA build, no GPU",
+    "recorded": "Measured here: a CPU, no GPU",
 }
 KIND_WORDS: Final[dict[OwnKind, str]] = {
     "rehearsed": (
-        "The real training step over the CUDA build of torch and stub libraries that compute"
-        " nothing, at full model size. Bytes are counted exactly; nothing was measured: no time, no"
-        " value, and no driver that holds memory of its own."
+        "The real training step over torch's CUDA build and stub libraries, at full model size."
+        " Bytes are counted exactly; time, values and driver memory are not measured."
     ),
     "recorded": (
-        "Real training steps on this project's own machine, with small models that a CPU can train."
-        " They hold the rules to what torch really keeps, and say nothing of a card."
+        "Real training steps of small models on this project's own CPU. They check the rules"
+        " against"
+        " torch; they say nothing about a GPU."
     ),
 }
 COUNTED: Final[dict[OwnKind, str]] = {"rehearsed": "rehearsed", "recorded": "measured"}
 """What was done to know the bytes."""
 WORST = 5
 """Rows of each kind that are named."""
-OTHERS = "Measured on cards, by others"
+OTHERS = "Measured on GPUs, by others"
 _Row = TypeVar("_Row", MeasuredMemory, MeasuredStep, OwnRow)
 _Shown = tuple[str, str, str, str, str]
 
