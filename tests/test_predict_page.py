@@ -2,6 +2,7 @@
 B, and what is taken along."""
 
 import json
+import re
 from urllib.parse import parse_qs
 
 import pytest
@@ -9,11 +10,13 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard_app import asked, figures, opened, problems, sound, texts, viewed
 from lora_profiler import LoraConfig, TrainSetup, Workload, crossover, find_gpu, find_model
+from lora_profiler.dashboard import measuring
 from lora_profiler.dashboard.answered import answered, workloads
 from lora_profiler.dashboard.link import parsed, written
 from lora_profiler.dashboard.question import Question, completed
 from lora_profiler.dashboard.trainers import taken, trainer_bars
 from lora_profiler.report.decision.crossover import sentences
+from lora_profiler.units import GIB
 
 pytestmark = pytest.mark.usefixtures("own_window")
 
@@ -255,3 +258,35 @@ def test_a_click_takes_the_trainer_as_its_bar_has_it() -> None:
         (own,) = [b for b in trainer_bars(after, after.about("lora"), model).bars if b.is_chosen]
         assert own.peak_bytes == after.about("lora").prediction.peak.total_bytes
         assert (own.parts, own.sign, own.speed) == (bar.parts, bar.sign, bar.speed), bar.name
+
+
+# --- other pages, and words -----------------------------------------------------------------------
+
+
+def test_keys_of_other_pages_pass_silently() -> None:
+    """Also those of Plan on Predict; what no page knows is told."""
+    foreign = {"model": ["gpt2"], "rows": ["9"], "gpus": ["t4"], "record": ["x"], "alpha": ["32"]}
+    for page in ("learn", "compare", "evidence", "predict"):
+        assert parsed({"page": [page], **foreign}).complaints == (), page
+        (told,) = parsed({"page": [page], **foreign, "nonsense": ["1"]}).complaints
+        assert "'nonsense'" in told
+
+
+def test_what_cannot_be_measured_here_is_replaced_by_one_click(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(measuring, "physical_memory_bytes", lambda: 16 * GIB)
+    app = opened(page="measure", model="meta-llama/Llama-3.1-8B")
+    assert "This machine cannot measure it" in problems(app)[0]
+    sound(app.button(key="measure.small").click().run())
+    assert asked(app).model == "HuggingFaceTB/SmolLM2-135M"
+    assert not app.button(key="measure.start").disabled
+
+
+def test_what_fits_is_said_in_a_sentence() -> None:
+    app = viewed(sound(opened(**LLAMA, method="lora", trainer="bare")), "Fit map")
+    said = r"No batch size fits at 2,048 tokens; at batch 1 up to [\d,]+ tokens fit\."
+    assert re.search(said, texts(app))
+    app = viewed(sound(opened(**LLAMA, method="lora", checkpointing="yes")), "Fit map")
+    said = r"Batch \d+, [\d,]+ tokens or rank \d+ is the most that fits\."
+    assert re.search(said, texts(app))
