@@ -3,11 +3,13 @@ traced and compiled.
 
     python -m benchmarks.bundle compile [--deadline SECONDS] [--jobs N]
                                         [--types NAME ...] [--smallest N] [--cases TEXT]
+    python -m benchmarks.bundle laws [--deadline SECONDS] [--cases TEXT]
     python -m benchmarks.bundle pack
 
 The first takes hours and goes on where it was cut off; of the given types alone, of the N smallest
 models of each, of cases whose label contains a text, as "foreach, batch 2"; no profile is begun
-after so many seconds. The second writes the package's file, and results.
+after so many seconds. The second makes laws of the types that no rule knows, in the loop of guides,
+with one sample and several. The third writes the package's file, and results.
 
 Full, LoRA on all linear layers, LoRA on PEFT's default, QLoRA; with and without checkpointing;
 AdamW as foreach and fused; one sample and several; sliding windows that the sequence fills or not.
@@ -102,7 +104,7 @@ def laws_asked() -> Iterator[tuple[str, Workload]]:
             alike[facts_of(model)].append(model)
     groups = sorted(alike.values(), key=lambda of: (of[0].model_type in LATER, -len(of), of[0].id))
     for trainer, batch, method, models in product(
-        TRAINERS, (1, 2), ("lora", "qlora", "full"), groups
+        TRAINERS, (1, 2), ("lora", "full", "qlora"), groups
     ):
         model = min(models, key=lambda m: m.num_parameters)
         try:
@@ -308,11 +310,19 @@ def pack() -> dict[str, Any]:
                     "refused": refused,
                 }
             )
+        laws: dict[str, dict[str, Profile]] = defaultdict(dict)
+        for _, workload in laws_asked():
+            key = law_key(workload.model, workload.setup, regime_of(workload))
+            row = connection.execute("SELECT data FROM made WHERE key = ?", (key,)).fetchone()
+            if row is not None and row[0] is not None:
+                laws[workload.model.model_type][key] = unpacked(row[0])
+    packs += [list(of_type.values()) for of_type in laws.values()]
     write_bundle(BUNDLED, packs)
     versions = packs[0][0].versions if packs else {}
     return {
         "models": models,
         "profiles": len(known),
+        "laws": sum(map(len, laws.values())),
         "bytes": BUNDLED.stat().st_size,
         "versions": {
             name: version for name, version in versions.items() if name != "lora-profiler"
@@ -334,9 +344,8 @@ def markdown(result: dict[str, Any]) -> str:
     return page_of(
         "The profiles that come with the package",
         f"`python -m benchmarks.bundle`: {result['profiles']:,} profiles for {len(answered)} of"
-        f" {len(models)} models, {result['bytes'] / 2**20:.1f} MiB. Made with "
-        + words_of(result["versions"])
-        + ".",
+        f" {len(models)} models, and {result['laws']} laws of types (`laws.md`),"
+        f" {result['bytes'] / 2**20:.1f} MiB. Made with " + words_of(result["versions"]) + ".",
         "Asked of each: full, LoRA on all linear layers, LoRA on PEFT's default targets, QLoRA;"
         " checkpointing on and off; AdamW\n"
         "foreach and fused; one sample and several; sliding windows filled and not. `own`: not"
@@ -374,7 +383,8 @@ def main() -> int:
     result = pack()
     write_document("bundle", result)
     write_page("bundle", markdown(result))
-    print(f"{result['profiles']} profiles, {result['bytes'] / 2**20:.1f} MiB")
+    counts = f"{result['profiles']} profiles, {result['laws']} laws"
+    print(f"{counts}, {result['bytes'] / 2**20:.1f} MiB")
     return 0
 
 

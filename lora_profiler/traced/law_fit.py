@@ -28,12 +28,14 @@ _SHARES = (
 """In sums of two: B(S - 1), S + k - 1 of a convolution."""
 _OF_MODULE: Mapping[Exponents, tuple[int, ...]] = {
     (1, 1, 0, 0, 0, 0): (1, 2),
-    (1, 1, 1, 0, 0, 0): (1,),
-    (0, 0, 1, 0, 0, 0): (1,),
+    (1, 1, 1, 0, 0, 0): (0, 1),
+    (0, 0, 1, 0, 0, 0): (0, 1, 2),
     (0, 0, 0, 0, 0, 0): (1, 2),
 }
 """How many widths of a module its FLOPs and elements have beside tokens and rank: an adapter's
 stand beside those of its layer."""
+_OF_ATTENTION: Mapping[Exponents, tuple[int, ...]] = {(1, 2, 0, 0, 0, 0): (2,)}
+"""The same of a module without widths: heads and their widths, beside the square of the length."""
 Column = tuple[int, ...]
 Part = tuple[tuple[int, ...], Exponents]
 Term = tuple[Fraction, tuple[int, ...], Exponents]
@@ -83,7 +85,10 @@ class LawFit:
     def of_module(self, name: str, sizes: Column) -> Polynomial:
         """Of a number that belongs to a module, which may also be a sum over what is made of its
         own widths. Raises NoPolynomialError."""
-        return self._product(sizes) or self._sum_of_module(name, sizes) or self.polynomial(sizes)
+        found = self._product(sizes) or self._sum_of_module(name, sizes)
+        if found is None:
+            raise NoPolynomialError(f"numbers {sizes} of {name} in toys")
+        return found
 
     def _product(self, sizes: Column) -> Polynomial | None:
         if not any(sizes):
@@ -99,11 +104,12 @@ class LawFit:
     def _sum_of_module(self, name: str, sizes: Column) -> Polynomial | None:
         head = f"{self._layout.first_like(name)}."
         own = [i for i in self._plain if any(n.startswith(head) for n in self._factors[i])]
+        degrees = _OF_MODULE if own else _OF_ATTENTION
         basis = [
             (factors, exponents, self._column(factors, symbols))
             for exponents, symbols in self._symbols
-            for degree in _OF_MODULE.get(exponents, ())
-            for factors in combinations_with_replacement(own, degree)
+            for degree in degrees.get(exponents, ())
+            for factors in combinations_with_replacement(own or self._of_config, degree)
         ]
         for chosen in chain(combinations(basis, 2), combinations(basis, 3)):
             solution = solved([column for *_, column in chosen], sizes)
@@ -160,7 +166,7 @@ class LawFit:
         """Of symbols and sizes of the config."""
         simple: list[tuple[Part, Column]] = [
             ((factors, exponents), self._column(factors, symbols))
-            for exponents, symbols in self._symbols[:5]
+            for exponents, symbols in self._symbols[:8]
             for factors in ((), *((i,) for i in self._of_config))
         ]
         for ((a, x), (b, y)), (m, n) in product(combinations(simple, 2), _SHARES):

@@ -19,8 +19,8 @@ FITTED, TOYS = 4, 6
 _HEADS = ((24, 8, 16, 40, 32, 48), (16, 8, 32, 64, 16, 32))
 _GROUPS = ((2, 4, 8, 5, 4, 6), (4, 2, 8, 2, 8, 4))
 """Heads, and heads that share keys; the second rows have powers of two alone."""
-_WIDTHS = ((64, 88, 72, 104, 80, 96), (80, 160, 120, 240, 200, 40))
-"""Of a head; the second row where a fraction of it is turned."""
+_WIDTHS = ((64, 88, 72, 104, 80, 96), (80, 160, 120, 240, 200, 40), (136, 88, 72, 104, 80, 96))
+"""Of a head; the second row where a fraction of it is turned, the third where so many columns."""
 _HIDDEN = (960, 1088, 640, 1280, 1152, 672)
 _EXPERTS, _CHOSEN = (16, 24, 48, 40, 32, 56), (2, 4, 3, 5, 3, 6)
 _WINDOWS = (32, 24, 40, 16, 48, 20)
@@ -55,6 +55,8 @@ def _toy(model: ModelSpec, regime: Regime, number: int, *, is_free: bool) -> Mod
     filled = filled_config(model)
     filled = filled.get("text_config", filled)
     today = spelled_today(str(language.get("model_type", model.model_type)))
+    if filled.get("head_dim") != fields_of(model).get("head_dim"):  # the class works it out
+        filled = {name: value for name, value in filled.items() if name != "head_dim"}
     takes = {today.get(name, name) for name, value in filled.items() if value is not None}
     sizes = _sizes(model, regime, number, is_free=is_free and "head_dim" in takes)
     for name, value in {**filled, **language}.items():
@@ -78,7 +80,8 @@ def _sizes(model: ModelSpec, regime: Regime, number: int, *, is_free: bool) -> d
     base_heads, base_hidden = first("heads"), first("hidden")
     powers = int(base_heads & (base_heads - 1) == 0)
     fraction = fields.get("partial_rotary_factor", 1.0)
-    heads, width = _HEADS[powers][number], _WIDTHS[int(fraction != 1.0)][number]
+    turned = 2 if "rotary_dim" in fields else int(fraction != 1.0)
+    heads, width = _HEADS[powers][number], _WIDTHS[turned][number]
     hidden = _HIDDEN[number] if is_free else heads * width
     filled = dict(zip(windows_of(model), regime.windows_filled, strict=True))
 

@@ -1,0 +1,183 @@
+"""Laws of types: which hold, what they are, and how many questions they answer.
+
+    python -m benchmarks.laws [--rules TYPE,TYPE]
+
+A row for each law that `benchmarks.bundle laws` was asked for: what was made, or the first event
+that differs. Each that holds was equal, event by event, to fresh traces of two toys that no fit
+saw, of five and six units, and of a real model's sizes at five units. Then whole answers over the
+bundled models, offline and without a trace, with the laws of the package and without them. With
+`--rules` laws are made here of types that rules know, and held against the rules' peaks of every
+bundled model of the type. Results: `results/laws.md` and `results/laws.json`.
+"""
+
+import sys
+from collections import Counter
+from contextlib import closing, suppress
+from itertools import product
+from typing import Any
+from unittest.mock import patch
+
+from benchmarks.bundle import laws_asked, work
+from benchmarks.pages import page_of, parser_of, read_document, table, tell
+from lora_profiler.catalog import bundled_models, find_model
+from lora_profiler.compiled import evaluation, predict_with
+from lora_profiler.compiled.law import NotOfLawError, facts_of, law_key, of_model
+from lora_profiler.compiled.profile import Profile, unpacked
+from lora_profiler.compiled.regime import regime_of
+from lora_profiler.errors import LoraProfilerError
+from lora_profiler.planning.engine import predict
+from lora_profiler.planning.setups import setup_for
+from lora_profiler.workload import Workload
+
+TRAINERS, METHODS = ("guide", "trl-sft", "bare"), ("full", "lora", "qlora")
+
+
+def rows() -> list[dict[str, Any]]:
+    found = []
+    with closing(work()) as connection:
+        for label, workload in laws_asked():
+            key = law_key(workload.model, workload.setup, regime_of(workload))
+            made = connection.execute(
+                "SELECT data, reason FROM made WHERE key = ?", (key,)
+            ).fetchone()
+            if made is not None:
+                row = {"asked": label, "model": workload.model.id}
+                found.append(row | ({"no": made[1]} if made[0] is None else _of(made[0])))
+    return found
+
+
+def _of(data: bytes) -> dict[str, Any]:
+    made = unpacked(data)
+    assert made.law is not None
+    return {
+        "bytes": len(data),
+        "events": sum(len(block) for run in made.tape.runs for block in run.blocks),
+        "sizes": len(made.sizes),
+        "monomials": len(made.law.monomials),
+        "instants": len(made.instants),
+        "checked": [list(point) for point in made.checked],
+    }
+
+
+def answered() -> dict[str, int]:
+    """Whole answers, lower bounds and refusals, by trainer and method."""
+    counts: Counter[str] = Counter()
+    for entry, trainer, method in product(bundled_models(), TRAINERS, METHODS):
+        model, kind = find_model(entry.id, offline=True), "refused"
+        with suppress(LoraProfilerError):
+            setup = setup_for(model, trainer, method)  # type: ignore[arg-type]
+            said = predict(Workload(model=model, setup=setup), may_trace=False)
+            kind = "whole" if said.saved_activation_bytes is not None else "lower bound"
+            kind += ", exact" * (said.exactness == "exact")
+        counts[f"{trainer} {method}: {kind}"] += 1
+    return dict(sorted(counts.items()))
+
+
+def without_laws() -> dict[str, int]:
+    def none(*_: object) -> Profile | None:
+        return None
+
+    evaluation.forget()
+    with patch.object(evaluation, "law_key", none), patch.object(evaluation, "of_model", none):
+        counts = answered()
+    evaluation.forget()
+    return counts
+
+
+def against_rules(types: list[str]) -> list[dict[str, Any]]:
+    """Laws of a type made by its smallest model, against the rules' peaks of the others."""
+    from lora_profiler.traced.compiler import compile_law
+
+    found = []
+    for name, trainer, method in product(types, ("bare", "guide"), ("lora", "full")):
+        models = [find_model(e.id, offline=True) for e in bundled_models() if e.model_type == name]
+        laws: dict[str, Profile] = {}
+        for model in sorted(models, key=lambda m: m.num_parameters):
+            workload = Workload(model=model, setup=setup_for(model, trainer, method))  # type: ignore[arg-type]
+            row = {"type": name, "setup": f"{trainer} {method}", "model": model.id}
+            try:
+                facts = facts_of(model)
+                if facts not in laws:
+                    laws[facts] = compile_law(workload)
+                law = predict_with(of_model(laws[facts], model), workload)
+            except (LoraProfilerError, NotOfLawError) as e:
+                found.append(row | {"no": str(e)})
+                continue
+            rule = predict(workload, "analytic")
+            difference = law.peak.total_bytes - rule.peak.total_bytes
+            saved = law.saved_activation_bytes == rule.saved_activation_bytes
+            found.append(
+                row | {"exactness": rule.exactness, "difference": difference, "saved equal": saved}
+            )
+    return found
+
+
+def markdown(result: dict[str, Any]) -> str:
+    made = [row for row in result["laws"] if "no" not in row]
+    counts = result["answers"]
+    ruled = [row for row in result["rules"] if "no" not in row]
+    exact = [row for row in ruled if row["exactness"] == "exact"]
+    return page_of(
+        "Laws of types",
+        f"`python -m benchmarks.laws`: {len(made)} of {len(result['laws'])} laws asked for hold."
+        " Each was equal to three fresh traces, event by event: of toys of five and six units, and"
+        " of the real model's sizes at five units, as long as it takes. `checked` of the JSON has"
+        " (layers, batch, tokens, rank).",
+        table(
+            "type, loop, method, batch | >events | >sizes | >monomials | >instants | >bytes",
+            (
+                [
+                    row["asked"],
+                    *(row[n] for n in ("events", "sizes", "monomials", "instants", "bytes")),
+                ]
+                for row in made
+            ),
+        ),
+        "## Answers without a trace\n\nOver the bundled models, offline, with the package's laws"
+        " and without them.",
+        table(
+            "question | >without laws | >with laws",
+            (
+                [name, counts["without"].get(name, 0), counts["with"].get(name, 0)]
+                for name in sorted({*counts["without"], *counts["with"]})
+            ),
+        ),
+        "## Against rules\n\n"
+        f"{sum(not row['difference'] for row in exact)} of {len(exact)} peaks that rules call exact"
+        f" are equal to the byte, and {sum(row['saved equal'] for row in ruled)} of {len(ruled)}"
+        " saved bytes.",
+        table(
+            "model | setup | rule | >law - rule, bytes | saved bytes",
+            (
+                [
+                    r["model"],
+                    r["setup"],
+                    r["exactness"],
+                    r["difference"],
+                    "equal" if r["saved equal"] else "differ",
+                ]
+                for r in ruled
+            ),
+        ),
+        "## No law, and why",
+        (f"- {row['asked']}: {row['no']}" for row in result["laws"] if "no" in row),
+        (f"- {r['model']}, {r['setup']}: {r['no']}" for r in result["rules"] if "no" in r),
+    )
+
+
+def main() -> int:
+    options = parser_of(__doc__, rules="").parse_args()
+    rules = (
+        against_rules(options.rules.split(",")) if options.rules else read_document("laws")["rules"]
+    )
+    result = {
+        "laws": rows(),
+        "answers": {"without": without_laws(), "with": answered()},
+        "rules": rules,
+    }
+    tell("laws", markdown(result), result, writes=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
