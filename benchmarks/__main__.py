@@ -24,7 +24,7 @@ GROUPS = {
         "saved_bytes peaks records traced_records distributed data_lengths calibration harness"
         " ray_campaign mathematics"
     ),
-    "Traces, profiles and plans": "bundle profiles held_out ranks fragmentation liger plans",
+    "Traces, profiles and plans": "bundle laws profiles held_out ranks fragmentation liger plans",
     "Rehearsals: torch's CUDA build over stub libraries, no GPU": (
         "rehearsed_rules rehearsed_trainers rehearsed_frameworks rehearsed_files"
         " rehearsed_generation rehearsed_scripts written_scripts rehearsed_time"

@@ -30,6 +30,8 @@ from lora_profiler.planning.setups import setup_for
 from lora_profiler.workload import Workload
 
 TRAINERS, METHODS = ("guide", "trl-sft", "bare"), ("full", "lora", "qlora")
+HELD = (("bare", "lora"), ("bare", "full"), ("guide", "lora"))
+"""Loops and methods in which laws are held against rules."""
 
 
 def rows() -> list[dict[str, Any]]:
@@ -89,7 +91,7 @@ def against_rules(types: list[str]) -> list[dict[str, Any]]:
     from lora_profiler.traced.compiler import compile_law
 
     found = []
-    for name, trainer, method in product(types, ("bare", "guide"), ("lora", "full")):
+    for name, (trainer, method) in product(types, HELD):
         models = [find_model(e.id, offline=True) for e in bundled_models() if e.model_type == name]
         laws: dict[str, Profile] = {}
         for model in sorted(models, key=lambda m: m.num_parameters):
@@ -167,9 +169,9 @@ def markdown(result: dict[str, Any]) -> str:
 
 def main() -> int:
     options = parser_of(__doc__, rules="").parse_args()
-    rules = (
-        against_rules(options.rules.split(",")) if options.rules else read_document("laws")["rules"]
-    )
+    rules = read_document("laws")["rules"]
+    if options.rules:
+        rules = against_rules(options.rules.split(","))
     result = {
         "laws": rows(),
         "answers": {"without": without_laws(), "with": answered()},
