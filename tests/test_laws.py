@@ -152,6 +152,14 @@ def test_what_toys_held_equal_is_not_told_apart() -> None:
         of_model(changed_law(factors=merged), granite())
 
 
+def test_a_field_that_another_config_leaves_out_is_not_asked_of_it() -> None:
+    """As of GPT-BigCode, whose positions have two names where transformers fills a config in."""
+    made = law(LORA).law
+    assert made is not None
+    named = tuple((*names, "n_positions_of_others") for names in made.factors)
+    assert of_model(changed_law(factors=named), granite()) == of_model(law(LORA), granite())
+
+
 def test_a_width_that_no_toy_varied_must_be_the_same() -> None:
     with pytest.raises(NotOfLawError, match="is 112, 999 in the law"):
         of_model(changed_law(constants={"intermediate_size": 999}), granite())

@@ -242,17 +242,15 @@ def values_of(law: Law, model: ModelSpec, layout: Layout) -> tuple[int, ...]:
     """What each of the law's factors is in a model. Raises NotOfLawError."""
     found = factors_of(model, layout)
     for name, constant in law.constants.items():
-        if found.get(name) != constant:
-            raise NotOfLawError(f"{name} is {found.get(name)}, {constant} in the law")
+        if found.get(name, constant) != constant:
+            raise NotOfLawError(f"{name} is {found[name]}, {constant} in the law")
     values = []
     for names in law.factors:
-        different = {found.get(name) for name in names}
-        if len(different) > 1 or None in different:
-            raise NotOfLawError(
-                "the law cannot separate "
-                + ", ".join(f"{name} ({found.get(name)})" for name in names[:6])
-            )
-        values.append(found[names[0]])
+        known = {name: found[name] for name in names if name in found}  # a config may lack a field
+        if len({*known.values()}) != 1:
+            told = ", ".join(f"{name} ({value})" for name, value in [*known.items()][:6])
+            raise NotOfLawError(f"the law cannot separate {told or names[0]}")
+        values += {*known.values()}
     return tuple(values)
 
 

@@ -50,7 +50,7 @@ def compile_profile(workload: "Workload") -> "Profile":
 def _compiled(workload: "Workload") -> "Profile":
     """Of a law of the model's type where one holds, else of the model alone."""
     from lora_profiler.compiled.evaluation import forget
-    from lora_profiler.compiled.law import of_model
+    from lora_profiler.compiled.law import NotOfLawError, of_model
     from lora_profiler.compiled.library import cache_path, keep
     from lora_profiler.compiled.regime import key_of
     from lora_profiler.traced.compiler import compile_law
@@ -60,7 +60,7 @@ def _compiled(workload: "Workload") -> "Profile":
     try:
         made = compile_law(workload)
         profile = of_model(made, workload.model)
-    except CompileError:
+    except (CompileError, NotOfLawError):
         try:
             made = profile = compiled(workload)
         except CompileError:
