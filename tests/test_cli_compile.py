@@ -72,12 +72,10 @@ def test_a_compiled_model_is_answered_exactly_for_every_size(run: Run, config: s
 
 
 def test_auto_traces_what_the_rules_do_not_know_once(run: Run, config: str) -> None:
-    first = run("predict", config, "--method", "full", "-s", "64", "--detail")
-    assert "tracing" in first.stderr
-    assert "compiled engine" in first.stdout
-    again = run("predict", config, "--method", "full", "-s", "99", "--detail")
-    assert "tracing" not in again.stderr
-    assert "compiled engine" in again.stdout
+    for length, is_traced in (("64", True), ("99", False)):
+        done = run("predict", config, "--method", "full", "-s", length, "--format", "json")
+        assert ("tracing" in done.stderr) == is_traced
+        assert json.loads(done.stdout)["predictions"][0]["engine"] == "compiled"
 
 
 def test_with_a_card_other_sizes_are_traced_too_since_they_are_searched(

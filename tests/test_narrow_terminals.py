@@ -18,7 +18,7 @@ COMMANDS = (
     "plan meta-llama/Llama-3.1-70B --cluster 8xh100-80gb",
     "meta-llama/Llama-3.1-8B --gpu rtx_4090",
     "meta-llama/Llama-3.1-8B --world-size 8 --sharding fsdp --gpu h100_sxm_80gb --detail",
-    "meta-llama/Llama-3.1-8B gpt2 Qwen/Qwen2.5-7B --method qlora",
+    "meta-llama/Llama-3.1-8B gpt2 Qwen/Qwen2.5-7B --method lora,qlora",
     "gpt2 --lengths mean=600,max=1024,samples=50000 --gpu a100_sxm_80gb --detail",
     "meta-llama/Llama-3.1-8B --method lora --per-layer --explain",
     "crossover meta-llama/Llama-3.1-8B",

@@ -2,6 +2,7 @@
 answer most."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lora_profiler.option import flag
@@ -10,20 +11,10 @@ from lora_profiler.planning.guided import Change, Guided, Line
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.answer.bars import bar_parts, limit_of
 from lora_profiler.report.answer.verdicts import a_gpu, joined, method_name, sign_of, size_text
-from lora_profiler.report.blocks import (
-    Bar,
-    Bars,
-    Block,
-    Sign,
-    Table,
-    Verdict,
-    advice,
-    paragraph,
-    table,
-)
+from lora_profiler.report.blocks import Bar, Bars, Block, Sign, Table, Verdict, paragraph, table
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.terminal import SIGNS
-from lora_profiler.units import GIB, count_text, short_in_unit
+from lora_profiler.units import GIB, byte_unit, count_text, short_in_unit
 
 if TYPE_CHECKING:
     from lora_profiler.catalog import Gpu
@@ -38,7 +29,7 @@ Lines = Sequence[Line]
 def guided_blocks(guided: Guided) -> list[Block]:
     """The lines of all trainers, what changes the answer most, and the range, for the detailed
     answer and the dashboard."""
-    return [lines_table(guided), paragraph(*change_lines(guided)), advice(range_line(guided))]
+    return [lines_table(guided), paragraph(*change_lines(guided), range_line(guided))]
 
 
 def verdict_lines(guided: Guided, answers: Sequence[Answer]) -> Iterator[Verdict]:
@@ -83,8 +74,9 @@ def _range(lines: Lines) -> str:
     sizes = [p.peak.total_bytes for p in _predictions(lines) if p.is_whole]
     if not sizes:
         return "an unknown size"
-    low, high = (short_in_unit(size, GIB) for size in (min(sizes), max(sizes)))
-    return f"{low} GiB" if low == high else f"{low} to {high} GiB"
+    unit, size = byte_unit(max(sizes))
+    low, high = (short_in_unit(each, size) for each in (min(sizes), max(sizes)))
+    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
 
 
 def range_line(guided: Guided) -> str:
@@ -131,13 +123,15 @@ def lines_table(guided: Guided) -> Table:
     """A row for each trainer: of one method with overhead, verdict and speed, of several the peak
     and the verdict of each."""
     methods = _by_method(guided)
+    peaks = [p.peak.total_bytes for p in _predictions(guided.lines)]
+    unit, size = byte_unit(max(peaks, default=0))
     columns: list[tuple[str, Callable[[Lines], str]]] = [("trainer", lambda row: _name(row[0]))]
     if guided.own_defaults:
         columns.append(("batch × tokens", lambda row: _sizes(row[0])))
     for place, lines in enumerate(methods):
-        columns.append((f"{_label(lines)}, GiB", _of(place, _peak)))
+        columns.append((f"{_label(lines)}, {unit}", _of(place, partial(_peak, size))))
         if len(methods) == 1:
-            columns.append(("+ overhead", _of(place, _overhead)))
+            columns.append(("+ overhead", _of(place, partial(_overhead, size))))
         columns.append(("", _of(place, lambda line: SIGNS[_verdict(line)])))
     if len(methods) == 1:
         columns.append(("tokens/s", _of(0, _speed)))
@@ -188,17 +182,17 @@ def _some(lines: Lines, count: int) -> str:
     return f"{len(lines)} of {count} trainers"
 
 
-def _peak(line: Line) -> str:
+def _peak(unit_bytes: int, line: Line) -> str:
     if line.foreseen is None:
         return "-"
     prediction = line.foreseen.prediction
-    size = short_in_unit(prediction.peak.total_bytes, GIB)
+    size = short_in_unit(prediction.peak.total_bytes, unit_bytes)
     return size if prediction.is_whole else f">= {size}"
 
 
-def _overhead(line: Line) -> str:
+def _overhead(unit_bytes: int, line: Line) -> str:
     judged = line.foreseen.judged if line.foreseen else None
-    return short_in_unit(judged.reserve.total_bytes, GIB) if judged else ""
+    return short_in_unit(judged.reserve.total_bytes, unit_bytes) if judged else ""
 
 
 def _speed(line: Line) -> str:
