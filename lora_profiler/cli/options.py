@@ -280,11 +280,11 @@ def guided(answers: "Sequence[Answer]", ctx: click.Context) -> "Guided | None":
     if (given(ctx, "trainer") and not is_all) or whose is None or whose.stack.name != GUIDE:
         return None
     from lora_profiler.planning.guided import guided as planning_guided
+    from lora_profiler.planning.guided import has_lines
 
     options, names = _asked(ctx, None)
-    setups = [answer.prediction.workload.setup for answer in answers]
-    if "loop_state" in names or any(setup.completions_at_once for setup in setups):
-        return None  # it says whose loop it is, or what no supervised fine-tuning does
+    if not has_lines(answers, names):
+        return None
     return planning_guided(answers, options, names, own_defaults=is_all)
 
 

@@ -16,7 +16,7 @@ from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, completed
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UsageError, nearest
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.answers import Answer, answers
-from lora_profiler.planning.guided import Guided, guided
+from lora_profiler.planning.guided import Guided, guided, has_lines
 from lora_profiler.planning.network import find_network
 from lora_profiler.planning.profiles import is_worth_a_trace
 from lora_profiler.planning.setups import DEFAULTS, written_options
@@ -137,7 +137,7 @@ def answered(model: ModelSpec, question: Question) -> Answered:
     )
     predictions = [answer.prediction for answer in method_answers]
     beside = None
-    if question.trainer is None:
+    if question.trainer is None and has_lines(method_answers, question.explicit):
         chosen = {name: question.options[name] for name in question.explicit}
         beside = guided(method_answers, {**DEFAULTS, **chosen}, question.explicit)
     return Answered(

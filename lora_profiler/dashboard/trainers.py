@@ -15,7 +15,7 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import on_card
-from lora_profiler.planning.guided import Foreseen, Line, guided_lines
+from lora_profiler.planning.guided import Foreseen, Line, guided_lines, has_lines
 from lora_profiler.planning.setups import DEFAULTS, written_options
 from lora_profiler.report.answer.bars import bar_parts
 from lora_profiler.report.answer.verdicts import gpu_name, size_text
@@ -113,9 +113,10 @@ def trainer_bars(result: Answered, answer: Answer, model: ModelSpec) -> TrainerB
     given = {n for n in sizes if question.options[n] is not None} | question.explicit
     options = {**DEFAULTS, **{name: question.options[name] for name in given}}
     usable = answer.gpu.usable_bytes if answer.gpu else None
+    lines: Iterable[Line] = ()
     if result.guided:
-        lines: Iterable[Line] = result.guided.of(setup.method)
-    else:
+        lines = result.guided.of(setup.method)
+    elif has_lines(result.answers, question.explicit):
         on = on_card(answer.prediction.workload, answer.gpu)
         lines = guided_lines(model, options, given, setup.method, on, answer.gpu)
     own = question.stack.name if question.trainer else ""

@@ -116,6 +116,13 @@ def guided(
     )
 
 
+def has_lines(answers: Sequence[Answer], given: Collection[str]) -> bool:
+    """Whether a question has an answer for each trainer: not where it says what the loop keeps, or
+    generates, as no supervised fine-tuning does."""
+    setups = [answer.prediction.workload.setup for answer in answers]
+    return "loop_state" not in given and not any(s.completions_at_once for s in setups)
+
+
 def guided_lines(
     model: ModelSpec,
     options: Mapping[str, Any],
