@@ -9,7 +9,7 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import cycle, product
-from math import prod
+from math import lcm, prod
 from typing import Any, NamedTuple
 
 from benchmarks.static_tapes import Matrix, matrix
@@ -30,8 +30,9 @@ from lora_profiler.workload import DTYPE_BYTES, Workload
 
 ENGINE = "auto"
 """A profile where there is one, as the command asks."""
-SEVERAL = (2, 3, 5, 16, 61, 250, 1000, 4096)
-"""Batches of several samples at which polynomials are compared."""
+SEVERAL = (2, 3, 4, 5, 6, 7, 9, 16, 61, 250, 1000, 4096)
+"""Batches of several samples at which polynomials are compared: of every remainder of eight, into
+which torchtune parts tokens."""
 RANKS = (1, 2, 16, 100)
 STEPS = (0, 1, 2, 3, 8, 15, 24, 31, 56, 120, 250, 510, 1000, 2100, 8000)
 """Lengths at which they are, in alignments above the first."""
@@ -136,7 +137,9 @@ class Law:
 
     @cached_property
     def turns(self) -> list[int]:
-        """Tokens of a micro-batch near which the kind changes."""
+        """Tokens of a micro-batch near which the kind may change but seldom elsewhere."""
+        if self.loss not in ("trl", "unsloth") and self._offloaded_from is None:
+            return []
         head = head_of(self._way.model)
         assert head is not None and head.in_features and head.out_features
         rows = [2**power for power in range(7, 14)]
@@ -273,7 +276,8 @@ def _sizes(way: Workload, law: Law, end: int | None) -> Iterator[Sizes]:
     ranks = cycle(RANKS if law.counts_states else RANKS[:1])
     for batch in (1,) if way.setup.batch_size == 1 else SEVERAL:
         near = {-(-tokens // batch) for tokens in law.turns}
-        lengths = {length + n for length in near for n in range(-MASK_ALIGNMENT, MASK_ALIGNMENT)}
+        beside = (-1, 0, 1, 2) if is_open else range(-MASK_ALIGNMENT, MASK_ALIGNMENT)
+        lengths = {length + n for length in near for n in beside}
         steps = product(STEPS, range(MASK_ALIGNMENT))
         lengths |= {least + step * MASK_ALIGNMENT + offset for step, offset in steps}
         for length in sorted(lengths):
@@ -292,6 +296,8 @@ def _fitted(law: Law, samples: Mapping[tuple[int, ...], Sizes]) -> list[Terms]:
     """The polynomials of one kind without `Law.lasting`, whose coefficients at all `samples` are
     those of `Terms`."""
     basis = _independent(list(samples))
+    denominator = lcm(*(part.denominator for _, function in basis for part in function))
+    functions = [[int(part * denominator) for part in function] for _, function in basis]
     known = [_coefficients(law, samples[numbers]) for numbers, _ in basis]
     fitted = []
     for place in range(len(known[0])):
@@ -301,11 +307,11 @@ def _fitted(law: Law, samples: Mapping[tuple[int, ...], Sizes]) -> list[Terms]:
             if len(set(values)) == 1:
                 terms[*exponents, 0] = values[0]
                 continue
-            for n in range(len(basis[0][1])):
-                value = sum(f[n] * v for (_, f), v in zip(basis, values, strict=True) if f[n])
+            for n in range(len(functions[0])):
+                value = sum(f[n] * v for f, v in zip(functions, values, strict=True))
                 if value:
-                    assert value == int(value), (exponents, value)
-                    terms[*exponents, n] = int(value)
+                    assert value % denominator == 0, (exponents, value)
+                    terms[*exponents, n] = value // denominator
         fitted.append(terms)
     last = list(samples.items())[-1]
     if last[0] not in dict(basis):
