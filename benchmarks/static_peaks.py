@@ -34,6 +34,7 @@ SEVERAL = (2, 3, 4, 5, 6, 7, 9, 16, 61, 250, 1000, 4096)
 """Batches of several samples at which polynomials are compared: of every remainder of eight, into
 which torchtune parts tokens."""
 RANKS = (1, 2, 16, 100)
+PARTS_OF_A_SPAN = 16
 STEPS = (0, 1, 2, 3, 8, 15, 24, 31, 56, 120, 250, 510, 1000, 2100, 8000)
 """Lengths at which they are, in alignments above the first."""
 SEVERAL_PARTS = 3
@@ -278,7 +279,9 @@ def _sizes(way: Workload, law: Law, end: int | None) -> Iterator[Sizes]:
         near = {-(-tokens // batch) for tokens in law.turns}
         beside = (-1, 0, 1, 2) if is_open else range(-MASK_ALIGNMENT, MASK_ALIGNMENT)
         lengths = {length + n for length in near for n in beside}
-        steps = product(STEPS, range(MASK_ALIGNMENT))
+        apart = ((end or least) - least) // MASK_ALIGNMENT  # a span that ends has some throughout
+        own = (*STEPS, *(apart * n // PARTS_OF_A_SPAN for n in range(PARTS_OF_A_SPAN)), apart - 1)
+        steps = product(own, range(MASK_ALIGNMENT))
         lengths |= {least + step * MASK_ALIGNMENT + offset for step, offset in steps}
         for length in sorted(lengths):
             is_alike = is_open or (length % MASK_ALIGNMENT > 0) == (first > least)
