@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from lora_profiler.catalog import model_from_config
+from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.compiled import predict_with
 from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.law import NotOfLawError, facts_of, law_key, measured, of_model
@@ -20,6 +20,7 @@ from lora_profiler.compiled.regime import regime_of
 from lora_profiler.errors import CompileError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning import engine
+from lora_profiler.planning.setups import setup_for
 from lora_profiler.traced import compile_profile
 from lora_profiler.traced.compiler import compile_law
 from lora_profiler.traced.flat import difference, flat
@@ -197,3 +198,14 @@ def test_a_type_that_does_not_hold_names_the_event_that_differs(
     monkeypatch.setattr(compiler, "toys", unlike)
     with pytest.raises(CompileError, match=r"has no law of its type: .*events, and|event \d+"):
         compile_law(Workload(model=granite(), setup=LORA))
+
+
+@pytest.mark.parametrize(
+    "name", ["ibm-granite/granite-3.3-8b-instruct", "openai/gpt-oss-120b", "bigscience/bloom-7b1"]
+)
+def test_laws_come_with_the_package(name: str) -> None:
+    """None of these was the model that its law was made of."""
+    model = find_model(name, offline=True)
+    said = engine.predict(Workload(model=model, setup=setup_for(model, "guide")), may_trace=False)
+    assert said.engine == "compiled"
+    assert said.saved_activation_bytes is not None
