@@ -200,6 +200,7 @@ def test_a_type_that_does_not_hold_names_the_event_that_differs(
         compile_law(Workload(model=granite(), setup=LORA))
 
 
+@pytest.mark.usefixtures("the_bundle")
 @pytest.mark.parametrize(
     "name", ["ibm-granite/granite-3.3-8b-instruct", "openai/gpt-oss-120b", "bigscience/bloom-7b1"]
 )
