@@ -167,7 +167,9 @@ def test_csv_md_and_per_layer() -> None:
     assert [row["setup.method"] for row in rows()] == ["full", "lora"]
     layers = [row for row in rows("--per-layer") if row["method"] == "lora"]
     assert sum(int(row["num_parameters"]) for row in layers) == 124_439_808
-    assert answer("gpt2", "-s", "64", "--format", "md").startswith("## openai-community/gpt2: ")
+    assert answer("gpt2", "-s", "64", "--format", "md").startswith(
+        "**LoRA r16 needs an 8 GB GPU**; "
+    )
     table = answer("meta-llama/Llama-3.1-8B", "-r", "8", "--per-layer")
     line = next(line for line in table.splitlines() if "self_attn.q_proj" in line)
     numbers = "x32 4096 x 4096 16,777,216 16,777,216 65,536 99.61 %"

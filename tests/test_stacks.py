@@ -435,7 +435,8 @@ def test_what_cannot_be_is_one_clear_line(run: Run, golden_file: Golden) -> None
 def test_a_plan_has_the_trainer_too(run: Run) -> None:
     arguments = ("plan", "gpt2", "--cluster", "2xrtx_4090", "--trainer", "transformers")
     shown = run(*arguments, "--targets", "c_attn")
-    assert "for transformers 5.24's Trainer (--trainer transformers@5.24)" in shown.stdout
+    named = "Trained by transformers 5.24's Trainer (--trainer transformers@5.24)"
+    assert named in shown.stdout
     done = run(*arguments, "--targets", "c_attn", "--format", "json")
     first = json.loads(done.stdout)["options"][0]
     assert first["trainer"]["from_stack"]["batch_size"] == first["setup"]["batch_size"] == 8

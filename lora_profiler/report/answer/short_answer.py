@@ -37,7 +37,7 @@ from lora_profiler.report.blocks import (
 )
 from lora_profiler.report.labels import method_label, sureness
 from lora_profiler.report.peak_interval import MOST, interval_lines, leaves_open, version_words
-from lora_profiler.report.setup_words import NAMED, asked_words, short_trainer_lines
+from lora_profiler.report.setup_words import NAMED, asked_words, platform_words, short_trainer_lines
 from lora_profiler.units import (
     byte_unit,
     bytes_text,
@@ -316,7 +316,8 @@ def _assumed(
         yield from change_lines(guided)
     worst = "worst " if answers[0].over_data else ""
     training, attention = asked_words(predictions)
-    yield f"{model}: {worst}{training}, {attention}."
+    kernels = "" if answers[0].gpu else platform_words(workloads[0])
+    yield f"{model}: {worst}{training}, {attention}{kernels}."
     if answers[0].step and any(generates(workload.setup) for workload in workloads):
         yield "Times are without the generation of completions."
     if guided is None or not is_brief:

@@ -28,7 +28,8 @@ def gpu_name(gpu: "Gpu") -> str:
     """'RTX 4090': without the maker."""
     name = gpu.name
     if name.startswith("custom:"):
-        return f"{gpu.memory_gib_marketed:g} GiB GPU"
+        less = name.partition(" ")[2]  # what vLLM has of it
+        return f"{gpu.memory_gib_marketed:g} GiB GPU {less}".rstrip()
     for maker in ("NVIDIA ", "GeForce ", "AMD ", "Intel "):
         name = name.removeprefix(maker)
     return name
