@@ -8,6 +8,7 @@ bound on fragmentation where there is no tape, as there is none for cards withou
 
 import base64
 import json
+import os
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -42,7 +43,7 @@ from lora_profiler.support.library_memory import workspace_bytes
 from lora_profiler.support.sdpa import MASK_ALIGNMENT
 from lora_profiler.workload import Method
 
-MODELS = (
+ALL_MODELS = (
     "HuggingFaceTB/SmolLM2-1.7B",
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
     "meta-llama/Llama-3.2-1B",
@@ -69,6 +70,8 @@ MODELS = (
     "allenai/OLMo-2-1124-7B",
     "openai-community/gpt2",
 )
+MODELS = ALL_MODELS[: int(os.environ.get("LORA_PROFILER_PAGE_MODELS") or len(ALL_MODELS))]
+"""LORA_PROFILER_PAGE_MODELS=2 makes a page of two in seconds, to check that the pages build."""
 FIRST = ("meta-llama/Llama-3.1-8B", "rtx_4090")
 METHODS: tuple[Method, ...] = get_args(Method)
 TRAINERS = (GUIDE, BARE, *GUIDED)

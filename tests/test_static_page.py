@@ -223,8 +223,12 @@ def test_the_first_question(chromium: Any, file: Path) -> None:
     assert page.locator("#trainers tr", has_text="Unsloth").inner_text().split()[1] == "15.78"
 
 
-@pytest.mark.timeout(1800)  # to make it takes five minutes
-def test_every_model_of_the_whole_page(chromium: Any, tmp_path: Path) -> None:
+@pytest.mark.timeout(1800)
+def test_every_model_of_the_whole_page(
+    chromium: Any, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    if not pytestconfig.getoption("--whole"):
+        pytest.skip("five minutes of processor; --whole runs it")
     path = tmp_path / "predict.html"
     path.write_text(static_page.page(), "utf-8")
     assert path.stat().st_size < 1_500_000

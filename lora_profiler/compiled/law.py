@@ -244,7 +244,7 @@ def values_of(law: Law, model: ModelSpec, layout: Layout) -> tuple[int, ...]:
     for name, constant in law.constants.items():
         if found.get(name, constant) != constant:
             raise NotOfLawError(f"{name} is {found[name]}, {constant} in the law")
-    values = []
+    values: list[int] = []
     for names in law.factors:
         known = {name: found[name] for name in names if name in found}  # a config may lack a field
         if len({*known.values()}) != 1:
