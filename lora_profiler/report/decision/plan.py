@@ -317,7 +317,7 @@ def question_lines(plan: TrainingPlan, trainer: Trainer | None = None) -> list[s
         extent = "per million tokens (--tokens says how many)"
     loop = [] if trainer is None else short_trainer_lines(trainer, ways)
     batch = f"Batch {count_text(plan.space.effective_batch)} × {tokens}, {extent}."
-    return [batch, f"{'; '.join((f'Searched {over}', *loop))}."]
+    return [batch, f"{'. '.join((f'Searched {over}', *loop))}."]
 
 
 def _ranks_words(plan: TrainingPlan) -> str:
