@@ -164,6 +164,8 @@ def unknowns(
 ) -> Iterator[Unknown]:
     """What the question leaves open, whatever it is worth."""
     setup = workload.setup
+    if workload.model.stored is not None:  # the checkpoint decides
+        given = {*given, "quant_type", "double_quant"}
     stack = find_stack(BARE) if trainer is None else trainer.stack
     if _is_open(trainer):
         yield Unknown(WHO, tuple(_loops(stack, workload, given)))
