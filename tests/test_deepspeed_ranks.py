@@ -77,8 +77,8 @@ def test_a_weight_of_zero3_by_hand() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"precision": "amp"}, "take --dtype bfloat16 --precision pure"),
-        ({"optimizer": "muon", "lora": LORA}, "end to end"),
+        ({"precision": "amp"}, "Try: `--dtype bfloat16 --precision pure`"),
+        ({"optimizer": "muon", "lora": LORA}, "flat gradients"),
     ],
 )
 def test_what_deepspeed_does_not_do_is_refused(changes: dict[str, Any], words: str) -> None:
