@@ -321,7 +321,8 @@ def test_the_answer_names_the_trainer_its_version_and_what_is_its_own(run: Run) 
     said = " ".join(short.stdout.split())
     assert (
         "HuggingFaceTB/SmolLM2-135M (134.5 M parameters): batch 4 × 1,024 tokens, float32 weights"
-        " under bfloat16 autocast, adamw (fused), trl loss, with checkpointing, flash attention (sm_80 to sm_89, torch 2.13)."
+        " under bfloat16 autocast, adamw (fused), trl loss, with checkpointing, flash attention"
+        " (sm_80 to sm_89, torch 2.13)."
         " Trained by TRL 1.16's SFTTrainer (--trainer trl-sft@1.16); its defaults: sequence length,"
         " dtype, precision, optimizer implementation, checkpointing, loss, rank, alpha, "
     ) in said
