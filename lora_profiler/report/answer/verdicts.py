@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from lora_profiler.planning.answers import Answer
 from lora_profiler.report.blocks import Paragraph, Sign, Verdict, advice
 from lora_profiler.report.labels import way_label
-from lora_profiler.units import byte_unit, bytes_text, count_text, short_in_unit
+from lora_profiler.units import byte_unit, count_text, short_in_unit
 
 if TYPE_CHECKING:
     from lora_profiler.catalog import Gpu
@@ -224,9 +224,3 @@ def what_changes(remedy: "Remedy", step: "TimedStep | None") -> str:
     names = [re.sub(r"^an? | \(.*\)$", "", name) for name in remedy.names]
     kept = [] if remedy.learns_the_same else names
     return ", ".join(filter(None, (*kept, speed_words(remedy, step)))) or "same training"
-
-
-def peak_text(answer: Answer) -> str:
-    """'18.9 GiB', '>= 18.9 GiB' where activations are not known."""
-    size = bytes_text(answer.prediction.peak.total_bytes)
-    return size if answer.prediction.is_whole else f">= {size}"
