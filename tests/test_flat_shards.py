@@ -144,7 +144,7 @@ def test_flat_units_refuse_what_nothing_says_of_them() -> None:
         sharded(optimizer="adafactor")
     with pytest.raises(UsageError, match="leaves a rank a vector of each"):
         sharded(optimizer="muon", lora=LoraConfig())
-    with pytest.raises(UsageError, match="flat parameters"):
+    with pytest.raises(UsageError, match="under FSDP1; use --loss plain"):
         sharded(loss="chunked")
     with pytest.raises(UsageError, match="rules alone"):
         setup = replace(BASE, world_size=2, sharding="fsdp1")

@@ -314,9 +314,9 @@ def test_label_smoothing_is_that_of_transformers() -> None:
 
 
 REFUSED = {
-    "no autocast": replace(AMP, loss="torchtune"),
-    "a head in 16 bit": replace(AMP, loss="cce"),
-    "of a 4-bit base": replace(
+    "without autocast": replace(AMP, loss="torchtune"),
+    "a 16-bit head": replace(AMP, loss="cce"),
+    "With a 4-bit base": replace(
         BASE, loss="cce", lora=LORA, quantization=Quantization(recipe="kbit")
     ),
 }
