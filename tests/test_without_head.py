@@ -111,7 +111,7 @@ def test_what_reads_no_text_is_refused_in_one_sentence(
 def test_a_card_of_a_cpu_is_refused_before_anything_is_traced() -> None:
     model = model_from_config(SMALL | CASES["embeddings of BERT"], id="bert", source="test")
     asked = Workload(model=model, setup=TrainSetup(device="cpu"))
-    with pytest.raises(UsageError, match="the device is cpu"):
+    with pytest.raises(UsageError, match="--device cpu exclude each other"):
         answers([asked], find_gpu("t4"), may_trace=False)
 
 
