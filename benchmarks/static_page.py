@@ -44,11 +44,11 @@ from lora_profiler.support.sdpa import MASK_ALIGNMENT
 from lora_profiler.workload import Method
 
 ALL_MODELS = (
+    "meta-llama/Llama-3.1-8B",
     "HuggingFaceTB/SmolLM2-1.7B",
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
     "meta-llama/Llama-3.2-1B",
     "meta-llama/Llama-3.2-3B",
-    "meta-llama/Llama-3.1-8B",
     "meta-llama/Llama-3.1-70B",
     "meta-llama/Llama-2-7b-hf",
     "mistralai/Mistral-7B-v0.3",
