@@ -2,6 +2,7 @@
 asked for, rehearsed over torch's CUDA build (`tests/test_rehearsed_offloading.py` does it again),
 against autograd's hooks, and by hand."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -295,3 +296,15 @@ def test_the_answer_tells_what_the_host_has_to_hold(run: Run) -> None:
     text = f"{in_all / 8 / GIB:.2f} GiB a rank of CPU memory (full), {in_all / GIB:.2f} GiB in all"
     assert f"Also needs {text}." in said
     assert "CPU memory" not in run("gpt2").stdout
+
+
+def test_each_method_has_its_own_host_memory_in_all(run: Run) -> None:
+    words = ("--sharding", "fsdp", "--world-size", "4", "--offload-params", "--trainer", "bare")
+    said = " ".join(run("gpt2", "--method", "full,lora", *words).stdout.split())
+    pairs = re.findall(
+        r"([0-9.,]+) MiB a rank of CPU memory \(.+?\), ([0-9.,]+) ([GM])iB in all", said
+    )
+    assert len(pairs) == 2
+    for rank, every, unit in pairs:
+        in_all = float(every) * (1024 if unit == "G" else 1)
+        assert in_all == pytest.approx(4 * float(rank), rel=0.01)

@@ -306,3 +306,12 @@ def test_advice_on_a_file_is_in_its_words_and_holds(framework: str, tmp_path: Pa
     (mended,) = json.loads(answer(*asked, "--format", "json"))["predictions"]
     assert mended["fit"]["verdict"] == "fits"
     assert outcome.startswith(f"{size_text(mended['peak']['total_bytes'])} + overhead, ")
+
+
+def test_what_a_file_s_keys_cannot_say_is_advised_as_options(tmp_path: Path) -> None:
+    """LLaMA-Factory's keys know no fused loss without Liger's other kernels."""
+    path = tmp_path / "run.yml"
+    larger = {"cutoff_len": 4096, "per_device_train_batch_size": 2}
+    path.write_text(yaml.safe_dump(FILES["llamafactory"] | larger))
+    text = answer(str(path), "--gpu", "rtx_4090")
+    assert text.splitlines()[1].startswith("→ LoRA r8 fits with --checkpointing --loss fused: ")

@@ -433,6 +433,20 @@ def test_what_cannot_be_is_one_clear_line(run: Run, golden_file: Golden) -> None
     golden_file.compare_answers("refusals-trainer", lambda words: refused(run(*words.split())))
 
 
+def test_all_trainers_are_answered_with_their_own_defaults(run: Run) -> None:
+    """Each line is the trainer's own answer, and its bar says the batch and length."""
+    asked = ("SmolLM2-135M", "--method", "lora", "--gpu", "rtx_4090")
+    lines = json.loads(run(*asked, "--trainer", "all", "--format", "json").stdout)["by_trainer"]
+    assert [line["trainer"] for line in lines] == list(GUIDED)
+    shown = run(*asked, "--trainer", "all").stdout
+    for line in lines:
+        own = json.loads(run(*asked, "--trainer", line["trainer"], "--format", "json").stdout)
+        (answer,) = own["predictions"]
+        assert line["peak_bytes"] == answer["peak"]["total_bytes"], line["trainer"]
+        setup = answer["setup"]
+        assert f" {setup['batch_size']} × {setup['seq_len']:,} " in shown
+
+
 def test_a_plan_has_the_trainer_too(run: Run) -> None:
     arguments = ("plan", "gpt2", "--cluster", "2xrtx_4090", "--trainer", "transformers")
     shown = run(*arguments, "--targets", "c_attn")

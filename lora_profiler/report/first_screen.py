@@ -14,8 +14,9 @@ from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import has_gaps, room, sureness_words
 from lora_profiler.report.answer.verdicts import (
     gpu_name,
-    method_name,
+    needs_block,
     size_text,
+    smallest_gpu,
     speed_words,
     verdict_blocks,
 )
@@ -30,9 +31,7 @@ def verdict(answer: Answer) -> Sentence:
     enough."""
     if answer.gpu is not None:
         return verdict_blocks([answer])[0]
-    says = verdict_words(answer)
-    needs = f"{says.words[:1].lower()}{says.words[1:]}"
-    return Sentence(sign="", words=f"{method_name(answer)} {needs}:", rest=f" {says.numbers}.")
+    return needs_block([answer])
 
 
 class VerdictWords(NamedTuple):
@@ -67,11 +66,8 @@ def verdict_words(answer: Answer) -> VerdictWords:
 def _enough(answer: Answer) -> str:
     if answer.prediction.workload.setup.device != "cuda":
         return "for tensors"
-    card = answer.smallest_card
-    if card is None:
-        return "more than any single GPU has"
-    size = f"{card.memory_gib_marketed:g}"
-    return f"{'an' if size[0] == '8' else 'a'} {size} GB GPU is enough"
+    gpu = smallest_gpu(answer)
+    return f"{gpu} is enough" if gpu else "more than any single GPU has"
 
 
 _HOUR = 3600.0

@@ -10,7 +10,14 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.guided import Change, Guided, Line
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.answer.bars import bar_parts, limit_of
-from lora_profiler.report.answer.verdicts import a_gpu, joined, method_name, sign_of, size_text
+from lora_profiler.report.answer.verdicts import (
+    a_gpu,
+    best_first,
+    joined,
+    method_name,
+    sign_of,
+    size_text,
+)
 from lora_profiler.report.blocks import Bar, Bars, Block, Sign, Table, Verdict, paragraph, table
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.terminal import SIGNS
@@ -35,8 +42,7 @@ def guided_blocks(guided: Guided) -> list[Block]:
 def verdict_lines(guided: Guided, answers: Sequence[Answer]) -> Iterator[Verdict]:
     """'LoRA r16 fits an RTX 4090 with 7 of 8 trainers (not LitGPT): 15.8 to 30.3 GiB.', of each
     method; the sign is that of the loop of guides."""
-    order = {"fits": 0, "tight": 1, "": 2, "does_not_fit": 3}
-    for place, answer in enumerate(sorted(answers, key=lambda answer: order[sign_of(answer)])):
+    for place, answer in enumerate(best_first(answers)):
         assert answer.gpu is not None
         lines = guided.of(answer.prediction.workload.setup.method)
         known = [line for line in lines if _verdict(line)]

@@ -3,7 +3,6 @@ holds the peak against the GPU's memory, one table, and what was assumed."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from lora_profiler.option_values import GRPO
@@ -14,11 +13,10 @@ from lora_profiler.prediction import Prediction
 from lora_profiler.report.answer.bars import bar_parts, limit_of
 from lora_profiler.report.answer.verdicts import (
     advice_blocks,
-    gpu_name,
     joined,
     method_name,
+    needs_block,
     sign_of,
-    size_text,
     speed_words,
     verdict_blocks,
 )
@@ -28,12 +26,10 @@ from lora_profiler.report.blocks import (
     Block,
     Paragraph,
     Table,
-    Verdict,
     dim,
     filled,
     paragraph,
     table,
-    wrapped,
 )
 from lora_profiler.report.labels import method_label, sureness
 from lora_profiler.report.peak_interval import MOST, interval_lines, leaves_open, version_words
@@ -108,9 +104,7 @@ def shared(total: int, exact: Sequence[float]) -> list[int]:
 
 
 WIDTH, MOST_LINES = 80, 25
-in_lines = partial(wrapped, width=WIDTH)
 _MOST_WAYS = 3
-_MOST_CARDS = 2
 
 
 def short_blocks(
@@ -148,7 +142,7 @@ def _height(blocks: Sequence[Block]) -> int:
 def _verdicts(answers: Sequence[Answer], guided: "Guided | None", subject: str) -> Iterator[Block]:
     """What decides, and what to do; without a GPU how large a one is enough."""
     if answers[0].gpu is None:
-        yield _needs(answers)
+        yield needs_block(answers)
         if guided is not None:
             from lora_profiler.report.answer.guided import range_line
 
@@ -161,33 +155,6 @@ def _verdicts(answers: Sequence[Answer], guided: "Guided | None", subject: str) 
     else:
         yield from verdict_blocks(answers, subject)
     yield from advice_blocks(answers, subject)
-
-
-def _needs(answers: Sequence[Answer]) -> Verdict:
-    """'LoRA r16 needs a 24 GB GPU; full needs an 80 GB GPU.'; of one method with GPUs that have
-    it."""
-    ordered = sorted(answers, key=lambda answer: answer.prediction.peak.total_bytes)
-    first, *others = (
-        f"{method_label(a.prediction)} needs {_enough(a, with_names=len(answers) == 1)}"
-        for a in ordered
-    )
-    rest = "".join(f"; {text}" for text in others)
-    return Verdict(sign="", words=f"{first[:1].upper()}{first[1:]}", rest=f"{rest}.")
-
-
-def _enough(answer: Answer, *, with_names: bool) -> str:
-    """The smallest memory that suffices, and GPUs that have it."""
-    prediction, size = answer.prediction, size_text(answer.prediction.peak.total_bytes)
-    if not prediction.is_whole:
-        return f"more than {size}"
-    if prediction.workload.setup.device != "cuda":
-        return size
-    if answer.smallest_card is None:
-        return f"several GPUs, {size} in all"
-    marketed = f"{answer.smallest_card.memory_gib_marketed:g}"
-    names = list(dict.fromkeys(map(gpu_name, answer.smallest_cards)))[:_MOST_CARDS]
-    like = f" ({', '.join(names)})" if with_names else ""
-    return f"{'an' if marketed[0] == '8' else 'a'} {marketed} GB GPU{like}"
 
 
 # --- bars -----------------------------------------------------------------------------------------
@@ -333,14 +300,16 @@ def generates(setup: TrainSetup) -> bool:
 
 def _on_host(predictions: Sequence[Prediction]) -> Iterator[str]:
     """What the host has to hold, where anything waits there."""
-    held = [(method_label(p), sum(p.host_bytes.values())) for p in predictions]
-    if any(size for _, size in held):
-        ranks = predictions[0].workload.setup.world_size
-        rank, every = (
-            (" a rank", f", {bytes_text(held[0][1] * ranks)} in all") if ranks > 1 else ("", "")
-        )
-        sizes = [f"{bytes_text(size)}{rank} of CPU memory ({name})" for name, size in held if size]
-        yield f"Also needs {joined(sizes)}{every}."
+    sizes = []
+    for prediction in predictions:
+        if size := sum(prediction.host_bytes.values()):
+            ranks, name = prediction.workload.setup.world_size, method_label(prediction)
+            rank, in_all = (
+                (" a rank", f", {bytes_text(size * ranks)} in all") if ranks > 1 else ("", "")
+            )
+            sizes.append(f"{bytes_text(size)}{rank} of CPU memory ({name}){in_all}")
+    if sizes:
+        yield f"Also needs {joined(sizes)}."
 
 
 def _trust(answers: Sequence[Answer], most: int) -> Iterator[str]:
@@ -376,8 +345,8 @@ def sureness_words(answer: Answer) -> str:
 
 
 def missing_words(answer: Answer) -> str:
-    """'not modelled: torch.compile (the answer is too high) and 1 more (--detail)', of what the
-    question names; empty where it names nothing that is not modelled."""
+    """'torch.compile is not modelled (the answer is too high) and 1 more', of what the question
+    names; empty where it names nothing that is not modelled."""
     named = [gap for gap in _gaps(answer) if gap.missing]
     if not named:
         return ""

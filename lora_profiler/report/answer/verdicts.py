@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lora_profiler.planning.over_data import LongSamples
     from lora_profiler.planning.timing import TimedStep
 
+_MOST_GPUS: Final = 2
 _ORDER: Final[Sequence[Sign]] = ("fits", "tight", "", "does_not_fit")
 _SPOKEN_WITH_A_VOWEL: Final = "AEFHILMNORSX"
 """Letters whose names begin with one: an RTX 4090, an H100, a T4."""
@@ -64,12 +65,15 @@ def joined(names: Sequence[str], word: str = "and") -> str:
 def verdict_blocks(answers: Sequence[Answer], subject: str = "") -> list[Verdict]:
     """A line for each verdict that there is among the methods, the best one first; of a single
     method about `subject`, the name of a file, where there is one."""
-    by_sign = sorted(answers, key=lambda answer: _ORDER.index(sign_of(answer)))
-    groups = [list(members) for _, members in groupby(by_sign, sign_of)]
+    groups = [list(members) for _, members in groupby(best_first(answers), sign_of)]
     return [
         _verdict(group, subject if len(answers) == 1 else "", has_gpu=not place)
         for place, group in enumerate(groups)
     ]
+
+
+def best_first(answers: Sequence[Answer]) -> list[Answer]:
+    return sorted(answers, key=lambda answer: _ORDER.index(sign_of(answer)))
 
 
 def sign_of(answer: Answer) -> Sign:
@@ -141,6 +145,38 @@ def _as_modelled(answers: Sequence[Answer]) -> str:
         if any(gap.direction not in ("", other) for gap in gaps):
             return " as far as modelled"
     return ""
+
+
+def needs_block(answers: Sequence[Answer]) -> Verdict:
+    """'LoRA r16 needs a 24 GB GPU; full needs an 80 GB GPU.', the smallest that suffice; of one
+    method with GPUs that have it."""
+    ordered = sorted(answers, key=lambda answer: answer.prediction.peak.total_bytes)
+    first, *others = (
+        f"{way_label(a.prediction.workload.setup)} needs {_enough(a, with_names=len(answers) == 1)}"
+        for a in ordered
+    )
+    rest = "".join(f"; {text}" for text in others)
+    return Verdict(sign="", words=f"{first[:1].upper()}{first[1:]}", rest=f"{rest}.")
+
+
+def _enough(answer: Answer, *, with_names: bool) -> str:
+    prediction, size = answer.prediction, size_text(answer.prediction.peak.total_bytes)
+    if not prediction.is_whole:
+        return f"more than {size}"
+    if prediction.workload.setup.device != "cuda":
+        return size
+    names = list(dict.fromkeys(map(gpu_name, answer.smallest_cards)))[:_MOST_GPUS]
+    like = f" ({', '.join(names)})" if with_names else ""
+    return f"{smallest_gpu(answer)}{like}" if names else f"several GPUs, {size} in all"
+
+
+def smallest_gpu(answer: Answer) -> str:
+    """'a 24 GB GPU'; '' where no single one suffices."""
+    card = answer.smallest_card
+    if card is None:
+        return ""
+    size = f"{card.memory_gib_marketed:g}"
+    return f"{'an' if size[0] == '8' else 'a'} {size} GB GPU"
 
 
 # --- what to do -----------------------------------------------------------------------------------
