@@ -366,10 +366,7 @@ def test_out_of_memory_is_torch_s_own_and_ends_with_1(tmp_path: Path) -> None:
             "import torch\ntorch.ones(3, device='cuda')\nraise ValueError('of its own')",
             "ValueError: of its own",
         ),
-        (
-            "import torch\ntorch.ones(3, device='cuda')",
-            "ended too early: after 0 optimizer steps",
-        ),
+        ("import torch\ntorch.ones(3, device='cuda')", "ended too early: after 0 optimizer steps"),
         (
             "import sys, torch\nsys.excepthook = lambda *error: None\n"
             "torch.ones(3, device='cuda')\nraise ValueError('shown by nobody')",
