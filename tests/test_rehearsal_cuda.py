@@ -774,7 +774,10 @@ def test_the_first_of_eight_ranks_alone_asks_for_what_it_does_among_them(model):
         platform=Platform(capability=find_gpu(row["card"]).capability),
     )
     _, document = rehearsed_first_rank(workload, find_gpu(row["card"]))
-    assert document["peaks"]["steady"]["requested_bytes"] == row["rehearsed"]["requested_bytes"]
+    blas = "workspaces of BLAS"  # which torch counts from version to version otherwise
+    alone = document["peaks"]["steady"]["requested_bytes"]
+    among = row["rehearsed"]["requested_bytes"] - row["categories"][blas]
+    assert alone - document["held"]["categories"].get(blas, 0) == among
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig()], ids=["full", "lora"])
