@@ -1,5 +1,4 @@
-"""How long a profile takes from nothing, and torch's own tracker beside it: whole processes, in one
-run.
+"""How long a profile takes from nothing, against torch's own tracker: whole processes, in one run.
 
     python -m benchmarks.compile_speed [--write]
 

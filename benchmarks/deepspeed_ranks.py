@@ -1,4 +1,4 @@
-"""What a rank holds under DeepSpeed's ZeRO-2 and ZeRO-3, measured over gloo, beside the rules.
+"""What a rank holds under DeepSpeed's ZeRO-2 and ZeRO-3, measured over gloo, against the rules.
 
     python -m benchmarks.deepspeed_ranks PYTHON
 

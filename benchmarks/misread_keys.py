@@ -1,4 +1,4 @@
-"""Public configuration files as we read them, beside the frameworks' own parsers.
+"""Public configuration files as we read them, against the frameworks' own parsers.
 
     python -m benchmarks.misread_keys axolotl=REPOSITORY llamafactory=REPOSITORY trl=REPOSITORY
 

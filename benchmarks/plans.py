@@ -1,4 +1,4 @@
-"""Plans of five real situations: what is recommended, how long the search takes beside one
+"""Plans of five real situations: what is recommended, how long the search takes, against one
 prediction, whether trying everything comes to the same, and the recommended run's memory rehearsed.
 
     python -m benchmarks.plans [--try-everything | --rehearse] [--only TEXT]

@@ -1,5 +1,5 @@
-"""What the steps of a campaign ask of a pretended card, beside what was foretold: the same cases,
-rehearsed before anybody has the card.
+"""What the steps of a campaign request on a simulated GPU, against what was predicted: the same
+cases, rehearsed before a GPU is at hand.
 
     python -m benchmarks.rehearsed_campaign SUITE --python PYTHON [--seconds N]
 

@@ -1,5 +1,5 @@
-"""Public files' settings in TRL's own trainers on pretended cards, each steady peak beside what
-`lora-profile` says of the same settings.
+"""Public files' settings in TRL's own trainers on simulated GPUs, each steady peak against `lora-
+profile` with the same settings.
 
     python -m benchmarks.rehearsed_files --python PYTHON [--seconds N] [--again]
     trl=REPOSITORY axolotl=REPOSITORY ...

@@ -1,5 +1,5 @@
-"""Frameworks' own commands on pretended cards, each steady peak beside what `lora-profile` says of
-the same file.
+"""Frameworks' own commands on simulated GPUs, each steady peak against `lora-profile` with the same
+file.
 
     python -m benchmarks.rehearsed_frameworks --python PYTHON --library NAME=FOLDER:...
         [--clone NAME=REPOSITORY] [--only TEXT] [--again]

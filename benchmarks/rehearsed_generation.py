@@ -1,4 +1,4 @@
-"""transformers' generate on a pretended card, its peak beside the moment that `predict` gives it.
+"""transformers' generate on a simulated GPU: its peak against that moment in `predict`.
 
     python -m benchmarks.rehearsed_generation --python PYTHON [--again]
 

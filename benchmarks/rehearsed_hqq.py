@@ -1,4 +1,4 @@
-"""Steps of LoRA over hqq's own layers, rehearsed: what they ask a pretended card for.
+"""Steps of LoRA over hqq's own layers, rehearsed: what they request on a simulated GPU.
 
     PYTHONPATH=HQQ python -m benchmarks.rehearsed_hqq CUDA/bin/python
 

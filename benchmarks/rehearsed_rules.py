@@ -1,5 +1,5 @@
 """Predictions against rehearsals: the harness's own training steps over the real CUDA build of
-torch on pretended cards, at full model size.
+torch on simulated GPUs, at full model size.
 
     python -m benchmarks.rehearsed_rules --python PYTHON [--seconds N] [--again]
 

@@ -1,5 +1,5 @@
-"""The scripts of examples/rehearse on pretended cards, and some of accelerate's and PEFT's own:
-what each asked of its card, and whether two counters agree.
+"""The scripts of examples/rehearse on simulated GPUs, and some of accelerate's and PEFT's own: what
+each requested, and whether two counters agree.
 
     python -m benchmarks.rehearsed_scripts --python PYTHON [--clones FOLDER] [--again]
 

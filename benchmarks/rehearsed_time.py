@@ -1,5 +1,5 @@
 """The time of a rehearsed step against the time that is predicted of the same workload: the
-harness' own loop on pretended cards, at full model size.
+harness' own loop on simulated GPUs, at full model size.
 
     python -m benchmarks.rehearsed_time --python PYTHON [--seconds N] [--again]
 

@@ -1,5 +1,5 @@
-"""The time of a rehearsed step of trainers that others wrote, beside the step time that
-`lora-profile` tells of the same question, and where the two differ.
+"""The time of a rehearsed step in other projects' trainers against the predicted step time, and
+where the two differ.
 
     python -m benchmarks.rehearsed_time_of_others --python PYTHON --library NAME=FOLDER:...
         [--clone NAME=REPOSITORY] [--only TEXT] [--again]

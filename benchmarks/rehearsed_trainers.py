@@ -1,4 +1,4 @@
-"""Trainers themselves on pretended cards, each steady peak beside what `--trainer` says of it.
+"""Trainers themselves on simulated GPUs, each steady peak against that of `--trainer`.
 
     python -m benchmarks.rehearsed_trainers --python PYTHON [--seconds N] [--again]
 

@@ -1,5 +1,5 @@
-"""Every committed record predicted a second time, by profiles compiled for its device: errors
-beside those of the rules.
+"""Every committed record predicted a second time, by profiles compiled for its device: errors next
+to those of the rules.
 
     python -m benchmarks.traced_records [--jobs N]
 

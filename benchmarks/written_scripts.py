@@ -1,4 +1,4 @@
-"""What `--write peft` writes, rehearsed on a pretended card, beside what was asked.
+"""What `--write peft` writes, rehearsed on a simulated GPU, against the question.
 
     python -m benchmarks.written_scripts --python PYTHON
 
