@@ -24,8 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import families
 from benchmarks.pages import RESULTS, parser_of, write_page
-from lora_profiler import TrainingData, TrainSetup, Workload, answers, lengths_of, peak_bytes
+from lora_profiler import TrainingData, TrainSetup, Workload, lengths_of
 from lora_profiler.catalog import model_from_config
+from lora_profiler.planning.answers import answers
+from lora_profiler.planning.engine import peak_bytes
 
 SAMPLES, BATCH_SIZE, LONGEST = 96, 4, 128
 CONFIG = dict(families.TINY["llama"]) | {"vocab_size": 2000, "hidden_size": 64}

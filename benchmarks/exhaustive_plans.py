@@ -9,10 +9,8 @@ from itertools import product
 from lora_profiler import (
     Amount,
     LoraProfilerError,
-    Offer,
     Prediction,
     Space,
-    TrainingPlan,
     TrainSetup,
     UsageError,
     Workload,
@@ -23,6 +21,8 @@ from lora_profiler.batching.batches import Batches
 from lora_profiler.planning.network import communication
 from lora_profiler.planning.over_data import mean_timing, worst_batch
 from lora_profiler.planning.pareto import Objectives, dominates
+from lora_profiler.planning.plan import TrainingPlan
+from lora_profiler.planning.planned import Offer
 from lora_profiler.planning.reserve import held_bytes, judge, reserve_for
 from lora_profiler.workload import Sharding
 

@@ -23,20 +23,19 @@ from benchmarks.rehearsing import steady_bytes
 from lora_profiler import (
     Amount,
     LoraProfilerError,
-    Offer,
-    PlannedRun,
     Space,
     TrainingData,
-    TrainingPlan,
     find_model,
     make_plan,
     offers_of,
     predict,
-    read_lengths,
     step_time,
 )
+from lora_profiler.batching.data import read_lengths
 from lora_profiler.catalog.gpus import table_prices
 from lora_profiler.planning.network import find_network
+from lora_profiler.planning.plan import TrainingPlan
+from lora_profiler.planning.planned import Offer, PlannedRun
 from lora_profiler.report.decision.planned_run import layout_words, price_words, run_words
 from lora_profiler.units import GIB
 from lora_profiler.workload import Workload

@@ -21,7 +21,8 @@ from statistics import median
 import numpy as np
 
 from benchmarks.pages import page_of, parser_of, table, tell
-from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, peak_bytes, predict, sweep
+from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, predict, sweep
+from lora_profiler.planning.engine import peak_bytes
 
 MODEL = "meta-llama/Llama-3.1-8B"
 ROUNDS = 5

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from golden_files import Golden
-from lora_profiler import UsageError, batches_of, lengths_of, read_lengths
-from lora_profiler.batching.batches import BATCHINGS, MEGABATCHES, grouped_by_length
-from lora_profiler.batching.data import lengths_from
+from lora_profiler import UsageError, lengths_of
+from lora_profiler.batching.batches import BATCHINGS, MEGABATCHES, batches_of, grouped_by_length
+from lora_profiler.batching.data import lengths_from, read_lengths
 from lora_profiler.batching.files import read_data
 from lora_profiler.batching.packing import best_fit_decreasing, first_fit, wrapped
 

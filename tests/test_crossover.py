@@ -15,11 +15,11 @@ from lora_profiler import (
     crossover,
     find_gpu,
     find_model,
-    peak_bytes,
     predict,
     step_time,
 )
 from lora_profiler.planning.crossover import HIGHEST_RANK, Crossover
+from lora_profiler.planning.engine import peak_bytes
 from lora_profiler.report.decision.crossover import sentences
 from lora_profiler.workload import Method
 

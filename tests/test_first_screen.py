@@ -11,19 +11,18 @@ from lora_profiler import (
     LoraConfig,
     TrainSetup,
     Workload,
-    advise,
-    answers,
     find_gpu,
     find_model,
     fit,
     predict,
-    smallest_cards,
     step_time,
 )
 from lora_profiler.dashboard.answered import answered, applied
 from lora_profiler.dashboard.first_screen import as_data, is_stop, slides
 from lora_profiler.dashboard.question import METHODS, Question, completed
-from lora_profiler.planning.answers import Answer
+from lora_profiler.planning.advise import advise
+from lora_profiler.planning.answers import Answer, answers
+from lora_profiler.planning.fit import smallest_cards
 from lora_profiler.planning.setups import setups, written_options
 from lora_profiler.planning.timing import run_time
 from lora_profiler.report.answer.comparison_table import answered_differently, asked_differently

@@ -17,17 +17,9 @@ from benchmarks.rehearsed_generation import (
 )
 from benchmarks.rows import read_rows
 from commands import Run
-from lora_profiler import (
-    TrainSetup,
-    UsageError,
-    Workload,
-    find_model,
-    peak_bytes,
-    predict,
-    setup_for,
-)
+from lora_profiler import TrainSetup, UsageError, Workload, find_model, predict, setup_for
 from lora_profiler.analytic.predict import EVALUATED_LAYER_ERROR, peak_polynomials
-from lora_profiler.planning.engine import engines_for
+from lora_profiler.planning.engine import engines_for, peak_bytes
 
 ALL = read_rows(ROWS)
 GPT2 = find_model("gpt2", offline=True)

@@ -71,8 +71,12 @@ found = environment("cuda", command="x", import_torch=False)
 assert (found.threads, found.device.kind) == (None, "cuda")
 """
 MEASURED = """
-from lora_profiler import Comparison, Conditions, Environment, Measurement, Record, Store
-from lora_profiler import compare, measure, throughput
+from lora_profiler import Conditions, Store
+from lora_profiler.comparison.errors import Comparison
+from lora_profiler.records.environment import Environment
+from lora_profiler.records.record import Measurement, Record
+from lora_profiler import compare, measure
+from lora_profiler.comparison.throughput import throughput
 """
 TORCH = {"torch", "numpy", "transformers", "peft"}
 

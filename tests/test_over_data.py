@@ -16,16 +16,16 @@ from lora_profiler import (
     TrainSetup,
     UsageError,
     Workload,
-    answer_dict,
-    answers,
     find_gpu,
     find_model,
     lengths_of,
-    peak_bytes,
-    read_lengths,
     step_time,
 )
+from lora_profiler.batching.data import read_lengths
+from lora_profiler.planning.answers import answers
+from lora_profiler.planning.engine import peak_bytes
 from lora_profiler.report.answer.verdicts import long_samples_lines
+from lora_profiler.report.json.predict import answer_dict
 
 GPU = find_gpu("a100_sxm_80gb")
 CONVERSATIONS = read_lengths("mean=600,max=4096")

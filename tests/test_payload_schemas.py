@@ -21,7 +21,6 @@ from lora_profiler import (
     lengths_of,
     make_plan,
     offers_of,
-    plan_schema,
 )
 from lora_profiler.campaign.batch_search import LargestBatch
 from lora_profiler.catalog.gpus import table_prices
@@ -38,7 +37,7 @@ from lora_profiler.report.json.bench import (
     compare_payload,
     summary_records,
 )
-from lora_profiler.report.json.plan import plan_payload
+from lora_profiler.report.json.plan import plan_payload, plan_schema
 from lora_profiler.report.json.predict import predict_payload, predict_schema
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 

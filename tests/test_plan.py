@@ -19,23 +19,23 @@ from lora_profiler import (
     Quantization,
     Space,
     TrainingData,
-    TrainingPlan,
     TrainSetup,
     UsageError,
     Workload,
-    answers,
-    bundled_gpus,
     find_gpu,
     find_model,
     lengths_of,
     make_plan,
     offers_of,
-    peak_bytes,
     predict,
     step_time,
 )
+from lora_profiler.catalog import bundled_gpus
 from lora_profiler.catalog.gpus import Price, read_price, table_prices
+from lora_profiler.planning.answers import answers
+from lora_profiler.planning.engine import peak_bytes
 from lora_profiler.planning.network import find_network
+from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.plan_costs import Costs
 from lora_profiler.planning.plan_space import MOST_SAVED_BYTES_PER_PARAMETER
 from lora_profiler.planning.planned import concessions_of, cost_of, hours_of, is_within

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import tomllib
 from contextlib import chdir
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from benchmarks.terminal_pictures import PICTURES, letters, letters_of, needs_cu
 from benchmarks.terminal_pictures import SHOWN as PICTURE_OF
 from built_pages import broken_lines
 from commands import OFFLINE, in_this_process
+from lora_profiler._common.moved import MOVED
 from lora_profiler.cli.main import root
 from readme import (
     ACCURACY,
@@ -95,11 +97,13 @@ def test_python_session(session: str) -> None:
     assert runner.run(test).failed == 0
 
 
-EXAMPLES = {
-    name: doc
-    for name in sorted(lora_profiler.__all__)
-    if ">>>" in (doc := getattr(lora_profiler, name).__doc__ or "")
+OLDER = {
+    name: getattr(import_module(f"lora_profiler.{home}"), name)
+    for home, names in MOVED.items()
+    for name in names.split()
 }
+PUBLIC = {name: getattr(lora_profiler, name) for name in lora_profiler.__all__} | OLDER
+EXAMPLES = {name: doc for name, of in sorted(PUBLIC.items()) if ">>>" in (doc := of.__doc__ or "")}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +115,7 @@ def test_example_in_a_docstring(name: str) -> None:
 
 
 def test_every_public_name_has_an_example() -> None:
-    names = {name for name in lora_profiler.__all__ if not name.endswith("Error")}
+    names = {name for name in PUBLIC if not name.endswith("Error")}
     assert names - set(EXAMPLES) == {"__version__"}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import fragmentation
 from benchmarks.rows import read_rows
-from lora_profiler import LoraConfig, TrainSetup, Workload, find_gpu, find_model, peak_bytes
+from lora_profiler import LoraConfig, TrainSetup, Workload, find_gpu, find_model
 from lora_profiler.catalog import bundled_gpus, model_from_config
 from lora_profiler.catalog.contexts import (
     context_of,
@@ -21,7 +21,7 @@ from lora_profiler.compiled.requests import requests_for
 from lora_profiler.compiled.trials import Trials
 from lora_profiler.errors import UsageError
 from lora_profiler.planning import simulated
-from lora_profiler.planning.engine import on_card, predict
+from lora_profiler.planning.engine import on_card, peak_bytes, predict
 from lora_profiler.planning.fit import fit
 from lora_profiler.planning.reserve import (
     FRAGMENTATION_BYTES,

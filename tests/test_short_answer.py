@@ -18,20 +18,18 @@ from lora_profiler import (
     LoraConfig,
     TrainSetup,
     Workload,
-    advise,
-    answers,
-    bundled_gpus,
     find_gpu,
     find_model,
     fit,
-    peak_bytes,
     predict,
-    smallest_cards,
     step_time,
 )
+from lora_profiler.catalog import bundled_gpus
 from lora_profiler.planning import advise as advising
-from lora_profiler.planning.engine import on_card
-from lora_profiler.planning.fit import smallest_card
+from lora_profiler.planning.advise import advise
+from lora_profiler.planning.answers import answers
+from lora_profiler.planning.engine import on_card, peak_bytes
+from lora_profiler.planning.fit import smallest_card, smallest_cards
 from lora_profiler.planning.reserve import held_bytes, judge
 from lora_profiler.report.answer.verdicts import size_text
 from lora_profiler.report.json.predict import answer_dict

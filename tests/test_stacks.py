@@ -11,11 +11,13 @@ import pytest
 
 from commands import Run, refused
 from golden_files import Golden
-from lora_profiler import answer_dict, answers, find_model, setup_for
+from lora_profiler import find_model, setup_for
 from lora_profiler.errors import UsageError
+from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import ASSUMED_FLOAT32, common_assumptions
 from lora_profiler.planning.setups import DEFAULTS, setups, workloads
 from lora_profiler.platform import Platform
+from lora_profiler.report.json.predict import answer_dict
 from lora_profiler.report.setup_words import trainer_lines
 from lora_profiler.stacks import CHECKPOINT_DTYPE, Stack, Trainer, as_guided, find_stack
 from lora_profiler.stacks.stack import METHODS

@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks import peak_intervals
 from benchmarks.public_rows.grade import headline
-from lora_profiler import Workload, answers, find_model, predict
+from lora_profiler import Workload, find_model, predict
+from lora_profiler.planning.answers import answers
 from lora_profiler.planning.empirical_interval import peak_interval
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.planning.unknowns import LOOPS, spread, unknowns

@@ -60,8 +60,13 @@ def attach_stub(
     homes = {words[-1]: words[1] for words in map(str.split, lines)}
 
     def __getattr__(name: str) -> object:
-        if name not in homes:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(homes[name]), name)
+        if name in homes:
+            return getattr(import_module(homes[name]), name)
+        if package == "lora_profiler" and not name.startswith("_"):
+            from lora_profiler._common.moved import moved
+
+            if (found := moved(package, name)) is not None:
+                return found
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return __getattr__, lambda: sorted({*vars(sys.modules[package]), *homes}), sorted(homes)

@@ -39,7 +39,8 @@ class Batches:
     their end, or were left out whole under axolotl's rule.
 
     Examples:
-        >>> from lora_profiler import batches_of, lengths_of
+        >>> from lora_profiler import lengths_of
+        >>> from lora_profiler.batching.batches import batches_of
         >>> batches = batches_of(lengths_of([100, 300, 200, 400]), batch_size=2)
         >>> batches.longest, round(batches.expected_longest, 3), round(batches.padding_factor, 3)
         (400, 1.0, 1.333)
@@ -136,7 +137,8 @@ def batches_of(
     Raises UsageError for a size that is none, and for samples that are all left out.
 
     Examples:
-        >>> from lora_profiler import batches_of, lengths_of
+        >>> from lora_profiler import lengths_of
+        >>> from lora_profiler.batching.batches import batches_of
         >>> batches_of(lengths_of([3, 5, 8]), batching="packed", max_length=8).counts
         {8: 2.0}
     """

@@ -14,7 +14,7 @@ def read_lengths(source: str, model: ModelSpec | None = None) -> SampleLengths:
     Raises UsageError for what cannot be read.
 
     Examples:
-        >>> from lora_profiler import read_lengths
+        >>> from lora_profiler.batching.data import read_lengths
         >>> read_lengths("mean=600,max=4096").longest
         4096
     """

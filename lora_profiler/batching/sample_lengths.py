@@ -25,7 +25,7 @@ class SampleLengths:
     Raises UsageError where there is no sample.
 
     Examples:
-        >>> from lora_profiler import SampleLengths
+        >>> from lora_profiler.batching.sample_lengths import SampleLengths
         >>> SampleLengths(counts={100: 3, 200: 1}, source="four samples").num_samples
         4
     """

@@ -47,7 +47,7 @@ def bundled_models() -> tuple[CatalogEntry, ...]:
     """Every bundled model, in the order of the data file: by type, then size.
 
     Examples:
-        >>> from lora_profiler import bundled_models
+        >>> from lora_profiler.catalog import bundled_models
         >>> "openai-community/gpt2" in {entry.id for entry in bundled_models()}
         True
     """

@@ -102,7 +102,7 @@ def bundled_gpus() -> tuple[Gpu, ...]:
     """Every card of the catalogue, in the order of the data file.
 
     Examples:
-        >>> from lora_profiler import bundled_gpus
+        >>> from lora_profiler.catalog import bundled_gpus
         >>> any(card.key == "h100_sxm_80gb" for card in bundled_gpus())
         True
     """
@@ -197,6 +197,11 @@ def find_gpu(name: str) -> Gpu:
         f"unknown GPU {name}.{_nearest(wanted)} List all: `lora-profile gpus`."
         " Any size: `--gpu 24GiB`"
     )
+
+
+def as_gpu(gpu: Gpu | str) -> Gpu:
+    """The GPU itself, or the one called so. Raises UsageError."""
+    return find_gpu(gpu) if isinstance(gpu, str) else gpu
 
 
 def _nearest(wanted: str) -> str:
@@ -330,7 +335,7 @@ class Price:
     Raises UsageError for an amount that is none.
 
     Examples:
-        >>> from lora_profiler import Price
+        >>> from lora_profiler.catalog.gpus import Price
         >>> Price(per_hour=0.74).currency
         ''
     """

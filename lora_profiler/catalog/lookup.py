@@ -42,6 +42,11 @@ _CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification")
 MAX_CONFIG_BYTES = 16_000_000
 
 
+def as_model(model: ModelSpec | str) -> ModelSpec:
+    """The model itself, or the one called so. Raises what `find_model` raises."""
+    return find_model(model) if isinstance(model, str) else model
+
+
 def find_model(
     name: str, *, revision: str = "main", offline: bool = False, on_disk: bool = True
 ) -> ModelSpec:

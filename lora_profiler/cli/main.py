@@ -3,8 +3,9 @@ the answer starts at once."""
 
 import gc
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 import click
 
@@ -46,8 +47,12 @@ from lora_profiler.cli.options import (
 from lora_profiler.stacks import GUIDE
 
 if TYPE_CHECKING:
+    from lora_profiler.catalog import Gpu
+    from lora_profiler.model_spec import ModelSpec
     from lora_profiler.planning.answers import Answer
     from lora_profiler.report.blocks import Block
+
+Levers = Literal["none", "best", "all"]
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -143,6 +148,55 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     MODEL: hub name, folder, config.json, or a trainer's YAML, notebook or script.
     """
     check_new_file(o["output"], o["force"])
+    detailed = o["detail"] or o["per_layer"] or o["explain"]
+    short = o["form"] in ("table", "md") and not detailed
+    levers: Levers = "all" if o["explain"] or o["form"] == "json" else "none" if short else "best"
+    found = answered(ctx, levers)
+    for one_model in found:
+        warn_of([answer.prediction for answer in one_model.answers], one_model.gpu)
+    if short:
+        from lora_profiler.report.answer.short_answer import short_blocks
+        from lora_profiler.report.blocks import heading
+
+        blocks: list[Block] = []
+        for one_model in found:
+            if len(found) > 1:
+                blocks.append(heading(one_model.answers[0].prediction.workload.model.id))
+            blocks += short_blocks(
+                one_model.answers, guided(one_model.answers, ctx), one_model.subject
+            )
+        print_blocks(blocks, o["form"], o["output"])
+    else:
+        _print_answers([one_model.answers for one_model in found], ctx)
+    enough = ("fits", "tight") if o["allow_tight"] else ("fits",)
+    verdicts = [a.fit.verdict for one_model in found for a in one_model.answers if a.fit]
+    if o["gpu"] and not any(verdict in enough for verdict in verdicts):
+        ctx.exit(1)
+
+
+class OfModel(NamedTuple):
+    """The answers about one model, a method each; `subject` is the file that the question came
+    from, '' without one; `gpu` is as it was named, before vLLM takes its share."""
+
+    answers: "list[Answer]"
+    subject: str
+    gpu: "Gpu | None"
+
+
+def answered(
+    ctx: click.Context,
+    levers: Levers,
+    *,
+    spec: "ModelSpec | None" = None,
+    on: "Gpu | None" = None,
+    quiet: bool = False,
+) -> list[OfModel]:
+    """The answers to the parameters of `ctx`, which `predict_command` parsed. `spec` and `on` are
+    the model and the GPU where no name leads to them. Writes the files of --write, and prints how a
+    file is read and how far a trace is, but not where `quiet`.
+
+    Raises LoraProfilerError.
+    """
     from lora_profiler.catalog import shared_with_vllm
     from lora_profiler.cli.read import (
         assume_trainer,
@@ -156,65 +210,46 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     from lora_profiler.planning.answers import answers
     from lora_profiler.report.progress import shown_traces
 
-    gpu, network = gpu_of(o), network_of(o)
+    o = ctx.params
+    gpu, network = on or gpu_of(o), network_of(o)
     platform = platform_of(o, gpu)
     questions, subjects = [], list[str]()
-    for name, file in named(models, o["framework"]):
+    for name, file in named(o["models"], o["framework"]):
         if o["write"]:
             named_options = names_asked(ctx, file)
             if file is None:
                 assume_trainer(ctx)
         if file is None:
-            spec = model_called(name, o)
+            model = spec or model_called(name, o)
         else:
-            spec = model_of(file, o["model"], o)
-            file, spec = with_images(file, spec, is_asked=o["images"] is not None)
-            file = print_reading(file, spec)
-        of_model = workloads(spec, ctx, platform, file=file)
+            model = model_of(file, o["model"], o)
+            from lora_profiler.trainer_files.trainer_file import on_model
+
+            file, model = with_images(file, model, is_asked=o["images"] is not None)
+            file = (on_model if quiet else print_reading)(file, model)
+        of_model = workloads(model, ctx, platform, file=file)
         share = o["vllm_share"] or (file.vllm_share if file is not None else 0.0)
         card = gpu and shared_with_vllm(gpu, share)
-        questions.append((of_model, trainer(ctx, file), training_data(ctx, o, spec, file), card))
+        questions.append((of_model, trainer(ctx, file), training_data(ctx, o, model, file), card))
         subjects.append(file.name if file is not None else "")
     files = None
     if o["write"]:
         every = [workload for of_model, *_ in questions for workload in of_model]
         files = writable(ctx, every, named_options)
         questions = [([files.workload], *questions[0][1:])]
-    detailed = o["detail"] or o["per_layer"] or o["explain"]
-    short = o["form"] in ("table", "md") and not detailed
-    levers: Literal["none", "best", "all"] = (
-        "all" if o["explain"] or o["form"] == "json" else "none" if short else "best"
+    ask = partial(
+        answers, engine=o["engine"], levers=levers, network=network, given=names_given(ctx)
     )
-    if o["engine"] == "rehearsed":
+    if o["engine"] == "rehearsed" and not quiet:
         click.echo("Rehearsing on a simulated GPU, some seconds each.", err=True)
-    with shown_traces():
-        ask = partial(
-            answers, engine=o["engine"], levers=levers, network=network, given=names_given(ctx)
-        )
+    with nullcontext() if quiet else shown_traces():
         found = [
-            ask(of_model, card, trainer=whose, data=data)
-            for of_model, whose, data, card in questions
+            OfModel(ask(of_model, card, trainer=whose, data=data), subject, gpu)
+            for (of_model, whose, data, card), subject in zip(questions, subjects, strict=True)
         ]
     if files is not None:
-        write(ctx, files, found[0][0])
-    for one_model in found:
-        warn_of([answer.prediction for answer in one_model], gpu)
-    if short:
-        from lora_profiler.report.answer.short_answer import short_blocks
-        from lora_profiler.report.blocks import heading
-
-        blocks: list[Block] = []
-        for one_model, subject in zip(found, subjects, strict=True):
-            if len(found) > 1:
-                blocks.append(heading(one_model[0].prediction.workload.model.id))
-            blocks += short_blocks(one_model, guided(one_model, ctx), subject)
-        print_blocks(blocks, o["form"], o["output"])
-    else:
-        _print_answers(found, ctx)
-    enough = ("fits", "tight") if o["allow_tight"] else ("fits",)
-    verdicts = [a.fit.verdict for one_model in found for a in one_model if a.fit]
-    if gpu is not None and not any(verdict in enough for verdict in verdicts):
-        ctx.exit(1)
+        write(ctx, files, found[0].answers[0])
+    return found
 
 
 def _print_answers(answers: Sequence[Sequence["Answer"]], ctx: click.Context) -> None:

@@ -123,7 +123,8 @@ class Throughput:
 
     Examples:
         >>> from pathlib import Path
-        >>> from lora_profiler import Store, throughput
+        >>> from lora_profiler import Store
+        >>> from lora_profiler.comparison.throughput import throughput
         >>> path = Path("benchmarks/records/cpu-epyc/cpu_families.jsonl")
         >>> record = Store(path).records()[0]
         >>> throughput(record).steps.n
@@ -148,7 +149,8 @@ def throughput(record: Record) -> Throughput | None:
 
     Examples:
         >>> from pathlib import Path
-        >>> from lora_profiler import Store, throughput
+        >>> from lora_profiler import Store
+        >>> from lora_profiler.comparison.throughput import throughput
         >>> path = Path("benchmarks/records/cpu-epyc/cpu_families.jsonl")
         >>> record = Store(path).records()[0]
         >>> round(throughput(record).tokens_per_second)

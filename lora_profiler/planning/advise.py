@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from lora_profiler.catalog import Gpu
+from lora_profiler.catalog import Gpu, as_gpu
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import (
     engine_for_search,
@@ -37,11 +37,11 @@ class Remedy:
     where the time is known.
 
     Examples:
-        >>> from lora_profiler import LoraConfig, TrainSetup, Workload
-        >>> from lora_profiler import advise, find_gpu, find_model
+        >>> from lora_profiler import LoraConfig, TrainSetup, Workload, find_model
+        >>> from lora_profiler.planning.advise import advise
         >>> model = find_model("meta-llama/Llama-3.1-8B")
         >>> workload = Workload(model=model, setup=TrainSetup(lora=LoraConfig()))
-        >>> advise(workload, find_gpu("rtx_4090"))[0].options
+        >>> advise(workload, "rtx_4090")[0].options
         ('--checkpointing',)
     """
 
@@ -65,7 +65,7 @@ class Remedy:
 
 def advise(
     workload: Workload,
-    gpu: Gpu,
+    gpu: Gpu | str,
     engine: str = "auto",
     prediction: Prediction | None = None,
     *,
@@ -84,12 +84,13 @@ def advise(
     raises.
 
     Examples:
-        >>> from lora_profiler import LoraConfig, TrainSetup, Workload
-        >>> from lora_profiler import advise, find_gpu, find_model
+        >>> from lora_profiler import LoraConfig, TrainSetup, Workload, find_model
+        >>> from lora_profiler.planning.advise import advise
         >>> workload = Workload(model=find_model("gpt2"), setup=TrainSetup(lora=LoraConfig()))
-        >>> advise(workload, find_gpu("rtx_4090"))
+        >>> advise(workload, "rtx_4090")
         ()
     """
+    gpu = as_gpu(gpu)
     usable = usable_bytes(gpu)
     workload = on_card(workload, gpu)
     if prediction is None:

@@ -142,7 +142,8 @@ def answers(
     `predict` raises.
 
     Examples:
-        >>> from lora_profiler import TrainSetup, Workload, answers, find_model
+        >>> from lora_profiler import TrainSetup, Workload, find_model
+        >>> from lora_profiler.planning.answers import answers
         >>> model = find_model("gpt2")
         >>> workload = Workload(model=model, setup=TrainSetup(seq_len=512))
         >>> [a.prediction.peak.total_bytes for a in answers([workload])]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-from lora_profiler.catalog import Gpu
+from lora_profiler.catalog import Gpu, as_gpu
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.planning.engine import (
     engine_for_search,
@@ -89,7 +89,7 @@ FRUGAL: tuple[tuple[Method, Method], ...] = (("lora", "full"), ("qlora", "full")
 
 def crossover(
     workloads: Sequence[Workload],
-    gpu: Gpu | None = None,
+    gpu: Gpu | str | None = None,
     *,
     lengths: Sequence[int] = LENGTHS,
     batch_sizes: Sequence[int] = BATCH_SIZES,
@@ -112,6 +112,7 @@ def crossover(
         >>> [(span.dearer, span.cheaper) for span in spans]
         [('lora', 'full')]
     """
+    gpu = None if gpu is None else as_gpu(gpu)
     ready = [on_card(workload, gpu) for workload in workloads]
     methods = [w.setup.method for w in ready]
     if len(set(methods)) < 2:

@@ -54,7 +54,8 @@ def peak_bytes(workload: Workload, engine: str = "auto") -> int:
     what is known so far.
 
     Examples:
-        >>> from lora_profiler import TrainSetup, Workload, find_model, peak_bytes
+        >>> from lora_profiler import TrainSetup, Workload, find_model
+        >>> from lora_profiler.planning.engine import peak_bytes
         >>> peak_bytes(Workload(model=find_model("gpt2"), setup=TrainSetup(seq_len=512)))
         1331468072
     """

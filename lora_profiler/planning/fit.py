@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from lora_profiler.catalog import Gpu, bundled_gpus
+from lora_profiler.catalog import Gpu, as_gpu, bundled_gpus
 from lora_profiler.errors import LoraProfilerError, NoProfileError, UsageError
 from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.engine import (
@@ -80,7 +80,7 @@ class Fit:
 
 
 def fit(
-    workload: Workload, gpu: Gpu, engine: str = "auto", prediction: Prediction | None = None
+    workload: Workload, gpu: Gpu | str, engine: str = "auto", prediction: Prediction | None = None
 ) -> Fit | None:
     """Whether `workload` fits on `gpu`, and how far batch, sequence and rank can grow; `prediction`
     saves asking for it again.
@@ -92,12 +92,13 @@ def fit(
     with several memory sizes.
 
     Examples:
-        >>> from lora_profiler import LoraConfig, TrainSetup, Workload, find_gpu, find_model, fit
+        >>> from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, fit
         >>> model = find_model("meta-llama/Llama-3.1-8B")
         >>> workload = Workload(model=model, setup=TrainSetup(lora=LoraConfig()))
-        >>> fit(workload, find_gpu("rtx_4090")).verdict
+        >>> fit(workload, "rtx_4090").verdict
         'does_not_fit'
     """
+    gpu = as_gpu(gpu)
     check_on_card(workload)
     usable = usable_bytes(gpu)
     workload = on_card(workload, gpu)
@@ -266,7 +267,8 @@ def smallest_cards(prediction: Prediction, engine: str = "auto") -> tuple[Gpu, .
 
     Examples:
         >>> from lora_profiler import LoraConfig, TrainSetup, Workload
-        >>> from lora_profiler import find_model, predict, smallest_cards
+        >>> from lora_profiler import find_model, predict
+        >>> from lora_profiler.planning.fit import smallest_cards
         >>> workload = Workload(model=find_model("gpt2"), setup=TrainSetup(lora=LoraConfig()))
         >>> smallest_cards(predict(workload))[0].memory_gib_marketed
         8.0

@@ -84,7 +84,8 @@ def best_lever(
     is not tried.
 
     Examples:
-        >>> from lora_profiler import LoraConfig, TrainSetup, Workload, best_lever, find_model
+        >>> from lora_profiler import LoraConfig, TrainSetup, Workload, find_model
+        >>> from lora_profiler.planning.memory_savings import best_lever
         >>> model = find_model("meta-llama/Llama-3.1-8B")
         >>> workload = Workload(model=model, setup=TrainSetup(lora=LoraConfig()))
         >>> best_lever(workload).option

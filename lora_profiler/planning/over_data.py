@@ -31,7 +31,8 @@ class TrainingData:
     sequence length. `epochs` is how often the data are gone through, None where nobody asked.
 
     Examples:
-        >>> from lora_profiler import TrainingData, TrainSetup, Workload, answers
+        >>> from lora_profiler import TrainingData, TrainSetup, Workload
+        >>> from lora_profiler.planning.answers import answers
         >>> from lora_profiler import find_model, lengths_of
         >>> data = TrainingData(lengths=lengths_of([100, 200, 300, 400]))
         >>> workload = Workload(model=find_model("gpt2"), setup=TrainSetup(batch_size=2))
@@ -86,7 +87,9 @@ class OverData:
 
     Examples:
         >>> from lora_profiler import TrainingData, TrainSetup, Workload
-        >>> from lora_profiler import answers, find_model, read_lengths
+        >>> from lora_profiler import find_model
+        >>> from lora_profiler.batching.data import read_lengths
+        >>> from lora_profiler.planning.answers import answers
         >>> workload = Workload(model=find_model("gpt2"), setup=TrainSetup(batch_size=4))
         >>> data = TrainingData(lengths=read_lengths("mean=200,max=800"))
         >>> answers([workload], data=data)[0].over_data.worst.seq_len

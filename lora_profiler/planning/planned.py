@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from lora_profiler.catalog import Gpu
+from lora_profiler.catalog import Gpu, as_model
 from lora_profiler.catalog.gpus import Price
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
@@ -31,7 +31,8 @@ class Offer:
     known.
 
     Examples:
-        >>> from lora_profiler import Offer, TrainSetup, Workload, find_model
+        >>> from lora_profiler import TrainSetup, Workload, find_model
+        >>> from lora_profiler.planning.planned import Offer
         >>> from lora_profiler.planning.placement import find_cluster
         >>> way = Workload(model=find_model("gpt2"), setup=TrainSetup())
         >>> Offer(cluster=find_cluster("2xl4"), workloads=(way,)).gpu.key
@@ -49,7 +50,7 @@ class Offer:
 
 
 def offers_of(
-    model: ModelSpec,
+    model: ModelSpec | str,
     names: Sequence[str],
     *,
     methods: Sequence[Method] = get_args(Method),
@@ -63,11 +64,12 @@ def offers_of(
     Raises UsageError for an unknown card or option, and as `setups` does.
 
     Examples:
-        >>> from lora_profiler import find_model, offers_of
-        >>> first, second = offers_of(find_model("gpt2"), ["t4", "8xh100_sxm_80gb"], seq_len=512)
+        >>> from lora_profiler import offers_of
+        >>> first, second = offers_of("gpt2", ["t4", "8xh100_sxm_80gb"], seq_len=512)
         >>> first.workloads[0].setup.dtype, second.cluster.cards, second.network.key
         ('float32', 8, 'nvlink4')
     """
+    model = as_model(model)
     every = {**DEFAULTS, **options, "methods": tuple(methods)}
     given = {*options, "methods"}
     return tuple(

@@ -61,7 +61,7 @@ def _as_multiplied(model: ModelSpec, setup: TrainSetup, platform: Platform) -> M
 
 
 def setup_for(
-    model: ModelSpec, trainer: str = "bare", method: Method = "lora", **options: Any
+    model: ModelSpec | str, trainer: str = "bare", method: Method = "lora", **options: Any
 ) -> TrainSetup:
     """The setup of a method as `trainer` makes it by default: the name of a stack, with @ and a
     version if another than the newest is meant.
@@ -70,8 +70,8 @@ def setup_for(
     for a trainer or an option that is not known, and as `setups` does.
 
     Examples:
-        >>> from lora_profiler import find_model, setup_for
-        >>> setup = setup_for(find_model("gpt2"), "trl-sft", seq_len=512)
+        >>> from lora_profiler import setup_for
+        >>> setup = setup_for("gpt2", "trl-sft", seq_len=512)
         >>> setup.batch_size, setup.seq_len, setup.checkpointing, setup.lora.r
         (8, 512, True, 8)
     """
@@ -79,7 +79,9 @@ def setup_for(
     if unknown is not None:
         raise UsageError(f"unknown option {unknown}.{did_you_mean(unknown, DEFAULTS)}")
     every = {**DEFAULTS, **options, "methods": (method,)}
-    (setup,) = setups(model, every, {*options, "methods"}, None, find_stack(trainer))
+    from lora_profiler.catalog import as_model  # most who ask have the model already
+
+    (setup,) = setups(as_model(model), every, {*options, "methods"}, None, find_stack(trainer))
     return setup
 
 

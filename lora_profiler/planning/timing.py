@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from lora_profiler._common.packages import require
-from lora_profiler.catalog import Gpu
+from lora_profiler.catalog import Gpu, as_gpu
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.evidence import MeasuredStep, nearest_step
 from lora_profiler.kernels import StepKernels
@@ -55,7 +55,7 @@ class Timing:
 
 def step_time(
     workload: Workload,
-    gpu: Gpu | None = None,
+    gpu: Gpu | str | None = None,
     engine: str = "auto",
     prediction: Prediction | None = None,
 ) -> Timing:
@@ -70,14 +70,14 @@ def step_time(
     Raises UsageError for an unknown engine, and what `predict` raises.
 
     Examples:
-        >>> from lora_profiler import LoraConfig, TrainSetup, Workload
-        >>> from lora_profiler import find_gpu, find_model, step_time
+        >>> from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, step_time
         >>> model = find_model("meta-llama/Llama-3.1-8B")
         >>> workload = Workload(model=model, setup=TrainSetup(lora=LoraConfig()))
-        >>> round(step_time(workload, find_gpu("a100_sxm_80gb")).step.time.seconds, 1)
+        >>> round(step_time(workload, "a100_sxm_80gb").step.time.seconds, 1)
         0.6
     """
     check_engine(engine)
+    gpu = None if gpu is None else as_gpu(gpu)
     workload = on_card(workload, gpu)
     if workload.setup.images is not None:
         return Timing(step=None, refusal=_NO_TOWERS)

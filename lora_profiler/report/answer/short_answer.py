@@ -113,18 +113,18 @@ def short_blocks(
     """About one model in one setup by one or more methods; `guided` is the same by trainer, of a
     question that names none, `subject` the file that the question came from. Less of it where it
     would not fit the screen."""
-    above = list(_verdicts(answers, guided, subject))
+    above = list(verdicts(answers, guided, subject))
     bars = _bars(answers)
     if guided is not None and len(answers) == 1:
         from lora_profiler.report.answer.guided import trainer_bars
 
         bars = trainer_bars(guided, answers[0].gpu)
     tables = list(_tables(answers, guided))
-    notes, brief = (dim(*_notes(answers, guided, is_brief=short)) for short in (False, True))
+    whole, brief = (dim(*notes(answers, guided, is_brief=short)) for short in (False, True))
     choices: Sequence[list[Block]] = (
-        [*above, bars, *tables, notes],
+        [*above, bars, *tables, whole],
         [*above, bars, *tables, brief],
-        [*above, *tables, notes],
+        [*above, *tables, whole],
         [*above, *tables, brief],
     )
     return next((blocks for blocks in choices if _height(blocks) <= MOST_LINES), choices[-1])
@@ -139,7 +139,7 @@ def _height(blocks: Sequence[Block]) -> int:
 # --- the verdict ----------------------------------------------------------------------------------
 
 
-def _verdicts(answers: Sequence[Answer], guided: "Guided | None", subject: str) -> Iterator[Block]:
+def verdicts(answers: Sequence[Answer], guided: "Guided | None", subject: str) -> Iterator[Block]:
     """What decides, and what to do; without a GPU how large a one is enough."""
     if answers[0].gpu is None:
         yield needs_block(answers)
@@ -246,7 +246,7 @@ def _cost(remedy: "Remedy", step: "TimedStep | None") -> str:
 # --- dim lines ------------------------------------------------------------------------------------
 
 
-def _notes(answers: Sequence[Answer], guided: "Guided | None", *, is_brief: bool) -> Iterator[str]:
+def notes(answers: Sequence[Answer], guided: "Guided | None", *, is_brief: bool) -> Iterator[str]:
     """What was assumed, what the number is worth, where more is."""
     predictions = [answer.prediction for answer in answers]
     model = predictions[0].workload.model

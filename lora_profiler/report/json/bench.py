@@ -117,7 +117,7 @@ def bench_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of what `bench --format json` and `compare --format json` print.
 
     Examples:
-        >>> from lora_profiler import bench_schema
+        >>> from lora_profiler.report.json.bench import bench_schema
         >>> bench_schema()["type"]
         'object'
     """
@@ -135,7 +135,8 @@ def bench_payload(
 
     Examples:
         >>> from pathlib import Path
-        >>> from lora_profiler import Store, bench_payload
+        >>> from lora_profiler import Store
+        >>> from lora_profiler.report.json.bench import bench_payload
         >>> path = Path("benchmarks/records/cpu-epyc/cpu_families.jsonl")
         >>> record = Store(path).records()[0]
         >>> sorted(bench_payload([record], []))

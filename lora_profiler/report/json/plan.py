@@ -142,7 +142,7 @@ def plan_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of what `plan --format json` prints without --cluster.
 
     Examples:
-        >>> from lora_profiler import plan_schema
+        >>> from lora_profiler.report.json.plan import plan_schema
         >>> plan_schema()["type"]
         'object'
     """

@@ -23,7 +23,7 @@ def predict_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of what `predict --format json` prints.
 
     Examples:
-        >>> from lora_profiler import predict_schema
+        >>> from lora_profiler.report.json.predict import predict_schema
         >>> predict_schema()["type"]
         'object'
     """
@@ -69,7 +69,9 @@ def answer_dict(answer: Answer) -> types.AnswerJson:
     integers.
 
     Examples:
-        >>> from lora_profiler import TrainSetup, Workload, answer_dict, answers, find_model
+        >>> from lora_profiler import TrainSetup, Workload, find_model
+        >>> from lora_profiler.planning.answers import answers
+        >>> from lora_profiler.report.json.predict import answer_dict
         >>> model = find_model("gpt2")
         >>> workload = Workload(model=model, setup=TrainSetup(seq_len=512))
         >>> answer_dict(answers([workload])[0])["peak"]["total_bytes"]
@@ -95,7 +97,8 @@ def prediction_dict(prediction: Prediction) -> types.PredictionJson:
     """A prediction alone, without its layers.
 
     Examples:
-        >>> from lora_profiler import TrainSetup, Workload, find_model, predict, prediction_dict
+        >>> from lora_profiler import TrainSetup, Workload, find_model, predict
+        >>> from lora_profiler.report.json.predict import prediction_dict
         >>> model = find_model("gpt2")
         >>> workload = Workload(model=model, setup=TrainSetup(seq_len=512))
         >>> prediction_dict(predict(workload))["peak"]["total_bytes"]
