@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learning import FINDINGS
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_model
 from lora_profiler.planning.fit import Verdict
@@ -54,8 +53,9 @@ from lora_profiler.report.charts.lines import (
     step_times,
 )
 from lora_profiler.report.charts.plot import LONGEST, Figure, Limit, ticks, width_px
+from lora_profiler.report.claims.document import grouped_charts
 from lora_profiler.report.labels import CATEGORY_LABELS
-from lora_profiler.report.learn import LoraLayer, counts_chart
+from lora_profiler.report.learn import LoraLayer, committed, counts_chart, matrices
 from lora_profiler.report.measured import run_labels
 from lora_profiler.steptime import PARTS
 from lora_profiler.units import GIB, MIB, byte_unit, bytes_text, seconds_text
@@ -188,7 +188,12 @@ def figures() -> dict[str, Figure]:
         "no crossover": crossover_lines([], []),
         "plan": plan_front(PLANNED, "USD"),
         "no plan": plan_front([], ""),
-        **{chart.key: claim_chart(chart) for chart in FINDINGS.charts},
+        **{
+            chart.key: claim_chart(chart)
+            for charts in grouped_charts(committed() or {}).values()
+            for chart in charts
+        },
+        "matrices": matrices(LoraLayer()),
     }
 
 
@@ -236,7 +241,7 @@ def test_plotly_would_refuse_a_wrong_attribute() -> None:
         go.Figure({"data": [{"type": "bar", "marker": {"colour": "#000000"}}]})
 
 
-UNITS = r", (B|KiB|MiB|GiB|TiB|ms|s)$|%|tokens|in each|compute|weights|relative to|loss"
+UNITS = r", (B|KiB|MiB|GiB|TiB|ms|s)$|%|tokens|in each|compute|weights|relative to|loss|number of"
 
 
 @pytest.mark.parametrize("name", LIGHT)
@@ -244,7 +249,7 @@ def test_no_figure_has_an_axis_without_a_unit(name: str) -> None:
     layout = LIGHT[name]["layout"]
     assert isinstance(layout["height"], int)
     titles = [layout[axis].get("title", {}).get("text", "") for axis in ("xaxis", "yaxis")]
-    assert any(titles)
+    assert any(titles) or layout["xaxis"]["visible"] is False
     for axis, title in zip(("xaxis", "yaxis"), titles, strict=True):
         # plain numbers: the title says of what
         if layout[axis].get("showgrid") and layout[axis].get("tickmode") != "array":

@@ -11,26 +11,22 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode
 from xml.etree import ElementTree
 
-import msgspec
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from benchmarks.mathematics import SHOWN, to_json
+from benchmarks.mathematics import SHOWN, rendered, shown
 from benchmarks.pages import RESULTS
 from dashboard_app import cautions, drawings, opened, problems, texts, written
-from golden_files import Golden
-from learning import FINDINGS, document
 from lora_profiler.dashboard import following, learn_page, link
 from lora_profiler.report.charts.lines import claim_chart
-from lora_profiler.report.claims import caption, grouped
 from lora_profiler.report.claims.claim import Series, numbers_table
+from lora_profiler.report.claims.document import grouped_charts
 from lora_profiler.report.learn import (
-    Findings,
     LoraLayer,
     adam_bytes,
+    committed,
     counts_chart,
     counts_words,
-    findings,
     flow,
     gradient_bytes,
     matrices,
@@ -39,7 +35,10 @@ from lora_profiler.report.page import embedded_data, mathematics_content, write_
 from lora_profiler.report.palette import INK, METHOD_MARKS
 from waiting import wait_until
 
-CHARTS = {chart.key: chart for chart in FINDINGS.charts}
+DOCUMENT: dict[str, Any] = committed() or {}
+SIZE = DOCUMENT | {"claims": DOCUMENT["claims"][:1]}
+"""Of the first claim alone."""
+CHARTS = {chart.key: chart for charts in grouped_charts(DOCUMENT).values() for chart in charts}
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -64,38 +63,27 @@ def test_the_last_rank_with_fewer_numbers_is_the_last() -> None:
         assert LoraLayer(d=d, k=k).largest_smaller_rank == max(fewer, default=0)
 
 
-def boxes(layer: LoraLayer) -> list[tuple[float, float]]:
-    root = ElementTree.fromstring(matrices(layer, "light"))
-    return [
-        (float(each.attrib["width"]), float(each.attrib["height"]))
-        for each in root.iter(f"{SVG}rect")
-    ]
-
-
 @pytest.mark.parametrize(
     "layer",
     [LoraLayer(d=1024, k=512, r=64), LoraLayer(d=64, k=128, r=512), LoraLayer(d=16384, k=64)],
 )
 def test_matrices_are_drawn_to_one_scale(layer: LoraLayer) -> None:
-    (full_width, full_height), (b_width, b_height), (a_width, a_height) = boxes(layer)
-    scale = full_height / layer.d if layer.d > layer.r else a_height / layer.r
-    drawn_px = (full_width, full_height, b_width, b_height, a_width, a_height)
-    sides = (layer.k, layer.d, layer.r, layer.d, layer.k, layer.r)
-    for drawn, numbers in zip(drawn_px, sides, strict=True):
-        assert drawn == pytest.approx(max(numbers * scale, 1), rel=1e-4)
-    assert full_width + b_width + a_width < 440
+    layout = matrices(layer)["layout"]
+    sides = [(round(box["x1"] - box["x0"], 6), box["y0"] - box["y1"]) for box in layout["shapes"]]
+    assert sides == [(layer.k, layer.d), (layer.r, layer.d), (layer.k, layer.r)]
+    ends = [place for box in layout["shapes"] for place in (box["x0"], box["x1"])]
+    assert ends == sorted(ends) and layout["yaxis"]["scaleanchor"] == "x"
 
 
-def test_pictures_have_words_and_follow_the_theme() -> None:
+def test_the_two_paths_have_words_and_follow_the_theme() -> None:
     layer = LoraLayer(d=16384, k=14336, r=16384, alpha=1)
-    for draw in (matrices, flow):
-        for theme in ("light", "dark"):
-            root = ElementTree.fromstring(draw(layer, theme))
-            assert root.attrib["role"] == "img" and "16,384" in root.attrib["aria-label"]
-            style = root.findtext(f"{SVG}style") or ""
-            colours = (INK, METHOD_MARKS["lora"].colour)
-            assert all(getattr(colour, theme) in style for colour in colours)
-        assert "prefers-color-scheme: dark" in draw(layer)
+    for theme in ("light", "dark"):
+        root = ElementTree.fromstring(flow(layer, theme))
+        assert root.attrib["role"] == "img" and "16,384" in root.attrib["aria-label"]
+        style = root.findtext(f"{SVG}style") or ""
+        colours = (INK, METHOD_MARKS["lora"].colour)
+        assert all(getattr(colour, theme) in style for colour in colours)
+    assert "prefers-color-scheme: dark" in flow(layer)
     words = " ".join(ElementTree.fromstring(flow(LoraLayer(), "light")).itertext())
     assert "x alpha / r = 2" in words and "8 x 4096" in words and "4096 x 8" in words
 
@@ -111,65 +99,55 @@ def test_the_chart_of_counts_crosses_where_the_words_say() -> None:
 # --- what was found -------------------------------------------------------------------------------
 
 
-def test_what_is_seen_is_worked_out_from_the_numbers(golden_file: Golden) -> None:
-    golden_file.compare_answers("captions", lambda key: "\n".join(caption(CHARTS[key])))
-
-
 def test_every_point_is_drawn_and_stands_in_the_table() -> None:
-    for chart in FINDINGS.charts:
+    for chart in CHARTS.values():
         drawn = claim_chart(chart)
         for trace, series in zip(drawn["data"], chart.series, strict=True):
             known = {
                 (x, y)
                 for x, y in zip(series.x, series.y, strict=True)
-                if y is not None and (y or chart.y_scale == "linear")
+                if y is not None and (y > 0 or chart.y_scale == "linear")
             }
             x, y = ("y", "x") if chart.categories else ("x", "y")
             assert set(zip(trace[x], trace[y], strict=True)) == known
         rows = numbers_table(chart).rows
         assert len(rows) == len({x for series in chart.series for x in series.x})
-    assert numbers_table(CHARTS["lora_of_full"]).rows[1].cells == ("saved activations", "140.00 %")
-    members = [chart for _, members in grouped(FINDINGS.charts) for chart in members]
-    assert members == list(FINDINGS.charts)
+        assert all(series.label in chart.words for series in chart.series)
+    of_full = CHARTS["lora_of_full"]
+    assert numbers_table(of_full).rows[3].cells == ("saved", "91.46 %", "140.15 %", "92.87 %")
+    assert "float32, 1 x 128 tokens: 3.63 % at trained to 62.34 % at step time." in of_full.words
 
 
 def test_a_run_that_goes_wrong_does_not_press_the_others_flat() -> None:
+    good = Series(label="good", x=(1.0, 8.0, 64.0), y=(0.3, 0.4, None))
     wrong = Series(label="wrong", x=(1.0, 8.0), y=(0.1, -9.0))
-    chart = replace(CHARTS["scaling_gain"], series=(*CHARTS["scaling_gain"].series, wrong))
+    chart = replace(CHARTS["scaling_gain"], series=(good, wrong))
     layout = claim_chart(chart)["layout"]
     assert layout["yaxis"]["range"] == pytest.approx([-0.42, 0.42])
     assert [each["text"] for each in layout["annotations"]] == ["1 point lies below, down to -9"]
     assert "range" not in claim_chart(CHARTS["scaling_gain"])["layout"]["yaxis"]
 
 
-def test_findings_are_read_as_they_were_written() -> None:
-    assert msgspec.json.decode(to_json(FINDINGS), type=Findings) == FINDINGS
-
-
 def test_what_comes_with_the_package_is_what_the_committed_run_found() -> None:
     results = RESULTS / "mathematics.json"
     if not results.exists():
         pytest.skip("there are no committed results here")
-    found = findings(json.loads(results.read_text("utf-8")))
-    assert SHOWN.read_text("utf-8") == to_json(found), (
-        f"{SHOWN.name} is old: python -m benchmarks.mathematics --render"
-    )
+    found = json.loads(results.read_text("utf-8"))
+    old = f"{SHOWN.name} is old: python -m benchmarks.mathematics --render"
+    assert SHOWN.read_text("utf-8") == shown(found) and rendered(found) == found, old
     assert len(SHOWN.read_bytes()) < 120_000
-    members = [chart for _, members in grouped(found.charts) for chart in members]
-    assert members == list(found.charts)
-    assert all(caption(chart) for chart in found.charts)
 
 
 def test_the_report_s_page_says_the_same_and_holds_every_number() -> None:
-    page = write_page(mathematics_content(document()))
-    assert page == write_page(mathematics_content(document()))
-    assert embedded_data(page) == json.loads(json.dumps(document()))
-    assert "1. Size of the update: holds" in page and "- Here 1,536 numbers train." in page
-    assert "At rank 8 LoRA trains 18.75 % of the numbers of the full update." in page
+    page = write_page(mathematics_content(SIZE))
+    assert page == write_page(mathematics_content(SIZE))
+    assert embedded_data(page) == SIZE
+    assert "1. Size of the update: holds" in page
+    assert all(f"- {sentence}" in page for sentence in SIZE["claims"][0]["finding"])
     assert all(f'<td class="lp-value">{text}</td>' in page for text in ("65,536", "0.75 MiB"))
     found = re.findall(r'<svg [^>]*class="lpd".*?</svg>', page, re.DOTALL)
     labels = [ElementTree.fromstring(each).attrib["aria-label"] for each in found]
-    assert [label[:5] for label in labels] == ["Three", "Two p"]
+    assert [label[:5] for label in labels] == ["Two p"]
     before_data = page[: page.index('<script type="application/json" id="data"')]
     assert "://" not in re.sub(r'xmlns="[^"]*"', "", before_data)
 
@@ -179,11 +157,10 @@ def test_the_report_s_page_says_the_same_and_holds_every_number() -> None:
 
 @pytest.fixture(autouse=True)
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing runs, nothing is stored, and what was found is what `learning` has."""
+    """Nothing runs, nothing is stored."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["app.py"])
     monkeypatch.setattr(following, "_started", {})
-    monkeypatch.setattr(learn_page, "committed_findings", lambda: FINDINGS)
 
 
 def slider(app: AppTest, name: str) -> Any:
@@ -203,35 +180,29 @@ def test_a_slider_changes_the_counts_the_pictures_and_the_address() -> None:
         for html in written(app)
         for found in re.findall(r"svg\+xml;base64,([^\"]+)", html)
     ]
-    assert len(pictures) == 2 and all("4096 x 64" in picture for picture in pictures)
-    assert all(
-        "64 numbers" in html for html in written(app) if "<img" in html and "Two paths" in html
-    )
+    assert len(pictures) == 1 and "4096 x 64" in pictures[0]
+    assert any("<img" in html and "64 numbers" in html for html in written(app))
+    assert "4096 x 64" in json.dumps(drawings(app)["matrices"]["figure"])
 
 
 def test_what_was_found_is_shown_with_its_sentences() -> None:
     app = opened(page="learn")
     shown = texts(app)
-    assert (
-        "What was found on made/up" in shown and "2*\tShape and merge\tfails\terror 7.00" in shown
-    )
+    assert f"What was found on {DOCUMENT['model']['id']}" in shown
+    assert "✓\t2*\tShape and merge\tMerged and unmerged agree within rounding (0.99" in shown
     drawn = drawings(app)
-    keys = ("trained_share", "scaling_first_update", "spectrum_a", "lora_of_full")
-    assert {"counts", *(f"claim.{key}" for key in keys)} <= set(drawn)
-    for key in ("trained_share", "gain_by_rank", "spectrum_a", "lora_of_full"):
-        assert all(
-            sentence in shown and sentence in drawn[f"claim.{key}"]["says"]
-            for sentence in caption(CHARTS[key])
-        )
+    keys = ("trained_share", "scaling_first_update", "gain_by_rank", "lora_of_full")
+    assert {"counts", "matrices", *(f"claim.{key}" for key in keys)} <= set(drawn)
+    assert all(drawn[f"claim.{key}"]["says"] == CHARTS[key].words for key in keys)
     app.selectbox(key="learn.of.scaling_first_update").set_value("scaling_gain").run()
-    assert "bursting: rank 1 gains most, rank 64 nothing." in texts(app)
+    assert drawings(app)["claim.scaling_first_update"]["says"] == CHARTS["scaling_gain"].words
 
 
 def test_without_results_the_page_says_how_to_get_some(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learn_page, "committed_findings", lambda: None)
+    monkeypatch.setattr(learn_page, "committed", lambda: None)
     app = opened(page="learn")
-    assert not app.exception and "lora-profile verify checks all claims" in texts(app)
-    assert len(drawings(app)) == 1
+    assert not app.exception and "no committed results" in texts(app)
+    assert len(drawings(app)) == 2
 
 
 @pytest.mark.parametrize(
@@ -275,7 +246,7 @@ def start(app: AppTest) -> AppTest:
 
 
 def test_a_claim_is_followed_to_its_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    process(monkeypatch, [PREPARING, CHECKED], f"print(json.dumps({document()!r}))")
+    process(monkeypatch, [PREPARING, CHECKED], f"print(json.dumps({SIZE!r}))")
     app = start(opened(page="learn"))
     running = following.present("checking")
     assert running is not None
@@ -283,7 +254,9 @@ def test_a_claim_is_followed_to_its_verdict(monkeypatch: pytest.MonkeyPatch) -> 
     where = [learn_page.where(state) for state in running.states.values()]
     assert where == ["training it, 21 of 150", "holds"]
     shown = texts(app.run())
-    assert "1. Size of the update: holds" in shown and "- Here 1,536 numbers train." in shown
+    assert (
+        "1. Size of the update: holds" in shown and f"- {SIZE['claims'][0]['finding'][0]}" in shown
+    )
     assert running.command == "lora-profile verify small --quick --claims 1"
     assert running.command in shown and not problems(app)
 

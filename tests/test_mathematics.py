@@ -115,7 +115,7 @@ def test_without_bitsandbytes_the_rest_is_checked_and_the_gap_is_said(
     assert evidence.nf4 == Nf4(
         checked=False, reason='needs bitsandbytes: pip install "lora-profiler[qlora]"'
     )
-    assert "NF4 base was not checked" in evidence.sentences[-1]
+    assert "NF4 base was not checked" in evidence.finding[-1]
 
 
 # --- 3 --------------------------------------------------------------------------------------------
@@ -272,8 +272,8 @@ def test_costs_are_shares_of_full_and_honest_where_lora_keeps_more(
     assert pairs[1].saved_activations > 1
     assert pairs[1].peak > 1  # of so small a model activations are most of the peak
     assert evidence.verdict == "holds_partly"
-    assert "It keeps more activations than full fine-tuning." in " ".join(evidence.sentences)
-    assert "exact" in evidence.sentences[0]
+    assert "LoRA keeps more activations than full" in " ".join(evidence.finding)
+    assert "Predicted sizes are exact." in evidence.finding
 
 
 STATES = {"gradients": 1, "optimizer_states": 10**9}
@@ -284,7 +284,7 @@ NOTHING["peak_requested_bytes"] = None
 @pytest.mark.parametrize(
     ("changes", "verdict", "sentence"),
     [
-        ({"persistent_bytes": STATES}, "fails", "did NOT keep two numbers"),
+        ({"persistent_bytes": STATES}, "fails", "does NOT keep two numbers"),
         ({"peak_requested_bytes": 10**6}, "holds_partly", "off by"),
         (NOTHING, "holds_partly", "not measured"),
     ],
@@ -300,7 +300,7 @@ def test_costs_that_are_not_as_claimed(
     monkeypatch.setattr(cost, "measure", answer)
     evidence = checked(cost.check, llama)
     assert evidence.verdict == verdict
-    assert sentence in " ".join(evidence.sentences)
+    assert sentence in " ".join(evidence.finding)
 
 
 def test_costs_measured_for_real_are_as_predicted(llama: Subject) -> None:
@@ -367,4 +367,4 @@ def test_a_finding_is_made_of_what_json_can_hold(llama: Subject) -> None:
         assert isinstance(evidence, claim.evidence)
         written = json.dumps(asdict(evidence), allow_nan=False)
         assert msgspec.json.decode(written, type=claim.evidence) == evidence
-        assert evidence.sentences
+        assert evidence.finding

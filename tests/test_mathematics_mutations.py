@@ -112,7 +112,7 @@ def test_a_merge_that_is_a_thousandth_off_is_no_rounding(
     )
     evidence = evidence_of(2, llama)
     assert evidence.verdict == "fails"
-    assert "NOT within" in evidence.sentences[0]
+    assert "NOT within" in evidence.finding[0]
 
 
 def test_a_4_bit_layer_that_scales_wrongly_is_seen_though_the_others_are_right(

@@ -10,23 +10,25 @@ import streamlit as st
 
 from lora_profiler.dashboard import following, link, widgets
 from lora_profiler.dashboard.following import Followed
-from lora_profiler.report.blocks import Row, Table, paragraph, table
-from lora_profiler.report.claims import CLAIMS, grouped
+from lora_profiler.report.blocks import Row, Table, paragraph
+from lora_profiler.report.claims import CLAIMS
 from lora_profiler.report.claims.claim import Chart, Verdict, numbers_table
-from lora_profiler.report.claims.document import claim_blocks
+from lora_profiler.report.claims.document import (
+    claim_blocks,
+    claims_table,
+    grouped_charts,
+    subject_lines,
+)
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
 from lora_profiler.report.learn import (
-    Findings,
     LoraLayer,
-    committed_findings,
+    committed,
     counts_chart,
     counts_words,
     flow,
     flow_words,
-    matrices,
-    matrices_words,
 )
-from lora_profiler.report.page.mathematics import claim_drawing, counts_drawing, layer_cards
+from lora_profiler.report.page.mathematics import claim_drawing, layer_cards, matrices_drawing
 from lora_profiler.units import clock_text, count_text
 
 _KEY = "learn."
@@ -57,16 +59,15 @@ def show() -> None:
     if layer == st.session_state[f"{_KEY}linked"]:
         widgets.passed_over(st.session_state["complaints"], "URL parameters")
     _one_layer(layer)
-    findings = committed_findings()
-    if findings is None:
+    document = committed()
+    if document is None:
         widgets.section("What was found")
         widgets.note(
-            "This installation has no committed results. On the command line, lora-profile verify"
-            " checks all claims; below, one at a time is checked.",
-            heading="There is nothing to show yet",
+            "Check all claims on the command line: lora-profile verify. Or check one below.",
+            heading="This installation has no committed results",
         )
     else:
-        _findings(findings)
+        _found(document)
     show_check()
 
 
@@ -94,58 +95,36 @@ def _layer() -> LoraLayer:
 def _one_layer(layer: LoraLayer) -> None:
     widgets.cards(layer_cards(layer))
     widgets.note(*counts_words(layer))
-    shade = widgets.theme()
     left, right = st.columns(2)
     with left:
         widgets.section("Full update, and B and A")
-        widgets.picture(matrices(layer, shade), matrices_words(layer))
+        widgets.drawing(matrices_drawing(layer), "matrices")
     with right:
         widgets.section("The two paths")
-        widgets.picture(flow(layer, shade), flow_words(layer))
-    widgets.section(counts_chart(layer).title)
-    widgets.drawing(counts_drawing(layer), "counts")
+        widgets.picture(flow(layer, widgets.theme()), flow_words(layer))
+    counted = counts_chart(layer)
+    widgets.section(counted.title)
+    widgets.drawing(claim_drawing(counted), "counts")
 
 
 # --- what was found -------------------------------------------------------------------------------
 
 
-def _findings(findings: Findings) -> None:
-    widgets.section(f"What was found on {findings.model}")
-    widgets.small(*findings.lines)
-    widgets.blocks([_verdicts(findings)])
+def _found(document: Mapping[str, Any]) -> None:
+    widgets.section(f"What was found on {document['model']['id']}")
+    widgets.small(*subject_lines(document))
+    widgets.blocks([claims_table(document)])
     widgets.small("* must hold exactly, up to rounding")
-    every = "Every claim, and what was found"
-    widgets.fold(every, "learn.findings", lambda: _claims(findings))
-    for heading, members in grouped(findings.charts):
+    every = [block for claim in document["claims"] for block in claim_blocks(claim)]
+    label = "Every claim, and what was found"
+    widgets.fold(label, "learn.findings", lambda: widgets.blocks(every))
+    groups = grouped_charts(document)
+    for heading, charts in groups.items():
         widgets.section(heading)
-        _chart(members)
-    numbers = "The numbers of all these figures"
-    widgets.fold(numbers, "learn.numbers", lambda: _numbers(findings))
-
-
-def _claims(findings: Findings) -> None:
-    for claim in findings.claims:
-        widgets.section(f"{claim.id}. {claim.title}")
-        widgets.blocks([paragraph(claim.statement), paragraph(*claim.finding)])
-
-
-def _numbers(findings: Findings) -> None:
-    for chart in findings.charts:
-        widgets.section(chart.title)
-        widgets.blocks([numbers_table(chart)])
-
-
-def _verdicts(findings: Findings) -> Table:
-    return table(
-        findings.claims,
-        (
-            ("", lambda c: f"{c.id}{'*' if c.must_hold else ''}"),
-            ("claim", lambda c: c.title),
-            ("verdict", lambda c: CLAIM_VERDICT_LABELS[c.verdict]),
-            ("in numbers", lambda c: c.headline),
-        ),
-        left=4,
-    )
+        _chart(charts)
+    numbers = [numbers_table(chart) for charts in groups.values() for chart in charts]
+    label = "The numbers of all these figures"
+    widgets.fold(label, "learn.numbers", lambda: widgets.blocks(numbers))
 
 
 def _chart(members: list[Chart]) -> None:

@@ -1,14 +1,13 @@
-"""What a claim is made of, what a check of one finds, and how its numbers are compared, written,
-tabulated and drawn."""
+"""What a claim and its evidence are; how evidence is written, tabulated and drawn."""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, Self
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol, Self, get_type_hints
 
 from lora_profiler.report.blocks import Row, Table
-from lora_profiler.units import percent_text
+from lora_profiler.units import bytes_text, count_text, percent_text, seconds_text
 
 Number = float | None
 """None where a run or a layer came to nothing finite, or nothing was measured."""
@@ -28,12 +27,12 @@ def at_most(value: Number, limit: float) -> bool:
     return value is not None and value <= limit
 
 
-def number(value: Number, form: str, none: str = "none") -> str:
-    return none if value is None else format(value, form)
+def number(value: Number, form: str) -> str:
+    return "none" if value is None else format(value, form)
 
 
-def percent(share: Number, none: str = "none") -> str:
-    return none if share is None else percent_text(share)
+def percent(share: Number) -> str:
+    return "none" if share is None else percent_text(share)
 
 
 def limit_text(share: Number) -> str:
@@ -41,14 +40,59 @@ def limit_text(share: Number) -> str:
     return number(share, ".2f" if share is None or share < 1000 else ".1e")
 
 
-def shape(out_features: int, in_features: int) -> str:
-    return f"{out_features} x {in_features}"
+def within_rounding(worst: Number) -> str:
+    """'within rounding (0.43 of its limit)'"""
+    verb = "within" if at_most(worst, 1) else "NOT within"
+    return f"{verb} rounding ({limit_text(worst)} of its limit)"
 
+
+# --- how numbers are written: by the type of their field ------------------------------------------
+
+Count = Annotated[int, count_text]
+Bytes = Annotated[int, bytes_text]
+Seconds = Annotated[float, seconds_text]
+Part = Annotated[float, percent_text]
+"""A share that is always known."""
+Share = Annotated[Number, percent]
+OfLimit = Annotated[Number, limit_text]
+"""An error as a share of what rounding can make."""
+Norm = Annotated[Number, lambda value: number(value, ".1e")]
+Loss = Annotated[Number, lambda value: number(value, ".4f")]
+Fall = Annotated[Number, lambda value: number(value, "+.3f")]
+Size = Annotated[Number, lambda value: number(value, ".4g")]
+
+
+def evidence_table(
+    rows: Iterable[object], columns: Mapping[str, str], title: str = "", left: int = 1
+) -> Table:
+    """A row of cells for each of `rows`; `columns` are attributes by label, "a.b" for one of a
+    part, each written as its type says."""
+    texts = (tuple(_cell(row, path) for path in columns.values()) for row in rows)
+    filled = tuple(Row(cells=cells) for cells in texts)
+    return Table(columns=tuple(columns), rows=filled, title=title, left=left)
+
+
+def _cell(owner: object, path: str) -> str:
+    name, _, rest = path.partition(".")
+    value = getattr(owner, name)
+    if rest:
+        return _cell(value, rest)
+    return _writer(type(owner), name)(value)
+
+
+def _writer(kind: type, name: str) -> Callable[[Any], str]:
+    """What its type says a field or a property is written by."""
+    member = getattr(kind, name)
+    if isinstance(member, property):
+        hint = get_type_hints(member.fget, include_extras=True)["return"]
+    else:
+        hint = get_type_hints(kind, include_extras=True)[name]
+    return getattr(hint, "__metadata__", (str,))[0]
+
+
+# --- charts ---------------------------------------------------------------------------------------
 
 Scale = Literal["linear", "log"]
-
-SENTENCE_RANK = 8
-"""The rank that captions speak of, where it was looked at; else the highest that is lower."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,30 +109,17 @@ class Series:
         points = [(getattr(row, x), getattr(row, y)) for row in rows]
         return cls(label=label, x=tuple(p[0] for p in points), y=tuple(p[1] for p in points))
 
-    @property
-    def points(self) -> list[tuple[float, float]]:
-        return [(x, y) for x, y in zip(self.x, self.y, strict=True) if y is not None]
-
-    @property
-    def highest(self) -> tuple[float, float] | None:
-        """The point with the largest y."""
-        return max(self.points, key=lambda point: point[1], default=None)
-
-    @property
-    def at_rank(self) -> tuple[float, float] | None:
-        """(rank, y) at the rank that captions speak of."""
-        return max((point for point in self.points if point[0] <= SENTENCE_RANK), default=None)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """`key` names it for ever; `note` is a sentence to stand below it; where `y_is_share`, y are
-    fractions of 1.
+    """`key` is its id on a page, where charts of one `heading` stand together; `note` is a sentence
+    below it; where `y_is_share`, y are fractions of 1.
 
     Of a chart of bars x counts the `categories` from 0; of any other there are none.
     """
 
     key: str
+    heading: str
     title: str
     x_label: str
     y_label: str
@@ -99,9 +130,21 @@ class Chart:
     categories: tuple[str, ...] = ()
     note: str = ""
 
+    def x_text(self, x: float) -> str:
+        return self.categories[int(x)] if self.categories else f"{x:g}"
 
-def listed(words: Sequence[str]) -> str:
-    return ", ".join(words[:-1]) + f" and {words[-1]}" if len(words) > 1 else "".join(words)
+    def y_text(self, y: float) -> str:
+        return percent_text(y) if self.y_is_share else f"{y:.4g}"
+
+    @property
+    def words(self) -> str:
+        """For a screen reader: the title, and where each series begins and ends."""
+        ends = []
+        for series in self.series:
+            points = [(x, y) for x, y in zip(series.x, series.y, strict=True) if y is not None]
+            texts = [f"{self.y_text(y)} at {self.x_text(x)}" for x, y in points]
+            ends.append(f"{series.label}: {' to '.join(dict.fromkeys(texts[:1] + texts[-1:]))}.")
+        return " ".join((f"{self.title}.", *ends))
 
 
 def numbers_table(chart: Chart) -> Table:
@@ -110,13 +153,15 @@ def numbers_table(chart: Chart) -> Table:
     rows = []
     for x in sorted({x for series in chart.series for x in series.x}):
         ys = (points.get(x) for points in by_series)
-        cells = (percent(y, "") if chart.y_is_share else number(y, ".4g", "") for y in ys)
-        name = chart.categories[int(x)] if chart.categories else f"{x:g}"
-        rows.append(Row(cells=(name, *cells)))
+        rows.append(
+            Row(cells=(chart.x_text(x), *("" if y is None else chart.y_text(y) for y in ys)))
+        )
     title = f"{chart.y_label}, by {chart.x_label}" if chart.x_label else chart.y_label
     columns = (chart.x_label, *(series.label for series in chart.series))
     return Table(title=title, columns=columns, rows=tuple(rows))
 
+
+# --- claims ---------------------------------------------------------------------------------------
 
 Verdict = Literal["holds", "holds_partly", "fails"]
 
@@ -137,13 +182,8 @@ class Evidence(ABC):
 
     @property
     @abstractmethod
-    def sentences(self) -> tuple[str, ...]:
-        """The evidence in words."""
-
-    @property
-    @abstractmethod
-    def headline(self) -> str:
-        """The numbers that say most, in one line."""
+    def finding(self) -> tuple[str, ...]:
+        """The evidence in short sentences; the first has the numbers that say most."""
 
     @abstractmethod
     def tables(self) -> tuple[Table, ...]: ...
@@ -152,18 +192,11 @@ class Evidence(ABC):
         return ()
 
 
-Caption = Callable[[Chart], tuple[str, ...]]
-"""What is to be seen in a chart, in sentences worked out from its numbers."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """What is said of LoRA. One that `must_hold` is an identity: where it fails, the code that runs
-    is not LoRA. One that `trains_in_full` needs gradients and optimizer states of the whole model.
-
-    `figures` has for each heading of a page the charts that stand under it, by the beginning of
-    their keys, with their captions; the first beginning that fits is taken.
-    """
+    is not LoRA. One that `trains_in_full` needs gradients and optimizer states of the whole
+    model."""
 
     id: int
     title: str
@@ -171,7 +204,6 @@ class Claim:
     evidence: type[Evidence]
     must_hold: bool = False
     trains_in_full: bool = False
-    figures: Mapping[str, Mapping[str, Caption]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

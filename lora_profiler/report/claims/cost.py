@@ -1,18 +1,18 @@
 """Claim 7: what full fine-tuning and LoRA cost in memory and time, predicted beside measured."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from lora_profiler.report.blocks import Table, table
+from lora_profiler.report.blocks import Table
 from lora_profiler.report.claims.claim import (
     Chart,
     Claim,
     Evidence,
-    Number,
     Series,
+    Share,
     Verdict,
-    listed,
+    evidence_table,
     percent,
 )
 from lora_profiler.report.labels import METHOD_LABELS
@@ -23,15 +23,18 @@ CLOSE = 0.01
 """A prediction further off than this is no prediction."""
 
 
+_Bytes = Annotated[int | None, lambda n: "" if n is None else bytes_text(n)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
     """Trained numbers, and bytes of all else. None was not measured, or cannot be predicted."""
 
-    trainable: int | None
-    gradients: int | None
-    optimizer_states: int | None
-    saved_activations: int | None
-    peak: int | None
+    trainable: Annotated[int | None, lambda n: "" if n is None else short_count_text(n)]
+    gradients: _Bytes
+    optimizer_states: _Bytes
+    saved_activations: _Bytes
+    peak: _Bytes
 
     @property
     def values(self) -> tuple[int | None, ...]:
@@ -60,7 +63,7 @@ class CostRow:
     flops: int | None
 
     @property
-    def method(self) -> str:
+    def method(self) -> Annotated[str, METHOD_LABELS.__getitem__]:
         return str(self.setup["method"])
 
     @property
@@ -73,9 +76,16 @@ class CostRow:
         return str(self.setup["adapter_dtype"] or self.dtype)
 
     @property
-    def tokens(self) -> tuple[int, int]:
-        """Batch size and sequence length."""
-        return self.setup["batch_size"], self.setup["seq_len"]
+    def dtypes(self) -> str:
+        return _dtypes(self.dtype, self.adapter_dtype)
+
+    @property
+    def tokens(self) -> str:
+        return _tokens(self.setup["batch_size"], self.setup["seq_len"])
+
+    @property
+    def step(self) -> str:
+        return "" if self.step_seconds is None else seconds_text(self.step_seconds.median)
 
     @property
     def errors(self) -> list[float]:
@@ -95,7 +105,7 @@ class CostRow:
         return states / (trainable * DTYPE_BYTES[self.adapter_dtype])
 
     @property
-    def peak_error_text(self) -> str:
+    def peak_error(self) -> str:
         predicted, measured = self.predicted.peak, self.measured.peak
         return error_text((predicted - measured) / measured) if predicted and measured else ""
 
@@ -109,34 +119,21 @@ class Pair:
     adapter_dtype: str
     batch_size: int
     seq_len: int
-    trainable: Number
-    gradients: Number
-    optimizer_states: Number
-    saved_activations: Number
-    peak: Number
-    flops: Number
-    step_time: Number
+    trainable: Share
+    gradients: Share
+    optimizer_states: Share
+    saved_activations: Share
+    peak: Share
+    flops: Share
+    step_time: Share
 
     @property
     def tokens(self) -> str:
         return _tokens(self.batch_size, self.seq_len)
 
     @property
-    def shares(self) -> tuple[Number, ...]:
-        return tuple(getattr(self, name) for name in _SHARES)
-
-    @property
-    def sentence(self) -> str:
-        adapters = f", {self.adapter_dtype} adapters" if self.adapter_dtype != self.dtype else ""
-        parts = [
-            f"{label} {percent_text(share)}"
-            for (_, label), share in zip(_SHARES.values(), self.shares, strict=True)
-            if share is not None and label != "gradients"
-        ]
-        more = (self.saved_activations or 0) > 1
-        remark = " It keeps more activations than full fine-tuning." if more else ""
-        what = f"as a share of full in {self.dtype}{adapters}, {self.tokens} tokens"
-        return f"{what}: {', '.join(parts)}.{remark}"
+    def dtypes(self) -> str:
+        return _dtypes(self.dtype, self.adapter_dtype)
 
 
 def pairs_of(rows: Sequence[CostRow]) -> tuple[Pair, ...]:
@@ -152,20 +149,19 @@ def _pair(full: CostRow, lora: CostRow) -> Pair:
         size.name: _share(getattr(lora.measured, size.name), getattr(full.measured, size.name))
         for size in fields(Sizes)
     }
-    batch_size, seq_len = lora.tokens
     seconds = full.step_seconds, lora.step_seconds
     return Pair(
         dtype=lora.dtype,
         adapter_dtype=lora.adapter_dtype,
-        batch_size=batch_size,
-        seq_len=seq_len,
+        batch_size=lora.setup["batch_size"],
+        seq_len=lora.setup["seq_len"],
         **shares,
         flops=_share(lora.flops, full.flops),
         step_time=seconds[1].median / seconds[0].median if seconds[0] and seconds[1] else None,
     )
 
 
-def _share(part: int | None, whole: int | None) -> Number:
+def _share(part: int | None, whole: int | None) -> Share:
     return None if part is None or not whole else part / whole
 
 
@@ -197,128 +193,83 @@ class Cost(Evidence):
         return "holds" if is_lower and is_predicted and None not in kept else "holds_partly"
 
     @property
-    def sentences(self) -> tuple[str, ...]:
+    def finding(self) -> tuple[str, ...]:
         worst = max(self._errors, key=abs, default=0.0)
         accuracy = f"off by {percent_text(abs(worst))} at most" if worst else "exact"
+        kept = "does NOT keep" if self.verdict == "fails" else "keeps"
         return (
             *(
-                f"{row.method} in {row.dtype} was not measured whole: {row.reason}."
+                f"LoRA r{self.rank}, of full: Adam's state {percent(pair.optimizer_states)}, peak"
+                f" {percent(pair.peak)}, step time {percent(pair.step_time)}."
+                for pair in self.pairs[:1]
+            ),
+            f"Adam {kept} two numbers for each trained one, in {len(self.rows)} runs.",
+            f"Predicted sizes are {accuracy}.",
+            *(
+                f"In {pair.dtypes}, {pair.tokens} tokens, LoRA keeps more activations than full:"
+                f" {percent_text(pair.saved_activations)}."
+                for pair in self.pairs
+                if pair.saved_activations is not None and pair.saved_activations > 1
+            ),
+            *(
+                f"{METHOD_LABELS[row.method]} in {row.dtype} was not measured whole: {row.reason}."
                 for row in self.rows
                 if None in row.measured.values
             ),
-            (
-                f"Adam kept two numbers for each one trained in all {len(self.rows)} runs;"
-                " predictions of trained numbers, gradients, Adam's states, saved activations and"
-                f" peak are {accuracy}."
-                if self.verdict != "fails"
-                else "Adam did NOT keep two numbers for each one trained."
-            ),
-            *(f"LoRA r{self.rank} {pair.sentence}" for pair in self.pairs),
         )
 
-    @property
-    def headline(self) -> str:
-        if not self.pairs or self.pairs[0].peak is None:
-            return "not measured"
-        pair = self.pairs[0]
-        time = "" if pair.step_time is None else f", step time {percent_text(pair.step_time)}"
-        states = percent(pair.optimizer_states)
-        return f"of full: Adam's states {states}, peak {percent(pair.peak)}{time}"
-
     def tables(self) -> tuple[Table, ...]:
+        measured = {
+            "method": "method", "dtype": "dtypes", "tokens": "tokens",
+            "trained": "measured.trainable", "gradients": "measured.gradients",
+            "Adam": "measured.optimizer_states", "saved": "measured.saved_activations",
+            "peak": "measured.peak", "predicted": "peak_error", "step": "step",
+        }  # fmt: skip
+        shares = {"dtype": "dtypes", "tokens": "tokens"} | {
+            label: name for name, label in SHARES.items()
+        }
         return (
-            table(
-                self.rows,
-                (
-                    ("method", lambda row: METHOD_LABELS[row.method]),
-                    ("dtype", lambda row: _dtypes(row.dtype, row.adapter_dtype)),
-                    ("tokens", lambda row: _tokens(*row.tokens)),
-                    ("trained", lambda row: _size(row.measured.trainable, short_count_text)),
-                    ("gradients", lambda row: _size(row.measured.gradients)),
-                    ("Adam", lambda row: _size(row.measured.optimizer_states)),
-                    ("saved", lambda row: _size(row.measured.saved_activations)),
-                    ("peak", lambda row: _size(row.measured.peak)),
-                    ("predicted", lambda row: row.peak_error_text),
-                    (
-                        "step",
-                        lambda r: seconds_text(r.step_seconds.median) if r.step_seconds else "",
-                    ),
-                ),
-                title="Measured",
-                left=3,
-            ),
-            table(
-                self.pairs,
-                (
-                    ("dtype", lambda pair: _dtypes(pair.dtype, pair.adapter_dtype)),
-                    ("tokens", lambda pair: pair.tokens),
-                    *(
-                        (label, lambda pair, name=name: percent(getattr(pair, name), none=""))
-                        for name, (label, _) in _SHARES.items()
-                    ),
-                ),
-                title=f"LoRA r{self.rank} as a share of full",
-                left=2,
-            ),
+            evidence_table(self.rows, measured, "Measured", left=3),
+            evidence_table(self.pairs, shares, f"LoRA r{self.rank} as a share of full", left=2),
         )
 
     def charts(self) -> tuple[Chart, ...]:
-        x = tuple(range(len(_SHARES)))
-        names = (f"{p.dtype}, {p.adapter_dtype} adapters, {p.tokens} tokens" for p in self.pairs)
         chart = Chart(
             key="lora_of_full",
+            heading=CLAIM.title,
             title=f"LoRA r{self.rank} as a share of full fine-tuning",
             x_label="",
-            categories=tuple(label for _, label in _SHARES.values()),
+            categories=tuple(SHARES.values()),
             y_label="LoRA / full, measured",
             y_is_share=True,
             x_scale="linear",
             series=tuple(
-                Series(label=name, x=x, y=pair.shares)
-                for name, pair in zip(names, self.pairs, strict=True)
+                Series(
+                    label=f"{pair.dtypes}, {pair.tokens} tokens",
+                    x=tuple(range(len(SHARES))),
+                    y=tuple(getattr(pair, name) for name in SHARES),
+                )
+                for pair in self.pairs
             ),
         )
         return (chart,)
 
 
-_SHARES: Final = {
-    "trainable": ("trained", "trained numbers"),
-    "gradients": ("gradients", "gradients"),
-    "optimizer_states": ("Adam", "Adam's states"),
-    "saved_activations": ("saved", "saved activations"),
-    "peak": ("peak", "peak"),
-    "flops": ("FLOPs", "FLOPs"),
-    "step_time": ("step", "step time"),
+SHARES: Final = {
+    "trainable": "trained",
+    "gradients": "gradients",
+    "optimizer_states": "Adam",
+    "saved_activations": "saved",
+    "peak": "peak",
+    "flops": "FLOPs",
+    "step_time": "step time",
 }
-"""Of a pair: the head of its column, and what sentences and charts call it."""
-
-
-def _size(size: int | None, text: Callable[[int], str] = bytes_text) -> str:
-    return "" if size is None else text(size)
-
-
-def _caption(chart: Chart) -> tuple[str, ...]:
-    """What is saved most, and what is not saved at all, in each setting."""
-    sentences = []
-    for series in chart.series:
-        points = [(chart.categories[int(x)], y) for x, y in series.points]
-        if not points:
-            continue
-        name, share = min(points, key=lambda point: point[1])
-        more = [f"{what} {percent_text(y)}" for what, y in points if y >= 1]
-        beyond = f"not less than in full: {listed(more)}" if more else "all is less than in full"
-        sentences.append(f"{series.label}: of the {name} {percent_text(share)} are left; {beyond}.")
-    return tuple(sentences)
-
+"""Of a pair: what tables and charts call each."""
 
 CLAIM = Claim(
     id=7,
     title="Memory and speed",
-    statement=(
-        "Adam keeps two running averages for every trained number, so that training fewer of"
-        " them takes less memory."
-    ),
+    statement="Adam keeps two numbers for each trained one: training fewer takes less memory.",
     evidence=Cost,
     trains_in_full=True,
-    figures={"Memory and speed": {"lora_of_full": _caption}},
 )

@@ -128,7 +128,7 @@ def verify_payload(
                 **picked(each.claim, "id title statement must_hold"),
                 verdict=each.evidence.verdict,
                 seconds=each.seconds,
-                finding=each.evidence.sentences,
+                finding=each.evidence.finding,
                 evidence=_plain(each.evidence),
             )
             for each in checked
@@ -160,9 +160,13 @@ def evidence_of(claim: Mapping[str, Any]) -> Evidence:
     return msgspec.convert(claim["evidence"], kind)
 
 
-def document_charts(document: Mapping[str, Any]) -> tuple[Chart, ...]:
-    """The charts that its claims have numbers for, in the order of the claims."""
-    return tuple(chart for claim in document["claims"] for chart in evidence_of(claim).charts())
+def grouped_charts(document: Mapping[str, Any]) -> dict[str, list[Chart]]:
+    """The charts that its claims have numbers for, by heading, in the order of the claims."""
+    groups: dict[str, list[Chart]] = {}
+    for claim in document["claims"]:
+        for chart in evidence_of(claim).charts():
+            groups.setdefault(chart.heading, []).append(chart)
+    return groups
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -176,23 +180,28 @@ def verify_blocks(document: Mapping[str, Any]) -> list[Block]:
     if document["model"]["note"]:
         blocks.append(paragraph(f"! {document['model']['note']}"))
     blocks += [
-        table(
-            document["claims"],
-            (
-                ("", lambda claim: SIGNS[_CLAIM_SIGNS[claim["verdict"]]]),
-                ("", lambda claim: f"{claim['id']}{'*' if claim['must_hold'] else ''}"),
-                ("claim", lambda claim: claim["title"]),
-                ("in numbers", lambda claim: evidence_of(claim).headline),
-                ("took", lambda claim: seconds_text(claim["seconds"])),
-            ),
-            left=4,
-            kind=lambda claim: "peak" if claim["verdict"] == "fails" else "plain",
-        ),
-        dim("* must hold exactly: where it fails, the exit code is 1.", *subject_lines(document)),
+        claims_table(document),
+        dim("* must hold exactly; else the exit code is 1.", *subject_lines(document)),
     ]
     for claim in document["claims"]:
         blocks += claim_blocks(claim)
     return blocks
+
+
+def claims_table(document: Mapping[str, Any]) -> Table:
+    """A row for each claim: its verdict, and the sentence with the numbers that say most."""
+    return table(
+        document["claims"],
+        (
+            ("", lambda claim: SIGNS[_CLAIM_SIGNS[claim["verdict"]]]),
+            ("", lambda claim: f"{claim['id']}{'*' if claim['must_hold'] else ''}"),
+            ("claim", lambda claim: claim["title"]),
+            ("finding", lambda claim: claim["finding"][0]),
+            ("took", lambda claim: seconds_text(claim["seconds"])),
+        ),
+        left=4,
+        kind=lambda claim: "peak" if claim["verdict"] == "fails" else "plain",
+    )
 
 
 _CLAIM_SIGNS: Mapping[Verdict, Sign] = {

@@ -3,20 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lora_profiler.report.blocks import Table, table
+from lora_profiler.report.blocks import Table
 from lora_profiler.report.claims.claim import (
+    Bytes,
     Claim,
     Evidence,
     Number,
+    OfLimit,
+    Share,
     Verdict,
     at_most,
-    limit_text,
-    number,
-    percent,
-    shape,
+    evidence_table,
+    within_rounding,
     worst_of,
 )
-from lora_profiler.units import bytes_text, percent_text
+from lora_profiler.units import bytes_text, percent_text, shape_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +28,9 @@ class PathRow:
 
     dtype: str
     layers: int
-    error_of_limit: Number
+    error_of_limit: OfLimit
     worst_layer: str
-    largest_path_of_output: Number
+    largest_path_of_output: Share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +45,26 @@ class PathCost:
     base_flops: int
     predicted_flops: int
     measured_flops: int
-    predicted_bytes: int
-    measured_bytes: int
+    predicted_bytes: Bytes
+    measured_bytes: Bytes
     base_seconds: float
     adapted_seconds: float
+
+    @property
+    def shape(self) -> str:
+        return shape_text(self.out_features, self.in_features)
+
+    @property
+    def predicted_share(self) -> Share:
+        return self.predicted_flops / self.base_flops
+
+    @property
+    def measured_share(self) -> Share:
+        return self.measured_flops / self.base_flops
+
+    @property
+    def more_time(self) -> Share:
+        return self.adapted_seconds / self.base_seconds - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,59 +100,34 @@ class ForwardPath(Evidence):
         return "holds" if is_predicted else "holds_partly"
 
     @property
-    def sentences(self) -> tuple[str, ...]:
+    def finding(self) -> tuple[str, ...]:
         kept = bytes_text(sum(cost.copies * cost.measured_bytes for cost in self.costs))
-        is_met = "equals" if at_most(self._worst, 1) else "does NOT equal"
-        agree = "as predicted" if self.verdict == "holds" else "not all as predicted"
         flops = added_share(self.costs, "measured_flops", "base_flops")
-        layer_time = added_share(self.costs, "adapted_seconds", "base_seconds") - 1
-        model_time = self.model.adapted_seconds / self.model.base_seconds - 1
+        layers = added_share(self.costs, "adapted_seconds", "base_seconds") - 1
+        model = self.model.adapted_seconds / self.model.base_seconds - 1
+        as_predicted = "as predicted" if self.verdict == "holds" else "NOT all as predicted"
         return (
-            (
-                f"The output of each of the {self.rows[0].layers} layers {is_met} W x + (alpha / r)"
-                " B (A x) in float32 and in bfloat16: the largest error is"
-                f" {number(self._worst, '.3g', none='inf')} of what rounding can make."
-            ),
-            (
-                f"The second path adds {percent_text(flops)} to the FLOPs of the adapted layers and"
-                f" {kept} to what backward keeps, {agree}. To the time of the layers it adds"
-                f" {100 * layer_time:.0f} %, to that of the whole forward pass"
-                f" {100 * model_time:.0f} %: thin products use a processor worse than thick ones."
-            ),
+            f"All {self.rows[0].layers} layers agree {within_rounding(self._worst)}.",
+            f"The adapter adds {percent_text(flops)} FLOPs to its layers and {kept} for backward,"
+            f" {as_predicted}.",
+            f"It adds {100 * layers:.0f} % to their time and {100 * model:.0f} % to the forward"
+            " pass.",
+            "Thin matrix products use a processor badly.",
         )
-
-    @property
-    def headline(self) -> str:
-        return f"error {limit_text(self._worst)} of rounding's limit"
 
     def tables(self) -> tuple[Table, ...]:
-        return (
-            table(
-                self.rows,
-                (
-                    ("dtype", lambda row: row.dtype),
-                    ("layers", lambda row: str(row.layers)),
-                    ("error, of rounding's limit", lambda row: limit_text(row.error_of_limit)),
-                    ("in layer", lambda row: row.worst_layer),
-                    ("second path, of output", lambda row: percent(row.largest_path_of_output)),
-                ),
-            ),
-            table(
-                self.costs,
-                (
-                    ("layer", lambda cost: cost.name),
-                    ("d x k", lambda cost: shape(cost.out_features, cost.in_features)),
-                    ("FLOPs, predicted", lambda c: percent_text(c.predicted_flops / c.base_flops)),
-                    ("measured", lambda cost: percent_text(cost.measured_flops / cost.base_flops)),
-                    ("kept, predicted", lambda cost: bytes_text(cost.predicted_bytes)),
-                    ("measured", lambda cost: bytes_text(cost.measured_bytes)),
-                    ("time", lambda c: f"{100 * (c.adapted_seconds / c.base_seconds - 1):+.0f} %"),
-                ),
-                title=(
-                    f"What the second path adds to a layer, rank {self.rank}, {self.tokens} tokens"
-                ),
-            ),
-        )
+        errors = {
+            "dtype": "dtype", "layers": "layers", "error": "error_of_limit",
+            "in layer": "worst_layer", "adapter, of output": "largest_path_of_output",
+        }  # fmt: skip
+        costs = {
+            "layer": "name", "d x k": "shape", "FLOPs, predicted": "predicted_share",
+            "FLOPs, measured": "measured_share", "kept, predicted": "predicted_bytes",
+            "kept, measured": "measured_bytes", "time": "more_time",
+        }  # fmt: skip
+        title = f"What the adapter adds to a layer, rank {self.rank}, {self.tokens} tokens"
+        of_limit = "Error, of the limit of rounding"
+        return evidence_table(self.rows, errors, of_limit), evidence_table(self.costs, costs, title)
 
 
 def added_share(costs: Sequence[PathCost], what: str, base: str) -> float:
@@ -149,10 +141,7 @@ def added_share(costs: Sequence[PathCost], what: str, base: str) -> float:
 CLAIM = Claim(
     id=3,
     title="Forward path",
-    statement=(
-        "The input goes through the frozen weight and the adapter at once: h = W x + (alpha /"
-        " r) B (A x)."
-    ),
+    statement="A layer's output is h = W x + (alpha / r) B (A x).",
     evidence=ForwardPath,
     must_hold=True,
 )

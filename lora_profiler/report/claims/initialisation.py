@@ -3,18 +3,20 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from lora_profiler.report.blocks import Table, table
+from lora_profiler.report.blocks import Table
 from lora_profiler.report.claims.claim import (
     Claim,
+    Count,
     Evidence,
     Number,
+    OfLimit,
+    Size,
     Verdict,
     at_most,
-    limit_text,
+    evidence_table,
     number,
     worst_of,
 )
-from lora_profiler.units import count_text
 
 LEAST_P, MOST_Z = 1e-6, 6.0
 """Beyond these a sample is not what it should be: one seed in a million goes astray by chance."""
@@ -29,11 +31,11 @@ class Moments:
     the standard normal, in the standard errors of a normal sample of this size.
     """
 
-    count: int
+    count: Count
     mean: Number
-    deviation: Number
-    skewness: Number
-    excess_kurtosis: Number
+    deviation: Size
+    skewness: Size
+    excess_kurtosis: Size
     mean_z: Number
     deviation_z: Number
     skewness_z: Number
@@ -52,10 +54,10 @@ class Start:
     layers: int
     moments: Moments
     distance: Number
-    p_value: Number
+    p_value: Size
     least_p_value_of_a_layer: Number
-    p_value_as_normal: Number
-    largest_of_b: Number
+    p_value_as_normal: Size
+    largest_of_b: Size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +67,8 @@ class Logits:
     dtype: str
     init_lora_weights: Init
     equal: bool
-    numbers: int
-    largest_difference: Number
+    numbers: Count
+    largest_difference: Size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +77,9 @@ class Gradients:
     how far either is from the chain rule, as a share of what rounding can make.
     """
 
-    largest_of_a: Number
-    smallest_norm_of_b: Number
-    error_of_limit: Number
+    largest_of_a: Size
+    smallest_norm_of_b: Size
+    error_of_limit: OfLimit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,97 +119,58 @@ class Initialisation(Evidence):
         return "holds" if is_gaussian and is_start and is_learning and by_chain_rule else "fails"
 
     @property
-    def sentences(self) -> tuple[str, ...]:
-        gaussian, m = self.gaussian, self.gaussian.moments
+    def finding(self) -> tuple[str, ...]:
+        gaussian, default = self.gaussian, self.default
         worst = worst_of(logits.largest_difference for logits in self.logits)
-        equal = "equal the base model's bit for bit, in float32 and bfloat16"
-        if not self._is_equal:
-            by = number(worst, ".2g", none="inf")
-            equal = f"do NOT equal the base model's: they differ by up to {by}"
-        return (
-            (
-                'With init_lora_weights="gaussian" A is normal with deviation 1 / r (p ='
-                f" {number(gaussian.p_value, '.2g')} on {count_text(m.count)} numbers, skewness"
-                f" {number(m.skewness, '+.4f')}, excess kurtosis"
-                f" {number(m.excess_kurtosis, '+.4f')}), and B is"
-                f" {'zero' if gaussian.largest_of_b == 0 else 'NOT zero'}."
-            ),
-            (
-                "PEFT's own default is not Gaussian: A is uniform within 1 / sqrt(k), whatever the"
-                f" rank (p = {number(self.default.p_value, '.2g')}; as a normal sample p ="
-                f" {number(self.default.p_value_as_normal, '.1g')})."
-            ),
-            f"Before the first step the logits {equal}.",
-            (
-                "The first gradient of A is"
-                f" {'exactly zero' if self.gradients.first.largest_of_a == 0 else 'NOT zero'},"
-                " since it is B's transpose times the rest; that of B is not, so the first step"
-                " moves B alone, and A learns from the second on."
-            ),
+        logits = (
+            "The first logits equal the base model's bit for bit"
+            if self._is_equal
+            else f"The first logits do NOT equal the base model's: up to {number(worst, '.2g')} off"
         )
-
-    @property
-    def headline(self) -> str:
         first = self.gradients.first.largest_of_a
-        start = "logits equal bit for bit" if self._is_equal else "logits differ"
-        of_a = "zero" if first == 0 else number(first, ".1e")
-        p = number(self.gaussian.p_value, ".2g")
-        return f"{start}; A normal, p = {p}, its first gradient {of_a}"
+        return (
+            f"{logits}; A is normal (p = {number(gaussian.p_value, '.2g')}), B"
+            f" {'zero' if gaussian.largest_of_b == 0 else 'NOT zero'}.",
+            f"The first gradient of A is {'zero' if first == 0 else 'NOT zero'}; the first step"
+            " moves B alone.",
+            "PEFT's default A is uniform within 1 / sqrt(k)"
+            f" (p = {number(default.p_value, '.2g')}), not normal"
+            f" (p = {number(default.p_value_as_normal, '.1g')}).",
+        )
 
     def tables(self) -> tuple[Table, ...]:
-        steps = self.gradients
+        starts = {
+            "init_lora_weights": "init_lora_weights", "A should be": "distribution",
+            "deviation": "expected_deviation", "p": "p_value", "p as normal": "p_value_as_normal",
+            "measured": "moments.deviation", "skewness": "moments.skewness",
+            "kurtosis": "moments.excess_kurtosis", "largest of B": "largest_of_b",
+        }  # fmt: skip
+        logits = {
+            "dtype": "dtype", "init_lora_weights": "init_lora_weights",
+            "largest": "largest_difference", "logits": "numbers",
+        }  # fmt: skip
+        gradients = {
+            f"{what}, {step} step": f"{step}.{name}"
+            for what, name in (
+                ("largest of A", "largest_of_a"),
+                ("least norm of B", "smallest_norm_of_b"),
+                ("error", "error_of_limit"),
+            )
+            for step in ("first", "second")
+        }
+        before = "Adapted less base model, before the first step"
+        rule = "Gradients, and their error against the chain rule, of the limit of rounding"
         return (
-            table(
-                (self.gaussian, self.default),
-                (
-                    ("init_lora_weights", lambda row: init_label(row.init_lora_weights)),
-                    (
-                        "A should be",
-                        lambda row: f"{row.distribution}, deviation {row.expected_deviation}",
-                    ),
-                    ("p", lambda row: number(row.p_value, ".2g")),
-                    ("p as normal", lambda row: number(row.p_value_as_normal, ".1g")),
-                    ("deviation", lambda row: number(row.moments.deviation, ".4f")),
-                    ("skewness", lambda row: number(row.moments.skewness, "+.4f")),
-                    ("kurtosis", lambda row: number(row.moments.excess_kurtosis, "+.4f")),
-                    ("largest of B", lambda row: number(row.largest_of_b, "g")),
-                ),
-                left=2,
-            ),
-            table(
-                self.logits,
-                (
-                    (
-                        "adapted less base, before the first step",
-                        lambda row: f"logits, {row.dtype}, {init_label(row.init_lora_weights)}",
-                    ),
-                    ("largest", lambda row: number(row.largest_difference, "g")),
-                    ("numbers", lambda row: count_text(row.numbers)),
-                ),
-            ),
-            table(
-                (("first", steps.first), ("second", steps.second)),
-                (
-                    ("", lambda row: f"gradients before the {row[0]} step"),
-                    ("largest of A", lambda row: number(row[1].largest_of_a, ".3g")),
-                    ("least norm of B", lambda row: number(row[1].smallest_norm_of_b, ".3g")),
-                    (
-                        "chain rule, of rounding's limit",
-                        lambda row: limit_text(row[1].error_of_limit),
-                    ),
-                ),
-            ),
+            evidence_table((self.gaussian, self.default), starts, left=3),
+            evidence_table(self.logits, logits, before, left=2),
+            evidence_table((self.gradients,), gradients, rule, left=0),
         )
-
-
-def init_label(option: Init) -> str:
-    return "True (default)" if option is True else str(option)
 
 
 CLAIM = Claim(
     id=4,
     title="Initialisation",
-    statement="A starts Gaussian and B zero, so that training starts exactly from the base model.",
+    statement="A starts Gaussian and B zero: training starts exactly from the base model.",
     evidence=Initialisation,
     must_hold=True,
 )

@@ -1,18 +1,24 @@
 """Claim 2: (alpha / r) B A has W's shape, and merged and unmerged layers agree to the rounding of
 their dtype; what merging into a 4-bit base and quantising it again is worth."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from lora_profiler.report.blocks import Row, Table, table
+from lora_profiler.report.blocks import Table
 from lora_profiler.report.claims.claim import (
     Claim,
     Evidence,
+    Loss,
+    Norm,
     Number,
+    OfLimit,
+    Part,
+    Share,
     Verdict,
     at_most,
-    limit_text,
+    evidence_table,
     number,
     percent,
+    within_rounding,
     worst_of,
 )
 
@@ -29,13 +35,17 @@ class MergedRow:
     layers: int
     shapes_equal: bool
     plain_after_merge: bool
-    weight_error_of_limit: Number
-    unmerged_error_of_limit: Number
-    merged_error_of_limit: Number
-    output_difference: Number
+    weight_error_of_limit: OfLimit
+    unmerged_error_of_limit: OfLimit
+    merged_error_of_limit: OfLimit
+    output_difference: Norm
     logit_difference: Number
     same_top_token: float
-    weights_restored_by_unmerge: float
+    weights_restored_by_unmerge: Part
+
+    @property
+    def layout(self) -> str:
+        return ", ".join(self.layouts)
 
     @property
     def worst(self) -> Number:
@@ -48,9 +58,9 @@ class MergedRow:
 class Nf4Loss:
     """On held-out text."""
 
-    base: Number
-    unmerged: Number
-    merged_and_quantised_again: Number
+    base: Loss
+    unmerged: Loss
+    merged_and_quantised_again: Loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +75,13 @@ class Nf4:
     checked: bool
     reason: str | None = None
     layers: int | None = None
-    unmerged_error_of_limit: Number = None
-    merged_error_of_limit: Number = None
-    quantisation_error_of_weight: Number = None
-    update_of_weight: Number = None
-    requantisation_error_of_weight: Number = None
+    unmerged_error_of_limit: OfLimit = None
+    merged_error_of_limit: OfLimit = None
+    quantisation_error_of_weight: Share = None
+    update_of_weight: Share = None
+    requantisation_error_of_weight: Share = None
     requantisation_error_of_update: Number = None
-    update_kept: Number = None
+    update_kept: Share = None
     loss: Nf4Loss | None = None
 
     @property
@@ -80,40 +90,6 @@ class Nf4:
         if not self.checked:
             return 0.0
         return worst_of((self.unmerged_error_of_limit, self.merged_error_of_limit))
-
-    @property
-    def sentence(self) -> str:
-        if self.loss is None:
-            return f"The merge into an NF4 base was not checked: it {self.reason}."
-        base, unmerged, again = (
-            number(loss, ".3f")
-            for loss in (self.loss.base, self.loss.unmerged, self.loss.merged_and_quantised_again)
-        )
-        return (
-            f"On an NF4 base (itself {percent(self.quantisation_error_of_weight)} off) the"
-            " merge into the dequantised weight agrees too. Quantised again, as PEFT's merge does,"
-            f" the weight is {percent(self.requantisation_error_of_weight)} off,"
-            f" {number(self.requantisation_error_of_update, '.2f')} times the size of the update"
-            f" ({percent(self.update_of_weight)} of the weight), and keeps"
-            f" {percent(self.update_kept)} of it: held-out loss {base} without"
-            f" the adapter, {unmerged} with it, {again} merged and quantised again."
-        )
-
-    def table(self, loss: Nf4Loss) -> Table:
-        shares = {
-            "quantising the weight to NF4, error": self.quantisation_error_of_weight,
-            "the update": self.update_of_weight,
-            "quantising the merged weight again, error": self.requantisation_error_of_weight,
-        }
-        losses = {
-            "held-out loss, no adapter": loss.base,
-            "held-out loss, adapter beside the base": loss.unmerged,
-            "held-out loss, merged and quantised again": loss.merged_and_quantised_again,
-        }
-        rows = [(name, percent(share), "") for name, share in shares.items()]
-        rows += [(name, "", number(value, ".4f")) for name, value in losses.items()]
-        columns = ("NF4 base", "of the weight", "loss")
-        return Table(columns=columns, rows=tuple(Row(cells=cells) for cells in rows))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,69 +108,56 @@ class Merging(Evidence):
         return "holds" if self.nf4.checked else "holds_partly"
 
     @property
-    def sentences(self) -> tuple[str, ...]:
-        worst = worst_of(row.worst for row in self.rows)
-        differences = (
-            worst_of(row.output_difference for row in self.rows if row.dtype == dtype)
-            for dtype in ("float32", "bfloat16")
-        )
-        in_float32, in_bfloat16 = (number(worst, ".1e", none="inf") for worst in differences)
-        within = "within" if at_most(worst, 1) else "NOT within"
-        float32, bfloat16 = self.rows[0], self.rows[1]
+    def finding(self) -> tuple[str, ...]:
+        nf4, worst = self.nf4, worst_of(row.worst for row in self.rows)
+        differ, restored = [], []
+        for dtype in ("float32", "bfloat16"):
+            rows = [row for row in self.rows if row.dtype == dtype]
+            differ.append(number(worst_of(row.output_difference for row in rows), ".1e"))
+            restored.append(percent(rows[0].weights_restored_by_unmerge))
+        again = f"The merge into an NF4 base was not checked: it {nf4.reason}."
+        if nf4.checked:
+            kept = percent(nf4.update_kept)
+            again = f"Merged into NF4 and quantised again, {kept} of the update is left."
         return (
-            (
-                f"Merged and unmerged outputs and merged weights lie {within} the rounding of their"
-                f" dtype: the largest error is {number(worst, '.3g', none='inf')} of what rounding"
-                f" can make. The outputs differ by at most {in_float32} in float32 and"
-                f" {in_bfloat16} in bfloat16, relative to their root mean square."
-            ),
-            (
-                "Merging cannot be undone to the bit: unmerge gives back"
-                f" {percent(float32.weights_restored_by_unmerge)} of the weights in float32,"
-                f" {percent(bfloat16.weights_restored_by_unmerge)} in bfloat16."
-            ),
-            self.nf4.sentence,
+            f"Merged and unmerged agree {within_rounding(worst)}.",
+            f"Outputs differ by up to {differ[0]} in float32, {differ[1]} in bfloat16.",
+            f"Unmerging restores {restored[0]} of the weights in float32,"
+            f" {restored[1]} in bfloat16.",
+            again,
         )
-
-    @property
-    def headline(self) -> str:
-        kept = percent(self.nf4.update_kept)
-        lost = f"; NF4 again keeps {kept} of it" if self.nf4.checked else ""
-        worst = worst_of(row.worst for row in self.rows)
-        return f"error {limit_text(worst)} of rounding's limit{lost}"
 
     def tables(self) -> tuple[Table, ...]:
-        nf4 = self.nf4
-        errors = table(
-            self.rows,
-            (
-                ("error, of rounding's limit", lambda row: row.model),
-                ("layout", lambda row: ", ".join(row.layouts)),
-                ("dtype", lambda row: row.dtype),
-                ("layers", lambda row: str(row.layers)),
-                ("weight", lambda row: limit_text(row.weight_error_of_limit)),
-                ("unmerged", lambda row: limit_text(row.unmerged_error_of_limit)),
-                ("merged", lambda row: limit_text(row.merged_error_of_limit)),
-                ("differ", lambda row: number(row.output_difference, ".1e")),
-                ("undone", lambda row: percent(row.weights_restored_by_unmerge)),
-            ),
-            left=3,
+        errors = {
+            "model": "model", "layout": "layout", "dtype": "dtype", "layers": "layers",
+            "weight": "weight_error_of_limit", "unmerged": "unmerged_error_of_limit",
+            "merged": "merged_error_of_limit", "differ": "output_difference",
+            "restored": "weights_restored_by_unmerge",
+        }  # fmt: skip
+        tables = (evidence_table(self.rows, errors, "Error, of the limit of rounding", left=3),)
+        if not self.nf4.checked:
+            return tables
+        of_nf4 = {
+            "unmerged": "unmerged_error_of_limit", "merged": "merged_error_of_limit",
+            "NF4 error": "quantisation_error_of_weight", "update": "update_of_weight",
+            "error again": "requantisation_error_of_weight", "update kept": "update_kept",
+        }  # fmt: skip
+        losses = {
+            "no adapter": "loss.base", "adapter": "loss.unmerged",
+            "merged, quantised again": "loss.merged_and_quantised_again",
+        }  # fmt: skip
+        shares = "In NF4: error, of the limit of rounding; sizes, of the weight"
+        return (
+            *tables,
+            evidence_table((self.nf4,), of_nf4, shares, left=0),
+            evidence_table((self.nf4,), losses, "In NF4: held-out loss", left=0),
         )
-        if nf4.loss is None:
-            return (errors,)
-        unmerged, merged = map(limit_text, (nf4.unmerged_error_of_limit, nf4.merged_error_of_limit))
-        of_nf4 = ("the same in NF4", "Linear4bit", "float32", str(nf4.layers), "", unmerged, merged)
-        last = Row(cells=(*of_nf4, "", ""))
-        return (replace(errors, rows=(*errors.rows, last)), nf4.table(nf4.loss))
 
 
 CLAIM = Claim(
     id=2,
     title="Shape and merge",
-    statement=(
-        "(alpha / r) B A has the shape of W and adds to it element by element: merged and"
-        " unmerged, a layer gives the same output up to the rounding of its dtype."
-    ),
+    statement="(alpha / r) B A has the shape of W; merged into W, the output stays the same.",
     evidence=Merging,
     must_hold=True,
 )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from lora_profiler.report.blocks import Row, Table, table
+from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.claims.claim import (
     Chart,
     Claim,
@@ -84,16 +84,6 @@ class Scaled:
     runs: tuple[Run, ...]
     levels: Levels
 
-    @property
-    def sentence(self) -> str:
-        levels, loss = self.levels, self.levels.loss
-        return (
-            f"{self.label}: first update {levels.first_update.text}, its effect on logits"
-            f" {levels.first_logit_change.text}, later updates {levels.last_update.text}; the rank"
-            f" that gains least gains {percent_text(loss.least_to_best_gain)} of what the best,"
-            f" rank {loss.best_rank}, gains."
-        )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateGain:
@@ -122,7 +112,7 @@ def levels_of(runs: Sequence[Run]) -> Levels:
     ranks = [run.rank for run in runs]
     best_rank, level = ranks[gains.index(best)], share >= LEVEL_GAIN
     loss = LossLevel(least_to_best_gain=share, best_rank=best_rank, level=level)
-    sizes = {name: _level(ranks, [getattr(run, name) for run in runs]) for name in _SIZES}
+    sizes = {name: _level(ranks, [getattr(run, name) for run in runs]) for name in SIZES}
     return Levels(**sizes, loss=loss)
 
 
@@ -171,14 +161,6 @@ class Scaling(Evidence):
     learning_rates: tuple[RateGains, ...]
 
     @property
-    def _labels(self) -> dict[str, str]:
-        return {scaled.key: scaled.label for scaled in self.scalings}
-
-    @property
-    def _ranks(self) -> tuple[int, ...]:
-        return tuple(run.rank for run in self.scalings[0].runs)
-
-    @property
     def verdict(self) -> Verdict:
         """Holds if neither the loss nor any size but the whole update's goes with the rank; partly,
         if at least the loss does not."""
@@ -189,159 +171,108 @@ class Scaling(Evidence):
         return "holds" if all(size.level for size in sizes) else "holds_partly"
 
     @property
-    def sentences(self) -> tuple[str, ...]:
-        ranks, best = self._ranks, dict[str, list[str]]()
+    def finding(self) -> tuple[str, ...]:
+        levels, runs = self.scalings[0].levels, self.scalings[0].runs
+        best: dict[str, list[str]] = {}
         for row in self.learning_rates:
             best.setdefault(row.key, []).append(f"{row.best_learning_rate:g} at rank {row.rank}")
-        rates = "; ".join(f"{self._labels[key]}: {', '.join(at)}" for key, at in best.items())
-        gains = self.learning_rates[0].gains if best else ()
-        tried = ", ".join(f"{at.learning_rate:g}" for at in gains)
         return (
-            (
-                f"From rank {ranks[0]} to {ranks[-1]}, {self.steps} steps at learning rate"
-                f" {self.learning_rate:g}; r^p is how a size goes with the rank, and level is a"
-                " factor of at most 2."
+            f"The worst rank gains {percent_text(levels.loss.least_to_best_gain)} of the best.",
+            f"The first update goes with {levels.first_update.text}, its effect on logits with"
+            f" {levels.first_logit_change.text}.",
+            f"Ranks {runs[0].rank} to {runs[-1].rank}, {self.steps} steps at learning rate"
+            f" {self.learning_rate:g}.",
+            *(
+                f"{scaled.label}: the worst rank gains"
+                f" {percent_text(scaled.levels.loss.least_to_best_gain)} of rank"
+                f" {scaled.levels.loss.best_rank}."
+                for scaled in self.scalings
             ),
-            *(scaled.sentence for scaled in self.scalings),
-            *([f"Best learning rate of {tried}: {rates}."] if best else []),
-        )
-
-    @property
-    def headline(self) -> str:
-        levels = self.scalings[0].levels
-        return (
-            f"worst rank gains {percent_text(levels.loss.least_to_best_gain)} of best; first"
-            f" update r^{number(levels.first_update.exponent, '+.2f')}, in logits"
-            f" r^{number(levels.first_logit_change.exponent, '+.2f')}"
+            *(
+                f"{scaled.label}: best learning rate {', '.join(best[scaled.key])}."
+                for scaled in self.scalings
+                if scaled.key in best
+            ),
         )
 
     def tables(self) -> tuple[Table, ...]:
         rows = []
         for scaled in self.scalings:
             rows.append(Row(cells=(scaled.label,), kind="section"))
-            for name, (label, *_) in _SIZES.items():
+            for name, label in SIZES.items():
                 sizes = (number(getattr(run, name), ".1e") for run in scaled.runs)
                 level = getattr(scaled.levels, name).text
                 rows.append(Row(cells=(label, *sizes, level), indent=1))
             gains, loss = (number(run.gain, "+.3f") for run in scaled.runs), scaled.levels.loss
             share = f"{percent_text(loss.least_to_best_gain)}{', level' if loss.level else ''}"
-            cells = ("fall of the held-out loss", *gains, share)
-            rows.append(Row(cells=cells, indent=1, kind="total"))
-        columns = ("relative to W, or to logits", *(f"r {r}" for r in self._ranks), "by rank")
-        by_rank = Table(columns=columns, rows=tuple(rows))
+            rows.append(Row(cells=(_FALL, *gains, share), indent=1, kind="total"))
+        ranks = (f"r {run.rank}" for run in self.scalings[0].runs)
+        title = "Sizes by rank, and the power of r they go with; level: within a factor of 2"
+        by_rank = Table(columns=("", *ranks, "by rank"), rows=tuple(rows), title=title)
         if not self.learning_rates:
             return (by_rank,)
-        labels = self._labels
-        by_rate = table(
-            self.learning_rates,
-            (
-                ("scaling", lambda row: labels[row.key]),
-                ("rank", lambda row: str(row.rank)),
-                *(
-                    (f"{rate.learning_rate:g}", lambda row, i=i: row.gain_text(i))
-                    for i, rate in enumerate(self.learning_rates[0].gains)
-                ),
+        rates = (f"{gain.learning_rate:g}" for gain in self.learning_rates[0].gains)
+        by_rate = Table(
+            columns=("scaling", "rank", *rates),
+            rows=tuple(
+                Row(cells=(label, str(row.rank), *map(row.gain_text, range(len(row.gains)))))
+                for label, row in self._by_rate
             ),
-            title="Fall of the held-out loss by learning rate, * the best",
+            title=f"{_FALL.capitalize()} by learning rate, * the best",
         )
         return (by_rank, by_rate)
 
+    @property
+    def _by_rate(self) -> list[tuple[str, RateGains]]:
+        labels = {scaled.key: scaled.label for scaled in self.scalings}
+        return [(labels[row.key], row) for row in self.learning_rates]
+
     def charts(self) -> tuple[Chart, ...]:
-        sizes = _SIZES | {"gain": ("", "Fall of the held-out loss", _LOSS_FALL)}
-        charts = tuple(
+        charts = [
             Chart(
                 key=f"scaling_{name}",
-                title=title,
+                heading=HEADING,
+                title=label.capitalize(),
                 x_label="rank",
-                y_label=label,
+                y_label=_LOSS_FALL if name == "gain" else "norm, relative to W or logits",
                 y_scale="linear" if name == "gain" else "log",
                 series=tuple(Series.of(s.label, s.runs, "rank", name) for s in self.scalings),
                 note=(
                     f"{self.steps} steps at learning rate {self.learning_rate:g}; alpha is"
-                    f" {self.alpha:g} where it is fixed."
+                    f" {self.alpha:g} where fixed."
                 ),
             )
-            for name, (_, title, label) in sizes.items()
-        )
-        if not self.learning_rates:
-            return charts
-        rates = [(f"{self._labels[r.key]}, rank {r.rank}", r) for r in self.learning_rates]
-        by_learning_rate = Chart(
-            key="scaling_learning_rates",
-            title="Fall of the held-out loss by learning rate, at the lowest and the highest rank",
-            x_label="learning rate",
-            y_label=_LOSS_FALL,
-            series=tuple(
-                Series.of(label, row.gains, "learning_rate", "gain") for label, row in rates
-            ),
-            note=(
-                "Where the two ranks of one scaling peak at one learning rate, the rank can be"
-                " changed without retuning it."
-            ),
-        )
-        return (*charts, by_learning_rate)
+            for name, label in (SIZES | {"gain": _FALL}).items()
+        ]
+        if self.learning_rates:
+            by_learning_rate = Chart(
+                key="scaling_learning_rates",
+                heading=HEADING,
+                title=f"{_FALL.capitalize()} by learning rate",
+                x_label="learning rate",
+                y_label=_LOSS_FALL,
+                series=tuple(
+                    Series.of(f"{label}, rank {row.rank}", row.gains, "learning_rate", "gain")
+                    for label, row in self._by_rate
+                ),
+                note="If both ranks peak at one learning rate, it needs no retuning.",
+            )
+            charts.append(by_learning_rate)
+        return tuple(charts)
 
 
-_LOSS_FALL: Final = "loss before - loss after"
-_OF_W: Final = "norm, relative to W"
-_SIZES: Final = {
-    "first_update": ("first update of W", "First update of W", _OF_W),
-    "first_logit_change": (
-        "its effect on logits",
-        "What the first update changes in the logits",
-        "root mean square, relative to the logits",
-    ),
-    "last_update": ("last update of W", "Last update of W", _OF_W),
-    "whole_update": ("whole update of W", "Whole update of W", _OF_W),
+HEADING = "Scaling by rank"
+_FALL, _LOSS_FALL = "fall of the held-out loss", "loss before - loss after"
+SIZES: Final = {
+    "first_update": "first update of W, relative to W",
+    "first_logit_change": "its effect on logits, relative to them",
+    "last_update": "last update of W, relative to W",
+    "whole_update": "whole update of W, relative to W",
 }
-"""Of each size: what its row in the table, its chart and the chart's axis are called."""
-
-
-def _size_caption(chart: Chart) -> tuple[str, ...]:
-    sentences = []
-    for series in chart.series:
-        points = [point for point in series.points if point[1] > 0]
-        if len(points) < 2:
-            continue
-        (low, first), (high, last) = points[0], points[-1]
-        values = [y for _, y in points]
-        is_level = max(values) <= LEVEL_FACTOR * min(values)
-        how = "level" if is_level else "grows" if last > first else "falls"
-        times = f"{last / first:.3g} times what rank {low:g} has"
-        sentences.append(f"{series.label}: {how}, rank {high:g} has {times}.")
-    return tuple(sentences)
-
-
-def _gain_caption(chart: Chart) -> tuple[str, ...]:
-    sentences = []
-    for series in chart.series:
-        best = series.highest
-        if best is None or best[1] <= 0:
-            sentences.append(f"{series.label}: no rank gains anything.")
-            continue
-        diverged = [x for x, y in zip(series.x, series.y, strict=True) if y is None]
-        least = (diverged[0], 0.0) if diverged else min(series.points, key=lambda point: point[1])
-        rest = f"{percent_text(least[1] / best[1])} of that" if least[1] > 0 else "nothing"
-        sentences.append(f"{series.label}: rank {best[0]:g} gains most, rank {least[0]:g} {rest}.")
-    return tuple(sentences)
-
-
-def _rate_caption(chart: Chart) -> tuple[str, ...]:
-    best = ((series.label, series.highest) for series in chart.series)
-    where = {k: f"most at {at[0]:g}" if at and at[1] > 0 else "nothing at any" for k, at in best}
-    return tuple(f"{label}: gains {gained}." for label, gained in where.items())
-
 
 CLAIM = Claim(
     id=5,
     title="Scaling",
-    statement="Scaling by alpha / r lets one change the rank without retuning the learning rate.",
+    statement="With scaling alpha / r, a new rank needs no new learning rate.",
     evidence=Scaling,
-    figures={
-        "Scaling by rank": {
-            "scaling_gain": _gain_caption,
-            "scaling_learning_rates": _rate_caption,
-            "scaling_": _size_caption,
-        }
-    },
 )

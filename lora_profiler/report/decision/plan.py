@@ -356,17 +356,17 @@ def _more(plan: TrainingPlan, trainer: Trainer | None) -> Iterator[str]:
 
 def evidence_lines(plan: TrainingPlan) -> Iterator[str]:
     """What `verify` found about low ranks on a real model."""
-    from lora_profiler.report.learn import committed_findings
+    from lora_profiler.report.learn import committed
 
-    found = committed_findings() if len(plan.space.ranks) > 1 else None
-    claim = next((c for c in found.claims if c.id == INTRINSIC), None) if found else None
-    if found is None or claim is None:
-        return
-    size = short_count_text(find_model(found.model, offline=True).num_parameters)
-    yield (
-        f"Is a low rank enough? On {found.model} ({size}), `lora-profile verify` kept at"
-        f" {claim.headline}."
-    )
+    found = committed() if len(plan.space.ranks) > 1 else None
+    if found is not None:
+        model = find_model(found["model"]["id"], offline=True)
+        size = short_count_text(model.num_parameters)
+        claim = next(claim for claim in found["claims"] if claim["id"] == INTRINSIC)
+        yield (
+            f"Is a low rank enough? On {model.id} ({size}), `lora-profile verify` found:"
+            f" {claim['finding'][0]}"
+        )
 
 
 INTRINSIC = 6

@@ -1,21 +1,18 @@
-"""The mathematics of LoRA as a page shows it: one dense layer in numbers, words and pictures
-(`flow.svg`, with the sizes put into it), and what a run of `verify` found: verdicts, charts.
+"""One dense layer with LoRA, in numbers, words and pictures (`flow.svg`, with the sizes put in);
+and what the committed run of `verify` on SmolLM2-135M found, which `python -m
+benchmarks.mathematics --render` writes beside this file."""
 
-Findings of the committed run on SmolLM2-135M lie beside this file; `python -m
-benchmarks.mathematics --render` writes them.
-"""
-
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass, replace
 from html import escape
 from importlib.resources import files
 from string import Template
 from typing import Any
 
-from lora_profiler.report import picture as svg
-from lora_profiler.report.claims.claim import Chart, Series, Verdict
-from lora_profiler.report.claims.document import document_charts, evidence_of, subject_lines
-from lora_profiler.report.palette import Theme
+from lora_profiler.report.charts import plot
+from lora_profiler.report.charts.plot import Figure
+from lora_profiler.report.claims.claim import Chart, Series
+from lora_profiler.report.palette import METHOD_MARKS, Theme
 from lora_profiler.report.picture import style
 from lora_profiler.units import count_text, percent_text, shape_text
 
@@ -88,7 +85,8 @@ def counts_chart(layer: LoraLayer) -> Chart:
         ranks.append(2 * ranks[-1])
     x = tuple(map(float, ranks))
     return Chart(
-        key="layer_counts",
+        key="counts",
+        heading="One layer",
         title="Numbers that train, by rank",
         x_label="rank",
         y_label="numbers that train",
@@ -129,9 +127,8 @@ def flow_words(layer: LoraLayer) -> str:
     """What is to be seen, for who does not see it."""
     return Template(
         "Two paths from x to h. On the left x, $k numbers a token, goes through the frozen W of"
-        " $w. On the right it goes through A of $a, which makes $r numbers of it, then through"
-        " B of $b, and is multiplied by alpha / r = $scaling. Both are added: h = W x"
-        " + (alpha / r) B (A x), $d numbers a token."
+        " $w. On the right it goes through A of $a, which makes $r numbers of it. Then B of $b"
+        " makes $d numbers, and alpha / r = $scaling scales them. The sum is h."
     ).substitute(_sizes(layer))
 
 
@@ -147,52 +144,46 @@ def _sizes(layer: LoraLayer) -> dict[str, str]:
     }
 
 
-WIDTH = 440
-_DRAWN_PX = 190.0
-"""The most that a matrix is high."""
-_SLOT_PX, _GAP_PX = 104.0, 16.0
-"""What each matrix has for the words under it, and between two of them."""
-_TOP_PX = 34.0
-_THINNEST_PX = 1.0
+_PLANE_PX = 200
+_GAP, _SLOT = 0.1, 0.6
+"""Between two matrices, and the least that each has for the words under it: of the longest side."""
 
 
-def matrices(layer: LoraLayer, theme: Theme | None = None) -> str:
-    """SVG: the full update on the left, B and A on the right, numbers under each."""
-    scale = _scale(layer)
-    drawn = [
-        ("full update", layer.d, layer.k, layer.full, "full"),
-        ("B", layer.d, layer.r, layer.b, "lora"),
-        ("A", layer.r, layer.k, layer.a, "lora"),
-    ]
-    slots = [max(columns * scale, _SLOT_PX) for _, _, columns, _, _ in drawn]
-    left = (WIDTH - sum(slots) - 2 * _GAP_PX) / 2
-    bottom = _TOP_PX + max(layer.d, layer.r) * scale
-    parts = []
-    for (name, rows, columns, count, role), slot in zip(drawn, slots, strict=True):
-        middle = left + slot / 2
-        width, height = max(columns * scale, _THINNEST_PX), max(rows * scale, _THINNEST_PX)
-        parts += [
-            svg.text(middle, 20, name, "ink mid big"),
-            svg.box(middle - width / 2, _TOP_PX, width, height, role),
-            svg.text(middle, bottom + 22, shape_text(rows, columns), "faint mid small"),
-            svg.text(middle, bottom + 41, count_text(count), "ink mid"),
-        ]
-        left += slot + _GAP_PX
-    side, told = min(layer.d, layer.k, layer.r), "all three to one scale"
-    if side * scale < _THINNEST_PX:
-        wide = f"{count_text(side)} wide would be {side * scale:.2g} of the pixel that is drawn"
-        told = f"to one scale; {wide}"
-    parts.append(svg.text(WIDTH / 2, bottom + 64, told, "faint mid small"))
-    return svg.picture(WIDTH, round(bottom) + 70, parts, says=matrices_words(layer), theme=theme)
-
-
-def _scale(layer: LoraLayer) -> float:
-    """Pixels a number: the largest that leaves every matrix its place."""
-    scale = _DRAWN_PX / max(layer.d, layer.r)
-    room = WIDTH - 2 * _GAP_PX
-    while sum(max(columns * scale, _SLOT_PX) for columns in (layer.k, layer.r, layer.k)) > room:
-        scale *= 0.98
-    return scale
+def matrices(layer: LoraLayer) -> Figure:
+    """The full update, B and A to one scale, with their numbers under each."""
+    side = max(layer.d, layer.k, layer.r)
+    shapes, notes, left = [], [], 0.0
+    for name, rows, columns in (
+        ("full update", layer.d, layer.k),
+        ("B", layer.d, layer.r),
+        ("A", layer.r, layer.k),
+    ):
+        mark = METHOD_MARKS["lora" if len(name) == 1 else "full"]
+        slot, colour = max(columns, _SLOT * side), mark.colour.light
+        ends = {"x0": left + (slot - columns) / 2, "x1": left + (slot + columns) / 2}
+        line = {"color": colour, "width": 1}
+        shapes.append(
+            {
+                "type": "rect",
+                **ends,
+                "y0": side,
+                "y1": side - rows,
+                "fillcolor": colour,
+                "line": line,
+            }
+        )
+        words = plot.lines(name, shape_text(rows, columns), count_text(rows * columns))
+        notes.append(plot.note(words, x=left + slot / 2, y=side - rows, yanchor="top", yshift=-4))
+        left += slot + _GAP * side
+    unseen = {"visible": False}
+    return plot.figure(
+        [plot.scatter("", [0, left - _GAP * side], [side, 0], marker={"opacity": 0})],
+        height=_PLANE_PX,
+        x={**unseen, "range": [0, left - _GAP * side]},
+        y={**unseen, "range": [-0.35 * side, side], "scaleanchor": "x"},
+        shapes=shapes,
+        annotations=notes,
+    )
 
 
 def matrices_words(layer: LoraLayer) -> str:
@@ -207,55 +198,10 @@ def matrices_words(layer: LoraLayer) -> str:
     )
 
 
-# --- what a run of `verify` found -----------------------------------------------------------------
-
-FILE = "findings.json"
+FILE = "verified.json"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimFound:
-    """One claim, its verdict, and what was found in one line of numbers and in sentences."""
-
-    id: int
-    title: str
-    statement: str
-    must_hold: bool
-    verdict: Verdict
-    headline: str
-    finding: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
-    """A whole run. `lines` say what was looked at, and with what."""
-
-    model: str
-    lines: tuple[str, ...]
-    claims: tuple[ClaimFound, ...]
-    charts: tuple[Chart, ...]
-
-
-def findings(document: Mapping[str, Any]) -> Findings:
-    """Those of a document of `report.claims`, fresh or read from a file."""
-    note, names = document["model"]["note"], ("id", "title", "statement", "must_hold", "verdict")
-    return Findings(
-        model=document["model"]["id"],
-        lines=(*subject_lines(document), *([note] if note else [])),
-        claims=tuple(
-            ClaimFound(
-                **{name: claim[name] for name in names},
-                headline=evidence_of(claim).headline,
-                finding=tuple(claim["finding"]),
-            )
-            for claim in document["claims"]
-        ),
-        charts=document_charts(document),
-    )
-
-
-def committed_findings() -> Findings | None:
-    """Those of the committed run; None where this installation has none."""
-    import msgspec
-
+def committed() -> dict[str, Any] | None:
+    """The document of the committed run; None where this installation has none."""
     file = files("lora_profiler.report.learn").joinpath(FILE)
-    return msgspec.json.decode(file.read_bytes(), type=Findings) if file.is_file() else None
+    return json.loads(file.read_bytes()) if file.is_file() else None

@@ -6,19 +6,18 @@ from typing import Any
 
 from lora_profiler.report.blocks import paragraph
 from lora_profiler.report.charts.lines import claim_chart
-from lora_profiler.report.claims import caption, grouped
 from lora_profiler.report.claims.claim import Chart, numbers_table
-from lora_profiler.report.claims.document import claim_blocks
+from lora_profiler.report.claims.document import claim_blocks, grouped_charts, subject_lines
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
 from lora_profiler.report.learn import (
     LoraLayer,
     adam_bytes,
     counts_chart,
     counts_words,
-    findings,
     flow,
     gradient_bytes,
     matrices,
+    matrices_words,
 )
 from lora_profiler.report.page.content import Content
 from lora_profiler.report.parts import Beside, Card, Cards, Drawing, Fold, Part, Picture, Section
@@ -31,21 +30,24 @@ _MOST_AT_ONCE = 6
 def mathematics_content(document: Mapping[str, Any]) -> Content:
     """The page of a document of `report.claims`; the same document makes the same page at any
     time."""
-    results = findings(document)
-    closing = [document["tolerances"]] if "tolerances" in document else []
+    notes = (document["model"]["note"], document.get("tolerances"))
     claims: list[Part] = [b for claim in document["claims"] for b in claim_blocks(claim)]
     return Content(
-        title=f"The mathematics of LoRA, checked on {results.model}",
-        lines=(*results.lines, *closing),
+        title=f"The mathematics of LoRA, checked on {document['model']['id']}",
+        lines=(*subject_lines(document), *filter(None, notes)),
         cards=tuple(
-            Card(label=c.title, value=CLAIM_VERDICT_LABELS[c.verdict], note=c.headline)
-            for c in results.claims
+            Card(
+                label=claim["title"],
+                value=CLAIM_VERDICT_LABELS[claim["verdict"]],
+                note=claim["finding"][0],
+            )
+            for claim in document["claims"]
         ),
         sections=(
             _layer_section(LoraLayer()),
             *(
-                _group_section(number, heading, members)
-                for number, (heading, members) in enumerate(grouped(results.charts))
+                _group_section(number, heading, charts)
+                for number, (heading, charts) in enumerate(grouped_charts(document).items())
             ),
             Section("claims", "Every claim, and what was found", tuple(claims)),
         ),
@@ -54,6 +56,7 @@ def mathematics_content(document: Mapping[str, Any]) -> Content:
 
 
 def _layer_section(layer: LoraLayer) -> Section:
+    two_paths = "The two paths: h = W x + (alpha / r) B (A x)."
     return Section(
         "layer",
         f"One layer of {shape_text(layer.d, layer.k)}, rank {layer.r}, alpha {layer.alpha}",
@@ -61,30 +64,16 @@ def _layer_section(layer: LoraLayer) -> Section:
             paragraph(*counts_words(layer)),
             Cards(tuple(layer_cards(layer))),
             Beside(
-                (
-                    Picture(
-                        name="matrices",
-                        caption="The full update, and B and A, to one scale.",
-                        svg=matrices(layer),
-                    ),
-                    Picture(
-                        name="flow",
-                        caption="The two paths: h = W x + (alpha / r) B (A x).",
-                        svg=flow(layer),
-                    ),
-                )
+                (matrices_drawing(layer), Picture(name="flow", caption=two_paths, svg=flow(layer)))
             ),
-            counts_drawing(layer),
+            claim_drawing(counts_chart(layer)),
         ),
     )
 
 
-def counts_drawing(layer: LoraLayer) -> Drawing:
-    """How many numbers train at each rank."""
-    counted = counts_chart(layer)
-    caption = f"{counted.title}."
-    description = " ".join((caption, *counts_words(layer)))
-    return Drawing("counts", caption, description, claim_chart(counted), numbers_table(counted))
+def matrices_drawing(layer: LoraLayer) -> Drawing:
+    caption = "The full update, B and A to one scale."
+    return Drawing("matrices", caption, matrices_words(layer), matrices(layer))
 
 
 def layer_cards(layer: LoraLayer) -> list[Card]:
@@ -102,14 +91,14 @@ def layer_cards(layer: LoraLayer) -> list[Card]:
         for label, texts, note in (
             ("Numbers that train", [count_text(n) for n in both], "d k against r (d + k)"),
             ("Gradients", bytes_texts(gradients), "in float32, 4 bytes a number"),
-            ("Adam's two averages", bytes_texts(adam), "in float32, 8 bytes a number"),
+            ("Adam's state", bytes_texts(adam), "in float32, 8 bytes a number"),
             ("Gradients and Adam", bytes_texts(together), "12 bytes a number"),
         )
     ]
 
 
-def _group_section(number: int, heading: str, members: Sequence[Chart]) -> Section:
-    drawn: list[Part] = [claim_drawing(chart) for chart in members]
+def _group_section(number: int, heading: str, charts: Sequence[Chart]) -> Section:
+    drawn: list[Part] = [claim_drawing(chart) for chart in charts]
     shown, rest = drawn[:_MOST_AT_ONCE], drawn[_MOST_AT_ONCE:]
     parts: list[Part] = [Beside(tuple(shown))] if len(shown) > 1 else shown
     if rest:
@@ -118,9 +107,7 @@ def _group_section(number: int, heading: str, members: Sequence[Chart]) -> Secti
 
 
 def claim_drawing(chart: Chart) -> Drawing:
-    """A chart of `verify`, with what is seen in it."""
-    words = (*caption(chart), *([chart.note] if chart.note else []))
     name = "chart-" + "".join(c if c.isalnum() else "-" for c in chart.key)
-    title = f"{chart.title}."
-    description, numbers = " ".join((title, *words)), numbers_table(chart)
-    return Drawing(name, title, description, claim_chart(chart), numbers, words)
+    lines = (chart.note,) if chart.note else ()
+    figure, numbers = claim_chart(chart), numbers_table(chart)
+    return Drawing(name, f"{chart.title}.", chart.words, figure, numbers, lines)
