@@ -223,5 +223,5 @@ def test_what_an_estimator_says_and_raises_becomes_an_answer(programs):
     assert found == [
         {"bytes": 5},
         {"refused": "less than nothing"},
-        {"refused": "no option for weights shared by several cards"},
+        {"refused": "no option for weights shared by several GPUs"},
     ]

@@ -211,7 +211,7 @@ def _ran(row: Row) -> tuple[bool, Literal["plain", "triton", "liger", "chunked"]
 def _apart(row: Row) -> str:
     if "santacoder" in row["model"]:
         return "a rule of the replay was read off these rows"
-    return "reserved bytes are told as a range" if "reserved" in row["quantity"] else ""
+    return "reserved bytes are a range" if "reserved" in row["quantity"] else ""
 
 
 def never_asked() -> Iterator[tuple[str, str]]:

@@ -28,8 +28,7 @@ def page(document: Document) -> str:
         TITLE,
         *_head(document),
         *_body(document),
-        "Every row with every answer is in `benchmarks/results/league.md`, and in `league.json`"
-        " beside it.",
+        "Every row with every answer is in `benchmarks/results/league.md`, and in `league.json`.",
     )
 
 
@@ -37,8 +36,8 @@ def _head(document: Document) -> Iterator[Block]:
     rows, rivals = document["rows"], document["rivals"]
     yield (
         f"{len(rivals)} other estimators of fine-tuning memory, each run by its own code, and this"
-        f" project twice, on the same {len(rows)} peaks that others measured and published: the"
-        " command as a user types it, in the versions and with the kernels that the source"
+        f" project twice, on the same {len(rows)} peaks that others measured and published. Twice:"
+        " the command as a user types it, in the versions and with the kernels that the source"
         " publishes, and the replay of what ran. Errors are (predicted - measured) / measured. No"
         " constant of ours was fitted to any of these rows, but rules of older versions and of"
         " kernels were written with their errors in sight; what is known of the others' is said"
@@ -46,8 +45,8 @@ def _head(document: Document) -> Iterator[Block]:
     )
     yield (
         f"Written by `{COMMAND_LINE}` in {_minutes(document['asking_seconds'])} on two shared"
-        " cores, once pip has installed every estimator into an environment of its own, a quarter"
-        " of an hour or more. Python"
+        " cores. Before, pip needs a quarter of an hour or more for an environment per estimator."
+        " Python"
         f" {document['versions']['python']}, lora-profiler {document['versions']['lora-profiler']};"
         " the versions of everything installed are in `benchmarks/results/league.json`."
     )
@@ -71,15 +70,15 @@ def _body(document: Document) -> Iterator[Block]:
     yield "## By method: other kernels"
     yield (
         "Allocated peaks with Triton's or Liger's kernels, or compiled layers. Most estimators have"
-        " no option for these, our command neither but for the fused loss: all are asked as if the"
-        " libraries' own ran, or with Liger where they name it."
+        " no option for these, our command neither but for the fused loss. All get the question as"
+        " if the libraries' own ran, or with Liger where they name it."
     )
     yield from _scores(document, other)
     yield "## Reserved bytes"
     yield (
         "What the allocator took from the driver. The rows of ms-swift are of texts of random"
         " lengths, and rise with the length by several times what the shapes explain; the replay"
-        " tells a range, and is not scored."
+        " gives a range, and is not scored."
     )
     yield from _scores(document, reserved)
     yield from _stacks(document)
@@ -93,8 +92,8 @@ def _wins(rows: Sequence[Row]) -> Iterator[Block]:
     yield "## Rows where another is nearer"
     yield (
         f"On {len(found)} of {len(rows)} rows at least one of the others is nearer than our command"
-        " as typed, or it has no answer. The nearest of them, with how many are nearer; what"
-        " replaying the stack gives stands beside it. The nearest of many is near by chance, too:"
+        " as typed, or it has no answer. Below: the nearest of them, how many are nearer, and"
+        " what replaying the stack gives. The nearest of many is near by chance, too:"
         " the tables below hold each against all of its rows."
     )
     yield table(
@@ -190,11 +189,10 @@ def _refused(rows: Sequence[Row], name: str) -> str:
 
 
 def _mappings(document: Document) -> Iterator[Block]:
-    yield "## How each is asked"
+    yield "## The question each got"
     yield (
         "The most favourable reading of its options that is still what ran. All are given the same"
-        " config.json. What no option of it says is left out of the question, and the row asked"
-        " nevertheless."
+        " config.json. What no option of it says is left out of the question."
     )
     yield [*(line for rival in document["rivals"] for line in _mapping(rival)), *_OF_OURS]
 
@@ -208,10 +206,10 @@ def _mapping(rival: Mapping[str, Any]) -> Iterator[str]:
 
 _OF_OURS = (
     f"- **{COMMAND}**: the words of `benchmarks/public_rows/typed.py`, written down before any"
-    " error was seen, but for `--loss plain` of torchtune's runs without chunks, and for the"
+    " error was seen. Added later: `--loss plain` of torchtune's runs without chunks, and the"
     " versions (`--trainer transformers@4.48`, `litgpt@2023.10`), kernels, checkpointing and"
-    " FSDP that options have come to name, each as the source publishes it. Read: the steady"
-    " peak that it prints; reserved: that and the card's reserve without the context.",
+    " FSDP that options have come to name. Each is as the source publishes it. Read: the steady"
+    " peak that it prints; reserved: that and the overhead without the context.",
     f"- **{REPLAY}**: `benchmarks/results/public_accuracy.md`. It runs the code"
     " of the versions and kernels that ran, on tensors without data, and counts what the row's"
     " counter counted.",
@@ -219,12 +217,12 @@ _OF_OURS = (
 
 
 def _unasked(document: Document) -> Iterator[Block]:
-    yield "## Nobody is asked"
+    yield "## Rows left out"
     yield [
         f"- {each['reason']}: {each['rows']} peaks, {each['example']} for one."
         for each in document["unasked"]
     ]
-    yield "Looked at, and not asked:"
+    yield "Estimators looked at and left out:"
     yield [f"- {name}: {why}." for name, why in document["looked_at"].items()]
 
 
@@ -237,7 +235,7 @@ def _rows(document: Document) -> Iterator[Block]:
         ours = row["answers"][COMMAND]
         asked = f"{ours['words']} ({ours['described']})"
         lines.append((_link(row), f"{_ran(row)}, {row['quantity']}", _gib(row), *cells, asked))
-    heads = f"measured | method, stack | >GiB | {_right(names)} | asked of our command"
+    heads = f"measured | method, stack | >GiB | {_right(names)} | our command"
     yield table(heads, lines)
 
 
@@ -268,7 +266,7 @@ def _ran(row: Row) -> str:
 
 
 def _cards(row: Row) -> str:
-    return f", {row['cards']} cards" if row["sharding"] == "fsdp" else ""
+    return f", {row['cards']} GPUs" if row["sharding"] == "fsdp" else ""
 
 
 def _cell(e: float | None) -> str:

@@ -346,7 +346,7 @@ def _torchtune(row: Row) -> MemoryRow:
     workload = torchtune_workload(row)
     if flag == 7:
         raise NotExpressibleError(
-            "8-bit states of an update in backward, whose temporaries are not known"
+            "8-bit states of an update in backward: its temporaries are not known"
         )
     changes: tuple[Change, ...] = (old_code.row_statistics,) if flag >= 4 else ()
     if flag in (5, 6):

@@ -74,7 +74,7 @@ def _show() -> None:
         if not chosen:
             widgets.title(_TITLE)
             count = count_text(len(everything))
-            widgets.note(f"None of the {count} records has all that the filters ask for.")
+            widgets.note(f"None of the {count} records passes all filters.")
             return
         _draw(chosen, len(everything))
         if len(picked.loaded) > 1:
@@ -212,9 +212,7 @@ def _draw(chosen: Sequence[Run], total: int) -> None:
         widgets.blocks([comparisons.errors_table(peaks, ("method",), by_id)])
         _figures(chosen)
     else:
-        widgets.note(
-            "Nothing is predicted of the peaks of these records, so that there is no error to show."
-        )
+        widgets.note("No peak of these records is predicted: there is no error to show.")
     widgets.fold(
         "Errors of everything that is predicted", "all_errors", lambda: _errors(scored, by_id)
     )
@@ -287,8 +285,7 @@ def _table(chosen: Sequence[Run]) -> None:
     row = widgets.chosen_row(
         widgets.written(frame, {"error, %": widgets.percents_off}),
         "runs",
-        "One row a record: what was run, how it ended, predicted and measured peak, error, step"
-        " time, tokens a second",
+        "A row for each record: run, status, predicted and measured peak, error, step time, speed",
         {**dict.fromkeys((predicted, measured, "step, ms"), "%,.2f"), "tokens/s": "%,.0f"},
     )
     linked = st.session_state[LINKED]
@@ -307,9 +304,7 @@ def _table(chosen: Sequence[Run]) -> None:
             f"The record {linked[:160]!r}, which the link names, is not among those shown."
         )
     else:
-        widgets.note(
-            "Choose a row, by its box or with the keyboard, to see its steps and its machine."
-        )
+        widgets.note("Choose a row to see its steps and its machine.")
 
 
 def _in(count: int | None, size: int) -> float | None:

@@ -78,8 +78,8 @@ def show() -> None:
     widgets.small(*evidence.worst_lines())
     widgets.section("Measured on GPUs, by others")
     widgets.small(
-        "A row of memory is predicted with the libraries and kernels that ran it, and nothing was"
-        " fitted to any; a step by constants that never saw its model or its card."
+        "A peak is predicted with the libraries and kernels of the run; nothing was fitted to it.",
+        "A step time comes from constants that never saw its model or its GPU.",
     )
     widgets.cards(_cards())
     widgets.note(

@@ -51,8 +51,8 @@ def show() -> None:
     widgets.title(
         "Learn what LoRA trains",
         "A dense layer turns x into W x; full fine-tuning updates all d x k numbers of W.",
-        "LoRA freezes W and trains two thin matrices, B (d x r) and A (r x k):",
-        "h = W x + (alpha / r) B (A x).",
+        "LoRA freezes W and trains two thin matrices: B (d x r) and A (r x k).",
+        "The output is h = W x + (alpha / r) B (A x).",
     )
     layer = _layer()
     link.write(link.written("Learn", layer=layer))
@@ -199,8 +199,8 @@ def show_check() -> None:
     )
     widgets.blocks([paragraph(next(claim.statement for claim in CLAIMS if claim.id == chosen))])
     widgets.small(
-        "Trains a small model on the spot on bundled text in a process of its own, then checks the"
-        " claim on it. A minute or two; nothing is downloaded."
+        "Trains a small model on bundled text, then checks the claim on it.",
+        "This takes a minute or two; nothing is downloaded.",
     )
     lacking = missing()
     if lacking:

@@ -242,7 +242,7 @@ def _see(wanted: Question) -> None:
 def _front(plan: TrainingPlan, question: Question) -> None:
     if plan.front:
         widgets.section("What no other run beats")
-        nothing = ("No time or no price is known of these runs, so that there is nothing to draw.",)
+        nothing = ("No time or price of these runs is known: there is nothing to draw.",)
         widgets.drawing(plan_drawing("front", plan), "front", nothing=nothing)
         widgets.blocks([front_table(plan)])
     data = plan.amount.data

@@ -164,9 +164,7 @@ def _without_idle(question: Question, complaints: list[str]) -> Question:
     methods = question.options["methods"]
     idle = [name for name in idle_options(methods) if name in question.explicit]
     for name in idle:
-        complaints.append(
-            f"{flag(name)} has no meaning for the methods asked, {', '.join(methods)}."
-        )
+        complaints.append(f"{flag(name)} does not apply to {', '.join(methods)}.")
     defaults = defaults_of(question.trainer, question.options)
     left_out = {name: defaults[name] for name in idle}
     return replace(question, options={**question.options, **left_out})

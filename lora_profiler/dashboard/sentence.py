@@ -251,11 +251,11 @@ def dropped(file: TrainerFile, before: Question) -> tuple[Question, Dropped]:
     wanted = replace(wanted, trainer=file.stack, options=options)
     lines = [f"{gap.text}." for gap in gaps(file)]
     if file.model is None:
-        lines.append(f"It names no model of the hub: {wanted.model} stands for it.")
+        lines.append(f"It names no model of the hub: {wanted.model} is taken.")
     if file.vllm_share:
-        lines.append(f"vLLM takes {file.vllm_share:.0%} of the card beside, which no field says.")
+        lines.append(f"vLLM also takes {file.vllm_share:.0%} of the GPU; no field says so.")
     lines += [
-        f"{flag(name)[2:]}: only the data or the machine tell; {value} stands for it."
+        f"{flag(name)[2:]} depends on the data or the machine: {value} is taken."
         for name, value in open_ones.items()
     ]
     if model is not None:

@@ -41,7 +41,7 @@ def answer(estimate: Callable[[Question], float]) -> None:
 
 def one_card(question: Question) -> None:
     if question["sharding"] == "fsdp":
-        raise RefusedError("no option for weights shared by several cards")
+        raise RefusedError("no option for weights shared by several GPUs")
 
 
 def llama_shaped(question: Question) -> None:
