@@ -107,7 +107,7 @@ def called(arguments: list[str]) -> Answer:
     from lora_profiler.cli.main import root
 
     out, err = io.StringIO(), io.StringIO()
-    words = [arguments[0], "--format", "json", *arguments[1:]]
+    words = [arguments[0], "--full", "--format", "json", *arguments[1:]]
     began, code, bad = time.monotonic(), -1, []
     try:
         with redirect_stdout(out), redirect_stderr(err):
@@ -124,7 +124,16 @@ def called(arguments: list[str]) -> Answer:
 
 def started(arguments: list[str]) -> Answer:
     """The command as a process of its own."""
-    command = [sys.executable, "-c", AS_A_USER, arguments[0], "--format", "json", *arguments[1:]]
+    command = [
+        sys.executable,
+        "-c",
+        AS_A_USER,
+        arguments[0],
+        "--full",
+        "--format",
+        "json",
+        *arguments[1:],
+    ]
     if any("\x00" in word for word in command):  # which no system passes on
         return called(arguments)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -44,7 +44,7 @@ ASKED: Final[Mapping[str, Callable[[Mapping[str, str]], Sequence[str]]]] = {
 @cache
 def answered(words: tuple[str, ...]) -> Mapping[str, Any] | str:
     """What `lora-profile WORDS --format json` says of its one question, or its refusal."""
-    run = CliRunner().invoke(root, [*words, "--offline", "--format", "json"])
+    run = CliRunner().invoke(root, [*words, "--offline", "--full", "--format", "json"])
     if run.exit_code:
         lines = run.stderr.strip().splitlines() or [repr(run.exception)]
         return lines[-1].removeprefix("Error: ")

@@ -45,7 +45,16 @@ Row = Mapping[str, Any]
 @cache
 def predicted(words: tuple[str, ...]) -> Mapping[str, Any] | str:
     """What `lora-profile WORDS --format json` says of its one question, or its refusal."""
-    command = [sys.executable, "-m", "lora_profiler", *words, "--offline", "--format", "json"]
+    command = [
+        sys.executable,
+        "-m",
+        "lora_profiler",
+        *words,
+        "--offline",
+        "--full",
+        "--format",
+        "json",
+    ]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode:
         *_, error = messages_in(ERROR, run.stderr.splitlines())

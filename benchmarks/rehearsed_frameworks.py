@@ -46,7 +46,7 @@ LIMIT_SECONDS = 900
 
 def profiled(*words: str) -> dict[str, Any]:
     """What `lora-profile` answers in JSON; {} where it refuses."""
-    command = [sys.executable, "-m", "lora_profiler", *words, "--format", "json"]
+    command = [sys.executable, "-m", "lora_profiler", *words, "--full", "--format", "json"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if done.returncode not in (0, 1):
         print(done.stderr, file=sys.stderr)

@@ -249,15 +249,18 @@ def _asked(question: Any, options: Mapping[str, Any]) -> PredictionReport:
     return report
 
 
-_WITHOUT_NEGATIVE = ("offline", "allow_tight")
+_WITHOUT_NEGATIVE = ("offline",)
 """Switches that are only ever set."""
-_PRINTING = ("format", "output", "force", "write", "detail", "per_layer", "explain", "help")
+_PRINTING = (
+    *("format", "full", "output", "force", "write", "detail", "per_layer", "explain", "help"),
+    *("max_peak", "allow_tight"),
+)
 
 
 def _words(option: str, value: Any) -> Iterator[str]:
     """`batch_size=4` as the command line has it. Raises UsageError for what only prints."""
     if option in _PRINTING:
-        raise UsageError(f"{option} is about the command's output; leave it out.")
+        raise UsageError(f"{option} is about what the command prints or ends with; leave it out.")
     flag = f"--{option.replace('_', '-')}"
     if value is None:
         return

@@ -51,7 +51,7 @@ def refusal(*arguments: str, code: int) -> str:
 
 
 def predictions(*arguments: str) -> list[dict[str, Any]]:
-    document = json.loads(answer(*arguments, "--format", "json"))
+    document = json.loads(answer(*arguments, "--full", "--format", "json"))
     jsonschema.validate(document, predict_schema())
     found: list[dict[str, Any]] = document["predictions"]
     return found
@@ -216,7 +216,7 @@ def test_exit_code_tells_whether_a_method_fits(
     arguments: list[str], code: int, verdicts: list[str]
 ) -> None:
     trainer = [] if "--trainer" in arguments else ["--trainer", "bare"]
-    document = json.loads(answer(*arguments, *trainer, "--format", "json", code=code))
+    document = json.loads(answer(*arguments, *trainer, "--full", "--format", "json", code=code))
     assert [p["fit"]["verdict"] for p in document["predictions"]] == verdicts
 
 
@@ -236,7 +236,7 @@ def test_exit_code_tells_whether_a_method_fits(
 def test_text_and_json_rest_on_the_same_reserve(card: str, code: int, words: str) -> None:
     """Of a run that does not fit the least, by the card: no fragmentation, as on any other."""
     asked = ("meta-llama/Llama-3.1-8B", "--method", "full", "--gpu", card, "--trainer", "bare")
-    found = json.loads(answer(*asked, "--format", "json", code=code))["predictions"][0]
+    found = json.loads(answer(*asked, "--full", "--format", "json", code=code))["predictions"][0]
     fit, peak = found["fit"], found["peak"]["total_bytes"]
     least = fit["reserve"]["least_context_bytes"] + fit["reserve"]["workspace_bytes"]
     if fit["verdict"] == "does_not_fit":
@@ -253,7 +253,9 @@ def test_text_and_json_rest_on_the_same_reserve(card: str, code: int, words: str
 
 def test_fit_that_nobody_can_tell_is_no_yes() -> None:
     question = ("--method", "lora", "--gpu", "h100_sxm_80gb", "--engine", "analytic")
-    document = json.loads(answer("microsoft/phi-2", *question, "--format", "json", code=1))
+    document = json.loads(
+        answer("microsoft/phi-2", *question, "--full", "--format", "json", code=1)
+    )
     assert document["predictions"][0]["fit"] is None
 
 
@@ -385,7 +387,7 @@ def test_a_local_config_is_a_model(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_outweighs_its_layers_is_a_warning() -> None:
-    done = lora_profile("gpt2", "-s", "64", "--rank", "2000", "--format", "json")
+    done = lora_profile("gpt2", "-s", "64", "--rank", "2000", "--full", "--format", "json")
     assert done.exit_code == 0
     assert done.stderr.startswith("warning: rank 2000 is larger than 48 of the adapted layers")
     json.loads(done.stdout)
@@ -410,7 +412,7 @@ def test_a_target_among_others_that_matches_nothing_is_a_warning() -> None:
 
 def test_output_goes_to_a_new_file_only(tmp_path: Path) -> None:
     path = tmp_path / "answer.json"
-    arguments = ["gpt2", "-s", "64", "--format", "json", "-o", str(path)]
+    arguments = ["gpt2", "-s", "64", "--full", "--format", "json", "-o", str(path)]
     done = lora_profile(*arguments)
     assert (done.exit_code, done.stdout) == (0, "")
     assert done.stderr == f"Wrote {path}.\n"

@@ -40,7 +40,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def predictions(run: Run, *arguments: str) -> list[dict[str, Any]]:
-    done = run(*arguments, "--format", "json")
+    done = run(*arguments, "--full", "--format", "json")
     assert done.exit_code == 0, done.stderr
     document = json.loads(done.stdout)
     jsonschema.validate(document, predict_schema())
@@ -73,7 +73,9 @@ def test_a_compiled_model_is_answered_exactly_for_every_size(run: Run, config: s
 
 def test_auto_traces_what_the_rules_do_not_know_once(run: Run, config: str) -> None:
     for length, is_traced in (("64", True), ("99", False)):
-        done = run("predict", config, "--method", "full", "-s", length, "--format", "json")
+        done = run(
+            "predict", config, "--method", "full", "-s", length, "--full", "--format", "json"
+        )
         assert ("tracing" in done.stderr) == is_traced
         assert json.loads(done.stdout)["predictions"][0]["engine"] == "compiled"
 
@@ -137,7 +139,7 @@ def test_auto_traces_the_size_asked_where_no_profile_can_be_trusted(
     forget()
     without_laws(monkeypatch)
     monkeypatch.setattr(compiler, "compile_profile", refuse)
-    done = run(*question, "--format", "json")
+    done = run(*question, "--full", "--format", "json")
     assert "warning: its tape changes" in done.stderr
     assert "tracing exactly this size instead" in done.stderr
     (answer,) = json.loads(done.stdout)["predictions"]

@@ -181,7 +181,7 @@ def window(browser: Any, server: Any, idle_windows: list[Window]) -> Iterator[Ca
 
 
 def command_line(*arguments: str) -> Any:
-    done = lora_profile(*arguments, "--format", "json")
+    done = lora_profile(*arguments, "--full", "--format", "json")
     assert done.exit_code == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -385,7 +385,7 @@ def test_page_command_line_and_report_say_the_same_numbers(question: Question) -
     asked = outcome(lambda: workloads(find_model(question.model), question))
     assume(isinstance(asked, tuple) or all(map(rules_know, asked)))
     done = CliRunner().invoke(
-        root, [*predict_arguments(question), "--format", "json"], standalone_mode=False
+        root, [*predict_arguments(question), "--full", "--format", "json"], standalone_mode=False
     )
     found = outcome(lambda: answered(find_model(question.model), question))
     if isinstance(found, tuple):

@@ -54,9 +54,9 @@ def test_the_page_answers_a_file_as_the_command_does(
     app = sound(drop(app, name, text))
     path = tmp_path / name
     path.write_text(text, "utf-8")
-    document = json.loads(run(str(path), *more, "--gpu", "rtx_4090", "--format", "json").stdout)[
-        "predictions"
-    ]
+    document = json.loads(
+        run(str(path), *more, "--gpu", "rtx_4090", "--full", "--format", "json").stdout
+    )["predictions"]
     question = asked(app)
     model = published_model(question.model, question.revision, question.offline)
     found = json.loads(json.dumps(answered(model, question).payload))["predictions"]

@@ -134,7 +134,7 @@ def test_a_completion_is_grpos_own_where_a_row_has_room(length: int) -> None:
 def test_where_vllm_generates_there_is_no_such_moment(run: Run) -> None:
     assert generation_of(grpo()) and not generation_of(grpo(use_vllm=True))
     asked = ("HuggingFaceTB/SmolLM2-135M", "--trainer", "trl-grpo", "--method", "lora")
-    shown = run(*asked, "--gpu", "l4", "--vllm-share", "0.3", "--format", "json").stdout
+    shown = run(*asked, "--gpu", "l4", "--vllm-share", "0.3", "--full", "--format", "json").stdout
     (found,) = json.loads(shown)["predictions"]
     assert found["setup"]["use_vllm"] and found["exactness"] == "estimate"
 
@@ -173,7 +173,18 @@ def test_completions_have_one_maker() -> None:
 
 
 def test_vllm_takes_its_share_of_the_card_before_it_is_judged(run: Run) -> None:
-    asked = ("gpt2", "--method", "lora", "-s", "64", "--gpu", "custom:1GiB", "--format", "json")
+    asked = (
+        "gpt2",
+        "--method",
+        "lora",
+        "-s",
+        "64",
+        "--gpu",
+        "custom:1GiB",
+        "--full",
+        "--format",
+        "json",
+    )
     alone, beside = (
         json.loads(run(*asked, *more).stdout) for more in ((), ("--vllm-share", "0.5"))
     )

@@ -188,7 +188,7 @@ FILE`, each file with a `datasets` of completions beside."""
 def test_the_peak_is_what_axolotl_asked_for(more: str, tmp_path: Path) -> None:
     path = tmp_path / "file.yml"
     path.write_text(YAML + more)
-    done = lora_profile(str(path), "--gpu", "h100_sxm_80gb", "--format", "json")
+    done = lora_profile(str(path), "--gpu", "h100_sxm_80gb", "--full", "--format", "json")
     (prediction,) = json.loads(done.stdout)["predictions"]
     assert prediction["setup"]["lora_kernels"] == "axolotl"
     assert prediction["peak"]["total_bytes"] == ASKED[more]

@@ -73,7 +73,7 @@ def test_the_command_shows_and_prints_what_is_sent() -> None:
     assert "Communication of a step among 4 ranks" in table.stdout
     assert "reduce-scatter, backward" in table.stdout
     assert "step, if nothing is" in table.stdout
-    in_json = [*asked, "--interconnect", "10GB/s", "--format", "json"]
+    in_json = [*asked, "--interconnect", "10GB/s", "--full", "--format", "json"]
     answer = CliRunner().invoke(root, in_json, catch_exceptions=False)
     document = json.loads(answer.stdout)
     validate(document, predict_schema())

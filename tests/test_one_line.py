@@ -38,7 +38,7 @@ QUESTIONS: list[tuple[list[str], dict[str, Any]]] = [
 @pytest.mark.parametrize(("words", "options"), QUESTIONS)
 def test_the_answer_is_the_command_s(run: Run, words: list[str], options: dict[str, Any]) -> None:
     report = predict(words[0], **options)
-    assert report.to_dict() == json.loads(run(*words, "--format", "json").stdout)
+    assert report.to_dict() == json.loads(run(*words, "--full", "--format", "json").stdout)
     printed = run(*words).stdout
     verdict, *others = repr(report).splitlines()
     assert len(others) == 2
@@ -72,7 +72,7 @@ def test_a_refusal_is_the_command_s(run: Run, words: list[str], options: dict[st
 
 
 def test_what_only_prints_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"^output is about the command's output; leave it out"):
+    with pytest.raises(UsageError, match=r"^output is about what the command prints or ends with"):
         predict("gpt2", output="x.json")
 
 

@@ -111,7 +111,7 @@ def test_the_command_line_says_what_python_says(run: Run, tmp_path: Path) -> Non
     )
     done = run(
         "gpt2", "--method", "full", "-b", "4", "--data", str(path), "--epochs", "2", "--gpu",
-        "t4", "--format", "json", "--trainer", "bare",
+        "t4", "--full", "--format", "json", "--trainer", "bare",
     )  # fmt: skip
     (answer,) = json.loads(done.stdout)["predictions"]
     data = answer["data"]
@@ -211,7 +211,7 @@ def test_samples_are_cut_where_the_trainer_cuts_them(
 ) -> None:
     by = ("--trainer", trainer) if trainer else ()
     asked = ("predict", "Qwen/Qwen2.5-0.5B", "--method", "lora", *by, *more)
-    done = run(*asked, "--lengths", "mean=400,samples=5000", "--format", "json")
+    done = run(*asked, "--lengths", "mean=400,samples=5000", "--full", "--format", "json")
     (found,) = json.loads(done.stdout)["predictions"]
     assert found["setup"]["seq_len"] == longest
 
@@ -222,7 +222,9 @@ def test_a_file_cuts_samples_where_it_says(run: Run, tmp_path: Path) -> None:
         "base_model: Qwen/Qwen2.5-0.5B\nadapter: lora\nlora_r: 8\nlora_target_linear: true\n"
         "sequence_len: 1536\nmicro_batch_size: 2\noptimizer: adamw_torch\nbf16: true\n"
     )
-    done = run("predict", str(file), "--lengths", "mean=400,samples=5000", "--format", "json")
+    done = run(
+        "predict", str(file), "--lengths", "mean=400,samples=5000", "--full", "--format", "json"
+    )
     (found,) = json.loads(done.stdout)["predictions"]
     assert found["setup"]["seq_len"] == 1536
 

@@ -389,7 +389,7 @@ def test_its_command_asks_for_the_same_run(run: Run) -> None:
     best = json.loads(run("plan", *asked, "--format", "json").stdout)["recommended"]["run"]
     command = shlex.split(best["command"])
     assert command[0] == "lora-profile"
-    (answer,) = json.loads(run(*command[1:], "--format", "json").stdout)["predictions"]
+    (answer,) = json.loads(run(*command[1:], "--full", "--format", "json").stdout)["predictions"]
     assert answer["peak"]["total_bytes"] == best["peak_bytes"]
     assert answer["fit"]["headroom_bytes"] >= best["headroom_bytes"]  # which is of the bound
     assert answer["step_time"]["seconds"] == pytest.approx(best["time"]["step_seconds"]["middle"])
@@ -414,7 +414,7 @@ def test_a_trainers_file_is_planned_for_and_written(run: Run, tmp_path: Path) ->
     assert done.exit_code == 0, done.stderr
     command = done.stdout[done.stdout.index("lora-profile ") :].partition("\n\n")[0]
     (asked, read) = (
-        json.loads(run(*arguments, "--format", "json").stdout)["predictions"][0]["setup"]
+        json.loads(run(*arguments, "--full", "--format", "json").stdout)["predictions"][0]["setup"]
         for arguments in (
             shlex.split(command.replace("\\\n", ""))[1:],
             [str(out), "--gpu", "rtx_4090"],

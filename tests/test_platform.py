@@ -228,14 +228,14 @@ def test_the_format_is_one_that_the_card_trains_in(run: Run) -> None:
         "TinyLlama/TinyLlama-1.1B-Chat-v1.0", "--method", "full", "--method", "lora", "--method",
         "qlora", "--gpu",
     ]  # fmt: skip
-    old = run(*asked, "v100_sxm2_16gb", "--format", "json")
+    old = run(*asked, "v100_sxm2_16gb", "--full", "--format", "json")
     told = [p["setup"]["dtype"] for p in json.loads(old.stdout)["predictions"]]
     assert told == ["float32", "float16", "float16"]
     assert "(sm_70) does not support bfloat16\n  Using " in old.stderr
-    given = run(*asked, "t4", "--dtype", "bfloat16", "--format", "json")
+    given = run(*asked, "t4", "--dtype", "bfloat16", "--full", "--format", "json")
     assert {p["setup"]["dtype"] for p in json.loads(given.stdout)["predictions"]} == {"bfloat16"}
     assert "(sm_75) does not support bfloat16 (full, LoRA, QLoRA)\n" in given.stderr
-    new = run(*asked, "a100_sxm_40gb", "--format", "json")
+    new = run(*asked, "a100_sxm_40gb", "--full", "--format", "json")
     assert "bfloat16" not in new.stderr
 
 

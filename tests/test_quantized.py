@@ -115,7 +115,7 @@ def nf4_model(**changes: Any) -> ModelSpec:
 
 def told(run: Run, *words: str) -> dict[str, Any]:
     """What is predicted, as JSON."""
-    done = run("predict", *words, "--format", "json")
+    done = run("predict", *words, "--full", "--format", "json")
     assert done.exit_code == 0, done.stderr
     document: dict[str, Any] = json.loads(done.stdout)
     return document

@@ -699,7 +699,18 @@ def test_an_installed_package_rehearses_with_the_torch_of_the_environment(tmp_pa
 
 
 def test_a_rehearsed_answer_is_the_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    question = ("gpt2", "-s", "256", "--method", "lora", "--gpu", "rtx_4090", "--format", "json")
+    question = (
+        "gpt2",
+        "-s",
+        "256",
+        "--method",
+        "lora",
+        "--gpu",
+        "rtx_4090",
+        "--full",
+        "--format",
+        "json",
+    )
     torch = ".".join(map(str, torch_version()))
     peaks = {}
     for engine in ("rehearsed", "auto"):

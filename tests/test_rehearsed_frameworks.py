@@ -36,7 +36,7 @@ def test_every_run_is_of_the_grid_and_every_cell_was_tried() -> None:
 @pytest.mark.parametrize("row", DONE, ids=lambda row: row["key"])
 def test_an_exact_answer_is_what_the_framework_asked_for(row: dict[str, Any], run: Run) -> None:
     """And of one that is off the file's reading or the framework's stack says why."""
-    (answer,) = json.loads(run(*row["asked"], "--format", "json").stdout)["predictions"]
+    (answer,) = json.loads(run(*row["asked"], "--full", "--format", "json").stdout)["predictions"]
     assert answer["peak"]["total_bytes"] == row["predicted_bytes"]
     assert answer["exactness"] == row["exactness"]
     if FAMILY.error(row) == 0:

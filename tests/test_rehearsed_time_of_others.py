@@ -29,7 +29,7 @@ def answers() -> dict[str, dict[str, Any]]:
 
 def answer(row: dict[str, Any], run: Run, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
     if row["script"] not in known:
-        done = run(*row["asked"], "--format", "json")
+        done = run(*row["asked"], "--full", "--format", "json")
         (known[row["script"]],) = json.loads(done.stdout)["predictions"]
     return known[row["script"]]
 

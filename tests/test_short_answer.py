@@ -242,7 +242,7 @@ def test_advice_typed_behind_the_question_gives_what_it_says(
         for name in (name for name in more if name in given):  # an option is given once
             place = given.index(name)
             del given[place : place + 2]
-        question = (*given, "--method", method, *more, "--gpu", card, "--format", "json")
+        question = (*given, "--method", method, *more, "--gpu", card, "--full", "--format", "json")
         done = commands.in_this_process(*question, environment=OFFLINE)
         assert done.exit_code in (0, 1), done.stderr
         (found,) = json.loads(done.stdout)["predictions"]
@@ -301,7 +301,7 @@ def test_advice_on_a_file_is_in_its_words_and_holds(framework: str, tmp_path: Pa
     keys, _, outcome = advice.partition(f" in {path.name}: ")
     changes = yaml.safe_load("\n".join(re.split(r", (?=\w+: )| and (?=\w+: )", keys)))
     path.write_text(yaml.safe_dump(FILES[framework] | changes))
-    (mended,) = json.loads(answer(*asked, "--format", "json"))["predictions"]
+    (mended,) = json.loads(answer(*asked, "--full", "--format", "json"))["predictions"]
     assert mended["fit"]["verdict"] == "fits"
     assert outcome.startswith(f"{size_text(mended['peak']['total_bytes'])} + overhead, ")
 

@@ -370,10 +370,10 @@ def test_without_a_trainer_it_is_answered_by_who_trains(run: Run) -> None:
     """Each line is the trainer's own answer with what its guides pass; the headline is one of
     them."""
     asked = ("SmolLM2-135M", "--method", "lora", "-b", "4", "-s", "512", "--gpu", "rtx_4090")
-    document = json.loads(run(*asked, "--format", "json").stdout)
+    document = json.loads(run(*asked, "--full", "--format", "json").stdout)
     lines = {line["trainer"]: line for line in document["by_trainer"]}
     assert list(lines) == list(GUIDED)
-    sizes = ("-r", "16", "--targets", "all-linear", "--dropout", "0", "--format", "json")
+    sizes = ("-r", "16", "--targets", "all-linear", "--dropout", "0", "--full", "--format", "json")
     for name, options in GUIDED.items():
         (own,) = json.loads(run(*asked, "--trainer", name, *options, *sizes).stdout)["predictions"]
         line = lines[name]
@@ -390,7 +390,7 @@ def test_without_a_trainer_it_is_answered_by_who_trains(run: Run) -> None:
 
 
 def test_a_trainer_that_cannot_run_the_question_says_why(run: Run) -> None:
-    asked = ("gpt2", "--method", "lora", "-s", "64", "--packed", "32", "--format", "json")
+    asked = ("gpt2", "--method", "lora", "-s", "64", "--packed", "32", "--full", "--format", "json")
     lines = {each["trainer"]: each for each in json.loads(run(*asked).stdout)["by_trainer"]}
     assert lines["litgpt"]["peak_bytes"] is None and "--packed" in lines["litgpt"]["refusal"]
     assert lines["trl-sft"]["peak_bytes"]
@@ -425,7 +425,7 @@ def test_a_4_bit_checkpoint_is_answered_on_a_gpu_without_bfloat16(
 ) -> None:
     """In float16, its products too, as Unsloth does."""
     words = ["unsloth/Meta-Llama-3.1-8B-bnb-4bit", "--gpu", "t4", "--trainer", trainer, *more]
-    result = run(*words, "--batch-size", "1", "--format", "json")
+    result = run(*words, "--batch-size", "1", "--full", "--format", "json")
     assert "Using float16" in result.stderr
     (found,) = json.loads(result.stdout)["predictions"]
     assert found["setup"]["dtype"] == "float16"
@@ -438,11 +438,15 @@ def test_what_cannot_be_is_one_clear_line(run: Run, golden_file: Golden) -> None
 def test_all_trainers_are_answered_with_their_own_defaults(run: Run) -> None:
     """Each line is the trainer's own answer, and its bar says the batch and length."""
     asked = ("SmolLM2-135M", "--method", "lora", "--gpu", "rtx_4090")
-    lines = json.loads(run(*asked, "--trainer", "all", "--format", "json").stdout)["by_trainer"]
+    lines = json.loads(run(*asked, "--trainer", "all", "--full", "--format", "json").stdout)[
+        "by_trainer"
+    ]
     assert [line["trainer"] for line in lines] == list(GUIDED)
     shown = run(*asked, "--trainer", "all").stdout
     for line in lines:
-        own = json.loads(run(*asked, "--trainer", line["trainer"], "--format", "json").stdout)
+        own = json.loads(
+            run(*asked, "--trainer", line["trainer"], "--full", "--format", "json").stdout
+        )
         (answer,) = own["predictions"]
         assert line["peak_bytes"] == answer["peak"]["total_bytes"], line["trainer"]
         setup = answer["setup"]
@@ -470,7 +474,7 @@ def test_unsloth_of_2024_made_all_logits(
     where the loss of today said 6.7 GiB for the first."""
     done = run(
         *(model, "--trainer", "unsloth@2024.10", "--method", "qlora", "-r", rank),
-        *("--gpu", "t4", "--format", "json"),
+        *("--gpu", "t4", "--full", "--format", "json"),
     )
     (answer,) = json.loads(done.stdout)["predictions"]
     assert 0.9 * reserved_gib < answer["peak"]["total_bytes"] / 2**30 < reserved_gib

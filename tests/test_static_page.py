@@ -207,7 +207,9 @@ def test_its_command_asks_the_same(chromium: Any, file: Path) -> None:
         page.get_by_label("with").select_option(method)
         words = page.locator("#command").inner_text().split()
         assert words.pop(0) == "lora-profile"
-        prediction = json.loads(lora_profile(*words, "--format", "json").stdout)["predictions"][0]
+        prediction = json.loads(lora_profile(*words, "--full", "--format", "json").stdout)[
+            "predictions"
+        ][0]
         asked: Asked = (SOME[0], key, trainer, method, None, 1, 2048, 16)
         size = page.evaluate(ANSWER, asked)[0]
         assert prediction["peak"]["total_bytes"] == size, words

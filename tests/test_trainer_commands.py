@@ -164,7 +164,7 @@ def test_a_key_that_is_left_out_takes_what_is_under_it_along(folder: Path) -> No
 
 def test_typed_behind_the_name_alone_and_behind_the_verb(folder: Path, run: Run) -> None:
     command = f"trl sft {TRL} --max_length 512"
-    before, after = ["--gpu", "t4", "--format", "json"], command.split()
+    before, after = ["--gpu", "t4", "--full", "--format", "json"], command.split()
     answers = [
         json.loads(run(*words).stdout)
         for words in ([*before, *after], ["predict", *before, *after], [*before, "--", *after])

@@ -228,7 +228,7 @@ def test_kernels_that_are_not_known_of_a_model_are_left_out(tmp_path: Path) -> N
     liger = "".join(f"liger_{key}: true\n" for key in ("rope", "rms_norm", "glu_activation"))
     asked = AXOLOTL.replace("lora_mlp_kernel: false\n", "") + liger
     path.write_text(asked.replace("NousResearch/Llama-3.2-1B", "microsoft/Phi-3-mini-4k-instruct"))
-    done = lora_profile(str(path), "--format", "json")
+    done = lora_profile(str(path), "--full", "--format", "json")
     (prediction,) = json.loads(done.stdout)["predictions"]
     assert prediction["setup"]["kernels"] == "transformers"
     assert prediction["setup"]["lora_kernels"] == "peft"
@@ -535,7 +535,7 @@ def test_arguments_as_json(read: Any, tmp_path: Path) -> None:
     assert plain.stack == "transformers"
     path = str(tmp_path / "arguments.json")
     assert "names no model of the hub\n  Add --model ID" in lora_profile(path, "-s", "64").stderr
-    done = lora_profile(path, "-s", "64", "--model", "gpt2", "--format", "json")
+    done = lora_profile(path, "-s", "64", "--model", "gpt2", "--full", "--format", "json")
     (prediction,) = json.loads(done.stdout)["predictions"]
     assert prediction["setup"]["batch_size"] == 2
 
@@ -775,7 +775,7 @@ def test_merged_mappings_of_anchors_are_read(read: Any) -> None:
 def test_a_key_that_is_not_known_is_named(tmp_path: Path) -> None:
     path = tmp_path / "qlora.yml"
     path.write_text(AXOLOTL + "lora_what: 3\n")
-    done = lora_profile(str(path), "--format", "json")
+    done = lora_profile(str(path), "--full", "--format", "json")
     assert done.exit_code == 0, done.stderr
     (prediction,) = json.loads(done.stdout)["predictions"]
     notes = "\n".join(prediction["assumptions"])
@@ -799,7 +799,7 @@ def test_a_file_is_answered_as_the_command_it_is_read_as(
     document = json.loads(lora_profile("read", str(path), "--format", "json").stdout)
     words = document["command"][1:]
     answers = [
-        json.loads(lora_profile(*asked, *more, "--format", "json").stdout)["predictions"]
+        json.loads(lora_profile(*asked, *more, "--full", "--format", "json").stdout)["predictions"]
         for asked in ([str(path)], words)
     ]
     by_file, by_command = ([(p["setup"], p["peak"]) for p in answer] for answer in answers)
@@ -810,7 +810,9 @@ def test_a_file_is_answered_as_the_command_it_is_read_as(
 def test_options_of_the_command_line_overrule_the_file_s(tmp_path: Path) -> None:
     path = tmp_path / "file.yaml"
     path.write_text(AXOLOTL)
-    done = lora_profile(str(path), "--method", "full", "-b", "1", "-s", "128", "--format", "json")
+    done = lora_profile(
+        str(path), "--method", "full", "-b", "1", "-s", "128", "--full", "--format", "json"
+    )
     (prediction,) = json.loads(done.stdout)["predictions"]
     setup = prediction["setup"]
     assert (setup["method"], setup["seq_len"], setup["rank"]) == ("full", 128, None)
@@ -1065,9 +1067,9 @@ def test_what_is_written_reads_as_the_same_question(trainer: str) -> None:
 def test_a_question_is_written_to_a_file(tmp_path: Path) -> None:
     path = tmp_path / "sft.yaml"
     asked = ["Qwen/Qwen2-0.5B", "--trainer", "trl-sft", "--method", "lora", "-s", "300"]
-    first = lora_profile(*asked, "--write", "trl", str(path), "--format", "json")
+    first = lora_profile(*asked, "--write", "trl", str(path), "--full", "--format", "json")
     assert first.exit_code == 0, first.stderr
-    second = lora_profile(str(path), "--format", "json")
+    second = lora_profile(str(path), "--full", "--format", "json")
     one, other = (json.loads(done.stdout)["predictions"][0] for done in (first, second))
     assert one["setup"] == other["setup"]
     assert one["peak"] == other["peak"]
@@ -1123,7 +1125,7 @@ def test_a_file_with_images_told_is_about_the_whole_model(tmp_path: Path) -> Non
         f"lora_target_modules: '{pattern}'\nsequence_len: 128\n"
     )
     told = ("--images", "1", "--image-size", "64x64")
-    done = lora_profile(str(path), *told, "--format", "json")
+    done = lora_profile(str(path), *told, "--full", "--format", "json")
     assert done.exit_code == 0, done.stderr
     assert "vision side" not in done.stderr
     (found,) = json.loads(done.stdout)["predictions"]
@@ -1144,7 +1146,7 @@ def test_a_file_with_images_told_is_about_the_whole_model(tmp_path: Path) -> Non
 
 
 def test_an_answer_for_a_text_side_is_an_estimate_that_says_so() -> None:
-    done = lora_profile("unsloth/Qwen2-VL-7B-Instruct", "--format", "json", "-s", "64")
+    done = lora_profile("unsloth/Qwen2-VL-7B-Instruct", "--full", "--format", "json", "-s", "64")
     for prediction in json.loads(done.stdout)["predictions"]:
         assert prediction["exactness"] == "estimate"
         said = "\n".join(prediction["assumptions"])
@@ -1191,7 +1193,7 @@ def test_what_vllm_takes_is_no_room_for_the_training(tmp_path: Path) -> None:
     path.write_text(GRPO + "use_vllm: true\nvllm_gpu_memory_utilization: 0.25\n")
 
     def left(*words: str) -> int:
-        told = ("--gpu", "custom:24GiB", "--world-size", "1", "--format", "json")
+        told = ("--gpu", "custom:24GiB", "--world-size", "1", "--full", "--format", "json")
         done = lora_profile(str(path), *words, *told)
         (found,) = json.loads(done.stdout)["predictions"]
         return int(found["fit"]["usable_bytes"])

@@ -231,7 +231,7 @@ def test_weights_are_in_the_format_that_who_loads_them_takes(
     script.write_text(
         f"model = {loading}\nSFTTrainer(model=model, args=SFTConfig(max_length=64)).train()\n"
     )
-    done = run(str(script), "--format", "json")
+    done = run(str(script), "--full", "--format", "json")
     assert json.loads(done.stdout)["predictions"][0]["setup"]["dtype"] == dtype
 
 
@@ -243,7 +243,7 @@ def test_the_command_that_a_script_amounts_to_asks_the_same(run: Run, tmp_path: 
     )
     words = json.loads(run("read", str(script), "--format", "json").stdout)["command"]
     asked, said = (
-        json.loads(run(*command, "--format", "json").stdout)["predictions"][0]
+        json.loads(run(*command, "--full", "--format", "json").stdout)["predictions"][0]
         for command in (words[1:], [str(script)])
     )
     for answer in (asked, said):

@@ -133,10 +133,12 @@ def test_the_file_s_trainer_is_meant_where_none_is_named(
     tmp_path: Path, run: Run, name: str
 ) -> None:
     path = tmp_path / f"run{suffix_of(name)}"
-    done = run(*PLAIN, "--gpu", "rtx_4090", "--format", "json", "--write", name, str(path))
+    done = run(
+        *PLAIN, "--gpu", "rtx_4090", "--full", "--format", "json", "--write", name, str(path)
+    )
     assert done.exit_code == 0 and f"Wrote {path}" in done.stderr
     assert "Start it with: " in done.stderr
-    again = run(str(path), "--gpu", "rtx_4090", "--format", "json")
+    again = run(str(path), "--gpu", "rtx_4090", "--full", "--format", "json")
     one, other = (json.loads(each.stdout)["predictions"][0] for each in (done, again))
     assert one["peak"] == other["peak"]
     setup, other_setup = one["setup"], other["setup"]

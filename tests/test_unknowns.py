@@ -179,7 +179,7 @@ def test_changes_that_go_together_widen_more_than_one() -> None:
 def test_where_only_a_trace_would_tell_no_interval_is_stated(run: Run) -> None:
     model = ("bigcode/gpt_bigcode-santacoder", "--trainer", "bare")
     words = (*model, "--checkpointing", "--method", "full")
-    answer = json.loads(run(*words, "--format", "json").stdout)["predictions"][0]
+    answer = json.loads(run(*words, "--full", "--format", "json").stdout)["predictions"][0]
     assert answer["evidence"]["low_bytes"] is None
     assert not all(each["is_priced"] for each in answer["evidence"]["unknowns"])
     assert "full: no interval, parts are not modelled: " in run(*words).stdout
@@ -249,7 +249,7 @@ def test_a_compiled_run_is_an_upper_end_and_says_so(
     ends = []
     for is_on in ("false", "true"):
         file.write_text(COMPILED[framework].format(is_on))
-        found = json.loads(run(*given, "--format", "json").stdout)["predictions"][0]
+        found = json.loads(run(*given, "--full", "--format", "json").stdout)["predictions"][0]
         ends.append((found["evidence"]["low_bytes"], found["peak"]["total_bytes"]))
     said = " ".join(run(*given, "--gpu", "rtx_4090").stdout.split())
     assert "torch.compile is not modelled (the answer is too high)" in said
@@ -268,7 +268,17 @@ def test_a_lower_bound_is_called_so_under_a_trainer_with_gaps(run: Run) -> None:
 
 
 def test_python_asks_as_the_command_does(run: Run) -> None:
-    words = (LLAMA.id, "--method", "lora", "--checkpointing", "-s", "1024", "--format", "json")
+    words = (
+        LLAMA.id,
+        "--method",
+        "lora",
+        "--checkpointing",
+        "-s",
+        "1024",
+        "--full",
+        "--format",
+        "json",
+    )
     words += ("--trainer", "bare")
     found = json.loads(run(*words).stdout)["predictions"][0]["evidence"]
     setup = setup_for(LLAMA, "bare", "lora", checkpointing=True, seq_len=1024)

@@ -62,7 +62,7 @@ def test_no_name_is_suggested_that_nobody_would_have_meant() -> None:
 
 
 def predictions(*words: str) -> Sequence[dict[str, Any]]:
-    done = lora_profile("predict", *words, "--format", "json")
+    done = lora_profile("predict", *words, "--full", "--format", "json")
     assert done.exit_code in (0, 1), done.stderr
     found: Sequence[dict[str, Any]] = json.loads(done.stdout)["predictions"]
     return found

@@ -111,6 +111,20 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+class MemorySize(click.ParamType[int]):
+    """'24GiB' in bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from lora_profiler.units import parse_memory
+
+        try:
+            return value if isinstance(value, int) else parse_memory(value)
+        except UsageError as e:
+            self.fail(str(e), param, ctx)
+
+
 class HelpCommand(click.Command):
     """A command whose help is a line an option, in groups, and whose usage begins with what it is
     about. An option that takes one value is refused a second one; of one that it does not have it

@@ -79,6 +79,7 @@ Step times are medians; they differ where their 95 % intervals do not overlap.
 
 --fail-above checks the metrics of --metric. Against predictions: errors in both directions.
 Between sets: what got worse, and cases that no longer run. It fails if nothing can be checked.
+Between predictions: peak and step time, a worse verdict, and what is no longer predicted.
 
 Examples:
   lora-profile compare records.jsonl                        how far off were the predictions?
@@ -87,6 +88,7 @@ Examples:
   lora-profile compare runs/ --format csv -o errors.csv     every number, a line each
   lora-profile compare old.jsonl --against new.jsonl        what did the upgrade change?
   lora-profile compare old/ older/ --against new/ --metric step_seconds --fail-above 3%
+  lora-profile compare base.json new.json --fail-above 1%   two files of predict --format json
 
 Exit: 0 done, 1 above --fail-above, 2 usage, or no readable record.
 """,
@@ -118,10 +120,12 @@ Exit: 0 done, 1 above --fail-above, 2 usage, or no readable record.
 def compare_command(
     ctx: click.Context, /, records: tuple[str, ...], against: tuple[str, ...], **o: Any
 ) -> None:
-    """Compare measured RECORDS with predictions, or with records of another set.
+    """Compare measured RECORDS with predictions or other records; or two predictions.
     RECORDS: files of lora-profile bench, or folders of .jsonl files.
     """
     check_new_file(o["output"], o["force"])
+    if (broken := _predictions([*records, *against], o)) is not None:
+        ctx.exit(int(broken))
     metrics = _metrics(o["metrics"], CHANGING if against else PREDICTED, bool(against))
     if against:
         for name in ("engine", "by"):
@@ -157,6 +161,49 @@ def _read(paths: Iterable[str]) -> "RecordSet":
     for message in record_set.warnings:
         warn(f"passed over: {message}")
     return record_set
+
+
+# --- two documents of predict ---------------------------------------------------------------------
+
+
+def _predictions(paths: Sequence[str], o: dict[str, Any]) -> bool | None:
+    """Prints what became of the predictions; whether the limit was broken. None where no file is
+    one of predictions. Raises UsageError."""
+    from lora_profiler.report.json.changes import (
+        JUDGED,
+        METRICS,
+        difference_blocks,
+        difference_payload,
+        difference_records,
+        differences,
+        predictions_in,
+        too_much,
+    )
+
+    read = [predictions_in(Path(path)) for path in paths if path.endswith(".json")]
+    documents = [document for document in read if document is not None]
+    if not documents:
+        return None
+    if len(documents) != 2 or len(paths) != 2:
+        raise UsageError(
+            "predictions are compared in pairs. Try: `lora-profile compare BEFORE.json AFTER.json`"
+        )
+    chosen = METRICS if ALL in o["metrics"] else o["metrics"] or JUDGED
+    if other := next((name for name in chosen if name not in METRICS), None):
+        raise UsageError(
+            f"{other} is not compared between predictions; take one of {', '.join(METRICS)}."
+        )
+    found = differences(*documents)
+    print_answer(
+        lambda: difference_payload(found),
+        lambda: difference_blocks(found, chosen),
+        lambda: difference_records(found),
+    )
+    if o["fail_above"] is None:
+        return False
+    for sentence in (sentences := too_much(found, chosen, o["fail_above"])):
+        click.echo(printable(sentence), err=True)
+    return bool(sentences) or not found.compared
 
 
 # --- predicted against measured -------------------------------------------------------------------

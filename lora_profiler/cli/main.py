@@ -15,6 +15,7 @@ from lora_profiler.cli.click_support import (
     HELP_NAMES,
     CommandOrTrainers,
     DefaultGroup,
+    MemorySize,
     check_new_file,
     command,
     complete_model,
@@ -26,7 +27,7 @@ from lora_profiler.cli.click_support import (
     warn_of,
     write_out,
 )
-from lora_profiler.cli.option_groups import OUTPUT, grouped, rare
+from lora_profiler.cli.option_groups import CARD, OUTPUT, grouped, rare
 from lora_profiler.cli.options import (
     answer_options,
     data_options,
@@ -140,6 +141,8 @@ Exit: 0 fits, 1 does not or may not, 2 usage, 3 no such model.
 @file_options("model", "MODEL", "a trainer's config, if the run fits")
 @rare(OUTPUT)("--per-layer", help="weights, memory and compute of each layer")
 @grouped(OUTPUT)("--explain", help="the formula behind each number")
+@rare(OUTPUT)("--full", help="all of it, with --format json")
+@rare(CARD)("--max-peak", "SIZE", "exit 1 if a peak is above: 22GiB", type=MemorySize())
 @output_options("table", "json", "csv", "md")
 @click.pass_context
 @collector_paused()
@@ -150,7 +153,9 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     check_new_file(o["output"], o["force"])
     detailed = o["detail"] or o["per_layer"] or o["explain"]
     short = o["form"] in ("table", "md") and not detailed
-    levers: Levers = "all" if o["explain"] or o["form"] == "json" else "none" if short else "best"
+    in_summary = o["form"] == "json" and not o["full"]
+    is_whole = o["explain"] or (o["form"] == "json" and o["full"])
+    levers: Levers = "all" if is_whole else "none" if short or in_summary else "best"
     found = answered(ctx, levers)
     for one_model in found:
         warn_of([answer.prediction for answer in one_model.answers], one_model.gpu)
@@ -169,9 +174,30 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     else:
         _print_answers([one_model.answers for one_model in found], ctx)
     enough = ("fits", "tight") if o["allow_tight"] else ("fits",)
-    verdicts = [a.fit.verdict for one_model in found for a in one_model.answers if a.fit]
-    if o["gpu"] and not any(verdict in enough for verdict in verdicts):
+    fits = [any(a.fit and a.fit.verdict in enough for a in one.answers) for one in found]
+    is_enough = all(fits) if all(one.subject for one in found) else any(fits)
+    if _above(found, o["max_peak"]) or (o["gpu"] and not is_enough):
         ctx.exit(1)
+
+
+def _above(found: Sequence["OfModel"], limit: int | None) -> bool:
+    """Whether a peak is above --max-peak, with a sentence on stderr for each that is."""
+    if limit is None:
+        return False
+    from lora_profiler.report.answer.verdicts import method_name, size_text
+
+    answers = [(one, answer) for one in found for answer in one.answers]
+    above = [
+        (one.subject or f"{method_name(answer)} of {answer.prediction.workload.model.id}", answer)
+        for one, answer in answers
+        if answer.prediction.peak.total_bytes > limit or not answer.prediction.is_whole
+    ]
+    for name, answer in above:
+        prediction = answer.prediction
+        size = size_text(prediction.peak.total_bytes)
+        is_ = f"of {size} is above" if prediction.is_whole else f"is not known, at least {size};"
+        click.echo(f"{name}: the peak {is_} --max-peak {size_text(limit)}.", err=True)
+    return bool(above)
 
 
 class OfModel(NamedTuple):
@@ -256,10 +282,11 @@ def _print_answers(answers: Sequence[Sequence["Answer"]], ctx: click.Context) ->
     o = ctx.params
     flat = [a for one_model in answers for a in one_model]
     if o["form"] == "json":
-        from lora_profiler.report.json.predict import predict_payload
+        from lora_profiler.report.json.predict import predict_payload, summary
 
-        beside = [guided(one_model, ctx) for one_model in answers]
-        print_json(predict_payload(flat, [each for each in beside if each]), o["output"])
+        every = [guided(one_model, ctx) for one_model in answers]
+        document = predict_payload(flat, [of for of in every if of])
+        print_json(document if o["full"] else summary(document), o["output"])
     elif o["form"] == "csv":
         from lora_profiler.report.json.predict import layer_records, predict_records
         from lora_profiler.report.render import csv_text

@@ -44,6 +44,49 @@ def predict_payload(
     return document
 
 
+_SUMMARY: Mapping[str, str] = {
+    "model": "id",
+    "setup": "method rank batch_size seq_len accumulation dtype precision optimizer checkpointing"
+    " world_size sharding",
+    "platform": "compute_capability torch",
+    "exactness": "",
+    "error_bound": "",
+    "peak": "moment total_bytes bytes",
+    "host_bytes": "",
+    "trainer": "name version",
+    "fit": "gpu verdict usable_bytes reserve_bytes headroom_bytes largest_batch_size"
+    " longest_seq_len",
+    "step_time": "seconds low_seconds high_seconds tokens_per_second",
+    "evidence": "low_bytes high_bytes",
+    "remedies": "options peak_bytes",
+    "data": "epoch_seconds total_seconds",
+}
+"""What a summary has of a prediction, and of each of these what keys; all where none are named."""
+_BY_TRAINER = "trainer model method peak_bytes verdict refusal"
+
+
+def summary(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document of `predict_payload` with fewer keys, some 2 KB a question: what is left is
+    where it was."""
+    short = {**document, "predictions": [_short(row) for row in document["predictions"]]}
+    if "by_trainer" in document:
+        short["by_trainer"] = [_kept(row, _BY_TRAINER) for row in document["by_trainer"]]
+    return short
+
+
+def _short(row: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: _kept(row[name], keys) for name, keys in _SUMMARY.items() if name in row}
+    return found | ({"remedies": found["remedies"][:1]} if "remedies" in found else {})
+
+
+def _kept(value: Any, keys: str) -> Any:
+    if isinstance(value, list):
+        return [_kept(each, keys) for each in value]
+    if not keys or not isinstance(value, Mapping):
+        return value
+    return {key: value[key] for key in keys.split() if key in value}
+
+
 def _by_trainer(line: "Line") -> types.ByTrainerJson:
     stack, foreseen = line.stack, line.foreseen
     prediction = foreseen.prediction if foreseen else None
