@@ -18,14 +18,16 @@ from lora_profiler.algebra import Polynomial, undominated
 from lora_profiler.analytic import candidates, plan
 from lora_profiler.analytic.families import family_of
 from lora_profiler.analytic.losses import chunk_regime
+from lora_profiler.features.losses._torchtune import CHUNKS
+from lora_profiler.features.losses.unsloth import cut_of
 from lora_profiler.planning.engine import pads_masks, peak_polynomials, predict_checked
 from lora_profiler.planning.fit import largest
 from lora_profiler.planning.reserve import held_bytes
-from lora_profiler.support.losses import TORCHTUNE_CHUNKS, chunk_rows, head_of, loss_regime
+from lora_profiler.support.losses import chunk_rows, head_of, loss_regime
 from lora_profiler.support.offloading import is_offloaded
 from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS, counts_in_steps
 from lora_profiler.support.sdpa import MASK_ALIGNMENT
-from lora_profiler.support.unsloth import cut_of, positions_of
+from lora_profiler.support.unsloth import positions_of
 from lora_profiler.workload import DTYPE_BYTES, Workload
 
 ENGINE = "auto"
@@ -123,11 +125,11 @@ class Law:
             case "trl":
                 return Sized(regime % 2, ())
             case "torchtune" if regime < 0:
-                whole, rest = divmod(-regime - 1, TORCHTUNE_CHUNKS)
+                whole, rest = divmod(-regime - 1, CHUNKS)
                 return Sized(rest, (whole,))
             case "torchtune":
-                rest = regime % TORCHTUNE_CHUNKS
-                return Sized(0, tuple(int(rest == n) for n in range(1, TORCHTUNE_CHUNKS)))
+                rest = regime % CHUNKS
+                return Sized(0, tuple(int(rest == n) for n in range(1, CHUNKS)))
             case "litgpt":
                 parts, is_empty = divmod(regime, 2) if regime > 0 else (-regime, 0)
                 return Sized(2 * min(parts - is_empty, SEVERAL_PARTS) + is_empty, (parts,))

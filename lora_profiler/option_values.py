@@ -1,7 +1,9 @@
 """The values that options of a setup can have."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from lora_profiler.feature import names
 
 Optimizer = Literal[
     "adamw",
@@ -28,28 +30,10 @@ Attention = Literal["auto", "flash", "efficient", "cudnn", "math", "eager", "fla
 Device = Literal["cuda", "cpu", "mps", "xpu"]
 Precision = Literal["pure", "amp", "amp-float16", "fsdp-mixed"]
 Method = Literal["full", "lora", "qlora"]
-Loss = Literal[
-    "plain",
-    "chunked",
-    "fused",
-    "trl",
-    "torchtune",
-    "torchtune-chunked",
-    "cce",
-    "litgpt",
-    "triton",
-    "unsloth",
-    "llamafactory-dpo",
-    "axolotl-dpo",
-    "torchtune-dpo",
-    "llamafactory-kto",
-    "llamafactory-orpo",
-    "llamafactory-dft",
-    "llamafactory-eaft",
-    "llamafactory-asft",
-    "trl-orpo",
-    "scores",
-]
+if TYPE_CHECKING:  # the values are names of folders, which the option's own check knows
+    Loss: TypeAlias = str
+else:
+    Loss = Literal[("plain", "chunked", "fused", *names("losses"))]
 Kernels = Literal[
     "transformers", "liger", "foak", "torchtune", "litgpt", "litgpt-2024", "litgpt-2023", "unsloth"
 ]
@@ -155,24 +139,6 @@ PROJECTED: tuple[Optimizer, ...] = ("galore_adamw", "apollo_adamw", "adam_mini")
 """Optimizers of packages that know of a weight's shape or name."""
 RULED_ALONE: tuple[Optimizer, ...] = (*PROJECTED, "lorafa")
 """Optimizers that neither a trace nor a measurement makes."""
-REFERENCE_LOSSES: tuple[Loss, ...] = (
-    "llamafactory-dpo",
-    "axolotl-dpo",
-    "torchtune-dpo",
-    "llamafactory-kto",
-    "llamafactory-asft",
-)
-"""Losses that compare with a reference's logits."""
-OVER_ALL_LOGITS: tuple[Loss, ...] = (
-    *REFERENCE_LOSSES,
-    "llamafactory-orpo",
-    "llamafactory-dft",
-    "llamafactory-eaft",
-    "trl-orpo",
-)
-"""Losses that a trainer's loop makes of all logits in float32."""
-RULED_LOSSES: tuple[Loss, ...] = ("unsloth", "scores", *OVER_ALL_LOGITS)
-"""Losses that neither a trace nor a measurement makes."""
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 FLAT: tuple[Sharding, ...] = ("fsdp1", "fsdp1-no-prefetch")
 """FSDP of flat parameters, as torch had it first; accelerate fetches no layer ahead."""

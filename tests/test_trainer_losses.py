@@ -14,7 +14,7 @@ from agreement import exact_totals, same_step
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_gpu, find_model, model_from_config
 from lora_profiler.errors import UsageError
-from lora_profiler.modeling import trl_head
+from lora_profiler.features.losses.trl import stand_in as trl_head
 from lora_profiler.planning.engine import peak_bytes
 from lora_profiler.planning.engine import predict as predict_by_any
 from lora_profiler.planning.setups import setup_for
@@ -224,7 +224,7 @@ def test_trl_s_kernels_stand_in_for_what_torch_computes_in_its_place(
     for device in ("cpu", "cuda"):
         setup = replace(BASE, device=device, batch_size=2, seq_len=9)  # type: ignore[arg-type]
         hidden.grad = weight.grad = None
-        loss = trl_head.tiled_loss(setup, hidden, weight, None, labels, scaling)
+        loss = trl_head.scaled_loss(setup, hidden, weight, None, labels, scaling)
         loss.backward()  # type: ignore[no-untyped-call]
         assert hidden.grad is not None and weight.grad is not None
         found.append((loss, hidden.grad.clone(), weight.grad.clone()))
@@ -246,7 +246,7 @@ def test_trl_s_head_is_the_one_that_trl_has(scaling: LogitScaling) -> None:
     setup = replace(BASE, device="cpu", batch_size=1, seq_len=901)
 
     def mine() -> torch.Tensor:
-        return trl_head.tiled_loss(setup, hidden, weight, None, labels, scaling)
+        return trl_head.scaled_loss(setup, hidden, weight, None, labels, scaling)
 
     def theirs() -> torch.Tensor:
         rows, targets = hidden[:, :-1].reshape(-1, 8), labels[:, 1:].reshape(-1)

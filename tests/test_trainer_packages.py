@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from lora_profiler.modeling import chunked_logits, triton_losses
+from lora_profiler.feature import part
 from lora_profiler.workload import LoraConfig, TrainSetup
 from oracle import StorageTracker
 
@@ -99,7 +99,9 @@ def test_torchtune(setup: TrainSetup, dtype: torch.dtype) -> None:
     linear.linear_projection = lambda tokens: torch.nn.functional.linear(tokens, g.weight)
 
     def mine() -> Tensor:
-        return chunked_logits.linear_cross_entropy(setup, g.hidden, g.weight, None, g.ids).loss
+        return part("losses", "torchtune", "stand_in", "loss")(
+            setup, g.hidden, g.weight, None, g.ids
+        ).loss
 
     def real() -> Tensor:
         shifted = g.shifted.clone()  # came with the batch
@@ -117,7 +119,9 @@ def test_torchtune_s_chunks_of_all_logits(setup: TrainSetup, dtype: torch.dtype)
     chunked = losses.CEWithChunkedOutputLoss()
 
     def mine() -> Tensor:
-        return chunked_logits.chunked_output_loss(setup, g.hidden, g.weight, None, g.ids).loss
+        return part("losses", "torchtune-chunked", "stand_in", "loss")(
+            setup, g.hidden, g.weight, None, g.ids
+        ).loss
 
     def real() -> Tensor:
         shifted = g.shifted.clone()
@@ -141,7 +145,9 @@ def test_litgpt(setup: TrainSetup, dtype: torch.dtype) -> None:
     g = given(setup, dtype)
 
     def mine() -> Tensor:
-        return chunked_logits.litgpt_loss(setup, g.hidden, g.weight, None, g.ids).loss
+        return part("losses", "litgpt", "stand_in", "loss")(
+            setup, g.hidden, g.weight, None, g.ids
+        ).loss
 
     def real() -> Tensor:
         head = torch.nn.functional.linear
@@ -167,7 +173,9 @@ def test_cut_cross_entropy(setup: TrainSetup, monkeypatch: pytest.MonkeyPatch) -
     g = given(setup, torch.bfloat16)
 
     def mine() -> Tensor:
-        return triton_losses.cut_cross_entropy(setup, g.hidden, g.weight, None, g.ids).loss
+        return part("losses", "cce", "stand_in", "loss")(
+            setup, g.hidden, g.weight, None, g.ids
+        ).loss
 
     def as_torch() -> Tensor:
         return _loss(torch_compile.torch_compile_linear_cross_entropy, g)

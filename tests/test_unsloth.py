@@ -11,12 +11,12 @@ import pytest
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import UsageError
-from lora_profiler.option_values import RULED_LOSSES
+from lora_profiler.features.losses.unsloth import Cut, cut_of, regime
+from lora_profiler.loss import all_losses, is_predicted_only
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.support.generations import as_made
 from lora_profiler.support.losses import head_of
-from lora_profiler.support.unsloth import Cut, cut_of, unsloth_regime
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 ONE, SMALL = find_model("meta-llama/Llama-3.2-1B"), find_model("HuggingFaceTB/SmolLM2-135M")
@@ -58,7 +58,7 @@ def test_rows_of_a_part(words: int, width: int, tokens: int, rows: int) -> None:
         model=ONE,
         setup=replace(asked().setup, lora=None, quantization=None, kernels="transformers"),
     )
-    cut = cut_of(unsloth_regime(workload, head, 1, tokens + 1, 1))
+    cut = cut_of(regime(workload, head, 1, tokens + 1, 1))
     assert cut == Cut(rows, -(-tokens // rows), 1, False)
 
 
@@ -75,7 +75,7 @@ def test_which_cards_make_tiles(card: str, length: int, is_tiled: bool) -> None:
     workload = asked(model=ONE, card=card, seq_len=length)
     head = head_of(ONE)
     assert head is not None
-    assert cut_of(unsloth_regime(workload, head, 2, length, 1)).tiled is is_tiled
+    assert cut_of(regime(workload, head, 2, length, 1)).tiled is is_tiled
 
 
 def test_one_part_by_hand() -> None:
@@ -336,7 +336,7 @@ def test_what_it_does_not_go_with_is_refused(changes: dict[str, Any]) -> None:
         predict_checked(Workload(model=SMALL, setup=setup))
 
 
-@pytest.mark.parametrize("loss", RULED_LOSSES)
+@pytest.mark.parametrize("loss", filter(is_predicted_only, all_losses()))
 def test_what_no_trace_makes_is_refused_there(loss: Any) -> None:
     from lora_profiler.planning.engine import predict as predict_by
 

@@ -5,20 +5,15 @@ from lora_profiler.algebra.polynomial import Values
 from lora_profiler.analytic.families import unmodelled
 from lora_profiler.analytic.losses import ChunkedHead
 from lora_profiler.analytic.plan import Plan
-from lora_profiler.option_values import GRPO, OVER_ALL_LOGITS, SCORED
+from lora_profiler.feature import part
+from lora_profiler.loss import CORE, loss_facts
+from lora_profiler.option_values import GRPO
 from lora_profiler.platform import CUDA_RULES
 from lora_profiler.support.engines import omissions, rules_unsupported_reason
 from lora_profiler.support.evaluation import evaluation_words, generation_words
 from lora_profiler.support.generations import version_words
 from lora_profiler.support.liger import ASSUMPTION
-from lora_profiler.support.losses import (
-    AFTER_FORWARD,
-    LOSS_WORDS,
-    OUTPUTS_HELD,
-    OWN_LOSSES,
-    SCORED_WORDS,
-    SMOOTHED,
-)
+from lora_profiler.support.losses import OUTPUTS_HELD, SMOOTHED, loss_words
 from lora_profiler.support.offloading import ON_NVME, PINNED, PINNED_BY_DEEPSPEED
 from lora_profiler.support.packing import rows_words
 from lora_profiler.support.sdpa import kernel_words
@@ -84,6 +79,7 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
     evaluates = setup.eval_batch_size is not None
     is_dealt = setup.sharding in DEEPSPEED_ZERO
     words = plan.forward.logits.elements.evaluate(1, 1, 1) if plan.forward else 0
+    own = part("losses", loss, "", "doubts")
     apply = {
         "torchtune's Gemma 2 needed 0.09 % more in a rehearsal; its attention is predicted as"
         " transformers' eager.": (setup.kernels == "torchtune" and model.model_type == "gemma2"),
@@ -110,7 +106,7 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         " window).": plan.masks_in_math,
         "Evaluation with this loss is not checked. It is predicted as the training pass, with label"
         " smoothing as the plain loss.": (
-            evaluates and (loss in OWN_LOSSES or setup.label_smoothing_factor > 0)
+            evaluates and (loss not in CORE or setup.label_smoothing_factor > 0)
         ),
         "No trace of evaluation under this sharding was held against its rule.": (
             evaluates and setup.sharding in FULLY_SHARDED
@@ -118,17 +114,7 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         "Liger's loss with a trained copy of the head needed 380 bytes more in a rehearsal.": (
             loss == "fused" and setup.accumulation > 1 and lora and lora.modules_to_save
         ),
-        "Unsloth's own code for this model is predicted as transformers'. In rehearsals Gemma 3"
-        " needed 1 to 3 % less, with the peak in a layer 18 % less; Phi-4-mini needed 4.5 %"
-        " more.": loss == "unsloth" and setup.kernels != "unsloth",
-        "Unsloth's loss with trained embedding and head needed 4 bytes less in its one"
-        " rehearsal.": loss == "unsloth" and lora is not None and lora.modules_to_save,
-        "What topk takes for itself is as torch's source has it, of many tokens.": (
-            loss == "llamafactory-eaft"
-        ),
-        "TRL's copy of the prompt, 16 B per token, is left out.": (
-            loss in ("axolotl-dpo", "trl-orpo")
-        ),
+        **(own(plan.workload) if own else {}),
         "Unsloth compiles these layers; they are counted operator by"
         " operator.": setup.compiles_layers,
         "Prompts' tokens are counted as if they were scored.": setup.loop_state == "unsloth-dpo",
@@ -146,7 +132,7 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         ),
         "The loss was held against traces of transformers' model under FSDP2; torchtune and LitGPT"
         " shard models of their own, LitGPT by FSDP1.": (
-            loss in AFTER_FORWARD and setup.sharding in FULLY_SHARDED
+            loss_facts(loss).after_forward and setup.sharding in FULLY_SHARDED
         ),
         f"No run of {setup.loop_state}'s loop was held against context parallelism.": (
             setup.context_parallel_size > 1 and setup.loop_state != "none"
@@ -221,9 +207,8 @@ def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:
         sentences.append(SMOOTHED)
     if setup.hold_outputs:
         sentences.append(OUTPUTS_HELD)
-    if setup.loss in LOSS_WORDS:
-        is_scored = setup.loss == "unsloth" and setup.loop_state in SCORED
-        sentences.append(SCORED_WORDS if is_scored else LOSS_WORDS[setup.loss])
+    if words := loss_words(setup):
+        sentences.append(words)
     elif isinstance(plan.forward.chunks, ChunkedHead):
         rows = plan.forward.chunks.rows.evaluate(*at)
         sentences.append(
@@ -233,7 +218,7 @@ def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:
     sentences += kernel_words(workload, plan.kernels)
     if setup.device == "cuda":
         sentences.append(CUDA_RULES)
-    converts = setup.label_smoothing_factor > 0 or setup.loss in OVER_ALL_LOGITS
+    converts = setup.label_smoothing_factor > 0 or loss_facts(setup.loss).of_all_logits
     if setup.autocast_dtype and not converts:
         sentences.append(
             f"Autocast to {setup.autocast_dtype} covers the forward pass alone; logits are not"

@@ -23,9 +23,9 @@ from lora_profiler.analytic.losses import SCALAR
 from lora_profiler.analytic.moments import input_bytes
 from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
+from lora_profiler.loss import loss_facts
 from lora_profiler.prediction import Category
 from lora_profiler.support.library_memory import pass_scalar_bytes
-from lora_profiler.support.losses import AFTER_FORWARD
 from lora_profiler.support.unsloth import returns_all_hidden_states
 from lora_profiler.workload import TrainSetup, Workload
 
@@ -69,7 +69,7 @@ def evaluation(
         outcomes = list(chunks.ahead)
         if chunks.hidden.storage is not forward.hidden.storage:
             outcomes = [size + chunks.hidden.bytes for size in outcomes]
-            hidden = ZERO if setup.loss in AFTER_FORWARD else hidden
+            hidden = ZERO if loss_facts(setup.loss).after_forward else hidden
     else:
         made = chunks.trained if chunks.fused and not chunks.lowered else ZERO
         loss = chunks.losses() + chunks.copied + made + labels + (2 + chunks.fused) * SCALAR

@@ -15,8 +15,8 @@ from lora_profiler.analytic.loss_paths import LossOfLogits, LossPath
 from lora_profiler.analytic.losses import SCALAR, ChunkedHead
 from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
+from lora_profiler.loss import loss_facts
 from lora_profiler.prediction import Category
-from lora_profiler.support.losses import AFTER_FORWARD
 from lora_profiler.workload import TrainSetup
 
 Both = tuple[tuple[Candidate, ...], tuple[Candidate, ...]]
@@ -38,7 +38,7 @@ def loss_candidates(
     stored = at_end - kept.moved.freed
     last = ZERO if forward.hidden.storage in forward.head.saved else forward.hidden.bytes
     gathered = shards.in_loss, shards.before_layers
-    comes_after = setup.loss in AFTER_FORWARD or setup.label_smoothing_factor > 0
+    comes_after = loss_facts(setup.loss).after_forward or setup.label_smoothing_factor > 0
     if shards.is_sharded and comes_after:
         gathered = shards.after_forward, shards.after_forward
     before, after = with_communication(ahead, gathered[0]), with_communication(running, gathered[1])

@@ -1,6 +1,6 @@
-"""What other losses than the plain one hold at once, forward and backward: trainers' own, each as
-its stand-in in `modeling/` holds it, which was read off the trainer's code, and transformers'
-LabelSmoother and shifted logits.
+"""What other losses than the plain one hold at once, forward and backward: the terms in which a
+trainer's own loss is priced (`features/losses/*/law.py`), and transformers' LabelSmoother and
+shifted logits.
 
 A path is worked out whole: everything of the loss that lives beside the activations, at each
 instant that can be the largest.
@@ -13,13 +13,7 @@ from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.support.generations import casts_in_head
-from lora_profiler.support.losses import (
-    TRL_TILE_COLUMNS,
-    TRL_TILE_ROWS,
-    head_of,
-    logit_scaling,
-    runs_triton,
-)
+from lora_profiler.support.losses import head_of
 from lora_profiler.workload import Transformers
 
 SCALAR, INDEX = 4, 8
@@ -204,98 +198,6 @@ def shifted_logits(logits: Tensor, version: Transformers, *, one_row: bool) -> L
         back=(part * 2 + labels + 3 * SCALAR, part * 3 + 2 * SCALAR),
         output=narrow if left != ZERO else whole,
         keeps_labels=one_row,
-    )
-
-
-def trl_head(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
-    """TRL's tiled head: `modeling/trl_head.py`, line by line. `regime`: see `support.losses`."""
-    of_row, is_capped = divmod(abs(regime), 2)
-    triton = runs_triton(op.rules.device)
-    weight, bias, width, vocab = head = head_weights(op, model)
-    tokens = B * of_row if regime < 0 else TOKENS - B * of_row  # with a label
-    mask = labelled(one_row=op.rules.one_row)
-    count = tokens if triton else mask
-    rows = constant(TRL_TILE_ROWS) if is_capped else count
-    compute = op.rules.autocast or hidden.dtype
-    size = ITEMSIZE[compute]
-
-    copied = count * (width * ITEMSIZE[hidden.dtype])
-    if not triton and op.rules.one_row:  # a view
-        copied = ZERO
-        op.saved.setdefault(hidden.storage, op.scope)
-    kept = copied + count * (8 + 2 * 4) + mask + _COUNT
-    buffer = rows * (TRL_TILE_COLUMNS * size)
-    lowered = rows * (width * size) if hidden.dtype != compute else ZERO
-    first, last = min(vocab, TRL_TILE_COLUMNS), (vocab - 1) % TRL_TILE_COLUMNS + 1
-    second = min(vocab - first, TRL_TILE_COLUMNS) or (first if is_capped else 0)
-    word = width * size * (weight.dtype != compute)
-    of_bias = first * size if bias is not None and bias.dtype != compute else 0
-    tile = rows * first
-
-    sums = copied + count * (8 + 7 * 4) + mask + buffer + lowered
-    ahead = [sums + first * word + of_bias, sums + count * 16]
-    if not triton:
-        ahead += [sums + tile * 13 + rows * 20]
-    if is_capped:
-        ahead += [sums + lowered]
-
-    made = total(t.elements * 4 for t in head.trained)
-    returned = total(t.bytes for t in head.trained if t.dtype != "float32")
-    if hidden.requires_grad:
-        made = made + count * (width * 4)
-        returned = returned + (copied if hidden.dtype != "float32" else ZERO)
-    made = made + kept + count * 4 + buffer + lowered + SCALAR
-    back = [
-        made + (first + second) * word,
-        made + first * word + of_bias,
-        made + last * word + returned,
-    ]
-    if not triton:
-        of_tanh = 4 if logit_scaling(model.config).cap else 0
-        back += [made + tile * (29 + of_tanh) + first * word]
-        if compute != "float32":
-            back += [
-                made + tile * 4 + first * (word + width * 4) * hidden.requires_grad,
-                made + (tile * 4 + rows * (width * 4)) * weight.requires_grad + first * word,
-            ]
-    return LossPath(
-        hidden=hidden,
-        head=head,
-        kept=kept,
-        ahead=tuple(ahead),
-        back=tuple(back),
-        tokens=count,
-        again=True,
-    )
-
-
-def scores(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
-    """The head of AutoModelForSequenceClassification on all tokens, of which each row's last one
-    counts: `GenericForSequenceClassification` of transformers 5.24, `modeling_layers.py`, whose
-    pooled scores accelerate makes float32."""
-    head = head_weights(op, model)
-    compute = op.rules.autocast or hidden.dtype
-    size = ITEMSIZE[compute]
-    read = op.lowered(hidden)
-    if head.weight.requires_grad:
-        op.saved.setdefault(read.storage, op.scope)
-    lowered = read.bytes if read is not hidden else ZERO
-    copy = head.weight.elements * (size * (head.weight.dtype != compute))
-    made = TOKENS * (head.vocab * size)
-    places = B * (2 * _COUNT)  # rows, and of each the last token that is no padding
-    kept = places + copy * hidden.requires_grad
-    of_read = read.bytes * hidden.requires_grad
-    narrow = head.weight.elements * (size * head.weight.requires_grad)
-    return LossPath(
-        hidden=hidden,
-        head=head,
-        kept=kept,
-        ahead=(lowered + copy + made, lowered + kept + made + TOKENS * (_COUNT + SCALAR)),
-        back=(
-            kept + made + B * (head.vocab * (size + SCALAR)) + 2 * SCALAR,
-            copy + made + of_read + narrow + 2 * SCALAR,
-            head.gradient_bytes + of_read + hidden.bytes * hidden.requires_grad,
-        ),
     )
 
 

@@ -10,9 +10,10 @@ from typing import NamedTuple
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, constant, total
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
+from lora_profiler.loss import CORE
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.support.generations import shifts_logits
-from lora_profiler.support.losses import OWN_LOSSES, chunk_rows, head_of, loss_regime
+from lora_profiler.support.losses import chunk_rows, head_of, loss_regime
 from lora_profiler.workload import Workload
 
 SCALAR = 4
@@ -114,7 +115,7 @@ def chunk_regime(workload: Workload) -> int | None:
     setup, head = workload.setup, head_of(workload.model)
     if setup.loss == "plain" or head is None or not head.is_linear:
         return None
-    if setup.loss in OWN_LOSSES:
+    if setup.loss not in CORE:
         return int(loss_regime(workload, head, setup.batch_size, setup.seq_len))
     assert head.in_features is not None and head.out_features is not None
     if head.out_features <= head.in_features:

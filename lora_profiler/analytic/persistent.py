@@ -14,6 +14,7 @@ from typing import NamedTuple
 from lora_profiler.adapters import Adapter
 from lora_profiler.adapters.matching import block_size, skew_elements
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, R, constant, product, total
+from lora_profiler.loss import loss_facts
 from lora_profiler.model_spec import ModelSpec, Module, Stack, StoredBase
 from lora_profiler.support.bases import (
     BACK_IN_16_BIT,
@@ -218,7 +219,7 @@ def persistent(
         parameters += weight * count
         quantization += state * count
     if has_reference(setup):
-        is_narrow = setup.loss.startswith("llamafactory")  # loaded in bfloat16
+        is_narrow = loss_facts(setup.loss).narrow_reference
         parameters += parameters * 2 // DTYPE_BYTES[setup.dtype] if is_narrow else parameters
 
     parameters += stable_embedding_bytes(spec, setup)

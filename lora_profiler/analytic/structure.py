@@ -4,14 +4,13 @@ Layers that have equal modules, equal adapters, the same kind of attention and t
 input are one `LayerRun` with a list of indices, so an 80-layer model costs two or three runs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, total
-from lora_profiler.analytic import all_logits, chunked_logits
 from lora_profiler.analytic.fake_quantized import scale_bytes
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.ledger import Ledger
@@ -22,36 +21,11 @@ from lora_profiler.analytic.liveness import (
     returned,
     waiting_gradients,
 )
-from lora_profiler.analytic.loss_paths import LossPath, scores, trl_head
+from lora_profiler.analytic.loss_paths import LossPath
 from lora_profiler.analytic.losses import ChunkedHead, chunked_head
 from lora_profiler.analytic.tensors import Node, Rules, Storage, Tensor
-from lora_profiler.analytic.triton_losses import (
-    cut_cross_entropy,
-    fused_linear_cross_entropy,
-    overwritten_logits,
-)
+from lora_profiler.feature import part
 from lora_profiler.model_spec import ModelSpec, Module, Stack
-
-PATHS: Mapping[str, Callable[[Ledger, Tensor, ModelSpec, int], LossPath]] = {
-    "trl": trl_head,
-    "scores": scores,
-    "torchtune": chunked_logits.linear_cross_entropy,
-    "torchtune-chunked": chunked_logits.chunked_output_loss,
-    "cce": cut_cross_entropy,
-    "litgpt": chunked_logits.litgpt_loss,
-    "triton": overwritten_logits,
-    "unsloth": fused_linear_cross_entropy,
-    "llamafactory-dpo": all_logits.log_probabilities_of_pairs,
-    "axolotl-dpo": all_logits.selected_log_probabilities,
-    "torchtune-dpo": all_logits.gathered_log_probabilities,
-    "llamafactory-dft": all_logits.weighted_by_probability,
-    "llamafactory-eaft": all_logits.weighted_by_entropy,
-    "llamafactory-asft": all_logits.asft_divergence,
-    "llamafactory-kto": all_logits.kto_log_probabilities,
-    "llamafactory-orpo": all_logits.log_probabilities_without_reference,
-    "trl-orpo": all_logits.odds_ratios,
-}
-"""Losses of trainers' own, of the last hidden state, the model and `support.losses.loss_regime`."""
 
 
 @dataclass(eq=False)
@@ -235,8 +209,8 @@ def forward_pass(
     if rules.chunk_rows is None:
         logits = family.head(op, hidden, spec.config)
     else:
-        if rules.loss in PATHS:
-            chunks = PATHS[rules.loss](op, hidden, spec, rules.chunk_rows)
+        if price := part("losses", rules.loss, "law", "price"):
+            chunks = price(op, hidden, spec, rules.chunk_rows)
         else:
             chunks = chunked_head(
                 op, hidden, spec, fused=rules.loss == "fused", rows=rules.chunk_rows

@@ -9,6 +9,7 @@ import click
 from lora_profiler.cli.click_support import command
 from lora_profiler.cli.option_groups import GroupedOption, wrapped
 from lora_profiler.cli.option_mistakes import options_of_commands
+from lora_profiler.loss import all_losses
 
 _COLUMN = 28
 _SHOWN = 40
@@ -44,8 +45,18 @@ def options_command(ctx: click.Context, words: tuple[str, ...]) -> None:
         fits = len(name) == _COLUMN
         click.echo(click.style(name.rstrip() if not fits else name, bold=True), nl=not fits)
         click.echo(lines[_COLUMN:] if fits else lines)
+        if len(hits) == 1:
+            for value, title in titles(option.flag).items():
+                click.echo(wrapped(f"{value}: {title}", width, " " * (_COLUMN + 2))[2:])
     if not hits:
         click.echo(f"No option is about {' '.join(words)}. All: lora-profile predict --help-all")
+
+
+def titles(flag: str) -> dict[str, str]:
+    """What each value of an option is, where the values are features."""
+    if flag != "--loss":
+        return {}
+    return {value: loss.title for value, loss in all_losses().items()}
 
 
 def matching(options: Sequence[GroupedOption], words: Sequence[str]) -> list[GroupedOption]:

@@ -21,7 +21,7 @@ from lora_profiler.prediction import (
 from lora_profiler.support.engines import OUTLIERS, has_outliers
 from lora_profiler.support.evaluation import evaluation_words
 from lora_profiler.support.liger import ASSUMPTION
-from lora_profiler.support.losses import LOSS_WORDS, OUTPUTS_HELD, SMOOTHED
+from lora_profiler.support.losses import OUTPUTS_HELD, SMOOTHED, loss_words
 from lora_profiler.support.packing import rows_words
 from lora_profiler.support.sdpa import kernel_words
 from lora_profiler.workload import Workload
@@ -238,8 +238,8 @@ def _assumptions(workload: Workload, profile: Profile, kernels: tuple[str, ...])
         )
     if workload.setup.kernels == "liger":
         assumptions.append(ASSUMPTION)
-    if workload.setup.loss in LOSS_WORDS:
-        assumptions.append(LOSS_WORDS[workload.setup.loss])
+    if words := loss_words(workload.setup):
+        assumptions.append(words)
     if workload.setup.label_smoothing_factor:
         assumptions.append(SMOOTHED)
     if workload.setup.hold_outputs:

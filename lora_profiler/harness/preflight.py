@@ -11,7 +11,7 @@ from lora_profiler.harness.nvml import open_cards, open_device
 from lora_profiler.harness.nvml_handle import visible_entries
 from lora_profiler.harness.pretended import Pretended
 from lora_profiler.harness.trainer_refusals import MODULES, missing_for, refuse_trainer
-from lora_profiler.option_values import RULED_LOSSES
+from lora_profiler.loss import is_predicted_only
 from lora_profiler.records.record import Conditions
 from lora_profiler.support.check import check_model
 from lora_profiler.support.engines import trace_unsupported_reason
@@ -153,7 +153,7 @@ def refuse(
                 setup.transformers != "5" or setup.kernels != "transformers" or fused
             ),
             f"the {setup.loss} loss is predicted here and not run; leave out --loss to measure.": (
-                setup.loss in RULED_LOSSES
+                is_predicted_only(setup.loss)
             ),
             "what waits on the host is predicted here and not run; leave out --offload-checkpoints,"
             " --offload-activations and --offload-params to measure.": setup.offloads,

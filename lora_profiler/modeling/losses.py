@@ -8,46 +8,29 @@ cross-entropy does, and backward only scales them.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lora_profiler.errors import UnbuildableError
-from lora_profiler.modeling.chunked_logits import (
-    LossAndLogits,
-    chunked_output_loss,
-    linear_cross_entropy,
-    litgpt_loss,
-)
+from lora_profiler.feature import part
+from lora_profiler.loss import loss_facts
 from lora_profiler.modeling.contents import output_head, within
-from lora_profiler.modeling.foak import triton
 from lora_profiler.modeling.generations import shifted
-from lora_profiler.modeling.triton_losses import cut_cross_entropy, overwritten_logits
-from lora_profiler.modeling.trl_head import tiled_loss
-from lora_profiler.support.generations import casts_in_head, shifts_logits
-from lora_profiler.support.losses import (
-    AFTER_FORWARD,
-    SCALING_LOSSES,
-    chunk_rows,
-    logit_scaling,
-    refused,
-)
+from lora_profiler.support.generations import shifts_logits
+from lora_profiler.support.losses import chunk_rows, logit_scaling, refused
 from lora_profiler.workload import TrainSetup
 
 IGNORED_LABEL = -100
-OwnLoss = Callable[[TrainSetup, Tensor, Tensor, Tensor | None, Tensor], LossAndLogits]
 
 
-_OWN: Mapping[str, OwnLoss] = {
-    "torchtune": linear_cross_entropy,
-    "torchtune-chunked": chunked_output_loss,
-    "cce": cut_cross_entropy,
-    "litgpt": litgpt_loss,
-    "triton": overwritten_logits,
-}
-"""Losses of trainers' own."""
+class LossAndLogits(NamedTuple):
+    """The loss, in the graph, and the logits that a loop which keeps its output has a name for."""
+
+    loss: Tensor
+    logits: object = None
 
 
 def loss_without_logits(
@@ -86,9 +69,10 @@ def loss_without_logits(
         made.append(_loss_of(setup, logits, layer.weight, layer.bias, labels))
         return made[0].loss
 
-    if setup.loss in SCALING_LOSSES:
+    facts = loss_facts(setup.loss)
+    if facts.scales_logits:
         return _of_backbone(model, base, head, layer, setup, batch)
-    comes_after = setup.loss in AFTER_FORWARD
+    comes_after = facts.after_forward
     given = {k: t for k, t in batch.items() if k != "labels"} if comes_after else batch
     with _forward_of(head, hand_on), _loss_function_of(base, in_forward):
         output: Any = model(**given, use_cache=False)
@@ -113,11 +97,12 @@ def _of_backbone(
     from transformers.modeling_outputs import CausalLMOutput
 
     scaling = logit_scaling(base.config.get_text_config().to_dict())
+    loss_of_hidden = part("losses", setup.loss, "stand_in", "scaled_loss")
 
     def forward(*args: Any, labels: Tensor, **others: Any) -> Any:
         outputs = base.base_model(*args, **others)
         hidden = head(outputs.last_hidden_state)
-        loss = tiled_loss(setup, hidden, layer.weight, layer.bias, labels, scaling)
+        loss = loss_of_hidden(setup, hidden, layer.weight, layer.bias, labels, scaling)
         return CausalLMOutput(loss=loss, logits=hidden)
 
     with _forward_of(head, lambda hidden: hidden), _forward_of(base, forward):
@@ -127,33 +112,20 @@ def _of_backbone(
 def _loss_of(
     setup: TrainSetup, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
 ) -> LossAndLogits:
-    older = shifts_logits(setup.transformers)
-    if older and setup.loss == "triton":
-        return _shifted_and_overwritten(setup, hidden, weight, bias, labels)
-    if setup.loss in _OWN:
-        return _OWN[setup.loss](setup, hidden, weight, bias, labels)
+    if own := part("losses", setup.loss, "stand_in", "loss"):
+        made: LossAndLogits = own(setup, hidden, weight, bias, labels)
+        return made
     if setup.autocast_dtype:
         lowered = getattr(torch, setup.autocast_dtype)
         hidden, weight = hidden.to(lowered), weight.to(lowered)
         bias = None if bias is None else bias.to(lowered)
     path = _Fused if setup.loss == "fused" else _Chunked
-    if older and setup.loss == "fused":
+    if setup.loss == "fused" and shifts_logits(setup.transformers):
         rows, labels = shifted(hidden, labels)
     else:
         rows, labels = hidden.flatten(0, -2), _shifted(labels)
     loss: Tensor = path.apply(rows, weight, bias, labels)  # type: ignore[no-untyped-call]
     return LossAndLogits(loss)
-
-
-def _shifted_and_overwritten(
-    setup: TrainSetup, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
-) -> LossAndLogits:
-    """The triton loss of a version of transformers that shifts its logits."""
-    logits = F.linear(hidden, weight, bias)
-    if casts_in_head(setup.transformers):
-        logits = logits.float()
-    wide = logits.float()
-    return LossAndLogits(triton(*shifted(wide, labels)), logits)
 
 
 def labels_for(base: nn.Module, labels: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple, TypeVar
 
 from lora_profiler.errors import LoraProfilerError, UsageError
+from lora_profiler.loss import loss_facts
 from lora_profiler.option import flag
 from lora_profiler.planning.engine import engine_for_search, peak_bytes, predict
 from lora_profiler.planning.setups import DEFAULTS, fields_of, setups, written_options
@@ -146,8 +147,6 @@ def _try(change: MemoryChange, workload: Workload, engine: str) -> Lever | None:
 
 _OWN_LOOPS = (BARE, "loop")
 """Where everything is the user's own code."""
-_HAVE_LIGER = ("plain", "chunked", "trl")
-"""Losses of loops in which Liger's fused one can be switched on."""
 
 
 def changes(
@@ -230,7 +229,7 @@ def changes(
     if setup.dtype == "float32" and setup.precision in ("pure", "amp", "amp-float16"):
         yield from _in_16_bit(workload, change)
     if (
-        setup.loss in _HAVE_LIGER
+        loss_facts(setup.loss).can_be_fused
         and not setup.is_shared
         and peak.moment in ("end_of_forward", "loss_backward")
     ):

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 from lora_profiler.catalog import Gpu, find_model, model_from_config
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.kernels import Gemm, Kernel, StepKernels
+from lora_profiler.loss import loss_facts
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option_values import Attention, Precision, Recipe
 from lora_profiler.planning.engine import predict
@@ -158,7 +159,7 @@ def _model(facts: Mapping[str, Any], setup: TrainSetup) -> ModelSpec:
     architecture = facts.get("architecture")
 
     def fits(model: ModelSpec) -> bool:
-        scored = setup.loss == "scores"
+        scored = loss_facts(setup.loss).one_score
         is_same = scored or architecture in (None, model.architecture)
         return is_same and (scored or counted in (None, model.num_parameters))
 

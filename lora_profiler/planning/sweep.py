@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_profiler.algebra.polynomial import ROUNDINGS, Exponents, Polynomial, undominated
 from lora_profiler.errors import UsageError
+from lora_profiler.loss import CORE
 from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.engine import (
     check_engine,
@@ -17,7 +18,7 @@ from lora_profiler.planning.engine import (
     windows_of,
 )
 from lora_profiler.support.check import check
-from lora_profiler.support.losses import OWN_LOSSES, head_of, loss_regime
+from lora_profiler.support.losses import head_of, loss_regime
 from lora_profiler.support.offloading import offloads
 from lora_profiler.support.optimizers import counts_in_steps
 from lora_profiler.support.sdpa import MASK_ALIGNMENT
@@ -182,7 +183,7 @@ class _Plans:
         """Tokens of a chunk of the loss at each point; 0 where they are no fact."""
         setup = self.workload.setup
         head = head_of(self.workload.model) if self._chunked else None
-        if head is not None and setup.loss in OWN_LOSSES:
+        if head is not None and setup.loss not in CORE:
             return loss_regime(self.workload, head, b, s) + 0 * s  # an array in any case
         if (
             head is None

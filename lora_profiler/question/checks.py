@@ -4,6 +4,7 @@ import re
 from typing import TYPE_CHECKING
 
 from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.loss import loss_facts
 from lora_profiler.option_values import (
     DEEPSPEED_ZERO,
     FLAT,
@@ -42,7 +43,7 @@ def check_together(setup: "TrainSetup") -> None:
         raise UsageError(
             f"--sharding {setup.sharding} needs several GPUs; add `--world-size 2` or more."
         )
-    if setup.has_flat_units and setup.loss not in ("plain", "fused", "triton"):
+    if setup.has_flat_units and not loss_facts(setup.loss).takes_flat_units:
         raise UsageError(
             f"--loss {setup.loss} is not modelled under FSDP1; use --loss plain, fused or triton,"
             " or --sharding fsdp."

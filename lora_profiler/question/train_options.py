@@ -34,8 +34,8 @@ class TrainOptions(StepOptions):
     loss: Loss = field(
         default="plain",
         metadata=option(
-            "plain: all logits at once; chunked: in pieces; fused: Liger; cce: cut "
-            "cross-entropy; triton: Liger's cross_entropy; others: that trainer's",
+            "plain: all logits at once; chunked: in pieces; fused: Liger's; others: see "
+            "`lora-profile options loss`",
             added=1,
             metavar="NAME",
             group="optimizer",

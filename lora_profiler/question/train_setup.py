@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, replace
 
+from lora_profiler.loss import loss_facts
 from lora_profiler.option import check_options
 from lora_profiler.option_values import (
     AXOLOTL,
     DEEPSPEED_ZERO,
     FLAT,
     GRPO,
-    REFERENCE_LOSSES,
     Dtype,
     Method,
     Precision,
@@ -141,7 +141,7 @@ class TrainSetup(TrainOptions):
     def runs_reference(self) -> bool:
         """Whether a reference runs beside what trains, without a gradient (TRL 1.16
         `dpo_trainer.py`, `kto_trainer.py`, and `grpo_trainer.py` with a beta)."""
-        reads_its_logits = self.loss in REFERENCE_LOSSES
+        reads_its_logits = loss_facts(self.loss).has_reference
         compares = self.loop_state in ("trl-dpo", "trl-kto", "unsloth-dpo")
         return reads_its_logits or compares or self.beta > 0
 
@@ -270,7 +270,7 @@ class TrainSetup(TrainOptions):
             and self.precision == "amp"
             and self.dtype != "float32"
             and not self.is_flash_attention_2
-            and self.loss != "cce"
+            and not loss_facts(self.loss).narrow_head
             and self.sharding in ("none", "ddp", "zero1")
         )
 

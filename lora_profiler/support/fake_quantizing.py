@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 
 from lora_profiler.errors import UsageError
+from lora_profiler.loss import loss_facts
 from lora_profiler.workload import Qat, TrainSetup, Workload
 
 RULED: tuple[Qat, ...] = ("8da4w", "int8-int4")
 """Schemes whose scales get no gradient, which the rules know; the others are traced."""
 _GROUPS: Mapping[Qat, int] = {"fp8-int4": 128, "fp8-fp8": 1}
 """Where torchao fixes them."""
-_LOSSES = ("plain", "fused", "cce")
-"""Whose head is one call, or none: these two multiply by its weight as it is."""
 
 
 def is_of_adapted_layers(setup: TrainSetup) -> bool:
@@ -54,7 +53,8 @@ def check_qat(workload: Workload) -> None:
     lora = setup.lora
     refused = {
         "--method qlora": setup.quantization is not None,
-        f"--loss {setup.loss}": setup.loss not in _LOSSES and rounds_head(workload),
+        f"--loss {setup.loss}": not loss_facts(setup.loss).takes_fake_quantized
+        and rounds_head(workload),
         f"--kernels {setup.kernels}": setup.kernels not in ("transformers", "liger", "torchtune"),
         f"--sharding {setup.sharding}": setup.sharding not in ("none", "ddp", "fsdp"),
         "--generation-batch-size": setup.completions_at_once > 0,

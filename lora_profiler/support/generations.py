@@ -11,8 +11,8 @@ from functools import lru_cache
 from typing import Final, Literal
 
 from lora_profiler.errors import UsageError, refuse
+from lora_profiler.loss import is_predicted_only, loss_facts
 from lora_profiler.model_spec import ModelSpec, Module, Stack, Weight
-from lora_profiler.option_values import RULED_LOSSES
 from lora_profiler.support.optimizers import package_of
 from lora_profiler.workload import FLAT, FULLY_SHARDED, TrainSetup, Transformers, Workload
 
@@ -134,7 +134,7 @@ def as_made(model: ModelSpec, setup: TrainSetup) -> ModelSpec:
     models/phi3/_component_builders.py) and its Gemma 2 caps the hidden state before the head, not
     the logits (models/gemma2/_component_builders.py, Gemma2FinalNorm). With scores as its loss the
     head is that of AutoModelForSequenceClassification."""
-    if setup.loss == "scores" and model.output_embedding is not None:
+    if loss_facts(setup.loss).one_score and model.output_embedding is not None:
         return _scored(as_of(model, setup.transformers))
     if setup.kernels == "torchtune" and model.model_type == "phi3":
         return _unfused(model)
@@ -250,7 +250,7 @@ def check_traceable(workload: Workload) -> None:
                 setup.offloads
             ),
             f"the {setup.loss} loss is known to the rules alone; take --engine analytic, or another"
-            " --loss.": setup.loss in RULED_LOSSES,
+            " --loss.": is_predicted_only(setup.loss),
             "Unsloth's LoRA kernels are known to the rules alone; take --engine analytic.": (
                 lora is not None and lora.lora_kernels == "unsloth"
             ),

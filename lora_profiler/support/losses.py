@@ -7,113 +7,16 @@ from typing import Any, NamedTuple
 
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError, refuse
+from lora_profiler.feature import part
+from lora_profiler.loss import loss_facts
 from lora_profiler.model_spec import ModelSpec, Module
-from lora_profiler.option_values import OVER_ALL_LOGITS
 from lora_profiler.support.packing import lengths
-from lora_profiler.support.unsloth import unsloth_regime
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 _SCALES = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 _AFTER_THE_HEAD = ("final_logit_softcapping", *_SCALES)
 """Fields of a config.json by which a model caps or scales the logits that its head has made."""
 _NO_EFFECT = (None, 1)
-SCALING_LOSSES = frozenset({"trl", "unsloth"})
-"""Losses that call the model without its head, and cap and scale the logits as its config says."""
-TRL_TILE_ROWS, TRL_TILE_COLUMNS = 4096, 32768
-"""Tokens and words of the largest tile of TRL's head, trl 1.16: TOKEN_CHUNK_SIZE in
-`kernels/chunked_logprob.py`, _CHUNKED_LOGPROB_CHUNK_SIZE in `trainer/utils.py`."""
-TORCHTUNE_CHUNKS = 8
-"""`num_output_chunks` of both of torchtune's losses."""
-LITGPT_ROWS = 128
-"""LitGPT's `lm_head_chunk_size` under LoRA, and the default `chunk_size` of its loss."""
-AFTER_FORWARD = frozenset({"torchtune", "torchtune-chunked", "litgpt", *OVER_ALL_LOGITS})
-"""Losses that a trainer's loop makes of what the model has returned: torchtune's recipes
-(`_loss_step`), LitGPT's (`fit`), LLaMA-Factory's own (`concatenated_forward`) and that of the
-TRL beneath axolotl (1.9 `dpo_trainer.py`, _compute_loss). The others
-are made inside the model's forward pass, where its own would be."""
-LOSS_WORDS = {
-    "trl": (
-        "The trl loss is the fused head of TRL 1.16, which every SFTTrainer has: logits in tiles of"
-        " at most 4,096 tokens x 32,768 words."
-    ),
-    "torchtune": (
-        "The torchtune loss: torchtune 0.7's LinearCrossEntropyLoss, logits of an eighth of the"
-        " labelled tokens at a time. All float32 log-probabilities stay until backward."
-    ),
-    "torchtune-chunked": (
-        "The torchtune-chunked loss: torchtune 0.7's CEWithChunkedOutputLoss, all logits, an"
-        " eighth in float32 at a time. All log-probabilities stay until backward."
-    ),
-    "cce": (
-        "The cce loss: cut cross-entropy with Triton kernels, as in axolotl's plugin (5f0c7a7); no"
-        " logits in memory."
-    ),
-    "litgpt": (
-        "The litgpt loss: LitGPT 0.5.13's chunked_cross_entropy, float32 logits. Log-probabilities"
-        " stay until backward; under LoRA 128 tokens at a time."
-    ),
-    "triton": (
-        "The triton loss: a Triton kernel writes the gradient over the logits. 16-bit logits are"
-        " copied to float32: Liger's cross_entropy under transformers 5; Unsloth's under 4.48 and"
-        " 4.45, over a shifted copy."
-    ),
-    "unsloth": (
-        "The unsloth loss: Unsloth 2026.10's fused cross-entropy, in float32. Chunks have 512 to"
-        " 4,096 labelled tokens, or 16,384 words: from 4,096 tokens on, and up to 24.5 GiB. At"
-        " least"
-        " 4 GiB of the GPU are assumed free."
-    ),
-    "llamafactory-dpo": (
-        "The llamafactory-dpo loss: LLaMA-Factory 0.9.6's for pairs, all logits in float32, twice."
-        " The reference runs while the policy's tensors are kept."
-    ),
-    "torchtune-dpo": (
-        "The torchtune-dpo loss is torchtune 0.7's of pairs: all logits in float32 and their"
-        " log-probabilities; the reference's logits have a name until the next forward pass is"
-        " over."
-    ),
-    "scores": (
-        "The scores loss is AutoModelForSequenceClassification's with one label, as of a reward"
-        " model: a head of one output, and of each row its last token's score; more labels are as"
-        " many rows of its weight."
-    ),
-    "llamafactory-kto": (
-        "The llamafactory-kto loss: LLaMA-Factory 0.9.6's KTO, all logits in float32. Policy,"
-        " reference, and reference over other prompts' answers, all at once."
-    ),
-    "llamafactory-orpo": (
-        "The llamafactory-orpo loss is LLaMA-Factory 0.9.6's of pairs without a reference, ORPO's"
-        " or SimPO's: all logits in float32, and their log-probabilities."
-    ),
-    "llamafactory-dft": (
-        "The llamafactory-dft loss is LLaMA-Factory 0.9.6's DFT: cross-entropy over all logits in"
-        " float32, each token weighed by its probability."
-    ),
-    "llamafactory-eaft": (
-        "The llamafactory-eaft loss: LLaMA-Factory 0.9.6's EAFT, as its DFT, and a copy of"
-        " the labelled logits for entropy."
-    ),
-    "llamafactory-asft": (
-        "The llamafactory-asft loss: LLaMA-Factory 0.9.6's ASFT, as its DFT, with a bfloat16"
-        " reference model; eleven times all logits in float32."
-    ),
-    "trl-orpo": (
-        "The trl-orpo loss: TRL 1.16's experimental ORPOTrainer, all logits in float32."
-        " Log-probs of"
-        " the chosen half, and two gradients of all logits in backward."
-    ),
-    "axolotl-dpo": (
-        "The axolotl-dpo loss: TRL 1.9 with axolotl 0.19's Triton kernel, all logits in float32 and"
-        " a shifted copy; policy and reference at once."
-    ),
-}
-"""What a loss path of a trainer is taken to be, by its name."""
-SCORED_WORDS = (
-    "The unsloth loss: Unsloth 2026.10's fused log-probabilities, in float32. Chunks have 512 to"
-    " 4,096 scored tokens, or 16,384 words: from 4,096 tokens on, and up to 24.5 GiB. At least"
-    " 4 GiB of the GPU are assumed free."
-)
-"""The same of Unsloth's loops that score completions."""
 SMOOTHED = "The loss: transformers' LabelSmoother over float32 logits."
 """What `label_smoothing_factor` takes for granted."""
 OUTPUTS_HELD = (
@@ -140,32 +43,12 @@ def check_loss(workload: Workload) -> None:
 
     What they do not tell `modeling.losses` sees in the first forward pass.
     """
-    setup = workload.setup
-    scales = setup.loss in SCALING_LOSSES
-    if setup.loss != "plain" and (reason := _reason(workload.model, setup.lora, scales=scales)):
-        raise refused(workload.model.id, setup.loss, reason)
-    loss, model = setup.loss, workload.model
-    is_wide = setup.of_one_process.dtype == "float32" or (
-        setup.quantization is not None and setup.quantization.recipe == "kbit"
-    )
-    refuse(
-        {
-            f"the scores loss needs a head with one output, and {model.id} has none; use setup_for"
-            " and workloads, or leave --loss out.": (
-                loss == "scores" and model.output_embedding != "score"
-            ),
-            "LLaMA-Factory's ASFT has no reference model with adapters; use --method full, or leave"
-            " --loss out.": loss == "llamafactory-asft" and setup.lora is not None,
-            f"torchtune's {loss} loss runs without autocast; use --precision pure, or leave --loss"
-            " out.": (loss in ("torchtune", "torchtune-chunked") and setup.autocast_dtype),
-            "the unsloth loss is known as Triton's kernels on CUDA alone; leave --loss out.": (
-                loss == "unsloth" and setup.device != "cuda"
-            ),
-            "the cce loss needs a 16-bit head; use --dtype bfloat16, or leave --loss out. With"
-            " a 4-bit"
-            " base also --recipe stock or trl.": (loss == "cce" and is_wide),
-        }
-    )
+    setup, model = workload.setup, workload.model
+    scales = loss_facts(setup.loss).scales_logits
+    if setup.loss != "plain" and (reason := _reason(model, setup.lora, scales=scales)):
+        raise refused(model.id, setup.loss, reason)
+    if own := part("losses", setup.loss, "", "refusals"):
+        refuse(own(workload))
 
 
 def refused(model: str, loss: str, reason: str) -> UsageError:
@@ -176,69 +59,25 @@ def refused(model: str, loss: str, reason: str) -> UsageError:
     )
 
 
-OWN_LOSSES = frozenset(
-    {"trl", "torchtune", "torchtune-chunked", "cce", "litgpt", "triton", "scores", "unsloth"}
-) | {*OVER_ALL_LOGITS}
-"""Losses of trainers' own, each worked out whole."""
-
-
 def loss_regime(workload: Workload, head: Module, batch: Any, seq: Any) -> Any:
     """What flips a rule of the trainer's own loss that `workload` names, with `batch` sequences of
-    `seq` tokens: whole numbers, or arrays of them.
-
-    torchtune: sequences of a row times eight, and what is left when the labelled tokens are parted
-    in eight; minus the tokens, and one, where no polynomial is a part of them. In chunks the same
-    of the tokens of a row, each of which counts. cce: sequences of a row.
-    """
+    `seq` tokens: whole numbers, or arrays of them."""
     setup = workload.setup
     sequences = -(-seq // setup.packed) if setup.packed else 1
-    match setup.loss:
-        case "unsloth":
-            return unsloth_regime(workload, head, batch, seq, sequences)
-        case "trl":
-            return _trl_regime(setup, batch, seq, sequences)
-        case "torchtune":
-            tokens, begun = batch * (seq - sequences), TORCHTUNE_CHUNKS * sequences
-            return begun + tokens % TORCHTUNE_CHUNKS if _divides(head) else -tokens - 1
-        case "torchtune-chunked":
-            return TORCHTUNE_CHUNKS + seq % TORCHTUNE_CHUNKS if _divides(head) else -seq - 1
-        case "cce":
-            return sequences
-        case "litgpt":
-            return _litgpt_regime(setup, batch, seq)
-    return 0 * batch * seq
+    own = part("losses", setup.loss, "", "regime")
+    return own(workload, head, batch, seq, sequences) if own else 0 * batch * seq
+
+
+def loss_words(setup: TrainSetup) -> str:
+    """The sentence of an answer about the loss of `setup`, "" where none is needed."""
+    own = part("losses", setup.loss, "", "assumption")
+    return str(own(setup)) if own else loss_facts(setup.loss).assumption
 
 
 def labelled_tokens(setup: TrainSetup) -> int:
     """Tokens of a micro-batch that have a label: all but the last of each sequence. Padding, which
     has none either, is left out of sight."""
     return setup.batch_size * (setup.seq_len - len(lengths(setup)))
-
-
-def _divides(head: Module) -> bool:
-    """Whether an eighth of any tensor of torchtune's losses is a whole number of bytes for each
-    token: of the logits and of the hidden state, in 16 bit."""
-    assert head.in_features is not None and head.out_features is not None
-    return head.in_features % 4 == 0 and head.out_features % 4 == 0
-
-
-def _trl_regime(setup: TrainSetup, batch: Any, seq: Any, sequences: Any) -> Any:
-    """Sequences of a row, whose first token nothing predicts, times two; and one more where there
-    are more labels than fit a tile of TRL's head. Of GRPO, which scores completions alone, minus
-    the tokens of one."""
-    scored = setup.max_completion_length
-    if setup.loop_state == "trl-grpo" and scored and runs_triton(setup.device):
-        return -2 * scored - (batch * scored > TRL_TILE_ROWS)
-    labels = batch * (seq - (sequences if runs_triton(setup.device) else 1))
-    return 2 * sequences + (labels > TRL_TILE_ROWS)
-
-
-def _litgpt_regime(setup: TrainSetup, batch: Any, seq: Any) -> Any:
-    """Parts of a row that the head takes, times two, and one more where the last one is the row's
-    last token; in full fine-tuning minus the parts of all rows that the loss takes."""
-    if setup.lora is None:
-        return -(batch * (seq - 1)) // LITGPT_ROWS - (seq == 1)
-    return 2 * -(-seq // LITGPT_ROWS) + (seq % LITGPT_ROWS == 1) * (seq > 1)
 
 
 class LogitScaling(NamedTuple):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lora_profiler.loss import loss_facts
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option_values import WHOLE_WEIGHTS
 from lora_profiler.support.image_processors import PROCESSORS
@@ -22,7 +23,6 @@ from lora_profiler.trainer_files.trainer_file import (
 )
 from lora_profiler.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED
 
-_LOSSES_OF_FSDP1 = ("plain", "fused", "triton")
 _ENDS = ("embed_tokens", "lm_head")
 """Names of the modules that FSDP1 is known to gather each for itself, trained whole."""
 
@@ -103,7 +103,7 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
     if options["sharding"] in FLAT:
         loss, saved = usual.get("loss", "plain"), options.get("modules_to_save")
         is_known = saved and all(name.endswith(_ENDS) for name in saved.split(","))
-        of = "" if loss in _LOSSES_OF_FSDP1 else f"the {loss} loss"
+        of = "" if loss_facts(loss).takes_flat_units else f"the {loss} loss"
         if saved and (not is_known or loss != "plain"):
             of = "modules_to_save"
         if of:

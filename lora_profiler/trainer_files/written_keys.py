@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lora_profiler.errors import UsageError
+from lora_profiler.loss import Spelling, spellings
 from lora_profiler.option import flag
 from lora_profiler.trainer_files.frameworks import torchtune
 from lora_profiler.trainer_files.frameworks.axolotl_keys import LORA_KERNELS
@@ -74,18 +75,15 @@ def _axolotl(workload: Workload) -> Keys:
         "gradient_checkpointing_kwargs": {"use_reentrant": setup.use_reentrant},
         "attn_implementation": ATTENTION.get(setup.attention),
     }
+    of_loss = spellings("axolotl").get(setup.loss, Spelling()).written
     liger = setup.kernels == "liger"
-    if liger or setup.loss in ("fused", "triton"):
+    if liger or setup.loss == "fused":
         keys["plugins"] = ["axolotl.integrations.liger.LigerPlugin"]
         on = ("liger_rope", "liger_rms_norm", "liger_glu_activation") if liger else ()
         keys |= dict.fromkeys(on, True)
         keys["liger_fused_linear_cross_entropy"] = setup.loss == "fused"
-        keys["liger_cross_entropy"] = setup.loss == "triton" or None
-    if setup.loss == "cce":
-        keys["plugins"] = [
-            *keys.get("plugins", ()),
-            "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin",
-        ]
+    plugins = dict.fromkeys((*keys.get("plugins", ()), *of_loss.get("plugins", ())))
+    keys |= {**of_loss, "plugins": list(plugins) or None}
     return keys | {
         "val_set_size": 0.0 if setup.eval_batch_size is None else 0.05,
         "eval_batch_size": setup.eval_batch_size,
@@ -237,6 +235,7 @@ def _torchtune(workload: Workload) -> Keys:
             "lora_alpha": short(lora.alpha),
             "lora_dropout": lora.lora_dropout,
         }
+    losses = spellings("torchtune")
     folder = f"/tmp/{model.id.rpartition('/')[2]}"
     optimizers: Mapping[str, Keys] = {
         "adamw": {"_component_": "torch.optim.AdamW", "fused": setup.optimizer_impl == "fused"},
@@ -260,7 +259,7 @@ def _torchtune(workload: Workload) -> Keys:
         "batch_size": setup.batch_size,
         "gradient_accumulation_steps": setup.accumulation,
         "optimizer": {**optimizers[setup.optimizer], "lr": 0.0002},
-        "loss": {"_component_": _TORCHTUNE_LOSSES.get(setup.loss, _TORCHTUNE_LOSSES["plain"])},
+        "loss": {"_component_": losses.get(setup.loss, losses["plain"]).component},
         "dtype": "fp32" if setup.dtype == "float32" else "bf16",
         "enable_activation_checkpointing": setup.checkpointing,
         "epochs": 1,
@@ -268,11 +267,6 @@ def _torchtune(workload: Workload) -> Keys:
     }
 
 
-_TORCHTUNE_LOSSES = {
-    "plain": "torchtune.modules.loss.CrossEntropyLoss",
-    "torchtune": "torchtune.modules.loss.LinearCrossEntropyLoss",
-    "torchtune-chunked": "torchtune.modules.loss.CEWithChunkedOutputLoss",
-}
 KEYS: Mapping[str, Callable[[Workload], Keys]] = {
     "axolotl": _axolotl,
     "trl": _trl,

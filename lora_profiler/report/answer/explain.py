@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from lora_profiler.loss import loss_facts
 from lora_profiler.model_spec import ModelSpec, Stack
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.memory_savings import Lever
@@ -31,13 +32,6 @@ from lora_profiler.workload import (
 LEGEND = "B batch, S sequence, R rank, V vocabulary; tokens = B x S. All bytes are exact integers."
 Line = tuple[str, str, str]
 """(what, its value, the formula)."""
-_HEAD_AGAIN = {
-    "chunked": "; the head once more",
-    "fused": "; the head not at all",
-    "trl": "; the head once more",
-    "cce": "; the head once more",
-}
-"""What backward does with the head besides, by loss."""
 
 
 def explain_blocks(answer: Answer) -> list[Block]:
@@ -62,7 +56,7 @@ def explain_blocks(answer: Answer) -> list[Block]:
         paragraph(*lines),
         moments_table(prediction),
     ]
-    in_chunks = setup.loss != "plain" and setup.loss not in _ALL_LOGITS
+    in_chunks = setup.loss != "plain" and not loss_facts(setup.loss).logits
     definitions = labels.MOMENT_DEFINITIONS | (_IN_CHUNKS if in_chunks else {})
     words = [f"{labels.MOMENT_LABELS[m]}: {definitions[m]}" for m in _steady(prediction)]
     if logits := logits_formula(prediction):
@@ -172,7 +166,8 @@ def compute_lines(prediction: Prediction) -> Iterator[Line]:
     if setup.lora is not None:
         frozen = "frozen matrices once, for their input's gradient"
         backward = f"{frozen}; adapters twice; nothing below the first adapter"
-    times = f"{_HEAD_AGAIN.get(setup.loss, '')}, {flops.backward / flops.forward:.2f} x forward"
+    again = loss_facts(setup.loss).head_again
+    times = f"{again and f'; {again}'}, {flops.backward / flops.forward:.2f} x forward"
     yield "backward", flops_text(flops.backward), backward + times
     if flops.recompute:
         again = "checkpointing runs each layer forward again, up to the last tensor needed"
@@ -226,22 +221,6 @@ rmsprop: RMSprop keeps one state per trained weight, in that weight's dtype
 sgd: SGD without momentum keeps nothing
 adafactor: Adafactor keeps one row and one column of sums per trained matrix
 """)
-_ALL_LOGITS = {
-    "torchtune": "log-probabilities of all labels' tokens in float32, and the logits of an eighth",
-    "torchtune-chunked": "all logits or their gradient, and log-probabilities in float32",
-    "litgpt": "logits in float32 where they are held, and log-probabilities in float32",
-    "triton": "all logits or their gradient, and in float32",
-    "llamafactory-dpo": "logits and log-probabilities in float32, of the policy and the reference",
-    "torchtune-dpo": "float32 logits and log-probabilities, with the reference's logits",
-    "llamafactory-kto": "logits in float32 of both models, and log-probabilities",
-    "llamafactory-orpo": "logits and log-probabilities in float32",
-    "llamafactory-dft": "logits and log-probabilities in float32",
-    "llamafactory-eaft": "logits in float32, a copy of them, and log-probabilities",
-    "llamafactory-asft": "logits in float32 of model and reference, and what compares them",
-    "trl-orpo": "logits in float32, log-probabilities of the chosen half, and both gradients",
-    "axolotl-dpo": "logits in float32 and a copy of them, of the policy and the reference",
-}
-"""What lives in the loss whose path has something for each logit."""
 _IN_CHUNKS: Final = told("""
 end_of_forward: every saved activation, the logits of some tokens with their float32 copy, and
     gradients made so far
@@ -343,21 +322,10 @@ def saved_lines(prediction: Prediction) -> Iterator[Line]:
         formula = f"{count} x {count_text(size)} B in {stack}{per_token}"
         yield which, bytes_text(size * count), formula
     outside = saved - sum(by_layer.values())
-    kept = _KEPT.get(prediction.workload.setup.loss, _KEPT["plain"])
+    kept = loss_facts(prediction.workload.setup.loss).kept or loss_facts("plain").kept
     yield "elsewhere", bytes_text(outside), kept
     every = "every tensor storage that autograd keeps, once; no parameters"
     yield "together", f"{bytes_text(saved)}, {count_text(saved)} B", every
-
-
-_KEPT: Final = told("""
-plain: float32 log-probabilities, 4 B x tokens x V; final norm, rotary tables, labels
-chunked: the last hidden state; final norm, rotary tables, labels
-fused: the gradients that the loss has made; final norm, rotary tables
-unsloth: the gradients that the loss has made; final norm, positions
-trl: the last hidden state, labels, two numbers a token; final norm, rotary tables
-cce: the last hidden state, a number a token and a word; final norm, rotary tables
-triton: the logits in float32, 4 B x tokens x V; final norm, rotary tables
-""")
 
 
 def logits_formula(prediction: Prediction) -> str:
@@ -367,8 +335,8 @@ def logits_formula(prediction: Prediction) -> str:
     if not isinstance(vocabulary, int) or prediction.peak.moment not in _IN_CHUNKS:
         return ""
     setup = prediction.workload.setup
-    if setup.loss in _ALL_LOGITS:
-        return f"{bytes_text(size)}, {_ALL_LOGITS[setup.loss]}"
+    if logits := loss_facts(setup.loss).logits:
+        return f"{bytes_text(size)}, {logits}"
     if setup.loss != "plain":
         return f"{bytes_text(size)}, the logits of a few tokens and gradients made so far"
     each, rest = divmod(size, setup.batch_size * setup.rank_seq_len * vocabulary)

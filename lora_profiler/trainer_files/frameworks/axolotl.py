@@ -135,13 +135,12 @@ AXOLOTL = Framework(
         "flash_attn_rms_norm": missing("FlashAttention's RMSNorm", "too high"),
         "flash_attn_fuse_mlp": missing("FlashAttention's MLP", "too high"),
         "plugins": read.plugins,
-        "cut_cross_entropy": read.cut_cross_entropy,
         "chunked_cross_entropy": missing(
             "axolotl's chunked loss, answered as --loss chunked", "too low", loss="chunked"
         ),
         **dict.fromkeys((*read.LIGER, "liger_swiglu"), read.liger),
         "liger_fused_linear_cross_entropy": when_on(loss="fused"),
-        "liger_cross_entropy": when_on(loss="triton"),
+        **read.SWITCHES,
         "liger_layer_norm": noted(
             "the models that Liger's kernels are known of have RMSNorm alone"
         ),
@@ -170,7 +169,6 @@ AXOLOTL = Framework(
         "expert_parallel_size": ranks.parallel("the experts", "expert parallelism"),
         "ray_num_workers": sets("world_size"),
         "rl": read.preference,
-        **dict.fromkeys(("reward_model", "process_reward_model", "num_labels"), read.scored),
         "model_type": read.model_type,
         "processor_type": shared.images,
         "is_multimodal": shared.images,

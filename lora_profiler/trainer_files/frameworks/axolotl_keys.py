@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from lora_profiler.loss import all_losses, spellings, switches
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.frameworks import shared
 from lora_profiler.trainer_files.meaning import (
@@ -54,12 +55,16 @@ def loads(kind: str) -> Reader:
     return read
 
 
+_PLUGINS = {name: s.plugin for name, s in spellings("axolotl").items() if s.plugin}
+"""Words in the names of plugins that are a loss."""
+
+
 def plugins(value: Any, document: Document) -> Meaning:
     meaning = Meaning()
     for plugin in value if isinstance(value, list) else [value]:
         kind = str(plugin).lower()
-        if "cut_cross_entropy" in kind:
-            meaning = cut_cross_entropy(True, document)
+        if loss := next((name for name, words in _PLUGINS.items() if words in kind), None):
+            meaning = Meaning({"loss": loss})
         elif any(word in kind for word in ("expert_parallel", "llm_compressor", "spectrum")):
             meaning = _with_missing(
                 meaning, f"the plugin {str(plugin).rpartition('.')[2]}", "too high"
@@ -118,10 +123,8 @@ def dropout(value: Any, document: Document) -> Meaning:
 
 def model_type(value: Any, document: Document) -> Meaning:
     is_small = any(kind in str(value) for kind in ("SequenceClassification", "TokenClassification"))
-    return Meaning({"loss": "scores"}) if is_small else NO_EFFECT
-
-
-scored = when_on(loss="scores", note="a head of one output; each label more is a row of it")
+    scores = next((name for name, loss in all_losses().items() if loss.one_score), None)
+    return Meaning({"loss": scores}) if is_small and scores else NO_EFFECT
 
 
 def batch(value: Any, document: Document) -> Meaning:
@@ -186,7 +189,11 @@ LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel")
 LIGER = ("liger_rms_norm", "liger_rope", "liger_glu_activation")
 
 
-cut_cross_entropy = when_on(loss="cce")
+SWITCHES = {
+    key: when_on(loss=name, note=spelling.note)
+    for key, (name, spelling) in switches("axolotl").items()
+}
+"""Of losses."""
 
 
 def liger(value: Any, document: Document) -> Meaning:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from lora_profiler.loss import switches
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.frameworks import ranks, shared
 from lora_profiler.trainer_files.frameworks.shared import (
@@ -160,7 +161,7 @@ def _weighted(loss: str) -> Reader:
 
     def read(value: Any, document: Document) -> Meaning:
         stands = is_on(value) and document.get("stage") in (None, "sft")
-        return Meaning({"loss": f"llamafactory-{loss}"}) if stands else NO_EFFECT
+        return Meaning({"loss": loss}) if stands else NO_EFFECT
 
     return read
 
@@ -317,7 +318,7 @@ LLAMAFACTORY = Framework(
         ),
         # v1/plugins/model_plugins/kernels/interface.py, _AUTO_KERNELS
         "use_v1_kernels": noted("applied on Ascend's NPUs alone"),
-        **{f"use_{loss}_loss": _weighted(loss) for loss in ("asft", "dft", "eaft")},
+        **{key: _weighted(name) for key, (name, _) in switches("llamafactory").items()},
         "compute_accuracy": no_effect,
         "use_mca": missing("Megatron's training", "either way"),
         "use_megatron_bridge": missing("Megatron's training", "either way"),

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from lora_profiler.loss import spellings
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.frameworks import ranks, shared
 from lora_profiler.trainer_files.meaning import (
@@ -30,11 +31,7 @@ MODELS: dict[str, str] = read_table("torchtune_models")
 """Builders and the models of the hub that they build."""
 _MLP = ("gate_proj", "up_proj", "down_proj")
 _PAIRS = "DPOLoss"
-_LOSSES = {
-    "LinearCrossEntropyLoss": "torchtune",
-    "CEWithChunkedOutputLoss": "torchtune-chunked",
-    "CrossEntropyLoss": "plain",
-}
+_LOSSES = {s.component.rpartition(".")[2]: name for name, s in spellings("torchtune").items()}
 _BUILDER = r"torchtune\.models\.(?P<family>\w+)\.(?P<kind>qlora_|lora_)?(?P<builder>\w+)"
 
 

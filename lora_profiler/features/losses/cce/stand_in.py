@@ -1,16 +1,10 @@
-"""Stand-ins for the losses that Triton's kernels make where the logits lie, or without them: cut
-cross-entropy, and the cross-entropy that writes the gradient over the logits.
+"""Stand-in for cut cross-entropy: it holds what the host code around Triton's kernels allocates.
 
-Each holds what the host code around the kernels allocates. "cce" is cut-cross-entropy in axolotl's
-fork (5f0c7a7), `cce.py`, `cce_lse_forward.py`, `cce_backward.py` and `transformers/utils.py`
-(apply_lce, shift=True): the sums of each token, the mean logit of each word, by which backward
-orders the words, and gradients in the dtype of what they are of. Left out: locks, 4 bytes for each
-128 x 64 numbers of a gradient. "triton" is Liger-Kernel
-(ead96b6), `ops/cross_entropy.py`, under transformers 5.24, `loss/loss_utils.py` (ForCausalLMLoss);
-Unsloth's (015bdef, `kernels/cross_entropy_loss.py`) writes the gradient over the logits in
-backward, which needs as much.
-What a kernel does is one operator here, a few tokens at a time, so that a trace sees no more than a
-launch.
+cut-cross-entropy in axolotl's fork (5f0c7a7): `cce.py`, `cce_lse_forward.py`, `cce_backward.py` and
+`transformers/utils.py` (apply_lce, shift=True): the sums of each token, the mean logit of each
+word, by which backward orders the words, and gradients in the dtype of what they are of. Left out:
+locks, 4 bytes for each 128 x 64 numbers of a gradient. What a kernel does is one operator here, a
+few tokens at a time, so that a trace sees no more than a launch.
 """
 
 from collections.abc import Iterator
@@ -22,7 +16,7 @@ from torch import Tensor
 from torch.library import custom_op
 from torch.utils.flop_counter import register_flop_formula
 
-from lora_profiler.modeling.chunked_logits import IGNORED_LABEL, LossAndLogits
+from lora_profiler.modeling.losses import IGNORED_LABEL, LossAndLogits
 from lora_profiler.support.losses import labelled_tokens
 from lora_profiler.workload import TrainSetup
 
@@ -30,10 +24,7 @@ _KERNEL_ROWS = 16
 """Tokens that an operator standing in for a kernel takes at a time."""
 
 
-# --- cut cross-entropy ----------------------------------------------------------------------------
-
-
-def cut_cross_entropy(
+def loss(
     setup: TrainSetup, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
 ) -> LossAndLogits:
     if hidden.dtype == torch.float32:
@@ -176,55 +167,3 @@ def _(hidden: Any, weight: Any, bias: Any, places: Any, *_: Any, **__: Any) -> i
 def _(hidden: Any, weight: Any, bias: Any, labels: Any, places: Any, *rest: Any, **__: Any) -> int:
     made = 1 + sum(gradient is not None for gradient in rest[3:5])
     return made * 2 * int(places[0]) * int(weight[0]) * int(weight[1])
-
-
-# --- the gradient written over the logits ---------------------------------------------------------
-
-
-def overwritten_logits(
-    setup: TrainSetup, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
-) -> LossAndLogits:
-    logits = F.linear(hidden, weight, bias)
-    wide = logits.float().view(-1, logits.shape[-1])
-    targets = F.pad(labels, (0, 1), value=IGNORED_LABEL)[..., 1:].contiguous().view(-1)
-    loss: Tensor = _Overwritten.apply(wide, targets)  # type: ignore[no-untyped-call]
-    return LossAndLogits(loss, logits)
-
-
-class _Overwritten(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        losses = torch.zeros(len(logits), dtype=logits.dtype, device=logits.device)
-        mask = targets != IGNORED_LABEL
-        overwrite(logits.detach(), targets, mask, losses, any(ctx.needs_input_grad))
-        ctx.save_for_backward(logits.detach())
-        return losses.sum()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        scale(gradient, grads[0])
-        return gradient, None
-
-
-@custom_op("lora_profiler::overwrite", mutates_args={"logits", "losses"})
-def overwrite(
-    logits: Tensor, targets: Tensor, mask: Tensor, losses: Tensor, gradients: bool
-) -> None:
-    """Mean losses of the rows and, with `gradients`, those of the logits in their place."""
-    count = mask.sum()
-    for start in range(0, len(logits), _KERNEL_ROWS):
-        rows = slice(start, start + _KERNEL_ROWS)
-        part, own = logits[rows], mask[rows].unsqueeze(1)
-        wanted = targets[rows].clamp(min=0).unsqueeze(1)
-        log_shares = part - part.logsumexp(1, keepdim=True)
-        losses[rows] = (-log_shares.gather(1, wanted) * own / count).squeeze(1)
-        if gradients:
-            shares = log_shares.exp_()
-            shares.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=shares.dtype))
-            part.copy_(shares.mul_(own / count))
-
-
-@custom_op("lora_profiler::scale", mutates_args={"gradient"})
-def scale(gradient: Tensor, factor: Tensor) -> None:
-    gradient.mul_(factor)

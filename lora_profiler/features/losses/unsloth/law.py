@@ -1,24 +1,21 @@
-"""What the losses of Triton's kernels hold at once. Cut cross-entropy and the gradient over the
-logits: `modeling/triton_losses.py`, line by line.
+"""What Unsloth's fused cross-entropy holds at once: unsloth-zoo 2026.10.9,
+`fused_losses/chunked_logprob.py` (unsloth_chunked_ce_loss) and `fused_losses/fused_linear.py`
+(_ce_checked, _ce_impl, _tiled_forward, _ce_backward), line by line.
 
-Unsloth's fused cross-entropy: unsloth-zoo 2026.10.9, `fused_losses/chunked_logprob.py`
-(unsloth_chunked_ce_loss) and `fused_losses/fused_linear.py` (_ce_checked, _ce_impl, _tiled_forward,
-_ce_backward), line by line. The gradient of the hidden state, and that of a head that trains, are
-made in the forward pass, a part of the labelled tokens at a time in one buffer of float32 logits;
-backward scales them into tensors of their own. Names in Python outlive their use: the part before
-it, its gradient in float32, its statistics.
+The gradient of the hidden state, and that of a head that trains, are made in the forward pass, a
+part of the labelled tokens at a time in one buffer of float32 logits; backward scales them into
+tensors of their own. Names in Python outlive their use: the part before it, its gradient in
+float32, its statistics.
 """
 
 from typing import NamedTuple
 
-from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant, total
-from lora_profiler.analytic.all_logits import Logits, all_logits
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, constant, total
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.loss_paths import INDEX, SCALAR, Head, LossPath, head_weights
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
+from lora_profiler.features.losses.unsloth import TILE_COLUMNS, Cut, cut_of
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.support.generations import casts_in_head, shifts_logits
-from lora_profiler.support.unsloth import TILE_COLUMNS, Cut, cut_of
 
 _FLOAT, _DOUBLE = 4, 8
 _SCALARS = 6 * SCALAR
@@ -26,82 +23,6 @@ _SCALARS = 6 * SCALAR
 _PARTIALS, _TILED_PARTIALS = 7, 8
 """Numbers in float32 of a token and a split of words, which the statistics are made of."""
 _ALIGNMENT = 8
-
-
-def cut_cross_entropy(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
-    """No logits: sums of each token, the mean logit of each word and, in backward, the words'
-    order. `regime`: sequences of a row."""
-    head = head_weights(op, model)
-    weight, bias, vocab = head.weight, head.bias, head.vocab
-    tokens = TOKENS - B * regime
-    made = head.gradient_bytes
-    read = hidden
-    if hidden.dtype == "float32":
-        read = op.fresh(hidden.elements, weight.dtype, hidden.requires_grad)
-    kept = tokens * (INDEX + SCALAR) + vocab * 4
-    op.saved.setdefault(read.storage, op.scope)
-    if bias is not None and bias.requires_grad:
-        made = made + bias.elements * 4
-    order = vocab * 4
-    back = kept + order + made + read.bytes * hidden.requires_grad
-    widened = hidden.bytes if read is not hidden else ZERO
-    return LossPath(
-        hidden=hidden,
-        head=head,
-        kept=kept,
-        ahead=(kept + tokens * SCALAR + SCALAR,),
-        back=(
-            back + 3 * SCALAR,
-            kept + vocab * 12 + 3 * SCALAR,
-            made + read.bytes + widened + 2 * SCALAR,
-        ),
-        tokens=tokens,
-        again=True,
-        keeps_labels=True,
-    )
-
-
-def overwritten_logits(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
-    """The logits, and a float32 copy of those in 16 bit, which the gradient takes over; of versions
-    of transformers that shift them a copy more."""
-    logits, one_row = all_logits(op, hidden, model), op.rules.one_row
-    made, before, turned, end = logits.made, *logits.tail
-    back = (before, turned, logits.converting, end)
-    if shifts_logits(op.rules.transformers):
-        return _overwritten_copy(logits, one_row, casts_in_head(op.rules.transformers), back)
-    padded = ZERO if one_row else TOKENS * INDEX + B * (S + 1) * INDEX
-    return LossPath(
-        hidden=hidden,
-        head=logits.head,
-        kept=logits.wide + logits.kept_copy,
-        ahead=(made + TOKENS * (INDEX + 5) + SCALAR + INDEX * one_row, made + padded),
-        back=back,
-        output=logits.narrow if logits.narrow != ZERO else logits.wide,
-        is_overwritten=logits.narrow == ZERO,
-    )
-
-
-def _overwritten_copy(
-    logits: Logits, one_row: bool, casts: bool, back: tuple[Polynomial, ...]
-) -> LossPath:
-    """Where the kernel keeps the shifted logits, a view of one row, with two numbers a row, and
-    writes their gradient over them. `casts`: the head itself, which leaves nothing of 16 bit."""
-    rows, whole = logits.tokens, logits.wide
-    copied, labels = (ZERO, ZERO) if one_row else (logits.part, rows * INDEX)
-    left = ZERO if casts else logits.narrow
-    kept = (whole if one_row else copied) + logits.kept_copy
-    statistics = copied + labels + rows * (2 * SCALAR + 1) + 3 * SCALAR
-    return LossPath(
-        hidden=logits.hidden,
-        head=logits.head,
-        kept=kept + labels + rows * SCALAR + INDEX,
-        ahead=(logits.made, logits.copies + left + whole + statistics),
-        back=(kept + whole + 2 * SCALAR, *back),
-        output=left if left != ZERO else whole,
-    )
-
-
-# --- Unsloth's fused cross-entropy ----------------------------------------------------------------
 
 
 class _Sizes(NamedTuple):
@@ -116,10 +37,8 @@ class _Sizes(NamedTuple):
     splits: int
 
 
-def fused_linear_cross_entropy(
-    op: Ledger, hidden: Tensor, model: ModelSpec, regime: int
-) -> LossPath:
-    """`regime`: `support.unsloth.unsloth_regime`."""
+def price(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
+    """`regime`: as in the folder's `__init__`."""
     head, cut = head_weights(op, model), cut_of(regime)
     if not cut.sequences:
         scores = _of_completions if cut.completion else _of_pairs

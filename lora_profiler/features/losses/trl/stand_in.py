@@ -17,16 +17,17 @@ from torch import Tensor
 from torch.library import custom_op
 from torch.utils.flop_counter import register_flop_formula
 
-from lora_profiler.support.losses import TRL_TILE_COLUMNS, TRL_TILE_ROWS, LogitScaling, runs_triton
+from lora_profiler.features.losses.trl import TILE_COLUMNS, TILE_ROWS
+from lora_profiler.modeling.losses import IGNORED_LABEL
+from lora_profiler.support.losses import LogitScaling, runs_triton
 from lora_profiler.support.packing import lengths
 from lora_profiler.workload import TrainSetup
 
-IGNORED_LABEL = -100
 _KERNEL_ROWS = 16
 """Tokens that an operator standing in for a kernel takes at a time."""
 
 
-def tiled_loss(
+def scaled_loss(
     setup: TrainSetup,
     hidden: Tensor,
     weight: Tensor,
@@ -72,9 +73,9 @@ class _TiledHead(torch.autograd.Function):
         sums[0].fill_(float("-inf"))
         sums[5].fill_(float("-inf"))
         buffer = _buffer(hidden, dtype)
-        for tokens in _slices(count, TRL_TILE_ROWS):
+        for tokens in _slices(count, TILE_ROWS):
             lowered = hidden[tokens].to(dtype)
-            for words in _slices(weight.shape[0], TRL_TILE_COLUMNS):
+            for words in _slices(weight.shape[0], TILE_COLUMNS):
                 tile = _project(buffer, lowered, weight[words].to(dtype), bias, words)
                 (fold if triton else _fold)(
                     tile, targets[tokens], sums[:, tokens], words.start, *scaling
@@ -100,9 +101,9 @@ class _TiledHead(torch.autograd.Function):
         if not triton:
             gradient = gradient.masked_fill_(~mask.reshape(-1), 0)
         add, lowered, part, tile = add_product if triton else _add_product, None, None, None
-        for tokens in _slices(hidden.shape[0], TRL_TILE_ROWS):
+        for tokens in _slices(hidden.shape[0], TILE_ROWS):
             lowered = hidden[tokens].to(dtype)
-            for words in _slices(weight.shape[0], TRL_TILE_COLUMNS):
+            for words in _slices(weight.shape[0], TILE_COLUMNS):
                 part = weight[words].to(dtype)
                 tile = _project(buffer, lowered, part, bias, words)
                 (turn if triton else _turn)(
@@ -135,7 +136,7 @@ def _slices(count: int, step: int) -> Iterator[slice]:
 
 def _buffer(hidden: Tensor, dtype: torch.dtype) -> Tensor:
     """Whatever the vocabulary."""
-    return hidden.new_empty((min(len(hidden), TRL_TILE_ROWS), TRL_TILE_COLUMNS), dtype=dtype)
+    return hidden.new_empty((min(len(hidden), TILE_ROWS), TILE_COLUMNS), dtype=dtype)
 
 
 def _project(

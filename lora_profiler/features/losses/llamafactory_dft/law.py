@@ -1,0 +1,13 @@
+"""LLaMA-Factory 0.9.6, `train/trainer_utils.py` (dft_loss_func)."""
+
+from lora_profiler.algebra.polynomial import TOKENS
+from lora_profiler.analytic.ledger import Ledger
+from lora_profiler.analytic.loss_paths import INDEX, LossPath
+from lora_profiler.analytic.tensors import Tensor
+from lora_profiler.features.losses._all_logits import all_logits, weighted
+from lora_profiler.model_spec import ModelSpec
+
+
+def price(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
+    """DFT: log-softmax of all logits; a loss of each token and its weight."""
+    return weighted(all_logits(op, hidden, model), TOKENS * INDEX)

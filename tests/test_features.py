@@ -1,0 +1,125 @@
+"""A feature is one folder: each can be deleted, the rest of the package names none of them, and a
+plain command imports none that it does not use."""
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lora_profiler
+from loading import modules_after
+from lora_profiler.feature import Kind, has_file, names, of_kind, part
+
+PACKAGE = Path(lora_profiler.__file__).parent
+KINDS: tuple[Kind, ...] = ("losses",)
+OPTION: dict[Kind, str] = {"losses": "loss"}
+ALL = [(kind, name) for kind in KINDS for name in names(kind)]
+HOOKS = {
+    "__init__": {"FEATURE", "regime", "refusals", "doubts", "assumption"},
+    "law": {"price"},
+    "stand_in": {"loss", "scaled_loss"},
+}
+PLAIN = "from lora_profiler.cli.main import root; root.main({!r}, 'lora-profile', standalone_mode=False)"
+LLAMA = ["meta-llama/Llama-3.2-1B", "--trainer", "bare"]
+
+
+def folder(kind: Kind, name: str) -> Path:
+    return PACKAGE / "features" / kind / name.replace("-", "_")
+
+
+def run(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command, from a copy of the package."""
+    command = [sys.executable, "-m", "lora_profiler", *arguments]
+    return subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tree = tmp_path_factory.mktemp("package")
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PACKAGE, tree / "lora_profiler", ignore=ignored)
+    return tree
+
+
+@pytest.mark.parametrize(("kind", "name"), ALL)
+@pytest.mark.grid(share=1 / 6)
+def test_each_can_be_deleted(copy: Path, tmp_path: Path, kind: Kind, name: str) -> None:
+    own = copy / folder(kind, name).relative_to(PACKAGE.parent)
+    before = run(copy, *LLAMA, "--format", "json")
+    shutil.move(own, tmp_path / "gone")
+    try:
+        assert run(copy, *LLAMA, "--format", "json").stdout == before.stdout
+        refused = run(copy, *LLAMA, f"--{OPTION[kind]}", name)
+        assert refused.returncode == 2, refused.stderr
+        assert name in refused.stderr
+        assert "Traceback" not in refused.stderr
+        everything = "import importlib, pkgutil, lora_profiler as p\n" + (
+            "for m in pkgutil.walk_packages(p.__path__, 'lora_profiler.'):\n"
+            "    if '.trainer_files' in m.name or '.report' in m.name or '.analytic' in m.name:\n"
+            "        importlib.import_module(m.name)"
+        )
+        subprocess.run([sys.executable, "-c", everything], cwd=copy, check=True, timeout=120)
+    finally:
+        shutil.move(tmp_path / "gone", own)
+
+
+def test_nobody_imports_a_feature() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if "features" in path.relative_to(PACKAGE).parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            imported = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            imported += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert not any(m.startswith("lora_profiler.features") for m in imported), path
+
+
+def test_features_import_no_other_feature() -> None:
+    """What several share is in a file that begins with an underscore."""
+    for kind, name in ALL:
+        for path in folder(kind, name).glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if not isinstance(node, ast.ImportFrom):
+                    continue
+                parts = str(node.module).split(".")
+                if parts[:2] == ["lora_profiler", "features"]:
+                    assert parts[3].startswith("_") or parts[3] == folder(kind, name).name, path
+
+
+def test_files_and_hooks_are_known() -> None:
+    for kind, name in ALL:
+        files = {path.stem for path in folder(kind, name).glob("*.py")}
+        assert {"__init__"} <= files <= set(HOOKS), name
+        for file in files - {"__init__"}:
+            assert any(part(kind, name, file, hook) for hook in HOOKS[file]), (name, file)
+        public = {
+            node.name
+            for node in ast.parse((folder(kind, name) / "__init__.py").read_text("utf-8")).body
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+        }
+        assert public - {"cut_of"} <= HOOKS["__init__"], name
+
+
+def test_each_says_what_it_is() -> None:
+    for kind in KINDS:
+        for name, feature in of_kind(kind).items():
+            assert len(feature.title.split()) <= 12, name
+            assert feature.assumption.endswith("."), name
+
+
+def test_a_plain_answer_imports_those_alone_that_it_uses() -> None:
+    loaded = modules_after(PLAIN.format([*LLAMA, "--loss", "cce"]))
+    used = {m for m in loaded if m.startswith("lora_profiler.features.losses.")}
+    assert used == {"lora_profiler.features.losses.cce", "lora_profiler.features.losses.cce.law"}
+
+
+def test_a_name_with_other_letters_is_none() -> None:
+    assert part("losses", "no-such", "law", "price") is None
+    assert not has_file("losses", "..", "law")
+
+
+def test_options_says_what_each_value_is() -> None:
+    shown = run(PACKAGE.parent, "options", "loss").stdout
+    assert "cce: cut cross-entropy, as axolotl's plugin" in shown
