@@ -84,6 +84,7 @@ class Cell:
             arguments["gradient_checkpointing"] = o["checkpointing"]
         if "precision" in o:
             arguments["bf16"] = o["precision"] == "amp"
+            arguments["fp16"] = o["precision"] == "amp-float16"
         if "optimizer" in o:
             arguments["optim"] = OPTIMIZERS[o["optimizer"]]
         if "beta" in o:
@@ -125,6 +126,14 @@ def cells() -> Iterator[Cell]:
         yield _cell("transformers", "lora", _EIGHT, card, 1, 512, targets="all-linear", **usual)
         yield _cell("transformers", "qlora", _EIGHT, card, 1, 1024, checkpointing=True, **usual)
         if card == "t4":
+            for precision in ("amp", "amp-float16", "pure"):  # torch or TRL refuses some of them
+                of_trl = {"precision": precision, **usual}
+                for model in _SMALL[:2]:
+                    yield _cell("trl-sft", "lora", model, card, 2, 1024, **of_trl)
+                    yield _cell("trl-sft", "qlora", model, card, 2, 1024, rank=16, **of_trl)
+                    yield _cell("trl-dpo", "qlora", model, card, 1, 512, **of_trl)
+            wide = {"dtype": "float32", "precision": "amp-float16"}
+            yield _cell("trl-sft", "full", _SMALL[0], card, 2, 512, **wide)
             continue
         for model in (*_SMALL, _ONE):
             yield _cell("transformers", "lora", model, card, 2, 1024, precision="amp")

@@ -158,7 +158,8 @@ def way(
     spec: ModelSpec, trainer: str, method: Method, platform: Platform, **given: Any
 ) -> Workload:
     """The question by a trainer as its guides pass it. Raises UsageError."""
-    stack = as_guided(find_stack(trainer), has_bfloat16=platform.has_bfloat16)
+    stack = as_guided(find_stack(trainer))
+    stack.check_model(spec)
     options = {**DEFAULTS, **given, "methods": (method,)}
     written, names = spelled(stack, options, {"methods", *given})
     (workload,) = workloads(spec, written, names, platform, stack)

@@ -15,12 +15,15 @@ from lora_profiler import find_model, setup_for
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import ASSUMED_FLOAT32, common_assumptions
+from lora_profiler.planning.guided import guided
 from lora_profiler.planning.setups import DEFAULTS, setups, workloads
 from lora_profiler.platform import Platform
+from lora_profiler.report.answer.short_answer import _is_drawn
 from lora_profiler.report.json.predict import answer_dict
 from lora_profiler.report.setup_words import trainer_lines
 from lora_profiler.stacks import CHECKPOINT_DTYPE, Stack, Trainer, as_guided, find_stack
 from lora_profiler.stacks.stack import METHODS
+from lora_profiler.support.check import check
 from lora_profiler.workload import OPTIONS, Method, TrainSetup, Workload, setup_dict
 from readme import TRAINERS as PAGE
 from readme import with_trainers
@@ -390,18 +393,73 @@ def test_without_a_trainer_it_is_answered_by_who_trains(run: Run) -> None:
 
 
 def test_a_trainer_that_cannot_run_the_question_says_why(run: Run) -> None:
-    asked = ("gpt2", "--method", "lora", "-s", "64", "--packed", "32", "--full", "--format", "json")
-    lines = {each["trainer"]: each for each in json.loads(run(*asked).stdout)["by_trainer"]}
-    assert lines["litgpt"]["peak_bytes"] is None and "--packed" in lines["litgpt"]["refusal"]
-    assert lines["trl-sft"]["peak_bytes"]
+    words = ("--method", "lora", "-s", "64", "--packed", "32", "--full", "--format", "json")
+    for model, why in ((LLAMA.id, "--packed"), ("gpt2", "LitGPT has no models of type gpt2")):
+        done = run(model, *words)
+        lines = {each["trainer"]: each for each in json.loads(done.stdout)["by_trainer"]}
+        assert lines["litgpt"]["peak_bytes"] is None and why in lines["litgpt"]["refusal"]
+        assert lines["trl-sft"]["peak_bytes"]
 
 
-def test_trl_on_a_gpu_without_bfloat16_has_float16_weights_and_liger_s_loss() -> None:
-    """As examples/notebooks/sft_trl_lora_qlora.ipynb of TRL loads them for a T4."""
-    stack = as_guided(find_stack("trl-sft"), has_bfloat16=False)
-    options = {**DEFAULTS, "methods": ("qlora",)}
-    (setup,) = setups(LLAMA, options, set(), Platform(capability=75), stack)
-    assert (setup.dtype, setup.loss, setup.kernels) == ("float16", "fused", "liger")
+def test_a_traced_answer_is_the_line_of_its_loop_and_other_lines_are_bounds() -> None:
+    """Nothing is traced for a line; a table says of each what it is, where bars could not."""
+    model, stack = find_model("tiiuae/Falcon-H1-0.5B-Instruct"), find_stack("guide")
+    given = {"methods", "seq_len"}
+    options = {**DEFAULTS, "methods": ("lora",), "seq_len": 128}
+    (workload,) = workloads(model, options, given, Platform(capability=89), stack)
+    trainer = Trainer(stack=stack)
+    (bound,) = answers([workload], may_trace=False, levers="none", trainer=trainer)
+    whole = dataclasses.replace(bound.prediction, saved_activation_bytes=1)
+    answer = dataclasses.replace(bound, prediction=whole)
+    lines = guided([answer], options, given).lines
+    known = [line.foreseen.prediction.is_whole for line in lines if line.foreseen]
+    assert known.count(True) == 1 and len(known) == 6
+    assert not _is_drawn(guided([answer], options, given), [answer])
+
+
+@pytest.mark.parametrize(
+    "name", ["tiiuae/Falcon-H1-0.5B-Instruct", "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"]
+)
+def test_mamba_s_projections_that_peft_refuses_are_not_adapted(name: str) -> None:
+    """PEFT 0.21.2, _check_lora_target_modules_mamba; asked for by name they are still refused."""
+    setup = setup_for(find_model(name), "guide", "lora")
+    assert setup.lora is not None and isinstance(setup.lora.target_modules, tuple)
+    assert {"in_proj", "q_proj"} <= {*setup.lora.target_modules}
+    assert "out_proj" not in setup.lora.target_modules
+    check(Workload(model=find_model(name), setup=setup), "analytic")
+
+
+T4 = Platform(capability=75)
+
+
+@pytest.mark.parametrize(
+    ("method", "dtype", "precision"),
+    [
+        ("full", "float32", "amp-float16"),
+        ("lora", "float16", "amp-float16"),
+        ("qlora", "float16", "pure"),
+    ],
+)
+def test_trl_trains_on_a_gpu_without_bfloat16(method: Method, dtype: str, precision: str) -> None:
+    """Other formats end in an error of torch's there (benchmarks/results/rehearsed_trainers.md)."""
+    stack = as_guided(find_stack("trl-sft"))
+    options = {**DEFAULTS, "methods": (method,)}
+    for model in ("gpt2", "mistralai/Mixtral-8x7B-v0.1", "google/gemma-3-1b-it", LLAMA.id):
+        (workload,) = workloads(find_model(model, offline=True), options, {"methods"}, T4, stack)
+        setup = workload.setup
+        assert (setup.dtype, setup.precision, setup.loss) == (dtype, precision, "trl")
+        check(workload, "analytic")
+
+
+@pytest.mark.parametrize(
+    ("method", "given"), [("lora", "--precision amp-float16"), ("qlora", "--precision pure")]
+)
+def test_bfloat16_of_trl_s_loss_is_refused_below_sm_80(run: Run, method: str, given: str) -> None:
+    asked = (LLAMA.id, "--method", method, "--trainer", "trl-sft", "--gpu", "t4")
+    done = run(*asked, "--dtype", "bfloat16")
+    assert done.exit_code == 2 and given in " ".join(done.stderr.split())
+    able = " ".join(done.stderr.split()).partition("use ")[2].rstrip(".").split()
+    assert run(*asked, *able).exit_code in (0, 1)
 
 
 def test_zero_has_no_autocast_whoever_trains(run: Run) -> None:

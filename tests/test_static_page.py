@@ -91,7 +91,7 @@ def workload_of(asked: Asked) -> Workload:
     """What the command answers. Raises UsageError."""
     name, key, trainer, method, on, batch, length, rank = asked
     platform = find_gpu(key).platform() if key else Platform()
-    stack = as_guided(find_stack(trainer), has_bfloat16=platform.has_bfloat16)
+    stack = as_guided(find_stack(trainer))
     if trainer == GUIDE:
         stack = find_stack(GUIDE)
     given = {"methods": (method,), "batch_size": batch, "seq_len": length}

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from math import prod
 from typing import NamedTuple
 
-from lora_profiler.adapters.peft_tables import TRANSPOSED_EXPERTS
+from lora_profiler.adapters.peft_tables import MAMBA_TYPES, NOT_OF_MAMBA, TRANSPOSED_EXPERTS
 from lora_profiler.adapters.targets import (
     Targets,
     containers,
@@ -27,7 +27,6 @@ from lora_profiler.model_spec import ModelSpec, Module, Stack, Weight
 from lora_profiler.option_values import PeftType
 from lora_profiler.workload import LoraConfig
 
-_MAMBA_TYPES = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"})
 _CONVOLUTIONS = frozenset({"Conv1d", "Conv2d", "Conv3d"})
 _SUPPORTED: dict[PeftType, frozenset[str]] = {
     "lora": frozenset({"Linear", "Conv1D", "Embedding"}) | _CONVOLUTIONS,
@@ -187,8 +186,8 @@ def _check_module(
     spec: ModelSpec, lora: LoraConfig, key: str, module: Module, tied: frozenset[str]
 ) -> None:
     leaf, kind = key.rsplit(".", 1)[-1], lora.peft_type
-    is_mamba = kind == "lora" and spec.model_type in _MAMBA_TYPES
-    if is_mamba and leaf in ("out_proj", "conv1d"):
+    is_mamba = kind == "lora" and spec.model_type in MAMBA_TYPES
+    if is_mamba and leaf in NOT_OF_MAMBA:
         refuse(f"PEFT does not adapt {leaf} of Mamba models ({key}). Leave it out.", "ValueError")
     if module.kind == "MultiheadAttention":
         refuse(

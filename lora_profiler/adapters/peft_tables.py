@@ -35,6 +35,10 @@ DEFAULT_TARGETS: dict[str, str | tuple[str, ...]] = {
 """peft/utils/constants.py, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING: model type ->
 suffixes, or a pattern."""
 
+MAMBA_TYPES = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"})
+NOT_OF_MAMBA = ("out_proj", "conv1d")
+"""tuners_utils.py, _check_lora_target_modules_mamba."""
+
 _IA3_TARGETS: dict[str, str | tuple[str, ...]] = {
     **dict.fromkeys(("llama", "mistral"), ("k_proj", "v_proj", "down_proj")),
     **dict.fromkeys(

@@ -15,6 +15,8 @@ from lora_profiler.adapters.patterns import UnmatchedError, Verdict, shown, verd
 from lora_profiler.adapters.peft_tables import (
     FUSED_PARAMETER,
     IA3_FEEDFORWARD,
+    MAMBA_TYPES,
+    NOT_OF_MAMBA,
     PACKED_EXPERTS,
     TARGETS_OF,
 )
@@ -93,9 +95,15 @@ def resolve(spec: ModelSpec, lora: LoraConfig) -> Targets:
     )
 
 
-def has_default_targets(spec: ModelSpec, peft_type: PeftType) -> bool:
-    """Whether PEFT knows which modules to adapt where none are named."""
-    return spec.model_type in TARGETS_OF[peft_type] or _packed_experts(spec) is not None
+def able_targets(spec: ModelSpec, peft_type: PeftType, wanted: str) -> str:
+    """What of "default" or "all-linear" PEFT takes, else what people then pass: all linear layers
+    for a type without default, of Mamba models those that PEFT adapts, by name."""
+    has_default = spec.model_type in TARGETS_OF[peft_type] or _packed_experts(spec) is not None
+    if wanted == "default" and has_default:
+        return wanted
+    if peft_type != "lora" or spec.model_type not in MAMBA_TYPES:
+        return "all-linear"
+    return ",".join(name for name in linear_names(spec) if name not in NOT_OF_MAMBA)
 
 
 def _modules(spec: ModelSpec, lora: LoraConfig) -> Targets:

@@ -244,7 +244,7 @@ def answered(
         if o["write"]:
             named_options = names_asked(ctx, file)
             if file is None:
-                assume_trainer(ctx)
+                assume_trainer(ctx, platform)
         if file is None:
             model = spec or model_called(name, o)
         else:

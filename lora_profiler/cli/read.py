@@ -27,6 +27,7 @@ from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UsageErr
 if TYPE_CHECKING:
     from lora_profiler.model_spec import ModelSpec
     from lora_profiler.planning.answers import Answer
+    from lora_profiler.platform import Platform
     from lora_profiler.trainer_files.trainer_file import TrainerFile
     from lora_profiler.trainer_files.writing import Written
     from lora_profiler.workload import Workload
@@ -186,10 +187,11 @@ _SIZES = ("batch_size", "seq_len")
 _OF_ADAPTERS = ("rank", "alpha", "dropout", "targets")
 
 
-def assume_trainer(ctx: click.Context) -> None:
+def assume_trainer(ctx: click.Context, platform: "Platform | None" = None) -> None:
     """The trainer whose file --write names, where nothing names another, with what guides pass to
     it. Sizes and adapters stay those of the question as it is without --write; `plan` searches
-    them."""
+    them. On a `platform` without bfloat16 float16 stands in for it, float32 where all weights
+    train."""
     from click.core import ParameterSource
 
     from lora_profiler.trainer_files.writing import guide_of, trainer_of
@@ -203,6 +205,8 @@ def assume_trainer(ctx: click.Context) -> None:
         has_data = o["data"] is not None or lengths_of(o) is not None
         kept = (*_SIZES[: 1 if has_data else 2], *(() if "full" in methods else _OF_ADAPTERS))
         assumed |= {**{key: o[key] for key in kept}, **guide_of(name, methods[0])}
+        if assumed.get("dtype") == "bfloat16" and platform and not platform.has_bfloat16:
+            assumed["dtype"] = "float32" if "full" in methods else "float16"
     for key, value in assumed.items():
         if not given(ctx, key):
             o[key] = value

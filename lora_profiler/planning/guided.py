@@ -104,6 +104,7 @@ def guided(
             on_card(first, answer.gpu),
             answer.gpu,
             own_defaults=own_defaults,
+            known=answer,
         )
     )
     return Guided(
@@ -132,23 +133,30 @@ def guided_lines(
     gpu: Gpu | None = None,
     *,
     own_defaults: bool = False,
+    known: Answer | None = None,
 ) -> Iterator[Line]:
-    """A line for each of `GUIDED`; `on` is a workload on the platform that is asked about.
+    """A line for each of `GUIDED`; `on` is a workload on the platform that is asked about, `known`
+    the answer to one of them.
 
     What was given overrules every guide. Nothing is traced: where no rule or profile knows what a
-    model's layers keep, the peak is a lower bound.
+    model's layers keep, the peak is a lower bound, but of the question that is `known`.
     """
     platform = on.platform
     for name in GUIDED:
         stack = find_stack(name)
         if not own_defaults:
-            stack = as_guided(stack, has_bfloat16=platform.has_bfloat16)
+            stack = as_guided(stack)
         foreseen: Foreseen | None = None
         refusal: str | None = None
         try:
+            stack.check_model(model)
             written, names = spelled(stack, {**options, "methods": (method,)}, given)
             (workload,) = workloads(model, written, names, platform, stack)
-            foreseen = foresee(workload, gpu)
+            if known is not None and known.prediction.workload == workload:
+                judged = judged_on(known.prediction, gpu) if gpu else None
+                foreseen = Foreseen(prediction=known.prediction, judged=judged, step=known.step)
+            else:
+                foreseen = foresee(workload, gpu)
         except LoraProfilerError as e:
             refusal = str(e)
         yield Line(model=model.id, stack=stack, method=method, foreseen=foreseen, refusal=refusal)

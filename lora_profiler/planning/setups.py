@@ -99,7 +99,8 @@ def setups(
 
     On a platform without arithmetic of bfloat16, where no dtype was given, adapters train on a
     float16 base, and a trainer's autocast is float16's; what trains itself takes float32 weights,
-    since pure float16 without loss scaling ends in NaN.
+    since pure float16 without loss scaling ends in NaN. On a 4-bit base TRL trains without autocast
+    there: its bfloat16 adapters go with no loss scaling (torch's GradScaler refuses them).
 
     Raises UsageError for options that contradict each other, that the trainer cannot do, that none
     of the methods would read, or that make no sense.
@@ -117,11 +118,11 @@ def setups(
     made = []
     for method in methods:
         own = trainer.defaults(method, options, model)
-        if own.get("targets") == "default":
-            from lora_profiler.adapters.targets import has_default_targets
+        targets = own.get("targets", options["targets"])
+        if method != "full" and "targets" not in given and targets in ("default", "all-linear"):
+            from lora_profiler.adapters.targets import able_targets
 
-            if not has_default_targets(model, options["peft_type"]):
-                own["targets"] = "all-linear"  # what people then pass
+            own["targets"] = able_targets(model, options["peft_type"], targets)
         try:
             written = {**options, **own, **stored}
             if method == "qlora":
@@ -184,16 +185,14 @@ def _setup(
         if "dtype" not in given:
             arguments["dtype"] = "bfloat16"
     base = TrainSetup(**arguments)
-    lacks_bfloat16 = (
-        platform is not None
-        and not platform.has_bfloat16
-        and base.device == "cuda"
-        and "dtype" not in given
-        and not (model.stored is not None and options["recipe"] == "trl")
-    )
-    if lacks_bfloat16:
-        if precision == "amp" and "precision" not in given and options["recipe"] != "trl":
-            precision = "amp-float16"
+    lacks_bfloat16 = platform is not None and not platform.has_bfloat16 and base.device == "cuda"
+    if lacks_bfloat16 and precision == "amp" and "precision" not in given:
+        has_narrow_adapters = method == "qlora" and options["recipe"] == "trl"
+        unscaled = ("bfloat16", "float16") if method == "full" else ("bfloat16",)
+        if "dtype" not in given or base.dtype not in unscaled:
+            precision = "pure" if has_narrow_adapters else "amp-float16"
+    is_open = lacks_bfloat16 and "dtype" not in given
+    if is_open:
         base = replace(base, dtype="float32")
     if method == "full":
         return replace(base, precision=precision)
@@ -201,11 +200,8 @@ def _setup(
     quantization = Quantization(**_arguments(Quantization, options, model))
     adapted = _with_adapter(base, lora, quantization, method, given)
     setup = replace(adapted, precision=precision, optimizer=optimizer, optimizer_in_bwd=in_backward)
-    scales_nothing = options["recipe"] == "trl"  # float16 weights under bfloat16 autocast
-    is_narrow = precision == "pure" or (
-        loaded != "float32" and (precision == "amp-float16" or scales_nothing)
-    )
-    return replace(setup, dtype="float16") if lacks_bfloat16 and is_narrow else setup
+    is_narrow = precision == "pure" or (loaded != "float32" and precision == "amp-float16")
+    return replace(setup, dtype="float16") if is_open and is_narrow else setup
 
 
 def _arguments(owner: type, options: Mapping[str, Any], model: ModelSpec) -> dict[str, Any]:

@@ -46,6 +46,10 @@ _NEWEST = Stack(
         },
     ),
     packing=None,
+    model_types=frozenset(  # litgpt/config.py
+        {"falcon", "gemma", "gemma2", "gemma3", "gemma3_text", "gpt_neox", "llama", "mistral"}
+        | {"mixtral", "olmo", "olmo2", "phi", "phi3", "qwen2", "qwen3", "qwen3_moe", "stablelm"}
+    ),
     aliases={
         "optimizer": {
             "AdamW": {"optimizer": "adamw", "optimizer_impl": "foreach"},

@@ -92,7 +92,8 @@ class Stack:
     aliases: by option, the trainer's own spelling of values, and the options they mean. rows: of
     the model for each of a batch, 2 where pairs are compared. holds: what is alive and when, with
     its source, priced. gaps: what is not. guide: what guides and notebooks pass to it in place of
-    its defaults, by method; float16_guide: what they pass besides where the GPU has no bfloat16.
+    its defaults, by method; model_types: those of which it has its own code, where it takes no
+    other.
     """
 
     name: str
@@ -110,13 +111,18 @@ class Stack:
     leaves: tuple[str, ...] | None = SHARED_LEAVES
     variants: tuple[Variant, ...] = ()
     guide: Mapping[Method, Options] = field(default_factory=dict)
-    float16_guide: Options = field(default_factory=dict)
+    model_types: frozenset[str] = frozenset()
 
     @property
     def title(self) -> str:
         """'TRL 1.16's SFTTrainer'."""
         versioned = " ".join(filter(None, (self.library, self.version)))
         return f"{versioned}'s {self.call}" if versioned else self.call
+
+    def check_model(self, model: ModelSpec) -> None:
+        """Raises UsageError for a model that its own code does not have."""
+        if self.model_types and model.model_type not in self.model_types:
+            raise UsageError(f"{self.library} has no models of type {model.model_type}.")
 
     @property
     def options(self) -> frozenset[str]:
@@ -168,17 +174,16 @@ def overruled(
     }
 
 
-def as_guided(stack: Stack, *, has_bfloat16: bool = True) -> Stack:
+def as_guided(stack: Stack) -> Stack:
     """`stack` with what its guides pass in place of its own defaults.
 
     Batch size, sequence length, rank and targets are no part of a guide: those of the question hold
     for every trainer, so that trainers can be compared.
     """
-    besides = {} if has_bfloat16 else stack.float16_guide
     guided: dict[Method, Options] = {}
     for method, own in stack.defaults.items():
         kept = {name: value for name, value in own.items() if name not in SIZES}
-        guided[method] = {**kept, **stack.guide.get(method, {}), **besides}
+        guided[method] = {**kept, **stack.guide.get(method, {})}
     return replace(stack, defaults=guided)
 
 

@@ -39,6 +39,9 @@ _RECIPES = Stack(
         base={"double_quant": True, "recipe": "stock"},
     ),
     packing=Packing(one_row=False),
+    model_types=frozenset(  # torchtune/models
+        {"gemma", "gemma2", "llama", "llama4", "mistral", "mllama", "phi3", "qwen2", "qwen3"}
+    ),
     aliases={
         "optimizer": {
             "torch.optim.AdamW": ADAMW_FOREACH,

@@ -69,9 +69,6 @@ _SFT = (
         leaves=_LEAVES,
         variants=(WIDE_SHARDS,),
         guide=by_method({"dtype": "bfloat16"}, base={"double_quant": True}),
-        # examples/notebooks/sft_trl_lora_qlora.ipynb, for a T4; torch 2.13 refuses the products of
-        # TRL's own loss there (bfloat16 with float32 results)
-        float16_guide={"kernels": "liger", "loss": "fused"},
     ),
     Stack(
         name="trl-sft",

@@ -66,7 +66,8 @@ def cuda_backend(call: SdpaCall, platform: Platform) -> Backend:
 def check_platform(workload: Workload) -> None:
     """Raises UsageError for a kernel that was asked for and that the card does not have: flash and
     cuDNN's need sm_80 (check_flash_attention_hardware_support, check_cudnn_hardware_support), the
-    efficient one for bfloat16 too.
+    efficient one for bfloat16 too. So do the products of bfloat16 with float32 sums that TRL's loss
+    is made of (rehearsed: benchmarks/results/rehearsed_trainers.md).
     """
     setup, platform = workload.setup, workload.platform
     if setup.device != "cuda" or platform.capability is None or platform.capability >= 80:
@@ -78,6 +79,13 @@ def check_platform(workload: Workload) -> None:
         raise UsageError(
             f"{setup.attention} attention{of} needs a GPU from sm_80, and this one is"
             f" {platform.capability_text}; leave --attention out for torch's choice."
+        )
+    if half and setup.loss == "trl":
+        narrow = setup.quantization is not None and setup.quantization.recipe == "trl"
+        able = "--precision pure --dtype float16" if narrow else "--precision amp-float16"
+        raise UsageError(
+            "TRL's loss in bfloat16 needs a GPU from sm_80, and this one is"
+            f" {platform.capability_text}: torch refuses its products; use {able}."
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from lora_profiler._common.printable import printable
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.option import flag
-from lora_profiler.planning.setups import DEFAULTS, changed, workloads
+from lora_profiler.planning.setups import DEFAULTS, workloads
 from lora_profiler.stacks.stack import find_stack
 from lora_profiler.support.bases import is_packed_base
 from lora_profiler.trainer_files.document import Document, parse
@@ -51,17 +51,6 @@ def guide_of(name: str, method: Method) -> Mapping[str, Any]:
     """What guides pass to the trainer of the file called `name` in place of its defaults."""
     trainer = trainer_of(name)
     return find_stack(trainer).guide.get(method, {}) if trainer else {}
-
-
-def _narrow_options(name: str, method: Method) -> Mapping[str, Any]:
-    """What is passed to the trainer of the file called `name` on a GPU without bfloat16, where it
-    takes that by default. Adapters that TRL makes bfloat16 train without a scaled loss, whose
-    gradients torch unscales in float32 alone."""
-    if name != "trl":
-        return {}
-    if method == "qlora":
-        return {"dtype": "float16", "precision": "pure"}
-    return {"dtype": "float32" if method == "full" else "float16", "precision": "amp-float16"}
 
 
 def changed_keys(trainer: str, before: Workload, after: Workload) -> dict[str, Any]:
@@ -127,9 +116,6 @@ def written_files(
             f"--write: unknown trainer {name[:40]}.{did_you_mean(name, WRITERS)} Supported: {known}"
         )
     setup = workload.setup
-    is_open = given is not None and not {"dtype", "precision"} & set(given)
-    if is_open and setup.device == "cuda" and not workload.platform.has_bfloat16:
-        workload = changed(workload, _narrow_options(name, setup.method))
     if is_packed_base(setup):
         raise UsageError(
             "--write does not support checkpoints of GPTQ, AWQ, FP8 or HQQ; each trainer loads"

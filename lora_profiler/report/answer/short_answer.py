@@ -115,7 +115,7 @@ def short_blocks(
     would not fit the screen."""
     above = list(verdicts(answers, guided, subject))
     bars = _bars(answers)
-    if guided is not None and len(answers) == 1:
+    if guided is not None and _is_drawn(guided, answers):
         from lora_profiler.report.answer.guided import trainer_bars
 
         bars = trainer_bars(guided, answers[0].gpu)
@@ -194,7 +194,7 @@ def _tables(answers: Sequence[Answer], guided: "Guided | None") -> Iterator[Bloc
 
         yield Paragraph(lines=tuple(short_lines(answers)), kind="facts")
     if guided is not None:
-        if len(answers) > 1:
+        if not _is_drawn(guided, answers):
             from lora_profiler.report.answer.guided import lines_table
 
             yield lines_table(guided)
@@ -205,6 +205,12 @@ def _tables(answers: Sequence[Answer], guided: "Guided | None") -> Iterator[Bloc
         yield _room(fitting)
     elif unfit:
         yield _ways(min(unfit, key=lambda a: a.prediction.peak.total_bytes))
+
+
+def _is_drawn(guided: "Guided", answers: Sequence[Answer]) -> bool:
+    """Whether trainers have bars, not a table: of one method whose peaks are known."""
+    foreseen = [line.foreseen for line in guided.lines if line.foreseen]
+    return len(answers) == 1 and all(each.prediction.is_whole for each in foreseen)
 
 
 def _room(answers: Sequence[Answer]) -> Table:

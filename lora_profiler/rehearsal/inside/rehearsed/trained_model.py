@@ -144,7 +144,8 @@ def _trainer() -> dict[str, Any]:
     changed = [name for name in _OVERRIDDEN if any(name in vars(each) for each in own)]
     if getattr(trainer, "compute_loss_func", None) is not None:
         changed.append("compute_loss_func")
-    arguments = {name: getattr(trainer.args, name, None) for name in _ARGUMENTS}
+    args = getattr(trainer, "args", None)  # none where its own __init__ failed
+    arguments = {name: getattr(args, name, None) for name in _ARGUMENTS}
     return {
         "trainer": known[0].__name__,
         "changed_in_trainer": changed,
