@@ -66,7 +66,7 @@ def predict(question: Any, engine: str = "auto", **options: Any) -> Any:
         return predict_workload(question, engine, **options)
     if engine != "auto":
         options["engine"] = engine
-    return _asked(question, options)
+    return _from_words(question, options)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -214,7 +214,7 @@ def _need(what: str, package: str) -> None:
         raise UsageError(f"{what}() needs {package}; run `pip install {package}`.")
 
 
-def _asked(question: Any, options: Mapping[str, Any]) -> PredictionReport:
+def _from_words(question: Any, options: Mapping[str, Any]) -> PredictionReport:
     """The question as the command line understands these words."""
     import click
 

@@ -22,6 +22,7 @@ from lora_profiler.steptime.roofline import Step
 from lora_profiler.support.generations import as_made
 from lora_profiler.support.library_memory import batch_columns, has_reference
 from lora_profiler.workload import (
+    Device,
     Dtype,
     LoraConfig,
     Optimizer,
@@ -90,7 +91,9 @@ class Nearest:
     doubts: tuple[str, ...] = ()
 
 
-def nearest(facts: Mapping[str, Any], world_size: int, capability: int, torch: str) -> Nearest:
+def nearest(
+    facts: Mapping[str, Any], world_size: int, capability: int | None, torch: str
+) -> Nearest:
     """`facts` as a rehearsal reads them off the script's process."""
     try:
         if world_size > 1:
@@ -175,6 +178,7 @@ def _model(facts: Mapping[str, Any], setup: TrainSetup) -> ModelSpec:
 
 def _setup(facts: Mapping[str, Any], stack: Stack) -> TrainSetup:
     batch_size, seq_len = _sizes(facts["inputs"])
+    device: Device = facts.get("device", "cuda")
     quantised, arguments = facts.get("quantisation"), facts.get("arguments") or {}
     setup = TrainSetup(
         lora=_lora(facts["lora"]) if facts.get("lora") else None,
@@ -185,13 +189,14 @@ def _setup(facts: Mapping[str, Any], stack: Stack) -> TrainSetup:
         dtype=_known(quantised["dtype"] if quantised else _base_dtype(facts)),
         precision=_listed_in(_AUTOCAST, facts["autocast"], "autocast to {} is"),
         optimizer=_optimizer(facts),
-        optimizer_impl=_implementation(facts.get("optimizer_options") or {}),
+        optimizer_impl=_implementation(facts.get("optimizer_options") or {}, device),
         checkpointing=facts["checkpointing"],
         use_reentrant=bool(facts["checkpointing"] and facts.get("use_reentrant")),
         attention=_listed_in(_ATTENTION, facts["attention_implementation"], "attention by {} is"),
         label_smoothing_factor=arguments.get("label_smoothing_factor") or 0.0,
         offload_activations=bool(arguments.get("activation_offloading")),
         hold_outputs=facts.get("trainer") is None and bool(facts.get("holds_outputs")),
+        device=device,
     )
     own = stack.defaults[setup.method]
     ran = (facts.get("versions") or {}).get("transformers", "")
@@ -348,10 +353,13 @@ def _optimizer(facts: Mapping[str, Any]) -> Optimizer:
     return _OPTIMIZERS[names[0]]
 
 
-def _implementation(options: Mapping[str, Any]) -> OptimizerImpl:
+def _implementation(options: Mapping[str, Any], device: Device) -> OptimizerImpl:
+    """torch takes the foreach one of its own accord, but not on a CPU (torch/optim/optimizer.py,
+    _default_to_fused_or_foreach)."""
     if options.get("fused"):
         return "fused"
-    return "forloop" if options.get("foreach") is False else "foreach"
+    foreach = options.get("foreach")
+    return "foreach" if (device != "cpu" if foreach is None else foreach) else "forloop"
 
 
 _NO_STEP = "the script ended before one more step could be looked at"

@@ -30,12 +30,19 @@ _TRAINED = ("lora_A", "vera_lambda", "ia3_l", "oft_R")
 """In the names of parameters that PEFT makes."""
 
 
-def training_summary(optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
+def training_summary(
+    optimizers: list[torch.optim.Optimizer],
+    model: torch.nn.Module | None = None,
+    trainer: Any = None,
+) -> dict[str, Any]:
+    """Of `model` and `trainer`; without a model of the largest that is alive and of the trainer
+    that is."""
     named: dict[str, Any] = {"optimizers": [_optimizer(each) for each in optimizers]}
     if optimizers:
         group = optimizers[0].param_groups[0]
         named["optimizer_options"] = {name: group.get(name) for name in _OPTIONS}
-    named |= _trainer()
+    trainer = _alive_trainer() if model is None else trainer
+    named |= {"trainer": None} if trainer is None else _trainer(trainer)
     named["versions"] = {
         name: str(module.__version__)
         for name in _LIBRARIES
@@ -44,7 +51,7 @@ def training_summary(optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
     named["scales_loss"] = any(
         issubclass(type(each), torch.amp.GradScaler) and each._enabled for each in gc.get_objects()
     )
-    models = roots()
+    models = roots() if model is None else [model]
     if not models:
         return named
     model, modules = models[0], list(models[0].modules())
@@ -129,16 +136,16 @@ def _optimizer(optimizer: torch.optim.Optimizer) -> str:
     return f"{module}.{name}"
 
 
-def _trainer() -> dict[str, Any]:
-    """transformers' trainer that is alive, or TRL's, which are derived from it: the class, of the
-    script's own that which it is derived from; what of its step the script's own class has anew;
-    and its arguments."""
+def _alive_trainer() -> Any:
+    """transformers' trainer that is alive, or TRL's, which are derived from it."""
     loaded = sys.modules.get("transformers.trainer")
     alive = [] if loaded is None else gc.get_objects()
-    trainers = [each for each in alive if issubclass(type(each), loaded.Trainer)]  # type: ignore[union-attr]
-    if not trainers:
-        return {"trainer": None}
-    trainer = trainers[0]
+    return next((each for each in alive if issubclass(type(each), loaded.Trainer)), None)  # type: ignore[union-attr]
+
+
+def _trainer(trainer: Any) -> dict[str, Any]:
+    """The class, of the script's own that which it is derived from; what of its step the script's
+    own class has anew; and its arguments."""
     known = [k for k in type(trainer).__mro__ if k.__module__.startswith(_OF_TRAINERS)]
     own = [k for k in type(trainer).__mro__ if k not in known and k is not object]
     changed = [name for name in _OVERRIDDEN if any(name in vars(each) for each in own)]
