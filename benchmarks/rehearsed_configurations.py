@@ -14,9 +14,9 @@ from benchmarks.questions import drawn_models
 from lora_profiler.analytic.families import FAMILIES
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.optimizer import all_optimizers
 from lora_profiler.platform import Platform
 from lora_profiler.support.check import check_model
-from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS
 from lora_profiler.support.sdpa import check_platform
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
@@ -135,8 +135,8 @@ def _second() -> Iterator[Configuration]:
 def _third() -> Iterator[Configuration]:
     """Each optimizer on a model whose largest tensors are paged, in full and with adapters of which
     some are."""
-    for optimizer, made in PACKAGE_OPTIMIZERS.items():
-        if made.package == "bitsandbytes":
+    for optimizer, facts in all_optimizers().items():
+        if facts.package is not None and facts.package.package == "bitsandbytes":
             setup = TrainSetup(optimizer=optimizer, seq_len=128)
             yield Configuration("HuggingFaceTB/SmolLM2-135M", setup, "a10")
             yield Configuration("openai-community/gpt2", _adapted(setup, r=32), "a100_sxm_80gb")

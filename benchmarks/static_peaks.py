@@ -20,12 +20,13 @@ from lora_profiler.analytic.families import family_of
 from lora_profiler.analytic.losses import chunk_regime
 from lora_profiler.features.losses._torchtune import CHUNKS
 from lora_profiler.features.losses.unsloth import cut_of
+from lora_profiler.optimizer import package_optimizer
 from lora_profiler.planning.engine import pads_masks, peak_polynomials, predict_checked
 from lora_profiler.planning.fit import largest
 from lora_profiler.planning.reserve import held_bytes
 from lora_profiler.support.losses import chunk_rows, head_of, loss_regime
 from lora_profiler.support.offloading import is_offloaded
-from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS, counts_in_steps
+from lora_profiler.support.optimizers import counts_in_steps
 from lora_profiler.support.sdpa import MASK_ALIGNMENT
 from lora_profiler.support.unsloth import positions_of
 from lora_profiler.workload import DTYPE_BYTES, Workload
@@ -179,7 +180,8 @@ class Law:
 
     def states(self, rank: int) -> int:
         """Bytes of the optimizer's states of adapters."""
-        made = PACKAGE_OPTIMIZERS[self._way.setup.optimizer]
+        made = package_optimizer(self._way.setup.optimizer)
+        assert made is not None
         total, books = 0, 0
         for width, count in self.widths.items():
             numel = width * rank

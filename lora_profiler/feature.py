@@ -1,7 +1,8 @@
-"""Finds features: folders `features/<kind>/<value>/`, one for each value of an option that is not
-the default. The rest of the package names none of them: it asks here by kind and value.
+"""Finds features: `features/<kind>/<value>`, a folder or a file for each value of an option that is
+not a default. The rest of the package names none of them: it asks here by kind and value.
 
-A folder has up to three files. Each is imported only when something asks for it:
+A folder has up to three files, each imported only when something asks for it. A feature that is one
+file has all of it there, and imports torch inside functions.
 
 - `__init__.py` is data (`FEATURE`), and small functions of the question. No torch, no engine.
 - `law.py` says what the feature costs, in the terms of the rules. No torch.
@@ -22,33 +23,37 @@ _FOLDER = Path(__file__).parent / "features"
 
 
 @cache
+def _modules(kind: Kind) -> Mapping[str, str]:
+    """The module of each value of a kind, in alphabetical order."""
+    folders = {path.parent.name for path in (_FOLDER / kind).glob("[!_]*/__init__.py")}
+    files = {path.stem for path in (_FOLDER / kind).glob("[!_]*.py")}
+    found = sorted(folders | files)
+    return {name if kind == "optimizers" else name.replace("_", "-"): name for name in found}
+
+
 def names(kind: Kind) -> tuple[str, ...]:
-    """The values of a kind, in alphabetical order. Imports none of them."""
-    found = (_FOLDER / kind).glob("[!_]*/__init__.py")
-    return tuple(sorted(_value(kind, file.parent.name) for file in found))
+    """The values of a kind. Imports none of them."""
+    return tuple(_modules(kind))
 
 
-def _value(kind: Kind, folder: str) -> str:
-    return folder if kind == "optimizers" else folder.replace("_", "-")
-
-
-def has_file(kind: Kind, name: str, file: str) -> bool:
-    """Whether a feature has a file of that name."""
-    return name in names(kind) and (_FOLDER / kind / _folder(name) / f"{file}.py").is_file()
-
-
-def _folder(name: str) -> str:
-    return name.replace("-", "_")
+def has_file(kind: Kind, name: str, file: File) -> bool:
+    """Whether a feature that is a folder has that file; "" stands for the folder itself."""
+    folder = _FOLDER / kind / _modules(kind).get(name, "_")
+    return (folder / f"{file or '__init__'}.py").is_file()
 
 
 @cache
 def part(kind: Kind, name: str, file: File, needed: str) -> Any:
     """What `file` of a feature calls `needed`; None where there is no such feature, file or name.
     `file` is "" for the folder itself."""
-    if not has_file(kind, name, file or "__init__"):
+    if name not in _modules(kind):
         return None
-    path = ("lora_profiler.features", kind, _folder(name), *filter(None, (file,)))
-    return getattr(import_module(".".join(path)), needed, None)
+    module = f"lora_profiler.features.{kind}.{_modules(kind)[name]}"
+    if has_file(kind, name, ""):
+        if not has_file(kind, name, file):
+            return None
+        module = f"{module}.{file}" if file else module
+    return getattr(import_module(module), needed, None)
 
 
 def of_kind(kind: Kind) -> Mapping[str, Any]:

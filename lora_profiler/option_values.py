@@ -5,34 +5,16 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from lora_profiler.feature import names
 
-Optimizer = Literal[
-    "adamw",
-    "adamw_8bit",
-    "sgd",
-    "adafactor",
-    "paged_adamw_8bit",
-    "paged_adamw_32bit",
-    "adamw_torch_8bit",
-    "adamw_torch_4bit",
-    "lion",
-    "lion_8bit",
-    "paged_lion_8bit",
-    "paged_lion_32bit",
-    "muon",
-    "galore_adamw",
-    "apollo_adamw",
-    "adam_mini",
-    "lorafa",
-    "rmsprop",
-]
 OptimizerImpl = Literal["foreach", "fused", "forloop"]
 Attention = Literal["auto", "flash", "efficient", "cudnn", "math", "eager", "flash_attention_2"]
 Device = Literal["cuda", "cpu", "mps", "xpu"]
 Precision = Literal["pure", "amp", "amp-float16", "fsdp-mixed"]
 Method = Literal["full", "lora", "qlora"]
-if TYPE_CHECKING:  # the values are names of folders, which the option's own check knows
+if TYPE_CHECKING:  # the values are names of features, which the option's own check knows
     Loss: TypeAlias = str
+    Optimizer: TypeAlias = str
 else:
+    Optimizer = Literal[("adamw", "sgd", *names("optimizers"))]
     Loss = Literal[("plain", "chunked", "fused", *names("losses"))]
 Kernels = Literal[
     "transformers", "liger", "foak", "torchtune", "litgpt", "litgpt-2024", "litgpt-2023", "unsloth"
@@ -135,10 +117,6 @@ UNMODELLED_ADAPTERS: Mapping[str, str] = {
     ),
 }
 """PEFT's other methods."""
-PROJECTED: tuple[Optimizer, ...] = ("galore_adamw", "apollo_adamw", "adam_mini")
-"""Optimizers of packages that know of a weight's shape or name."""
-RULED_ALONE: tuple[Optimizer, ...] = (*PROJECTED, "lorafa")
-"""Optimizers that neither a trace nor a measurement makes."""
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 FLAT: tuple[Sharding, ...] = ("fsdp1", "fsdp1-no-prefetch")
 """FSDP of flat parameters, as torch had it first; accelerate fetches no layer ahead."""

@@ -22,10 +22,11 @@ from lora_profiler.catalog import model_from_config
 from lora_profiler.harness import Case, make_case
 from lora_profiler.harness.memory_pass import MemoryResult, memory_pass
 from lora_profiler.harness.preflight import MeasurementError, refuse
-from lora_profiler.harness.trainer_refusals import LIBRARIES, OPTIMIZERS
+from lora_profiler.harness.trainer_refusals import LIBRARIES
 from lora_profiler.harness.trainers import make_trainer, trained_by
 from lora_profiler.harness.training import TrainingBatches
 from lora_profiler.harness.worker import measured
+from lora_profiler.optimizer import all_optimizers
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.records.record import Conditions
 from lora_profiler.records.serialize import record_dict, record_from_dict
@@ -144,9 +145,9 @@ def test_the_losses_are_those_of_the_same_rows_in_the_same_trainer(tmp_path: Pat
 def test_every_optimizer_has_transformers_own_name() -> None:
     from transformers.training_args import OptimizerNames
 
-    assert set(OPTIMIZERS.values()) | {"adamw_torch_fused"} <= {
-        each.value for each in OptimizerNames
-    }
+    assert {facts.optim for facts in all_optimizers().values() if facts.optim} | {
+        "adamw_torch_fused"
+    } <= {each.value for each in OptimizerNames}
 
 
 def test_records_of_the_harness_own_loop_say_nothing_of_trainers() -> None:

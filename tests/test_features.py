@@ -11,23 +11,33 @@ import pytest
 
 import lora_profiler
 from loading import modules_after
-from lora_profiler.feature import Kind, has_file, names, of_kind, part
+from lora_profiler.feature import Kind, has_file, names, part
+from lora_profiler.loss import CORE, all_losses
+from lora_profiler.optimizer import all_optimizers
 
 PACKAGE = Path(lora_profiler.__file__).parent
-KINDS: tuple[Kind, ...] = ("losses",)
-OPTION: dict[Kind, str] = {"losses": "loss"}
+KINDS: tuple[Kind, ...] = ("losses", "optimizers")
+OPTION: dict[Kind, str] = {"losses": "loss", "optimizers": "optimizer"}
 ALL = [(kind, name) for kind in KINDS for name in names(kind)]
 HOOKS = {
     "__init__": {"FEATURE", "regime", "refusals", "doubts", "assumption"},
     "law": {"price"},
     "stand_in": {"loss", "scaled_loss"},
 }
+OF_ONE_FILE = {"FEATURE", "state_bytes", "temporaries", "made"}
 PLAIN = "from lora_profiler.cli.main import root; root.main({!r}, 'lora-profile', standalone_mode=False)"
 LLAMA = ["meta-llama/Llama-3.2-1B", "--trainer", "bare"]
 
 
-def folder(kind: Kind, name: str) -> Path:
-    return PACKAGE / "features" / kind / name.replace("-", "_")
+def place(kind: Kind, name: str) -> Path:
+    """The folder of a feature, or its file."""
+    folder = PACKAGE / "features" / kind / name.replace("-", "_")
+    return folder if folder.is_dir() else folder.with_suffix(".py")
+
+
+def files(kind: Kind, name: str) -> list[Path]:
+    own = place(kind, name)
+    return [*own.glob("*.py")] if own.is_dir() else [own]
 
 
 def run(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -47,7 +57,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("kind", "name"), ALL)
 @pytest.mark.grid(share=1 / 6)
 def test_each_can_be_deleted(copy: Path, tmp_path: Path, kind: Kind, name: str) -> None:
-    own = copy / folder(kind, name).relative_to(PACKAGE.parent)
+    own = copy / place(kind, name).relative_to(PACKAGE.parent)
     before = run(copy, *LLAMA, "--format", "json")
     shutil.move(own, tmp_path / "gone")
     try:
@@ -79,34 +89,42 @@ def test_nobody_imports_a_feature() -> None:
 def test_features_import_no_other_feature() -> None:
     """What several share is in a file that begins with an underscore."""
     for kind, name in ALL:
-        for path in folder(kind, name).glob("*.py"):
+        for path in files(kind, name):
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
                 if not isinstance(node, ast.ImportFrom):
                     continue
                 parts = str(node.module).split(".")
                 if parts[:2] == ["lora_profiler", "features"]:
-                    assert parts[3].startswith("_") or parts[3] == folder(kind, name).name, path
+                    assert parts[3].startswith("_") or parts[3] == place(kind, name).name, path
 
 
-def test_files_and_hooks_are_known() -> None:
-    for kind, name in ALL:
-        files = {path.stem for path in folder(kind, name).glob("*.py")}
-        assert {"__init__"} <= files <= set(HOOKS), name
-        for file in files - {"__init__"}:
-            assert any(part(kind, name, file, hook) for hook in HOOKS[file]), (name, file)
-        public = {
-            node.name
-            for node in ast.parse((folder(kind, name) / "__init__.py").read_text("utf-8")).body
-            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
-        }
-        assert public - {"cut_of"} <= HOOKS["__init__"], name
+def functions(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text("utf-8")).body
+    return {n.name for n in tree if isinstance(n, ast.FunctionDef) and n.name[0] != "_"}
+
+
+@pytest.mark.parametrize(("kind", "name"), ALL)
+def test_files_and_hooks_are_known(kind: Kind, name: str) -> None:
+    if place(kind, name).is_file():
+        assert functions(place(kind, name)) <= OF_ONE_FILE
+        return
+    assert {path.stem for path in files(kind, name)} <= set(HOOKS)
+    assert has_file(kind, name, "")
+    for path in files(kind, name):
+        assert any(
+            part(kind, name, "" if path.stem == "__init__" else path.stem, hook)
+            for hook in HOOKS[path.stem]
+        )
+    assert functions(place(kind, name) / "__init__.py") - {"cut_of"} <= HOOKS["__init__"]
 
 
 def test_each_says_what_it_is() -> None:
-    for kind in KINDS:
-        for name, feature in of_kind(kind).items():
-            assert len(feature.title.split()) <= 12, name
-            assert feature.assumption.endswith("."), name
+    for name, loss in all_losses().items():
+        assert len(loss.title.split()) <= 12, name
+        assert name in CORE or loss.assumption.endswith("."), name
+    for name, optimizer in all_optimizers().items():
+        assert optimizer.label, name
+        assert optimizer.keeps.startswith(optimizer.label), name
 
 
 def test_a_plain_answer_imports_those_alone_that_it_uses() -> None:

@@ -25,12 +25,13 @@ from lora_profiler.algebra.polynomial import ZERO, constant
 from lora_profiler.analytic import paged_bytes, predict
 from lora_profiler.analytic.optimizers import state_bytes, step_temporary_candidates
 from lora_profiler.analytic.persistent import Persistent, StateKind, TrainableTensor
-from lora_profiler.analytic.projected_optimizers import step_bytes
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import UsageError
+from lora_profiler.features.optimizers._projected import temporaries
 from lora_profiler.modeling import make_optimizer
+from lora_profiler.optimizer import all_optimizers, package_optimizer
 from lora_profiler.prediction import Prediction
-from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS, second_averages
+from lora_profiler.support.optimizers import second_averages
 from lora_profiler.traced.sharded_on_meta import fake_group
 from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
@@ -53,7 +54,9 @@ def step(prediction: Prediction) -> int:
 
 
 OF_BITSANDBYTES = [
-    name for name, made in PACKAGE_OPTIMIZERS.items() if made.package == "bitsandbytes"
+    name
+    for name, facts in all_optimizers().items()
+    if facts.package is not None and facts.package.package == "bitsandbytes"
 ]
 
 
@@ -106,7 +109,7 @@ def test_bitsandbytes_pages_and_quantises_the_same_tensors(optimizer, numel, mon
     from bitsandbytes import functional
     from bitsandbytes.optim import AdamW, Lion
 
-    made = PACKAGE_OPTIMIZERS[optimizer]
+    made = package_optimizer(optimizer)
     paged = []
 
     def get_paged(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -305,7 +308,7 @@ def test_states_are_those_that_the_package_made_and_a_step_works_with_as_much(ro
     setup = TrainSetup(optimizer=row["optimizer"], optimizer_rank=row.get("rank", 128))
     assert state_bytes(one, setup).evaluate(1, 1, 1) == row["state_bytes"]
     alone = SimpleNamespace(neighbours=[(None, one)])
-    found = [each.evaluate(1, 1, 1) for each in step_bytes(alone, setup)]
+    found = [each.evaluate(1, 1, 1) for each in temporaries(alone, setup)]
     first = 1 if kind.is_projected else 0  # before it, a new projection, which this step makes none
     has_scratch = row["dtype"] == "bfloat16" and row["optimizer"] != "apollo_adamw"
     if has_scratch:

@@ -31,7 +31,7 @@ def test_the_command_line_has_the_same_options_with_the_same_defaults() -> None:
     beside |= {"model", "framework", "write", "detail"}
     beside |= {"per_layer", "explain", "form", "output", "force", "trainer"}
     beside |= {"data", "lengths", "batching", "pad_to_multiple_of", "epochs", "vllm_share"}
-    beside |= {"rows", "samples", "mean_length", "allow_tight"}
+    beside |= {"rows", "samples", "mean_length", "allow_tight", "max_peak", "full"}
     assert set(ctx.params) - names == beside
 
 

@@ -11,6 +11,7 @@ from lora_profiler.analytic.families.blocks import heads_of
 from lora_profiler.analytic.losses import chunk_regime
 from lora_profiler.analytic.persistent import groups, rest_dtype, unpacked_dtype
 from lora_profiler.analytic.tensors import Rules
+from lora_profiler.optimizer import optimizer_facts
 from lora_profiler.option_values import AXOLOTL
 from lora_profiler.support.bases import adapter_dtype, base_of
 from lora_profiler.support.engines import is_torchtune_dora
@@ -109,7 +110,7 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         liger=setup.kernels == "liger",
         rotates_pairs=setup.kernels == "torchtune" and model.model_type in _PAIRED,
         fused_norms=setup.kernels in ("liger", "foak", "unsloth"),
-        freezes_a=setup.optimizer == "lorafa",
+        freezes_a=optimizer_facts(setup.optimizer).b_alone,
         fast_lora=setup.lora is not None and setup.lora.fast_lora,
         torchtune_dora=is_torchtune_dora(setup),
         lora_kernels=setup.lora.lora_kernels if setup.lora else "peft",

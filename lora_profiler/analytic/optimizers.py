@@ -1,18 +1,19 @@
-"""What an optimizer keeps per trainable tensor, and what one step allocates for a moment.
+"""What an optimizer keeps per trainable tensor, and what one step allocates for a moment: torch's
+AdamW and SGD, and those of bitsandbytes and torchao. The others are in `features/optimizers/`.
 
-Sources: torch `optim/{adamw,sgd,_muon,rmsprop}.py`; transformers `optimization.py` (Adafactor);
-bitsandbytes `optim/optimizer.py`, `backends/cpu/ops.py`; torchao `optim/adam.py`. Measured against
-the real optimizers by `tests/test_persistent.py`, `tests/test_moments.py` and
-`tests/test_package_optimizers.py`.
+Sources: torch `optim/{adamw,sgd}.py`; bitsandbytes `optim/optimizer.py`, `backends/cpu/ops.py`;
+torchao `optim/adam.py`. Measured against the real optimizers by `tests/test_persistent.py`,
+`tests/test_moments.py` and `tests/test_package_optimizers.py`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
-from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, product, total, undominated
+from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total, undominated
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
-from lora_profiler.analytic.projected_optimizers import kept_bytes, step_bytes
-from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS, PackageOptimizer, steps_in_groups
-from lora_profiler.workload import DTYPE_BYTES, PROJECTED, TrainSetup
+from lora_profiler.feature import part
+from lora_profiler.optimizer import PackageOptimizer, package_optimizer
+from lora_profiler.support.optimizers import steps_in_groups
+from lora_profiler.workload import DTYPE_BYTES, TrainSetup
 
 HOST_SCALAR_BYTES = 4
 
@@ -20,28 +21,21 @@ HOST_SCALAR_BYTES = 4
 def state_bytes(tensor: TrainableTensor, setup: TrainSetup) -> Polynomial:
     """Bytes of the states of one tensor that live on the device.
 
-    AdamW keeps two averages in the tensor's own dtype, RMSprop one, and a 4-byte step counter that
-    stays in host memory unless the implementation is fused (on CPU host memory is what counts).
-    SGD without momentum keeps nothing, Muon one average in the tensor's dtype. Adafactor keeps a
-    float32 row and column for matrices, a float32 average for vectors, and a 4-byte scalar. What
-    the packages keep is in `_package_state_bytes`.
+    AdamW keeps two averages in the tensor's own dtype, and a 4-byte step counter that stays in host
+    memory unless the implementation is fused (on CPU host memory is what counts). SGD without
+    momentum keeps nothing. What the packages keep is in `_package_state_bytes`, what others keep in
+    their own files.
     """
-    made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
+    made = package_optimizer(setup.optimizer)
     if made is not None:
         return _package_state_bytes(made, tensor, setup)
-    if setup.optimizer in PROJECTED:
-        return kept_bytes(tensor, setup)
-    if setup.optimizer == "lorafa":
-        return tensor.bytes * 2
-    if setup.optimizer in ("adamw", "rmsprop"):
-        counted = setup.optimizer_impl == "fused" or setup.device == "cpu"
-        averages = 2 if setup.optimizer == "adamw" else 1
-        return tensor.bytes * averages + (HOST_SCALAR_BYTES if counted else 0)
+    if own := part("optimizers", setup.optimizer, "law", "state_bytes"):
+        size: Polynomial = own(tensor, setup)
+        return size
     if setup.optimizer == "sgd":
         return ZERO
-    if setup.optimizer == "muon":
-        return tensor.bytes
-    return _factored(tensor) + 4
+    counted = setup.optimizer_impl == "fused" or setup.device == "cpu"
+    return tensor.bytes * 2 + (HOST_SCALAR_BYTES if counted else 0)
 
 
 def _package_state_bytes(
@@ -71,7 +65,7 @@ def _package_state_bytes(
 
 def paged_state_bytes(trainable: Mapping[TrainableTensor, int], setup: TrainSetup) -> int:
     """Bytes of states in CUDA's unified memory, which `total_state_bytes` leaves out."""
-    made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
+    made = package_optimizer(setup.optimizer)
     if made is None or not made.is_paged:
         return 0
     size = 0
@@ -86,20 +80,12 @@ def _on(made: PackageOptimizer, tensor: TrainableTensor) -> PackageOptimizer:
     return made._replace(bits=32) if tensor.kind.is_wide else made
 
 
-def _factored(tensor: TrainableTensor) -> Polynomial:
-    """float32 row and column averages over the last two dimensions; a vector is kept whole."""
-    if len(tensor.shape) < 2:
-        return tensor.numel * 4
-    *leading, rows, columns = tensor.shape
-    return product(leading) * (rows + columns) * 4
-
-
 def total_state_bytes(trainable: Mapping[TrainableTensor, int], setup: TrainSetup) -> Polynomial:
     """Bytes of all states. bitsandbytes' 8-bit optimizers share two code books among their tensors,
     made in host memory, of which each comes to the device with the first state that needs it; one
     that steps in backward is an optimizer of its own, with its own books."""
     result = total(state_bytes(tensor, setup) * count for tensor, count in trainable.items())
-    made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
+    made = package_optimizer(setup.optimizer)
     if made is None or made.bits == 32 or made.package == "torchao":
         return result
     if setup.device == "cpu":
@@ -116,16 +102,19 @@ def total_state_bytes(trainable: Mapping[TrainableTensor, int], setup: TrainSetu
 def step_temporary_candidates(state: Persistent, setup: TrainSetup) -> tuple[Polynomial, ...]:
     """Bytes that a step allocates and frees beside gradients and states; the largest of the
     candidates counts."""
-    return undominated(list(_TEMPORARIES.get(setup.optimizer, _of_package)(state, setup)))
+    own = part("optimizers", setup.optimizer, "law", "temporaries")
+    if made := package_optimizer(setup.optimizer):
+        return undominated(list(_of_package(made, state, setup)))
+    return undominated(list((own or _CORE[setup.optimizer])(state, setup)))
 
 
-def _adamw(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
+def adamw_temporaries(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
     """foreach AdamW makes one tensor per parameter of a dtype at a time. The loop makes two of the
     tensor that it works on while the last one of the tensor before is still bound to its name. On
     CPU the scalars of the step count."""
     on_cpu = setup.device == "cpu"
     if setup.optimizer_impl == "fused":
-        yield constant(_scalars(setup) + state.stepped_bytes)
+        yield constant(scalar_bytes(setup) + state.stepped_bytes)
     elif setup.optimizer_impl == "foreach":
         # the temporaries of one dtype are still bound while the next dtype's are made
         dtypes = {tensor.dtype for tensor in state.trainable}
@@ -134,17 +123,7 @@ def _adamw(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
     else:
         for before, this in state.neighbours:
             scalars = 8 + DTYPE_BYTES[this.dtype] if on_cpu else 0
-            yield this.bytes * 2 + _bytes(before) + scalars
-
-
-def _rmsprop(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
-    """Square roots of the averages: of all of a dtype, as AdamW's; in the loop one, while the last
-    one of the tensor before is still bound."""
-    if setup.optimizer_impl == "foreach":
-        yield from (size + state.stepped_bytes for size in _adamw(state, setup))
-    else:
-        for before, this in state.neighbours:
-            yield this.bytes + _bytes(before)
+            yield this.bytes * 2 + bytes_of(before) + scalars
 
 
 def _largest_group(state: Persistent) -> Polynomial:
@@ -152,52 +131,14 @@ def _largest_group(state: Persistent) -> Polynomial:
     return total(tensor.bytes * n for tensor, n in state.trainable.items() if len(tensor.shape) > 1)
 
 
-def _adafactor(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
-    """As the loop of AdamW, in float32, two copies for float32 parameters and four for others."""
-    scalars = _scalars(setup)
-    for before, this in state.neighbours:
-        copies = 2 if this.dtype == "float32" else 4
-        yield this.numel * 4 * copies + (before.numel * 4 if before else 0) + scalars
-        yield this.numel * 4 * copies + _factored(this)
-
-
-def _muon(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
-    """The step of one matrix after the other, by the lines of `_zeropower_via_newtonschulz`: the
-    momentum that it is given (`update`), X in bfloat16 before and after a product, and square
-    matrices of the smaller side.
-
-    Two moments can be the largest: while a round makes its Gram matrix, of which the one before and
-    its polynomial are still bound; and while it makes the next X beside them. A bfloat16 update is
-    X itself in the first round.
-    """
-    for tensor in state.trainable:
-        rank = setup.lora.r if setup.lora else 1
-        rows, columns = (size.evaluate(1, 1, rank) for size in tensor.shape)
-        update, x, square = (
-            DTYPE_BYTES[tensor.dtype] * rows * columns,
-            2 * rows * columns,
-            2 * min(rows, columns) ** 2,
-        )
-        yield constant(update + x + 3 * square)
-        yield constant(update + 2 * x + 2 * square)
-
-
-def _lorafa(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
-    """Of each B, gradient and denominator of the one before are still bound: the gradient that is
-    projected in bfloat16, before and after it is scaled; then it and both denominators. PEFT 0.21
-    `optimizers/lorafa.py`."""
-    for before, this in state.neighbours:
-        yield _bytes(before) * 2 + this.numel * 6
-        yield _bytes(before) + this.bytes * 2
-
-
 def _sgd(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
     yield constant(state.stepped_bytes)
 
 
-def _of_package(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
+def _of_package(
+    made: PackageOptimizer, state: Persistent, setup: TrainSetup
+) -> Iterator[Polynomial]:
     """bitsandbytes works in place on CUDA, in float32 copies on CPU."""
-    made = PACKAGE_OPTIMIZERS[setup.optimizer]
     yield ZERO
     if made.package == "torchao":
         for tensor in state.trainable:
@@ -209,26 +150,18 @@ def _of_package(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
             copies = 3 + (tensor.dtype != "float32")
             if made.quantises(_numel(tensor, setup)):
                 copies += 2
-            yield tensor.numel * (4 * copies) + (_scalars(setup) if made.kind == "AdamW" else 0)
+            yield tensor.numel * (4 * copies) + (scalar_bytes(setup) if made.kind == "AdamW" else 0)
 
 
-_TEMPORARIES: Mapping[str, Callable[[Persistent, TrainSetup], Iterator[Polynomial]]] = {
-    "adamw": _adamw,
-    "adafactor": _adafactor,
-    "muon": _muon,
-    "lorafa": _lorafa,
-    "rmsprop": _rmsprop,
-    "sgd": _sgd,
-    **dict.fromkeys(PROJECTED, step_bytes),
-}
+_CORE = {"adamw": adamw_temporaries, "sgd": _sgd}
 
 
-def _scalars(setup: TrainSetup) -> int:
+def scalar_bytes(setup: TrainSetup) -> int:
     """The step count and what is made of it, on CPU."""
     return 12 if setup.device == "cpu" else 0
 
 
-def _bytes(tensor: TrainableTensor | None) -> Polynomial:
+def bytes_of(tensor: TrainableTensor | None) -> Polynomial:
     return tensor.bytes if tensor else ZERO
 
 

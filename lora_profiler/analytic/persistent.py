@@ -16,6 +16,7 @@ from lora_profiler.adapters.matching import block_size, skew_elements
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, R, constant, product, total
 from lora_profiler.loss import loss_facts
 from lora_profiler.model_spec import ModelSpec, Module, Stack, StoredBase
+from lora_profiler.optimizer import optimizer_facts
 from lora_profiler.support.bases import (
     BACK_IN_16_BIT,
     adapter_dtype,
@@ -27,7 +28,7 @@ from lora_profiler.support.bases import (
 )
 from lora_profiler.support.library_memory import has_reference
 from lora_profiler.support.optimizers import second_averages, widens_embeddings
-from lora_profiler.workload import DTYPE_BYTES, PROJECTED, Dtype, TrainSetup
+from lora_profiler.workload import DTYPE_BYTES, Dtype, TrainSetup
 
 
 class StateKind(NamedTuple):
@@ -299,11 +300,13 @@ def whole_weights(
         if not copied and weight.tied_to is not None:
             continue
         kind = StateKind(is_wide=True) if wide else _PLAIN
-        if setup.optimizer == "adam_mini":
+        facts = optimizer_facts(setup.optimizer)
+        if facts.projects_gradients:
+            if weight.name == "weight" and module.kind == "Linear":
+                kind = StateKind(is_projected=True)
+        elif facts.whole_weights_alone:
             averages = second_averages(spec, f"{name}.{weight.name}", weight.shape)
             kind = StateKind(averages=averages)
-        elif setup.optimizer in PROJECTED and weight.name == "weight" and module.kind == "Linear":
-            kind = StateKind(is_projected=True)
         dtype = copy_dtype(name, setup) if copied else unpacked_dtype(name, setup)
         yield _fixed(weight.shape, dtype, kind)
 
@@ -340,7 +343,7 @@ def adapter_tensors(adapter: Adapter, dtype: str, setup: TrainSetup) -> tuple[Tr
     rank = R * adapter.rank(1)
     a = (rank, *(constant(size) for size in inner))
     b = (constant(outer), rank, *(constant(size) for size in ones))
-    of_a = StateKind(is_frozen=True) if setup.optimizer == "lorafa" else _PLAIN
+    of_a = StateKind(is_frozen=True) if optimizer_facts(setup.optimizer).b_alone else _PLAIN
     pair = TrainableTensor(a, dtype, of_a), TrainableTensor(b, dtype)
     return (*pair, _fixed((outer,), dtype)) if lora.use_dora else pair
 

@@ -30,6 +30,7 @@ from lora_profiler.analytic.persistent import (
 from lora_profiler.analytic.sharding import ShardState, alone, partitioned, replicated
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Module, Stack
+from lora_profiler.optimizer import optimizer_facts
 from lora_profiler.support.bases import adapter_dtype, nf4_bytes
 from lora_profiler.support.optimizers import steps_on_shards
 from lora_profiler.workload import DTYPE_BYTES, FLAT, FULLY_SHARDED, TrainSetup, Workload
@@ -64,11 +65,12 @@ def shard_state(
         )
     if not steps_on_shards(setup.optimizer, setup.sharding, setup.offload_params):
         version = "FSDP1" if setup.sharding in FLAT else "FSDP2"
-        why = "is not modelled" if setup.optimizer == "muon" else "does not work"
-        if setup.optimizer == "muon" and version == "FSDP1":
+        facts = optimizer_facts(setup.optimizer)
+        why = "is not modelled" if facts.matrices_alone else "does not work"
+        if facts.matrices_alone and version == "FSDP1":
             raise UsageError(
-                "torch's Muon takes matrices alone, and FSDP1 leaves a rank a vector of each; take"
-                " another --optimizer, or --sharding ddp."
+                f"torch's {facts.label} takes matrices alone, and FSDP1 leaves a rank a vector of"
+                " each; take another --optimizer, or --sharding ddp."
             )
         raise UsageError(
             f"{setup.optimizer} {why} on the shards of {version}; take adamw or sgd, or --sharding"

@@ -10,6 +10,7 @@ from lora_profiler.cli.click_support import command
 from lora_profiler.cli.option_groups import GroupedOption, wrapped
 from lora_profiler.cli.option_mistakes import options_of_commands
 from lora_profiler.loss import all_losses
+from lora_profiler.optimizer import all_optimizers
 
 _COLUMN = 28
 _SHOWN = 40
@@ -54,9 +55,11 @@ def options_command(ctx: click.Context, words: tuple[str, ...]) -> None:
 
 def titles(flag: str) -> dict[str, str]:
     """What each value of an option is, where the values are features."""
-    if flag != "--loss":
-        return {}
-    return {value: loss.title for value, loss in all_losses().items()}
+    if flag == "--loss":
+        return {value: loss.title for value, loss in all_losses().items()}
+    if flag == "--optimizer":
+        return {value: facts.keeps for value, facts in all_optimizers().items()}
+    return {}
 
 
 def matching(options: Sequence[GroupedOption], words: Sequence[str]) -> list[GroupedOption]:

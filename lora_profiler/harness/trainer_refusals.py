@@ -4,8 +4,9 @@ told. Imports nothing heavy."""
 from collections.abc import Callable, Mapping
 
 from lora_profiler.errors import UsageError
+from lora_profiler.optimizer import optimizer_facts
 from lora_profiler.option import flag
-from lora_profiler.workload import Optimizer, TrainSetup
+from lora_profiler.workload import TrainSetup
 
 OWN_LOOPS = ("bare", "loop")
 """Trainers by name that are the harness' own loop."""
@@ -16,22 +17,13 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
 }
 """Trainers by name, and what they take beside what measuring takes."""
 MODULES = frozenset(module for needed in LIBRARIES.values() for module in needed)
-OPTIMIZERS: Mapping[Optimizer, str] = {
-    "adamw": "adamw_torch", "adamw_8bit": "adamw_8bit", "sgd": "sgd", "adafactor": "adafactor",
-    "rmsprop": "rmsprop",
-    "paged_adamw_8bit": "paged_adamw_8bit", "paged_adamw_32bit": "paged_adamw_32bit",
-    "adamw_torch_8bit": "adamw_torch_8bit", "adamw_torch_4bit": "adamw_torch_4bit",
-    "lion": "lion_32bit", "lion_8bit": "lion_8bit", "paged_lion_8bit": "paged_lion_8bit",
-    "paged_lion_32bit": "paged_lion_32bit",
-}  # fmt: skip
-"""`TrainingArguments.optim` by optimizer. Of adamw_torch, sgd and rmsprop torch chooses the
-implementation: foreach on a card, its for-loop on a CPU."""
 
 
 def optim_of(setup: TrainSetup) -> str:
-    """What `TrainingArguments.optim` is to be."""
+    """What `TrainingArguments.optim` is to be. Of adamw_torch, sgd and rmsprop torch chooses the
+    implementation: foreach on a card, its for-loop on a CPU."""
     fused = setup.optimizer == "adamw" and setup.optimizer_impl == "fused"
-    return OPTIMIZERS[setup.optimizer] + ("_fused" if fused else "")
+    return optimizer_facts(setup.optimizer).optim + ("_fused" if fused else "")
 
 
 def name_of(trainer: str) -> str:
@@ -63,7 +55,7 @@ def refuse_trainer(setup: TrainSetup, trainer: str) -> None:
         "world_size": setup.world_size == 1,
         "kernels": setup.kernels == "transformers",
         "qat": setup.qat == "none",
-        "optimizer": setup.optimizer in OPTIMIZERS,
+        "optimizer": optimizer_facts(setup.optimizer).optim != "",
         "optimizer_impl": setup.optimizer_impl
         in implementations.get(setup.optimizer, (setup.optimizer_impl,)),
         "label_smoothing_factor": not setup.label_smoothing_factor or name == "transformers",

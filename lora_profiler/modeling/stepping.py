@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lora_profiler.errors import UnbuildableError
+from lora_profiler.feature import part
 from lora_profiler.model_spec import is_headless
 from lora_profiler.modeling.contents import within
 from lora_profiler.modeling.losses import (
@@ -22,7 +23,8 @@ from lora_profiler.modeling.losses import (
 )
 from lora_profiler.modeling.packing import told_apart
 from lora_profiler.modeling.third_party import require
-from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS, steps_in_groups, widens_embeddings
+from lora_profiler.optimizer import PackageOptimizer, package_optimizer
+from lora_profiler.support.optimizers import steps_in_groups, widens_embeddings
 from lora_profiler.workload import TrainSetup
 
 LEARNING_RATE = 1e-4
@@ -92,28 +94,20 @@ def _made(
 
         return ZeroRedundancyOptimizer(parameters, of_rank, lr=LEARNING_RATE)  # type: ignore[arg-type]  # is called, and no more
     if setup.optimizer == "adamw":
-        groups = _by_decay(parameters) if steps_in_groups(setup) else _by_mesh(parameters, setup)
-        return torch.optim.AdamW(groups, lr=LEARNING_RATE, **implementation)
+        return torch.optim.AdamW(grouped(parameters, setup), lr=LEARNING_RATE, **implementation)
     if setup.optimizer == "sgd":
         return torch.optim.SGD(_by_mesh(parameters, setup), lr=LEARNING_RATE, **implementation)
-    if setup.optimizer == "rmsprop":
-        groups = _by_decay(parameters) if steps_in_groups(setup) else _by_mesh(parameters, setup)
-        return torch.optim.RMSprop(
-            groups, lr=LEARNING_RATE, foreach=setup.optimizer_impl == "foreach"
-        )
-    if setup.optimizer == "lorafa" and setup.lora is not None:
-        from peft.optimizers import create_lorafa_optimizer
+    if own := package_optimizer(setup.optimizer):
+        return _of_package(own, model, parameters, setup)
+    made: torch.optim.Optimizer = part("optimizers", setup.optimizer, "stand_in", "made")(
+        model, parameters, setup
+    )
+    return made
 
-        rank, alpha = setup.lora.r, setup.lora.alpha
-        made: Any = create_lorafa_optimizer(model, r=rank, lora_alpha=alpha, lr=LEARNING_RATE)  # type: ignore[arg-type]  # PEFT declares an int and takes any number
-        return made  # type: ignore[no-any-return]
-    if setup.optimizer == "muon":
-        return torch.optim.Muon(parameters, lr=LEARNING_RATE)
-    if setup.optimizer == "adafactor":
-        from transformers.optimization import Adafactor
 
-        return Adafactor(parameters, lr=LEARNING_RATE, scale_parameter=False, relative_step=False)  # type: ignore[no-untyped-call]
-    return _of_package(model, parameters, setup)
+def grouped(parameters: list[torch.nn.Parameter], setup: TrainSetup) -> list[dict[str, Any]]:
+    """Parameters as the trainer of `setup` groups them."""
+    return _by_decay(parameters) if steps_in_groups(setup) else _by_mesh(parameters, setup)
 
 
 def _by_decay(parameters: list[torch.nn.Parameter]) -> list[dict[str, Any]]:
@@ -132,10 +126,12 @@ def _by_mesh(parameters: list[torch.nn.Parameter], setup: TrainSetup) -> list[di
 
 
 def _of_package(
-    model: torch.nn.Module, parameters: list[torch.nn.Parameter], setup: TrainSetup
+    made: PackageOptimizer,
+    model: torch.nn.Module,
+    parameters: list[torch.nn.Parameter],
+    setup: TrainSetup,
 ) -> torch.optim.Optimizer:
     """As transformers' Trainer asks for it by the name of `TrainingArguments.optim`."""
-    made = PACKAGE_OPTIMIZERS[setup.optimizer]
     if made.package == "torchao":
         require("torchao", "torchao", f"optimizer {setup.optimizer}")
         kind = getattr(import_module("torchao.optim"), made.kind)

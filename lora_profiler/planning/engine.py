@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lora_profiler.catalog.gpus import Gpu
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.optimizer import optimizer_facts
 from lora_profiler.prediction import Prediction
 from lora_profiler.support.bases import base_words
 from lora_profiler.support.check import check
@@ -16,7 +17,7 @@ from lora_profiler.support.images import NO_IMAGES, image_words, is_unchecked
 from lora_profiler.support.optimizers import optimizer_words, package_of
 from lora_profiler.support.unsloth import NEAREST_TRACED, nearest_traced
 from lora_profiler.units import short_count_text
-from lora_profiler.workload import PROJECTED, QUANT_TITLES, TrainSetup, Workload
+from lora_profiler.workload import QUANT_TITLES, TrainSetup, Workload
 
 if TYPE_CHECKING:
     from lora_profiler.algebra import Polynomial
@@ -119,7 +120,7 @@ def predict_checked(workload: Workload, engine: str) -> Prediction:
     is_unrun = is_unrun or _has_unheld_head(workload)
     if is_unrun or model.text_side_of is not None:
         prediction = replace(prediction, exactness="estimate", error_bound=None)
-    if workload.setup.optimizer == "adafactor":
+    if optimizer_facts(workload.setup.optimizer).reduces:
         from lora_profiler.planning.reserve import with_reductions
 
         prediction = with_reductions(prediction)
@@ -147,7 +148,8 @@ def common_assumptions(workload: Workload) -> tuple[str, ...]:
         *((_UNHELD_HEAD,) if _has_unheld_head(workload) else ()),
         *((NEAREST_TRACED,) if _is_priced_as_another(workload) else ()),
     )
-    if package_of(workload.setup) is None and workload.setup.optimizer not in PROJECTED:
+    facts = optimizer_facts(workload.setup.optimizer)
+    if package_of(workload.setup) is None and not facts.assumption:
         return words
     from lora_profiler.analytic import paged_bytes
 

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple, TypeVar
 
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.loss import loss_facts
+from lora_profiler.optimizer import optimizer_facts
 from lora_profiler.option import flag
 from lora_profiler.planning.engine import engine_for_search, peak_bytes, predict
 from lora_profiler.planning.setups import DEFAULTS, fields_of, setups, written_options
 from lora_profiler.prediction import Prediction
 from lora_profiler.stacks.stack import BARE, Trainer, check_able, find_stack
 from lora_profiler.support.packing import takes_flattened
-from lora_profiler.workload import OPTIONS, PROJECTED, Method, TrainSetup, Workload
+from lora_profiler.workload import OPTIONS, Method, TrainSetup, Workload
 
 T = TypeVar("T")
 
@@ -194,7 +195,7 @@ def changes(
 
     if lora is None:
         option = "--method lora"
-        if setup.optimizer in PROJECTED:  # of whole weights alone
+        if optimizer_facts(setup.optimizer).whole_weights_alone:  # of whole weights alone
             option += " --optimizer adamw"
         price = "trains an update of low rank"
         yield from method("LoRA instead of full fine-tuning", "lora", option, price)
@@ -218,7 +219,11 @@ def changes(
         price, rounded = "leaves norms, embedding and head in 16 bit", Departure.PRECISION
         yield from change(name, option, price, (), rounded, quantization=base)
     in_update = peak.moment == "optimizer_step"
-    if setup.optimizer_impl == "foreach" and setup.optimizer in ("adamw", "sgd") and in_update:
+    if (
+        setup.optimizer_impl == "foreach"
+        and optimizer_facts(setup.optimizer).has_fused
+        and in_update
+    ):
         name, option = "the fused optimizer", "--optimizer-impl fused"
         yield from change(name, option, "none known", ["temporaries"], optimizer_impl="fused")
     if setup.optimizer == "adamw":

@@ -12,6 +12,7 @@ from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.kernels import Gemm, Kernel, StepKernels
 from lora_profiler.loss import loss_facts
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.optimizer import all_optimizers
 from lora_profiler.option_values import Attention, Precision, Recipe
 from lora_profiler.planning.engine import predict
 from lora_profiler.platform import Platform, version_of
@@ -32,15 +33,6 @@ from lora_profiler.workload import (
     TrainSetup,
     Workload,
 )
-
-_OPTIMIZERS: Mapping[str, Optimizer] = {
-    "AdamW": "adamw", "Adam": "adamw", "SGD": "sgd", "AdamW8bit": "adamw_8bit",
-    "PagedAdamW32bit": "paged_adamw_32bit", "PagedAdamW8bit": "paged_adamw_8bit",
-    "Lion32bit": "lion", "Lion8bit": "lion_8bit", "PagedLion32bit": "paged_lion_32bit",
-    "PagedLion8bit": "paged_lion_8bit", "Muon": "muon", "Adafactor": "adafactor",
-    "RMSprop": "rmsprop",
-}  # fmt: skip
-"""By the class; a rehearsal names bitsandbytes' with the bits of their states."""
 
 _PEFT_TYPES: Mapping[str, PeftType] = {
     "LoraConfig": "lora",
@@ -348,9 +340,11 @@ def _optimizer(facts: Mapping[str, Any]) -> Optimizer:
     for name in ("amsgrad", "capturable", "momentum"):
         if options.get(name):
             raise UsageError(f"{names[0]} with {name} is not predicted")
-    if len(names) != 1 or names[0] not in _OPTIMIZERS:
+    # bitsandbytes' are named with the bits of their states
+    known = {kind: name for name, own in all_optimizers().items() for kind in own.classes}
+    if len(names) != 1 or names[0] not in known:
         raise UsageError(f"{', '.join(names) or 'no optimizer'} is not predicted")
-    return _OPTIMIZERS[names[0]]
+    return known[names[0]]
 
 
 def _implementation(options: Mapping[str, Any], device: Device) -> OptimizerImpl:

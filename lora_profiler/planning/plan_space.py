@@ -91,7 +91,7 @@ def _rows(
                 loss=loss,
                 sharding=sharding,
                 world_size=world_size,
-                optimizer=optimizer,  # type: ignore[arg-type]  # one of those that a setup takes
+                optimizer=optimizer,
                 optimizer_impl=base.optimizer_impl if optimizer == base.optimizer else "foreach",
             )
         except UsageError:  # these do not go together

@@ -10,13 +10,13 @@ from lora_profiler.catalog import Gpu, as_model
 from lora_profiler.catalog.gpus import Price
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.optimizer import package_optimizer
 from lora_profiler.planning.network import Network, usual_network
 from lora_profiler.planning.over_data import TrainingData
 from lora_profiler.planning.pareto import Objectives
 from lora_profiler.planning.placement import Cluster, find_cluster
 from lora_profiler.planning.setups import DEFAULTS, workloads
 from lora_profiler.steptime import Basis
-from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS
 from lora_profiler.units import is_finite, shown
 from lora_profiler.workload import Loss, Method, Optimizer, Sharding, TrainSetup, Workload
 
@@ -279,7 +279,7 @@ class PlannedRun:
 
 def concessions_of(setup: TrainSetup) -> int:
     """How many of base and optimizer states are in fewer than 16 bits."""
-    states = PACKAGE_OPTIMIZERS.get(setup.optimizer)
+    states = package_optimizer(setup.optimizer)
     return (setup.quantization is not None) + (states is not None and states.bits < 16)
 
 

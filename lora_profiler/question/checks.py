@@ -5,24 +5,19 @@ from typing import TYPE_CHECKING
 
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.loss import loss_facts
+from lora_profiler.optimizer import optimizer_facts
 from lora_profiler.option_values import (
     DEEPSPEED_ZERO,
     FLAT,
     FROZEN_PARTS,
     FULLY_SHARDED,
     GRPO,
-    PROJECTED,
-    RULED_ALONE,
     WHOLE_WEIGHTS,
 )
 
 if TYPE_CHECKING:
     from lora_profiler import TrainSetup  # by its public name: its module imports this one
 
-_WORKING_OPTIMIZERS = (
-    *("adafactor", "muon", "rmsprop", "adamw_torch_8bit", "adamw_torch_4bit"),
-    *RULED_ALONE,
-)
 _IMAGE_SIZE = r"[1-9]\d{0,4}x[1-9]\d{0,4}"
 
 
@@ -76,12 +71,13 @@ def check_together(setup: "TrainSetup") -> None:
         _check_in_backward(setup)
     if setup.quantization is not None and setup.lora is None:
         raise UsageError("a quantised base cannot be trained in full; use --method qlora.")
-    if setup.optimizer not in ("adamw", "sgd") and setup.optimizer_impl == "fused":
+    facts = optimizer_facts(setup.optimizer)
+    if setup.optimizer_impl == "fused" and not facts.has_fused:
         raise UsageError(
             f"{setup.optimizer} has no fused implementation; leave --optimizer-impl out."
         )
     lora = setup.lora
-    if setup.optimizer == "muon" and (
+    if facts.matrices_alone and (
         lora is None or lora.modules_to_save or lora.use_dora or lora.peft_type == "vera"
     ):
         raise UsageError(
@@ -89,12 +85,12 @@ def check_together(setup: "TrainSetup") -> None:
             " --method lora without --modules-to-save, --use-dora and VeRA, or another"
             " --optimizer."
         )
-    if setup.optimizer in PROJECTED and (lora is not None or setup.sharding not in ("none", "ddp")):
+    if facts.whole_weights_alone and (lora is not None or setup.sharding not in ("none", "ddp")):
         raise UsageError(
             f"{setup.optimizer} is modelled with whole weights only; use --method full, with"
             " --sharding none or ddp."
         )
-    if setup.optimizer == "lorafa" and (
+    if facts.b_alone and (
         lora is None
         or lora.use_dora
         or lora.fast_lora
@@ -114,7 +110,7 @@ def check_together(setup: "TrainSetup") -> None:
         _check_scaled(setup)
     if setup.precision == "fsdp-mixed":
         _check_gathered_in_bfloat16(setup)
-    if setup.optimizer == "muon" and setup.sharding in DEEPSPEED_ZERO:
+    if facts.matrices_alone and setup.sharding in DEEPSPEED_ZERO:
         raise UsageError(
             "torch's Muon cannot update DeepSpeed's flat gradients; use another --sharding or"
             " --optimizer."
@@ -194,7 +190,8 @@ def _check_in_backward(setup: "TrainSetup") -> None:
             " its gradients. Leave out one of them."
         )
     is_foreach = setup.optimizer == "adamw" and setup.optimizer_impl != "fused"
-    if is_foreach or setup.optimizer in _WORKING_OPTIMIZERS:
+    steps = optimizer_facts(setup.optimizer).steps_in_backward
+    if is_foreach or not (steps or setup.optimizer == "adamw"):
         raise UsageError(
             "--optimizer-in-bwd is modelled with fused AdamW, SGD and bitsandbytes' optimizers; use"
             " one of them, or leave it out."

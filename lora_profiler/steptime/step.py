@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 from lora_profiler.errors import UsageError
 from lora_profiler.kernels import StepKernels
+from lora_profiler.optimizer import optimizer_facts, package_optimizer
 from lora_profiler.steptime.constants import FRESH_BYTES
 from lora_profiler.steptime.roofline import Step
-from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS
-from lora_profiler.workload import QUANT_TITLES, RULED_ALONE, UPDATES_SHARED, TrainSetup
+from lora_profiler.workload import QUANT_TITLES, UPDATES_SHARED, TrainSetup
 
 CLIPPING_PASSES = 3
 """Clipping by norm reads each gradient once for the norm, then reads and writes it scaled."""
@@ -40,7 +40,7 @@ def update_bytes(
     has no states. The operators of Adafactor, Muon, RMSprop and of those that project are not
     counted: None.
     """
-    if setup.optimizer in ("adafactor", "muon", "rmsprop", *RULED_ALONE):
+    if not optimizer_facts(setup.optimizer).is_timed:
         return None
     return sum(
         _own(setup, count) * (_step_bytes_per_element(setup, size) + clipping * size)
@@ -56,7 +56,7 @@ def update_launches(setup: TrainSetup, tensors: int, elements: int) -> int:
     launch, whichever is reached first. Those of Adafactor, Muon and RMSprop are not counted, as
     their bytes.
     """
-    if setup.optimizer in PACKAGE_OPTIMIZERS:
+    if package_optimizer(setup.optimizer):
         return tensors
     operators = _ADAMW_OPERATORS if setup.optimizer == "adamw" else _SGD_OPERATORS
     if setup.optimizer_impl == "forloop":
@@ -90,7 +90,7 @@ def _own(setup: TrainSetup, count: int) -> int:
 
 
 def _step_bytes_per_element(setup: TrainSetup, size: int) -> int:
-    made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
+    made = package_optimizer(setup.optimizer)
     if made is not None:
         return 3 * size + 2 * made.states * made.bits // 8
     if setup.optimizer == "sgd":

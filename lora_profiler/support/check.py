@@ -3,6 +3,7 @@
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.optimizer import optimizer_facts
 from lora_profiler.option_values import GRPO
 from lora_profiler.support.bases import check_base, check_quantized_experts
 from lora_profiler.support.context_parallel import check_context_parallel
@@ -131,14 +132,14 @@ def check_adapters(workload: Workload) -> None:
             f"{layers} are known by traces alone, and none of sharding {setup.sharding} was held"
             " against them; take --sharding ddp, or ask without."
         )
-    if setup.optimizer == "muon":
+    if optimizer_facts(setup.optimizer).matrices_alone:
         kernel = next((a for a in adapters(workload.model, setup.lora) if a.kernel), None)
         if kernel is not None:
             raise UsageError(
                 f"torch's Muon updates matrices alone, and the adapter on {kernel.module} is of a"
                 " convolution; take another --optimizer."
             )
-    if setup.optimizer == "lorafa":
+    if optimizer_facts(setup.optimizer).b_alone:
         other = next(
             (a for a in adapters(workload.model, setup.lora) if a.parameter or a.kernel), None
         )

@@ -5,11 +5,12 @@ process's. No torch."""
 from itertools import chain
 
 from lora_profiler.model_spec import ModelSpec, Module
+from lora_profiler.optimizer import optimizer_facts
 from lora_profiler.support.bases import SPLIT_TOKENS, base_of, is_packed_base, splits_products
 from lora_profiler.support.fake_quantizing import RULED
 from lora_profiler.support.offloading import OFFLOADED_ACTIVATIONS
 from lora_profiler.support.optimizers import widens_embeddings
-from lora_profiler.workload import PROJECTED, QUANT_TITLES, RULED_ALONE, TrainSetup, Workload
+from lora_profiler.workload import QUANT_TITLES, TrainSetup, Workload
 
 NO_GENERATION = (
     "neither a profile nor a trace or rehearsal is of generation; take --engine analytic, or leave"
@@ -71,7 +72,7 @@ OUTLIERS = (
 def trace_unsupported_reason(setup: TrainSetup) -> str | None:
     """Why the base's layers or the optimizer cannot be run here, and what to do; None where they
     can."""
-    if setup.optimizer in RULED_ALONE:
+    if optimizer_facts(setup.optimizer).rules_alone:
         return (
             f"{setup.optimizer} is known to the rules alone, as its package's source has it; take"
             " --engine analytic, or another --optimizer."
@@ -90,7 +91,7 @@ def trace_unsupported_reason(setup: TrainSetup) -> str | None:
 def omissions(setup: TrainSetup) -> tuple[str, ...]:
     """What the rules do not follow to the byte, a sentence each."""
     sentences = []
-    if setup.optimizer in PROJECTED:
+    if optimizer_facts(setup.optimizer).whole_weights_alone:
         sentences.append("Row and column sums of the optimizer's step are left out.")
     base = base_of(setup)
     if base is not None and is_packed_base(setup) and not base.in_torch:

@@ -5,6 +5,7 @@ from functools import lru_cache
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.optimizer import optimizer_facts
 from lora_profiler.support.model_types import LORA_KERNEL_TYPES, type_of
 from lora_profiler.support.unsloth import unsloth_unsupported_reason
 from lora_profiler.workload import FULLY_SHARDED, LoraConfig, TrainSetup, Workload
@@ -53,7 +54,7 @@ def lora_kernels_unsupported_reason(model: ModelSpec, setup: TrainSetup) -> str 
         return "are Triton's and run on CUDA alone"
     if base is not None and base.quant_type != "nf4":
         return f"take no base in {base.quant_type}, but NF4 alone"
-    if setup.optimizer == "lorafa":
+    if optimizer_facts(setup.optimizer).b_alone:
         return "make a gradient of A, which LoRA-FA has none of"
     if setup.qat != "none":
         return "multiply by weights as they are, not fake-quantised"

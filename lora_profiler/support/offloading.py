@@ -10,6 +10,7 @@ from typing import Any
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError, refuse
 from lora_profiler.model_spec import ModelSpec, Module
+from lora_profiler.optimizer import optimizer_facts
 from lora_profiler.workload import DEEPSPEED_ZERO, DTYPE_BYTES, FULLY_SHARDED, LoraConfig, Workload
 
 LEAST_OFFLOADED = 2**20
@@ -102,7 +103,7 @@ def check_offloading(workload: Workload) -> None:
             "DeepSpeed offloads CPUAdam and CPULion only (zero_force_ds_cpu_optimizer); use"
             " --optimizer adamw or lion.": (
                 setup.offload_optimizer_device != "none"
-                and setup.optimizer not in ("adamw", "lion")
+                and not optimizer_facts(setup.optimizer).on_host
             ),
             "offloaded activations are modelled with whole weights, or without reentrant"
             " checkpointing; use --sharding ddp or --no-use-reentrant, or"

@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.flop_counter import flop_registry
 
 from lora_profiler.modeling.third_party import quiet_bitsandbytes
-from lora_profiler.support.optimizers import PACKAGE_OPTIMIZERS, package_of
+from lora_profiler.optimizer import package_optimizer
+from lora_profiler.support.optimizers import package_of
 from lora_profiler.traced.patching import replaced
 from lora_profiler.workload import TrainSetup
 
@@ -42,7 +43,7 @@ def package_optimizer_on_meta(
     """bitsandbytes' paged states in memory that nobody sees, as torch does not see CUDA's unified
     memory; torchao's step as torch.compile makes it, and its code books, which come from no
     operator, told to `listener`."""
-    made = PACKAGE_OPTIMIZERS.get(setup.optimizer)
+    made = package_optimizer(setup.optimizer)
     with ExitStack() as stack:
         if made is not None and made.package == "torchao":
             adam = import_module("torchao.optim.adam")

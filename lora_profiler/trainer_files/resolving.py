@@ -7,6 +7,7 @@ from typing import Any
 
 from lora_profiler.loss import loss_facts
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.optimizer import optimizer_facts
 from lora_profiler.option_values import WHOLE_WEIGHTS
 from lora_profiler.support.image_processors import PROCESSORS
 from lora_profiler.support.lora_kernels import SHARDED_APART, STOPPED
@@ -83,7 +84,7 @@ def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator
         what = f"{optimizer} on the shards of FSDP, answered as adamw"
         yield instead(file, "optimizer", optimizer, "adamw", what)
     moved = options.get("offload_optimizer_device", "none")
-    if moved != "none" and optimizer not in ("adamw", "lion"):
+    if moved != "none" and not optimizer_facts(optimizer).on_host:
         options["optimizer"] = "adamw"
         what = f"{optimizer} on the host, answered as DeepSpeed's CPUAdam"
         yield instead(file, "optimizer", optimizer, "adamw", what, "either way")

@@ -20,10 +20,10 @@ from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model, usua
 from lora_profiler.trainer_files.written_keys import (
     ATTENTION,
     KEYS,
-    OPTIMIZERS,
     cannot,
     is_bf16,
     is_int8,
+    optim_key,
     short,
 )
 from lora_profiler.workload import Method, TrainSetup, Workload, setup_dict
@@ -362,7 +362,7 @@ def _arguments(setup: TrainSetup) -> dict[str, Any]:
         "gradient_checkpointing_kwargs": {"use_reentrant": setup.use_reentrant},
         "bf16": is_bf16(setup),
         "fp16": setup.precision == "amp-float16" or None,
-        "optim": OPTIMIZERS.get((setup.optimizer, setup.optimizer_impl)),
+        "optim": optim_key(setup),
         "use_liger_kernel": setup.kernels == "liger" or None,
         "label_smoothing_factor": setup.label_smoothing_factor or None,
         "eval_strategy": "no" if evaluated is None else "steps",

@@ -5,28 +5,25 @@ from typing import Any
 
 from lora_profiler.errors import UsageError
 from lora_profiler.loss import Spelling, spellings
+from lora_profiler.optimizer import optimizer_facts
 from lora_profiler.option import flag
 from lora_profiler.trainer_files.frameworks import torchtune
 from lora_profiler.trainer_files.frameworks.axolotl_keys import LORA_KERNELS
 from lora_profiler.workload import DEEPSPEED_ZERO, Quantization, TrainSetup, Workload
 
 Keys = dict[str, Any]
-OPTIMIZERS = {
-    ("adamw", "fused"): "adamw_torch_fused",
-    ("adamw", "foreach"): "adamw_torch",
-    ("adamw_8bit", "foreach"): "adamw_bnb_8bit",
-    ("lion", "foreach"): "lion_32bit",
-    **{
-        (name, "foreach"): name
-        for name in (
-            *("adafactor", "rmsprop", "sgd", "paged_adamw_8bit", "paged_adamw_32bit"),
-            *("adamw_torch_8bit", "adamw_torch_4bit", "lion_8bit", "paged_lion_8bit"),
-            "paged_lion_32bit",
-        )
-    },
-}
 ATTENTION = {"auto": "sdpa", "flash_attention_2": "flash_attention_2", "eager": "eager"}
 _DATASET = "tatsu-lab/alpaca"
+
+
+def optim_key(setup: TrainSetup) -> str | None:
+    """`TrainingArguments.optim`, None where the Trainer has no name for it."""
+    facts, is_fused = optimizer_facts(setup.optimizer), setup.optimizer_impl == "fused"
+    if not facts.optim or setup.optimizer_impl == "forloop" or (is_fused and not facts.has_fused):
+        return None
+    if is_fused:
+        return f"{facts.optim}_fused" if setup.optimizer == "adamw" else None
+    return facts.optim
 
 
 def is_int8(base: Quantization | None) -> bool:
@@ -68,7 +65,7 @@ def _axolotl(workload: Workload) -> Keys:
         "pad_to_sequence_len": True,
         "micro_batch_size": setup.batch_size,
         "gradient_accumulation_steps": setup.accumulation,
-        "optimizer": OPTIMIZERS.get((setup.optimizer, setup.optimizer_impl)),
+        "optimizer": optim_key(setup),
         "bf16": "full" if _is_pure_bf16(setup) else is_bf16(setup),
         "fp16": setup.precision == "amp-float16" or None,
         "gradient_checkpointing": setup.checkpointing,
@@ -113,7 +110,7 @@ def _arguments(setup: TrainSetup) -> Keys:
     return {
         "per_device_train_batch_size": setup.batch_size,
         "gradient_accumulation_steps": setup.accumulation,
-        "optim": OPTIMIZERS.get((setup.optimizer, setup.optimizer_impl)),
+        "optim": optim_key(setup),
         "bf16": is_bf16(setup),
         "fp16": setup.precision == "amp-float16" or None,
         "label_smoothing_factor": setup.label_smoothing_factor or None,

@@ -12,6 +12,7 @@ from typing import Final
 
 from lora_profiler.loss import loss_facts
 from lora_profiler.model_spec import ModelSpec, Stack
+from lora_profiler.optimizer import optimizer_facts
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.prediction import Moment, MomentName, Prediction
@@ -188,39 +189,6 @@ def linear_flops(prediction: Prediction) -> tuple[int, int]:
     return 2 * tokens * weights, 2 * tokens * adapted
 
 
-_OPTIMIZERS: Final = told("""
-adamw: AdamW keeps two states per trained weight, each in that weight's dtype
-adamw_8bit: 8-bit AdamW keeps two bytes per trained weight and scales; tensors below 4,096 weights
-    stay 32-bit
-paged_adamw_8bit: paged 8-bit AdamW keeps two bytes per trained weight in unified memory where a
-    tensor has 100,000 weights or more, and scales on the GPU; tensors below 4,096 weights stay
-    32-bit
-paged_adamw_32bit: paged AdamW keeps two float32 states per trained weight, in unified memory
-    where a tensor has 100,000 weights or more
-adamw_torch_8bit: torchao's 8-bit AdamW keeps two bytes per trained weight, scales per 256 weights
-    and two code books a tensor; tensors below 4,096 weights keep whole states
-adamw_torch_4bit: torchao's 4-bit AdamW keeps one byte per trained weight, scales per 128 weights
-    and two code books a tensor; tensors below 4,096 weights keep whole states
-lion: Lion keeps one float32 state per trained weight
-lion_8bit: 8-bit Lion keeps one byte per trained weight and scales; tensors below 4,096 weights
-    stay 32-bit
-paged_lion_8bit: paged 8-bit Lion keeps one byte per trained weight in unified memory where a
-    tensor has 100,000 weights or more, and scales on the GPU; tensors below 4,096 weights stay
-    32-bit
-paged_lion_32bit: paged Lion keeps one float32 state per trained weight, in unified memory where a
-    tensor has 100,000 weights or more
-muon: Muon keeps one state per trained weight, in that weight's dtype
-galore_adamw: GaLore keeps two averages of each linear layer's projected gradient and the
-    projection, and two states a weight of everything else
-apollo_adamw: APOLLO keeps two averages of each linear layer's projected gradient and the
-    projection, and two states a weight of everything else
-lorafa: LoRA-FA keeps two states per weight of B, each in that weight's dtype
-adam_mini: Adam-mini keeps one state per trained weight, in that weight's dtype, and one more per
-    head, row or tensor
-rmsprop: RMSprop keeps one state per trained weight, in that weight's dtype
-sgd: SGD without momentum keeps nothing
-adafactor: Adafactor keeps one row and one column of sums per trained matrix
-""")
 _IN_CHUNKS: Final = told("""
 end_of_forward: every saved activation, the logits of some tokens with their float32 copy, and
     gradients made so far
@@ -264,7 +232,7 @@ def persistent_lines(prediction: Prediction) -> Iterator[Line]:
         yield "adapters", sizes["adapters"], adapters
     gradients = product("gradients", parameters.trainable, "trained weights", trained)
     yield "gradients", sizes["gradients"], gradients
-    optimizer = _OPTIMIZERS[setup.optimizer]
+    optimizer = optimizer_facts(setup.optimizer).keeps
     if setup.optimizer == "adamw":
         count, size = parameters.trainable, DTYPE_BYTES[trained]
         over, cut = held["optimizer_states"] - 2 * count * size, _cut(setup, "states")

@@ -2,9 +2,9 @@
 the command that predicts it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 from lora_profiler.catalog import Gpu
+from lora_profiler.optimizer import optimizer_facts
 from lora_profiler.planning.planned import Interval, PlannedRun, PlannedTime
 from lora_profiler.report import labels
 from lora_profiler.report.gpu_names import short_gpu_names
@@ -22,8 +22,6 @@ from lora_profiler.workload import TrainSetup
 
 Names = Mapping[str, str]
 """Of GPUs by their keys."""
-
-_OPTIMIZERS: Final = {"adamw": "AdamW", "adamw_8bit": "8-bit AdamW"}
 
 
 def sharding_name(sharding: str) -> str:
@@ -83,7 +81,7 @@ def layout_words(setup: TrainSetup) -> str:
         words[0] += f" on each of {setup.world_size} GPUs"
     words.append("checkpointing" if setup.checkpointing else "no checkpointing")
     words += [f"{setup.loss} loss"] if setup.loss != "plain" else []
-    words.append(_OPTIMIZERS.get(setup.optimizer, setup.optimizer))
+    words.append(optimizer_facts(setup.optimizer).label)
     words += [f"{setup.dtype} weights"] if setup.dtype != "bfloat16" else []
     return ", ".join(words)
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from math import isqrt
 from typing import Any
 
+from lora_profiler.optimizer import all_optimizers
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.frameworks import ranks
 from lora_profiler.trainer_files.meaning import (
@@ -25,23 +26,19 @@ from lora_profiler.trainer_files.meaning import (
     text,
     when_on,
 )
-from lora_profiler.workload import OPTIONS, PROJECTED
+from lora_profiler.workload import OPTIONS
 
 ONE_IMAGE = "depends on the data: --images, --image-size; one per sequence here"
 _CHOICES = {option.name: option.choices for option in OPTIONS}
 _OPTIMIZERS: dict[str, dict[str, str]] = {
-    "adamw": {"optimizer": "adamw"},
-    "adamw_hf": {"optimizer": "adamw"},
+    **{
+        name: {"optimizer": optimizer}
+        for optimizer, facts in all_optimizers().items()
+        for name in (optimizer, facts.optim, *facts.aliases)
+        if name and not facts.matrices_alone
+    },
     "adamw_torch": {"optimizer": "adamw", "optimizer_impl": "foreach"},
     "adamw_torch_fused": {"optimizer": "adamw", "optimizer_impl": "fused"},
-    "adamw_bnb_8bit": {"optimizer": "adamw_8bit"},
-    "paged_adamw": {"optimizer": "paged_adamw_32bit"},
-    "lion_32bit": {"optimizer": "lion"},
-    "ao_adamw_8bit": {"optimizer": "adamw_torch_8bit"},
-    "ao_adamw_4bit": {"optimizer": "adamw_torch_4bit"},
-    **{
-        name: {"optimizer": name} for name in _CHOICES["optimizer"] if name not in ("adamw", "muon")
-    },
 }
 """By transformers' names, those that are options' own among them. The `muon` of frameworks is none
 of torch's: it trains the other weights too, by AdamW."""
@@ -130,7 +127,8 @@ def optimizer(value: Any, document: Document) -> Meaning:
     if name in _OPTIMIZERS:
         return Meaning(_OPTIMIZERS[name])
     if name in _FEWER_STATES:
-        nearest = next((n for n in PROJECTED if name.startswith(n.partition("_")[0])), "adamw")
+        known = (n for n, facts in all_optimizers().items() if facts.projects_gradients)
+        nearest = next((n for n in known if name.startswith(n.partition("_")[0])), "adamw")
         what = f"{name}, answered as {nearest}"
         return not_modelled(what, "too high", optimizer=nearest)
     if name in _ABOUT_AS_MANY:

@@ -45,7 +45,7 @@ def _sizes(tensor: TrainableTensor, setup: TrainSetup) -> _Sizes:
     return _Sizes(width * rows * columns, low, 2 * low + kept + scalar, projecting)
 
 
-def kept_bytes(tensor: TrainableTensor, setup: TrainSetup) -> Polynomial:
+def state_bytes(tensor: TrainableTensor, setup: TrainSetup) -> Polynomial:
     """Of the averages of one tensor, and of its projection."""
     if tensor.kind.is_projected:
         return constant(_sizes(tensor, setup).states)
@@ -54,7 +54,7 @@ def kept_bytes(tensor: TrainableTensor, setup: TrainSetup) -> Polynomial:
     return tensor.bytes * 2
 
 
-def step_bytes(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
+def temporaries(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
     """Bytes that a step works with for a moment, one tensor after the other, while the update of
     the tensor before is still bound to its name.
 
@@ -65,7 +65,7 @@ def step_bytes(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
     """
     for before, this in state.neighbours:
         held = before.bytes if before else constant(0)
-        if setup.optimizer == "adam_mini" or not this.kind.is_projected:
+        if not this.kind.is_projected:
             yield this.bytes * 2
             yield this.bytes + held
             continue

@@ -1,0 +1,17 @@
+"""bitsandbytes' Lion with paged states."""
+
+from lora_profiler.optimizer import OptimizerFacts, PackageOptimizer
+
+FEATURE = OptimizerFacts(
+    label="paged Lion",
+    keeps=(
+        "paged Lion keeps one float32 state per trained weight, in unified memory where a tensor"
+        " has 100,000 weights or more"
+    ),
+    optim="paged_lion_32bit",
+    aliases=(),
+    classes=("PagedLion32bit",),
+    package=PackageOptimizer("bitsandbytes", "Lion", 1, 32, is_paged=True),
+    is_timed=True,
+    steps_in_backward=True,
+)
