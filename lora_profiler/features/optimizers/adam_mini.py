@@ -6,10 +6,7 @@ from lora_profiler.optimizer import OptimizerFacts
 __all__ = ["FEATURE", "state_bytes", "temporaries"]
 FEATURE = OptimizerFacts(
     label="Adam-mini",
-    keeps=(
-        "Adam-mini keeps one state per trained weight, in that weight's dtype, and one more per"
-        " head, row or tensor"
-    ),
+    keeps=("Adam-mini keeps one state per trained weight and one per head, row or tensor"),
     assumption=("Adam-mini finds its blocks by the names of weights."),
     whole_weights_alone=True,
     rules_alone=True,

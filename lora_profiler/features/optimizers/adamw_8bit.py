@@ -5,8 +5,8 @@ from lora_profiler.optimizer import OptimizerFacts, PackageOptimizer
 FEATURE = OptimizerFacts(
     label="8-bit AdamW",
     keeps=(
-        "8-bit AdamW keeps two bytes per trained weight and scales; tensors below 4,096 weights"
-        " stay 32-bit"
+        "8-bit AdamW keeps two bytes and scales per trained weight; small tensors (below 4,096"
+        " weights) stay 32-bit"
     ),
     optim="adamw_bnb_8bit",
     aliases=("adamw_8bit",),

@@ -5,8 +5,8 @@ from lora_profiler.optimizer import OptimizerFacts, PackageOptimizer
 FEATURE = OptimizerFacts(
     label="torchao's 4-bit AdamW",
     keeps=(
-        "torchao's 4-bit AdamW keeps one byte per trained weight, scales per 128 weights and two"
-        " code books a tensor; tensors below 4,096 weights keep whole states"
+        "torchao's 4-bit AdamW keeps one byte per trained weight; scales per 128 weights, two"
+        " code books a tensor; below 4,096 weights whole states"
     ),
     optim="adamw_torch_4bit",
     aliases=("ao_adamw_4bit",),

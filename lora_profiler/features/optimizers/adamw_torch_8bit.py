@@ -5,8 +5,8 @@ from lora_profiler.optimizer import OptimizerFacts, PackageOptimizer
 FEATURE = OptimizerFacts(
     label="torchao's 8-bit AdamW",
     keeps=(
-        "torchao's 8-bit AdamW keeps two bytes per trained weight, scales per 256 weights and two"
-        " code books a tensor; tensors below 4,096 weights keep whole states"
+        "torchao's 8-bit AdamW keeps two bytes per trained weight; scales per 256 weights, two"
+        " code books a tensor; below 4,096 weights whole states"
     ),
     optim="adamw_torch_8bit",
     aliases=("ao_adamw_8bit",),

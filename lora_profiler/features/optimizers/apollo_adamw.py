@@ -7,12 +7,12 @@ __all__ = ["FEATURE", "state_bytes", "temporaries"]
 FEATURE = OptimizerFacts(
     label="APOLLO",
     keeps=(
-        "APOLLO keeps two averages of each linear layer's projected gradient and the projection,"
-        " and two states a weight of everything else"
+        "APOLLO keeps the projection and two averages of each projected gradient; everything else"
+        " has two states per weight"
     ),
     assumption=(
-        "APOLLO projects the gradients of linear layers (all-linear) to rank --optimizer-rank,"
-        " renewed every 200 steps by a random matrix."
+        "APOLLO projects the gradients of all linear layers to --optimizer-rank by a random"
+        " matrix. It is renewed every 200 steps."
     ),
     whole_weights_alone=True,
     projects_gradients=True,

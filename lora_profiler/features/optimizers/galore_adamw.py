@@ -7,13 +7,13 @@ __all__ = ["FEATURE", "state_bytes", "temporaries"]
 FEATURE = OptimizerFacts(
     label="GaLore",
     keeps=(
-        "GaLore keeps two averages of each linear layer's projected gradient and the projection,"
-        " and two states a weight of everything else"
+        "GaLore keeps the projection and two averages of each projected gradient; everything else"
+        " has two states per weight"
     ),
     assumption=(
-        "GaLore projects the gradients of linear layers (all-linear) to rank --optimizer-rank,"
-        " renewed every 200 steps by a decomposition in float32, which is counted with its vectors;"
-        " cuSOLVER's own workspace is left out."
+        "GaLore projects the gradients of all linear layers to --optimizer-rank. The projection"
+        " is renewed every 200 steps by a float32 decomposition, counted with its vectors;"
+        " cuSOLVER's workspace is not."
     ),
     whole_weights_alone=True,
     projects_gradients=True,

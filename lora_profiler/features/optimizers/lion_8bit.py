@@ -5,8 +5,8 @@ from lora_profiler.optimizer import OptimizerFacts, PackageOptimizer
 FEATURE = OptimizerFacts(
     label="8-bit Lion",
     keeps=(
-        "8-bit Lion keeps one byte per trained weight and scales; tensors below 4,096 weights stay"
-        " 32-bit"
+        "8-bit Lion keeps one byte and scales per trained weight; small tensors (below 4,096"
+        " weights) stay 32-bit"
     ),
     optim="lion_8bit",
     aliases=(),

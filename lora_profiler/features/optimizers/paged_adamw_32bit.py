@@ -5,8 +5,8 @@ from lora_profiler.optimizer import OptimizerFacts, PackageOptimizer
 FEATURE = OptimizerFacts(
     label="paged AdamW",
     keeps=(
-        "paged AdamW keeps two float32 states per trained weight, in unified memory where a tensor"
-        " has 100,000 weights or more"
+        "paged AdamW keeps two float32 states per trained weight; tensors from 100,000 weights on"
+        " are in unified memory"
     ),
     optim="paged_adamw_32bit",
     aliases=("paged_adamw",),

@@ -5,8 +5,8 @@ from lora_profiler.optimizer import OptimizerFacts, PackageOptimizer
 FEATURE = OptimizerFacts(
     label="paged 8-bit AdamW",
     keeps=(
-        "paged 8-bit AdamW keeps two bytes per trained weight in unified memory where a tensor has"
-        " 100,000 weights or more, and scales on the GPU; tensors below 4,096 weights stay 32-bit"
+        "paged 8-bit AdamW keeps two bytes per trained weight, scales on the GPU; tensors from"
+        " 100,000 weights on are in unified memory; below 4,096 weights 32-bit"
     ),
     optim="paged_adamw_8bit",
     aliases=(),

@@ -5,8 +5,8 @@ from lora_profiler.optimizer import OptimizerFacts, PackageOptimizer
 FEATURE = OptimizerFacts(
     label="paged Lion",
     keeps=(
-        "paged Lion keeps one float32 state per trained weight, in unified memory where a tensor"
-        " has 100,000 weights or more"
+        "paged Lion keeps one float32 state per trained weight; tensors from 100,000 weights on"
+        " are in unified memory"
     ),
     optim="paged_lion_32bit",
     aliases=(),
