@@ -40,6 +40,8 @@ TOKEN: Final = secrets.token_urlsafe(32)
 """Of this process; nowhere but in its memory, the address that it shows, and the browser that
 opened it."""
 PARAMETER: Final = "token"
+_HERE, _EVERYWHERE = "127.0.0.1", "0.0.0.0"
+"""What a browser is given, and what a container listens on."""
 _HEALTH: Final = "/_stcore/health"
 """Says that a server is there, and no more."""
 _CLOSED: Final = """<!doctype html><meta charset="utf-8"><title>lora-profiler</title>
@@ -129,10 +131,8 @@ ROUTES = (Route("/lora-profiler/figures.js", _figures),)
 @asynccontextmanager
 async def lifespan(_: App) -> AsyncIterator[None]:
     """From the port being bound until the last page is gone."""
-    host, port = (
-        config.get_option("server.address") or "127.0.0.1",
-        config.get_option("server.port"),
-    )
+    host, port = (config.get_option("server.address") or _HERE, config.get_option("server.port"))
+    host = _HERE if host == _EVERYWHERE else host
     address = f"http://{host}:{port}/?{PARAMETER}={TOKEN}"
     click.echo(f"Dashboard on {address} (Ctrl-C ends it)", err=True)
     with nullcontext() if config.get_option("server.headless") else opened(address):
