@@ -211,4 +211,5 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = tempfile.mkdtemp(prefix="lora-profiler-tests-")
     os.environ["LORA_PROFILER_CACHE"] = folder
+    os.environ["XDG_CONFIG_HOME"] = folder  # without defaults of whoever runs the tests
     library.BUNDLED = Path(folder) / "no-bundle"

@@ -91,7 +91,7 @@ def run(command: str) -> tuple[str, int]:
             "COLUMNS": "80",
             "HF_HUB_OFFLINE": "1",
         }
-        env["LORA_PROFILER_CACHE"] = folder
+        env |= {"LORA_PROFILER_CACHE": folder, "XDG_CONFIG_HOME": folder}
         done = subprocess.run(
             ["sh", "-c", command],
             stdout=subprocess.PIPE,

@@ -20,6 +20,7 @@ from lora_profiler.cli.options import (
     model_called,
     output_options,
     platform_of,
+    say_own_defaults,
     setup_options,
     workloads,
 )
@@ -55,6 +56,8 @@ def crossover_command(ctx: click.Context, /, model: str, **o: Any) -> None:
     With --gpu also in time.
     """
     check_new_file(o["output"], o["force"])
+    say_own_defaults(ctx)
+    o = ctx.params
     from lora_profiler.planning.crossover import BATCH_SIZES, LENGTHS, crossover
     from lora_profiler.report.decision.crossover import crossover_blocks, crossover_payload
     from lora_profiler.report.progress import shown_traces

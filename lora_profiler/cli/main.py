@@ -39,7 +39,9 @@ from lora_profiler.cli.options import (
     names_given,
     network_of,
     output_options,
+    own_defaults,
     platform_of,
+    say_own_defaults,
     setup_options,
     trainer,
     training_data,
@@ -106,8 +108,10 @@ def root(ctx: click.Context) -> None:
     Needs the model's name only: no GPU, no PyTorch, no download of weights."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
-    elif ctx.invoked_subcommand != "predict":
+        return
+    if ctx.invoked_subcommand != "predict":
         gc.enable()  # other commands may go on for long
+    ctx.default_map = own_defaults(ctx.invoked_subcommand)
 
 
 @command(
@@ -151,6 +155,11 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     MODEL: hub name, folder, config.json, or a trainer's YAML, notebook or script.
     """
     check_new_file(o["output"], o["force"])
+    if ctx.default_map is not None:
+        from lora_profiler.cli.read import names_a_trainer
+
+        say_own_defaults(ctx, without=("trainer",) if names_a_trainer(models) else ())
+        o = ctx.params
     detailed = o["detail"] or o["per_layer"] or o["explain"]
     short = o["form"] in ("table", "md") and not detailed
     in_summary = o["form"] == "json" and not o["full"]

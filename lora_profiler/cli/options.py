@@ -341,6 +341,41 @@ def names_asked(ctx: click.Context, file: "TrainerFile | None" = None) -> set[st
     return _asked(ctx, file)[1]
 
 
+def own_defaults(command: str) -> dict[str, Any] | None:
+    """The user's own defaults for a command, for click; None without a file of them. Raises
+    UsageError."""
+    from lora_profiler._common.own_defaults import COMMANDS, config_path, has_config, read_config
+
+    path = config_path()
+    if command not in COMMANDS or not has_config(path):
+        return None
+    values = read_config(path)
+    return {command: {name: values[k] for name, k in COMMANDS[command].items() if k in values}}
+
+
+def say_own_defaults(ctx: click.Context, without: Collection[str] = ()) -> None:
+    """Names on stderr what comes from the user's own defaults. Those of `without` are not taken,
+    and a GPU is no default of a training on another device."""
+    from lora_profiler._common.own_defaults import COMMANDS, config_path
+
+    if ctx.default_map is None:
+        return
+    o, params = ctx.params, {each.name: each for each in ctx.command.params}
+    if o["device"] not in (None, "cuda"):
+        without = {*without, "gpu"}
+    words = []
+    for name in COMMANDS[ctx.command.name or ""]:
+        if ctx.get_parameter_source(name) != ParameterSource.DEFAULT_MAP or not o[name]:
+            continue
+        if name in without:
+            o[name] = GUIDE if name == "trainer" else None
+            continue
+        text = o[name] if isinstance(o[name], str) else ", ".join(o[name])
+        words.append(f"{max(params[name].opts, key=len)} {text}")
+    if words:
+        click.echo(f"From {config_path()}: {'; '.join(words)}", err=True)
+
+
 def names_given(ctx: click.Context) -> set[str]:
     return {name for name in DEFAULTS if given(ctx, name)}
 

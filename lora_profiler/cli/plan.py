@@ -29,6 +29,7 @@ from lora_profiler.cli.options import (
     network_of,
     output_options,
     platform_of,
+    say_own_defaults,
     setup_options,
     trainer,
     training_data,
@@ -201,6 +202,8 @@ def plan_command(ctx: click.Context, /, model: str, **o: Any) -> None:
     MODEL: hub name, folder, config.json, or a trainer's YAML, notebook or script.
     """
     check_new_file(o["output"], o["force"])
+    say_own_defaults(ctx, without=("gpus", "prices") if o["cluster"] else ())
+    o = ctx.params
     if given(ctx, "world_size") or given(ctx, "sharding"):
         raise UsageError(
             "the plan chooses world size and sharding; leave --world-size and --sharding out."

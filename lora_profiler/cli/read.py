@@ -114,6 +114,11 @@ def named(
         yield name, read_files(paths, framework)
 
 
+def names_a_trainer(models: Sequence[str]) -> bool:
+    """Whether MODEL is a trainer's file or command, which say themselves whose loop it is."""
+    return starts_training(models) or any(map(_is_trainer_file, models))
+
+
 def _typed_command(words: Sequence[str]) -> "TrainerFile | None":
     """The command line of a trainer that the words are. Raises UsageError for an option of ours
     among its arguments, where it is none of the trainer's."""

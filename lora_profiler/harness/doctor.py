@@ -11,8 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from shutil import disk_usage
 
+from lora_profiler._common.own_defaults import config_path, has_config, read_config
 from lora_profiler._common.packages import installed_version
 from lora_profiler._common.paths import hub_cache, hub_home
+from lora_profiler.errors import UsageError
 from lora_profiler.harness.capabilities import Abilities, abilities
 from lora_profiler.harness.nvml import Nvml, open_cards
 from lora_profiler.units import bytes_text
@@ -27,7 +29,7 @@ PACKAGES: dict[str, str] = {
 }  # fmt: skip
 """Distribution name -> what it is for here."""
 
-SECTIONS = ("python", "packages", "devices", "measuring", "hub")
+SECTIONS = ("python", "packages", "devices", "measuring", "hub", "defaults")
 """Of a diagnosis, in order."""
 MEASURING = ("torch", "transformers", "peft", "accelerate")
 """Distributions without which nothing is trained."""
@@ -87,6 +89,7 @@ def diagnosed(environ: Mapping[str, str] | None = None) -> Iterator[Diagnosis]:
     yield _section("devices", [*_device_lines(), *variables])
     yield _section("measuring", [*_measuring_lines(abilities(env)), *_record_lines()])
     yield _section("hub", _hub_lines(env))
+    yield _section("defaults", _default_lines(env))
 
 
 def _section(name: str, lines: Iterable[tuple[str, str]]) -> Diagnosis:
@@ -188,6 +191,21 @@ def _hub_lines(env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for name in HUB_VARIABLES:
         if name in env:
             yield name, _without_credentials(env[name])
+
+
+def _default_lines(env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The user's own defaults of the command line, or what is wrong with their file."""
+    path = config_path(env)
+    if not has_config(path):
+        yield "file", f"{path} (not there)"
+        return
+    yield "file", str(path)
+    try:
+        values = read_config(path)
+    except UsageError as e:
+        yield "problem", str(e)
+        return
+    yield from ((k, v if isinstance(v, str) else ", ".join(v)) for k, v in values.items())
 
 
 def _without_credentials(value: str) -> str:
