@@ -89,7 +89,7 @@ def test_tables_hold_their_cells_as_text(name: str, cell: str) -> None:
 
 
 def test_every_kind_of_block_is_drawn() -> None:
-    """The sign of a verdict, what is to be typed as code, bars as their numbers, and a heading."""
+    """The sign of a verdict, what is to be typed as code, bars with their numbers, and a heading."""
     bars = Bars(rows=(Bar(name="LoRA r16", parts={"weights": 3 * GIB}, overhead_bytes=GIB),))
     blocks = (
         Verdict(sign="fits", words="LoRA fits:", rest=" 3 GiB."),
@@ -100,7 +100,7 @@ def test_every_kind_of_block_is_drawn() -> None:
     html = drawn("blocks", blocks)
     assert "<strong>✓ LoRA fits:</strong> 3 GiB." in html
     assert "Add <code>--checkpointing</code>, or wait." in html
-    assert "LoRA r16\t3.00\t1.00" in text_of(html) and "<h2>Parts</h2>" in html
+    assert "LoRA r16\n3.00 + 1.00\nweights 3.00" in text_of(html) and "<h2>Parts</h2>" in html
 
 
 def test_a_short_name_of_a_row_is_in_one_line() -> None:

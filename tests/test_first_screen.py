@@ -2,7 +2,6 @@
 it says, and its sliders know every size as a fresh answer does."""
 
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -18,7 +17,6 @@ from lora_profiler import (
     step_time,
 )
 from lora_profiler.dashboard.answered import answered, applied
-from lora_profiler.dashboard.first_screen import as_data, is_stop, slides
 from lora_profiler.dashboard.question import METHODS, Question, completed
 from lora_profiler.planning.advise import advise
 from lora_profiler.planning.answers import Answer, answers
@@ -28,15 +26,7 @@ from lora_profiler.planning.timing import run_time
 from lora_profiler.report.answer.comparison_table import answered_differently, asked_differently
 from lora_profiler.report.answer.timing import smallest_cards_table
 from lora_profiler.report.answer.verdicts import size_text
-from lora_profiler.report.card import frame
-from lora_profiler.report.first_screen import (
-    Offer,
-    Run,
-    offers,
-    three_numbers,
-    trust,
-    verdict_words,
-)
+from lora_profiler.report.first_screen import Offer, Run, offers, three_numbers, trust, verdict
 from lora_profiler.units import GIB, MIB, bytes_text, rate_text
 
 LLAMA, GPT2 = "meta-llama/Llama-3.1-8B", "openai-community/gpt2"
@@ -135,93 +125,6 @@ def test_offers_are_the_advice_in_its_order_and_growth_is_the_largest_that_fits(
     ]
 
 
-def test_the_bars_add_up_in_the_frame_of_the_card() -> None:
-    gpu = find_gpu("rtx_4090")
-    model = find_model(LLAMA)
-    ways = [
-        TrainSetup(),
-        TrainSetup(lora=LoraConfig()),
-        TrainSetup(lora=LoraConfig(), checkpointing=True),
-    ]
-    found = answers([Workload(model=model, setup=setup) for setup in ways], gpu)
-    drawn = frame(found, found[1].prediction)
-    assert gpu.usable_bytes is not None
-    edge = drawn.percent(gpu.usable_bytes)
-    assert edge == 50.0
-    for bar, answer in zip(drawn.bars, found, strict=True):
-        judged = answer.fit
-        assert judged is not None
-        assert (bar.peak_bytes, bar.reserve_bytes) == (judged.peak_bytes, judged.reserve_bytes)
-        parts = drawn.parts(bar)
-        assert parts[0][1] == 0
-        assert all(one[2] == other[1] for one, other in pairwise(parts))
-        over = any(kind.endswith("-over") for kind, _, _ in parts)
-        assert over == (judged.verdict != "fits")
-        assert all((low >= edge) == kind.endswith("-over") for kind, low, _ in parts)
-        assert drawn.is_cut(bar) == (parts[-1][2] == 100.0)
-        assert bar.is_chosen == (answer is found[1])
-    assert [bar.verdict for bar in drawn.bars] == ["does_not_fit", "does_not_fit", "fits"]
-    assert "full: 74.79 GiB, does not fit" in drawn.words
-    bare = frame(answers([Workload(model=model, setup=ways[1])]), found[1].prediction)
-    assert bare.parts(bare.bars[0]) == (("peak", 0.0, 100.0),) and bare.usable_bytes is None
-
-
-@pytest.mark.grid
-@pytest.mark.parametrize(
-    "question",
-    [
-        asked(GPT2, seq_len=300, batch_size=3),
-        asked(GPT2, gpu=None, methods=("full",), seq_len=64),
-        asked("Qwen/Qwen2.5-0.5B", "rtx_3060", "trl-dpo", seq_len=512),
-        asked("Qwen/Qwen2.5-0.5B", "rtx_3060", optimizer="adamw_8bit", packed=1024),
-    ],
-    ids=lambda q: f"{q.model}-{q.gpu}-{q.trainer}",
-)
-def test_every_stop_of_a_slider_is_the_answer_of_its_question(question: Question) -> None:
-    """Peaks, verdicts and texts, asked anew size by size."""
-    model = find_model(question.model)
-    result = answered(model, question)
-    shown = frame(result.answers, result.answers[0].prediction)
-    found = slides(model, result, shown)
-    names = {slide.name for slide in found}
-    assert {"seq_len", "batch_size"} <= names
-    assert ("rank" in names) == (question.options["methods"] != ("full",))
-    for slide in found:
-        assert slide.stops[slide.place] == question.options[slide.name]
-        assert list(slide.stops) == sorted(set(slide.stops))
-        for stop, drawn in list(zip(slide.stops, slide.frames, strict=True))[::2]:
-            fresh = answered(
-                model, replace(question, options={**question.options, slide.name: stop})
-            )
-            own = frame(fresh.answers, fresh.answers[0].prediction)
-            assert [(b.label, b.peak_bytes, b.reserve_bytes, b.verdict) for b in drawn.bars] == [
-                (b.label, b.peak_bytes, b.reserve_bytes, b.verdict) for b in own.bars
-            ]
-            if question.gpu is not None:
-                assert drawn.scale_bytes == own.scale_bytes
-    data = as_data(found)
-    assert [d["stops"][d["place"]] for d in data] == [question.options[s.name] for s in found]
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("rank", 0),
-        ("rank", True),
-        ("rank", "8"),
-        ("rank", 8.5),
-        ("rank", 2**31),
-        ("methods", 1),
-        ("gpu", 4),
-        (None, 4),
-        (["rank"], 4),
-    ],
-)
-def test_what_a_browser_may_not_send_is_no_stop(name: Any, value: Any) -> None:
-    assert not is_stop(name, value)
-    assert is_stop("rank", 8) and is_stop("seq_len", 2**31 - 1)
-
-
 def test_hours_are_steps_of_the_step_time() -> None:
     """By hand: 3 epochs of 10,485,760 tokens, 8 x 1,024 x 4 a step, are 960 steps."""
     answer = one(GPT2, "rtx_4090", batch_size=8, seq_len=1024, accumulation=4)
@@ -250,12 +153,11 @@ def test_a_number_that_is_not_known_is_not_there() -> None:
 
 def test_the_verdict_says_what_is_enough_without_a_card() -> None:
     answer = one()
-    words = verdict_words(answer)
     card = smallest_cards(answer.prediction)[0]
-    assert words.words == "Needs 36.40 GiB"
-    assert words.numbers == f"a {card.memory_gib_marketed:g} GB GPU is enough"
+    sentence = f"{verdict(answer).words}{verdict(answer).rest}"
+    assert f"LoRA r16 needs a {card.memory_gib_marketed:g} GB GPU" in sentence
     answer = one(device="cpu")
-    assert "card" not in verdict_words(answer).numbers and not offers(answer)
+    assert "GPU" not in verdict(answer).words and not offers(answer)
 
 
 def test_what_it_rests_on_is_the_nearest_public_run_with_its_address() -> None:

@@ -248,16 +248,18 @@ def test_a_click_takes_the_trainer_as_its_bar_has_it() -> None:
     )
     model = find_model(question.model)
     result = answered(model, question)
-    bars = trainer_bars(result, result.about("lora"), model).bars
+    bars = trainer_bars(result, result.about("lora"), model)
     assert len(bars) == 8 and not any(bar.is_chosen for bar in bars)
-    assert [bar.total_bytes for bar in bars] == sorted(bar.total_bytes for bar in bars)
+    totals = [each.bar.total_bytes for each in bars]
+    assert totals == sorted(totals)
     for bar in bars:
         wanted = taken(bar, question, model)
         assert wanted.trainer == bar.trainer
         after = answered(model, wanted)
-        (own,) = [b for b in trainer_bars(after, after.about("lora"), model).bars if b.is_chosen]
-        assert own.peak_bytes == after.about("lora").prediction.peak.total_bytes
-        assert (own.parts, own.sign, own.speed) == (bar.parts, bar.sign, bar.speed), bar.name
+        (own,) = [b for b in trainer_bars(after, after.about("lora"), model) if b.is_chosen]
+        assert own.bar.peak_bytes == after.about("lora").prediction.peak.total_bytes
+        for name in ("name", "parts", "sign", "speed"):
+            assert getattr(own.bar, name) == getattr(bar.bar, name), bar.trainer
 
 
 # --- other pages, and words -----------------------------------------------------------------------

@@ -19,7 +19,6 @@ from lora_profiler.dashboard.widgets import Offer
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.plan import TrainingPlan
-from lora_profiler.report.card import HEIGHT, WIDTH
 from lora_profiler.report.catalogues import csv_records
 from lora_profiler.report.json.bench import bench_payload, comparison_records, run_records
 from lora_profiler.report.json.plan import plan_payload
@@ -38,11 +37,9 @@ def show(
     command: Sequence[str],
     workload: Workload,
     offers: Sequence[widgets.Offer],
-    card: Callable[[], str] | None = None,
 ) -> None:
     """Behind a button; `params` are those of the link, None where no link could hold the question,
-    `command` asks the same, `workload` is what a trainer's file trains, and `card` makes a picture
-    of the answer, where there is one."""
+    `command` asks the same, and `workload` is what a trainer's file trains."""
     drawn = st.popover("Export", key="export", on_change="rerun")
     with drawn:
         if not drawn.open:
@@ -53,28 +50,8 @@ def show(
         st.caption("Command line")
         st.code(shlex.join(["lora-profile", *command]), language=None, wrap_lines=True)
         _trainer_file(workload)
-        if card is not None:
-            _card(card(), plain_name(workload.model.id))
         st.caption("Data and report")
         widgets.downloads("answer", offers)
-
-
-def _card(svg: str, name: str) -> None:
-    """The picture, and buttons that save it."""
-    st.caption("Picture to share")
-    widgets.picture(svg, "The answer")
-    with st.container(horizontal=True, gap="small"):
-        st.download_button(
-            "Picture, SVG", svg, file_name=f"{name}.svg", mime="image/svg+xml", on_click="ignore"
-        )
-        mounted = st.components.v2.component(
-            "lora_profiler.png",
-            html="<button>Picture, PNG</button>",
-            css=widgets.own_text("png.css"),
-            js=widgets.own_text("png.js"),
-        )
-        data = {"svg": svg, "name": f"{name}.png", "width": WIDTH, "height": HEIGHT}
-        mounted(key="png", data=data, width="content")
 
 
 def prefer(trainer: str) -> None:

@@ -8,12 +8,12 @@ const scripts = (globalThis.lpScripts ??= new Promise((done, failed) => {
 }));
 
 export default function ({ data, parentElement }) {
-  const { figure, name, says, look, colours } = data;
+  const { figure, name, says, caption, look, colours } = data;
   const place = parentElement.querySelector(".figure");
   place.querySelector(".lp-plot").setAttribute("aria-label", says);
   place.lpColours = colours;
   scripts.then(() => {
     if (place.lpDraw) place.lpDraw(figure);
-    else place.lpDraw = lpFigures.show(place, name, figure, look, () => place.lpColours);
+    else place.lpDraw = lpFigures.show(place, name, figure, look, () => place.lpColours, caption);
   });
 }

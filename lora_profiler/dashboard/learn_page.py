@@ -27,8 +27,10 @@ from lora_profiler.report.learn import (
     counts_words,
     flow,
     flow_words,
+    matrices,
+    matrices_words,
 )
-from lora_profiler.report.page.mathematics import claim_drawing, layer_cards, matrices_drawing
+from lora_profiler.report.page.mathematics import claim_drawing, layer_cards
 from lora_profiler.units import clock_text, count_text
 
 _KEY = "learn."
@@ -95,13 +97,14 @@ def _layer() -> LoraLayer:
 def _one_layer(layer: LoraLayer) -> None:
     widgets.cards(layer_cards(layer))
     widgets.note(*counts_words(layer))
+    shade = widgets.theme()
     left, right = st.columns(2)
     with left:
         widgets.section("Full update, and B and A")
-        widgets.drawing(matrices_drawing(layer), "matrices")
+        widgets.picture(matrices(layer, shade), matrices_words(layer))
     with right:
         widgets.section("The two paths")
-        widgets.picture(flow(layer, widgets.theme()), flow_words(layer))
+        widgets.picture(flow(layer, shade), flow_words(layer))
     counted = counts_chart(layer)
     widgets.section(counted.title)
     widgets.drawing(claim_drawing(counted), "counts")

@@ -1,6 +1,6 @@
 """The answer by trainer: a bar each, on one scale with the GPU's memory; a click takes one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,15 +15,15 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import on_card
-from lora_profiler.planning.guided import Foreseen, Line, guided_lines, has_lines
+from lora_profiler.planning.guided import Line, guided_lines, has_lines
 from lora_profiler.planning.setups import DEFAULTS, written_options
-from lora_profiler.report.answer.bars import bar_parts
-from lora_profiler.report.answer.verdicts import gpu_name, size_text
-from lora_profiler.report.card import FRAMES
+from lora_profiler.report.answer.bars import limit_of
+from lora_profiler.report.answer.guided import line_bar, trainer_name
+from lora_profiler.report.answer.short_answer import method_bars
+from lora_profiler.report.blocks import Bar, Bars
 from lora_profiler.report.labels import method_label
-from lora_profiler.report.palette import VERDICT_SIGNS
-from lora_profiler.stacks import Stack
-from lora_profiler.units import byte_unit, count_text, short_in_unit
+from lora_profiler.report.page.write import drawn
+from lora_profiler.units import count_text
 from lora_profiler.workload import TrainSetup
 
 _KEY = "trainers"
@@ -31,88 +31,43 @@ _KEY = "trainers"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerBar:
-    """A method under one trainer; the parts of its peak in bytes, in the order in which they are
-    drawn."""
+    """A method under one trainer."""
 
     trainer: str
-    name: str
     setup: TrainSetup
-    parts: dict[str, int]
-    overhead_bytes: int
-    sign: str
-    speed: str
-    is_chosen: bool
-
-    @property
-    def peak_bytes(self) -> int:
-        return sum(self.parts.values())
-
-    @property
-    def total_bytes(self) -> int:
-        return self.peak_bytes + self.overhead_bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainerBars:
-    """Bars up to `scale_bytes`, the least first; `gpu` is the label of where its memory ends, of
-    `usable_bytes`, None without one."""
-
-    head: str
-    gpu: str
-    usable_bytes: int | None
-    scale_bytes: int
-    bars: tuple[TrainerBar, ...]
-
-    def percent(self, size: int) -> float:
-        return round(100 * size / self.scale_bytes, 3)
-
-    def is_cut(self, bar: TrainerBar) -> bool:
-        return bar.total_bytes > self.scale_bytes
-
-    @property
-    def has_cut(self) -> bool:
-        return any(map(self.is_cut, self.bars))
-
-    @property
-    def has_speeds(self) -> bool:
-        return any(bar.speed for bar in self.bars)
-
-    def number(self, size: int) -> str:
-        return short_in_unit(size, self.unit[1])
-
-    @property
-    def unit(self) -> tuple[str, int]:
-        return byte_unit(self.usable_bytes or max(bar.peak_bytes for bar in self.bars))
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Names for the key, in the order of the bars."""
-        return tuple(dict.fromkeys(name for bar in self.bars for name in bar.parts))
+    bar: Bar
+    is_chosen: bool = False
 
 
 def show(result: Answered, answer: Answer, model: ModelSpec) -> None:
-    """About the method of `answer`."""
-    drawn = trainer_bars(result, answer, model)
-    if len(drawn.bars) < 2:
+    """About the method of `answer`, where there are several trainers; the key of the colours stands
+    with the bars of the methods."""
+    bars = trainer_bars(result, answer, model)
+    if len(bars) < 2:
         return
+    setup = answer.prediction.workload.setup
+    batch = f"{count_text(setup.batch_size)} × {count_text(setup.seq_len)} tokens"
+    head = drawn("section", f"{method_label(answer.prediction)} by trainer, {batch}")
     mounted = st.components.v2.component(
         "lora_profiler.trainers",
         html='<div class="lp lp-trainers"></div>',
         js=widgets.own_text("trainers.js"),
         isolate_styles=False,
     )
-    html = widgets.piece_text("trainers", drawn)
-    mounted(key=_KEY, data=html, on_taken_change=partial(_take, drawn.bars, result.question, model))
+    limits = (limit_of(answer.gpu),) if answer.gpu else ()
+    drawn_bars = Bars(rows=tuple(each.bar for each in bars), limits=limits, has_sizes=False)
+    chosen = next((each.bar.name for each in bars if each.is_chosen), "")
+    html = head + drawn("bars", drawn_bars, chosen, True, False)
+    mounted(key=_KEY, data=html, on_taken_change=partial(_take, bars, result.question, model))
 
 
-def trainer_bars(result: Answered, answer: Answer, model: ModelSpec) -> TrainerBars:
-    """As guides pass each trainer, at the batch size and sequence length of the question; the
-    answer itself stands for its own trainer."""
+def trainer_bars(result: Answered, answer: Answer, model: ModelSpec) -> list[TrainerBar]:
+    """As guides pass each trainer, at the batch size and sequence length of the question, the least
+    first; the answer itself stands for its own trainer."""
     question, setup = result.question, answer.prediction.workload.setup
     sizes = {"batch_size", "seq_len", "rank", "targets"}
     given = {n for n in sizes if question.options[n] is not None} | question.explicit
     options = {**DEFAULTS, **{name: question.options[name] for name in given}}
-    usable = answer.gpu.usable_bytes if answer.gpu else None
     lines: Iterable[Line] = ()
     if result.guided:
         lines = result.guided.of(setup.method)
@@ -121,48 +76,28 @@ def trainer_bars(result: Answered, answer: Answer, model: ModelSpec) -> TrainerB
         lines = guided_lines(model, options, given, setup.method, on, answer.gpu)
     own = question.stack.name if question.trainer else ""
     bars = [
-        _bar(line.stack, line.foreseen, is_chosen=False)
+        TrainerBar(
+            trainer=line.stack.name,
+            setup=line.foreseen.prediction.workload.setup,
+            bar=line_bar(line, line.foreseen),
+        )
         for line in lines
         if line.foreseen and line.foreseen.prediction.is_whole and line.stack.name != own
     ]
     if own and answer.prediction.is_whole:
-        foreseen = Foreseen(prediction=answer.prediction, judged=None, step=answer.step)
-        bar = _bar(question.stack, foreseen, is_chosen=True)
-        if answer.fit:
-            sign, overhead = VERDICT_SIGNS[answer.fit.verdict], answer.fit.reserve_bytes
-            bar = replace(bar, overhead_bytes=overhead, sign=sign)
-        bars.append(bar)
-    largest = max((bar.total_bytes for bar in bars), default=1)
-    batch = f"{count_text(setup.batch_size)} × {count_text(setup.seq_len)} tokens"
-    return TrainerBars(
-        head=f"{method_label(answer.prediction)} by trainer, {batch}",
-        gpu=f"{gpu_name(answer.gpu)}, {size_text(usable)}" if answer.gpu and usable else "",
-        usable_bytes=usable,
-        scale_bytes=int(FRAMES * usable) if usable else largest,
-        bars=tuple(sorted(bars, key=lambda bar: bar.total_bytes)),
-    )
+        speed = count_text(round(answer.step.time.tokens_per_second)) if answer.step else ""
+        (bar,) = method_bars([answer]).rows
+        bar = replace(bar, name=trainer_name(question.stack), speed=speed)
+        bars.append(TrainerBar(trainer=own, setup=setup, bar=bar, is_chosen=True))
+    return sorted(bars, key=lambda each: each.bar.total_bytes)
 
 
-def _bar(stack: Stack, foreseen: Foreseen, *, is_chosen: bool) -> TrainerBar:
-    judged, step = foreseen.judged, foreseen.step
-    return TrainerBar(
-        trainer=stack.name,
-        name=stack.library or ("your own loop" if stack.name == "loop" else "bare loop"),
-        setup=foreseen.prediction.workload.setup,
-        parts=bar_parts(foreseen.prediction),
-        overhead_bytes=judged.reserve.total_bytes if judged else 0,
-        sign=VERDICT_SIGNS[judged.verdict] if judged else "",
-        speed=count_text(round(step.time.tokens_per_second)) if step else "",
-        is_chosen=is_chosen,
-    )
-
-
-def _take(bars: tuple[TrainerBar, ...], question: Question, model: ModelSpec) -> None:
+def _take(bars: Sequence[TrainerBar], question: Question, model: ModelSpec) -> None:
     """Asks for what the bar that was clicked stands for."""
     name: Any = getattr(st.session_state[_KEY], "taken", None)
-    for bar in bars:
-        if bar.trainer == name and not bar.is_chosen:
-            change(taken(bar, question, model))
+    for each in bars:
+        if each.bar.name == name and not each.is_chosen:
+            change(taken(each, question, model))
 
 
 def taken(bar: TrainerBar, question: Question, model: ModelSpec) -> Question:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import streamlit as st
 
 from lora_profiler._common.printable import printable
-from lora_profiler.prediction import Category
 from lora_profiler.report import figures, palette
-from lora_profiler.report.blocks import Block
-from lora_profiler.report.charts.plot import Figure
+from lora_profiler.report.blocks import Bars, Block
+from lora_profiler.report.charts.plot import Figure, label
 from lora_profiler.report.page.write import colour_variables, drawn, environment, template_text
 from lora_profiler.report.palette import Theme
 from lora_profiler.report.parts import Card, Drawing
@@ -40,24 +39,10 @@ def style() -> None:
     mounted(key="turned", data=theme(), on_turned_change=lambda: None)
 
 
-_PARTS: Mapping[str, Category] = {
-    "weights": "parameters",
-    "gradients": "gradients",
-    "optimizer": "optimizer_states",
-    "activations": "activations",
-    "logits": "logits_and_loss",
-    "temporary": "temporaries",
-    "rest": "adapters",
-}
-"""Parts of a bar by the category whose colour each has."""
-
-
 def _more_colours() -> str:
-    """Of verdicts and of the parts of bars, as the style sheet names them."""
-    verdicts = {f"is-{name}": of for name, of in palette.VERDICT_COLOURS.items()}
-    parts = {f"of-{part}": palette.CATEGORY_PAINTS[of].colour for part, of in _PARTS.items()}
-    colours = (verdicts | parts).items()
-    return "".join(f"--lp-{name}:{palette.colour(of, theme())};" for name, of in colours)
+    """Of verdicts, as the style sheet names them."""
+    colours = palette.VERDICT_COLOURS.items()
+    return "".join(f"--lp-is-{name}:{palette.colour(of, theme())};" for name, of in colours)
 
 
 @cache
@@ -132,6 +117,11 @@ def blocks(content: Iterable[Block]) -> None:
     st.html(drawn("blocks", content))
 
 
+def bars(it: Bars, chosen: str) -> None:
+    """Memory on one scale; `chosen` is the name of the bar that is marked."""
+    st.html(f'<div class="lp">{drawn("bars", it, chosen)}</div>')
+
+
 def cards(items: Sequence[Card]) -> None:
     """The headlines side by side, as many in a row as there is room for."""
     st.html(f'<div class="lp">{drawn("cards", items, 2)}</div>')
@@ -175,12 +165,13 @@ def drawing(it: Drawing | None, key: str, *, nothing: Sequence[str] = ()) -> Non
     if it is None:
         note(*nothing)
         return
-    figure(it.figure, key, it.description)
+    figure(it.figure, key, it.description, it.caption)
     small(*it.lines)
 
 
-def figure(drawn: Figure, key: str, says: str) -> None:
-    """A figure of `report.charts`. `says` is what a screen reader is told."""
+def figure(drawn: Figure, key: str, says: str, caption: str = "") -> None:
+    """A figure of `report.charts`. `says` is what a screen reader is told, `caption`
+    stands above a saved picture."""
     mounted = st.components.v2.component(
         "lora_profiler.figure",
         html='<div class="figure"><div class="lp-plot" role="img"></div></div>',
@@ -194,6 +185,7 @@ def figure(drawn: Figure, key: str, says: str) -> None:
             "figure": drawn,
             "name": key,
             "says": printable(says),
+            "caption": label(caption, 200),
             "look": figures.look(),
             "colours": shade,
         },

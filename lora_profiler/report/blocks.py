@@ -182,6 +182,12 @@ class Bar:
         return self.peak_bytes + (self.overhead_bytes or 0)
 
 
+_CUT, _MARGIN = 2.6, 1.12
+"""A bar ends at so many times the last limit; at least so much of that limit is drawn."""
+_SEEN = 0.005
+"""Of a bar: parts that are smaller have no place in its legend."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bars:
     """Bars of one scale. `limits`: where memory of a GPU ends, in bytes, and its label.
@@ -190,6 +196,35 @@ class Bars:
     rows: tuple[Bar, ...]
     limits: tuple[tuple[int, str], ...] = ()
     has_sizes: bool = True
+
+    @property
+    def scale_bytes(self) -> float:
+        """Where the scale ends: with the longest bar, or where bars are cut behind the last limit,
+        of which a little more is drawn, so that what is free is seen."""
+        last = max((limit for limit, _ in self.limits), default=0)
+        most = max(row.total_bytes for row in self.rows)
+        return max(min(most, last * _CUT) if last else most, last * _MARGIN, 1)
+
+    @property
+    def unit(self) -> tuple[str, int]:
+        return byte_unit(max(row.total_bytes for row in self.rows))
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for row in self.rows for name in row.parts))
+
+    def is_cut(self, row: Bar) -> bool:
+        return row.total_bytes > 1.001 * self.scale_bytes
+
+    def percent(self, size: int) -> float:
+        return round(100 * size / self.scale_bytes, 3)
+
+    def text(self, size: int) -> str:
+        return short_in_unit(size, self.unit[1])
+
+    def seen_parts(self, row: Bar) -> dict[str, int]:
+        """Those that are large enough to be seen."""
+        return {name: size for name, size in row.parts.items() if size >= _SEEN * row.peak_bytes}
 
 
 ParagraphKind = Literal["text", "heading", "advice", "facts", "dim", "command"]
@@ -212,13 +247,12 @@ Block = Table | Paragraph | Verdict | Bars
 
 def parts_table(bars: Bars) -> Table:
     """The numbers of bars, for a face that draws none: the peak, the overhead, each part."""
-    unit, size = byte_unit(max(row.total_bytes for row in bars.rows))
-    names = dict.fromkeys(name for row in bars.rows for name in row.parts)
+    unit, size = bars.unit
     columns: list[tuple[str, Callable[[Bar], str]]] = [
         ("", lambda row: row.name),
         (f"peak, {unit}", lambda row: short_in_unit(row.peak_bytes, size)),
         ("overhead", lambda row: _size_or_blank(row.overhead_bytes, size)),
-        *((name, partial(_part, name, size)) for name in names),
+        *((name, partial(_part, name, size)) for name in bars.part_names),
         ("tokens/s", lambda row: row.speed),
     ]
     return filled(table(bars.rows, columns))

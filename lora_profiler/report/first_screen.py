@@ -8,15 +8,13 @@ from typing import NamedTuple
 from lora_profiler.planning.advise import Remedy, advise
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.fit import Fit, smallest_cards
-from lora_profiler.planning.reserve import Verdict
 from lora_profiler.planning.timing import RunTime, TimedStep, run_time
 from lora_profiler.report import labels
-from lora_profiler.report.answer.short_answer import has_gaps, room, sureness_words
+from lora_profiler.report.answer.short_answer import has_gaps, sureness_words
 from lora_profiler.report.answer.verdicts import (
     gpu_name,
     needs_block,
     size_text,
-    smallest_gpu,
     speed_words,
     verdict_blocks,
 )
@@ -32,42 +30,6 @@ def verdict(answer: Answer) -> Sentence:
     if answer.gpu is not None:
         return verdict_blocks([answer])[0]
     return needs_block([answer])
-
-
-class VerdictWords(NamedTuple):
-    """`words` first and large, `numbers` behind them; `verdict` None where no card was asked about,
-    or nobody can tell."""
-
-    words: str
-    numbers: str
-    verdict: Verdict | None
-
-
-def verdict_words(answer: Answer) -> VerdictWords:
-    """Whether it fits the card; without a card, how large a one is enough.
-
-    Peak, reserve and what is left add up to the card's memory as they stand.
-    """
-    peak = bytes_text(answer.prediction.peak.total_bytes)
-    known = answer.prediction.is_whole
-    if answer.gpu is None and not known:
-        return VerdictWords(f"Needs more than {peak}", "activations are not known", None)
-    if answer.gpu is None:
-        return VerdictWords(f"Needs {peak}", _enough(answer), None)
-    if answer.fit is None:
-        usable = bytes_text(answer.gpu.usable_bytes or 0)
-        return VerdictWords("May fit or not", f"at least {peak} of {usable}", None)
-    parts, verdict = room(answer.fit), answer.fit.verdict
-    about = "~" if answer.gpu.usable_is_estimated else ""
-    held = f"{parts.peak} and {parts.reserve} reserve, of {about}{parts.usable} {parts.unit}"
-    return VerdictWords(labels.VERDICT_LABELS[verdict].capitalize(), held, verdict)
-
-
-def _enough(answer: Answer) -> str:
-    if answer.prediction.workload.setup.device != "cuda":
-        return "for tensors"
-    gpu = smallest_gpu(answer)
-    return f"{gpu} is enough" if gpu else "more than any single GPU has"
 
 
 _HOUR = 3600.0

@@ -22,7 +22,7 @@ from lora_profiler.report.blocks import (
     without_columns,
     wrapped,
 )
-from lora_profiler.units import byte_unit, short_in_unit
+from lora_profiler.units import short_in_unit
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,12 +58,6 @@ _MOST_COLUMNS: Final = 100
 """Of bars and running text; tables take what the terminal has."""
 _GAP: Final = 2
 """Spaces between two columns."""
-_CUT: Final = 2.6
-"""A bar ends at so many times the last limit, and is marked as cut."""
-_SEEN: Final = 0.005
-"""Of a bar: parts that are smaller have no place in its legend."""
-_MARGIN: Final = 1.12
-"""At least so much of the last limit is drawn, so that what is free is seen."""
 
 
 def plain(blocks: Sequence[Block], width: int = _MOST_COLUMNS) -> str:
@@ -198,7 +192,7 @@ def _verdict(block: Verdict, width: int) -> Iterator[Line]:
 def _bars(block: Bars, width: int, *, in_colour: bool) -> Iterator[Line]:
     """A ruler with the limits, then each bar with its numbers, and its parts below it."""
     rows, limits = block.rows, block.limits
-    unit, size = byte_unit(max(row.total_bytes for row in rows))
+    unit, size = block.unit
     names = max(len(row.name) for row in rows) + _GAP
     left = names + max((len(row.detail) + _GAP for row in rows if row.detail), default=0)
     with_overhead = any(row.overhead_bytes is not None for row in rows)
@@ -207,22 +201,19 @@ def _bars(block: Bars, width: int, *, in_colour: bool) -> Iterator[Line]:
         heads.append("tokens/s")
     right = sum(len(head) + _GAP for head in heads) + (3 if any(row.sign for row in rows) else 0)
     columns = max(width - left - right, 8)
-    last = max((limit for limit, _ in limits), default=0)
-    most = max(row.total_bytes for row in rows)
-    scale = max(min(most, last * _CUT) if last else most, last * _MARGIN)
-    ticks = [round(limit / scale * columns) for limit, _ in limits]
+    ticks = [round(limit / block.scale_bytes * columns) for limit, _ in limits]
     head = _ruler([label for _, label in limits], ticks, left, columns)
     yield [(head, "bold" if len(limits) == 1 else "dim"), *((f"  {text}", "dim") for text in heads)]
     for row in rows:
         line: Line = [(f"{printable(row.name):<{names}}", "")]
         line.append((f"{row.detail:<{left - names}}", "dim"))
-        line += _cells(row, ticks, scale, columns, in_colour=in_colour)
+        line += _cells(block, row, ticks, columns, in_colour=in_colour)
         line += _numbers(row, size, heads)
         if row.sign:
             line.append((f"  {SIGNS[row.sign]}", row.sign))
         yield line
         if block.has_sizes:
-            yield from _sizes(row, size, names, width, in_colour=in_colour)
+            yield from _sizes(block, row, names, width, in_colour=in_colour)
     if not block.has_sizes:
         drawn = [name for name in _PART_COLOURS if any(name in row.parts for row in rows)]
         drawn += ["overhead"] if with_overhead else []
@@ -247,10 +238,10 @@ def _numbers(row: Bar, size: int, heads: Sequence[str]) -> Line:
 
 
 def _cells(
-    row: Bar, ticks: Sequence[int], scale: float, columns: int, *, in_colour: bool
+    block: Bars, row: Bar, ticks: Sequence[int], columns: int, *, in_colour: bool
 ) -> Iterator[Span]:
     """A part for each column, a tick where a limit is, `»` where the bar goes on."""
-    is_cut = row.total_bytes > scale * 1.001
+    scale, is_cut = block.scale_bytes, block.is_cut(row)
     for column in range(columns):
         part = _part_at(row, (column + 0.5) * scale / columns)
         over_by_a_hair = column - 1 in ticks[:1] and row.total_bytes * columns > ticks[0] * scale
@@ -283,13 +274,11 @@ def _key(name: str, in_colour: bool) -> Span:
     return (f"{LETTERS[name]} ", "dim")
 
 
-def _sizes(row: Bar, size: int, indent: int, width: int, *, in_colour: bool) -> Iterator[Line]:
+def _sizes(block: Bars, row: Bar, indent: int, width: int, *, in_colour: bool) -> Iterator[Line]:
     """Each part with its size, but for those too small to see."""
     line: Line = [(" " * indent, "")]
-    for name, count in row.parts.items():
-        text = f"{name} {short_in_unit(count, size)}  "
-        if count < row.peak_bytes * _SEEN:
-            continue
+    for name, count in block.seen_parts(row).items():
+        text = f"{name} {block.text(count)}  "
         if len(_text(line)) + len(text) + 2 > width:
             yield line
             line = [(" " * indent, "")]

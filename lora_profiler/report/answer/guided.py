@@ -2,12 +2,13 @@
 answer most."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from lora_profiler.option import flag
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.guided import Change, Guided, Line
+from lora_profiler.planning.guided import Change, Foreseen, Guided, Line
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.answer.bars import bar_parts, limit_of
 from lora_profiler.report.answer.verdicts import (
@@ -21,12 +22,12 @@ from lora_profiler.report.answer.verdicts import (
 from lora_profiler.report.blocks import Bar, Bars, Block, Sign, Table, Verdict, paragraph, table
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.terminal import SIGNS
+from lora_profiler.stacks import Stack
 from lora_profiler.units import GIB, byte_unit, count_text, short_in_unit
 
 if TYPE_CHECKING:
     from lora_profiler.catalog import Gpu
 
-_OWN_LOOP = "your own loop"
 _MOST_NAMES = 2
 """So many trainers are named where others are counted."""
 
@@ -108,21 +109,24 @@ def _least(lines: Lines) -> int:
 def trainer_bars(guided: Guided, gpu: "Gpu | None") -> Bars:
     """One method by trainer, on one scale with the GPU's memory."""
     (lines,) = _by_method(guided)
-    known = [(line, line.foreseen) for line in lines if line.foreseen]
     rows = [
-        Bar(
-            name=_name(line),
-            parts=bar_parts(foreseen.prediction),
-            overhead_bytes=foreseen.judged.reserve.total_bytes if foreseen.judged else None,
-            sign=_verdict(line),
-            detail=_sizes(line) if guided.own_defaults else "",
-            speed=_speed(line),
-        )
-        for line, foreseen in known
+        replace(line_bar(line, line.foreseen), detail=_sizes(line) if guided.own_defaults else "")
+        for line in lines
+        if line.foreseen
     ]
     limits = (limit_of(gpu),) if gpu else ()
     ordered = tuple(sorted(rows, key=lambda row: row.total_bytes))
     return Bars(rows=ordered, limits=limits, has_sizes=False)
+
+
+def line_bar(line: Line, foreseen: Foreseen) -> Bar:
+    return Bar(
+        name=trainer_name(line.stack),
+        parts=bar_parts(foreseen.prediction),
+        overhead_bytes=foreseen.judged.reserve.total_bytes if foreseen.judged else None,
+        sign=_verdict(line),
+        speed=_speed(line),
+    )
 
 
 def lines_table(guided: Guided) -> Table:
@@ -163,9 +167,13 @@ def _label(lines: Lines) -> str:
     return method_label(predictions[0]) if predictions else lines[0].method
 
 
-def _name(line: Line) -> str:
+def trainer_name(stack: Stack) -> str:
     """'TRL', or 'your own loop' for one that no library has."""
-    return line.stack.library or _OWN_LOOP
+    return stack.library or ("your own loop" if stack.name == "loop" else "bare loop")
+
+
+def _name(line: Line) -> str:
+    return trainer_name(line.stack)
 
 
 def _sizes(line: Line) -> str:

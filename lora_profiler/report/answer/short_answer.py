@@ -114,7 +114,7 @@ def short_blocks(
     question that names none, `subject` the file that the question came from. Less of it where it
     would not fit the screen."""
     above = list(verdicts(answers, guided, subject))
-    bars = _bars(answers)
+    bars = method_bars(answers)
     if guided is not None and _is_drawn(guided, answers):
         from lora_profiler.report.answer.guided import trainer_bars
 
@@ -160,7 +160,7 @@ def verdicts(answers: Sequence[Answer], guided: "Guided | None", subject: str) -
 # --- bars -----------------------------------------------------------------------------------------
 
 
-def _bars(answers: Sequence[Answer]) -> Bars:
+def method_bars(answers: Sequence[Answer]) -> Bars:
     """A bar for each method, by the GPU's memory or by that of the smallest GPUs that suffice."""
     rows = [
         Bar(

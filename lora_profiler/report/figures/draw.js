@@ -139,20 +139,44 @@ const lpFigures = (() => {
   }
 
   function save(name, type, text) {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([text], { type }));
-    link.download = name;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    const url = URL.createObjectURL(new Blob([text], { type }));
+    download(name, url);
+    setTimeout(() => URL.revokeObjectURL(url), 10000);
   }
 
-  function buttons(plot, name, current) {
-    const picture = (format) => Plotly.downloadImage(plot, {
-      format, filename: name, width: plot._fullLayout.width, height: plot._fullLayout.height, scale: format === "png" ? 2 : 1,
-    });
+  const download = (name, href) => Object.assign(document.createElement("a"), { href, download: name }).click();
+
+  /* The figure under its caption, as text of SVG or a URL of PNG. */
+  async function picture(plot, caption, format) {
+    const { width, height, font, _size: { t } } = plot._fullLayout;
+    const title = wrapped((caption ?? "").split(/;|\.(?= |$)/)[0], width / 7.5), above = title ? 17 * title.split("<br>").length + 14 : 0;
+    const layout = {
+      ...plot.layout, height: height + above, margin: { ...plot.layout.margin, t: t + above },
+      title: { text: title, x: 0, xref: "paper", y: 1, yref: "container", yanchor: "top", pad: { t: 8 }, font: { ...font, size: HEAD_PX } },
+    };
+    const made = await Plotly.toImage({ data: plot.data, layout }, { format, width, height: height + above, scale: format === "png" ? 2 : 1 });
+    return { width, height: height + above, url: made, text: format === "svg" ? decodeURIComponent(made.slice(made.indexOf(",") + 1)) : "" };
+  }
+
+  /* Opens the browser's print dialog, which saves vectors as PDF, on a page as large as the figure. */
+  function print({ width, height, text }) {
+    const frame = Object.assign(document.createElement("iframe"), { className: "lp-print", title: "The figure to print" });
+    Object.assign(frame.style, { position: "fixed", width: 0, height: 0, border: 0 });
+    frame.srcdoc = `<style>@page { size: ${width}px ${height}px; margin: 0 } body { margin: 0 } svg { display: block }</style>${text}`;
+    frame.onload = () => {
+      frame.contentWindow.onafterprint = () => frame.remove();
+      frame.contentWindow.print();
+    };
+    document.body.append(frame);
+  }
+
+  function buttons(plot, name, current, caption) {
     const place = Object.assign(document.createElement("p"), { className: "lp-save" });
     for (const [what, make] of [
-      ["SVG", () => picture("svg")], ["PNG", () => picture("png")], ["CSV", () => save(`${name}.csv`, "text/csv", csv(current()))],
+      ["SVG", async () => save(`${name}.svg`, "image/svg+xml", (await picture(plot, caption, "svg")).text)],
+      ["PNG", async () => download(`${name}.png`, (await picture(plot, caption, "png")).url)],
+      ["PDF", async () => print(await picture(plot, caption, "svg"))],
+      ["CSV", () => save(`${name}.csv`, "text/csv", csv(current()))],
     ]) {
       const button = Object.assign(document.createElement("button"), { type: "button", textContent: what, onclick: make });
       button.setAttribute("aria-label", `Save this figure as ${what}`);
@@ -162,13 +186,13 @@ const lpFigures = (() => {
   }
 
   /* Draws in `place`, a div of the page, whenever its width changes; `colours` says what stands for each colour just now.
-     The answer draws it anew. */
-  function show(place, name, figure, look, colours) {
+     A saved picture has the caption above it. The answer draws it anew. */
+  function show(place, name, figure, look, colours, caption) {
     const plot = place.querySelector(".lp-plot");
     const inner = document.createElement("div");
     let width = 0, wanted = figure, last = Promise.resolve();
     plot.replaceChildren(inner);
-    place.append(buttons(inner, name, () => wanted));
+    place.append(buttons(inner, name, () => wanted, caption));
     const redraw = (changed = wanted) => {
       wanted = changed;
       width = plot.clientWidth;

@@ -9,11 +9,9 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from lora_profiler.report.charts import plot
-from lora_profiler.report.charts.plot import Figure
+from lora_profiler.report import palette
 from lora_profiler.report.claims.claim import Chart, Series
 from lora_profiler.report.palette import METHOD_MARKS, Theme
-from lora_profiler.report.picture import style
 from lora_profiler.units import count_text, percent_text, shape_text
 
 GRADIENT_BYTES, ADAM_BYTES = 4, 8
@@ -119,7 +117,36 @@ def flow(layer: LoraLayer, theme: Theme | None = None) -> str:
     """SVG of h = W x + (alpha / r) B (A x)."""
     picture = files("lora_profiler.report.learn").joinpath("flow.svg").read_text("utf-8")
     return Template(picture).substitute(
-        _sizes(layer), says=escape(flow_words(layer)), style=style(theme)
+        _sizes(layer), says=escape(flow_words(layer)), style=_style(theme)
+    )
+
+
+def _style(theme: Theme | None) -> str:
+    """Sizes and colours of the picture; without a theme in the reader's, light on paper."""
+    common = (
+        f".lpd text{{font:13px {palette.FONT}}}.lpd .small{{font-size:12px}}"
+        ".lpd .big{font-size:17px}.lpd .mid{text-anchor:middle}"
+    )
+    if theme is not None:
+        return common + _colours(theme)
+    dark = f"@media screen and (prefers-color-scheme: dark){{{_colours('dark')}}}"
+    return f"{common}{_colours('light')}{dark}"
+
+
+def _colours(theme: Theme) -> str:
+    fills = {
+        **{"ink": palette.INK, "faint": palette.FAINT_INK, "panel": palette.PANEL},
+        **{str(name): of.colour for name, of in METHOD_MARKS.items()},
+    }
+    strokes = {
+        "line": palette.FAINT_INK,
+        "full-line": METHOD_MARKS["full"].colour,
+        "lora-line": METHOD_MARKS["lora"].colour,
+    }
+    return "".join(
+        f".lpd .{name}{{{what}:{palette.colour(of, theme)}}}"
+        for what, colours in (("fill", fills), ("stroke", strokes))
+        for name, of in colours.items()
     )
 
 
@@ -144,45 +171,32 @@ def _sizes(layer: LoraLayer) -> dict[str, str]:
     }
 
 
-_PLANE_PX = 200
-_GAP, _SLOT = 0.1, 0.6
-"""Between two matrices, and the least that each has for the words under it: of the longest side."""
+_SLOT_PX, _LONGEST_PX, _TOP_PX = 146, 130, 30
+"""What each matrix has with the words under it, and the longest side of all three."""
 
 
-def matrices(layer: LoraLayer) -> Figure:
-    """The full update, B and A to one scale, with their numbers under each."""
-    side = max(layer.d, layer.k, layer.r)
-    shapes, notes, left = [], [], 0.0
-    for name, rows, columns in (
-        ("full update", layer.d, layer.k),
-        ("B", layer.d, layer.r),
-        ("A", layer.r, layer.k),
-    ):
-        mark = METHOD_MARKS["lora" if len(name) == 1 else "full"]
-        slot, colour = max(columns, _SLOT * side), mark.colour.light
-        ends = {"x0": left + (slot - columns) / 2, "x1": left + (slot + columns) / 2}
-        line = {"color": colour, "width": 1}
-        shapes.append(
-            {
-                "type": "rect",
-                **ends,
-                "y0": side,
-                "y1": side - rows,
-                "fillcolor": colour,
-                "line": line,
-            }
+def matrices(layer: LoraLayer, theme: Theme | None = None) -> str:
+    """SVG: the full update, B and A to one scale, with their numbers under each."""
+    scale = _LONGEST_PX / max(layer.d, layer.k, layer.r)
+    parts = []
+    for place, (name, rows, columns, role) in enumerate(
+        (
+            ("full update", layer.d, layer.k, "full"),
+            ("B", layer.d, layer.r, "lora"),
+            ("A", layer.r, layer.k, "lora"),
         )
-        words = plot.lines(name, shape_text(rows, columns), count_text(rows * columns))
-        notes.append(plot.note(words, x=left + slot / 2, y=side - rows, yanchor="top", yshift=-4))
-        left += slot + _GAP * side
-    unseen = {"visible": False}
-    return plot.figure(
-        [plot.scatter("", [0, left - _GAP * side], [side, 0], marker={"opacity": 0})],
-        height=_PLANE_PX,
-        x={**unseen, "range": [0, left - _GAP * side]},
-        y={**unseen, "range": [-0.35 * side, side], "scaleanchor": "x"},
-        shapes=shapes,
-        annotations=notes,
+    ):
+        middle, width, height = _SLOT_PX * (place + 0.5), columns * scale, rows * scale
+        lines = ((name, 20), (shape_text(rows, columns), 180), (count_text(rows * columns), 199))
+        parts.append(
+            f'<rect x="{middle - width / 2:.6g}" y="{_TOP_PX}" width="{max(width, 1):.6g}"'
+            f' height="{max(height, 1):.6g}" class="{role}" shape-rendering="crispEdges"/>'
+        )
+        parts += [f'<text x="{middle}" y="{y}" class="ink mid">{text}</text>' for text, y in lines]
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" class="lpd" viewBox="0 0 440 210" width="440"'
+        f' height="210" role="img" aria-label="{escape(matrices_words(layer))}">'
+        f"<style>{_style(theme)}</style>{''.join(parts)}</svg>"
     )
 
 

@@ -17,7 +17,6 @@ from lora_profiler.report.learn import (
     flow,
     gradient_bytes,
     matrices,
-    matrices_words,
 )
 from lora_profiler.report.page.content import Content
 from lora_profiler.report.parts import Beside, Card, Cards, Drawing, Fold, Part, Picture, Section
@@ -56,6 +55,7 @@ def mathematics_content(document: Mapping[str, Any]) -> Content:
 
 
 def _layer_section(layer: LoraLayer) -> Section:
+    one_scale = "The full update, B and A to one scale."
     two_paths = "The two paths: h = W x + (alpha / r) B (A x)."
     return Section(
         "layer",
@@ -64,16 +64,14 @@ def _layer_section(layer: LoraLayer) -> Section:
             paragraph(*counts_words(layer)),
             Cards(tuple(layer_cards(layer))),
             Beside(
-                (matrices_drawing(layer), Picture(name="flow", caption=two_paths, svg=flow(layer)))
+                (
+                    Picture(name="matrices", caption=one_scale, svg=matrices(layer)),
+                    Picture(name="flow", caption=two_paths, svg=flow(layer)),
+                )
             ),
             claim_drawing(counts_chart(layer)),
         ),
     )
-
-
-def matrices_drawing(layer: LoraLayer) -> Drawing:
-    caption = "The full update, B and A to one scale."
-    return Drawing("matrices", caption, matrices_words(layer), matrices(layer))
 
 
 def layer_cards(layer: LoraLayer) -> list[Card]:

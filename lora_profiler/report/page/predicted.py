@@ -225,7 +225,9 @@ def composition_drawing(name: str, answers: Sequence[Answer]) -> Drawing:
     for bar in bars:
         held = (f"{labels.CATEGORY_LABELS[c]} {bytes_text(n)}" for c, n in bar.bytes.items() if n)
         words.append(f"{bar.label}: {', '.join(held)}")
-    caption = "The predicted peak of each method, by category; the numbers are in the table below."
+    models = dict.fromkeys(a.prediction.workload.model.id for a in answers)
+    on = f" on {answers[0].gpu.name}" if answers[0].gpu else ""
+    caption = f"Predicted peak of {', '.join(models)}{on}; the numbers are in the table below."
     description = f"Stacked bars of the peak by category. {'; '.join(words)}."
     return Drawing(name, caption, description, category_bars(bars, limit=_limit(answers[0])))
 

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lora_profiler.report.blocks import Bars, Block, Verdict, parts_table
+from lora_profiler.report.blocks import Block, Verdict
 from lora_profiler.report.page.content import Content
 from lora_profiler.report.parts import Section
 
@@ -14,7 +14,6 @@ def rehearsal_content(
 ) -> Content:
     """`blocks` are those of `report.rehearsed.rehearsal_blocks`, in detail."""
     verdict = next(block for block in blocks if isinstance(block, Verdict))
-    parts = [parts_table(block) if isinstance(block, Bars) else block for block in blocks]
     return Content(
         title=verdict.words.rstrip(":,"),
         lines=(
@@ -27,7 +26,7 @@ def rehearsal_content(
             Section(
                 "memory",
                 "Memory and time",
-                tuple(part for part in parts if not isinstance(part, Verdict | Bars)),
+                tuple(block for block in blocks if not isinstance(block, Verdict)),
             ),
         ),
         data=dict(document),

@@ -15,7 +15,7 @@ from lora_profiler._common.packages import __version__
 from lora_profiler._common.printable import printable
 from lora_profiler.errors import UsageError
 from lora_profiler.report import figures, palette
-from lora_profiler.report.blocks import parts_table
+from lora_profiler.report.answer.bars import PARTS
 from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.page.content import Content
 from lora_profiler.report.palette import FONT, Colour, Theme, colour
@@ -35,6 +35,7 @@ _COLOURS: Final[dict[str, Colour]] = {
     "line": palette.LINE,
     "accent": palette.ACCENT,
     "warning": palette.WARNING,
+    **{f"of-{part}": palette.CATEGORY_PAINTS[of[0]].colour for part, of in PARTS.items()},
 }
 
 
@@ -70,7 +71,6 @@ def environment(longest: int | None = None) -> "Environment":
         finalize=fit,
     )
     environment.tests["kind"] = lambda part, name: type(part).__name__ == name
-    environment.filters["numbers"] = parts_table
     environment.globals["signs"] = SIGNS
     return environment
 

@@ -51,7 +51,7 @@
     const shown = new Map(), places = [...document.querySelectorAll(".figure")];
     const show = (place) => {
       if (shown.has(place)) return shown.get(place)();
-      shown.set(place, lpFigures.show(place, place.id, figures[place.id], look, colours));
+      shown.set(place, lpFigures.show(place, place.id, figures[place.id], look, colours, document.getElementById(`${place.id}-caption`).textContent));
     };
     const near = new IntersectionObserver((seen) => seen.forEach(({ isIntersecting, target }) => {
       if (!isIntersecting) return;
