@@ -249,7 +249,8 @@ def test_a_click_takes_the_trainer_as_its_bar_has_it() -> None:
     model = find_model(question.model)
     result = answered(model, question)
     bars = trainer_bars(result, result.about("lora"), model)
-    assert len(bars) == 8 and not any(bar.is_chosen for bar in bars)
+    assert len(bars) == 6  # torchtune and LitGPT have no GPT-2
+    assert not any(bar.is_chosen for bar in bars)
     totals = [each.bar.total_bytes for each in bars]
     assert totals == sorted(totals)
     for bar in bars:
