@@ -220,14 +220,14 @@ def _from_words(question: Any, options: Mapping[str, Any]) -> PredictionReport:
 
     from lora_profiler.cli.main import answered, predict_command, root
     from lora_profiler.cli.option_mistakes import message_of
-    from lora_profiler.cli.options import guided
+    from lora_profiler.cli.options import guided, words_of
 
     spec = question if isinstance(question, ModelSpec) else None
     names = question if isinstance(question, list | tuple) else [spec.id if spec else question]
     gpu = options.get("gpu")
     on = None if gpu is None or isinstance(gpu, str) else gpu
     given = {**options, "gpu": on.key} if on else options
-    words = [word for option, value in given.items() for word in _words(option, value)]
+    words = [word for option, value in given.items() for word in words_of(option, value)]
     words += ["--", *map(os.fspath, names)]
     parent = click.Context(root, info_name="lora-profile")
     try:
@@ -247,27 +247,3 @@ def _from_words(question: Any, options: Mapping[str, Any]) -> PredictionReport:
     report = PredictionReport(ask, by_trainer)
     report._first  # noqa: B018  # errors are raised where the question is
     return report
-
-
-_WITHOUT_NEGATIVE = ("offline",)
-"""Switches that are only ever set."""
-_PRINTING = (
-    *("format", "full", "output", "force", "write", "detail", "per_layer", "explain", "help"),
-    *("max_peak", "allow_tight"),
-)
-
-
-def _words(option: str, value: Any) -> Iterator[str]:
-    """`batch_size=4` as the command line has it. Raises UsageError for what only prints."""
-    if option in _PRINTING:
-        raise UsageError(f"{option} is about what the command prints or ends with; leave it out.")
-    flag = f"--{option.replace('_', '-')}"
-    if value is None:
-        return
-    if isinstance(value, bool):
-        if value or option not in _WITHOUT_NEGATIVE:
-            yield flag if value else f"--no-{flag.removeprefix('--')}"
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        yield f"{flag}={','.join(map(str, value))}"
-    else:
-        yield f"{flag}={value}"

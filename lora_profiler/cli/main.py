@@ -76,6 +76,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
             "compare",
             "compile",
             "crossover",
+            "mcp",
             "plan",
             "read",
             "rehearse",

@@ -1,7 +1,7 @@
 """The options that say how a model is trained, shared by every command that needs a setup, and the
 setups they mean."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -387,6 +387,35 @@ def given(ctx: click.Context, name: str) -> bool:
         ParameterSource.DEFAULT_MAP,
         None,
     )
+
+
+# --- options that come from a program ----------------------------------------------------------
+
+
+_WITHOUT_NEGATIVE = ("offline",)
+"""Switches that are only ever set."""
+_PRINTING = (
+    *("format", "full", "output", "force", "write", "detail", "per_layer", "explain", "help"),
+    *("max_peak", "allow_tight"),
+)
+
+
+def words_of(option: str, value: Any) -> Iterator[str]:
+    """`batch_size=4` as the command line has it. Raises UsageError for what only prints."""
+    if not option.isidentifier():
+        raise UsageError(f"{option!r} is no option; write it as in batch_size.")
+    if option in _PRINTING:
+        raise UsageError(f"{option} is about what the command prints or ends with; leave it out.")
+    flag = f"--{option.replace('_', '-')}"
+    if value is None:
+        return
+    if isinstance(value, bool):
+        if value or option not in _WITHOUT_NEGATIVE:
+            yield flag if value else f"--no-{flag.removeprefix('--')}"
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        yield f"{flag}={','.join(map(str, value))}"
+    else:
+        yield f"{flag}={value}"
 
 
 # --- how long samples are, and how batches are made of them ---------------------------------------
