@@ -86,6 +86,25 @@ def test_its_process_reads_its_folder_and_no_other_file(folder: Path) -> None:
     assert not (folder / "answer.txt").exists() and not (outside / "answer.txt").exists()
 
 
+def test_what_others_than_python_open_is_refused_too(folder: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow.parquet import write_table
+
+    table = pa.table({"text": ["a b c"] * 20})
+    write_table(table, folder / "own.parquet")
+    write_table(table, folder.parent / "secret.parquet")
+    with pa.ipc.new_stream(str(folder.parent / "secret.arrow"), table.schema) as stream:
+        stream.write_table(table)
+    asked = ["gpt2", "--method", "lora", "--data"]
+    own, *others = guarded(
+        folder,
+        *([*asked, name] for name in ("own.parquet", "../secret.parquet", "../secret.arrow")),
+    )
+    assert own["stdout"]
+    for answer in others:
+        assert "outside the folder of the server" in answer["stderr"] and not answer["stdout"]
+
+
 def test_its_answers_are_the_command_s(folder: Path, run: Run) -> None:
     words = ["gpt2", "--method", "lora", "--trainer", "loop", "--gpu", "t4", "-s", "256"]
     (answer,) = guarded(folder, words)

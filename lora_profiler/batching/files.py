@@ -95,6 +95,7 @@ def _loaded(path: Path) -> "Tokenizer":
     from tokenizers import Tokenizer
 
     try:
+        path.open("rb").close()  # as below
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as e:  # tokenizers raises plain exceptions of its own
         raise UsageError(f"{path} is no tokenizer: {str(e).splitlines()[0]}.") from None
@@ -292,6 +293,7 @@ def arrow_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _batches(path: Path) -> Iterator[Any]:
     import pyarrow as pa
 
+    path.open("rb").close()  # what C++ opens, Python's audit hooks do not see (cli/guarded.py)
     if path.suffix.lower() == ".parquet":
         from pyarrow.parquet import ParquetFile
 
