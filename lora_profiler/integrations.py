@@ -89,6 +89,8 @@ class PredictedVsMeasured:
             raise UsageError(f"steps is {steps}; one warms up, and two are measured: 3 or more.")
         self.steps = steps
         self.share = None if share is None else Path(share)
+        if self.share is not None and not self.share.absolute().parent.is_dir():
+            raise UsageError(f"There is no folder {self.share.parent}; make it first.")
         self.outcome: Outcome | None = None
         """What came of it, once it is known."""
         self._watch: _Watch | None = None
@@ -105,6 +107,9 @@ class PredictedVsMeasured:
         trainer = _trainer_with(self)
         optimizer = given["optimizer"]
         optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's holds the real one
+        if why := _unwatchable(given["model"], optimizer, args):
+            _say(f"not measured: {why}.")
+            return
         watch = _Watch(given["model"], optimizer, trainer, self.steps, args.world_size)
         watch.end = lambda: self._end(watch, trainer)
         self._watch = watch
@@ -120,6 +125,8 @@ class PredictedVsMeasured:
         self, model: "torch.nn.Module", optimizer: "torch.optim.Optimizer"
     ) -> "Iterator[PredictedVsMeasured]":
         """Watches the steps of `optimizer` inside; `outcome` is there when they are measured."""
+        if why := _unwatchable(model, optimizer):
+            raise UsageError(f"not measured: {why}.")
         watch = _Watch(model, optimizer, None, self.steps, 1)
         watch.end = lambda: self._end(watch, None)
         try:
@@ -137,7 +144,10 @@ class PredictedVsMeasured:
             from lora_profiler.records.atomic_write import write_for_user
 
             text = json.dumps(watch.record(outcome), indent=2) + "\n"
-            write_for_user(self.share, text, replace=True)
+            try:
+                write_for_user(self.share, text, replace=True)
+            except OSError as error:  # which is no reason to end a training
+                _say(f"{self.share} cannot be written: {error.strerror}.")
 
 
 def _say(text: str) -> None:
@@ -154,6 +164,16 @@ def _trainer_with(callback: PredictedVsMeasured) -> Any:
         if issubclass(type(each), Trainer) and callback in each.callback_handler.callbacks:
             return each
     return None
+
+
+def _unwatchable(model: Any, optimizer: Any, args: Any = None) -> str:
+    """Why a training is better left alone, '' where it is not."""
+    from lora_profiler.rehearsal.inside.rehearsed.trained_model import is_compiled
+
+    if not hasattr(optimizer, "register_step_post_hook"):
+        return f"{type(optimizer).__name__} is no optimizer of torch's"
+    compiles = getattr(args, "torch_compile", False) or any(map(is_compiled, model.modules()))
+    return "hooks would have a compiled model compiled anew" if compiles else ""
 
 
 def _longest(data: Any, args: Any) -> int | None:
@@ -286,8 +306,12 @@ class _Watch:
             alive = [t for _, t in model_tensors(self._model)] + inputs + ending
             alive += optimizer_tensors(self._optimizer)
             storages = [storage_of(tensor) for tensor in alive if tensor.device.type == "cpu"]
-            self._record = record = AllocatorRecord({by_address(s): s.nbytes() for s in storages})
-            record.start()
+            record = AllocatorRecord({by_address(s): s.nbytes() for s in storages})
+            try:
+                record.start()
+            except RuntimeError:  # the user's own profiler runs, and torch has one
+                return
+            self._record = record
             for storage in map(storage_of, ending):  # whose end torch's profiler does not report
                 weakref.finalize(storage, self._note_end, record, by_address(storage))
 
@@ -341,6 +365,15 @@ class _Watch:
 
     def _answer(self) -> "tuple[Answer | None, str]":
         """The answer, or why there is none."""
+        try:
+            return self._predicted(), ""
+        except LoraProfilerError as error:
+            return None, str(error).rstrip(".")
+        except Exception as error:  # of a model that nobody thought of: its training goes on
+            return None, f"{type(error).__name__}: {error}"
+
+    def _predicted(self) -> "Answer":
+        """Raises LoraProfilerError where nothing near enough can be asked."""
         from lora_profiler.planning.answers import Answer
         from lora_profiler.planning.fit import fit
         from lora_profiler.planning.nearest import nearest
@@ -353,25 +386,18 @@ class _Watch:
             capability = 10 * major + minor
         found = nearest(self._facts(), self._world_size, capability, self._torch.__version__)
         if found.prediction is None:
-            return None, found.reason
+            raise UsageError(found.reason)
         prediction, workload = found.prediction, found.prediction.workload
-        timing = None
-        try:
-            if is_timed(workload, gpu):
-                timing = step_time(workload, gpu, "auto", prediction)
-            judged = fit(workload, gpu, "auto", prediction) if gpu else None
-        except LoraProfilerError as error:
-            return None, str(error).rstrip(".")
-        answer = Answer(
+        is_known = is_timed(workload, gpu)
+        return Answer(
             prediction=prediction,
             gpu=gpu,
-            fit=judged,
+            fit=fit(workload, gpu, "auto", prediction) if gpu else None,
             levers=(),
-            timing=timing,
+            timing=step_time(workload, gpu, "auto", prediction) if is_known else None,
             speed_gap=None,
             communication=None,
         )
-        return answer, ""
 
     def _gpu(self) -> "Gpu | None":
         from lora_profiler.catalog import Gpu, match_device

@@ -156,6 +156,45 @@ def test_a_training_that_ends_early_says_what_there_is(tmp_path: Path) -> None:
         PredictedVsMeasured(steps=2)
 
 
+def test_nothing_of_it_ends_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's own profiler, a full disk, a model that nobody thought of."""
+    torch = pytest.importorskip("torch")
+    trained = model()
+    optimizer = torch.optim.AdamW(trained.parameters())
+    batch = torch.tensor(ids()[:2])
+    share = tmp_path / "gone" / "record.json"
+    share.parent.mkdir()
+    watch = PredictedVsMeasured(steps=3, share=share)
+    share.parent.rmdir()
+    monkeypatch.setattr(_Watch, "_facts", lambda self: {}["nothing"])
+    with torch.profiler.profile(), watch.loop(trained, optimizer):
+        for _ in range(5):
+            trained(input_ids=batch, labels=batch, use_cache=False).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert watch.outcome is not None and watch.outcome.reason == "KeyError: 'nothing'"
+    assert watch.outcome.measured_step_seconds
+    with pytest.raises(UsageError, match="There is no folder"):
+        PredictedVsMeasured(share=share)
+
+
+def test_what_is_better_left_alone_is_not_hooked() -> None:
+    torch = pytest.importorskip("torch")
+    trained = model()
+    with (
+        pytest.raises(UsageError, match="object is no optimizer of torch's"),
+        PredictedVsMeasured().loop(trained, object()),
+    ):
+        pass
+    trained.compile()
+    optimizer = torch.optim.AdamW(trained.parameters())
+    with (
+        pytest.raises(UsageError, match="compiled anew"),
+        PredictedVsMeasured().loop(trained, optimizer),
+    ):
+        pass
+
+
 def test_what_is_not_predicted_is_said() -> None:
     torch = pytest.importorskip("torch")
     layer = torch.nn.Linear(4, 4)
