@@ -283,3 +283,11 @@ def test_a_tokenizer_beside_the_model_counts(tmp_path: Path) -> None:
     lengths = read_data(_written(tmp_path / "d.jsonl", {"text": "a bcdef a a"}), model)
     assert lengths.order == (5,)
     assert "Tokenised with tokenizer.json" in lengths.notes[0]
+
+
+def test_reading_many_rows_says_how_far_it_is(tmp_path: Path) -> None:
+    path, told = tmp_path / "many.jsonl", list[tuple[str, int, int]]()
+    path.write_text('{"text": "eight ch"}\n' * 2500)
+    lengths = read_data(str(path), tell=lambda *at: told.append(at))
+    assert lengths.num_samples == 2500
+    assert told == [("", 1000, 2500), ("", 2000, 2500)]

@@ -92,11 +92,9 @@ def test_sentences_say_where(found: Crossover) -> None:
     first = {s.batch_size: s.first for s in found.crossings if s.dearer == "lora"}
     assert lora_full == (
         "LoRA r16 needs more memory than full:"
-        f" from {first[1]:,} tokens on at batch 1, down to {first[8]:,} at batch 8."
+        f" from {first[1]:,} tokens at batch 1, {first[8]:,} at batch 8."
     )
-    assert qlora_lora == (
-        "QLoRA r16 needs less memory than LoRA r16: at every length from 128 to 8,192 tokens."
-    )
+    assert qlora_lora == "QLoRA r16 needs less memory than LoRA r16: at every length."
 
 
 def test_one_method_and_no_length_are_refused() -> None:

@@ -1047,7 +1047,7 @@ def test_an_environment_has_torch_what_it_imports_and_nothing_of_nvidia_s(
     monkeypatch.setattr(setup, "_installed_torch", lambda python: torch)
     monkeypatch.setattr(setup, "read_environment", lambda python: python)
     said: list[str] = []
-    python = setup.set_up(folder, said.append)
+    python = setup.set_up(folder, lambda *told: said.append(told))
     assert python == folder / "bin" / "python"
     installed = [command[5:] for command in commands if "pip" in command]
     assert installed[0] == ["--no-deps", "--force-reinstall", "torch"]
@@ -1061,7 +1061,7 @@ def test_an_environment_has_torch_what_it_imports_and_nothing_of_nvidia_s(
         (stand_in,) = metadata.distributions(path=[str(site)], name=wanted.name)
         assert wanted.specifier.contains(stand_in.version)
         assert wanted.extras <= set(stand_in.metadata.get_all("Provides-Extra") or ())
-    assert setup.set_up(folder, said.append) == python and len(said) == 4
+    assert setup.set_up(folder, lambda *told: said.append(told)) == python and len(said) == 4
 
 
 @pytest.mark.parametrize("error", [RehearsalError("no network"), KeyboardInterrupt()])
@@ -1073,7 +1073,7 @@ def test_an_environment_that_fails_leaves_nothing(
 
     monkeypatch.setattr(setup, "_installed_torch", fail)
     with pytest.raises(type(error)):
-        setup.set_up(tmp_path / "made", lambda text: None)
+        setup.set_up(tmp_path / "made", lambda *told: None)
     assert not (tmp_path / "made").exists()
 
 
@@ -1086,12 +1086,12 @@ def test_what_a_killed_set_up_left_is_begun_anew_and_another_s_folder_is_not_tou
     killed = tmp_path / "killed"
     (killed / "lib").mkdir(parents=True)
     (killed / setup._UNFINISHED).touch()
-    setup.set_up(killed, lambda text: None)
+    setup.set_up(killed, lambda *told: None)
     assert {path.name for path in killed.iterdir()} == {"bin", "lib", "pip.conf", "constraints.txt"}
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(RehearsalError, match="name a new folder"):
-        setup.set_up(tmp_path / "mine", lambda text: None)
+        setup.set_up(tmp_path / "mine", lambda *told: None)
     assert (tmp_path / "mine" / "thesis.tex").exists()
 
 

@@ -828,7 +828,9 @@ def test_read_shows_every_key(tmp_path: Path) -> None:
             assert re.search(rf"\b{key}\b", shown), key
     assert shown.startswith("! 1 of 19 settings is not modelled: activation_offloading (line 17).")
     assert "not modelled: activations offloaded to CPU (legacy)" in shown
-    assert "lora-profile NousResearch/Llama-3.2-1B --trainer axolotl" in shown
+    assert "axolotl, NousResearch/Llama-3.2-1B; the same as a command: --format json." in shown
+    example = lora_profile("read", str(Path(__file__).parents[1] / "examples" / "qlora.yml")).stdout
+    assert example.count("\n") <= 25
 
 
 def test_what_a_file_says_moves_no_cursor(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ Row = tuple[str, Mapping[str, Any]]
 BYTES_A_TOKEN = 4
 """English prose has 4 to 5 characters a token in vocabularies of 32,000 and more, code and other
 scripts fewer; UTF-8 needs more bytes for those."""
-_TEXTS_AT_ONCE = 1000
+_TEXTS_AT_ONCE = _ROWS_AT_ONCE = 1000
 MOST_CHARACTERS = 10_000_000_000
 """Of a data set's text; small files of Parquet can unfold to more than anybody waits for."""
 MOST_HISTOGRAM_BYTES = 100_000_000
@@ -104,16 +104,22 @@ def _loaded(path: Path) -> "Tokenizer":
     return tokenizer
 
 
-def read_data(path: str, model: ModelSpec | None = None) -> SampleLengths:
+Tell = Callable[[str, int, int], None]
+"""What is being read, how many rows are done, and of how many."""
+
+
+def read_data(
+    path: str, model: ModelSpec | None = None, tell: Tell = lambda doing, done, of: None
+) -> SampleLengths:
     """Lengths of the samples at `path`, in tokens of `model`'s tokenizer where it is at hand:
     JSONL, JSON, Parquet, Arrow, text with a sample a line, or a folder of one of these, as
-    `datasets` writes it. `FILE#COLUMN` names the column.
+    `datasets` writes it. `FILE#COLUMN` names the column. `tell` is called now and then.
 
     Raises UsageError for data that cannot be read, and for data without text.
     """
     place, column = _place(path)
     files = _files(place)
-    rows = chain.from_iterable(map(_rows, files))
+    rows = _counted(chain.from_iterable(map(_rows, files)), files, tell)
     first = next(rows, None)
     if first is None:
         raise UsageError(f"{place} is empty: it has no sample.")
@@ -154,6 +160,29 @@ def _files(place: Path) -> list[Path]:
             if files:
                 return [f for f in files if "train" in f.name.lower()] or files
     raise UsageError(f"{place} has no file of data in it: none ends in {', '.join(SUFFIXES)}.")
+
+
+def _counted(rows: Iterator[Row], files: Sequence[Path], tell: Tell) -> Iterator[Row]:
+    """The same rows, and now and then how many of all these are."""
+    total = -1
+    for number, row in enumerate(rows):
+        if number and number % _ROWS_AT_ONCE == 0:
+            total = sum(map(_num_rows, files)) if total < 0 else total
+            tell("", number, max(total, number))
+        yield row
+
+
+def _num_rows(path: Path) -> int:
+    """As far as that is quickly known: lines, or what a Parquet file says; else 0."""
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        from pyarrow.parquet import read_metadata
+
+        return int(read_metadata(path).num_rows)
+    if suffix not in (*JSON_LINES, *TEXT):
+        return 0
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
 def _rows(path: Path) -> Iterator[Row]:
@@ -260,9 +289,6 @@ def _lengths(
 
 
 # --- Parquet and Arrow files, which need PyArrow --------------------------------------------------
-
-
-_ROWS_AT_ONCE = 1000
 
 
 class MissingPackageError(LoraProfilerError):

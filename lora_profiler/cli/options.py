@@ -485,8 +485,10 @@ def training_data(
 
     if o["data"] is not None:
         from lora_profiler.batching.files import read_data
+        from lora_profiler.report.progress import shown_work
 
-        lengths = read_data(o["data"], model)
+        with shown_work("Reading the data", "rows") as tell:
+            lengths = read_data(o["data"], model, tell)
     else:
         from lora_profiler.batching.data import lengths_from
 

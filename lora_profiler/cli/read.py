@@ -272,7 +272,7 @@ def print_reading(file: "TrainerFile", model: "ModelSpec") -> "TrainerFile":
     from lora_profiler.trainer_files.trainer_file import gaps, on_model
 
     file = on_model(file, model)
-    click.echo(f"{file.name}: {counts_text(file)} Each of them: lora-profile read FILE", err=True)
+    click.echo(f"{file.name}: {counts_text(file)[:-1]} (lora-profile read).", err=True)
     for gap in gaps(file):
         warn(f"{gap.text}.")
     return file

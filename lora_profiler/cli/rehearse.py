@@ -140,9 +140,11 @@ def _set_up(ctx: click.Context, folder: str, command: tuple[str, ...]) -> None:
         other = f"--{options[0].replace('_', '-')}" if options else "COMMAND"
         raise UsageError(f"--setup makes an environment and rehearses nothing; leave out {other}.")
     from lora_profiler.rehearsal.setup import set_up
+    from lora_profiler.report.progress import shown_work
 
     place = Path(folder).expanduser()
-    environment = set_up(place, lambda text: click.echo(text, err=True))
+    with shown_work(f"Making {place.name}", "steps", seconds=0) as tell:
+        environment = set_up(place, tell)
     python = environment.python
     click.echo(f"{place} has torch {environment.torch}, which pip keeps there.")
     click.echo("Install what your script imports, such as:")

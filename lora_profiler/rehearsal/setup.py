@@ -35,7 +35,12 @@ _ASK = (
 )
 
 
-def set_up(folder: Path, say: Callable[[str], None]) -> CudaEnvironment:
+Tell = Callable[[str, int, int], None]
+"""What is being done, how many steps are done, and of how many."""
+_STEPS = 4
+
+
+def set_up(folder: Path, tell: Tell) -> CudaEnvironment:
     """The environment in `folder`: made now, or as an earlier call has left it, with torch put back
     where something replaced it. A new one that fails or is interrupted leaves nothing; pip's cache
     makes the next one short.
@@ -52,40 +57,38 @@ def set_up(folder: Path, say: Callable[[str], None]) -> CudaEnvironment:
         if not python.exists():
             raise RehearsalError(f"{folder} is there and is no environment; name a new folder.")
         if was_set_up(python):
-            _mend(folder, python, say)
+            _mend(folder, python, tell)
         return read_environment(python)
     with _removed_unless_finished(folder, unfinished), _pip_variables(folder) as variables:
-        say("1 of 4: a new environment of Python")
+        tell("a new environment of Python", 0, _STEPS)
         _run([sys.executable, "-m", "venv", str(folder)], variables, f"an environment in {folder}")
-        _install(folder, python, say, variables)
+        _install(folder, python, tell, variables)
         environment = read_environment(python)
     return environment
 
 
-def _mend(folder: Path, python: Path, say: Callable[[str], None]) -> None:
+def _mend(folder: Path, python: Path, tell: Tell) -> None:
     """An environment that an earlier version made has no constraint of its own yet."""
     try:
         read_environment(python)
     except RehearsalError:
-        say("1 of 4: the environment exists, with another torch than at first")
+        tell("the environment exists, with another torch than at first", 0, _STEPS)
         with _pip_variables(folder) as variables:
-            _install(folder, python, say, variables)
+            _install(folder, python, tell, variables)
     else:
         _keep_torch(folder, _installed_torch(python).version)
 
 
-def _install(
-    folder: Path, python: Path, say: Callable[[str], None], variables: dict[str, str]
-) -> None:
-    say("2 of 4: torch, a wheel of about 0.5 GB")
+def _install(folder: Path, python: Path, tell: Tell, variables: dict[str, str]) -> None:
+    tell("torch, a wheel of about 0.5 GB", 1, _STEPS)
     no_further_index = {"PIP_EXTRA_INDEX_URL": variables["PIP_FIND_LINKS"]}
     _pip(python, ["--no-deps", "--force-reinstall", "torch"], variables | no_further_index)
     torch = _installed_torch(python)
     _keep_torch(folder, torch.version)
     write_stand_ins(torch.site, filter(_is_nvidias, torch.requirements))
-    say("3 of 4: what torch imports, and Triton with CUDA's headers")
+    tell("what torch imports, and Triton with CUDA's headers", 2, _STEPS)
     _pip(python, [each for each in torch.requirements if _is_own(each)], variables)
-    say(f"4 of 4: {', '.join(OF_HARNESS)}")
+    tell(", ".join(OF_HARNESS), 3, _STEPS)
     _pip(python, OF_HARNESS, variables)
 
 

@@ -125,20 +125,23 @@ class Bars:
 
 
 @contextmanager
-def _shown(*, transient: bool, events: Events | None = None) -> Iterator["Events | Bars"]:
-    """Bars on a terminal, or `events`."""
+def _shown(
+    *, transient: bool, events: Events | None = None, seconds: float = SECONDS_BETWEEN
+) -> Iterator["Events | Bars"]:
+    """Bars on a terminal, or `events`, `seconds` apart."""
     console = terminal() if events is None else None
     if console is None:
-        yield events or Events(SECONDS_BETWEEN)
+        yield events or Events(seconds)
         return
     with _live(console, transient=transient) as progress:
         yield Bars(progress)
 
 
 @contextmanager
-def shown_work(phase: str, unit: str = "") -> Iterator[Tell]:
-    """Shows one piece of work, and nothing is left of it on a terminal; `unit` are its parts."""
-    with _shown(transient=True) as shown:
+def shown_work(phase: str, unit: str = "", seconds: float = SECONDS_BETWEEN) -> Iterator[Tell]:
+    """Shows one piece of work, and nothing is left of it on a terminal; `unit` are its parts,
+    `seconds` what lies between two events."""
+    with _shown(transient=True, seconds=seconds) as shown:
         yield _teller(shown, Piece(phase=phase, unit=unit))
 
 

@@ -217,7 +217,13 @@ def _bars(block: Bars, width: int, *, in_colour: bool) -> Iterator[Line]:
     if not block.has_sizes:
         drawn = [name for name in _PART_COLOURS if any(name in row.parts for row in rows)]
         drawn += ["overhead"] if with_overhead else []
-        yield [span for name in drawn for span in (_key(name, in_colour), (f"{name}   ", "dim"))]
+        line = []
+        for name in drawn:
+            if len(_text(line)) + len(name) + 2 > width:
+                yield line
+                line = []
+            line += [_key(name, in_colour), (f"{name}   ", "dim")]
+        yield line
 
 
 def _ruler(labels: Sequence[str], ticks: Sequence[int], left: int, columns: int) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from lora_profiler._common.printable import printable
 from lora_profiler.option import flag
+from lora_profiler.report.answer.short_answer import is_short
 from lora_profiler.report.blocks import (
     Block,
     Sign,
@@ -50,10 +51,16 @@ def trainer_file_blocks(file: TrainerFile) -> list[Block]:
     notes = [f"{_place(key)}: {key.note}." for key in file.keys if key.note]
     blocks += [paragraph(*map(printable, notes))] if notes else []
     idle = ", ".join(key.key for key in file.keys if key.state == "costs nothing" and not key.note)
-    lines = [f"{file.title}, {file.model or 'no model named'}."]
-    lines += [f"No effect on memory or time: {idle}."] if idle else []
-    blocks.append(dim(*map(printable, lines)))
-    return [*blocks, shell_command(printable(shlex.join(command_words(file))))]
+    named = f"{file.title}, {file.model or 'no model named'}"
+    others = [f"No effect on memory or time: {idle}."] if idle else []
+    command = shell_command(printable(shlex.join(command_words(file))))
+    whole = [*blocks, dim(*map(printable, (f"{named}.", *others))), command]
+    if is_short(whole):
+        return whole
+    return [
+        *blocks,
+        dim(*map(printable, (f"{named}; the same as a command: `--format json`.", *others))),
+    ]
 
 
 def _place(key: KeyReading) -> str:

@@ -127,13 +127,14 @@ def short_blocks(
         [*above, *tables, whole],
         [*above, *tables, brief],
     )
-    return next((blocks for blocks in choices if _height(blocks) <= MOST_LINES), choices[-1])
+    return next(filter(is_short, choices), choices[-1])
 
 
-def _height(blocks: Sequence[Block]) -> int:
+def is_short(blocks: Sequence[Block]) -> bool:
+    """Whether they fit one screen."""
     from lora_profiler.report.terminal import plain
 
-    return plain(blocks, WIDTH).count("\n")
+    return plain(blocks, WIDTH).count("\n") <= MOST_LINES
 
 
 # --- the verdict ----------------------------------------------------------------------------------

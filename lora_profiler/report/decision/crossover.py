@@ -13,7 +13,8 @@ from lora_profiler.planning.crossover import (
     Quantity,
 )
 from lora_profiler.report import labels
-from lora_profiler.report.answer.verdicts import a_gpu
+from lora_profiler.report.answer.short_answer import is_short
+from lora_profiler.report.answer.verdicts import a_gpu, joined
 from lora_profiler.report.blocks import Block, Row, Sign, Table, Verdict, dim
 from lora_profiler.report.json import picked
 from lora_profiler.report.labels import way_label
@@ -30,21 +31,41 @@ _TITLES: dict[Quantity, str] = {"memory": "least memory", "time": "fastest step"
 
 def crossover_blocks(found: Crossover) -> list[Block]:
     """A verdict for each pair, the ranks up to which LoRA saves memory, and maps of batch and
-    length where not all cells are alike."""
+    length where not all cells are alike; of these less where it would not fit the screen."""
+    whole = _blocks(found, sorted({point.batch_size for point in found.points}))
+    if is_short(whole):
+        return whole
+    batches = sorted({point.batch_size for point in found.points})
+    few = sorted({batches[0], batches[len(batches) // 2], batches[-1]})
+    more = dim("All batches and lengths: `--format json`.")
+    return next(
+        (
+            blocks
+            for quantities in (("memory", "time"), ("time",))
+            if is_short(blocks := [*_blocks(found, few, quantities), more])
+        ),
+        whole,
+    )
+
+
+def _blocks(
+    found: Crossover, batches: Sequence[int], maps: Sequence[Quantity] = ("memory", "time")
+) -> list[Block]:
     first = found.workloads[0]
     where = f" on {a_gpu(found.gpu)}" if found.gpu else ""
     blocks: list[Block] = [*verdicts(found)]
     if any(point.highest_rank is not None for point in found.points):
-        blocks.append(_ranks(found))
-    blocks += _map(found, "memory")
+        blocks.append(_ranks(found, batches))
     lines = [f"{first.model.id}{where}: {training_line(first.setup).split(', ', 1)[1]}."]
     if any(point.seconds for point in found.points):
-        blocks += _map(found, "time")
         lines.append(_TIMES)
+    else:
+        maps = ("memory",)
+    blocks += [table for quantity in maps for table in _map(found, quantity, batches)]
     return [*blocks, dim(*lines)]
 
 
-_TIMES = "Times are estimates: intervals that overlap (predict --detail) may turn the order."
+_TIMES = "Times are estimates: intervals that overlap may turn the order."
 
 
 def sentences(found: Crossover) -> list[str]:
@@ -53,23 +74,29 @@ def sentences(found: Crossover) -> list[str]:
 
 
 def verdicts(found: Crossover) -> list[Verdict]:
-    """One for each pair and quantity: where the frugal method saves, or that it does not."""
+    """Where each frugal method saves, or that it does not: one line for all methods that it stands
+    alike to."""
     names = {w.setup.method: way_label(w.setup) for w in found.workloads}
     batches = sorted({point.batch_size for point in found.points})
     lengths = sorted({point.seq_len for point in found.points})
     quantities: list[Quantity] = ["memory"]
     if any(point.seconds for point in found.points):
         quantities.append("time")
-    lines = []
+    alike: dict[tuple[Quantity, Method, Sign, str], list[str]] = {}
     for quantity, (dearer, cheaper) in product(quantities, FRUGAL):
         if dearer in names and cheaper in names:
             key = (quantity, dearer, cheaper)
             spans = [c for c in found.crossings if (c.quantity, c.dearer, c.cheaper) == key]
             sign, where = _where(spans, batches, lengths)
-            verb = _WORDS[quantity][sign != "fits"]
-            words = f"{names[dearer]} {verb} {names[cheaper]}:"
-            lines.append(Verdict(sign=sign, words=words, rest=f" {where}."))
-    return lines
+            alike.setdefault((quantity, dearer, sign, where), []).append(names[cheaper])
+    return [
+        Verdict(
+            sign=sign,
+            words=f"{names[dearer]} {_WORDS[quantity][sign != 'fits']} {joined(others)}:",
+            rest=f" {where}.",
+        )
+        for (quantity, dearer, sign, where), others in alike.items()
+    ]
 
 
 _EVERYWHERE = "at every length"
@@ -80,14 +107,13 @@ def _where(
 ) -> tuple[Sign, str]:
     """("fits", where it saves), else the lengths and batches at which it does not."""
     if not spans:
-        ends = f"{count_text(lengths[0])} to {count_text(lengths[-1])}"
-        return "fits", f"{_EVERYWHERE} from {ends} tokens"
+        return "fits", _EVERYWHERE
     if [span.batch_size for span in spans] == list(batches) and all(s.last is None for s in spans):
         first, *_, last = spans if len(spans) > 1 else (*spans, *spans)
         if first.first != last.first:
             down = f"{count_text(last.first)} at batch {count_text(last.batch_size)}"
-            at = f"tokens on at batch {count_text(first.batch_size)}"
-            return "tight", f"from {count_text(first.first)} {at}, down to {down}"
+            at = f"tokens at batch {count_text(first.batch_size)}"
+            return "tight", f"from {count_text(first.first)} {at}, {down}"
     parts: dict[str, list[int]] = {}
     for span in spans:
         parts.setdefault(_span_words(span, lengths), []).append(span.batch_size)
@@ -109,7 +135,7 @@ def _span_words(span: Crossing, lengths: Sequence[int]) -> str:
     return f"from {count_text(span.first)} to {count_text(span.last)} tokens"
 
 
-def _map(found: Crossover, quantity: Quantity) -> Iterator[Table]:
+def _map(found: Crossover, quantity: Quantity, batches: Sequence[int]) -> Iterator[Table]:
     """A cell names the method that costs least; nothing where that is one and the same."""
 
     def cell(point: Point) -> str:
@@ -117,10 +143,11 @@ def _map(found: Crossover, quantity: Quantity) -> Iterator[Table]:
         return labels.METHOD_LABELS[least] if least else "?"
 
     if len(set(map(cell, found.points))) > 1:
-        yield _table(found, f"Method with the {_TITLES[quantity]}, by batch and tokens", cell)
+        title = f"Method with the {_TITLES[quantity]}, by batch and tokens"
+        yield _table(found, title, cell, batches)
 
 
-def _ranks(found: Crossover) -> Table:
+def _ranks(found: Crossover, batches: Sequence[int]) -> Table:
     def rank(point: Point) -> str:
         highest = point.highest_rank
         if highest is None:
@@ -128,16 +155,18 @@ def _ranks(found: Crossover) -> Table:
         return "any" if highest == HIGHEST_RANK else count_text(highest) if highest else "none"
 
     title = "Highest rank at which LoRA needs no more memory than full, by batch and tokens"
-    return _table(found, title, rank)
+    return _table(found, title, rank, batches)
 
 
-def _table(found: Crossover, title: str, cell: Callable[[Point], str]) -> Table:
+def _table(
+    found: Crossover, title: str, cell: Callable[[Point], str], batches: Sequence[int]
+) -> Table:
     """Rows are batches, columns lengths."""
     lengths = sorted({point.seq_len for point in found.points})
     at = {(point.batch_size, point.seq_len): point for point in found.points}
     rows = [
         Row(cells=(f"batch {batch}", *(cell(at[batch, length]) for length in lengths)))
-        for batch in sorted({point.batch_size for point in found.points})
+        for batch in batches
     ]
     return Table(title=title, columns=("", *map(count_text, lengths)), rows=tuple(rows))
 

@@ -79,9 +79,12 @@ def reason(plan: TrainingPlan, run: PlannedRun) -> str:
         return f"The {best} that fits {_offered_words(plan)}{within}."
     least = min(rivals, key=of)
     verb, more = _GOALS[plan.goal]
-    rival, names = run_words(least, names_of(plan)), names_of(plan)
-    if rival == run_words(run, names):
+    rival, mine = (run_words(each, names_of(plan)) for each in (least, run))
+    method, _, place = rival.partition(" on ")
+    if rival == mine:
         rival = f"with {layout_words(least.setup)}"
+    elif mine.endswith(f" on {place}"):
+        rival = method
     excess = f"{verb} {percent(of(run) / of(least) - 1)} {more} {rival}"
     return f"{excess}, the {best}{within}, and {_merit(plan, run, least)}."
 
