@@ -39,7 +39,7 @@ GROUPS = {
         " deepspeed_rehearsed context_rehearsed"
     ),
     "How the program answers": (
-        "startup throughput compile_speed dashboard trainer_files misread_keys fuzz"
+        "startup throughput compile_speed dashboard looks trainer_files misread_keys fuzz"
     ),
     "Pages, and what the package brings": (
         "accuracy combinations reports pictures terminal_pictures static_page extract_shapes"

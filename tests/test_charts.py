@@ -23,7 +23,6 @@ from lora_profiler.planning.sizes import SizeFit
 from lora_profiler.prediction import CATEGORIES, PHASES, CurvePoint
 from lora_profiler.records.record import PhaseSample
 from lora_profiler.report import labels, palette
-from lora_profiler.report.answer.layers import LayerQuantity, LayerRow, layer_bars, layer_rows
 from lora_profiler.report.charts.bars import (
     CategoryBar,
     ThroughputBar,
@@ -133,7 +132,6 @@ def scatter(predicted: int, measured: int, id: str = "x", of: Method = "full") -
 def figures() -> dict[str, Figure]:
     """Every chart with something to show, and with nothing."""
     measured = make_record().measurement
-    rows = {q: layer_rows(PREDICTIONS, q) for q in get_args(LayerQuantity)}
     bars = [
         CategoryBar(label=str(i), bytes=p.peak.bytes, group=f"run {i}", at_least=bool(i))
         for i, p in enumerate(PREDICTIONS)
@@ -166,8 +164,6 @@ def figures() -> dict[str, Figure]:
         "long curve": memory_curve(curve(300), limit=LIMIT),
         "short curve": memory_curve(PREDICTIONS[1].curve),
         "no curve": memory_curve([]),
-        **{q: layer_bars(rows[q], q) for q in rows},
-        "no layers": layer_bars([]),
         "scatter": identity_scatter([scatter(GIB, GIB + 1)]),
         "no scatter": identity_scatter([]),
         "strip": error_strip(dots),
@@ -574,44 +570,6 @@ def test_strips_hold_every_error_and_the_median_of_each_group() -> None:
     assert figure["layout"]["yaxis"]["ticktext"] == ["llama<br>n = 3", "gpt2<br>n = 2"]
 
 
-def test_rows_of_layers_add_up_to_the_model() -> None:
-    rows = layer_rows(PREDICTIONS)
-    for prediction, label in zip(PREDICTIONS, ("full", "LoRA r8"), strict=True):
-        assert sum(row.count * row.values[label] for row in rows) == prediction.parameters.trainable
-        assert rows[0].methods[label] == prediction.workload.setup.method
-    saved = layer_rows(PREDICTIONS, "saved_activation_bytes")
-    together = sum(row.count * row.values["LoRA r8"] for row in saved)
-    assert together == PREDICTIONS[1].saved_activation_bytes
-
-
-def test_layers_are_drawn_with_hollow_marks_for_nothing() -> None:
-    methods: dict[str, Method] = {"full": "full", "LoRA r8": "lora"}
-    rows = [
-        LayerRow(name=n, count=1, values={"full": a, "LoRA r8": b}, methods=methods)
-        for n, a, b in (("q_proj", 16_777_216, 65_536), ("norm", 4096, 0))
-    ]
-    figure = layer_bars(rows)
-    marks = {
-        (t["name"], t["marker"]["symbol"]): t["x"]
-        for t in traces(figure, "scatter", mode="markers")
-    }
-    assert marks["full", "circle"] == [16_777_216, 4096]
-    assert marks["LoRA r8", "diamond"] == [65_536]
-    (edge,) = marks["LoRA r8", "diamond-open"]
-    assert figure["layout"]["xaxis"]["type"] == "log"
-    assert math.log10(edge) == pytest.approx(figure["layout"]["xaxis"]["range"][0], abs=0.001)
-    (said, *_) = traces(figure, "scatter", mode="markers+text")
-    assert [text.strip() for text in said["text"]] == ["99.61 % less", "100.00 % less"]
-
-
-def test_a_short_axis_of_counts_has_no_number_twice() -> None:
-    row = LayerRow(name="scale", count=1, values={"full": 1}, methods={"full": "full"})
-    axis = layer_bars([row], "num_trainable_parameters")["layout"]["xaxis"]
-    written = dict(zip(axis["ticktext"], axis["tickvals"], strict=True))
-    assert len(axis["tickvals"]) > 2
-    assert {text: at for text, at in written.items() if text} == {"0": 0, "1": 1}
-
-
 def test_the_median_of_steps_is_told_above_all_of_them() -> None:
     """In two lines on a phone, of 15 px each."""
     layout = LIGHT["steps"]["layout"]
@@ -737,14 +695,12 @@ def test_counters_that_were_not_read_are_gaps() -> None:
 
 def hostile(text: str) -> list[Figure]:
     bar = CategoryBar(label=text, bytes={"parameters": 1}, group=text)
-    row = LayerRow(name=text, count=2, values={text: 5}, methods={text: "full"})
     point = CurvePoint(phase="forward", module=text, bytes={"activations": 5})
     rates: dict[str, Any] = {"tokens_per_second": 1.0, "low": 1.0, "high": 1.0, "steps": 1}
     timed = ThroughputBar(label=text, method="lora", group=text, **rates)
     return [
         category_bars([bar], limit=Limit(label=text, bytes=1)),
         memory_curve([point], limit=Limit(label=text, bytes=9)),
-        layer_bars([row]),
         identity_scatter([replace(scatter(1, 2), label=text)]),
         error_strip([ErrorDot(group=text, label=text, error=0.5, method="full")]),
         throughput_bars([timed]),

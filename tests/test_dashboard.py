@@ -130,7 +130,7 @@ def test_the_first_page_answers_the_first_question(monkeypatch: pytest.MonkeyPat
     full, lora_peak = (a.prediction.peak.total_bytes for a in found[:2])
     assert f"full\t{bytes_text(full)}" in shown
     assert f"LoRA r16\t{bytes_text(lora_peak)}\t{100 * (lora_peak / full - 1):+.1f} %" in shown
-    every = {"composition", "curve", "levers", "held", "layers", "fit_map", "times"}
+    every = {"composition", "curve", "levers", "held", "fit_map", "times"}
     assert every <= set(all_figures(app))
 
 
@@ -376,14 +376,6 @@ def test_the_page_is_about_the_method_of_the_sentence() -> None:
     assert asked(app).options["methods"] == ("full", "lora", "qlora")
     choose(app.pills(key="ask.methods"), ["full", "lora"])
     assert "Memory over one step, LoRA r16" in texts(app) and "about" not in app.query_params
-
-
-@pytest.mark.grid
-@pytest.mark.parametrize("quantity", labels.LAYER_LABELS)
-def test_every_quantity_of_layers_can_be_drawn(quantity: str) -> None:
-    app = viewed(opened(**GPT2), "Breakdown")
-    choose(app.selectbox(key="quantity"), quantity)
-    assert "layers" in figures(app)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Callable
-from typing import get_args
 
 import streamlit as st
 
@@ -16,13 +15,13 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.report import labels
 from lora_profiler.report.answer import timing
 from lora_profiler.report.answer.explain import explain_blocks
-from lora_profiler.report.answer.layers import LayerQuantity, layer_blocks
+from lora_profiler.report.answer.layers import layer_blocks
 from lora_profiler.report.answer.predictions import ModelParts, model_parts
 from lora_profiler.report.answer.timing import sending_lines
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.page import predicted
 from lora_profiler.report.page.predicted import headlines
-from lora_profiler.report.page.steps import held_drawing, layer_drawing
+from lora_profiler.report.page.steps import held_drawing
 from lora_profiler.units import count_text
 
 
@@ -98,7 +97,11 @@ def _breakdown(result: Answered, answer: Answer) -> None:
     widgets.section(f"Memory by layer, {method_label(answer.prediction)}")
     nothing = ("No layer holds any of it.",)
     widgets.drawing(held_drawing("held", answer.prediction), "held", nothing=nothing)
-    _layers(result)
+    widgets.fold(
+        "Every kind of layer as a table",
+        "layer_tables",
+        lambda: widgets.blocks(layer_blocks(result.predictions)),
+    )
 
 
 def _fit_map(result: Answered, answer: Answer) -> None:
@@ -189,20 +192,3 @@ def _time(result: Answered) -> None:
     widgets.drawing(drawing, "times", nothing=lines)
     if drawing is not None:
         widgets.small(*lines)
-
-
-def _layers(result: Answered) -> None:
-    widgets.section("Layer by layer")
-    quantity: LayerQuantity = st.selectbox(
-        "What is shown of each layer",
-        get_args(LayerQuantity),
-        key="quantity",
-        format_func=labels.LAYER_LABELS.__getitem__,
-    )
-    drawing = layer_drawing("layers", result.predictions, quantity)
-    widgets.drawing(drawing, "layers", nothing=("No layer holds any of it.",))
-    widgets.fold(
-        "Every kind of layer as a table",
-        "layer_tables",
-        lambda: widgets.blocks(layer_blocks(result.predictions)),
-    )

@@ -95,17 +95,6 @@ tight: may run out of memory: the tensors have room, but only expandable segment
 does_not_fit: does not fit: the tensors and the driver's context have none
 """)
 
-LAYER_LABELS: Final[dict[str, str]] = {
-    "num_trainable_parameters": "trained weights",
-    "num_parameters": "weights",
-    "parameter_bytes": "memory of the weights",
-    "gradient_bytes": "memory of the gradients",
-    "optimizer_state_bytes": "memory of the optimizer states",
-    "saved_activation_bytes": "saved for backward",
-    "flops": "compute",
-}
-"""What one layer costs, by the field of `LayerCost`."""
-
 COLLECTIVE_LABELS: Final[dict[str, str]] = {
     "all_gather": "all-gather",
     "reduce_scatter": "reduce-scatter",

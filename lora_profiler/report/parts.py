@@ -4,7 +4,7 @@ pictures, folds, sections."""
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lora_profiler.report.blocks import Bars, Paragraph, Table
+from lora_profiler.report.blocks import Block, Table
 from lora_profiler.report.charts.plot import Figure
 
 
@@ -72,7 +72,7 @@ class Cards:
     cards: tuple[Card, ...]
 
 
-Part = Paragraph | Table | Bars | Cards | Drawing | Picture | Fold | Beside
+Part = Block | Cards | Drawing | Picture | Fold | Beside
 
 
 @dataclass(frozen=True, slots=True)

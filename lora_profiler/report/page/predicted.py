@@ -21,7 +21,7 @@ from lora_profiler.report.charts.bars import (
 from lora_profiler.report.charts.lines import fit_map
 from lora_profiler.report.charts.plot import Limit, shortened
 from lora_profiler.report.labels import method_label
-from lora_profiler.report.page.steps import curve_drawing, held_drawing, layer_drawings
+from lora_profiler.report.page.steps import curve_drawing, layer_parts
 from lora_profiler.report.parts import Beside, Card, Cards, Drawing, Part, Section
 from lora_profiler.units import (
     byte_unit,
@@ -189,10 +189,7 @@ def _figures(prefix: str, answers: Sequence[Answer]) -> Iterable[Part]:
     if known:
         curves = (answer_curve(f"{prefix}-curve-{n}", answer) for n, answer in enumerate(known))
         yield Beside(tuple(curves))
-    held = (held_drawing(f"{prefix}-held-{n}", p) for n, p in enumerate(predictions))
-    if drawings := tuple(_known(*held)):
-        yield Beside(drawings)
-    yield from layer_drawings(f"{prefix}-layers", predictions)
+    yield from layer_parts(f"{prefix}-held", predictions)
     for number, answer in enumerate(answers):
         yield from _known(
             fit_drawing(f"{prefix}-fit-{number}", answer),

@@ -7,14 +7,7 @@ from dataclasses import replace
 from lora_profiler.comparison.errors import counted, group_peaks, predicted_peaks
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import PhaseSample
-from lora_profiler.report import labels
-from lora_profiler.report.answer.layers import (
-    LayerQuantity,
-    held_by_layers,
-    layer_bars,
-    layer_rows,
-    layer_text,
-)
+from lora_profiler.report.answer.layers import held_by_layers, layer_blocks
 from lora_profiler.report.blocks import by_category, filled, paragraph, table
 from lora_profiler.report.charts.bars import CategoryBar, category_bars
 from lora_profiler.report.charts.curves import measured_curve, memory_curve, phase_samples
@@ -25,7 +18,6 @@ from lora_profiler.report.page.runs import Run, full_and_lora, worst_first
 from lora_profiler.report.parts import Beside, Drawing, Fold, Part, Section
 from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, in_unit
 
-QUANTITIES: tuple[LayerQuantity, ...] = ("num_trainable_parameters", "saved_activation_bytes")
 ALIKE = "Full fine-tuning and LoRA: the largest two runs that differ in nothing else."
 _MORE = "The prediction at every moment, and the counters of all steps"
 MOST_POINTS = 60
@@ -62,7 +54,7 @@ def layers_section(groups: Sequence[Sequence[Run]]) -> Section | None:
     """What each layer costs in full and with LoRA; None where no model has runs of both."""
     pair = full_and_lora(groups)
     predictions = [run.scored.prediction for run in pair if run.scored.prediction is not None]
-    parts = tuple(layer_drawings("layers", predictions)) if predictions else ()
+    parts = layer_parts("layers", predictions)
     return Section("layers", "Layer by layer", (paragraph(ALIKE), *parts)) if parts else None
 
 
@@ -172,10 +164,14 @@ def counters_drawing(run: Run) -> Drawing:
 # --- layers ---------------------------------------------------------------------------------------
 
 
-def layer_drawings(name: str, predictions: Sequence[Prediction]) -> list[Drawing]:
-    """One model's layers under every method: what trains, and what is kept for backward."""
-    drawings = [layer_drawing(name, predictions, quantity) for quantity in QUANTITIES]
-    return [drawing for drawing in drawings if drawing is not None]
+def layer_parts(name: str, predictions: Sequence[Prediction]) -> list[Part]:
+    """What layers hold under each method, and what they cost as tables; nothing of no layer."""
+    drawings = (held_drawing(f"{name}-{n}", each) for n, each in enumerate(predictions))
+    held = tuple(drawing for drawing in drawings if drawing is not None)
+    if not held:
+        return []
+    tables = tuple(layer_blocks(predictions))
+    return [Beside(held), Fold("Every kind of layer as a table", tables)]
 
 
 _TOLD = 5
@@ -213,38 +209,6 @@ def held_drawing(name: str, prediction: Prediction) -> Drawing | None:
         lines=(
             "Weights include adapters and quantization constants; activations are what is saved for"
             " backward, the loss among them. Gradients and activations peak at different times.",
-        ),
-    )
-
-
-def layer_drawing(
-    name: str, predictions: Sequence[Prediction], quantity: LayerQuantity
-) -> Drawing | None:
-    """One quantity of every kind of layer; None where no layer holds any."""
-    rows = layer_rows(predictions, quantity)
-    if not rows:
-        return None
-    names = " and ".join(method_label(p) for p in predictions)
-    model = shortened(predictions[0].workload.model.id)
-    first, last = method_label(predictions[0]), method_label(predictions[-1])
-    ends = f" At its end: {last} against {first}." if len(predictions) > 1 else ""
-    what, kinds = labels.LAYER_LABELS[quantity], f"{count_text(len(rows))} kinds of layer"
-    return Drawing(
-        f"{name}-{quantity.replace('_', '-')}",
-        f"{model}: {what} in each layer, {names}. Equal layers share a row.{ends}",
-        f"{what}: for each of {kinds} a mark for {names}, hollow for nothing.",
-        layer_bars(rows, quantity),
-        table(
-            rows,
-            (
-                ("layer", lambda row: row.name),
-                ("copies", lambda row: f"x{count_text(row.count)}"),
-                *(
-                    (name, lambda row, name=name: layer_text(row.values[name], quantity))
-                    for name in rows[0].methods
-                ),
-            ),
-            title=f"{what.capitalize()}, in each of the copies",
         ),
     )
 
