@@ -170,10 +170,13 @@ class PredictionReport:
 
         return short_blocks(self.answers, self.by_trainer, self._first.subject)
 
-    def _repr_html_(self) -> str:
-        from lora_profiler.report.terminal import html
+    def _repr_html_(self) -> str | None:
+        """With the dashboard's bars; None without jinja2, for the `repr` to be shown."""
+        if find_spec("jinja2") is None:
+            return None
+        from lora_profiler.report.page.write import in_notebook
 
-        return html(self.blocks())
+        return in_notebook(self.blocks())
 
     def to_dict(self) -> dict[str, Any]:
         """The document of `--format json --full`."""

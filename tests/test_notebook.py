@@ -28,7 +28,7 @@ def test_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     shown = [of_cell(cell) for cell in notebook.cells if cell.cell_type == "code"]
     install, answer, smaller, measured = shown
     assert install == ""
-    assert re.search(r"QLoRA r8 \w.* T4:", answer) and "<pre" in answer
+    assert re.search(r"QLoRA r8 \w.* T4:", answer) and "lp-bars" in answer
     assert "'fits'" in smaller
     predicted, found = (int(n.replace(",", "")) for n in re.findall(r"[\d,]{5,}", measured))
     assert abs(predicted / found - 1) < 0.001

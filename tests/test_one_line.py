@@ -13,7 +13,7 @@ import pytest
 import lora_profiler
 from commands import Run
 from loading import HEAVY, modules_after
-from lora_profiler import UsageError, find_gpu, find_model, fit, predict
+from lora_profiler import UsageError, find_gpu, find_model, fit, one_line, predict
 from lora_profiler._common.messages import ERROR, message_text
 from lora_profiler._common.moved import MOVED
 from lora_profiler.errors import LoraProfilerError
@@ -36,15 +36,21 @@ QUESTIONS: list[tuple[list[str], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("words", "options"), QUESTIONS)
-def test_the_answer_is_the_command_s(run: Run, words: list[str], options: dict[str, Any]) -> None:
+def test_the_answer_is_the_command_s(
+    run: Run, monkeypatch: pytest.MonkeyPatch, words: list[str], options: dict[str, Any]
+) -> None:
     report = predict(words[0], **options)
     assert report.to_dict() == json.loads(run(*words, "--full", "--format", "json").stdout)
     printed = run(*words).stdout
     verdict, *others = repr(report).splitlines()
     assert len(others) == 2
     assert "".join(printed.split()).startswith("".join(verdict.split()))
-    shown = unescape(re.sub(r"<[^>]*>", "", report._repr_html_()))
+    pytest.importorskip("jinja2")
+    html = report._repr_html_()
+    shown = unescape(re.sub(r"<style>.*</style>|<[^>]*>", "", html, flags=re.DOTALL))
     assert "".join(verdict.split()) in "".join(shown.split())
+    monkeypatch.setattr(one_line, "find_spec", lambda name: None)
+    assert report._repr_html_() is None
 
 
 @pytest.mark.parametrize(

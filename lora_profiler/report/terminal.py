@@ -4,7 +4,6 @@ loads rich."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from html import escape
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
@@ -63,23 +62,6 @@ _GAP: Final = 2
 def plain(blocks: Sequence[Block], width: int = _MOST_COLUMNS) -> str:
     """Text for a pipe or a file; paragraphs wrap at `width`, tables never do."""
     return "".join(f"{_text(line)}\n" for line in _layout(blocks, width, None, in_colour=False))
-
-
-def html(blocks: Sequence[Block], width: int = _MOST_COLUMNS) -> str:
-    """The lines in colour, as a notebook shows them on a white page and on a black one."""
-    styles = {name: style.split()[-1] for name, style in (_STYLES | _PART_COLOURS).items()}
-    css = {name: f"color:{last}" for name, last in styles.items() if last.startswith("#")}
-    css |= {name: f"{css[name]};font-weight:bold" for name in ("fits", "tight", "does_not_fit")}
-    css |= {"bold": "font-weight:bold", "dim": "opacity:.7"}
-    lines = (
-        "".join(
-            f'<span style="{css[style]}">{escape(text)}</span>' if style else escape(text)
-            for text, style in line
-        )
-        for line in _layout(blocks, width, width, in_colour=True)
-    )
-    text = "\n".join(lines)
-    return f'<pre style="line-height:1.3">{text}</pre>'
 
 
 def ascii_text(text: str) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +16,7 @@ from lora_profiler._common.printable import printable
 from lora_profiler.errors import UsageError
 from lora_profiler.report import figures, palette
 from lora_profiler.report.answer.bars import PARTS
+from lora_profiler.report.blocks import Block
 from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.page.content import Content
 from lora_profiler.report.palette import FONT, Colour, Theme, colour
@@ -78,6 +79,17 @@ def environment(longest: int | None = None) -> "Environment":
 def drawn(macro: str, *arguments: object) -> str:
     """A piece of a page: what the macro of `blocks.html.j2` makes of the arguments."""
     return str(getattr(_blocks(), macro)(*arguments))
+
+
+def in_notebook(blocks: Sequence[Block]) -> str:
+    """The blocks as the output of a cell, in the ink of the notebook's own theme."""
+    own = (
+        "--lp-ink:currentColor;--lp-faint:color-mix(in srgb,currentColor 65%,transparent);"
+        "--lp-paper:transparent;--lp-panel:transparent;max-width:56rem"
+    )
+    sheet = template_text("blocks.css")
+    look = f"{colour_variables('light')}{own}"
+    return f'<div style="{look}"><style>{sheet}</style>{drawn("blocks", blocks)}</div>'
 
 
 @cache
