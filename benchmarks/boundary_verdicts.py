@@ -29,8 +29,7 @@ from lora_profiler.catalog import Gpu, bundled_gpus, find_gpu
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import on_card, predict
 from lora_profiler.planning.fit import Fit, fit
-from lora_profiler.planning.reserve import held_bytes, usable_bytes
-from lora_profiler.planning.simulated import Judged
+from lora_profiler.planning.reserve import Judged, held_bytes, usable_bytes
 from lora_profiler.records.serialize import setup_dict, setup_from_dict
 from lora_profiler.units import GIB
 from lora_profiler.workload import TrainSetup, Workload

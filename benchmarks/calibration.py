@@ -26,8 +26,7 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.records.record import Conditions, Record
 from lora_profiler.report.catalogues import calibration_blocks, calibration_payload
 from lora_profiler.report.render import markdown
-from lora_profiler.steptime.fit import Fitted, Measured
-from lora_profiler.steptime.local import LocalConstants
+from lora_profiler.steptime.fit import Fitted, LocalConstants, Measured
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 CONDITIONS = Conditions(memory_steps=2, min_timed_steps=6, max_timing_seconds=3.0)

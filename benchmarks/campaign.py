@@ -43,10 +43,9 @@ from lora_profiler.campaign.interrupts import last_when_interrupted, one_interru
 from lora_profiler.campaign.runs import Outcome, Schedule, run_cases, wall_seconds
 from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean
 from lora_profiler.harness import Case, Heartbeat, MeasurementError, measure_case
-from lora_profiler.records.atomic_write import write_durably
-from lora_profiler.records.environment import Environment
-from lora_profiler.records.lines import read_records
-from lora_profiler.records.record import Failure, Measurement, Record
+from lora_profiler.records.load import read_records
+from lora_profiler.records.locks import write_durably
+from lora_profiler.records.record import Environment, Failure, Measurement, Record
 from lora_profiler.records.store import Store
 from lora_profiler.units import bytes_text, seconds_text
 

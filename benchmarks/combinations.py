@@ -17,7 +17,7 @@ from lora_profiler.catalog import find_model
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import common_assumptions, predict
 from lora_profiler.question.lora_config import PEFT_NAMES
-from lora_profiler.support.engines import has_outliers, rules_unsupported_reason
+from lora_profiler.support.check import has_outliers, rules_unsupported_reason
 from lora_profiler.workload import (
     LoraConfig,
     Optimizer,

@@ -21,7 +21,7 @@ from lora_profiler.planning.crossover import crossover
 from lora_profiler.planning.engine import on_card, peak_bytes
 from lora_profiler.planning.rehearsed import pretended_on
 from lora_profiler.records.record import Conditions
-from lora_profiler.rehearsal.cards import pretended
+from lora_profiler.rehearsal.launch import pretended
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 ROWS, PAGE = RESULTS / "crossover.jsonl", RESULTS / "crossover.md"

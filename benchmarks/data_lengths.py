@@ -106,7 +106,7 @@ def trained(lengths: Sequence[int], rule: str) -> dict[str, Any]:
     from trl import pack_dataset
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    from lora_profiler.harness.cpu_allocator import AllocatorRecord
+    from lora_profiler.harness.counters import AllocatorRecord
 
     torch.manual_seed(0)
     config = AutoConfig.for_model(**CONFIG)

@@ -18,9 +18,9 @@ from lora_profiler import (
     step_time,
 )
 from lora_profiler.batching.batches import Batches
-from lora_profiler.planning.network import communication
 from lora_profiler.planning.over_data import mean_timing, worst_batch
 from lora_profiler.planning.pareto import Objectives, dominates
+from lora_profiler.planning.placement import communication
 from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.planned import Offer
 from lora_profiler.planning.reserve import held_bytes, judge, reserve_for

@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.card_probes import SMALLER_ON_CPU, peak_of, saved, seconds_of, sized, wait
 from lora_profiler.harness.environment import environment
 from lora_profiler.harness.nvml import open_device
-from lora_profiler.records.atomic_write import write_durably
+from lora_profiler.records.locks import write_durably
 
 Fact = Callable[[str], Any]
 

@@ -15,7 +15,7 @@ from zipfile import BadZipFile, ZipFile
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import MeasurementError, environment_of
 from lora_profiler.harness.preflight import NEEDED
-from lora_profiler.records.environment import Environment
+from lora_profiler.records.record import Environment
 
 LEAST_VERSIONS = {"torch": (2, 11), "transformers": (5, 17)}
 

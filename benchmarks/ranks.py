@@ -18,8 +18,7 @@ from benchmarks.pages import write_page
 from benchmarks.suite_models import MEDIUM
 from lora_profiler.analytic import predict as by_rule
 from lora_profiler.catalog import find_model, model_from_config
-from lora_profiler.planning.network import find_network
-from lora_profiler.planning.placement import find_cluster, plan
+from lora_profiler.planning.placement import find_cluster, find_network, plan
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.decision.cluster import cluster_blocks
 from lora_profiler.report.render import markdown

@@ -21,9 +21,8 @@ from lora_profiler.records.checks import (
     timing_flags,
     unequal_loss,
 )
-from lora_profiler.records.environment import REHEARSED
-from lora_profiler.records.lines import parsed_record
-from lora_profiler.records.record import SCHEMA_VERSION, UNATTRIBUTED_SHARE, Record
+from lora_profiler.records.load import parsed_record
+from lora_profiler.records.record import REHEARSED, SCHEMA_VERSION, UNATTRIBUTED_SHARE, Record
 from lora_profiler.records.serialize import record_dict
 
 

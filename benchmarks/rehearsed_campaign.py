@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.forked_rehearsals import PLENTY_BYTES, ForkedRehearsals
 from benchmarks.pages import parser_of
 from benchmarks.predictions import HOPPER, PREDICTIONS, digest, read
-from lora_profiler.records.atomic_write import write_durably
+from lora_profiler.records.locks import write_durably
 from lora_profiler.records.serialize import workload_from_dict
 from lora_profiler.support.library_memory import WORKSPACES, workspace_bytes
 

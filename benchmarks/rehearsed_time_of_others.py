@@ -47,12 +47,10 @@ from lora_profiler.errors import RehearsalError
 from lora_profiler.planning.nearest import kernels_of, rehearsed_time
 from lora_profiler.records.serialize import setup_from_dict
 from lora_profiler.rehearsal.build import find_compiler, stubs
-from lora_profiler.rehearsal.cards import pretended
 from lora_profiler.rehearsal.environment import read_environment
-from lora_profiler.rehearsal.launch import Request, rehearse
+from lora_profiler.rehearsal.launch import Request, pretended, rehearse
 from lora_profiler.steptime import PARTS, constants_for, rates_of
-from lora_profiler.steptime.roofline import loaded, weights
-from lora_profiler.steptime.step import step_of
+from lora_profiler.steptime.roofline import loaded, step_of, weights
 from lora_profiler.support.generations import as_made
 
 ROWS, PAGE = (RESULTS / f"rehearsed_time_of_others.{end}" for end in ("jsonl", "md"))

@@ -13,8 +13,7 @@ from typing import Any
 from lora_profiler.catalog import Gpu
 from lora_profiler.records.serialize import workload_dict
 from lora_profiler.rehearsal.build import Stubs
-from lora_profiler.rehearsal.cards import pretended
-from lora_profiler.rehearsal.launch import Request, rehearse
+from lora_profiler.rehearsal.launch import Request, pretended, rehearse
 from lora_profiler.rehearsal.result import Rehearsal
 from lora_profiler.workload import Workload
 

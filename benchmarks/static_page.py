@@ -29,12 +29,16 @@ from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option import flag
 from lora_profiler.planning.engine import pads_masks, windows_of
-from lora_profiler.planning.fit import NEAR
+from lora_profiler.planning.fit import BATCHES, LENGTHS, NEAR, RANKS, lengths
 from lora_profiler.planning.guided import GUIDED
-from lora_profiler.planning.reserve import FRAGMENTATION_BYTES, FRAGMENTATION_PERCENT, reserve_for
+from lora_profiler.planning.reserve import (
+    FRAGMENTATION_BYTES,
+    FRAGMENTATION_PERCENT,
+    PART,
+    SURE,
+    reserve_for,
+)
 from lora_profiler.planning.setups import DEFAULTS, workloads, written_options
-from lora_profiler.planning.simulated import PART, SURE
-from lora_profiler.planning.sizes import BATCHES, LENGTHS, RANKS, lengths
 from lora_profiler.platform import BFLOAT16_CAPABILITY, Platform
 from lora_profiler.report.answer.verdicts import gpu_name
 from lora_profiler.stacks import BARE, GUIDE, as_guided, find_stack, spelled

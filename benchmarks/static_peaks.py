@@ -24,11 +24,11 @@ from lora_profiler.optimizer import package_optimizer
 from lora_profiler.planning.engine import pads_masks, peak_polynomials, predict_checked
 from lora_profiler.planning.fit import largest
 from lora_profiler.planning.reserve import held_bytes
+from lora_profiler.support.kernel_sets import positions_of
 from lora_profiler.support.losses import chunk_rows, head_of, loss_regime
 from lora_profiler.support.offloading import is_offloaded
 from lora_profiler.support.optimizers import counts_in_steps
 from lora_profiler.support.sdpa import MASK_ALIGNMENT
-from lora_profiler.support.unsloth import positions_of
 from lora_profiler.workload import DTYPE_BYTES, Workload
 
 ENGINE = "auto"

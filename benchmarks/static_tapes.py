@@ -10,7 +10,7 @@ from lora_profiler.compiled.allocator import EMPTY_CACHE
 from lora_profiler.compiled.evaluation import Evaluation, tape_of
 from lora_profiler.compiled.requests import GIVEN_BACK, OWN, Asked, Asking
 from lora_profiler.compiled.tape import Stretch
-from lora_profiler.support.engines import profile_unsupported_reason
+from lora_profiler.support.check import profile_unsupported_reason
 from lora_profiler.workload import DTYPE_BYTES, Workload
 
 Matrix = list[Any]

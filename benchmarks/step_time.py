@@ -42,8 +42,7 @@ from benchmarks.step_time_fit import (
     three,
 )
 from lora_profiler.catalog import find_gpu
-from lora_profiler.steptime.constants import Fixed
-from lora_profiler.steptime.families import HOSTS, constants_for
+from lora_profiler.steptime.constants import HOSTS, Fixed, constants_for
 from lora_profiler.steptime.fit import Fitted, fit, leave_out
 
 DATA = Path(__file__).parents[1] / "lora_profiler" / "steptime" / "data"
@@ -226,7 +225,7 @@ def report(
         "others the A100's. The L40's rows were seen before: by A100 constants they were 30 to"
         " 41 % too slow. What puts the card beside GeForce's",
         "is its data sheet and products measured elsewhere"
-        " (`lora_profiler/steptime/families.py`), no constant was fitted to them; for that card",
+        " (`lora_profiler/steptime/constants.py`), no constant was fitted to them; for that card",
         ("they are no test of the unseen any more."),
         "",
     ]

@@ -15,11 +15,9 @@ from benchmarks.public_rows.replay import Replay
 from lora_profiler.catalog import find_gpu
 from lora_profiler.comparison.throughput import quantile
 from lora_profiler.kernels import StepKernels
-from lora_profiler.steptime.constants import Fixed, Rates, rates_of
-from lora_profiler.steptime.families import HOSTS
+from lora_profiler.steptime.constants import HOSTS, Fixed, Rates, rates_of
 from lora_profiler.steptime.fit import Fitted, Measured, fit
-from lora_profiler.steptime.roofline import Step, loaded
-from lora_profiler.steptime.step import update_bytes, update_launches
+from lora_profiler.steptime.roofline import Step, loaded, update_bytes, update_launches
 from lora_profiler.traced.kernels import step_kernels
 from lora_profiler.workload import Workload
 

@@ -14,7 +14,7 @@ from benchmarks.pages import parser_of, write_page
 from benchmarks.records import RECORDS, error_table, scored_records, short
 from lora_profiler.comparison.errors import Comparison, compare
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.records.lines import read_records
+from lora_profiler.records.load import read_records
 from lora_profiler.records.record import Record
 
 

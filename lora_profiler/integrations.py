@@ -141,7 +141,7 @@ class PredictedVsMeasured:
         if trainer is not None:
             trainer.log(outcome.metrics)
         if self.share is not None:
-            from lora_profiler.records.atomic_write import write_for_user
+            from lora_profiler.records.locks import write_for_user
 
             text = json.dumps(watch.record(outcome), indent=2) + "\n"
             try:
@@ -292,7 +292,7 @@ class _Watch:
         if self._counters.available:
             self._counters.reset_peaks()
         elif self.kind == "cpu":
-            from lora_profiler.harness.cpu_allocator import AllocatorRecord
+            from lora_profiler.harness.counters import AllocatorRecord
             from lora_profiler.harness.ownership import (
                 by_address,
                 gradient_tensors,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lora_profiler.harness.case import case_from_dict
 from lora_profiler.harness.process import die_with_parent
-from lora_profiler.records.atomic_write import write_durably
+from lora_profiler.records.locks import write_durably
 from lora_profiler.records.serialize import record_dict
 from records import make_record
 

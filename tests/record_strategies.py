@@ -11,8 +11,7 @@ import families
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.question.lora_config import IDLE_FIELDS
-from lora_profiler.records.environment import Environment
-from lora_profiler.records.record import Conditions, Measurement, Record
+from lora_profiler.records.record import Conditions, Environment, Measurement, Record
 from lora_profiler.workload import LoraConfig, PeftType, Quantization, TrainSetup, Workload
 
 MODELS = [

@@ -21,8 +21,7 @@ from lora_profiler.prediction import (
     Prediction,
     Step,
 )
-from lora_profiler.records.environment import Device, Environment
-from lora_profiler.records.record import Conditions, Measurement, Record
+from lora_profiler.records.record import Conditions, Device, Environment, Measurement, Record
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 MODEL = model_from_config(dict(families.TINY["gpt2"]), id="tiny-gpt2", source="file")

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from lora_profiler.records.atomic_write import write_durably
+from lora_profiler.records.locks import write_durably
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.records.store import Store, finished
 from records import make_record

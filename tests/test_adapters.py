@@ -234,7 +234,7 @@ def test_peft_tables_are_pefts_own():
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as MAPPING
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-    from lora_profiler.adapters.peft_tables import DEFAULT_TARGETS, PACKED_EXPERTS
+    from lora_profiler.adapters.targets import DEFAULT_TARGETS, PACKED_EXPERTS
 
     assert {
         k: list(v) if isinstance(v, tuple) else v for k, v in DEFAULT_TARGETS.items()

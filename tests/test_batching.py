@@ -10,10 +10,17 @@ import pytest
 
 from golden_files import Golden
 from lora_profiler import UsageError, lengths_of
-from lora_profiler.batching.batches import BATCHINGS, MEGABATCHES, batches_of, grouped_by_length
+from lora_profiler.batching.batches import (
+    BATCHINGS,
+    MEGABATCHES,
+    batches_of,
+    best_fit_decreasing,
+    first_fit,
+    grouped_by_length,
+    wrapped,
+)
 from lora_profiler.batching.data import lengths_from, read_lengths
 from lora_profiler.batching.files import read_data
-from lora_profiler.batching.packing import best_fit_decreasing, first_fit, wrapped
 
 TRL = json.loads((Path(__file__).parent / "data" / "packed_by_trl.json").read_text())
 

@@ -17,12 +17,12 @@ from lora_profiler.campaign.batch_search import predicted_start
 from lora_profiler.campaign.planned import planned, refuse_beyond, sorted_out
 from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UsageError
-from lora_profiler.harness import Case, MeasurementError, device_choice, make_case
-from lora_profiler.harness.device_choice import check_device, present_device
+from lora_profiler.harness import Case, MeasurementError, make_case
+from lora_profiler.harness import capabilities as device_choice
+from lora_profiler.harness.capabilities import check_device, present_device
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import predicted_largest_batch
-from lora_profiler.planning.reserve import held_bytes
-from lora_profiler.planning.simulated import Judged
+from lora_profiler.planning.reserve import Judged, held_bytes
 from lora_profiler.records.record import Conditions
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 

@@ -13,7 +13,7 @@ import records
 from benchmarks import blind, predictions
 from benchmarks.campaign import main
 from benchmarks.suites import suites
-from lora_profiler.catalog.contexts import context_of
+from lora_profiler.catalog.gpus import context_of
 from lora_profiler.harness import Case, make_case
 from lora_profiler.records.record import Conditions, Failure, Record
 from lora_profiler.records.serialize import record_dict

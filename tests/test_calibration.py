@@ -13,8 +13,17 @@ import pytest
 
 import records
 from lora_profiler.calibration import calibrate as calibrating
-from lora_profiler.calibration.calibrate import CONDITIONS, FIT_CASES, calibrate, fit_cases, tiny
-from lora_profiler.calibration.micro import Micro, measured_fixed, measured_micro, measured_rates
+from lora_profiler.calibration.calibrate import (
+    CONDITIONS,
+    FIT_CASES,
+    Micro,
+    calibrate,
+    fit_cases,
+    measured_fixed,
+    measured_micro,
+    measured_rates,
+    tiny,
+)
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import MeasurementError, make_case
 from lora_profiler.harness.machine import last_cache_bytes
@@ -24,9 +33,10 @@ from lora_profiler.records.decode import decoded
 from lora_profiler.records.record import Conditions, Record
 from lora_profiler.steptime import Constants, Fixed, Rates
 from lora_profiler.steptime.constants import FRESH_BYTES
-from lora_profiler.steptime.fit import Fitted, Measured
-from lora_profiler.steptime.local import (
+from lora_profiler.steptime.fit import (
+    Fitted,
     LocalConstants,
+    Measured,
     Provenance,
     cpu_key,
     document_of,
@@ -39,13 +49,14 @@ from lora_profiler.steptime.local import (
 from lora_profiler.steptime.predict import step_time_at
 from lora_profiler.steptime.roofline import (
     Step,
+    fresh_bytes,
     fresh_seconds,
     loaded,
     narrow_share,
+    step_of,
     tiled_flops,
     weights,
 )
-from lora_profiler.steptime.step import fresh_bytes, step_of
 from lora_profiler.workload import Device, Dtype, LoraConfig, TrainSetup, Workload
 
 CPU = Rates(
@@ -514,7 +525,7 @@ def test_a_file_that_is_no_calibration_counts_as_none(text: str) -> None:
 def test_no_place_to_keep_it_is_no_crash(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.write_text("a file where the folder should be")
     assert keep(LOCAL) is None and local_constants("my_card") is None
-    monkeypatch.setattr("lora_profiler.steptime.local.cache_folder", lambda: None)
+    monkeypatch.setattr("lora_profiler.steptime.fit.cache_folder", lambda: None)
     assert keep(LOCAL) is local_constants("my_card") is local_path("my_card") is None
 
 

@@ -15,8 +15,7 @@ import pytest
 from lora_profiler.campaign.batch_search import LargestBatch, ProbeFailedError, largest_batch
 from lora_profiler.campaign.runs import MARGIN_SECONDS, Outcome, Schedule, run_cases
 from lora_profiler.harness import Case, Heartbeat, MeasurementInterrupted, make_case
-from lora_profiler.records.environment import Environment
-from lora_profiler.records.record import Conditions, Failure, Record
+from lora_profiler.records.record import Conditions, Environment, Failure, Record
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.records.store import Store
 from records import WORKLOAD, make_record

@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_model
-from lora_profiler.planning.fit import Verdict
+from lora_profiler.planning.fit import SizeFit, Verdict
 from lora_profiler.planning.memory_savings import Lever
-from lora_profiler.planning.sizes import SizeFit
 from lora_profiler.prediction import CATEGORIES, PHASES, CurvePoint
 from lora_profiler.records.record import PhaseSample
 from lora_profiler.report import labels, palette

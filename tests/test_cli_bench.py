@@ -103,7 +103,7 @@ def test_repeats_run_forth_and_back(bench: Bench) -> None:
 def test_without_device_it_is_the_accelerator_that_is_there(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lora_profiler.harness import device_choice
+    from lora_profiler.harness import capabilities as device_choice
 
     monkeypatch.setattr(device_choice, "torch_version", lambda: "2.11.0+cpu")
     code, _, err = bench(str(bench.model), "-s", "24", "--method", "full")

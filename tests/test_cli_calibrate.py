@@ -12,9 +12,10 @@ import test_calibration
 from commands import Run
 from lora_profiler.calibration import calibrate as calibrating
 from lora_profiler.calibration.calibrate import Calibration, FittedStep, Progress
-from lora_profiler.harness import MeasurementError, device_choice
+from lora_profiler.harness import MeasurementError
+from lora_profiler.harness import capabilities as device_choice
 from lora_profiler.report import progress
-from lora_profiler.steptime.local import local_constants
+from lora_profiler.steptime.fit import local_constants
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,7 @@ from lora_profiler.errors import ModelNotFoundError, UsageError
 from lora_profiler.mathematics import sources, verify
 from lora_profiler.mathematics.sources import Request, hub_folder, open_subject
 from lora_profiler.mathematics.subject import Subject
-from lora_profiler.records.environment import Device, Environment
+from lora_profiler.records.record import Device, Environment
 from lora_profiler.report import claims
 from lora_profiler.report.blocks import Table, table
 from lora_profiler.report.claims import CLAIMS

@@ -12,8 +12,7 @@ from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.cli.main import root
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.engine import predict
-from lora_profiler.planning.network import find_network
-from lora_profiler.planning.placement import find_cluster, plan, world_sizes
+from lora_profiler.planning.placement import find_cluster, find_network, plan, world_sizes
 from lora_profiler.planning.reserve import held_bytes, judge, reserve_for
 from lora_profiler.units import MIB
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload

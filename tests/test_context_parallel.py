@@ -15,7 +15,7 @@ from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_gpu, model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.answers import answers
-from lora_profiler.planning.network import find_network
+from lora_profiler.planning.placement import find_network
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.planning.timing import step_time
 from lora_profiler.platform import Platform

@@ -20,7 +20,7 @@ from lora_profiler.kernels import Kernel, lumped
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.platform import Platform
 from lora_profiler.steptime import predict_step_time
-from lora_profiler.steptime.step import update_bytes
+from lora_profiler.steptime.roofline import update_bytes
 from lora_profiler.traced.kernels import step_kernels
 from lora_profiler.workload import LoraConfig, Quantization, Sharding, TrainSetup, Workload
 from truth import by_kernel

@@ -763,7 +763,7 @@ def test_names_from_elsewhere_are_text(keep: Keep) -> None:
 
 
 def json_id(path: Path, place: int) -> str:
-    from lora_profiler.records.lines import read_records
+    from lora_profiler.records.load import read_records
 
     return read_records(path).records[place].id
 

@@ -35,10 +35,9 @@ from lora_profiler.dashboard.measure_page import where
 from lora_profiler.dashboard.measuring import BenchConditions, Measuring, read_case
 from lora_profiler.dashboard.question import Question
 from lora_profiler.planning.engine import predict
-from lora_profiler.planning.fit import fit
+from lora_profiler.planning.fit import BEYOND, batches, fit, lengths, size_fits
 from lora_profiler.planning.setups import DEFAULTS
-from lora_profiler.planning.sizes import BEYOND, batches, lengths, size_fits
-from lora_profiler.records.lines import StoreError
+from lora_profiler.records.load import StoreError
 from lora_profiler.records.record import Failure
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.report.blocks import Bar, Bars, Row, Table, Verdict, heading, paragraph

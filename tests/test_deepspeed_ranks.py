@@ -9,8 +9,8 @@ import pytest
 
 from lora_profiler.analytic import predict
 from lora_profiler.analytic.deepspeed import piece_bytes
-from lora_profiler.analytic.gathered_units import Piece
 from lora_profiler.analytic.predict import LAYER_ERROR
+from lora_profiler.analytic.sharding import Piece
 from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.prediction import Prediction

@@ -19,11 +19,10 @@ from benchmarks.private_text import private_text
 from commands import in_python
 from fake_nvml import FakeDevice, FakeNvml
 from lora_profiler.harness import machine
-from lora_profiler.harness.environment import environment
+from lora_profiler.harness.environment import environment, public_command, public_word, source
 from lora_profiler.harness.machine import CpuTimes, cpu_times, other_cpu_share, resident_bytes
-from lora_profiler.harness.provenance import public_command, public_word, source
 from lora_profiler.records.decode import decoded
-from lora_profiler.records.environment import Environment
+from lora_profiler.records.record import Environment
 
 ROOT = Path(__file__).parent.parent
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -29,9 +29,9 @@ from lora_profiler.evidence import (
 )
 from lora_profiler.evidence.documents import document
 from lora_profiler.planning.answers import answers
-from lora_profiler.planning.empirical_interval import peak_interval
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.setups import DEFAULTS
+from lora_profiler.planning.unknowns import peak_interval
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Paragraph
 from lora_profiler.report.evidence import (

@@ -16,8 +16,7 @@ from lora_profiler.cli.click_support import print_json
 from lora_profiler.dashboard.question import Question, from_params
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import make_case
-from lora_profiler.planning.network import Network, find_network
-from lora_profiler.planning.placement import find_cluster
+from lora_profiler.planning.placement import Network, find_cluster, find_network
 from lora_profiler.records.record import Conditions
 from lora_profiler.units import parse_bytes
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload

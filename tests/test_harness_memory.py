@@ -14,9 +14,9 @@ from lora_profiler.attribution import Mark
 from lora_profiler.catalog import model_from_config
 from lora_profiler.harness import memory_pass as passes
 from lora_profiler.harness import ownership
-from lora_profiler.harness.marked_steps import MarkedSteps
 from lora_profiler.harness.memory_pass import MemoryResult, memory_pass, one_step_peak
 from lora_profiler.harness.timeline import Allocation, AllocationClaims, Timeline
+from lora_profiler.harness.timing_pass import MarkedSteps
 from lora_profiler.harness.tracker import BudgetExceededError
 from lora_profiler.harness.training import Training, TrainingBatches, token_counts
 from lora_profiler.modeling import build_model, make_optimizer

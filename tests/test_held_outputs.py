@@ -28,8 +28,7 @@ from lora_profiler.harness.training import Training, TrainingBatches
 from lora_profiler.modeling import build_model, make_optimizer
 from lora_profiler.planning.engine import peak_bytes
 from lora_profiler.planning.memory_savings import levers
-from lora_profiler.planning.reserve import usable_bytes
-from lora_profiler.planning.simulated import Judged
+from lora_profiler.planning.reserve import Judged, usable_bytes
 from lora_profiler.platform import Platform
 from lora_profiler.records.record import Conditions
 from lora_profiler.traced.compiler import compile_profile

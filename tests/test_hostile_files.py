@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from commands import OFFLINE, lora_profile
-from lora_profiler._common.files import read_regular
+from lora_profiler._common.paths import read_regular
 from lora_profiler.batching.files import read_data
 from lora_profiler.trainer_files.commands import words_of
 from lora_profiler.trainer_files.document import TrainerFileError, parse

@@ -22,15 +22,14 @@ from lora_profiler.harness.training import TrainingBatches
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling import build_model
 from lora_profiler.modeling.build import base_model
-from lora_profiler.modeling.images import with_images
+from lora_profiler.modeling.contents import with_images
 from lora_profiler.option_values import FROZEN_PARTS
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import smallest_cards
 from lora_profiler.planning.timing import step_time
 from lora_profiler.records.record import Conditions
 from lora_profiler.support.check import check
-from lora_profiler.support.image_processors import PROCESSORS
-from lora_profiler.support.images import processed
+from lora_profiler.support.images import PROCESSORS, processed
 from lora_profiler.traced.attention import _aligned
 from lora_profiler.traced.run import trace
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload

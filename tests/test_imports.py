@@ -73,7 +73,7 @@ assert (found.threads, found.device.kind) == (None, "cuda")
 MEASURED = """
 from lora_profiler import Conditions, Store
 from lora_profiler.comparison.errors import Comparison
-from lora_profiler.records.environment import Environment
+from lora_profiler.records.record import Environment
 from lora_profiler.records.record import Measurement, Record
 from lora_profiler import compare, measure
 from lora_profiler.comparison.throughput import throughput
@@ -89,8 +89,8 @@ TORCH = {"torch", "numpy", "transformers", "peft"}
         (DIAGNOSED, TORCH | {"bitsandbytes", "rich", "huggingface_hub"}),
         (DESCRIBED, TORCH | {"rich"}),
         (MEASURED, TORCH | {"rich", "psutil", "pynvml"}),
-        ("import lora_profiler.steptime.local as l; l.local_cpu()", TORCH),
-        ("import lora_profiler.records.store, lora_profiler.records.atomic_write", set(HEAVY)),
+        ("import lora_profiler.steptime.fit as l; l.local_cpu()", TORCH),
+        ("import lora_profiler.records.store, lora_profiler.records.locks", set(HEAVY)),
         (
             "import lora_profiler.modeling",  # which loads them when it builds a model
             {"transformers", "peft", "bitsandbytes", "lora_profiler.modeling.liger"},

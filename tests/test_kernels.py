@@ -23,7 +23,7 @@ from lora_profiler.kernels import Gemm, Kernel, Phase, StepKernels, merged
 from lora_profiler.modeling import build_model, forward_loss, make_optimizer
 from lora_profiler.modeling.adapters import inject_adapters
 from lora_profiler.modeling.operator_kernels import kernel_of
-from lora_profiler.steptime.step import update_bytes
+from lora_profiler.steptime.roofline import update_bytes
 from lora_profiler.traced.kernels import at_units, recorded, step_kernels
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 

@@ -31,8 +31,7 @@ from lora_profiler.mathematics.adapters import adapted, exact_weight, factors, l
 from lora_profiler.mathematics.intrinsic_dimension import FullTuning, linear_names
 from lora_profiler.mathematics.subject import Subject, mean_loss, train
 from lora_profiler.mathematics.verify import CHECKS, check_memory, verify
-from lora_profiler.records.environment import Device, Environment
-from lora_profiler.records.record import Conditions, Measurement, Record
+from lora_profiler.records.record import Conditions, Device, Environment, Measurement, Record
 from lora_profiler.report.claims import CLAIMS
 from lora_profiler.report.claims.merging import Nf4
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload

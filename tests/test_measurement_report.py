@@ -16,9 +16,8 @@ from golden_files import Golden
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_model
 from lora_profiler.comparison.errors import METRICS, PHASE_GROUPS, compare
-from lora_profiler.comparison.paired_runs import full_against_lora
 from lora_profiler.comparison.scored import Scored, result
-from lora_profiler.comparison.throughput import throughput, utilisation
+from lora_profiler.comparison.throughput import full_against_lora, throughput, utilisation
 from lora_profiler.prediction import (
     CATEGORIES,
     PHASES,

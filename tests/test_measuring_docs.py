@@ -11,15 +11,16 @@ from lora_profiler.campaign.runs import MARGIN_SECONDS
 from lora_profiler.harness import driver_view, runner, telemetry, timing_pass
 from lora_profiler.prediction import CATEGORIES, PHASES
 from lora_profiler.records.checks import AT_REST, half_width_limit
-from lora_profiler.records.environment import Device, Environment
 from lora_profiler.records.record import (
     BUSY_SHARE,
     PERTURBED_SHARE,
     STATUSES,
     UNATTRIBUTED_SHARE,
     Conditions,
+    Device,
     DeviceSample,
     Energy,
+    Environment,
     Failure,
     Flag,
     Measurement,

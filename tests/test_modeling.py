@@ -25,7 +25,7 @@ import oracle
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import bundled_models, find_model, model_from_config
 from lora_profiler.errors import UnbuildableError, UsageError
-from lora_profiler.harness.cpu_allocator import recorded
+from lora_profiler.harness.counters import recorded
 from lora_profiler.modeling import (
     adapter_parameters,
     attention_context,

@@ -13,12 +13,12 @@ from lora_profiler.cli.main import root
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import predict
-from lora_profiler.planning.network import LINKS, communication, find_network
+from lora_profiler.planning.placement import LINKS, communication, find_network
 from lora_profiler.report.answer.explain import explain_blocks
 from lora_profiler.report.answer.timing import sending_lines, step_bounds
 from lora_profiler.report.json.predict import predict_schema
 from lora_profiler.report.terminal import plain
-from lora_profiler.steptime.step import fresh_bytes, update_bytes
+from lora_profiler.steptime.roofline import fresh_bytes, update_bytes
 from lora_profiler.units import between_text, bytes_text
 from lora_profiler.workload import LoraConfig, Sharding, TrainSetup, Workload
 

@@ -16,11 +16,11 @@ import pytest
 
 from commands import Done, in_this_process
 from lora_profiler.cluster_runs import slurm
-from lora_profiler.cluster_runs.resources import Needs
+from lora_profiler.cluster_runs.ray import Needs
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import make_case
 from lora_profiler.harness.capabilities import Abilities
-from lora_profiler.records.atomic_write import write_durably, write_for_user
+from lora_profiler.records.locks import write_durably, write_for_user
 from lora_profiler.records.serialize import record_dict
 from records import WORKLOAD, make_record
 

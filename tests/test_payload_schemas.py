@@ -28,7 +28,7 @@ from lora_profiler.comparison.errors import Grouping, compare, summary
 from lora_profiler.comparison.regressions import changes, paired, setup_changes
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.planning.answers import answers
-from lora_profiler.planning.network import find_network
+from lora_profiler.planning.placement import find_network
 from lora_profiler.records.record import Record
 from lora_profiler.report.json.bench import (
     bench_payload,

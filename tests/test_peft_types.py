@@ -166,7 +166,7 @@ def test_the_width_of_a_rotation_is_pefts():
 def test_tables_are_pefts_own():
     from peft.utils import constants
 
-    from lora_profiler.adapters.peft_tables import IA3_FEEDFORWARD, TARGETS_OF
+    from lora_profiler.adapters.targets import IA3_FEEDFORWARD, TARGETS_OF
 
     for kind, targets in TARGETS_OF.items():
         real = getattr(constants, f"TRANSFORMERS_MODELS_TO_{kind.upper()}_TARGET_MODULES_MAPPING")

@@ -34,7 +34,7 @@ from lora_profiler.catalog import bundled_gpus
 from lora_profiler.catalog.gpus import Price, read_price, table_prices
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import peak_bytes
-from lora_profiler.planning.network import find_network
+from lora_profiler.planning.placement import find_network
 from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.plan_costs import Costs
 from lora_profiler.planning.plan_space import MOST_SAVED_BYTES_PER_PARAMETER

@@ -19,7 +19,7 @@ from lora_profiler.compiled import has_profile, has_stand_in
 from lora_profiler.compiled.predict import STAND_IN_ERROR
 from lora_profiler.compiled.regime import key_of
 from lora_profiler.errors import UnbuildableError, UsageError
-from lora_profiler.harness import device_choice
+from lora_profiler.harness import capabilities as device_choice
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.planning.fit import fit

@@ -10,8 +10,7 @@ import cases
 import tracing
 from lora_profiler.analytic import predict as by_rule
 from lora_profiler.analytic import shared_parts
-from lora_profiler.analytic.gathered_units import Piece, unit
-from lora_profiler.analytic.sharding import BUCKET, FIRST_BUCKET, bucket_bytes
+from lora_profiler.analytic.sharding import BUCKET, FIRST_BUCKET, Piece, bucket_bytes, unit
 from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.engine import predict

@@ -27,7 +27,7 @@ from lora_profiler.campaign.planned import Planned, planned_for_cluster
 from lora_profiler.campaign.runs import MARGIN_SECONDS, Schedule
 from lora_profiler.cli.main import main
 from lora_profiler.cluster_runs import ray as cluster
-from lora_profiler.cluster_runs import ray_connection
+from lora_profiler.cluster_runs import ray as ray_connection
 from lora_profiler.cluster_runs import scheduler as cluster_runs
 from lora_profiler.cluster_runs.ray import (
     Begun,
@@ -35,12 +35,12 @@ from lora_profiler.cluster_runs.ray import (
     Ended,
     Event,
     Lost,
+    Needs,
     RayCluster,
     RayNode,
     differences,
     opened,
 )
-from lora_profiler.cluster_runs.resources import Needs
 from lora_profiler.cluster_runs.scheduler import ClusterOutcome, spread_cases
 from lora_profiler.harness import Case, Heartbeat, environment_of, make_case
 from lora_profiler.records.record import Conditions, Record

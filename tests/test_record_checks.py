@@ -12,8 +12,7 @@ import pytest
 from benchmarks.private_text import private_text
 from benchmarks.record_checks import check_file, check_folder, problems
 from golden_files import Golden
-from lora_profiler.records.environment import Device
-from lora_profiler.records.record import Conditions, Failure, Record
+from lora_profiler.records.record import Conditions, Device, Failure, Record
 from lora_profiler.records.serialize import record_dict, record_from_dict
 from records import LORA_WORKLOAD, PEAK, PHASE_PEAKS, make_record
 

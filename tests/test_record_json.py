@@ -18,7 +18,6 @@ from lora_profiler.catalog import find_model
 from lora_profiler.catalog.bundled import bundled_models
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError
 from lora_profiler.records.decode import RecordError
-from lora_profiler.records.json_schema import record_schema
 from lora_profiler.records.record import (
     SCHEMA_VERSION,
     STATUSES,
@@ -30,6 +29,7 @@ from lora_profiler.records.record import (
 from lora_profiler.records.serialize import (
     record_dict,
     record_from_dict,
+    record_schema,
     workload_dict,
     workload_from_dict,
 )

@@ -11,8 +11,7 @@ import pytest
 
 from golden_files import Golden
 from lora_profiler.comparison.errors import compare
-from lora_profiler.records.lines import StoreError
-from lora_profiler.records.load import RecordSet, read_content, read_set
+from lora_profiler.records.load import RecordSet, StoreError, read_content, read_set
 from lora_profiler.records.record import Record
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.report.json.bench import bench_payload

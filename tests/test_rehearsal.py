@@ -39,10 +39,9 @@ from lora_profiler.rehearsal.build import (
     exports,
     find_compiler,
     generated_source,
+    read_library,
     stubs,
 )
-from lora_profiler.rehearsal.cards import PretendedCard, pretended
-from lora_profiler.rehearsal.elf import read_library
 from lora_profiler.rehearsal.environment import (
     CudaEnvironment,
     check_platform,
@@ -56,7 +55,7 @@ from lora_profiler.rehearsal.inside.rehearsed.kernels_by_name import (
     runs_other_cudnn,
 )
 from lora_profiler.rehearsal.inside.rehearsed.settings import Settings
-from lora_profiler.rehearsal.launch import Request, rehearse
+from lora_profiler.rehearsal.launch import PretendedCard, Request, pretended, rehearse
 from lora_profiler.rehearsal.result import (
     EXIT_CODES,
     Rehearsal,
@@ -469,7 +468,7 @@ def test_what_a_killed_build_left_is_cleared_away_by_the_next(
 
 
 def test_every_nvidia_card_of_the_catalogue_can_be_pretended() -> None:
-    from lora_profiler.catalog.contexts import processor_table
+    from lora_profiler.catalog.gpus import processor_table
 
     nvidia = [gpu for gpu in bundled_gpus() if gpu.vendor == "nvidia"]
     assert {gpu.key for gpu in nvidia} == set(processor_table())

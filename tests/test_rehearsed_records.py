@@ -230,7 +230,7 @@ from lora_profiler.catalog import find_gpu
 from lora_profiler.harness.runner import child_environment
 from lora_profiler.planning import rehearsed
 from lora_profiler.rehearsal import build
-from lora_profiler.rehearsal.cards import pretended
+from lora_profiler.rehearsal.launch import pretended
 from lora_profiler.rehearsal.environment import CudaEnvironment
 
 rehearsed.read_environment = lambda python: CudaEnvironment(

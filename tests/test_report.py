@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from lora_profiler.catalog import Gpu, find_gpu, find_model
 from lora_profiler.planning.answers import Answer, answers
 from lora_profiler.planning.fit import Fit
-from lora_profiler.planning.simulated import Judged
+from lora_profiler.planning.reserve import Judged
 from lora_profiler.prediction import CATEGORIES, MOMENTS
 from lora_profiler.report import labels, render, terminal
 from lora_profiler.report.answer.comparison_table import comparison_table

@@ -35,7 +35,7 @@ from lora_profiler.comparison.scored import Scored, scored
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.answers import answers
 from lora_profiler.prediction import CATEGORIES, MOMENTS
-from lora_profiler.records.lines import read_records
+from lora_profiler.records.load import read_records
 from lora_profiler.records.record import STATUSES, Failure, Record
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.report import labels, palette

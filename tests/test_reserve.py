@@ -10,7 +10,7 @@ from benchmarks import fragmentation
 from benchmarks.rows import read_rows
 from lora_profiler import LoraConfig, TrainSetup, Workload, find_gpu, find_model
 from lora_profiler.catalog import bundled_gpus, model_from_config
-from lora_profiler.catalog.contexts import (
+from lora_profiler.catalog.gpus import (
     context_of,
     multiprocessors,
     processor_table,
@@ -20,18 +20,19 @@ from lora_profiler.compiled.allocator import EMPTY_CACHE, GRAIN
 from lora_profiler.compiled.requests import requests_for
 from lora_profiler.compiled.trials import Trials
 from lora_profiler.errors import UsageError
-from lora_profiler.planning import simulated
+from lora_profiler.planning import reserve
 from lora_profiler.planning.engine import on_card, peak_bytes, predict
 from lora_profiler.planning.fit import fit
 from lora_profiler.planning.reserve import (
     FRAGMENTATION_BYTES,
     FRAGMENTATION_PERCENT,
+    PART,
     PRODUCT_WORDS,
+    Judged,
     judge,
     reserve_for,
     usable_bytes,
 )
-from lora_profiler.planning.simulated import PART, Judged
 from lora_profiler.platform import Platform
 from lora_profiler.units import GIB, MIB
 
@@ -153,7 +154,7 @@ def test_nothing_is_simulated_far_from_the_boundary(monkeypatch: pytest.MonkeyPa
     def never(*args: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(simulated, "_trials", never)
+    monkeypatch.setattr(reserve, "_trials", never)
     assert judged(2 * PEAK + GIB).verdict == "fits"
     assert judged(PEAK // 2).verdict == "does_not_fit"
 

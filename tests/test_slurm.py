@@ -17,10 +17,10 @@ from lora_profiler.campaign.planned import planned_for_cluster
 from lora_profiler.campaign.suites import read_case, write_cases
 from lora_profiler.cli.main import main
 from lora_profiler.cluster_runs import slurm
-from lora_profiler.cluster_runs.resources import PROCESS_BYTES, Needs, default_cpus, needs, together
+from lora_profiler.cluster_runs.ray import PROCESS_BYTES, Needs, default_cpus, needs, together
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case, make_case
-from lora_profiler.records.lines import read_records
+from lora_profiler.records.load import read_records
 from lora_profiler.records.record import Conditions
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload

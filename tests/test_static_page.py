@@ -22,8 +22,8 @@ from lora_profiler.compiled import evaluation, library
 from lora_profiler.compiled.allocator import GRAIN
 from lora_profiler.planning.fit import judged_on, largest, smallest_card
 from lora_profiler.planning.guided import guided_lines
+from lora_profiler.planning.reserve import PART, Judged
 from lora_profiler.planning.setups import DEFAULTS, workloads
-from lora_profiler.planning.simulated import PART, Judged
 from lora_profiler.stacks import GUIDE, as_guided, find_stack, spelled
 from lora_profiler.support.check import check
 from lora_profiler.workload import Method

@@ -27,19 +27,22 @@ from lora_profiler.steptime import (
     predict_step_time,
     rates_of,
 )
-from lora_profiler.steptime.families import bundled, half_width
+from lora_profiler.steptime.constants import bundled, half_width
 from lora_profiler.steptime.fit import Fitted, Measured, fit, leave_out
 from lora_profiler.steptime.roofline import (
+    CLIPPING_PASSES,
     Load,
     Step,
     StepLoad,
     copy_seconds,
     loaded,
     passes_bytes,
+    step_of,
     tiled_flops,
+    update_bytes,
+    update_launches,
     weights,
 )
-from lora_profiler.steptime.step import CLIPPING_PASSES, step_of, update_bytes, update_launches
 from lora_profiler.workload import TrainSetup, Workload
 
 MB = 2**20

@@ -20,8 +20,8 @@ import resuming_run
 from commands import in_python
 from lora_profiler.errors import UsageError
 from lora_profiler.records import store as store_module
-from lora_profiler.records.atomic_write import write_durably
-from lora_profiler.records.lines import read_records
+from lora_profiler.records.load import read_records
+from lora_profiler.records.locks import write_durably
 from lora_profiler.records.record import Failure, Record
 from lora_profiler.records.serialize import record_dict, workload_dict, workload_from_dict
 from lora_profiler.records.store import Store, StoreError, default_records_path, finished
@@ -356,7 +356,7 @@ def test_recover_keeps_the_later_of_two(path: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from lora_profiler.records.atomic_write import write_durably
+from lora_profiler.records.locks import write_durably
 from lora_profiler.records.store import Store
 from test_store import line_of, make_record
 write_durably(Store(Path(sys.argv[1])).pending_path("mine"), line_of(make_record()))

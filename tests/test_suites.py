@@ -27,16 +27,15 @@ from benchmarks.record_checks import problems
 from benchmarks.suites import home_device, suites
 from commands import in_python
 from lora_profiler.catalog import find_gpu
-from lora_profiler.catalog.contexts import context_of
+from lora_profiler.catalog.gpus import context_of
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case, MeasurementError, make_case
-from lora_profiler.harness.device_choice import CPU_BUILD, torch_version
+from lora_profiler.harness.capabilities import CPU_BUILD, torch_version
 from lora_profiler.harness.preflight import refuse
 from lora_profiler.harness.telemetry import MIN_BLOCK_SECONDS
 from lora_profiler.planning.engine import predict
-from lora_profiler.records.environment import Device, Environment
-from lora_profiler.records.lines import read_records
-from lora_profiler.records.record import Record
+from lora_profiler.records.load import read_records
+from lora_profiler.records.record import Device, Environment, Record
 from lora_profiler.workload import Workload
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,10 +12,10 @@ import records
 from benchmarks.record_checks import impossible
 from golden_files import Golden
 from lora_profiler.catalog import find_gpu
-from lora_profiler.comparison.paired_runs import full_against_lora
 from lora_profiler.comparison.throughput import (
     MOST_POINTS,
     card_of,
+    full_against_lora,
     peak_flops,
     share_of_peak,
     slope,

@@ -35,7 +35,7 @@ from lora_profiler.steptime import (
     rates_of,
     step_time_at,
 )
-from lora_profiler.steptime.families import bundled
+from lora_profiler.steptime.constants import bundled
 from lora_profiler.workload import Dtype, LoraConfig, Quantization, TrainSetup, Workload
 
 GPT2 = find_model("gpt2")
@@ -137,8 +137,8 @@ def measured_here(
 ) -> None:
     """This machine's processor, and every card, as if calibrated here."""
     local = SimpleNamespace(rates=rates, constants=OWN, half_width=half_width, provenance={})
-    monkeypatch.setattr("lora_profiler.steptime.local.local_constants", lambda key: local)
-    monkeypatch.setattr("lora_profiler.steptime.local.local_cpu", lambda: local)
+    monkeypatch.setattr("lora_profiler.steptime.fit.local_constants", lambda key: local)
+    monkeypatch.setattr("lora_profiler.steptime.fit.local_cpu", lambda: local)
 
 
 # --- which kernels and constants answer -----------------------------------------------------------
@@ -173,7 +173,7 @@ def test_what_was_measured_on_this_machine_comes_before_the_package(
 
 def test_a_processor_is_timed_only_where_it_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu = ask(device="cpu", dtype="float32")
-    monkeypatch.setattr("lora_profiler.steptime.local.local_cpu", lambda: None)
+    monkeypatch.setattr("lora_profiler.steptime.fit.local_cpu", lambda: None)
     assert "lora-profile calibrate" in refusal(on_cpu, None)
     assert answers([on_cpu])[0].timing is None
     measured_here(monkeypatch)

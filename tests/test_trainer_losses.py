@@ -20,8 +20,8 @@ from lora_profiler.planning.engine import predict as predict_by_any
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.planning.timing import step_time
+from lora_profiler.support.kernel_sets import NEAREST_TRACED
 from lora_profiler.support.losses import LogitScaling, check_loss
-from lora_profiler.support.unsloth import NEAREST_TRACED
 from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import LoraConfig, Loss, Quantization, TrainSetup, Workload
 

@@ -13,9 +13,8 @@ from benchmarks import peak_intervals
 from benchmarks.public_rows.grade import headline
 from lora_profiler import Workload, find_model, predict
 from lora_profiler.planning.answers import answers
-from lora_profiler.planning.empirical_interval import peak_interval
 from lora_profiler.planning.setups import setup_for
-from lora_profiler.planning.unknowns import LOOPS, spread, unknowns
+from lora_profiler.planning.unknowns import LOOPS, peak_interval, spread, unknowns
 from lora_profiler.report.peak_interval import interval_lines, version_words
 from lora_profiler.stacks import TRAINERS, Trainer, find_stack, versions
 from lora_profiler.workload import OPTIONS

@@ -14,7 +14,7 @@ from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import UncountedError, UsageError
 from lora_profiler.prediction import PHASE_OF
-from lora_profiler.steptime.step import step_of
+from lora_profiler.steptime.roofline import step_of
 from lora_profiler.traced.kernels import step_kernels
 from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload

@@ -23,7 +23,7 @@ from benchmarks.public_rows.conditions import (
 )
 from benchmarks.public_rows.torchtune_flags import torchtune_flag, torchtune_workload
 from lora_profiler.catalog import model_from_config
-from lora_profiler.steptime.step import CLIPPING_PASSES
+from lora_profiler.steptime.roofline import CLIPPING_PASSES
 from lora_profiler.traced.kernels import Build
 from lora_profiler.workload import Dtype, Optimizer, Quantization, TrainSetup, Workload
 

@@ -1,10 +1,12 @@
-"""Where the system wants a user's data and caches to lie.
+"""Where the system wants a user's data and caches to lie, and files that a user names.
 
 What lies there may be another user's: `Path.exists`, `is_file` and `is_dir` raise for it up to
 Python 3.13, where the functions of `os.path` answer no.
 """
 
+import errno
 import os
+import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,3 +56,23 @@ def hub_cache(environ: Mapping[str, str] = os.environ) -> str:
     """Where huggingface_hub keeps what it has downloaded."""
     usual = os.path.join(hub_home(environ), "hub")
     return os.path.expanduser(environ.get("HF_HUB_CACHE") or usual)
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def read_regular(path: str | Path, most_bytes: int) -> bytes:
+    """The content of a regular file, or its first `most_bytes` + 1 bytes, by which the caller sees
+    that it is longer.
+
+    Raises OSError for what cannot be read, and for devices, pipes and sockets, which may have no
+    end.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with open(os.open(path, flags), "rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        return file.read(most_bytes + 1)

@@ -1,5 +1,5 @@
 """Which weights PEFT adapts for given target modules, and with what shapes; where PEFT refuses,
-why.
+why; and the modules of which it trains a full copy.
 
 A replay of PEFT 0.21.2 on module names, without PEFT: `tuners/tuners_utils.py` (`inject_adapter`,
 `_inject_parameters`), `tuners/lora/layer.py` (shapes), `tuners/{vera,ia3,oft}/model.py` (which
@@ -10,12 +10,16 @@ Not modelled, and refused: LoRA on a tied embedding or head, on grouped convolut
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from math import prod
 from typing import NamedTuple
 
-from lora_profiler.adapters.peft_tables import MAMBA_TYPES, NOT_OF_MAMBA, TRANSPOSED_EXPERTS
 from lora_profiler.adapters.targets import (
+    MAMBA_TYPES,
+    NOT_OF_MAMBA,
+    TRANSPOSED_EXPERTS,
     Targets,
+    all_names,
     containers,
     feedforward_names,
     outer_containers,
@@ -328,3 +332,84 @@ def block_size(in_features: int, requested: int) -> int:
 def skew_elements(width: int) -> int:
     """The numbers above the diagonal of a square matrix."""
     return width * (width - 1) // 2
+
+
+# --- saved ----------------------------------------------------------------------------------------
+
+
+_INSIDE_ADAPTERS = (
+    "base_layer",
+    "lora_A",
+    "lora_B",
+    "lora_dropout",
+    "lora_embedding_A",
+    "lora_embedding_B",
+    "default",
+    *("vera_dropout", "vera_lambda_b", "vera_lambda_d", "ia3_l", "oft_R", "oft_dropout"),
+)
+
+
+def saved_modules(spec: ModelSpec, lora: LoraConfig) -> tuple[tuple[str, Module], ...]:
+    """(full name, module) of the full trainable copies that `lora.modules_to_save` asks for, in the
+    order of `named_modules()`.
+
+    Weights of the copies are their own, tied ones untied. Names that match nothing are skipped, as
+    PEFT does.
+
+    Raises RefusedTargetsError where PEFT would: a list of layers, or a module that an adapter
+    already wraps.
+    """
+    names = lora.modules_to_save
+    if not names:
+        return ()
+    if any(inner.endswith(names) for inner in _INSIDE_ADAPTERS):
+        refuse(
+            f"modules to save {', '.join(names)} would match the inside of the adapters. Name a"
+            " module of the model.",
+            None,
+        )
+    adapted = {adapter.module for adapter in adapters(spec, lora)}
+    roots = {key for key in all_names(spec) if key.endswith(names)}
+    lists = _module_lists(spec)
+    for key in sorted(roots):
+        if key in lists:
+            refuse(
+                f"{key} is a list of layers; PEFT cannot save it as a module. Name what it holds.",
+                "TypeError",
+            )
+        if key in adapted:
+            refuse(
+                f"{key} is adapted by LoRA already; PEFT cannot save it as well. Name it in one of"
+                " the two.",
+                "TypeError",
+            )
+        if any(module.startswith(f"{key}.") for module in adapted):
+            refuse(
+                f"{key} holds adapted modules; a trainable copy of both is not modelled. Name it in"
+                " one of the two.",
+                None,
+            )
+    copies = []
+    for name, module in spec.modules():
+        if name in roots or any(name.startswith(f"{root}.") for root in roots):
+            copies.append(
+                (
+                    name,
+                    replace(
+                        module,
+                        weights=tuple(replace(weight, tied_to=None) for weight in module.weights),
+                    ),
+                )
+            )
+    return tuple(copies)
+
+
+def _module_lists(spec: ModelSpec) -> set[str]:
+    """Names of all lists of layers: the stacks, and what holds children with a number for a
+    name."""
+    lists = {part.name for part in spec.parts if isinstance(part, Stack)}
+    for name in all_names(spec):
+        parent, _, leaf = name.rpartition(".")
+        if leaf.isdigit():
+            lists.add(parent)
+    return lists

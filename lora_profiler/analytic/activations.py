@@ -1,24 +1,102 @@
-"""What autograd keeps at the end of the forward pass, by part, and what lives on beside it."""
+"""What autograd keeps at the end of the forward pass, by part, what lives on beside it, and which
+of it waits on the host."""
 
+from collections.abc import Sequence
 from functools import partial
+from itertools import takewhile
 from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant, total
 from lora_profiler.analytic.families import Family
-from lora_profiler.analytic.loss_paths import (
+from lora_profiler.analytic.liveness import STASH, is_moved, on_host
+from lora_profiler.analytic.losses import (
+    SCALAR,
+    ChunkedHead,
     LossOfLogits,
     LossPath,
     cross_entropy,
     shifted_logits,
     smoothing,
 )
-from lora_profiler.analytic.losses import SCALAR, ChunkedHead
-from lora_profiler.analytic.moved_activations import Moved, moved
-from lora_profiler.analytic.structure import ForwardPass
-from lora_profiler.analytic.tensors import ITEMSIZE
+from lora_profiler.analytic.structure import ForwardPass, LayerRun
+from lora_profiler.analytic.tensors import ITEMSIZE, Node, Storage
 from lora_profiler.support.generations import rotary_tables, shifts_logits
+from lora_profiler.support.kernel_sets import returns_all_hidden_states
 from lora_profiler.support.offloading import is_offloaded
 from lora_profiler.workload import TrainSetup, Workload
+
+
+class Moved(NamedTuple):
+    """Bytes. `layers` are what stays of each distinct layer until its backward. `at_end`: what else
+    of the layers is there when the forward pass ends; `freed` of it and of the last norm's goes as
+    the loss's backward begins. `behind`: of earlier layers, while one runs forward. `hosted`: all
+    that the host has. `buffered`: what comes back from it lies in buffers."""
+
+    layers: tuple[tuple[LayerRun, Polynomial], ...]
+    at_end: Polynomial = ZERO
+    freed: Polynomial = ZERO
+    behind: Polynomial = ZERO
+    hosted: Polynomial = ZERO
+    buffered: bool = False
+
+
+def moved(forward: ForwardPass, workload: Workload) -> Moved:
+    setup = workload.setup
+    kept = tuple(
+        (layer, layer.run.input.bytes if setup.checkpointing else layer.run.saved_bytes)
+        for layer in forward.layers
+    )
+    entry = forward.layers[0].run.input.bytes
+    if is_offloaded(workload):
+        others = entry * (forward.num_layers - 1)
+        nothing = tuple((layer, ZERO) for layer, _ in kept)
+        outputs = entry * (forward.num_layers - 2) if returns_all_hidden_states(setup) else ZERO
+        return Moved(nothing, at_end=entry, behind=outputs, hosted=others, buffered=True)
+    if not setup.offload_activations:
+        return Moved(kept)
+    norm = list(takewhile(lambda node: forward.hidden not in node.inputs, forward.head.nodes))
+    by_torchtune = setup.kernels == "torchtune"
+    after, moved_norm = _saved_after(norm, again=by_torchtune)
+    if setup.checkpointing:
+        # the loss saves one tensor more, where it is inside
+        waiting = entry * max(STASH - after - (not by_torchtune), 0)
+        return Moved(
+            tuple((layer, ZERO) for layer, _ in kept),
+            at_end=waiting,
+            freed=ZERO if by_torchtune else waiting + _once(norm),
+            behind=entry * (STASH - 1),
+            hosted=entry * forward.num_layers + moved_norm + total(forward.layers[-1].run.returned),
+        )
+    hosted = total(
+        storage.bytes * len(layer.indices)
+        for layer, _ in kept
+        for storage in layer.run.saved
+        if is_moved(storage)
+    )
+    stays = tuple((layer, size - _once(layer.run.nodes)) for layer, size in kept)
+    return Moved(stays, freed=_once(norm), hosted=moved_norm + hosted)
+
+
+def _once(nodes: Sequence[Node]) -> Polynomial:
+    return total(storage.bytes for storage in on_host(nodes))
+
+
+def _saved_after(norm: list[Node], *, again: bool) -> tuple[int, Polynomial]:
+    """Of the last norm: how many tensors are saved until the last that is moved, its weight among
+    them; and the bytes that are moved. `again`: what is saved twice is moved twice."""
+    number = last = 0
+    seen: set[Storage] = set()
+    size = ZERO
+    for node in norm:
+        weights = sum(t.storage.role == "parameter" for t in node.inputs)
+        number += weights if node.packs else 0
+        for storage in node.saved:
+            number += 1
+            if (again or storage not in seen) and is_moved(storage):
+                seen.add(storage)
+                last, size = number, size + storage.bytes
+    return last, size
+
 
 RNG_STATE_BYTES = 5056
 """torch's CPU generator state, which checkpointing keeps per layer; host memory when the model is

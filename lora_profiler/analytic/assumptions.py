@@ -9,15 +9,14 @@ from lora_profiler.feature import part
 from lora_profiler.loss import CORE, loss_facts
 from lora_profiler.option_values import GRPO
 from lora_profiler.platform import CUDA_RULES
-from lora_profiler.support.engines import omissions, rules_unsupported_reason
-from lora_profiler.support.evaluation import evaluation_words, generation_words
+from lora_profiler.support.check import BY_ROWS, STOPPED, omissions, rules_unsupported_reason
 from lora_profiler.support.generations import version_words
-from lora_profiler.support.liger import ASSUMPTION
+from lora_profiler.support.kernel_sets import ASSUMPTION
+from lora_profiler.support.library_memory import evaluation_words, generation_words
 from lora_profiler.support.losses import OUTPUTS_HELD, SMOOTHED, loss_words
 from lora_profiler.support.offloading import ON_NVME, PINNED, PINNED_BY_DEEPSPEED
 from lora_profiler.support.packing import rows_words
 from lora_profiler.support.sdpa import kernel_words
-from lora_profiler.support.tensor_parallel import BY_ROWS, STOPPED
 from lora_profiler.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED, TrainSetup, Workload
 
 _SHARED = {

@@ -13,10 +13,9 @@ from math import prod
 from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant
-from lora_profiler.analytic.gathered_units import Piece
 from lora_profiler.analytic.optimizers import total_state_bytes
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor, numel_at
-from lora_profiler.analytic.sharding import ShardState
+from lora_profiler.analytic.sharding import Piece, ShardState
 from lora_profiler.analytic.zero3_fetching import Gathered, gathered
 from lora_profiler.prediction import Category, Collective, Phase, Traffic
 from lora_profiler.workload import DTYPE_BYTES, TrainSetup

@@ -14,7 +14,7 @@ from lora_profiler.analytic.tensors import Rules
 from lora_profiler.optimizer import optimizer_facts
 from lora_profiler.option_values import AXOLOTL
 from lora_profiler.support.bases import adapter_dtype, base_of
-from lora_profiler.support.engines import is_torchtune_dora
+from lora_profiler.support.check import is_torchtune_dora
 from lora_profiler.support.fake_quantizing import is_of_adapted_layers, rounds_head
 from lora_profiler.support.generations import repeats_heads, rotary_tables
 from lora_profiler.support.model_types import type_of

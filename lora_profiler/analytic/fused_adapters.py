@@ -116,7 +116,7 @@ def projected(
 def unpacked(op: Ledger, name: str, *, into_buffer: bool = False) -> Tensor:
     """The weight; one in 4 bit in the compute dtype, beside its scales where those are quantised
     too, which Unsloth's kernel never stores. `into_buffer`: of the process, that stays
-    (`support.lora_kernels.buffer_elements`)."""
+    (`support.kernel_sets.buffer_elements`)."""
     op.scope = name
     weight = op.weight(name)
     if op.base(name) is None:

@@ -8,10 +8,9 @@ from dataclasses import replace
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant
 from lora_profiler.analytic.activations import Activations
-from lora_profiler.analytic.gathered_units import Unit
 from lora_profiler.analytic.optimizers import total_state_bytes
 from lora_profiler.analytic.persistent import unpacked_dtype
-from lora_profiler.analytic.sharding import ShardState
+from lora_profiler.analytic.sharding import ShardState, Unit
 from lora_profiler.prediction import Category
 from lora_profiler.support.offloading import embeddings_on_host
 from lora_profiler.workload import DTYPE_BYTES, TrainSetup, Workload

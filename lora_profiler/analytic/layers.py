@@ -6,7 +6,6 @@ from collections import defaultdict
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import Values
 from lora_profiler.analytic.deepspeed import piece_bytes
-from lora_profiler.analytic.gathered_units import Piece, chunk
 from lora_profiler.analytic.optimizers import state_bytes, total_state_bytes
 from lora_profiler.analytic.persistent import (
     TrainableTensor,
@@ -16,6 +15,7 @@ from lora_profiler.analytic.persistent import (
     whole_weights,
 )
 from lora_profiler.analytic.plan import Plan
+from lora_profiler.analytic.sharding import Piece, chunk
 from lora_profiler.analytic.sharding_units import base_pieces
 from lora_profiler.analytic.structure import LayerPass
 from lora_profiler.analytic.tensors import Storage

@@ -29,7 +29,7 @@ from lora_profiler.analytic.fused_adapters import (
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.matmuls import linear
 from lora_profiler.analytic.tensors import Tensor
-from lora_profiler.support.lora_kernels import QKV
+from lora_profiler.support.kernel_sets import QKV
 
 __all__ = ["QKV", "mlp", "projections"]
 

@@ -11,8 +11,7 @@ from lora_profiler.analytic.candidates import (
     largest_of,
     with_communication,
 )
-from lora_profiler.analytic.loss_paths import LossOfLogits, LossPath
-from lora_profiler.analytic.losses import SCALAR, ChunkedHead
+from lora_profiler.analytic.losses import SCALAR, ChunkedHead, LossOfLogits, LossPath
 from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass
 from lora_profiler.loss import loss_facts

@@ -9,7 +9,7 @@ from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant, total
 from lora_profiler.analytic.activations import Activations, loss_of, moved_leaf_bytes
 from lora_profiler.analytic.candidates import Moments, candidate, merged, with_communication
-from lora_profiler.analytic.context_parallel import parted_bytes
+from lora_profiler.analytic.cut_layers import parted_bytes
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.layer_moments import inside_layers
 from lora_profiler.analytic.loss_moments import loss_candidates
@@ -22,6 +22,7 @@ from lora_profiler.option_values import GRPO
 from lora_profiler.prediction import Category
 from lora_profiler.support.bases import base_of
 from lora_profiler.support.generations import has_whole_tables, rotary_tables
+from lora_profiler.support.kernel_sets import buffer_elements, rotary_buffer_bytes, scores_at_once
 from lora_profiler.support.library_memory import (
     batch_columns,
     code_book_bytes,
@@ -32,10 +33,8 @@ from lora_profiler.support.library_memory import (
     pass_scalar_bytes,
     scaler_holds,
 )
-from lora_profiler.support.lora_kernels import buffer_elements
 from lora_profiler.support.offloading import is_offloaded
 from lora_profiler.support.packing import lengths
-from lora_profiler.support.unsloth import rotary_buffer_bytes, scores_at_once
 from lora_profiler.workload import DTYPE_BYTES, TrainSetup, Workload
 
 _LENGTH_BYTES = 4

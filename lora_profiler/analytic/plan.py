@@ -15,8 +15,14 @@ from lora_profiler.adapters import Adapter, adapters, saved_modules
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, Table, constant, total, undominated
 from lora_profiler.analytic.activations import Activations, activations
 from lora_profiler.analytic.candidates import Candidate, Moments, candidate, merged
-from lora_profiler.analytic.context_parallel import has_long_positions
-from lora_profiler.analytic.evaluation import evaluation, evaluation_workload
+from lora_profiler.analytic.cut_layers import has_long_positions
+from lora_profiler.analytic.evaluation import (
+    evaluation,
+    evaluation_workload,
+    generation,
+    generation_workload,
+    scores,
+)
 from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.families.litgpt import LITGPT
 from lora_profiler.analytic.forward_rules import (
@@ -25,7 +31,6 @@ from lora_profiler.analytic.forward_rules import (
     rules_for,
     sequences_of,
 )
-from lora_profiler.analytic.generation import generation, generation_workload, scores
 from lora_profiler.analytic.host_memory import without_embeddings
 from lora_profiler.analytic.losses import chunk_regime
 from lora_profiler.analytic.moments import batch_kept_bytes, moments, persistent_only
@@ -37,10 +42,10 @@ from lora_profiler.analytic.tensor_parallel import part_of, stepped
 from lora_profiler.analytic.tensors import VocabularyShards
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.prediction import MOMENTS, MomentName
-from lora_profiler.support.engines import rules_unsupported_reason
+from lora_profiler.support.check import rules_unsupported_reason
+from lora_profiler.support.kernel_sets import positions_of, scores_at_once
 from lora_profiler.support.offloading import is_offloaded
 from lora_profiler.support.optimizers import counts_in_steps
-from lora_profiler.support.unsloth import positions_of, scores_at_once
 from lora_profiler.workload import TrainSetup, Workload
 
 EXACT_MOMENTS: frozenset[MomentName] = frozenset(

@@ -7,15 +7,6 @@ from math import prod
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import constant
 from lora_profiler.analytic.deepspeed import Weights, partitioned_parameters, partitioned_states
-from lora_profiler.analytic.gathered_units import (
-    Piece,
-    Unit,
-    adapted_unit,
-    chunk,
-    first_part,
-    flat_unit,
-    unit,
-)
 from lora_profiler.analytic.host_memory import kept_on_host
 from lora_profiler.analytic.persistent import (
     Persistent,
@@ -27,7 +18,19 @@ from lora_profiler.analytic.persistent import (
     trainable_tensors,
     unpacked_dtype,
 )
-from lora_profiler.analytic.sharding import ShardState, alone, partitioned, replicated
+from lora_profiler.analytic.sharding import (
+    Piece,
+    ShardState,
+    Unit,
+    adapted_unit,
+    alone,
+    chunk,
+    first_part,
+    flat_unit,
+    partitioned,
+    replicated,
+    unit,
+)
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Module, Stack
 from lora_profiler.optimizer import optimizer_facts

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, total
-from lora_profiler.analytic.fake_quantized import scale_bytes
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.liveness import (
@@ -21,8 +20,8 @@ from lora_profiler.analytic.liveness import (
     returned,
     waiting_gradients,
 )
-from lora_profiler.analytic.loss_paths import LossPath
-from lora_profiler.analytic.losses import ChunkedHead, chunked_head
+from lora_profiler.analytic.losses import ChunkedHead, LossPath, chunked_head
+from lora_profiler.analytic.matmuls import scale_bytes
 from lora_profiler.analytic.tensors import Node, Rules, Storage, Tensor
 from lora_profiler.feature import part
 from lora_profiler.model_spec import ModelSpec, Module, Stack

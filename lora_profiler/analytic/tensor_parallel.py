@@ -28,7 +28,7 @@ from lora_profiler.catalog import model_from_config
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.prediction import Collective, Phase, Traffic
 from lora_profiler.support.bases import adapter_dtype
-from lora_profiler.support.tensor_parallel import BY_COLUMNS, BY_ROWS, HEAD_NORMS, divided_sizes
+from lora_profiler.support.check import BY_COLUMNS, BY_ROWS, HEAD_NORMS, divided_sizes
 from lora_profiler.workload import DTYPE_BYTES, Workload
 
 

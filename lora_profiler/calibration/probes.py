@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_profiler.calibration.micro import Micro
+from lora_profiler.calibration.calibrate import Micro
 from lora_profiler.harness.machine import last_cache_bytes
 from lora_profiler.harness.process import die_with_parent
 from lora_profiler.modeling.operator_kernels import kernel_of

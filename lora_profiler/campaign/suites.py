@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module, invalidate_caches
 from pathlib import Path
 
-from lora_profiler._common.files import read_regular
+from lora_profiler._common.paths import read_regular
 from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean
 from lora_profiler.harness import Case
 from lora_profiler.harness.case import case_dict, case_from_dict

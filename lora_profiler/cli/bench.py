@@ -192,8 +192,8 @@ def _cases(
     """
     from lora_profiler.campaign.planned import planned, refuse_beyond, sorted_out
     from lora_profiler.harness import MeasurementError
+    from lora_profiler.harness.environment import public_command
     from lora_profiler.harness.machine import memory_limit_bytes, physical_memory_bytes
-    from lora_profiler.harness.provenance import public_command
 
     name, cases = ctx.params["suite"], _requested_cases(ctx, models, pretended)
     if ctx.params["largest_batch"]:

@@ -37,9 +37,9 @@ def rehearsed_on(o: dict[str, Any]) -> "Pretended":
     """The card and the environment that --rehearse names, with its stub libraries. Raises
     UsageError and RehearsalError."""
     from lora_profiler.catalog import find_gpu
-    from lora_profiler.catalog.contexts import context_of
+    from lora_profiler.catalog.gpus import context_of
     from lora_profiler.planning.rehearsed import pretended_on
-    from lora_profiler.rehearsal.cards import pretended
+    from lora_profiler.rehearsal.launch import pretended
 
     gpu = find_gpu(o["gpu"])
     card = pretended(gpu, context_of(gpu.key).most_bytes)
@@ -60,7 +60,7 @@ def model_cases(
     Raises UsageError, and what `find_model` raises.
     """
     from lora_profiler.harness import make_case
-    from lora_profiler.harness.device_choice import present_platform
+    from lora_profiler.harness.capabilities import present_platform
 
     o = ctx.params
     if o["nproc"] is not None:
@@ -180,8 +180,7 @@ def cluster_of(o: dict[str, Any]) -> "Iterator[RayCluster | None]":
         yield None
         return
     from lora_profiler.campaign.suites import suite
-    from lora_profiler.cluster_runs.ray import opened
-    from lora_profiler.cluster_runs.resources import default_cpus
+    from lora_profiler.cluster_runs.ray import default_cpus, opened
 
     suite(o["suite"])
     with opened(o["ray"], o["cpus_per_case"] or default_cpus()) as cluster:
@@ -197,8 +196,8 @@ def cluster_cases(cluster: "RayCluster", o: dict[str, Any]) -> "tuple[list[Plann
     """
     from lora_profiler.campaign.planned import planned_for_cluster
     from lora_profiler.campaign.suites import suite_cases
-    from lora_profiler.cluster_runs.resources import needs
-    from lora_profiler.harness.provenance import public_command
+    from lora_profiler.cluster_runs.ray import needs
+    from lora_profiler.harness.environment import public_command
 
     device: Device = o["device"] or ("cuda" if cluster.has_gpus else "cpu")
     command = public_command(sys.argv)
@@ -251,7 +250,7 @@ def spread(
     o: dict[str, Any],
 ) -> "ClusterOutcome":
     """Runs the cases, each a row of `progress`."""
-    from lora_profiler.cluster_runs.resources import needs, together
+    from lora_profiler.cluster_runs.ray import needs, together
     from lora_profiler.cluster_runs.scheduler import spread_cases
 
     progress.at_once = cluster.at_once(together(needs(each, cluster.cpus) for each in cases))
@@ -293,8 +292,8 @@ def emit(o: dict[str, Any]) -> None:
     from lora_profiler.campaign.planned import planned_for_cluster
     from lora_profiler.campaign.suites import suite_cases
     from lora_profiler.cluster_runs import slurm
-    from lora_profiler.cluster_runs.resources import default_cpus, needs
-    from lora_profiler.harness.device_choice import present_device
+    from lora_profiler.cluster_runs.ray import default_cpus, needs
+    from lora_profiler.harness.capabilities import present_device
 
     folder = Path(o["output"])
     slurm.check_folder(folder, o["force"])

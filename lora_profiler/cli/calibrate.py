@@ -46,7 +46,7 @@ def calibrate_command(device: "Device | None", form: str, output: str | None, fo
     from lora_profiler.calibration.calibrate import calibrate
     from lora_profiler.report.catalogues import calibration_blocks, calibration_payload
     from lora_profiler.report.progress import shown_work
-    from lora_profiler.steptime.local import keep
+    from lora_profiler.steptime.fit import keep
 
     chosen = device_here(device)
     if chosen not in ("cuda", "cpu"):

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from lora_profiler._common.launchers import starts_training
 from lora_profiler._common.messages import ERROR, INDENT, WARNING, message_lines, message_text
 from lora_profiler._common.printable import printable
+from lora_profiler._common.process import starts_training
 from lora_profiler.cli.option_groups import (
     GroupedOption,
     help_all,
@@ -402,7 +402,7 @@ def write_out(text: str, path: str | None, show: Callable[[], None] | None = Non
     given --force, also if it came while the command ran.
     """
     if path is not None:
-        from lora_profiler.records.atomic_write import write_for_user
+        from lora_profiler.records.locks import write_for_user
 
         context = click.get_current_context(silent=True)
         try:

@@ -40,9 +40,8 @@ if TYPE_CHECKING:
     from lora_profiler.catalog import Gpu
     from lora_profiler.planning.answers import Answer
     from lora_profiler.planning.guided import Guided
-    from lora_profiler.planning.network import Network
     from lora_profiler.planning.over_data import TrainingData
-    from lora_profiler.planning.placement import Cluster
+    from lora_profiler.planning.placement import Cluster, Network
     from lora_profiler.trainer_files.trainer_file import TrainerFile
 
 SHARDING_OF_SEVERAL = "fsdp"
@@ -222,7 +221,7 @@ def network_of(o: Mapping[str, Any]) -> "Network | None":
     """What --interconnect names. Raises UsageError."""
     if not o["interconnect"]:
         return None
-    from lora_profiler.planning.network import find_network
+    from lora_profiler.planning.placement import find_network
 
     return find_network(o["interconnect"])
 
@@ -230,7 +229,7 @@ def network_of(o: Mapping[str, Any]) -> "Network | None":
 def device_here(asked: Device | None) -> Device:
     """The device asked for, else the accelerator that is there, else the CPU. Raises
     MeasurementError for one that this installation cannot train on."""
-    from lora_profiler.harness.device_choice import check_device, present_device
+    from lora_profiler.harness.capabilities import check_device, present_device
 
     if asked is None:
         return present_device()

@@ -73,8 +73,7 @@ def amount_of(
     Raises UsageError for data and tokens both, for data without any token, and for epochs of
     nothing.
     """
-    from lora_profiler.planning.plan_inputs import read_tokens
-    from lora_profiler.planning.planned import Amount
+    from lora_profiler.planning.planned import Amount, read_tokens
 
     o = ctx.params
     if o["tokens"] is None:
@@ -111,7 +110,7 @@ def offers_from(
 ) -> "tuple[Offer, ...]":
     """An offer for each of --gpus; without it for each card with a price. `ways` are those to train
     on a platform. Raises UsageError."""
-    from lora_profiler.planning.plan_inputs import offers_at, read_prices
+    from lora_profiler.planning.planned import offers_at, read_prices
 
     o = ctx.params
     prices = read_prices(o["prices"])
@@ -120,7 +119,7 @@ def offers_from(
 
 def space_from(ctx: click.Context, offers: "Sequence[Offer]", *, has_own_defaults: bool) -> "Space":
     """What is tried; options that were given are taken as they are. Raises UsageError."""
-    from lora_profiler.planning.plan_inputs import space_of
+    from lora_profiler.planning.planned import space_of
 
     return space_of(
         offers,
@@ -267,7 +266,7 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
         ctx, offers, has_own_defaults=file is not None or o["trainer"] not in (GUIDE, BARE)
     )
     if o["write"]:  # whose files have the trainer's own loss
-        from lora_profiler.trainer_files.launching import shardings_of
+        from lora_profiler.trainer_files.writing import shardings_of
 
         shardings = tuple(s for s in SHARDINGS if s in shardings_of(o["write"][0]))
         space = replace(space, loss=offers[0].workloads[0].setup.loss, shardings=shardings)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_profiler._common.launchers import starts_training
+from lora_profiler._common.process import starts_training
 from lora_profiler.cli.click_support import (
     CommandOrTrainers,
     NearestChoice,

@@ -82,10 +82,9 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
         check_installed()
     from lora_profiler.campaign.interrupts import one_interrupt
     from lora_profiler.catalog import find_gpu
-    from lora_profiler.catalog.contexts import context_of
-    from lora_profiler.rehearsal.cards import pretended
+    from lora_profiler.catalog.gpus import context_of
     from lora_profiler.rehearsal.environment import check_platform, find_python
-    from lora_profiler.rehearsal.launch import Request
+    from lora_profiler.rehearsal.launch import Request, pretended
 
     if o["gpu"].lower() == "auto":
         raise UsageError("a rehearsal simulates a GPU; name it instead of --gpu auto.")

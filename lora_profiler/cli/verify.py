@@ -72,8 +72,7 @@ def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
         shown_checks(len(claims), as_json=o["progress"] == "json") as watch,
     ):
         tell = watch.prepare()  # before torch is loaded
-        from lora_profiler.harness.environment import environment
-        from lora_profiler.harness.provenance import public_command
+        from lora_profiler.harness.environment import environment, public_command
         from lora_profiler.mathematics.sources import Request, open_subject
         from lora_profiler.mathematics.subject import effort_for
         from lora_profiler.mathematics.verify import verify

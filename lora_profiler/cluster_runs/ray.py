@@ -8,24 +8,207 @@ usage statistics, and its folder is this user's and goes when it ends.
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import secrets
+import socket
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+from lora_profiler.campaign.planned import Planned
 from lora_profiler.cluster_runs import ray_task
-from lora_profiler.cluster_runs.ray_connection import (
-    check_reachable,
-    connect,
-    imported_ray,
-    local_address,
-    settings,
-)
-from lora_profiler.cluster_runs.resources import ON_GPUS, Needs
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case
 from lora_profiler.harness.case import case_dict
-from lora_profiler.units import bytes_text
+from lora_profiler.harness.process import python_path
+from lora_profiler.units import GIB, MIB, bytes_text
+
+CONNECT_SECONDS = 5.0
+OBJECT_STORE_BYTES = 100 * MIB
+"""Of a cluster of our own: records are small, and by default Ray takes a third of the memory that
+cases need."""
+_LONGEST_FOLDER = 40
+"""In characters: Ray adds 64 to the name of a socket in it, and the system allows 107."""
+_OWN_ADDRESS_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Ray's variable, for every system in spite of its name: 0 makes 127.0.0.1 the node's address and
+all that it listens on."""
+_PATIENCE = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_py_gcs_connect_timeout_s": "5"}
+"""Attempts and seconds for a port where something answers that is no Ray; by default Ray tries for
+over two minutes."""
+
+
+def imported_ray() -> Any:
+    try:
+        import ray
+        import ray.util.scheduling_strategies
+    except ImportError as e:
+        raise UsageError(
+            f"--ray needs Ray ({e}); install it: pip install 'lora-profiler[cluster]'."
+        ) from None
+    return ray
+
+
+def local_address() -> str | None:
+    """The address that `ray start` left on this machine, if somebody still answers there.
+
+    Read from Ray's file and not by Ray, which takes its settings from the environment when it is
+    imported: too early by then.
+    """
+    place = (
+        os.environ.get("RAY_TMPDIR")
+        or (os.environ.get("TMPDIR") if sys.platform == "linux" else None)
+        or "/tmp"
+    )
+    try:
+        address = Path(place, "ray", "ray_current_cluster").read_text("utf-8").strip()
+        check_reachable(address)
+    except (OSError, UsageError):
+        return None
+    return address
+
+
+def check_reachable(address: str) -> None:
+    """Raises UsageError within seconds where Ray would try for a minute."""
+    host, colon, port = address.rpartition(":")
+    if (
+        "://" in address
+        or not colon
+        or not host
+        or not port.isdecimal()
+        or not 0 < int(port) < 65536
+    ):
+        raise UsageError(
+            f"--ray {address} is not an address; accepted: auto, local, or HOST:PORT of this"
+            " machine's cluster (`ray start --address=HOST:PORT`)."
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as e:
+        raise UsageError(
+            f"no Ray cluster answers at {address} ({e.strerror or e}); start one with `ray start"
+            " --head`, or take --ray local."
+        ) from None
+
+
+@contextmanager
+def settings(*, own: bool, is_named: bool) -> Iterator[str | None]:
+    """The environment that Ray's processes are started in, put back at the end; and the folder of a
+    cluster of our own.
+
+    As Ray itself does, the token in the user's home is shown to a cluster that was started on this
+    machine, and to no other.
+    """
+    changes = {"RAY_USAGE_STATS_ENABLED": "0"}
+    if own:
+        changes |= {
+            _OWN_ADDRESS_ONLY: "0",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": _token(),
+            # it would end workers for what their cases are measured for
+            "RAY_memory_monitor_refresh_ms": "0",
+            "PYTHONPATH": python_path(),
+        }
+    elif (
+        not is_named
+        and "RAY_AUTH_MODE" not in os.environ
+        and Path("~/.ray/auth_token").expanduser().exists()
+    ):
+        changes["RAY_AUTH_MODE"] = "token"
+    if not own:
+        changes |= _PATIENCE
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+            yield folder if own and len(folder) <= _LONGEST_FOLDER else None
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@cache
+def _token() -> str:
+    """Ray reads it once a process."""
+    return secrets.token_hex(32)
+
+
+def connect(ray: Any, address: str | None, folder: str | None, num_cpus: int | None) -> None:
+    """Raises UsageError."""
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if address is None:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=folder,
+                **quiet,
+            )
+        else:
+            ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as e:
+        what = (
+            f"the Ray cluster at {address} cannot be used"
+            if address
+            else "Ray cannot be started here"
+        )
+        raise UsageError(f"{what}: {' '.join(str(e).split())}") from None
+
+
+PROCESS_BYTES = 3 * GIB // 2
+"""Of a measured process on the CPU beside its tensors: Python, torch and its libraries held 0.4 to
+1.2 GiB in the committed records."""
+ON_GPUS = ("cuda", "xpu")
+"""Devices that Ray and Slurm count as GPUs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """Of one case. `memory_bytes` is 0 where nobody knows: on a GPU the host holds little but the
+    loading of the weights."""
+
+    cpus: int
+    gpus: int
+    memory_bytes: int
+
+
+def needs(planned: Planned, cpus: int) -> Needs:
+    """On the CPU the memory is the predicted peak, or the budget that ends the run before it, and a
+    process without tensors; of several ranks, of each.
+    """
+    case, setup = planned.case, planned.case.workload.setup
+    if setup.device != "cpu":
+        return Needs(
+            cpus=cpus, gpus=setup.world_size if setup.device in ON_GPUS else 0, memory_bytes=0
+        )
+    peak, budget = planned.prediction.peak.total_bytes, case.conditions.budget_bytes
+    of_a_rank = PROCESS_BYTES + (peak if budget is None else min(peak, budget))
+    return Needs(cpus=cpus, gpus=0, memory_bytes=of_a_rank * setup.world_size)
+
+
+def together(several: Iterable[Needs]) -> Needs:
+    """The most of each: what every task of one array asks for."""
+    every = list(several)
+    return Needs(
+        cpus=max(n.cpus for n in every),
+        gpus=max(n.gpus for n in every),
+        memory_bytes=max(n.memory_bytes for n in every),
+    )
+
+
+def default_cpus(environ: Mapping[str, str] | None = None) -> int:
+    """As many processors as OMP_NUM_THREADS allows threads, where it is set; else 1."""
+    given = (os.environ if environ is None else environ).get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() and int(given) > 0 else 1
+
 
 AUTO, LOCAL = "auto", "local"
 ANSWER_SECONDS = 120.0

@@ -20,8 +20,7 @@ from lora_profiler.campaign.runs import (
     durations_before,
     stored_before,
 )
-from lora_profiler.cluster_runs.ray import Begun, Ended, Event, Lost
-from lora_profiler.cluster_runs.resources import Needs, needs
+from lora_profiler.cluster_runs.ray import Begun, Ended, Event, Lost, Needs, needs
 from lora_profiler.harness import Case
 from lora_profiler.records.record import Record
 from lora_profiler.records.serialize import record_from_dict

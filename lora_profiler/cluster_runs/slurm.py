@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora_profiler.campaign.suites import write_cases
-from lora_profiler.cluster_runs.resources import Needs, together
+from lora_profiler.cluster_runs.ray import Needs, together
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case
 from lora_profiler.units import MIB

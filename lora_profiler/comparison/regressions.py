@@ -6,9 +6,8 @@ from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from lora_profiler.records.checks import LEAST_SAMPLES, median_interval
-from lora_profiler.records.environment import Device, Environment
-from lora_profiler.records.lines import recency
-from lora_profiler.records.record import Record
+from lora_profiler.records.load import recency
+from lora_profiler.records.record import Device, Environment, Record
 
 ChangeMetric = Literal[
     "peak_requested_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "device_used_bytes",

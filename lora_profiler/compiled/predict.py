@@ -18,9 +18,9 @@ from lora_profiler.prediction import (
     ParameterCount,
     Prediction,
 )
-from lora_profiler.support.engines import OUTLIERS, has_outliers
-from lora_profiler.support.evaluation import evaluation_words
-from lora_profiler.support.liger import ASSUMPTION
+from lora_profiler.support.check import OUTLIERS, has_outliers
+from lora_profiler.support.kernel_sets import ASSUMPTION
+from lora_profiler.support.library_memory import evaluation_words
 from lora_profiler.support.losses import OUTPUTS_HELD, SMOOTHED, loss_words
 from lora_profiler.support.packing import rows_words
 from lora_profiler.support.sdpa import kernel_words

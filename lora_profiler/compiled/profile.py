@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from lora_profiler.adapters.peft_tables import TARGETS_OF
+from lora_profiler.adapters.targets import TARGETS_OF
 from lora_profiler.algebra import Exponents, Polynomial
 from lora_profiler.algebra.polynomial import total
 from lora_profiler.compiled.affine import (

@@ -13,7 +13,7 @@ from itertools import dropwhile, groupby, islice, pairwise
 from typing import NamedTuple, TypeGuard
 
 from lora_profiler.algebra.polynomial import Polynomial, Values
-from lora_profiler.catalog.contexts import most_multiprocessors
+from lora_profiler.catalog.gpus import most_multiprocessors
 from lora_profiler.compiled.allocator import EMPTY_CACHE
 from lora_profiler.compiled.evaluation import Evaluation, tape_of
 from lora_profiler.compiled.regime import regime_of

@@ -17,7 +17,7 @@ from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UsageErr
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.answers import Answer, answers
 from lora_profiler.planning.guided import Guided, guided, has_lines
-from lora_profiler.planning.network import find_network
+from lora_profiler.planning.placement import find_network
 from lora_profiler.planning.profiles import is_worth_a_trace
 from lora_profiler.planning.setups import DEFAULTS, written_options
 from lora_profiler.planning.setups import workloads as planning_workloads

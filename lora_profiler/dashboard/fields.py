@@ -26,7 +26,7 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option import MAX_SIZE, Option
 from lora_profiler.planning.engine import ENGINES
-from lora_profiler.planning.network import LINKS
+from lora_profiler.planning.placement import LINKS
 from lora_profiler.report import labels
 from lora_profiler.stacks import CHECKPOINT_DTYPE, GUIDE, TRAINERS, find_stack
 from lora_profiler.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED, Method

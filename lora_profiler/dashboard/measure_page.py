@@ -25,7 +25,7 @@ from lora_profiler.dashboard.measuring import BenchConditions, CaseState, Measur
 from lora_profiler.dashboard.question import Question, completed
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness import Heartbeat
-from lora_profiler.harness.device_choice import present_device
+from lora_profiler.harness.capabilities import present_device
 from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.setups import CPU_DEFAULTS, DEFAULTS
 from lora_profiler.report import labels

@@ -23,7 +23,7 @@ from lora_profiler.option import flag
 from lora_profiler.planning.setups import CPU_DEFAULTS, DEFAULTS
 from lora_profiler.planning.timing import step_time
 from lora_profiler.prediction import Prediction
-from lora_profiler.records.lines import parsed_record
+from lora_profiler.records.load import parsed_record
 from lora_profiler.records.locks import WorkingFolder
 from lora_profiler.records.record import Conditions as Recorded
 from lora_profiler.records.record import Readings, Record, readings_from_dict

@@ -29,8 +29,7 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option import flag
 from lora_profiler.planning.over_data import TrainingData
 from lora_profiler.planning.plan import TrainingPlan, make_plan
-from lora_profiler.planning.plan_inputs import offers_at, read_prices, space_of
-from lora_profiler.planning.planned import Amount, Budget
+from lora_profiler.planning.planned import Amount, Budget, offers_at, read_prices, space_of
 from lora_profiler.planning.setups import workloads
 from lora_profiler.report.first_screen import Run
 from lora_profiler.stacks import BARE, GUIDE

@@ -165,7 +165,7 @@ def _qlora_text(abilities: Abilities, incomplete: bool) -> str:
 
 def _record_lines() -> list[tuple[str, str]]:
     """Where `bench` keeps its records unless told otherwise, and how much room is left there."""
-    from lora_profiler.records.lines import StoreError
+    from lora_profiler.records.load import StoreError
     from lora_profiler.records.store import default_records_path
 
     try:

@@ -28,7 +28,7 @@ def take_one_device() -> None:
 if __name__ == "__main__":
     die_with_parent()
     if sys.argv[1:2] == ["--ranks"]:
-        from lora_profiler.harness.torchrun import main
+        from lora_profiler.harness.process_group import main
     else:
         take_one_device()
         from lora_profiler.harness.worker import main

@@ -6,7 +6,7 @@ import traceback
 import torch
 
 from lora_profiler.errors import UnbuildableError
-from lora_profiler.harness.provenance import without_paths
+from lora_profiler.harness.environment import without_paths
 from lora_profiler.harness.tracker import BudgetExceededError
 from lora_profiler.records.record import Failure, Status
 

@@ -9,8 +9,15 @@ from pathlib import Path
 
 from lora_profiler.harness.case import Case
 from lora_profiler.records.checks import unequal_loss
-from lora_profiler.records.environment import Environment
-from lora_profiler.records.record import Failure, Flag, Measurement, RankMeasurement, Record, Status
+from lora_profiler.records.record import (
+    Environment,
+    Failure,
+    Flag,
+    Measurement,
+    RankMeasurement,
+    Record,
+    Status,
+)
 
 LOST_PEER = re.compile(
     r"gloo|NCCL|DistBackendError|TCPStore|Connection (closed|reset|refused)|Broken pipe",

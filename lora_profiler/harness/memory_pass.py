@@ -17,10 +17,8 @@ from typing import Any
 import torch
 
 from lora_profiler.harness import ownership
-from lora_profiler.harness.counters import Counters, Health, empty_cache
-from lora_profiler.harness.cpu_allocator import AllocatorRecord
+from lora_profiler.harness.counters import AllocatorRecord, Counters, Health, empty_cache
 from lora_profiler.harness.failures import is_out_of_memory
-from lora_profiler.harness.marked_steps import MarkedSteps, Progress, loss_phase
 from lora_profiler.harness.process_group import reshard
 from lora_profiler.harness.timeline import (
     AllocationClaims,
@@ -30,6 +28,7 @@ from lora_profiler.harness.timeline import (
     composition,
     steady,
 )
+from lora_profiler.harness.timing_pass import MarkedSteps, Progress, loss_phase
 from lora_profiler.harness.tracker import BudgetExceededError, StorageTracker
 from lora_profiler.harness.training import Training
 from lora_profiler.modeling import attention_context

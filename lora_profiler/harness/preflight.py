@@ -7,14 +7,12 @@ from importlib.util import find_spec
 
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.errors import refuse as refuse_usage
-from lora_profiler.harness.nvml import open_cards, open_device
-from lora_profiler.harness.nvml_handle import visible_entries
+from lora_profiler.harness.nvml import open_cards, open_device, visible_entries
 from lora_profiler.harness.pretended import Pretended
 from lora_profiler.harness.trainer_refusals import MODULES, missing_for, refuse_trainer
 from lora_profiler.loss import is_predicted_only
 from lora_profiler.records.record import Conditions
-from lora_profiler.support.check import check_model
-from lora_profiler.support.engines import trace_unsupported_reason
+from lora_profiler.support.check import check_model, trace_unsupported_reason
 from lora_profiler.support.model_types import type_of
 from lora_profiler.support.optimizers import package_of
 from lora_profiler.workload import DEEPSPEED_ZERO, FULLY_SHARDED, Sharding, TrainSetup, Workload

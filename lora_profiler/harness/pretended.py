@@ -15,8 +15,7 @@ from typing import Any
 
 from lora_profiler.platform import TORCH, Platform, version_of
 from lora_profiler.records.checks import NOT_REHEARSED
-from lora_profiler.records.environment import REHEARSED, Device, Environment
-from lora_profiler.records.record import Measurement
+from lora_profiler.records.record import REHEARSED, Device, Environment, Measurement
 
 LIMITS = (
     "Values were not computed and times mean nothing: only sizes, their order and the kernels' "

@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness.case import Case, case_dict, make_case
+from lora_profiler.harness.environment import without_paths
 from lora_profiler.harness.machine import oom_kills
 from lora_profiler.harness.preflight import (
     MeasurementError,
@@ -36,12 +37,12 @@ from lora_profiler.harness.process import (
     is_crowded,
     python_path,
 )
-from lora_profiler.harness.provenance import without_paths
 from lora_profiler.records.decode import RecordError, decoded
-from lora_profiler.records.environment import Device, Environment
 from lora_profiler.records.locks import WorkingFolder
 from lora_profiler.records.record import (
     Conditions,
+    Device,
+    Environment,
     Failure,
     Measurement,
     Readings,

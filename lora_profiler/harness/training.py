@@ -12,7 +12,7 @@ import torch
 from lora_profiler.harness.process_group import DistributedModel
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling import attention_context, evaluating, forward, forward_loss
-from lora_profiler.modeling.images import with_images
+from lora_profiler.modeling.contents import with_images
 from lora_profiler.prediction import Phase
 from lora_profiler.records.record import Conditions
 from lora_profiler.support.library_memory import extra_loop_bytes, has_reference, pass_scalar_bytes

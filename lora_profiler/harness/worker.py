@@ -36,13 +36,13 @@ from lora_profiler.harness.process_group import Ranks, joined, own_rank, spread
 from lora_profiler.harness.timing_pass import TimingResult, timing_pass
 from lora_profiler.harness.training import Training, TrainingBatches, token_counts
 from lora_profiler.prediction import Phase
-from lora_profiler.records.atomic_write import write_durably
 from lora_profiler.records.checks import (
     cross_check_peaks,
     half_width_limit,
     relative_half_width,
     timing_flags,
 )
+from lora_profiler.records.locks import write_durably
 from lora_profiler.records.record import (
     BUSY_SHARE,
     UNATTRIBUTED_SHARE,

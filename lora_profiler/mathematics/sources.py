@@ -12,7 +12,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from lora_profiler._common.files import read_regular
+from lora_profiler._common.paths import read_regular
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import ModelNotFoundError, UsageError
 from lora_profiler.mathematics.subject import SMALL_MODEL_STEPS, Subject, train

@@ -13,6 +13,7 @@ from lora_profiler.modeling.contents import (
     output_head,
     quantization_tensors,
     state_tensors,
+    text_tokens,
 )
 from lora_profiler.modeling.stepping import (
     attention_context,
@@ -21,7 +22,6 @@ from lora_profiler.modeling.stepping import (
     forward_loss,
     make_optimizer,
 )
-from lora_profiler.modeling.text import text_tokens
 
 __all__ = [
     "adapter_config",

@@ -14,14 +14,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lora_profiler.errors import UnbuildableError
 from lora_profiler.feature import part
 from lora_profiler.model_spec import is_headless
-from lora_profiler.modeling.contents import within
+from lora_profiler.modeling.contents import told_apart, within
 from lora_profiler.modeling.losses import (
     contrastive_loss,
     labels_for,
     loss_without_logits,
     smoothed_loss,
 )
-from lora_profiler.modeling.packing import told_apart
 from lora_profiler.modeling.third_party import require
 from lora_profiler.optimizer import PackageOptimizer, package_optimizer
 from lora_profiler.support.optimizers import steps_in_groups, widens_embeddings

@@ -14,8 +14,7 @@ from lora_profiler.planning.engine import (
     predict_checked,
 )
 from lora_profiler.planning.memory_savings import Departure, MemoryChange, changes, smaller_batches
-from lora_profiler.planning.reserve import held_bytes, judge, usable_bytes
-from lora_profiler.planning.simulated import Judged
+from lora_profiler.planning.reserve import Judged, held_bytes, judge, usable_bytes
 from lora_profiler.planning.timing import TimedStep, step_time
 from lora_profiler.prediction import Prediction
 from lora_profiler.stacks import Trainer

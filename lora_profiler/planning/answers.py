@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from lora_profiler.batching.batches import Batches
     from lora_profiler.catalog import Gpu
     from lora_profiler.planning.advise import Remedy
-    from lora_profiler.planning.empirical_interval import PeakInterval
     from lora_profiler.planning.fit import Fit
-    from lora_profiler.planning.network import Communication, Network
     from lora_profiler.planning.over_data import LongSamples, OverData, TrainingData
+    from lora_profiler.planning.placement import Communication, Network
     from lora_profiler.planning.timing import SpeedGap, TimedStep, Timing
+    from lora_profiler.planning.unknowns import PeakInterval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class Answer:
     @cached_property
     def likely(self) -> "PeakInterval | None":
         """Where a measured peak lies, and what the question leaves open."""
-        from lora_profiler.planning.empirical_interval import peak_interval
+        from lora_profiler.planning.unknowns import peak_interval
 
         return peak_interval(self.prediction, self.trainer, self.given)
 
@@ -165,7 +165,7 @@ def answers(
         for workload in workloads:
             check_on_card(workload)
     if any(w.setup.world_size > 1 for w in workloads):
-        from lora_profiler.planning.network import communication
+        from lora_profiler.planning.placement import communication
     methods = frozenset(w.setup.method for w in workloads)
     batches: Sequence[Batches | None] = [None] * len(workloads)
     if data is not None:

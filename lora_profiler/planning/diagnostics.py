@@ -81,7 +81,7 @@ def unmatched_targets(workload: Workload) -> tuple[str, ...]:
     lora = workload.setup.lora
     if lora is None or not isinstance(lora.target_modules, tuple):
         return ()
-    from lora_profiler.adapters.peft_tables import PACKED_EXPERTS
+    from lora_profiler.adapters.targets import PACKED_EXPERTS
 
     if workload.model.model_type in PACKED_EXPERTS:
         return ()

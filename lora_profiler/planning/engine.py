@@ -10,12 +10,11 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.optimizer import optimizer_facts
 from lora_profiler.prediction import Prediction
 from lora_profiler.support.bases import base_words
-from lora_profiler.support.check import check
-from lora_profiler.support.engines import profile_unsupported_reason, trace_unsupported_reason
+from lora_profiler.support.check import check, profile_unsupported_reason, trace_unsupported_reason
 from lora_profiler.support.fake_quantizing import qat_words
 from lora_profiler.support.images import NO_IMAGES, image_words, is_unchecked
+from lora_profiler.support.kernel_sets import NEAREST_TRACED, nearest_traced
 from lora_profiler.support.optimizers import optimizer_words, package_of
-from lora_profiler.support.unsloth import NEAREST_TRACED, nearest_traced
 from lora_profiler.units import short_count_text
 from lora_profiler.workload import QUANT_TITLES, TrainSetup, Workload
 

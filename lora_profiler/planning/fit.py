@@ -1,12 +1,13 @@
-"""A card's verdict on a workload, with the reserve that tensors do not show, and the largest sizes
-that fit, from which a search that really trains begins."""
+"""A card's verdict on a workload, with the reserve that tensors do not show; the largest sizes that
+fit, and which batches and lengths around a question do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from lora_profiler.catalog import Gpu, as_gpu, bundled_gpus
+from lora_profiler.catalog import as_gpu, bundled_gpus
+from lora_profiler.catalog.gpus import Gpu
 from lora_profiler.errors import LoraProfilerError, NoProfileError, UsageError
 from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.engine import (
@@ -18,8 +19,7 @@ from lora_profiler.planning.engine import (
     predict_checked,
     resized,
 )
-from lora_profiler.planning.reserve import Reserve, Verdict, held_bytes, judge, usable_bytes
-from lora_profiler.planning.simulated import Judged
+from lora_profiler.planning.reserve import Judged, Reserve, Verdict, held_bytes, judge, usable_bytes
 from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import TrainSetup, Workload
@@ -341,3 +341,85 @@ def _memory(card: Gpu) -> float:
 
 def _most_usable(card: Gpu) -> int:
     return -(card.usable_bytes or 0)
+
+
+# --- sizes ----------------------------------------------------------------------------------------
+
+
+BATCHES = tuple(2**n for n in range(7))
+RANKS = tuple(2**n for n in range(10))
+LONGEST_COLUMNS = 9
+"""Lengths on a map; the longest ones that the model was made for."""
+LENGTHS = tuple(2**n for n in range(7, 18))
+BEYOND = 1
+UNKNOWN_LENGTH = 8192
+"""Up to here where a config does not say for what length its model was made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizeFit:
+    """One batch and length: its steady-state peak and the card's verdict, both None where the
+    engine has no answer."""
+
+    batch_size: int
+    seq_len: int
+    peak_bytes: int | None
+    verdict: Verdict | None
+
+
+def size_fits(prediction: Prediction, gpu: Gpu, engine: str = "auto") -> tuple[SizeFit, ...]:
+    """The workload of `prediction` at every batch and length of a grid, its own among them, by
+    batch and then by length.
+
+    Each is predicted anew. The grid ends `BEYOND` steps after the last batch and the last length
+    that fit at any other. Empty where the engine does not know the activations, and for a card sold
+    with several sizes.
+    """
+    usable, workload = gpu.usable_bytes, prediction.workload
+    if usable is None or prediction.saved_activation_bytes is None:
+        return ()
+    answerer, held = engine_for_search(prediction, engine), held_bytes(prediction)
+    rows = []
+    for batch in batches(workload.setup.batch_size):
+        for length in lengths(workload.setup.seq_len, workload.model.trained_length):
+            try:
+                setup = replace(workload.setup, batch_size=batch, seq_len=length)
+                other = resized(workload, setup, answerer)
+                peak = peak_bytes_checked(other, answerer)
+            except LoraProfilerError:
+                # a size at which other rules hold, for which there is no profile
+                rows.append(
+                    SizeFit(batch_size=batch, seq_len=length, peak_bytes=None, verdict=None)
+                )
+                continue
+            verdict = Judged(other, peak, usable, gpu, answerer, held=held).verdict
+            rows.append(SizeFit(batch_size=batch, seq_len=length, peak_bytes=peak, verdict=verdict))
+    requested = workload.setup.batch_size, workload.setup.seq_len
+    return tuple(_to_the_border(rows, *requested))
+
+
+def _to_the_border(rows: Sequence[SizeFit], batch_size: int, seq_len: int) -> list[SizeFit]:
+    """Without what lies far beyond the last that fits, but for the size that was asked."""
+    fitting = [row for row in rows if row.verdict == "fits"]
+    near = _around(
+        {row.batch_size for row in rows}, {row.batch_size for row in fitting}, batch_size
+    )
+    short = _around({row.seq_len for row in rows}, {row.seq_len for row in fitting}, seq_len)
+    return [row for row in rows if row.batch_size in near and row.seq_len in short]
+
+
+def _around(sizes: Collection[int], fitting: Collection[int], requested: int) -> set[int]:
+    last = max(fitting, default=0)
+    beyond = sorted(size for size in sizes if size > last)[:BEYOND]
+    return {*(size for size in sizes if size <= last), *beyond, requested}
+
+
+def batches(batch_size: int) -> Sequence[int]:
+    """Powers of two, and the one that was asked."""
+    return sorted({*BATCHES, batch_size})
+
+
+def lengths(seq_len: int, made_for: int | None) -> Sequence[int]:
+    """Powers of two up to what the model was made for, and the one that was asked."""
+    usual = [length for length in LENGTHS if length <= (made_for or UNKNOWN_LENGTH)] or [LENGTHS[0]]
+    return sorted({*usual[-LONGEST_COLUMNS:], seq_len})

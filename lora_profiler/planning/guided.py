@@ -13,8 +13,8 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import engines_for, on_card, predict_checked
 from lora_profiler.planning.fit import judged_on
+from lora_profiler.planning.reserve import Judged
 from lora_profiler.planning.setups import workloads
-from lora_profiler.planning.simulated import Judged
 from lora_profiler.prediction import Prediction
 from lora_profiler.stacks import Stack, as_guided, find_stack, spelled
 from lora_profiler.workload import Method, Workload

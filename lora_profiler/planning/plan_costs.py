@@ -11,8 +11,8 @@ from lora_profiler.catalog import Gpu
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.kernels import StepKernels, lumped
 from lora_profiler.planning.engine import peak_bytes_checked, predict_checked, resized, rules_know
-from lora_profiler.planning.network import Network, communication
 from lora_profiler.planning.over_data import TIMED_PARTS, worst_batch
+from lora_profiler.planning.placement import Network, communication
 from lora_profiler.planning.planned import Amount, Interval, PlannedTime
 from lora_profiler.planning.reserve import held_bytes
 from lora_profiler.planning.timing import TimedDevice, device_for, no_speed

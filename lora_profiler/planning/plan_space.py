@@ -7,8 +7,7 @@ from itertools import product
 
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.planning.network import Network
-from lora_profiler.planning.placement import SHARDINGS, Cluster, world_sizes
+from lora_profiler.planning.placement import SHARDINGS, Cluster, Network, world_sizes
 from lora_profiler.planning.plan_costs import Costs, Layout
 from lora_profiler.planning.planned import Offer, Space, divisors, link_of, sized
 from lora_profiler.planning.reserve import judge, reserve_for

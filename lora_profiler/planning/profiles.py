@@ -7,8 +7,7 @@ from lora_profiler.analytic import knows
 from lora_profiler.compiled import has_profile, has_stand_in
 from lora_profiler.compiled.regime import key_of, one_of_each_regime
 from lora_profiler.errors import CompileError, UnbuildableError, UsageError
-from lora_profiler.support.check import check
-from lora_profiler.support.engines import profile_unsupported_reason
+from lora_profiler.support.check import check, profile_unsupported_reason
 from lora_profiler.traced import compile_profile, is_untrusted
 from lora_profiler.traced.watch import announce, note, warn
 from lora_profiler.workload import Workload

@@ -22,9 +22,8 @@ from lora_profiler.prediction import (
 )
 from lora_profiler.records.record import Conditions, Measurement, Record
 from lora_profiler.rehearsal.build import find_compiler, stubs
-from lora_profiler.rehearsal.cards import PretendedCard, pretended
 from lora_profiler.rehearsal.environment import check_platform, find_python, read_environment
-from lora_profiler.rehearsal.launch import over_stubs
+from lora_profiler.rehearsal.launch import PretendedCard, over_stubs, pretended
 from lora_profiler.units import GIB, bytes_text
 from lora_profiler.workload import Workload
 

@@ -14,8 +14,10 @@ from lora_profiler.question.lora_config import IDLE_FIELDS, PEFT_NAMES
 from lora_profiler.stacks.stack import BARE, Stack, Trainer, check_able, find_stack, spelled
 from lora_profiler.support.bases import BASES
 from lora_profiler.support.generations import as_made
-from lora_profiler.support.lora_kernels import lora_kernels_unsupported_reason
-from lora_profiler.support.unsloth import unsloth_unsupported_reason
+from lora_profiler.support.kernel_sets import (
+    lora_kernels_unsupported_reason,
+    unsloth_unsupported_reason,
+)
 from lora_profiler.workload import OPTIONS, LoraConfig, Method, Quantization, TrainSetup, Workload
 
 DEFAULT_METHODS: tuple[Method, ...] = ("full", "lora")

@@ -18,11 +18,11 @@ from lora_profiler.planning.engine import (
     windows_of,
 )
 from lora_profiler.support.check import check
+from lora_profiler.support.kernel_sets import positions_of
 from lora_profiler.support.losses import head_of, loss_regime
 from lora_profiler.support.offloading import offloads
 from lora_profiler.support.optimizers import counts_in_steps
 from lora_profiler.support.sdpa import MASK_ALIGNMENT
-from lora_profiler.support.unsloth import positions_of
 from lora_profiler.workload import Workload
 
 if TYPE_CHECKING:

@@ -22,9 +22,8 @@ from lora_profiler.steptime import (
     rates_of,
     step_time_at,
 )
-from lora_profiler.steptime.roofline import Step, loaded
-from lora_profiler.steptime.step import check_base_timed
-from lora_profiler.support.context_parallel import UNTIMED
+from lora_profiler.steptime.roofline import Step, check_base_timed, loaded
+from lora_profiler.support.check import UNTIMED
 from lora_profiler.workload import Workload
 
 
@@ -166,7 +165,7 @@ def device_for(workload: Workload, gpu: Gpu | None) -> TimedDevice | None:
     cards like it."""
     if gpu is None and workload.setup.device != "cpu":
         return None
-    from lora_profiler.steptime.local import local_constants, local_cpu
+    from lora_profiler.steptime.fit import local_constants, local_cpu
 
     local = local_constants(gpu.key) if gpu else local_cpu()
     if local:

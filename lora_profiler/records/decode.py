@@ -18,7 +18,7 @@ from typing import (
     is_typeddict,
 )
 
-from lora_profiler.catalog.config_checks import shown
+from lora_profiler.catalog.config import shown
 from lora_profiler.errors import LoraProfilerError
 
 _UNIONS = (Union, types.UnionType)

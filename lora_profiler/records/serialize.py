@@ -1,18 +1,19 @@
-"""Workloads and records to JSON and back. What comes back is checked field by field; older schemas
-are migrated on reading."""
+"""Workloads and records to JSON and back, with the schema of it. What comes back is checked field
+by field; older schemas are migrated on reading."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
+from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, get_type_hints
 
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.records.decode import RecordError, decoded
-from lora_profiler.records.environment import Environment
 from lora_profiler.records.record import (
     SCHEMA_VERSION,
     Conditions,
+    Environment,
     Measurement,
     Record,
     conditions_dict,
@@ -270,3 +271,107 @@ def _setup(read: SetupFields) -> TrainSetup:
 def _known_fields(kind: type[LoraConfig | Quantization], read: SetupFields) -> dict[str, Any]:
     values = {f.name: getattr(read, _JSON_NAMES.get(f.name, f.name)) for f in fields(kind)}
     return {name: value for name, value in values.items() if value is not None}
+
+
+# --- json schema ----------------------------------------------------------------------------------
+
+
+if TYPE_CHECKING:
+    import msgspec.inspect as mi
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+SIZES = frozenset({"batch_size", "seq_len", "accumulation", "world_size", "packed"})
+"""Fields of a setup that are counted from 1, read or written."""
+Limits = Callable[[str], Mapping[str, Any]]
+"""What more is to be said of the numbers in the field of a name, such as that none is negative."""
+
+
+def record_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of one line of a file of records, as this version reads it."""
+    return json_schema(
+        RecordFields, title="one line of a lora-profile record file", limits=_size_limits
+    )
+
+
+def _size_limits(name: str) -> Mapping[str, Any]:
+    return {"minimum": 1} if name in SIZES else {}
+
+
+def json_schema(
+    kind: type, *, title: str, limits: Limits, optional: frozenset[str] | None = None
+) -> dict[str, Any]:
+    """Of an object of the dataclass or TypedDict `kind`, described by docstrings; what it is made
+    of is under $defs by the names of the types.
+
+    As it is read, fields with a default may be left out, and a dataclass has no others than its
+    own. With `optional` as it is written: all fields are there but those of these names, and of a
+    TypedDict those that are not required; a later version may add some.
+    """
+    import msgspec.inspect as mi
+
+    writer = _Writer(limits, optional)
+    writer.schema(mi.type_info(kind))
+    body = writer.definitions.pop(kind.__name__)
+    return {"$schema": DIALECT, "title": title, **body, "$defs": writer.definitions}
+
+
+class _Writer:
+    def __init__(self, limits: Limits, optional: frozenset[str] | None) -> None:
+        self.definitions: dict[str, dict[str, Any]] = {}
+        self._limits, self._optional = limits, optional
+
+    def schema(self, info: "mi.Type", limit: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """`limit` is of all numbers in it."""
+        import msgspec.inspect as mi
+
+        limit = limit or {}
+        match info:
+            case mi.DataclassType() | mi.TypedDictType():
+                return self._reference(info)
+            case mi.UnionType(types=types):
+                return {"anyOf": [self.schema(each, limit) for each in types]}
+            case mi.LiteralType(values=values):
+                return {"enum": list(values)} if len(values) > 1 else {"const": values[0]}
+            case mi.ListType(item_type=item) | mi.VarTupleType(item_type=item):
+                return {"type": "array", "items": self.schema(item, limit)}
+            case mi.DictType(key_type=key, value_type=value):
+                names = self.schema(key)
+                of_names = {} if names == {"type": "string"} else {"propertyNames": names}
+                of_values = {"additionalProperties": self.schema(value, limit)}
+                return {"type": "object", **of_names, **of_values}
+            case mi.IntType() | mi.FloatType():
+                return {"type": "integer" if isinstance(info, mi.IntType) else "number", **limit}
+            case mi.AnyType():
+                return {}
+        return {"type": _PLAIN[type(info).__name__]}
+
+    def _reference(self, info: "mi.DataclassType | mi.TypedDictType") -> dict[str, Any]:
+        name = info.cls.__name__
+        if name not in self.definitions:
+            self.definitions[name] = {}  # its place, before those of its parts
+            self.definitions[name] |= self._object(info)
+        return {"$ref": f"#/$defs/{name}"}
+
+    def _object(self, info: "mi.DataclassType | mi.TypedDictType") -> dict[str, Any]:
+        import msgspec.inspect as mi
+
+        is_closed = isinstance(info, mi.DataclassType) and self._optional is None
+        if isinstance(info, mi.TypedDictType) or self._optional is None:
+            needed = [f.name for f in info.fields if f.required]
+        else:
+            needed = [f.name for f in info.fields if f.name not in self._optional]
+        text = info.cls.__dict__.get("__doc__") or ""
+        return {
+            **(
+                {"description": cleandoc(text)}
+                if text and not text.startswith(f"{info.cls.__name__}(")
+                else {}
+            ),
+            "type": "object",
+            "required": needed,
+            "properties": {f.name: self.schema(f.type, self._limits(f.name)) for f in info.fields},
+            **({"additionalProperties": False} if is_closed else {}),
+        }
+
+
+_PLAIN = {"StrType": "string", "BoolType": "boolean", "NoneType": "null"}

@@ -24,9 +24,8 @@ from pathlib import Path
 
 from lora_profiler._common.paths import user_folder
 from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean
-from lora_profiler.records.atomic_write import sync_folder
-from lora_profiler.records.lines import RecordFile, StoreError, parsed_record, read_records, recency
-from lora_profiler.records.locks import exclusive, mark_in_use, sole_user
+from lora_profiler.records.load import RecordFile, StoreError, parsed_record, read_records, recency
+from lora_profiler.records.locks import exclusive, mark_in_use, sole_user, sync_folder
 from lora_profiler.records.record import STATUSES, Record
 from lora_profiler.records.serialize import record_dict
 

@@ -230,7 +230,7 @@ def calibration_blocks(found: "Calibration", path: Path | None) -> list[Block]:
 def calibration_payload(found: "Calibration", path: Path | None) -> dict[str, Any]:
     """`calibration` is the file's own content, `measured` what the probes found, `steps` those that
     were fitted."""
-    from lora_profiler.steptime.local import document_of
+    from lora_profiler.steptime.fit import document_of
 
     return {
         "schema_version": "1.0",

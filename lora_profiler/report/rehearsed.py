@@ -10,7 +10,7 @@ from lora_profiler.comparison.errors import counted, counted_peak
 from lora_profiler.comparison.scored import Result
 from lora_profiler.planning.nearest import Nearest, RehearsedTime
 from lora_profiler.prediction import CATEGORIES, Category, Exactness, Prediction
-from lora_profiler.rehearsal.cards import PretendedCard
+from lora_profiler.rehearsal.launch import PretendedCard
 from lora_profiler.rehearsal.result import COUNTERS, PartOfRun, Rehearsal, limits, worst_of
 from lora_profiler.report import labels
 from lora_profiler.report.answer.verdicts import a_gpu, gpu_name, size_text

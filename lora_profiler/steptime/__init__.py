@@ -1,8 +1,7 @@
 """How long a training step takes on a card: a roofline over the kernels of the traced step, with
 two fitted constants."""
 
-from lora_profiler.steptime.constants import Constants, Fixed, Rates, rates_of
-from lora_profiler.steptime.families import constants_for
+from lora_profiler.steptime.constants import Constants, Fixed, Rates, constants_for, rates_of
 from lora_profiler.steptime.predict import (
     PARTS,
     Basis,

@@ -1,5 +1,5 @@
-"""What turns bytes and FLOPs into seconds: two fitted constants for a family of cards, and values
-that are fixed.
+"""What turns bytes and FLOPs into seconds: two fitted constants for a family of cards, values
+that are fixed, and which of them a card takes.
 
 `eta` is the share of a card's dense peak that large 16-bit products reach, `beta` the share of its
 bandwidth that large copies reach. Only these two were ever fitted to measured steps. The others are
@@ -7,10 +7,15 @@ fixed, each with what supports it; where they rest on public rows, these are row
 `benchmarks/public_rows`.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Literal
 
-from lora_profiler.catalog import Gpu
+from lora_profiler.catalog import Gpu, find_gpu
+from lora_profiler.platform import BFLOAT16_CAPABILITY
 
 FRESH_BYTES = 32 * 2**20
 """From here on every tensor on a CPU is mapped by itself, so that its memory comes anew from the
@@ -144,3 +149,101 @@ def _of(card: Gpu, table: Mapping[str, int]) -> int:
     """The entry with the longest name that the card's key begins with; 0 for none."""
     named = [name for name in table if f"{card.key}_".startswith(f"{name}_")]
     return table[max(named, key=len)] if named else 0
+
+
+# --- families -------------------------------------------------------------------------------------
+
+
+_CONSTANTS = Path(__file__).parent / "data" / "constants.json"
+Likeness = Literal["fitted", "same class", "other class"]
+_FOREIGN = 0.40
+"""Half-width for a card of a class without any fitted card: A100 constants are 20 to 41 % too slow
+for steps on cards of half the rate, and off by -1 to +14 % on an L40S and by -13 to +29 % for
+BERT's seven steps on a V100."""
+_UNFITTED = 0.15
+"""For a card like the fitted ones, beside their own. Two rows of an H100 are off by 1 and 3 %, five
+of an L40 by 3 to 16 %: too few to promise less."""
+HOSTS = 2**0.5
+"""Nobody has seen a user's host: the slowest takes twice as long for a launch as the fastest, the
+usual launch being in the middle. So far apart are single threads of servers' processors of one
+decade, and of desktops'; a launch is Python, autograd and the driver on one."""
+_UNSTATED = 0.10
+"""For kernels that nobody has said, or that a compiler makes."""
+_CHIPS_OF_GAMES = (86, 89, 120)
+"""Compute capabilities of chips with GDDR memory; those for datacentres have HBM."""
+_WHOLE_RATE = 3.0
+"""Of these chips' 16-bit peaks over the float32 one: 2 where tensor cores add products in float32
+at half the rate, 512 FLOPs a multiprocessor and clock, 4 where at the whole (NVIDIA's architecture
+papers). The half rate is nearly reached, the whole is not: torch's products in bfloat16 take 163 to
+173 of an RTX 4090's 165 TFLOP/s and 114 of an L20's 120, but 269 of an L40S's 362 and 234 to 265 of
+an A100's 312 (github.com/zzc0721/torch-performance-test-data, `database.md`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundled:
+    """`half_width`: of the interval around what hosts within `HOSTS` take, as a share: what nine in
+    ten rows are within whose model was left out, each model weighing the same, or whose source."""
+
+    families: tuple[Constants, ...]
+    half_width: float
+
+
+@cache
+def bundled() -> Bundled:
+    data = json.loads(_CONSTANTS.read_text(encoding="utf-8"))
+    return Bundled(
+        families=tuple(
+            Constants(
+                family=f["family"],
+                eta=f["eta"],
+                beta=f["beta"],
+                cards=tuple(f["cards"]),
+                rows=tuple(f["rows"]),
+            )
+            for f in data["families"]
+        ),
+        half_width=data["half_width"],
+    )
+
+
+def constants_for(card: Gpu) -> tuple[Constants, Likeness]:
+    """The constants of the fitted cards that `card` is one of, or is most like, and how like them
+    it is."""
+    of_class = {
+        _class(find_gpu(key)): family
+        for family in reversed(bundled().families)
+        for key in family.cards
+    }
+    for family in bundled().families:
+        if card.key in family.cards:
+            return family, "fitted"
+    like = of_class.get(_class(card))
+    return (
+        (like, "same class")
+        if like and card.vendor == "nvidia"
+        else (bundled().families[0], "other class")
+    )
+
+
+def _class(card: Gpu) -> str:
+    """Cards before bfloat16 have other tensor cores, smaller caches and older kernels. Of chips
+    with GDDR memory those of half the rate reach shares of their peak that others do not."""
+    if card.capability is not None and card.capability < BFLOAT16_CAPABILITY:
+        return "before bfloat16"
+    if card.capability not in _CHIPS_OF_GAMES:
+        return "datacentre"
+    tensor, single = card.bf16_dense_tflops, card.fp32_tflops
+    return "half rate" if tensor and single and tensor < _WHOLE_RATE * single else "graphics"
+
+
+def half_width(likeness: Likeness, stated_kernels: bool = True) -> float:
+    """Of the interval around the times that hosts within `HOSTS` take, as a share of the measured
+    one."""
+    if likeness == "other class":
+        return _FOREIGN
+    squares = (
+        bundled().half_width ** 2
+        + (_UNFITTED**2 if likeness == "same class" else 0)
+        + (0 if stated_kernels else _UNSTATED**2)
+    )
+    return float(squares**0.5)

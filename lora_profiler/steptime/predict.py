@@ -7,10 +7,16 @@ from typing import Literal
 from lora_profiler.catalog import Gpu
 from lora_profiler.kernels import StepKernels
 from lora_profiler.prediction import FlopCount
-from lora_profiler.steptime.constants import Constants, Rates, rates_of
-from lora_profiler.steptime.families import HOSTS, Likeness, constants_for, half_width
-from lora_profiler.steptime.roofline import Part, Step, loaded
-from lora_profiler.steptime.step import step_of
+from lora_profiler.steptime.constants import (
+    HOSTS,
+    Constants,
+    Likeness,
+    Rates,
+    constants_for,
+    half_width,
+    rates_of,
+)
+from lora_profiler.steptime.roofline import Part, Step, loaded, step_of
 from lora_profiler.workload import TrainSetup
 
 Basis = Likeness | Literal["this machine"]

@@ -1,30 +1,336 @@
-"""Can this be answered? Asked once, when a workload is made ready. No torch."""
+"""Can this be answered, and by which engine? Asked once, when a workload is ready. No torch."""
+
+from itertools import chain
 
 from lora_profiler.adapters import adapters
-from lora_profiler.errors import UsageError
-from lora_profiler.model_spec import ModelSpec
+from lora_profiler.errors import UsageError, refuse
+from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.optimizer import optimizer_facts
 from lora_profiler.option_values import GRPO
-from lora_profiler.support.bases import check_base, check_quantized_experts
-from lora_profiler.support.context_parallel import check_context_parallel
-from lora_profiler.support.engines import (
-    NO_GENERATION,
-    profile_unsupported_reason,
-    rules_unsupported_reason,
-    trace_unsupported_reason,
+from lora_profiler.support.bases import (
+    SPLIT_TOKENS,
+    base_of,
+    check_base,
+    check_quantized_experts,
+    is_packed_base,
+    splits_products,
 )
-from lora_profiler.support.fake_quantizing import check_qat
+from lora_profiler.support.fake_quantizing import RULED, check_qat
 from lora_profiler.support.generations import check_generation, check_traceable
 from lora_profiler.support.images import NO_IMAGES, check_images
-from lora_profiler.support.liger import check_kernels
-from lora_profiler.support.lora_kernels import check_lora_kernels
+from lora_profiler.support.kernel_sets import check_kernels, check_lora_kernels, check_unsloth
 from lora_profiler.support.losses import check_loss
-from lora_profiler.support.offloading import check_offloading
+from lora_profiler.support.model_types import TENSOR_PARALLEL_TYPES, type_of
+from lora_profiler.support.offloading import OFFLOADED_ACTIVATIONS, check_offloading
+from lora_profiler.support.optimizers import widens_embeddings
 from lora_profiler.support.packing import check_packing
 from lora_profiler.support.sdpa import check_platform
-from lora_profiler.support.tensor_parallel import check_tensor_parallel
-from lora_profiler.support.unsloth import check_unsloth
-from lora_profiler.workload import DEEPSPEED_ZERO, FULLY_SHARDED, TrainSetup, Workload
+from lora_profiler.workload import (
+    DEEPSPEED_ZERO,
+    FULLY_SHARDED,
+    QUANT_TITLES,
+    LoraConfig,
+    TrainSetup,
+    Workload,
+)
+
+UNTIMED = (
+    "the time of a step under context parallelism is not known: what attention sends, and its part"
+    " of the work, were held against no measurement."
+)
+_REHEARSED_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+_DENSE, _ALIGNED = "full_attention", 8
+
+
+_HELD_LOOPS = ("none", "transformers", "transformers-unmasked", "trl")
+
+
+def unknown_combination(setup: TrainSetup) -> str:
+    """What of `setup` context parallelism is not known with, "" where it is with all."""
+    half = setup.dtype != "float32" or setup.lowered_dtype is not None
+    kinds = {
+        f"sharding {setup.sharding}": setup.sharding != "fsdp",
+        f"device {setup.device}": setup.device != "cuda",
+        f"{setup.attention} attention": setup.attention not in ("auto", "flash", "cudnn"),
+        "float32": not half,
+        "autocast": setup.autocast_dtype,
+        rules_unsupported_reason(setup) or "": rules_unsupported_reason(setup),
+        f"the {setup.loss} loss": setup.loss != "plain",
+        "label smoothing": setup.label_smoothing_factor,
+        "held outputs": setup.hold_outputs,
+        f"{setup.kernels}'s kernels": setup.kernels != "transformers",
+        f"transformers {setup.transformers}": setup.transformers != "5",
+        "packed rows": setup.is_packed,
+        "padding": setup.is_padded,
+        "evaluation": setup.eval_batch_size,
+        "generation": setup.completions_at_once or setup.use_vllm,
+        f"{setup.loop_state}'s loop": setup.loop_state not in _HELD_LOOPS,
+        "what waits on the host": setup.offloads,
+        "reentrant checkpoints": setup.is_reentrant,
+        "fake-quantised layers": setup.qat != "none",
+    }
+    return next((kind for kind, applies in kinds.items() if applies), "")
+
+
+def check_context_parallel(workload: Workload, engine: str) -> None:
+    """Raises UsageError for what torch, accelerate or transformers refuse, and for what was held
+    against no rehearsal."""
+    setup, model, platform = workload.setup, workload.model, workload.platform
+    ranks = setup.context_parallel_size
+    if ranks == 1:
+        return
+    unknown = unknown_combination(setup)
+    refuse(
+        {
+            "context parallelism is known to the rules alone: torch runs it on kernels of CUDA, and"
+            " no loop of ours with it; take --engine analytic.": (
+                engine not in ("auto", "analytic")
+            ),
+            f"context parallelism with {unknown} is not modelled; it needs --sharding fsdp, the"
+            f" plain"
+            " loss, and flash or cuDNN attention in 16 bit. Leave one of them out.": unknown,
+            f"{setup.world_size} ranks are no multiple of --context-parallel-size {ranks}; take"
+            " another of both.": setup.world_size % ranks,
+            "flash and cuDNN attention need a GPU from sm_80.": (
+                platform.capability is not None and platform.capability < 80
+            ),
+            f"context parallelism is known of {', '.join(_REHEARSED_TYPES)}, not of"
+            f" {model.model_type}; leave --context-parallel-size out.": (
+                model.model_type not in _REHEARSED_TYPES
+            ),
+            f"{model.id} attends to windows, which accelerate refuses under context parallelism:"
+            " every mask is dropped there; leave --context-parallel-size out.": _slides(model),
+            f"flash attention pads the heads of {model.id} to a multiple of {_ALIGNED}; that is not"
+            " modelled with context parallelism. Leave --context-parallel-size out.": (
+                _head_width(model) % _ALIGNED
+            ),
+        }
+    )
+
+
+def _head_width(model: ModelSpec) -> int:
+    config = model.config
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+
+
+def _slides(model: ModelSpec) -> bool:
+    """As accelerate 1.15 looks (`big_modeling.py`, _attach_context_parallel_hooks)."""
+    config = model.config
+    kinds = config.get("layer_types")
+    if kinds is not None:
+        return set(kinds) != {_DENSE}
+    return bool(config.get("sliding_window") and config.get("use_sliding_window", True))
+
+
+BY_COLUMNS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "lm_head")
+BY_ROWS = ("o_proj", "down_proj", "embed_tokens")
+HEAD_NORMS = ("q_norm", "k_norm")
+"""Modules by the last part of their names, as transformers' plans cut them; norms of heads are
+whole."""
+STOPPED = (
+    "Adapters on row-wise layers (o_proj, down_proj) as PEFT 0.21 trains them with transformers"
+    " 5.20. With 5.21 to 5.24 PEFT ends in an error: it gives A the width of one part."
+)
+_STEPPED = ("adamw", "sgd", "rmsprop")
+
+
+def check_tensor_parallel(workload: Workload, engine: str) -> None:
+    """Raises UsageError for a family whose layers are made otherwise, which a trace may show, for
+    sizes that do not divide, for what the libraries refuse on a cut weight, and for what was held
+    against no trace."""
+    model, setup = workload.model, workload.setup
+    if setup.sharding != "tp":
+        return
+    if not type_of(model).tensor_parallel:
+        if engine == "traced":
+            return
+        raise UsageError(
+            f"tensor parallelism is known of {', '.join(TENSOR_PARALLEL_TYPES)}, not of"
+            f" {model.model_type}; take --sharding fsdp."
+        )
+    for refused, reason in (
+        (
+            setup.quantization is not None,
+            "bitsandbytes and PEFT ask a quantised weight for what torch's cut one lacks, and stop;"
+            " take --sharding fsdp or ddp.",
+        ),
+        (
+            setup.optimizer not in _STEPPED,
+            f"{setup.optimizer} with tensor parallelism is not modelled; use"
+            f" --optimizer {' or '.join(_STEPPED)}.",
+        ),
+        (
+            setup.loss != "plain",
+            f"the {setup.loss} loss multiplies by the head's weight, of which a rank has a part;"
+            " take --loss plain.",
+        ),
+        (
+            setup.kernels != "transformers",
+            f"{setup.kernels}'s kernels under tensor parallelism are not known; leave out one of"
+            " --kernels and --sharding tp.",
+        ),
+    ):
+        if refused:
+            raise UsageError(reason)
+    if setup.lora is not None:
+        _check_adapters(workload, setup.lora)
+    for name, size in divided_sizes(model).items():
+        if size % setup.world_size:
+            raise UsageError(
+                f"{model.id} has {name} {size}, which {setup.world_size} ranks do not divide; take"
+                " another --world-size."
+            )
+
+
+def _check_adapters(workload: Workload, lora: LoraConfig) -> None:
+    if lora.modules_to_save:
+        raise UsageError(
+            "PEFT's copies of cut modules are not known; leave out one of --modules-to-save and"
+            " --sharding tp."
+        )
+    for adapter in adapters(workload.model, lora):
+        if adapter.module.rpartition(".")[2] not in (*BY_COLUMNS[:-1], *BY_ROWS[:-1]):
+            raise UsageError(
+                f"PEFT cuts no adapter on {adapter.module}; leave it out of --targets, or take"
+                " --sharding fsdp."
+            )
+
+
+def divided_sizes(model: ModelSpec) -> dict[str, int]:
+    """Fields of the config that a rank has a part of."""
+    config = model.config
+    heads = int(config["num_attention_heads"])
+    return {
+        "num_attention_heads": heads,
+        "num_key_value_heads": int(config.get("num_key_value_heads") or heads),
+        "intermediate_size": int(config["intermediate_size"]),
+    }
+
+
+NO_GENERATION = (
+    "neither a profile nor a trace or rehearsal is of generation; take --engine analytic, or leave"
+    " it out: no --generation-batch-size, and --use-vllm of GRPO."
+)
+
+_ALONE = "a profile is of a process alone; of several ranks the rules answer, or --engine traced."
+_NO_IMAGES = "no profile is of images; take --engine traced, which traces exactly this size."
+_ON_HOST = "no profile is of what waits on the host; take --engine analytic."
+
+
+def profile_unsupported_reason(workload: Workload) -> str | None:
+    """The reason and what to do, None where a profile can hold the workload."""
+    setup, lora = workload.setup, workload.setup.lora
+    if reason := trace_unsupported_reason(setup):
+        return reason
+    exactly = "take --engine analytic, or traced, which traces exactly this size."
+    if setup.loss != "plain":
+        return (
+            f"no profile has the {setup.loss} loss; its chunks are not a polynomial in batch and"
+            f" sequence. {exactly}"
+        )
+    requested = {  # a whole sentence, or what none is of
+        _ALONE: setup.is_shared,
+        "packed rows": setup.is_packed,
+        _NO_IMAGES: setup.images is not None,
+        "evaluation between steps": setup.eval_batch_size is not None,
+        NO_GENERATION: setup.completions_at_once or setup.beta,
+        "an older version of transformers": setup.transformers != "5",
+        "fused adapters": lora is not None and (lora.fast_lora or lora.lora_kernels != "peft"),
+        "norms and embeddings in float32 over 16 bit": setup.has_wide_ends,
+        "routers in float32 over 16 bit": (setup.has_wide_routers and _has_routers(workload.model)),
+        "inputs with a gradient and no checkpointing": (
+            setup.has_input_gradients and not setup.checkpointing
+        ),
+        "steps in backward": setup.optimizer_in_bwd,
+        _ON_HOST: setup.offloads,
+        "fused kernels": setup.kernels != "transformers",
+        "embeddings' optimizer states in 32 bit": (
+            widens_embeddings(setup) and (lora is None or lora.modules_to_save)
+        ),
+    }
+    why = next((what for what, is_asked in requested.items() if is_asked), None)
+    return why if why is None or why.endswith(".") else f"no profile is of {why}; {exactly}"
+
+
+def _has_routers(model: ModelSpec) -> bool:
+    modules = ((part,) if isinstance(part, Module) else chain(*part.kinds) for part in model.parts)
+    return any(module.name.endswith(".gate") for module in chain(*modules))
+
+
+OUTLIERS = (
+    "Outlier columns (llm_int8_threshold 6.0) depend on the data and are not counted. At most the"
+    " inputs of int8 layers are kept twice."
+)
+"""What a trace of LLM.int8 on a card leaves out."""
+
+
+def trace_unsupported_reason(setup: TrainSetup) -> str | None:
+    """Why the base's layers or the optimizer cannot be run here, and what to do; None where they
+    can."""
+    if optimizer_facts(setup.optimizer).rules_alone:
+        return (
+            f"{setup.optimizer} is known to the rules alone, as its package's source has it; take"
+            " --engine analytic, or another --optimizer."
+        )
+    if is_torchtune_dora(setup):
+        return "torchtune's DoRA is known to the rules alone; take --engine analytic."
+    if setup.quantization is None or not is_packed_base(setup):
+        return None
+    title = QUANT_TITLES[setup.quantization.quant_type]
+    return (
+        f"a base in {title} is known to the rules alone: its layers are its package's own; take"
+        " --engine analytic, or --quant-type nf4."
+    )
+
+
+def omissions(setup: TrainSetup) -> tuple[str, ...]:
+    """What the rules do not follow to the byte, a sentence each."""
+    sentences = []
+    if optimizer_facts(setup.optimizer).whole_weights_alone:
+        sentences.append("Row and column sums of the optimizer's step are left out.")
+    base = base_of(setup)
+    if base is not None and is_packed_base(setup) and not base.in_torch:
+        sentences.append(
+            "The packages' layers were checked on a CPU only; GPU kernels follow their source."
+        )
+    if setup.offload_activations:
+        sentences.append(OFFLOADED_ACTIVATIONS)
+    if splits_products(setup):
+        sentences.append(
+            f"AWQ splits products of up to {SPLIT_TOKENS:,} tokens into eight float32 parts."
+            f" They are"
+            " left out: 32 B per token and output."
+        )
+    return tuple(sentences)
+
+
+def rules_unsupported_reason(setup: TrainSetup) -> str | None:
+    """Whose activations the rules do not know, None where they may."""
+    if setup.images is not None:
+        return "a vision tower"
+    if setup.lora is not None and setup.lora.use_dora and not is_torchtune_dora(setup):
+        return "DoRA's layers"
+    if setup.lora is not None and setup.lora.peft_type != "lora":
+        return f"{setup.lora.method_name}'s layers"
+    if _is_int8(setup):
+        return "layers in LLM.int8"
+    if setup.qat not in ("none", *RULED):
+        return f"linear layers fake-quantised in {setup.qat}"
+    return None
+
+
+def is_torchtune_dora(setup: TrainSetup) -> bool:
+    """Whether adapters are torchtune's own DoRA, which neither a trace nor a measurement makes."""
+    return setup.kernels == "torchtune" and setup.lora is not None and setup.lora.use_dora
+
+
+def has_outliers(setup: TrainSetup) -> bool:
+    """Whether memory depends on the data's outliers; a CPU multiplies without looking for any."""
+    return _is_int8(setup) and setup.device not in ("cpu", "xpu")
+
+
+def _is_int8(setup: TrainSetup) -> bool:
+    return setup.quantization is not None and setup.quantization.quant_type == "int8"
 
 
 def check(workload: Workload, engine: str) -> None:

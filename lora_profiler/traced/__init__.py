@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lora_profiler._common.packages import require
 from lora_profiler.adapters import check_patterns
 from lora_profiler.errors import CompileError, UsageError
-from lora_profiler.support.engines import profile_unsupported_reason
+from lora_profiler.support.check import profile_unsupported_reason
 
 if TYPE_CHECKING:
     from lora_profiler.compiled.profile import Profile

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lora_profiler.modeling.images import with_images
+from lora_profiler.modeling.contents import with_images
 from lora_profiler.workload import Workload
 
 aten = torch.ops.aten

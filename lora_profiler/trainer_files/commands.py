@@ -13,7 +13,7 @@ from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
-from lora_profiler._common.launchers import LAUNCHERS, launcher_at, program
+from lora_profiler._common.process import LAUNCHERS, launcher_at, program
 from lora_profiler.trainer_files.document import Document, Entry, TrainerFileError, parse
 from lora_profiler.trainer_files.frameworks.accelerate import COUNTED_BY_TORCHRUN
 from lora_profiler.trainer_files.frameworks.trl import TASK

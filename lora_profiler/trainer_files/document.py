@@ -14,7 +14,7 @@ from os.path import isfile  # which no name makes raise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lora_profiler._common.files import read_regular
+from lora_profiler._common.paths import read_regular
 from lora_profiler.errors import UsageError
 
 MAX_BYTES = 256_000

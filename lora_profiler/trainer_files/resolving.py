@@ -9,8 +9,8 @@ from lora_profiler.loss import loss_facts
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.optimizer import optimizer_facts
 from lora_profiler.option_values import WHOLE_WEIGHTS
-from lora_profiler.support.image_processors import PROCESSORS
-from lora_profiler.support.lora_kernels import SHARDED_APART, STOPPED
+from lora_profiler.support.images import PROCESSORS
+from lora_profiler.support.kernel_sets import SHARDED_APART, STOPPED
 from lora_profiler.support.model_types import MODEL_TYPES
 from lora_profiler.support.optimizers import steps_on_shards
 from lora_profiler.trainer_files.meaning import IMAGES, Framework

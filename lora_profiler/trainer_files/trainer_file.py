@@ -14,8 +14,7 @@ from lora_profiler.stacks.stack import Gap, Stack, as_loaded, find_stack
 from lora_profiler.support.bases import packed_experts
 from lora_profiler.support.fake_quantizing import rounds_head
 from lora_profiler.support.generations import as_made
-from lora_profiler.support.liger import PATCHED_BY_AXOLOTL
-from lora_profiler.support.lora_kernels import STOPPED, takes_lora_kernels
+from lora_profiler.support.kernel_sets import PATCHED_BY_AXOLOTL, STOPPED, takes_lora_kernels
 from lora_profiler.support.losses import check_loss
 from lora_profiler.support.model_types import type_of
 from lora_profiler.trainer_files.document import TrainerFileError

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from lora_profiler.algebra.polynomial import S8, S32, TOKENS, ZERO, B, Polynomial, S, constant
 from lora_profiler.analytic import lora_kernels
-from lora_profiler.analytic.context_parallel import ring_attention
+from lora_profiler.analytic.cut_layers import ring_attention
 from lora_profiler.analytic.families import fused
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.matmuls import linear, matmul

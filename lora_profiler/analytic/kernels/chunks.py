@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from lora_profiler.analytic.kernels.launches import Launches
 from lora_profiler.analytic.kernels.outside_layers import shifted_labels
-from lora_profiler.analytic.loss_paths import LossPath
-from lora_profiler.analytic.losses import SCALAR, ChunkedHead
+from lora_profiler.analytic.losses import SCALAR, ChunkedHead, LossPath
 from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.kernels import Gemm
 

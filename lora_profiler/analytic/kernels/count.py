@@ -27,7 +27,7 @@ from lora_profiler.analytic.kernels.outside_layers import (
     rotary_tables,
     windows_with_masks,
 )
-from lora_profiler.analytic.loss_paths import LossPath
+from lora_profiler.analytic.losses import LossPath
 from lora_profiler.analytic.persistent import rest_dtype
 from lora_profiler.analytic.plan import Plan, pass_alone, plan_for
 from lora_profiler.analytic.predict import values

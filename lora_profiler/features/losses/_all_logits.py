@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.loss_paths import (
+from lora_profiler.analytic.losses import (
     INDEX,
     SCALAR,
     Head,

@@ -8,7 +8,7 @@ from typing import Any
 from lora_profiler.evidence import MeasuredStep
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.fit import smallest_cards
-from lora_profiler.planning.network import Communication
+from lora_profiler.planning.placement import Communication
 from lora_profiler.planning.timing import SpeedGap, TimedStep, step_time
 from lora_profiler.report import labels
 from lora_profiler.report.answer.comparison_table import MethodRows

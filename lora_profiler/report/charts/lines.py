@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from lora_profiler.planning.fit import SizeFit
 from lora_profiler.planning.reserve import Verdict
-from lora_profiler.planning.sizes import SizeFit
 from lora_profiler.records.checks import median_interval
 from lora_profiler.report.charts import plot
 from lora_profiler.report.charts.plot import Figure, Limit

@@ -5,8 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.planning.network import Network
-from lora_profiler.planning.placement import MOST_REMEDY_CARDS, Cluster, Option, Placement, remedy
+from lora_profiler.planning.placement import (
+    MOST_REMEDY_CARDS,
+    Cluster,
+    Network,
+    Option,
+    Placement,
+    remedy,
+)
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.answer.predictions import assumption_lines
 from lora_profiler.report.blocks import Block, Sign, Table, Verdict, advice, dim, table

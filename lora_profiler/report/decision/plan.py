@@ -6,8 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from lora_profiler.catalog import Gpu, find_model
-from lora_profiler.planning.plan import MethodPlan, Neighbour, TrainingPlan
-from lora_profiler.planning.plan_nearest import NearestFit, nearest_runs
+from lora_profiler.planning.plan import (
+    MethodPlan,
+    NearestFit,
+    Neighbour,
+    TrainingPlan,
+    nearest_runs,
+)
 from lora_profiler.planning.planned import Goal, PlannedRun, cost_of, hours_of, is_within
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import (

@@ -14,8 +14,8 @@ from lora_profiler.workload import QUANT_TITLES, setup_dict
 
 if TYPE_CHECKING:
     from lora_profiler.planning.guided import Guided, Line
-    from lora_profiler.planning.network import Communication
     from lora_profiler.planning.over_data import OverData
+    from lora_profiler.planning.placement import Communication
     from lora_profiler.planning.timing import TimedStep
 
 

@@ -16,9 +16,8 @@ from lora_profiler.comparison.errors import (
     counted_peak,
     summary,
 )
-from lora_profiler.comparison.paired_runs import Ratio, full_against_lora
 from lora_profiler.comparison.scored import Result
-from lora_profiler.comparison.throughput import throughput
+from lora_profiler.comparison.throughput import Ratio, full_against_lora, throughput
 from lora_profiler.errors import UsageError
 from lora_profiler.option import Option
 from lora_profiler.prediction import Prediction

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from lora_profiler.comparison.errors import TOTAL, Comparison, Metric, lower_bounds
 from lora_profiler.comparison.scored import Result
 from lora_profiler.prediction import CATEGORIES, Prediction
-from lora_profiler.records.environment import Environment
-from lora_profiler.records.record import RankMeasurement, Record
+from lora_profiler.records.record import Environment, RankMeasurement, Record
 from lora_profiler.report import labels
 from lora_profiler.report.answer.predictions import exactness_lines
 from lora_profiler.report.answer.timing import predicted_time_line

@@ -8,8 +8,7 @@ from lora_profiler.report.labels import defined, interval_text, told
 from lora_profiler.units import percent_text, rate_text, seconds_text
 
 if TYPE_CHECKING:
-    from lora_profiler.comparison.paired_runs import Ratio
-    from lora_profiler.comparison.throughput import Throughput, Utilisation
+    from lora_profiler.comparison.throughput import Ratio, Throughput, Utilisation
     from lora_profiler.records.record import Record
 
 

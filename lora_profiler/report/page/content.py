@@ -10,8 +10,7 @@ from lora_profiler.comparison.errors import Comparison
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.evidence import interval
 from lora_profiler.planning.answers import Answer
-from lora_profiler.records.environment import Environment
-from lora_profiler.records.record import Record
+from lora_profiler.records.record import Environment, Record
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import sureness_words
 from lora_profiler.report.answer.verdicts import remedy_lines, verdict_blocks

@@ -4,7 +4,7 @@ its step, its layers, the card, and what would lower it."""
 from collections.abc import Callable, Iterable, Sequence
 
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.sizes import size_fits
+from lora_profiler.planning.fit import size_fits
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
 from lora_profiler.report.answer.predictions import model_parts

@@ -1,7 +1,7 @@
 """axolotl 0.19, `monkeypatch/trainer/utils.py` (selective_log_softmax)."""
 
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.loss_paths import INDEX, SCALAR, LossPath
+from lora_profiler.analytic.losses import INDEX, SCALAR, LossPath
 from lora_profiler.analytic.tensors import Tensor
 from lora_profiler.features.losses._all_logits import all_logits
 from lora_profiler.model_spec import ModelSpec

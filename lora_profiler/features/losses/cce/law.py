@@ -2,7 +2,7 @@
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.loss_paths import INDEX, SCALAR, LossPath, head_weights
+from lora_profiler.analytic.losses import INDEX, SCALAR, LossPath, head_weights
 from lora_profiler.analytic.tensors import Tensor
 from lora_profiler.model_spec import ModelSpec
 

@@ -3,7 +3,7 @@ the log-probabilities of all parts, in float32; backward takes the last part fir
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, constant
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.loss_paths import INDEX, SCALAR, LossPath, Product, head_weights
+from lora_profiler.analytic.losses import INDEX, SCALAR, LossPath, Product, head_weights
 from lora_profiler.analytic.matmuls import unpacked_bytes
 from lora_profiler.analytic.tensors import Tensor
 from lora_profiler.features.losses.litgpt import ROWS

@@ -3,7 +3,7 @@
 from lora_profiler.algebra.polynomial import TOKENS
 from lora_profiler.analytic.families.blocks import heads_of
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.loss_paths import INDEX, SCALAR, LossPath
+from lora_profiler.analytic.losses import INDEX, SCALAR, LossPath
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.features.losses._all_logits import all_logits
 from lora_profiler.model_spec import ModelSpec

@@ -1,7 +1,7 @@
 """LLaMA-Factory 0.9.6, `train/trainer_utils.py` (eaft_loss_func)."""
 
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.loss_paths import INDEX, SCALAR, LossPath
+from lora_profiler.analytic.losses import INDEX, SCALAR, LossPath
 from lora_profiler.analytic.tensors import Tensor
 from lora_profiler.features.losses._all_logits import all_logits, weighted
 from lora_profiler.model_spec import ModelSpec

@@ -1,7 +1,7 @@
 """LLaMA-Factory 0.9.6, `train/dpo/trainer.py` (concatenated_forward)."""
 
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.loss_paths import LossPath
+from lora_profiler.analytic.losses import LossPath
 from lora_profiler.analytic.tensors import Tensor
 from lora_profiler.features.losses._all_logits import all_logits, log_probabilities
 from lora_profiler.model_spec import ModelSpec

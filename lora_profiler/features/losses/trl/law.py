@@ -2,7 +2,7 @@
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, constant, total
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.loss_paths import SCALAR, LossPath, head_weights, labelled
+from lora_profiler.analytic.losses import SCALAR, LossPath, head_weights, labelled
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.features.losses.trl import TILE_COLUMNS, TILE_ROWS
 from lora_profiler.model_spec import ModelSpec

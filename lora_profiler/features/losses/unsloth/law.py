@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, constant, total
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.loss_paths import INDEX, SCALAR, Head, LossPath, head_weights
+from lora_profiler.analytic.losses import INDEX, SCALAR, Head, LossPath, head_weights
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.features.losses.unsloth import TILE_COLUMNS, Cut, cut_of
 from lora_profiler.model_spec import ModelSpec
