@@ -117,7 +117,7 @@ def test_an_answer_loads_nothing_of_other_questions() -> None:
         " standalone_mode=False)"
     )
     others = [
-        "cli.bench", "planning.advise", "planning.timing", "planning.network",
+        "cli.bench", "planning.advise", "planning.timing", "planning.placement",
         "records.record", "comparison.throughput", "report.evidence",
         "report.answer.predictions", "report.measured.run_labels",
     ]  # fmt: skip
