@@ -35,7 +35,7 @@ DASHBOARD = {
 TABS = ("Timeline", "Breakdown", "Fit map", "Compare", "Explanation")
 FOUND = """() => {
     const roots = [document.documentElement, document.querySelector('[data-testid="stMain"]')].filter(Boolean);
-    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), boxes = [];
+    const texts = document.createTreeWalker(roots.at(-1), NodeFilter.SHOW_TEXT), boxes = [];
     while (texts.nextNode()) {
         const node = texts.currentNode, parent = node.parentElement;
         if (!node.data.trim() || parent.closest('script, style, noscript, .main-svg, .st-key-verdict, [data-testid="stHeader"]')) continue;
@@ -66,6 +66,8 @@ def looked(page: Any, name: str, problems: list[str]) -> str:
     """'0 0 0 0': out of the window, texts on texts, axe, blank figures."""
     from axe_playwright_python.sync_playwright import Axe
 
+    page.wait_for_function("!document.querySelector('[data-stale=true]')")
+    page.wait_for_timeout(600)  # what was stale fades in
     found = page.evaluate(FOUND)
     serious = [
         f"{each['id']}: {node['html'][:100]}"
@@ -83,12 +85,11 @@ def of_dashboard(page: Any, address: str) -> Iterator[str]:
         page.goto(f"{address}&{query}")
         page.locator(".lp, [data-testid=stMarkdown]").first.wait_for()
         settle(page)
-        page.wait_for_timeout(1500)
+        page.wait_for_timeout(1000)
         for tab in TABS if name == "Predict" else ("",):
             if tab:
                 page.get_by_role("tab", name=tab, exact=True).click()
                 settle(page)
-                page.wait_for_timeout(700)
             yield f"{name} {tab}".strip()
 
 

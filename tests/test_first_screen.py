@@ -23,11 +23,10 @@ from lora_profiler.planning.answers import Answer, answers
 from lora_profiler.planning.fit import smallest_cards
 from lora_profiler.planning.setups import setups, written_options
 from lora_profiler.planning.timing import run_time
-from lora_profiler.report.answer.comparison_table import answered_differently, asked_differently
 from lora_profiler.report.answer.timing import smallest_cards_table
 from lora_profiler.report.answer.verdicts import size_text
 from lora_profiler.report.first_screen import Offer, Run, offers, three_numbers, trust, verdict
-from lora_profiler.units import GIB, MIB, bytes_text, rate_text
+from lora_profiler.units import GIB, bytes_text, rate_text
 
 LLAMA, GPT2 = "meta-llama/Llama-3.1-8B", "openai-community/gpt2"
 
@@ -169,19 +168,6 @@ def test_what_it_rests_on_is_the_nearest_public_run_with_its_address() -> None:
     assert f"{likely.nearest.measured_bytes / GIB:.2f} GiB" in told.text
     answer = one(device="cpu")
     assert trust(answer).url == "" and trust(answer).text
-
-
-def test_differences_are_those_and_no_others() -> None:
-    first, other = (one(GPT2, "rtx_4090", seq_len=256, lora=LoraConfig(r=rank)) for rank in (8, 16))
-    asked_, found = asked_differently(first, other), answered_differently(first, other)
-    assert asked_ is not None and found is not None
-    assert [row.cells for row in asked_.rows] == [("rank", "8", "16"), ("alpha", "16", "32")]
-    rows = {row.cells[0]: row.cells[1:] for row in found.rows}
-    assert "verdict" not in rows
-    peaks = [a.prediction.peak.total_bytes for a in (first, other)]
-    assert rows["peak"][:2] == tuple(f"{peak / MIB:.2f} MiB" for peak in peaks)
-    assert rows["peak"][2] == f"{100 * (peaks[1] / peaks[0] - 1):+.1f} %"
-    assert asked_differently(first, first) is None and answered_differently(first, first) is None
 
 
 def test_smallest_cards_stand_with_the_fastest_first() -> None:

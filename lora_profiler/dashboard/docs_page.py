@@ -25,7 +25,8 @@ def show() -> None:
 
 @cache
 def guides() -> dict[str, str]:
-    """Text of each guide by its title. Pictures, and links to other files, are left out."""
+    """Text of each guide by its title. Pictures, and links to other files, are left out; code has
+    no colours, as not all of the page's can be read."""
     folder = shipped("docs/guide")
     texts = [path.read_text("utf-8") for path in sorted(folder.glob("*.md"))] if folder else []
     return {text.partition("\n")[0].removeprefix("# "): _readable(text) for text in texts}
@@ -33,4 +34,5 @@ def guides() -> dict[str, str]:
 
 def _readable(text: str) -> str:
     without_pictures = re.sub(r"\[?!\[[^]]*\]\([^)]*\)(\]\([^)]*\))?", "", text)
-    return re.sub(r"\[([^]]+)\]\((?!https?://)[^)]*\)", r"\1", without_pictures)
+    without_links = re.sub(r"\[([^]]+)\]\((?!https?://)[^)]*\)", r"\1", without_pictures)
+    return re.sub(r"(?m)^( *```)\S.*$", r"\1text", without_links)

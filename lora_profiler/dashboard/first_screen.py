@@ -11,10 +11,11 @@ from lora_profiler.dashboard.question import predict_arguments
 from lora_profiler.dashboard.remembered import change, shown
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.answers import Answer
-from lora_profiler.report.answer.comparison_table import answered_differently, asked_differently
 from lora_profiler.report.answer.short_answer import method_bars
 from lora_profiler.report.answer.verdicts import method_name
 from lora_profiler.report.first_screen import offers, three_numbers, trust, verdict
+from lora_profiler.report.json.changes import Difference, between, difference_table
+from lora_profiler.report.json.predict import answer_dict
 from lora_profiler.report.labels import method_label
 
 
@@ -83,12 +84,20 @@ def show_pinned(answer: Answer) -> None:
     if pinned is None:
         widgets.note("Click Compare with this, change the question, and see here what differs.")
         return
-    questions, answers = asked_differently(pinned, answer), answered_differently(pinned, answer)
+    names = [
+        (each.prediction.workload.model.id, each.gpu.key if each.gpu else None)
+        for each in (pinned, answer)
+    ]
+    places = [
+        Difference(prediction="", name=name, before=one, after=other)
+        for name, one, other in zip(("model", "GPU"), *names, strict=True)
+        if one != other
+    ]
+    found = [*places, *between(answer_dict(pinned), answer_dict(answer))]
     widgets.section(
         f"A, {method_label(pinned.prediction)}, and B, {method_label(answer.prediction)}"
     )
-    tables = [table for table in (questions, answers) if table is not None]
-    if tables:
-        widgets.blocks(tables)
+    if found:
+        widgets.blocks([difference_table(found, "A", "B")])
     else:
         widgets.note("This is A: nothing differs yet.")

@@ -2,28 +2,23 @@
 answers with only what differs; and what lengths of samples say: the batches of an epoch, the worst
 one's memory, the average one's time."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from lora_profiler.planning.answers import Answer
 from lora_profiler.prediction import CATEGORIES, MOMENTS, Category, Moment
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Row, RowKind, Rows, Table
+from lora_profiler.report.blocks import RowKind, Rows, Table
 from lora_profiler.report.labels import UNKNOWN, method_label
 from lora_profiler.units import (
     byte_unit,
-    bytes_text,
-    bytes_texts,
-    change_text,
     count_text,
     flops_text,
     percent_text,
-    rate_text,
     seconds_text,
     short_count_text,
     short_in_unit,
 )
-from lora_profiler.workload import OPTIONS, setup_dict
 
 if TYPE_CHECKING:
     from lora_profiler.batching.batches import Batching
@@ -164,82 +159,6 @@ class MethodRows(Rows):
         first, second = values
         is_share = first and second is not None and second != first
         return percent_text(second / first) if is_share else ""  # type: ignore[operator]
-
-
-# --- two answers, and only what differs -----------------------------------------------------------
-
-_NOUNS = {option.name: option.noun for option in OPTIONS}
-
-
-def asked_differently(a: Answer, b: Answer) -> Table | None:
-    """What was asked otherwise: model, card, method, options; None where nothing was."""
-    rows = [Row(cells=(name, one, other)) for name, one, other in _questions(a, b) if one != other]
-    return Table(columns=("", "A", "B"), rows=tuple(rows), left=3) if rows else None
-
-
-def _questions(a: Answer, b: Answer) -> Iterator[tuple[str, str, str]]:
-    one, other = a.prediction.workload, b.prediction.workload
-    yield "model", one.model.id, other.model.id
-    card, other_card = (x.gpu.name if x.gpu else "none" for x in (a, b))
-    yield "card", card, other_card
-    loop, other_loop = (x.trainer.stack.title if x.trainer else "a bare loop" for x in (a, b))
-    yield "trainer", loop, other_loop
-    values, others = setup_dict(one.setup), setup_dict(other.setup)
-    for name, value in values.items():
-        yield _NOUNS.get(name, name), _written(name, value), _written(name, others[name])
-
-
-def _written(name: str, value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    if name == "method":
-        return labels.METHOD_LABELS[value]
-    return count_text(value) if isinstance(value, int) else str(value)
-
-
-def answered_differently(a: Answer, b: Answer) -> Table | None:
-    """The numbers that differ, with the change from A to B; None where none does."""
-    rows = tuple(Row(cells=cells) for cells in _numbers(a, b) if cells[1] != cells[2])
-    return Table(columns=("", "A", "B", "change"), rows=rows, left=1) if rows else None
-
-
-def _numbers(a: Answer, b: Answer) -> Iterator[tuple[str, str, str, str]]:
-    one, other = (labels.VERDICT_LABELS[x.fit.verdict] if x.fit else UNKNOWN for x in (a, b))
-    yield "verdict", one, other, ""
-    longest = max((x.step.time.seconds for x in (a, b) if x.step), default=1.0)
-    for name, (of, text) in _NUMBERS.items():
-        before, after = of(a), of(b)
-        if text is bytes_text:
-            first, second = bytes_texts([before, after])  # in one unit
-        elif text is seconds_text:
-            first, second = (UNKNOWN if x is None else text(x, longest) for x in (before, after))
-        else:
-            first, second = (UNKNOWN if x is None else text(x) for x in (before, after))
-        change = change_text(after / before - 1) if before and after is not None else ""
-        yield name, first, second, change
-
-
-_NUMBERS: dict[str, tuple[Callable[[Answer], Any], Callable[..., str]]] = {
-    "peak": (lambda x: x.prediction.peak.total_bytes, bytes_text),
-    "free on the GPU": (lambda x: x.fit.headroom_bytes if x.fit else None, bytes_text),
-    "held through the step": (lambda x: sum(x.prediction.persistent_bytes.values()), bytes_text),
-    "saved for backward": (lambda x: x.prediction.saved_activation_bytes, bytes_text),
-    "trained parameters": (lambda x: x.prediction.parameters.trainable, short_count_text),
-    "compute per token": (
-        lambda x: x.prediction.flops.per_token if x.prediction.flops else None,
-        flops_text,
-    ),
-    "one step": (lambda x: x.step.time.seconds if x.step else None, seconds_text),
-    "tokens a second": (lambda x: x.step.time.tokens_per_second if x.step else None, rate_text),
-    "largest batch that fits": (lambda x: x.fit.largest_batch_size if x.fit else None, count_text),
-    "longest sequence that fits": (lambda x: x.fit.longest_seq_len if x.fit else None, count_text),
-    "highest rank that fits": (lambda x: x.fit.highest_rank if x.fit else None, count_text),
-}
-"""Numbers of an answer, and how they are written."""
 
 
 # --- what lengths of samples say ------------------------------------------------------------------

@@ -2,14 +2,14 @@
 became, for people and for a limit in CI."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from lora_profiler.errors import UsageError
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Block, Verdict, dim, table
+from lora_profiler.report.blocks import Block, Table, Verdict, dim, filled, table
 from lora_profiler.report.json import SCHEMA_VERSION
 from lora_profiler.units import bytes_texts, change_text, count_text, percent_text, seconds_text
 
@@ -91,7 +91,7 @@ def differences(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]
     both = [name for name in first if name in second]
     return Differences(
         compared=len(both),
-        found=tuple(d for name in both for d in _of_pair(name, first[name], second[name])),
+        found=tuple(d for name in both for d in between(first[name], second[name], name)),
         only_before=tuple(name for name in first if name not in second),
         only_after=tuple(name for name in second if name not in first),
     )
@@ -106,9 +106,10 @@ def _named(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return named
 
 
-def _of_pair(
-    name: str, before: Mapping[str, Any], after: Mapping[str, Any]
+def between(
+    before: Mapping[str, Any], after: Mapping[str, Any], name: str = ""
 ) -> Iterator[Difference]:
+    """What differs between two predictions; `name` is what both are called."""
     one, other = (_at(row, ("fit", "verdict")) for row in (before, after))
     if one != other:
         known = one in _ORDER and other in _ORDER
@@ -175,18 +176,25 @@ def difference_blocks(found: Differences, metrics: Sequence[str]) -> list[Block]
         head = Verdict(sign="tight" if worse else "fits", words=words, rest=rest)
     blocks: list[Block] = [head]
     if found.found:
-        columns = (
-            ("prediction", lambda each: each.prediction),
-            ("", lambda each: _NUMBERS[each.name][0] if each.name in _NUMBERS else each.name),
-            ("before", lambda each: _texts(each)[0]),
-            ("after", lambda each: _texts(each)[1]),
-            ("change", lambda each: _texts(each)[2]),
-        )
-        blocks.append(table(found.found, columns, left=2))
+        blocks.append(difference_table(found.found))
     for word, names in (("before", found.only_before), ("after", found.only_after)):
         if names:
             blocks.append(dim(f"Only {word}: {', '.join(names)}."))
     return blocks
+
+
+def difference_table(
+    found: Iterable[Difference], before: str = "before", after: str = "after"
+) -> Table:
+    """A row each, under what the two are called."""
+    columns = (
+        ("prediction", lambda each: each.prediction),
+        ("", lambda each: _NUMBERS[each.name][0] if each.name in _NUMBERS else each.name),
+        (before, lambda each: _texts(each)[0]),
+        (after, lambda each: _texts(each)[1]),
+        ("change", lambda each: _texts(each)[2]),
+    )
+    return filled(table(found, columns, left=2))
 
 
 def _texts(each: Difference) -> tuple[str, str, str]:
