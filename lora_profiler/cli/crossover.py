@@ -57,7 +57,7 @@ def crossover_command(ctx: click.Context, /, model: str, **o: Any) -> None:
     """
     check_new_file(o["output"], o["force"])
     say_own_defaults(ctx)
-    o = ctx.params
+    o = {name: ctx.params[name] for name in o}
     from lora_profiler.planning.crossover import BATCH_SIZES, LENGTHS, crossover
     from lora_profiler.report.decision.crossover import crossover_blocks, crossover_payload
     from lora_profiler.report.progress import shown_traces

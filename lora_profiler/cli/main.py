@@ -160,7 +160,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
         from lora_profiler.cli.read import names_a_trainer
 
         say_own_defaults(ctx, without=("trainer",) if names_a_trainer(models) else ())
-        o = ctx.params
+        o = {name: ctx.params[name] for name in o}
     detailed = o["detail"] or o["per_layer"] or o["explain"]
     short = o["form"] in ("table", "md") and not detailed
     in_summary = o["form"] == "json" and not o["full"]
@@ -246,7 +246,7 @@ def answered(
     from lora_profiler.planning.answers import answers
     from lora_profiler.report.progress import shown_traces
 
-    o = ctx.params
+    o = dict(ctx.params)  # of which `assume_trainer` changes some
     gpu, network = on or gpu_of(o), network_of(o)
     platform = platform_of(o, gpu)
     questions, subjects = [], list[str]()

@@ -202,7 +202,7 @@ def plan_command(ctx: click.Context, /, model: str, **o: Any) -> None:
     """
     check_new_file(o["output"], o["force"])
     say_own_defaults(ctx, without=("gpus", "prices") if o["cluster"] else ())
-    o = ctx.params
+    o = {name: ctx.params[name] for name in o}
     if given(ctx, "world_size") or given(ctx, "sharding"):
         raise UsageError(
             "the plan chooses world size and sharding; leave --world-size and --sharding out."
