@@ -20,6 +20,7 @@ checked at its own full depth. Results:
 """
 
 import json
+import re
 import sqlite3
 import sys
 import time
@@ -41,6 +42,7 @@ from benchmarks.pages import (
     write_document,
     write_page,
 )
+from lora_profiler.algebra.polynomial import rounded_up
 from lora_profiler.analytic import knows
 from lora_profiler.catalog import bundled_models, find_model
 from lora_profiler.compiled.law import facts_of, law_key
@@ -50,6 +52,9 @@ from lora_profiler.compiled.regime import key_of, regime_of, windows_of
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.setups import setup_for
+from lora_profiler.support.check import check
+from lora_profiler.support.kernel_sets import nearest_traced
+from lora_profiler.support.sdpa import MASK_ALIGNMENT
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 WORK = Path(__file__).resolve().parent / ".bundle" / "work.sqlite"
@@ -62,14 +67,15 @@ METHODS = {
 }
 IMPLS = ("foreach", "fused")
 LONGEST_WINDOW = 8192
-"""Windows that hardly a sequence fills are left open."""
+"""Windows that hardly a sequence fills are left open; others are asked about where rows of masks
+are whole."""
 
 
 def asked(model: ModelSpec, impl: str) -> Iterator[tuple[str, Workload]]:
     """What is bundled of a model, with one of AdamW's implementations; the plainest first."""
     lengths = [
         2048 if all(w > 2048 for w in windows_of(model)) else 2,
-        *(w for w in windows_of(model) if w <= LONGEST_WINDOW),
+        *(rounded_up(w, MASK_ALIGNMENT) for w in windows_of(model) if w <= LONGEST_WINDOW),
     ]
     for checkpointing, (method, base), seq, batch in product(
         (False, True), METHODS.items(), lengths, (2, 1)
@@ -84,14 +90,21 @@ def asked(model: ModelSpec, impl: str) -> Iterator[tuple[str, Workload]]:
         yield label, Workload(model=model, setup=setup)
 
 
-TRAINERS = ("guide",)
-"""Whose loops laws are bundled for: what `predict` asks of unless told otherwise."""
+LAWS = (
+    ("guide lora 1", "trl-sft lora", "trl-sft qlora", "guide full 1", "guide qlora 1"),
+    ("unsloth qlora", "unsloth lora", "axolotl lora", "axolotl qlora", "llamafactory lora"),
+    ("trl-sft full", "axolotl full", "llamafactory qlora", "llamafactory full"),
+    ("transformers lora", "transformers full", "transformers qlora"),
+    ("bare lora", "bare full", "bare qlora", "guide lora 2", "guide full 2", "guide qlora 2"),
+)
+"""Trainers, methods and rows that laws are bundled for, the most wanted ones first; without rows
+those of the trainer. All of a line are made of a type before the next type."""
 LATER = frozenset({
-    "bamba", "falcon_h1", "granitemoehybrid", "jamba", "mamba", "mamba2", "nemotron_h", "qwen3_5",
-    "qwen3_5_moe", "qwen3_next",
+    "bamba", "falcon_h1", "gemma3", "gemma4", "gemma4_unified", "granitemoehybrid", "jamba",
+    "mamba", "mamba2", "nemotron_h", "qwen3_5", "qwen3_5_moe", "qwen3_next",
 })  # fmt: skip
-"""Types that go over tokens in a loop where their kernels are missing: slow to trace, and mostly no
-law."""
+"""Types that go over tokens in a loop where their kernels are missing, or that have many layers in
+a unit: slow to trace, and mostly no law."""
 
 
 def laws_asked() -> Iterator[tuple[str, Workload]]:
@@ -100,19 +113,21 @@ def laws_asked() -> Iterator[tuple[str, Workload]]:
     alike: dict[str, list[ModelSpec]] = defaultdict(list)
     for entry in bundled_models():
         model = find_model(entry.id, offline=True)
-        if not knows(Workload(model=model)) and model.output_embedding is not None:
+        if not knows(Workload(model=model)):
             alike[facts_of(model)].append(model)
     groups = sorted(alike.values(), key=lambda of: (of[0].model_type in LATER, -len(of), of[0].id))
-    for trainer, batch, method, models in product(
-        TRAINERS, (1, 2), ("lora", "full", "qlora"), groups
-    ):
+    for line, models in product(LAWS, groups):
         model = min(models, key=lambda m: m.num_parameters)
-        try:
-            setup = setup_for(model, trainer, method, batch_size=batch)  # type: ignore[arg-type]
-        except LoraProfilerError:
-            continue
-        workload = Workload(model=model, setup=setup)
-        yield f"{model.model_type} ({len(models)} models), {trainer}, {method}, {batch}", workload
+        for asked_of in line:
+            trainer, method, *rows = asked_of.split()
+            options = {"batch_size": int(rows[0])} if rows else {}
+            try:
+                setup = setup_for(model, trainer, method, **options)  # type: ignore[arg-type]
+                workload = Workload(model=model, setup=nearest_traced(setup))
+                check(workload, "compiled")
+            except LoraProfilerError:
+                continue
+            yield f"{model.model_type} ({len(models)} models), {asked_of}", workload
 
 
 # --- compiling ------------------------------------------------------------------------------------
@@ -209,10 +224,13 @@ def compile_laws(cases: str, until: float) -> None:
 
     warnings.simplefilter("ignore")
     with closing(work()) as connection:
+        refused = set()
         for label, workload in laws_asked():
             key = law_key(workload.model, workload.setup, regime_of(workload))
-            row = connection.execute("SELECT 1 FROM made WHERE key = ?", (key,)).fetchone()
-            if row is not None or cases not in label:
+            row = connection.execute("SELECT data FROM made WHERE key = ?", (key,)).fetchone()
+            if row == (None,):
+                refused.add(workload.model.id)  # in all loops, mostly
+            if row is not None or not re.search(cases, label) or workload.model.id in refused:
                 continue
             if time.time() > until:
                 return
@@ -221,6 +239,7 @@ def compile_laws(cases: str, until: float) -> None:
                 data = packed(compile_law(workload))
             except Exception as e:  # whatever a library raises belongs into the table
                 reason = f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
+                refused.add(workload.model.id)
             with connection:
                 connection.execute(
                     "INSERT OR REPLACE INTO made VALUES (?, ?, ?)", (key, data, reason)

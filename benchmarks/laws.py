@@ -29,7 +29,11 @@ from lora_profiler.planning.engine import predict
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.workload import Workload
 
-TRAINERS, METHODS = ("guide", "trl-sft", "bare"), ("full", "lora", "qlora")
+TRAINERS = (
+    "guide", "trl-sft", "unsloth", "axolotl", "transformers", "llamafactory", "torchtune", "bare",
+)  # fmt: skip
+METHODS = ("full", "lora", "qlora")
+KINDS = ("whole", "of them exact", "lower bound", "refused")
 HELD = (("bare", "lora"), ("bare", "full"), ("guide", "lora"))
 """Loops and methods in which laws are held against rules."""
 
@@ -61,21 +65,23 @@ def _of(data: bytes) -> dict[str, Any]:
     }
 
 
-def answered() -> dict[str, int]:
+def answered() -> dict[str, dict[str, int]]:
     """Whole answers, lower bounds and refusals, by trainer and method."""
-    counts: Counter[str] = Counter()
-    for entry, trainer, method in product(bundled_models(), TRAINERS, METHODS):
-        model, kind = find_model(entry.id, offline=True), "refused"
-        with suppress(LoraProfilerError):
-            setup = setup_for(model, trainer, method)  # type: ignore[arg-type]
-            said = predict(Workload(model=model, setup=setup), may_trace=False)
-            kind = "whole" if said.saved_activation_bytes is not None else "lower bound"
-            kind += ", exact" * (said.exactness == "exact")
-        counts[f"{trainer} {method}: {kind}"] += 1
-    return dict(sorted(counts.items()))
+    counts: dict[str, Counter[str]] = {}
+    for trainer, method in product(TRAINERS, METHODS):
+        of = counts[f"{trainer} {method}"] = Counter({kind: 0 for kind in KINDS})
+        for entry in bundled_models():
+            model, kind = find_model(entry.id, offline=True), "refused"
+            with suppress(LoraProfilerError):
+                setup = setup_for(model, trainer, method)  # type: ignore[arg-type]
+                said = predict(Workload(model=model, setup=setup), may_trace=False)
+                kind = "whole" if said.is_whole else "lower bound"
+                of["of them exact"] += said.is_whole and said.exactness == "exact"
+            of[kind] += 1
+    return {question: dict(of) for question, of in counts.items()}
 
 
-def without_laws() -> dict[str, int]:
+def without_laws() -> dict[str, dict[str, int]]:
     def none(*_: object) -> Profile | None:
         return None
 
@@ -114,6 +120,10 @@ def against_rules(types: list[str]) -> list[dict[str, Any]]:
     return found
 
 
+def _whole(counts: dict[str, dict[str, int]]) -> int:
+    return sum(of["whole"] for of in counts.values())
+
+
 def markdown(result: dict[str, Any]) -> str:
     made = [row for row in result["laws"] if "no" not in row]
     counts = result["answers"]
@@ -126,7 +136,7 @@ def markdown(result: dict[str, Any]) -> str:
         " of the real model's sizes at five units, as long as it takes. `checked` of the JSON has"
         " (layers, batch, tokens, rank).",
         table(
-            "type, loop, method, batch | >events | >sizes | >monomials | >instants | >bytes",
+            "type, trainer and method | >events | >sizes | >monomials | >instants | >bytes",
             (
                 [
                     row["asked"],
@@ -135,15 +145,18 @@ def markdown(result: dict[str, Any]) -> str:
                 for row in made
             ),
         ),
-        "## Answers without a trace\n\nOver the bundled models, offline, with the package's laws"
-        " and without them.",
+        "## Answers without a trace\n\nOver the bundled models, offline, without torch, each"
+        " trainer as it trains by default. TRL's loss is put to the law of a stack.",
         table(
-            "question | >without laws | >with laws",
+            "trainer, method | >whole without laws | >whole | >of them exact | >lower bound"
+            " | >refused",
             (
-                [name, counts["without"].get(name, 0), counts["with"].get(name, 0)]
-                for name in sorted({*counts["without"], *counts["with"]})
+                [name, counts["without"][name]["whole"], *(of[kind] for kind in KINDS)]
+                for name, of in counts["with"].items()
             ),
         ),
+        f"Whole answers in all: {_whole(counts['without']):,} without laws,"
+        f" {_whole(counts['with']):,} with them.",
         "## Against rules\n\n"
         f"{sum(not row['difference'] for row in exact)} of {len(exact)} peaks that rules call exact"
         f" are equal to the byte, and {sum(row['saved equal'] for row in ruled)} of {len(ruled)}"

@@ -36,6 +36,8 @@ class LossFacts(NamedTuple):
     narrow_head: its head is in 16 bit wherever a trainer would widen it.
     takes_fake_quantized: of a head that is fake-quantised. takes_flat_units: known under FSDP1.
     can_be_fused: Liger's fused loss can be switched on in its place.
+    leaves_stack: it holds nothing of what is before the last hidden state, so that the law of a
+    model leaves it open.
 
     spelled: by trainer.
     """
@@ -55,6 +57,7 @@ class LossFacts(NamedTuple):
     takes_fake_quantized: bool = False
     takes_flat_units: bool = False
     can_be_fused: bool = False
+    leaves_stack: bool = False
     spelled: Mapping[str, Spelling] = {}
 
 

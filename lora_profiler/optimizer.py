@@ -6,6 +6,8 @@ from typing import Literal, NamedTuple
 
 from lora_profiler.feature import of_kind, part
 
+STATE_BLOCK = 256
+"""Elements of a state of 8 bits that share a scale."""
 QUANTISED_FROM_NUMEL = 4096
 """Tensors of fewer elements keep whole states, in bitsandbytes and torchao."""
 PAGED_FROM_NUMEL = 100_000
@@ -25,7 +27,7 @@ class PackageOptimizer(NamedTuple):
     kind: str
     states: int
     bits: int
-    block: int = 256
+    block: int = STATE_BLOCK
     is_paged: bool = False
 
     @property

@@ -13,19 +13,22 @@ pytest.importorskip("transformers")
 
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.compiled import predict_with
-from lora_profiler.compiled.evaluation import forget
+from lora_profiler.compiled.evaluation import bytes_of, forget
 from lora_profiler.compiled.law import NotOfLawError, facts_of, law_key, measured, of_model
+from lora_profiler.compiled.predict import moments_with
 from lora_profiler.compiled.profile import Law, Monomial, Profile, packed, unpacked
 from lora_profiler.compiled.regime import regime_of
 from lora_profiler.errors import CompileError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning import engine
 from lora_profiler.planning.setups import setup_for
+from lora_profiler.planning.sweep import sweep
 from lora_profiler.traced import compile_profile
-from lora_profiler.traced.compiler import compile_law
+from lora_profiler.traced.compiler import compile_law, largest
 from lora_profiler.traced.flat import difference, flat
+from lora_profiler.traced.single_size import predict_once
 from lora_profiler.traced.toys import toys
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 from tracing import share_traces, traced_once
 
 GRANITE: dict[str, Any] = {
@@ -92,6 +95,57 @@ def test_a_model_that_nobody_traced_is_answered_by_the_law_of_its_type() -> None
     said = engine.predict(other, may_trace=False)
     assert (said.engine, said.exactness) == ("compiled", "exact")
     assert said.peak == engine.predict(other, "traced").peak
+
+
+TRL = TrainSetup(
+    batch_size=3, seq_len=50, lora=LoraConfig(r=6), precision="amp", dtype="float32", loss="trl",
+    checkpointing=True, optimizer_impl="fused", loop_state="trl",
+)  # fmt: skip
+COMPOSED = {
+    "lora": TRL,
+    "full": replace(TRL, lora=None),
+    "4-bit base": replace(TRL, quantization=Quantization(recipe="trl", double_quant=False)),
+    "all in bfloat16, batches summed up": replace(
+        TRL, precision="pure", dtype="bfloat16", checkpointing=False, accumulation=2
+    ),
+}
+"""Stacks that differ in what the loss is given and hands back."""
+
+
+@pytest.mark.parametrize("setup", COMPOSED.values(), ids=COMPOSED)
+def test_a_stack_and_a_loss_are_a_fresh_trace_of_both(setup: TrainSetup) -> None:
+    """At sizes of one tile of the loss, and of several: a law leaves both open."""
+    made = unpacked(packed(law(setup)))
+    other = granite(**OTHER | {"vocab_size": 40_000, "max_position_embeddings": 4096})
+    for rows, tokens in ((3, 50), (5, 1200)):
+        whole = Workload(model=other, setup=replace(setup, batch_size=rows, seq_len=tokens))
+        mine = moments_with(of_model(made, other, bytes_of(whole, made)), whole)
+        real = predict_once(whole)
+        assert largest(mine) == largest(real)
+        assert mine.saved_activation_bytes == real.saved_activation_bytes
+        assert mine.flops == real.flops
+
+
+def test_a_model_that_nobody_traced_is_answered_by_its_stack_and_the_loss() -> None:
+    known = Workload(model=granite(), setup=TRL)
+    compile_profile(known)
+    model = granite(**OTHER | {"vocab_size": 40_000})
+    other = Workload(model=model, setup=replace(TRL, batch_size=9, seq_len=700))
+    said = engine.predict(other, may_trace=False)
+    assert said.peak.total_bytes == predict_once(other).peak.total_bytes
+    assert (said.engine, said.has_tape, said.is_whole) == ("compiled", False, True)
+    sizes = [700, 300, 40]
+    assert sweep(other, seq_len=sizes).tolist() == [
+        engine.peak_bytes(replace(other, setup=replace(other.setup, seq_len=n))) for n in sizes
+    ]
+    assert {row.name: row.saved_activation_bytes > 0 for row in said.layers}["loss"]
+
+
+def test_a_loss_that_keeps_the_hidden_state_is_no_number_of_bytes() -> None:
+    """As TRL's on a CPU, whose one row is a view."""
+    setup = replace(TRL, device="cpu", batch_size=1, precision="pure")
+    with pytest.raises(CompileError, match="the loss keeps the hidden state"):
+        compile_law(Workload(model=granite(), setup=setup))
 
 
 FACTS: dict[str, dict[str, Any]] = {
@@ -177,9 +231,33 @@ def test_layers_that_are_no_whole_number_of_units_are_not_answered() -> None:
 
 
 def test_what_treats_small_tensors_otherwise_has_no_law() -> None:
-    setup = replace(LORA, optimizer="adamw_8bit")
+    setup = replace(LORA, lora=None, optimizer="adamw_8bit")
     with pytest.raises(CompileError, match="small tensors otherwise"):
         compile_law(Workload(model=granite(), setup=setup))
+
+
+BLOCKS = replace(LORA, lora=LoraConfig(r=64), optimizer="adamw_8bit")
+LARGE = {"hidden_size": 288, "num_attention_heads": 6, "intermediate_size": 328}
+
+
+def test_states_in_blocks_are_those_of_a_fresh_trace() -> None:
+    """288 x 64 elements are 72 blocks of 256, and 328 x 64 are 82."""
+    model = granite(**LARGE, num_key_value_heads=3)
+    made = compile_law(
+        Workload(model=granite(hidden_size=256, intermediate_size=640), setup=BLOCKS)
+    )
+    other = Workload(model=model, setup=replace(BLOCKS, batch_size=4, seq_len=70))
+    assert law_key(other.model, BLOCKS, regime_of(other)) == made.key
+    assert largest(moments_with(of_model(made, model), other)) == largest(predict_once(other))
+
+
+def test_a_model_with_smaller_adapters_is_not_answered_where_states_come_in_blocks() -> None:
+    """Rank 64 x 48 keys are 3,072 elements, whose states bitsandbytes keeps in 32 bit."""
+    compile_profile(Workload(model=granite(hidden_size=256, intermediate_size=640), setup=BLOCKS))
+    small = granite(**LARGE | {"hidden_size": 96}, num_key_value_heads=3)
+    for model, knows in ((granite(**LARGE, num_key_value_heads=3), True), (small, False)):
+        asked = Workload(model=model, setup=BLOCKS)
+        assert engine.predict(asked, may_trace=False).is_whole == knows
 
 
 def test_a_type_that_does_not_hold_names_the_event_that_differs(

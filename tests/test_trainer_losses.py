@@ -95,6 +95,15 @@ def test_trl_takes_no_more_tokens_at_once_than_a_tile_has(tokens: int) -> None:
     assert exact_totals(predict(asked)) == exact_totals(predict_once(asked))
 
 
+@pytest.mark.parametrize("setup", [AMP, replace(AMP, lora=LORA), replace(BASE, lora=LORA)])
+def test_gradients_of_very_many_labels_are_put_among_those_of_none(setup: TrainSetup) -> None:
+    """A row's last token has no label; both are there at once, and more than a tile is."""
+    config = tracing.config_of("llama", vocab_size=WIDE, hidden_size=1024)
+    model = model_from_config(config, id="wide", source="test")
+    asked = Workload(model=model, setup=replace(setup, seq_len=60_000, loss="trl"))
+    assert exact_totals(predict(asked)) == exact_totals(predict_once(asked))
+
+
 PARTS: list[tuple[TrainSetup, int]] = [
     (replace(BASE, seq_len=300), 1001),  # words that no eighth of is a whole number
     (replace(BASE, seq_len=300, lora=SAVED, dtype="float32"), 96),  # a head smaller than a state

@@ -13,6 +13,7 @@ import cases
 import families
 import oracle
 from lora_profiler.catalog import model_from_config
+from lora_profiler.loss import loss_facts
 from lora_profiler.modeling import build_model
 from lora_profiler.traced import compiler, single_size
 from lora_profiler.traced.run import Traced, trace
@@ -213,12 +214,14 @@ def traced_once(workload: Workload) -> Traced:
 
 def share_traces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Profiles are made of traces that other tests have made already, unless a test changed how
-    models are built."""
+    models are built, or numbers stand for a loss."""
     monkeypatch.setattr(
         compiler,
         "trace",
         lambda workload, build: (
-            traced_once(workload) if build is _on_meta else trace(workload, build)
+            traced_once(workload)
+            if build is _on_meta and not loss_facts(workload.setup.loss).leaves_stack
+            else trace(workload, build)
         ),
     )
     monkeypatch.setattr(single_size, "trace", lambda workload, _: traced_once(workload))

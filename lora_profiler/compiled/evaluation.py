@@ -4,18 +4,21 @@ numbers in."""
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
+from importlib import import_module
+from typing import Any
 
 from lora_profiler.algebra import Polynomial
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Table, Values, constant
 from lora_profiler.algebra.polynomial import total as sum_of
 from lora_profiler.compiled.affine import total
 from lora_profiler.compiled.held import held_tape
-from lora_profiler.compiled.law import NotOfLawError, law_key, of_model
+from lora_profiler.compiled.law import NotOfLawError, law_key, law_unsupported_reason, of_model
 from lora_profiler.compiled.library import find_profile
 from lora_profiler.compiled.profile import Instant, Profile, Regime, profile_key
 from lora_profiler.compiled.regime import kernel_choice, regime_of
 from lora_profiler.compiled.tape import FlatEvent
 from lora_profiler.errors import NoProfileError
+from lora_profiler.loss import loss_facts
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.platform import Platform
 from lora_profiler.prediction import Category, MomentName
@@ -27,6 +30,7 @@ from lora_profiler.support.library_memory import (
     pass_scalar_bytes,
     scaler_holds,
 )
+from lora_profiler.support.losses import LossBytes, head_of, loss_regime
 from lora_profiler.workload import TrainSetup, Workload
 
 _OF_REFERENCE: tuple[Category, ...] = ("parameters", "buffers")
@@ -139,9 +143,7 @@ def evaluation_of(workload: Workload) -> Evaluation:
     """The profile of a workload at its depth, from this process's memory, the package or the cache.
     Raises NoProfileError."""
     regime = regime_of(workload)
-    evaluation = _evaluation(workload.model, _fixed(workload.setup), regime) or stand_in(
-        workload, regime
-    )
+    evaluation = _of(workload, regime) or stand_in(workload, regime)
     if evaluation is None:
         raise NoProfileError(
             f"no compiled profile answers {workload.model.id} with this setup; make one with the"
@@ -150,12 +152,28 @@ def evaluation_of(workload: Workload) -> Evaluation:
     return evaluation
 
 
+def _of(workload: Workload, regime: Regime) -> Evaluation | None:
+    """Of the profile that answers `workload` where another `regime` is taken to hold."""
+    return _evaluation(workload.model, _fixed(workload.setup), regime, _loss_regime(workload))
+
+
+def _loss_regime(workload: Workload) -> int | None:
+    """What flips the bytes of a loss that a law leaves open; None where the profile has it."""
+    head = head_of(workload.model)
+    setup = workload.setup
+    if not loss_facts(setup.loss).leaves_stack or head is None:
+        return None
+    return int(loss_regime(workload, head, setup.batch_size, setup.seq_len))
+
+
 def tape_of(workload: Workload) -> Evaluation | None:
     """Whose tape shows what `workload` asks an allocator for: its own profile, that of another
     kernel that stands in for it, of a loop that drops its outputs with them held, or for one sample
     that of several, which copies its labels where one sample is a view of them. None where there is
-    none."""
+    none, as of a loss that a law leaves open."""
     setup = workload.setup
+    if loss_facts(setup.loss).leaves_stack:
+        return None
     for asked in (
         workload,
         replace(workload, setup=replace(setup, batch_size=setup.batch_size + 1)),
@@ -171,8 +189,7 @@ def tape_of(workload: Workload) -> Evaluation | None:
 
 def _own_tape(workload: Workload) -> Evaluation | None:
     regime = regime_of(workload)
-    own = _evaluation(workload.model, _fixed(workload.setup), regime)
-    return own or stand_in(workload, regime)
+    return _of(workload, regime) or stand_in(workload, regime)
 
 
 def _has_encoder(model: ModelSpec) -> bool:
@@ -208,7 +225,7 @@ def stand_in(workload: Workload, regime: Regime) -> Evaluation | None:
     platform, usual = workload.platform, Platform()
     if not regime.kernels:
         return None
-    evaluation = _evaluation(workload.model, _fixed(workload.setup), regime._replace(kernels=()))
+    evaluation = _of(workload, regime._replace(kernels=()))
     if evaluation is None:
         return None
     kernels = set(evaluation.profile.kernels)
@@ -224,7 +241,7 @@ def stand_in(workload: Workload, regime: Regime) -> Evaluation | None:
 
 
 def has_profile(workload: Workload) -> bool:
-    return _evaluation(workload.model, _fixed(workload.setup), regime_of(workload)) is not None
+    return _of(workload, regime_of(workload)) is not None
 
 
 def _fixed(setup: TrainSetup) -> TrainSetup:
@@ -244,10 +261,12 @@ def events_of(evaluation: Evaluation) -> Sequence[FlatEvent]:
 
 
 @lru_cache(maxsize=512)
-def _evaluation(model: ModelSpec, setup: TrainSetup, regime: Regime) -> Evaluation | None:
-    profile = _profile(model, setup, regime)
+def _evaluation(
+    model: ModelSpec, setup: TrainSetup, regime: Regime, loss: int | None
+) -> Evaluation | None:
+    profile = _profile(model, setup, regime, loss)
     if profile is None and regime.unaligned:
-        profile = _profile(model, setup, regime._replace(unaligned=False))
+        profile = _profile(model, setup, regime._replace(unaligned=False), loss)
         if profile is not None and "efficient" in profile.kernels:
             return None
     if profile is None:
@@ -256,18 +275,43 @@ def _evaluation(model: ModelSpec, setup: TrainSetup, regime: Regime) -> Evaluati
     return None if units is None else Evaluation(profile, units, setup)
 
 
-def _profile(model: ModelSpec, setup: TrainSetup, regime: Regime) -> Profile | None:
+def _profile(
+    model: ModelSpec, setup: TrainSetup, regime: Regime, loss: int | None
+) -> Profile | None:
     """The model's own, else the one that a law of its type makes."""
     own = find_profile(profile_key(model, setup, regime))
     if own is not None:
         return own
-    law = find_profile(law_key(model, setup, regime))
-    if law is None:
+    found = find_profile(law_key(model, setup, regime))
+    if found is None:
+        return None
+    rows = 1 if regime.one_sample else 2
+    lora = setup.lora and replace(setup.lora, r=regime.rank or setup.lora.r)
+    workload = Workload(model=model, setup=replace(setup, batch_size=rows, lora=lora))
+    if law_unsupported_reason(workload):
         return None
     try:
-        return of_model(law, model)
+        return of_model(found, model, None if loss is None else _bytes_of(workload, found, loss))
     except NotOfLawError:
         return None
+
+
+def bytes_of(workload: Workload, law: Profile) -> LossBytes:
+    """What the loss of `workload` holds beside a stack whose law leaves it open. Raises
+    NotOfLawError for one that holds something of the stack."""
+    regime = _loss_regime(workload)
+    assert regime is not None
+    return _bytes_of(workload, law, regime)
+
+
+def _bytes_of(workload: Workload, law: Profile, regime: int) -> LossBytes:
+    """By rules, which know no profiles, of the head and the loss alone."""
+    assert law.law is not None
+    rules: Any = import_module("lora_profiler.analytic.loss_alone")
+    made: LossBytes | None = rules.loss_bytes(workload, law.law.hidden_dtype, regime)
+    if made is None:
+        raise NotOfLawError("the loss keeps the hidden state")
+    return made
 
 
 def forget() -> None:

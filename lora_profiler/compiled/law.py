@@ -16,16 +16,30 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
+from lora_profiler.adapters import adapters
 from lora_profiler.algebra import Exponents, Polynomial
 from lora_profiler.catalog.config import class_defaults
 from lora_profiler.compiled.affine import Affine, ModuleNumber
-from lora_profiler.compiled.profile import Law, Measure, Profile, Regime, identity_of, profile_key
+from lora_profiler.compiled.profile import (
+    Instant,
+    Law,
+    Measure,
+    Profile,
+    Regime,
+    identity_of,
+    profile_key,
+)
 from lora_profiler.compiled.regime import kernel_choice, valid_sizes, windows_of
 from lora_profiler.compiled.tape import LEAST_UNITS, Layout
 from lora_profiler.model_spec import ModelSpec, Module, Stack
+from lora_profiler.optimizer import QUANTISED_FROM_NUMEL, STATE_BLOCK
 from lora_profiler.platform import Platform
+from lora_profiler.support.losses import LossBytes
 from lora_profiler.workload import TrainSetup, Workload
 
+_SCALAR_BYTES = 4
+"""Of the loss and its gradient, which a tape has apart from what backward holds, and of the
+gradient of what is divided by the number of micro-batches, which no more is there."""
 ROLES: Mapping[str, str] = {
     "heads": r"num_attention_heads|n_heads?|num_heads|n_head",
     "key_heads": r"num_key_value_heads|num_kv_heads|n_head_kv",
@@ -207,8 +221,12 @@ def repeated(kinds: Sequence[object]) -> tuple[int, int, int] | None:
 def law_unsupported_reason(workload: Workload) -> str | None:
     """Why no law of a type can hold a setup: what flips with a model's sizes is not told by its
     facts."""
-    setup = workload.setup
-    if setup.optimizer not in ("adamw", "sgd"):
+    setup, lora = workload.setup, workload.setup.lora
+    if setup.optimizer == "adamw_8bit" and lora is not None:
+        shapes = [f(lora.r) for a in adapters(workload.model, lora) for f in (a.a_shape, a.b_shape)]
+        if any(prod(shape) < QUANTISED_FROM_NUMEL for shape in shapes):
+            return "states of its smallest adapters are in 32 bit"
+    elif setup.optimizer not in ("adamw", "sgd"):
         return f"{setup.optimizer} may treat small tensors otherwise than large ones"
     if setup.lora is not None and (setup.lora.layers_to_transform or setup.lora.modules_to_save):
         return "adapters are on some layers alone"
@@ -220,8 +238,9 @@ def law_key(model: ModelSpec, setup: TrainSetup, regime: Regime) -> str:
     return profile_key(model, setup, regime, facts_of(model))
 
 
-def factors_of(model: ModelSpec, layout: Layout) -> dict[str, int]:
-    """All that a size can be a multiple of, by name; of the layers those of the first unit."""
+def factors_of(model: ModelSpec, layout: Layout, rank: int | None = None) -> dict[str, int]:
+    """All that a size can be a multiple of, by name; of the layers those of the first unit. `rank`:
+    of adapters whose states come in blocks."""
     found = dict(sizes_of(model))
     stack, counted = f"{layout.stack}.", layout.prefix + layout.period
     for name, module in model.modules():
@@ -230,6 +249,9 @@ def factors_of(model: ModelSpec, layout: Layout) -> dict[str, int]:
         for weight in module.weights:
             full = f"{name}.{weight.name}"
             found |= {f"{full}[{i}]": d for i, d in enumerate(weight.shape)}
+            if rank is not None:
+                blocks = {i: -(-rank * d // STATE_BLOCK) for i, d in enumerate(weight.shape)}
+                found |= {f"{full}[{i}] x {rank}/{STATE_BLOCK}": n for i, n in blocks.items()}
             if len(weight.shape) > 1:
                 found |= {f"{full}/{block}": -(-weight.numel // block) for block in _BLOCKS}
     return found
@@ -238,9 +260,17 @@ def factors_of(model: ModelSpec, layout: Layout) -> dict[str, int]:
 # --- a law at a model's sizes ---------------------------------------------------------------------
 
 
-def values_of(law: Law, model: ModelSpec, layout: Layout) -> tuple[int, ...]:
-    """What each of the law's factors is in a model. Raises NotOfLawError."""
-    found = factors_of(model, layout)
+OF_LOSS = ("loss, forward", "loss, kept", "loss, backward")
+"""Factors that no model has: bytes of a loss that a law leaves open, born and gone in the forward
+pass, kept from there to backward, and born and gone in backward beside what is kept."""
+
+
+def values_of(
+    law: Law, model: ModelSpec, layout: Layout, rank: int | None, loss: Sequence[int] = (1, 1, 1)
+) -> tuple[int, ...]:
+    """What each of the law's factors is in a model; `rank`: see `factors_of`; `loss`: those
+    `OF_LOSS`. Raises NotOfLawError."""
+    found = factors_of(model, layout, rank) | dict(zip(OF_LOSS, loss, strict=True))
     for name, constant in law.constants.items():
         if found.get(name, constant) != constant:
             raise NotOfLawError(f"{name} is {found[name]}, {constant} in the law")
@@ -254,29 +284,52 @@ def values_of(law: Law, model: ModelSpec, layout: Layout) -> tuple[int, ...]:
     return tuple(values)
 
 
-def measured(law: Law, values: Sequence[int]) -> tuple[Measure, ...]:
+def measured(law: Law, values: Sequence[int]) -> Sequence[Measure]:
     """The law's monomials where its factors have the given values. Raises NotOfLawError where one
     is not whole."""
-    measures = []
+    measures: list[Measure] = []
     for factors, divisor, exponents in law.monomials:
         whole, rest = divmod(prod(values[i] for i in factors), divisor)
         if rest:
             names = ", ".join(law.factors[i][0] for i in factors)
             raise NotOfLawError(f"the product of {names} cannot be divided by {divisor}")
-        measures.append((exponents, whole))
-    return tuple(measures)
+        measures.append({exponents: whole})
+    return measures
 
 
-def of_model(profile: Profile, model: ModelSpec) -> Profile:
-    """The profile of `model` that a law makes. Raises NotOfLawError where the law does not hold for
-    it."""
+def of_model(profile: Profile, model: ModelSpec, loss: LossBytes | None = None) -> Profile:
+    """The profile of `model` that a law makes, with the bytes of a `loss` that it leaves open.
+    Raises NotOfLawError where the law does not hold for it."""
     law, layout = profile.law, profile.layout
     assert law is not None and layout is not None
     _check_layers(model, layout)
-    measures = measured(law, values_of(law, model, layout))
+    measures = measured(law, values_of(law, model, layout, profile.regime.rank))
+    ahead, kept, back = _numbers_of_loss(law)
+    more: dict[str, Sequence[ModuleNumber]] = {}
+    if loss is not None:
+        measures = _with(measures, kept, loss.kept)
+        head = model.output_embedding or ""
+        of_phases = {"forward": loss.forward_flops, "backward": loss.backward_flops}
+        more = {phase: [ModuleNumber(head, p, p, p)] for phase, p in of_phases.items()}
 
     def polynomial(one: Polynomial) -> Polynomial:
         return at_sizes(one, measures)
+
+    def instants(one: Instant) -> Iterator[Instant]:
+        """One for each instant of the loss that falls on it."""
+        numbers = {number for a in one.live.values() for (number, *_) in a.base.terms}
+        places = [measures]
+        if loss is not None and ahead in numbers:
+            places = [_with(measures, ahead, size) for size in loss.ahead]
+        elif loss is not None and back in numbers:
+            beside = loss.kept + _SCALAR_BYTES * (2 + profile.regime.accumulates)
+            places = [_with(measures, back, size - beside) for size in loss.back]
+        for own in places:
+            live = {
+                category: Affine(at_sizes(line.base, own), at_sizes(line.per_unit, own))
+                for category, line in one.live.items()
+            }
+            yield one._replace(live=live)
 
     def affine(one: Affine) -> Affine:
         return Affine(polynomial(one.base), polynomial(one.per_unit))
@@ -294,14 +347,24 @@ def of_model(profile: Profile, model: ModelSpec) -> Profile:
         valid=valid_sizes(regime, windows, layout, model.num_layers, has_rank=has_rank),
         saved=affine(profile.saved),
         persistent={category: affine(line) for category, line in profile.persistent.items()},
-        instants=tuple(
-            i._replace(live={category: affine(line) for category, line in i.live.items()})
-            for i in profile.instants
-        ),
+        instants=tuple(each for one in profile.instants for each in instants(one)),
         sizes=tuple(map(polynomial, profile.sizes)),
-        flops={phase: numbers(some) for phase, some in profile.flops.items()},
+        flops={
+            phase: (*numbers(some), *more.get(phase, ())) for phase, some in profile.flops.items()
+        },
         trainable=numbers(profile.trainable),
     )
+
+
+def _numbers_of_loss(law: Law) -> list[int | None]:
+    """The monomials that are `OF_LOSS`."""
+    places = {names[0]: i for i, names in enumerate(law.factors)}
+    monomials = {one.factors: i for i, one in enumerate(law.monomials)}
+    return [monomials.get((places.get(name, -1),)) for name in OF_LOSS]
+
+
+def _with(measures: Sequence[Measure], number: int | None, size: Polynomial) -> Sequence[Measure]:
+    return [size.terms if i == number else own for i, own in enumerate(measures)]
 
 
 def _check_layers(model: ModelSpec, layout: Layout) -> None:
@@ -320,6 +383,6 @@ def at_sizes(polynomial: Polynomial, measures: Sequence[Measure]) -> Polynomial:
     """A law's polynomial in batch, sequence and rank."""
     terms: dict[Exponents, int] = {}
     for (number, *_), coefficient in polynomial.terms.items():
-        exponents, times = measures[number]
-        terms[exponents] = terms.get(exponents, 0) + coefficient * times
+        for exponents, times in measures[number].items():
+            terms[exponents] = terms.get(exponents, 0) + coefficient * times
     return Polynomial(terms)

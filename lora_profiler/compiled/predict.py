@@ -8,6 +8,7 @@ from lora_profiler.algebra.polynomial import Values
 from lora_profiler.compiled.evaluation import Evaluation, evaluation_of, has_stand_in
 from lora_profiler.compiled.profile import Profile
 from lora_profiler.compiled.regime import regime_of
+from lora_profiler.loss import loss_facts
 from lora_profiler.platform import CUDA_RULES
 from lora_profiler.prediction import (
     CATEGORIES,
@@ -80,10 +81,19 @@ def predict_with(profile: Profile, workload: Workload) -> Prediction:
     so that all of it is worked out now."""
     from lora_profiler.compiled.details import details
 
+    evaluation = _evaluation_with(profile, workload)
+    return replace(_prediction(evaluation, workload), details=details(evaluation, workload))
+
+
+def moments_with(profile: Profile, workload: Workload) -> Prediction:
+    """`predict_with` without what goes through the tape."""
+    return _prediction(_evaluation_with(profile, workload), workload)
+
+
+def _evaluation_with(profile: Profile, workload: Workload) -> Evaluation:
     units = profile.units(workload.model.num_layers)
     assert units is not None, f"the profile serves no model of {workload.model.num_layers} layers"
-    evaluation = Evaluation(profile, units, workload.setup)
-    return replace(_prediction(evaluation, workload), details=details(evaluation, workload))
+    return Evaluation(profile, units, workload.setup)
 
 
 def _prediction(evaluation: Evaluation, workload: Workload) -> Prediction:
@@ -112,7 +122,7 @@ def _prediction(evaluation: Evaluation, workload: Workload) -> Prediction:
         saved_activation_bytes=evaluation.saved.evaluate(*at),
         moments=moments,
         flops=_flop_count(evaluation, at, setup.batch_size * setup.seq_len),
-        has_tape=True,
+        has_tape=not loss_facts(setup.loss).leaves_stack,
     )
 
 

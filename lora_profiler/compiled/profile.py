@@ -27,6 +27,7 @@ from lora_profiler.compiled.tape import Layout, Tape, tape_from_json, tape_json
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.prediction import Category, MomentName
+from lora_profiler.support.check import widened
 from lora_profiler.workload import OPTIONS, TrainSetup, key_fields, setup_dict
 
 FORMAT = 3
@@ -64,19 +65,22 @@ class Monomial(NamedTuple):
     exponents: Exponents
 
 
-Measure = tuple[Exponents, int]
-"""A monomial at a model's sizes: powers of batch, sequence and rank, and how often."""
+Measure = Mapping[Exponents, int]
+"""A monomial at a model's sizes: powers of batch, sequence and rank, and how often; of a loss
+several."""
 
 
 class Law(NamedTuple):
     """What makes a profile that of a type, whose polynomials are over `monomials` of the model's
     own sizes: the first exponent is a monomial's number. `factors` are the names of each factor,
     which are equal in whatever the law answers; `constants` the widths that never differed.
+    `hidden_dtype`: where the loss is left open, of the hidden state that it is given.
     `compiled/law.py` puts numbers in."""
 
     factors: tuple[tuple[str, ...], ...]
     constants: Mapping[str, int]
     monomials: tuple[Monomial, ...]
+    hidden_dtype: str = ""
 
 
 class ProfileError(LoraProfilerError):
@@ -174,6 +178,8 @@ def _told(model: ModelSpec, setup: TrainSetup) -> dict[str, Any]:
         for name, value in setup_key(setup).items()
         if name in kept and value != usual[name]
     }
+    if wide := widened(model, setup):
+        differences["wide"] = wide
     if setup.lora is not None:
         usual_targets = TARGETS_OF[setup.lora.peft_type].get(model.model_type)
         targets = setup.lora.target_modules or usual_targets
@@ -246,7 +252,7 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         "flops": {phase: numbers_json(numbers) for phase, numbers in profile.flops.items()},
         "trainable": numbers_json(profile.trainable),
         "tape": tape_json(profile.tape),
-        **({"law": [*profile.law]} if profile.law else {}),
+        **({"law": [x for x in profile.law if x != ""]} if profile.law else {}),
     }
 
 
@@ -294,9 +300,12 @@ def profile_from_json(data: Mapping[str, Any]) -> Profile:
     )
 
 
-def _law_from_json(factors: Any, constants: Mapping[str, int], monomials: Any) -> Law:
+def _law_from_json(
+    factors: Any, constants: Mapping[str, int], monomials: Any, hidden_dtype: str = ""
+) -> Law:
     return Law(
         tuple(map(tuple, factors)),
         constants,
         tuple(Monomial(tuple(few), divisor, tuple(powers)) for few, divisor, powers in monomials),
+        hidden_dtype,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_profiler.algebra.polynomial import ROUNDINGS, Exponents, Polynomial, undominated
 from lora_profiler.errors import UsageError
-from lora_profiler.loss import CORE
+from lora_profiler.loss import CORE, loss_facts
 from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.engine import (
     check_engine,
@@ -139,7 +139,8 @@ class _Plans:
         self.rank_is_fact = counts_in_steps(workload.setup) and workload.setup.lora is not None
         longest = replace(workload, setup=replace(workload.setup, seq_len=s1))
         self.pads_masks = self._engine != "analytic" and pads_masks(longest)
-        self._chunked = workload.setup.loss != "plain" and rules_know(workload)
+        loss = workload.setup.loss
+        self._chunked = loss_facts(loss).leaves_stack or (loss != "plain" and rules_know(workload))
         self._matrices: dict[Key, Matrix] = {}
         self._facts: dict[tuple[Any, ...], int] = {}
         batches = {min(b0, 2), min(b1, 2)}

@@ -4,6 +4,7 @@ from itertools import chain
 
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError, refuse
+from lora_profiler.loss import loss_facts
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.optimizer import optimizer_facts
 from lora_profiler.option_values import GRPO
@@ -223,7 +224,7 @@ def profile_unsupported_reason(workload: Workload) -> str | None:
     if reason := trace_unsupported_reason(setup):
         return reason
     exactly = "take --engine analytic, or traced, which traces exactly this size."
-    if setup.loss != "plain":
+    if setup.loss != "plain" and not loss_facts(setup.loss).leaves_stack:
         return (
             f"no profile has the {setup.loss} loss; its chunks are not a polynomial in batch and"
             f" sequence. {exactly}"
@@ -235,9 +236,7 @@ def profile_unsupported_reason(workload: Workload) -> str | None:
         "evaluation between steps": setup.eval_batch_size is not None,
         NO_GENERATION: setup.completions_at_once or setup.beta,
         "an older version of transformers": setup.transformers != "5",
-        "fused adapters": lora is not None and (lora.fast_lora or lora.lora_kernels != "peft"),
-        "norms and embeddings in float32 over 16 bit": setup.has_wide_ends,
-        "routers in float32 over 16 bit": (setup.has_wide_routers and _has_routers(workload.model)),
+        "fused adapters": lora is not None and (lora.fast_lora or lora.lora_kernels == "unsloth"),
         "inputs with a gradient and no checkpointing": (
             setup.has_input_gradients and not setup.checkpointing
         ),
@@ -250,6 +249,13 @@ def profile_unsupported_reason(workload: Workload) -> str | None:
     }
     why = next((what for what, is_asked in requested.items() if is_asked), None)
     return why if why is None or why.endswith(".") else f"no profile is of {why}; {exactly}"
+
+
+def widened(model: ModelSpec, setup: TrainSetup) -> str | None:
+    """Which modules a trainer's loop has in float32 beside others in 16 bit, None where none."""
+    if setup.has_wide_ends:
+        return "norms and embeddings"
+    return "routers" if setup.has_wide_routers and _has_routers(model) else None
 
 
 def _has_routers(model: ModelSpec) -> bool:

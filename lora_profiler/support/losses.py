@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from lora_profiler.adapters import adapters
+from lora_profiler.algebra import Polynomial
 from lora_profiler.errors import UsageError, refuse
 from lora_profiler.feature import part
 from lora_profiler.loss import loss_facts
@@ -24,6 +25,19 @@ OUTPUTS_HELD = (
     " that no keys and values are in it."
 )
 """What `hold_outputs` takes for granted."""
+
+
+class LossBytes(NamedTuple):
+    """What a head and its loss hold beside the rest of a step, of the last hidden state: what
+    autograd `kept` of it for backward, and all of it at each instant of the forward pass, `ahead`,
+    and of backward, `back`, that can be the largest, where the loss and its gradient are in; and
+    the FLOPs of both. Bytes are polynomials in batch and sequence where `loss_regime` holds."""
+
+    kept: Polynomial
+    ahead: tuple[Polynomial, ...]
+    back: tuple[Polynomial, ...]
+    forward_flops: Polynomial
+    backward_flops: Polynomial
 
 
 def chunk_rows(tokens: int, vocab_size: int, hidden_size: int) -> int:

@@ -10,10 +10,11 @@ only pass the trace of five units.
 import gc
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
+from zlib import crc32
 
 import torch
 
@@ -21,15 +22,19 @@ from lora_profiler._common.packages import installed_versions
 from lora_profiler.algebra import Polynomial
 from lora_profiler.algebra.polynomial import total
 from lora_profiler.compiled.affine import Affine, ModuleNumber
+from lora_profiler.compiled.evaluation import bytes_of
 from lora_profiler.compiled.instants import DepthError, instants, shifted, undominated
 from lora_profiler.compiled.law import (
+    OF_LOSS,
     NotOfLawError,
     at_sizes,
     law_key,
     law_unsupported_reason,
     measured,
+    of_model,
     values_of,
 )
+from lora_profiler.compiled.predict import moments_with
 from lora_profiler.compiled.profile import (
     Instant,
     Law,
@@ -49,9 +54,10 @@ from lora_profiler.compiled.regime import (
 )
 from lora_profiler.compiled.tape import LEAST_UNITS, Birth, Layout, Tape
 from lora_profiler.errors import CompileError, UnbuildableError
+from lora_profiler.loss import loss_facts
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling import build_model
-from lora_profiler.prediction import Category
+from lora_profiler.prediction import Category, Prediction
 from lora_profiler.support.sdpa import MASK_ALIGNMENT
 from lora_profiler.traced.effort import Size
 from lora_profiler.traced.fit import NoPolynomialError, Point, fitted
@@ -68,6 +74,7 @@ from lora_profiler.traced.fold import Label, fold, labels_of, template, unfolded
 from lora_profiler.traced.law_fit import LawFit
 from lora_profiler.traced.layouts import at_depth, layout_of
 from lora_profiler.traced.run import trace
+from lora_profiler.traced.seam import Seam, SeamBytes
 from lora_profiler.traced.toys import FITTED, toys
 from lora_profiler.traced.watch import effort as expected
 from lora_profiler.workload import Workload
@@ -90,6 +97,10 @@ def compile_profile(workload: Workload, proven: Collection[str] = ()) -> Profile
 
     Raises CompileError, and what building the model raises.
     """
+    if loss_facts(workload.setup.loss).leaves_stack:  # only a law leaves it open
+        raise _refused(
+            workload, f"its {workload.setup.loss} loss takes a part of the tokens at once"
+        )
     with _uncollected():
         regime = regime_of(workload)
         layout = layout_of(workload.model)
@@ -126,7 +137,10 @@ def compile_law(workload: Workload) -> Profile:
         deep = at_depth(workload.model, layout.layers(LEAST_UNITS + 2))
         for made in toys(deep, regime):
             try:
-                return _compiled(_OfType(workload, regime, layout, made))
+                law = _compiled(of := _OfType(workload, regime, layout, made))
+                if loss_facts(workload.setup.loss).leaves_stack:
+                    _check_loss(law, workload, of.real)
+                return law
             except (TapeError, DepthError, NoPolynomialError, NotOfLawError, UnbuildableError) as e:
                 doubt = str(e)
     raise CompileError(f"{workload.model.id} has no law of its type: {doubt}")
@@ -152,11 +166,13 @@ def _refused(workload: Workload, doubt: str) -> CompileError:
 
 
 class _Sample(NamedTuple):
-    """A model of `units` to trace at a point; 0 units where nothing is folded."""
+    """A model of `units` to trace at a point; 0 units where nothing is folded. `loss`: bytes in
+    place of one that a law leaves open."""
 
     units: int
     model: ModelSpec
     point: Point
+    loss: SeamBytes | None = None
 
 
 class _OfModel:
@@ -187,6 +203,7 @@ class _OfModel:
         self.key = profile_key(model, workload.setup, regime)
         self.identity = identity_of(model)
         self.law: Law | None = None
+        self.hidden_dtype = ""
 
     def checks(self, tape: Tape) -> Sequence[_Sample]:
         return self._checks[:1] if tape_signature(tape) in self._proven else self._checks
@@ -197,8 +214,8 @@ class _OfModel:
     def of_module(self, name: str, values: tuple[int, ...]) -> Polynomial:
         return self.polynomial(values)
 
-    def at(self, model: ModelSpec) -> Callable[[Polynomial], Polynomial]:
-        """What polynomials become at a model's sizes."""
+    def at(self, sample: _Sample) -> Callable[[Polynomial], Polynomial]:
+        """What polynomials become at the sizes of a model."""
         return lambda polynomial: polynomial
 
     def undominated(self, peaks: Sequence[Instant]) -> list[Instant]:
@@ -216,20 +233,30 @@ class _OfType:
     ) -> None:
         self.workload, self.regime, self.layout = workload, regime, layout
         depths = (*(LEAST_UNITS,) * FITTED, LEAST_UNITS + 1, LEAST_UNITS + 2)
+        leaves_open = loss_facts(workload.setup.loss).leaves_stack
+        losses = [_drawn(number) if leaves_open else None for number in range(len(depths) + 1)]
         samples = []
         for number, (units, toy) in enumerate(zip(depths, made, strict=True)):
             cut = at_depth(toy, layout.layers(units))
             one = replace(workload, model=cut)
-            samples.append(_Sample(units, cut, _points(one, regime)[number]))
+            if reason := law_unsupported_reason(one):
+                raise TapeError(f"of {cut.id}, {reason}")
+            samples.append(_Sample(units, cut, _points(one, regime)[number], losses[number]))
         self.fits, self._checks = samples[:FITTED], samples[FITTED:]
         real = at_depth(workload.model, layout.layers(LEAST_UNITS + 1))
         point = _far(_points(workload, regime)[-1], workload, regime)
-        self._checks.append(_Sample(LEAST_UNITS + 1, real, point))
+        self.real = _Sample(LEAST_UNITS + 1, real, point, losses[-1])
+        self._checks.append(self.real)
         self._fit = LawFit(
-            [sample.model for sample in self.fits], [sample.point for sample in self.fits], layout
+            [sample.model for sample in self.fits],
+            [sample.point for sample in self.fits],
+            layout,
+            regime.rank,
+            [sample.loss or () for sample in self.fits],
         )
         self.polynomial, self.of_module = self._fit.polynomial, self._fit.of_module
         self.key = law_key(workload.model, workload.setup, regime)
+        self.hidden_dtype = ""
         self.identity = {
             "id": f"{workload.model.model_type} (all sizes)",
             "model_type": workload.model.model_type,
@@ -237,13 +264,14 @@ class _OfType:
 
     @property
     def law(self) -> Law | None:
-        return self._fit.law
+        return self._fit.law._replace(hidden_dtype=self.hidden_dtype)
 
     def checks(self, tape: Tape) -> Sequence[_Sample]:
         return self._checks
 
-    def at(self, model: ModelSpec) -> Callable[[Polynomial], Polynomial]:
-        measures = measured(self._fit.law, values_of(self._fit.law, model, self.layout))
+    def at(self, sample: _Sample) -> Callable[[Polynomial], Polynomial]:
+        law, loss = self._fit.law, sample.loss or (1, 1, 1)
+        measures = measured(law, values_of(law, sample.model, self.layout, self.regime.rank, loss))
         return lambda polynomial: at_sizes(polynomial, measures)
 
     def undominated(self, peaks: Sequence[Instant]) -> list[Instant]:
@@ -267,9 +295,13 @@ def _compiled(of: _OfModel | _OfType) -> Profile:
     workload, regime, layout = of.workload, of.regime, of.layout
 
     def traced(sample: _Sample) -> Flat:
-        flat_tape = flat(
-            trace(at_point(replace(workload, model=sample.model), sample.point), _on_meta)
-        )
+        seam = None if sample.loss is None else Seam(sample.loss)
+        with nullcontext() if seam is None else seam.in_place_of_loss():
+            flat_tape = flat(
+                trace(at_point(replace(workload, model=sample.model), sample.point), _on_meta)
+            )
+        if seam is not None:
+            of.hidden_dtype = _only(seam.dtypes, of.hidden_dtype)
         if regime_of(at_point(replace(workload, model=sample.model), sample.point)) != regime:
             raise TapeError(f"a trace at {sample.point} is of another regime")
         return flat_tape
@@ -278,10 +310,12 @@ def _compiled(of: _OfModel | _OfType) -> Profile:
         effort.plan([Size(sample.model.num_layers) for sample in (*of.fits, *of.checks(NO_TAPE))])
     flats = [traced(sample) for sample in of.fits]
     events, sizes = aligned(flats, of.polynomial)
-    flops = {
-        phase: _by_module([f.flops_of(phase) for f in flats], of.of_module, layout)
-        for phase in FLOP_PHASES
-    }
+    flops: dict[str, tuple[ModuleNumber, ...]] = {}
+    with suppress(NoPolynomialError):  # memory is known all the same
+        flops = {
+            phase: _by_module([f.flops_of(phase) for f in flats], of.of_module, layout)
+            for phase in FLOP_PHASES
+        }
     trainable = _by_module([f.trainable for f in flats], of.of_module, layout)
     tape = (
         unfolded(events)
@@ -297,7 +331,7 @@ def _compiled(of: _OfModel | _OfType) -> Profile:
             raise TapeError(
                 f"at {sample.model.num_layers} layers, a tensor dies that is not born"
             ) from None
-        at = of.at(sample.model)
+        at = of.at(sample)
         values = [at(size).evaluate(*sample.point) for size in sizes]
         wrong = difference(expanded, values, fresh)
         for numbers, seen in (
@@ -335,6 +369,49 @@ def _compiled(of: _OfModel | _OfType) -> Profile:
 
 
 NO_TAPE = Tape((), None)
+
+
+def _check_loss(law: Profile, workload: Workload, sample: _Sample) -> None:
+    """Raises TapeError where what a law makes of its stack and the bytes of the loss is not what a
+    fresh trace with the loss itself shows, moment by moment."""
+    from lora_profiler.traced.single_size import profile_of
+
+    whole = at_point(replace(workload, model=sample.model), sample.point)
+    seen = moments_with(profile_of(whole, trace(whole, _on_meta)), whole)
+    made = moments_with(of_model(law, whole.model, bytes_of(whole, law)), whole)
+    mine, real = largest(made), largest(seen)
+    for place in real:
+        if mine.get(place) != real[place]:
+            raise TapeError(
+                f"with its loss, {mine.get(place, 0):,} instead of {real[place]:,} bytes at"
+                f" {place[1]} of step {place[0]}"
+            )
+    for name in ("saved_activation_bytes", "persistent_bytes", "parameters", "flops"):
+        if getattr(made, name) not in (getattr(seen, name), None):
+            raise TapeError(f"with its loss, {name} are {getattr(made, name)}")
+
+
+def largest(prediction: Prediction) -> dict[tuple[int | str, str], int]:
+    """Bytes of each moment by step. Which layers are the last ones depends on the depth that a
+    tape was folded at, so that their backward is one."""
+    sizes: dict[tuple[int | str, str], int] = {}
+    for moment in prediction.moments:
+        place = (moment.step, moment.moment.removeprefix("first_").removeprefix("last_"))
+        sizes[place] = max(sizes.get(place, 0), moment.total_bytes)
+    return sizes
+
+
+def _drawn(number: int) -> SeamBytes:
+    """Bytes that have nothing to do with each other or with any size."""
+    return SeamBytes(*(10**6 + crc32(f"{name} {number}".encode()) % 10**7 for name in OF_LOSS))
+
+
+def _only(dtypes: Collection[str], before: str) -> str:
+    """Raises TapeError where a loss was given hidden states of several dtypes."""
+    found = {*dtypes, before} - {""}
+    if len(found) != 1:
+        raise TapeError(f"the hidden state of the loss is in {', '.join(sorted(found))}")
+    return found.pop()
 
 
 def tape_signature(tape: Tape) -> str:

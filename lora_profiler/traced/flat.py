@@ -9,6 +9,7 @@ from lora_profiler.compiled.tape import Birth, FlatEvent, Mark
 from lora_profiler.traced.fit import Point
 from lora_profiler.traced.fold import MARK
 from lora_profiler.traced.run import Traced
+from lora_profiler.traced.tracer import Trace
 from lora_profiler.workload import Workload
 
 CHANGES = "the tape changes with batch, sequence or rank"
@@ -60,8 +61,16 @@ def flat(traced: Traced) -> Flat:
             )
         else:
             events.append(FlatEvent(None, ~event, None))
-        where.append(trace.where[position])
+        where.append(_place(trace, position, event))
     return Flat(events, where, trace.flops, traced.kernels, traced.trainable, traced.fallbacks)
+
+
+def _place(trace: Trace, position: int, event: int) -> str:
+    """The module that an event belongs to: of an optimizer's state its owner's, not that of the
+    parameter before, which may be of another layer."""
+    if event >= 0 and trace.births[event].category == "optimizer_states":
+        return trace.births[event].module
+    return trace.where[position]
 
 
 def at_point(workload: Workload, point: Point) -> Workload:

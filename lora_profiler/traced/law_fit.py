@@ -4,11 +4,13 @@ sum of two or three of them; refused on any doubt."""
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import cache
-from itertools import chain, combinations, combinations_with_replacement, product
+from itertools import combinations, combinations_with_replacement, product
 from math import prod
 
+import torch
+
 from lora_profiler.algebra import Exponents, Polynomial
-from lora_profiler.compiled.law import factors_of, sizes_of
+from lora_profiler.compiled.law import OF_LOSS, factors_of, role_of, sizes_of
 from lora_profiler.compiled.profile import Law, Monomial
 from lora_profiler.compiled.tape import Layout
 from lora_profiler.model_spec import ModelSpec
@@ -21,6 +23,10 @@ products, to which it is equal where nothing is rounded up."""
 LARGEST_DIVISOR = 64
 _PRIME = 2**61 - 1
 """Ratios of sizes are looked up modulo it; what is found is checked in whole numbers."""
+_SMALL_PRIME = 2**31 - 1
+_PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
+"""Rows of the minors by which a determinant of four is expanded, and with which sign."""
+_SIGNS = torch.tensor([[1], [-1], [1], [1], [-1], [1]])
 _SHARES = (
     *((1, k) for n in range(1, 9) for k in (n, -n)),
     *((k, 1) for n in range(2, 9) for k in (n, -n)),
@@ -31,9 +37,17 @@ _OF_MODULE: Mapping[Exponents, tuple[int, ...]] = {
     (1, 1, 1, 0, 0, 0): (0, 1),
     (0, 0, 1, 0, 0, 0): (0, 1, 2),
     (0, 0, 0, 0, 0, 0): (1, 2),
+    (1, 2, 0, 0, 0, 0): (1,),
 }
 """How many widths of a module its FLOPs and elements have beside tokens and rank: an adapter's
-stand beside those of its layer."""
+stand beside those of its layer, and attention's beside the square of the length."""
+_OF_EXPERTS: Mapping[Exponents, tuple[int, ...]] = {
+    (1, 1, 0, 0, 0, 0): (2, 3),
+    (1, 1, 1, 0, 0, 0): (1, 2),
+    (0, 0, 1, 0, 0, 0): (1, 2, 3),
+    (0, 0, 0, 0, 0, 0): (1, 2, 3),
+}
+"""The same of experts in one weight, whose number and the number chosen count too."""
 _OF_ATTENTION: Mapping[Exponents, tuple[int, ...]] = {(1, 2, 0, 0, 0, 0): (2,)}
 """The same of a module without widths: heads and their widths, beside the square of the length."""
 Column = tuple[int, ...]
@@ -45,9 +59,19 @@ class LawFit:
     """A law in the making, fitted through `models`, each at its own point."""
 
     def __init__(
-        self, models: Sequence[ModelSpec], points: Sequence[Point], layout: Layout
+        self,
+        models: Sequence[ModelSpec],
+        points: Sequence[Point],
+        layout: Layout,
+        rank: int | None,
+        losses: Sequence[Sequence[int]],
     ) -> None:
-        found = [factors_of(model, layout) for model in models]
+        """`rank`: see `factors_of`. `losses`: for each model its factors `OF_LOSS`, none where the
+        law has the loss."""
+        found = [
+            factors_of(model, layout, rank) | dict(zip(OF_LOSS, loss, strict=False))
+            for model, loss in zip(models, losses, strict=True)
+        ]
         by_values: dict[Column, list[str]] = {}
         for name in found[0]:
             by_values.setdefault(tuple(one[name] for one in found), []).append(name)
@@ -60,6 +84,11 @@ class LawFit:
         self._blocks = [i for i, names in enumerate(self._factors) if "/" in names[0]]
         of_config = sizes_of(models[0]).keys()
         self._of_config = [i for i in self._plain if of_config & {*self._factors[i]}]
+        self._of_experts = [
+            i
+            for i in self._of_config
+            if {"experts", "chosen"} & {role_of(name) for name in self._factors[i]}
+        ]
         self._symbols = [
             (exponents, tuple(Polynomial({exponents: 1}).evaluate(*point) for point in points))
             for exponents in MONOMIALS
@@ -67,6 +96,7 @@ class LawFit:
         self._numbers: dict[Monomial, int] = {}
         self._products: dict[int, dict[Column, tuple[int, ...]]] = {}
         self.polynomial = cache(self._polynomial)
+        self._of_module = cache(self._sum_of_module)
 
     @property
     def law(self) -> Law:
@@ -85,7 +115,7 @@ class LawFit:
     def of_module(self, name: str, sizes: Column) -> Polynomial:
         """Of a number that belongs to a module, which may also be a sum over what is made of its
         own widths. Raises NoPolynomialError."""
-        found = self._product(sizes) or self._sum_of_module(name, sizes)
+        found = self._product(sizes) or self._of_module(self._layout.first_like(name), sizes)
         if found is None:
             raise NoPolynomialError(f"numbers {sizes} of {name} in toys")
         return found
@@ -102,19 +132,21 @@ class LawFit:
         return None
 
     def _sum_of_module(self, name: str, sizes: Column) -> Polynomial | None:
-        head = f"{self._layout.first_like(name)}."
+        head = f"{name}."
         own = [i for i in self._plain if any(n.startswith(head) for n in self._factors[i])]
         degrees = _OF_MODULE if own else _OF_ATTENTION
-        basis = [
-            (factors, exponents, self._column(factors, symbols))
-            for exponents, symbols in self._symbols
+        if any(n.startswith(head) and n.endswith("[2]") for i in own for n in self._factors[i]):
+            own, degrees = sorted({*own, *self._of_experts}), _OF_EXPERTS
+        basis = {
+            self._column(factors, symbols): (factors, exponents)
+            for exponents, symbols in reversed(self._symbols)
             for degree in degrees.get(exponents, ())
             for factors in combinations_with_replacement(own or self._of_config, degree)
-        ]
-        for chosen in chain(combinations(basis, 2), combinations(basis, 3)):
-            solution = solved([column for *_, column in chosen], sizes)
+        }
+        for chosen in spanning([*basis], sizes):
+            solution = solved(chosen, sizes)
             if solution and all(x.denominator == 1 and x > 0 for x in solution):
-                return self._sum([(x, f, e) for x, (f, e, _) in zip(solution, chosen, strict=True)])
+                return self._sum([(x, *basis[c]) for x, c in zip(solution, chosen, strict=True)])
         return None
 
     def _column(self, factors: Sequence[int], symbols: Column) -> Column:
@@ -171,6 +203,34 @@ class LawFit:
         ]
         for ((a, x), (b, y)), (m, n) in product(combinations(simple, 2), _SHARES):
             yield [(m, a), (n, b)], tuple(m * i + n * j for i, j in zip(x, y, strict=True))
+
+
+def spanning(columns: Sequence[Column], sizes: Column) -> Iterator[tuple[Column, ...]]:
+    """Two columns of four numbers each, and then three, that `sizes` lies in the span of, as far as
+    modulo `_SMALL_PRIME` can tell."""
+    every = torch.tensor([*columns, sizes]).remainder(_SMALL_PRIME)
+
+    def minors(one: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        return torch.stack(
+            [(one[a] * others[:, b] - one[b] * others[:, a]) % _SMALL_PRIME for a, b in _PAIRS]
+        )
+
+    parts = minors(every[-1], every[:-1])
+    for i in range(len(columns)):  # with the sizes taken away two are as one
+        others = parts[:, i + 1 :]
+        differs = [
+            (parts[a, i] * others[b] - parts[b, i] * others[a]) % _SMALL_PRIME != 0
+            for a, b in ((0, 1), (0, 2), (1, 2))
+        ]
+        same = ~(differs[0] | differs[1] | differs[2])
+        yield from ((columns[i], columns[i + 1 + j]) for j in same.nonzero().flatten().tolist())
+    rest = parts.flip(0) * _SIGNS
+    for i in range(len(columns)):
+        parts = minors(every[i], every[i + 1 : -1])
+        found = sum((a[:, None] * b) % _SMALL_PRIME for a, b in zip(parts, rest, strict=True))
+        for j, k in ((found % _SMALL_PRIME) == 0).nonzero().tolist():
+            if i + 1 + j < k:
+                yield columns[i], columns[i + 1 + j], columns[k]
 
 
 def _ratios(column: Sequence[int]) -> Column:

@@ -214,20 +214,17 @@ class _Run:
             self._forward_model = replicated_on_meta(self._model, tracer, sent)
             tracer.claim_rest("communication")
         for step in (1, 2):
-            tracer.counts_flops = step == 2
             sent.clear()
             with tracer:
                 loss = self._whole_step(step)
             del loss
             if self._setup.eval_batch_size is not None:
-                tracer.counts_flops = False
                 with tracer:
                     self._evaluate(self._setup.eval_batch_size)
             for category, name, tensor in self._owned():
                 tracer.claim(
                     tensor, category, name
                 )  # a 4-bit layer's bias is another storage after its first forward pass
-        tracer.counts_flops = False
         tracer.mark(3, 0, "setup")
         of_step = list(sent)
         self._forward_under_hooks()
@@ -304,6 +301,7 @@ class _Run:
         for micro in range(accumulation):
             self._micro = micro
             self._enter("setup")
+            self._tracer.counts_flops = step == 2 and micro == 0
             batch = self._batch(self._setup.batch_size)
             self._tracer.listener = (
                 self._listener if step == 2 and micro == accumulation - 1 else None
@@ -318,6 +316,7 @@ class _Run:
             summed = loss.detach() if accumulation == 1 else summed + loss.detach()
             if micro + 1 < accumulation:
                 del loss
+        self._tracer.counts_flops = False
         self._enter("optimizer")
         self._optimizer.step()
         self._claim_states()

@@ -14,11 +14,12 @@ from lora_profiler.errors import ModelNotFoundError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling.build import filled_config
 
-FITTED, TOYS = 4, 6
-"""How many laws are fitted through, and how many there are."""
+FITTED, TOYS, ATTEMPTS = 4, 6, 3
+"""How many laws are fitted through, how many there are, and how often one is drawn."""
 _HEADS = ((24, 8, 16, 40, 32, 48), (16, 8, 32, 64, 16, 32))
-_GROUPS = ((2, 4, 8, 5, 4, 6), (4, 2, 8, 2, 8, 4))
-"""Heads, and heads that share keys; the second rows have powers of two alone."""
+_GROUPS = ((2, 2, 4, 5, 4, 6), (4, 2, 8, 2, 4, 4))
+"""Heads, and heads that share keys; the second rows have powers of two alone. Keys of all heads
+are so wide that states of usual adapters come in blocks."""
 _WIDTHS = ((64, 88, 72, 104, 80, 96), (80, 160, 120, 240, 200, 40), (136, 88, 72, 104, 80, 96))
 """Of a head; the second row where a fraction of it is turned, the third where so many columns."""
 _HIDDEN = (960, 1088, 640, 1280, 1152, 672)
@@ -33,11 +34,19 @@ def toys(model: ModelSpec, regime: Regime) -> Iterator[list[ModelSpec]]:
     and differs from the others in every size."""
     for is_free in (True, False):
         try:
-            made = [_toy(model, regime, number, is_free=is_free) for number in range(TOYS)]
+            made = [_alike(model, regime, number, is_free=is_free) for number in range(TOYS)]
         except ModelNotFoundError:
             continue
-        if all(facts_of(toy) == facts_of(model) for toy in made) and not unvaried(made):
-            yield made
+        alike = [toy for toy in made if toy is not None]
+        if len(alike) == TOYS and not unvaried(alike):
+            yield alike
+
+
+def _alike(model: ModelSpec, regime: Regime, number: int, *, is_free: bool) -> ModelSpec | None:
+    """A toy with the facts of `model`, if there is one: a size that is drawn may happen to be a
+    number that is none."""
+    drawn = (_toy(model, regime, number, attempt, is_free=is_free) for attempt in range(ATTEMPTS))
+    return next((toy for toy in drawn if facts_of(toy) == facts_of(model)), None)
 
 
 def unvaried(made: list[ModelSpec]) -> list[str]:
@@ -47,7 +56,9 @@ def unvaried(made: list[ModelSpec]) -> list[str]:
     ]
 
 
-def _toy(model: ModelSpec, regime: Regime, number: int, *, is_free: bool) -> ModelSpec:
+def _toy(
+    model: ModelSpec, regime: Regime, number: int, attempt: int, *, is_free: bool
+) -> ModelSpec:
     raw = deepcopy(dict(model.published))
     raw.setdefault("model_type", model.model_type)
     raw.setdefault("architectures", [model.architecture])
@@ -58,7 +69,7 @@ def _toy(model: ModelSpec, regime: Regime, number: int, *, is_free: bool) -> Mod
     if filled.get("head_dim") != fields_of(model).get("head_dim"):  # the class works it out
         filled = {name: value for name, value in filled.items() if name != "head_dim"}
     takes = {today.get(name, name) for name, value in filled.items() if value is not None}
-    sizes = _sizes(model, regime, number, is_free=is_free and "head_dim" in takes)
+    sizes = _sizes(model, regime, number, attempt, is_free=is_free and "head_dim" in takes)
     for name, value in {**filled, **language}.items():
         if type(value) is int and value > 1 and today.get(name, name) in sizes:
             language[name] = sizes[today.get(name, name)]
@@ -69,7 +80,9 @@ def _toy(model: ModelSpec, regime: Regime, number: int, *, is_free: bool) -> Mod
     return model_from_config(raw, id=f"toy {number} of {model.model_type}", source="toy")
 
 
-def _sizes(model: ModelSpec, regime: Regime, number: int, *, is_free: bool) -> dict[str, int]:
+def _sizes(
+    model: ModelSpec, regime: Regime, number: int, attempt: int, *, is_free: bool
+) -> dict[str, int]:
     """By field. Fields that are equal in the model are so in a toy where they have one role."""
     known, fields = sizes_of(model), fields_of(model)
     by_role = {name: role_of(name) for name in known}
@@ -85,6 +98,11 @@ def _sizes(model: ModelSpec, regime: Regime, number: int, *, is_free: bool) -> d
     hidden = _HIDDEN[number] if is_free else heads * width
     filled = dict(zip(windows_of(model), regime.windows_filled, strict=True))
 
+    def drawn(name: str, least: int, most: int) -> int:
+        """A multiple of 8."""
+        seed = f"{name} {number}{' again' * attempt}"
+        return 8 * (least + crc32(seed.encode()) % (most - least))
+
     def size(name: str, value: int) -> int:
         match by_role[name]:
             case "heads":
@@ -92,9 +110,9 @@ def _sizes(model: ModelSpec, regime: Regime, number: int, *, is_free: bool) -> d
             case "key_heads":
                 return heads if value == base_heads else heads // _GROUPS[powers][number]
             case "head_width":
-                return width if name == "head_dim" else width + 8 * (1 + crc32(name.encode()) % 7)
+                return width if name == "head_dim" else width + drawn(name, 1, 8)
             case "hidden":
-                return hidden if value == base_hidden else _drawn(name, number, 40, 120)
+                return hidden if value == base_hidden else drawn(name, 40, 120)
             case "experts":
                 return _EXPERTS[number]
             case "chosen":
@@ -102,16 +120,11 @@ def _sizes(model: ModelSpec, regime: Regime, number: int, *, is_free: bool) -> d
             case "window":
                 return _WINDOWS[number] if filled.get(value) else max(value, 512) + 64 * number
             case "positions":
-                return _drawn(name, number, 65, 160)
+                return drawn(name, 65, 160)
             case "vocabulary":
                 return _VOCABULARIES[number]
         if not is_free and base_hidden and value % base_hidden == 0:
             return value // base_hidden * hidden
-        return _drawn(name, number, 2, 16) if value < 512 else _drawn(name, number, 60, 400)
+        return drawn(name, 2, 16) if value < 512 else drawn(name, 60, 400)
 
     return {name: size(name, value) for name, value in known.items()}
-
-
-def _drawn(name: str, number: int, least: int, most: int) -> int:
-    """A multiple of 8."""
-    return 8 * (least + crc32(f"{name} {number}".encode()) % (most - least))

@@ -109,7 +109,7 @@ class Birth:
 @dataclass(slots=True)
 class Trace:
     """`events`: i for the birth of `births[i]`, ~i for its death. `flops`: by (phase, module) of
-    the last whole step."""
+    a micro-batch of the last whole step."""
 
     births: list[Birth] = field(default_factory=list)
     events: list[int] = field(default_factory=list)

@@ -18,6 +18,7 @@ FEATURE = LossFacts(
     head_again="the head once more",
     scales_logits=True,
     can_be_fused=True,
+    leaves_stack=True,
 )
 
 

@@ -13,7 +13,7 @@ _COUNT = 8
 
 
 def price(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
-    """TRL's tiled head: `modeling/price.py`, line by line. `regime`: see `support.losses`."""
+    """TRL's tiled head: `stand_in.py`, line by line. `regime`: see `support.losses`."""
     of_row, is_capped = divmod(abs(regime), 2)
     triton = runs_triton(op.rules.device)
     weight, bias, width, vocab = head = head_weights(op, model)
@@ -55,6 +55,8 @@ def price(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath
         made + first * word + of_bias,
         made + last * word + returned,
     ]
+    if triton and hidden.requires_grad:  # rows of labels, put among those without one
+        back += [kept + count * 4 + SCALAR + head.gradient_bytes + copied * 2]
     if not triton:
         of_tanh = 4 if logit_scaling(model.config).cap else 0
         back += [made + tile * (29 + of_tanh) + first * word]
