@@ -83,6 +83,14 @@ def instants(tape: Tape, sizes: Sequence[Polynomial], units: int | None) -> list
 _ZERO = Polynomial({})
 
 
+def persistent(peaks: Sequence[Instant]) -> dict[Category, Affine]:
+    """What lives between two steps, and the gradients when the optimizer begins, none where it
+    steps in backward."""
+    setup = next(i for i in peaks if i.step == 2 and i.moment == "setup")
+    step = next(i for i in peaks if i.step == 2 and i.moment == "optimizer_step")
+    return {**setup.live, "gradients": step.live.get("gradients", Affine.constant(_ZERO))}
+
+
 def _anchored(tape: Tape, sizes: Sequence[Polynomial], depth: int) -> Iterator[tuple[Key, Seen]]:
     """The instants whose unit is within three of an end of the stack, by that end. Those between
     lie on a line of these."""

@@ -23,7 +23,7 @@ from lora_profiler.algebra import Polynomial
 from lora_profiler.algebra.polynomial import total
 from lora_profiler.compiled.affine import Affine, ModuleNumber
 from lora_profiler.compiled.evaluation import bytes_of
-from lora_profiler.compiled.instants import DepthError, instants, shifted, undominated
+from lora_profiler.compiled.instants import DepthError, instants, persistent, shifted, undominated
 from lora_profiler.compiled.law import (
     OF_LOSS,
     NotOfLawError,
@@ -57,11 +57,13 @@ from lora_profiler.errors import CompileError, UnbuildableError
 from lora_profiler.loss import loss_facts
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling import build_model
-from lora_profiler.prediction import Category, Prediction
+from lora_profiler.prediction import Prediction
 from lora_profiler.support.sdpa import MASK_ALIGNMENT
 from lora_profiler.traced.effort import Size
 from lora_profiler.traced.fit import NoPolynomialError, Point, fitted
 from lora_profiler.traced.flat import (
+    FLOP_PHASES,
+    PACKAGES,
     ChangingTapeError,
     Flat,
     TapeError,
@@ -75,12 +77,11 @@ from lora_profiler.traced.law_fit import LawFit
 from lora_profiler.traced.layouts import at_depth, layout_of
 from lora_profiler.traced.run import trace
 from lora_profiler.traced.seam import Seam, SeamBytes
+from lora_profiler.traced.single_size import profile_of
 from lora_profiler.traced.toys import FITTED, toys
 from lora_profiler.traced.watch import effort as expected
 from lora_profiler.workload import Workload
 
-FLOP_PHASES = ("forward", "backward", "recompute")
-PACKAGES = ("lora-profiler", "torch", "transformers", "peft", "bitsandbytes")
 _BATCHES, _RANKS = (3, 7, 5, 2, 4, 11, 2), (5, 11, 3, 13, 7, 2, 8)
 _SEQUENCES = (41, 67, 89, 131, 73, 101, 64)
 """Unrelated sizes, also when rounded up to 16 and to 32: the first four are fitted through, the
@@ -374,8 +375,6 @@ NO_TAPE = Tape((), None)
 def _check_loss(law: Profile, workload: Workload, sample: _Sample) -> None:
     """Raises TapeError where what a law makes of its stack and the bytes of the loss is not what a
     fresh trace with the loss itself shows, moment by moment."""
-    from lora_profiler.traced.single_size import profile_of
-
     whole = at_point(replace(workload, model=sample.model), sample.point)
     seen = moments_with(profile_of(whole, trace(whole, _on_meta)), whole)
     made = moments_with(of_model(law, whole.model, bytes_of(whole, law)), whole)
@@ -500,14 +499,6 @@ def _saved(tape: Tape, sizes: Sequence[Polynomial], layout: Layout | None) -> Af
         if layout is None
         else Affine.through(LEAST_UNITS, at(LEAST_UNITS), at(LEAST_UNITS + 1))
     )
-
-
-def persistent(peaks: Sequence[Instant]) -> dict[Category, Affine]:
-    """What lives between two steps, and the gradients when the optimizer begins, none where it
-    steps in backward."""
-    setup = next(i for i in peaks if i.step == 2 and i.moment == "setup")
-    step = next(i for i in peaks if i.step == 2 and i.moment == "optimizer_step")
-    return {**setup.live, "gradients": step.live.get("gradients", Affine.constant(Polynomial({})))}
 
 
 def _by_module(

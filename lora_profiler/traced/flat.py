@@ -12,6 +12,9 @@ from lora_profiler.traced.run import Traced
 from lora_profiler.traced.tracer import Trace
 from lora_profiler.workload import Workload
 
+FLOP_PHASES = ("forward", "backward", "recompute")
+PACKAGES = ("lora-profiler", "torch", "transformers", "peft", "bitsandbytes")
+"""Whose versions a profile names."""
 CHANGES = "the tape changes with batch, sequence or rank"
 
 

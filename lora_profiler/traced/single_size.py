@@ -6,14 +6,13 @@ from dataclasses import replace
 from lora_profiler._common.packages import installed_versions
 from lora_profiler.algebra.polynomial import Polynomial, constant
 from lora_profiler.compiled.affine import Affine, ModuleNumber
-from lora_profiler.compiled.instants import instants
+from lora_profiler.compiled.instants import instants, persistent
 from lora_profiler.compiled.predict import predict_with
 from lora_profiler.compiled.profile import Profile, setup_key
 from lora_profiler.compiled.regime import key_of, regime_of
 from lora_profiler.modeling import build_model
 from lora_profiler.prediction import Collective, Phase, Prediction, Traffic
-from lora_profiler.traced.compiler import FLOP_PHASES, PACKAGES, persistent
-from lora_profiler.traced.flat import flat
+from lora_profiler.traced.flat import FLOP_PHASES, PACKAGES, flat
 from lora_profiler.traced.fold import unfolded
 from lora_profiler.traced.run import Traced, trace
 from lora_profiler.workload import TrainSetup, Workload
