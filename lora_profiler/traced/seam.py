@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lora_profiler.feature import File, Kind
+from lora_profiler.feature import File, Kind, part
 from lora_profiler.modeling import losses
 from lora_profiler.traced.patching import replaced
 
@@ -31,15 +31,13 @@ class Seam:
 
     @contextmanager
     def in_place_of_loss(self) -> Iterator[None]:
-        own = losses.part
-
-        def part(kind: Kind, name: str, file: File, needed: str) -> Any:
-            return scaled if needed == "scaled_loss" else own(kind, name, file, needed)
+        def part_or_seam(kind: Kind, name: str, file: File, needed: str) -> Any:
+            return scaled if needed == "scaled_loss" else part(kind, name, file, needed)
 
         def scaled(_: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, *__: Any) -> Tensor:
             return self._loss(hidden, weight, bias)
 
-        with replaced(losses, "part", part):
+        with replaced(losses, "part", part_or_seam):
             yield
 
     def _loss(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

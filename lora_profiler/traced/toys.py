@@ -17,7 +17,7 @@ from lora_profiler.modeling.build import filled_config
 FITTED, TOYS, ATTEMPTS = 4, 6, 3
 """How many laws are fitted through, how many there are, and how often one is drawn."""
 _HEADS = ((24, 8, 16, 40, 32, 48), (16, 8, 32, 64, 16, 32))
-_GROUPS = ((2, 2, 4, 5, 4, 6), (4, 2, 8, 2, 4, 4))
+_GROUPS = ((2, 2, 4, 5, 4, 3), (4, 2, 4, 2, 4, 2))
 """Heads, and heads that share keys; the second rows have powers of two alone. Keys of all heads
 are so wide that states of usual adapters come in blocks."""
 _WIDTHS = ((64, 88, 72, 104, 80, 96), (80, 160, 120, 240, 200, 40), (136, 88, 72, 104, 80, 96))
