@@ -5,7 +5,7 @@ from lora_profiler.adapters import saved_modules
 from lora_profiler.algebra.polynomial import TOKENS
 from lora_profiler.analytic.forward_rules import AttentionKernels, rules_for
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.loss_paths import LossPath
+from lora_profiler.analytic.losses import LossPath
 from lora_profiler.analytic.tensors import ITEMSIZE, Storage, Tensor
 from lora_profiler.feature import part
 from lora_profiler.model_spec import Module
