@@ -15,7 +15,7 @@ from lora_profiler.errors import UsageError
 
 _PATIENCE_SECONDS = 300
 _INSTRUCTIONS = """\
-Predicts the GPU memory and step time of full, LoRA and QLoRA fine-tuning, without a GPU.
+Predicts GPU memory and step time of full, LoRA and QLoRA fine-tuning, without a GPU.
 Each answer has `text`, the command line's own words: verdict, interval of the peak, what it rests on.
 Never state the peak without its interval. Files are read from the server's folder alone.
 """
@@ -25,7 +25,8 @@ Never state the peak without its interval. Files are read from the server's fold
     "mcp",
     "Answer agents over the Model Context Protocol.",
     """
-It talks over stdin and stdout with the program that started it, listens on no port, writes nothing, and reads no file outside the folder that it is started in.
+It talks over stdin and stdout with the program that started it.
+It listens on no port, writes nothing, and reads no file outside its folder.
 
 Examples:
   lora-profile mcp                                  what an agent's configuration starts
