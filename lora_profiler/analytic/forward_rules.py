@@ -22,6 +22,7 @@ from lora_profiler.support.sdpa import (
     FLASH_MAX_HEAD_DIM,
     SdpaCall,
     cuda_backend,
+    efficient_keeps_seeds,
     efficient_takes_grouped,
 )
 from lora_profiler.workload import TrainSetup, Workload
@@ -94,7 +95,7 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         kernel=kernels.plain,
         masked_kernel=kernels.masked,
         repeats_heads=not efficient_takes_grouped(workload.platform),
-        platform=workload.platform,
+        keeps_seeds=efficient_keeps_seeds(workload.platform, 0.0),
         dtype=setup.dtype,
         adapter_dtype=adapter_dtype(setup) if setup.lora else setup.dtype,
         lora_dropout=setup.lora.lora_dropout if setup.lora else 0.0,

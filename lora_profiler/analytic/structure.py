@@ -198,7 +198,8 @@ def forward_pass(
     """Runs `spec` through its family's program. `trainable` are the full names of modules whose own
     weights train. Kept for the plans of this process, which differ in optimizer, checkpointing and
     loop too."""
-    below = _layers(spec, family, rules._replace(chunk_rows=None), adapters, trainable)
+    of_layers = rules._replace(chunk_rows=None, loss="plain")
+    below = _layers(spec, family, of_layers, adapters, trainable)
     root = {part.name: part for part in spec.parts if isinstance(part, Module)}
     _, outside = _adapters_by_layer(adapters, _stack(spec, family).name)
     op, x = Ledger(rules, root, outside, trainable), below.output

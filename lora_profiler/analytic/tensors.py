@@ -6,7 +6,6 @@ from typing import Literal, NamedTuple
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, S
 from lora_profiler.option_values import LoraKernels
-from lora_profiler.platform import Platform
 from lora_profiler.support.bases import Base
 from lora_profiler.workload import Loss, Qat, Transformers
 
@@ -119,14 +118,14 @@ class Rules(NamedTuple):
     `keeps_inputs`: products are DeepSpeed's, which keep them for frozen weights too.
     `moves_activations`: what layers save waits on the host, `by_axolotl` weights too. `chunk_rows`:
     tokens that the head takes at a time, None for all logits at once (`losses.chunk_regime`).
-    Dropout is for what `trains`.
+    Dropout is for what `trains`. `keeps_seeds`: the efficient kernel leaves its seeds on the card.
     """
 
     device: str
     kernel: str
     masked_kernel: str
     repeats_heads: bool
-    platform: Platform
+    keeps_seeds: bool
     dtype: str
     adapter_dtype: str
     lora_dropout: float

@@ -12,7 +12,6 @@ from lora_profiler.analytic.families import fused
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.matmuls import linear, matmul
 from lora_profiler.analytic.tensors import Tensor
-from lora_profiler.support.sdpa import efficient_keeps_seeds
 
 Config = Mapping[str, Any]
 
@@ -165,9 +164,7 @@ def attention(
     beside = [op.fresh(rows * heads.query, "float32", False)]
     if kernel == "flash":
         beside.append(op.fresh(constant(24), "uint8", False))
-    elif kernel == "cudnn" or (
-        kernel == "efficient" and efficient_keeps_seeds(op.rules.platform, dropout)
-    ):
+    elif kernel == "cudnn" or (kernel == "efficient" and op.rules.keeps_seeds and not dropout):
         beside.append(op.fresh(constant(16), "uint8", False))
     if masked:
         # rows of the efficient kernel's begin at multiples of 8 (sdp_utils, preprocess_mask)
