@@ -104,6 +104,8 @@ class PredictedVsMeasured:
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         if not state.is_world_process_zero:
             return
+        if self._watch is not None:  # of a start that failed, as where a batch size is searched
+            self._watch.unhook()
         trainer = _trainer_with(self)
         optimizer = given["optimizer"]
         optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's holds the real one
@@ -329,13 +331,17 @@ class _Watch:
                     each.died = ended[each.key]
             self._peak = max(timeline.live_bytes())
 
+    def unhook(self) -> bool:
+        """Takes every hook off; whether there was one."""
+        hooks, self._hooks = self._hooks, []
+        for hook in hooks:
+            hook.remove()
+        return bool(hooks)
+
     def close(self) -> None:
         """Takes every hook off, and says what was found."""
-        if not self._hooks:
+        if not self.unhook():
             return
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
         if self._number == self._steps and self._has_stepped:
             self._timed += 1 if self._timed else 0
         self._end_record()
@@ -405,7 +411,7 @@ class _Watch:
 
         if self.kind != "cuda":
             return None
-        properties = self._torch.cuda.get_device_properties(0)
+        properties = self._torch.cuda.get_device_properties(self._torch.cuda.current_device())
         name, total = str(properties.name), int(properties.total_memory)
         return match_device(name, total) or Gpu(
             key=name,

@@ -178,6 +178,27 @@ def test_nothing_of_it_ends_a_training(tmp_path: Path, monkeypatch: pytest.Monke
         PredictedVsMeasured(share=share)
 
 
+def test_a_second_start_leaves_no_hook_of_the_first(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    callback = PredictedVsMeasured(steps=3)
+    rows = [{"input_ids": row, "labels": row} for row in ids()]
+    trainer = transformers.Trainer(
+        model=model(),
+        args=transformers.TrainingArguments(**arguments(tmp_path, max_steps=1)),
+        train_dataset=rows,
+        callbacks=[callback],
+    )
+    torch = pytest.importorskip("torch")
+    optimizer = torch.optim.AdamW(trainer.model.parameters())
+    for _ in range(2):
+        callback.on_train_begin(
+            trainer.args, trainer.state, None, model=trainer.model, optimizer=optimizer
+        )
+    assert len(optimizer._optimizer_step_post_hooks) == 1
+    callback.on_train_end(None, None, None)
+    assert not optimizer._optimizer_step_post_hooks and not trainer.model._forward_pre_hooks
+
+
 def test_what_is_better_left_alone_is_not_hooked() -> None:
     torch = pytest.importorskip("torch")
     trained = model()
