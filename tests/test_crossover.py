@@ -20,7 +20,8 @@ from lora_profiler import (
 )
 from lora_profiler.planning.crossover import HIGHEST_RANK, Crossover
 from lora_profiler.planning.engine import peak_bytes
-from lora_profiler.report.decision.crossover import sentences
+from lora_profiler.report.decision.crossover import crossover_blocks, sentences
+from lora_profiler.report.terminal import plain
 from lora_profiler.workload import Method
 
 MODEL = find_model("Qwen/Qwen2.5-0.5B")
@@ -92,9 +93,19 @@ def test_sentences_say_where(found: Crossover) -> None:
     first = {s.batch_size: s.first for s in found.crossings if s.dearer == "lora"}
     assert lora_full == (
         "LoRA r16 needs more memory than full:"
-        f" from {first[1]:,} tokens at batch 1, {first[8]:,} at batch 8."
+        f" from {first[1]:,} tokens at batch 1, {first[8]:,} at 8."
     )
     assert qlora_lora == "QLoRA r16 needs less memory than LoRA r16: at every length."
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen2.5-0.5B", "meta-llama/Llama-3.1-8B"])
+def test_the_screen_has_25_lines_of_80_columns(name: str) -> None:
+    """With all three methods and times; maps of fewer batches where all would not fit."""
+    gpu, model = find_gpu("t4"), find_model(name)
+    workloads = [Workload(model=model, setup=setup) for setup in WAYS.values()]
+    lines = plain(crossover_blocks(crossover(workloads, gpu)), 80).splitlines()
+    assert len(lines) <= 25 and max(map(len, lines)) <= 80, lines
+    assert all(line[:2] in ("✓ ", "! ", "✗ ", "  ") for line in lines[: lines.index("")])
 
 
 def test_one_method_and_no_length_are_refused() -> None:

@@ -181,7 +181,8 @@ def window(browser: Any, server: Any, idle_windows: list[Window]) -> Iterator[Ca
 
 
 def command_line(*arguments: str) -> Any:
-    done = lora_profile(*arguments, "--full", "--format", "json")
+    whole = () if arguments[0] == "plan" else ("--full",)
+    done = lora_profile(*arguments, *whole, "--format", "json")
     assert done.exit_code == 0, done.stderr
     return json.loads(done.stdout)
 

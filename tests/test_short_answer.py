@@ -75,6 +75,14 @@ def test_a_trainer_s_own_answer_is_25_lines_of_80_columns(model: str) -> None:
     assert all(name in verdicts for name in ("Full", "LoRA r16", "QLoRA r16"))
 
 
+@pytest.mark.parametrize("model", ["unsloth/Meta-Llama-3.1-8B-bnb-4bit", LLAMA])
+def test_bars_by_trainer_and_their_key_keep_to_80_columns(model: str) -> None:
+    text = answer(model, "--method", "qlora", "--gpu", "t4")
+    lines = text.splitlines()
+    assert len(lines) <= 25 and max(map(len, lines)) <= 80, text
+    assert "w weights" in text and ". overhead" in text
+
+
 def test_what_it_says_of_a_card_that_is_too_small() -> None:
     text = answer(LLAMA, "--method", "lora", "--gpu", "rtx_4090", "--trainer", "bare")
     lines = text.splitlines()

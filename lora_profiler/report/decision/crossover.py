@@ -37,12 +37,11 @@ def crossover_blocks(found: Crossover) -> list[Block]:
         return whole
     batches = sorted({point.batch_size for point in found.points})
     few = sorted({batches[0], batches[len(batches) // 2], batches[-1]})
-    more = dim("All batches and lengths: `--format json`.")
     return next(
         (
             blocks
-            for quantities in (("memory", "time"), ("time",))
-            if is_short(blocks := [*_blocks(found, few, quantities), more])
+            for quantities in (("memory", "time"), ("time",), ())
+            if is_short(blocks := _blocks(found, few, quantities))
         ),
         whole,
     )
@@ -59,9 +58,11 @@ def _blocks(
     lines = [f"{first.model.id}{where}: {training_line(first.setup).split(', ', 1)[1]}."]
     if any(point.seconds for point in found.points):
         lines.append(_TIMES)
-    else:
+    elif maps:
         maps = ("memory",)
     blocks += [table for quantity in maps for table in _map(found, quantity, batches)]
+    if len(batches) < len({point.batch_size for point in found.points}):
+        lines.append("All batches and lengths: `--format json`.")
     return [*blocks, dim(*lines)]
 
 
@@ -111,7 +112,7 @@ def _where(
     if [span.batch_size for span in spans] == list(batches) and all(s.last is None for s in spans):
         first, *_, last = spans if len(spans) > 1 else (*spans, *spans)
         if first.first != last.first:
-            down = f"{count_text(last.first)} at batch {count_text(last.batch_size)}"
+            down = f"{count_text(last.first)} at {count_text(last.batch_size)}"
             at = f"tokens at batch {count_text(first.batch_size)}"
             return "tight", f"from {count_text(first.first)} {at}, {down}"
     parts: dict[str, list[int]] = {}
