@@ -46,6 +46,7 @@ from lora_profiler.support.check import rules_unsupported_reason
 from lora_profiler.support.kernel_sets import positions_of, scores_at_once
 from lora_profiler.support.offloading import is_offloaded
 from lora_profiler.support.optimizers import counts_in_steps
+from lora_profiler.support.sdpa import efficient_keeps_seeds, efficient_takes_grouped
 from lora_profiler.workload import TrainSetup, Workload
 
 EXACT_MOMENTS: frozenset[MomentName] = frozenset(
@@ -136,7 +137,7 @@ def plan_for(workload: Workload) -> Plan:
         positions_of(workload) if setup.kernels == "unsloth" else None,
         has_long_positions(setup),
         tuple([setup.seq_len >= w for w in windows]) if windows else (),
-        (workload.platform.capability, workload.platform.torch),
+        _of_platform(workload),
     )
     plan = _PLANS.get(key)
     if plan is None:
@@ -144,6 +145,16 @@ def plan_for(workload: Workload) -> Plan:
             _PLANS.clear()
         plan = _PLANS[key] = _build(workload)
     return plan
+
+
+def _of_platform(workload: Workload) -> tuple[object, ...]:
+    """What a plan depends on of the GPU and torch: the kernels of attention. Passes of other sizes
+    may take other ones."""
+    setup, platform = workload.setup, workload.platform
+    if setup.eval_batch_size or setup.completions_at_once or setup.runs_reference:
+        return platform.capability, platform.torch
+    keeps_seeds = efficient_keeps_seeds(platform, 0.0)
+    return attention_kernels(workload), efficient_takes_grouped(platform), keeps_seeds
 
 
 _adapters = lru_cache(maxsize=64)(adapters)
