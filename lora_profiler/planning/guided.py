@@ -162,13 +162,14 @@ def guided_lines(
         yield Line(model=model.id, stack=stack, method=method, foreseen=foreseen, refusal=refusal)
 
 
-def foresee(workload: Workload, gpu: Gpu | None) -> Foreseen:
-    """By rules and profiles at hand. Raises what `predict` raises."""
+def foresee(workload: Workload, gpu: Gpu | None, *, timed: bool = True) -> Foreseen:
+    """By rules and profiles at hand; with the time of a step where it is `timed`. Raises what
+    `predict` raises."""
     (engine,) = engines_for([workload], "auto", may_trace=False)
     prediction = predict_checked(workload, engine)
     judged = judged_on(prediction, gpu, engine) if gpu else None
     step = None
-    if gpu is not None:
+    if timed and gpu is not None:
         from lora_profiler.planning.timing import is_timed, step_time
 
         if is_timed(workload, gpu):
@@ -204,7 +205,7 @@ def open_changes(
             (other,) = workloads(
                 workload.model, changed, {*given, option}, workload.platform, answer.trainer.stack
             )
-            foreseen = foresee(other, answer.gpu)
+            foreseen = foresee(other, answer.gpu, timed=False)
         except LoraProfilerError:
             continue
         if foreseen.prediction.is_whole:

@@ -206,6 +206,7 @@ def bundled() -> Bundled:
     )
 
 
+@cache
 def constants_for(card: Gpu) -> tuple[Constants, Likeness]:
     """The constants of the fitted cards that `card` is one of, or is most like, and how like them
     it is."""
