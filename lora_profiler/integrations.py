@@ -153,7 +153,11 @@ class PredictedVsMeasured:
 
 
 def _say(text: str) -> None:
-    print(f"lora-profiler: {text}", file=sys.stderr, flush=True)
+    line, bars = f"lora-profiler: {text}", sys.modules.get("tqdm")
+    if bars is not None:
+        bars.tqdm.write(line, file=sys.stderr)  # on a line of its own, above the trainer's bar
+    else:
+        print(line, file=sys.stderr, flush=True)
 
 
 def _trainer_with(callback: PredictedVsMeasured) -> Any:

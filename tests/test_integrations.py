@@ -2,12 +2,17 @@
 loop."""
 
 import json
+import os
 import platform
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from commands import OFFLINE
 from loading import modules_after
 from lora_profiler import UsageError
 from lora_profiler.integrations import Outcome, PredictedVsMeasured, _Watch
@@ -197,6 +202,48 @@ def test_a_second_start_leaves_no_hook_of_the_first(tmp_path: Path) -> None:
     assert len(optimizer._optimizer_step_post_hooks) == 1
     callback.on_train_end(None, None, None)
     assert not optimizer._optimizer_step_post_hooks and not trainer.model._forward_pre_hooks
+
+
+ON_A_GPU = """
+import tempfile, transformers
+from peft import LoraConfig, get_peft_model
+from lora_profiler.integrations import PredictedVsMeasured
+
+config = transformers.LlamaConfig(
+    hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4,
+    num_key_value_heads=4, vocab_size=2000, max_position_embeddings=512,
+)
+model = get_peft_model(transformers.LlamaForCausalLM(config), LoraConfig(r=8))
+row = {"input_ids": [1] * 128, "labels": [1] * 128, "attention_mask": [1] * 128}
+arguments = transformers.TrainingArguments(
+    tempfile.mkdtemp(), per_device_train_batch_size=4, max_steps=9, bf16=True, report_to="none",
+)
+transformers.Trainer(
+    model=model, args=arguments, train_dataset=[row] * 64, callbacks=[PredictedVsMeasured()],
+    data_collator=transformers.default_data_collator,
+).train()
+"""
+CUDA = os.environ.get("LORA_PROFILER_CUDA_PYTHON")
+
+
+@pytest.mark.skipif(not CUDA, reason="LORA_PROFILER_CUDA_PYTHON names no CUDA build of torch")
+def test_on_a_simulated_gpu(tmp_path: Path) -> None:
+    """By torch's own counters of the allocator; only the time is the CPU's."""
+    script = tmp_path / "train.py"
+    script.write_text(ON_A_GPU)
+    asked = ("rehearse", "--gpu", "rtx_4090", "--steps", "8", "--python", str(CUDA))
+    done = subprocess.run(
+        [sys.executable, "-m", "lora_profiler", *asked, "--", "python", str(script)],
+        capture_output=True,
+        text=True,
+        env=OFFLINE | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    said = re.findall(r"lora-profiler: .*", done.stderr)
+    assert len(said) == 2, done
+    assert said[0].startswith("lora-profiler: ✓ LoRA r8 fits an RTX 4090: ")
+    predicted, measured = re.findall(r"([\d.]+) MiB", said[1])
+    assert abs(float(predicted) / float(measured) - 1) < 0.001
+    assert " s predicted, " in said[1] or " ms predicted, " in said[1]
 
 
 def test_what_is_better_left_alone_is_not_hooked() -> None:
