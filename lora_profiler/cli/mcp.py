@@ -29,8 +29,7 @@ It talks over stdin and stdout with the program that started it.
 It listens on no port, writes nothing, and reads no file outside its folder.
 
 Examples:
-  lora-profile mcp                                  what an agent's configuration starts
-  claude mcp add lora-profiler -- lora-profile mcp
+  lora-profile mcp        what the configuration of an MCP client starts
 
 Exit: 0 ended by its client, 2 the SDK is missing.
 """,
