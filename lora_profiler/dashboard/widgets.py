@@ -171,7 +171,7 @@ def drawing(it: Drawing | None, key: str, *, nothing: Sequence[str] = ()) -> Non
 
 def figure(drawn: Figure, key: str, says: str, caption: str = "") -> None:
     """A figure of `report.charts`. `says` is what a screen reader is told, `caption`
-    stands above a saved picture."""
+    or its first sentence, stands above a saved picture."""
     mounted = st.components.v2.component(
         "lora_profiler.figure",
         html='<div class="figure"><div class="lp-plot" role="img"></div></div>',
@@ -185,7 +185,7 @@ def figure(drawn: Figure, key: str, says: str, caption: str = "") -> None:
             "figure": drawn,
             "name": key,
             "says": printable(says),
-            "caption": label(caption, 200),
+            "caption": label(caption or says, 200),
             "look": figures.look(),
             "colours": shade,
         },
