@@ -31,7 +31,7 @@ GROUPS = {
         " rehearsed_time_of_others boundary_verdicts crossover_points"
     ),
     "What others measured and published, and their estimators": (
-        "public_accuracy public_command peak_intervals as_typed step_time league"
+        "public_accuracy public_command peak_intervals as_typed threads step_time league"
     ),
     "A campaign on a GPU that was not at hand yet": "campaign rehearsed_campaign",
     "Facts that rules are held to by tests": (
@@ -39,7 +39,8 @@ GROUPS = {
         " deepspeed_rehearsed context_rehearsed"
     ),
     "How the program answers": (
-        "startup throughput compile_speed dashboard looks trainer_files misread_keys fuzz"
+        "startup throughput compile_speed dashboard looks trainer_files misread_keys written_files"
+        " fuzz"
     ),
     "Pages, and what the package brings": (
         "accuracy combinations reports pictures terminal_pictures static_page extract_shapes"

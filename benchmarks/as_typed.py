@@ -6,29 +6,35 @@ Each public peak of one GPU (`public_rows/rows.csv`), each Unsloth notebook that
 (`public_rows/unsloth_notebooks.csv`) and each run that ran out of memory
 (`public_rows/out_of_memory.csv`) is asked for by the shortest natural question: model, method,
 rank, batch size, length, GPU. Checkpointing is asked as the run had it, and once more not at all,
-since the answer of adapters then takes it for granted. The answer without a trainer is the loop of
+since the answer of adapters then takes it for granted. And every bundled model is asked on a T4, an
+RTX 4090 and an H100, for the lines that have no number. The answer without a trainer is the loop of
 guides, its range the one of all trainers' lines; beside it the run's own trainer as guides pass it,
-and the bare loop. Nothing is fitted to a row. Prints the page; `--write` writes it to
-`results/as_typed.md` with every row in `results/as_typed.json`. A minute on one core; traces
-nothing.
+the same with the version that its source publishes, and the bare loop. Nothing is fitted to a row.
+Prints the page; `--write` writes it to `results/as_typed.md` with every row in
+`results/as_typed.json`. Six minutes on one core; traces nothing.
 """
 
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 from benchmarks.pages import page_of, parser_of, table, tell
-from lora_profiler.catalog import find_gpu, find_model
+from benchmarks.public_rows.replay import is_liger_file
+from lora_profiler.catalog import bundled_models, find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.guided import GUIDED, Foreseen, foresee, guided_lines
 from lora_profiler.planning.setups import DEFAULTS, workloads
-from lora_profiler.stacks import BARE, GUIDE, find_stack
+from lora_profiler.stacks import BARE, GUIDE, as_guided, find_stack
+from lora_profiler.stacks.stack import METHODS
+from lora_profiler.workload import TrainSetup, Workload
 
 HERE = Path(__file__).resolve().parent / "public_rows"
 MARGIN = 0.03
@@ -52,6 +58,7 @@ TRAINER_OF = {
     "torchtune": "torchtune",
     "unsloth": "unsloth",
 }
+VERSIONED = "own trainer, with its version"
 UNSAID = "guide, checkpointing not asked"
 GROUPS = ("public", "notebooks", "failed")
 PEAKS = {"peak_allocated", "peak_active", "peak_reserved", "max_reserved"}
@@ -61,7 +68,8 @@ Row = Mapping[str, str]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """`reserved`: the counter has what the allocator took from the driver, not what tensors have.
-    `fused`: kernels that no short question names."""
+    `fused`: kernels that no short question names. `version`: of the trainer, as `--trainer` takes
+    it, where the source publishes an older one than the newest that is known."""
 
     id: str
     situation: str
@@ -76,6 +84,7 @@ class Question:
     measured_bytes: int | None
     reserved: bool
     fused: bool = False
+    version: str = ""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -123,7 +132,14 @@ def public_questions() -> Iterator[Question]:
             measured_bytes=round(float(row["value"]) * 2**30),
             reserved="reserved" in row["quantity"],
             fused="fused" in row["kernels"].lower() or "liger" in row["kernels"].lower(),
+            version=_published_version(row),
         )
+
+
+def _published_version(row: Row) -> str:
+    if row["id"].startswith("fms"):
+        return "4.45" if is_liger_file(row) else "4.48"
+    return {"litgpt-hub": "0.4", "litgpt-rt": "2023.10"}.get(row["id"].partition(":")[0], "")
 
 
 def notebook_questions() -> Iterator[Question]:
@@ -150,7 +166,8 @@ def notebook_questions() -> Iterator[Question]:
             rank=int(row["r"]) if row["r"].isdecimal() and method != "full" else None,
             batch_size=int(row["per_device_train_batch_size"]),
             seq_len=int(length),
-            checkpointing=None,
+            checkpointing=False if row["use_gradient_checkpointing"] == "False" else None,
+            version="2024.10" if row["unsloth"].startswith("2024") else "",
             gpu=GPUS[row["gpu_name"]],
             measured_bytes=round(float(row["peak_reserved_gb"]) * 2**30),
             reserved=True,
@@ -203,6 +220,13 @@ def answered(question: Question) -> Mapping[str, tuple[int, str | None] | str]:
         found[UNSAID] = _counted(foresee(asked, gpu), question)
     except LoraProfilerError as e:
         found[UNSAID] = str(e)
+    own = TRAINER_OF[question.source]
+    stack = as_guided(find_stack(f"{own}@{question.version}" if question.version else own))
+    try:
+        (asked,) = workloads(model, options, given, gpu.platform(), stack)
+        found[VERSIONED] = _counted(foresee(asked, gpu), question)
+    except LoraProfilerError as e:
+        found[VERSIONED] = str(e)
     for line in guided_lines(model, options, given, question.method, asked, gpu):
         found[line.stack.name] = (
             _counted(line.foreseen, question) if line.foreseen else str(line.refusal)
@@ -244,12 +268,43 @@ def outcome() -> dict[str, Any]:
                     "unsaid": None if isinstance(answer[UNSAID], str) else answer[UNSAID],
                     "bare": answer[BARE],
                     "named": None if isinstance(named, str) else named,
+                    "versioned": None if isinstance(answer[VERSIONED], str) else answer[VERSIONED],
                     "lines": {name: answer[name] for name in GUIDED},
                     "least_bytes": round(min(sizes) * (1 - MARGIN)),
                     "most_bytes": round(max(sizes) * (1 + MARGIN)),
                 }
             )
-    return {"rows": rows, "left_out": left_out}
+    return {"rows": rows, "left_out": left_out, "lines": lines_without_a_number()}
+
+
+CAUSES = {
+    "the trainer has no such model": "has no models of type",
+    "no causal language model": "it has an encoder|it is an embedding model|its labels are not",
+    "no language model": "reads images",
+    "the trainer has the model, not priced": "",
+}
+"""Why a line is refused, by a pattern of its words; the last is this package's own."""
+
+
+def lines_without_a_number() -> dict[str, Any]:
+    """Lines of all bundled models, methods and trainers on three GPUs, at 1 x 1,024 tokens."""
+    given = {"methods", "batch_size", "seq_len"}
+    options = {**DEFAULTS, "batch_size": 1, "seq_len": 1024}
+    refused: dict[str, Counter[str]] = {cause: Counter() for cause in CAUSES}
+    count = bounds = 0
+    for entry, key in product(bundled_models(), ("t4", "rtx_4090", "h100_sxm_80gb")):
+        model = find_model(entry.id, offline=True)
+        on = Workload(model=model, setup=TrainSetup(), platform=find_gpu(key).platform())
+        for method in METHODS:
+            for line in guided_lines(model, options, given, method, on):
+                count += 1
+                if line.foreseen is not None:
+                    bounds += not line.foreseen.prediction.is_whole
+                    continue
+                words = str(line.refusal)
+                cause = next(c for c, pattern in CAUSES.items() if re.search(pattern, words))
+                refused[cause][f"{line.stack.library or line.stack.name}: {model.model_type}"] += 1
+    return {"count": count, "bounds": bounds, "refused": refused}
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -288,14 +343,15 @@ POLICIES = {
     "unsaid": "the same, checkpointing not asked",
     "bare": "the bare loop",
     "named": "the run's own trainer, as guides pass it",
+    "versioned": "the same, of the version that its source publishes",
 }
 ERRORS = ">n | >mean abs. | >by situation | >median abs. | >median | >worst"
-ROW = "row | method | >measured, GiB | >guide | >own trainer | >bare | >range, GiB"
+ROW = "row | method | >measured, GiB | >guide | >own trainer | >its version | >bare | >range, GiB"
 VERDICTS = ("fits", "tight", "does_not_fit")
 
 
 def report(document: Mapping[str, Any]) -> str:
-    rows = document["rows"]
+    rows, lines = document["rows"], document["lines"]
     public, notebooks, failed = ([r for r in rows if r["group"] == name] for name in GROUPS)
     packed = [r for r in public if "Mixtral" in r["model"]]
     plain = [r for r in public if not r["fused"] and r["source"] != "torchtune" and r not in packed]
@@ -330,10 +386,7 @@ def report(document: Mapping[str, Any]) -> str:
         "Written by `python -m benchmarks.as_typed --write`. Errors are (predicted - measured) /"
         " measured, in %. Peak and BLAS' workspaces are held to allocated peaks, with fragmentation"
         " to reserved ones.",
-        table(
-            "rows | answer | >n | >mean abs. | >by situation | >median abs. | >median | >worst",
-            errors,
-        ),
+        table(f"rows | answer | {ERRORS}", errors),
         f"The range of all trainers' lines, {MARGIN:.0%} added at each end:",
         table("rows | >inside | >share | >median width", _ranges(sets)),
         "Runs that finished and are refused:",
@@ -341,14 +394,26 @@ def report(document: Mapping[str, Any]) -> str:
         f"{len(failed)} runs that ran out of memory, some with kernels that no question names:",
         table("answer | >said to fit | >may run out | >refused", out_of_memory),
         f"Trainers' lines that say they fit: {', '.join(fitting)}.",
+        "## Lines without a number",
+        f"{lines['count']:,} lines: every bundled model, method and trainer on a T4, an RTX 4090"
+        f" and an H100. {lines['bounds']:,} are lower bounds, of types of models for which neither"
+        " rules nor a profile know what the trainer's loop keeps.",
+        table("refused since | >lines | of", _refused(lines["refused"])),
         "## Rows",
-        table(
-            "row | method | >measured, GiB | >guide | >own trainer | >bare | >range, GiB",
-            map(_cells, rows),
-        ),
+        table(ROW, map(_cells, rows)),
         "## Left out",
         [f"- {name}: {reason}" for name, reason in document["left_out"].items()],
     )
+
+
+def _refused(causes: Mapping[str, Mapping[str, int]]) -> Iterator[tuple[object, ...]]:
+    for cause, found in causes.items():
+        by_trainer: dict[str, list[str]] = {}
+        for name in found:
+            trainer, _, kind = name.partition(": ")
+            by_trainer.setdefault(trainer, []).append(kind)
+        of = (f"{trainer}: {', '.join(kinds)}" for trainer, kinds in by_trainer.items())
+        yield cause, sum(found.values()), "; ".join(of)
 
 
 def _count(rows: Iterable[Mapping[str, Any]], policy: str, verdict: str) -> int:
@@ -364,7 +429,7 @@ def _cells(row: Mapping[str, Any]) -> Iterator[str]:
     yield row["method"]
     measured = row["measured_bytes"]
     yield f"{measured / 2**30:.2f}" if measured else "out of memory"
-    for policy in ("guide", "named", "bare"):
+    for policy in ("guide", "named", "versioned", "bare"):
         answer = row[policy]
         if answer is None:
             yield "-"

@@ -96,7 +96,7 @@ def compared(name: str, repository: str, folder: Path) -> tuple[str, list[str], 
         ours = meant(file)
         for option, value in held.items():
             values += 1
-            if _same(ours.get(option), value):
+            if same(ours.get(option), value):
                 continue
             if option in gaps or any(option in key.options for key in file.not_modelled):
                 named += 1
@@ -120,7 +120,7 @@ def _touched(key: str) -> tuple[str, ...]:
     return {"rl": ("batch_size",), "activation_offloading": ("checkpointing",)}.get(key, ())
 
 
-def _same(ours: Any, theirs: Any) -> bool:
+def same(ours: Any, theirs: Any) -> bool:
     if isinstance(theirs, float | int) and not isinstance(theirs, bool):
         return ours is not None and float(ours) == float(theirs)
     return bool(ours == theirs)
@@ -265,7 +265,7 @@ def _trl() -> Callable[[Mapping[str, Any]], Held]:
             "accumulation": training.gradient_accumulation_steps,
             "seq_len": training.max_length,
             "checkpointing": training.gradient_checkpointing,
-            "precision": "amp" if training.bf16 else "pure",
+            "precision": "amp" if training.bf16 else "amp-float16" if training.fp16 else "pure",
             **dict(_optimizer(training.optim)),
         }
         bits = model.load_in_4bit or model.load_in_8bit

@@ -12,6 +12,7 @@ import pytest
 from commands import Run, refused
 from golden_files import Golden
 from lora_profiler import find_model, setup_for
+from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import ASSUMED_FLOAT32, common_assumptions
@@ -460,6 +461,30 @@ def test_bfloat16_of_trl_s_loss_is_refused_below_sm_80(run: Run, method: str, gi
     assert done.exit_code == 2 and given in " ".join(done.stderr.split())
     able = " ".join(done.stderr.split()).partition("use ")[2].rstrip(".").split()
     assert run(*asked, *able).exit_code in (0, 1)
+
+
+def test_unsloth_adapts_the_language_model_alone_of_one_that_sees(run: Run) -> None:
+    """As its notebooks of text; of Gemma 4 PEFT refuses the towers' layers."""
+    setup = setup_for(find_model("google/gemma-4-E2B"), "unsloth", "qlora")
+    assert setup.lora is not None and "language_model" in str(setup.lora.target_modules)
+    found = adapters(find_model("google/gemma-4-E2B"), setup.lora)
+    assert found and all("language_model" in each.module for each in found)
+    images = {"images": 1, "batch_size": 1}
+    setup = setup_for(find_model("Qwen/Qwen2.5-VL-7B-Instruct"), "trl-sft", "qlora", **images)
+    assert setup.lora is not None and setup.lora.target_modules == "all-linear"
+
+
+def test_adapters_of_bare_parameters_have_no_dropout() -> None:
+    """PEFT refuses it, and axolotl's examples have 0.05."""
+    experts = {"target_parameters": "mlp.experts.gate_up_proj,mlp.experts.down_proj"}
+    setup = setup_for(find_model("Qwen/Qwen3-30B-A3B"), "axolotl", "lora", **experts)
+    assert setup_dict(setup)["dropout"] == 0.0
+
+
+def test_experts_in_4_bit_are_among_what_changes_the_answer_most(run: Run) -> None:
+    """transformers 4 made layers of Mixtral's experts, which bitsandbytes quantises."""
+    words = ("mistralai/Mixtral-8x7B-v0.1", "--method", "qlora", "--gpu", "a100_sxm_80gb")
+    assert "--transformers 4.57 (" in " ".join(run(*words, "-s", "1024").stdout.split())
 
 
 def test_zero_has_no_autocast_whoever_trains(run: Run) -> None:

@@ -1,14 +1,20 @@
 """What people type is understood as they mean it, and an ambiguous word is answered with choices."""
 
 import json
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import threads
+from benchmarks.pages import RESULTS
 from commands import lora_profile
 from lora_profiler import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.mark.parametrize(
@@ -42,10 +48,35 @@ def test_a_name_of_several_gpus_is_answered_with_their_memory() -> None:
         ("llama3.1-8b", "meta-llama/Llama-3.1-8B"),
         ("llama 3.1 8b", "meta-llama/Llama-3.1-8B"),
         ("https://huggingface.co/Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-7B"),
+        ("Llama-3.3-70B", "meta-llama/Llama-3.3-70B-Instruct"),
+        ("Mixtral-8x7B", "mistralai/Mixtral-8x7B-v0.1"),
     ],
 )
 def test_a_model_as_people_call_it(typed: str, id: str) -> None:
     assert find_model(typed, offline=True).id == id
+
+
+@pytest.mark.parametrize("name", ["Llama-3.1", "gemma", "phi-3"])
+def test_a_part_of_several_names_is_none_of_them(name: str) -> None:
+    with pytest.raises(LoraProfilerError, match="unknown model"):
+        find_model(name, offline=True)
+
+
+@pytest.mark.parametrize("user", dict.fromkeys(row["user"] for row in threads.rows("tries")))
+def test_a_new_user_is_answered_at_the_second_try_at_most(user: str) -> None:
+    """results/threads.md shows what each command answers."""
+    tries = [row for row in threads.rows("tries") if row["user"] == user]
+    assert len(tries) <= 2
+    for row in tries:
+        words = shlex.split(row["command"].replace("examples/", f"{EXAMPLES}/"))
+        done = lora_profile(*words)
+        assert threads.is_answered(row, done.exit_code, done.stdout), done.stderr
+
+
+def test_threads_on_language_models_have_an_answer() -> None:
+    """The committed page; `python -m benchmarks.threads --write` asks them all again."""
+    of_language = (RESULTS / "threads.md").read_text("utf-8").split("\n## ")[1]
+    assert "C 0" in of_language and "| C |" not in of_language
 
 
 def test_words_of_several_models_are_answered_with_their_names() -> None:

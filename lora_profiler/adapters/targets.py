@@ -124,6 +124,7 @@ twice the rank."""
 
 
 _LAYER_INDEX = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")
+_LANGUAGE_MODEL = "language_model"
 _NO_PATTERN = re.compile(r"[A-Za-z0-9_.-]+")
 """Names in which nothing is repeated, so that matching them takes no time."""
 
@@ -194,8 +195,14 @@ def resolve(spec: ModelSpec, lora: LoraConfig) -> Targets:
 
 
 def able_targets(spec: ModelSpec, peft_type: PeftType, wanted: str) -> str:
-    """What of "default" or "all-linear" PEFT takes, else what people then pass: all linear layers
-    for a type without default, of Mamba models those that PEFT adapts, by name."""
+    """`wanted`, a trainer's own targets, as PEFT takes them, else what people then pass: all linear
+    layers for a type without default, of Mamba models those that PEFT adapts, and by name those of
+    the language model alone (finetune_vision_layers=False in Unsloth's notebooks of text)."""
+    if wanted not in ("default", "all-linear"):
+        inside = f".{_LANGUAGE_MODEL}."
+        if not any(inside in name for name, _ in spec.modules()):
+            return wanted
+        return rf"re:.*\.{_LANGUAGE_MODEL}\..*\.({wanted.replace(',', '|')})"
     has_default = spec.model_type in TARGETS_OF[peft_type] or _packed_experts(spec) is not None
     if wanted == "default" and has_default:
         return wanted

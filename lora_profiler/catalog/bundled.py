@@ -127,8 +127,8 @@ def bare_names() -> dict[str, str]:
 
 def named_by_words(text: str) -> str | None:
     """The id of the one bundled model that people call `text`: "qwen2.5 7b" and "llama3.1-8b" have
-    the letters of its name, "olmo 7b" the words of one alone. Raises ModelNotFoundError where
-    several have the words, with all."""
+    the letters of its name, "olmo 7b" and "Llama-3.3-70B" the words of one alone. Raises
+    ModelNotFoundError where several have the words, with all, if they are apart."""
     words, is_loose = _words(text), " " in text
     fitting: dict[str, list[str]] = {}
     for line in _lines():
@@ -136,10 +136,12 @@ def named_by_words(text: str) -> str | None:
         own = _words(id.rpartition("/")[2])
         if "".join(own) == "".join(words):
             return id
-        if is_loose and set(words) <= set(own):
+        if set(words) <= set(own):
             fitting[id] = own
     exact = [id for id, own in fitting.items() if len(own) == len(words)]
     few = exact or list(fitting)
+    if len(few) > 1 and not is_loose:
+        return None
     if len(few) > 1:
         named = ", ".join(sorted(few, key=len)[:8])
         more = f" and {len(few) - 8} more" if len(few) > 8 else ""

@@ -93,7 +93,7 @@ def engines_for(
         for workload in workloads:
             check(workload, "traced")
         return ["traced"] * len(workloads)
-    workloads = [_as_known(workload, engine) for workload in workloads]
+    workloads = [as_known(workload, engine) for workload in workloads]
     if engine != "auto" or not may_trace or all(map(rules_know, workloads)):
         return [engine] * len(workloads)
     from lora_profiler.adapters import adapters
@@ -110,7 +110,7 @@ def engines_for(
 
 def predict_checked(workload: Workload, engine: str) -> Prediction:
     """`predict` of a workload that is ready."""
-    known = _as_known(workload, engine)
+    known = as_known(workload, engine)
     prediction = replace(_predicted(known, engine), workload=workload)
     words, model = common_assumptions(workload), workload.model
     is_partly = model.stored is not None and model.stored.partly
@@ -170,7 +170,7 @@ def _is_priced_as_another(workload: Workload) -> bool:
     return not rules_know(workload) and nearest_traced(workload.setup) != workload.setup
 
 
-def _as_known(workload: Workload, engine: str) -> Workload:
+def as_known(workload: Workload, engine: str) -> Workload:
     """`workload`, or where no rule knows its layers the nearest one that a profile or a trace can
     be of: with today's transformers, but where a trace is asked for, whose loss at least is as
     old; and without what only Unsloth does."""
@@ -234,7 +234,7 @@ def _predicted(workload: Workload, engine: str) -> Prediction:
 
 def peak_bytes_checked(workload: Workload, engine: str) -> int:
     """`peak_bytes` of a workload that is ready."""
-    workload = _as_known(workload, engine)
+    workload = as_known(workload, engine)
     if (_at_hand(workload) if engine == "auto" else engine) == "analytic":
         from lora_profiler.analytic import peak_bytes as analytic_peak_bytes
 
@@ -247,7 +247,7 @@ def peak_bytes_checked(workload: Workload, engine: str) -> int:
 def peak_polynomials(workload: Workload, engine: str) -> "tuple[Polynomial, ...]":
     """Polynomials in batch, sequence and rank whose maximum is the steady-state peak, where the
     regime of `workload`, which is ready, holds."""
-    workload = _as_known(workload, engine)
+    workload = as_known(workload, engine)
     if (_at_hand(workload) if engine == "auto" else engine) == "analytic":
         from lora_profiler.analytic import peak_polynomials as analytic_polynomials
 

@@ -17,6 +17,7 @@ from lora_profiler.planning.reserve import Judged
 from lora_profiler.planning.setups import workloads
 from lora_profiler.prediction import Prediction
 from lora_profiler.stacks import Stack, as_guided, find_stack, spelled
+from lora_profiler.support.generations import has_packed_experts
 from lora_profiler.workload import Method, Workload
 
 if TYPE_CHECKING:
@@ -181,7 +182,8 @@ def open_changes(
     answer: Answer, options: Mapping[str, Any], given: Collection[str]
 ) -> list[Change]:
     """What matters most of what the question of `answer` leaves open: checkpointing, the length of
-    samples, evaluation, k-bit preparation, the format of weights, the loss."""
+    samples, evaluation, k-bit preparation, the format of weights, the loss, and with experts the
+    version of transformers."""
     workload = answer.prediction.workload
     setup, peak = workload.setup, answer.prediction.peak.total_bytes
     values: dict[str, bool | int | str] = {
@@ -195,6 +197,8 @@ def open_changes(
         values["dtype"] = "float32"
     else:
         values["recipe"] = "kbit" if setup.quantization.recipe == "stock" else "stock"
+        if has_packed_experts(workload.model):  # of which older ones make 4-bit layers
+            values["transformers"] = "4.57"
     assert answer.trainer is not None
     changes = []
     for option, value in values.items():

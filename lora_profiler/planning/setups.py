@@ -108,6 +108,8 @@ def setups(
     of the methods would read, or that make no sense.
     """
     stack = stack or find_stack(BARE)
+    if options["images"] is not None and model.text_side_of is not None:
+        model = model.text_side_of.whole()
     options, given = spelled(stack, options, given)
     check_able(stack, options, given)
     methods = tuple(dict.fromkeys(options["methods"])) or DEFAULT_METHODS
@@ -121,10 +123,12 @@ def setups(
     for method in methods:
         own = trainer.defaults(method, options, model)
         targets = own.get("targets", options["targets"])
-        if method != "full" and "targets" not in given and targets in ("default", "all-linear"):
+        if method != "full" and "targets" not in given:
             from lora_profiler.adapters.targets import able_targets
 
             own["targets"] = able_targets(model, options["peft_type"], targets)
+        if "target_parameters" in given and "dropout" in own:
+            own["dropout"] = 0.0  # nothing else goes with it in PEFT
         try:
             written = {**options, **own, **stored}
             if method == "qlora":

@@ -10,7 +10,7 @@ from lora_profiler.catalog import Gpu, as_gpu
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.evidence import MeasuredStep, nearest_step
 from lora_profiler.kernels import StepKernels
-from lora_profiler.planning.engine import check_engine, on_card, predict
+from lora_profiler.planning.engine import as_known, check_engine, on_card, predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.steptime import (
     Basis,
@@ -187,7 +187,7 @@ def _kernels(workload: Workload, engine: str) -> StepKernels:
         require("tracing")
         from lora_profiler.traced.kernels import step_kernels
 
-        return step_kernels(workload)
+        return step_kernels(as_known(workload, engine))
     from lora_profiler.analytic.kernels import counted_kernels
 
     return counted_kernels(workload)

@@ -106,6 +106,7 @@ def _older(version: str, about: str, optimizer: Options) -> Stack:
         refusals=_REFUSALS,
         leaves=_LEAVES,
         variants=(LIGER, WIDE_SHARDS),
+        guide=_GUIDE,
     )
 
 
