@@ -73,6 +73,11 @@ def test_a_new_user_is_answered_at_the_second_try_at_most(user: str) -> None:
         assert threads.is_answered(row, done.exit_code, done.stdout), done.stderr
 
 
+def test_several_gpus_that_are_too_few_need_more() -> None:
+    words = "Qwen/Qwen2.5-7B --method full --gpu 2x4090 --sharding fsdp -s 8192"
+    assert "needs more GPUs" in lora_profile(*words.split()).stdout
+
+
 def test_threads_on_language_models_have_an_answer() -> None:
     """The committed page; `python -m benchmarks.threads --write` asks them all again."""
     of_language = (RESULTS / "threads.md").read_text("utf-8").split("\n## ")[1]

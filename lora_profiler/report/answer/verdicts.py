@@ -210,8 +210,10 @@ def _file_lines(answer: Answer, file: str) -> Iterator[str]:
 
 
 def _several_gpus(answer: Answer) -> str:
-    model = answer.prediction.workload.model.id
-    return f"{method_name(answer)} needs several GPUs: `lora-profile plan {model}`."
+    workload = answer.prediction.workload
+    how_many = "more" if workload.setup.is_shared else "several"
+    plan = f"`lora-profile plan {workload.model.id}`"
+    return f"{method_name(answer)} needs {how_many} GPUs: {plan}."
 
 
 def long_samples_lines(answer: Answer) -> Iterator[str]:
