@@ -235,7 +235,8 @@ class Prediction:
     within 15 %), None where nothing is claimed. Of several ranks it is the one that holds most, and
     `traffic` is what each takes part in; `host_bytes` are tensors that a rank keeps in the host's
     memory instead of the card's. `has_tape` tells that a profile can be replayed for the
-    curve and the allocator. `details` are given where no engine could work them out again from the
+    curve and the allocator. `priced_as` is the nearest question, where that was answered in place
+    of `workload`. `details` are given where no engine could work them out again from the
     workload: where the step was traced for this answer alone.
 
     Examples:
@@ -260,6 +261,7 @@ class Prediction:
     traffic: tuple[Traffic, ...] = ()
     host_bytes: Mapping[Category, int] = field(default_factory=dict)
     has_tape: bool = field(default=False, repr=False, compare=False)
+    priced_as: Workload | None = field(default=None, repr=False, compare=False)
     details: Details | None = field(default=None, repr=False, compare=False)
 
     @cached_property

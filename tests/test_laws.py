@@ -21,8 +21,9 @@ from lora_profiler.compiled.regime import regime_of
 from lora_profiler.errors import CompileError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning import engine
-from lora_profiler.planning.setups import setup_for
+from lora_profiler.planning.setups import DEFAULTS, setup_for, workloads
 from lora_profiler.planning.sweep import sweep
+from lora_profiler.stacks.stack import as_guided, find_stack
 from lora_profiler.traced import compile_profile
 from lora_profiler.traced.compiler import compile_law, largest
 from lora_profiler.traced.flat import difference, flat
@@ -288,3 +289,13 @@ def test_laws_come_with_the_package(name: str) -> None:
     said = engine.predict(Workload(model=model, setup=setup_for(model, "guide")), may_trace=False)
     assert said.engine == "compiled"
     assert said.saved_activation_bytes is not None
+
+
+def test_an_answer_priced_as_another_has_all_of_its_parts() -> None:
+    """Layers and curve are of the question that the law answers."""
+    model = find_model("LiquidAI/LFM2-350M")
+    asked = {**DEFAULTS, "methods": ("lora",)}
+    (workload,) = workloads(model, asked, (), stack=as_guided(find_stack("unsloth")))
+    prediction = engine.predict(workload, may_trace=False)
+    assert prediction.workload == workload != prediction.priced_as
+    assert prediction.layers and prediction.curve

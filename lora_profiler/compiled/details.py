@@ -16,16 +16,24 @@ from lora_profiler.workload import Workload
 def layers_of(prediction: Prediction) -> tuple[LayerCost, ...]:
     """By the profile that answers its workload, as the two below. Raise NoProfileError where it is
     no more."""
-    return _layers(evaluation_of(prediction.workload), prediction.workload)
+    answered = _answered(prediction)
+    return _layers(evaluation_of(answered), answered)
 
 
 def curve_of(prediction: Prediction) -> tuple[CurvePoint, ...]:
-    evaluation = evaluation_of(prediction.workload)
-    return curve(evaluation, evaluation.values(prediction.workload.setup))
+    answered = _answered(prediction)
+    evaluation = evaluation_of(answered)
+    return curve(evaluation, evaluation.values(answered.setup))
 
 
 def device_memory_of(prediction: Prediction) -> DeviceMemory:
-    return _device_memory(evaluation_of(prediction.workload), prediction.workload)
+    answered = _answered(prediction)
+    return _device_memory(evaluation_of(answered), answered)
+
+
+def _answered(prediction: Prediction) -> Workload:
+    """The workload whose profile it is."""
+    return prediction.priced_as or prediction.workload
 
 
 def details(evaluation: Evaluation, workload: Workload) -> Details:

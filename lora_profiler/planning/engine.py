@@ -111,7 +111,8 @@ def engines_for(
 def predict_checked(workload: Workload, engine: str) -> Prediction:
     """`predict` of a workload that is ready."""
     known = as_known(workload, engine)
-    prediction = replace(_predicted(known, engine), workload=workload)
+    priced_as = None if known == workload else known
+    prediction = replace(_predicted(known, engine), workload=workload, priced_as=priced_as)
     words, model = common_assumptions(workload), workload.model
     is_partly = model.stored is not None and model.stored.partly
     is_unrun = is_partly or is_unchecked(workload.setup) or _has_stood_in_kernels(workload)
