@@ -6,8 +6,8 @@ from typing import Any
 
 from benchmarks.rehearsing import rehearsed_steps
 from lora_profiler.catalog import Gpu
+from lora_profiler.gpu_platform import version_of
 from lora_profiler.planning.rehearsed import cuda_python
-from lora_profiler.platform import version_of
 from lora_profiler.rehearsal.build import find_compiler, stubs
 from lora_profiler.rehearsal.environment import read_environment
 from lora_profiler.units import GIB

@@ -22,9 +22,9 @@ from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import find_gpu
 from lora_profiler.catalog.gpus import context_of
 from lora_profiler.errors import UncountedError, UsageError
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.harness import Case
 from lora_profiler.harness.environment import source
-from lora_profiler.platform import Platform
 from lora_profiler.records.load import read_records
 from lora_profiler.records.locks import write_durably
 from lora_profiler.records.record import Record

@@ -32,7 +32,7 @@ from benchmarks.public_rows.memory import memory_rows
 from benchmarks.public_rows.packaged import command_document, of_class, write
 from benchmarks.public_rows.typed import Description, Typed, typed
 from lora_profiler._common.messages import ERROR, messages_in
-from lora_profiler.platform import Platform
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.support.library_memory import WORKSPACES, workspace_bytes
 
 A100 = Platform(capability=80)

@@ -9,9 +9,9 @@ from typing import Any
 
 from lora_profiler.catalog import bundled_models, find_gpu, find_model
 from lora_profiler.catalog.bundled import CatalogEntry
+from lora_profiler.gpu_platform import TORCH, Platform, version_of
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option_values import OptimizerImpl
-from lora_profiler.platform import TORCH, Platform, version_of
 from lora_profiler.records.serialize import setup_from_dict
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload, key_fields
 

@@ -14,8 +14,8 @@ from benchmarks.questions import drawn_models
 from lora_profiler.analytic.families import FAMILIES
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.optimizer import all_optimizers
-from lora_profiler.platform import Platform
 from lora_profiler.support.check import check_model
 from lora_profiler.support.sdpa import check_platform
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload

@@ -26,6 +26,7 @@ from lora_profiler.catalog import Gpu, bundled_gpus, bundled_models
 from lora_profiler.compiled.regime import KernelChoice, kernel_choice
 from lora_profiler.compiled.requests import FLASH_ROWS, room_of
 from lora_profiler.errors import UsageError
+from lora_profiler.gpu_platform import BFLOAT16_CAPABILITY, Platform
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option import flag
 from lora_profiler.planning.engine import pads_masks, windows_of
@@ -39,7 +40,6 @@ from lora_profiler.planning.reserve import (
     reserve_for,
 )
 from lora_profiler.planning.setups import DEFAULTS, workloads, written_options
-from lora_profiler.platform import BFLOAT16_CAPABILITY, Platform
 from lora_profiler.report.answer.verdicts import gpu_name
 from lora_profiler.stacks import BARE, GUIDE, as_guided, find_stack, spelled
 from lora_profiler.support.check import check

@@ -7,6 +7,7 @@ from lora_profiler.comparison.errors import compare as compare
 from lora_profiler.errors import LoraProfilerError as LoraProfilerError
 from lora_profiler.errors import ModelNotFoundError as ModelNotFoundError
 from lora_profiler.errors import UsageError as UsageError
+from lora_profiler.gpu_platform import Platform as Platform
 from lora_profiler.harness import measure as measure
 from lora_profiler.model_spec import ModelSpec as ModelSpec
 from lora_profiler.one_line import PredictionReport as PredictionReport
@@ -23,7 +24,6 @@ from lora_profiler.planning.planned import offers_of as offers_of
 from lora_profiler.planning.setups import setup_for as setup_for
 from lora_profiler.planning.sweep import sweep as sweep
 from lora_profiler.planning.timing import step_time as step_time
-from lora_profiler.platform import Platform as Platform
 from lora_profiler.prediction import Prediction as Prediction
 from lora_profiler.records.record import Conditions as Conditions
 from lora_profiler.records.store import Store as Store

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lora_profiler.errors import UsageError
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.model_spec import ModelSpec, StoredBase
 from lora_profiler.option import Option, options_of
 from lora_profiler.option_values import (
@@ -32,7 +33,6 @@ from lora_profiler.option_values import (
     Sharding,
     Transformers,
 )
-from lora_profiler.platform import Platform
 from lora_profiler.question.lora_config import LoraConfig, Quantization
 from lora_profiler.question.train_setup import TrainSetup
 

@@ -14,7 +14,7 @@ from benchmarks.rehearsing import steady_bytes
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import UsageError
-from lora_profiler.platform import Platform
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.support.check import check
 from lora_profiler.traced.single_size import predict_once as by_trace
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload

@@ -14,11 +14,11 @@ from benchmarks.context_rehearsed import NARROW, type_config
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_gpu, model_from_config
 from lora_profiler.errors import UsageError
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.placement import find_network
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.planning.timing import step_time
-from lora_profiler.platform import Platform
 from lora_profiler.support.check import check
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 

@@ -36,10 +36,10 @@ from lora_profiler.errors import (
     UnsupportedModelError,
     UsageError,
 )
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.engine import ENGINES, rules_know
 from lora_profiler.planning.setups import CPU_DEFAULTS
-from lora_profiler.platform import Platform
 from lora_profiler.report.first_screen import Run
 from lora_profiler.report.page import embedded_data, report_content, write_page
 from lora_profiler.stacks import TRAINERS

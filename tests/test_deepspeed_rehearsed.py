@@ -14,8 +14,8 @@ from lora_profiler.analytic import predict
 from lora_profiler.analytic.zero3_fetching import gathered
 from lora_profiler.catalog import find_gpu, model_from_config
 from lora_profiler.errors import UsageError
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.planning.timing import step_time
-from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
 from lora_profiler.support.check import check
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload

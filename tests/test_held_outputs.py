@@ -23,13 +23,13 @@ from lora_profiler.compiled.profile import profile_key, setup_key
 from lora_profiler.compiled.regime import regime_of
 from lora_profiler.compiled.requests import requests_for, requests_of
 from lora_profiler.compiled.tape import FlatEvent
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.harness.memory_pass import MemoryResult, memory_pass, one_step_peak
 from lora_profiler.harness.training import Training, TrainingBatches
 from lora_profiler.modeling import build_model, make_optimizer
 from lora_profiler.planning.engine import peak_bytes
 from lora_profiler.planning.memory_savings import levers
 from lora_profiler.planning.reserve import Judged, usable_bytes
-from lora_profiler.platform import Platform
 from lora_profiler.records.record import Conditions
 from lora_profiler.traced.compiler import compile_profile
 from lora_profiler.traced.flat import flat

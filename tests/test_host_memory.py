@@ -20,10 +20,10 @@ from lora_profiler.analytic.plan import plan_for
 from lora_profiler.analytic.predict import values
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import UsageError
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.planning.timing import step_time
-from lora_profiler.platform import Platform
 from lora_profiler.report.json.predict import prediction_dict
 from lora_profiler.trainer_files.reading import read_content
 from lora_profiler.units import GIB

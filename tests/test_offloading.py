@@ -10,9 +10,9 @@ import cases
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import UsageError
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.planning.setups import setup_for
-from lora_profiler.platform import Platform
 from lora_profiler.stacks.stack import find_stack
 from lora_profiler.support.offloading import LEAST_OFFLOADED
 from lora_profiler.trainer_files.reading import read_content

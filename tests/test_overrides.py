@@ -18,8 +18,8 @@ import oracle
 import tracing
 from cases import spec_of
 from lora_profiler.errors import UnbuildableError
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.modeling import build_model, quantization_tensors
-from lora_profiler.platform import Platform
 from lora_profiler.traced import autocast, overrides, tracer
 from lora_profiler.traced import run as runs
 from lora_profiler.traced.autocast import SPARE_KEY, Autocast

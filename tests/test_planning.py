@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from lora_profiler.adapters.targets import attention_targets
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError, UsageError
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.diagnostics import activation_excess, outweighed_layers
 from lora_profiler.planning.engine import peak_bytes, predict
@@ -23,7 +24,6 @@ from lora_profiler.planning.reserve import (
     reserve_for,
 )
 from lora_profiler.planning.sweep import sweep
-from lora_profiler.platform import Platform
 from lora_profiler.units import GIB
 from lora_profiler.workload import OPTIONS, LoraConfig, Quantization, TrainSetup, Workload
 

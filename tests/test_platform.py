@@ -19,12 +19,12 @@ from lora_profiler.compiled import has_profile, has_stand_in
 from lora_profiler.compiled.predict import STAND_IN_ERROR
 from lora_profiler.compiled.regime import key_of
 from lora_profiler.errors import UnbuildableError, UsageError
+from lora_profiler.gpu_platform import Platform, parse_torch, version_of
 from lora_profiler.harness import capabilities as device_choice
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.planning.fit import fit
 from lora_profiler.planning.timing import step_time
-from lora_profiler.platform import Platform, parse_torch, version_of
 from lora_profiler.records.serialize import record_dict, record_from_dict
 from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import Dtype, LoraConfig, TrainSetup, Workload

@@ -14,8 +14,8 @@ from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.compiled import library
 from lora_profiler.compiled.evaluation import forget
 from lora_profiler.errors import NoProfileError
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.planning.engine import predict
-from lora_profiler.platform import Platform
 from lora_profiler.prediction import (
     CATEGORIES,
     CurvePoint,

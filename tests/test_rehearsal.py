@@ -28,8 +28,8 @@ from golden_files import Golden
 from lora_profiler.catalog import bundled_gpus, find_gpu, find_model
 from lora_profiler.comparison.errors import counted_peak
 from lora_profiler.errors import RehearsalError, UsageError
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.planning.nearest import nearest
-from lora_profiler.platform import Platform
 from lora_profiler.records.locks import WorkingFolder
 from lora_profiler.rehearsal import build, launch, setup
 from lora_profiler.rehearsal.build import (

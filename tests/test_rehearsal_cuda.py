@@ -19,8 +19,8 @@ from lora_profiler import Workload, predict
 from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import find_gpu, find_model, model_from_config
 from lora_profiler.comparison.errors import claims, group_peaks
+from lora_profiler.gpu_platform import Platform, version_of
 from lora_profiler.planning.setups import setup_for
-from lora_profiler.platform import Platform, version_of
 from lora_profiler.records.serialize import record_from_dict, setup_from_dict
 from lora_profiler.steptime import predict_step_time
 from lora_profiler.workload import LoraConfig, TrainSetup

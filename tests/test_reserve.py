@@ -20,6 +20,7 @@ from lora_profiler.compiled.allocator import EMPTY_CACHE, GRAIN
 from lora_profiler.compiled.requests import requests_for
 from lora_profiler.compiled.trials import Trials
 from lora_profiler.errors import UsageError
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.planning import reserve
 from lora_profiler.planning.engine import on_card, peak_bytes, predict
 from lora_profiler.planning.fit import fit
@@ -33,7 +34,6 @@ from lora_profiler.planning.reserve import (
     reserve_for,
     usable_bytes,
 )
-from lora_profiler.platform import Platform
 from lora_profiler.units import GIB, MIB
 
 SETUP = TrainSetup(lora=LoraConfig(), batch_size=4, seq_len=512)

@@ -11,11 +11,11 @@ import cases
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import UsageError
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.harness.training import Training, TrainingBatches
 from lora_profiler.modeling import build_model, make_optimizer
 from lora_profiler.planning.fit import _OnCards
 from lora_profiler.planning.setups import DEFAULTS, setups
-from lora_profiler.platform import Platform
 from lora_profiler.records.record import Conditions
 from lora_profiler.support.library_memory import scaler_holds
 from lora_profiler.trainer_files.reading import read_files

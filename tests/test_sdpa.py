@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lora_profiler.platform import CUDNN, Platform, version_of
+from lora_profiler.gpu_platform import CUDNN, Platform, version_of
 from lora_profiler.support.sdpa import SdpaCall, cuda_backend, takes_single_head
 
 CHOICES = json.loads((Path(__file__).parent / "data" / "sdpa_choices.json").read_text("utf-8"))

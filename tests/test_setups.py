@@ -11,8 +11,8 @@ from lora_profiler.cli.options import workloads as command_line_workloads
 from lora_profiler.dashboard.answered import workloads
 from lora_profiler.dashboard.question import SETUP_OPTIONS, from_params
 from lora_profiler.errors import UsageError
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.planning.setups import DEFAULTS, LORA_OPTIONS, QLORA_OPTIONS, setup_for, setups
-from lora_profiler.platform import Platform
 from lora_profiler.stacks import GUIDE
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, setup_dict
 

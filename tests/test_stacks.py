@@ -14,11 +14,11 @@ from golden_files import Golden
 from lora_profiler import find_model, setup_for
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import ASSUMED_FLOAT32, common_assumptions
 from lora_profiler.planning.guided import guided
 from lora_profiler.planning.setups import DEFAULTS, setups, workloads
-from lora_profiler.platform import Platform
 from lora_profiler.report.answer.short_answer import _is_drawn
 from lora_profiler.report.json.predict import answer_dict
 from lora_profiler.report.setup_words import trainer_lines

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError, UsageError
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.kernels import Gemm, Kernel, StepKernels
-from lora_profiler.platform import Platform
 from lora_profiler.prediction import FlopCount
 from lora_profiler.records.serialize import setup_from_dict
 from lora_profiler.steptime import (

@@ -9,8 +9,8 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from lora_profiler.catalog import model_from_config
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.kernels import Gemm, StepKernels
-from lora_profiler.platform import Platform
 from lora_profiler.prediction import FlopCount
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 from recording import measure

@@ -6,9 +6,9 @@ from lora_profiler.analytic.families import unmodelled
 from lora_profiler.analytic.losses import ChunkedHead
 from lora_profiler.analytic.plan import Plan
 from lora_profiler.feature import part
+from lora_profiler.gpu_platform import CUDA_RULES
 from lora_profiler.loss import CORE, loss_facts
 from lora_profiler.option_values import GRPO
-from lora_profiler.platform import CUDA_RULES
 from lora_profiler.support.check import BY_ROWS, STOPPED, omissions, rules_unsupported_reason
 from lora_profiler.support.generations import version_words
 from lora_profiler.support.kernel_sets import ASSUMPTION

@@ -10,7 +10,7 @@ from typing import Any
 
 from lora_profiler.catalog.config import data_text
 from lora_profiler.errors import UsageError, nearest
-from lora_profiler.platform import SMALL_MEMORY_BYTES, TORCH, Platform, capability_of
+from lora_profiler.gpu_platform import SMALL_MEMORY_BYTES, TORCH, Platform, capability_of
 from lora_profiler.units import GIB, MIB, is_finite, parse_bytes
 
 _NO_NAME = frozenset({

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from lora_profiler.campaign.runs import Schedule
     from lora_profiler.cluster_runs.ray import RayCluster
     from lora_profiler.cluster_runs.scheduler import ClusterOutcome
+    from lora_profiler.gpu_platform import Platform
     from lora_profiler.harness import Case
     from lora_profiler.harness.pretended import Pretended
     from lora_profiler.model_spec import ModelSpec
-    from lora_profiler.platform import Platform
     from lora_profiler.records.record import Conditions
     from lora_profiler.records.store import Store
     from lora_profiler.stacks import Stack

@@ -20,12 +20,7 @@ from lora_profiler.cli.click_support import (
 )
 from lora_profiler.cli.option_groups import CARD, DATA, OUTPUT, SUBJECT, grouped, rare, together
 from lora_profiler.errors import UsageError
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.option import GROUP_TITLES, MAX_SIZE, Kind, Option, flag, invalid_value_hint
-from lora_profiler.option_values import GRPO
-from lora_profiler.planning.setups import DEFAULTS
-from lora_profiler.planning.setups import workloads as planning_workloads
-from lora_profiler.platform import (
+from lora_profiler.gpu_platform import (
     NEWEST_TORCH,
     OLDEST_TORCH,
     TORCH,
@@ -33,6 +28,11 @@ from lora_profiler.platform import (
     parse_torch,
     version_text,
 )
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.option import GROUP_TITLES, MAX_SIZE, Kind, Option, flag, invalid_value_hint
+from lora_profiler.option_values import GRPO
+from lora_profiler.planning.setups import DEFAULTS
+from lora_profiler.planning.setups import workloads as planning_workloads
 from lora_profiler.stacks import BARE, GUIDE, Stack, Trainer, find_stack, spelled
 from lora_profiler.workload import OPTIONS, Device, Method, Workload
 

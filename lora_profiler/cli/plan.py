@@ -42,9 +42,9 @@ from lora_profiler.stacks import BARE, GUIDE
 from lora_profiler.workload import Method
 
 if TYPE_CHECKING:
+    from lora_profiler.gpu_platform import Platform
     from lora_profiler.model_spec import ModelSpec
     from lora_profiler.planning.planned import Amount, Offer, PlannedRun, Space
-    from lora_profiler.platform import Platform
     from lora_profiler.stacks import Trainer
     from lora_profiler.trainer_files.trainer_file import TrainerFile
     from lora_profiler.workload import Workload

@@ -25,9 +25,9 @@ from lora_profiler.cli.options import given, lengths_of, model_called, output_op
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UsageError
 
 if TYPE_CHECKING:
+    from lora_profiler.gpu_platform import Platform
     from lora_profiler.model_spec import ModelSpec
     from lora_profiler.planning.answers import Answer
-    from lora_profiler.platform import Platform
     from lora_profiler.trainer_files.trainer_file import TrainerFile
     from lora_profiler.trainer_files.writing import Written
     from lora_profiler.workload import Workload

@@ -18,9 +18,9 @@ from lora_profiler.compiled.profile import Instant, Profile, Regime, profile_key
 from lora_profiler.compiled.regime import kernel_choice, regime_of
 from lora_profiler.compiled.tape import FlatEvent
 from lora_profiler.errors import NoProfileError
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.loss import loss_facts
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.platform import Platform
 from lora_profiler.prediction import Category, MomentName
 from lora_profiler.support.library_memory import (
     code_book_bytes,

@@ -31,9 +31,9 @@ from lora_profiler.compiled.profile import (
 )
 from lora_profiler.compiled.regime import kernel_choice, valid_sizes, windows_of
 from lora_profiler.compiled.tape import LEAST_UNITS, Layout
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.model_spec import ModelSpec, Module, Stack
 from lora_profiler.optimizer import QUANTISED_FROM_NUMEL, STATE_BLOCK
-from lora_profiler.platform import Platform
 from lora_profiler.support.losses import LossBytes
 from lora_profiler.workload import TrainSetup, Workload
 

@@ -8,8 +8,8 @@ from lora_profiler.algebra.polynomial import Values
 from lora_profiler.compiled.evaluation import Evaluation, evaluation_of, has_stand_in
 from lora_profiler.compiled.profile import Profile
 from lora_profiler.compiled.regime import regime_of
+from lora_profiler.gpu_platform import CUDA_RULES
 from lora_profiler.loss import loss_facts
-from lora_profiler.platform import CUDA_RULES
 from lora_profiler.prediction import (
     CATEGORIES,
     Category,

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from lora_profiler.compiled.profile import Regime, profile_key
 from lora_profiler.compiled.tape import LEAST_UNITS, Layout
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.platform import Platform
 from lora_profiler.support.optimizers import counts_in_steps
 from lora_profiler.support.sdpa import (
     MASK_ALIGNMENT,

@@ -19,7 +19,7 @@ from lora_profiler.compiled.evaluation import Evaluation, tape_of
 from lora_profiler.compiled.regime import regime_of
 from lora_profiler.compiled.tape import Birth, Death, Event, Layout, Mark, Stretch
 from lora_profiler.compiled.trials import Trials
-from lora_profiler.platform import Platform
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.support.bases import adapter_dtype
 from lora_profiler.support.library_memory import (
     code_book_bytes,

@@ -14,6 +14,7 @@ from lora_profiler.catalog.lookup import MAX_CONFIG_BYTES
 from lora_profiler.catalog.meta_build import builds_refused
 from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, completed
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UsageError, nearest
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.answers import Answer, answers
 from lora_profiler.planning.guided import Guided, guided, has_lines
@@ -21,7 +22,6 @@ from lora_profiler.planning.placement import find_network
 from lora_profiler.planning.profiles import is_worth_a_trace
 from lora_profiler.planning.setups import DEFAULTS, written_options
 from lora_profiler.planning.setups import workloads as planning_workloads
-from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.catalogues import matching
 from lora_profiler.report.first_screen import Offer

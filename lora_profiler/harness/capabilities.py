@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lora_profiler._common.packages import installed_version
+from lora_profiler.gpu_platform import TORCH, Platform, version_of
 from lora_profiler.harness.nvml import open_device
 from lora_profiler.harness.preflight import MeasurementError
 from lora_profiler.harness.process import python_path
-from lora_profiler.platform import TORCH, Platform, version_of
 from lora_profiler.records.record import VramMethod
 from lora_profiler.workload import Device
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lora_profiler.platform import TORCH, Platform, version_of
+from lora_profiler.gpu_platform import TORCH, Platform, version_of
 from lora_profiler.records.checks import NOT_REHEARSED
 from lora_profiler.records.record import REHEARSED, Device, Environment, Measurement
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lora_profiler.catalog import as_gpu, bundled_gpus
 from lora_profiler.catalog.gpus import Gpu
 from lora_profiler.errors import LoraProfilerError, NoProfileError, UsageError
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.engine import (
     engine_for_search,
@@ -20,7 +21,6 @@ from lora_profiler.planning.engine import (
     resized,
 )
 from lora_profiler.planning.reserve import Judged, Reserve, Verdict, held_bytes, judge, usable_bytes
-from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import TrainSetup, Workload
 

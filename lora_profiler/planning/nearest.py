@@ -9,13 +9,13 @@ from typing import Any, TypeVar, get_args
 
 from lora_profiler.catalog import Gpu, find_model, model_from_config
 from lora_profiler.errors import LoraProfilerError, UsageError
+from lora_profiler.gpu_platform import Platform, version_of
 from lora_profiler.kernels import Gemm, Kernel, StepKernels
 from lora_profiler.loss import loss_facts
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.optimizer import all_optimizers
 from lora_profiler.option_values import Attention, Precision, Recipe
 from lora_profiler.planning.engine import predict
-from lora_profiler.platform import Platform, version_of
 from lora_profiler.prediction import Prediction
 from lora_profiler.stacks import Stack, versions
 from lora_profiler.steptime import StepTime, constants_for, rates_of, time_of

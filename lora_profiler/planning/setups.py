@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.model_spec import ModelSpec, StoredBase
 from lora_profiler.option import Option, flag
 from lora_profiler.option_values import DEEPSPEED_ZERO
-from lora_profiler.platform import Platform
 from lora_profiler.question.lora_config import IDLE_FIELDS, PEFT_NAMES
 from lora_profiler.stacks.stack import BARE, Stack, Trainer, check_able, find_stack, spelled
 from lora_profiler.support.bases import BASES

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from lora_profiler.errors import UsageError
-from lora_profiler.platform import TORCH, Platform, capability_of, version_of
+from lora_profiler.gpu_platform import TORCH, Platform, capability_of, version_of
 from lora_profiler.prediction import Category, Phase
 from lora_profiler.units import is_finite, shown
 from lora_profiler.workload import Workload, canonical

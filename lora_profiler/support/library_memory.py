@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.option_values import GRPO, LoopState
-from lora_profiler.platform import Platform
 from lora_profiler.support.losses import head_of
 from lora_profiler.units import bytes_text
 from lora_profiler.workload import DTYPE_BYTES, TrainSetup, Workload

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Literal, NamedTuple
 
 from lora_profiler.errors import UsageError
-from lora_profiler.platform import Platform
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.workload import Dtype, Workload
 
 Backend = Literal["cudnn", "flash", "efficient", "math"]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from lora_profiler.errors import UnbuildableError
-from lora_profiler.platform import Platform
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.support.packing import lengths
 from lora_profiler.support.sdpa import (
     MASK_ALIGNMENT,

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.modeling.generations import heads_repeated
-from lora_profiler.platform import Platform
 from lora_profiler.support.generations import repeats_heads
 from lora_profiler.support.sdpa import efficient_keeps_seeds
 from lora_profiler.traced.attention import attention, safe_softmax

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lora_profiler.platform import version_of
+from lora_profiler.gpu_platform import version_of
 
 TORCH = version_of(torch.__version__) or (0, 0)
 """Major and minor version: a rule that holds for some versions names them."""
