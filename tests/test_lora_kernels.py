@@ -221,7 +221,7 @@ def test_nothing_measures_them_and_no_profile_holds_them() -> None:
     workload = Workload(model=cases.spec_of("llama"), setup=replace(BASE, attention="auto"))
     with pytest.raises(UsageError, match="not run"):
         refuse(workload, Conditions())
-    with pytest.raises(UsageError, match="fused adapters"):
+    with pytest.raises(UsageError, match="no compiled profile"):
         predict_by(workload, "compiled")
 
 

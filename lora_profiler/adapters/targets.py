@@ -203,7 +203,9 @@ def able_targets(spec: ModelSpec, peft_type: PeftType, wanted: str) -> str:
         if not any(inside in name for name, _ in spec.modules()):
             return wanted
         return rf"re:.*\.{_LANGUAGE_MODEL}\..*\.({wanted.replace(',', '|')})"
-    has_default = spec.model_type in TARGETS_OF[peft_type] or _packed_experts(spec) is not None
+    has_default = (
+        spec.model_type in TARGETS_OF.get(peft_type, {}) or _packed_experts(spec) is not None
+    )
     if wanted == "default" and has_default:
         return wanted
     if peft_type != "lora" or spec.model_type not in MAMBA_TYPES:

@@ -83,10 +83,11 @@ class Piece:
 
 
 class Events:
-    """Lines of JSON, `seconds_between` one and the next of a piece of work."""
+    """Lines of JSON, `seconds` between one and the next of a piece of work; None: the usual."""
 
-    def __init__(self, seconds_between: float = SECONDS_BETWEEN) -> None:
-        self._between, self._written = seconds_between, time.monotonic()
+    def __init__(self, seconds: float | None = None) -> None:
+        self._between = SECONDS_BETWEEN if seconds is None else seconds
+        self._written = time.monotonic()
 
     def begin(self, piece: Piece) -> None:
         self._written = time.monotonic()
@@ -126,7 +127,7 @@ class Bars:
 
 @contextmanager
 def _shown(
-    *, transient: bool, events: Events | None = None, seconds: float = SECONDS_BETWEEN
+    *, transient: bool, events: Events | None = None, seconds: float | None = None
 ) -> Iterator["Events | Bars"]:
     """Bars on a terminal, or `events`, `seconds` apart."""
     console = terminal() if events is None else None
@@ -138,7 +139,7 @@ def _shown(
 
 
 @contextmanager
-def shown_work(phase: str, unit: str = "", seconds: float = SECONDS_BETWEEN) -> Iterator[Tell]:
+def shown_work(phase: str, unit: str = "", seconds: float | None = None) -> Iterator[Tell]:
     """Shows one piece of work, and nothing is left of it on a terminal; `unit` are its parts,
     `seconds` what lies between two events."""
     with _shown(transient=True, seconds=seconds) as shown:
