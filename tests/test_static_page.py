@@ -100,7 +100,9 @@ def workload_of(asked: Asked) -> Workload:
     if on is not None:
         given["checkpointing"] = on
     options, names = spelled(stack, {**DEFAULTS, **given}, given)
-    (workload,) = workloads(find_model(name, offline=True), options, names, platform, stack)
+    model = find_model(name, offline=True)
+    stack.check_model(model)
+    (workload,) = workloads(model, options, names, platform, stack)
     check(workload, "auto")
     return workload
 
