@@ -68,9 +68,9 @@ class OptimizerFacts(NamedTuple):
     whole_weights_alone: modelled without adapters and without sharded weights; projects_gradients
     of linear layers to a lower rank. rules_alone: neither a trace nor a measurement makes it.
 
-    on_shards: it steps on the shards of FSDP. steps_in_backward: it is modelled there. is_timed:
-    the time of its update is known. on_host: DeepSpeed can step it on the CPU. reduces: its step
-    sums rows and columns.
+    on_shards: it steps on what FSDP and tensor parallelism leave a rank of a weight.
+    steps_in_backward: it is modelled there. is_timed: the time of its update is known. on_host:
+    DeepSpeed can step it on the CPU. reduces: its step sums rows and columns.
     """
 
     label: str

@@ -141,3 +141,35 @@ def test_a_name_with_other_letters_is_none() -> None:
 def test_options_says_what_each_value_is() -> None:
     shown = run(PACKAGE.parent, "options", "loss").stdout
     assert "cce: cut cross-entropy, as axolotl's plugin" in shown
+
+
+AMBIGUOUS = {  # trainers, libraries and kernels of the same name
+    "trl", "unsloth", "litgpt", "torchtune", "triton", "axolotl-dpo", "llamafactory-dpo",
+    "llamafactory-kto", "llamafactory-orpo", "torchtune-dpo", "trl-orpo",
+}  # fmt: skip
+STILL_NAMED: dict[str, set[str]] = {
+    "stacks": {  # what trainers take by default
+        "adamw_8bit", "cce", "lion", "paged_adamw_32bit", "paged_adamw_8bit", "scores",
+        "torchtune-chunked",
+    },
+    "planning": {"adamw_8bit"},  # what plans and advice offer
+    "report": {"adamw_8bit"},
+    "compiled": {"adamw_8bit"},
+    "harness": {"rmsprop"},
+    "trainer_files": {"adam_mini", "apollo_adamw", "galore_adamw", "lorafa", "muon"},
+}  # fmt: skip
+"""Names that rooms of the package have, of features that are no other thing. This may only
+shrink."""
+
+
+def test_the_rest_of_the_package_names_no_feature() -> None:
+    values = {name for _, name in ALL} - AMBIGUOUS
+    named: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).parts[0]
+        if room in ("features", "shipped"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and node.value in values:
+                named.setdefault(room, set()).add(node.value)
+    assert named == STILL_NAMED

@@ -1,5 +1,5 @@
-"""What autograd keeps at the end of the forward pass, by part, what lives on beside it, and which
-of it waits on the host."""
+"""What autograd keeps at the end of the forward pass, by part, what else lives on, and which of it
+waits on the host."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -132,7 +132,6 @@ STOPPED = (
     "Adapters on row-wise layers (o_proj, down_proj) as PEFT 0.21 trains them with transformers"
     " 5.20. With 5.21 to 5.24 PEFT ends in an error: it gives A the width of one part."
 )
-_STEPPED = ("adamw", "sgd", "rmsprop")
 
 
 def check_tensor_parallel(workload: Workload, engine: str) -> None:
@@ -156,9 +155,9 @@ def check_tensor_parallel(workload: Workload, engine: str) -> None:
             " take --sharding fsdp or ddp.",
         ),
         (
-            setup.optimizer not in _STEPPED,
+            not optimizer_facts(setup.optimizer).on_shards,
             f"{setup.optimizer} with tensor parallelism is not modelled; use"
-            f" --optimizer {' or '.join(_STEPPED)}.",
+            " --optimizer adamw or sgd.",
         ),
         (
             setup.loss != "plain",

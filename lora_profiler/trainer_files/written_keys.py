@@ -5,7 +5,7 @@ from typing import Any
 
 from lora_profiler.errors import UsageError
 from lora_profiler.loss import Spelling, spellings
-from lora_profiler.optimizer import optimizer_facts
+from lora_profiler.optimizer import CORE, optimizer_facts
 from lora_profiler.option import flag
 from lora_profiler.trainer_files.frameworks import torchtune
 from lora_profiler.trainer_files.frameworks.axolotl_keys import LORA_KERNELS
@@ -234,16 +234,13 @@ def _torchtune(workload: Workload) -> Keys:
         }
     losses = spellings("torchtune")
     folder = f"/tmp/{model.id.rpartition('/')[2]}"
-    optimizers: Mapping[str, Keys] = {
-        "adamw": {"_component_": "torch.optim.AdamW", "fused": setup.optimizer_impl == "fused"},
-        "adamw_8bit": {"_component_": "bitsandbytes.optim.AdamW8bit"},
-        "paged_adamw_8bit": {"_component_": "bitsandbytes.optim.PagedAdamW8bit"},
-        "paged_adamw_32bit": {"_component_": "bitsandbytes.optim.PagedAdamW32bit"},
-        "lion_8bit": {"_component_": "bitsandbytes.optim.Lion8bit"},
-        "sgd": {"_component_": "torch.optim.SGD"},
-    }
-    if setup.optimizer not in optimizers:
+    facts = optimizer_facts(setup.optimizer)
+    home = facts.package.package if facts.package else "torch"
+    if not (setup.optimizer in CORE or home == "bitsandbytes"):
         raise cannot("torchtune", "optimizer", setup.optimizer)
+    optimizer: Keys = {"_component_": f"{home}.optim.{facts.classes[0]}"}
+    if setup.optimizer == "adamw":
+        optimizer["fused"] = setup.optimizer_impl == "fused"
     return {
         "model": parts,
         "tokenizer": {"path": f"{folder}/tokenizer.model", "max_seq_len": setup.seq_len},
@@ -255,7 +252,7 @@ def _torchtune(workload: Workload) -> Keys:
         "dataset": {"_component_": "torchtune.datasets.alpaca_dataset", "packed": False},
         "batch_size": setup.batch_size,
         "gradient_accumulation_steps": setup.accumulation,
-        "optimizer": {**optimizers[setup.optimizer], "lr": 0.0002},
+        "optimizer": {**optimizer, "lr": 0.0002},
         "loss": {"_component_": losses.get(setup.loss, losses["plain"]).component},
         "dtype": "fp32" if setup.dtype == "float32" else "bf16",
         "enable_activation_checkpointing": setup.checkpointing,

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lora_profiler.loss import spellings
+from lora_profiler.optimizer import all_optimizers
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.frameworks import ranks, shared
 from lora_profiler.trainer_files.meaning import (
@@ -119,20 +120,12 @@ def _optimizer(value: Any, document: Document) -> Meaning:
     is_fused = is_on(document.get("optimizer.fused"))
     if name == "AdamW":
         return Meaning({"optimizer": "adamw", "optimizer_impl": "fused" if is_fused else "foreach"})
-    known = {
-        "PagedAdamW": "paged_adamw",
-        "PagedAdamW8bit": "paged_adamw_8bit",
-        "PagedAdamW32bit": "paged_adamw_32bit",
-        "AdamW8bit": "adamw_torch_8bit" if "torchao" in text(value) else "adamw_bnb_8bit",
-        "SGD": "sgd",
-        "Adafactor": "adafactor",
-        "AdamW4bit": "adamw_torch_4bit",
-        "Lion8bit": "lion_8bit",
-        "PagedLion8bit": "paged_lion_8bit",
-        "CPUOffloadOptimizer": "",
-    }
-    if known.get(name):
-        return shared.optimizer(known[name], document)
+    for optimizer, facts in all_optimizers().items():
+        made, classes = facts.package, facts.classes
+        if made is not None and made.package == "torchao":  # bitsandbytes has a class of that name
+            classes = (made.kind,) if "torchao" in text(value) else ()
+        if name in classes and facts.optim:
+            return Meaning({"optimizer": optimizer})
     return not_modelled(f"{name}, answered as adamw", "either way", optimizer="adamw")
 
 
