@@ -2,6 +2,7 @@
 question before, in one process."""
 
 from dataclasses import fields, replace
+from itertools import product
 from typing import Any, get_args, get_type_hints
 
 import pytest
@@ -10,6 +11,7 @@ import cases
 from lora_profiler import predict
 from lora_profiler.analytic import plan
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.gpu_platform import Platform
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 LORA = LoraConfig(r=4, adapter_dtype="float32", target_modules="all-linear")
@@ -39,9 +41,13 @@ def values(name: str, now: Any) -> list[Any]:
     return [2] if now is None and int in get_args(KINDS[name]) else []
 
 
-def answered(setup: TrainSetup) -> Any:
+def answered(
+    setup: TrainSetup, capability: int | None = None, torch: tuple[int, int] = (2, 13)
+) -> Any:
+    platform = Platform(capability=capability, torch=torch)
+    workload = Workload(model=cases.spec_of("llama"), setup=setup, platform=platform)
     try:
-        found = predict(Workload(model=cases.spec_of("llama"), setup=setup))
+        found = predict(workload)
     except LoraProfilerError as e:
         return str(e)
     return found.moments, found.host_bytes, found.exactness
@@ -70,3 +76,18 @@ def test_no_option_is_answered_by_another_s_plan(kind: str) -> None:
             assert after == answered(changed), field.name
             asked += 1
     assert asked > 20
+
+
+@pytest.mark.parametrize("kind", ["full", "lora", "qlora", "grpo"])
+@pytest.mark.parametrize("evaluates", [False, True])
+def test_no_gpu_is_answered_by_another_s_plan(kind: str, evaluates: bool) -> None:
+    """Plans are shared by GPUs and versions of torch that take the same kernels, and by no others."""
+    setup = replace(BASES[kind], attention="auto", eval_batch_size=4 if evaluates else None)
+    platforms = list(product((70, 75, 80, 89, 90, 100), ((2, 11), (2, 13), (2, 15))))
+    alone = []
+    for platform in platforms:
+        forget()
+        alone.append(answered(setup, *platform))
+    forget()
+    assert [answered(setup, *platform) for platform in platforms] == alone
+    assert len(set(map(repr, alone))) > 1

@@ -506,6 +506,23 @@ def test_torchtune(read: Any) -> None:
     assert "seq_len" not in file.completing({"seq_len": 1024})
 
 
+@pytest.mark.parametrize(
+    ("component", "optimizer"),
+    [
+        ("bitsandbytes.optim.AdamW8bit", "adamw_8bit"),
+        ("bitsandbytes.optim.PagedAdamW", "paged_adamw_32bit"),
+        ("bitsandbytes.optim.Lion8bit", "lion_8bit"),
+        ("torchao.prototype.low_bit_optim.AdamW8bit", "adamw_torch_8bit"),
+        ("torchao.prototype.low_bit_optim.AdamW4bit", "adamw_torch_4bit"),
+        ("torch.optim.SGD", "sgd"),
+    ],
+)
+def test_torchtune_s_optimizers(read: Any, component: str, optimizer: str) -> None:
+    """bitsandbytes and torchao have a class of the same name."""
+    file = read(TORCHTUNE.replace("torch.optim.AdamW", component))
+    assert file.options["optimizer"] == optimizer
+
+
 def test_trl_with_accelerate_s_file(read: Any) -> None:
     file = read(TRL)
     assert (file.framework, file.stack) == ("trl", "trl-sft")

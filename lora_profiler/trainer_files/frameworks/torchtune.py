@@ -120,10 +120,13 @@ def _optimizer(value: Any, document: Document) -> Meaning:
     is_fused = is_on(document.get("optimizer.fused"))
     if name == "AdamW":
         return Meaning({"optimizer": "adamw", "optimizer_impl": "fused" if is_fused else "foreach"})
+    of_torchao = "torchao" in text(value)  # which has classes of bitsandbytes' names
     for optimizer, facts in all_optimizers().items():
-        made, classes = facts.package, facts.classes
-        if made is not None and made.package == "torchao":  # bitsandbytes has a class of that name
-            classes = (made.kind,) if "torchao" in text(value) else ()
+        made = facts.package
+        if made is not None and made.package == "torchao":
+            classes = (made.kind,) if of_torchao else ()
+        else:
+            classes = () if of_torchao else facts.classes
         if name in classes and facts.optim:
             return Meaning({"optimizer": optimizer})
     return not_modelled(f"{name}, answered as adamw", "either way", optimizer="adamw")
