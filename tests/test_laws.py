@@ -23,7 +23,7 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning import engine
 from lora_profiler.planning.setups import DEFAULTS, setup_for, workloads
 from lora_profiler.planning.sweep import sweep
-from lora_profiler.stacks.stack import as_guided, find_stack
+from lora_profiler.stacks import stack as stacks
 from lora_profiler.traced import compile_profile
 from lora_profiler.traced.compiler import compile_law, largest
 from lora_profiler.traced.flat import difference, flat
@@ -291,11 +291,14 @@ def test_laws_come_with_the_package(name: str) -> None:
     assert said.saved_activation_bytes is not None
 
 
-def test_an_answer_priced_as_another_has_all_of_its_parts() -> None:
-    """Layers and curve are of the question that the law answers."""
-    model = find_model("LiquidAI/LFM2-350M")
-    asked = {**DEFAULTS, "methods": ("lora",)}
-    (workload,) = workloads(model, asked, (), stack=as_guided(find_stack("unsloth")))
-    prediction = engine.predict(workload, may_trace=False)
-    assert prediction.workload == workload != prediction.priced_as
-    assert prediction.layers and prediction.curve
+def test_an_answer_priced_as_another_has_all_of_its_parts(the_bundle: None) -> None:
+    """Layers and curve are of the question that the law answers: today's transformers."""
+    model, guide = find_model("LiquidAI/LFM2-350M"), stacks.find_stack(stacks.GUIDE)
+    lora = {**DEFAULTS, "methods": ("lora",)}
+    (today,) = workloads(model, lora, (), stack=guide)
+    (older,) = workloads(model, {**lora, "transformers": "4.57"}, {"transformers"}, stack=guide)
+    prediction = engine.predict(older, may_trace=False)
+    assert (prediction.engine, prediction.workload) == ("compiled", older)
+    assert prediction.priced_as == today
+    assert prediction.layers == engine.predict(today, may_trace=False).layers
+    assert prediction.curve
