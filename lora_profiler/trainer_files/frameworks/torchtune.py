@@ -122,12 +122,11 @@ def _optimizer(value: Any, document: Document) -> Meaning:
         return Meaning({"optimizer": "adamw", "optimizer_impl": "fused" if is_fused else "foreach"})
     of_torchao = "torchao" in text(value)  # which has classes of bitsandbytes' names
     for optimizer, facts in all_optimizers().items():
-        made = facts.package
-        if made is not None and made.package == "torchao":
-            classes = (made.kind,) if of_torchao else ()
-        else:
-            classes = () if of_torchao else facts.classes
-        if name in classes and facts.optim:
+        made, classes = facts.package, facts.classes
+        is_of_torchao = made is not None and made.package == "torchao"
+        if made is not None and is_of_torchao:
+            classes = (made.kind,)
+        if name in classes and is_of_torchao == of_torchao and facts.optim:
             return Meaning({"optimizer": optimizer})
     return not_modelled(f"{name}, answered as adamw", "either way", optimizer="adamw")
 
