@@ -21,8 +21,7 @@ README = HERE / "README.md"
 BEGIN, END = "<!-- commands:begin -->\n", "<!-- commands:end -->\n"
 GROUPS = {
     "Real steps on a CPU": (
-        "saved_bytes peaks records traced_records distributed data_lengths calibration harness"
-        " ray_campaign mathematics"
+        "saved_bytes peaks records distributed data_lengths calibration mathematics"
     ),
     "Traces, profiles and plans": "bundle laws profiles held_out ranks fragmentation liger plans",
     "Rehearsals: torch's CUDA build over stub libraries, no GPU": (
@@ -33,7 +32,6 @@ GROUPS = {
     "What others measured and published, and their estimators": (
         "public_accuracy public_command peak_intervals as_typed threads step_time league"
     ),
-    "A campaign on a GPU that was not at hand yet": "campaign rehearsed_campaign",
     "Facts that rules are held to by tests": (
         "oracle_grid sdpa_choices packed_layers projected_optimizers rehearsed_hqq deepspeed_ranks"
         " deepspeed_rehearsed context_rehearsed"
@@ -49,7 +47,7 @@ GROUPS = {
 }
 """Every module that is a command."""
 _WRITTEN = re.compile(
-    r"`((?:results|predictions|tests/data|docs|reports|lora_profiler/\S+/data)/[^`\s]+\.[a-z.]+)`"
+    r"`((?:results|tests/data|docs|reports|lora_profiler/\S+/data)/[^`\s]+\.[a-z.]+)`"
 )
 
 

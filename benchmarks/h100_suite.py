@@ -1,5 +1,4 @@
-"""The suite of one 80 GB Hopper card: 24 minutes by `gpu_time`, of the 27 that there are in pieces
-of ten, ordered by what each case tells.
+"""The suite of one 80 GB Hopper card, some 24 minutes, ordered by what each case tells.
 
 Anchors first, small then large; then one lever at a time against an anchor; then sizes, other
 families, the largest batch on emulated smaller cards, energy, and the anchors again in other
@@ -23,9 +22,8 @@ from lora_profiler.workload import Device, LoraConfig, Quantization, TrainSetup,
 SMALL, LARGE = "meta-llama/Llama-3.2-1B", "meta-llama/Meta-Llama-3-8B"
 
 ENERGY_STEPS = (200, 400)
-"""Steps of the two blocks whose energies are compared: the shorter one lasts more than the ten
-seconds below which a block gives no energy, even if a step takes half of what `gpu_time` reckons
-(0.12 s)."""
+"""Steps of the two blocks whose energies are compared: at 0.06 s a step the shorter one lasts more
+than the ten seconds below which a block gives no energy."""
 
 ADAPTER = LoraConfig(r=16)
 FULL = TrainSetup(batch_size=4, seq_len=2048, optimizer_impl="fused")

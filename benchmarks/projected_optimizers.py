@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.card_probes import most_allocated
+from benchmarks.packed_layers import most_allocated
 from benchmarks.pages import versions_of, write_lines
 
 FILE = Path(__file__).parent.parent / "tests" / "data" / "projected_optimizers.json"

@@ -13,7 +13,7 @@ from benchmarks.pages import RESULTS
 BENCHMARKS = RESULTS.parent
 COMMANDS = [command for found in commands().values() for command in found]
 MODULES = sorted(path.stem for path in BENCHMARKS.glob("[a-z]*.py"))
-SELDOM = {"liger": "triton", "ray_campaign": "ray"}
+SELDOM = {"liger": "triton"}
 """What not every environment of the tests has."""
 
 

@@ -18,7 +18,6 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from benchmarks.pages import RESULTS
-from benchmarks.private_text import private_text
 from claim_subjects import EFFORT, LLAMA, break_peft, quietly, scaled_by_alpha
 from commands import Run, in_python, refused
 from loading import modules_after
@@ -44,6 +43,7 @@ from lora_profiler.report.page import mathematics_content, write_page
 from lora_profiler.report.progress import shown_checks
 from lora_profiler.report.render import markdown
 from lora_profiler.report.terminal import plain
+from private_text import private_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

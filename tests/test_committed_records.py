@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.record_checks import check_folder, impossible
 from benchmarks.suites import suites
 from lora_profiler.planning.engine import predict
 from lora_profiler.records.load import read_records
 from lora_profiler.records.record import Record
 from lora_profiler.records.serialize import record_dict
+from record_checks import check_folder, impossible
 from records import H100, WORKLOAD, make_record
 
 RECORDS = Path(__file__).parents[1] / "benchmarks" / "records"

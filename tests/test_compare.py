@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 import families
 import records
-from benchmarks.record_checks import problems
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.comparison.errors import (
@@ -27,6 +26,7 @@ from lora_profiler.comparison.errors import (
 from lora_profiler.prediction import Details, DeviceMemory, Prediction
 from lora_profiler.records.record import STATUSES
 from lora_profiler.workload import Workload
+from record_checks import problems
 
 
 def by_place(found: tuple[Comparison, ...]) -> dict[tuple[str, str], tuple[int, int]]:

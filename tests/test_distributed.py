@@ -16,7 +16,6 @@ import pytest
 
 import several_ranks
 import time_limit
-from benchmarks.record_checks import problems
 from lora_profiler.cli.main import main
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case, Heartbeat, MeasurementError, make_case, measure_case, runner
@@ -29,6 +28,7 @@ from lora_profiler.records.serialize import record_dict, record_from_dict
 from lora_profiler.report.json.bench import bench_payload
 from lora_profiler.report.measured.measurements import ranks_lines, ranks_table
 from lora_profiler.workload import LoraConfig, Optimizer, Quantization, TrainSetup, Workload
+from record_checks import problems
 from records import ENVIRONMENT, make_record
 from several_ranks import FULL, LORA, MODEL, SETUPS
 from waiting import wait_for_the_end_of

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 import pytest
 
 import lora_profiler
-from benchmarks.private_text import private_text
 from commands import in_python
 from fake_nvml import FakeDevice, FakeNvml
 from lora_profiler.harness import machine
@@ -23,6 +22,7 @@ from lora_profiler.harness.environment import environment, public_command, publi
 from lora_profiler.harness.machine import CpuTimes, cpu_times, other_cpu_share, resident_bytes
 from lora_profiler.records.decode import decoded
 from lora_profiler.records.record import Environment
+from private_text import private_text
 
 ROOT = Path(__file__).parent.parent
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -21,7 +21,6 @@ import torch
 
 import families
 import time_limit
-from benchmarks.record_checks import problems
 from commands import in_python
 from lora_profiler import modeling
 from lora_profiler.catalog import model_from_config
@@ -50,6 +49,7 @@ from lora_profiler.records.serialize import record_dict, record_from_dict
 from lora_profiler.records.store import Store
 from lora_profiler.units import GIB, MIB
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from record_checks import problems
 from records import ENVIRONMENT
 from waiting import alive, wait_for_the_end_of, wait_until
 

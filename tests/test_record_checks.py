@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.private_text import private_text
-from benchmarks.record_checks import check_file, check_folder, problems
 from golden_files import Golden
 from lora_profiler.records.record import Conditions, Device, Failure, Record
 from lora_profiler.records.serialize import record_dict, record_from_dict
+from private_text import private_text
+from record_checks import check_file, check_folder, problems
 from records import LORA_WORKLOAD, PEAK, PHASE_PEAKS, make_record
 
 GOLDEN = Path(__file__).parent / "golden"

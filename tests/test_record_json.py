@@ -12,7 +12,6 @@ import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from benchmarks.record_checks import problems
 from golden_files import Golden
 from lora_profiler.catalog import find_model
 from lora_profiler.catalog.bundled import bundled_models
@@ -34,6 +33,7 @@ from lora_profiler.records.serialize import (
     workload_from_dict,
 )
 from lora_profiler.workload import STORED_OPTIONS, LoraConfig, Quantization, TrainSetup, Workload
+from record_checks import problems
 from record_strategies import MODELS, records, workloads
 from records import make_record
 

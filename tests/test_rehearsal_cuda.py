@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from benchmarks.first_rank import rehearsed_first_rank
-from benchmarks.record_checks import problems
 from lora_profiler import Workload, predict
 from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import find_gpu, find_model, model_from_config
@@ -24,6 +23,7 @@ from lora_profiler.planning.setups import setup_for
 from lora_profiler.records.serialize import record_from_dict, setup_from_dict
 from lora_profiler.steptime import predict_step_time
 from lora_profiler.workload import LoraConfig, TrainSetup
+from record_checks import problems
 from waiting import wait_until
 
 PYTHON = os.environ.get("LORA_PROFILER_CUDA_PYTHON")

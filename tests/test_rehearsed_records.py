@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.record_checks import problems
 from commands import Run, refused
 from golden_files import Golden
 from lora_profiler.catalog import find_gpu
@@ -36,6 +35,7 @@ from lora_profiler.report.measured.measured_runs import run_row
 from lora_profiler.report.rehearsed import rehearsed_blocks
 from lora_profiler.report.terminal import plain
 from lora_profiler.workload import Workload
+from record_checks import problems
 from records import H100, PEAK, WORKLOAD, make_prediction, make_record
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,7 +9,6 @@ import numpy
 import pytest
 
 import records
-from benchmarks.record_checks import impossible
 from golden_files import Golden
 from lora_profiler.catalog import find_gpu
 from lora_profiler.comparison.throughput import (
@@ -27,6 +26,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.prediction import FlopCount
 from lora_profiler.records.record import Conditions, Energy, Record
 from lora_profiler.workload import LoraConfig
+from record_checks import impossible
 
 MIB = 2**20
 

@@ -90,7 +90,7 @@ class RecordFields:
     Bytes are integers, seconds are numbers; what was not measured is null or left out, never 0.
     `id` is case_key, environment_key and repeat; these keys follow from the rest, and a later
     record of the same id replaces the earlier. Times are UTC, ISO 8601. Cross-field rules are in
-    benchmarks/record_checks.py; older schemas are migrated on reading.
+    tests/record_checks.py; older schemas are migrated on reading.
     """
 
     schema_version: Literal["1.1"]

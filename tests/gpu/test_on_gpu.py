@@ -12,7 +12,6 @@ from functools import cache
 import pytest
 import torch
 
-from benchmarks.record_checks import problems
 from lora_profiler.catalog import find_model
 from lora_profiler.comparison.throughput import card_of
 from lora_profiler.harness import Case, make_case, measure_case
@@ -20,6 +19,7 @@ from lora_profiler.planning.engine import predict
 from lora_profiler.records.record import Conditions, Record
 from lora_profiler.units import GIB, MIB
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from record_checks import problems
 
 pytestmark = [
     pytest.mark.gpu,

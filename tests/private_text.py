@@ -21,7 +21,7 @@ _TOKEN = re.compile(
         hf_[A-Za-z0-9]{16,} | gh[opsu]_[A-Za-z0-9]{20,} | github_pat_\w{20,} | glpat-[\w-]{20,} | sk-[\w-]{20,}
       | AKIA[A-Z0-9]{16} | eyJ[\w-]{10,}\.eyJ[\w-]+ | Bearer\s+\S{8,}
       | (?:api[_-]?key|password|passwd|secret|token)\s*[=:]\s*\S+
-    )""",  # noqa: E501
+    )""",
     re.VERBOSE | re.IGNORECASE,
 )
 _SECRET_NAME = re.compile(

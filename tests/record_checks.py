@@ -9,7 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks.private_text import private_text
 from lora_profiler.comparison.throughput import utilisation
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.prediction import FlopCount
@@ -24,6 +23,7 @@ from lora_profiler.records.checks import (
 from lora_profiler.records.load import parsed_record
 from lora_profiler.records.record import REHEARSED, SCHEMA_VERSION, UNATTRIBUTED_SHARE, Record
 from lora_profiler.records.serialize import record_dict
+from private_text import private_text
 
 
 def check_file(path: Path) -> list[str]:
