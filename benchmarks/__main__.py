@@ -2,7 +2,7 @@
 
     python -m benchmarks [--write]
 
-Prints a table of the commands, group by group: what each answers, in the words of its own text,
+Prints a table of the commands, folder by folder: what each answers, in the words of its own text,
 what it writes, and which pages of the docs cite it. --write puts them into README.md.
 """
 
@@ -19,46 +19,30 @@ from benchmarks.pages import parser_of, table
 HERE = Path(__file__).parent
 README = HERE / "README.md"
 BEGIN, END = "<!-- commands:begin -->\n", "<!-- commands:end -->\n"
-GROUPS = {
-    "Real steps on a CPU": (
-        "saved_bytes peaks records distributed data_lengths calibration mathematics"
-    ),
-    "Traces, profiles and plans": "bundle laws profiles held_out ranks fragmentation liger plans",
-    "Rehearsals: torch's CUDA build over stub libraries, no GPU": (
-        "rehearsed_rules rehearsed_trainers rehearsed_frameworks rehearsed_files"
-        " rehearsed_generation rehearsed_scripts written_scripts rehearsed_time"
-        " rehearsed_time_of_others boundary_verdicts crossover_points"
-    ),
-    "What others measured and published, and their estimators": (
-        "public_accuracy public_command peak_intervals as_typed threads step_time league"
-    ),
-    "Facts that rules are held to by tests": (
-        "oracle_grid sdpa_choices packed_layers projected_optimizers rehearsed_hqq deepspeed_ranks"
-        " deepspeed_rehearsed context_rehearsed"
-    ),
-    "How the program answers": (
-        "startup throughput compile_speed dashboard looks trainer_files misread_keys written_files"
-        " fuzz"
-    ),
-    "Pages, and what the package brings": (
-        "accuracy combinations reports pictures terminal_pictures static_page extract_shapes"
-        " fetch_inputs"
-    ),
+FOLDERS = {
+    "truth": "Predictions against real steps, traces and each other",
+    "rehearsed": "Rehearsals: torch's CUDA build over stub libraries, no GPU",
+    "public": "What others measured and published, their files and their estimators",
+    "speed": "How quickly the program answers, and how it looks",
+    "": "All folders",
 }
-"""Every module that is a command."""
 _WRITTEN = re.compile(
     r"`((?:results|tests/data|docs|reports|lora_profiler/\S+/data)/[^`\s]+\.[a-z.]+)`"
 )
 
 
 @dataclass(frozen=True)
-class Command:
-    name: str
+class Module:
+    path: Path
 
     @property
-    def path(self) -> Path:
-        package = HERE / self.name / "__main__.py"
-        return package if package.exists() else HERE / f"{self.name}.py"
+    def name(self) -> str:
+        """Behind `benchmarks.`."""
+        return ".".join(self.path.relative_to(HERE).with_suffix("").parts).removesuffix(".__main__")
+
+    @property
+    def is_command(self) -> bool:
+        return 'if __name__ == "__main__":' in self.path.read_text("utf-8")
 
     @property
     def text(self) -> str:
@@ -79,7 +63,7 @@ class Command:
         """The docs that name it, or what it writes of results."""
         results = [path for path in self.written if path.startswith("results/")]
         of_results = (word for path in results for word in (path, f"`{Path(path).name}`"))
-        names = (f"benchmarks.{self.name}", f"benchmarks/{self.name}.py", *of_results)
+        names = (f"benchmarks.{self.name}", str(self.path.relative_to(HERE.parent)), *of_results)
         whole = re.compile("|".join(rf"{re.escape(name)}(?!\w)" for name in names))
         return [name for name, text in _docs().items() if whole.search(text)]
 
@@ -93,18 +77,28 @@ def _docs() -> dict[str, str]:
     return {"README.md": (root / "README.md").read_text("utf-8"), **found}
 
 
-def commands() -> dict[str, list[Command]]:
-    return {title: [Command(name) for name in names.split()] for title, names in GROUPS.items()}
+def modules(folder: str) -> list[Module]:
+    found = sorted([*(HERE / folder).glob("[a-z]*.py"), *(HERE / folder).glob("*/__main__.py")])
+    own = [path for path in found if folder or path.parent == HERE]
+    return [Module(path) for path in own]
+
+
+def commands() -> dict[str, list[Module]]:
+    return {folder: [each for each in modules(folder) if each.is_command] for folder in FOLDERS}
 
 
 def tables() -> Iterator[str]:
-    for title, found in commands().items():
-        yield f"\n### {title}\n\n"
+    for folder, title in FOLDERS.items():
+        yield f"\n### {folder or 'benchmarks'}: {title}\n\n"
+        own = modules(folder)
         rows = (
             (f"`{each.name}`", each.answer, _paths(each.written), ", ".join(each.pages) or "-")
-            for each in found
+            for each in own
+            if each.is_command
         )
         yield "\n".join(table("command | what it answers | writes | cited in", rows)) + "\n"
+        shared = [f"- `{each.name}`: {each.answer}" for each in own if not each.is_command]
+        yield "\n" + "\n".join(shared) + "\n" if shared else ""
 
 
 def _paths(paths: tuple[str, ...]) -> str:

@@ -13,18 +13,16 @@ from itertools import chain
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
-from benchmarks import (
-    boundary_verdicts,
-    rehearsed_files,
-    rehearsed_frameworks,
-    rehearsed_generation,
-    rehearsed_trainers,
-)
-from benchmarks.data_lengths import errors as epoch_errors
 from benchmarks.pages import RESULTS, read_document, table, words_of
-from benchmarks.public_rows.grade import headline
-from benchmarks.rehearsed_peaks import Family, compared
+from benchmarks.public.grade import headline
+from benchmarks.rehearsed import boundary as boundary_verdicts
+from benchmarks.rehearsed import files as rehearsed_files
+from benchmarks.rehearsed import frameworks as rehearsed_frameworks
+from benchmarks.rehearsed import generation as rehearsed_generation
+from benchmarks.rehearsed import trainers as rehearsed_trainers
+from benchmarks.rehearsed.peaks import Family, compared
 from benchmarks.rows import read_rows
+from benchmarks.truth.data_lengths import errors as epoch_errors
 from lora_profiler.evidence import command_shares, interval, measured_steps, own_rows
 from lora_profiler.report.evidence import errors_of, graded_memory
 from lora_profiler.report.labels import LEFT_OUT_LABELS, SOURCE_LABELS, TIER_LABELS

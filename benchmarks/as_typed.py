@@ -27,7 +27,7 @@ from statistics import fmean, median
 from typing import Any
 
 from benchmarks.pages import page_of, parser_of, table, tell
-from benchmarks.public_rows.replay import is_liger_file
+from benchmarks.public.replay import is_liger_file
 from lora_profiler.catalog import bundled_models, find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.guided import GUIDED, Foreseen, foresee, guided_lines

@@ -18,7 +18,7 @@ from lora_profiler.rehearsal.result import Rehearsal
 from lora_profiler.workload import Workload
 
 ROOT = Path(__file__).parents[1]
-STEPS = Path(__file__).parent / "inside" / "training_steps.py"
+STEPS = Path(__file__).parent / "rehearsed" / "inside" / "training_steps.py"
 WORKSPACES = "workspaces of BLAS"
 """What a prediction leaves out, and rehearsals tell."""
 

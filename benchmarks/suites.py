@@ -3,8 +3,8 @@ same on every machine."""
 
 from collections.abc import Callable, Mapping
 
-from benchmarks.cpu_suites import cpu_families, cpu_layers, tiny
-from benchmarks.h100_suite import h100_campaign
+from benchmarks.truth.cpu_suites import cpu_families, cpu_layers, tiny
+from benchmarks.truth.h100_suite import h100_campaign
 from lora_profiler.harness import Case
 from lora_profiler.workload import Device
 

@@ -141,7 +141,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("auto", "live", "record"),
         default="auto",
         help="real models: as tests/recording.py decides, or all of them live; `record` is for"
-        " `python -m benchmarks.oracle_grid`",
+        " `python -m benchmarks.truth.oracle_grid`",
     )
 
 

@@ -1,6 +1,6 @@
 """Stand-ins for layers of bases that need a card: what PEFT wraps and autograd sees of them, on a
 CPU. `tests/data/packed_layers.json` holds what the packages' own layers do
-(`benchmarks/packed_layers.py`)."""
+(`benchmarks/truth/packed_layers.py`)."""
 
 import importlib.util
 import sys

@@ -9,7 +9,7 @@ and on the code that builds and runs it; none of them changes from commit to com
 - for every cell of a family whose program the last commit or the working tree changed,
 - for all cells where the installed versions are not the file's, or the file has no such cell.
 
-A live answer must equal the file's. `python -m benchmarks.oracle_grid` writes the file anew;
+A live answer must equal the file's. `python -m benchmarks.truth.oracle_grid` writes the file anew;
 `pytest --whole` runs everything live.
 """
 
@@ -146,7 +146,7 @@ class Recording:
         ):
             assert value == recorded, (
                 f"{measure.name} of a live run differs from {FILE.name} (which"
-                f" `python -m benchmarks.oracle_grid` writes) at {cell}"
+                f" `python -m benchmarks.truth.oracle_grid` writes) at {cell}"
             )
         return value
 

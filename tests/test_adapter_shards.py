@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agreement import totals
-from benchmarks.first_rank import rehearsed_first_rank
+from benchmarks.rehearsed.first_rank import rehearsed_first_rank
 from benchmarks.rehearsing import steady_bytes
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_gpu, find_model

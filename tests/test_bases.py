@@ -150,7 +150,7 @@ REHEARSED = json.loads((Path(__file__).parent / "data" / "rehearsed_hqq.json").r
 
 @pytest.mark.parametrize("row", REHEARSED["rows"], ids=lambda r: "-".join(map(str, r.values())))
 def test_hqq_asks_a_pretended_card_for_the_predicted_bytes(row):
-    """hqq's own layers on torch's CUDA build (`benchmarks/rehearsed_hqq.py`); widest layers' weights
+    """hqq's own layers on torch's CUDA build (`benchmarks/rehearsed/hqq_layers.py`); widest layers' weights
     come back beside the layer's peak."""
     sizes = {"model_type": row["model_type"]} | REHEARSED["sizes"]
     asked = {"batch_size", "seq_len", "dtype", "precision", "checkpointing"} & row.keys()

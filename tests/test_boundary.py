@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import boundary_verdicts as boundary
+from benchmarks.rehearsed import boundary
 from lora_profiler.catalog import find_model
 from lora_profiler.compiled.requests import requests_for
 from lora_profiler.compiled.trials import Trials

@@ -2,12 +2,12 @@
 
 import re
 
-from benchmarks import combinations
+from benchmarks.truth import combinations
 
 
 def test_the_page_is_up_to_date_and_has_no_empty_cell():
     page = combinations.PAGE.read_text("utf-8")
-    assert page == combinations.page(), "python -m benchmarks.combinations"
+    assert page == combinations.page(), "python -m benchmarks.truth.combinations"
     rows = re.findall(r"^\| `.*$", page, re.MULTILINE)
     named = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
     assert sorted(named) == sorted(combinations.OPTIMIZERS * len(combinations.WAYS))

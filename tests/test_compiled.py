@@ -109,7 +109,7 @@ CASES = [
     ("gpt2", "lora"),
     ("opt", "full checkpointed"),
 ]
-"""`python -m benchmarks.held_out` asks hundreds more."""
+"""`python -m benchmarks.truth.held_out` asks hundreds more."""
 
 
 @pytest.mark.parametrize(("family", "name"), CASES)

@@ -10,7 +10,7 @@ import pytest
 
 import cases
 from agreement import totals
-from benchmarks.context_rehearsed import NARROW, type_config
+from benchmarks.rehearsed.context_rank import NARROW, type_config
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_gpu, model_from_config
 from lora_profiler.errors import UsageError

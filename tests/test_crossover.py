@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import crossover_points
+from benchmarks.rehearsed import crossover as crossover_points
 from benchmarks.rows import read_rows
 from lora_profiler import (
     LoraConfig,
@@ -118,7 +118,7 @@ def test_one_method_and_no_length_are_refused() -> None:
 
 def test_both_sides_of_an_end_are_as_rehearsed_to_the_byte() -> None:
     """On either side of where LoRA begins to need more, full and LoRA, as
-    `benchmarks/crossover_points.py` ran them."""
+    `benchmarks/rehearsed/crossover.py` ran them."""
     rows = read_rows(crossover_points.ROWS)
     assert len(rows) >= 30
     for row in rows:

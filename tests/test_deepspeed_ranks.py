@@ -1,5 +1,5 @@
 """What DeepSpeed's ZeRO-2 and ZeRO-3 hold through the step, by rule against ranks that trained
-with it over gloo (`benchmarks/deepspeed_ranks.py`)."""
+with it over gloo (`benchmarks/truth/deepspeed_ranks.py`)."""
 
 import json
 from pathlib import Path

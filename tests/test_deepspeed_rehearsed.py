@@ -1,5 +1,5 @@
 """ZeRO-1, 2 and 3, of one rank and offloaded too, by rule against what DeepSpeed itself asked a pretended card
-for (`benchmarks/deepspeed_rehearsed.py`)."""
+for (`benchmarks/rehearsed/deepspeed_rank.py`)."""
 
 import json
 from dataclasses import replace
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agreement import totals
-from benchmarks.deepspeed_rehearsed import config_of
+from benchmarks.rehearsed.deepspeed_rank import config_of
 from lora_profiler.analytic import predict
 from lora_profiler.analytic.zero3_fetching import gathered
 from lora_profiler.catalog import find_gpu, model_from_config

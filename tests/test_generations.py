@@ -9,7 +9,7 @@ import pytest
 
 import cases
 from agreement import as_the_trace, totals
-from benchmarks.public_rows import models, old_code
+from benchmarks.public import models, old_code
 from lora_profiler import find_model
 from lora_profiler.adapters import adapters
 from lora_profiler.analytic import predict

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.league.__main__ import PAGE
-from benchmarks.league.ours import COMMAND, REPLAY, command_answers, replay_answers
-from benchmarks.league.questions import GIB, never_asked, peak_rows, question, questions
-from benchmarks.league.report import page, report
-from benchmarks.league.rivals import ASK, RIVALS
-from benchmarks.league.scores import Pair, Score, pair, score, wins
 from benchmarks.pages import RESULTS, read_document
+from benchmarks.public.league.__main__ import PAGE
+from benchmarks.public.league.ours import COMMAND, REPLAY, command_answers, replay_answers
+from benchmarks.public.league.questions import GIB, never_asked, peak_rows, question, questions
+from benchmarks.public.league.report import page, report
+from benchmarks.public.league.rivals import ASK, RIVALS
+from benchmarks.public.league.scores import Pair, Score, pair, score, wins
 from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, predict
 
 DOCUMENT = read_document("league")

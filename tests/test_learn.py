@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from benchmarks.mathematics import SHOWN, rendered, shown
 from benchmarks.pages import RESULTS
+from benchmarks.truth.mathematics import SHOWN, rendered, shown
 from dashboard_app import cautions, drawings, opened, problems, texts, written
 from lora_profiler.dashboard import following, learn_page, link
 from lora_profiler.report.charts.lines import claim_chart
@@ -136,7 +136,7 @@ def test_what_comes_with_the_package_is_what_the_committed_run_found() -> None:
     if not results.exists():
         pytest.skip("there are no committed results here")
     found = json.loads(results.read_text("utf-8"))
-    old = f"{SHOWN.name} is old: python -m benchmarks.mathematics --render"
+    old = f"{SHOWN.name} is old: python -m benchmarks.truth.mathematics --render"
     assert SHOWN.read_text("utf-8") == shown(found) and rendered(found) == found, old
     assert len(SHOWN.read_bytes()) < 120_000
 

@@ -555,7 +555,9 @@ def test_text_goes_through_the_tokenizer_of_the_weights(tmp_path: Path) -> None:
 def test_real_weights_on_real_text() -> None:
     weights, text = INPUTS / "SmolLM2-135M-Instruct.Q4_1.gguf", INPUTS / "shakespeare.txt"
     if not (weights.is_file() and text.is_file()):
-        pytest.skip("the real inputs are not here; python -m benchmarks.fetch_inputs fetches them")
+        pytest.skip(
+            "the real inputs are not here; python -m benchmarks.truth.fetch_inputs fetches them"
+        )
     if importlib.util.find_spec("gguf") is None:
         pytest.skip("the package gguf is not installed")
     tokens = text_tokens(str(text), str(weights))

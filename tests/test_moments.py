@@ -1,7 +1,7 @@
 """The moments of the peak: equal to the CPU allocator's record of real steps, and to sums worked
 out by hand.
 
-`benchmarks/peaks.py` runs many more configurations; its published errors are held to what the
+`benchmarks/truth/peaks.py` runs many more configurations; its published errors are held to what the
 predictor claims.
 """
 
@@ -19,8 +19,8 @@ import reference
 import tracing
 import truth
 from agreement import totals
-from benchmarks import peaks
-from benchmarks.peak_configurations import Configuration, configurations
+from benchmarks.truth import peaks
+from benchmarks.truth.peak_configurations import Configuration, configurations
 from lora_profiler.analytic import peak_bytes, predict
 from lora_profiler.analytic.plan import EXACT_MOMENTS
 from lora_profiler.analytic.predict import CHECKPOINTED_LAYER_ERROR, LAYER_ERROR

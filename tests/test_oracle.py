@@ -61,7 +61,7 @@ def wide(**fields) -> TrainSetup:
     return small(seq_len=256, **fields)
 
 
-# in float32: a CPU without bfloat16 takes minutes; benchmarks/peaks.py has hundreds of others
+# in float32: a CPU without bfloat16 takes minutes; benchmarks/truth/peaks.py has hundreds of others
 PEAKS = [
     (wide(dtype="float32", checkpointing=True), (671_049_908, 736_577_700, 887_454_124)),
     (

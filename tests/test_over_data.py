@@ -145,8 +145,8 @@ def test_nothing_of_it_is_loaded_for_other_questions() -> None:
 
 
 def test_recorded_epochs_are_predicted_again() -> None:
-    """Of transformers' Trainer, with its samplers and TRL's packing: `benchmarks.data_lengths`."""
-    from benchmarks import data_lengths
+    """Of transformers' Trainer, with its samplers and TRL's packing: `benchmarks.truth.data_lengths`."""
+    from benchmarks.truth import data_lengths
 
     rows = json.loads((data_lengths.RESULTS / "data_lengths.json").read_text())
     assert len(rows) == len(data_lengths.distributions()) * len(data_lengths.RULES) == 15

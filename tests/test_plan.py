@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.exhaustive_plans import front_of, front_of_plan, try_everything
+from benchmarks.truth.exhaustive_plans import front_of, front_of_plan, try_everything
 from commands import Run
 from lora_profiler import (
     Amount,

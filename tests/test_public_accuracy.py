@@ -10,17 +10,16 @@ import pytest
 from transformers.models.llama import modeling_llama
 from transformers.models.mistral import modeling_mistral
 
-from benchmarks import public_accuracy as accuracy
-from benchmarks import public_command
 from benchmarks.pages import RESULTS, read_document
-from benchmarks.public_rows import conditions, grade, old_code
-from benchmarks.public_rows.conditions import NotExpressibleError
-from benchmarks.public_rows.memory import memory_row, memory_rows, repeated_heads
-from benchmarks.public_rows.peft_runs import PADDED, TOKENS
-from benchmarks.public_rows.replay import replay_of, throughput_rows
-from benchmarks.public_rows.report import MARKS
-from benchmarks.public_rows.tape import tape_of
-from benchmarks.public_rows.typed import Typed, typed
+from benchmarks.public import accuracy, conditions, grade, old_code
+from benchmarks.public import command as public_command
+from benchmarks.public.conditions import NotExpressibleError
+from benchmarks.public.memory import memory_row, memory_rows, repeated_heads
+from benchmarks.public.peft_runs import PADDED, TOKENS
+from benchmarks.public.replay import replay_of, throughput_rows
+from benchmarks.public.report import MARKS
+from benchmarks.public.tape import tape_of
+from benchmarks.public.typed import Typed, typed
 from lora_profiler.traced.layouts import at_depth
 
 DOCUMENT = read_document("public_accuracy")

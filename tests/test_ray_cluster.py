@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 import quick_child
-from benchmarks import suite_models
+from benchmarks.truth import suite_models
 from commands import Run, refused
 from golden_files import Golden
 from lora_profiler.campaign.planned import Planned, planned_for_cluster

@@ -13,8 +13,15 @@ from click import Context
 from rich.text import Text
 
 import lora_profiler
-from benchmarks.terminal_pictures import PICTURES, letters, letters_of, needs_cuda, printed, themes
-from benchmarks.terminal_pictures import SHOWN as PICTURE_OF
+from benchmarks.speed.terminal_pictures import (
+    PICTURES,
+    letters,
+    letters_of,
+    needs_cuda,
+    printed,
+    themes,
+)
+from benchmarks.speed.terminal_pictures import SHOWN as PICTURE_OF
 from built_pages import broken_lines
 from commands import OFFLINE, in_this_process
 from lora_profiler._common.moved import MOVED
@@ -198,7 +205,7 @@ def test_a_picture_of_a_terminal_has_what_the_command_prints(name: str) -> None:
     shown = letters(f"$ {command}{Text.from_ansi(printed(command)).plain}")
     for suffix in themes():
         picture = (PICTURES / f"{name}{suffix}.svg").read_text("utf-8")
-        assert letters_of(picture) == shown, "python -m benchmarks.terminal_pictures"
+        assert letters_of(picture) == shown, "python -m benchmarks.speed.terminal_pictures"
         assert "@font-face" not in picture and "url(http" not in picture
 
 

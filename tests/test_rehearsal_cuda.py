@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.first_rank import rehearsed_first_rank
+from benchmarks.rehearsed.first_rank import rehearsed_first_rank
 from lora_profiler import Workload, predict
 from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import find_gpu, find_model, model_from_config

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import rehearsed_frameworks
-from benchmarks.rehearsed_files import FAMILY, handed, key, page, told
+from benchmarks.rehearsed import frameworks as rehearsed_frameworks
+from benchmarks.rehearsed.files import FAMILY, handed, key, page, told
 from benchmarks.rows import read_rows
 
 ALL = read_rows(FAMILY.rows)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.framework_cells import cells
-from benchmarks.rehearsed_frameworks import FAMILY, is_exact, page
+from benchmarks.rehearsed.framework_cells import cells
+from benchmarks.rehearsed.frameworks import FAMILY, is_exact, page
 from benchmarks.rows import read_rows
 from commands import Run
 from lora_profiler.analytic.plan import EXACT_MOMENTS

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.first_rank import rehearsed_first_rank
+from benchmarks.rehearsed.first_rank import rehearsed_first_rank
 from benchmarks.rehearsing import steady_bytes
 from lora_profiler import predict
 from test_flat_shards import REHEARSED

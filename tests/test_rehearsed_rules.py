@@ -1,5 +1,5 @@
 """Rules and profiles against rehearsals: the CUDA build of torch over stub libraries, as
-`benchmarks/rehearsed_rules.py` ran it. Rehearsed, not measured."""
+`benchmarks/rehearsed/rules.py` ran it. Rehearsed, not measured."""
 
 import json
 from contextlib import suppress
@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import rehearsed_rules
 from benchmarks.questions import workload_on
+from benchmarks.rehearsed import rules as rehearsed_rules
 from benchmarks.rows import read_rows
 from lora_profiler import LoraConfig, Prediction, TrainSetup, Workload, find_model, predict
 from lora_profiler.errors import LoraProfilerError
@@ -56,7 +56,7 @@ def test_there_are_both_answers_and_all_methods() -> None:
 
 
 def test_the_package_shows_every_row_and_no_other() -> None:
-    """`python -m benchmarks.rehearsed_rules --again` writes them, with the bundled profiles, which
+    """`python -m benchmarks.rehearsed.rules --again` writes them, with the bundled profiles, which
     tests have none of: a profile may answer where rules cannot, or exactly where they estimate."""
     shown = {(r.model, r.where, r.setup, r.counted_bytes): r for r in own_rows("rehearsed")}
     rows = read_rows(rehearsed_rules.ROWS)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import rehearsed_time as benchmark
+from benchmarks.rehearsed import step_time as benchmark
 from benchmarks.rows import read_rows
 from lora_profiler.catalog import find_gpu
 from lora_profiler.kernels import Gemm, Kernel

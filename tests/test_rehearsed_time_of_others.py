@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.rehearsed_time import BOUND
-from benchmarks.rehearsed_time_of_others import (
+from benchmarks.rehearsed.step_time import BOUND
+from benchmarks.rehearsed.trainers_step_time import (
     CAUSES,
     PAGE,
     ROWS,

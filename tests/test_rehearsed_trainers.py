@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.rehearsed_peaks import predicted
-from benchmarks.rehearsed_trainers import FAMILY, cells, page
+from benchmarks.rehearsed.peaks import predicted
+from benchmarks.rehearsed.trainers import FAMILY, cells, page
 from benchmarks.rows import read_rows
 
 ALL = read_rows(FAMILY.rows)

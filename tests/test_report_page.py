@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accessibility import serious
-from benchmarks.reports import RECORDS, REPORTS, machines
+from benchmarks.truth.reports import RECORDS, REPORTS, machines
 from browser import launched
 from commands import in_python
 from figure_texts import crowded
@@ -658,7 +658,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reports")
     environment = {k: v for k, v in os.environ.items() if k != "LORA_PROFILER_CACHE"}
     subprocess.run(
-        [sys.executable, "-m", "benchmarks.reports", "--output", str(folder)],
+        [sys.executable, "-m", "benchmarks.truth.reports", "--output", str(folder)],
         check=True,
         capture_output=True,
         env=environment,
@@ -672,7 +672,7 @@ def test_committed_reports_are_what_the_generator_makes(generated: Path) -> None
     assert sorted(path.name for path in REPORTS.iterdir()) == names != []
     for name in names:
         fresh, committed = ((of / name).read_text("utf-8") for of in (generated, REPORTS))
-        old = f"{name} is old: python -m benchmarks.reports"
+        old = f"{name} is old: python -m benchmarks.truth.reports"
         assert embedded_data(committed) == embedded_data(fresh), old
         assert committed == fresh, old
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import fragmentation
 from benchmarks.rows import read_rows
+from benchmarks.truth import fragmentation
 from lora_profiler import LoraConfig, TrainSetup, Workload, find_gpu, find_model
 from lora_profiler.catalog import bundled_gpus, model_from_config
 from lora_profiler.catalog.gpus import (

@@ -1,7 +1,7 @@
 """What autograd keeps: equal to `saved_tensors_hooks` on real models to the byte, and to formulas
 worked out by hand.
 
-The whole grid is run by `benchmarks/saved_bytes.py`; here are 200 of its cases, drawn by a fixed
+The whole grid is run by `benchmarks/truth/saved_bytes.py`; here are 200 of its cases, drawn by a fixed
 seed.
 """
 

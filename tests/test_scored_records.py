@@ -1,7 +1,7 @@
-"""`benchmarks.records`: rows of the error table."""
+"""`benchmarks.truth.records`: rows of the error table."""
 
 import records
-from benchmarks import records as scored
+from benchmarks.truth import records as scored
 from lora_profiler.comparison.errors import compare, summary
 
 

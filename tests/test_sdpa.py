@@ -1,7 +1,7 @@
 """The rule of SDPA's kernels against what the CUDA builds of torch chose themselves: every cell of
 `data/sdpa_choices.json`.
 
-The file is made by `benchmarks/sdpa_choices.py`, on torch's own dispatcher; the rule is written
+The file is made by `benchmarks/truth/sdpa_choices.py`, on torch's own dispatcher; the rule is written
 from its source.
 """
 

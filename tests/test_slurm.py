@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import suite_models
+from benchmarks.truth import suite_models
 from commands import Run, refused
 from golden_files import Golden
 from lora_profiler.campaign.planned import planned_for_cluster

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from accessibility import serious
-from benchmarks import static_page
 from browser import launched
 from commands import in_python, lora_profile
 from conftest import THE_BUNDLE
@@ -27,6 +26,7 @@ from lora_profiler.planning.setups import DEFAULTS, workloads
 from lora_profiler.stacks import GUIDE, as_guided, find_stack, spelled
 from lora_profiler.support.check import check
 from lora_profiler.workload import Method
+from space import page as static_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("the_bundle")]
 
@@ -334,6 +334,6 @@ def test_the_docs_build_it_without_streamlit() -> None:
     """The extra `docs` brings none of what the dashboard needs."""
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('streamlit', 'plotly', 'pandas', 'torch')));"
-        " import benchmarks.static_page"
+        " import space.page"
     )
     in_python(code)

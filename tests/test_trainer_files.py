@@ -186,7 +186,7 @@ def test_axolotl(read: Any) -> None:
 
 
 def test_what_axolotl_takes_where_nothing_is_said(read: Any) -> None:
-    """Its schema's defaults, not what most of its examples set (benchmarks/misread_keys.py)."""
+    """Its schema's defaults, not what most of its examples set (benchmarks/public/misread_keys.py)."""
     bare = AXOLOTL.replace("lora_dropout: 0.05\n", "")
     bare = bare.replace("gradient_accumulation_steps: 4\n", "batch_size: 8\n")
     options = read(bare.replace("lora_target_linear: true\n", "")).options

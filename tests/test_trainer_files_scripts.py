@@ -1,5 +1,5 @@
 """Scripts with PEFT and a Trainer: read as questions without being run, and written from them. What
-they hold when they are run is in `benchmarks/written_scripts.py`."""
+they hold when they are run is in `benchmarks/rehearsed/written_scripts.py`."""
 
 import json
 import re

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import peak_intervals
-from benchmarks.public_rows.grade import headline
+from benchmarks.public import peak_intervals
+from benchmarks.public.grade import headline
 from lora_profiler import Workload, find_model, predict
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.setups import setup_for

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import threads
 from benchmarks.pages import RESULTS
+from benchmarks.public import threads
 from commands import lora_profile
 from lora_profiler import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
@@ -79,7 +79,7 @@ def test_several_gpus_that_are_too_few_need_more() -> None:
 
 
 def test_threads_on_language_models_have_an_answer() -> None:
-    """The committed page; `python -m benchmarks.threads --write` asks them all again."""
+    """The committed page; `python -m benchmarks.public.threads --write` asks them all again."""
     of_language = (RESULTS / "threads.md").read_text("utf-8").split("\n## ")[1]
     assert "C 0" in of_language and "| C |" not in of_language
 

@@ -2,8 +2,8 @@
 
 Sources: DeepSpeed 0.19.8, `runtime/zero/stage_1_and_2.py`, `stage3.py`, `partition_parameters.py`
 and `config.py` (its defaults). What lives through the step was measured with DeepSpeed over gloo
-(`benchmarks/deepspeed_ranks.py`) and is equal to the byte; what lives for a while was rehearsed
-(`benchmarks/deepspeed_rehearsed.py`).
+(`benchmarks/truth/deepspeed_ranks.py`) and is equal to the byte; what lives for a while was
+rehearsed (`benchmarks/rehearsed/deepspeed_rank.py`).
 """
 
 from collections.abc import Sequence

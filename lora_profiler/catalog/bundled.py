@@ -177,7 +177,8 @@ def table(id: str) -> Described:
 
     One line a model: `{"output": name, "weightless": [name], "parts": [part]}`. A part is a module
     `[name, kind, [[weight, shape, tied_to?]]]` or a stack `[name, [kind's modules], [[kind,
-    repeats]]]`. Written by `benchmarks/extract_shapes.py` from transformers on the meta device.
+    repeats]]]`. Written by `benchmarks/truth/extract_shapes.py` from transformers on the meta
+    device.
     """
     row = data_line("shapes.json", id)
     assert row is not None

@@ -20,7 +20,7 @@ DATA = Path(__file__).parent / "data"
 
 @cache
 def document(kind: Kind) -> dict[str, Any]:
-    """What `python -m benchmarks.public_accuracy`, `.public_command`, `.step_time`,
+    """What `python -m benchmarks.public.accuracy`, `.public_command`, `.step_time`,
     `.rehearsed_rules` and `.records` wrote of their rows."""
     content: dict[str, Any] = json.loads((DATA / f"{kind}.json").read_text("utf-8"))
     return content

@@ -48,8 +48,8 @@ _STACKS: Mapping[str | None, str] = {
     "ORPOTrainer": "trl-orpo", "RewardTrainer": "trl-reward",
 }  # fmt: skip
 """By the class of the trainer. The stack's own step was held against rehearsals of that trainer
-(`benchmarks/rehearsed_trainers.py`), a bare loop's against `examples/rehearse/plain_loop.py` and
-the harness' (`benchmarks/rehearsed_rules.py`)."""
+(`benchmarks/rehearsed/trainers.py`), a bare loop's against `examples/rehearse/plain_loop.py` and
+the harness' (`benchmarks/rehearsed/rules.py`)."""
 _OF_LOOP = ("loss", "loop_state", "kernels")
 """What a stack's defaults say that no fact of the script does."""
 _LIBRARIES = {"transformers": "transformers", "trl": "trl-sft"}

@@ -80,8 +80,8 @@ pass runs the loss of the pass before, and in transformers' own compute_loss thi
 accelerate divides it. Sources: transformers 5.24 `trainer.py` (get_batch_samples,
 _inner_training_loop); TRL 1.16 `sft_trainer.py`, `dpo_trainer.py`, and `grpo_trainer.py`, whose
 columns are the ids and masks of a step's completions; held against the trainers' own
-code by `benchmarks/rehearsed_trainers.py`. The others are held so by
-`benchmarks/rehearsed_frameworks.py`. axolotl 0.19, over transformers 5.16: the running loss, which
+code by `benchmarks/rehearsed/trainers.py`. The others are held so by
+`benchmarks/rehearsed/frameworks.py`. axolotl 0.19, over transformers 5.16: the running loss, which
 is on the card from the start, and the loss of the step before, no count; in a pass this one's
 before accelerate divides it. LLaMA-Factory 0.9.6, over transformers 5.6: the count, an int64, since
 its SFT trainer leaves model_accepts_loss_kwargs as it is, and the running loss; in a pass the loss

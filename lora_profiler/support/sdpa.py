@@ -2,7 +2,7 @@
 
 Source of every condition: torch `aten/src/ATen/native/transformers/cuda/sdp_utils.cpp`, functions
 named beside it. The whole was held against the CUDA builds of torch themselves:
-`benchmarks/sdpa_choices.py`, `tests/data/sdpa_choices.json`.
+`benchmarks/truth/sdpa_choices.py`, `tests/data/sdpa_choices.json`.
 """
 
 from collections.abc import Collection

@@ -2,7 +2,7 @@
 Unsloth's rotary embedding: what each keeps, and what it writes over.
 
 Sources: Liger-Kernel `ops/{rms_norm,swiglu,rope}.py` (ead96b6), at whose functions
-`benchmarks/liger.py` looks; Unsloth 2026.10.9, `kernels/rope_embedding.py`
+`benchmarks/truth/liger.py` looks; Unsloth 2026.10.9, `kernels/rope_embedding.py`
 (Fast_RoPE_Embedding_QK).
 """
 

@@ -1,0 +1,344 @@
+"""Predict for a part of the catalogue as one HTML file without a server: opened from disk, offline.
+
+`python -m space.page FILE` writes it; `mkdocs build` makes it anew as `predict.html`.
+Peaks are the polynomials of the rules with exact integers, in the browser. What a card keeps free
+is what the allocator needs, simulated there over the same requests as in `planning.simulated`; the
+bound on fragmentation where there is no tape, as there is none for cards without bfloat16.
+"""
+
+import base64
+import json
+import os
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # mkdocs runs its hook by the path
+
+from lora_profiler import Workload, __version__, find_model
+from lora_profiler.catalog import Gpu, bundled_gpus, bundled_models
+from lora_profiler.compiled.regime import KernelChoice, kernel_choice
+from lora_profiler.compiled.requests import FLASH_ROWS, room_of
+from lora_profiler.errors import UsageError
+from lora_profiler.gpu_platform import BFLOAT16_CAPABILITY, Platform
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.option import flag
+from lora_profiler.planning.engine import pads_masks, windows_of
+from lora_profiler.planning.fit import BATCHES, LENGTHS, NEAR, RANKS, lengths
+from lora_profiler.planning.guided import GUIDED
+from lora_profiler.planning.reserve import (
+    FRAGMENTATION_BYTES,
+    FRAGMENTATION_PERCENT,
+    PART,
+    SURE,
+    reserve_for,
+)
+from lora_profiler.planning.setups import DEFAULTS, workloads, written_options
+from lora_profiler.report.answer.verdicts import gpu_name
+from lora_profiler.stacks import BARE, GUIDE, as_guided, find_stack, spelled
+from lora_profiler.support.check import check
+from lora_profiler.support.library_memory import workspace_bytes
+from lora_profiler.support.sdpa import MASK_ALIGNMENT
+from lora_profiler.workload import Method
+from space.peaks import ENGINE, Law, Tables, held, of_model
+from space.tapes import Tapes
+
+ALL_MODELS = (
+    "meta-llama/Llama-3.1-8B",
+    "HuggingFaceTB/SmolLM2-1.7B",
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+    "meta-llama/Llama-3.2-1B",
+    "meta-llama/Llama-3.2-3B",
+    "meta-llama/Llama-3.1-70B",
+    "meta-llama/Llama-2-7b-hf",
+    "mistralai/Mistral-7B-v0.3",
+    "mistralai/Mistral-Small-24B-Base-2501",
+    "mistralai/Mixtral-8x7B-v0.1",
+    "Qwen/Qwen2.5-0.5B",
+    "Qwen/Qwen2.5-7B",
+    "Qwen/Qwen2.5-14B",
+    "Qwen/Qwen2.5-32B",
+    "Qwen/Qwen2.5-72B",
+    "Qwen/Qwen3-4B",
+    "Qwen/Qwen3-8B",
+    "Qwen/Qwen3-14B",
+    "Qwen/Qwen3-30B-A3B",
+    "google/gemma-2-2b",
+    "google/gemma-3-1b-it",
+    "microsoft/Phi-4-mini-instruct",
+    "microsoft/phi-4",
+    "allenai/OLMo-2-1124-7B",
+    "openai-community/gpt2",
+)
+MODELS = ALL_MODELS[: int(os.environ.get("LORA_PROFILER_PAGE_MODELS") or len(ALL_MODELS))]
+"""LORA_PROFILER_PAGE_MODELS=2 makes a page of two in seconds, to check that the pages build."""
+FIRST = ("meta-llama/Llama-3.1-8B", "rtx_4090")
+METHODS: tuple[Method, ...] = get_args(Method)
+TRAINERS = (GUIDE, BARE, *GUIDED)
+LEAST_LENGTH = 64
+"""In tokens: from there on the polynomials hold that are kept."""
+HERE = Path(__file__).parent / "static"
+
+
+@cache
+def page() -> str:
+    """The whole file, the same whenever it is made."""
+    from jinja2 import Environment, FileSystemLoader
+
+    from lora_profiler.report.page.write import colour_variables
+
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True)
+    return environment.get_template("page.html.j2").render(
+        light=colour_variables("light"),
+        dark=colour_variables("dark"),
+        style=(HERE / "page.css").read_text("utf-8"),
+        script="".join((HERE / name).read_text("utf-8") for name in SCRIPTS),
+        data=packed(data()),
+        models=len(MODELS),
+        catalogue=len(bundled_models()),
+        version=__version__,
+    )
+
+
+SCRIPTS = ("allocator.js", "laws.js", "page.js")
+
+
+def packed(document: dict[str, Any]) -> str:
+    """JSON, deflated, as base64."""
+    text = json.dumps(document, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode("ascii")
+
+
+def data() -> dict[str, Any]:
+    """What the script evaluates. `tables` are as `matrix` has them. A model's `ways` are by
+    trainer, method and kernels of a GPU, `usual` without one: a place among all `ways`, or ~ one of
+    `refusals`. A way has `leaves` without and with checkpointing: ~ one of `refusals`, or tables
+    and tapes by batch (one, or more), by the span of lengths that begins at one of `starts`, and by
+    whether the length is a multiple of `alignment`. `held` is [bytes, bytes a rank]. `stops`, and
+    `lengths` of a model, are those of sliders."""
+    specs = [find_model(name, offline=True) for name in MODELS]
+    platforms: dict[Kernels, Platform] = {}
+    shown = [_card(gpu, specs, platforms) for gpu in cards()]
+    usual = platforms.setdefault(_kernels(specs, Platform()), Platform())
+    known = Known(list(platforms.values()))
+    models = [known.model(spec) for spec in specs]
+    return {
+        "first": list(FIRST),
+        "least_length": LEAST_LENGTH,
+        "alignment": MASK_ALIGNMENT,
+        "near": NEAR,
+        "stops": {"batch": BATCHES, "rank": RANKS},
+        "fragmentation": [FRAGMENTATION_PERCENT, FRAGMENTATION_BYTES],
+        "simulated": {"sure": SURE, "part": PART, "rows": FLASH_ROWS},
+        "usual": list(platforms.values()).index(usual),
+        "cards": shown,
+        "trainers": [_trainer(name) for name in TRAINERS],
+        "models": models,
+        "ways": known.document("way"),
+        "leaves": known.document("leaf"),
+        "places": known.document("places"),
+        "refusals": known.document("refusal"),
+        "tables": known.tables.document,
+        "tapes": known.tapes.document,
+    }
+
+
+def cards() -> Iterator[Gpu]:
+    """NVIDIA's GPUs of one memory size, from the smallest on, of one size those of which a program
+    has the most first."""
+    found = [
+        gpu
+        for gpu in bundled_gpus()
+        if gpu.vendor == "nvidia" and gpu.usable_bytes is not None and gpu.capability is not None
+    ]
+    yield from sorted(found, key=lambda gpu: (gpu.memory_gib_marketed, -(gpu.usable_bytes or 0)))
+
+
+def way(
+    spec: ModelSpec, trainer: str, method: Method, platform: Platform, **given: Any
+) -> Workload:
+    """The question by a trainer as its guides pass it. Raises UsageError."""
+    stack = as_guided(find_stack(trainer))
+    stack.check_model(spec)
+    options = {**DEFAULTS, **given, "methods": (method,)}
+    written, names = spelled(stack, options, {"methods", *given})
+    (workload,) = workloads(spec, written, names, platform, stack)
+    check(workload, ENGINE)
+    return workload
+
+
+Kernels = tuple[tuple[KernelChoice, str], ...]
+"""Of attention, and the dtype, for each model, trainer and method."""
+
+
+def _kernels(specs: Sequence[ModelSpec], platform: Platform) -> Kernels:
+    return tuple(
+        (kernel_choice(asked, platform), asked.setup.dtype)
+        for spec in specs
+        for asked in (way(spec, GUIDE, method, platform) for method in METHODS)
+    )
+
+
+def _card(
+    gpu: Gpu, specs: Sequence[ModelSpec], platforms: dict[Kernels, Platform]
+) -> dict[str, Any]:
+    """`platforms` are those met so far, one for each choice of attention kernels."""
+    platform, reserve = gpu.platform(), reserve_for(gpu, 0)
+    chosen = _kernels(specs, platform)
+    platforms.setdefault(chosen, platform)
+    return {
+        "key": gpu.key,
+        "name": gpu_name(gpu),
+        "memory": gpu.memory_gib_marketed,
+        "kernels": list(platforms).index(chosen),
+        "bfloat16": platform.has_bfloat16,
+        "small": platform.has_small_memory,
+        "platform": f"{platform.capability_text} {platform.has_small_memory}",
+        "usable": gpu.usable_bytes,
+        "contexts": [reserve.least_context_bytes, reserve.context_bytes],
+        "workspaces": reserve.workspace_bytes,
+        "workspace": workspace_bytes(platform),
+        "room": room_of(platform),
+    }
+
+
+def _trainer(name: str) -> dict[str, Any]:
+    """`words`: what the command takes for it, by whether the GPU has bfloat16, and by method."""
+    label = LABELS.get(name) or find_stack(name).library
+    words = [[_words(name, method, has) for method in METHODS] for has in (False, True)]
+    return {"name": name, "label": label, "words": words, "listed": name in GUIDED}
+
+
+LABELS = {
+    GUIDE: "the loop of PEFT's and TRL's guides",
+    BARE: "a plain PyTorch loop",
+    "loop": "your own loop",
+}
+
+
+def _words(trainer: str, method: Method, has_bfloat16: bool) -> str:
+    """Options beside `--trainer` that make of its defaults what its guides pass. Sizes and
+    checkpointing are left to the question."""
+    if trainer in (GUIDE, BARE):
+        return ""
+    platform = Platform(capability=None if has_bfloat16 else BFLOAT16_CAPABILITY - 5)
+    stack, given = find_stack(trainer), dict[str, Any]()
+    spec = find_model(FIRST[0], offline=True)
+    guided = written_options(way(spec, trainer, method, platform).setup)
+    while True:
+        options = {**DEFAULTS, **given, "methods": (method,)}
+        (named,) = workloads(spec, options, {"methods", *given}, platform, stack)
+        own = written_options(named.setup)
+        more = {n: v for n, v in guided.items() if own[n] != v and n not in (*given, *LEFT)}
+        if not more:
+            return " ".join(_word(name, value) for name, value in given.items())
+        given |= more
+
+
+LEFT = ("batch_size", "seq_len", "rank", "checkpointing", "alpha")  # the last costs nothing
+
+
+def _word(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return flag(name if value else f"no_{name}")
+    return f"{flag(name)} {value}"
+
+
+class Known:
+    """Everything of several models, which share what is equal."""
+
+    def __init__(self, platforms: Sequence[Platform]) -> None:
+        self.tables, self.tapes = Tables(), Tapes()
+        self._platforms = platforms
+        self._places: dict[str, dict[str, int]] = {}
+        self._leaves: dict[Any, int] = {}
+
+    def document(self, kind: str) -> list[Any]:
+        return list(map(json.loads, self._places.get(kind, ())))
+
+    def _put(self, kind: str, what: Any) -> int:
+        known = self._places.setdefault(kind, {})
+        return known.setdefault(json.dumps(what), len(known))
+
+    def model(self, spec: ModelSpec) -> dict[str, Any]:
+        starts = [LEAST_LENGTH, *(w for w in windows_of(spec) if w > LEAST_LENGTH)]
+        assert not any(start % MASK_ALIGNMENT for start in starts)
+        ways = [
+            [[self._way(spec, t, m, p, starts) for p in self._platforms] for m in METHODS]
+            for t in TRAINERS
+        ]
+        return {
+            "id": spec.id,
+            "starts": starts,
+            "lengths": lengths(LENGTHS[0], spec.trained_length),
+            **of_model(way(spec, GUIDE, "lora", Platform())),
+            "ways": ways,
+        }
+
+    def _way(
+        self, spec: ModelSpec, trainer: str, method: Method, platform: Platform, starts: list[int]
+    ) -> int:
+        try:
+            usual = way(spec, trainer, method, platform)
+        except UsageError as e:
+            return ~self._put("refusal", str(e))
+        leaves = []
+        for on in (False, True):
+            try:
+                asked = way(spec, trainer, method, platform, checkpointing=on)
+            except UsageError as e:
+                leaves.append(~self._put("refusal", str(e)))
+                continue
+            assert on != usual.setup.checkpointing or asked.setup == usual.setup
+            leaves.append(self._leaf(asked, starts))
+        return self._put(
+            "way",
+            {
+                "law": Law(usual).written,
+                "on": int(usual.setup.checkpointing),
+                "held": held(usual),
+                "bfloat16": int(usual.setup.needs_bfloat16),
+                "leaves": leaves,
+            },
+        )
+
+    def _leaf(self, asked: Workload, starts: list[int]) -> int:
+        """Of GPUs whose kernels are the same for this model it is the same."""
+        key = asked.model.id, asked.setup, kernel_choice(asked, asked.platform)
+        if key not in self._leaves:
+            self._leaves[key] = self._put("leaf", self._laid_out(asked, starts))
+        return self._leaves[key]
+
+    def _laid_out(self, asked: Workload, starts: list[int]) -> list[Any]:
+        tables, tapes = list[Any](), list[Any]()
+        for batch in (1, 2):
+            for start, end in zip(starts, [*starts[1:], None], strict=True):
+                places = tape = None
+                for more in (1, 0):
+                    sizes = {"batch_size": batch, "seq_len": start + more}
+                    sized = replace(asked, setup=replace(asked.setup, **sizes))
+                    if places is None or pads_masks(sized):
+                        places = self._put("places", self.tables.places(sized, end))
+                        tape = self.tapes.place(sized)
+                    tables.append(places)
+                    tapes.append(tape)
+        return [tables, tapes]
+
+
+# --- mkdocs ---------------------------------------------------------------------------------------
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Adds the page to the documentation (mkdocs' hook)."""
+    from mkdocs.structure.files import File
+
+    files.append(File.generated(config, "predict.html", content=page()))
+    return files
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(page(), "utf-8")
