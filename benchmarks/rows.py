@@ -40,18 +40,19 @@ def continued(
 ) -> list[dict[str, Any]]:
     """The rows of `path`, and one `made` of each question whose key none of them has, written as
     it ends; none is begun after so many seconds."""
-    until = time.monotonic() + seconds
+    began = time.monotonic()
     rows = read_rows(path)
     known = {key(row) for row in rows}
-    for name, question in questions:
-        if name in known:
-            continue
-        if time.monotonic() > until:
+    left = {name: question for name, question in questions if name not in known}
+    for number, (name, question) in enumerate(left.items(), 1):
+        if time.monotonic() > began + seconds:
             break
-        known.add(name)
         rows.append(made(question))
         append_row(path, rows[-1])
-        print(str(name)[:100], rows[-1].get("status", ""), file=sys.stderr, flush=True)
+        each = (time.monotonic() - began) / number
+        told = f"[{number}/{len(left)}] {str(name)[:100]} {rows[-1].get('status', '')}"
+        rest = f"{each:.0f} s each, {each * (len(left) - number) / 60:.0f} min left"
+        print(f"{told}, {rest}", file=sys.stderr, flush=True)
     return rows
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("the_bundle")
 
 
 def test_the_page_is_that_of_the_rows() -> None:
-    assert boundary.PAGE.read_text("utf-8") == boundary.page(ROWS)
+    assert boundary.BENCHMARK.page_path.read_text("utf-8") == boundary.page(ROWS)
 
 
 def test_the_rows_are_of_the_questions_that_the_benchmark_asks() -> None:

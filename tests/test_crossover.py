@@ -119,7 +119,7 @@ def test_one_method_and_no_length_are_refused() -> None:
 def test_both_sides_of_an_end_are_as_rehearsed_to_the_byte() -> None:
     """On either side of where LoRA begins to need more, full and LoRA, as
     `benchmarks/rehearsed/crossover.py` ran them."""
-    rows = read_rows(crossover_points.ROWS)
+    rows = read_rows(crossover_points.BENCHMARK.path)
     assert len(rows) >= 30
     for row in rows:
         ways = crossover_points.ways(row["model"], row["batch_size"], row["seq_len"])

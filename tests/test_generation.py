@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.rehearsed.generation import (
-    PAGE,
-    ROWS,
+    BENCHMARK,
     error,
     page,
     predicted,
@@ -21,7 +20,7 @@ from lora_profiler import TrainSetup, UsageError, Workload, find_model, predict,
 from lora_profiler.analytic.predict import EVALUATED_LAYER_ERROR, peak_polynomials
 from lora_profiler.planning.engine import engines_for, peak_bytes
 
-ALL = read_rows(ROWS)
+ALL = read_rows(BENCHMARK.path)
 GPT2 = find_model("gpt2", offline=True)
 SMALL, MADE = find_model("HuggingFaceTB/SmolLM2-135M", offline=True), "end_of_forward"
 SETUP = TrainSetup(seq_len=64, generation_batch_size=4, max_completion_length=16)
@@ -33,7 +32,7 @@ def generation(setup: TrainSetup) -> Any:
 
 
 def test_the_page_says_what_the_rows_say() -> None:
-    assert PAGE.read_text("utf-8") == page(ALL)
+    assert BENCHMARK.page_path.read_text("utf-8") == page(ALL)
 
 
 def test_every_question_was_rehearsed() -> None:

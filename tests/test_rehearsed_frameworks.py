@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.rehearsed.framework_cells import cells
-from benchmarks.rehearsed.frameworks import FAMILY, is_exact, page
+from benchmarks.rehearsed.frameworks import BENCHMARK, FAMILY, is_exact, page
 from benchmarks.rows import read_rows
 from commands import Run
 from lora_profiler.analytic.plan import EXACT_MOMENTS
@@ -24,7 +24,7 @@ DONE = [row for row in ALL if row["status"] == "done"]
 
 
 def test_the_page_says_what_the_rows_say() -> None:
-    assert FAMILY.page.read_text("utf-8") == page(ALL)
+    assert BENCHMARK.page_path.read_text("utf-8") == page(ALL)
 
 
 def test_every_run_is_of_the_grid_and_every_cell_was_tried() -> None:

@@ -24,7 +24,7 @@ def answers() -> list[tuple[dict[str, Any], Prediction, int]]:
     """Each row that was rehearsed and is predicted: the prediction, and its requested peak less the
     rehearsed one, workspaces put to it."""
     compared = []
-    for line in rehearsed_rules.ROWS.read_text("utf-8").splitlines():
+    for line in rehearsed_rules.BENCHMARK.path.read_text("utf-8").splitlines():
         row = json.loads(line)
         if "rehearsed" not in row:
             continue
@@ -59,7 +59,7 @@ def test_the_package_shows_every_row_and_no_other() -> None:
     """`python -m benchmarks.rehearsed.rules --again` writes them, with the bundled profiles, which
     tests have none of: a profile may answer where rules cannot, or exactly where they estimate."""
     shown = {(r.model, r.where, r.setup, r.counted_bytes): r for r in own_rows("rehearsed")}
-    rows = read_rows(rehearsed_rules.ROWS)
+    rows = read_rows(rehearsed_rules.BENCHMARK.path)
 
     def name(row: dict[str, Any]) -> tuple[str, str, str, int]:
         setup = setting(setup_from_dict(row["setup"]))
@@ -169,7 +169,7 @@ TRACED = read_rows(rehearsed_rules.TRACED)
 def test_traces_ask_for_what_was_rehearsed_and_the_simulated_allocator_gives_it() -> None:
     """As the traces were when they were written down; allocated bytes on average within 0.1 %."""
     answers = {answer["key"]: answer for answer in TRACED if "refused" not in answer}
-    lines = rehearsed_rules.ROWS.read_text("utf-8").splitlines()
+    lines = rehearsed_rules.BENCHMARK.path.read_text("utf-8").splitlines()
     rows = [row for line in lines if rehearsed_rules.digest(row := json.loads(line)) in answers]
     errors = [
         rehearsed_rules.less(answers[rehearsed_rules.digest(row)], row)["errors"] for row in rows
@@ -188,7 +188,7 @@ def test_traces_ask_for_what_was_rehearsed_and_the_simulated_allocator_gives_it(
 def test_reserved_bytes_are_those_rehearsed() -> None:
     """On average within 1 %, at most 4 % over and 1 % under; but for two, whose logits miss a gap
     of their size by little: 6.7 and 1.6 % under."""
-    results = rehearsed_rules.compared_traces(read_rows(rehearsed_rules.ROWS), TRACED)
+    results = rehearsed_rules.compared_traces(read_rows(rehearsed_rules.BENCHMARK.path), TRACED)
     shares = {
         (r["model"], r["card"], r["setup"]["method"]): r["errors"]["reserved_bytes"]
         / r["rehearsed"]["reserved_bytes"]

@@ -7,9 +7,8 @@ import pytest
 
 from benchmarks.rehearsed.step_time import BOUND
 from benchmarks.rehearsed.trainers_step_time import (
+    BENCHMARK,
     CAUSES,
-    PAGE,
-    ROWS,
     cause_of,
     compared,
     page,
@@ -18,7 +17,7 @@ from benchmarks.rehearsed.trainers_step_time import (
 from benchmarks.rows import read_rows
 from commands import Run
 
-ALL = read_rows(ROWS)
+ALL = read_rows(BENCHMARK.path)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,9 @@ def test_a_step_of_others_takes_what_the_command_says_or_a_cause_is_named(
 def test_the_page_says_what_the_rows_and_the_command_say(
     run: Run, answers: dict[str, dict[str, Any]]
 ) -> None:
-    assert PAGE.read_text("utf-8") == page(ALL, [answer(row, run, answers) for row in ALL])
+    assert BENCHMARK.page_path.read_text("utf-8") == page(
+        ALL, [answer(row, run, answers) for row in ALL]
+    )
 
 
 def test_every_script_was_run_on_several_cards_and_no_cause_is_left_over() -> None:

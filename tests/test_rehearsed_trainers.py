@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks.rehearsed.peaks import predicted
-from benchmarks.rehearsed.trainers import FAMILY, cells, page
+from benchmarks.rehearsed.trainers import BENCHMARK, FAMILY, cells, page
 from benchmarks.rows import read_rows
 
 ALL = read_rows(FAMILY.rows)
@@ -15,7 +15,7 @@ CELLS = {cell.key: cell for cell in cells()}
 
 
 def test_the_page_says_what_the_rows_say() -> None:
-    assert FAMILY.page.read_text("utf-8") == page(ALL)
+    assert BENCHMARK.page_path.read_text("utf-8") == page(ALL)
 
 
 def test_every_run_is_of_the_grid_and_every_cell_was_tried() -> None:

@@ -86,7 +86,7 @@ def test_a_card_of_unknown_multiprocessors_takes_what_any_card_may() -> None:
 
 
 def test_nineteen_in_twenty_simulated_questions_lose_less_than_the_bound() -> None:
-    rows = [row for row in read_rows(fragmentation.ROWS) if "refused" not in row]
+    rows = [row for row in read_rows(fragmentation.BENCHMARK.path) if "refused" not in row]
     assert len(rows) >= 100
     assert {"full", "lora", "qlora"} == {row["setup"]["method"] for row in rows}
     covered = [
@@ -98,17 +98,17 @@ def test_nineteen_in_twenty_simulated_questions_lose_less_than_the_bound() -> No
 
 
 def test_the_page_of_fragmentation_is_that_of_its_rows() -> None:
-    assert fragmentation.PAGE.read_text("utf-8") == fragmentation.page(
-        read_rows(fragmentation.ROWS)
+    assert fragmentation.BENCHMARK.page_path.read_text("utf-8") == fragmentation.page(
+        read_rows(fragmentation.BENCHMARK.path)
     )
 
 
 @pytest.mark.parametrize("number", range(3))
 def test_a_row_of_fragmentation_is_what_is_simulated_today(number: int) -> None:
-    rows = [row for row in read_rows(fragmentation.ROWS) if "refused" not in row]
+    rows = [row for row in read_rows(fragmentation.BENCHMARK.path) if "refused" not in row]
     small = sorted(rows, key=lambda row: row["peak_bytes"])[number * 7]
     setup = fragmentation.setup_from_dict(small["setup"])
-    again = fragmentation.row((small["model"], setup, small["card"]))
+    again = fragmentation.answered(small["model"], setup, small["card"])
     assert again["smallest_bytes"] == small["smallest_bytes"]
 
 

@@ -1,6 +1,6 @@
 """Verdicts at the boundary against rehearsals: whether torch runs out of memory where they say.
 
-    python -m benchmarks.rehearsed.boundary [--python PYTHON] [--seconds N] [--kind KIND] [--again]
+    python -m benchmarks.rehearsed.boundary --python PYTHON [--seconds N] [--anew | --again]
 
 PYTHON is of an environment with a CUDA build of torch, transformers, PEFT and bitsandbytes. For
 each seeded question the largest micro-batch that `fits` a pretended card and the first that does
@@ -9,22 +9,22 @@ not. For each question of a second part the smallest of the catalogue's memory s
 the next smaller one. The pretended card gives the allocator what the verdict reckons with: the
 card's usable bytes less the driver's context, which no rehearsal has. Appends to
 `results/boundary.jsonl` and writes `results/boundary.md`; what is there is not run again, but with
---again where something else is foretold today. Without --python it writes the page only. Rows hold
-no times.
+--anew where something else is foretold today. --again writes the page only. Rows hold no times.
 """
 
 import json
 import random
-import time
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from benchmarks.pages import RESULTS, page_of, table
 from benchmarks.questions import drawn_models, drawn_setup, workload_on
 from benchmarks.rehearsed.forked import ForkedRehearsals
-from benchmarks.rows import Row, append_row, parser_of_rows, read_rows
+from benchmarks.rows import Row, read_rows
+from benchmarks.runner import Asked, Rows
 from lora_profiler.catalog import Gpu, bundled_gpus, find_gpu
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import on_card, predict
@@ -34,7 +34,7 @@ from lora_profiler.records.serialize import setup_dict, setup_from_dict
 from lora_profiler.units import GIB
 from lora_profiler.workload import TrainSetup, Workload
 
-ROWS, PAGE = RESULTS / "boundary.jsonl", RESULTS / "boundary.md"
+PATH = RESULTS / "boundary.jsonl"
 SEED, PAIRS, CARDS_ASKED = 31, 300, 110
 STEPS = 3
 BUNDLED_SINCE = ("google/gemma-3-270m",)
@@ -183,7 +183,7 @@ def rehearsed(
 
 def latest_rows() -> list[dict[str, Any]]:
     """Of several rows of a question the last."""
-    return list({question_of(row).key(): row for row in read_rows(ROWS)}.values())
+    return list({question_of(row).key(): row for row in read_rows(PATH)}.values())
 
 
 def question_of(row: Mapping[str, Any]) -> Question:
@@ -196,19 +196,12 @@ def said_alike(row: Mapping[str, Any], said: Mapping[str, Any]) -> bool:
     return all(row.get(name) == said.get(name) for name in ("refused", "is_simulated", "tries"))
 
 
-def run(
-    python: Path, until: float, rows: Sequence[Mapping[str, Any]], kind: str | None, again: bool
-) -> None:
-    known = {question_of(row).key(): row for row in rows}
-    with ForkedRehearsals(python) as rehearsals:
-        for question in questions():
-            before = known.get(question.key())
-            if kind not in (None, question.kind) or (before and not again):
-                continue
-            if time.monotonic() > until:
-                break
-            if before and said_alike(before, foretold(question, before["torch"])):
-                continue
+@contextmanager
+def asked(options: Namespace) -> Iterator[Asked]:
+    known = {question_of(row).key(): row for row in latest_rows()}
+    with ForkedRehearsals(options.python) as rehearsals:
+
+        def made(question: Question) -> dict[str, Any]:
             row: dict[str, Any] = {
                 "kind": question.kind,
                 "model": question.model,
@@ -218,19 +211,15 @@ def run(
                 "torch": rehearsals.torch,
             }
             row |= foretold(question, rehearsals.torch)
-            if "refused" not in row:
-                row |= rehearsed(question, row, rehearsals)
-            append_row(ROWS, row)
+            return row if "refused" in row else row | rehearsed(question, row, rehearsals)
 
+        def is_open(question: Question) -> bool:
+            row = known.get(question.key())
+            return row is None or (
+                options.anew and not said_alike(row, foretold(question, row["torch"]))
+            )
 
-def main() -> None:
-    parser = parser_of_rows(__doc__)
-    parser.add_argument("--kind", choices=("batch", "card"), help="one part alone")
-    options = parser.parse_args()
-    until = time.monotonic() + options.seconds
-    if options.python:
-        run(options.python, until, latest_rows(), options.kind, options.again)
-    PAGE.write_text(page(latest_rows()), encoding="utf-8")
+        yield ((each.key(), each) for each in questions() if is_open(each)), made
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -313,5 +302,12 @@ def _wrong(row: Row, tried: Row, result: Row) -> tuple[object, ...]:
     return row["model"], ", ".join(options), *where, tried["verdict"], ended
 
 
+BENCHMARK = Rows(
+    text=__doc__,
+    name="boundary",
+    page=lambda rows: page(latest_rows()),
+    key=lambda row: None,  # `asked` says what is known
+)
+
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main(asked, anew={"action": "store_true"})

@@ -8,13 +8,16 @@ each point ends, full and LoRA at one length, and writes `results/crossover.md`;
 not run again. --again predicts anew and writes the page only. Nothing was measured.
 """
 
+from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from benchmarks.pages import RESULTS, page_of, table
-from benchmarks.rows import Row, continued, parser_of_rows, read_rows
+from benchmarks.pages import page_of, table
+from benchmarks.rows import Row
+from benchmarks.runner import Asked, Rows
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.harness import make_case, measure_case
 from lora_profiler.planning.crossover import crossover
@@ -24,7 +27,6 @@ from lora_profiler.records.record import Conditions
 from lora_profiler.rehearsal.launch import pretended
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
-ROWS, PAGE = RESULTS / "crossover.jsonl", RESULTS / "crossover.md"
 Point = tuple[str, int, int]
 """Model, batch, tokens."""
 CARD = "a100_sxm_80gb"
@@ -73,17 +75,6 @@ def rehearse(python: str, workload: Workload) -> int:
     return m.peak_requested_bytes - (m.workspace_bytes or 0)
 
 
-def main() -> None:
-    options = parser_of_rows(__doc__).parse_args()
-    if options.again:
-        rows = read_rows(ROWS)
-    else:
-        made = partial(rehearsed, str(options.python))
-        questions = ((point, point) for point in points())
-        rows = continued(ROWS, point_of, questions, made, options.seconds)
-    PAGE.write_text(page(rows))
-
-
 def point_of(row: Row) -> Point:
     return row["model"], row["batch_size"], row["seq_len"]
 
@@ -125,5 +116,12 @@ def page(rows: Sequence[Row]) -> str:
     )
 
 
+def asked(options: Namespace) -> AbstractContextManager[Asked]:
+    made = partial(rehearsed, str(options.python))
+    return nullcontext((((point, point) for point in points()), made))
+
+
+BENCHMARK = Rows(text=__doc__, name="crossover", page=page, key=point_of)
+
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main(asked)

@@ -14,11 +14,12 @@ and `results/rehearsed_files.md`; what is there is not run again. --again predic
 """
 
 import json
-import sys
 import tarfile
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -30,7 +31,8 @@ from benchmarks.questions import workload_on
 from benchmarks.rehearsed import frameworks as rehearsed_frameworks
 from benchmarks.rehearsed.forked import ForkedRehearsals
 from benchmarks.rehearsed.peaks import Family, compared, predicted, predicted_anew
-from benchmarks.rows import Row, continued, parser_of_rows, read_rows, write_rows
+from benchmarks.rows import Row, read_rows
+from benchmarks.runner import Asked, Rows
 from lora_profiler.catalog import find_model
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import rules_know
@@ -166,8 +168,14 @@ def told(row: Row) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name != "error_bound"}
 
 
-def run(python: Path, seconds: float, asked: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    with ForkedRehearsals(python, "trainers_server", with_hub=True) as rehearsals:
+@contextmanager
+def asked(options: Namespace) -> Iterator[Asked]:
+    rows: list[dict[str, Any]] = []
+    for argument in options.repositories:
+        name, _, repository = argument.partition("=")
+        with tempfile.TemporaryDirectory() as folder:
+            rows += questions(name, repository, Path(folder))
+    with ForkedRehearsals(options.python, "trainers_server", with_hub=True) as rehearsals:
 
         def made(row: dict[str, Any]) -> dict[str, Any]:
             start = time.monotonic()
@@ -175,7 +183,7 @@ def run(python: Path, seconds: float, asked: Sequence[dict[str, Any]]) -> list[d
             row |= {"torch": rehearsals.torch, "seconds": round(time.monotonic() - start), **found}
             return row | told(row)
 
-        return continued(FAMILY.rows, key, ((key(row), row) for row in asked), made, seconds)
+        yield ({key(row): row for row in reversed(rows)}.items(), made)
 
 
 def page(rows: Sequence[Row]) -> str:
@@ -195,23 +203,11 @@ def page(rows: Sequence[Row]) -> str:
     )
 
 
-def main() -> None:
-    parser = parser_of_rows(__doc__)
-    parser.add_argument("repositories", nargs="*")
-    options = parser.parse_args()
-    if options.again:
-        rows = predicted_anew(read_rows(FAMILY.rows), told)
-        write_rows(FAMILY.rows, rows)
-    else:
-        asked: list[dict[str, Any]] = []
-        for argument in options.repositories:
-            name, _, repository = argument.partition("=")
-            with tempfile.TemporaryDirectory() as folder:
-                asked += questions(name, repository, Path(folder))
-        print(len({key(row) for row in asked}), "to ask", file=sys.stderr, flush=True)
-        rows = run(options.python, options.seconds, asked)
-    FAMILY.page.write_text(page(rows), "utf-8")
+def again(row: Row) -> dict[str, Any]:
+    return predicted_anew(row, told(row))
 
+
+BENCHMARK = Rows(text=__doc__, name=FAMILY.name, page=page, key=key, again=again)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main(asked, repositories={"nargs": "*"})

@@ -18,25 +18,23 @@ from typing import Any
 import yaml
 
 from benchmarks.rehearsed.framework_cells import FRAMEWORKS, Cell
-from benchmarks.rows import parser_of_rows
 
 ROOT = Path(__file__).parents[2]
 INSIDE = Path(__file__).parent / "inside" / "frameworks"
 
 
-def asked_options(
-    description: str | None,
-) -> tuple[argparse.Namespace, dict[str, str], dict[str, str]]:
-    """With the folders of --library and the repositories of --clone, by framework."""
-    parser = parser_of_rows(description)
-    parser.add_argument("--library", action="append", default=[])
-    parser.add_argument("--clone", action="append", default=[])
-    parser.add_argument("--only", default="")
-    options = parser.parse_args()
+PLACES: dict[str, dict[str, Any]] = {
+    name: {"action": "append", "default": []} for name in ("library", "clone")
+}
+"""Options: folders and repositories by framework, NAME=PLACE."""
+
+
+def places(options: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
+    """The folders of --library and the repositories of --clone, by framework."""
     libraries, clones = (
         dict(each.split("=", 1) for each in words) for words in (options.library, options.clone)
     )
-    return options, libraries, clones
+    return libraries, clones
 
 
 class _Loader(yaml.SafeLoader):

@@ -18,7 +18,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,16 +29,18 @@ from benchmarks import rehearsing
 from benchmarks.pages import page_of
 from benchmarks.rehearsed.framework_cells import FRAMEWORKS, Cell, cells
 from benchmarks.rehearsed.framework_commands import (
+    PLACES,
     ROOT,
-    asked_options,
     changed,
     command_of,
     data_folder,
     environment_of,
+    places,
     text_of,
 )
 from benchmarks.rehearsed.peaks import Family, predicted_anew
-from benchmarks.rows import Row, continued, read_rows, write_rows
+from benchmarks.rows import Row
+from benchmarks.runner import Asked, Rows
 from lora_profiler.catalog import find_gpu
 from lora_profiler.support.library_memory import WORKSPACES, workspace_bytes
 
@@ -165,18 +169,18 @@ def page(rows: Sequence[Row]) -> str:
     )
 
 
-def main() -> None:
-    options, libraries, clones = asked_options(__doc__)
-    if options.again:
-        rows = predicted_anew(read_rows(FAMILY.rows), lambda row: predicted(row["asked"]))
-        write_rows(FAMILY.rows, rows)
-    else:
-        questions = ((cell.key, cell) for cell in cells() if options.only in cell.key)
-        with data_folder() as folder:
-            made = partial(run, str(options.python), libraries, clones, folder)
-            rows = continued(FAMILY.rows, lambda row: row["key"], questions, made, options.seconds)
-    FAMILY.page.write_text(page(rows), "utf-8")
+@contextmanager
+def questions(options: Namespace) -> Iterator[Asked]:
+    with data_folder() as folder:
+        made = partial(run, str(options.python), *places(options), folder)
+        yield ((cell.key, cell) for cell in cells()), made
 
+
+def again(row: Row) -> dict[str, Any]:
+    return predicted_anew(row, predicted(row["asked"]))
+
+
+BENCHMARK = Rows(text=__doc__, name=FAMILY.name, page=page, again=again)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main(questions, **PLACES)

@@ -7,18 +7,18 @@ weights are fetched. Writes `results/rehearsed_generation.jsonl`, a row a run, a
 `results/rehearsed_generation.md`; --again predicts the rows anew.
 """
 
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.pages import RESULTS, page_of, table
+from benchmarks.pages import page_of, table
 from benchmarks.questions import workload_on
 from benchmarks.rehearsed.forked import ForkedRehearsals
-from benchmarks.rows import parser_of_rows, read_rows, write_rows
+from benchmarks.runner import Asked, Rows
 from lora_profiler.planning.engine import predict
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
-ROWS, PAGE = RESULTS / "rehearsed_generation.jsonl", RESULTS / "rehearsed_generation.md"
 CARD = "a100_sxm_80gb"
 MODELS = (
     "HuggingFaceTB/SmolLM2-135M",
@@ -100,25 +100,26 @@ def _cells(row: Mapping[str, Any]) -> tuple[object, ...]:
     return row["model"], row["rank"] or "full", lengths, row["peak_in"], *sizes
 
 
-def run(python: Path) -> list[dict[str, Any]]:
-    rows = []
-    with ForkedRehearsals(python, "generation_server", with_hub=True) as rehearsals:
-        for question in questions():
+@contextmanager
+def asked(options: Namespace) -> Iterator[Asked]:
+    with ForkedRehearsals(options.python, "generation_server", with_hub=True) as rehearsals:
+
+        def made(question: dict[str, Any]) -> dict[str, Any]:
             row = {**question, "torch": rehearsals.torch, **rehearsals.ask(CARD, question)}
-            rows.append(row | predicted(question, rehearsals.torch))
-            print(rows[-1], flush=True)
-    return rows
+            return row | predicted(question, rehearsals.torch)
+
+        yield ((key(question), question) for question in questions()), made
 
 
-def main() -> None:
-    options = parser_of_rows(__doc__).parse_args()
-    if options.again:
-        rows = [row | predicted(row, row["torch"]) for row in read_rows(ROWS)]
-    else:
-        rows = run(options.python)
-    write_rows(ROWS, rows)
-    PAGE.write_text(page(rows))
+def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("model", "rank", "prompt", "completion"))
 
+
+def again(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {**row, **predicted(row, row["torch"])}
+
+
+BENCHMARK = Rows(text=__doc__, name="rehearsed_generation", page=page, key=key, again=again)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main(asked)

@@ -3,7 +3,7 @@
 `workspaces_bytes` where the rehearsal went through, `predicted_bytes` and `exactness` where there
 is an answer, else `error` and `refused`."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -35,10 +35,6 @@ class Family:
     @property
     def rows(self) -> Path:
         return RESULTS / f"{self.name}.jsonl"
-
-    @property
-    def page(self) -> Path:
-        return RESULTS / f"{self.name}.md"
 
     def error(self, row: Row) -> float:
         return float(row["predicted_bytes"] / self.counted(row) - 1)
@@ -104,9 +100,6 @@ def predicted(question: Callable[[], Workload]) -> dict[str, Any]:
     }
 
 
-def predicted_anew(
-    rows: Iterable[Row], told: Callable[[Row], dict[str, Any]]
-) -> list[dict[str, Any]]:
-    return [
-        {name: value for name, value in row.items() if name not in SAID} | told(row) for row in rows
-    ]
+def predicted_anew(row: Row, said: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with `said` in place of what it has of the prediction."""
+    return {**{name: value for name, value in row.items() if name not in SAID}, **said}

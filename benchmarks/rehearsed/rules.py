@@ -14,7 +14,9 @@ Rows hold sizes and no times: nothing was measured.
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,12 @@ from benchmarks.own_rows import own_document
 from benchmarks.own_rows import write_rows as write_own_rows
 from benchmarks.pages import RESULTS
 from benchmarks.questions import workload_on
+from benchmarks.rehearsed import rules_page
 from benchmarks.rehearsed.configurations import Configuration, configurations
-from benchmarks.rehearsed.rules_page import options_words, page
+from benchmarks.rehearsed.rules_page import options_words
 from benchmarks.rehearsing import rehearsed_steps, workspaces_bytes
-from benchmarks.rows import Row, continued, parser_of_rows, read_rows
+from benchmarks.rows import Row, continued, read_rows
+from benchmarks.runner import Asked, Rows
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.evidence import OwnRow
@@ -37,7 +41,6 @@ from lora_profiler.rehearsal.environment import read_environment
 from lora_profiler.report.measured.measured_runs import setting
 from lora_profiler.workload import TrainSetup, key_fields
 
-ROWS, PAGE = RESULTS / "rehearsed.jsonl", RESULTS / "rehearsed.md"
 TRACED = RESULTS / "rehearsed_traced.jsonl"
 PLENTY_BYTES, PLENTY_EXPANDABLE_BYTES = 1 << 42, 1 << 40
 """Of every card: sizes are compared here, not verdicts. Each pool of expandable segments reserves
@@ -105,21 +108,20 @@ def digest(row: Mapping[str, Any]) -> str:
     return hashlib.sha256(key(row).encode()).hexdigest()[:16]
 
 
-def main() -> None:
-    parser = parser_of_rows(__doc__)
-    parser.add_argument("--trace", action="store_true")
-    options = parser.parse_args()
-    if options.again or options.trace:
-        rows = read_rows(ROWS)
-    else:
-        rows = run(options.python, options.seconds)
-    traced = trace(options.seconds, rows) if options.trace else read_rows(TRACED)
+def page(rows: Sequence[Row]) -> str:
+    """Of the rows and of traces; what the package shows of the rows is written too."""
     results = [result for row in rows if (result := compared(row)) is not None]
-    PAGE.write_text(page(rows, results, compared_traces(rows, traced)))
     write_own_rows("rehearsed", packaged(rows, results))
+    return rules_page.page(rows, results, compared_traces(rows, read_rows(TRACED)))
 
 
-def run(python: Path, seconds: float) -> list[dict[str, Any]]:
+@contextmanager
+def asked(options: Namespace) -> Iterator[Asked]:
+    if options.trace:
+        trace(options.seconds, read_rows(BENCHMARK.path))
+        yield (), dict
+        return
+    python = options.python
     environment = read_environment(python)
     torch, libraries = environment.torch, stubs(environment, find_compiler())
 
@@ -127,8 +129,7 @@ def run(python: Path, seconds: float) -> list[dict[str, Any]]:
         found = rehearsed(configuration, torch, python, libraries)
         return _asked(configuration, torch) | found
 
-    questions = ((key(_asked(each, torch)), each) for each in configurations())
-    return continued(ROWS, key, questions, made, seconds)
+    yield ((key(_asked(each, torch)), each) for each in configurations()), made
 
 
 def _asked(configuration: Configuration, torch: str) -> dict[str, Any]:
@@ -232,5 +233,7 @@ def compared_traces(
     return results
 
 
+BENCHMARK = Rows(text=__doc__, name="rehearsed", page=page, key=key)
+
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main(asked, trace={"action": "store_true"})

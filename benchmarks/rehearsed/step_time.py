@@ -11,17 +11,17 @@ there is not run again. --again predicts all rows anew and writes the page. Both
 predicted: nothing was measured.
 """
 
-import sys
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.pages import RESULTS, table
+from benchmarks.pages import table
 from benchmarks.questions import key, workload_on
 from benchmarks.rehearsed.configurations import configurations
 from benchmarks.rehearsed.forked import ForkedRehearsals
 from benchmarks.rehearsed.rules_page import options_words
-from benchmarks.rows import continued, parser_of_rows, read_rows
+from benchmarks.runner import Asked, Rows
 from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import find_gpu
 from lora_profiler.comparison.throughput import quantile
@@ -31,7 +31,6 @@ from lora_profiler.records.serialize import setup_dict, setup_from_dict, workloa
 from lora_profiler.steptime import StepTime, predict_step_time
 from lora_profiler.workload import Workload
 
-ROWS, PAGE = RESULTS / "rehearsed_time.jsonl", RESULTS / "rehearsed_time.md"
 CARDS = ("a100_sxm_80gb", "rtx_4090", "h100_sxm_80gb")
 WORKLOADS = 42
 BOUND = 0.03
@@ -61,8 +60,9 @@ def predicted(workload: Workload, card: str) -> tuple[StepTime, int] | None:
     return None if found is None else (found, kernels.launches)
 
 
-def run(python: Path, seconds: float) -> list[dict[str, Any]]:
-    with ForkedRehearsals(python, "time_server") as rehearsals:
+@contextmanager
+def asked(options: Namespace) -> Iterator[Asked]:
+    with ForkedRehearsals(options.python, "time_server") as rehearsals:
         torch = rehearsals.torch
 
         def made(question: tuple[Workload, str]) -> dict[str, Any]:
@@ -70,8 +70,7 @@ def run(python: Path, seconds: float) -> list[dict[str, Any]]:
             answer = rehearsals.ask(card, {"workload": workload_dict(workload)})
             return _asked(workload, card) | {"torch": torch} | answer
 
-        questions = ((key(_asked(*each)), each) for each in workloads(torch))
-        return continued(ROWS, key, questions, made, seconds)
+        yield ((key(_asked(*each)), each) for each in workloads(torch)), made
 
 
 def _asked(workload: Workload, card: str) -> dict[str, Any]:
@@ -145,12 +144,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def main() -> int:
-    options = parser_of_rows(__doc__).parse_args()
-    rows = read_rows(ROWS) if options.again else run(options.python, options.seconds)
-    PAGE.write_text(page(rows), encoding="utf-8")
-    return 0
-
+BENCHMARK = Rows(text=__doc__, name="rehearsed_time", page=page, key=key)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    BENCHMARK.main(asked)

@@ -13,17 +13,19 @@ Half an hour on two cores.
 
 import json
 import time
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from benchmarks.pages import page_of
 from benchmarks.questions import flags, workload_on
 from benchmarks.rehearsed.forked import ForkedRehearsals
 from benchmarks.rehearsed.peaks import Family, predicted, predicted_anew
-from benchmarks.rows import Row, continued, parser_of_rows, read_rows, write_rows
+from benchmarks.rows import Row
+from benchmarks.runner import Asked, Rows
 from lora_profiler.catalog import find_model
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.support.generations import as_made
@@ -179,8 +181,9 @@ def _cell(
     return Cell(trainer=trainer, method=method, model=model, card=card, options=options)
 
 
-def run(python: Path, seconds: float) -> list[dict[str, Any]]:
-    with ForkedRehearsals(python, "trainers_server", with_hub=True) as rehearsals:
+@contextmanager
+def asked(options: Namespace) -> Iterator[Asked]:
+    with ForkedRehearsals(options.python, "trainers_server", with_hub=True) as rehearsals:
 
         def made(cell: Cell) -> dict[str, Any]:
             start = time.monotonic()
@@ -194,8 +197,7 @@ def run(python: Path, seconds: float) -> list[dict[str, Any]]:
                 **predicted(partial(cell.workload, rehearsals.torch)),
             }
 
-        questions = ((cell.key, cell) for cell in cells())
-        return continued(FAMILY.rows, lambda row: row["key"], questions, made, seconds)
+        yield ((cell.key, cell) for cell in cells()), made
 
 
 def page(rows: Sequence[Row]) -> str:
@@ -213,19 +215,12 @@ def page(rows: Sequence[Row]) -> str:
     )
 
 
-def main() -> None:
-    options = parser_of_rows(__doc__).parse_args()
-    if options.again:
-        by_key = {cell.key: cell for cell in cells()}
-        kept = [row for row in read_rows(FAMILY.rows) if row["key"] in by_key]
-        rows = predicted_anew(
-            kept, lambda row: predicted(partial(by_key[row["key"]].workload, row["torch"]))
-        )
-        write_rows(FAMILY.rows, rows)
-    else:
-        rows = run(options.python, options.seconds)
-    FAMILY.page.write_text(page(rows), "utf-8")
+def again(row: Row) -> dict[str, Any]:
+    (cell,) = (cell for cell in cells() if cell.key == row["key"])
+    return predicted_anew(row, predicted(partial(cell.workload, row["torch"])))
 
+
+BENCHMARK = Rows(text=__doc__, name=FAMILY.name, page=page, again=again)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main(asked)

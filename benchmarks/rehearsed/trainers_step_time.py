@@ -13,33 +13,35 @@ key has the text; --again writes the page anew. Both times are predicted: nothin
 
 import json
 import os
+from argparse import Namespace
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import chdir
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager
 from functools import partial
 from math import hypot
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from benchmarks.pages import RESULTS, page_of, table
+from benchmarks.pages import page_of, table
 from benchmarks.questions import workload_on
 from benchmarks.rehearsed.framework_cells import Cell as Command
 from benchmarks.rehearsed.framework_cells import cells as commands
 from benchmarks.rehearsed.framework_commands import (
+    PLACES,
     ROOT,
-    asked_options,
     changed,
     command_of,
     data_folder,
     environment_of,
+    places,
     text_of,
 )
 from benchmarks.rehearsed.frameworks import asked, profiled
 from benchmarks.rehearsed.step_time import BOUND
 from benchmarks.rehearsed.trainers import Cell as Trained
 from benchmarks.rehearsed.trainers import cells as trained
-from benchmarks.rows import continued, read_rows
+from benchmarks.runner import Asked, Rows
 from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import Gpu, find_gpu, find_model
 from lora_profiler.comparison.throughput import quantile
@@ -53,7 +55,6 @@ from lora_profiler.steptime import PARTS, constants_for, rates_of
 from lora_profiler.steptime.roofline import loaded, step_of, weights
 from lora_profiler.support.generations import as_made
 
-ROWS, PAGE = (RESULTS / f"rehearsed_time_of_others.{end}" for end in ("jsonl", "md"))
 TRAINED = (
     "transformers full HuggingFaceTB/SmolLM2-135M a100_sxm_80gb 1 512",
     "transformers lora Qwen/Qwen3-0.6B h100_sxm_80gb 2 1024",
@@ -302,17 +303,19 @@ def cause_of(script: str) -> str:
     return next((text for start, text in CAUSES.items() if script.startswith(start)), "")
 
 
-def main() -> None:
-    options, libraries, clones = asked_options(__doc__)
-    if options.again:
-        rows = read_rows(ROWS)
-    else:
-        questions = ((each[0], each) for each in scripts().items() if options.only in each[0])
-        with data_folder() as folder:
-            made = partial(run, options.python, libraries, clones, folder)
-            rows = continued(ROWS, lambda row: row["script"], questions, made, options.seconds)
-    PAGE.write_text(page(rows, [answered(row["asked"]) for row in rows]), encoding="utf-8")
+@contextmanager
+def questions(options: Namespace) -> Iterator[Asked]:
+    with data_folder() as folder:
+        made = partial(run, options.python, *places(options), folder)
+        yield ((each[0], each) for each in scripts().items()), made
 
+
+BENCHMARK = Rows(
+    text=__doc__,
+    name="rehearsed_time_of_others",
+    page=lambda rows: page(rows, [answered(row["asked"]) for row in rows]),
+    key=lambda row: row["script"],
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main(questions, **PLACES)

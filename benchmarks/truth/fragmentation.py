@@ -10,12 +10,14 @@ takes where no tape can be replayed is held against these rows by `tests/test_re
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from statistics import mean
 from typing import Any
 
-from benchmarks.pages import RESULTS, page_of, table
+from benchmarks.pages import page_of, table
 from benchmarks.questions import drawn_models, drawn_setup, key, workload_on
-from benchmarks.rows import Row, continued, grouped, parser_of_rows
+from benchmarks.rows import Row, grouped
+from benchmarks.runner import Rows
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.reserve import held_bytes
@@ -24,7 +26,6 @@ from lora_profiler.support.library_memory import WORKSPACES, workspace_bytes
 from lora_profiler.units import MIB
 from lora_profiler.workload import TrainSetup
 
-ROWS, PAGE = RESULTS / "fragmentation.jsonl", RESULTS / "fragmentation.md"
 SEED, COUNT = 23, 240
 MOST_PARAMETERS = 15_000_000_000
 CARDS = ("a10", "h100_sxm_80gb")
@@ -43,7 +44,7 @@ def questions() -> Iterator[Question]:
         yield draw.choice(names), setup, draw.choice(CARDS)
 
 
-def row(question: Question) -> dict[str, Any]:
+def answered(*question: Any) -> dict[str, Any]:
     """Refused where no tape answers."""
     asked = _asked(*question)
     try:
@@ -67,15 +68,6 @@ def row(question: Question) -> dict[str, Any]:
 def beyond(row: Mapping[str, Any]) -> int:
     """Bytes that the allocator needs beyond peak and workspaces."""
     return int(row["smallest_bytes"] - row["peak_bytes"] - row["workspace_bytes"])
-
-
-def main() -> None:
-    options = parser_of_rows(__doc__).parse_args()
-    if options.again:
-        ROWS.unlink(missing_ok=True)
-    asked = ((key(_asked(*question)), question) for question in questions())
-    rows = continued(ROWS, key, asked, row, options.seconds)
-    PAGE.write_text(page(rows), encoding="utf-8")
 
 
 def _asked(model: str, setup: TrainSetup, card: str) -> dict[str, Any]:
@@ -129,5 +121,14 @@ def _summary(name: str, rows: Sequence[Row]) -> tuple[object, ...]:
     return name, len(rows), *told, f"{mean(sizes):,.0f}", f"{max(sizes):,.0f}"
 
 
+BENCHMARK = Rows(
+    text=__doc__,
+    name="fragmentation",
+    page=page,
+    key=key,
+    again=lambda row: answered(row["model"], setup_from_dict(row["setup"]), row["card"]),
+)
+
 if __name__ == "__main__":
-    main()
+    asked = [(key(_asked(*question)), question) for question in questions()]
+    BENCHMARK.main(lambda options: nullcontext((asked, lambda question: answered(*question))))
