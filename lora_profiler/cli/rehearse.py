@@ -62,6 +62,7 @@ Exit: 0 fits, 1 out of memory, or refused by the GPU's software; 2 usage, 4 no c
 @option(
     "--pretend-tokens", help="tokens per simulated text", type=WholeRange(1, 1 << 20), default=2048
 )
+@option("--no-time", help="skip the step that is timed")
 @output_options("table", "json", "md")
 @click.pass_context
 def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) -> None:
@@ -102,7 +103,7 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
         pretends_data=o["pretend_data"] or o["pretend_columns"] is not None,
         columns=tuple(filter(None, (o["pretend_columns"] or "").split(","))),
         tokens=o["pretend_tokens"],
-        with_work=True,
+        with_work=not o["no_time"],
     )
     results: list[Rehearsal] = []
     with one_interrupt() as interrupt, suppress(KeyboardInterrupt):
@@ -116,7 +117,7 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
     result = worst_of(results)
     closest = time = None
     if result.status == "done":
-        time = rehearsed_time(result.work, gpu)
+        time = None if o["no_time"] else rehearsed_time(result.work, gpu)
         facts, torch = result.document["facts"], result.document["torch"]
         closest = nearest(facts, result.world_size, card.capability, torch)
     document = rehearsal_document(results, card, closest, time)

@@ -1,0 +1,279 @@
+"""Training scripts of other projects, as they document them, on a simulated GPU that suits and on
+one that is small: how many ran, and why the others did not.
+
+    python -m benchmarks.scripts CHECKOUTS --python PYTHON [--limit N] [--minutes M] [--again]
+
+CHECKOUTS has a clone of each project of `PROJECTS`, at the commit to try; PYTHON is of an
+environment with a CUDA build of torch and what the scripts import. Every script is rehearsed one
+at a time with `--pretend-data --no-time`, in a copy of the clone, and ended after `--minutes`.
+Writes `results/scripts.jsonl`, a row as each ends, and `results/scripts.md`; what has a row is not
+run again. --again writes the page anew and runs nothing.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.documented_commands import Documented, documented, interleaved
+from benchmarks.pages import RESULTS, page_of, table, write_page
+from benchmarks.rehearsing import rehearsed
+from benchmarks.rows import Row, continued, parser_of_rows, read_rows
+
+ROWS = RESULTS / "scripts.jsonl"
+SUITS, SMALL = "h100_sxm_80gb", "t4"
+MOST_RANKS = 2
+
+
+class Project(NamedTuple):
+    """`folders` of its training scripts; `entry`: of those that its own command starts."""
+
+    folders: tuple[str, ...]
+    entry: str | None = None
+
+
+PROJECTS: Mapping[str, Project] = {
+    "trl": Project(("examples/scripts", "trl/scripts"), "trl/scripts"),
+    "peft": Project(("examples",)),
+    "accelerate": Project(("examples",)),
+    "sentence-transformers": Project(("examples",)),
+    "diffusers": Project(("examples",)),
+    "pytorch-image-models": Project(("",)),
+    "nanoGPT": Project(("",)),
+    "nanochat": Project(("scripts",)),
+}
+
+
+class Fault(NamedTuple):
+    """`whose`: "product", "script" (its files, arguments or age), "environment" (a package, a
+    network, a second machine), or "values" (what a rehearsal does not know by design)."""
+
+    whose: str
+    kind: str
+
+
+_PACKAGE = Fault("environment", "a package is not installed")
+_AGE = Fault("script", "written for other versions of its libraries")
+_FAULTS: tuple[tuple[str, Fault], ...] = (
+    ("cusolver|svd|geqrf", Fault("values", "QR, SVD or eigenvalues on the GPU")),
+    ("ModuleNotFoundError|No module named", _PACKAGE),
+    ("(require|need|please|must).{0,60}install|vllm|deepspeed|megatron|flash.attn", _PACKAGE),
+    ("cannot import name|unexpected keyword argument|has no attribute|deprecated", _AGE),
+    (
+        "SystemExit: 2|arguments? (is|are) required|following arguments|unrecognized arguments",
+        Fault("script", "its documented command lacks arguments"),
+    ),
+    (
+        "Connection|Offline|LocalEntryNotFound|cached files|Max retries|URLError|resolve",
+        Fault("product", "no replacement for what the hub would send"),
+    ),
+    ("FileNotFound|No such file", Fault("script", "reads files that it does not bring")),
+)
+"""Of an error's type and words; the first that matches. Others are the product's."""
+
+
+def fault_of(row: Row) -> Fault | None:
+    """None where it reached a verdict, which running out of memory is one."""
+    if row["exit_code"] in (0, 1) and row.get("status") != "error":
+        return None
+    if row["exit_code"] is None:
+        return Fault("product", "no answer within the limit")
+    for pattern, fault in _FAULTS:
+        if re.search(pattern, row["words"]):
+            return fault
+    if row.get("status") == "ended" or "ended with exit code 0" in row["words"]:
+        return Fault("script", "ends before it trains")
+    return Fault("product", "an error over simulated data or values")
+
+
+def cases(checkouts: Path) -> list[Documented]:
+    found = []
+    for name, project in PROJECTS.items():
+        checkout = checkouts / name
+        if checkout.exists():
+            each = documented(checkout, project.folders, project.entry)
+            found.append([one for one in each if one.ranks(checkout) <= MOST_RANKS])
+    return interleaved(found)
+
+
+def _copied(checkout: Path, copy: Path) -> None:
+    """Also of a clone whose history is not whole."""
+    shutil.copytree(checkout, copy, symlinks=True, ignore=shutil.ignore_patterns(".git"))
+    for words in (("init", "-q"), ("add", "-fA")):
+        _git(copy, *words)
+
+
+def row_of(case: Documented, card: str, copies: Path, options: Any) -> dict[str, Any]:
+    """One rehearsal in the copy of its project, which is as before afterwards."""
+    copy = copies / case.repository
+    count = case.ranks(copy)
+    ranks = ("--gpus", str(count)) if count > 1 else ()
+    began = time.monotonic()
+    row: dict[str, Any] = key_fields(case, card) | {
+        "commit": _git(options.checkouts / case.repository, "rev-parse", "HEAD"),
+        "source": case.source, "ranks": count,
+    }  # fmt: skip
+    try:
+        done = rehearsed(
+            options.python, card, case.words, "--pretend-data", "--no-time", *ranks,
+            cwd=copy / case.folder, env=os.environ | case.environment | {"CI": "1"},
+            timeout=60 * options.minutes, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return row | {"exit_code": None, "words": "", "seconds": round(time.monotonic() - began)}
+    finally:
+        _git(copy, "clean", "-fdxq")
+        _git(copy, "checkout", "-q", ".")
+    row |= {"exit_code": done.returncode, "seconds": round(time.monotonic() - began)}
+    return row | _outcome(done)
+
+
+def _outcome(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
+    if not done.stdout.startswith("{"):
+        lines = done.stderr.strip().splitlines()
+        own = [line for line in lines if "Its own error" in line or "error:" in line]
+        last = " ".join(own[-2:] or lines[-3:])
+        return {"words": _plain(last)}
+    document = json.loads(done.stdout)
+    ranks = document["ranks"]
+    rank = max(ranks, key=lambda each: each["status"] != "done")
+    error = rank["error"] or {}
+    peak = rank["peaks"]["whole"] or {}
+    return {
+        "status": rank["status"],
+        "words": _plain(f"{error['type']}: {error['message']}") if error else "",
+        "where": _plain(" < ".join(error.get("where", ())[:2])),
+        "steps": rank["steps"],
+        "requested_bytes": peak.get("requested_bytes"),
+        "reserved_bytes": peak.get("reserved_bytes"),
+        "stood_in": [*rank["dtypes_of_holes"], *rank["data_stood_in"]],
+    }
+
+
+def _plain(text: str) -> str:
+    """Without this machine's folders."""
+    text = re.sub(r"(/[\w.+-]+)+/(site-packages|lib/python[\d.]+)/", "", " ".join(text.split()))
+    return re.sub(r"(/[\w.+-]+){2,}/(?=[\w.-])", ".../", text)[:500]
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(("git", *words), cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def key_fields(case: Documented, card: str) -> dict[str, Any]:
+    return {"project": case.repository, "command": " ".join(case.words), "card": card,
+            "script": case.script}  # fmt: skip
+
+
+def key_of(row: Row) -> tuple[str, str, str]:
+    return row["project"], row["script"], row["card"]
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def share_that_ran(rows: Iterable[Row]) -> tuple[int, int, int]:
+    """(ran, of how many scripts, of how many without those that are not the product's to run):
+    on the GPU that suits."""
+    faults = [fault_of(row) for row in rows if row["card"] == SUITS]
+    ran = sum(fault is None for fault in faults)
+    own = sum(fault is not None and fault.whose == "product" for fault in faults)
+    return ran, len(faults), ran + own
+
+
+def page(rows: Sequence[Row]) -> str:
+    ran, total, able = share_that_ran(rows)
+    suits = [row for row in rows if row["card"] == SUITS]
+    faults = Counter(fault for fault in map(fault_of, suits) if fault)
+    small = [row for row in rows if row["card"] == SMALL]
+    commits = {row["project"]: row["commit"] for row in rows}
+    return page_of(
+        "Scripts of other projects, rehearsed",
+        "`python -m benchmarks.scripts`: training scripts of other projects, each with the first "
+        "command line that its project documents, or without arguments; unchanged, with "
+        "`--pretend-data`, without a network or a GPU. Nothing here was measured on a GPU.",
+        f"**{ran} of {total}** scripts ran on a simulated {SUITS}; of the {able} that no missing "
+        "package, file, argument or value kept from it, "
+        f"{ran} ({ran / max(able, 1):.0%}). Of {len(small)} of them on a {SMALL}: "
+        f"{sum(row['exit_code'] == 0 for row in small)} fit, "
+        f"{sum(row['exit_code'] == 1 for row in small)} do not or are refused.",
+        table(
+            "project | commit | >scripts | >ran | >product's fault | >others'",
+            [_counts(name, commit, suits) for name, commit in commits.items()],
+        ),
+        "Why the others did not run:",
+        table(
+            "fault of | kind | >scripts", [(*fault, count) for fault, count in faults.most_common()]
+        ),
+        "Peaks are reserved bytes of the whole run.",
+        table("script | command | GPU | end | >peak | >s", map(_cells, rows)),
+    )
+
+
+def _counts(name: str, commit: str, rows: Iterable[Row]) -> tuple[object, ...]:
+    faults = [fault_of(row) for row in rows if row["project"] == name]
+    own = sum(fault is not None and fault.whose == "product" for fault in faults)
+    ran = faults.count(None)
+    return name, commit[:8], len(faults), ran, own, len(faults) - ran - own
+
+
+def _cells(row: Row) -> tuple[object, ...]:
+    fault, peak = fault_of(row), row.get("reserved_bytes")
+    words = row["words"][:160].replace("|", "\\|")
+    end = row["status"] if fault is None else f"{fault.whose}: {fault.kind}. {words}"
+    command = row["command"][:120].replace("|", "\\|")
+    size = "-" if peak is None else f"{peak:,}"
+    return (
+        f"{row['project']}: {row['script']}",
+        f"`{command}`",
+        row["card"],
+        end,
+        size,
+        row["seconds"],
+    )
+
+
+def main() -> None:
+    parser = parser_of_rows(__doc__)
+    parser.add_argument("checkouts", type=Path, nargs="?")
+    parser.add_argument("--limit", type=int, default=1 << 30)
+    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--match", default="")
+    options = parser.parse_args()
+    if not options.again:
+        with tempfile.TemporaryDirectory() as name:
+            for project in PROJECTS:
+                checkout = (options.checkouts / project).resolve()
+                if checkout.exists():
+                    _copied(checkout, Path(name) / project)
+            chosen = [
+                case
+                for case in cases(options.checkouts.resolve())
+                if re.search(options.match, f"{case.repository}: {case.script}")
+            ][: options.limit]
+
+            def made(question: tuple[Documented, str]) -> dict[str, Any]:
+                return row_of(*question, Path(name), options)
+
+            suiting = [((case.repository, case.script, SUITS), (case, SUITS)) for case in chosen]
+            rows = continued(ROWS, key_of, suiting, made, options.seconds)
+            fitting = {key_of(row)[:2] for row in rows if row.get("status") == "done"}
+            small = [
+                ((*key[:2], SMALL), (case, SMALL))
+                for key, (case, _) in suiting
+                if key[:2] in fitting
+            ]
+            continued(ROWS, key_of, small, made, options.seconds)
+    write_page("scripts", page(read_rows(ROWS)))
+
+
+if __name__ == "__main__":
+    main()
