@@ -10,7 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 _TRAINS = re.compile(
-    r"\.backward\(|\btrainer\w*\.train\(|\b\w*Trainer\(|\.fit\(|\btraining_step\(|run_exp\("
+    r"\.backward\(|\btrainer\w*\.train\(|\b\w*Trainer\(|\bmodel\.fit\(|\btraining_step\(|run_exp\("
 )
 _STARTED = re.compile(
     r"^(?:uv run |!)?((?:[A-Z_]+=\S+ +)*)"

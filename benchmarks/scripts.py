@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.documented_commands import Documented, documented, interleaved
 from benchmarks.pages import RESULTS, page_of, table, write_page
-from benchmarks.rehearsing import rehearsed
+from benchmarks.rehearsing import ROOT, rehearsed
 from benchmarks.rows import Row, continued, parser_of_rows, read_rows
 
 ROWS = RESULTS / "scripts.jsonl"
@@ -120,10 +120,11 @@ def row_of(case: Documented, card: str, copies: Path, options: Any) -> dict[str,
         "commit": _git(options.checkouts / case.repository, "rev-parse", "HEAD"),
         "source": case.source, "ranks": count,
     }  # fmt: skip
+    path = {"PYTHONPATH": f"{ROOT}:{_library(copy)}"}
     try:
         done = rehearsed(
             options.python, card, case.words, "--pretend-data", "--no-time", *ranks,
-            cwd=copy / case.folder, env=os.environ | case.environment | {"CI": "1"},
+            cwd=copy / case.folder, env=os.environ | case.environment | path,
             timeout=60 * options.minutes, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
@@ -133,6 +134,11 @@ def row_of(case: Documented, card: str, copies: Path, options: Any) -> dict[str,
         _git(copy, "checkout", "-q", ".")
     row |= {"exit_code": done.returncode, "seconds": round(time.monotonic() - began)}
     return row | _outcome(done)
+
+
+def _library(copy: Path) -> Path:
+    """The project's own package, which its scripts are written for."""
+    return copy / "src" if (copy / "src").exists() else copy
 
 
 def _outcome(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:

@@ -634,6 +634,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "weights_of_holes": [],
         "dtypes_of_holes": {},
         "data_stood_in": [],
+        "data_sizes": {},
         "facts": {"optimizers": []},
         **changes,
     }
@@ -951,58 +952,109 @@ def test_a_tokenizer_that_is_stood_in_for_gives_a_token_a_byte_and_is_as_large_a
     ],
 )
 def test_columns_are_read_off_the_script(source: str, columns: tuple[str, ...]) -> None:
-    from lora_profiler.rehearsal.inside.rehearsed.tokens import columns_of
+    from lora_profiler.rehearsal.inside.rehearsed.data import columns_of
 
-    assert columns_of(source) == columns
+    assert columns_of(source, ["train.py"]) == columns
+
+
+def test_columns_are_read_off_the_command_line() -> None:
+    from lora_profiler.rehearsal.inside.rehearsed.data import columns_of
+
+    words = ["--image_column=img", "--dataset_field", "query", "response", "--lr", "1", "--bf16"]
+    assert columns_of("", words) == ("img", "query", "response")
 
 
 PRETENDS_DATA = """
 import json, os, sys
-sys.path[:0] = sys.argv[1:3]
+sys.path.insert(0, sys.argv[1])
 os.environ |= {"LORA_PROFILER_RUN": sys.argv[2], "LORA_PROFILER_RUN_SETTINGS": sys.argv[3]}
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": sys.argv[2]}
 import rehearsed.start
 import datasets
-from rehearsed.tokens import DATA_STOOD_IN
-made = datasets.load_dataset("some/set")
-part = datasets.load_dataset("some/set", split="train[:10]")
-here = datasets.load_dataset("here")
-print(json.dumps([sorted(made), {k: v[:2] for k, v in part.items()}, here, DATA_STOOD_IN]))
+from rehearsed.tokens import DATA_STOOD_IN, TEXTS
 """
-DATASETS = {
-    "load.py": """
-def load_dataset(path, split=None):
-    if path != "here":
-        raise FileNotFoundError(path)
-    return "here"
-""",
-    "__init__.py": """
-from .load import load_dataset
-class Dataset(dict):
-    from_dict = classmethod(lambda cls, rows: cls(rows))
-DatasetDict = IterableDatasetDict = dict
-""",
-}  # fmt: skip
-"""What the package has, as far as it is asked for here."""
+
+
+def pretending(folder: Path, script: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+    inside = Path(__file__).parents[1] / "lora_profiler" / "rehearsal" / "inside"
+    words = [sys.executable, "-c", PRETENDS_DATA + script, str(inside), str(folder)]
+    return subprocess.run([*words, json.dumps(settings)], capture_output=True, text=True)
 
 
 def test_a_data_set_that_is_missing_is_stood_in_for_on_request_alone(tmp_path: Path) -> None:
-    inside = Path(__file__).parents[1] / "lora_profiler" / "rehearsal" / "inside"
-    (tmp_path / "datasets").mkdir()
-    for name, text in DATASETS.items():
-        (tmp_path / "datasets" / name).write_text(text)
-
-    def run_with(**settings: Any) -> subprocess.CompletedProcess[str]:
-        places = str(inside), str(tmp_path)
-        command = [sys.executable, "-c", PRETENDS_DATA, *places, json.dumps(settings)]
-        return subprocess.run(command, capture_output=True, text=True)
-
-    made = run_with(pretends_data=True, columns=["text", "label", "prompt"], tokens=8)
-    splits, part, here, stood_in = json.loads(made.stdout)
+    pytest.importorskip("datasets")
+    script = """
+made = datasets.load_dataset("some/set")
+part = datasets.load_dataset("some/set", split="train[:10]")
+print(json.dumps([sorted(made), part[:2], len(made["dev"]), DATA_STOOD_IN, TEXTS]))
+"""
+    asked = {"columns": ["text", "label", "prompt"], "tokens": 8}
+    made = pretending(tmp_path, script, pretends_data=True, **asked)
+    splits, part, rows, stood_in, texts = json.loads(made.stdout)
     assert splits == ["test", "train", "validation"]
     assert part == {"text": [" a" * 8] * 2, "label": [0, 1], "prompt": [" a a"] * 2}
-    assert here == "here"
+    assert rows == 512
     assert set(stood_in) == {"the data set some/set (text, label, prompt)"}
-    assert "FileNotFoundError: some/set" in run_with(columns=["text"]).stderr
+    assert texts == {"texts": "8 tokens"}
+    assert pretending(tmp_path, script, **asked).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("use", "answer"),
+    [
+        ('made.map(lambda row: {"n": 1}, remove_columns=made.column_names).column_names', ["n"]),
+        ('made.map(lambda row: {"n": row["said"]}, remove_columns=made.column_names)[0]',
+         {"n": " a" * 4}),
+        ('made["said"][0]', " a" * 4),
+        ('made.rename_column("said", "text2").column_names', ["text", "text2"]),
+        ('made.remove_columns(["meta", "id"]).column_names', ["text"]),
+        ('len(made.select(range(10_000)))', 512),
+        ('len(made.select(range(10_000, 10_010)))', 10),
+        ('[len(part) for part in made.train_test_split(test_size=1000).values()]', [384, 128]),
+        ('made.select_columns(["messages"])[0]["messages"][1]["role"]', "assistant"),
+        ('made.features.get("x", made.select_columns("label").features["label"].num_classes)', 2),
+    ],
+)  # fmt: skip
+def test_a_column_is_made_as_the_script_asks_for_it(
+    tmp_path: Path, use: str, answer: object
+) -> None:
+    pytest.importorskip("datasets")
+    script = f'made = datasets.load_dataset("some/set", split="train"); print(json.dumps({use}))'
+    asked = {"pretends_data": True, "columns": ["text"], "tokens": 4}
+    done = pretending(tmp_path, script, **asked)
+    assert json.loads(done.stdout) == answer, done.stderr
+
+
+def test_columns_of_well_known_data_sets_are_their_own(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    script = """
+mrpc = datasets.load_dataset("nyu-mll/glue", "mrpc")["train"]
+pictures = datasets.load_dataset("fusing/fill50k", split="train", streaming=True)
+print(json.dumps([mrpc.column_names, next(iter(pictures))["image"].size, TEXTS]))
+"""
+    done = pretending(tmp_path, script, pretends_data=True)
+    names, size, texts = json.loads(done.stdout)
+    assert names == ["sentence1", "sentence2", "label", "idx"]
+    assert size == [512, 512] and texts["images"] == "512 x 512 pixels"
+
+
+def test_nothing_is_published_and_a_missing_metric_answers_zeros(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    (tmp_path / "evaluate").mkdir()
+    (tmp_path / "evaluate" / "__init__.py").write_text("from .loading import load\n")
+    (tmp_path / "evaluate" / "loading.py").write_text("def load(path):\n    raise OSError(path)\n")
+    script = """
+sys.path.insert(0, sys.argv[2])
+from huggingface_hub import HfApi, create_repo
+import evaluate
+metric = evaluate.load("glue")
+metric.add_batch(predictions=[1], references=[0])
+said = [str(create_repo("model")), HfApi().upload_folder(folder_path=".", repo_id="a/b").oid[:1]]
+print(json.dumps([*said, metric.compute()["accuracy"], DATA_STOOD_IN]))
+"""
+    done = pretending(tmp_path, script, pretends_data=True)
+    answer = json.loads(done.stdout)
+    assert answer == ["https://huggingface.co/user/model", "0", 0.0, ["the metric glue"]]
 
 
 # --- an environment of its own --------------------------------------------------------------------------------------------
@@ -1223,6 +1275,13 @@ def test_the_first_screen_has_the_verdict_the_bar_and_what_is_large() -> None:
     assert re.search(r"^logits +2 × 1\.00  t/loss\.py:42$", text, re.MULTILINE)
     assert re.search(r"^layers\.0\.mlp\.down_proj +0\.50$", text, re.MULTILINE)
     assert len(lines) <= 25 and max(map(len, lines)) <= 80
+
+
+def test_the_length_of_simulated_texts_comes_right_after_the_verdict() -> None:
+    result = Rehearsal(document(data_sizes={"texts": "2,048 tokens", "images": "512 x 512 pixels"}))
+    text = plain(rehearsal_blocks([result], CARD, "train.py", detail=False))
+    said = "Its data is simulated: texts of 2,048 tokens and images of 512 x 512 pixels"
+    assert f"3 steps simulated. {said} (--pretend-tokens). " in " ".join(text.split())
 
 
 def test_an_answer_says_where_memory_ran_out_in_torch_s_words() -> None:

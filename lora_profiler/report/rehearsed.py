@@ -170,7 +170,8 @@ def rehearsal_blocks(
     """The verdict on `script` with what decides it, a bar of the peak, when memory is held, and the
     largest tensors; with `detail` every count in bytes."""
     result = worst_of(results)
-    blocks: list[Block] = [_verdict(result, card, script), *_failure(result, detail=detail)]
+    blocks: list[Block] = [_verdict(result, card, script), *_data_sizes(result)]
+    blocks += _failure(result, detail=detail)
     blocks += [*_bars(result, card), _peaks(result), *_largest(result)]
     lines = [_nearest_line(result, nearest)] if nearest else []
     if result.status == "out_of_memory" and result.document["out_of_memory"]:
@@ -228,6 +229,15 @@ def _verdict(result: Rehearsal, card: PretendedCard, script: str) -> Verdict:
     return Verdict(
         sign="fits" if result.status == "done" else "does_not_fit", words=words, rest=rest
     )
+
+
+def _data_sizes(result: Rehearsal) -> Iterator[Block]:
+    """Of data that was made in place of the script's own, which the peak follows from."""
+    sizes: Mapping[str, str] = result.document["data_sizes"]
+    if sizes:
+        kinds = " and ".join(f"{name} of {size}" for name, size in sizes.items())
+        option = " (--pretend-tokens)" if "texts" in sizes else ""
+        yield paragraph(f"Its data is simulated: {kinds}{option}.")
 
 
 def card_name(card: PretendedCard) -> str:

@@ -51,6 +51,8 @@ int nvmlDeviceGetName(void *device, char *out, unsigned n) {
     return SUCCESS;
 }
 int nvmlDeviceGetIndex(void *device, unsigned *index) { *index = INDEX; return SUCCESS; }
+typedef struct { unsigned gpu, memory; } Utilization;
+int nvmlDeviceGetUtilizationRates(void *device, Utilization *u) { u->gpu = u->memory = 0; return SUCCESS; }
 int nvmlDeviceGetMemoryInfo(void *device, Memory *m) {
     m->total = total(), m->free = pretended_free_bytes(INDEX), m->used = m->total - m->free;
     return SUCCESS;
@@ -89,5 +91,4 @@ REFUSED(nvmlDeviceGetPowerManagementLimit)
 REFUSED(nvmlDeviceGetPowerUsage)
 REFUSED(nvmlDeviceGetTemperature)
 REFUSED(nvmlDeviceGetTotalEnergyConsumption)
-REFUSED(nvmlDeviceGetUtilizationRates)
 REFUSED(nvmlDeviceGetVbiosVersion)

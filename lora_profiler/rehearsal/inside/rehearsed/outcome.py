@@ -16,7 +16,7 @@ from .kernels_by_name import attention_kernels, runs_other_cudnn
 from .peaks import COUNTERS, Key, Peaks
 from .settings import Settings
 from .tensors import Owner
-from .tokens import DATA_STOOD_IN
+from .tokens import DATA_STOOD_IN, TEXTS
 from .trained_model import training_summary
 from .values import LARGEST_CASE
 from .weights import STOOD_IN
@@ -128,6 +128,7 @@ def _document(run: Run, status: str, error: Mapping[str, Any] | None) -> dict[st
         "weights_of_holes": list(STOOD_IN),
         "dtypes_of_holes": STOOD_IN,
         "data_stood_in": list(dict.fromkeys(DATA_STOOD_IN)),
+        "data_sizes": TEXTS,
         "values_read": kernels.values_read(),
         "facts": {
             **training_summary(run.optimizers),

@@ -6,6 +6,7 @@ import os
 
 from .dequantised import observe_bitsandbytes
 from .failure import observe_failures
+from .hub import publish_nothing, stand_in_for_metrics
 from .imports import after_import
 from .settings import read_settings
 
@@ -32,8 +33,19 @@ def _hub_imported() -> None:
     stand_in(read_settings())
 
 
+def _downloads_imported() -> None:
+    from .weights import stand_in_for_files
+
+    stand_in_for_files(read_settings())
+
+
+def _metrics_imported() -> None:
+    if read_settings().pretends_data:
+        stand_in_for_metrics()
+
+
 def _datasets_imported() -> None:
-    from .tokens import stand_in_for_data
+    from .data import stand_in_for_data
 
     settings = read_settings()
     if settings.pretends_data:
@@ -46,4 +58,7 @@ after_import("bitsandbytes.cextension", observe_bitsandbytes)
 if _IS_RECORDED:
     observe_failures(read_settings().folder)
     after_import("transformers.utils.hub", _hub_imported)
+    after_import("huggingface_hub.file_download", _downloads_imported)
+    after_import("huggingface_hub.hf_api", publish_nothing)
+    after_import("evaluate.loading", _metrics_imported)
     after_import("datasets.load", _datasets_imported)

@@ -71,7 +71,7 @@ def training_summary(
         ),
         "other_parameters": sum(_numel(each) for m in models[1:] for each in m.parameters()),
     }
-    configured = [each for each in modules if hasattr(getattr(each, "config", None), "to_dict")]
+    configured = [each for each in modules if _is_configured(each)]
     if configured:
         config: Any = configured[0].config
         named["attention_implementation"] = getattr(config, "_attn_implementation", None)
@@ -110,10 +110,19 @@ def is_compiled(module: torch.nn.Module) -> bool:
     return by_call or type(module).__name__ == "OptimizedModule"
 
 
+def _is_configured(module: torch.nn.Module) -> bool:
+    """As transformers' models are; others that have a config wrap one of these."""
+    config = getattr(module, "config", None)
+    return hasattr(config, "to_dict") and hasattr(module, "get_input_embeddings")
+
+
 def _end_dtypes(model: torch.nn.Module) -> dict[str, str]:
     """Of the embedding and of a norm: what preparations of a quantised base differ in."""
     get_embedding: Any = model.get_input_embeddings
-    embedding = getattr(get_embedding(), "weight", None)
+    try:
+        embedding = getattr(get_embedding(), "weight", None)
+    except NotImplementedError:  # a model without tokens
+        embedding = None
     norms = (p for name, p in model.named_parameters() if "norm" in name.rpartition(".")[0])
     found = {"embedding": embedding, "norm": next(norms, None)}
     return {name: str(p.dtype).removeprefix("torch.") for name, p in found.items() if p is not None}

@@ -1,5 +1,5 @@
-"""Models of the hub whose weights are not on this disk: a config, where the catalogue knows one,
-and a checkpoint of holes.
+"""Models of the hub whose weights are not on this disk: a config, where the catalogue, the list
+beside this file or transformers itself knows one, and a checkpoint of holes.
 
 Loading it is what loading the real one is, byte for byte, and every value is zero: files of the
 right length without storage, of 5 GB at most, as checkpoints of the hub are. All of it lies in this
@@ -7,13 +7,15 @@ run's own view of the hub's cache (`launch.py` makes that, of links), and goes w
 
 import json
 import os
+import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .checkpoints import catalogue_dtype, known_checkpoint
 from .settings import Settings
-from .tokens import DATA_STOOD_IN, TOKENIZER, write_tokenizer
+from .tokens import DATA_STOOD_IN, PREPROCESSORS, TOKENIZER, write_preprocessor, write_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 STOOD_IN: dict[str, str] = {}
 """Repositories whose weights are holes -> the dtype of these, in words."""
 _COMMIT = "0" * 40
-_WEIGHTS = "model.safetensors"
+_WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(\.fp16)?\.safetensors")
 _INDEX = "model.safetensors.index.json"
 _OTHER_WEIGHTS = (_INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
 _ASSUMED = "float32 (assumed: the config names no dtype)"
@@ -34,7 +36,7 @@ _DTYPES = {
 
 
 def stand_in(settings: Settings) -> None:
-    """Every look into the hub's cache from here on finds what is not there."""
+    """Every look of transformers into the hub's cache from here on finds what is not there."""
     from transformers.utils import hub
 
     original: Callable[..., Any] = hub.cached_files
@@ -44,35 +46,65 @@ def stand_in(settings: Settings) -> None:
     ) -> Any:
         if not os.path.isdir(path_or_repo_id):
             for name in filenames:
-                _prepare(settings, str(path_or_repo_id), name)
+                _prepare(settings, str(path_or_repo_id), name, kwargs.get("subfolder") or "")
         return original(path_or_repo_id, filenames, *args, **kwargs)
 
     hub.cached_files = cached_files
 
 
-def _prepare(settings: Settings, repository: str, name: str) -> None:
+def stand_in_for_files(settings: Settings) -> None:
+    """The same of everybody else."""
+    from huggingface_hub import file_download
+
+    original: Callable[..., Any] = file_download.hf_hub_download
+
+    def hf_hub_download(repo_id: str, filename: str, **kwargs: Any) -> Any:
+        if kwargs.get("repo_type") in (None, "model"):
+            _prepare(settings, repo_id, filename, kwargs.get("subfolder") or "")
+        return original(repo_id, filename, **kwargs)
+
+    file_download.hf_hub_download = hf_hub_download
+
+
+def _prepare(settings: Settings, repository: str, name: str, place: str) -> None:
     from huggingface_hub import constants, try_to_load_from_cache
 
+    name = os.path.normpath(os.path.join(place, name))
     if isinstance(try_to_load_from_cache(repository, name), str):
         return
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
     if settings.folder not in folder.parents:
         return  # the script has set a cache of its own
-    snapshot = _snapshot(folder, _known_config(settings, repository))
+    snapshot = _snapshot(folder, settings, repository)
     if snapshot is None or (snapshot / name).exists():
         return
-    if name == _WEIGHTS and not any((snapshot / other).exists() for other in _OTHER_WEIGHTS):
-        STOOD_IN[repository] = write_holes(snapshot, _known_dtype(settings, repository))
-        if not (snapshot / name).exists():
-            _mark_missing(folder, snapshot.name, name)
-    elif name in TOKENIZER and settings.pretends_data:
-        write_tokenizer(snapshot)
-        DATA_STOOD_IN.append(f"the tokenizer of {repository}")
-    else:
+    path = snapshot / name
+    config = path.with_name("config.json")
+    if _is_missing_weights(path):
+        part = f"{repository}/{place}".rstrip("./")
+        dtype = catalogue_dtype(settings, repository)
+        STOOD_IN[part] = write_holes(path.parent, dtype, path.name)
+    elif settings.pretends_data and config.exists():
+        if path.name in TOKENIZER:
+            write_tokenizer(path.parent)
+            DATA_STOOD_IN.append(f"the tokenizer of {repository}")
+        elif path.name in PREPROCESSORS:
+            write_preprocessor(path)
+    if not path.exists():
         _mark_missing(folder, snapshot.name, name)
 
 
-def _snapshot(folder: Path, config: dict[str, Any] | None) -> Path | None:
+def _is_missing_weights(path: Path) -> bool:
+    """Whether these are the weights that a library tries, and no others are there."""
+    others = any(path.with_name(other).exists() for other in _OTHER_WEIGHTS)
+    return (
+        bool(_WEIGHTS.fullmatch(path.name))
+        and path.with_name("config.json").exists()
+        and not others
+    )
+
+
+def _snapshot(folder: Path, settings: Settings, repository: str) -> Path | None:
     """A folder of the repository's newest commit that can be written to; None where nothing of the
     model is known."""
     main = folder / "refs" / "main"
@@ -81,13 +113,19 @@ def _snapshot(folder: Path, config: dict[str, Any] | None) -> Path | None:
         if folder.is_symlink():
             _copy_of_links(folder)
         snapshot = folder / "snapshots" / commit
-        return snapshot if (snapshot / "config.json").exists() else None
-    if config is None:
+        return snapshot if any(snapshot.glob("**/config.json")) else None
+    known = known_checkpoint(settings, repository)
+    if known is None:
         return None
+    if known.by is not None:
+        DATA_STOOD_IN.append(f"{repository} {known.by}")
     snapshot = folder / "snapshots" / _COMMIT
-    snapshot.mkdir(parents=True, exist_ok=True)
+    for place, config in known.configs.items():
+        (snapshot / place).mkdir(parents=True, exist_ok=True)
+        kind = str(config.get("_class_name"))
+        name = "scheduler_config.json" if kind.endswith("Scheduler") else "config.json"
+        (snapshot / place / name).write_text(json.dumps(config), "utf-8")
     main.parent.mkdir(exist_ok=True)
-    (snapshot / "config.json").write_text(json.dumps(config), "utf-8")
     main.write_text(_COMMIT, "utf-8")
     return snapshot
 
@@ -112,61 +150,40 @@ def _mark_missing(folder: Path, commit: str, name: str) -> None:
     marker.touch()
 
 
-def _catalogue_row(settings: Settings, repository: str) -> dict[str, Any] | None:
-    if settings.models is None:
-        return None
-    wanted = repository.lower()
-    rows: list[dict[str, Any]] = json.loads(settings.models.read_text("utf-8"))["models"]
-    for row in rows:
-        if wanted in (row["id"].lower(), *(alias.lower() for alias in row.get("aliases", []))):
-            return row
-    return None
-
-
-def _known_config(settings: Settings, repository: str) -> dict[str, Any] | None:
-    row = _catalogue_row(settings, repository)
-    if row is None:
-        return None
-    kind = row.get("transformers_model_type") or row["model_type"]
-    dtype = _known_dtype(settings, repository)
-    named = {"model_type": kind, "architectures": [row["architecture"]]}
-    return {"dtype": dtype, **row["config"], **named}
-
-
-def _known_dtype(settings: Settings, repository: str) -> str | None:
-    """Of the published weights, by the catalogue; bfloat16 of those that it knows as quantised,
-    which are stood in for dequantised."""
-    row = _catalogue_row(settings, repository) or {}
-    return row.get("dtype") or ("bfloat16" if row.get("checkpoint_quantization") else None)
-
-
-def write_holes(snapshot: Path, dtype: str | None = None) -> str:
+def write_holes(
+    snapshot: Path, dtype: str | None = None, weights: str = "model.safetensors"
+) -> str:
     """safetensors files of all that the architecture of the config.json there holds, with an index
     where they are several; their data is a hole. Returns their dtype in words: that of the config,
     else `dtype`, else float32, as checkpoints are stored that are older than the field."""
-    import transformers
-
     fields = json.loads((snapshot / "config.json").read_text("utf-8"))
-    config = transformers.AutoConfig.for_model(**fields)
-    named = (each.dtype for each in (config, config.get_text_config()))
-    stated = str(next(filter(None, named), dtype) or "").removeprefix("torch.")
+    if "_class_name" in fields:
+        stated = str(fields.get("_dtype") or dtype or "")
+        tensors = _tensors_of_diffusers(fields, stated or "float32")
+    else:
+        import transformers
+
+        config = transformers.AutoConfig.for_model(**fields)
+        named = (each.dtype for each in (config, config.get_text_config()))
+        stated = str(next(filter(None, named), dtype) or "").removeprefix("torch.")
+        tensors = _tensors_of(config, fields["architectures"][0], stated or "float32")
     shards: list[dict[str, torch.Tensor]] = [{}]
     filled = total = 0
-    for name, tensor in _tensors_of(config, fields["architectures"][0], stated or "float32"):
-        if filled and filled + tensor.nbytes > _SHARD_BYTES:
+    for name, tensor in tensors:
+        if filled and filled + tensor.nbytes > _SHARD_BYTES and "_class_name" not in fields:
             shards.append({})
             filled = 0
         shards[-1][name] = tensor
         filled += tensor.nbytes
         total += tensor.nbytes
     if len(shards) == 1:
-        _write_shard(snapshot / _WEIGHTS, shards[0])
+        _write_shard(snapshot / weights, shards[0])
         return stated or _ASSUMED
     places: dict[str, str] = {}
-    for number, tensors in enumerate(shards, 1):
+    for number, held in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        _write_shard(snapshot / file, tensors)
-        places |= dict.fromkeys(tensors, file)
+        _write_shard(snapshot / file, held)
+        places |= dict.fromkeys(held, file)
     index = {"metadata": {"total_size": total}, "weight_map": places}
     (snapshot / _INDEX).write_text(json.dumps(index), "utf-8")
     return stated or _ASSUMED
@@ -200,6 +217,21 @@ def _tensors_of(config: Any, architecture: str, dtype: str) -> "Iterator[tuple[s
     kind = getattr(transformers, architecture)
     with torch.device("meta"):
         model = kind._from_config(config, dtype=getattr(torch, dtype))
+    yield from _stored(model)
+
+
+def _tensors_of_diffusers(
+    fields: Mapping[str, Any], dtype: str
+) -> "Iterator[tuple[str, torch.Tensor]]":
+    import diffusers
+    import torch
+
+    with torch.device("meta"):
+        model = getattr(diffusers, fields["_class_name"]).from_config(fields)
+    yield from _stored(model.to(getattr(torch, dtype)))
+
+
+def _stored(model: "torch.nn.Module") -> "Iterator[tuple[str, torch.Tensor]]":
     yield from model.named_parameters()
     persistent = model.state_dict().keys()
     yield from ((name, buffer) for name, buffer in model.named_buffers() if name in persistent)

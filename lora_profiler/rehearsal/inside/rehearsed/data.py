@@ -1,0 +1,284 @@
+"""Data sets that are not on this disk, where the run may pretend them: few rows, with the columns
+that are known of a data set, that its script reads, or that it asks for as it runs."""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from .settings import Settings
+from .tokens import DATA_STOOD_IN, TEXTS, WORD
+
+ROWS = 512
+PIXELS = 512
+_SPLITS = ("train", "validation", "test")
+_MARK = "simulated"
+_KNOWN = Path(__file__).with_name("data_sets.json")
+_OF_TRAINERS = {
+    "KTOTrainer": ("prompt", "completion", "label"),
+    "BCOTrainer": ("prompt", "completion", "label"),
+    "PRMTrainer": ("prompt", "completions", "labels"),
+    "StepwiseRewardTrainer": ("prompt", "completions", "labels"),
+    "RewardTrainer": ("chosen", "rejected"),
+    "GKDTrainer": ("messages",),
+    "GOLDTrainer": ("messages",),
+    **dict.fromkeys(
+        ("GRPOTrainer", "RLOOTrainer", "OnlineDPOTrainer", "NashMDTrainer", "XPOTrainer"),
+        ("prompt",),
+    ),
+    **dict.fromkeys(("DPOTrainer", "CPOTrainer", "ORPOTrainer"), ("prompt", "chosen", "rejected")),
+}
+_QUESTIONS = ("prompt", "instruction", "question", "query", "premise", "anchor")
+"""A quarter as long as the texts beside them: trainers leave out a row without room for an
+answer."""
+_READ = re.compile(
+    r"""\b(?:examples?|batch|samples?|rows?|items?|elements?|data|dataset|x)\[\s*["'](\w+)["']\s*\]"""
+)
+_LISTED = re.compile(r"""(?:remove_columns=\[|rename_column\(|select_columns\(\[?)([^\])]*)""")
+_OPTION = re.compile(r"--\w*(?:column|field)s?(?:[_-]\w+)?")
+_MADE = ("input_ids", "attention_mask", "labels", "token_type_ids", "position_ids")
+"""What a tokenizer gives, or a script names anew."""
+_MISSING = re.compile(
+    r"columns?\b.*?(\[[^\]]*\]|\{[^}]*\}|'[^']*'|\w+) (?:is )?not in", re.IGNORECASE
+)
+_ON_DEMAND = (
+    "__getitem__", "__getitems__", "map", "filter", "remove_columns", "rename_column",
+    "rename_columns", "select_columns", "cast_column", "sort", "unique", "class_encode_column",
+)  # fmt: skip
+
+
+def stand_in_for_data(settings: Settings) -> None:
+    """From here on `datasets.load_dataset` makes what it does not find."""
+    from datasets import Dataset, load
+
+    original: Callable[..., Any] = load.load_dataset
+
+    def load_dataset(path: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(path, *args, **kwargs)
+        except (OSError, ValueError):  # not on this disk, and nobody may be asked
+            subset = kwargs.get("name", args[0] if args else None)
+            streams = bool(kwargs.get("streaming"))
+            return _made(path, subset, kwargs.get("split"), settings, is_streamed=streams)
+
+    load.load_dataset = load_dataset
+    for name in _ON_DEMAND:
+        setattr(Dataset, name, _with_columns_on_demand(getattr(Dataset, name), settings))
+    Dataset.select = _as_many_as_there_are(Dataset.select)
+    Dataset.train_test_split = _split_at_a_quarter(Dataset.train_test_split)
+
+
+def _made(path: str, subset: Any, split: Any, settings: Settings, *, is_streamed: bool) -> Any:
+    from datasets import Dataset, DatasetDict, IterableDatasetDict
+
+    columns = settings.columns or known_columns(path, subset) or columns_of(_sources())
+    DATA_STOOD_IN.append(f"the data set {path} ({', '.join(columns)})")
+    made = _with_columns(Dataset.from_dict({"_": [0] * ROWS}), columns, settings)
+    made = made.remove_columns("_")
+    made.info.description = _MARK
+    if is_streamed:
+        made = made.to_iterable_dataset()
+    if split is not None:
+        return [made for _ in split] if isinstance(split, list | tuple) else made
+    kind = IterableDatasetDict if is_streamed else DatasetDict
+
+    class Splits(kind):  # type: ignore[misc, valid-type]
+        """Has every split that is asked for."""
+
+        def __missing__(self, name: str) -> Any:
+            return self[_SPLITS[0]]
+
+        def __getitem__(self, name: Any) -> Any:
+            return dict.__getitem__(self, name)
+
+    return Splits(dict.fromkeys(_SPLITS, made))
+
+
+# --- columns and their values ---------------------------------------------------------------------
+
+
+def known_columns(path: str, subset: Any) -> tuple[str, ...]:
+    """Of a data set by its name, () where nothing is known of it."""
+    known: dict[str, list[str]] = json.loads(_KNOWN.read_text("utf-8"))
+    name = path.lower().rpartition("/")[2]
+    for each in (f"{name}:{subset}".lower(), name):
+        if each in known:
+            return tuple(known[each])
+    return ()
+
+
+def _with_columns(dataset: Any, names: Iterable[str], settings: Settings) -> Any:
+    from datasets import Dataset
+
+    made = dataset.flatten_indices() if dataset._indices is not None else dataset
+    for name in names:
+        values, feature = _column(name, settings.tokens, len(made))
+        made = Dataset.add_column(made, name, values, feature=feature)
+    return made
+
+
+def _column(name: str, tokens: int, rows: int) -> tuple[list[Any], Any]:
+    """By what columns of that name hold in published data sets."""
+    from datasets import ClassLabel, Image, List
+
+    text = WORD * max(tokens // 4 if name in _QUESTIONS else tokens, 1)
+    question = WORD * max(tokens // 4, 1)
+    if re.search(r"image|(^|_)img($|_)|photo|picture|pixel_values", name):
+        image = {"bytes": _picture(), "path": None}
+        TEXTS["images"] = f"{PIXELS} x {PIXELS} pixels"
+        return ([[image]] * rows, List(Image())) if name == "images" else ([image] * rows, Image())
+    if name in ("messages", "conversation", "conversations"):
+        said = [_said("user", question), _said("assistant", text)]
+        return [said] * rows, None
+    if name in ("completions", "responses", "negatives"):
+        return [[text, text]] * rows, None
+    if name == "labels":
+        return [[True, False]] * rows, None
+    if re.search(r"score|similarity|rating|margin", name):
+        return [0.5] * rows, None
+    if name in ("label", "fine_label", "coarse_label", "is_duplicate", "class"):
+        return [row % 2 for row in range(rows)], ClassLabel(names=["0", "1"])
+    if name == "answers":
+        return [{"text": [question], "answer_start": [0]}] * rows, None
+    if name == "translation":
+        return [dict.fromkeys(("en", "de", "fr", "ro"), question)] * rows, None
+    if re.search(r"(^|_)(id|ids|idx|index|qid|pid)$", name):
+        return list(range(rows)), None
+    TEXTS["texts"] = f"{tokens:,} tokens"
+    return [text] * rows, None
+
+
+def _said(role: str, text: str) -> dict[str, str]:
+    return {"role": role, "content": text}
+
+
+def _picture() -> bytes:
+    from io import BytesIO
+
+    from PIL import Image
+
+    file = BytesIO()
+    Image.new("RGB", (PIXELS, PIXELS)).save(file, "PNG")
+    return file.getvalue()
+
+
+def _sources() -> str:
+    """Of the script and of what it imports from its own folder."""
+    place = getattr(sys.modules.get("__main__"), "__file__", None)
+    if not place:
+        return ""
+    folder = Path(place).resolve().parent
+    files = {Path(place).resolve(): None}
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if file and folder in Path(file).resolve().parents:
+            files[Path(file).resolve()] = None
+    texts = []
+    for file in files:
+        try:
+            texts.append(file.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError):
+            continue
+    return "\n".join(texts)
+
+
+def columns_of(source: str, words: Sequence[str] = ()) -> tuple[str, ...]:
+    """Those that a script reads, so far as its text and its command line say; one of texts where
+    they say nothing."""
+    given = _columns_given(words or sys.argv[1:])
+    for trainer, columns in _OF_TRAINERS.items():
+        if re.search(rf"\b{trainer}\b", source):
+            return columns
+    names = [*given, *(match[1] for match in _READ.finditer(source))]
+    for match in _LISTED.finditer(source):
+        names += re.findall(r"""["'](\w+)["']""", match[1])
+    names = [name for name in names if name not in (*_SPLITS, *_MADE)]
+    return tuple(dict.fromkeys(names)) or ("text",)
+
+
+def _columns_given(words: Sequence[str]) -> list[str]:
+    """`--image_column img`, `--dataset_field query response`, `--caption_column=text`."""
+    names: list[str] = []
+    takes = False
+    for word in words:
+        option, _, value = word.partition("=")
+        if option.startswith("-"):
+            takes = bool(_OPTION.fullmatch(option)) and not value
+            names += [value] * (bool(value) and bool(_OPTION.fullmatch(option)))
+        elif takes:
+            names.append(word)
+    return [name for name in names if name.isidentifier()]
+
+
+# --- as the script goes on with them --------------------------------------------------------------
+
+
+def _with_columns_on_demand(method: Callable[..., Any], settings: Settings) -> Callable[..., Any]:
+    """A column that is not there is made when it is read, and the call begins anew."""
+
+    @wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if method.__name__ == "__getitem__" and isinstance(args[0], str):  # read later on
+            _add_columns(self, [args[0]], settings)
+        while True:
+            try:
+                return method(self, *args, **kwargs)
+            except (KeyError, ValueError) as error:
+                before = set(self.column_names)
+                missing = _add_columns(self, _missing_columns(error), settings)
+                if not missing:
+                    raise
+                removed = kwargs.get("remove_columns")
+                if removed and set(removed) >= before:
+                    kwargs["remove_columns"] = [*removed, *missing]
+
+    return call
+
+
+def _add_columns(dataset: Any, names: Sequence[str], settings: Settings) -> list[str]:
+    """Those that it lacked, in place; of a data set of the user's own none."""
+    missing = [name for name in names if name not in dataset.column_names]
+    if not missing or dataset.info.description != _MARK:
+        return []
+    added = _with_columns(dataset.with_format(None), missing, settings)
+    dataset._data, dataset._indices = added._data, added._indices
+    dataset._info, dataset._fingerprint = added._info, added._fingerprint
+    DATA_STOOD_IN.append(f"its columns {', '.join(missing)}")
+    return missing
+
+
+def _missing_columns(error: Exception) -> list[str]:
+    words = str(error.args[0]) if error.args else ""
+    named = _MISSING.search(words)
+    if named:
+        return re.findall(r"\w+", named[1])
+    return [words] if isinstance(error, KeyError) and words.isidentifier() else []
+
+
+def _as_many_as_there_are(select: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(select)
+    def call(self: Any, indices: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.info.description == _MARK and len(self):
+            wanted = list(indices)[: len(self)]
+            indices = [index % len(self) for index in wanted] or range(len(self))
+        return select(self, indices, *args, **kwargs)
+
+    return call
+
+
+def _split_at_a_quarter(split: Callable[..., Any]) -> Callable[..., Any]:
+    """Where a script holds back more rows than there are."""
+
+    @wraps(split)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return split(self, *args, **kwargs)
+        except ValueError:
+            if self.info.description != _MARK:
+                raise
+            return split(self, test_size=0.25, seed=kwargs.get("seed"))
+
+    return call
