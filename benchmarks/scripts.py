@@ -22,6 +22,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import Image
+
 from benchmarks.documented_commands import Documented, documented, interleaved
 from benchmarks.pages import RESULTS, page_of, table, write_page
 from benchmarks.rehearsing import ROOT, rehearsed
@@ -51,6 +53,9 @@ PROJECTS: Mapping[str, Project] = {
 }
 
 
+TOKENISED = {"nanoGPT": ("data/openwebtext/train.bin", "data/openwebtext/val.bin")}
+
+
 class Fault(NamedTuple):
     """`whose`: "product", "script" (its files, arguments or age), "environment" (a package, a
     network, a second machine), or "values" (what a rehearsal does not know by design)."""
@@ -60,6 +65,7 @@ class Fault(NamedTuple):
 
 
 _PACKAGE = Fault("environment", "a package is not installed")
+_HUB = Fault("product", "no replacement for what the hub would send")
 _AGE = Fault("script", "written for other versions of its libraries")
 _FAULTS: tuple[tuple[str, Fault], ...] = (
     ("cusolver|svd|geqrf", Fault("values", "QR, SVD or eigenvalues on the GPU")),
@@ -67,13 +73,10 @@ _FAULTS: tuple[tuple[str, Fault], ...] = (
     ("(require|need|please|must).{0,60}install|vllm|deepspeed|megatron|flash.attn", _PACKAGE),
     ("cannot import name|unexpected keyword argument|has no attribute|deprecated", _AGE),
     (
-        "SystemExit: 2|arguments? (is|are) required|following arguments|unrecognized arguments",
+        "ended with exit code 2|[Ee]ither a dataset",
         Fault("script", "its documented command lacks arguments"),
     ),
-    (
-        "Connection|Offline|LocalEntryNotFound|cached files|Max retries|URLError|resolve",
-        Fault("product", "no replacement for what the hub would send"),
-    ),
+    ("Connect|Offline|LocalEntryNotFound|cached files|Max retries|URLError|module script", _HUB),
     ("FileNotFound|No such file", Fault("script", "reads files that it does not bring")),
 )
 """Of an error's type and words; the first that matches. Others are the product's."""
@@ -121,6 +124,7 @@ def row_of(case: Documented, card: str, copies: Path, options: Any) -> dict[str,
         "source": case.source, "ranks": count,
     }  # fmt: skip
     path = {"PYTHONPATH": f"{ROOT}:{_library(copy)}"}
+    _provide(copy, case)
     try:
         done = rehearsed(
             options.python, card, case.words, "--pretend-data", "--no-time", *ranks,
@@ -134,6 +138,18 @@ def row_of(case: Documented, card: str, copies: Path, options: Any) -> dict[str,
         _git(copy, "checkout", "-q", ".")
     row |= {"exit_code": done.returncode, "seconds": round(time.monotonic() - began)}
     return row | _outcome(done)
+
+
+def _provide(copy: Path, case: Documented) -> None:
+    """What a project has its readers fetch first: pictures of a subject, a tokenised text."""
+    for folder in re.findall(r"--instance_data_dir[= ](\w+)", " ".join(case.words)):
+        (copy / case.folder / folder).mkdir(exist_ok=True)
+        for number in range(5):
+            picture = copy / case.folder / folder / f"{number}.png"
+            Image.new("RGB", (1024, 1024)).save(picture)
+    for place in TOKENISED.get(case.repository, ()):
+        with (copy / place).open("wb") as file:
+            file.truncate(20_000_000)
 
 
 def _library(copy: Path) -> Path:

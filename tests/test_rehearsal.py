@@ -709,6 +709,15 @@ def test_how_a_script_ended_is_told_with_the_hint_that_helps(
     assert hint in said and not any(other in said for other in others)
 
 
+def test_a_launcher_that_fails_before_any_step_is_told_by_its_exit_code(tmp_path: Path) -> None:
+    """The script under it failed without using the GPU; the launcher itself had opened it."""
+    written = {"result-0-1.json": document(status="ended", steps=0)}
+    script = f"{WRITES}\nsys.exit(2)"
+    with pytest.raises(RehearsalError, match="ended with exit code 2 before it used the GPU"):
+        command = request("python", "-c", script, json.dumps(written))
+        rehearse(command, without_stubs(tmp_path), 2)
+
+
 def test_an_interrupt_leaves_none_of_the_script_s_processes(tmp_path: Path) -> None:
     """A launcher and its worker, which hears no SIGTERM."""
     pids = tmp_path / "pids"
@@ -910,6 +919,26 @@ def test_holes_are_of_the_dtype_that_the_catalogue_knows_where_the_config_names_
     model = transformers.AutoModelForCausalLM.from_pretrained("known/One")
     assert str(model.dtype) == "torch.float16"
     assert weights.STOOD_IN == {"known/One": "float16"}
+
+
+def test_a_name_that_nobody_knows_is_its_namesake_or_the_defaults_of_a_config_class(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    from lora_profiler.rehearsal.inside.rehearsed.tokens import DATA_STOOD_IN
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    config = transformers.AutoConfig.from_pretrained("me/one-Reward")
+    assert config.hidden_size == CONFIG["hidden_size"]
+    assert transformers.AutoConfig.from_pretrained("microsoft/mpnet-base").vocab_size == 30_527
+    assert transformers.AutoConfig.from_pretrained("distilroberta-base").num_hidden_layers == 6
+    assert DATA_STOOD_IN[-3:] == [
+        "me/one-Reward as known/One",
+        "microsoft/mpnet-base by the defaults of its config class",
+        "distilroberta-base as distilbert/distilroberta-base",
+    ]
+    with pytest.raises(OSError):
+        transformers.AutoConfig.from_pretrained("me/another-one")
 
 
 def test_weights_that_are_in_the_cache_are_the_ones_that_load(hub: Path) -> None:

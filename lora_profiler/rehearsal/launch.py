@@ -142,7 +142,7 @@ def rehearse(request: Request, stubs: Stubs, output: int) -> list[Rehearsal]:
         _link_hub_cache(folder / "hub")
         code = _run(words_of(request), _environment(request, stubs, folder), output)
         results = [read_result(path) for path in sorted(folder.glob("result-*.json"))]
-        if not results:
+        if not results or (code and all(each.left_early for each in results)):
             raise RehearsalError(_ended(request, folder, code))
     return best_of(results)
 

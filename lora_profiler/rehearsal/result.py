@@ -52,6 +52,11 @@ class Rehearsal:
     def steps(self) -> int:
         return int(self.document["steps"])
 
+    @property
+    def left_early(self) -> bool:
+        """Before any step and without an error of its own, as launchers do and `sys.exit`."""
+        return self.status == "ended" and not self.steps
+
     def peak(self, part: PartOfRun) -> Peak | None:
         peak: Peak | None = self.document["peaks"][part]
         return peak

@@ -139,7 +139,7 @@ def _column(name: str, tokens: int, rows: int) -> tuple[list[Any], Any]:
         return [[True, False]] * rows, None
     if re.search(r"score|similarity|rating|margin", name):
         return [0.5] * rows, None
-    if name in ("label", "fine_label", "coarse_label", "is_duplicate", "class"):
+    if re.search(r"label$|^is_|^class$|^target$", name, re.IGNORECASE):
         return [row % 2 for row in range(rows)], ClassLabel(names=["0", "1"])
     if name == "answers":
         return [{"text": [question], "answer_start": [0]}] * rows, None
