@@ -67,15 +67,14 @@ class Fault(NamedTuple):
 _PACKAGE = Fault("environment", "a package is not installed")
 _HUB = Fault("product", "no replacement for what the hub would send")
 _AGE = Fault("script", "written for other versions of its libraries")
+_COMMAND = Fault("script", "its documented command does not run on one GPU")
 _FAULTS: tuple[tuple[str, Fault], ...] = (
     ("cusolver|svd|geqrf", Fault("values", "QR, SVD or eigenvalues on the GPU")),
     ("ModuleNotFoundError|No module named", _PACKAGE),
     ("(require|need|please|must).{0,60}install|vllm|deepspeed|megatron|flash.attn", _PACKAGE),
     ("cannot import name|unexpected keyword argument|has no attribute|deprecated", _AGE),
-    (
-        "ended with exit code 2|[Ee]ither a dataset",
-        Fault("script", "its documented command lacks arguments"),
-    ),
+    ("unscale FP16 gradients|must be divisible by num_generations", _COMMAND),
+    ("ended with exit code 2|[Ee]ither a dataset", _COMMAND),
     ("Connect|Offline|LocalEntryNotFound|cached files|Max retries|URLError|module script", _HUB),
     ("FileNotFound|No such file", Fault("script", "reads files that it does not bring")),
 )
@@ -134,7 +133,7 @@ def row_of(case: Documented, card: str, copies: Path, options: Any) -> dict[str,
     except subprocess.TimeoutExpired:
         return row | {"exit_code": None, "words": "", "seconds": round(time.monotonic() - began)}
     finally:
-        _git(copy, "clean", "-fdxq")
+        _git(copy, "clean", "-fdxq", "-e", "__pycache__")
         _git(copy, "checkout", "-q", ".")
     row |= {"exit_code": done.returncode, "seconds": round(time.monotonic() - began)}
     return row | _outcome(done)

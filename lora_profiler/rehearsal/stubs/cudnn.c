@@ -13,7 +13,7 @@ int cudnnGetProperty(int which, int *value) {
 int cudnnCreate(void **handle) { *handle = calloc(1, 256); return 0; }
 int cudnnDestroy(void *handle) { free(handle); return 0; }
 int cudnnGetStream(void *handle, void **stream) { *stream = NULL; return 0; }
-const char *cudnnGetErrorString(int status) { return status ? "an error of a pretended card" : "CUDNN_STATUS_SUCCESS"; }
+const char *cudnnGetErrorString(int status) { return status ? "CUDNN_STATUS_NOT_SUPPORTED" : "CUDNN_STATUS_SUCCESS"; }
 void cudnnGetLastErrorString(char *out, size_t n) { if (n) *out = 0; }
 
 /* Attention and convolutions are run by the same function. A graph of attention has a product of matrices, or is one operation
@@ -57,3 +57,25 @@ int cudnnBackendGetAttribute(Descriptor *descriptor, int name, int type, int64_t
     if (out && most > 0) *(int64_t *)out = value;
     return 0;
 }
+
+/* Sizes that torch reads and allocates: what batch norm and dropout need is not known and counts as 0. Weights and reserve of
+   recurrent layers are large, so those are refused. */
+typedef void *P;
+int cudnnGetBatchNormalizationForwardTrainingExWorkspaceSize(P h, int mode, int ops, P x, P z, P y, P b, P a, size_t *size) {
+    *size = 0;
+    return 0;
+}
+int cudnnGetBatchNormalizationBackwardExWorkspaceSize(
+    P h, int mode, int ops, P x, P y, P dy, P dz, P dx, P b, P a, size_t *size) {
+    *size = 0;
+    return 0;
+}
+int cudnnGetBatchNormalizationTrainingExReserveSpaceSize(P h, int mode, int ops, P a, P x, size_t *size) {
+    *size = 0;
+    return 0;
+}
+int cudnnDropoutGetStatesSize(P h, size_t *size) { *size = 0; return 0; }
+enum { NOT_SUPPORTED = 3000 };
+int cudnnGetRNNTempSpaceSizes(void) { return NOT_SUPPORTED; }
+int cudnnGetRNNWeightSpaceSize(void) { return NOT_SUPPORTED; }
+int cudnnGetCTCLossWorkspaceSize(void) { return NOT_SUPPORTED; }

@@ -36,7 +36,8 @@ def known_checkpoint(settings: Settings, repository: str) -> Known | None:
     listed: dict[str, Any] = json.loads(_LISTED.read_text("utf-8"))
     known = listed.get(repository)
     if isinstance(known, str):
-        return Known(listed[known], f"as {known}")
+        other = known_checkpoint(settings, known)
+        return other and Known(other.configs, f"as {known}")
     if known is not None:
         return Known(known)
     if not settings.pretends_data or not os.environ.get("HF_HUB_OFFLINE"):

@@ -42,7 +42,8 @@ _OPTION = re.compile(r"--\w*(?:column|field)s?(?:[_-]\w+)?")
 _MADE = ("input_ids", "attention_mask", "labels", "token_type_ids", "position_ids")
 """What a tokenizer gives, or a script names anew."""
 _MISSING = re.compile(
-    r"columns?\b.*?(\[[^\]]*\]|\{[^}]*\}|'[^']*'|\w+) (?:is )?not in", re.IGNORECASE
+    r"columns?\b.*?(\[[^\]]*\]|\{[^}]*\}|'[^']*'|\w+) (?:(?:is )?not in|doesn't exist)",
+    re.IGNORECASE,
 )
 _ON_DEMAND = (
     "__getitem__", "__getitems__", "map", "filter", "remove_columns", "rename_column",

@@ -23,7 +23,9 @@ def _torch_imported() -> None:
     draw_no_weights()
     if _IS_RECORDED:
         from .recorder import Recorder
+        from .weights import stand_in_for_urls
 
+        stand_in_for_urls()
         Recorder(read_settings()).install()
 
 
@@ -37,6 +39,12 @@ def _downloads_imported() -> None:
     from .weights import stand_in_for_files
 
     stand_in_for_files(read_settings())
+
+
+def _timm_imported() -> None:
+    from .weights import stand_in_for_timm
+
+    stand_in_for_timm()
 
 
 def _metrics_imported() -> None:
@@ -60,5 +68,6 @@ if _IS_RECORDED:
     after_import("transformers.utils.hub", _hub_imported)
     after_import("huggingface_hub.file_download", _downloads_imported)
     after_import("huggingface_hub.hf_api", publish_nothing)
+    after_import("timm.models._builder", _timm_imported)
     after_import("evaluate.loading", _metrics_imported)
     after_import("datasets.load", _datasets_imported)

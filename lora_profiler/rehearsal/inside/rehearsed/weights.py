@@ -66,6 +66,49 @@ def stand_in_for_files(settings: Settings) -> None:
     file_download.hf_hub_download = hf_hub_download
 
 
+def stand_in_for_urls() -> None:
+    """Weights that torch.hub fetches, as torchvision's: a model that loads them stays as it is."""
+    import torch
+
+    fetch: Callable[..., Any] = torch.hub.load_state_dict_from_url
+    load: Callable[..., Any] = torch.nn.Module.load_state_dict
+
+    def load_state_dict_from_url(url: str, *args: Any, **kwargs: Any) -> Any:
+        name = url.rpartition("/")[2]
+        is_here = Path(torch.hub.get_dir(), "checkpoints", name).exists()
+        if is_here or not os.environ.get("HF_HUB_OFFLINE"):
+            return fetch(url, *args, **kwargs)
+        STOOD_IN[name] = "float32"
+        return _AsItIs()
+
+    def load_state_dict(model: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(state, _AsItIs):
+            state, kwargs["strict"] = {}, False
+        return load(model, state, *args, **kwargs)
+
+    torch.hub.load_state_dict_from_url = load_state_dict_from_url
+    torch.nn.Module.load_state_dict = load_state_dict  # type: ignore[method-assign]
+
+
+class _AsItIs(dict[str, Any]):
+    """In place of a state that could not be fetched."""
+
+
+def stand_in_for_timm() -> None:
+    from timm.models import _builder
+
+    original: Callable[..., Any] = _builder.load_pretrained
+
+    def load_pretrained(model: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            original(model, *args, **kwargs)
+        except OSError:  # of huggingface_hub, too
+            name = model.default_cfg.get("architecture", type(model).__name__)
+            STOOD_IN[f"timm/{name}"] = str(next(model.parameters()).dtype).removeprefix("torch.")
+
+    _builder.load_pretrained = load_pretrained
+
+
 def _prepare(settings: Settings, repository: str, name: str, place: str) -> None:
     from huggingface_hub import constants, try_to_load_from_cache
 
