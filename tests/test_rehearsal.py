@@ -941,6 +941,43 @@ def test_a_name_that_nobody_knows_is_its_namesake_or_the_defaults_of_a_config_cl
         transformers.AutoConfig.from_pretrained("me/another-one")
 
 
+CHECKPOINTS = json.loads(
+    (Path(build.__file__).parent / "inside" / "rehearsed" / "checkpoints.json").read_text()
+)
+COUNTED = [
+    pytest.param(config, id=f"{name}/{place}")
+    for name, configs in CHECKPOINTS.items()
+    if not isinstance(configs, str)
+    for place, config in configs.items()
+    if "_parameters" in config
+]
+
+
+@pytest.mark.parametrize("config", COUNTED)
+def test_listed_checkpoints_have_the_published_number_of_parameters(config: dict[str, Any]) -> None:
+    torch = pytest.importorskip("torch")
+    if "_class_name" in config:
+        kind = getattr(pytest.importorskip("diffusers"), config["_class_name"])
+        with torch.device("meta"):
+            model = kind.from_config(config)
+    else:
+        transformers = pytest.importorskip("transformers")
+        with torch.device("meta"):
+            kind = getattr(transformers, config["architectures"][0])
+            model = kind(transformers.AutoConfig.for_model(**config))
+    assert sum(each.numel() for each in model.parameters()) == config["_parameters"]
+
+
+def test_other_names_of_listed_checkpoints_lead_to_one_that_is_known() -> None:
+    from lora_profiler.rehearsal.inside.rehearsed.checkpoints import known_checkpoint
+
+    models = Path(build.__file__).parents[1] / "catalog" / "data" / "models.json"
+    asked = Settings(Path(), steps=3, models=models, snapshot=None, pretends_data=False)
+    for name, other in CHECKPOINTS.items():
+        known = known_checkpoint(asked, name)
+        assert known is not None and known.by == (f"as {other}" if isinstance(other, str) else None)
+
+
 def test_weights_that_are_in_the_cache_are_the_ones_that_load(hub: Path) -> None:
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     real = transformers.LlamaForCausalLM(transformers.LlamaConfig(**CONFIG))

@@ -407,6 +407,31 @@ def test_a_convolution_is_not_attention(tmp_path: Path) -> None:
     assert any("cuDNN ran convolutions; its workspace" in limit for limit in found["limits"])
 
 
+NORMALISED = """
+import torch
+class Wrapped(torch.nn.Module):
+    config = type("Config", (), {"to_dict": lambda self: {}})()  # of no transformers model
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
+    def forward(self, images):
+        return self.inner(images)
+model = Wrapped().cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for step in range(3):
+    model(torch.ones(4, 3, 64, 64, device="cuda")).sum().backward()
+    optimizer.step()
+"""
+
+
+def test_batch_norm_asks_for_no_size_that_nobody_wrote(tmp_path: Path) -> None:
+    """cuDNN's reserve of it was what the caller's variable held: 130,272 GiB. And a module with a
+    config that is no model of transformers' is described without its embedding."""
+    found = answer("--gpu", "t4", "--no-time", "--", "python", script(tmp_path, NORMALISED))
+    assert (found["status"], found["step_time"]) == ("done", None)
+    assert found["rank"]["peaks"]["whole"]["requested_bytes"] < 64 * MIB
+
+
 def test_a_card_that_this_torch_has_no_kernels_for_is_refused_in_cuda_s_words(
     tmp_path: Path,
 ) -> None:

@@ -87,7 +87,7 @@ def stand_in_for_urls() -> None:
         return load(model, state, *args, **kwargs)
 
     torch.hub.load_state_dict_from_url = load_state_dict_from_url
-    torch.nn.Module.load_state_dict = load_state_dict  # type: ignore[method-assign]
+    torch.nn.Module.load_state_dict = load_state_dict  # type: ignore[method-assign, assignment]
 
 
 class _AsItIs(dict[str, Any]):
