@@ -2,11 +2,14 @@
 imported."""
 
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 from benchmarks.__main__ import FOLDERS, README, modules, page
 from benchmarks.pages import RESULTS
+from benchmarks.rehearsed.documented_commands import documented
+from benchmarks.rehearsed.scripts import fault_of
 
 MODULES = [each for folder in FOLDERS for each in modules(folder)]
 SELDOM = {"truth.liger": "triton"}
@@ -28,3 +31,35 @@ def test_every_module_is_imported(name: str) -> None:
     if name in SELDOM:
         pytest.importorskip(SELDOM[name])
     import_module(f"benchmarks.{name}")
+
+
+def test_documented_commands_are_read_with_their_folder_and_variables(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    examples = project / "examples" / "sums"
+    examples.mkdir(parents=True)
+    (examples / "train.py").write_text("loss.backward()\n")
+    (examples / "plain.py").write_text('"""python plain.py --its own"""\ntrainer.train()\n')
+    (examples / "show.py").write_text("print(1)\n")
+    (project / "README.md").write_text(
+        'export MODEL="a/b"\n'
+        "torchrun --nproc_per_node 8 examples/sums/train.py\n"
+        "python examples/sums/train.py --model <yours>\n"
+        "CUDA_VISIBLE_DEVICES=0 X=1 accelerate launch examples/sums/train.py \\\n  --model $MODEL\n"
+        "python examples/sums/plain.py --other\npython examples/sums/show.py\n"
+    )
+    found = {each.script: each for each in documented(project, ("examples",), None)}
+    train = found["examples/sums/train.py"]
+    assert train.words == ("accelerate", "launch", "examples/sums/train.py", "--model", "a/b")
+    assert (train.folder, train.environment, train.source) == (".", {"X": "1"}, "README.md:4")
+    assert set(found) == {"examples/sums/train.py", "examples/sums/plain.py"}
+
+
+def test_a_script_s_failure_has_a_fault_and_running_out_of_memory_is_none() -> None:
+    def fault(words: str, **row: object) -> tuple[str, ...] | None:
+        return fault_of({"exit_code": 4, "status": "error", "words": words, **row})
+
+    assert fault("", exit_code=1, status="out_of_memory") is None
+    assert fault("", exit_code=0, status="done") is None
+    assert fault("ModuleNotFoundError: No module named 'x'")[0] == "environment"
+    assert fault("KeyError: 'text'")[0] == "product"
+    assert fault("", exit_code=None) == ("product", "no answer within the limit")

@@ -1,13 +1,14 @@
 """Training scripts of other projects, as they document them, on a simulated GPU that suits and on
 one that is small: how many ran, and why the others did not.
 
-    python -m benchmarks.scripts CHECKOUTS --python PYTHON [--limit N] [--minutes M] [--again]
+    python -m benchmarks.rehearsed.scripts CHECKOUTS --python PYTHON [--limit N] [--minutes M]
 
 CHECKOUTS has a clone of each project of `PROJECTS`, at the commit to try; PYTHON is of an
 environment with a CUDA build of torch and what the scripts import. Every script is rehearsed one
 at a time with `--pretend-data --no-time`, in a copy of the clone, and ended after `--minutes`.
 Writes `results/scripts.jsonl`, a row as each ends, and `results/scripts.md`; what has a row is not
-run again. --again writes the page anew and runs nothing.
+run again. Those that ran are rehearsed on the small GPU by the next call. --again writes the page
+anew and runs nothing.
 """
 
 import json
@@ -15,21 +16,23 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 import time
+from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from PIL import Image
 
-from benchmarks.documented_commands import Documented, documented, interleaved
-from benchmarks.pages import RESULTS, page_of, table, write_page
+from benchmarks.pages import page_of, table
+from benchmarks.rehearsed.documented_commands import Documented, documented, interleaved
 from benchmarks.rehearsing import ROOT, rehearsed
-from benchmarks.rows import Row, continued, parser_of_rows, read_rows
+from benchmarks.rows import Row, read_rows
+from benchmarks.runner import Asked, Rows
 
-ROWS = RESULTS / "scripts.jsonl"
 SUITS, SMALL = "h100_sxm_80gb", "t4"
 MOST_RANKS = 2
 
@@ -218,8 +221,8 @@ def page(rows: Sequence[Row]) -> str:
     commits = {row["project"]: row["commit"] for row in rows}
     return page_of(
         "Scripts of other projects, rehearsed",
-        "`python -m benchmarks.scripts`: training scripts of other projects, each with the first "
-        "command line that its project documents, or without arguments; unchanged, with "
+        "`python -m benchmarks.rehearsed.scripts`: training scripts of other projects, each with "
+        "the first command line that its project documents, or without arguments; unchanged, with "
         "`--pretend-data`, without a network or a GPU. Nothing here was measured on a GPU.",
         f"**{ran} of {total}** scripts ran on a simulated {SUITS}; of the {able} that no missing "
         "package, file, argument or value kept from it, "
@@ -262,39 +265,31 @@ def _cells(row: Row) -> tuple[object, ...]:
     )
 
 
-def main() -> None:
-    parser = parser_of_rows(__doc__)
-    parser.add_argument("checkouts", type=Path, nargs="?")
-    parser.add_argument("--limit", type=int, default=1 << 30)
-    parser.add_argument("--minutes", type=float, default=4.0)
-    parser.add_argument("--match", default="")
-    options = parser.parse_args()
-    if not options.again:
-        with tempfile.TemporaryDirectory() as name:
-            for project in PROJECTS:
-                checkout = (options.checkouts / project).resolve()
-                if checkout.exists():
-                    _copied(checkout, Path(name) / project)
-            chosen = [
-                case
-                for case in cases(options.checkouts.resolve())
-                if re.search(options.match, f"{case.repository}: {case.script}")
-            ][: options.limit]
+RUNNER = Rows(text=__doc__, name="scripts", page=page, key=key_of)
 
-            def made(question: tuple[Documented, str]) -> dict[str, Any]:
-                return row_of(*question, Path(name), options)
 
-            suiting = [((case.repository, case.script, SUITS), (case, SUITS)) for case in chosen]
-            rows = continued(ROWS, key_of, suiting, made, options.seconds)
-            fitting = {key_of(row)[:2] for row in rows if row.get("status") == "done"}
-            small = [
-                ((*key[:2], SMALL), (case, SMALL))
-                for key, (case, _) in suiting
-                if key[:2] in fitting
-            ]
-            continued(ROWS, key_of, small, made, options.seconds)
-    write_page("scripts", page(read_rows(ROWS)))
+@contextmanager
+def asked(options: Namespace) -> Iterator[Asked]:
+    options.checkouts = options.checkouts.resolve()
+    fitting = {key_of(row)[:2] for row in read_rows(RUNNER.path) if row.get("status") == "done"}
+    chosen = cases(options.checkouts)[: options.limit]
+    keys = [(case.repository, case.script) for case in chosen]
+    questions = [
+        ((*key, card), (case, card))
+        for card in (SUITS, SMALL)
+        for key, case in zip(keys, chosen, strict=True)
+        if card == SUITS or key in fitting
+    ]
+    with TemporaryDirectory() as name:
+        for project in {case.repository for case in chosen}:
+            _copied(options.checkouts / project, Path(name) / project)
+        yield questions, lambda question: row_of(*question, Path(name), options)
 
 
 if __name__ == "__main__":
-    main()
+    RUNNER.main(
+        asked,
+        checkouts={"nargs": "?", "type": Path},
+        limit={"type": int, "default": 1 << 30},
+        minutes={"type": float, "default": 4.0},
+    )
