@@ -19,38 +19,9 @@ from lora_profiler.trainer_files.reading import read_files
 from lora_profiler.trainer_files.trainer_file import TrainerFile
 from lora_profiler.trainer_files.writing import written
 from lora_profiler.workload import Workload
+from trainer_cases import TEXTS
 
-SCRIPT = """\
-import torch, argparse
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-from transformers import Trainer, TrainingArguments
-NAME = "Qwen/Qwen2.5-0.5B"
-max_seq_length = 512
-tokenizer = AutoTokenizer.from_pretrained("somebody/else")
-model = AutoModelForCausalLM.from_pretrained(
-    NAME,
-    torch_dtype=torch.bfloat16,
-    attn_implementation="flash_attention_2",
-    quantization_config=BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16,
-        bnb_4bit_use_double_quant=True,
-    ),
-)
-model = prepare_model_for_kbit_training(model)
-config = LoraConfig(r=32, lora_alpha=64, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-model = get_peft_model(model, config)
-args = TrainingArguments(
-    output_dir="out",
-    per_device_train_batch_size=4,
-    gradient_accumulation_steps=2,
-    optim="paged_adamw_8bit",
-    bf16=True,
-    learning_rate=2e-4,
-)
-trainer = Trainer(model=model, args=args, train_dataset=load(tokenizer))
-trainer.train()
-"""
+SCRIPT = TEXTS["SCRIPT"]
 
 
 @pytest.fixture
@@ -61,62 +32,6 @@ def read(tmp_path: Path) -> Any:
         return read_files([path])
 
     return run
-
-
-def test_a_plain_script(read: Any) -> None:
-    file = read(SCRIPT)
-    assert (file.framework, file.stack, file.model) == ("peft", "transformers", "Qwen/Qwen2.5-0.5B")
-    assert not file.not_modelled
-    assert file.options == {
-        "seq_len": 512,
-        "methods": ("qlora",),
-        "dtype": "bfloat16",
-        "attention": "flash_attention_2",
-        "double_quant": True,
-        "recipe": "kbit",
-        "checkpointing": True,  # prepare_model_for_kbit_training's own default
-        "rank": 32,
-        "alpha": 64.0,
-        "targets": "q_proj,v_proj",
-        "batch_size": 4,
-        "accumulation": 2,
-        "optimizer": "paged_adamw_8bit",
-        "precision": "amp",
-    }
-
-
-def test_what_bitsandbytes_and_peft_take_by_themselves(read: Any) -> None:
-    file = read(SCRIPT.replace("bnb_4bit_compute_dtype=torch.bfloat16,", ""))
-    assert [key.missing for key in file.not_modelled] == ["products of the 4-bit base in float32"]
-    file = read(SCRIPT.replace('bnb_4bit_quant_type="nf4", ', ""))
-    assert [key.missing for key in file.not_modelled] == ["a base in fp4, answered as NF4"]
-    told = SCRIPT.replace("training(model)", "training(model, use_gradient_checkpointing=False)")
-    assert read(told).options["checkpointing"] is False
-    narrow = SCRIPT.replace("(model, config)", "(model, config, autocast_adapter_dtype=False)")
-    assert "adapter_dtype" not in read(narrow).options  # packed weights have no dtype to take
-    plain = narrow.replace("load_in_4bit=True", "load_in_4bit=False")
-    assert read(plain).options["adapter_dtype"] == "bfloat16"
-    pattern = SCRIPT.replace('["q_proj", "v_proj"]', '"q_proj,v_proj"')
-    assert read(pattern).options["targets"] == "re:q_proj,v_proj"  # PEFT matches it in full
-
-
-@pytest.mark.parametrize(
-    ("config", "options"),
-    [
-        ("VeraConfig()", {"peft_type": "vera", "rank": 256}),
-        ("VeraConfig(r=16, vera_dropout=0.1)", {"peft_type": "vera", "rank": 16, "dropout": 0.1}),
-        (
-            'IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"])',
-            {"peft_type": "ia3", "targets": "k_proj,down_proj", "feedforward_modules": "down_proj"},
-        ),
-        ("OFTConfig(oft_block_size=64)", {"peft_type": "oft", "oft_block_size": 64}),
-    ],
-)
-def test_other_adapters_of_peft(read: Any, config: str, options: dict[str, Any]) -> None:
-    text = f'SFTTrainer(model="gpt2", args=SFTConfig(max_length=64), peft_config={config})\n'
-    file = read(text)
-    assert file.options == {"methods": ("lora",), "seq_len": 64, **options}
-    assert not file.not_modelled
 
 
 def test_gpt_oss_as_its_guides_train_it(read: Any) -> None:
@@ -145,35 +60,6 @@ def test_every_adapter_of_the_installed_peft_is_known_for_one(read: Any) -> None
     for config in set(peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING.values()):
         text = f'SFTTrainer(model="gpt2", peft_config={config.__name__}())\n'
         assert read(text).options["methods"] == ("lora",), config
-
-
-def test_adapters_that_have_no_option_are_named(read: Any) -> None:
-    text = 'SFTTrainer(model="gpt2", peft_config=LoHaConfig(r=4))\n'
-    (gap,) = read(text).not_modelled
-    assert (gap.missing, gap.direction) == ("LoHaConfig, answered as LoRA", "either way")
-
-
-def test_a_trainer_of_trl_has_its_own_defaults(read: Any) -> None:
-    text = 'SFTTrainer(model="gpt2", args=SFTConfig(max_length=64, packing=True))\n'
-    file = read(text)
-    assert (file.framework, file.stack, file.model) == ("peft", "trl-sft", "gpt2")
-    assert (file.options["methods"], file.options["seq_len"]) == (("full",), 64)
-    assert file.has_one_row
-    assert read(text.replace("SFT", "DPO")).stack == "trl-dpo"
-    other = read(text.replace("SFTTrainer", "MyTrainer"))
-    assert {key.direction for key in other.not_modelled} == {"too low"}
-
-
-def test_what_the_script_computes_is_said(read: Any) -> None:
-    file = read(SCRIPT.replace("per_device_train_batch_size=4", "per_device_train_batch_size=b()"))
-    (gap,) = file.not_modelled
-    assert (gap.key, gap.line, gap.direction) == ("per_device_train_batch_size", 22, "either way")
-    assert "batch_size" not in file.options
-
-
-def test_a_script_without_a_trainer_is_refused(read: Any) -> None:
-    with pytest.raises(TrainerFileError, match="no call of a Trainer"):
-        read(SCRIPT.replace("Trainer(", "Loop("))
 
 
 NO_SCRIPTS = {
@@ -269,10 +155,3 @@ def test_other_packages_quantise_the_base_of_a_script(
     file = read(SCRIPT.replace(BITSANDBYTES, config))
     assert (file.options["methods"], file.options["quant_type"]) == (("qlora",), kind)
     assert [row.missing[: len(gap)] for row in file.not_modelled] == [gap] * bool(gap)
-
-
-def test_a_script_whose_optimizer_is_pefts_own(read: Any) -> None:
-    steps = "optimizer = create_lorafa_optimizer(model=model, r=32, lora_alpha=64, lr=7e-5)\n"
-    file = read(SCRIPT.replace("trainer = ", f"{steps}trainer = "))
-    assert file.options["optimizer"] == "lorafa"
-    assert not file.not_modelled
