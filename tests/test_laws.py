@@ -14,10 +14,18 @@ pytest.importorskip("transformers")
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.compiled import predict_with
 from lora_profiler.compiled.evaluation import bytes_of, forget
-from lora_profiler.compiled.law import NotOfLawError, facts_of, law_key, measured, of_model
+from lora_profiler.compiled.law import (
+    NotOfLawError,
+    facts_of,
+    law_key,
+    measured,
+    of_model,
+    outside_vocabulary,
+)
 from lora_profiler.compiled.predict import moments_with
 from lora_profiler.compiled.profile import Law, Monomial, Profile, packed, unpacked
 from lora_profiler.compiled.regime import regime_of
+from lora_profiler.compiled.tape import Birth, FlatEvent, Layout
 from lora_profiler.errors import CompileError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning import engine
@@ -27,6 +35,7 @@ from lora_profiler.stacks import stack as stacks
 from lora_profiler.traced import compile_profile
 from lora_profiler.traced.compiler import compile_law, largest
 from lora_profiler.traced.flat import difference, flat
+from lora_profiler.traced.fold import fold, labels_of
 from lora_profiler.traced.single_size import predict_once
 from lora_profiler.traced.toys import toys
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
@@ -302,3 +311,50 @@ def test_an_answer_priced_as_another_has_all_of_its_parts(the_bundle: None) -> N
     assert prediction.priced_as == today
     assert prediction.layers == engine.predict(today, may_trace=False).layers
     assert prediction.curve
+
+
+def births(count: int, module: str) -> list[FlatEvent]:
+    return [FlatEvent(Birth(0, "activations", module, "op", False), -1, None)] * count
+
+
+def death(number: int) -> FlatEvent:
+    return FlatEvent(None, number, None)
+
+
+@pytest.mark.parametrize("first", [2, 3], ids=["fewer in the first unit", "as many"])
+def test_what_a_unit_gives_back_of_the_one_before_is_the_same_at_any_depth(first: int) -> None:
+    """The last that each unit made goes when backward comes to the next one, and the last that
+    the last unit made at the very end. At four units written down, at six as the same rule says."""
+
+    def step(units: int) -> tuple[list[FlatEvent], list[str]]:
+        events: list[FlatEvent] = []
+        where: list[str] = []
+        last: list[int] = []
+
+        def add(more: list[FlatEvent], place: str) -> None:
+            events.extend(more)
+            where.extend([place] * len(more))
+
+        for unit in range(units):
+            count = 3 if unit else first
+            add(births(count, f"layers.{unit}"), f"layers.{unit}")
+            last.append((last[-1] if last else -1) + count)
+        for unit in reversed(range(units)):
+            gone = [last[unit - 1]] if unit else [last[-1]]
+            add([*births(1, f"layers.{unit}"), *map(death, gone)], f"layers.{unit}")
+        return events, where
+
+    layout = Layout("layers", 0, 1, 0)
+    events, where = step(4)
+    tape = fold(events, labels_of(where, layout, 4), layout)
+    for units in (4, 5, 6):
+        assert tape.expand(units) == step(units)[0]
+
+
+def test_a_placeholder_is_on_its_side_of_the_vocabulary_in_every_toy() -> None:
+    """Gemma 3's own forward pass looks for images where the embedding has no row for one."""
+    model = find_model("google/gemma-3-4b-it", offline=True)
+    made = next(toys(model, regime_of(Workload(model=model, setup=LORA))))
+    assert {toy.published["image_token_id"] for toy in made} == {1}
+    assert outside_vocabulary(model, {"image_token_id": 262_207}) == []
+    assert outside_vocabulary(model, {"image_token_id": 262_208}) == ["image_token_id"]

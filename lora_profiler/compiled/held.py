@@ -7,6 +7,7 @@ the loss; in the other all go as the next forward pass returns.
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 from itertools import takewhile, zip_longest
 from typing import NamedTuple
 
@@ -52,7 +53,7 @@ class _Holding:
                 counts[run, unit] += 1
         self._ordinals = {number: ordinal for (_, _, ordinal), number in homes.items()}
         self._born = {
-            number: homes[self._home(number, event)]
+            number: homes[self._home(number, event, counts)]
             for number, event in enumerate(self._events)
             if isinstance(event, Death)
         }
@@ -61,11 +62,12 @@ class _Holding:
         self._accumulates = any(mark.micro for mark in marks)
         self.tape = self._rewritten(tape)
 
-    def _home(self, number: int, death: Death) -> Place:
+    def _home(self, number: int, death: Death, counts: Mapping[tuple[int, int], int]) -> Place:
         run, unit, _ = self._places[number]
         units = {"here": unit, "first": 0, "last": LEAST_UNITS - 1, "single": 0}
         sign = -1 if death.anchor == "last" else 1
-        return run - death.back, units[death.anchor] + sign * death.unit, death.ordinal
+        home = run - death.back, units[death.anchor] + sign * death.unit
+        return *home, death.ordinal % counts[home]
 
     def _rewritten(self, tape: Tape) -> Tape | None:
         passes = self._passes()

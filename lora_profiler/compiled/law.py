@@ -47,10 +47,10 @@ ROLES: Mapping[str, str] = {
     "hidden": r"hidden_size|d_model|n_embd|d_embed",
     "experts": r"(num|n)_(local_|routed_)?experts|moe_num_experts",
     "chosen": r"num_experts_per_tok(en)?|moe_k|moe_topk|top_k|experts_per_token",
-    "window": r"sliding_window|attention_chunk_size|window_size|local_attention",
+    "window": r"sliding_window|attention_chunk_size|window_size|local_attention|index_topk",
     "positions": r"max_position_embeddings|n_positions|max_seq_len|n_ctx",
     "vocabulary": r"vocab_size",
-    "inner": r"\w*(intermediate|ffn|d_ff|n_inner)\w*(size|dim|inner|ff)",
+    "inner": r"\w*(intermediate|ffn|d_ff|n_inner)\w*(size|dim|inner|ff|mlp)",
 }
 """What a field of a config is the size of, by its name."""
 _COUNTS = re.compile(
@@ -58,11 +58,12 @@ _COUNTS = re.compile(
     r"|n_shared|num_shared|multiple|type_vocab|num_labels"
 )
 """Names of numbers that are no sizes, though one may happen to be as large as some weight."""
+_PLACEHOLDER = re.compile(r"(image|video|audio|speech|vision)\w*_token_(id|index)")
 _FRACTIONS = re.compile(r"factor|pct|ratio|multiplier_ffn|partial")
 _IGNORED = re.compile(
     r"rope_parameters\..*(theta|factor|beta|mscale|freq|position|truncate).*|num_hidden_layers|n_layer|"
     r"max_window_layers|num_mtp_layers|\w*token_id|transformers_version|_name_or_path|"
-    r"architectures|auto_map|(torch_)?dtype|use_cache|model_type|quantization_config"
+    r"query_pre_attn_scalar|floor_scale|architectures|auto_map|(torch_)?dtype|use_cache|model_type|quantization_config"
 )
 """Fields on which no storage depends, or that other parts of a key tell: the layers by their
 kinds."""
@@ -139,7 +140,25 @@ def facts_of(model: ModelSpec) -> str:
         "uneven": [n for n, v in sorted(sizes.items()) if role_of(n) == "head_width" and v % 8],
         "power_of_two": _has_slopes(model) and heads & (heads - 1) == 0,
     }
+    if outside := outside_vocabulary(model, model.published):
+        facts["outside_vocabulary"] = outside
     return json.dumps(facts, sort_keys=True)
+
+
+def outside_vocabulary(model: ModelSpec, config: Mapping[str, Any]) -> list[str]:
+    """The tokens of a config that stand for images and the like and have no row in the embedding:
+    the model's own forward pass then looks for them. Defaults, which bundled configs leave out,
+    have one."""
+    vocabulary = model.config.get("vocab_size") or 0
+    return [name for name, value in placeholders(config).items() if value >= vocabulary]
+
+
+def placeholders(config: Mapping[str, Any]) -> dict[str, int]:
+    return {
+        name: value
+        for name, value in config.items()
+        if _PLACEHOLDER.fullmatch(name) and type(value) is int
+    }
 
 
 def is_open_float(name: str, value: object) -> bool:

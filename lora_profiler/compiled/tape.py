@@ -43,10 +43,10 @@ class Mark(NamedTuple):
 
 
 class Death(NamedTuple):
-    """The storage born as number `ordinal` of a block `back` runs before this one; see `Anchor` for
-    `unit`.
+    """The storage born as number `ordinal` of a block `back` runs before this one, counted from the
+    end of that block where it is negative; see `Anchor` for `unit`.
 
-    Counted back, so that the second step is written as the first one is.
+    Runs are counted back, so that the second step is written as the first one is.
     """
 
     back: int
@@ -131,16 +131,18 @@ class Layout(NamedTuple):
 
 class Stretch(NamedTuple):
     """Consecutive events within a block of a run, as written for every depth, at one place of a
-    tape. `starts` tells the number of the first birth of each block, by run and unit."""
+    tape. `births` tells the numbers of the births of each block, by run and unit."""
 
     run: int
     unit: int
     events: Sequence[Event]
-    starts: Mapping[tuple[int, int], int]
+    births: Mapping[tuple[int, int], range]
 
     def born_in(self, death: Death, units: int) -> int:
-        """The number of the first birth in the block whose storage dies here."""
-        return self.starts[self.run - death.back, _resolved(death, self.unit, units)]
+        """The number from which the ordinal of `death` counts: of the first birth in the block
+        whose storage dies here, or of the one behind its last."""
+        births = self.births[self.run - death.back, _resolved(death, self.unit, units)]
+        return births.start if death.ordinal >= 0 else births.stop
 
 
 class Tape(NamedTuple):
@@ -159,7 +161,7 @@ class Tape(NamedTuple):
     def stretches(self, units: int, begins: Callable[[Event], bool]) -> Iterator[Stretch]:
         """The blocks, in order, each cut before every event with which something `begins`; equal
         ones share one object as their events."""
-        starts: dict[tuple[int, int], int] = {}
+        births: dict[tuple[int, int], range] = {}
         known: dict[int, tuple[int, list[tuple[Event, ...]]]] = {}
         end = 0
         for q, unit, block in self.blocks(units):
@@ -169,10 +171,11 @@ class Tape(NamedTuple):
                     sum(isinstance(event, Birth) for event in block),
                     [block[a:b] for a, b in pairwise((0, *cuts, len(block)))],
                 )
-            births, parts = known[id(block)]
-            starts[q, unit], end = end, end + births
+            count, parts = known[id(block)]
+            start, end = end, end + count
+            births[q, unit] = range(start, end)
             for part in parts:
-                yield Stretch(q, unit, part, starts)
+                yield Stretch(q, unit, part, births)
 
     def expand(self, units: int) -> list[FlatEvent]:
         """Every event at a depth of `units`. Raises LookupError where a storage dies that is not

@@ -1,7 +1,7 @@
 """Folds the flat tape of four units into runs of blocks. Nothing here is taken on trust: the
 compiler expands and compares."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lora_profiler.compiled.tape import (
     LEAST_UNITS,
@@ -24,6 +24,7 @@ def fold(events: Sequence[FlatEvent], labels: Sequence[Label], layout: Layout) -
     """The folded tape of `LEAST_UNITS` units."""
     runs = _runs(_turned(_segments(labels), events))
     home: dict[int, tuple[int, Label, int]] = {}
+    births: dict[tuple[int, Label], int] = {}
     folded = []
     for q, (direction, segments) in enumerate(runs):
         blocks: dict[int, tuple[Event, ...]] = {}
@@ -41,8 +42,9 @@ def fold(events: Sequence[FlatEvent], labels: Sequence[Label], layout: Layout) -
                 elif event.mark is not None:
                     block.append(event.mark)
                 else:
-                    block.append(_reference(home[event.dies], q, unit))
+                    block.append(_reference(home[event.dies], q, unit, births))
             blocks[unit or 0] = tuple(block)
+            births[q, unit] = ordinal
         folded.append(Run(direction, tuple(blocks[unit] for unit in sorted(blocks))))
     return Tape(tuple(folded), layout)
 
@@ -116,12 +118,19 @@ def _runs(
     return runs
 
 
-def _reference(home: tuple[int, Label, int], q: int, unit: Label) -> Death:
+def _reference(
+    home: tuple[int, Label, int], q: int, unit: Label, births: Mapping[tuple[int, Label], int]
+) -> Death:
+    """`births`: how many each block has that is whole. The first unit may have fewer than the
+    others, for want of an input that requires a gradient: what the next one gives back of it counts
+    from its end."""
     run, there, ordinal = home
     back = q - run
     if there is None:
         return Death(back, "single", 0, ordinal)
-    if unit is not None:
+    if unit is not None and abs(there - unit) < LEAST_UNITS - 1:
+        if run < q and there < unit and births[run, there] != births[run, unit]:
+            ordinal -= births[run, there]
         return Death(back, "here", there - unit, ordinal)
     anchor: Anchor = "first" if there < LEAST_UNITS // 2 else "last"
     return Death(back, anchor, there if anchor == "first" else LEAST_UNITS - 1 - there, ordinal)

@@ -7,7 +7,15 @@ from zlib import crc32
 
 from lora_profiler.catalog import model_from_config
 from lora_profiler.catalog.config import spelled_today
-from lora_profiler.compiled.law import facts_of, fields_of, is_open_float, role_of, sizes_of
+from lora_profiler.compiled.law import (
+    facts_of,
+    fields_of,
+    is_open_float,
+    outside_vocabulary,
+    placeholders,
+    role_of,
+    sizes_of,
+)
 from lora_profiler.compiled.profile import Regime
 from lora_profiler.compiled.regime import windows_of
 from lora_profiler.errors import ModelNotFoundError
@@ -63,8 +71,8 @@ def _toy(
     raw.setdefault("model_type", model.model_type)
     raw.setdefault("architectures", [model.architecture])
     language = raw.get("text_config", raw)
-    filled = filled_config(model)
-    filled = filled.get("text_config", filled)
+    whole = filled_config(model)
+    filled = whole.get("text_config", whole)
     today = spelled_today(str(language.get("model_type", model.model_type)))
     if filled.get("head_dim") != fields_of(model).get("head_dim"):  # the class works it out
         filled = {name: value for name, value in filled.items() if name != "head_dim"}
@@ -77,6 +85,8 @@ def _toy(
             language[name] = value * (1 + (number + 1) / 16)
         elif name.endswith("token_id") and type(value) is int:
             language[name] = 1
+    outside = outside_vocabulary(model, whole)
+    raw |= {name: 1 for name in placeholders(whole) if name not in outside}  # others: a default
     return model_from_config(raw, id=f"toy {number} of {model.model_type}", source="toy")
 
 
@@ -99,9 +109,11 @@ def _sizes(
     filled = dict(zip(windows_of(model), regime.windows_filled, strict=True))
 
     def drawn(name: str, least: int, most: int) -> int:
-        """A multiple of 8."""
+        """A multiple of 8, and in every second toy of no larger power of two: what comes in blocks
+        is seen to be rounded up."""
         seed = f"{name} {number}{' again' * attempt}"
-        return 8 * (least + crc32(seed.encode()) % (most - least))
+        times = least + crc32(seed.encode()) % (most - least)
+        return 8 * (times + (times + number) % 2)
 
     def size(name: str, value: int) -> int:
         match by_role[name]:
