@@ -60,7 +60,7 @@ Exit: 0 fits, 1 out of memory, or refused by the GPU's software; 2 usage, 4 no c
     "--pretend-columns", "NAME,...", "columns of those data sets", show_default="from the script"
 )
 @option(
-    "--pretend-tokens", help="tokens per simulated text", type=WholeRange(1, 1 << 20), default=2048
+    "--pretend-tokens", help="tokens per simulated text", type=WholeRange(1, 1 << 20), default=1024
 )
 @option("--no-time", help="skip the step that is timed")
 @output_options("table", "json", "md")

@@ -127,7 +127,7 @@ class Request:
     is_online: bool = False
     pretends_data: bool = False
     columns: tuple[str, ...] = ()
-    tokens: int = 2048
+    tokens: int = 1024
     with_work: bool = False
 
 

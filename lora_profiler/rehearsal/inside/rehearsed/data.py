@@ -32,8 +32,10 @@ _OF_TRAINERS = {
     **dict.fromkeys(("DPOTrainer", "CPOTrainer", "ORPOTrainer"), ("prompt", "chosen", "rejected")),
 }
 _QUESTIONS = ("prompt", "instruction", "question", "query", "premise", "anchor")
-"""A quarter as long as the texts beside them: trainers leave out a row without room for an
-answer."""
+_ANSWERS = ("completion", "chosen", "rejected", "response", "output")
+"""A question is a quarter of a row, and an answer what it leaves: trainers leave out a row without
+room for an answer, or longer than they take."""
+_OF_TEMPLATES = 32
 _READ = re.compile(
     r"""\b(?:examples?|batch|samples?|rows?|items?|elements?|data|dataset|x)\[\s*["'](\w+)["']\s*\]"""
 )
@@ -125,14 +127,15 @@ def _column(name: str, tokens: int, rows: int) -> tuple[list[Any], Any]:
     """By what columns of that name hold in published data sets."""
     from datasets import ClassLabel, Image, List
 
-    text = WORD * max(tokens // 4 if name in _QUESTIONS else tokens, 1)
     question = WORD * max(tokens // 4, 1)
+    answer = WORD * max(tokens - tokens // 4 - _OF_TEMPLATES, 1)
+    text = question if name in _QUESTIONS else answer if name in _ANSWERS else WORD * tokens
     if re.search(r"image|(^|_)img($|_)|photo|picture|pixel_values", name):
         image = {"bytes": _picture(), "path": None}
         TEXTS["images"] = f"{PIXELS} x {PIXELS} pixels"
         return ([[image]] * rows, List(Image())) if name == "images" else ([image] * rows, Image())
     if name in ("messages", "conversation", "conversations"):
-        said = [_said("user", question), _said("assistant", text)]
+        said = [_said("user", question), _said("assistant", answer)]
         return [said] * rows, None
     if name in ("completions", "responses", "negatives"):
         return [[text, text]] * rows, None
@@ -142,11 +145,14 @@ def _column(name: str, tokens: int, rows: int) -> tuple[list[Any], Any]:
         return [0.5] * rows, None
     if re.search(r"label$|^is_|^class$|^target$", name, re.IGNORECASE):
         return [row % 2 for row in range(rows)], ClassLabel(names=["0", "1"])
+    if name == "passages":
+        several = {"passage_text": [text] * 8, "is_selected": [1] + [0] * 7, "url": [""] * 8}
+        return [several] * rows, None
     if name == "answers":
         return [{"text": [question], "answer_start": [0]}] * rows, None
     if name == "translation":
         return [dict.fromkeys(("en", "de", "fr", "ro"), question)] * rows, None
-    if re.search(r"(^|_)(id|ids|idx|index|qid|pid)$", name):
+    if re.search(r"(^|[_-])(id|ids|idx|index|[qp]id\d?)$", name):
         return list(range(rows)), None
     TEXTS["texts"] = f"{tokens:,} tokens"
     return [text] * rows, None

@@ -135,7 +135,7 @@ class Recorder:
                 module.register_forward_hook(self._model_returned)
             if self.step == 0:
                 self._enter(1, "forward")
-        if module._parameters:
+        if module._parameters or is_compiled(module):  # its compiler would trace this hook, too
             self._forward_hook.remove()
             if torch.is_autocast_enabled("cuda"):
                 self.autocast = str(torch.get_autocast_dtype("cuda")).removeprefix("torch.")

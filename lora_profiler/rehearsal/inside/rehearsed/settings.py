@@ -19,7 +19,7 @@ class Settings:
     snapshot: Path | None
     pretends_data: bool
     columns: tuple[str, ...] = ()
-    tokens: int = 2048
+    tokens: int = 1024
     with_work: bool = False
 
     @property
@@ -40,7 +40,7 @@ def read_settings() -> Settings:
         snapshot=_path(fields.get("snapshot")),
         pretends_data=fields.get("pretends_data", False),
         columns=tuple(fields.get("columns", ())),
-        tokens=fields.get("tokens", 2048),
+        tokens=fields.get("tokens", 1024),
         with_work=fields.get("with_work", False),
     )
 

@@ -15,7 +15,7 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 PREPROCESSORS = ("preprocessor_config.json",)
 WORD = " a"
 """A token of its own in most vocabularies."""
-_SPACE = "\u0120"
+_SPACE, _METASPACE = "\u0120", "\u2581"
 _PAD, _END = "<|pad|>", "<|end|>"
 _OF_CHATS = (
     "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|begin_of_text|>",
@@ -30,35 +30,68 @@ def write_tokenizer(folder: Path) -> None:
     """A token a byte, and one for each of the words that a stood-in text is made of; as many as the
     model beside it has, since scripts resize its embeddings to that. Special tokens are those of
     the model's own tokenizer class, those of chats, and what the command line names."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
     fields = json.loads((folder / "config.json").read_text("utf-8"))
-    named = _named_tokens(str(fields.get("model_type", "")))
+    kind = _class_of(str(fields.get("model_type", "")))
+    named = {"pad_token": _PAD, "eos_token": _END} | _named_tokens(kind)
     given = [word for word in sys.argv[1:] if re.fullmatch(r"<\S+>|\[[A-Z]+\]", word)]
-    merge = (_SPACE, WORD.strip())
-    special = [*dict.fromkeys([_PAD, _END, *named.values(), *_OF_CHATS, *given])]
-    known = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "".join(merge), *special]
+    special = [*dict.fromkeys([*named.values(), *_OF_CHATS, *given])]
     size = fields.get("vocab_size") or fields.get("text_config", {}).get("vocab_size") or 0
-    others = range(max(int(size) - len(known), 0))
-    vocabulary = {each: i for i, each in enumerate([*known, *(f"<|{n}|>" for n in others)])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[merge]))
-    tokenizer.add_special_tokens(special)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    _end_with_marks(tokenizer, named, vocabulary)
-    each = "{{ message['role'] }}: {{ message['content'] }}" + named.get("eos_token", _END)
+    is_of_pieces = getattr(getattr(kind, "model", None), "__name__", "") == "Unigram"
+    tokenizer = (_pieces if is_of_pieces else _bytes)(special, int(size), named)
+    _end_with_marks(tokenizer, named)
+    each = "{{ message['role'] }}: {{ message['content'] }}" + named["eos_token"]
     chat = f"{{% for message in messages %}}{each}{{% endfor %}}"
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "pad_token": _PAD,
-        "eos_token": _END,
-        **named,
-        "chat_template": chat,
-    }
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **named, "chat_template": chat}
     if limit := fields.get("max_position_embeddings"):
         settings["model_max_length"] = limit
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+
+
+def _bytes(special: list[str], size: int, named: dict[str, str]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    merge = (_SPACE, WORD.strip())
+    known = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "".join(merge), *special]
+    vocabulary = {each: i for i, each in enumerate(_filled(known, size))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[merge]))
+    tokenizer.add_special_tokens(special)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _pieces(special: list[str], size: int, named: dict[str, str]) -> Any:
+    """Of a class that builds SentencePiece's own kind, with padding, end and unknown first."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    first = [named[f"{name}_token"] for name in ("pad", "eos", "unk") if f"{name}_token" in named]
+    letters = [chr(code) for code in range(33, 127)]
+    sentinels = [f"<extra_id_{number}>" for number in range(100)]
+    known = dict.fromkeys([*first, _METASPACE + WORD.strip(), _METASPACE, *letters])
+    pieces = _filled([*dict.fromkeys([*known, *special, *sentinels])], size)
+    scored = [(piece, 0.0 if piece in known else -100.0) for piece in pieces]
+    tokenizer = Tokenizer(models.Unigram(scored, unk_id=len(first) - 1))
+    tokenizer.add_special_tokens(special)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    return tokenizer
+
+
+def _end_with_marks(tokenizer: Any, named: dict[str, str]) -> None:
+    """An encoder's texts begin and end with its marks."""
+    first, last = named.get("cls_token"), named.get("sep_token")
+    if first and last:
+        from tokenizers import processors
+
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{first} $A {last}", pair=f"{first} $A {last} $B:1 {last}:1",
+            special_tokens=[(each, tokenizer.token_to_id(each)) for each in (first, last)],
+        )  # fmt: skip
+
+
+def _filled(known: list[str], size: int) -> list[str]:
+    return [*known, *(f"<|{number}|>" for number in range(max(size - len(known), 0)))]
 
 
 def write_preprocessor(path: Path) -> None:
@@ -76,31 +109,21 @@ def write_preprocessor(path: Path) -> None:
         DATA_STOOD_IN.append(f"the preprocessor of {path.parent.name}")
 
 
-def _named_tokens(model_type: str) -> dict[str, str]:
-    """mask_token, cls_token, ... as transformers' tokenizer of that type has them."""
+def _class_of(model_type: str) -> Any:
+    """transformers' tokenizer of that type, None where it has none."""
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES as names
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
     name: Any = names.get(model_type)
     name = next(filter(None, reversed(name)), None) if isinstance(name, tuple) else name
-    kind: Any = tokenizer_class_from_name(name) if name else None
-    if kind is None:
-        return {}
+    return tokenizer_class_from_name(name) if name else None
+
+
+def _named_tokens(kind: Any) -> dict[str, str]:
+    """mask_token, cls_token, ... as the class has them."""
+    parameters = inspect.signature(kind.__init__).parameters if kind else {}
     return {
         key: str(parameter.default)
-        for key, parameter in inspect.signature(kind.__init__).parameters.items()
+        for key, parameter in parameters.items()
         if key.endswith("_token") and isinstance(parameter.default, str) and parameter.default
     }
-
-
-def _end_with_marks(tokenizer: Any, named: dict[str, str], vocabulary: dict[str, int]) -> None:
-    """An encoder's texts begin and end with its marks."""
-    first, last = named.get("cls_token"), named.get("sep_token")
-    if not first or not last:
-        return
-    from tokenizers import processors
-
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{first} $A {last}", pair=f"{first} $A {last} $B:1 {last}:1",
-        special_tokens=[(first, vocabulary[first]), (last, vocabulary[last])],
-    )  # fmt: skip
