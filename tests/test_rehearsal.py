@@ -59,6 +59,7 @@ from lora_profiler.rehearsal.launch import PretendedCard, Request, pretended, re
 from lora_profiler.rehearsal.result import (
     EXIT_CODES,
     Rehearsal,
+    Tried,
     best_of,
     limits,
     read_result,
@@ -1348,6 +1349,27 @@ def test_the_length_of_simulated_texts_comes_right_after_the_verdict() -> None:
     text = plain(rehearsal_blocks([result], CARD, "train.py", detail=False))
     said = "Its data is simulated: texts of 2,048 tokens and images of 512 x 512 pixels"
     assert f"3 steps simulated. {said} (--pretend-tokens). " in " ".join(text.split())
+
+
+def test_changes_that_were_tried_are_listed_by_their_peak() -> None:
+    def of(gib: int, **changes: Any) -> Rehearsal:
+        peak = {"requested_bytes": 1, "allocated_bytes": 1, "reserved_bytes": gib << 30}
+        whole = document()["peaks"] | {"whole": peak}
+        return Rehearsal(document(peaks=whole, changed=["x"], **changes))
+
+    error = {"type": "ImportError", "message": "no liger", "step": 0, "phase": ""}
+    tried = [
+        Tried("8bit-optimizer", of(7)),
+        Tried("fused-loss", of(1, status="error", error=error)),
+        Tried("checkpointing", of(4)),
+    ]
+    text = plain(rehearsal_blocks([of(8)], CARD, "train.py", None, None, tried, detail=False))
+    lines = [line.split() for line in text.splitlines()]
+    first, second = ["checkpointing", "4.00", "-4.00"], ["8bit-optimizer", "7.00", "-1.00"]
+    assert lines.index(first) < lines.index(second)
+    assert ["fused-loss", "-", "-", "error:", "ImportError"] in lines
+    said = rehearsal_document([of(8)], CARD, tried=tried)["tried"]
+    assert [each["status"] for each in said] == ["done", "error", "done"]
 
 
 def test_an_answer_says_where_memory_ran_out_in_torch_s_words() -> None:

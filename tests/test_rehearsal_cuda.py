@@ -407,6 +407,30 @@ def test_a_convolution_is_not_attention(tmp_path: Path) -> None:
     assert any("cuDNN ran convolutions; its workspace" in limit for limit in found["limits"])
 
 
+CHANGED = """
+import torch, transformers
+config = transformers.LlamaConfig(
+    vocab_size=512, hidden_size=256, intermediate_size=1024, num_hidden_layers=4,
+    num_attention_heads=4, num_key_value_heads=4, use_cache=False,
+)
+rows = [{"input_ids": [5] * 512, "labels": [5] * 512}] * 64
+arguments = transformers.TrainingArguments("out", per_device_train_batch_size=4, report_to=[])
+trainer = transformers.Trainer(transformers.LlamaForCausalLM(config), arguments, train_dataset=rows)
+trainer.train()
+"""
+
+
+def test_a_change_of_the_trainer_s_arguments_is_tried_in_a_second_rehearsal(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    options = ("--gpu", "t4", "--no-time", "--try", "checkpointing")
+    found = answer(*options, "--", "python", script(tmp_path, CHANGED))
+    (tried,) = found["tried"]
+    assert (tried["change"], tried["status"]) == ("checkpointing", "done")
+    assert tried["reserved_bytes"] < found["rank"]["peaks"]["whole"]["reserved_bytes"]
+    found = answer(*options, "--", "python", script(tmp_path, LOOP))
+    assert "makes no TrainingArguments" in found["tried"][0]["reason"]
+
+
 NORMALISED = """
 import torch
 class Wrapped(torch.nn.Module):

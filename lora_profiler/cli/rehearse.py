@@ -25,7 +25,7 @@ from lora_profiler.errors import UsageError
 
 if TYPE_CHECKING:
     from lora_profiler.rehearsal.launch import Request
-    from lora_profiler.rehearsal.result import Rehearsal
+    from lora_profiler.rehearsal.result import Rehearsal, Tried
 
 
 @command(
@@ -62,6 +62,7 @@ Exit: 0 fits, 1 out of memory, or refused by the GPU's software; 2 usage, 4 no c
 @option(
     "--pretend-tokens", help="tokens per simulated text", type=WholeRange(1, 1 << 20), default=1024
 )
+@option("--try", "NAME,...", "rehearse again with checkpointing, fused-loss, 8bit-optimizer")
 @option("--no-time", help="skip the step that is timed")
 @output_options("table", "json", "md")
 @click.pass_context
@@ -105,9 +106,12 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
         tokens=o["pretend_tokens"],
         with_work=not o["no_time"],
     )
+    changes = _changes(o["try"])
     results: list[Rehearsal] = []
+    tried: list[Tried] = []
     with one_interrupt() as interrupt, suppress(KeyboardInterrupt):
         results = _rehearse(request)
+        tried = [_tried(request, change) for change in changes]
     if interrupt.requested:
         ctx.exit(interrupt.exit_code)
     from lora_profiler.planning.nearest import nearest, rehearsed_time
@@ -120,8 +124,8 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
         time = None if o["no_time"] else rehearsed_time(result.work, gpu)
         facts, torch = result.document["facts"], result.document["torch"]
         closest = nearest(facts, result.world_size, card.capability, torch)
-    document = rehearsal_document(results, card, closest, time)
-    blocks = partial(rehearsal_blocks, results, card, script_name(command), closest, time)
+    document = rehearsal_document(results, card, closest, time, tried)
+    blocks = partial(rehearsal_blocks, results, card, script_name(command), closest, time, tried)
     print_answer(lambda: document, lambda: blocks(detail=o["detail"]))
     if o["report"]:
         from lora_profiler.report.page import write_page
@@ -131,6 +135,35 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
             write_page(rehearsal_content(blocks(detail=True), command, document)), o["report"]
         )
     ctx.exit(EXIT_CODES[result.status])
+
+
+def _changes(names: str | None) -> tuple[str, ...]:
+    """Raises UsageError."""
+    from lora_profiler.rehearsal.inside.rehearsed.changes import CHANGES
+
+    wanted = tuple(filter(None, (names or "").split(",")))
+    if unknown := [name for name in wanted if name not in CHANGES]:
+        raise UsageError(f"--try takes {', '.join(CHANGES)}; not {', '.join(unknown)}.")
+    return wanted
+
+
+def _tried(request: "Request", change: str) -> "Tried":
+    """The same with one change; nothing else of it is shown."""
+    from dataclasses import replace
+
+    from lora_profiler.errors import RehearsalError
+    from lora_profiler.rehearsal.result import Tried, worst_of
+
+    click.echo(f"With {change}:", err=True)
+    try:
+        result = worst_of(
+            _rehearse(replace(request, changes=(change,), with_work=False, snapshot=None))
+        )
+    except RehearsalError as error:
+        return Tried(change, None, str(error))
+    if not result.document["changed"]:
+        return Tried(change, None, "The script makes no TrainingArguments of transformers.")
+    return Tried(change, result)
 
 
 def _set_up(ctx: click.Context, folder: str, command: tuple[str, ...]) -> None:

@@ -116,7 +116,8 @@ class Request:
     """`is_online`: the hub may be asked for configs and tokenizers that are missing; never for
     weights of a model whose config is here. `pretends_data`: missing tokenizers and data sets are
     stood in for, these with `columns`, () to read them off the script, and texts of `tokens`.
-    `with_work`: one more step is run, whose kernels are written down for its time."""
+    `with_work`: one more step is run, whose kernels are written down for its time. `changes`: names
+    of settings of transformers' arguments that are others than the script's."""
 
     command: tuple[str, ...]
     python: Path
@@ -129,6 +130,7 @@ class Request:
     columns: tuple[str, ...] = ()
     tokens: int = 1024
     with_work: bool = False
+    changes: tuple[str, ...] = ()
 
 
 def rehearse(request: Request, stubs: Stubs, output: int) -> list[Rehearsal]:
@@ -199,6 +201,7 @@ def _environment(request: Request, stubs: Stubs, folder: Path) -> dict[str, str]
         "columns": request.columns,
         "tokens": request.tokens,
         "with_work": request.with_work,
+        "changes": request.changes,
     }
     environment = dict(os.environ)
     environment.pop("CUDA_VISIBLE_DEVICES", None)

@@ -85,6 +85,20 @@ class Rehearsal:
         return (launches[-1]["kernels"], launches[-1]["library_calls"]) if launches else None
 
 
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One more rehearsal with a `change`; without a result there is a `reason`."""
+
+    change: str
+    result: Rehearsal | None
+    reason: str = ""
+
+    @property
+    def reserved_bytes(self) -> int | None:
+        whole = self.result.peak("whole") if self.result else None
+        return whole["reserved_bytes"] if whole else None
+
+
 def _place(row: Mapping[str, Any]) -> tuple[int, int]:
     return row["step"], PHASES.index(row["phase"])
 

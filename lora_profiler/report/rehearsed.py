@@ -2,6 +2,7 @@
 says of every figure that it was rehearsed, not measured."""
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from lora_profiler.comparison.scored import Result
 from lora_profiler.planning.nearest import Nearest, RehearsedTime
 from lora_profiler.prediction import CATEGORIES, Category, Exactness, Prediction
 from lora_profiler.rehearsal.launch import PretendedCard
-from lora_profiler.rehearsal.result import COUNTERS, PartOfRun, Rehearsal, limits, worst_of
+from lora_profiler.rehearsal.result import COUNTERS, PartOfRun, Rehearsal, Tried, limits, worst_of
 from lora_profiler.report import labels
 from lora_profiler.report.answer.verdicts import a_gpu, gpu_name, size_text
 from lora_profiler.report.blocks import (
@@ -164,6 +165,7 @@ def rehearsal_blocks(
     script: str,
     nearest: Nearest | None = None,
     time: RehearsedTime | None = None,
+    tried: Sequence[Tried] = (),
     *,
     detail: bool,
 ) -> list[Block]:
@@ -182,6 +184,7 @@ def rehearsal_blocks(
         silent = result.world_size - len(results)
         lines.append(f"{silent} of {result.world_size} ranks ended without a result.")
     blocks += [paragraph(*lines)] if lines else []
+    blocks += [_changes(result, tried)] if tried else []
     if detail:
         blocks += _detail(results, card, nearest, time)
     about = limits(result, is_custom=card.is_custom)
@@ -207,6 +210,24 @@ def _detail(
     if time is not None and time.time is not None:
         yield from time_blocks(time, time.time, card_name(card))
     yield paragraph(*_ran(result))
+
+
+def _changes(result: Rehearsal, tried: Sequence[Tried]) -> Table:
+    """What one change of the script's arguments makes of the reserved peak, the lowest first."""
+    whole = result.peak("whole")
+    rows = []
+    for each in sorted(tried, key=lambda one: one.reserved_bytes or sys.maxsize):
+        size = difference = "-"
+        words = each.reason.partition("\n")[0]
+        if each.result is not None and each.result.status != "done":
+            error = each.result.document["error"] or {}
+            words = f"{each.result.status}: {error.get('type', '')}".replace("_", " ")
+        elif (peak := each.reserved_bytes) is not None:
+            size = short_in_unit(peak, GIB)
+            if whole and result.status == "done":
+                difference = f"{(peak - whole['reserved_bytes']) / GIB:+.2f}"
+        rows.append(Row(cells=(each.change, size, difference, words)))
+    return Table(title="one change", columns=("", "GiB reserved", "change", ""), rows=tuple(rows))
 
 
 def _verdict(result: Rehearsal, card: PretendedCard, script: str) -> Verdict:
@@ -473,6 +494,7 @@ def rehearsal_document(
     card: PretendedCard,
     nearest: Nearest | None = None,
     time: RehearsedTime | None = None,
+    tried: Sequence[Tried] = (),
 ) -> dict[str, Any]:
     """What each rank's process wrote, but for its step's kernels: the time is made of them."""
     result = worst_of(results)
@@ -503,6 +525,15 @@ def rehearsal_document(
         "told_rank": result.rank,
         "nearest_prediction": told,
         "step_time": None if time is None else time_document(time),
+        "tried": [
+            {
+                "change": each.change,
+                "status": each.result.status if each.result else None,
+                "reserved_bytes": each.reserved_bytes,
+                "reason": each.reason,
+            }
+            for each in tried
+        ],
         "ranks": [
             {name: value for name, value in each.document.items() if name != "work"}
             for each in results

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from . import kernels
+from .changes import CHANGED
 from .history import Log, held, held_at_peak, name_pieces, play
 from .kernels_by_name import attention_kernels, runs_other_cudnn
 from .peaks import COUNTERS, Key, Peaks
@@ -129,6 +130,7 @@ def _document(run: Run, status: str, error: Mapping[str, Any] | None) -> dict[st
         "dtypes_of_holes": STOOD_IN,
         "data_stood_in": list(dict.fromkeys(DATA_STOOD_IN)),
         "data_sizes": TEXTS,
+        "changed": CHANGED,
         "values_read": kernels.values_read(),
         "facts": {
             **training_summary(run.optimizers),

@@ -11,7 +11,7 @@ class Settings:
     """`folder`: where results go. `models`: the catalogue's configs, as JSON. `snapshot`: a file
     for torch's memory_viz. `columns`: of data sets that are stood in for, () to read them off the
     script; `tokens`: how long their texts are. `with_work`: one more step is run, to see its
-    kernels."""
+    kernels. `changes`: of `changes.py`."""
 
     folder: Path
     steps: int
@@ -21,6 +21,7 @@ class Settings:
     columns: tuple[str, ...] = ()
     tokens: int = 1024
     with_work: bool = False
+    changes: tuple[str, ...] = ()
 
     @property
     def rank(self) -> int:
@@ -42,6 +43,7 @@ def read_settings() -> Settings:
         columns=tuple(fields.get("columns", ())),
         tokens=fields.get("tokens", 1024),
         with_work=fields.get("with_work", False),
+        changes=tuple(fields.get("changes", ())),
     )
 
 

@@ -41,6 +41,12 @@ def _downloads_imported() -> None:
     stand_in_for_files(read_settings())
 
 
+def _arguments_imported() -> None:
+    from .changes import change_arguments
+
+    change_arguments(read_settings().changes)
+
+
 def _timm_imported() -> None:
     from .weights import stand_in_for_timm
 
@@ -70,4 +76,6 @@ if _IS_RECORDED:
     after_import("huggingface_hub.hf_api", publish_nothing)
     after_import("timm.models._builder", _timm_imported)
     after_import("evaluate.loading", _metrics_imported)
+    if read_settings().changes:
+        after_import("transformers.training_args", _arguments_imported)
     after_import("datasets.load", _datasets_imported)
