@@ -26,4 +26,4 @@ def change_arguments(names: Sequence[str]) -> None:
             CHANGED.append(name)
         original(self)
 
-    kind.__post_init__ = __post_init__
+    kind.__post_init__ = __post_init__  # type: ignore[method-assign]
