@@ -25,7 +25,6 @@ from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.planning.timing import step_time
 from lora_profiler.report.json.predict import prediction_dict
-from lora_profiler.trainer_files.reading import read_content
 from lora_profiler.units import GIB
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
@@ -208,51 +207,6 @@ def test_a_step_that_the_host_takes_part_in_has_no_time() -> None:
     for engine in ("compiled", "traced"):
         with pytest.raises(UsageError, match="analytic"):
             predict_by(asked(ACTIVATIONS), engine)
-
-
-AXOLOTL = "base_model: gpt2\nsequence_len: 512\nmicro_batch_size: 1\n"
-ADAPTED = f"{AXOLOTL}adapter: lora\n"
-SHARDED = "fsdp_version: 2\nfsdp_config:\n  "
-OFFLOADED = "gradient_checkpointing: true\nactivation_offloading: true\n"
-NOT_REENTRANT = "gradient_checkpointing_kwargs:\n  use_reentrant: false\n"
-WAITING = {"checkpointing": True, "offload_activations": True}
-
-
-@pytest.mark.parametrize(
-    ("text", "options"),
-    [
-        (f"{ADAPTED}{OFFLOADED}", WAITING),
-        (
-            f"{ADAPTED}{OFFLOADED}{SHARDED}offload_params: false\n{NOT_REENTRANT}",
-            {"use_reentrant": False, "offload_activations": True, "sharding": "fsdp"},
-        ),
-        (f"{AXOLOTL}{OFFLOADED}", WAITING | {"use_reentrant": False}),
-        (f"{ADAPTED}gradient_checkpointing: offload\n", WAITING),
-        (
-            f"{ADAPTED}{OFFLOADED}{SHARDED}offload_params: true\n",
-            {"checkpointing": True, "offload_params": True},
-        ),
-        (f"{AXOLOTL}{SHARDED}offload_params: true\n", {"sharding": "fsdp", "offload_params": True}),
-        (
-            f"{AXOLOTL}fsdp:\n  - full_shard\n  - offload\n{SHARDED}cpu_ram_efficient_loading: 1\n",
-            {"sharding": "fsdp", "offload_params": True},
-        ),
-        (f"{AXOLOTL}{SHARDED}fsdp_offload_params: false\n", {"sharding": "fsdp"}),
-    ],
-)
-def test_axolotl_s_keys(text: str, options: dict[str, Any]) -> None:
-    found = read_content("a.yml", text.encode()).options
-    assert {name: found[name] for name in options} == options
-    assert "offload_params" in options or "offload_params" not in found
-
-
-def test_k_bit_preparation_makes_axolotl_s_checkpoints_reentrant_where_it_moves() -> None:
-    """As its own run showed; without offloading the trainer asks once more."""
-    packed = f"{AXOLOTL}adapter: qlora\nload_in_4bit: true\ngradient_checkpointing: true\n"
-    told = f"{packed}gradient_checkpointing_kwargs:\n  use_reentrant: false\n"
-    assert read_content("a.yml", told.encode()).options["use_reentrant"] is False
-    moved = read_content("a.yml", f"{told}activation_offloading: true\n".encode())
-    assert "use_reentrant" not in moved.options and not moved.not_modelled
 
 
 AXOLOTL_RUNS: list[tuple[dict[str, Any], int, float]] = [

@@ -13,7 +13,6 @@ from lora_profiler.errors import UsageError
 from lora_profiler.gpu_platform import Platform
 from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.planning.setups import setup_for
-from lora_profiler.stacks.stack import find_stack
 from lora_profiler.support.offloading import LEAST_OFFLOADED
 from lora_profiler.trainer_files.reading import read_content
 from lora_profiler.trainer_files.trainer_file import on_model
@@ -88,24 +87,6 @@ def test_what_it_does_not_go_with_is_refused(changes: dict[str, object], said: s
             predict_by(Workload(model=cases.spec_of("llama"), setup=BASE), engine)
 
 
-def test_unsloth_has_it_from_512_tokens_on() -> None:
-    def read(checkpointing: str, length: int = 2048) -> dict[str, Any]:
-        text = (
-            "from unsloth import FastLanguageModel\n"
-            "model, tokenizer = FastLanguageModel.from_pretrained(\n"
-            f'    model_name="unsloth/Llama-3.2-1B", max_seq_length={length})\n'
-            "model = FastLanguageModel.get_peft_model(\n"
-            f"    model, r=16, use_gradient_checkpointing={checkpointing})\n"
-            "trainer = SFTTrainer(args=SFTConfig(per_device_train_batch_size=2))\n"
-        )
-        return dict(read_content("cell.py", text.encode()).options)
-
-    assert read('"unsloth"')["offload_checkpoints"] is True
-    assert read('"unsloth"', 256)["offload_checkpoints"] is False
-    assert read("True")["offload_checkpoints"] is False
-    assert find_stack("unsloth").defaults["lora"]["offload_checkpoints"] is True
-
-
 # --- the embedding --------------------------------------------------------------------------------
 
 CELL = """\
@@ -166,10 +147,3 @@ def test_an_embedding_on_the_host_by_hand() -> None:
 def test_an_embedding_that_stays_is_refused(model: str, changes: Any, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         predict_by(Workload(model=find_model(model), setup=replace(SMALL, **changes)))
-
-
-def test_a_tied_embedding_of_a_notebook_stays() -> None:
-    file = read_content("cell.py", CELL.replace("MOVED", "True").encode())
-    found = on_model(file, find_model("Qwen/Qwen2.5-1.5B"))
-    assert found.options["offload_embedding"] is False
-    assert not found.not_modelled

@@ -1,7 +1,6 @@
 """Float16 autocast, whose loss is scaled: held against torch's own GradScaler."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +17,6 @@ from lora_profiler.planning.fit import _OnCards
 from lora_profiler.planning.setups import DEFAULTS, setups
 from lora_profiler.records.record import Conditions
 from lora_profiler.support.library_memory import scaler_holds
-from lora_profiler.trainer_files.reading import read_files
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 SCALED = TrainSetup(
@@ -104,29 +102,3 @@ def test_weights_that_nobody_named_are_in_the_format_that_goes_with_it(capabilit
 def test_shards_are_refused() -> None:
     with pytest.raises(UsageError, match="one process and DDP"):
         replace(SCALED, device="cuda", world_size=2, sharding="fsdp")
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        (
-            "train.yaml",
-            "model_name_or_path: gpt2\nlearning_rate: 1.0e-4\nmax_length: 64\nfp16: true\n",
-        ),
-        ("lf.yaml", "model_name_or_path: gpt2\nstage: sft\nfinetuning_type: lora\nfp16: true\n"),
-        (
-            "ax.yml",
-            "base_model: gpt2\nadapter: lora\nmicro_batch_size: 1\nfp16: true\nbf16: false\n",
-        ),
-        ("accelerate.yaml", "mixed_precision: fp16\nnum_processes: 1\ndistributed_type: 'NO'\n"),
-    ],
-)
-def test_trainers_files_mean_it_by_fp16(tmp_path: Path, name: str, text: str) -> None:
-    (tmp_path / name).write_text(text)
-    paths = [tmp_path / name]
-    if name.startswith("accelerate"):
-        (tmp_path / "sft.yaml").write_text("model_name_or_path: gpt2\nmax_length: 64\n")
-        paths.insert(0, tmp_path / "sft.yaml")
-    file = read_files(paths, None)
-    assert file.options["precision"] == "amp-float16"
-    assert all(key.state != "not modelled" for key in file.keys if "fp16" in (key.key, key.value))

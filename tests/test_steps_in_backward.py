@@ -14,7 +14,6 @@ from lora_profiler.analytic import predict
 from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.modeling import attention_context, forward_loss, make_optimizer
-from lora_profiler.trainer_files.reading import read_content
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 BASE = TrainSetup(batch_size=2, seq_len=40, optimizer_impl="fused", optimizer_in_bwd=True)
@@ -89,17 +88,3 @@ def test_real_steps(name: str) -> None:
 def test_what_it_does_not_go_with_is_refused(changes: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         replace(BASE, **changes)  # type: ignore[arg-type]
-
-
-def test_torchtune_files_have_it() -> None:
-    text = """
-model:
-  _component_: torchtune.models.llama3_2.llama3_2_1b
-optimizer:
-  _component_: {}
-optimizer_in_bwd: true
-"""
-    paged = read_content("file.yaml", text.format("bitsandbytes.optim.PagedAdamW8bit").encode())
-    assert paged.options["optimizer_in_bwd"] is True
-    plain = read_content("file.yaml", text.format("torch.optim.AdamW").encode())
-    assert [row.key for row in plain.not_modelled] == ["optimizer_in_bwd"]

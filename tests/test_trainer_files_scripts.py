@@ -135,23 +135,3 @@ def test_the_command_that_a_script_amounts_to_asks_the_same(run: Run, tmp_path: 
     for answer in (asked, said):
         del answer["evidence"]  # what a script does not set is the trainer's default
     assert asked == said
-
-
-BITSANDBYTES = SCRIPT[SCRIPT.index("BitsAndBytesConfig(\n") : SCRIPT.index("    ),\n)")] + "    )"
-
-
-@pytest.mark.parametrize(
-    ("config", "kind", "gap"),
-    [
-        ("GPTQConfig(bits=4, backend='torch')", "gptq", ""),
-        ("GPTQConfig(bits=8)", "gptq", "a base in 8 bit, answered in 4"),
-        ("AwqConfig(bits=4, group_size=64)", "awq", "a scale for each 64 weights"),
-        ("FineGrainedFP8Config()", "fp8", ""),
-    ],
-)
-def test_other_packages_quantise_the_base_of_a_script(
-    read: Any, config: str, kind: str, gap: str
-) -> None:
-    file = read(SCRIPT.replace(BITSANDBYTES, config))
-    assert (file.options["methods"], file.options["quant_type"]) == (("qlora",), kind)
-    assert [row.missing[: len(gap)] for row in file.not_modelled] == [gap] * bool(gap)

@@ -84,83 +84,74 @@ def same(g: Given, mine: Callable[[], Tensor], real: Callable[[], Tensor]) -> No
 
 
 SETUPS = pytest.mark.parametrize("setup", [LORA, FULL], ids=["frozen head", "trained head"])
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 
 
-@SETUPS
-@DTYPES
-def test_torchtune(setup: TrainSetup, dtype: torch.dtype) -> None:
+def stand_in(name: str, setup: TrainSetup, g: Given) -> Tensor:
+    made = part("losses", name, "stand_in", "loss")(setup, g.hidden, g.weight, None, g.ids)
+    found: Tensor = made.loss
+    return found
+
+
+head = torch.nn.functional.linear
+
+
+def of_torchtune(setup: TrainSetup, g: Given) -> Callable[[], Tensor]:
     """LinearCrossEntropyLoss came with version 0.7."""
     losses: Any = pytest.importorskip("torchtune.modules.loss", exc_type=ImportError)
     if not hasattr(losses, "LinearCrossEntropyLoss"):
         pytest.skip("a torchtune before 0.7")
-    g = given(setup, dtype)
     linear = losses.LinearCrossEntropyLoss()
-    linear.linear_projection = lambda tokens: torch.nn.functional.linear(tokens, g.weight)
-
-    def mine() -> Tensor:
-        return part("losses", "torchtune", "stand_in", "loss")(
-            setup, g.hidden, g.weight, None, g.ids
-        ).loss
-
-    def real() -> Tensor:
-        shifted = g.shifted.clone()  # came with the batch
-        found: Tensor = linear(g.hidden, shifted)
-        return found
-
-    same(g, mine, real)
+    linear.linear_projection = lambda tokens: head(tokens, g.weight)
+    return lambda: linear(g.hidden, g.shifted.clone())  # which came with the batch
 
 
-@SETUPS
-@DTYPES
-def test_torchtune_s_chunks_of_all_logits(setup: TrainSetup, dtype: torch.dtype) -> None:
+def of_torchtune_s_chunks(setup: TrainSetup, g: Given) -> Callable[[], Tensor]:
     losses: Any = pytest.importorskip("torchtune.modules.loss", exc_type=ImportError)
-    g = given(setup, dtype)
     chunked = losses.CEWithChunkedOutputLoss()
-
-    def mine() -> Tensor:
-        return part("losses", "torchtune-chunked", "stand_in", "loss")(
-            setup, g.hidden, g.weight, None, g.ids
-        ).loss
 
     def real() -> Tensor:
         shifted = g.shifted.clone()
-        parts = [
-            torch.nn.functional.linear(tokens, g.weight)
-            for tokens in g.hidden.tensor_split(8, dim=1)
-        ]
+        parts = [head(tokens, g.weight) for tokens in g.hidden.tensor_split(8, dim=1)]
         found: Tensor = chunked(parts, shifted)
         return found
 
-    same(g, mine, real)
+    return real
 
 
-@SETUPS
-@DTYPES
-def test_litgpt(setup: TrainSetup, dtype: torch.dtype) -> None:
+def of_litgpt(setup: TrainSetup, g: Given) -> Callable[[], Tensor]:
     """As `finetune_lora` and `finetune_full` call it, after Fabric's own conversion."""
     utils: Any = pytest.importorskip("litgpt.utils", exc_type=ImportError)
     precision: Any = pytest.importorskip("lightning.fabric.plugins.precision.half")
-    converted = precision.HalfPrecision("bf16-true").convert_output
-    g = given(setup, dtype)
-
-    def mine() -> Tensor:
-        return part("losses", "litgpt", "stand_in", "loss")(
-            setup, g.hidden, g.weight, None, g.ids
-        ).loss
+    converted: Any = precision.HalfPrecision("bf16-true").convert_output
 
     def real() -> Tensor:
-        head = torch.nn.functional.linear
         if setup.lora is None:
-            logits = converted(head(g.hidden, g.weight))
-            found: Tensor = utils.chunked_cross_entropy(logits[..., :-1, :], g.ids[..., 1:])
-            return found
-        parts = converted([head(tokens, g.weight) for tokens in g.hidden.split(128, dim=1)])  # type: ignore[no-untyped-call]
-        parts[-1] = parts[-1][..., :-1, :]
-        found = utils.chunked_cross_entropy(parts, g.ids[..., 1:])
+            parts = converted(head(g.hidden, g.weight))[..., :-1, :]
+        else:
+            parts = converted([head(tokens, g.weight) for tokens in g.hidden.split(128, dim=1)])
+            parts[-1] = parts[-1][..., :-1, :]
+        found: Tensor = utils.chunked_cross_entropy(parts, g.ids[..., 1:])
         return found
 
-    same(g, mine, real)
+    return real
+
+
+@SETUPS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("name", "real"),
+    [
+        ("torchtune", of_torchtune),
+        ("torchtune-chunked", of_torchtune_s_chunks),
+        ("litgpt", of_litgpt),
+    ],
+    ids=str,
+)
+def test_losses(
+    name: str, real: Callable[..., Callable[[], Tensor]], setup: TrainSetup, dtype: torch.dtype
+) -> None:
+    g = given(setup, dtype)
+    same(g, lambda: stand_in(name, setup, g), real(setup, g))
 
 
 @SETUPS
@@ -173,9 +164,7 @@ def test_cut_cross_entropy(setup: TrainSetup, monkeypatch: pytest.MonkeyPatch) -
     g = given(setup, torch.bfloat16)
 
     def mine() -> Tensor:
-        return part("losses", "cce", "stand_in", "loss")(
-            setup, g.hidden, g.weight, None, g.ids
-        ).loss
+        return stand_in("cce", setup, g)
 
     def as_torch() -> Tensor:
         return _loss(torch_compile.torch_compile_linear_cross_entropy, g)

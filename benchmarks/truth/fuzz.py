@@ -7,11 +7,14 @@ About ten minutes; needs no torch. Calls are made without a process of their own
 function that the command calls; where one is answered, a second varies one thing: a size that
 rises, or the engine. Most leave out what takes the time of an answer in JSON: the allocator's
 replay, the layers and the levers. Then whole processes are started, which leave out nothing. torch
-is hidden, so that nothing is traced. Writes `results/fuzz.md`, and ends with 1 where an answer was
-bad.
+is hidden, so that nothing is traced. Prints what was asked and every bad answer, and ends with 1
+where one was bad.
+
+Of each: no traceback; an exit code of the contract, 1 only where a card was named; a refusal says
+why and prints nothing; an answer is strict JSON, categories add up, the peak is the largest steady
+moment. Of second calls: no peak falls where a size rises, and engines agree where both are exact.
 """
 
-import argparse
 import io
 import json
 import os
@@ -29,8 +32,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 from unittest.mock import patch
 
-from benchmarks.pages import parser_of, write_page
-from benchmarks.truth.fuzz_questions import HOSTILE_SHARE, question, raised, with_engine
+from benchmarks.pages import parser_of
+from benchmarks.truth.fuzz_questions import question, raised, with_engine
 
 ROOT = Path(__file__).parents[2]
 EXIT_CODES = (0, 1, 2, 3)
@@ -292,56 +295,13 @@ def hide_torch() -> None:
     sys.modules["torch"] = None  # type: ignore[assignment]
 
 
-def document(options: argparse.Namespace, tally: Tally, seconds: float) -> str:
-    rows = [f"| {name} | {count:,} |" for name, count in sorted(tally.counts.items())]
-    longest = [f"- longest of the {kind}: {took:.1f} s" for kind, took in tally.longest.items()]
-    bad = [f"- {what}: `{shlex.join(arguments)[:300]!a}`" for what, arguments in tally.bad] or [
-        "None."
-    ]
-    asked = (
-        f"`python -m benchmarks.truth.fuzz --calls {options.calls} --processes"
-        f" {options.processes} --seed"
-        f" {options.seed}`"
-    )
-    return "\n".join(
-        [
-            "# Fuzz of `lora-profile predict`",
-            "",
-            f"{asked}, {seconds:,.0f} s.",
-            f"{HOSTILE_SHARE:.0%} of the values are hostile: no numbers, numbers beyond any"
-            " size, text of every kind,",
-            "patterns without end. torch is hidden, so that nothing is traced.",
-            "",
-            "Checked of each: no traceback; an exit code of the contract, 1 only where a card"
-            " was named; a refusal says why and",
-            "prints nothing; an answer is strict JSON, the categories of each moment add up to"
-            " its total, and the peak is the",
-            "largest steady moment. Of second calls: no peak falls where a size rises, and both"
-            " engines agree where both are exact.",
-            f"No process takes over {LONGEST_SECONDS:.0f} s.",
-            "",
-            "| what | count |",
-            "|---|---:|",
-            *rows,
-            f"| **bad answers** | **{len(tally.bad)}** |",
-            "",
-            *longest,
-            "",
-            "## Bad answers",
-            "",
-            *bad,
-            "",
-        ]
-    )
-
-
 def main() -> None:
     options = parser_of(__doc__, calls=4000, processes=200, seed=0).parse_args()
-    began = time.monotonic()
     tally = run(options.calls, options.processes, options.seed)
-    text = document(options, tally, time.monotonic() - began)
-    write_page("fuzz", text)
-    print(text)
+    lines = [f"{count:,} {name}" for name, count in sorted(tally.counts.items())]
+    lines += [f"longest of the {kind}: {took:.1f} s" for kind, took in tally.longest.items()]
+    lines += [f"bad: {what}: {shlex.join(asked)[:300]!a}" for what, asked in tally.bad]
+    print("\n".join(lines))
     sys.exit(1 if tally.bad else 0)
 
 
