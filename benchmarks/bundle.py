@@ -100,8 +100,8 @@ LAWS = (
 """Trainers, methods and rows that laws are bundled for, the most wanted ones first; without rows
 those of the trainer. All of a line are made of a type before the next type."""
 LATER = frozenset({
-    "bamba", "falcon_h1", "gemma3", "gemma4", "gemma4_unified", "granitemoehybrid", "jamba",
-    "mamba", "mamba2", "nemotron_h", "qwen3_5", "qwen3_5_moe", "qwen3_next",
+    "bamba", "gemma4_unified", "granitemoehybrid", "jamba", "mamba", "mamba2", "nemotron_h",
+    "qwen3_5_moe", "qwen3_next",
 })  # fmt: skip
 """Types that go over tokens in a loop where their kernels are missing, or that have many layers in
 a unit: slow to trace, and mostly no law."""

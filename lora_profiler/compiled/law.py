@@ -43,6 +43,7 @@ gradient of what is divided by the number of micro-batches, which no more is the
 ROLES: Mapping[str, str] = {
     "heads": r"num_attention_heads|n_heads?|num_heads|n_head",
     "key_heads": r"num_key_value_heads|num_kv_heads|n_head_kv",
+    "state_keys": r"linear_num_key_heads",
     "head_width": r"head_dim|kv_channels|\w+_head_dim|d_kv",
     "hidden": r"hidden_size|d_model|n_embd|d_embed",
     "experts": r"(num|n)_(local_|routed_)?experts|moe_num_experts",
@@ -55,10 +56,12 @@ ROLES: Mapping[str, str] = {
 """What a field of a config is the size of, by its name."""
 _COUNTS = re.compile(
     r"token|_id$|version|layer|dtype|freq|interval|every|period|seed|offset|groups?$|kernel|conv"
-    r"|n_shared|num_shared|multiple|type_vocab|num_labels"
+    r"|chunk|mamba_(d_head|head_dim|d_state)|n_shared|num_shared|multiple|type_vocab|num_labels"
 )
 """Names of numbers that are no sizes, though one may happen to be as large as some weight."""
 _PLACEHOLDER = re.compile(r"(image|video|audio|speech|vision)\w*_token_(id|index)")
+_TOWER = re.compile(r"\b(visual|vision\w*|audio\w*)\.")
+"""Where a model sees or hears: no part of its depth, though it may be as deep."""
 _FRACTIONS = re.compile(r"factor|pct|ratio|multiplier_ffn|partial")
 _IGNORED = re.compile(
     r"rope_parameters\..*(theta|factor|beta|mscale|freq|position|truncate).*|num_hidden_layers|n_layer|"
@@ -140,6 +143,8 @@ def facts_of(model: ModelSpec) -> str:
         "uneven": [n for n, v in sorted(sizes.items()) if role_of(n) == "head_width" and v % 8],
         "power_of_two": _has_slopes(model) and heads & (heads - 1) == 0,
     }
+    if keys := fields_of(model).get("linear_num_key_heads"):
+        facts["heads_per_state_key"] = fields_of(model)["linear_num_value_heads"] // keys
     if outside := outside_vocabulary(model, model.published):
         facts["outside_vocabulary"] = outside
     return json.dumps(facts, sort_keys=True)
@@ -208,7 +213,9 @@ def stack_of(model: ModelSpec) -> Stack | None:
     stacks = [
         part
         for part in model.parts
-        if isinstance(part, Stack) and len(part.order) == model.num_layers
+        if isinstance(part, Stack)
+        and len(part.order) == model.num_layers
+        and not _TOWER.search(part.name)
     ]
     return stacks[0] if len(stacks) == 1 else None
 

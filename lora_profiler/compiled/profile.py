@@ -103,12 +103,14 @@ class Regime(NamedTuple):
     kernels: tuple[str, ...] = ()
     padded: bool = False
     unaligned: bool = False
+    length: int | None = None
+    """Of a model whose layers walk over tokens; see `walks_over_tokens`."""
 
 
 def _regime_dict(regime: Regime) -> dict[str, Any]:
     """Without a field that came later, where it says what was true of all before: the keys of older
     profiles stay."""
-    later = ("kernels", "padded", "unaligned")
+    later = ("kernels", "padded", "unaligned", "length")
     return {name: value for name, value in regime._asdict().items() if name not in later or value}
 
 

@@ -1,6 +1,7 @@
 """The regime of a workload: what a profile cannot leave open, and the smallest sizes for which it
 holds."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -20,6 +21,7 @@ from lora_profiler.support.sdpa import (
 )
 from lora_profiler.workload import Dtype, Workload
 
+_OF_STATES = re.compile(r"mamba_|ssm_|linear_(num|key|value|conv)")
 _WINDOWS = (
     "sliding_window",
     "attention_chunk_size",
@@ -58,7 +60,18 @@ def regime_of(workload: Workload) -> Regime:
         kernels=_kernels(workload),
         padded=setup.is_padded,
         unaligned=setup.seq_len % MASK_ALIGNMENT > 0 and pads_masks(workload),
+        length=setup.seq_len if walks_over_tokens(workload.model) else None,
     )
+
+
+@lru_cache(maxsize=256)
+def walks_over_tokens(model: ModelSpec) -> bool:
+    """Whether layers take tokens in chunks, one after the other or padded to whole ones: state
+    spaces and linear attention. How many there are is the number of events of a trace, or a size
+    that is rounded up, so that a length stays what it was."""
+    kinds = model.config.get("layer_types") or ("mamba",)
+    is_built = any("mamba" in kind or "linear" in kind for kind in kinds)
+    return is_built and any(_OF_STATES.match(name) for name in model.config)
 
 
 def one_of_each_regime(workload: Workload) -> Iterator[Workload]:
@@ -192,7 +205,7 @@ def valid_sizes(
     beyond = below(regime, windows)
     return {
         "batch_size": (batch, 1 if regime.one_sample else None),
-        "seq_len": (seq, None if beyond is None else beyond - 1),
+        "seq_len": (regime.length or seq, regime.length or (beyond and beyond - 1)),
         "rank": (regime.rank, regime.rank) if regime.rank else (1, None if has_rank else 1),
         "num_layers": (
             (num_layers, num_layers) if layout is None else (layout.layers(LEAST_UNITS), None)

@@ -446,8 +446,8 @@ def _points(workload: Workload, regime: Regime) -> tuple[Point, ...]:
 
 
 def _lengths(workload: Workload, regime: Regime) -> list[int]:
-    if regime.one_token:
-        return [1] * len(_SEQUENCES)
+    if regime.one_token or regime.length:
+        return [regime.length or 1] * len(_SEQUENCES)
     windows, holds = windows_of(workload.model), _alignment(workload, regime)
     _, least = least_sizes(regime, windows)
     start, most = 0 if least <= 2 else least, least + 2 * max(_SEQUENCES)
@@ -475,7 +475,7 @@ def _alignment(workload: Workload, regime: Regime) -> Callable[[int], bool]:
 def _far(point: Point, workload: Workload, regime: Regime) -> Point:
     """`point` with as many tokens as the regime and the model's positions allow: a window that
     nobody named would show."""
-    if regime.one_token:
+    if regime.one_token or regime.length:
         return point
     window = below(regime, windows_of(workload.model))
     ends = [end for end in (window and window - 1, workload.model.trained_length) if end]

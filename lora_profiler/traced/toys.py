@@ -1,8 +1,9 @@
 """Small models of a type, with unrelated sizes, that are alike in all facts: what laws are fitted
 through and checked at."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from typing import Any
 from zlib import crc32
 
 from lora_profiler.catalog import model_from_config
@@ -139,4 +140,23 @@ def _sizes(
             return value // base_hidden * hidden
         return drawn(name, 2, 16) if value < 512 else drawn(name, 60, 400)
 
-    return {name: size(name, value) for name, value in known.items()}
+    return _of_one_width(fields, {name: size(name, value) for name, value in known.items()})
+
+
+def _of_one_width(fields: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, int]:
+    """Sizes, where as many heads of linear attention share a key as in the model, and heads of a
+    state space are as wide together as it is, and as the hidden state times what it is expanded
+    by, if they are so in the model."""
+    made = dict(sizes)
+    if "linear_num_key_heads" in made:
+        shared = fields["linear_num_value_heads"] // fields["linear_num_key_heads"]
+        made["linear_num_key_heads"] = made["linear_num_value_heads"] // shared
+    heads = next((n for n in made if n in ("mamba_n_heads", "mamba_num_heads")), None)
+    width = fields.get("mamba_d_head") or fields.get("mamba_head_dim")
+    expand = fields.get("mamba_expand") or fields.get("expand")
+    if heads is None or type(width) is not int:
+        return made
+    inner = fields[heads] * width
+    if expand and fields["hidden_size"] * expand == inner:
+        made[heads] = made["hidden_size"] * expand // width
+    return made | {n: made[heads] * width for n in ("mamba_d_ssm",) if fields.get(n) == inner}
