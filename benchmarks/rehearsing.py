@@ -27,9 +27,15 @@ def rehearsed(
     python: Path | str, card: str, command: Sequence[str], *options: str, **how: Any
 ) -> subprocess.CompletedProcess[str]:
     """With the document as its output, where there is one. `how` is as of `subprocess.run`."""
-    words = [sys.executable, "-m", "lora_profiler", "rehearse", "--format", "json", "--gpu", card]
-    words += ["--python", str(python), *options, "--", *command]
+    words = rehearsal_command(python, card, command, *options)
     return subprocess.run(words, capture_output=True, text=True, **how)
+
+
+def rehearsal_command(
+    python: Path | str, card: str, command: Sequence[str], *options: str
+) -> list[str]:
+    words = [sys.executable, "-m", "lora_profiler", "rehearse", "--format", "json", "--gpu", card]
+    return [*words, "--python", str(python), *options, "--", *command]
 
 
 def rehearsed_steps(

@@ -62,4 +62,7 @@ def test_a_script_s_failure_has_a_fault_and_running_out_of_memory_is_none() -> N
     assert fault("", exit_code=0, status="done") is None
     assert fault("ModuleNotFoundError: No module named 'x'")[0] == "environment"
     assert fault("KeyError: 'text'")[0] == "product"
-    assert fault("", exit_code=None) == ("product", "no answer within the limit")
+    assert fault("error: x was still running after 4 minutes (--minutes).") == (
+        "product",
+        "no answer within the limit of time",
+    )

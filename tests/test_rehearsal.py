@@ -719,6 +719,19 @@ def test_a_launcher_that_fails_before_any_step_is_told_by_its_exit_code(tmp_path
         rehearse(command, without_stubs(tmp_path), 2)
 
 
+def test_a_script_without_end_is_ended_at_the_limit_with_what_it_started(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    script = (
+        "import os, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"open({str(pid)!r}, 'w').write(str(child.pid)); time.sleep(600)"
+    )
+    limited = replace(request("python", "-c", script), minutes=0.03)
+    with pytest.raises(RehearsalError, match=r"after 0.03 minutes \(--minutes\) before it used"):
+        rehearse(limited, without_stubs(tmp_path), 2)
+    wait_until(lambda: not Path("/proc", pid.read_text()).exists())
+
+
 def test_an_interrupt_leaves_none_of_the_script_s_processes(tmp_path: Path) -> None:
     """A launcher and its worker, which hears no SIGTERM."""
     pids = tmp_path / "pids"

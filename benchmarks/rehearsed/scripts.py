@@ -20,21 +20,23 @@ import time
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, NamedTuple
 
+import psutil
 from PIL import Image
 
 from benchmarks.pages import page_of, table
 from benchmarks.rehearsed.documented_commands import Documented, documented, interleaved
-from benchmarks.rehearsing import ROOT, rehearsed
+from benchmarks.rehearsing import ROOT, rehearsal_command
 from benchmarks.rows import Row, read_rows
 from benchmarks.runner import Asked, Rows
 
 SUITS, SMALL = "h100_sxm_80gb", "t4"
 MOST_RANKS = 2
+HOST_BYTES = 8 << 30
 
 
 class Project(NamedTuple):
@@ -72,12 +74,20 @@ _HUB = Fault("product", "no replacement for what the hub would send")
 _AGE = Fault("script", "written for other versions of its libraries")
 _COMMAND = Fault("script", "its documented command does not run on one GPU")
 _FAULTS: tuple[tuple[str, Fault], ...] = (
+    (
+        "this machine's( own)? memory|SIGKILL",
+        Fault("environment", "more memory of this machine than 8 GiB"),
+    ),
+    ("still running after", Fault("product", "no answer within the limit of time")),
     ("cusolver|svd|geqrf", Fault("values", "QR, SVD or eigenvalues on the GPU")),
     ("ModuleNotFoundError|No module named", _PACKAGE),
-    ("(require|need|please|must).{0,60}install|vllm|deepspeed|megatron|flash.attn", _PACKAGE),
+    (
+        "(require|need|please|must).{0,60}install|[Vv]llm|[Dd]eep[Ss]peed|megatron|flash.attn|xformers",
+        _PACKAGE,
+    ),
     ("cannot import name|unexpected keyword argument|has no attribute|deprecated", _AGE),
-    ("unscale FP16 gradients|must be divisible by num_generations", _COMMAND),
-    ("ended with exit code 2|[Ee]ither a dataset", _COMMAND),
+    ("unscale FP16 gradients|must be divisible by num_generations|stat: path should", _COMMAND),
+    ("exit (code|status) 2|[Ee]ither a dataset", _COMMAND),
     ("Connect|Offline|LocalEntryNotFound|cached files|Max retries|URLError|module script", _HUB),
     ("FileNotFound|No such file", Fault("script", "reads files that it does not bring")),
 )
@@ -88,8 +98,6 @@ def fault_of(row: Row) -> Fault | None:
     """None where it reached a verdict, which running out of memory is one."""
     if row["exit_code"] in (0, 1) and row.get("status") != "error":
         return None
-    if row["exit_code"] is None:
-        return Fault("product", "no answer within the limit")
     for pattern, fault in _FAULTS:
         if re.search(pattern, row["words"]):
             return fault
@@ -127,19 +135,55 @@ def row_of(case: Documented, card: str, copies: Path, options: Any) -> dict[str,
     }  # fmt: skip
     path = {"PYTHONPATH": f"{ROOT}:{_library(copy)}"}
     _provide(copy, case)
+    words = rehearsal_command(
+        options.python, card, case.words, "--pretend-data", "--no-time", *ranks,
+        "--minutes", str(options.minutes),
+    )  # fmt: skip
+    environment = os.environ | case.environment | path
     try:
-        done = rehearsed(
-            options.python, card, case.words, "--pretend-data", "--no-time", *ranks,
-            cwd=copy / case.folder, env=os.environ | case.environment | path,
-            timeout=60 * options.minutes, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return row | {"exit_code": None, "words": "", "seconds": round(time.monotonic() - began)}
+        done = _within(HOST_BYTES, words, copy / case.folder, environment)
     finally:
         _git(copy, "clean", "-fdxq", "-e", "__pycache__")
         _git(copy, "checkout", "-q", ".")
     row |= {"exit_code": done.returncode, "seconds": round(time.monotonic() - began)}
     return row | _outcome(done)
+
+
+def _within(
+    most_bytes: int, words: Sequence[str], folder: Path, environment: Mapping[str, str]
+) -> "subprocess.CompletedProcess[str]":
+    """Ended where the script's processes hold more of this machine's memory."""
+    with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
+        process = subprocess.Popen(
+            words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err
+        )
+        too_much = False
+        while process.poll() is None:
+            time.sleep(0.5)
+            if not too_much and _private_bytes(process.pid) > most_bytes:
+                too_much = True
+                process.terminate()
+        out.seek(0)
+        err.seek(0)
+        said = "error: more of this machine's memory than the limit" if too_much else err.read()
+        return subprocess.CompletedProcess(words, process.returncode, out.read(), said)
+
+
+def _private_bytes(pid: int) -> int:
+    total = 0
+    with suppress(psutil.Error):
+        for each in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.Error):
+                memory = each.memory_info()
+                total += memory.rss - memory.shared
+    return total
+
+
+def _copied(checkout: Path, copy: Path) -> None:
+    """Also of a clone whose history is not whole."""
+    shutil.copytree(checkout, copy, symlinks=True, ignore=shutil.ignore_patterns(".git"))
+    for words in (("init", "-q"), ("add", "-fA")):
+        _git(copy, *words)
 
 
 def _provide(copy: Path, case: Documented) -> None:

@@ -63,6 +63,7 @@ Exit: 0 fits, 1 out of memory, or refused by the GPU's software; 2 usage, 4 no c
     "--pretend-tokens", help="tokens per simulated text", type=WholeRange(1, 1 << 20), default=1024
 )
 @option("--try", "NAME,...", "rehearse again with checkpointing, fused-loss, 8bit-optimizer")
+@option("--minutes", help="end the script after so many", type=click.FloatRange(0, min_open=True))
 @option("--no-time", help="skip the step that is timed")
 @output_options("table", "json", "md")
 @click.pass_context
@@ -105,6 +106,7 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
         columns=tuple(filter(None, (o["pretend_columns"] or "").split(","))),
         tokens=o["pretend_tokens"],
         with_work=not o["no_time"],
+        minutes=o["minutes"],
     )
     changes = _changes(o["try"])
     results: list[Rehearsal] = []

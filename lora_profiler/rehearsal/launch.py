@@ -117,7 +117,8 @@ class Request:
     weights of a model whose config is here. `pretends_data`: missing tokenizers and data sets are
     stood in for, these with `columns`, () to read them off the script, and texts of `tokens`.
     `with_work`: one more step is run, whose kernels are written down for its time. `changes`: names
-    of settings of transformers' arguments that are others than the script's."""
+    of settings of transformers' arguments that are others than the script's. `minutes`: after which
+    the script is ended, with all that it started."""
 
     command: tuple[str, ...]
     python: Path
@@ -131,6 +132,7 @@ class Request:
     tokens: int = 1024
     with_work: bool = False
     changes: tuple[str, ...] = ()
+    minutes: float | None = None
 
 
 def rehearse(request: Request, stubs: Stubs, output: int) -> list[Rehearsal]:
@@ -142,7 +144,12 @@ def rehearse(request: Request, stubs: Stubs, output: int) -> list[Rehearsal]:
     with WorkingFolder() as name:
         folder = Path(name)
         _link_hub_cache(folder / "hub")
-        code = _run(words_of(request), _environment(request, stubs, folder), output)
+        environment = _environment(request, stubs, folder)
+        try:
+            code = _run(words_of(request), environment, output, request.minutes)
+        except subprocess.TimeoutExpired:
+            within = f"was still running after {request.minutes:g} minutes (--minutes)"
+            raise RehearsalError(f"{' '.join(request.command)} {within}{_when(folder)}.") from None
         results = [read_result(path) for path in sorted(folder.glob("result-*.json"))]
         if not results or (code and all(each.left_early for each in results)):
             raise RehearsalError(_ended(request, folder, code))
@@ -153,9 +160,7 @@ def _ended(request: Request, folder: Path, code: int) -> str:
     """How a command ended that left no result, and what to do."""
     by_signal = f"was ended by signal {-code} ({_signal_name(-code)})"
     how = by_signal if code < 0 else f"ended with exit code {code}"
-    steps = [int(path.read_text("utf-8")) for path in folder.glob("steps-*")]
-    when = f"before step {max(steps) + 1}" if steps else "before it used the GPU"
-    sentences = [f"{' '.join(request.command)} {how} {when}."]
+    sentences = [f"{' '.join(request.command)} {how}{_when(folder)}."]
     if code == -signal.SIGKILL:
         sentences.append("SIGKILL often means that this machine's own memory ran out.")
     failures = [json.loads(path.read_text("utf-8")) for path in folder.glob("failure-*.json")]
@@ -168,6 +173,11 @@ def _ended(request: Request, folder: Path, code: int) -> str:
         elif failure["is_of_network"] and not request.is_online:
             sentences.append("Without --online nothing is downloaded.")
     return "\n".join(sentences)
+
+
+def _when(folder: Path) -> str:
+    steps = [int(path.read_text("utf-8")) for path in folder.glob("steps-*")]
+    return f" before step {max(steps) + 1}" if steps else " before it used the GPU"
 
 
 def _signal_name(number: int) -> str:
@@ -244,7 +254,10 @@ def _link_hub_cache(folder: Path) -> None:
         (folder / entry.name).symlink_to(entry.absolute())
 
 
-def _run(command: Sequence[str], environment: Mapping[str, str], output: int) -> int:
+def _run(
+    command: Sequence[str], environment: Mapping[str, str], output: int, minutes: float | None
+) -> int:
+    """Raises subprocess.TimeoutExpired."""
     process = subprocess.Popen(
         command,
         env=environment,
@@ -254,7 +267,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str], output: int) ->
         start_new_session=True,
     )
     with _ended_with(process), _guarded(process.pid):
-        return process.wait()
+        return process.wait(None if minutes is None else 60 * minutes)
 
 
 @contextmanager
