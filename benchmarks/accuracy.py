@@ -21,6 +21,7 @@ from benchmarks.rehearsed import frameworks as rehearsed_frameworks
 from benchmarks.rehearsed import generation as rehearsed_generation
 from benchmarks.rehearsed import trainers as rehearsed_trainers
 from benchmarks.rehearsed.peaks import Family, compared
+from benchmarks.rehearsed.scripts import share_that_ran
 from benchmarks.rows import read_rows
 from benchmarks.truth.data_lengths import errors as epoch_errors
 from lora_profiler.evidence import command_shares, interval, measured_steps, own_rows
@@ -417,7 +418,7 @@ def speed() -> str:
 
 
 def headlines() -> str:
-    """Markdown for the README and the docs' home: what was held against what, in four lines."""
+    """Markdown for the README and the docs' home: what was held against what, in five lines."""
     memory, steps = errors_of(graded_memory()), errors_of(measured_steps())
     (typed,) = (each for each in published() if each.page == "as_typed")
     trainers = [error for _, error in _errors_of(rehearsed_trainers.FAMILY)]
@@ -426,6 +427,7 @@ def headlines() -> str:
         [error for says_exact, error in frameworks if says_exact is kind] for kind in (True, False)
     )
     runs = [row.error for row in own_rows("recorded")]
+    ran, scripts, able = share_that_ran(read_rows(RESULTS / "scripts.jsonl"))
     return "\n".join(
         [
             f"- **{memory.rows} peaks that others measured on GPUs**, with their library versions"
@@ -438,6 +440,9 @@ def headlines() -> str:
             f" {len(exact)} answers that say exact are equal; {len(rest)} estimates are off by"
             f" {percent_text(median(map(abs, rest)))} at the median, worst"
             f" {error_text(max(rest, key=abs))}.",
+            f"- **Training scripts of other projects**, as they document them, on a simulated GPU:"
+            f" {ran} of {scripts} run; of the {able} that no missing package, file or argument"
+            f" keeps from it, {percent_text(ran / able)}.",
             f"- **{len(runs)} runs measured here on a CPU**: mean error"
             f" {percent_text(fmean(map(abs, runs)))}, worst {error_text(max(runs, key=abs))}.",
             f"- **{steps.rows} step times that others measured**: mean error"

@@ -1110,10 +1110,13 @@ def test_columns_of_well_known_data_sets_are_their_own(tmp_path: Path) -> None:
     script = """
 mrpc = datasets.load_dataset("nyu-mll/glue", "mrpc")["train"]
 pictures = datasets.load_dataset("fusing/fill50k", split="train", streaming=True)
-print(json.dumps([mrpc.column_names, next(iter(pictures))["image"].size, TEXTS]))
+chosen = datasets.load_dataset("trl-lib/ultrafeedback_binarized", split="train")[0]["chosen"]
+roles = [said["role"] for said in chosen]
+print(json.dumps([mrpc.column_names, next(iter(pictures))["image"].size, TEXTS, roles]))
 """
     done = pretending(tmp_path, script, pretends_data=True)
-    names, size, texts = json.loads(done.stdout)
+    names, size, texts, roles = json.loads(done.stdout)
+    assert roles == ["user", "assistant"] and texts["conversations"] == "1,024 tokens"
     assert names == ["sentence1", "sentence2", "label", "idx"]
     assert size == [512, 512] and texts["images"] == "512 x 512 pixels"
 

@@ -627,6 +627,19 @@ def test_sizes_that_depend_on_values_take_their_largest_case(tmp_path: Path) -> 
     assert any(piece["bytes"] == 2 * 8 * 256 * 1024 for piece in rank["held"]["largest"])
 
 
+MASKED = """
+mask = torch.zeros(3, 4, device="cuda") > 1
+tokens = torch.zeros(3, 4, dtype=torch.long, device="cuda")
+print("READ", [len(t[m].tolist()) for t, m in zip(tokens.cpu(), mask.cpu())], mask.tolist()[0], flush=True)
+"""
+
+
+def test_a_mask_that_the_host_reads_selects_everything(tmp_path: Path) -> None:
+    """Of generated tokens, those before the end, which would else be none."""
+    done = rehearse("--gpu", "t4", "--", "python", script(tmp_path, "import torch" + MASKED))
+    assert "READ [4, 4, 4] [True, True, True, True]" in done.stderr
+
+
 def test_a_compiled_model_runs_the_same_step_each_time(tmp_path: Path) -> None:
     text = LOOP.replace("optimizer = ", "model.compile()\noptimizer = ", 1)
     rank = answer("--gpu", "rtx_4090", "--", "python", script(tmp_path, text))["rank"]

@@ -257,7 +257,7 @@ def _data_sizes(result: Rehearsal) -> Iterator[Block]:
     sizes: Mapping[str, str] = result.document["data_sizes"]
     if sizes:
         kinds = " and ".join(f"{name} of {size}" for name, size in sizes.items())
-        option = " (--pretend-tokens)" if "texts" in sizes else ""
+        option = " (--pretend-tokens)" if {"texts", "conversations"} & {*sizes} else ""
         yield paragraph(f"Its data is simulated: {kinds}{option}.")
 
 

@@ -78,7 +78,8 @@ def _made(path: str, subset: Any, split: Any, settings: Settings, *, is_streamed
     from datasets import Dataset, DatasetDict, IterableDatasetDict
 
     columns = settings.columns or known_columns(path, subset) or columns_of(_sources())
-    DATA_STOOD_IN.append(f"the data set {path} ({', '.join(columns)})")
+    names = ", ".join(column.partition(":")[0] for column in columns)
+    DATA_STOOD_IN.append(f"the data set {path} ({names})")
     made = _with_columns(Dataset.from_dict({"_": [0] * ROWS}), columns, settings)
     made = made.remove_columns("_")
     made.info.description = _MARK
@@ -104,7 +105,7 @@ def _made(path: str, subset: Any, split: Any, settings: Settings, *, is_streamed
 
 
 def known_columns(path: str, subset: Any) -> tuple[str, ...]:
-    """Of a data set by its name, () where nothing is known of it."""
+    """Of a data set by its name, () where nothing is known of it. "prompt:u" holds messages."""
     known: dict[str, list[str]] = json.loads(_KNOWN.read_text("utf-8"))
     name = path.lower().rpartition("/")[2]
     for each in (f"{name}:{subset}".lower(), name):
@@ -117,14 +118,16 @@ def _with_columns(dataset: Any, names: Iterable[str], settings: Settings) -> Any
     from datasets import Dataset
 
     made = dataset.flatten_indices() if dataset._indices is not None else dataset
-    for name in names:
-        values, feature = _column(name, settings.tokens, len(made))
+    for spec in names:
+        name, _, roles = spec.partition(":")
+        values, feature = _column(name, settings.tokens, len(made), roles)
         made = Dataset.add_column(made, name, values, feature=feature)
     return made
 
 
-def _column(name: str, tokens: int, rows: int) -> tuple[list[Any], Any]:
-    """By what columns of that name hold in published data sets."""
+def _column(name: str, tokens: int, rows: int, roles: str = "") -> tuple[list[Any], Any]:
+    """By what columns of that name hold in published data sets; with `roles`, "ua" or a part of it,
+    a conversation of a user and an assistant."""
     from datasets import ClassLabel, Image, List
 
     question = WORD * max(tokens // 4, 1)
@@ -135,8 +138,11 @@ def _column(name: str, tokens: int, rows: int) -> tuple[list[Any], Any]:
         TEXTS["images"] = f"{PIXELS} x {PIXELS} pixels"
         return ([[image]] * rows, List(Image())) if name == "images" else ([image] * rows, Image())
     if name in ("messages", "conversation", "conversations"):
-        said = [_said("user", question), _said("assistant", answer)]
-        return [said] * rows, None
+        roles = "ua"
+    if roles:
+        said = {"u": _said("user", question), "a": _said("assistant", answer)}
+        TEXTS["conversations"] = f"{tokens:,} tokens"
+        return [[said[role] for role in roles]] * rows, None
     if name in ("completions", "responses", "negatives"):
         return [[text, text]] * rows, None
     if name == "labels":

@@ -16,9 +16,10 @@ def _torch_imported() -> None:
 
     if torch.version.cuda is None:
         return
-    from .values import draw_no_weights, find_no_infinities, take_largest_cases
+    from .values import draw_no_weights, find_no_infinities, read_masks_as_true, take_largest_cases
 
     take_largest_cases()
+    read_masks_as_true()
     find_no_infinities()
     draw_no_weights()
     if _IS_RECORDED:
