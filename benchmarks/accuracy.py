@@ -442,7 +442,7 @@ def headlines() -> str:
             f" {error_text(max(rest, key=abs))}.",
             f"- **Training scripts of other projects**, as they document them, on a simulated GPU:"
             f" {ran} of {scripts} run; of the {able} that no missing package, file or argument"
-            f" keeps from it, {percent_text(ran / able)}.",
+            f" keeps from it, {100 * ran / able:.0f} %.",
             f"- **{len(runs)} runs measured here on a CPU**: mean error"
             f" {percent_text(fmean(map(abs, runs)))}, worst {error_text(max(runs, key=abs))}.",
             f"- **{steps.rows} step times that others measured**: mean error"
