@@ -418,7 +418,7 @@ def speed() -> str:
 
 
 def headlines() -> str:
-    """Markdown for the README and the docs' home: what was held against what, in five lines."""
+    """Markdown for the README and the docs' home: what was held against what, in four lines."""
     memory, steps = errors_of(graded_memory()), errors_of(measured_steps())
     (typed,) = (each for each in published() if each.page == "as_typed")
     trainers = [error for _, error in _errors_of(rehearsed_trainers.FAMILY)]
@@ -439,10 +439,9 @@ def headlines() -> str:
             f" {error_text(max(trainers, key=abs))}. Other trainers' commands: {exact.count(0)} of"
             f" {len(exact)} answers that say exact are equal; {len(rest)} estimates are off by"
             f" {percent_text(median(map(abs, rest)))} at the median, worst"
-            f" {error_text(max(rest, key=abs))}.",
-            f"- **Training scripts of other projects**, as they document them, on a simulated GPU:"
-            f" {ran} of {scripts} run; of the {able} that no missing package, file or argument"
-            f" keeps from it, {100 * ran / able:.0f} %.",
+            f" {error_text(max(rest, key=abs))}. Of {scripts} training scripts of other projects,"
+            f" as they document them, {ran} run; of the {able} that no missing package, file or"
+            f" argument keeps from it, {100 * ran / able:.0f} %.",
             f"- **{len(runs)} runs measured here on a CPU**: mean error"
             f" {percent_text(fmean(map(abs, runs)))}, worst {error_text(max(runs, key=abs))}.",
             f"- **{steps.rows} step times that others measured**: mean error"
