@@ -173,17 +173,9 @@ def test_completions_have_one_maker() -> None:
 
 def test_vllm_takes_its_share_of_the_card_before_it_is_judged(run: Run) -> None:
     asked = (
-        "gpt2",
-        "--method",
-        "lora",
-        "-s",
-        "64",
-        "--gpu",
-        "custom:1GiB",
-        "--full",
-        "--format",
+        "gpt2", "--method", "lora", "-s", "64", "--gpu", "custom:1GiB", "--full", "--format",
         "json",
-    )
+    )  # fmt: skip
     alone, beside = (
         json.loads(run(*asked, *more).stdout) for more in ((), ("--vllm-share", "0.5"))
     )

@@ -268,16 +268,8 @@ def test_a_lower_bound_is_called_so_under_a_trainer_with_gaps(run: Run) -> None:
 
 def test_python_asks_as_the_command_does(run: Run) -> None:
     words = (
-        LLAMA.id,
-        "--method",
-        "lora",
-        "--checkpointing",
-        "-s",
-        "1024",
-        "--full",
-        "--format",
-        "json",
-    )
+        LLAMA.id, "--method", "lora", "--checkpointing", "-s", "1024", "--full", "--format", "json",
+    )  # fmt: skip
     words += ("--trainer", "bare")
     found = json.loads(run(*words).stdout)["predictions"][0]["evidence"]
     setup = setup_for(LLAMA, "bare", "lora", checkpointing=True, seq_len=1024)

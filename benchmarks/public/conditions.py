@@ -39,15 +39,10 @@ FUSED_ADAPTERS = (NF4_TRITON, NF4_LIGER)
 """Labels of rows whose loss, norms and rotation, and whose adapters, are fused kernels."""
 
 _SAME = (
-    "mistralai/Mistral-7B-v0.1",
-    "bigcode/gpt_bigcode-santacoder",
-    "meta-llama/Meta-Llama-3-8B",
-    "meta-llama/Llama-2-7b-hf",
-    "meta-llama/Llama-3.2-3B",
-    "meta-llama/Llama-3.1-8B",
-    "meta-llama/Llama-3.3-70B-Instruct",
-    "Qwen/Qwen2.5-7B",
-)
+    "mistralai/Mistral-7B-v0.1", "bigcode/gpt_bigcode-santacoder", "meta-llama/Meta-Llama-3-8B",
+    "meta-llama/Llama-2-7b-hf", "meta-llama/Llama-3.2-3B", "meta-llama/Llama-3.1-8B",
+    "meta-llama/Llama-3.3-70B-Instruct", "Qwen/Qwen2.5-7B",
+)  # fmt: skip
 _CONFIGS: Mapping[str, str] = {
     **{name: name for name in _SAME},
     "mistralai/Mistral-7B-v0.2": "mistralai/Mistral-7B-v0.1",
@@ -179,17 +174,12 @@ def _bare(value: str) -> str:
 
 
 CARDS = {
-    "NVIDIA A100 80GB": "a100_sxm_80gb",
-    "NVIDIA A100-SXM4-80GB": "a100_sxm_80gb",
-    "NVIDIA A100-SXM4-40GB": "a100_sxm_40gb",
-    "NVIDIA A100": "a100_sxm_80gb",
-    "NVIDIA H100 (DGX)": "h100_sxm_80gb",
-    "NVIDIA L40S": "l40s",
-    "NVIDIA L40": "l40",
-    "Tesla V100-SXM2-16GB": "v100_sxm2_16gb",
-    "RTX 3090 (280W)": "rtx_3090",
+    "NVIDIA A100 80GB": "a100_sxm_80gb", "NVIDIA A100-SXM4-80GB": "a100_sxm_80gb",
+    "NVIDIA A100-SXM4-40GB": "a100_sxm_40gb", "NVIDIA A100": "a100_sxm_80gb",
+    "NVIDIA H100 (DGX)": "h100_sxm_80gb", "NVIDIA L40S": "l40s", "NVIDIA L40": "l40",
+    "Tesla V100-SXM2-16GB": "v100_sxm2_16gb", "RTX 3090 (280W)": "rtx_3090",
     "RTX 4090 (400W)": "rtx_4090",
-}
+}  # fmt: skip
 """Keys of the cards that rows name. What is called an A100 and no more is taken for the SXM one of
 80 GB."""
 

@@ -10,14 +10,10 @@ from lora_profiler.catalog import find_model
 from lora_profiler.errors import LoraProfilerError
 
 TRAINERS: Final = {
-    "fms": "transformers",
-    "litgpt-rt": "litgpt",
-    "litgpt-hub": "litgpt",
-    "torchtune-flags": "torchtune",
-    "fsdp_qlora": "loop",
-    "swift": "transformers",
+    "fms": "transformers", "litgpt-rt": "litgpt", "litgpt-hub": "litgpt",
+    "torchtune-flags": "torchtune", "fsdp_qlora": "loop", "swift": "transformers",
     "peft": "peft-bench",
-}
+}  # fmt: skip
 """The library that a source names, as --trainer takes it."""
 SHARDINGS: Final = {
     "none": [],

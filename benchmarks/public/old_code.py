@@ -200,18 +200,7 @@ def rotation_in_place(q: Tensor, k: Tensor, *_rest: Any, **_more: Any) -> tuple[
 
 
 __all__ = [
-    "Change",
-    "cross_entropy",
-    "float_in_head",
-    "float_in_loss",
-    "fused_lora",
-    "fused_norms",
-    "liger",
-    "no_float",
-    "outputs_held",
-    "reentrant",
-    "rotation_in_place",
-    "row_statistics",
-    "triton",
-    "update_in_backward",
-]
+    "Change", "cross_entropy", "float_in_head", "float_in_loss", "fused_lora", "fused_norms",
+    "liger", "no_float", "outputs_held", "reentrant", "rotation_in_place", "row_statistics",
+    "triton", "update_in_backward",
+]  # fmt: skip

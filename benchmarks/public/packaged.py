@@ -44,20 +44,9 @@ def _memory(row: Mapping[str, Any], raw: Mapping[str, str]) -> dict[str, Any]:
     model = workload.model
     model_type, parameters = OWN.get(row["model"], (model.model_type, model.num_parameters))
     same = (
-        "id",
-        "source",
-        "model",
-        "method",
-        "batch_size",
-        "seq_len",
-        "cards",
-        "reading",
-        "stack",
-        "tier",
-        "measured_bytes",
-        "predicted_bytes",
-        "apart",
-    )
+        "id", "source", "model", "method", "batch_size", "seq_len", "cards", "reading", "stack",
+        "tier", "measured_bytes", "predicted_bytes", "apart",
+    )  # fmt: skip
     return {
         **{name: row[name] for name in same},
         "model_type": model_type,

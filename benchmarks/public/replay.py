@@ -68,14 +68,9 @@ def replay_of(row: Row) -> Replay:
             f"{row['n_gpus']} cards, {row['parallelism']}: communication is not modelled"
         )
     replays = {
-        "fms": _fms,
-        "qwen": _qwen,
-        "torchtune-flags": _torchtune,
-        "peft": _peft,
-        "automodel": _automodel,
-        "hf-bert": _bert,
-        "fsdp_qlora": _fsdp_qlora,
-    }
+        "fms": _fms, "qwen": _qwen, "torchtune-flags": _torchtune, "peft": _peft,
+        "automodel": _automodel, "hf-bert": _bert, "fsdp_qlora": _fsdp_qlora,
+    }  # fmt: skip
     source = source_of(row)
     if source not in replays:
         raise NotExpressibleError(f"no throughput of {source} is replayed")

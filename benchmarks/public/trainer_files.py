@@ -30,18 +30,9 @@ LENGTH = 2048
 RANKS = 8
 PAIRS = 15
 _COLUMNS = (
-    "files of",
-    "at",
-    "files",
-    "refused",
-    "keys that matter",
-    "option",
-    "off",
-    "not modelled",
-    "not known",
-    "understood, or named",
-    "files with nothing missing",
-)
+    "files of", "at", "files", "refused", "keys that matter", "option", "off", "not modelled",
+    "not known", "understood, or named", "files with nothing missing",
+)  # fmt: skip
 QUESTION = """\
 base_model: meta-llama/Llama-3.1-8B
 adapter: lora

@@ -31,13 +31,9 @@ Point = tuple[str, int, int]
 """Model, batch, tokens."""
 CARD = "a100_sxm_80gb"
 MODELS = (
-    "Qwen/Qwen2.5-0.5B",
-    "HuggingFaceTB/SmolLM2-135M",
-    "HuggingFaceTB/SmolLM2-360M",
-    "EleutherAI/pythia-160m",
-    "facebook/opt-125m",
-    "openai-community/gpt2",
-)
+    "Qwen/Qwen2.5-0.5B", "HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-360M",
+    "EleutherAI/pythia-160m", "facebook/opt-125m", "openai-community/gpt2",
+)  # fmt: skip
 BATCH_SIZES = (2, 4, 8)
 LENGTHS = (8, 128, 1024, 2048)
 

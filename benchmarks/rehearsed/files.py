@@ -52,14 +52,9 @@ LARGEST = {"full": 2_000_000_000, "lora": 4_000_000_000, "qlora": 9_000_000_000}
 """Parameters of a model that the host has room for while it is loaded."""
 LORA = ("rank", "alpha", "dropout", "targets", "modules_to_save", "use_dora")
 KEPT = (
-    "batch_size",
-    "checkpointing",
-    "use_reentrant",
-    "optimizer",
-    "optimizer_impl",
-    "dtype",
+    "batch_size", "checkpointing", "use_reentrant", "optimizer", "optimizer_impl", "dtype",
     "precision",
-)
+)  # fmt: skip
 OF_A_BASE = ("double_quant", "quant_type")
 OPTIMIZERS = {
     ("adamw", "fused"): "adamw_torch_fused",

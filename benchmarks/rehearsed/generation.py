@@ -21,16 +21,10 @@ from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 CARD = "a100_sxm_80gb"
 MODELS = (
-    "HuggingFaceTB/SmolLM2-135M",
-    "Qwen/Qwen2.5-0.5B",
-    "Qwen/Qwen3-0.6B",
-    "meta-llama/Llama-3.2-1B",
-    "mistralai/Mistral-7B-v0.1",
-    "meta-llama/Llama-3.1-8B",
-    "google/gemma-2-2b",
-    "EleutherAI/pythia-410m",
-    "microsoft/Phi-3-mini-4k-instruct",
-)
+    "HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen2.5-0.5B", "Qwen/Qwen3-0.6B", "meta-llama/Llama-3.2-1B",
+    "mistralai/Mistral-7B-v0.1", "meta-llama/Llama-3.1-8B", "google/gemma-2-2b",
+    "EleutherAI/pythia-410m", "microsoft/Phi-3-mini-4k-instruct",
+)  # fmt: skip
 
 
 def questions() -> Iterator[dict[str, Any]]:

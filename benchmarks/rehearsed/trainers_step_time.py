@@ -102,21 +102,13 @@ CAUSES: Mapping[str, str] = {
 }
 """Of scripts whose names begin so, why their step is not the predicted one."""
 SAME: Mapping[str, str] = {
-    "triton _fg_kernel": "glu",
-    "triton _DWf_DW_dfg_kernel": "glu_backward",
+    "triton _fg_kernel": "glu", "triton _DWf_DW_dfg_kernel": "glu_backward",
     "triton _rms_layernorm_forward": "rms_norm",
-    "triton _rms_layernorm_backward": "rms_norm_backward",
-    "triton _rope_embedding_QK": "rotate",
-    "triton _fl_partial_kernel": "loss",
-    "triton _fl_combine_kernel": "loss",
-    "triton _fl_scale_kernel": "loss",
-    "triton _fl_backward_kernel": "loss",
-    "_log_softmax": "loss",
-    "_log_softmax_backward_data": "loss",
-    "addmm_": "products",
-    "bmm": "products",
-    "mm": "products",
-}
+    "triton _rms_layernorm_backward": "rms_norm_backward", "triton _rope_embedding_QK": "rotate",
+    "triton _fl_partial_kernel": "loss", "triton _fl_combine_kernel": "loss",
+    "triton _fl_scale_kernel": "loss", "triton _fl_backward_kernel": "loss", "_log_softmax": "loss",
+    "_log_softmax_backward_data": "loss", "addmm_": "products", "bmm": "products", "mm": "products",
+}  # fmt: skip
 """What an operator is called where the two sides have the same under names of their own."""
 BEYOND, REST = "kernels beyond an operator's first", "all others"
 

@@ -78,15 +78,9 @@ def catalogue(page: Any, address: str) -> None:
 
 
 SHOWN: dict[str, Callable[[Any, str], None]] = {
-    "predict": predict,
-    "plan": plan,
-    "crossover": crossover,
-    "compare": compare,
-    "measure": measure,
-    "evidence": evidence,
-    "learn": learn,
-    "catalogue": catalogue,
-}
+    "predict": predict, "plan": plan, "crossover": crossover, "compare": compare,
+    "measure": measure, "evidence": evidence, "learn": learn, "catalogue": catalogue,
+}  # fmt: skip
 
 
 def small(png: bytes) -> bytes:

@@ -34,14 +34,9 @@ from lora_profiler.workload import LoraConfig, Quantization, Sharding, TrainSetu
 
 CONDITIONS = Conditions(min_timed_steps=0, memory_steps=3)
 SMALL = {
-    "vocab_size": 1003,
-    "hidden_size": 96,
-    "intermediate_size": 200,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "sliding_window": None,
-}
+    "vocab_size": 1003, "hidden_size": 96, "intermediate_size": 200, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": None,
+}  # fmt: skip
 """An odd vocabulary and sizes that 4 does not divide, so that shards are padded."""
 SMALL_GPT2 = {"vocab_size": 1003, "n_embd": 96, "n_layer": 3, "n_head": 4, "n_positions": 128}
 PEAK_TOLERANCE = 0.01

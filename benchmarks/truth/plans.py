@@ -42,27 +42,10 @@ from lora_profiler.workload import Workload
 
 JSON, PAGE = RESULTS / "plans.json", RESULTS / "plans.md"
 TWENTY = (
-    "t4",
-    "l4",
-    "a10",
-    "a10g",
-    "rtx_3090",
-    "rtx_4090",
-    "rtx_5090",
-    "a40",
-    "rtx_a6000",
-    "l40s",
-    "a100_sxm_40gb",
-    "a100_pcie_80gb",
-    "a100_sxm_80gb",
-    "h100_pcie_80gb",
-    "h100_sxm_80gb",
-    "h100_nvl_94gb",
-    "gh200_96gb",
-    "h200_sxm_141gb",
-    "b200_180gb",
-    "b300_288gb",
-)
+    "t4", "l4", "a10", "a10g", "rtx_3090", "rtx_4090", "rtx_5090", "a40", "rtx_a6000", "l40s",
+    "a100_sxm_40gb", "a100_pcie_80gb", "a100_sxm_80gb", "h100_pcie_80gb", "h100_sxm_80gb",
+    "h100_nvl_94gb", "gh200_96gb", "h200_sxm_141gb", "b200_180gb", "b300_288gb",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

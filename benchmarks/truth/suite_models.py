@@ -14,19 +14,11 @@ def _llama_like(model_type: str, vocab_size: int, **changes: Any) -> Config:
     """Hidden 256, 6 layers, 8 heads over 4 key/value heads: some ten million parameters, half of
     them in the embedding."""
     config: Config = {
-        "model_type": model_type,
-        "hidden_size": 256,
-        "intermediate_size": 688,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "vocab_size": vocab_size,
-        "max_position_embeddings": 1024,
-        "tie_word_embeddings": False,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-    }
+        "model_type": model_type, "hidden_size": 256, "intermediate_size": 688,
+        "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 4,
+        "vocab_size": vocab_size, "max_position_embeddings": 1024, "tie_word_embeddings": False,
+        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+    }  # fmt: skip
     return config | changes
 
 
@@ -112,19 +104,10 @@ TINY: Config = _llama_like(
 )
 
 _STAND_IN_SIZES: Config = {
-    "hidden_size": 64,
-    "n_embd": 64,
-    "word_embed_proj_dim": 64,
-    "intermediate_size": 160,
-    "ffn_dim": 160,
-    "num_hidden_layers": 2,
-    "n_layer": 2,
-    "num_attention_heads": 4,
-    "n_head": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "vocab_size": 512,
-}
+    "hidden_size": 64, "n_embd": 64, "word_embed_proj_dim": 64, "intermediate_size": 160,
+    "ffn_dim": 160, "num_hidden_layers": 2, "n_layer": 2, "num_attention_heads": 4, "n_head": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 512,
+}  # fmt: skip
 
 
 def medium(family: str) -> ModelSpec:

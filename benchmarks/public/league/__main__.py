@@ -100,23 +100,9 @@ def with_own(document: dict[str, Any]) -> dict[str, Any]:
 
 def row_of(question: Question, found: dict[str, Any]) -> dict[str, Any]:
     same = (
-        "id",
-        "quantity",
-        "source",
-        "url",
-        "tier",
-        "apart",
-        "stack",
-        "is_plain",
-        "loss",
-        "model",
-        "method",
-        "batch_size",
-        "seq_len",
-        "cards",
-        "sharding",
-        "measured_bytes",
-    )
+        "id", "quantity", "source", "url", "tier", "apart", "stack", "is_plain", "loss", "model",
+        "method", "batch_size", "seq_len", "cards", "sharding", "measured_bytes",
+    )  # fmt: skip
     return {**{name: getattr(question, name) for name in same}, "answers": found}
 
 

@@ -175,14 +175,9 @@ def by_grpo(question: dict[str, Any]) -> Any:
 
 
 TRAINERS = {
-    "transformers": by_transformers,
-    "trl-sft": by_sft,
-    "trl-dpo": by_dpo,
-    "trl-grpo": by_grpo,
-    "trl-kto": by_kto,
-    "trl-orpo": by_orpo,
-    "trl-reward": by_reward,
-}
+    "transformers": by_transformers, "trl-sft": by_sft, "trl-dpo": by_dpo, "trl-grpo": by_grpo,
+    "trl-kto": by_kto, "trl-orpo": by_orpo, "trl-reward": by_reward,
+}  # fmt: skip
 
 if __name__ == "__main__":
     told = json.loads(sys.argv[1])
