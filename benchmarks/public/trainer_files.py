@@ -23,16 +23,16 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.pages import write_page
+from benchmarks.pages import page_of, table, write_page
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError
 
 LENGTH = 2048
 RANKS = 8
 PAIRS = 15
 _COLUMNS = (
-    "files of", "at", "files", "refused", "keys that matter", "option", "off", "not modelled",
-    "not known", "understood, or named", "files with nothing missing",
-)  # fmt: skip
+    "files of | at | >files | >refused | >keys that matter | >option | >off | >not modelled"
+    " | >not known | >understood, or named | >files with nothing missing"
+)
 QUESTION = """\
 base_model: meta-llama/Llama-3.1-8B
 adapter: lora
@@ -220,47 +220,18 @@ def _processor_seconds(command: list[str]) -> float:
 
 
 def document(tallies: dict[str, Tally], name_seconds: float, file_seconds: float) -> str:
-    lines = [
-        "# Trainers' files",
-        "",
-        "`python -m benchmarks.public.trainer_files`: public configuration files, read as"
-        " questions and"
-        " not kept here. A key matters if in some file of its framework it is an option, is not"
-        " modelled or is not known; each occurrence counts. «Off» is a key that could matter and"
-        " says no. Understood are options and what is off; the second share adds what is named as"
-        " not modelled, with the direction of the error. Nothing is dropped in silence.",
-        "",
-        _line(*_COLUMNS),
-        _line("---", "---", *(["---:"] * (len(_COLUMNS) - 2))),
-    ]
+    rows = []
     total: Counter[str] = Counter()
     for name, tally in tallies.items():
-        states = Counter(tally.relevant)
-        refused = tally.refused.total()
-        counts = {"files": tally.files, "complete": tally.complete, "refused": refused}
-        total += states + Counter(counts)
-        project = CORPORA[name].project
-        lines.append(_row(project, tally.commit, states, tally.files, refused, tally.complete))
-    lines.append(_row("all", "", total, total["files"], total["refused"], total["complete"]))
-    lines += [
-        "",
-        "Answered offline, from the bundled models, with 2,048 tokens and 8 ranks where the file"
-        " asks for them:",
-        "",
-        "| files of | answered | model not bundled | refused as a question |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    for name, tally in tallies.items():
-        lines.append(
-            f"| {CORPORA[name].project} | {tally.answered} | {tally.model_unknown} |"
-            f" {tally.not_answered.total()} |"
-        )
-    lines += [
-        "",
-        f"A process answers a name in {name_seconds:.3f} s of the processor, and the same question"
-        f" as a YAML file in {file_seconds:.3f} s: {file_seconds - name_seconds:+.3f} s (the least"
-        f" of {PAIRS} in turn).",
-    ]
+        counts = Counter(tally.relevant)
+        counts += Counter(files=tally.files, refused=tally.refused.total(), complete=tally.complete)
+        total += counts
+        rows.append(_row(CORPORA[name].project, tally.commit, counts))
+    answered = (
+        (CORPORA[name].project, t.answered, t.model_unknown, t.not_answered.total())
+        for name, t in tallies.items()
+    )
+    lines: list[str] = []
     for name, tally in tallies.items():
         lines += ["", f"## {CORPORA[name].project}", ""]
         lines += _counts("files in which it is not modelled", tally.missing)
@@ -268,24 +239,35 @@ def document(tallies: dict[str, Tally], name_seconds: float, file_seconds: float
         lines += _counts("keys not known", tally.unknown)
         lines += _counts("files refused", tally.refused)
         lines += _counts("questions refused", tally.not_answered)
-    return "\n".join(lines).rstrip() + "\n"
+    return page_of(
+        "Trainers' files",
+        "`python -m benchmarks.public.trainer_files`: public configuration files, read as"
+        " questions and not kept here. A key matters if in some file of its framework it is an"
+        " option, is not modelled or is not known; each occurrence counts. «Off» is a key that"
+        " could matter and says no. Understood are options and what is off; the second share adds"
+        " what is named as not modelled, with the direction of the error. Nothing is dropped in"
+        " silence.",
+        table(_COLUMNS, [*rows, _row("all", "", total)]),
+        "Answered offline, from the bundled models, with 2,048 tokens and 8 ranks where the file"
+        " asks for them:",
+        table("files of | >answered | >model not bundled | >refused as a question", answered),
+        f"A process answers a name in {name_seconds:.3f} s of the processor, and the same question"
+        f" as a YAML file in {file_seconds:.3f} s: {file_seconds - name_seconds:+.3f} s (the least"
+        f" of {PAIRS} in turn).",
+        "\n".join(lines).strip(),
+    )
 
 
-def _row(
-    name: str, commit: str, states: Counter[str], files: int, refused: int, complete: int
-) -> str:
+def _row(name: str, commit: str, counts: Counter[str]) -> tuple[str, ...]:
     kinds = ("option", "asks", "costs nothing", "not modelled", "unknown")
-    option, asks, off, missing, unknown = (states[kind] for kind in kinds)
+    option, asks, off, missing, unknown = (counts[kind] for kind in kinds)
     every = option + asks + off + missing + unknown
     understood = (option + asks + off) / every if every else 0.0
     known = (every - unknown) / every if every else 0.0
-    numbers = (files, refused, every, option + asks, off, missing, unknown)
+    files, complete = counts["files"], counts["complete"]
+    numbers = (files, counts["refused"], every, option + asks, off, missing, unknown)
     shares = f"{understood:.1%}, {known:.1%}", f"{complete} ({complete / max(files, 1):.0%})"
-    return _line(name, commit, *(f"{n:,}" for n in numbers), *shares)
-
-
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
+    return (name, commit, *(f"{n:,}" for n in numbers), *shares)
 
 
 def _counts(title: str, counts: Counter[str], most: int = 12) -> Iterator[str]:

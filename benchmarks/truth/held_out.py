@@ -23,7 +23,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.bundle import asked
-from benchmarks.pages import parser_of, read_document, write_document, write_page
+from benchmarks.pages import page_of, parser_of, read_document, table, write_document, write_page
 from lora_profiler.catalog import find_model
 from lora_profiler.compiled.library import bundled_profile
 from lora_profiler.compiled.profile import Profile
@@ -234,49 +234,33 @@ def _somewhere(workload: Workload, rng: random.Random) -> Workload:
 def write(rows: list[dict[str, Any]], seed: int) -> None:
     rows = sorted(rows, key=lambda row: MODELS.index(row["model"]))
     write_document("held_out", {"seed": seed, "rows": rows})
-    asked_ = [row for row in rows if "reason" not in row]
-    points = sum(row["points"] for row in asked_)
-    wrong = [(row, difference) for row in asked_ for difference in row["wrong"]]
+    told = [row for row in rows if "reason" not in row]
+    points = sum(row["points"] for row in told)
+    wrong = [f"- {row['model']}, {row['case']}: {what}" for row in told for what in row["wrong"]]
     by_option: Counter[str] = Counter()
-    for row in asked_:
+    for row in told:
         by_option[row["case"].split(", batch")[0]] += row["points"]
     refused: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         if "reason" in row:
-            refused[row["reason"].replace(row["model"], "MODEL")[:160]].append(
-                f"{row['model']}: {row['case']}"
-            )
-    lines = [
-        "# Profiles at points that no compilation has seen",
-        "",
-        f"`python -m benchmarks.truth.held_out`, seed {seed}: {points:,} points of {len(asked_):,}"
-        f" profiles ({sum(r['bundled'] for r in asked_):,} of the package),"
-        f" {len({r['type'] for r in asked_})} architectures,"
-        f" {len({r['model'] for r in asked_})} models. At each, the steady peak of forward,"
-        " backward and optimizer, the moment",
-        "of the peak and its bytes by category are held against a trace made at just that"
-        " point, whose events are added up.",
-        "",
+            reason = row["reason"].replace(row["model"], "MODEL")[:160]
+            refused[reason].append(f"{row['model']}: {row['case']}")
+    most = sorted(refused.items(), key=lambda item: -len(item[1]))
+    text = page_of(
+        "Profiles at points that no compilation has seen",
+        f"`python -m benchmarks.truth.held_out`, seed {seed}: {points:,} points of {len(told):,}"
+        f" profiles ({sum(row['bundled'] for row in told):,} of the package),"
+        f" {len({row['type'] for row in told})} architectures,"
+        f" {len({row['model'] for row in told})} models. At each, the steady peak of forward,"
+        " backward and optimizer, the moment\nof the peak and its bytes by category are held"
+        " against a trace made at just that point, whose events are added up.",
         f"- **{len(wrong)} of {5 * points:,} comparisons differ.**",
-        "",
-        *(
-            [f"- {row['model']}, {row['case']}: {difference}" for row, difference in wrong[:40]]
-            if wrong
-            else []
-        ),
-        "",
-        "| case | points |",
-        "| --- | ---: |",
-        *(f"| {label} | {count} |" for label, count in sorted(by_option.items())),
-        "",
+        wrong[:40],
+        table("case | >points", sorted(by_option.items())),
         "## Not asked",
-        "",
-        *(
-            f"- {reason}: {len(who)}, {who[0]} for one"
-            for reason, who in sorted(refused.items(), key=lambda item: -len(item[1]))
-        ),
-    ]
-    write_page("held_out", "\n".join(lines) + "\n")
+        [f"- {reason}: {len(who)}, {who[0]} for one" for reason, who in most],
+    )
+    write_page("held_out", text)
 
 
 def main() -> int:
