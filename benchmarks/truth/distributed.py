@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import RESULTS, parser_of, write_json, write_page
+from benchmarks.pages import RESULTS, page_of, parser_of, table, write_json, write_page
 from benchmarks.truth.suite_models import MEDIUM
 from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import LoraProfilerError, UsageError
@@ -46,39 +46,27 @@ LORA = LoraConfig(r=6)
 def workload(
     family: str, method: str, world_size: int, sharding: Sharding, **changes: Any
 ) -> Workload:
-    sizes = SMALL_GPT2 if family == "gpt2" else SMALL
-    if family in ("qwen3", "qwen2"):
-        sizes = {
-            **sizes,
-            "tie_word_embeddings": True,
-            **({"head_dim": 24} if family == "qwen3" else {}),
-        }
+    sizes: dict[str, Any] = dict(SMALL_GPT2 if family == "gpt2" else SMALL)
+    if family == "qwen3":
+        sizes |= {"tie_word_embeddings": True, "head_dim": 24}
     model = model_from_config({**MEDIUM[family], **sizes}, id=f"small-{family}", source="file")
+    lora, base = None if method == "full" else LORA, Quantization() if method == "qlora" else None
     setup = TrainSetup(
-        device="cpu",
-        dtype="float32",
-        batch_size=2,
-        seq_len=48,
-        world_size=world_size,
-        sharding=sharding,
-        lora=None if method == "full" else LORA,
-        quantization=Quantization() if method == "qlora" else None,
-    )
+        device="cpu", dtype="float32", batch_size=2, seq_len=48, world_size=world_size,
+        sharding=sharding, lora=lora, quantization=base,
+    )  # fmt: skip
     return Workload(model=model, setup=replace(setup, **changes))
 
 
 def workloads() -> Iterator[Workload]:
     """The grid first, then what else a setup can say."""
     methods = ("full", "lora", "qlora")
-    for sharding in ("ddp", "fsdp", "fsdp-no-reshard"):
-        for method in methods:
-            yield workload("llama", method, 2, sharding)
-    for sharding in ("ddp", "fsdp"):
-        for method in methods:
-            yield workload("llama", method, 4, sharding)
-    yield workload("llama", "full", 2, "fsdp", dtype="bfloat16")
-    yield workload("llama", "lora", 2, "fsdp", dtype="bfloat16")
-    yield workload("llama", "qlora", 2, "fsdp", dtype="bfloat16")
+    for ranks, shardings in ((2, ("ddp", "fsdp", "fsdp-no-reshard")), (4, ("ddp", "fsdp"))):
+        for sharding in shardings:
+            for method in methods:
+                yield workload("llama", method, ranks, sharding)  # type: ignore[arg-type]
+    for method in methods:
+        yield workload("llama", method, 2, "fsdp", dtype="bfloat16")
     yield workload("llama", "lora", 2, "ddp", dtype="bfloat16")
     yield workload("llama", "full", 2, "fsdp", checkpointing=True)
     yield workload("llama", "lora", 2, "fsdp", checkpointing=True, batch_size=3)
@@ -118,7 +106,7 @@ def measured(
             f" {time.perf_counter() - began:.0f} s",
             file=sys.stderr,
         )
-        write(path, rows_of(cases, known))
+        write_json(path, {"cases": list(map(document, rows_of(cases, known)))})
 
 
 # --- comparing ------------------------------------------------------------------------------------
@@ -189,106 +177,79 @@ def name_of(workload: Workload) -> str:
     )
 
 
-def write(path: Path, rows: list[Row]) -> None:
-    cases = [
-        {
-            "name": name_of(row.record.workload),
-            "record": record_dict(row.record),
-            "predicted_persistent_bytes": (
-                dict(row.prediction.persistent_bytes) if row.prediction else None
-            ),
-            "predicted_peak_bytes": row.prediction.peak.total_bytes if row.prediction else None,
-            "peak_error": row.peak_error,
-            "loss_difference": row.loss_difference,
-            "refusal": row.refusal or None,
-        }
-        for row in rows
-    ]
-    write_json(path, {"cases": cases})
+def document(row: Row) -> dict[str, Any]:
+    told = row.prediction
+    return {
+        "name": name_of(row.record.workload),
+        "record": record_dict(row.record),
+        "predicted_persistent_bytes": dict(told.persistent_bytes) if told else None,
+        "predicted_peak_bytes": told.peak.total_bytes if told else None,
+        "peak_error": row.peak_error,
+        "loss_difference": row.loss_difference,
+        "refusal": row.refusal or None,
+    }
 
 
 def as_markdown(rows: list[Row]) -> str:
     told = [row for row in rows if row.prediction is not None]
     equal = sum(row.persistent_is_equal for row in told)
-    within = sum(
-        abs(row.peak_error) <= PEAK_TOLERANCE for row in told if row.peak_error is not None
-    )
+    errors = [row.peak_error for row in told if row.peak_error is not None]
+    within = sum(abs(error) <= PEAK_TOLERANCE for error in errors)
     through = sum(row.record.measurement.went_through for row in rows)
     losses = [row.loss_difference for row in rows if row.loss_difference is not None]
-    lines = [
-        "# Several ranks on the CPU, measured and predicted",
-        "",
+    apart = f"at most {max(losses, default=0):.1e} apart (relative)"
+    misses = [line for row in told for line in _misses(row)]
+    return page_of(
+        "Several ranks on the CPU, measured and predicted",
         "`python -m benchmarks.truth.distributed --write`, gloo processes on one machine, torch"
-        f" {version('torch')}.",
-        "Persistent bytes are what a prediction counts as such, of the rank that holds most;"
-        " losses are the mean of the ranks",
-        "against one process on the same global data.",
-        "",
-        f"- {through} of {len(rows)} cases went through.",
-        f"- Losses: {len(losses)} compared, at most {max(losses, default=0):.1e} apart (relative).",
-    ]
-    if told:
-        lines += [
+        f" {version('torch')}.\nPersistent bytes are what a prediction counts as such, of the rank"
+        " that holds most; losses are the mean of the ranks\nagainst one process on the same global"
+        " data.",
+        [
+            f"- {through} of {len(rows)} cases went through.",
+            f"- Losses: {len(losses)} compared, {apart}.",
             f"- Persistent bytes by category equal to the prediction: {equal} of {len(told)}.",
             f"- Peaks within 1 % of the prediction: {within} of {len(told)}.",
-        ]
-    if len(told) < len(rows):
-        lines.append(f"- Without a prediction: {len(rows) - len(told)}.")
-    lines += [
-        "",
-        "| case | status | persistent bytes a rank | peak a rank, bytes | imbalance | predicted"
-        " peak | error | loss difference |",
-        "|---|---|---|---|---:|---:|---:|---:|",
-        *(_line(row) for row in rows),
-        "",
-    ]
-    misses = [line for row in told for line in _misses(row)]
-    return "\n".join(
-        [
-            *lines,
-            *(["## Where prediction and measurement differ", "", *misses, ""] if misses else []),
-        ]
+            *([f"- Without a prediction: {n}."] if (n := len(rows) - len(told)) else []),
+        ],
+        table(
+            "case | status | persistent bytes a rank | peak a rank, bytes | >imbalance"
+            " | >predicted peak | >error | >loss difference",
+            map(_cells, rows),
+        ),
+        *(["## Where prediction and measurement differ", misses] if misses else []),
     )
 
 
-def _line(row: Row) -> str:
-    m = row.record.measurement
-    imbalance = m.rank_imbalance
-    cells = [
+def _cells(row: Row) -> list[str]:
+    m, told = row.record.measurement, row.prediction
+    held = [sum(n for c, n in r.persistent_bytes.items() if c != "buffers") for r in m.ranks]
+    return [
         name_of(row.record.workload),
         m.status,
-        _alike(
-            [sum(size for c, size in r.persistent_bytes.items() if c != "buffers") for r in m.ranks]
-        ),
+        _alike(held),
         _alike([r.peak_requested_bytes or 0 for r in m.ranks]),
-        "" if imbalance is None else f"{100 * imbalance:.2f} %",
-        "" if row.prediction is None else f"{row.prediction.peak.total_bytes:,}",
+        "" if m.rank_imbalance is None else f"{100 * m.rank_imbalance:.2f} %",
+        "" if told is None else f"{told.peak.total_bytes:,}",
         "" if row.peak_error is None else f"{100 * row.peak_error:+.3f} %",
         "" if row.loss_difference is None else f"{row.loss_difference:.1e}",
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _alike(sizes: list[int]) -> str:
     """One number where all ranks have the same."""
-    return f"{sizes[0]:,}" if len(set(sizes)) == 1 else ", ".join(f"{size:,}" for size in sizes)
+    return ", ".join(f"{size:,}" for size in (sizes[:1] if len(set(sizes)) == 1 else sizes))
 
 
 def _misses(row: Row) -> Iterator[str]:
-    name = name_of(row.record.workload)
+    name, peak = name_of(row.record.workload), row.record.measurement.peak_requested_bytes
     for category, (predicted, found) in row.persistent.items():
         if predicted != found:
-            yield (
-                f"- {name}: {category} {predicted:,} predicted, {found:,} measured"
-                f" ({predicted - found:+,})."
-            )
-    if row.peak_error is not None and abs(row.peak_error) > PEAK_TOLERANCE:
-        assert row.prediction is not None
-        peak = row.record.measurement.peak_requested_bytes
-        yield (
-            f"- {name}: peak {row.prediction.peak.total_bytes:,} predicted, {peak:,} measured"
-            f" ({100 * row.peak_error:+.2f} %)."
-        )
+            numbers = f"{predicted:,} predicted, {found:,} measured ({predicted - found:+,})"
+            yield f"- {name}: {category} {numbers}."
+    if row.prediction and row.peak_error is not None and abs(row.peak_error) > PEAK_TOLERANCE:
+        numbers = f"{row.prediction.peak.total_bytes:,} predicted, {peak:,} measured"
+        yield f"- {name}: peak {numbers} ({100 * row.peak_error:+.2f} %)."
 
 
 def main() -> int:
@@ -302,7 +263,7 @@ def main() -> int:
     text = as_markdown(rows)
     print(text)
     if options.write:
-        write(path, rows)
+        write_json(path, {"cases": list(map(document, rows))})
         write_page("distributed", text)
     return 0
 

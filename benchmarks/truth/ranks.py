@@ -11,10 +11,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from itertools import cycle
+from itertools import cycle, product
 from time import perf_counter
+from typing import Any
 
-from benchmarks.pages import write_page
+from benchmarks.pages import page_of, parser_of, table, write_page
 from benchmarks.truth.suite_models import MEDIUM
 from lora_profiler.analytic import predict as by_rule
 from lora_profiler.catalog import find_model, model_from_config
@@ -60,26 +61,16 @@ def cases() -> Iterator[Workload]:
     checkpointing."""
     turns = cycle(
         [
-            (None, False),
-            (LoraConfig(r=6), True),
-            (None, True),
-            (LoraConfig(r=16, adapter_dtype="bfloat16"), False),
+            {"lora": None, "checkpointing": False},
+            {"lora": LoraConfig(r=6), "checkpointing": True},
+            {"lora": None, "checkpointing": True},
+            {"lora": LoraConfig(r=16, adapter_dtype="bfloat16"), "checkpointing": False},
         ]
     )
-    for name in MODELS:
+    for name, sharding, world in product(MODELS, SHARDINGS, WORLDS):
         model = model_from_config(MEDIUM[name], id=name, source="benchmark")
-        for sharding in SHARDINGS:
-            for world in WORLDS:
-                lora, checkpointing = next(turns)
-                setup = TrainSetup(
-                    batch_size=2,
-                    seq_len=96,
-                    lora=lora,
-                    checkpointing=checkpointing,
-                    world_size=world,
-                    sharding=sharding,
-                )
-                yield Workload(model=model, setup=setup)
+        asked: Any = {"batch_size": 2, "seq_len": 96, "world_size": world, **next(turns)}
+        yield Workload(model=model, setup=TrainSetup(sharding=sharding, **asked))
 
 
 def outcome(workload: Workload) -> Outcome:
@@ -112,43 +103,36 @@ def _traffic(prediction: Prediction) -> dict[object, object]:
 
 def report(outcomes: list[Outcome], plans: list[str]) -> str:
     worst = max(outcomes, key=lambda o: abs(o.error))
-    rows = [
-        "| sharding | ranks | cases | persistent bytes | exact moments | collectives | peak,"
-        " worst |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for sharding in SHARDINGS:
-        for world in WORLDS:
-            mine = [
-                o
-                for o in outcomes
-                if (o.workload.setup.sharding, o.workload.setup.world_size) == (sharding, world)
-            ]
-            equal = [
-                sum(getattr(o, part) for o in mine) for part in ("persistent", "moments", "traffic")
-            ]
-            furthest = max((o.error for o in mine), key=abs)
-            counts = " | ".join(f"{n} of {len(mine)} equal" for n in equal)
-            rows.append(
-                f"| {sharding} | {world} | {len(mine)} | {counts} | {100 * furthest:+.2f} % |"
-            )
+    setup = worst.workload.setup
     alone = [_alone(o.workload) for o in outcomes if abs(o.error) > 0.01]
-    head = [
-        "# Several ranks",
-        "",
+    rows = []
+    for sharding, world in product(SHARDINGS, WORLDS):
+        asked = [(o.workload.setup.sharding, o.workload.setup.world_size) for o in outcomes]
+        mine = [o for o, key in zip(outcomes, asked, strict=True) if key == (sharding, world)]
+        agreed = [
+            sum(getattr(o, part) for o in mine) for part in ("persistent", "moments", "traffic")
+        ]
+        counts = [f"{n} of {len(mine)} equal" for n in agreed]
+        furthest = f"{100 * max((o.error for o in mine), key=abs):+.2f} %"
+        rows.append([sharding, world, len(mine), *counts, furthest])
+    return page_of(
+        "Several ranks",
         f"`python -m benchmarks.truth.ranks --write`; torch {version('torch')}, transformers"
         f" {version('transformers')}, peft {version('peft')}.",
-        "",
         f"{len(outcomes)} cases: {len(MODELS)} families, full and LoRA, with and without"
         " checkpointing, rules of CUDA. Rules against the real `DistributedDataParallel` and"
         " `fully_shard`, traced on the meta device under a fake process group. Exact moments"
         f" are {', '.join(EXACT)}. Inside a layer rules are estimates, as they are for one"
         f" process: the worst peak is {100 * worst.error:+.2f} % off"
-        f" ({worst.workload.model.id}, {worst.workload.setup.sharding} over"
-        f" {worst.workload.setup.world_size} ranks){_beside_one(alone)}.",
-        "",
-    ]
-    return "\n".join([*head, *rows, "", *plans])
+        f" ({worst.workload.model.id}, {setup.sharding} over {setup.world_size}"
+        f" ranks){_beside_one(alone)}.",
+        table(
+            "sharding | ranks | cases | persistent bytes | exact moments | collectives"
+            " | peak, worst",
+            rows,
+        ),
+        plans,
+    )
 
 
 def _beside_one(alone: list[float]) -> str:
@@ -170,43 +154,35 @@ def _alone(workload: Workload) -> float:
 
 
 def plans() -> Iterator[str]:
-    for name, cluster_name, link in PLANS:
+    lora = LoraConfig()
+    for name, *of in PLANS:
         model, cluster, network = (
             find_model(name, offline=True),
-            find_cluster(cluster_name),
-            find_network(link),
+            find_cluster(of[0]),
+            find_network(of[1]),
         )
-        lora = LoraConfig()
         setups = [TrainSetup(checkpointing=True, lora=each) for each in (None, lora)]
         setups.append(TrainSetup(checkpointing=True, lora=lora, quantization=Quantization()))
         began = perf_counter()
         options = plan([Workload(model=model, setup=setup) for setup in setups], cluster, network)
         took = perf_counter() - began
-        yield (
-            markdown(cluster_blocks(model, options, cluster, network, detail=True))
-            + f"\nPlanned in {took:.1f} s.\n"
-        )
+        blocks = cluster_blocks(model, options, cluster, network, detail=True)
+        yield f"{markdown(blocks)}\nPlanned in {took:.1f} s.\n"
 
 
 def main() -> None:
+    options = parser_of(__doc__, write=False).parse_args()
     found = []
     for workload in cases():
         found.append(outcome(workload))
-        last = found[-1]
-        setup = workload.setup
+        last, setup = found[-1], workload.setup
         agreed = (last.persistent, last.moments, last.traffic)
-        print(
-            workload.model.id,
-            setup.sharding,
-            setup.world_size,
-            *agreed,
-            f"{last.error:+.4f}",
-            file=sys.stderr,
-        )
+        asked = (workload.model.id, setup.sharding, setup.world_size)
+        print(*asked, *agreed, f"{last.error:+.4f}", file=sys.stderr)
     text = report(found, list(plans()))
     print(text)
-    if "--write" in sys.argv[1:]:
-        write_page("ranks", text + "\n")
+    if options.write:
+        write_page("ranks", text)
 
 
 if __name__ == "__main__":

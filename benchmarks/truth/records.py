@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.own_rows import own_document, write_rows
-from benchmarks.pages import page_of, parser_of, write_document, write_page
+from benchmarks.pages import page_of, parser_of, table, write_document, write_page
 from lora_profiler.comparison.errors import Comparison, ErrorSummary, compare, misses, summary
 from lora_profiler.comparison.scored import Scored, scored
 from lora_profiler.evidence import OwnRow
@@ -50,6 +50,10 @@ def prediction_of(s: Scored) -> Prediction:
 # --- why a figure misses --------------------------------------------------------------------------
 
 
+IN_PEAK = ("peak_requested_bytes", "peak_allocated_bytes", "attribution_bytes", "phase_peak_bytes")
+PHASE_PEAKS = ("phase_peak_bytes", "step1_phase_peak_bytes")
+
+
 def _scalars(c: Comparison, s: Scored) -> bool:
     return abs(c.predicted - c.measured) <= SCALAR_BYTES
 
@@ -58,13 +62,9 @@ def _inside_layers(c: Comparison, s: Scored) -> bool:
     """Only where the answer says estimate, and within the bound that it states."""
     peak = s.record.measurement.peak_requested_bytes
     bound = prediction_of(s).error_bound
-    in_peak = c.metric in (
-        "peak_requested_bytes",
-        "peak_allocated_bytes",
-        "attribution_bytes",
-        "phase_peak_bytes",
+    return bool(
+        peak and bound and c.metric in IN_PEAK and abs(c.predicted - c.measured) <= bound * peak
     )
-    return bool(peak and bound and in_peak and abs(c.predicted - c.measured) <= bound * peak)
 
 
 def _another_instant(c: Comparison, s: Scored) -> bool:
@@ -80,11 +80,7 @@ def _phase_below_the_peak(c: Comparison, s: Scored) -> bool:
     """A phase whose own peak lies inside a layer, while the step's peak is elsewhere and is
     exact."""
     in_layers = c.category in ("forward", "backward")
-    return (
-        c.metric in ("phase_peak_bytes", "step1_phase_peak_bytes")
-        and in_layers
-        and c.is_within(0.1)
-    )
+    return c.metric in PHASE_PEAKS and in_layers and c.is_within(0.1)
 
 
 REASONS: tuple[tuple[str, Callable[[Comparison, Scored], bool]], ...] = (
@@ -116,36 +112,21 @@ def reason(c: Comparison, s: Scored) -> str:
 
 def error_table(comparisons: Sequence[Comparison], names: Mapping[str, str]) -> list[str]:
     """By metric and category."""
-    return [
-        "| metric | category | records | mean error | worst | where |",
-        "|---|---|---:|---:|---:|---|",
-        *(row(group, names) for group in summary(comparisons)),
-    ]
+    heads = "metric | category | >records | >mean error | >worst | where"
+    return table(heads, (cells(group, names) for group in summary(comparisons)))
 
 
-def row(group: ErrorSummary, names: Mapping[str, str]) -> str:
-    cells = [*group.group, str(group.n), "", "", ""]
-    if (
-        group.mean_absolute is not None
-        and group.worst is not None
-        and group.worst_record_id is not None
-    ):  # else 0 was measured
-        cells[-3:] = (
-            f"{group.mean_absolute:.4%}",
-            error_text(group.worst),
-            names[group.worst_record_id],
-        )
-    return f"| {' | '.join(cells)} |"
+def cells(group: ErrorSummary, names: Mapping[str, str]) -> list[str]:
+    mean, worst, where = group.mean_absolute, group.worst, group.worst_record_id
+    if mean is None or worst is None or where is None:  # 0 was measured
+        return [*group.group, str(group.n), "", "", ""]
+    return [*group.group, str(group.n), f"{mean:.4%}", error_text(worst), names[where]]
 
 
 def short(s: Scored) -> str:
     setup = s.record.workload.setup
-    parts = [
-        s.record.workload.model.id,
-        setup.method,
-        setup.dtype,
-        f"b{setup.batch_size} s{setup.seq_len}",
-    ]
+    size = f"b{setup.batch_size} s{setup.seq_len}"
+    parts = [s.record.workload.model.id, setup.method, setup.dtype, size]
     if setup.lora is not None and setup.lora.adapter_dtype != setup.dtype:
         parts.append(f"{setup.lora.adapter_dtype} adapters")
     return ", ".join([*parts, "checkpointing"] if setup.checkpointing else parts)
@@ -157,73 +138,52 @@ def _unattributed(record: Record) -> float:
     return abs(m.attribution_bytes.get("unattributed", 0)) / (m.peak_requested_bytes or 1)
 
 
-def section(name: str, rows: Sequence[Scored]) -> tuple[list[str], Counter[str]]:
+Block = str | list[str]
+
+
+def section(name: str, rows: Sequence[Scored]) -> tuple[list[Block], Counter[str]]:
     by_id = {s.record.id: s for s in rows}
-    names = {key: short(s) for key, s in by_id.items()}
     comparisons = [c for s in rows for c in s.comparisons]
     families = sorted({s.record.workload.model.model_type for s in rows})
     methods = Counter(s.record.workload.setup.method for s in rows)
     unattributed = max(_unattributed(s.record) for s in rows)
-    lines = [
-        f"## {name}",
-        "",
-        f"{len(rows)} records that went through:"
-        f" {', '.join(f'{n} {m}' for m, n in sorted(methods.items()))}; {len(families)}",
-        f"model types ({', '.join(families)}). Of a peak at most {unattributed:.4%} is"
-        " unattributed.",
-        "",
-        *error_table(comparisons, names),
-        "",
-        "### Errors over 1 %",
-        "",
-    ]
     found = misses(comparisons)
     reasons = Counter(reason(c, by_id[c.record_id]) for c in found)
-    if not found:
-        return [*lines, "None.", ""], reasons
+    blocks: list[Block] = [
+        f"## {name}",
+        f"{len(rows)} records that went through:"
+        f" {', '.join(f'{n} {m}' for m, n in sorted(methods.items()))}; {len(families)}\n"
+        f"model types ({', '.join(families)}). Of a peak at most {unattributed:.4%} is"
+        " unattributed.",
+        error_table(comparisons, {key: short(s) for key, s in by_id.items()}),
+        "### Errors over 1 %",
+        "" if found else "None.",
+    ]
+    heads = "metric | category | >predicted | >measured | >error | >of the peak | where"
     for text, count in reasons.most_common():
-        lines += [
-            f"**{count}: {text}.**",
-            "",
-            "| metric | category | predicted | measured | error | of the peak | where |",
-        ]
-        lines += ["|---|---|---:|---:|---:|---:|---|"]
-        lines += [
-            _miss(c, by_id[c.record_id]) for c in found if reason(c, by_id[c.record_id]) == text
-        ]
-        lines.append("")
-    return lines, reasons
+        of_it = (c for c in found if reason(c, by_id[c.record_id]) == text)
+        blocks.append(f"**{count}: {text}.**")
+        blocks.append(table(heads, (_miss(c, by_id[c.record_id]) for c in of_it)))
+    return blocks, reasons
 
 
-def _miss(c: Comparison, s: Scored) -> str:
+def _miss(c: Comparison, s: Scored) -> tuple[str, ...]:
     peak = s.record.measurement.peak_requested_bytes or 1
     error = "" if c.relative_error is None else error_text(c.relative_error)
     share = f"{abs(c.predicted - c.measured) / peak:.3%}"
-    return (
-        f"| {c.metric} | {c.category} | {c.predicted:,} | {c.measured:,} | {error} | {share} |"
-        f" {short(s)} |"
-    )
+    return c.metric, c.category, f"{c.predicted:,}", f"{c.measured:,}", error, share, short(s)
 
 
 def document(folders: Iterable[tuple[str, Sequence[Scored]]]) -> dict[str, Any]:
-    found = {}
-    for name, rows in folders:
-        groups = summary([c for s in rows for c in s.comparisons])
-        found[name] = {
-            "records": len(rows),
-            "errors": [
-                {
-                    "metric": g.group[0],
-                    "category": g.group[1],
-                    "n": g.n,
-                    "mean_absolute": g.mean_absolute,
-                    "worst": g.worst,
-                    "worst_record": g.worst_record_id,
-                }
-                for g in groups
-            ],
-        }
-    return found
+    def errors(rows: Sequence[Scored]) -> list[dict[str, Any]]:
+        return [
+            dict(zip(("metric", "category"), g.group, strict=True))
+            | {"n": g.n, "mean_absolute": g.mean_absolute, "worst": g.worst}
+            | {"worst_record": g.worst_record_id}
+            for g in summary([c for s in rows for c in s.comparisons])
+        ]
+
+    return {name: {"records": len(rows), "errors": errors(rows)} for name, rows in folders}
 
 
 def packaged(rows: Iterable[Scored]) -> dict[str, Any]:
@@ -287,18 +247,14 @@ def main() -> int:
     if options.traced:
         write_page("traced_records", traced_page([s for _, rows in folders for s in rows]))
         return 0
-    lines = [
-        "# Predicted against measured, every committed record",
-        "",
-        "`python -m benchmarks.truth.records`",
-        "",
-    ]
+    blocks: list[Block] = ["`python -m benchmarks.truth.records`"]
     unexplained = 0
     for name, rows in folders:
-        text, reasons = section(name, rows)
-        lines += text
+        more, reasons = section(name, rows)
+        blocks += more
         unexplained += reasons[UNEXPLAINED]
-    write_page("records", "\n".join(lines).rstrip() + "\n")
+    title = "Predicted against measured, every committed record"
+    write_page("records", page_of(title, *blocks))
     write_document("records", document(folders))
     write_rows("recorded", packaged([s for _, rows in folders for s in rows]))
     count = sum(len(rows) for _, rows in folders)
