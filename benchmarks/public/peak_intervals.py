@@ -1,6 +1,6 @@
 """Does a measured peak lie in the interval that the answer states? Every open public row.
 
-    python -m benchmarks.public.peak_intervals [--write]
+    python -m benchmarks.public.peak_intervals [--write | --render]
 
 Each row of a training's peak whose model the catalogue has is asked three times: with options
 that say what ran (`public/typed.py`), and as a user in a hurry types it, with the trainer's
@@ -12,7 +12,6 @@ Two minutes on one core; traces nothing.
 """
 
 import json
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
@@ -21,12 +20,13 @@ from typing import Any, Final
 
 from click.testing import CliRunner
 
-from benchmarks.pages import page_of, parser_of, table, tell
+from benchmarks.pages import page_of, table
 from benchmarks.public.conditions import CARDS, NotExpressibleError
 from benchmarks.public.grade import SAID, binomial_interval, headline, width_of
 from benchmarks.public.hurried import hurried
 from benchmarks.public.memory import GIB, READINGS, memory_rows
 from benchmarks.public.typed import pinned
+from benchmarks.runner import once
 from lora_profiler.catalog import find_gpu
 from lora_profiler.cli.main import root
 from lora_profiler.evidence import command_shares
@@ -201,12 +201,5 @@ def _reasons(left_out: Mapping[str, str]) -> list[tuple[str, int]]:
     return Counter(left_out.values()).most_common()
 
 
-def main() -> int:
-    options = parser_of(__doc__, write=False).parse_args()
-    document = outcome()
-    tell("peak_intervals", report(document), document, writes=options.write)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    once(__doc__, "peak_intervals", outcome, report)

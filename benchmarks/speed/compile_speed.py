@@ -1,6 +1,6 @@
 """How long a profile takes from nothing, against torch's own tracker: whole processes, in one run.
 
-    python -m benchmarks.speed.compile_speed [--write]
+    python -m benchmarks.speed.compile_speed [--write | --render]
 
 Some minutes; needs the test extra. A process that imports torch and does nothing else is the floor
 of everything that traces. One profile is traced, compiled, checked and written. `MemTracker`
@@ -11,14 +11,15 @@ refuses frozen parameters, so LoRA cannot be asked of it; and what it finds hold
 
 import os
 import platform
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-from benchmarks.pages import page_of, parser_of, table, tell, versions_of
+from benchmarks.pages import page_of, table, versions_of
+from benchmarks.runner import once
+from benchmarks.speed.startup import seconds
 
 ROUNDS = 3
 SMALL, LARGE = "HuggingFaceTB/SmolLM2-135M", "meta-llama/Llama-3.1-8B"
@@ -59,53 +60,35 @@ CASES = {
 }
 
 
-def seconds(code: str) -> float:
-    with tempfile.TemporaryDirectory() as folder:
-        env = os.environ | {"LORA_PROFILER_CACHE": folder, "HF_HUB_OFFLINE": "1"}
-        began = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-c", code],
-            check=True,
-            env=env,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        return time.perf_counter() - began
-
-
-def main() -> None:
-    options = parser_of(__doc__, write=False).parse_args()
+def measured() -> dict[str, Any]:
     taken: dict[str, list[float]] = {name: [] for name in CASES}
     for _ in range(ROUNDS):
         for name, code in CASES.items():
-            taken[name].append(seconds(code))
-    rows: list[dict[str, Any]] = [
+            with tempfile.TemporaryDirectory() as folder:
+                command = (sys.executable, "-c", code)
+                taken[name].append(seconds(command, LORA_PROFILER_CACHE=folder))
+    rows = [
         {"what": name, "median_seconds": round(median(t), 2), "seconds": t}
         for name, t in taken.items()
     ]
-    floor = rows[1]["median_seconds"]
-    versions = versions_of("torch", "transformers", "peft")
-    result = {
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "versions": versions,
-        "rows": rows,
-    }
-    text = page_of(
+    about = {"python": platform.python_version(), "cores": os.cpu_count()}
+    return {**about, "versions": versions_of("torch", "transformers", "peft"), "rows": rows}
+
+
+def page(document: Mapping[str, Any]) -> str:
+    rows = [(row["what"], row["median_seconds"]) for row in document["rows"]]
+    floor = rows[1][1]
+    return page_of(
         "From nothing to a profile",
-        f"Whole processes, CPython {result['python']}, torch {versions['torch']},"
-        f" {result['cores']} cores; medians of {ROUNDS} interleaved runs. Written by `python -m"
+        f"Whole processes, CPython {document['python']}, torch {document['versions']['torch']},"
+        f" {document['cores']} cores; medians of {ROUNDS} interleaved runs. Written by `python -m"
         " benchmarks.speed.compile_speed --write`.",
         table(
             "what | >median s | >times the imports",
-            (
-                (r["what"], f"{r['median_seconds']:.2f}", f"{r['median_seconds'] / floor:.1f}")
-                for r in rows
-            ),
+            ((what, f"{took:.2f}", f"{took / floor:.1f}") for what, took in rows),
         ),
     )
-    tell("compile_speed", text, result, writes=options.write)
 
 
 if __name__ == "__main__":
-    main()
+    once(__doc__, "compile_speed", measured, page)

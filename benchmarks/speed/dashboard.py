@@ -1,7 +1,7 @@
 """How long a person waits for the dashboard, in a real browser: the first numbers, an update, and
 10,000 records.
 
-    python -m benchmarks.speed.dashboard [--write]
+    python -m benchmarks.speed.dashboard [--write | --render]
 
 Starts `lora-profile app` as anybody does, in an empty user folder, and drives the system's
 Chromium. Times are those of the browser's own clock, from the key or the address until the new
@@ -26,7 +26,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.pages import page_of, parser_of, table, tell
+from benchmarks.pages import page_of, table
+from benchmarks.runner import once
 from lora_profiler._common.process import cpu_model
 from lora_profiler.records.load import read_set
 from lora_profiler.records.serialize import record_dict
@@ -294,12 +295,5 @@ def markdown(result: dict[str, Any]) -> str:
     )
 
 
-def main() -> int:
-    options = parser_of(__doc__, write=False).parse_args()
-    result = measured()
-    tell("dashboard", markdown(result), result, writes=options.write)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    once(__doc__, "dashboard", measured, markdown)
