@@ -28,10 +28,12 @@ from lora_profiler.report.charts.bars import (
     TimeBar,
     category_bars,
     lever_bars,
+    measured_curve,
+    memory_curve,
+    phase_samples,
     throughput_bars,
     time_bars,
 )
-from lora_profiler.report.charts.curves import measured_curve, memory_curve, phase_samples
 from lora_profiler.report.charts.dots import (
     PLANE_PX,
     ErrorDot,

@@ -39,10 +39,9 @@ from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.plan_costs import Costs
 from lora_profiler.planning.plan_space import MOST_SAVED_BYTES_PER_PARAMETER
 from lora_profiler.planning.planned import concessions_of, cost_of, hours_of, is_within
+from lora_profiler.report.answer.verdicts import short_gpu_names
 from lora_profiler.report.decision import plan as plan_words
-from lora_profiler.report.decision.plan import plan_blocks
-from lora_profiler.report.decision.planned_run import money_text
-from lora_profiler.report.gpu_names import short_gpu_names
+from lora_profiler.report.decision.plan import money_text, plan_blocks
 from lora_profiler.report.terminal import plain
 from lora_profiler.workload import Method
 

@@ -67,8 +67,7 @@ from lora_profiler.rehearsal.result import (
 )
 from lora_profiler.report.blocks import Table
 from lora_profiler.report.page import embedded_data, write_page
-from lora_profiler.report.page.rehearsal import rehearsal_content
-from lora_profiler.report.rehearsed import rehearsal_blocks, rehearsal_document
+from lora_profiler.report.rehearsed import rehearsal_blocks, rehearsal_content, rehearsal_document
 from lora_profiler.report.terminal import plain
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup
 from waiting import wait_for_the_end_of, wait_until

@@ -16,7 +16,7 @@ from lora_profiler.catalog import find_gpu
 from lora_profiler.kernels import Gemm, Kernel
 from lora_profiler.modeling.operator_kernels import kernel_of
 from lora_profiler.planning.nearest import RehearsedTime, rehearsed_time
-from lora_profiler.report.rehearsed_time import bound_of, time_blocks, time_document, time_line
+from lora_profiler.report.rehearsed import bound_of, time_blocks, time_document, time_line
 from lora_profiler.report.terminal import plain
 
 A100 = find_gpu("a100_sxm_80gb")

@@ -36,7 +36,7 @@ from lora_profiler.catalog.gpus import table_prices
 from lora_profiler.planning.placement import find_network
 from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.planned import Offer, PlannedRun
-from lora_profiler.report.decision.planned_run import layout_words, price_words, run_words
+from lora_profiler.report.decision.plan import layout_words, price_words, run_words
 from lora_profiler.units import GIB
 from lora_profiler.workload import Workload
 

@@ -88,7 +88,6 @@ def _is_free(port: int) -> bool:
 
 
 def _has_display() -> bool:
-    """Whether a browser could be shown."""
     if sys.platform in ("win32", "darwin"):
         return True
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

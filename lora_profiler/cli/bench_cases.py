@@ -249,7 +249,6 @@ def spread(
     interrupt: "Interrupt",
     o: dict[str, Any],
 ) -> "ClusterOutcome":
-    """Runs the cases, each a row of `progress`."""
     from lora_profiler.cluster_runs.ray import needs, together
     from lora_profiler.cluster_runs.scheduler import spread_cases
 

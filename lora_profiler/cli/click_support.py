@@ -323,7 +323,6 @@ def complete_trainer(ctx: click.Context, param: Any, incomplete: str) -> list["C
 
 
 def items(words: Iterable[str]) -> list["CompletionItem"]:
-    """Words as the shell is offered them."""
     from click.shell_completion import CompletionItem
 
     return [CompletionItem(word) for word in words]
@@ -421,7 +420,6 @@ def write_out(text: str, path: str | None, show: Callable[[], None] | None = Non
 
 
 def print_json(document: Mapping[str, Any], output: str | None) -> None:
-    """`document` to the file, or to stdout."""
     import json
 
     write_out(json.dumps(document, indent=2, allow_nan=False) + "\n", output)

@@ -249,7 +249,6 @@ def _print_errors(results: "Sequence[Scored]", shown: Sequence[str], o: dict[str
 
 
 def _hints(o: dict[str, Any], metrics: tuple[str, ...]) -> list[str]:
-    """What shows more than was asked for."""
     more = [
         "" if o["by"] else "--by family or model",
         "" if metrics else "--metric all",
@@ -284,7 +283,7 @@ def _changes(
     """Prints; whether the limit was broken."""
     from lora_profiler.comparison.regressions import changes, paired, setup_changes
     from lora_profiler.report.json.bench import change_payload, change_records
-    from lora_profiler.report.measured.changes import change_blocks, judgement
+    from lora_profiler.report.measured.comparisons import change_blocks, judgement
 
     pairs = paired(before.records, after.records)
     chosen: Any = metrics or ("peak_requested_bytes", "step_seconds")

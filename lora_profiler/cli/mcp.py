@@ -42,7 +42,6 @@ def mcp_command() -> None:
 
 
 def server() -> Any:
-    """The server, of the official SDK."""
     from mcp.server import MCPServer
     from mcp.types import ToolAnnotations
 

@@ -83,17 +83,14 @@ def option(
 
 
 def grouped(group: str) -> Callable[..., Callable[[F], F]]:
-    """`option` for options of a group."""
     return partial(option, group=group)
 
 
 def rare(group: str) -> Callable[..., Callable[[F], F]]:
-    """The same for options that --help leaves out."""
     return partial(option, group=group, rare=True)
 
 
 def together(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """Declares all of them, in this order."""
 
     def declare(command: F) -> F:
         for option in reversed(options):
@@ -104,7 +101,6 @@ def together(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 def shown_options(command: click.Command) -> list[GroupedOption]:
-    """The options that a help may show."""
     return [p for p in command.params if isinstance(p, GroupedOption) and not p.hidden]
 
 

@@ -19,7 +19,6 @@ _ANY_SIZE = 1
 
 
 def message_of(error: click.ClickException) -> str:
-    """The error as a message of ours."""
     if isinstance(error, click.MissingParameter) and error.param is not None and error.ctx:
         missing = error.param.make_metavar(error.ctx).removesuffix("...")
         return f"{missing} is missing. {error.ctx.get_usage()}"
@@ -132,7 +131,6 @@ def _of_no_option(theirs: "LoneKey", flags: set[str]) -> str:
 
 
 def options_of_commands(ctx: click.Context) -> Iterator[tuple[str, GroupedOption]]:
-    """Every option of every command with the command's name, those of predict first."""
     root = ctx.find_root().command
     assert isinstance(root, click.Group)
     for verb in sorted(root.list_commands(ctx), key=lambda verb: verb != "predict"):

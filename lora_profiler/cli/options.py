@@ -79,7 +79,6 @@ _TYPES: Mapping[Kind, Any] = {"switch": bool, "size": int, "number": float, "tex
 
 
 def _click_option(option: Option, **changes: Any) -> Callable[[F], F]:
-    """The option of the command line."""
     declared = option.declared
     flags = [declared.short] if declared.short else []
     is_switch = option.kind == "switch"
@@ -118,7 +117,6 @@ TORCH_OPTION = rare(CARD)(
 def engine_option(
     engines: str, text: str, declared: Callable[..., Any] | None = None
 ) -> Callable[[F], F]:
-    """--engine, which takes `engines`."""
     make: Callable[..., Callable[[F], F]] = declared or rare(CARD)
     return make("--engine", engines, text, default="auto")
 
@@ -164,7 +162,6 @@ def setup_options(
 
 
 def output_options(*formats: str) -> Callable[[F], F]:
-    """Adds --format (the first is the default), -o and --force."""
     in_output = grouped(OUTPUT)
     return together(
         in_output(
@@ -208,7 +205,6 @@ def gpu_of(o: Mapping[str, Any]) -> "Gpu | None":
 
 
 def _cluster(o: Mapping[str, Any]) -> "Cluster | None":
-    """What --gpu names where it is several cards."""
     name = o.get("gpu") or ""
     if "x" not in name.lower() or not name[:1].isdecimal():
         return None
@@ -218,7 +214,6 @@ def _cluster(o: Mapping[str, Any]) -> "Cluster | None":
 
 
 def network_of(o: Mapping[str, Any]) -> "Network | None":
-    """What --interconnect names. Raises UsageError."""
     if not o["interconnect"]:
         return None
     from lora_profiler.planning.placement import find_network
@@ -238,7 +233,6 @@ def device_here(asked: Device | None) -> Device:
 
 
 def model_called(name: str, o: Mapping[str, Any]) -> ModelSpec:
-    """`find_model` as --revision and --offline say."""
     from lora_profiler.catalog import find_model
 
     return find_model(name, revision=o["revision"], offline=o["offline"])
@@ -336,7 +330,6 @@ def stack_of(ctx: click.Context, file: "TrainerFile | None" = None) -> Stack | N
 
 
 def names_asked(ctx: click.Context, file: "TrainerFile | None" = None) -> set[str]:
-    """Names of the options that the command line or `file` gives."""
     return _asked(ctx, file)[1]
 
 

@@ -57,7 +57,6 @@ _DATA_ARGUMENTS = (
 
 
 def engine_of(name: str) -> str:
-    """Raises UsageError for an engine that cannot search."""
     if name not in ("auto", "analytic", "compiled"):
         raise UsageError(
             f"engine is {name[:40]!r}; a search takes auto, analytic or compiled: nothing is traced."
@@ -217,7 +216,6 @@ def plan_command(ctx: click.Context, /, model: str, **o: Any) -> None:
 
 
 def _place(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
-    """Every sharding of the setup on one cluster."""
     from lora_profiler.planning.placement import find_cluster, plan
     from lora_profiler.report.decision.cluster import cluster_blocks, cluster_payload
     from lora_profiler.report.progress import shown_traces
@@ -240,7 +238,6 @@ def _place(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
 
 
 def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
-    """Over cards and ways."""
     from lora_profiler.cli.read import assume_trainer, model_of, named, print_reading
     from lora_profiler.planning.placement import SHARDINGS
     from lora_profiler.planning.plan import make_plan
@@ -310,7 +307,6 @@ def _ways(
 
 
 def _write(ctx: click.Context, run: "PlannedRun", asked: set[str], whose: "Trainer | None") -> None:
-    """Writes the recommended run's files, where the question that they are fits as well."""
     from lora_profiler.cli.read import writable, write
     from lora_profiler.planning.answers import answers
 

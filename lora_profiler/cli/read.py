@@ -252,7 +252,6 @@ def as_written(
 
 
 def write(ctx: click.Context, files: "Written", answer: "Answer") -> None:
-    """Writes the files, but none for a run that does not fit."""
     path = ctx.params["write"][1]
     verdict = answer.fit.verdict if answer.fit is not None else "fits"
     is_allowed = verdict == "tight" and ctx.params.get("allow_tight")

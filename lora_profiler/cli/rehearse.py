@@ -131,7 +131,7 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
     print_answer(lambda: document, lambda: blocks(detail=o["detail"]))
     if o["report"]:
         from lora_profiler.report.page import write_page
-        from lora_profiler.report.page.rehearsal import rehearsal_content
+        from lora_profiler.report.rehearsed import rehearsal_content
 
         write_out(
             write_page(rehearsal_content(blocks(detail=True), command, document)), o["report"]
@@ -169,7 +169,6 @@ def _tried(request: "Request", change: str) -> "Tried":
 
 
 def _set_up(ctx: click.Context, folder: str, command: tuple[str, ...]) -> None:
-    """Raises UsageError for options that it does not take, and RehearsalError."""
     options = [name for name in ctx.params if name not in ("setup", "command") and given(ctx, name)]
     if command or options:
         other = f"--{options[0].replace('_', '-')}" if options else "COMMAND"

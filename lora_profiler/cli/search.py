@@ -54,7 +54,6 @@ def options_command(ctx: click.Context, words: tuple[str, ...]) -> None:
 
 
 def titles(flag: str) -> dict[str, str]:
-    """What each value of an option is, where the values are features."""
     if flag == "--loss":
         return {value: loss.title for value, loss in all_losses().items()}
     if flag == "--optimizer":

@@ -130,7 +130,6 @@ class Claims:
     expandable_reserved_bytes: int | None
 
     def against(self, record: Record) -> tuple[Comparison, ...]:
-        """`compare` of a record with these claims."""
         if not record.measurement.went_through or record.is_rehearsed:
             return ()
         record_id, between_micro_batches = record.id, record.workload.setup.accumulation > 1
@@ -215,7 +214,6 @@ def counted(workload: Workload, size: Mapping[Category, int]) -> dict[Category, 
 
 
 def counted_peak(prediction: Prediction) -> int:
-    """The predicted peak in bytes as a device counts it."""
     return prediction.peak.total_bytes + workspaces_bytes(prediction.workload)
 
 

@@ -104,7 +104,6 @@ class Result:
 
 
 def result(record: Record, prediction: Prediction) -> Result:
-    """`prediction` is that of `record.workload`."""
     from lora_profiler.planning.timing import step_time
 
     speed, card = throughput(record), card_of(record.environment.device)

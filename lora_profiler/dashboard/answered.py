@@ -87,7 +87,6 @@ class Answered:
 
     @property
     def payload(self) -> Mapping[str, Any]:
-        """The JSON of `lora-profile predict`."""
         return predict_payload(self.answers, [self.guided] if self.guided else [])
 
     @property

@@ -114,7 +114,6 @@ def _memory_source(card: Gpu) -> str:
 def _table(
     what: str, columns: dict[str, list[Any]], formats: dict[str, str], of: int
 ) -> int | None:
-    """A table to sort and choose a row of; the place of the chosen row."""
     frame = pd.DataFrame(columns)
     says = f"{count_text(len(frame))} of {count_text(of)} {what}"
     row = widgets.chosen_row(frame, what, says, formats, height=360)
@@ -123,7 +122,6 @@ def _table(
 
 
 def _button(label: str, key: str, question: Question) -> None:
-    """Leads to the page of predictions."""
     st.button(widgets.plain(label), key=key, type="primary", on_click=_predict, args=(question,))
 
 

@@ -177,7 +177,6 @@ def _filters(everything: Sequence[Run]) -> dict[Filter, list[str]]:
 
 @lru_cache(maxsize=8)
 def runs(loaded: Loaded) -> tuple[Run, ...]:
-    """A row for each record, failures included, in their order."""
     return tuple(numbered(loaded.scored))
 
 
@@ -189,7 +188,6 @@ def choices(rows: Iterable[Run], by: Filter) -> list[str]:
 
 
 def filtered(rows: Sequence[Run], wanted: Mapping[Filter, Collection[str]]) -> list[Run]:
-    """Those that every filter lets through; an empty one lets all through."""
     active = [(by, set(names)) for by, names in wanted.items() if names]
     return [run for run in rows if all(getattr(run, by) in names for by, names in active)]
 

@@ -207,7 +207,6 @@ def _figures() -> None:
 
 
 def _own_figures() -> None:
-    """What was rehearsed and what was measured here, each by itself."""
     for kind, heading in evidence.KIND_TITLES.items():
         rows = own_rows(kind)
         widgets.section(heading)
@@ -223,7 +222,6 @@ def _own_figures() -> None:
 
 
 def _rows() -> None:
-    """The table, narrowed by what is chosen."""
     widgets.section("Every row")
     kind = widgets.choose("Kind", list(_READ), "memory", f"{_KEY}kind", _WORDS)
     rows: Sequence[Measured] = _READ[kind]()
@@ -256,7 +254,6 @@ def _rows() -> None:
 def _several(
     label: str, options: Sequence[str], key: str, words: dict[str, str] | None = None
 ) -> list[str]:
-    """Those chosen; all where none is."""
     shown = words or {}
     return st.multiselect(
         label,
@@ -295,12 +292,10 @@ def rows_table(rows: Sequence[Measured], key: str, says: str) -> None:
 
 
 def records(rows: Sequence[Measured]) -> list[dict[str, Any]]:
-    """The rows for machines."""
     return [{**asdict(row), "error": row.error} for row in rows]
 
 
 def source_of(row: Measured) -> str:
-    """Who counted."""
     return OWN if isinstance(row, OwnRow) else row.source
 
 

@@ -92,7 +92,6 @@ def _offers(name: str, *made: tuple[str, str, Callable[[], str]]) -> list[Offer]
 
 
 def of_answers(result: Answered) -> list[Offer]:
-    """The answers to one question."""
     return _offers(
         plain_name(result.predictions[0].workload.model.id),
         ("JSON", ".json", lambda: json_text(result.payload)),
@@ -111,7 +110,6 @@ def of_plan(plan: TrainingPlan, trainer: Trainer | None, more: Sequence[str]) ->
 
 
 def of_records(rows: Sequence[Scored], name: str) -> list[Offer]:
-    """Records and their comparisons."""
     records = [s.record for s in rows]
     comparisons = [c for s in rows for c in s.comparisons]
     return _offers(
@@ -128,7 +126,6 @@ def of_records(rows: Sequence[Scored], name: str) -> list[Offer]:
 
 
 def of_rows(what: str, name: str, documents: Sequence[dict[str, Any]]) -> list[Offer]:
-    """Rows of one kind, which JSON has under the name `what`."""
     document = {"schema_version": "1.0", what: documents}
     return _offers(
         name,
@@ -138,7 +135,6 @@ def of_rows(what: str, name: str, documents: Sequence[dict[str, Any]]) -> list[O
 
 
 def plain_name(text: str) -> str:
-    """A file name out of any text."""
     return re.sub(r"[^\w.-]+", "-", text)[:80].strip(".-") or "model"
 
 

@@ -65,7 +65,6 @@ def origin() -> str:
 
 
 def config_json() -> "UploadedFile | None":
-    """The file that is the model where it does not come by its name."""
     return st.file_uploader(
         "A model's config.json",
         type="json",
@@ -128,7 +127,6 @@ def about() -> Method:
 
 
 def size(name: str, width: int) -> Any:
-    """One option of the sentence, whose words are its label."""
     return _number(SETUP_OPTIONS[name], label_visibility="collapsed", width=width)
 
 
@@ -153,7 +151,6 @@ def _trainer_name(name: str) -> str:
 
 
 def model() -> str:
-    """A hub id, or the words of one bundled model's name."""
     text = st.text_input(
         "Model's name",
         **remembered.kept("model"),
@@ -181,7 +178,6 @@ def gpu() -> str | None:
 
 
 def gpu_memory() -> None:
-    """A GPU of any size, whose speed is not known."""
     st.text_input(
         "GPU memory",
         key="gpu_memory",
@@ -204,7 +200,6 @@ def of_run(
     width: int | Literal["stretch"] = "stretch",
     visibility: LabelVisibility = "visible",
 ) -> None:
-    """A number of the training whose time is asked."""
     bounds = NUMBERS[name]
     looks: dict[str, Any] = {"min_value": 1, "max_value": int(bounds.most), "step": 1}
     if not bounds.is_whole:
@@ -273,7 +268,6 @@ def label_of(option: Option) -> str:
 
 
 def _tip(option: Option) -> str | None:
-    """The command line's help where nothing else is declared."""
     tip = option.declared.tip
     return (option.declared.help if tip is None else tip) or None
 
@@ -297,7 +291,6 @@ def _number(option: Option, **more: Any) -> Any:
 
 
 def _text(option: Option) -> str | None:
-    """A list as text; None where nothing is written."""
     text: str = st.text_input(
         label_of(option),
         placeholder=option.declared.placeholder,
@@ -308,7 +301,6 @@ def _text(option: Option) -> str | None:
 
 
 def _suggested(option: Option) -> str:
-    """Text that begins with some suggestions."""
     text: str | None = st.selectbox(
         label_of(option),
         remembered.with_linked(option.name, _TARGETS),
@@ -320,7 +312,6 @@ def _suggested(option: Option) -> str:
 
 
 def ranks(*, network: bool) -> dict[str, Any]:
-    """What ranks share, and only then how many there are, and what links them."""
     sharding = option(SETUP_OPTIONS["sharding"])
     if sharding == "none":
         return {"sharding": sharding, "world_size": 1, "interconnect": None}

@@ -42,7 +42,6 @@ def show(result: Answered, answer: Answer, model: ModelSpec, *, linked: bool) ->
 
 
 def _offers(result: Answered, answer: Answer, model: ModelSpec) -> None:
-    """A button for each change, the first one first."""
     found = offers(answer, result.question.engine)
     wanted = [(offer, applied(offer, answer, model, result.question)) for offer in found]
     able = [(offer, question) for offer, question in wanted if question is not None]
@@ -79,7 +78,6 @@ def _pin(answer: Answer) -> None:
 
 
 def show_pinned(answer: Answer) -> None:
-    """What differs between the answer that was pinned and the present one."""
     pinned: Answer | None = st.session_state.get(_PINNED)
     if pinned is None:
         widgets.note("Click Compare with this, change the question, and see here what differs.")

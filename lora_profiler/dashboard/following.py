@@ -140,7 +140,6 @@ def present(kind: Kind) -> "Followed[Any] | None":
 
 
 def is_busy() -> bool:
-    """Whether a run of any kind goes on."""
     return any(followed.runs for followed in _started.values())
 
 
@@ -207,7 +206,6 @@ Draw = Callable[[Followed[Any]], None]
 
 
 def start_button(label: str, key: str, start: Callable[[], object], *, disabled: bool) -> None:
-    """Starts it, unless one runs already."""
     is_off = disabled or is_busy()
     if st.button(label, type="primary", key=key, disabled=is_off):
         try:
@@ -231,7 +229,6 @@ def show(kind: Kind, going: Draw, ended: Draw) -> None:
 
 @st.fragment(run_every=_EVERY_SECONDS)
 def _live(kind: Kind, going: Draw) -> None:
-    """Drawn anew twice a second, without the rest of the page, until the process ends."""
     running = present(kind)
     if running is None or not running.runs:
         st.rerun()
@@ -248,7 +245,6 @@ def under_way(
     ending: str,
     tip: str,
 ) -> None:
-    """How far it is, `bar` as a share of all with its words, and a button that ends it."""
     widgets.section(title)
     if bar is not None:
         st.progress(*bar)

@@ -43,7 +43,6 @@ _LABELS = {
 
 
 def seed(layer: LoraLayer) -> None:
-    """Sets the sliders, wherever they are drawn next."""
     st.session_state[f"{_KEY}linked"] = layer
     for name in link.LAYER_STEPS:
         st.session_state[_KEY + name] = getattr(layer, name)
@@ -131,7 +130,6 @@ def _found(document: Mapping[str, Any]) -> None:
 
 
 def _chart(members: list[Chart]) -> None:
-    """The one that is chosen."""
     titles = {chart.key: chart.title for chart in members}
     key = members[0].key
     if len(members) > 1:

@@ -168,7 +168,6 @@ def mark_changed() -> None:
 
 
 def write(params: Params) -> None:
-    """Puts `params` into the address."""
     if _params() != params:
         st.query_params.from_dict(params)
     st.session_state["written_params"] = params

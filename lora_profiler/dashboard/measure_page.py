@@ -30,7 +30,7 @@ from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.setups import CPU_DEFAULTS, DEFAULTS
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table, table
-from lora_profiler.report.charts.curves import phase_samples
+from lora_profiler.report.charts.bars import phase_samples
 from lora_profiler.report.charts.lines import step_times
 from lora_profiler.report.charts.plot import Limit
 from lora_profiler.report.labels import method_label
@@ -67,7 +67,6 @@ def _how() -> BenchConditions:
 
 
 def _conditions() -> BenchConditions:
-    """What a measurement has beside the question."""
     card = st.selectbox(
         "Rehearse on",
         [gpu.key for gpu in bundled_gpus() if gpu.vendor == "nvidia" and gpu.usable_bytes],
@@ -115,7 +114,6 @@ def _conditions() -> BenchConditions:
 
 
 def _kept(name: str) -> dict[str, Any]:
-    """What every widget here is given."""
     return {"persist_state": "session", "key": f"measure.{name}"}
 
 
@@ -134,7 +132,6 @@ def _as_measured(question: Question, conditions: BenchConditions) -> Question:
 
 @cache
 def default_device() -> Device:
-    """The accelerator that is there, else the CPU."""
     return present_device()
 
 
@@ -170,7 +167,6 @@ def _before(result: Answered, inputs: Inputs, conditions: BenchConditions) -> No
 
 
 def _instead(inputs: Inputs) -> None:
-    """What can be measured here."""
     if inputs.question.model != SMALL_MODEL or inputs.uploaded:
         st.button(
             "Measure SmolLM2-135M instead", key="measure.small", type="primary", on_click=_small
@@ -179,7 +175,6 @@ def _instead(inputs: Inputs) -> None:
 
 
 def _small() -> None:
-    """Asks about a model that any machine can train."""
     own = CPU_DEFAULTS if default_device() == "cpu" else {}
     options = completed(None, {"methods": DEFAULTS["methods"], **own})
     remembered.seed(Question(model=SMALL_MODEL, options=options))

@@ -120,7 +120,6 @@ USUAL_STEPS = 12.0
 
 
 def share(states: Collection[CaseState]) -> float:
-    """How far all of it is, from 0 to 1: by cases, and within one by its steps."""
     of = next((case.of for case in states if case.of is not None), None)
     return 0.0 if of is None else min(1.0, sum(map(_share_of, states)) / of)
 
@@ -134,12 +133,10 @@ def _share_of(case: CaseState) -> float:
 
 
 def records(ended: Measuring) -> list[Record]:
-    """What it measured, once it has ended."""
     return [parsed_record(document) for document in (ended.document or {}).get("records", ())]
 
 
 def is_rehearsal(measuring: Measuring) -> bool:
-    """Whether nothing was trained for it."""
     return "--rehearse" in measuring.command.split()
 
 
@@ -195,7 +192,6 @@ def recorded(conditions: BenchConditions) -> Recorded:
 
 
 def duration_words(result: Answered, conditions: BenchConditions) -> str:
-    """How long it takes, as far as it can be told."""
     if conditions.rehearsed_on is not None:
         return "A rehearsal computes nothing: each method takes some seconds, whatever the model."
     gpu = _card(result)

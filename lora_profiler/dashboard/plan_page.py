@@ -33,8 +33,14 @@ from lora_profiler.report.blocks import Verdict, paragraph
 from lora_profiler.report.charts.dots import FrontPoint, plan_front
 from lora_profiler.report.decision import plan as plan_words
 from lora_profiler.report.decision import planned_run
-from lora_profiler.report.decision.plan import front_table, notes, question_lines
-from lora_profiler.report.decision.planned_run import layout_words, price_words, run_words
+from lora_profiler.report.decision.plan import (
+    front_table,
+    layout_words,
+    notes,
+    price_words,
+    question_lines,
+    run_words,
+)
 from lora_profiler.report.first_screen import ThreeNumber
 from lora_profiler.report.parts import Drawing
 from lora_profiler.units import bytes_text, count_text
@@ -43,7 +49,6 @@ _KEY, _ASKED, _FILE = "plan.", "plan.asked", "plan.file"
 
 
 def seed(question: PlanQuestion) -> None:
-    """Sets the form, wherever it is drawn next."""
     st.session_state[_ASKED] = question
     for name in plan_question.FIELDS:
         st.session_state.pop(_KEY + name, None)
@@ -213,7 +218,6 @@ def _actions(
     file: DataFile | None,
     params: link.Params,
 ) -> None:
-    """The run's command, the plan's, and Predict on the run."""
     amount = shown().run
     more = plan_question.data_arguments(plan_inputs, amount, file)
     st.code(planned_run.run_command(run, more), language=None, wrap_lines=True)
@@ -255,7 +259,6 @@ def _front(plan: TrainingPlan, question: Question) -> None:
 
 
 def plan_drawing(name: str, plan: TrainingPlan) -> Drawing | None:
-    """Hours against money of the runs that no other one beats; None where no run has both."""
     runs = [run for run in plan.front if run.hours and run.cost and run.cost.middle > 0]
     if not runs:
         return None

@@ -50,7 +50,6 @@ class DataFile:
 
     @property
     def identity(self) -> tuple[str, str, str | None]:
-        """What tells it from others, without its content."""
         return self.name, self.file_id, self.column
 
     @property
@@ -240,7 +239,6 @@ def in_words(message: str) -> str:
 
 
 def data_arguments(plan: PlanQuestion, run: Run, file: DataFile | None) -> tuple[str, ...]:
-    """What `predict` is told of the data; nothing where they are tokens."""
     if file is None and plan.lengths is None:
         return ()
     words = file.arguments if file else ("--lengths", plan.lengths or "")
@@ -286,7 +284,6 @@ def _text(value: object) -> str:
 
 
 def to_params(plan: PlanQuestion) -> dict[str, list[str]]:
-    """The query parameters, of whatever is said."""
     values = {name: getattr(plan, name) for name in FIELDS}
     return {flag(n)[2:]: [_text(value)] for n, value in values.items() if value is not None}
 

@@ -81,7 +81,6 @@ def _tabs(result: Answered, answer: Answer) -> None:
 
 
 def _timeline(result: Answered, answer: Answer) -> None:
-    """Memory over the step, and where its time goes."""
     widgets.section(f"Memory over one step, {method_label(answer.prediction)}")
     widgets.drawing(predicted.answer_curve("curve", answer), "curve")
     _time(result)
@@ -91,7 +90,6 @@ def _timeline(result: Answered, answer: Answer) -> None:
 
 
 def _breakdown(result: Answered, answer: Answer) -> None:
-    """What holds the peak, by category and by layer."""
     widgets.section("What the peak is made of")
     widgets.drawing(predicted.composition_drawing("composition", result.answers), "composition")
     widgets.section(f"Memory by layer, {method_label(answer.prediction)}")
@@ -105,7 +103,6 @@ def _breakdown(result: Answered, answer: Answer) -> None:
 
 
 def _fit_map(result: Answered, answer: Answer) -> None:
-    """Sizes and cards that fit, and what lowers the peak."""
     label = method_label(answer.prediction)
     widgets.section(f"What fits, {label}")
     fitting = predicted.fit_drawing("fit_map", answer, result.question.engine)
@@ -133,7 +130,6 @@ def _fit_map(result: Answered, answer: Answer) -> None:
 
 
 def _limits(answer: Answer) -> None:
-    """How far each size can go by itself, in words."""
     fit, setup = answer.fit, answer.prediction.workload.setup
     if fit is None or fit.largest_batch_size is None or fit.longest_seq_len is None:
         return
@@ -152,7 +148,6 @@ def _limits(answer: Answer) -> None:
 
 
 def _explanation(result: Answered, answer: Answer) -> None:
-    """Numbers, formulas, caveats, and everything to take along."""
     parts = model_parts(result.answers, result.question.engine)
     widgets.section(parts.title)
     widgets.small(*parts.setup)
@@ -165,7 +160,6 @@ def _explanation(result: Answered, answer: Answer) -> None:
 
 
 def _interval(result: Answered, parts: ModelParts) -> None:
-    """How far off the peaks may be, and the nearest public measurements, if there are any."""
     if not parts.peak_interval:
         return
     widgets.section("What public measurements say")
@@ -183,7 +177,6 @@ def _interval(result: Answered, parts: ModelParts) -> None:
 
 
 def _time(result: Answered) -> None:
-    """Where the time of a step goes, and what to say about it, if a device was asked about."""
     lines = timing.time_lines(result.answers)
     if not lines:
         return

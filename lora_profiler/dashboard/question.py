@@ -32,7 +32,6 @@ OWN_NAMES = ("model", "revision", "offline", "trainer", "gpu", "interconnect", "
 
 
 def parameter(name: str) -> str:
-    """A field's name in a link."""
     return name.replace("_", "-")
 
 
@@ -56,7 +55,6 @@ class Question:
 
     @property
     def explicit(self) -> frozenset[str]:
-        """The options of the setup that are not left to their default."""
         defaults = defaults_of(self.trainer, self.options)
         return frozenset(name for name in DEFAULTS if self.options[name] != defaults[name])
 
@@ -177,7 +175,6 @@ def idle_options(methods: Iterable[Method]) -> tuple[str, ...]:
 
 
 def reads(method: Method, name: str) -> bool:
-    """Whether a method reads this option."""
     of_lora, of_qlora = name in LORA_OPTIONS, name in QLORA_OPTIONS
     return method == "qlora" or not (of_qlora or (of_lora and method == "full"))
 
@@ -226,7 +223,6 @@ def read_text(name: str, text: str) -> str:
 
 
 def as_number(text: str) -> float:
-    """NaN for what is none."""
     try:
         return float(text)
     except ValueError:
@@ -234,7 +230,6 @@ def as_number(text: str) -> float:
 
 
 def _read(name: str, text: str) -> Any:
-    """The value that a link gives for an option. Raises UsageError."""
     if name == "engine":
         return read_choice(name, ENGINES, text)
     if name == "trainer":
@@ -281,7 +276,6 @@ def setup_arguments(question: Question) -> list[str]:
 
 
 def predict_arguments(question: Question) -> list[str]:
-    """What to give `lora-profile` for the same answer."""
     arguments = setup_arguments(question)
     if question.gpu is not None:
         arguments += ["--gpu", question.gpu]
@@ -333,7 +327,6 @@ def about_of(methods: Sequence[Method]) -> Method:
 
 
 def shown_to_params(shown: Shown, methods: Sequence[Method]) -> dict[str, list[str]]:
-    """The query parameters, of whatever is not the default."""
     params: dict[str, list[str]] = {}
     if shown.about is not None and shown.about != about_of(methods):
         params["about"] = [shown.about]

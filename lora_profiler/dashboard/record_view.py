@@ -14,7 +14,7 @@ from lora_profiler.dashboard.records import Loaded
 from lora_profiler.records.record import Record, conditions_dict
 from lora_profiler.report.blocks import Block, Row, Table, paragraph
 from lora_profiler.report.measured import run_labels
-from lora_profiler.report.measured.changes import change_blocks
+from lora_profiler.report.measured.comparisons import change_blocks
 from lora_profiler.report.measured.measurements import alone_table, record_details
 from lora_profiler.report.page.accuracy import step_times_drawing
 from lora_profiler.report.page.content import environment_table, fact_text
@@ -26,7 +26,6 @@ from lora_profiler.workload import setup_dict
 
 
 def show(run: Run, key: str = "record") -> None:
-    """Everything about one record; `key` sets its widgets apart from another one's."""
     record = run.record
     widgets.section(f"{run.model}, {run.cells[1]}: {run_labels.STATUS_LABELS[run.status]}")
     widgets.small(f"record {run.record_id}")
@@ -63,7 +62,6 @@ def _blocks(scored: Scored) -> list[Block]:
 
 
 def conditions_table(record: Record) -> Table:
-    """What the harness held fixed, when it ran, and what was typed."""
     held = {
         **conditions_dict(record.conditions),
         "repeat": record.repeat,
@@ -106,7 +104,6 @@ def ask_other(run: Run, others: Sequence[Run]) -> Run | None:
 
 
 def show_pair(first: Run, second: Run) -> None:
-    """Their steps beside each other, then the numbers of both."""
     widgets.section("Two records side by side")
     for place, run in zip(st.columns(2), (first, second), strict=True):
         with place:
@@ -124,7 +121,6 @@ def show_sets(sets: Mapping[str, Loaded]) -> None:
 
 
 def _sets(sets: Mapping[str, Loaded]) -> None:
-    """Two of the sets of records that are shown, as before and after; for at least two."""
     names = list(sets)
     places = st.columns(2)
     with places[0]:
@@ -206,7 +202,6 @@ def _numbers(first: Run, second: Run) -> Iterable[tuple[str, str, str, str]]:
 def _row(
     name: str, values: Sequence[_Number | None], text: Callable[[_Number], str]
 ) -> Iterable[tuple[str, str, str, str]]:
-    """Nothing where neither has the number."""
     first, second = values
     if first is None and second is None:
         return

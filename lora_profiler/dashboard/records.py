@@ -98,7 +98,6 @@ def loaded(source: RecordSource, engine: str) -> Loaded:
 
 
 def _forget_others(key: _Key) -> None:
-    """Other states of the same files."""
     for other in [other for other in _large if (other[0], other[2]) == (key[0], key[2])]:
         del _large[other]
 
@@ -145,7 +144,6 @@ def _scored(path: Path, files: Files, engine: str) -> Loaded:
 
 @lru_cache(maxsize=2)
 def _first_part(files: Files, engine: str) -> Loaded:
-    """The records at the beginning of the largest file."""
     path = Path(max(files, key=lambda file: file[2])[0])
     with open(path, "rb") as file:
         content = file.read(_FIRST_BYTES).rpartition(b"\n")[0]

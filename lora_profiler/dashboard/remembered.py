@@ -53,7 +53,6 @@ def values() -> dict[str, Any]:
 
 
 def question() -> Question:
-    """What is asked now."""
     current: Question = st.session_state["question"]
     return current
 
@@ -70,7 +69,6 @@ def settle() -> Question:
 
 
 def shown() -> Shown:
-    """What is to be shown of the answer."""
     remembered = values()
     run = Run(**{name: remembered[name] for name in NUMBERS})
     return Shown(about=remembered["about"] or about_of(remembered["methods"]), run=run)
@@ -90,7 +88,6 @@ def with_linked(name: str, options: Sequence[str]) -> list[str]:
 
 
 def key_of(name: str) -> str:
-    """Of a widget of the question."""
     return _KEY + name
 
 
@@ -118,7 +115,6 @@ def begin_anew(name: str, kind: str) -> None:
 
 
 def is_text_field(option: Option | None) -> bool:
-    """Whether it is text that may be left empty."""
     return option is not None and option.kind == "text" and option.default is None
 
 
@@ -138,7 +134,6 @@ def change(question: Question, about: Method | None = None) -> None:
 
 
 def change_one(name: str, value: Any) -> None:
-    """Sets one widget of the question before it is drawn."""
     mark_changed()
     values()[name] = st.session_state["linked"][name] = value
     st.session_state.pop(_KEY + name, None)

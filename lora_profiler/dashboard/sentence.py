@@ -121,7 +121,6 @@ def _sentence() -> Iterator[None]:
 
 
 def _model(word: str) -> None:
-    """The field of the model behind `word`, or the name of the file that it is."""
     remembered = values()
     if remembered["origin"] == UPLOAD:
         widgets.words(word, name=fields.config_name() or "a config.json")
@@ -167,7 +166,6 @@ def _inputs(main: "DeltaGenerator", file: "UploadedFile | None") -> Asked:
 
 
 def _suggest(inputs: Inputs) -> None:
-    """Why there is no model, and a button for each that may be meant."""
     assert inputs.refusal is not None
     name = inputs.question.model
     widgets.problem(inputs.refusal, heading=f"There is no model {name!r} here")
@@ -196,7 +194,6 @@ class Dropped:
 
 
 def _file_field() -> None:
-    """Behind a button: where a file is dropped."""
     with st.popover("Read a trainer's file"):
         st.file_uploader(
             "A trainer's file: axolotl, LLaMA-Factory, torchtune, TRL, Unsloth",
@@ -208,7 +205,6 @@ def _file_field() -> None:
 
 
 def show_file_reading() -> None:
-    """How the file was read, as long as it is there."""
     read: Dropped | None = st.session_state.get(_READ)
     if read is None:
         return

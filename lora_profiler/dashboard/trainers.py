@@ -17,9 +17,9 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import on_card
 from lora_profiler.planning.guided import Line, guided_lines, has_lines
 from lora_profiler.planning.setups import DEFAULTS, written_options
-from lora_profiler.report.answer.bars import limit_of
 from lora_profiler.report.answer.guided import line_bar, trainer_name
 from lora_profiler.report.answer.short_answer import method_bars
+from lora_profiler.report.answer.verdicts import limit_of
 from lora_profiler.report.blocks import Bar, Bars
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.page.write import drawn
@@ -93,7 +93,6 @@ def trainer_bars(result: Answered, answer: Answer, model: ModelSpec) -> list[Tra
 
 
 def _take(bars: Sequence[TrainerBar], question: Question, model: ModelSpec) -> None:
-    """Asks for what the bar that was clicked stands for."""
     name: Any = getattr(st.session_state[_KEY], "taken", None)
     for each in bars:
         if each.bar.name == name and not each.is_chosen:

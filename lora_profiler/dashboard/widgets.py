@@ -40,19 +40,16 @@ def style() -> None:
 
 
 def _more_colours() -> str:
-    """Of verdicts, as the style sheet names them."""
     colours = palette.VERDICT_COLOURS.items()
     return "".join(f"--lp-is-{name}:{palette.colour(of, theme())};" for name, of in colours)
 
 
 @cache
 def own_text(name: str) -> str:
-    """A style sheet or a script of this folder."""
     return files("lora_profiler.dashboard").joinpath(name).read_text("utf-8")
 
 
 def theme() -> Theme:
-    """What the browser shows now."""
     return "dark" if st.context.theme.type == "dark" else "light"
 
 
@@ -68,17 +65,14 @@ def title(text: str, *lines: str) -> None:
 
 
 def section(text: str) -> None:
-    """The head of what follows."""
     st.html(drawn("section", text))
 
 
 def piece(macro: str, *arguments: object, width: Width = "stretch") -> None:
-    """A piece of the first screen: what the macro of its template makes of the arguments."""
     st.html(piece_text(macro, *arguments), width=width)
 
 
 def piece_text(macro: str, *arguments: object) -> str:
-    """The same as text, for a component that puts it in its place."""
     return str(getattr(_pieces(), macro)(*arguments))
 
 
@@ -91,12 +85,10 @@ def _pieces() -> Any:
 
 
 def words(text: str, name: str = "") -> None:
-    """Between the fields of a sentence; `name` stands for a field."""
     piece("words", text, name, width="content")
 
 
 def head(text: str) -> None:
-    """Above some fields."""
     piece("head", text)
 
 
@@ -113,7 +105,6 @@ def plain(text: str) -> str:
 
 
 def blocks(content: Iterable[Block]) -> None:
-    """Paragraphs, and tables that scroll in themselves where the window is narrow."""
     st.html(drawn("blocks", content))
 
 
@@ -123,7 +114,6 @@ def bars(it: Bars, chosen: str) -> None:
 
 
 def cards(items: Sequence[Card]) -> None:
-    """The headlines side by side, as many in a row as there is room for."""
     st.html(f'<div class="lp">{drawn("cards", items, 2)}</div>')
 
 
@@ -139,7 +129,6 @@ def small(*lines: str) -> None:
 
 
 def problem(text: str, *more: str, heading: str = "") -> None:
-    """What cannot be done, and what to do; the rest of the page stays."""
     st.html(drawn("note", "problem", (text, *more), heading))
 
 
@@ -155,7 +144,6 @@ def passed_over(lines: Sequence[str], where: str = "") -> None:
 
 
 def note(*lines: str, heading: str = "") -> None:
-    """An empty state, or something to know."""
     st.html(drawn("note", "note", lines, heading))
 
 
@@ -236,7 +224,6 @@ def two_decimals(number: float) -> str:
 
 
 def downloads(key: str, offers: Sequence[Offer]) -> None:
-    """Buttons side by side."""
     with st.container(horizontal=True, gap="small"):
         for label, name, mime, make in offers:
             st.download_button(
@@ -245,7 +232,6 @@ def downloads(key: str, offers: Sequence[Offer]) -> None:
 
 
 def fold(label: str, key: str, draw: Callable[[], object]) -> None:
-    """A part that is made only when it is opened."""
     place = st.expander(label, key=key, on_change="rerun")
     if place.open:
         with place:

@@ -100,7 +100,6 @@ def exact_weight(layer: Any) -> torch.Tensor:
 
 
 def is_packed(layer: Any) -> bool:
-    """Whether the frozen weight of a PEFT layer is in 4 bit."""
     return getattr(layer.get_base_layer().weight, "quant_state", None) is not None
 
 
@@ -114,7 +113,6 @@ class Factors:
 
     @property
     def update(self) -> torch.Tensor:
-        """scaling B A, d x k."""
         return self.scaling * (self.b @ self.a)
 
 

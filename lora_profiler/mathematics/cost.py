@@ -20,7 +20,6 @@ a tenth of float32's pace."""
 
 
 def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Cost:
-    """Trains each setup for memory and then for time, and holds it against the prediction."""
     setups = _setups(effort)
     rows = []
     for number, (setup, is_timed) in enumerate(setups):

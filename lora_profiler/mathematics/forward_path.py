@@ -131,7 +131,6 @@ def _model_seconds(model: Any, wrapped: Any, ids: torch.Tensor, calls: int) -> M
 
 
 def _flops(module: nn.Module, x: torch.Tensor) -> int:
-    """FLOPs of one forward pass, as torch counts them."""
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)

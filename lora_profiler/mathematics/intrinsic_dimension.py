@@ -149,7 +149,6 @@ def spectrum(matrix: torch.Tensor) -> Spectrum:
 
 
 def layer_rows(spectra: Mapping[str, Spectrum]) -> tuple[LayerSummary, ...]:
-    """One row for each layer."""
     return tuple(
         LayerSummary(
             name=name,
@@ -253,7 +252,6 @@ class FullTuning:
 
     @property
     def update(self) -> Weights:
-        """What training added to each linear layer's weight."""
         return {
             name: self._weight(self._tuned, name) - weight for name, weight in self.base.items()
         }
@@ -263,14 +261,12 @@ class FullTuning:
         return weight.T if self._transposed[name] else weight
 
     def changed_share(self) -> float:
-        """Share of the numbers in all linear layers that training changed."""
         changed, total = 0, 0
         for update in self.update.values():
             changed, total = changed + int((update != 0).sum()), total + update.numel()
         return changed / total
 
     def spectra(self, on_layer: Callable[[int], None]) -> dict[str, Spectrum]:
-        """Of each layer's update."""
         spectra = {}
         for number, (name, update) in enumerate(self.update.items()):
             on_layer(number)

@@ -227,7 +227,6 @@ def _merged_nf4(layer: Any, call: Call, original: torch.Tensor) -> _MergedNf4:
 
 
 def linear_weights(model: Any) -> dict[str, torch.Tensor]:
-    """The weight of every linear layer (d x k, float64), by name."""
     from transformers.pytorch_utils import Conv1D
 
     layers = {

@@ -163,7 +163,6 @@ def _square_norm(layer: Any) -> float:
 
 
 def update_norm(state: Mapping[str, Factors]) -> float:
-    """The Frobenius norm of scaling B A over all layers."""
     return math.sqrt(sum(_square(f.scaling * f.b, f.a) for f in state.values()))
 
 

@@ -211,7 +211,6 @@ LEARNING_RATE = 3e-3
 def train_small(
     folder: Path, *, seed: int, steps: int, tell: Tell, config: dict[str, Any] = CONFIG
 ) -> list[float]:
-    """Trains it and saves it into `folder` with its tokenizer; the loss of each step."""
     import torch
 
     spec = model_from_config(config, id="small-llama", source="trained on the spot")

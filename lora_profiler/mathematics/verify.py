@@ -31,7 +31,6 @@ _BYTES_A_PARAMETER = {True: 32, False: 16}
 def verify(
     subject: Subject, claims: Sequence[Claim], effort: Effort, seed: int, watch: Watch
 ) -> list[Checked]:
-    """What each claim's check found, in the order of `claims`."""
     done = []
     for claim in claims:
         tell = watch.begin(claim)

@@ -47,7 +47,6 @@ class Rows:
         self.size = 1
 
     def section(self, title: str, sizes: Iterable[int] = ()) -> None:
-        """A heading, with the unit where there are sizes."""
         if known := list(sizes):
             unit, self.size = byte_unit(max(known))
             title = f"{title}, {unit}"
@@ -57,7 +56,6 @@ class Rows:
         self.rows.append(Row(cells=cells, kind=kind, indent=indent))
 
     def text(self, size: int) -> str:
-        """A size in the unit of the section."""
         return in_unit(size, self.size)
 
     def table(self, *columns: str, title: str = "", left: int = 1) -> Table:
@@ -131,7 +129,6 @@ def with_words_last(table: Table) -> Table:
 
 
 def without_columns(table: Table, labels: Collection[str]) -> Table:
-    """The table without the columns that are called so."""
     return _picked(table, [n for n, label in enumerate(table.columns) if label not in labels])
 
 
@@ -223,7 +220,6 @@ class Bars:
         return short_in_unit(size, self.unit[1])
 
     def seen_parts(self, row: Bar) -> dict[str, int]:
-        """Those that are large enough to be seen."""
         return {name: size for name, size in row.parts.items() if size >= _SEEN * row.peak_bytes}
 
 

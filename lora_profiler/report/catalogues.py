@@ -93,7 +93,6 @@ def gpu_records(gpus: Sequence[Gpu]) -> list[dict[str, Any]]:
 
 
 def csv_records(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records with lists as text, for a flat file."""
     return [{name: cell(value) for name, value in record.items()} for record in records]
 
 

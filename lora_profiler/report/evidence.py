@@ -125,12 +125,10 @@ def graded_memory() -> list[MeasuredMemory]:
 
 
 def unseen_steps() -> list[MeasuredStep]:
-    """Steps that were predicted by constants of all models but their own."""
     return [row for row in measured_steps() if row.left_out == "model"]
 
 
 def errors_table() -> Table:
-    """Errors of public rows: memory by tier, steps by what was left out of the fit."""
 
     def add(label: str, rows: Iterable[MeasuredMemory | MeasuredStep]) -> None:
         e = errors_of(rows)
@@ -149,7 +147,6 @@ def errors_table() -> Table:
 
 
 def sources_table() -> Table:
-    """By source: rows, errors, and peaks within what the other sources' errors give."""
     shares = interval().by_source
     rows = Rows()
     for kind, found in (("memory", graded_memory()), ("time of a step", measured_steps())):
@@ -220,7 +217,6 @@ def _whose(row: MeasuredMemory) -> str:
 
 
 def left_out_lines(kind: Kind) -> list[str]:
-    """Rows that no question of the package says."""
     return [
         f"{each.reason}: {count_text(each.rows)} rows, {each.example} for one"
         for each in unexpressed(kind)
@@ -297,7 +293,6 @@ def worst_table() -> Table:
 
 
 def worst_lines() -> list[str]:
-    """What is known of those that others measured."""
     memory = measured_memory()
     named = [
         *_worst(row for row in memory if row.is_graded),
@@ -334,7 +329,6 @@ def _worst(rows: Iterable[_Row]) -> list[_Row]:
 
 
 def own_points(rows: Sequence[OwnRow]) -> "list[ScatterPoint]":
-    """For a figure of predicted against counted."""
     from lora_profiler.report.charts.dots import ScatterPoint
 
     return [

@@ -47,7 +47,6 @@ class Run:
 
     @property
     def tokens(self) -> int:
-        """Of one epoch, without padding."""
         return self.rows * self.mean_length
 
 

@@ -143,7 +143,6 @@ def colour(of: Colour, theme: Theme = "light") -> str:
 
 
 def all_colours() -> tuple[Colour, ...]:
-    """Every colour that a figure may use."""
     named = (PAPER, PANEL, INK, FAINT_INK, LINE, ACCENT, WARNING, *VERDICT_COLOURS.values())
     paints = (*CATEGORY_PAINTS.values(), REST_PAINT, SAVED_PAINT)
     marks = (*METHOD_MARKS.values(), *COUNTER_MARKS.values(), *SERIES_MARKS)

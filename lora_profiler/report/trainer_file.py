@@ -101,7 +101,6 @@ def counts_text(file: TrainerFile) -> str:
 
 
 def command_words(file: TrainerFile) -> list[str]:
-    """The command that asks the same, without what is asked for."""
     words = ["lora-profile", file.model or "MODEL", "--trainer", file.stack]
     if file.revision is not None:
         words += ["--revision", file.revision]
@@ -126,7 +125,6 @@ def option_words(options: Mapping[str, Any]) -> list[str]:
 
 
 def trainer_file_payload(file: TrainerFile) -> dict[str, Any]:
-    """The document of `lora-profile read --format json`."""
     given = {name: "" for name in file.asks}
     return {
         "file": file.name,

@@ -262,7 +262,6 @@ def short_lines(answers: Sequence[Answer]) -> list[str]:
 
 
 def epoch_table(answers: Sequence[Answer]) -> Table:
-    """Peaks of the worst and the median batch, and how long an epoch takes, a column a method."""
     epochs = [answer.over_data for answer in answers if answer.over_data is not None]
     worst, median = [epoch.worst for epoch in epochs], [epoch.median for epoch in epochs]
     rows = MethodRows(answers)

@@ -74,7 +74,6 @@ def _steady(prediction: Prediction) -> dict[MomentName, Moment]:
 
 
 def moments_table(prediction: Prediction) -> Table:
-    """Moments by category, all in one unit: each row sums to its moment's total."""
     rows = [
         ((labels.MOMENT_LABELS[name],), moment.bytes, name == prediction.peak.moment)
         for name, moment in _steady(prediction).items()

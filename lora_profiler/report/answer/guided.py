@@ -10,11 +10,12 @@ from lora_profiler.option import flag
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.guided import Change, Foreseen, Guided, Line
 from lora_profiler.prediction import Prediction
-from lora_profiler.report.answer.bars import bar_parts, limit_of
 from lora_profiler.report.answer.verdicts import (
     a_gpu,
+    bar_parts,
     best_first,
     joined,
+    limit_of,
     method_name,
     sign_of,
     size_text,
@@ -150,7 +151,6 @@ def lines_table(guided: Guided) -> Table:
 
 
 def _of(place: int, text: Callable[[Line], str]) -> Callable[[Lines], str]:
-    """The text of a row's line at `place`."""
     return lambda row: text(row[place])
 
 

@@ -29,7 +29,6 @@ class LayerGroup:
 
     @property
     def costs(self) -> tuple[LayerCost, ...]:
-        """The cost of one of them under each method."""
         return self.layers[0]
 
 
@@ -132,7 +131,6 @@ def _parameter_row(
 
 
 def cost_table(prediction: Prediction) -> Table:
-    """Bytes and FLOPs of each distinct layer under one method, and what belongs to no layer."""
     groups = group_layers([prediction.layers])
     rows = [_cost_row(g.name, g.count, _values(g.costs[0])) for g in groups]
     sums = list(map(sum, zip(*map(_values, prediction.layers), strict=True)))

@@ -52,7 +52,6 @@ class ModelParts:
 
     @property
     def notes(self) -> list[Paragraph]:
-        """What stands below the tables."""
         notes = (self.peaks, self.time_notes, self.exactness, self.peak_interval)
         return [paragraph(*lines) for lines in notes if lines]
 
@@ -65,7 +64,6 @@ def model_blocks(answers: Sequence[Answer], engine: str = "auto") -> list[Block]
 
 
 def model_parts(answers: Sequence[Answer], engine: str = "auto") -> ModelParts:
-    """What `model_blocks` puts in a row, by name."""
     predictions = [answer.prediction for answer in answers]
     times = communication = None
     time_notes: list[str] = []
@@ -179,7 +177,6 @@ def _peak_lines(answers: Sequence[Answer], engine: str) -> list[str]:
 
 
 def excess_line(excess: ActivationExcess) -> str:
-    """One line on why LoRA keeps more for backward than full fine-tuning."""
     lora, full = bytes_text(excess.lora_bytes), bytes_text(excess.full_bytes)
     text = f"LoRA keeps more for backward than full ({lora} against {full})"
     if excess.causes:

@@ -10,10 +10,11 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import common_assumptions
 from lora_profiler.planning.fit import Fit
 from lora_profiler.prediction import Prediction
-from lora_profiler.report.answer.bars import bar_parts, limit_of
 from lora_profiler.report.answer.verdicts import (
     advice_blocks,
+    bar_parts,
     joined,
+    limit_of,
     method_name,
     needs_block,
     sign_of,
@@ -131,7 +132,6 @@ def short_blocks(
 
 
 def is_short(blocks: Sequence[Block]) -> bool:
-    """Whether they fit one screen."""
     from lora_profiler.report.terminal import plain
 
     return plain(blocks, WIDTH).count("\n") <= MOST_LINES
@@ -301,7 +301,6 @@ def _assumed(
 
 
 def generates(setup: TrainSetup) -> bool:
-    """Whether a step generates completions before it trains on them."""
     return bool(setup.completions_at_once) or setup.loop_state in GRPO
 
 
@@ -364,7 +363,6 @@ def missing_words(answer: Answer) -> str:
 
 
 def has_gaps(answer: Answer) -> bool:
-    """Whether the trainer's loop holds what is not priced."""
     return bool(_gaps(answer))
 
 

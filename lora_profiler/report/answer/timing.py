@@ -34,7 +34,6 @@ _LEAST_SHARE = 0.01
 
 
 def device_name(answers: Sequence[Answer]) -> str:
-    """What was timed."""
     gpu = answers[0].gpu
     return gpu.name if gpu else THIS_MACHINE
 

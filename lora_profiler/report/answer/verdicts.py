@@ -3,17 +3,18 @@ how much it needs, and one thing to do."""
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
+from lora_profiler.catalog import Gpu
 from lora_profiler.planning.answers import Answer
+from lora_profiler.prediction import Category, Prediction
 from lora_profiler.report.blocks import Paragraph, Sign, Verdict, advice
 from lora_profiler.report.labels import way_label
 from lora_profiler.units import byte_unit, count_text, short_in_unit
 
 if TYPE_CHECKING:
-    from lora_profiler.catalog import Gpu
     from lora_profiler.planning.advise import Remedy
     from lora_profiler.planning.fit import Fit
     from lora_profiler.planning.over_data import LongSamples
@@ -262,3 +263,62 @@ def what_changes(remedy: "Remedy", step: "TimedStep | None") -> str:
     names = [re.sub(r"^an? | \(.*\)$", "", name) for name in remedy.names]
     kept = [] if remedy.learns_the_same else names
     return ", ".join(filter(None, (*kept, speed_words(remedy, step)))) or "same training"
+
+
+# --- what a bar is made of ------------------------------------------------------------------------
+
+
+PARTS: Final[dict[str, tuple[Category, ...]]] = {
+    "weights": ("parameters", "quantization_state"),
+    "gradients": ("gradients",),
+    "optimizer": ("optimizer_states",),
+    "activations": ("activations",),
+    "logits": ("logits_and_loss",),
+    "temporary": ("temporaries", "workspace"),
+    "rest": ("adapters", "buffers", "inputs", "communication"),
+}
+"""A part of a bar: what it stands for."""
+_SMALL = 0.02
+"""Parts of less than this of the peak are drawn with the rest."""
+
+
+def bar_parts(prediction: Prediction) -> dict[str, int]:
+    """Bytes at the peak by part, in the order of `PARTS`; small ones are in the rest."""
+    held = prediction.peak.bytes
+    sizes = {name: sum(held.get(c, 0) for c in of) for name, of in PARTS.items()}
+    least = _SMALL * sum(sizes.values())
+    parts = {name: size for name, size in sizes.items() if name != "rest" and size >= least}
+    rest = sum(sizes.values()) - sum(parts.values())
+    return {**parts, **({"rest": rest} if rest else {})}
+
+
+def limit_of(gpu: "Gpu") -> tuple[int, str]:
+    usable = gpu.usable_bytes or 0
+    return usable, f"{gpu_name(gpu)}, {size_text(usable)}"
+
+
+# --- the shortest names of GPUs -------------------------------------------------------------------
+
+
+_EXTRAS = (
+    re.compile(r" (Edition|Generation|\(per GPU\))|^(Tesla|Instinct|Radeon) "),
+    re.compile(r" (\(?\d+ ?GB\)?|HBM\w*)"),
+    re.compile(r" (SXM\d?|PCIe|NVL|Blackwell|Workstation|Server)"),
+)
+"""What a name is left without, one after the other, while it tells the GPU from the others."""
+
+
+def short_gpu_names(gpus: Iterable[Gpu]) -> dict[str, str]:
+    names = {gpu.key: _names(gpu) for gpu in gpus}
+    for level in (3, 2, 1):
+        short = {key: of_gpu[level] for key, of_gpu in names.items()}
+        if len(set(short.values())) == len(short):
+            return short
+    return {key: of_gpu[0] for key, of_gpu in names.items()}
+
+
+def _names(gpu: Gpu) -> list[str]:
+    names = [gpu_name(gpu)]
+    for extra in _EXTRAS:
+        names.append(extra.sub("", names[-1]))
+    return names

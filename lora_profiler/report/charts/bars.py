@@ -1,13 +1,16 @@
 """Bars: memory by category, the time of a step by what it is spent on, tokens a second, and what
 would lower a peak."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, TypeVar, get_args
 
+from lora_profiler.comparison.errors import PHASE_GROUPS
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.memory_savings import Lever
-from lora_profiler.prediction import CATEGORIES, Category
+from lora_profiler.prediction import CATEGORIES, Category, CurvePoint
+from lora_profiler.records.record import PhaseSample
 from lora_profiler.report import palette
 from lora_profiler.report.charts import plot
 from lora_profiler.report.charts.plot import Figure, Limit
@@ -18,9 +21,10 @@ from lora_profiler.report.labels import (
     interval_text,
     method_label,
 )
+from lora_profiler.report.measured.run_labels import COUNTER_LABELS, PHASE_CURVE, PHASE_LABELS
 from lora_profiler.report.palette import Paint
 from lora_profiler.steptime import PARTS, Part
-from lora_profiler.units import bytes_text, percent_text, rate_text, seconds_text
+from lora_profiler.units import bytes_text, error_text, percent_text, rate_text, seconds_text
 from lora_profiler.workload import Method
 
 B = TypeVar("B")
@@ -118,7 +122,6 @@ class TimeBar:
 
 
 def time_bars_of(answers: Sequence[Answer]) -> list[TimeBar]:
-    """A bar for each method whose time is known."""
     known = [(method_label(a.prediction), a.step.time) for a in answers if a.step]
     return [TimeBar(label=n, seconds=t.parts, low=t.low, high=t.high) for n, t in known]
 
@@ -252,4 +255,287 @@ def lever_bars(levers: Sequence[Lever]) -> Figure:
         x=axis,
         y=plot.rows(names, positions),
         barmode="stack",
+    )
+
+
+# --- curves of memory over a step -----------------------------------------------------------------
+
+
+HEIGHT_PX = 320
+Band = tuple[str, float, float]
+"""(a part of the step, where it begins, where it ends) along the axis."""
+_LETTER = 0.014
+"""Width of a letter as a share of the figure's, at its narrowest: what decides which phases have
+room for their name."""
+
+
+def memory_curve(points: Sequence[CurvePoint], *, limit: Limit | None = None) -> Figure:
+    """Areas from the first to the last of `points`, which are in order of time and not of equal
+    lengths of it. Empty without any.
+
+    Phases are shaded in turn and named; the largest point is marked with its bytes and what ran.
+    """
+    totals = [point.total_bytes for point in points]
+    limit = plot.in_sight(limit, totals)
+    axis, size = plot.bytes_axis(plot.largest_of(totals, limit), room=1.3)
+    bands = _bands(PHASE_CURVE[point.phase] for point in points)
+    places = [float(at) for at in range(len(points))]
+    shapes, notes = plot.limit_line(limit, size)
+    words = [*names(bands), *([peak(points, places, size)] if points else [])]
+    return plot.figure(
+        [*areas(points, places, size), outline(points, places, size)],
+        height=HEIGHT_PX,
+        x=plot.axis(
+            "one step, in order", range=[-0.5, max(len(points), 1) - 0.5], showticklabels=False
+        ),
+        y=axis,
+        shapes=[*shades(bands), *shapes],
+        annotations=[*words, *notes],
+    )
+
+
+def _bands(names: Iterable[str]) -> list[Band]:
+    bands: list[Band] = []
+    at = 0
+    for name, members in groupby(names):
+        count = len(list(members))
+        bands.append((name, at - 0.5, at + count - 0.5))
+        at += count
+    return bands
+
+
+def shades(bands: Sequence[Band], *, edge_px: int = 1) -> list[dict[str, Any]]:
+    """Bands in turn light and shaded, behind everything."""
+    shapes = []
+    for number, (_, first, after) in enumerate(bands):
+        look = {"type": "rect", "fillcolor": (palette.PANEL if number % 2 else palette.PAPER).light}
+        shapes.append(
+            plot.below(
+                plot.upright(0, palette.LINE, width=edge_px) | look | {"x0": first, "x1": after}
+            )
+        )
+    return shapes
+
+
+def names(bands: Sequence[Band], letter: float = _LETTER) -> Iterator[dict[str, Any]]:
+    """The names of parts over their bands; a name that would run into the one before hangs in a
+    second line, or is left out. `letter` is the width of a letter as a share of the figure's."""
+    if not bands:
+        return
+    first_x, last_x = bands[0][1], bands[-1][2]
+    count = last_x - first_x
+    free = [first_x, first_x]
+    for name, first, after in bands:
+        half = count * letter * len(name) / 2
+        middle = max(first_x + half, min((first + after) / 2, last_x - half))
+        line = next((number for number, begin in enumerate(free) if middle - half >= begin), None)
+        if line is not None:
+            free[line] = middle + half + count * letter
+            yield plot.note(name, x=middle, y=1 - 0.06 * line, yref="paper", yanchor="top")
+
+
+def areas(
+    points: Sequence[CurvePoint], places: Sequence[float], size: int
+) -> Iterator[dict[str, Any]]:
+    """An area for each category, stacked; `places` are the points', `size` the unit's bytes."""
+    for category in CATEGORIES:
+        sizes = [max(point.bytes.get(category, 0), 0) / size for point in points]
+        if not any(sizes):
+            continue
+        paint = palette.CATEGORY_PAINTS[category]
+        yield plot.scatter(
+            CATEGORY_LABELS[category],
+            places,
+            sizes,
+            mode="lines",
+            stackgroup="memory",
+            fillcolor=paint.colour.light,
+            line={"width": 0.5, "color": palette.PAPER.light},
+            **({"fillpattern": plot.hatch(paint)} if paint.hatch else {}),
+        )
+
+
+def outline(points: Sequence[CurvePoint], places: Sequence[float], size: int) -> dict[str, Any]:
+    """The sum of the areas, which also answers when pointed at."""
+    return plot.scatter(
+        "",
+        places,
+        [point.total_bytes / size for point in points],
+        map(_hover, points),
+        mode="lines" if len(points) > 40 else "lines+markers",
+        line={"color": palette.INK.light, "width": 1.2},
+        marker={"color": palette.INK.light, "size": 5},
+    )
+
+
+def _hover(point: CurvePoint) -> str:
+    parts = [
+        f"{CATEGORY_LABELS[c]} {bytes_text(point.bytes[c])}"
+        for c in reversed(CATEGORIES)
+        if point.bytes.get(c)
+    ]
+    where = PHASE_CURVE[point.phase] + (f", {plot.label(point.module)}" if point.module else "")
+    return plot.lines(where, f"<b>{bytes_text(point.total_bytes)}</b>", *parts)
+
+
+def peak(points: Sequence[CurvePoint], places: Sequence[float], size: int) -> dict[str, Any]:
+    """The largest point, with its bytes and what ran."""
+    at = max(range(len(points)), key=lambda i: points[i].total_bytes)
+    point, share = points[at], places[at] / max(places[-1], 1)
+    where = f", {plot.label(point.module, 36)}" if point.module else f", {PHASE_CURVE[point.phase]}"
+    anchor = "left" if share < 0.25 else "right" if share > 0.75 else "center"
+    return plot.note(
+        f"peak {bytes_text(point.total_bytes)}{where}",
+        x=places[at],
+        y=point.total_bytes / size,
+        showarrow=True,
+        arrowcolor=palette.INK.light,
+        ax=0,
+        ay=-22,
+        xanchor=anchor,
+        bgcolor=palette.PAPER.light,
+        font={"size": palette.BODY_PX, "color": palette.INK.light},
+    )
+
+
+_PHONE_LETTER = 0.024
+"""Width of a letter of a part's name as a share of the figure's, on a phone."""
+_NARROWEST = 0.25
+"""Of the axis: a part of a step with few points is no narrower, so that its peaks are seen, and
+their errors have room on a phone."""
+
+
+def measured_curve(
+    points: Sequence[CurvePoint],
+    predicted: Mapping[str, int],
+    peaks: Mapping[str, int],
+    *,
+    word: str = "measured",
+) -> Figure:
+    """The predicted `points` of one steady step, in order, and the peak that was read in each part
+    of it beside what was `predicted`, in bytes by the groups of `comparison.errors.PHASE_GROUPS`.
+
+    A part that nothing was read of has no line. `word` is "measured", or "rehearsed" where no card
+    was there.
+    """
+    of = {phase: group for group, (phases, _) in PHASE_GROUPS.items() for phase in phases}
+    shown = [point for point in points if point.phase in of]
+    groups = [of[point.phase] for point in shown]
+    widths = {g: max(groups.count(g) / len(groups), _NARROWEST) for g in dict.fromkeys(groups)}
+    bands: list[tuple[str, float, float]] = []
+    places: list[float] = []
+    at = 0.0
+    for group, width in widths.items():
+        bands.append((group, at, at + width))
+        count = groups.count(group)
+        places += [at + width * (n + 0.5) / count for n in range(count)]
+        at += width
+    largest = max([*(point.total_bytes for point in shown), *peaks.values()], default=0)
+    axis, size = plot.bytes_axis(largest, room=1.3)
+    labelled = [(PHASE_LABELS[group], first, after) for group, first, after in bands]
+    return plot.figure(
+        [
+            *areas(shown, places, size),
+            outline(shown, places, size)
+            | {"name": "predicted", "showlegend": True, "mode": "lines"},
+            *_read(bands, peaks, predicted, size, word),
+        ],
+        height=HEIGHT_PX,
+        x=plot.axis("one step, in order", range=[0, max(at, 1.0)], showticklabels=False),
+        y=axis,
+        shapes=shades(labelled),
+        annotations=list(names(labelled, letter=_PHONE_LETTER)),
+    )
+
+
+def _read(
+    bands: Sequence[tuple[str, float, float]],
+    peaks: Mapping[str, int],
+    predicted: Mapping[str, int],
+    size: int,
+    word: str,
+) -> Iterator[dict[str, Any]]:
+    """A line over each part, and in its middle a mark with the prediction's error."""
+    known = [band for band in bands if band[0] in peaks]
+    heights = [peaks[group] / size for group, *_ in known]
+    ends = [end for _, first, after in known for end in (first, after, None)]
+    tops = [end for height in heights for end in (height, height, None)]
+    yield plot.scatter(
+        "", ends, tops, mode="lines", line={"color": palette.INK.light, "width": 2.5}
+    )
+    edge = {"width": 2, "color": palette.INK.light}
+    errors, hover = [], []
+    for group, *_ in known:
+        read, told = peaks[group], predicted.get(group)
+        errors.append(error_text((told - read) / read) if read and told is not None else "")
+        other = "" if told is None else f"predicted {bytes_text(told)}"
+        hover.append(plot.lines(PHASE_LABELS[group], f"{word} {bytes_text(read)}", other))
+    yield plot.scatter(
+        f"{word} peak",
+        [(first + after) / 2 for _, first, after in known],
+        heights,
+        hover,
+        mode="markers+text",
+        text=errors,
+        textposition="top center",
+        textfont={"size": palette.BODY_PX, "color": palette.INK.light},
+        marker={"color": palette.PAPER.light, "symbol": "diamond", "size": 10, "line": edge},
+    )
+
+
+_SAMPLES_PX = 260
+
+
+def phase_samples(samples: Sequence[PhaseSample], limit: Limit | None = None) -> Figure:
+    """A record's `measurement.phases` in their order: peak within each phase and bytes at its end,
+    as far as they were read.
+
+    Requested, and where there is such an allocator, allocated and reserved. Steps are shaded in
+    turn and named; a line lies across at `limit`.
+    """
+    read = {name: [getattr(sample, name) for sample in samples] for name in COUNTER_LABELS}
+    read = {name: sizes for name, sizes in read.items() if any(size is not None for size in sizes)}
+    known = [s for sizes in read.values() for s in sizes if s is not None]
+    axis, size = plot.bytes_axis(plot.largest_of(known, limit))
+    bands = _bands([f"step {sample.step}" for sample in samples])
+    notes = [
+        plot.note(name, x=(first + after) / 2, y=1, yref="paper", yanchor="top")
+        for name, first, after in bands
+        if after - first > 1
+    ]
+    lines_across, words = plot.limit_line(limit, size)
+    return plot.figure(
+        [_line(name, sizes, samples, size) for name, sizes in read.items()],
+        height=_SAMPLES_PX,
+        x={
+            **plot.ticks_at(range(len(samples)), [PHASE_CURVE[s.phase] for s in samples]),
+            "tickangle": -45,
+            "range": [-0.5, max(len(samples), 1) - 0.5],
+        },
+        y=axis,
+        shapes=[*shades(bands, edge_px=0), *lines_across],
+        annotations=[*notes, *words],
+    )
+
+
+def _line(
+    name: str, sizes: Sequence[int | None], samples: Sequence[PhaseSample], size: int
+) -> dict[str, Any]:
+    mark = palette.COUNTER_MARKS[name]
+    dash = "solid" if name.endswith("peak_bytes") else "dot"
+    hover = [
+        plot.lines(
+            f"step {sample.step}, {PHASE_CURVE[sample.phase]}",
+            f"{COUNTER_LABELS[name]}: {'not read' if s is None else bytes_text(s)}",
+        )
+        for sample, s in zip(samples, sizes, strict=True)
+    ]
+    return plot.scatter(
+        COUNTER_LABELS[name],
+        range(len(samples)),
+        [None if s is None else s / size for s in sizes],
+        hover,
+        mode="lines+markers",
+        line={"color": mark.colour.light, "width": 1.5, "dash": dash},
+        marker=plot.marker(mark, 7),
     )

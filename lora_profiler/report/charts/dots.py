@@ -113,7 +113,6 @@ def _by_method(
 
 
 def _named(names: Sequence[str], places: Mapping[int, str], shown: Sequence[int]) -> dict[str, Any]:
-    """Of `shown` those whose name has a place."""
     return {
         "text": [plot.label(names[n]) if n in places else "" for n in shown],
         "textposition": [places.get(n, "top right") for n in shown],
@@ -254,7 +253,6 @@ def plan_front(points: Sequence[FrontPoint], currency: str) -> Figure:
 
 
 def _span(numbers: Sequence[float]) -> tuple[float, float]:
-    """The ends of an axis around numbers above 0."""
     return min(numbers, default=1.0) / _AROUND, max(numbers, default=1.0) * _AROUND
 
 

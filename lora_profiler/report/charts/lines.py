@@ -105,7 +105,6 @@ def _series(chart: Chart, series: Series, mark: Mark) -> dict[str, Any]:
 
 
 def _ticks(series: Sequence[Series]) -> dict[str, Any]:
-    """A tick at every x where they are few."""
     places = sorted({x for line in series for x in line.x})
     if len(places) > _MOST_TICKS:
         return {"tickformat": "~g", "nticks": 6}

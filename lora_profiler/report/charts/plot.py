@@ -73,7 +73,6 @@ def note(text: str, *, x: float, y: float, **changes: Any) -> dict[str, Any]:
 
 
 def head(text: str, *, y: float) -> dict[str, Any]:
-    """The heading of a group of rows, at their left end."""
     font = {"size": palette.HEAD_PX, "color": palette.INK.light}
     return note(text, x=0, y=y, xref="paper", xanchor="left", yanchor="middle", font=font)
 
@@ -207,7 +206,6 @@ def level_bars(
 
 
 def told(hover: Iterable[str] | None) -> dict[str, Any]:
-    """What a trace says when pointed at."""
     if hover is None:
         return {"hoverinfo": "skip"}
     return {"hovertext": list(hover), "hoverinfo": "text"}
@@ -224,19 +222,16 @@ def at_the_end(
 
 
 def upright(at: float, colour: Colour, **look: Any) -> dict[str, Any]:
-    """A line from bottom to top."""
     ends = {"x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper"}
     return {"type": "line", **ends, "line": {"color": colour.light, "width": 1, **look}}
 
 
 def across(at: float, colour: Colour, **look: Any) -> dict[str, Any]:
-    """A line from left to right."""
     ends = {"y0": at, "y1": at, "x0": 0, "x1": 1, "xref": "paper"}
     return {"type": "line", **ends, "line": {"color": colour.light, "width": 1, **look}}
 
 
 def below(shape: Mapping[str, Any]) -> dict[str, Any]:
-    """The same behind everything."""
     return {**shape, "layer": "below"}
 
 
@@ -324,12 +319,10 @@ def in_sight(limit: Limit | None, totals: Sequence[int]) -> Limit | None:
 
 
 def largest_of(totals: Sequence[int], limit: Limit | None) -> int:
-    """The largest number of bytes that a figure shows."""
     return max([*totals, limit.bytes if limit else 0], default=0)
 
 
 def ticks(low: float, high: float, text: Callable[[float], str]) -> dict[str, Any]:
-    """At round numbers from `low` to `high`, which is more."""
     places = round_places(low, high, _MOST_ROUND_TICKS)
     return ticks_at(places, map(text, places))
 

@@ -216,7 +216,6 @@ class Checked:
 
     @property
     def is_broken(self) -> bool:
-        """Whether what must hold exactly does not."""
         return self.claim.must_hold and self.evidence.verdict == "fails"
 
 

@@ -72,7 +72,6 @@ class CostRow:
 
     @property
     def adapter_dtype(self) -> str:
-        """That of what is trained."""
         return str(self.setup["adapter_dtype"] or self.dtype)
 
     @property

@@ -139,7 +139,6 @@ def verify_payload(
 
 
 def _plain(value: Any) -> Any:
-    """`value` in JSON's own types."""
     if is_dataclass(value):
         values = [(field, getattr(value, field.name)) for field in fields(value)]
         own = [(f.name, item) for f, item in values if item is not None or f.default is not None]

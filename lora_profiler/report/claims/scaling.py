@@ -126,7 +126,6 @@ def rate_gains(key: str, rank: int, runs: Sequence[Run]) -> RateGains:
 
 
 def _gain_of(run: Run) -> float:
-    """Minus infinity where it diverged."""
     return -math.inf if run.gain is None else run.gain
 
 

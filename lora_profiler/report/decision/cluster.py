@@ -15,9 +15,9 @@ from lora_profiler.planning.placement import (
 )
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.answer.predictions import assumption_lines
+from lora_profiler.report.answer.verdicts import short_gpu_names
 from lora_profiler.report.blocks import Block, Sign, Table, Verdict, advice, dim, table
-from lora_profiler.report.decision.planned_run import sharding_name
-from lora_profiler.report.gpu_names import short_gpu_names
+from lora_profiler.report.decision.plan import sharding_name
 from lora_profiler.report.json import picked
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.setup_words import (
@@ -175,7 +175,6 @@ def cluster_payload(
     network: Network | None,
     trainer: Trainer | None = None,
 ) -> dict[str, Any]:
-    """The plan in JSON's own types; bytes are integers, what is not known is null."""
     return {
         "schema_version": "1.0",
         "model": {"id": model.id, "num_parameters": model.num_parameters},

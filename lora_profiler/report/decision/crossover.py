@@ -70,7 +70,6 @@ _TIMES = "Times are estimates: intervals that overlap may turn the order."
 
 
 def sentences(found: Crossover) -> list[str]:
-    """The verdicts as running text."""
     return [f"{verdict.words}{verdict.rest}" for verdict in verdicts(found)]
 
 
@@ -162,7 +161,6 @@ def _ranks(found: Crossover, batches: Sequence[int]) -> Table:
 def _table(
     found: Crossover, title: str, cell: Callable[[Point], str], batches: Sequence[int]
 ) -> Table:
-    """Rows are batches, columns lengths."""
     lengths = sorted({point.seq_len for point in found.points})
     at = {(point.batch_size, point.seq_len): point for point in found.points}
     rows = [

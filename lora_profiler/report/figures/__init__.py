@@ -25,7 +25,6 @@ def _file(name: str) -> bytes:
 
 @cache
 def plotly_script() -> str:
-    """plotly.js."""
     return gzip.decompress(_file("plotly-basic.min.js.gz")).decode("utf-8")
 
 
@@ -37,7 +36,6 @@ def packed_plotly() -> str:
 
 @cache
 def drawing_script() -> str:
-    """`lpFigures`, which draws with plotly.js."""
     return _file("draw.js").decode("utf-8")
 
 

@@ -236,7 +236,6 @@ def change_records(pairs: Pairs, found: Sequence[Change]) -> list[dict[str, Any]
 
 
 def _ranks(record: Record) -> RanksJson:
-    """What each rank held and how high it went."""
     m = record.measurement
     peaks = [r.peak_requested_bytes for r in m.ranks]
     return {

@@ -186,7 +186,6 @@ def difference_blocks(found: Differences, metrics: Sequence[str]) -> list[Block]
 def difference_table(
     found: Iterable[Difference], before: str = "before", after: str = "after"
 ) -> Table:
-    """A row each, under what the two are called."""
     columns = (
         ("prediction", lambda each: each.prediction),
         ("", lambda each: _NUMBERS[each.name][0] if each.name in _NUMBERS else each.name),

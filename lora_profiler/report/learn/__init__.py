@@ -30,7 +30,6 @@ class LoraLayer:
 
     @property
     def full(self) -> int:
-        """Numbers of the full update."""
         return self.d * self.k
 
     @property
@@ -43,12 +42,10 @@ class LoraLayer:
 
     @property
     def lora(self) -> int:
-        """Numbers of A and B."""
         return self.a + self.b
 
     @property
     def share(self) -> float:
-        """What LoRA trains, of the full update."""
         return self.lora / self.full
 
     @property
@@ -63,7 +60,6 @@ class LoraLayer:
 
 
 def gradient_bytes(numbers: int) -> int:
-    """Bytes of their gradients, in float32."""
     return GRADIENT_BYTES * numbers
 
 
@@ -100,7 +96,6 @@ def counts_chart(layer: LoraLayer) -> Chart:
 
 
 def counts_words(layer: LoraLayer) -> tuple[str, ...]:
-    """What the numbers of the layer say."""
     fewer = 1 - layer.share
     instead = f"{count_text(layer.lora)} numbers train instead of {count_text(layer.full)}"
     how = f"{percent_text(fewer)} fewer" if fewer > 0 else "as many"
@@ -151,7 +146,6 @@ def _colours(theme: Theme) -> str:
 
 
 def flow_words(layer: LoraLayer) -> str:
-    """What is to be seen, for who does not see it."""
     return Template(
         "Two paths from x to h. On the left x, $k numbers a token, goes through the frozen W of"
         " $w. On the right it goes through A of $a, which makes $r numbers of it. Then B of $b"
@@ -201,7 +195,6 @@ def matrices(layer: LoraLayer, theme: Theme | None = None) -> str:
 
 
 def matrices_words(layer: LoraLayer) -> str:
-    """What is to be seen, for who does not see it."""
     return (
         f"Three rectangles to one scale. The full update has {count_text(layer.d)} rows and"
         f" {count_text(layer.k)} columns, {count_text(layer.full)} numbers. B has"

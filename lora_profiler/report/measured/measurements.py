@@ -94,14 +94,12 @@ NOTHING = "-"
 
 
 def record_blocks(found: Result) -> list[Block]:
-    """Everything about one record under its name."""
     label, status = method_label(found.prediction), run_labels.status_label(found.record)
     name = heading(f"{found.record.workload.model.id}, {label}: {status}")
     return [name, *record_details(found)]
 
 
 def record_details(found: Result) -> list[Block]:
-    """The same without the name."""
     record, prediction, speed = found.record, found.prediction, found.speed
     setup, expected = record.workload.setup, prediction.attention_kernel
     kernel = record.measurement.attention_kernel or expected
@@ -188,7 +186,6 @@ def _conditions_line(record: Record) -> str:
 
 
 def _failure_lines(record: Record, prediction: Prediction) -> list[str]:
-    """What happened, where, what was known by then, and what to try."""
     failure = record.measurement.failure
     lines = []
     if failure:

@@ -82,7 +82,6 @@ def shown_runs(
 
 
 def row_distinctions(rows: Sequence[CaseRow]) -> list[str]:
-    """What sets each row apart: settings in which they differ, and the number of a repeated run."""
     cases = [row.planned.case for row in rows]
     repeated = len({case.repeat for case in cases}) > 1
     runs = [f"run {case.repeat + 1}" if repeated else "" for case in cases]
@@ -210,7 +209,6 @@ def beat_text(beat: Heartbeat | None) -> str:
 
 
 def predicted_text(prediction: Prediction) -> str:
-    """Its peak, '>= ' where a part of it is not known."""
     peak = bytes_text(counted_peak(prediction))
     return peak if prediction.is_whole else f">= {peak}"
 

@@ -70,7 +70,6 @@ def accuracy_section(runs: Sequence[Run]) -> Section | None:
 
 
 def errors_section(runs: Sequence[Run]) -> Section | None:
-    """The same in tables, the largest errors first."""
     claims, records = _claims(runs), _records(runs)
     if not claims:
         return None
@@ -145,7 +144,6 @@ def drawn(compared: Sequence[Run], most: int = MOST_DOTS) -> list[Run]:
 
 
 def drawn_words(shown: Sequence[Run], compared: Sequence[Run]) -> list[Paragraph]:
-    """What the figures leave out, if anything."""
     if len(shown) == len(compared):
         return []
     figures = f"The figures show {count_text(len(shown))} of {count_text(len(compared))} runs"
@@ -342,7 +340,6 @@ def _remarks(run: Run) -> str:
 
 
 def step_times_drawing(run: Run) -> Drawing:
-    """The time of every step of a run that was timed."""
     measured, speed = run.record.measurement, run.speed
     assert speed is not None
     named = [("warm-up", s) for s in measured.warmup_seconds]

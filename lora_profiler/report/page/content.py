@@ -126,7 +126,6 @@ def _title(scored: Sequence[Scored], predictions: Sequence[Answer]) -> str:
 
 
 def question_lines(answers: Sequence[Answer]) -> Iterable[str]:
-    """What was asked about each model."""
     for members in by_model(answers):
         predictions = [answer.prediction for answer in members]
         yield f"{title_words(predictions[0])}; {asked_words(predictions)[0]}."
@@ -303,7 +302,6 @@ def _facts(environment: Environment) -> dict[str, str]:
 
 
 def fact_text(path: str, value: Any) -> str:
-    """One value of an environment or of conditions; `path` is the name of its field."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if path.endswith("_bytes") and isinstance(value, int):
@@ -352,7 +350,6 @@ _PUBLIC = (
 
 
 def public_section() -> Section:
-    """Errors by kind and source, a peak's interval, what was missed, set apart, left out."""
     peak_interval = interval()
     return Section(
         "public",

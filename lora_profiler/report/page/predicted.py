@@ -150,7 +150,6 @@ def _verdict(answers: Sequence[Answer]) -> Card | None:
 
 
 def predicted_sections(answers: Sequence[Answer]) -> Iterable[Section]:
-    """The figures of each model, its answers side by side."""
     for number, members in enumerate(by_model(answers)):
         yield Section(
             f"predicted-{number}",
@@ -171,7 +170,6 @@ def numbers_sections(answers: Sequence[Answer]) -> Iterable[Section]:
 
 
 def by_model(answers: Sequence[Answer]) -> list[list[Answer]]:
-    """The answers of each model together, in order of appearance."""
     models = dict.fromkeys(answer.prediction.workload.model for answer in answers)
     return [[a for a in answers if a.prediction.workload.model == model] for model in models]
 
@@ -209,7 +207,6 @@ def _limit(answer: Answer) -> Limit | None:
 
 
 def composition_drawing(name: str, answers: Sequence[Answer]) -> Drawing:
-    """What each method's peak is made of."""
     bars = [
         CategoryBar(
             label=method_label(a.prediction),

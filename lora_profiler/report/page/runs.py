@@ -59,7 +59,6 @@ class Run:
 
     @property
     def step_seconds(self) -> float | None:
-        """The median."""
         measured = self.record.measurement
         known = measured.went_through and measured.step_seconds
         return median(measured.step_seconds) if known else None
@@ -164,7 +163,6 @@ def full_and_lora(groups: Sequence[Sequence[Run]]) -> list[Run]:
 
 
 def runs_section(runs: Sequence[Run]) -> Section | None:
-    """Every run, a row each."""
     if not runs:
         return None
     parts: list[Part] = [runs_table(runs)]
@@ -179,7 +177,6 @@ def runs_section(runs: Sequence[Run]) -> Section | None:
 
 
 def runs_table(runs: Sequence[Run]) -> Table:
-    """A row for each run; a column that none fills is left out."""
     found = table(
         runs,
         (
@@ -209,7 +206,6 @@ NAMES: Final[tuple[tuple[str, Callable[[Run], str]], ...]] = (
 
 
 def tokens_text(run: Run) -> str:
-    """Tokens a second, without the unit."""
     tokens = run.speed.tokens_per_second if run.speed else None
     return rate_text(tokens).removesuffix("/s") if tokens is not None else ""
 

@@ -9,8 +9,13 @@ from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import PhaseSample
 from lora_profiler.report.answer.layers import held_by_layers, layer_blocks
 from lora_profiler.report.blocks import by_category, filled, paragraph, table
-from lora_profiler.report.charts.bars import CategoryBar, category_bars
-from lora_profiler.report.charts.curves import measured_curve, memory_curve, phase_samples
+from lora_profiler.report.charts.bars import (
+    CategoryBar,
+    category_bars,
+    measured_curve,
+    memory_curve,
+    phase_samples,
+)
 from lora_profiler.report.charts.plot import Limit, shortened
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
@@ -102,7 +107,6 @@ def step_drawing(run: Run) -> Drawing | None:
 def curve_drawing(
     name: str, title: str, prediction: Prediction, limit: Limit | None = None
 ) -> Drawing:
-    """The predicted live bytes of one step."""
     points = prediction.curve
     phases = (run_labels.PHASE_CURVE[point.phase] for point in points)
     peak = max(points, key=lambda point: point.total_bytes)

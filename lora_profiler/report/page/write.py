@@ -15,7 +15,7 @@ from lora_profiler._common.packages import __version__
 from lora_profiler._common.printable import printable
 from lora_profiler.errors import UsageError
 from lora_profiler.report import figures, palette
-from lora_profiler.report.answer.bars import PARTS
+from lora_profiler.report.answer.verdicts import PARTS
 from lora_profiler.report.blocks import Block
 from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.page.content import Content
