@@ -152,7 +152,7 @@ class Claims:
         if (
             metric == "peak_reserved_bytes"
             and self.expandable_reserved_bytes is not None
-            and _is_expandable(record)
+            and "expandable_segments:True" in (record.environment.allocator or "")
         ):
             return {TOTAL: self.expandable_reserved_bytes}
         return self.numbers.get(metric, {})
@@ -173,10 +173,6 @@ def _joined(
             if predicted.get(c) or measured.get(c)
         ]
     return [(c, predicted[c], measured[c]) for c in categories if c in predicted and c in measured]
-
-
-def _is_expandable(record: Record) -> bool:
-    return "expandable_segments:True" in (record.environment.allocator or "")
 
 
 def claims(prediction: Prediction) -> Claims:

@@ -305,21 +305,17 @@ def card_of(row: Measured) -> str:
 
 def _columns(row: Measured) -> dict[str, Any]:
     if isinstance(row, OwnRow):
-        of_kind = _own(row)
+        of_kind = {
+            "counted, GiB": row.counted_bytes / GIB,
+            "predicted, GiB": row.predicted_bytes / GIB,
+            "error, %": 100 * row.error,
+            "setup": row.setup,
+            "on": row.where,
+            "says exact": row.says_exact,
+        }
     else:
         of_kind = _memory(row) if isinstance(row, MeasuredMemory) else _step(row)
     return {"model": row.model, "method": METHOD_LABELS[row.method], **of_kind}
-
-
-def _own(row: OwnRow) -> dict[str, Any]:
-    return {
-        "counted, GiB": row.counted_bytes / GIB,
-        "predicted, GiB": row.predicted_bytes / GIB,
-        "error, %": 100 * row.error,
-        "setup": row.setup,
-        "on": row.where,
-        "says exact": row.says_exact,
-    }
 
 
 def _memory(row: MeasuredMemory) -> dict[str, Any]:

@@ -90,10 +90,6 @@ def _verdict(options: Sequence[Option], cluster: Cluster) -> Verdict:
     return Verdict(sign="fits", words=how, rest=f"{held}{enough if least < cluster.cards else ''}.")
 
 
-def _gpu(cluster: Cluster) -> str:
-    return short_gpu_names([cluster.gpu])[cluster.gpu.key]
-
-
 def _total(placement: Placement) -> int:
     return placement.prediction.peak.total_bytes
 
@@ -141,7 +137,7 @@ def _remedy_words(option: Option, cluster: Cluster) -> str:
     alone = replace(workload.setup, world_size=1, sharding="none")
     found = remedy(replace(workload, setup=alone), cluster)
     label = method_label(option.whole.prediction)
-    name, gpu = f"{label[:1].upper()}{label[1:]}", _gpu(cluster)
+    name, gpu = f"{label[:1].upper()}{label[1:]}", short_gpu_names([cluster.gpu])[cluster.gpu.key]
     if found is None:
         both = "" if workload.setup.checkpointing else ", with --checkpointing neither"
         return f"{name} does not fit {MOST_REMEDY_CARDS} × {gpu} either{both}."
