@@ -283,7 +283,7 @@ def _changes(
     """Prints; whether the limit was broken."""
     from lora_profiler.comparison.regressions import changes, paired, setup_changes
     from lora_profiler.report.json.bench import change_payload, change_records
-    from lora_profiler.report.measured.comparisons import change_blocks, judgement
+    from lora_profiler.report.measured.comparisons import change_blocks, changes_judgement
 
     pairs = paired(before.records, after.records)
     chosen: Any = metrics or ("peak_requested_bytes", "step_seconds")
@@ -307,5 +307,7 @@ def _changes(
     judged = [c for c in regressions if c.metric in chosen]
     worse = [c for c in judged if c.is_worse_by_more_than(limit)]
     lost = [pair for pair in pairs.pairs if pair.is_lost]
-    click.echo(printable(judgement(judged, worse, lost, pairs.pairs, chosen, limit)), err=True)
+    click.echo(
+        printable(changes_judgement(judged, worse, lost, pairs.pairs, chosen, limit)), err=True
+    )
     return bool(worse or lost) or not judged

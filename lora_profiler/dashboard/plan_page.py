@@ -32,15 +32,6 @@ from lora_profiler.planning.planned import PlannedRun, cost_of, hours_of
 from lora_profiler.report.blocks import Verdict, paragraph
 from lora_profiler.report.charts.dots import FrontPoint, plan_front
 from lora_profiler.report.decision import plan as plan_words
-from lora_profiler.report.decision import planned_run
-from lora_profiler.report.decision.plan import (
-    front_table,
-    layout_words,
-    notes,
-    price_words,
-    question_lines,
-    run_words,
-)
 from lora_profiler.report.first_screen import ThreeNumber
 from lora_profiler.report.parts import Drawing
 from lora_profiler.units import bytes_text, count_text
@@ -176,10 +167,10 @@ def _field(name: str, field: Field) -> Any:
 
 
 def _take(plan: TrainingPlan, run: PlannedRun) -> None:
-    take = f"Take {planned_run.run_words(run, plan_words.names_of(plan))}"
+    take = f"Take {plan_words.run_words(run, plan_words.names_of(plan))}"
     with st.container(key="verdict"):
         widgets.piece("verdict", Verdict(sign="fits", words=take), _numbers(run))
-    widgets.small(planned_run.layout_words(run.setup), planned_run.trains_words(run))
+    widgets.small(plan_words.layout_words(run.setup), plan_words.trains_words(run))
     why, limit = plan_words.reason(plan, run), plan_words.binding_words(plan, run)
     widgets.blocks([paragraph(why, limit), plan_words.ways_table(plan)])
     widgets.small(*(plan_words.neighbour_words(plan, each) for each in plan.neighbours))
@@ -188,17 +179,17 @@ def _take(plan: TrainingPlan, run: PlannedRun) -> None:
 def _numbers(run: PlannedRun) -> tuple[ThreeNumber, ...]:
     numbers = [
         ThreeNumber(
-            label="a GPU", value=bytes_text(run.peak_bytes), note=planned_run.room_words(run)
+            label="a GPU", value=bytes_text(run.peak_bytes), note=plan_words.room_words(run)
         )
     ]
     if run.hours and run.time:
-        note = f"{planned_run.interval_words(run.hours)}; {planned_run.basis_words(run.time)}"
+        note = f"{plan_words.interval_words(run.hours)}; {plan_words.basis_words(run.time)}"
         numbers.append(
-            ThreeNumber(label="", value=planned_run.hours_text(run.hours.middle), note=note)
+            ThreeNumber(label="", value=plan_words.hours_text(run.hours.middle), note=note)
         )
     if run.cost and run.price:
-        cost = planned_run.money_text(run.cost.middle, run.price.currency)
-        numbers.append(ThreeNumber(label="", value=cost, note=planned_run.cost_interval_words(run)))
+        cost = plan_words.money_text(run.cost.middle, run.price.currency)
+        numbers.append(ThreeNumber(label="", value=cost, note=plan_words.cost_interval_words(run)))
     return tuple(numbers)
 
 
@@ -220,7 +211,7 @@ def _actions(
 ) -> None:
     amount = shown().run
     more = plan_question.data_arguments(plan_inputs, amount, file)
-    st.code(planned_run.run_command(run, more), language=None, wrap_lines=True)
+    st.code(plan_words.run_command(run, more), language=None, wrap_lines=True)
     if inputs.uploaded:
         question = replace(question, model=f"{run.workload.model.id}.json")
     with st.container(horizontal=True, gap="small", key="actions"):
@@ -248,12 +239,12 @@ def _front(plan: TrainingPlan, question: Question) -> None:
         widgets.section("What no other run beats")
         nothing = ("No time or price of these runs is known: there is nothing to draw.",)
         widgets.drawing(plan_drawing("front", plan), "front", nothing=nothing)
-        widgets.blocks([front_table(plan)])
+        widgets.blocks([plan_words.front_table(plan)])
     data = plan.amount.data
     widgets.small(
-        *question_lines(plan, question.trainer_defaults),
+        *plan_words.question_lines(plan, question.trainer_defaults),
         *((f"{data.lengths.source}.", *data.lengths.notes) if data else ()),
-        *notes(plan, f"the field {plan_question.FIELDS['price'].label}"),
+        *plan_words.notes(plan, f"the field {plan_question.FIELDS['price'].label}"),
         *plan_words.evidence_lines(plan),
     )
 
@@ -266,8 +257,8 @@ def plan_drawing(name: str, plan: TrainingPlan) -> Drawing | None:
     named = (plan.recommended, min(runs, key=hours_of), min(runs, key=cost_of))
     points = [
         FrontPoint(
-            name=run_words(run, names),
-            said=f"{price_words(run)}; {layout_words(run.setup)}",
+            name=plan_words.run_words(run, names),
+            said=f"{plan_words.price_words(run)}; {plan_words.layout_words(run.setup)}",
             method=run.setup.method,
             hours=hours_of(run),
             cost=cost_of(run),
