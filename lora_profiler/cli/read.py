@@ -252,13 +252,15 @@ def as_written(
 
 
 def write(ctx: click.Context, files: "Written", answer: "Answer") -> None:
+    from lora_profiler.report.answer.verdicts import worded
+
     path = ctx.params["write"][1]
     verdict = answer.fit.verdict if answer.fit is not None else "fits"
     is_allowed = verdict == "tight" and ctx.params.get("allow_tight")
     if verdict != "fits" and not is_allowed:
         change = next((" ".join(remedy.options) for remedy in answer.remedies), "")
-        why = "may run out of memory" if verdict == "tight" else "does not fit"
-        warn(f"{path} is not written: the run {why}" + (f"; {change} fits." if change else "."))
+        why = worded(verdict, "the run", "")
+        warn(f"{path} is not written: {why}" + (f"; {change} fits." if change else "."))
         return
     for other, text in files.texts.items():
         write_out(text, str(Path(path).with_name(other)))

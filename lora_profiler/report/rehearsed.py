@@ -15,7 +15,7 @@ from lora_profiler.prediction import CATEGORIES, Category, Exactness, Prediction
 from lora_profiler.rehearsal.launch import PretendedCard
 from lora_profiler.rehearsal.result import COUNTERS, PartOfRun, Rehearsal, Tried, limits, worst_of
 from lora_profiler.report import labels
-from lora_profiler.report.answer.verdicts import a_gpu, gpu_name, size_text
+from lora_profiler.report.answer.verdicts import a_gpu, gpu_name, size_text, worded
 from lora_profiler.report.blocks import (
     Bar,
     Bars,
@@ -244,10 +244,10 @@ def _verdict(result: Rehearsal, card: PretendedCard, script: str) -> Verdict:
     error = {"step": 0, "phase": "", "type": "an error"} | (result.document["error"] or {})
     words, rest = {
         "done": (
-            f"{script} fits {gpus}:",
+            f"{worded('fits', script, gpus)}:",
             f" {reserved} of {of} GiB reserved, {result.steps} steps simulated.",
         ),
-        "out_of_memory": (f"{script} does not fit {gpus}:", f" {_ran_out(result)}."),
+        "out_of_memory": (f"{worded('does_not_fit', script, gpus)}:", f" {_ran_out(result)}."),
         "refused": (f"{script} does not run on {gpus}:", f" {error['type']} {_when(error)}."),
         "error": (f"{script} failed on {gpus}:", f" {error['type']} {_when(error)}."),
         "ended": (f"{script} ended too early:", f" after {result.steps} optimizer steps."),

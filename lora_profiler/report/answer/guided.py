@@ -19,6 +19,7 @@ from lora_profiler.report.answer.verdicts import (
     method_name,
     sign_of,
     size_text,
+    worded,
 )
 from lora_profiler.report.blocks import Bar, Bars, Block, Sign, Table, Verdict, paragraph, table
 from lora_profiler.report.labels import method_label
@@ -49,32 +50,32 @@ def verdict_lines(guided: Guided, answers: Sequence[Answer]) -> Iterator[Verdict
         lines = guided.of(answer.prediction.workload.setup.method)
         known = [line for line in lines if _verdict(line)]
         fitting = [line for line in known if _verdict(line) == "fits"]
-        gpu = "" if place else f" {a_gpu(answer.gpu)}"
+        gpu = "" if place else a_gpu(answer.gpu)
         usable = short_in_unit(answer.gpu.usable_bytes or 0, GIB)
-        words = f"{method_name(answer)} {_fits_with(known, gpu)}"
+        words = _fits_with(method_name(answer), known, gpu)
         rest = f": {_range(fitting)}." if fitting else f": {_range(known)}, it has {usable}."
         is_open = sign_of(answer) == "does_not_fit" and fitting
         yield Verdict(sign="tight" if is_open else sign_of(answer), words=words, rest=rest)
 
 
-def _fits_with(lines: Lines, gpu: str) -> str:
-    """'fits an RTX 4090 with 7 of 8 trainers (not LitGPT)'."""
-    if len(lines) == 1:
-        only = f"with {_name(lines[0])}, the one trainer that is known"
-        words = {"fits": f"fits{gpu}", "tight": f"may run out of memory on{gpu or ' it'}"}
-        return f"{words.get(_verdict(lines[0]), f'does not fit{gpu}')} {only}"
+def _fits_with(method: str, lines: Lines, gpu: str) -> str:
+    """'LoRA r16 fits an RTX 4090 with 7 of 8 trainers (not LitGPT)'."""
     fitting, may = ([line for line in lines if _verdict(line) == v] for v in ("fits", "tight"))
     no = [_name(line) for line in lines if _verdict(line) == "does_not_fit"]
-    if not fitting and not may:
-        return f"does not fit{gpu} with any trainer"
-    if not fitting:
-        return f"may run out of memory on{gpu or ' it'} with {_some(may, len(lines))}"
+    sign: Sign = "fits" if fitting else "tight" if may else "does_not_fit"
+    words = worded(sign, method, gpu or "it" * (sign == "tight"))
+    if len(lines) == 1:
+        return f"{words} with {_name(lines[0])}, the one trainer that is known"
+    if sign == "does_not_fit":
+        return f"{words} with any trainer"
+    if sign == "tight":
+        return f"{words} with {_some(may, len(lines))}"
     if len(fitting) == len(lines):
-        return f"fits{gpu} with all {len(lines)} trainers"
+        return f"{words} with all {len(lines)} trainers"
     others = f" (may run out with {_some(may, len(lines))})" if may else ""
     if not may and len(no) <= _MOST_NAMES:
         others = f" (not {joined(no, 'or')})"
-    return f"fits{gpu} with {_some(fitting, len(lines))}{others}"
+    return f"{words} with {_some(fitting, len(lines))}{others}"
 
 
 def _range(lines: Lines) -> str:

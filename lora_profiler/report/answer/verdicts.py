@@ -82,44 +82,45 @@ def sign_of(answer: Answer) -> Sign:
     return answer.fit.verdict if answer.fit else ""
 
 
+def worded(sign: Sign, who: str, gpu: str, *, several: bool = False, more: str = "") -> str:
+    """'LoRA fits an RTX 4090', 'train.py may run out of memory on 8 × H100': a verdict in words;
+    without `gpu` one that a line above names."""
+    on = f" {gpu}" if gpu else ""
+    if sign == "tight":
+        return f"{who} may run out of memory{' on' * bool(on)}{on}{more}"
+    if sign == "fits":
+        return f"{who} fit{'' if several else 's'}{on}{more}"
+    return f"{who} do{'' if several else 'es'} not fit{on}{more}"
+
+
 def _verdict(answers: Sequence[Answer], subject: str, *, has_gpu: bool) -> Verdict:
     """`has_gpu`: whether the line names the GPU, as the first one does."""
     gpu = answers[0].gpu
     assert gpu is not None
     names, one = subject or joined([method_name(a) for a in answers]), len(answers) == 1
-    on, usable = f" {a_gpu(gpu)}" if has_gpu else "", _usable(gpu)
+    on, usable, need = a_gpu(gpu) if has_gpu else "", _usable(gpu), "needs" if one else "need"
     fits = [answer.fit for answer in answers if answer.fit]
-    modelled = _as_modelled(answers)
     if not fits:
-        least = joined([size_text(a.prediction.peak.total_bytes) for a in answers])
-        words = f"{names} may fit{on} or not:"
-        rest = f" {'needs' if one else 'need'} at least {least} of {usable}, activations not known."
+        sizes = joined([size_text(a.prediction.peak.total_bytes) for a in answers])
+        words = f"{names} may fit{f' {on}' if on else ''} or not:"
+        rest = f" {need} at least {sizes} of {usable}, activations not known."
         return Verdict(sign="tight", words=words, rest=rest)
-    verdict = fits[0].verdict
-    if verdict == "does_not_fit":
-        least = joined(
-            [_short(fit.peak_bytes + fit.least_reserve_bytes) for fit in fits[:-1]]
-            + [size_text(fits[-1].peak_bytes + fits[-1].least_reserve_bytes) for _ in fits[:1]]
-        )
-        words = f"{names} {'does' if one else 'do'} not fit{on}{modelled}:"
-        has = f"the GPU has {_short(fits[0].usable_bytes)}"
-        rest = f" {'needs' if one else 'need'} at least {least}, {has}."
-        return Verdict(sign=verdict, words=words, rest=rest)
-    if verdict == "tight":
-        ends = joined(
-            [
-                f"{_short(f.peak_bytes + f.least_reserve_bytes)} to"
-                f" {_short(f.peak_bytes + f.reserve_bytes)}"
-                for f in fits
-            ]
-        )
-        words = f"{names} may run out of memory{' on' if on else ''}{on}:"
-        return Verdict(sign=verdict, words=words, rest=f" {ends} of {usable}.")
-    words = f"{names} {'fits' if one else 'fit'}{on}{modelled}:"
-    if not one:
-        free = joined([_short(fit.headroom_bytes) for fit in fits])
-        return Verdict(sign=verdict, words=words, rest=f" {free} of {usable} free.")
-    return Verdict(sign=verdict, words=words, rest=f" {_adds_up(fits[0])}.")
+    sign = fits[0].verdict
+    least = [fit.peak_bytes + fit.least_reserve_bytes for fit in fits]
+    if sign == "does_not_fit":
+        sizes = joined([*map(_short, least[:-1]), size_text(least[-1])])
+        rest = f"{need} at least {sizes}, the GPU has {_short(fits[0].usable_bytes)}"
+    elif sign == "tight":
+        most = (fit.peak_bytes + fit.reserve_bytes for fit in fits)
+        ends = (f"{_short(a)} to {_short(b)}" for a, b in zip(least, most, strict=True))
+        rest = f"{joined(list(ends))} of {usable}"
+    elif one:
+        rest = _adds_up(fits[0])
+    else:
+        rest = f"{joined([_short(fit.headroom_bytes) for fit in fits])} of {usable} free"
+    modelled = "" if sign == "tight" else _as_modelled(answers)
+    words = worded(sign, names, on, several=not one, more=modelled)
+    return Verdict(sign=sign, words=f"{words}:", rest=f" {rest}.")
 
 
 def _adds_up(fit: "Fit") -> str:

@@ -15,7 +15,7 @@ from lora_profiler.planning.placement import (
 )
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.answer.predictions import assumption_lines
-from lora_profiler.report.answer.verdicts import short_gpu_names
+from lora_profiler.report.answer.verdicts import short_gpu_names, worded
 from lora_profiler.report.blocks import Block, Sign, Table, Verdict, advice, dim, table
 from lora_profiler.report.decision.plan import sharding_name
 from lora_profiler.report.json import picked
@@ -74,20 +74,18 @@ def _verdict(options: Sequence[Option], cluster: Cluster) -> Verdict:
     )
     usable = short_in_unit(cluster.gpu.usable_bytes or 0, GIB)
     fitting = [option for option in options if option.whole.verdict == "fits"]
-    best = min(fitting or options, key=lambda o: (o.low_seconds or 0.0, _total(o.whole)))
+    best = min(options, key=lambda option: _total(option.whole))
     if not fitting:
-        best = min(options, key=lambda option: _total(option.whole))
-        needs = f" needs {_gib(best.whole)} GiB a GPU with {sharding_name(best.sharding)}"
         sign: Sign = "tight" if best.whole.verdict == "tight" else "does_not_fit"
-        words = "may run out of memory on" if sign == "tight" else "does not fit"
-        return Verdict(
-            sign=sign, words=f"{name} {words} {gpus}:", rest=f"{needs}, each has {usable}."
-        )
+        needs = f" needs {_gib(best.whole)} GiB a GPU with {sharding_name(best.sharding)}"
+        words = f"{worded(sign, name, gpus)}:"
+        return Verdict(sign=sign, words=words, rest=f"{needs}, each has {usable}.")
+    best = min(fitting, key=lambda o: (o.low_seconds or 0.0, _total(o.whole)))
     least = min(o.least.world_size for o in options if o.least)
     enough = f"; {count_text(least)} GPU{'s are' if least > 1 else ' is'} enough"
-    how = f"{name} fits {gpus} with {sharding_name(best.sharding)}:"
+    words = f"{worded('fits', name, gpus)} with {sharding_name(best.sharding)}:"
     held = f" {_gib(best.whole)} of {usable} GiB a GPU"
-    return Verdict(sign="fits", words=how, rest=f"{held}{enough if least < cluster.cards else ''}.")
+    return Verdict(sign="fits", words=words, rest=f"{held}{enough * (least < cluster.cards)}.")
 
 
 def _total(placement: Placement) -> int:
