@@ -32,8 +32,7 @@ from lora_profiler.report.labels import (
     TIER_LABELS,
 )
 from lora_profiler.report.measured.run_labels import ERROR_DEFINITION
-from lora_profiler.report.parts import Card
-from lora_profiler.units import GIB, count_text, error_text, percent_text, seconds_text
+from lora_profiler.units import GIB, count_text, seconds_text
 from lora_profiler.workload import Method
 
 Measured = MeasuredMemory | MeasuredStep | OwnRow
@@ -81,7 +80,6 @@ def show() -> None:
         "A peak is predicted with the libraries and kernels of the run; nothing was fitted to it.",
         "A step time comes from constants that never saw its model or its GPU.",
     )
-    widgets.cards(_cards())
     widgets.note(
         f"{interval_words(interval())}.",
         evidence.coverage_words(interval()),
@@ -107,48 +105,6 @@ def _left_out() -> None:
     for kind in _KINDS:
         widgets.section(f"Left out: {_WORDS[kind]}")
         widgets.small(*evidence.left_out_lines(kind))
-
-
-def _cards() -> list[Card]:
-    memory, steps, peak_interval = evidence.graded_memory(), evidence.unseen_steps(), interval()
-    tiers = {
-        words: evidence.errors_of(row for row in memory if row.tier == tier)
-        for tier, words in TIER_LABELS.items()
-    }
-    time = evidence.errors_of(steps)
-    return [
-        Card(
-            label="Memory, mean error",
-            rows=tuple(
-                (words, percent_text(e.mean), f"{count_text(e.rows)} rows")
-                for words, e in tiers.items()
-            ),
-            note=f"worst {', '.join(error_text(e.worst) for e in tiers.values())}",
-        ),
-        Card(
-            label="Interval of a peak",
-            rows=(
-                ("half-width", percent_text(peak_interval.half_width), ""),
-                (
-                    "inside",
-                    f"{peak_interval.inside} of {peak_interval.rows}",
-                    percent_text(peak_interval.inside / peak_interval.rows),
-                ),
-            ),
-            note="each source against the errors of the others",
-        ),
-        Card(
-            label="Time of a step",
-            rows=(
-                ("median", percent_text(time.median), ""),
-                ("90th percentile", percent_text(time.p90), ""),
-            ),
-            note=(
-                f"{count_text(time.rows)} steps, each model left out of the fit; worst"
-                f" {error_text(time.worst)}"
-            ),
-        ),
-    ]
 
 
 def _figures() -> None:

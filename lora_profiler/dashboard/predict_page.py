@@ -16,13 +16,10 @@ from lora_profiler.report import labels
 from lora_profiler.report.answer import timing
 from lora_profiler.report.answer.explain import explain_blocks
 from lora_profiler.report.answer.layers import layer_blocks
-from lora_profiler.report.answer.predictions import ModelParts, model_parts
-from lora_profiler.report.answer.timing import sending_lines
+from lora_profiler.report.answer.predictions import ModelParts, card_table, model_parts
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.page import predicted
-from lora_profiler.report.page.predicted import headlines
 from lora_profiler.report.page.steps import held_drawing
-from lora_profiler.units import count_text
 
 
 def show() -> None:
@@ -84,9 +81,9 @@ def _timeline(result: Answered, answer: Answer) -> None:
     widgets.section(f"Memory over one step, {method_label(answer.prediction)}")
     widgets.drawing(predicted.answer_curve("curve", answer), "curve")
     _time(result)
-    if lines := sending_lines(result.answers):
-        widgets.section("Between the ranks")
-        widgets.small(*lines)
+    if (sent := timing.communication_table(result.answers)) is not None:
+        widgets.blocks([sent])
+        widgets.small(*timing.communication_lines(result.answers))
 
 
 def _breakdown(result: Answered, answer: Answer) -> None:
@@ -108,7 +105,7 @@ def _fit_map(result: Answered, answer: Answer) -> None:
     fitting = predicted.fit_drawing("fit_map", answer, result.question.engine)
     if fitting is not None:
         widgets.drawing(fitting, "fit_map")
-        _limits(answer)
+        widgets.blocks([card_table([answer])])
         widgets.small(
             *(
                 f"{labels.VERDICT_LABELS[name]}: {words}."
@@ -129,31 +126,12 @@ def _fit_map(result: Answered, answer: Answer) -> None:
     widgets.small(*(f"{lever.name}: {lever.option}; {lever.price}." for lever in answer.levers))
 
 
-def _limits(answer: Answer) -> None:
-    fit, setup = answer.fit, answer.prediction.workload.setup
-    if fit is None or fit.largest_batch_size is None or fit.longest_seq_len is None:
-        return
-    if not fit.largest_batch_size:
-        words = f"No batch size fits at {count_text(setup.seq_len)} tokens"
-        if fit.longest_seq_len:
-            size = f"at batch {count_text(setup.batch_size)}"
-            words += f"; {size} up to {count_text(fit.longest_seq_len)} tokens fit"
-    else:
-        sizes = [f"batch {count_text(fit.largest_batch_size)}"]
-        sizes.append(f"{count_text(fit.longest_seq_len)} tokens")
-        if fit.highest_rank:
-            sizes.append(f"rank {count_text(fit.highest_rank)}")
-        words = f"{', '.join(sizes[:-1])} or {sizes[-1]} is the most that fits"
-    widgets.small(f"{words[:1].upper()}{words[1:]}.")
-
-
 def _explanation(result: Answered, answer: Answer) -> None:
     parts = model_parts(result.answers, result.question.engine)
     widgets.section(parts.title)
     widgets.small(*parts.setup)
-    widgets.cards(headlines(result.answers))
+    widgets.blocks(parts.tables)
     _interval(result, parts)
-    widgets.fold("All numbers", "numbers", lambda: widgets.blocks(parts.tables))
     formulas = (block for a in result.answers for block in explain_blocks(a))
     widgets.fold("The formula behind each number", "explain", lambda: widgets.blocks(formulas))
     widgets.small(*parts.peaks, *parts.exactness)

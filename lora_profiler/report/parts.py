@@ -11,12 +11,11 @@ from lora_profiler.report.charts.plot import Figure
 @dataclass(frozen=True, slots=True)
 class Card:
     """What stands first on a page: one number with its unit as `value`, or `rows` of (name, value,
-    change, ...) under `columns`; and a line on it."""
+    change); and a line on it."""
 
     label: str
     value: str = ""
     rows: tuple[tuple[str, ...], ...] = ()
-    columns: tuple[str, ...] = ()
     note: str = ""
 
     @property

@@ -20,7 +20,6 @@ from lora_profiler.steptime import PARTS, StepTime
 from lora_profiler.units import (
     between_text,
     byte_unit,
-    bytes_text,
     count_text,
     error_text,
     percent_text,
@@ -272,21 +271,3 @@ def communication_lines(answers: Sequence[Answer]) -> list[str]:
                 "Times are of compute alone; --interconnect adds what the ranks send each other."
             ]
     return []
-
-
-def sending_lines(answers: Sequence[Answer]) -> list[str]:
-    """'full: a rank sends 37.55 GiB a step, at least 89.60 ms over nvlink4; with it a step takes
-    174.07 ms to 359.25 ms.'"""
-    lines = []
-    for answer in answers:
-        found, bounds = answer.communication, step_bounds(answer)
-        if found is None:
-            continue
-        label = method_label(answer.prediction)
-        words = f"{label}: a rank sends {bytes_text(found.sent_bytes)} a step"
-        if found.network is not None and found.seconds is not None:
-            words += f", at least {seconds_text(found.seconds)} over {found.network.key}"
-        if bounds is not None:
-            words += f"; with it a step takes {between_text(*bounds)}"
-        lines.append(f"{words}.")
-    return lines + communication_lines(answers)

@@ -8,14 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from lora_profiler.campaign.batch_search import LargestBatch
-from lora_profiler.comparison.errors import (
-    TOTAL,
-    Comparison,
-    ErrorSummary,
-    compare,
-    counted_peak,
-    summary,
-)
+from lora_profiler.comparison.errors import TOTAL, compare, counted_peak
 from lora_profiler.comparison.scored import Result
 from lora_profiler.comparison.throughput import Ratio, full_against_lora, throughput
 from lora_profiler.errors import UsageError
@@ -26,7 +19,6 @@ from lora_profiler.report import labels
 from lora_profiler.report.blocks import (
     Block,
     Row,
-    Rows,
     Table,
     Verdict,
     advice,
@@ -46,7 +38,6 @@ from lora_profiler.units import (
     count_text,
     error_text,
     in_unit,
-    percent_text,
     rate_text,
     seconds_text,
 )
@@ -153,45 +144,12 @@ def _words(option: Option, setup: Mapping[str, Any]) -> str:
     return valued(words, value)
 
 
-# --- errors of all --------------------------------------------------------------------------------
-
-
-def error_summary(
-    comparisons: Sequence[Comparison], names: Mapping[str, str] | None = None
-) -> Table:
-    """Mean and worst error of each metric and category, and where the worst is. Rows that nothing
-    predicts are left out.
-
-    `names` are shorter ones for the records, by id.
-    """
-    rows = Rows()
-    metric = ""
-    for found in summary(comparisons):
-        if found.group[0] != metric:
-            metric = found.group[0]
-            rows.section(run_labels.METRIC_LABELS[metric])
-        label = category_label(metric, found.group[1], "all together")
-        rows.add(label, *_error_cells(found, names or {}))
-    columns = ("", "n", "mean of absolute", "median", "worst", "within 1 %", "worst record")
-    return rows.table(*columns, title="Errors over all records")
-
-
 def category_label(metric: str, category: str, whole: str = "whole") -> str:
     """The words for a category of a metric: a part of memory, a group of phases, or the whole."""
     if category == TOTAL:
         return whole
     is_phase = metric.endswith("phase_peak_bytes")
     return (run_labels.PHASE_LABELS if is_phase else labels.CATEGORY_LABELS)[category]
-
-
-def _error_cells(found: ErrorSummary, names: Mapping[str, str]) -> tuple[str, ...]:
-    within = f"{100 * found.share_within_1_percent:.0f} %"
-    if found.mean_absolute is None or found.median is None or found.worst is None:
-        return (count_text(found.n), "", "", "", within, "")
-    absolute = percent_text(found.mean_absolute) if found.mean_absolute else "exact"
-    worst = (found.worst_record_id or "") if found.worst else ""
-    errors = (absolute, error_text(found.median), error_text(found.worst), within)
-    return (count_text(found.n), *errors, names.get(worst, worst))
 
 
 # --- what bench shows at the end ------------------------------------------------------------------
@@ -217,8 +175,10 @@ def bench_blocks(results: Sequence[Result], *, detail: bool = False) -> list[Blo
     blocks += [block for r in results for block in record_blocks(r)]
     comparisons = [c for r in results for c in r.comparisons]
     if len(results) > 1 and comparisons:
-        names = {r.record.id: f"{_name(r)} {r.record.repeat or ''}".strip() for r in results}
-        blocks.append(error_summary(comparisons, names))
+        from lora_profiler.report.measured.comparisons import errors_table
+
+        records = {r.record.id: r.record for r in results}
+        blocks.append(errors_table(comparisons, ("category",), records))
     return [*blocks, dim(*about, f"{run_labels.ERROR_DEFINITION}.")]
 
 

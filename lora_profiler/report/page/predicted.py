@@ -1,15 +1,13 @@
-"""Answers to questions, without records: the few numbers that stand first, the peak of each method,
-its step, its layers, the card, and what would lower it."""
+"""Answers to questions, without records: the peak of each method, its step, its layers, the GPU,
+and what would lower it; then all numbers."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.fit import size_fits
-from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
 from lora_profiler.report.answer.predictions import model_parts
-from lora_profiler.report.answer.short_answer import room
-from lora_profiler.report.answer.timing import device_name, interval_words, time_words
+from lora_profiler.report.answer.timing import device_name, time_words
 from lora_profiler.report.blocks import paragraph, table
 from lora_profiler.report.charts.bars import (
     CategoryBar,
@@ -22,129 +20,8 @@ from lora_profiler.report.charts.lines import fit_map
 from lora_profiler.report.charts.plot import Limit, shortened
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.page.steps import curve_drawing, layer_parts
-from lora_profiler.report.parts import Beside, Card, Cards, Drawing, Part, Section
-from lora_profiler.units import (
-    byte_unit,
-    bytes_text,
-    bytes_texts,
-    change_text,
-    count_text,
-    flops_text,
-    in_unit,
-    percent_text,
-    rate_text,
-    seconds_text,
-    short_count_text,
-)
-
-
-def headlines(answers: Sequence[Answer]) -> list[Card]:
-    """Peak, what is trained, what is held, what backward needs, compute, and the card's verdict
-    where one is named."""
-    predictions = [answer.prediction for answer in answers]
-    peak = "Peak memory" + ("" if all(p.is_whole for p in predictions) else " without activations")
-    at = [labels.MOMENT_LABELS[p.peak.moment] for p in predictions]
-    each = (f"{method_label(p)}: {m}" for p, m in zip(predictions, at, strict=True))
-    moments = at[0] if len(set(at)) == 1 else "; ".join(each)
-    least = min(p.parameters.trainable_fraction for p in predictions)
-    trained = f"{percent_text(least)} of all" if least < 1 else "every weight"
-    held = "weights, gradients, optimizer states"
-
-    def flops(prediction: Prediction) -> int | None:
-        return prediction.flops.per_token if prediction.flops else None
-
-    numbers: tuple[tuple[str, _Value, _Texts, str], ...] = (
-        (peak, lambda p: p.peak.total_bytes, bytes_texts, moments),
-        ("Trained parameters", lambda p: p.parameters.trainable, _each(short_count_text), trained),
-        (
-            "Held through the whole step",
-            lambda p: sum(p.persistent_bytes.values()),
-            bytes_texts,
-            held,
-        ),
-        (
-            "Saved for backward",
-            lambda p: p.saved_activation_bytes,
-            bytes_texts,
-            "activations and loss",
-        ),
-        ("Compute per token", flops, _each(flops_text), "forward and backward"),
-    )
-    cards = []
-    for label, value, texts, note in numbers:
-        full = next((value(p) for p in predictions if p.workload.setup.method == "full"), None)
-        rows = []
-        for p, text in zip(predictions, texts([value(p) for p in predictions]), strict=True):
-            number, change = value(p), ""
-            if number is not None and full and p.workload.setup.method != "full":
-                change = change_text(number / full - 1)
-            rows.append((method_label(p), text, change))
-        cards.append(Card(label=label, rows=tuple(rows), note=note))
-    cards += _times(answers)
-    verdict = _verdict(answers)
-    return [verdict, *cards] if verdict else cards
-
-
-_Value = Callable[[Prediction], int | None]
-_Texts = Callable[[Sequence[int | None]], list[str]]
-
-
-def _times(answers: Sequence[Answer]) -> list[Card]:
-    """The time of one step with its interval, and tokens a second, on the device asked about."""
-    steps = {method_label(a.prediction): a.step for a in answers if a.step}
-    if not steps:
-        return []
-    full = next((s for s in steps.values() if s.workload.setup.method == "full"), None)
-    longest = max(step.time.high for step in steps.values())
-    rows, rates = [], []
-    for label, step in steps.items():
-        seconds, rate = step.time.seconds, step.time.tokens_per_second
-        change = faster = ""
-        if full and full is not step:
-            change = change_text(seconds / full.time.seconds - 1)
-            faster = change_text(rate / full.time.tokens_per_second - 1)
-        rows.append((label, seconds_text(seconds, longest), change))
-        rates.append((label, rate_text(rate), faster))
-    beyond = [
-        method_label(a.prediction) for a in answers if a.fit and a.fit.verdict == "does_not_fit"
-    ]
-    unfit = f"; {', '.join(beyond)}: speed if it fitted" if beyond else ""
-    basis = labels.BASIS_LABELS[next(iter(steps.values())).time.likeness]
-    name = device_name(answers)
-    each = (f"{label}: {interval_words(step, longest)}" for label, step in steps.items())
-    between, padding = f"{'; '.join(each)}; {basis}{unfit}", f"on {name}, padding among them{unfit}"
-    return [
-        Card(f"One step on {name}", rows=tuple(rows), note=between),
-        Card("Tokens a second", rows=tuple(rates), note=padding),
-    ]
-
-
-def _each(text: Callable[[int], str]) -> _Texts:
-    """Numbers by themselves, each in its own unit."""
-    return lambda numbers: ["not known" if number is None else text(number) for number in numbers]
-
-
-def _verdict(answers: Sequence[Answer]) -> Card | None:
-    gpu = answers[0].gpu
-    if gpu is None or gpu.usable_bytes is None:
-        return None
-    rows = []
-    for a in answers:
-        cells = ("not known", "", "", "")
-        if a.fit is not None:
-            parts = room(a.fit)
-            verdict = labels.VERDICT_LABELS[a.fit.verdict]
-            cells = verdict, parts.peak, parts.reserve, parts.headroom
-        rows.append((method_label(a.prediction), *cells))
-    unit, size = byte_unit(gpu.usable_bytes)
-    usable = f"{'~' if gpu.usable_is_estimated else ''}{in_unit(gpu.usable_bytes, size)} {unit}"
-    return Card(
-        label=f"On {gpu.name}, {unit}",
-        columns=("", "", "peak", "reserve", "headroom"),
-        rows=tuple(rows),
-        note=(f"peak + reserve + headroom = {usable} usable"),
-    )
-
+from lora_profiler.report.parts import Beside, Drawing, Part, Section
+from lora_profiler.units import bytes_text, count_text, percent_text
 
 # --- the sections of each model -------------------------------------------------------------------
 
@@ -180,7 +57,6 @@ def _model(answers: Sequence[Answer]) -> str:
 
 def _figures(prefix: str, answers: Sequence[Answer]) -> Iterable[Part]:
     predictions = [answer.prediction for answer in answers]
-    yield Cards(tuple(headlines(answers)))
     yield composition_drawing(f"{prefix}-bars", answers)
     yield from _known(times_drawing(f"{prefix}-times", answers))
     known = [answer for answer in answers if answer.prediction.is_whole]
