@@ -211,9 +211,7 @@ def _draw(chosen: Sequence[Run], total: int) -> None:
         _figures(chosen)
     else:
         widgets.note("No peak of these records is predicted: there is no error to show.")
-    widgets.fold(
-        "Errors of everything that is predicted", "all_errors", lambda: _errors(scored, by_id)
-    )
+    widgets.fold("Errors of everything that is predicted", "all_errors", lambda: _errors(scored))
     _table(chosen)
     widgets.downloads("compare", export.of_records(scored, "records"))
 
@@ -234,7 +232,7 @@ def _figures(chosen: Sequence[Run]) -> None:
         widgets.small(*words.lines)
 
 
-def _errors(scored: Sequence[Any], by_id: dict[str, Any]) -> None:
+def _errors(scored: Sequence[Any]) -> None:
     chosen: Metric = st.selectbox(
         "Metric", METRICS, key="metric", format_func=run_labels.METRIC_LABELS.__getitem__
     )
@@ -247,15 +245,7 @@ def _errors(scored: Sequence[Any], by_id: dict[str, Any]) -> None:
         key="errors_by",
         format_func=run_labels.GROUPING_LABELS.__getitem__,
     )
-    compared = [c for s in scored for c in s.comparisons if c.metric == chosen]
-    if not any(c.is_claim for c in compared):
-        widgets.note("Nothing is predicted of it in these records.")
-        return
-    blocks = [comparisons.errors_table(compared, by, by_id)]
-    if largest := comparisons.largest_errors(compared, _WORST):
-        blocks.append(comparisons.largest_errors_table(largest, by_id))
-    widgets.blocks(blocks)
-    widgets.small(f"{run_labels.ERROR_DEFINITION}.")
+    widgets.blocks(comparisons.comparison_blocks(scored, [chosen], by, _WORST))
 
 
 def _table(chosen: Sequence[Run]) -> None:

@@ -74,7 +74,6 @@ def show() -> None:
     widgets.cards(evidence.kind_cards())
     widgets.section("The worst rows of each kind")
     widgets.blocks([evidence.worst_table()])
-    widgets.small(*evidence.worst_lines())
     widgets.section("Measured on GPUs, by others")
     widgets.small(
         "A peak is predicted with the libraries and kernels of the run; nothing was fitted to it.",

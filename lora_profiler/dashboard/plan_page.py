@@ -29,7 +29,7 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.planned import PlannedRun, cost_of, hours_of
-from lora_profiler.report.blocks import Verdict, paragraph
+from lora_profiler.report.blocks import Paragraph, Verdict
 from lora_profiler.report.charts.dots import FrontPoint, plan_front
 from lora_profiler.report.decision import plan as plan_words
 from lora_profiler.report.first_screen import ThreeNumber
@@ -74,13 +74,10 @@ def _show(inputs: Inputs) -> None:
         widgets.problem(plan_question.in_words(str(e)), heading="This plan cannot be made")
         return
     with st.container(key="plan"):
-        if plan.recommended is None:
-            _no_plan(plan)
-        else:
-            _take(plan, plan.recommended)
+        _answer(plan, question)
     if plan.recommended is not None:
         _actions(plan, plan.recommended, inputs, question, plan_inputs, file, params)
-    _front(plan, question)
+    _front(plan)
 
 
 # --- the form -------------------------------------------------------------------------------------
@@ -166,14 +163,22 @@ def _field(name: str, field: Field) -> Any:
 # --- the answer -----------------------------------------------------------------------------------
 
 
-def _take(plan: TrainingPlan, run: PlannedRun) -> None:
-    take = f"Take {plan_words.run_words(run, plan_words.names_of(plan))}"
+def _answer(plan: TrainingPlan, question: Question) -> None:
+    """What the command says of it, with the fields of the form in place of its options."""
+    run, price = plan.recommended, f"the field {plan_question.FIELDS['price'].label}"
+    head, *blocks = plan_words.plan_blocks(
+        plan, trainer=question.trainer_defaults, detail=True, price_from=price
+    )
+    assert isinstance(head, Verdict)
+    head = replace(head, words=head.words.removesuffix(":"), rest="") if run else head
     with st.container(key="verdict"):
-        widgets.piece("verdict", Verdict(sign="fits", words=take), _numbers(run))
-    widgets.small(plan_words.layout_words(run.setup), plan_words.trains_words(run))
-    why, limit = plan_words.reason(plan, run), plan_words.binding_words(plan, run)
-    widgets.blocks([paragraph(why, limit), plan_words.ways_table(plan)])
-    widgets.small(*(plan_words.neighbour_words(plan, each) for each in plan.neighbours))
+        widgets.piece("verdict", head, _numbers(run) if run else ())
+    for block in blocks:
+        if not isinstance(block, Paragraph):
+            widgets.blocks([block])
+        elif block.kind != "command":
+            lines = tuple(map(plan_question.in_words, block.lines))
+            widgets.blocks([replace(block, lines=lines)])
 
 
 def _numbers(run: PlannedRun) -> tuple[ThreeNumber, ...]:
@@ -191,13 +196,6 @@ def _numbers(run: PlannedRun) -> tuple[ThreeNumber, ...]:
         cost = plan_words.money_text(run.cost.middle, run.price.currency)
         numbers.append(ThreeNumber(label="", value=cost, note=plan_words.cost_interval_words(run)))
     return tuple(numbers)
-
-
-def _no_plan(plan: TrainingPlan) -> None:
-    head, rest = plan_words.nothing_words(plan)
-    with st.container(key="verdict"):
-        widgets.piece("verdict", Verdict(sign="does_not_fit", words=head), ())
-    widgets.blocks([paragraph(rest[:1].upper() + rest[1:])])
 
 
 def _actions(
@@ -234,19 +232,13 @@ def _see(wanted: Question) -> None:
     st.session_state[link.PAGE_KEY] = link.PAGES[0]
 
 
-def _front(plan: TrainingPlan, question: Question) -> None:
+def _front(plan: TrainingPlan) -> None:
     if plan.front:
         widgets.section("What no other run beats")
         nothing = ("No time or price of these runs is known: there is nothing to draw.",)
         widgets.drawing(plan_drawing("front", plan), "front", nothing=nothing)
-        widgets.blocks([plan_words.front_table(plan)])
-    data = plan.amount.data
-    widgets.small(
-        *plan_words.question_lines(plan, question.trainer_defaults),
-        *((f"{data.lengths.source}.", *data.lengths.notes) if data else ()),
-        *plan_words.notes(plan, f"the field {plan_question.FIELDS['price'].label}"),
-        *plan_words.evidence_lines(plan),
-    )
+    if (data := plan.amount.data) is not None:
+        widgets.small(f"{data.lengths.source}.", *data.lengths.notes)
 
 
 def plan_drawing(name: str, plan: TrainingPlan) -> Drawing | None:

@@ -292,17 +292,6 @@ def worst_table() -> Table:
     return rows.table("the worst of each kind", "error", "on", "predicted", "counted")
 
 
-def worst_lines() -> list[str]:
-    memory = measured_memory()
-    named = [
-        *_worst(row for row in memory if row.is_graded),
-        *_worst(row for row in memory if row.apart),
-    ]
-    steps = [(row.model, row.why) for row in _worst(measured_steps())]
-    reasons = [*((row.model, row.apart or row.why) for row in named), *steps]
-    return list(dict.fromkeys(f"{model}: {why}." for model, why in reasons if why))
-
-
 def _public(row: MeasuredMemory) -> _Shown:
     what = f"{row.model}, {METHOD_LABELS[row.method]}, {setup_words(row)}"
     return _cells(what, row.card, row, row.measured_bytes)

@@ -45,7 +45,6 @@ from lora_profiler.units import (
     in_unit,
     percent_text,
     rate_text,
-    seconds_text,
     short_in_unit,
 )
 
@@ -152,7 +151,6 @@ _PARTS_OF_BAR: Mapping[str, str] = {
     "temporaries": "temporary",
 }
 """All else is the rest."""
-_MOST_TENSORS = 3
 _LONGEST_PLACE = 44
 
 
@@ -179,7 +177,7 @@ def rehearsal_blocks(
     result = worst_of(results)
     blocks: list[Block] = [_verdict(result, card, script), *_data_sizes(result)]
     blocks += _failure(result, detail=detail)
-    blocks += [*_bars(result, card), _peaks(result), *_largest(result)]
+    blocks += [*_bars(result, card), _peaks(result), *_largest(result, most=8 if detail else 3)]
     lines = [_nearest_line(result, nearest)] if nearest else []
     if result.status == "out_of_memory" and result.document["out_of_memory"]:
         wanted = size_text(result.document["out_of_memory"]["wanted_bytes"])
@@ -348,13 +346,13 @@ PARTS_OF_RUN: Final[dict[PartOfRun, str]] = {
 }
 
 
-def _largest(result: Rehearsal) -> list[Block]:
+def _largest(result: Rehearsal, *, most: int) -> list[Block]:
     """The largest tensors at the peak, equal ones together, and the line that allocated them."""
     held = result.document["held"]
     alike: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for piece in held["largest"] if held else ():
         alike.setdefault((_tensor_name(piece), piece["bytes"]), []).append(piece)
-    shown = list(alike.items())[:_MOST_TENSORS]
+    shown = list(alike.items())[:most]
     if not shown:
         return []
     unit, size = byte_unit(shown[0][0][1])
@@ -415,18 +413,7 @@ def _held(result: Rehearsal) -> list[Block]:
             ),
             title=f"what was held {moment} {_when(held)}",
             kind=lambda each: "total" if each is sums[-1] else "plain",
-        ),
-        table(
-            held["largest"][:5],
-            (
-                ("", lambda piece: bytes_text(piece["bytes"])),
-                ("", lambda piece: piece["category"]),
-                ("", lambda piece: piece["name"] or "-"),
-                ("", lambda piece: _place(piece["stack"][0]) if piece["stack"] else "-"),
-            ),
-            title="the largest of it",
-            left=4,
-        ),
+        )
     ]
 
 
@@ -567,22 +554,11 @@ def time_line(found: RehearsedTime) -> str:
 
 
 def time_blocks(found: RehearsedTime, time: StepTime, gpu: str) -> list[Block]:
-    rows = [
-        Row(cells=("time", seconds_text(time.seconds)), kind="peak"),
-        Row(cells=("at least", seconds_text(time.low))),
-        Row(cells=("at most", seconds_text(time.high))),
-        Row(cells=("tokens a second", rate_text(time.tokens_per_second))),
-        Row(cells=("where the time goes",), kind="section"),
-    ]
-    longest = max(time.parts.values())
-    rows += [
-        Row(cells=(labels.PART_LABELS[part], seconds_text(time.parts[part], longest)), indent=1)
-        for part in PARTS
-        if time.parts.get(part)
-    ]
-    title = f"one step on {gpu}, predicted from the kernels that it launched"
-    table = Table(title=title, columns=("", ""), rows=tuple(rows))
-    return [table, paragraph(*_time_lines(found, time))]
+    from lora_profiler.report.answer.timing import MethodRows, add_times
+
+    rows, title = MethodRows([]), f"one step on {gpu}, predicted from the kernels that it launched"
+    add_times(rows, [time])
+    return [rows.table("", "", title=title), paragraph(*_time_lines(found, time))]
 
 
 def _time_lines(found: RehearsedTime, time: StepTime) -> list[str]:

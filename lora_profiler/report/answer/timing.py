@@ -16,7 +16,7 @@ from lora_profiler.report.blocks import Row, Rows, Table
 from lora_profiler.report.evidence import row_label
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
-from lora_profiler.steptime import PARTS, StepTime
+from lora_profiler.steptime import PARTS, Part, StepTime
 from lora_profiler.units import (
     between_text,
     byte_unit,
@@ -49,6 +49,17 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
     if not known:
         return None
     rows = MethodRows(answers, with_share=True)
+    setup = answers[0].prediction.workload.setup  # of ranks each has a batch, or all work on one
+    add_times(rows, times, "" if setup.batches_at_once == 1 else " and rank")
+    step = "One step on average" if answers[0].over_data else "One step"
+    basis = labels.BASIS_LABELS[known[0].likeness]
+    return rows.of_methods(f"{step} on {device_name(answers)}, {basis}")
+
+
+def add_times(rows: MethodRows, times: Sequence[StepTime | None], per: str = "") -> None:
+    """The time of a step with its interval, rates, and where it goes; of at least one that is
+    known. `per` is what tokens a second are of besides."""
+    known = [time for time in times if time]
 
     def row(label: str, value: Callable[[StepTime], float], text: _Text, **look: Any) -> None:
         found = [value(time) if time else None for time in times]
@@ -58,21 +69,18 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
     row("time", lambda t: t.seconds, seconds, share=True, kind="peak")
     row("at least", lambda t: t.low, seconds)
     row("at most", lambda t: t.high, seconds)
-    setup = answers[0].prediction.workload.setup  # of ranks each has a batch, or all work on one
-    rates = f"tokens a second{'' if setup.batches_at_once == 1 else ' and rank'}"
-    row(rates, lambda t: t.tokens_per_second, rate_text, share=True)
+    row(f"tokens a second{per}", lambda t: t.tokens_per_second, rate_text, share=True)
     if all(time.mfu is not None for time in known):
         row("MFU", lambda t: t.mfu or 0.0, percent_text)
     rows.section("where the time goes")
     longest = max(max(time.parts.values(), default=0.0) for time in known)
     for part in PARTS:
         if any(time.parts.get(part) for time in known):
-            spent = [time.parts.get(part, 0.0) if time else None for time in times]
-            text = partial(seconds_text, largest=longest)
-            rows.numbers(labels.PART_LABELS[part], spent, text, share=False)
-    step = "One step on average" if answers[0].over_data else "One step"
-    basis = labels.BASIS_LABELS[known[0].likeness]
-    return rows.of_methods(f"{step} on {device_name(answers)}, {basis}")
+            row(labels.PART_LABELS[part], _spent(part), partial(seconds_text, largest=longest))
+
+
+def _spent(part: Part) -> Callable[[StepTime], float]:
+    return lambda time: time.parts.get(part, 0.0)
 
 
 _Text = Callable[[float], str]

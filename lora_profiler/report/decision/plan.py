@@ -355,8 +355,10 @@ def plan_blocks(
     trainer: Trainer | None = None,
     more: Sequence[str] = (),
     detail: bool = False,
+    price_from: str = "",
 ) -> list[Block]:
-    """`more` are the arguments that say how much is trained on, for the command of the run."""
+    """`more` are the arguments that say how much is trained on, for the command of the run;
+    `price_from` is where people say what they pay, the option where it is empty."""
     run = plan.recommended
     blocks: list[Block] = []
     if run is None:
@@ -371,7 +373,7 @@ def plan_blocks(
     if run is not None:
         blocks += [paragraph(*_about(plan, run, detail=detail))]
         blocks.append(shell_command(run_command(run, more)))
-    asked = (*question_lines(plan, trainer), *notes(plan))
+    asked = (*question_lines(plan, trainer), *notes(plan, price_from))
     if not detail or not plan.front:
         return [*blocks, dim(*asked, *_more(plan, trainer))]
     return [*blocks, front_table(plan), dim(*asked, *evidence_lines(plan))]
