@@ -28,7 +28,7 @@ from lora_profiler.prediction import (
 )
 from lora_profiler.records.record import STATUSES, Conditions, Energy, Failure, Flag, Record
 from lora_profiler.records.serialize import record_from_dict
-from lora_profiler.report import labels, render, terminal
+from lora_profiler.report import render, terminal
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.json.bench import (
     bench_payload,
@@ -40,7 +40,6 @@ from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.measured_runs import (
     RUN_COLUMNS,
     distinctions,
-    error_summary,
     run_row,
     summary_table,
 )
@@ -305,24 +304,6 @@ def test_what_sets_workloads_apart_in_words(golden_file: Golden) -> None:
     golden_file.compare("distinctions", "\n".join(said) + "\n")
     assert distinctions([records.WORKLOAD]) == [""]
     assert distinctions([records.WORKLOAD, records.WORKLOAD]) == ["", ""]
-
-
-def test_errors_of_all_records_by_metric_and_category() -> None:
-    prediction = records.make_prediction()
-    made = [
-        records.make_record(peak_requested_bytes=size, repeat=i)
-        for i, size in enumerate((2_000_000, 1_600_000, 2_500_000))
-    ]
-    table = error_summary([c for r in made for c in compare(r, prediction)])
-    peak = table.rows[1]
-    # errors 0, +25 % and -20 %
-    assert table.rows[0].cells == (run_labels.METRIC_LABELS["peak_requested_bytes"],)
-    assert peak.cells == ("all together", "3", "15.00 %", "exact", "+25.00 %", "33 %", made[1].id)
-    names = [row.cells[0] for row in table.rows]
-    assert labels.CATEGORY_LABELS["unattributed"] not in names
-    assert {labels.CATEGORY_LABELS["temporaries"], run_labels.PHASE_LABELS["forward"]} <= set(names)
-    weights = next(row for row in table.rows if row.cells[0] == "weights")
-    assert weights.cells[1:] == ("3", "exact", "exact", "exact", "100 %", "")
 
 
 def test_one_way_against_another_in_one_line() -> None:

@@ -15,11 +15,11 @@ from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.placement import LINKS, communication, find_network
 from lora_profiler.report.answer.explain import explain_blocks
-from lora_profiler.report.answer.timing import sending_lines, step_bounds
+from lora_profiler.report.answer.timing import communication_lines, communication_table, step_bounds
 from lora_profiler.report.json.predict import predict_schema
 from lora_profiler.report.terminal import plain
 from lora_profiler.steptime.roofline import fresh_bytes, update_bytes
-from lora_profiler.units import between_text, bytes_text
+from lora_profiler.units import bytes_text, seconds_text
 from lora_profiler.workload import LoraConfig, Sharding, TrainSetup, Workload
 
 WORLD = 8
@@ -90,17 +90,18 @@ def test_a_link_without_ranks_is_refused() -> None:
     assert isinstance(result.exception, UsageError)
 
 
-def test_a_line_tells_what_sending_adds_to_a_step() -> None:
+def test_a_table_tells_what_sending_adds_to_a_step() -> None:
     model = find_model("SmolLM2-135M", offline=True)
     card = find_gpu("h100_sxm_80gb")
     (answer,) = answers([Workload(model=model, setup=SETUP)], card, network=find_network("1GB/s"))
     bounds = step_bounds(answer)
     assert bounds is not None
-    (line,) = sending_lines([answer])
-    assert line.startswith("full: a rank sends ")
-    assert line.endswith(f"with it a step takes {between_text(*bounds)}.")
+    table = communication_table([answer])
+    assert table is not None
+    hidden, added = (row.cells[1] for row in table.rows[-2:])
+    assert (hidden, added) == tuple(seconds_text(end, bounds[1]) for end in bounds)
     (alone,) = answers([Workload(model=model, setup=SETUP)], card)
-    assert "--interconnect adds" in sending_lines([alone])[-1]
+    assert "--interconnect adds" in communication_lines([alone])[-1]
 
 
 @pytest.mark.parametrize(

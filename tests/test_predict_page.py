@@ -287,12 +287,3 @@ def test_what_cannot_be_measured_here_is_replaced_by_one_click(
     sound(app.button(key="measure.small").click().run())
     assert asked(app).model == "HuggingFaceTB/SmolLM2-135M"
     assert not app.button(key="measure.start").disabled
-
-
-def test_what_fits_is_said_in_a_sentence() -> None:
-    app = viewed(sound(opened(**LLAMA, method="lora", trainer="bare")), "Fit map")
-    said = r"No batch size fits at 2,048 tokens; at batch 1 up to [\d,]+ tokens fit\."
-    assert re.search(said, texts(app))
-    app = viewed(sound(opened(**LLAMA, method="lora", checkpointing="yes")), "Fit map")
-    said = r"Batch \d+, [\d,]+ tokens or rank \d+ is the most that fits\."
-    assert re.search(said, texts(app))

@@ -130,7 +130,7 @@ def _explanation(result: Answered, answer: Answer) -> None:
     parts = model_parts(result.answers, result.question.engine)
     widgets.section(parts.title)
     widgets.small(*parts.setup)
-    widgets.blocks(parts.tables)
+    widgets.blocks(filter(None, (parts.epoch, parts.comparison, parts.times)))
     _interval(result, parts)
     formulas = (block for a in result.answers for block in explain_blocks(a))
     widgets.fold("The formula behind each number", "explain", lambda: widgets.blocks(formulas))
