@@ -63,6 +63,8 @@ from lora_profiler.units import (
     bytes_text,
     bytes_texts,
     error_text,
+    in_unit,
+    percent_text,
     rate_text,
     seconds_text,
     short_in_unit,
@@ -127,9 +129,10 @@ def test_the_first_page_answers_the_first_question(monkeypatch: pytest.MonkeyPat
         assert f"\n{short_in_unit(answer.prediction.peak.total_bytes, GIB)} + " in above
     shown = all_texts(app)
     assert "meta-llama/Llama-3.1-8B: llama, 32 layers, 8.03 B parameters" in shown
-    full, lora_peak = (a.prediction.peak.total_bytes for a in found[:2])
-    assert f"full\t{bytes_text(full)}" in shown
-    assert f"LoRA r16\t{bytes_text(lora_peak)}\t{100 * (lora_peak / full - 1):+.1f} %" in shown
+    full, *others = (a.prediction.peak.total_bytes for a in found)
+    sizes = [in_unit(size, GIB) for size in (full, *others)]
+    shares = [percent_text(other / full) for other in others]
+    assert "\t".join(("peak", *sizes, *shares)) in shown
     every = {"composition", "curve", "levers", "held", "fit_map", "times"}
     assert every <= set(all_figures(app))
 
@@ -375,7 +378,6 @@ def test_the_page_is_about_the_method_of_the_sentence() -> None:
 @pytest.mark.parametrize(
     ("view", "drawer", "says"),
     [
-        ("Explanation", "numbers", "memory at each moment, GiB"),
         ("Explanation", "explain", "How full was worked out"),
         ("Breakdown", "layer_tables", "Trained weights per layer"),
     ],

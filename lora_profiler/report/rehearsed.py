@@ -554,7 +554,8 @@ def time_line(found: RehearsedTime) -> str:
 
 
 def time_blocks(found: RehearsedTime, time: StepTime, gpu: str) -> list[Block]:
-    from lora_profiler.report.answer.timing import MethodRows, add_times
+    from lora_profiler.report.answer.comparison_table import MethodRows
+    from lora_profiler.report.answer.timing import add_times
 
     rows, title = MethodRows([]), f"one step on {gpu}, predicted from the kernels that it launched"
     add_times(rows, [time])

@@ -3,13 +3,14 @@ answers with only what differs; and what lengths of samples say: the batches of 
 one's memory, the average one's time."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from lora_profiler.planning.answers import Answer
 from lora_profiler.prediction import CATEGORIES, MOMENTS, Category, Moment
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import RowKind, Rows, Table
-from lora_profiler.report.labels import UNKNOWN, method_label
+from lora_profiler.report.labels import UNKNOWN, method_label, way_label
 from lora_profiler.units import (
     byte_unit,
     count_text,
@@ -30,8 +31,7 @@ N = TypeVar("N", int, float)
 def comparison_table(answers: Sequence[Answer]) -> Table:
     """Parameters, persistent bytes, activations, moments, peak and FLOPs, one column a method.
 
-    With full fine-tuning first and one other method, a last column gives the other as a share of
-    full.
+    With full fine-tuning first a column more for each other method gives it as a share of full.
     """
     predictions = [a.prediction for a in answers]
     builder = MethodRows(answers, with_share=True)
@@ -106,25 +106,26 @@ _FLOPS = {
 
 
 class MethodRows(Rows):
-    """Rows with a column a method; `with_share`, where full fine-tuning stands first beside one
-    other, the other as a share of full at the end."""
+    """Rows with a column a method; `with_share`, where full fine-tuning stands first, each other
+    one as a share of full at the end."""
 
     def __init__(self, answers: Sequence[Answer], *, with_share: bool = False) -> None:
         super().__init__()
-        methods = [answer.prediction.workload.setup.method for answer in answers]
-        self.names = [method_label(answer.prediction) for answer in answers]
-        self.has_share = with_share and len(answers) == 2 and methods[0] == "full"
-        if self.has_share:
-            self.names.append(f"{labels.METHOD_LABELS[methods[1]]} / full")
+        setups = [answer.prediction.workload.setup for answer in answers]
+        self.names = [way_label(setup) for setup in setups]
+        has_share = with_share and bool(setups) and setups[0].method == "full"
+        others = setups[1:] if has_share else []
+        self.shares = [f"{labels.METHOD_LABELS[setup.method]} / full" for setup in others]
 
     def of_methods(self, title: str = "", unit: str = "") -> Table:
-        return self.table(unit, *self.names, title=title)
+        table = self.table(unit, *self.names, *self.shares, title=title)
+        return replace(table, spare=tuple(self.shares if len(self.shares) > 1 else ()))
 
     def texts(
-        self, label: str, texts: Sequence[str], share: str = "", kind: RowKind = "plain"
+        self, label: str, texts: Sequence[str], shares: Sequence[str] = (), kind: RowKind = "plain"
     ) -> None:
         if any(texts):
-            self.add(label, *texts, *([share] if self.has_share else []), kind=kind)
+            self.add(label, *texts, *(shares or [""] * len(self.shares)), kind=kind)
 
     def numbers(
         self,
@@ -137,7 +138,7 @@ class MethodRows(Rows):
     ) -> None:
         """Sizes in the unit of the section where there is no `text`."""
         told = [UNKNOWN if v is None else text(v) if text else self.text(int(v)) for v in values]
-        self.texts(label, told, self._share(values) if share else "", kind)
+        self.texts(label, told, self._shares(values) if share else (), kind)
 
     def categories(self, found: Sequence[Mapping[Category, int]]) -> None:
         for category in CATEGORIES:
@@ -151,14 +152,15 @@ class MethodRows(Rows):
             UNKNOWN if m is None else "* " * (m.moment == peak.moment) + self.text(m.total_bytes)
             for m, peak in zip(at, peaks, strict=True)
         ]
-        self.texts(label, marked, self._share(totals))
+        self.texts(label, marked, self._shares(totals))
 
-    def _share(self, values: Sequence[float | None]) -> str:
-        if not self.has_share:
-            return ""
-        first, second = values
-        is_share = first and second is not None and second != first
-        return percent_text(second / first) if is_share else ""  # type: ignore[operator]
+    def _shares(self, values: Sequence[float | None]) -> list[str]:
+        if not self.shares:
+            return []
+        full, *others = values
+        is_known = (full and other is not None and other != full for other in others)
+        pairs = zip(others, is_known, strict=True)
+        return [percent_text(other / full) if known else "" for other, known in pairs]  # type: ignore[operator]
 
 
 # --- what lengths of samples say ------------------------------------------------------------------

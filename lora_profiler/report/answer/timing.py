@@ -41,8 +41,7 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
     """One optimizer step, a column a method: its time with interval, rates, and where the time
     goes. None where none is known.
 
-    With full fine-tuning first and one other method, a last column gives the other as a share of
-    full.
+    With full fine-tuning first a column more for each other method gives it as a share of full.
     """
     times = [answer.step.time if answer.step else None for answer in answers]
     known = [time for time in times if time]
