@@ -37,14 +37,10 @@ from lora_profiler.report.json.bench import (
     run_records,
 )
 from lora_profiler.report.measured import run_labels
-from lora_profiler.report.measured.measured_runs import (
-    RUN_COLUMNS,
-    distinctions,
-    run_row,
-    summary_table,
-)
+from lora_profiler.report.measured.measured_runs import RUN_COLUMNS, run_row, summary_table
 from lora_profiler.report.measured.measurements import (
     alone_table,
+    distinctions,
     environment_line,
     error_table,
     record_blocks,

@@ -16,7 +16,7 @@ from lora_profiler import LoraConfig, Prediction, TrainSetup, Workload, find_mod
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.evidence import not_rehearsed, own_rows
 from lora_profiler.records.serialize import setup_from_dict
-from lora_profiler.report.measured.measured_runs import setting
+from lora_profiler.report.measured.measurements import setting
 
 
 @cache

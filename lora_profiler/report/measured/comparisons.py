@@ -31,8 +31,7 @@ from lora_profiler.report.blocks import (
 )
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.measured import run_labels
-from lora_profiler.report.measured.measured_runs import category_label, setting
-from lora_profiler.report.measured.measurements import environment_line
+from lora_profiler.report.measured.measurements import category_label, environment_line, setting
 from lora_profiler.units import (
     bytes_text,
     count_text,

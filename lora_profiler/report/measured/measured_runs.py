@@ -5,17 +5,14 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from lora_profiler.campaign.batch_search import LargestBatch
-from lora_profiler.comparison.errors import TOTAL, compare, counted_peak
+from lora_profiler.comparison.errors import compare, counted_peak
 from lora_profiler.comparison.scored import Result
 from lora_profiler.comparison.throughput import Ratio, full_against_lora, throughput
 from lora_profiler.errors import UsageError
-from lora_profiler.option import Option
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import Record
-from lora_profiler.report import labels
 from lora_profiler.report.blocks import (
     Block,
     Row,
@@ -29,9 +26,9 @@ from lora_profiler.report.blocks import (
 )
 from lora_profiler.report.labels import method_label, way_label
 from lora_profiler.report.measured import run_labels
-from lora_profiler.report.measured.measurements import environment_line, record_blocks
+from lora_profiler.report.measured.comparisons import errors_table
+from lora_profiler.report.measured.measurements import distinctions, environment_line, record_blocks
 from lora_profiler.report.measured.run_labels import ratio_line
-from lora_profiler.report.setup_words import valued
 from lora_profiler.units import (
     byte_unit,
     bytes_text,
@@ -40,14 +37,6 @@ from lora_profiler.units import (
     in_unit,
     rate_text,
     seconds_text,
-)
-from lora_profiler.workload import (
-    OPTIONS,
-    LoraConfig,
-    Quantization,
-    TrainSetup,
-    Workload,
-    setup_dict,
 )
 
 RUN_COLUMNS = ("model", "method", "setup", "status", "peak", "predicted", "error", "step", "tokens")
@@ -90,68 +79,6 @@ def summary_table(pairs: Sequence[tuple[Record, Prediction]]) -> Table:
     return filled(Table(columns=RUN_COLUMNS, rows=tuple(rows), left=4))
 
 
-# --- what sets runs apart -------------------------------------------------------------------------
-
-
-def distinctions(workloads: Sequence[Workload]) -> list[str]:
-    """For each workload, in words, the settings in which they differ; model, method and rank have
-    cells of their own."""
-    setups = [setup_dict(w.setup) for w in workloads]
-    values = ({str(s[o.name]) for s in setups if s[o.name] is not None} for o in _TOLD)
-    differing = [option for option, found in zip(_TOLD, values, strict=True) if len(found) > 1]
-    return [", ".join(filter(None, (_words(o, setup) for o in differing))) for setup in setups]
-
-
-def setting(setup: TrainSetup) -> str:
-    """'batch 4 x 256, bfloat16, fused, float32 adapters': sizes and dtype, then whatever is not as
-    by default."""
-    own, usual = setup_dict(setup), setup_dict(_USUAL)
-    usual["adapter_dtype"] = setup.dtype  # another one costs memory, the default too
-    rest = [
-        _words(option, own)
-        for option in _TOLD
-        if option.name not in ("batch_size", "seq_len", "dtype", "device")
-        and own[option.name] != usual[option.name]
-    ]
-    sizes = f"batch {count_text(setup.batch_size)} x {count_text(setup.seq_len)}"
-    return ", ".join(filter(None, (sizes, setup.dtype, *rest)))
-
-
-_USUAL = TrainSetup(lora=LoraConfig(), quantization=Quantization())
-_PARTS = (TrainSetup, LoraConfig, Quantization)
-_FIRST = (
-    *("batch_size", "seq_len", "accumulation", "dtype", "precision", "checkpointing"),
-    *("targets", "adapter_dtype", "dropout", "alpha", "use_rslora"),
-    "recipe",
-)
-"""Told first of each part; what is not named here follows in the order of the command line."""
-
-
-_TOLD = sorted(
-    (option for option in OPTIONS if option.declared.words),
-    key=lambda o: (
-        o.declared.added,
-        _PARTS.index(o.owner),
-        _FIRST.index(o.name) if o.name in _FIRST else len(_FIRST),
-    ),
-)
-
-
-def _words(option: Option, setup: Mapping[str, Any]) -> str:
-    value, words = setup[option.name], option.declared.words
-    if value is None or value == [] or (option.name == "alpha" and value == 2 * setup["rank"]):
-        return ""
-    return valued(words, value)
-
-
-def category_label(metric: str, category: str, whole: str = "whole") -> str:
-    """The words for a category of a metric: a part of memory, a group of phases, or the whole."""
-    if category == TOTAL:
-        return whole
-    is_phase = metric.endswith("phase_peak_bytes")
-    return (run_labels.PHASE_LABELS if is_phase else labels.CATEGORY_LABELS)[category]
-
-
 # --- what bench shows at the end ------------------------------------------------------------------
 
 
@@ -175,8 +102,6 @@ def bench_blocks(results: Sequence[Result], *, detail: bool = False) -> list[Blo
     blocks += [block for r in results for block in record_blocks(r)]
     comparisons = [c for r in results for c in r.comparisons]
     if len(results) > 1 and comparisons:
-        from lora_profiler.report.measured.comparisons import errors_table
-
         records = {r.record.id: r.record for r in results}
         blocks.append(errors_table(comparisons, ("category",), records))
     return [*blocks, dim(*about, f"{run_labels.ERROR_DEFINITION}.")]

@@ -2,9 +2,11 @@
 how fast it went, or how it failed."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lora_profiler.comparison.errors import TOTAL, Comparison, Metric, lower_bounds
 from lora_profiler.comparison.scored import Result
+from lora_profiler.option import Option
 from lora_profiler.prediction import CATEGORIES, Prediction
 from lora_profiler.records.record import Environment, RankMeasurement, Record
 from lora_profiler.report import labels
@@ -24,8 +26,16 @@ from lora_profiler.report.blocks import (
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.run_labels import advice, speed_lines
-from lora_profiler.report.setup_words import adapter_line, attention_words, training_line
+from lora_profiler.report.setup_words import adapter_line, attention_words, training_line, valued
 from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, in_unit, percent_text
+from lora_profiler.workload import (
+    OPTIONS,
+    LoraConfig,
+    Quantization,
+    TrainSetup,
+    Workload,
+    setup_dict,
+)
 
 
 def ranks_table(record: Record) -> Table | None:
@@ -324,3 +334,65 @@ def alone_table(record: Record) -> Table:
         for k, v in known.items()
     ]
     return Table(title=f"Other measured memory, {unit}", columns=("", "measured"), rows=tuple(rows))
+
+
+# --- what sets runs apart -------------------------------------------------------------------------
+
+
+def distinctions(workloads: Sequence[Workload]) -> list[str]:
+    """For each workload, in words, the settings in which they differ; model, method and rank have
+    cells of their own."""
+    setups = [setup_dict(w.setup) for w in workloads]
+    values = ({str(s[o.name]) for s in setups if s[o.name] is not None} for o in _TOLD)
+    differing = [option for option, found in zip(_TOLD, values, strict=True) if len(found) > 1]
+    return [", ".join(filter(None, (_words(o, setup) for o in differing))) for setup in setups]
+
+
+def setting(setup: TrainSetup) -> str:
+    """'batch 4 x 256, bfloat16, fused, float32 adapters': sizes and dtype, then whatever is not as
+    by default."""
+    own, usual = setup_dict(setup), setup_dict(_USUAL)
+    usual["adapter_dtype"] = setup.dtype  # another one costs memory, the default too
+    rest = [
+        _words(option, own)
+        for option in _TOLD
+        if option.name not in ("batch_size", "seq_len", "dtype", "device")
+        and own[option.name] != usual[option.name]
+    ]
+    sizes = f"batch {count_text(setup.batch_size)} x {count_text(setup.seq_len)}"
+    return ", ".join(filter(None, (sizes, setup.dtype, *rest)))
+
+
+_USUAL = TrainSetup(lora=LoraConfig(), quantization=Quantization())
+_PARTS = (TrainSetup, LoraConfig, Quantization)
+_FIRST = (
+    *("batch_size", "seq_len", "accumulation", "dtype", "precision", "checkpointing"),
+    *("targets", "adapter_dtype", "dropout", "alpha", "use_rslora"),
+    "recipe",
+)
+"""Told first of each part; what is not named here follows in the order of the command line."""
+
+
+_TOLD = sorted(
+    (option for option in OPTIONS if option.declared.words),
+    key=lambda o: (
+        o.declared.added,
+        _PARTS.index(o.owner),
+        _FIRST.index(o.name) if o.name in _FIRST else len(_FIRST),
+    ),
+)
+
+
+def _words(option: Option, setup: Mapping[str, Any]) -> str:
+    value, words = setup[option.name], option.declared.words
+    if value is None or value == [] or (option.name == "alpha" and value == 2 * setup["rank"]):
+        return ""
+    return valued(words, value)
+
+
+def category_label(metric: str, category: str, whole: str = "whole") -> str:
+    """The words for a category of a metric: a part of memory, a group of phases, or the whole."""
+    if category == TOTAL:
+        return whole
+    is_phase = metric.endswith("phase_peak_bytes")
+    return (run_labels.PHASE_LABELS if is_phase else labels.CATEGORY_LABELS)[category]

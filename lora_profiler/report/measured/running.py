@@ -17,7 +17,8 @@ from lora_profiler.records.record import MEASURED, readings_dict
 from lora_profiler.report.json import picked
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
-from lora_profiler.report.measured.measured_runs import distinctions, run_row
+from lora_profiler.report.measured.measured_runs import run_row
+from lora_profiler.report.measured.measurements import distinctions
 from lora_profiler.report.progress import terminal
 from lora_profiler.units import bytes_text, clock_text, count_text
 

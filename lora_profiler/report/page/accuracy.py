@@ -25,7 +25,8 @@ from lora_profiler.report.measured.comparisons import (
     largest_errors_table,
     run_name,
 )
-from lora_profiler.report.measured.measured_runs import ratio_of, setting
+from lora_profiler.report.measured.measured_runs import ratio_of
+from lora_profiler.report.measured.measurements import setting
 from lora_profiler.report.measured.run_labels import ratio_line
 from lora_profiler.report.page.runs import NAMES, Run, full_and_lora, tokens_text, worst_first
 from lora_profiler.report.parts import Beside, Card, Drawing, Fold, Part, Section
