@@ -38,7 +38,7 @@ from lora_profiler.prediction import Prediction
 from lora_profiler.records.serialize import setup_dict, setup_from_dict
 from lora_profiler.rehearsal.build import Stubs, find_compiler, stubs
 from lora_profiler.rehearsal.environment import read_environment
-from lora_profiler.report.measured.measured_runs import setting
+from lora_profiler.report.measured.measurements import setting
 from lora_profiler.workload import TrainSetup, key_fields
 
 TRACED = RESULTS / "rehearsed_traced.jsonl"

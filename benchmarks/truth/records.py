@@ -24,7 +24,7 @@ from lora_profiler.evidence import OwnRow
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.load import read_records
 from lora_profiler.records.record import Record
-from lora_profiler.report.measured.measured_runs import setting
+from lora_profiler.report.measured.measurements import setting
 from lora_profiler.units import error_text
 
 RECORDS = Path(__file__).parents[1] / "records"
