@@ -364,63 +364,46 @@ def written(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-def test_control_groups_of_version_2(tmp_path: Path) -> None:
-    root = written(
-        tmp_path,
-        {
-            "proc/self/cgroup": "0::/user.slice/job\n",
-            "sys/fs/cgroup/memory.max": "max\n",
-            "sys/fs/cgroup/user.slice/memory.max": "1000\n",
-            "sys/fs/cgroup/user.slice/memory.peak": "77\n",
-            "sys/fs/cgroup/user.slice/job/memory.max": "5000\n",
-            "sys/fs/cgroup/user.slice/job/memory.peak": "42\n",
-            "sys/fs/cgroup/user.slice/job/memory.events": (
-                "low 0\nhigh 0\nmax 9\noom 3\noom_kill 2\noom_group_kill 0\n"
-            ),
-        },
-    )
-    assert machine.memory_limit_bytes(root) == 1000  # the tightest counts, the own peak and kills
-    assert machine.cgroup_peak_bytes(root) == 42
-    assert machine.oom_kills(root) == 2
+UNLIMITED = {"memory/memory.limit_in_bytes": "9223372036854771712\n"}
+VERSION_2 = {
+    "memory.max": "max\n",
+    "user.slice/memory.max": "1000\n",
+    "user.slice/memory.peak": "77\n",
+    "user.slice/job/memory.max": "5000\n",
+    "user.slice/job/memory.peak": "42\n",
+    "user.slice/job/memory.events": "low 0\nhigh 0\nmax 9\noom 3\noom_kill 2\noom_group_kill 0\n",
+}
+"""The tightest limit counts, and the own group's peak and kills."""
+VERSION_1 = UNLIMITED | {
+    "unified/x": "",
+    "memory/job/memory.limit_in_bytes": "2048\n",
+    "memory/job/memory.max_usage_in_bytes": "512\n",
+    "memory/job/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
+}
+GROUPS: dict[str, tuple[str, dict[str, str], tuple[int | None, ...]]] = {
+    "version 2": ("0::/user.slice/job\n", VERSION_2, (1000, 42, 2)),
+    "version 1 beside an empty 2": (
+        *("8:cpu,cpuacct:/\n4:memory:/job\n0::/\n", VERSION_1),
+        (2048, 512, 1),
+    ),
+    "no limit of version 2": ("0::/\n", {"memory.max": "max\n"}, (None, None, None)),
+    "no limit of version 1": ("4:memory:/\n", UNLIMITED, (None, None, None)),
+    "a container, whose group is the mount": (
+        *("0::/docker/abc\n", {"memory.max": "4096\n"}),
+        (4096, None, None),
+    ),
+    "none": ("", {}, (None, None, None)),
+}
+"""Files of the mount, and limit, peak and kills."""
 
 
-def test_control_groups_of_version_1_beside_an_empty_version_2(tmp_path: Path) -> None:
-    root = written(
-        tmp_path,
-        {
-            "proc/self/cgroup": "8:cpu,cpuacct:/\n4:memory:/job\n0::/\n",
-            "sys/fs/cgroup/unified/x": "",
-            "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
-            "sys/fs/cgroup/memory/job/memory.limit_in_bytes": "2048\n",
-            "sys/fs/cgroup/memory/job/memory.max_usage_in_bytes": "512\n",
-            "sys/fs/cgroup/memory/job/memory.oom_control": (
-                "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"
-            ),
-        },
-    )
-    assert machine.memory_limit_bytes(root) == 2048
-    assert machine.cgroup_peak_bytes(root) == 512
-    assert machine.oom_kills(root) == 1
-
-
-def test_a_group_without_a_limit_has_none(tmp_path: Path) -> None:
-    old = {"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}
-    new = {"sys/fs/cgroup/memory.max": "max\n"}
-    for group, unlimited in (("4:memory:/\n", old), ("0::/\n", new)):
-        root = written(tmp_path / group[0], {"proc/self/cgroup": group, **unlimited})
-        assert machine.memory_limit_bytes(root) is None
-
-
-def test_in_a_container_the_mount_is_the_group(tmp_path: Path) -> None:
-    files = {"proc/self/cgroup": "0::/docker/abc\n", "sys/fs/cgroup/memory.max": "4096\n"}
-    root = written(tmp_path, files)
-    assert machine.memory_limit_bytes(root) == 4096
-
-
-def test_no_control_groups(tmp_path: Path) -> None:
-    assert machine.memory_limit_bytes(tmp_path) is None
-    assert machine.cgroup_peak_bytes(tmp_path) is None
-    assert machine.oom_kills(tmp_path) is None
+@pytest.mark.parametrize("name", GROUPS)
+def test_control_groups(name: str, tmp_path: Path) -> None:
+    group, files, found = GROUPS[name]
+    root = written(tmp_path, {f"sys/fs/cgroup/{path}": text for path, text in files.items()})
+    written(root, {"proc/self/cgroup": group} if group else {})
+    read = (machine.memory_limit_bytes, machine.cgroup_peak_bytes, machine.oom_kills)
+    assert tuple(each(root) for each in read) == found
 
 
 def test_physical_memory_agrees_with_psutil() -> None:

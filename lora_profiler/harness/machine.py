@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -160,9 +161,8 @@ def cpu_times(root: Path = _ROOT, allowed: frozenset[int] | None = None) -> CpuT
     )
     if not cpus:
         return None
-    own_seconds = sum(os.times()[:4]) + sum(map(_process_seconds, _descendants()))
     return CpuTimes(
-        own_seconds=own_seconds,
+        own_seconds=sum(os.times()[:4]) + _seconds_below(),
         busy_seconds=sum(busy[cpu] for cpu in cpus),
         wall_seconds=time.perf_counter(),
         cpus=cpus,
@@ -206,27 +206,14 @@ def _busy_seconds(root: Path) -> dict[int, float]:
     return seconds
 
 
-def _descendants() -> list[int]:
-    """Process ids below this process; those that ended and were waited for are in their parents'
-    times."""
-    descendants, waiting = [], [os.getpid()]
-    while waiting:
-        parent = waiting.pop()
-        children = [
-            int(pid)
-            for task in Path(f"/proc/{parent}/task").glob("*/children")
-            for pid in " ".join(_lines(task)).split()
-        ]
-        descendants += children
-        waiting += children
-    return descendants
-
-
-def _process_seconds(pid: int) -> float:
-    """Processor seconds of a process and its children that it waited for; 0 if it has just gone."""
-    fields = " ".join(_lines(Path(f"/proc/{pid}/stat"))).rpartition(")")[2].split()
-    # utime, stime, cutime, cstime: proc(5)
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+def _seconds_below() -> float:
+    """Processor seconds of all processes below this one, and of their children that they waited
+    for; those that ended and were waited for here are in this process's own times."""
+    psutil, seconds = _psutil(), 0.0
+    for process in psutil.Process().children(recursive=True) if psutil is not None else ():
+        with suppress(psutil.Error):  # it has just gone
+            seconds += sum(process.cpu_times()[:4])
+    return seconds
 
 
 def _psutil() -> Any:
