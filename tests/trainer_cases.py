@@ -1,6 +1,7 @@
 """The cases of `cases/trainer_files.yml`: each read as a trainer's file, and what is said of it."""
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import yaml
 from lora_profiler import find_model
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.trainer_files.document import parse
-from lora_profiler.trainer_files.reading import read_document, read_files
+from lora_profiler.trainer_files.reading import read_command, read_document, read_files
 from lora_profiler.trainer_files.resolving import resolve_images
 from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model
 
@@ -19,6 +20,8 @@ TEXTS: Mapping[str, str] = yaml.safe_load((FOLDER / "trainer_texts.yml").read_te
 CASES: Mapping[str, Mapping[str, Any]] = yaml.safe_load(
     (FOLDER / "trainer_files.yml").read_text("utf-8")
 )
+STARTED = ("ax.yml", "lf.yaml", "tt.yaml", "own.py")
+"""What lies in the folder in which a command is read."""
 
 
 def text_of(case: Mapping[str, Any]) -> str:
@@ -31,6 +34,10 @@ def text_of(case: Mapping[str, Any]) -> str:
 
 def read_case(case: Mapping[str, Any], folder: Path) -> TrainerFile:
     name = case.get("name", "file.yaml")
+    if "command" in case:
+        for each in STARTED:
+            (folder / each).write_text(TEXTS[each])
+        return read_command(shlex.split(case["command"]), folder)
     if "by" in case:
         return read_document(parse(text_of(case), name, None, is_json=False), case["by"])
     paths = [folder / name]
@@ -56,7 +63,7 @@ def answers(folder: Path) -> Iterator[str]:
         own = folder / str(number)
         own.mkdir()
         lines = list(said(case, own))
-        before = first.setdefault(case.get("of") or case["text"], lines)
+        before = first.setdefault(case.get("of") or case.get("text") or name, lines)
         same = set(before) if lines is not before else set()
         names = {line.partition("=")[0] for line in lines}
         gone = [line for line in before if "=" in line and line.partition("=")[0] not in names]
