@@ -26,7 +26,15 @@ from lora_profiler.report.setup_words import trainer_lines
 from lora_profiler.stacks import CHECKPOINT_DTYPE, Stack, Trainer, as_guided, find_stack
 from lora_profiler.stacks.stack import METHODS
 from lora_profiler.support.check import check
-from lora_profiler.workload import OPTIONS, Method, TrainSetup, Workload, setup_dict
+from lora_profiler.workload import (
+    OPTIONS,
+    LoraConfig,
+    Method,
+    Quantization,
+    TrainSetup,
+    Workload,
+    setup_dict,
+)
 from readme import TRAINERS as PAGE
 from readme import with_trainers
 from trainers_page import stacks
@@ -213,8 +221,15 @@ def test_a_checkpoint_of_unknown_dtype_is_said_to_be_taken_for_float32(
     assert (ASSUMED_FLOAT32 in words) == is_assumed
 
 
+PLAIN = {
+    "full": TrainSetup(),
+    "lora": TrainSetup(lora=LoraConfig(r=16)),
+    "qlora": TrainSetup(lora=LoraConfig(r=16), quantization=Quantization()),
+}
+
+
 def test_what_a_question_has_under_a_trainer(golden_file: Golden) -> None:
-    """Beside what it has without one. `sm` is the card's capability; `guided` is the trainer as
+    """Where it is not `PLAIN`. `sm` is the card's capability; `guided` is the trainer as
     guides have it.
 
     Worked out from the trainers' sources and rehearsals: weights as the checkpoint has them; packed
@@ -234,7 +249,7 @@ def test_what_a_question_has_under_a_trainer(golden_file: Golden) -> None:
         asked = {**options, "methods": (method,)}
         model = find_model(name, offline=True)
         (workload,) = workloads(model, {**DEFAULTS, **asked}, set(asked), platform, stack)
-        own, plain = map(setup_dict, (workload.setup, setup_for(model, "bare", method)))
+        own, plain = map(setup_dict, (workload.setup, PLAIN[method]))
         said = ", ".join(f"{k} {_short(v)}" for k, v in own.items() if v != plain[k])
         try:
             check(workload, "analytic")
