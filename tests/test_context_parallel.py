@@ -97,29 +97,6 @@ def test_ranks_that_share_a_sequence_share_a_batch() -> None:
     assert llama(world_size=8).setup.batches_at_once == 2
 
 
-@pytest.mark.parametrize(
-    ("changes", "engine", "words"),
-    [
-        ({}, "traced", "known to the rules alone"),
-        ({"world_size": 6}, "analytic", "6 ranks are no multiple of --context-parallel-size 4"),
-        ({"sharding": "ddp"}, "analytic", "with sharding ddp"),
-        ({"packed": 16}, "analytic", "with packed rows"),
-        ({"padding": 0.1}, "analytic", "with padding"),
-        ({"loss": "fused"}, "auto", "with the fused loss"),
-        ({"attention": "efficient"}, "auto", "with efficient attention"),
-        ({"precision": "amp"}, "auto", "with autocast"),
-        ({"lora": LoraConfig(r=8, use_dora=True)}, "auto", "with DoRA's layers"),
-        ({"dtype": "float32"}, "auto", "with float32"),
-        ({"eval_batch_size": 2}, "auto", "with evaluation"),
-    ],
-)
-def test_what_was_not_rehearsed_is_refused(
-    changes: dict[str, Any], engine: str, words: str
-) -> None:
-    with pytest.raises(UsageError, match=words):
-        check(llama(**changes), engine)
-
-
 def test_models_and_cards_that_torch_or_accelerate_refuse() -> None:
     workload = llama()
     with pytest.raises(UsageError, match="attends to windows"):

@@ -6,12 +6,9 @@ from typing import Any
 
 import pytest
 
-import cases
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_gpu, find_model
-from lora_profiler.errors import UsageError
 from lora_profiler.gpu_platform import Platform
-from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.support.offloading import LEAST_OFFLOADED
 from lora_profiler.trainer_files.reading import read_content
@@ -69,24 +66,6 @@ def test_without_checkpointing_it_says_nothing() -> None:
     assert totals(idle) == totals(replace(idle, offload_checkpoints=False))
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"device": "cpu"}, "device cuda, not cpu"),
-        ({"world_size": 2, "sharding": "fsdp"}, "whole weights"),
-        ({"world_size": 2, "sharding": "ddp", "offload_params": True}, "no shards"),
-        ({"offload_activations": True}, "take one of"),
-    ],
-)
-def test_what_it_does_not_go_with_is_refused(changes: dict[str, object], said: str) -> None:
-    setup = replace(BASE, **changes)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=said):
-        predict_by(Workload(model=cases.spec_of("llama"), setup=setup))
-    for engine in ("compiled", "traced"):
-        with pytest.raises(UsageError, match="analytic"):
-            predict_by(Workload(model=cases.spec_of("llama"), setup=BASE), engine)
-
-
 # --- the embedding --------------------------------------------------------------------------------
 
 CELL = """\
@@ -129,21 +108,3 @@ def test_an_embedding_on_the_host_by_hand() -> None:
     kept = predict(replace(workload, setup=replace(SMALL, offload_embedding=False)))
     assert kept.peak.total_bytes - moved.peak.total_bytes == 32_000 * 2048 * 2
     assert dict(moved.host_bytes) == {"parameters": 32_000 * 2048 * 2}
-
-
-@pytest.mark.parametrize(
-    ("model", "changes", "said"),
-    [
-        ("gpt2", {}, "ties it to its head"),
-        ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", {"world_size": 2, "sharding": "ddp"}, "several"),
-        ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", {"lora": None}, "does not train"),
-        (
-            "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
-            {"lora": LoraConfig(modules_to_save=("embed_tokens",))},
-            "does not train",
-        ),
-    ],
-)
-def test_an_embedding_that_stays_is_refused(model: str, changes: Any, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        predict_by(Workload(model=find_model(model), setup=replace(SMALL, **changes)))

@@ -204,27 +204,6 @@ def test_a_process_that_is_measured_trains_them(kind):
     assert truth.trains(config, setup)
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"peft_type": "vera", "alpha": 3.0}, "--alpha does not apply to VeRA"),
-        ({"peft_type": "ia3", "rank": 16}, "--rank does not apply to IA3"),
-        ({"peft_type": "ia3", "dropout": 0.1}, "--dropout does not apply to IA3"),
-        ({"peft_type": "oft", "use_dora": True}, "--use-dora does not apply to OFT"),
-        ({"oft_block_size": 8}, "--oft-block-size does not apply to LoRA"),
-        (
-            {"peft_type": "ia3", "targets": "q_proj", "feedforward_modules": "up_proj"},
-            "up_proj is not among the targets q_proj",
-        ),
-        ({"peft_type": "lokr"}, "Supported: lora, vera, ia3, oft"),
-        ({"peft_type": "vera", "optimizer": "muon"}, "Muon updates matrices only"),
-    ],
-)
-def test_what_a_method_lacks_is_refused_by_its_name(options, words):
-    with pytest.raises(UsageError, match=words):
-        setup_for(find_model("HuggingFaceTB/SmolLM2-135M"), **options)
-
-
 def test_a_trainers_defaults_for_lora_are_no_wish():
     """TRL and PEFT set alpha and dropout, which IA3 has no place for."""
     model = find_model("HuggingFaceTB/SmolLM2-135M")

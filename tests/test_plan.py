@@ -428,40 +428,6 @@ def test_a_loss_of_a_trainer_is_planned_over_several_ranks(run: Run) -> None:
     assert "is known of" not in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        ("gpt2 --max-hours 3", "add --tokens"),
-        ("gpt2 --epochs 3", "--epochs needs to know of what"),
-        ("gpt2 --tokens 0", "--tokens is '0'"),
-        ("gpt2 --tokens much", "--tokens is 'much'"),
-        ("gpt2 --tokens 1M --lengths mean=600,max=4096", "leave one out"),
-        ("gpt2 --tokens 1M --batching packed", "add --data or --lengths"),
-        ("gpt2 --price t4=2.49", "write a GPU and its price per hour"),
-        ("gpt2 --price t4=1/h --price t4=2/h", "says twice"),
-        ("gpt2 --gpus nocard", "unknown GPU"),
-        (
-            "gpt2 --gpus t4 --price l4=1/h --tokens 1M --max-cost 3",
-            "none of these GPUs has a price",
-        ),
-        ("gpt2 --ranks 128..8", "--ranks is"),
-        ("gpt2 --ranks 8 --rank 16", "leave one out"),
-        ("gpt2 --methods lora,dora", "names 'dora'"),
-        ("gpt2 --methods lora --method full", "leave one out"),
-        ("gpt2 --effective-batch 6 -b 4", "not a multiple of micro-batch"),
-        ("gpt2 --engine traced", "nothing is traced"),
-        ("gpt2 --cluster 8xh100-80gb --tokens 1M", "and --cluster exclude each other"),
-        ("gpt2 --world-size 2", "the plan chooses"),
-    ],
-)
-def test_bad_input_gets_one_clear_sentence(run: Run, arguments: str, sentence: str) -> None:
-    done = run("plan", *shlex.split(arguments))
-    assert done.exit_code == 2 and not done.stdout
-    first, *rest = done.stderr.splitlines()
-    assert first.startswith("error: ") and all(line.startswith("  ") for line in rest)
-    assert len(rest) <= 3 and sentence.lower() in done.stderr.lower(), done
-
-
 def test_data_without_tokens_are_refused(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "train.jsonl"
     file.write_text('{"text": ""}\n')

@@ -12,7 +12,6 @@ import truth
 from agreement import exact_totals, totals
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import model_from_config
-from lora_profiler.errors import UsageError
 from lora_profiler.modeling import attention_context, forward_loss, make_optimizer
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
@@ -74,17 +73,3 @@ def test_real_steps(name: str) -> None:
     real = truth.peaks(config, setup)
     assert totals(mine)["end_of_forward"] == real[2, "forward"]
     assert totals(mine)["loss_backward"] == real[2, "backward"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"world_size": 2, "sharding": "ddp"}, "one GPU"),
-        ({"accumulation": 2}, "accumulation must be 1"),
-        ({"optimizer": "adafactor", "optimizer_impl": "foreach"}, "is modelled with fused AdamW"),
-        ({"optimizer_impl": "foreach"}, "is modelled with fused AdamW"),
-    ],
-)
-def test_what_it_does_not_go_with_is_refused(changes: dict[str, object], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        replace(BASE, **changes)  # type: ignore[arg-type]
