@@ -627,6 +627,16 @@ def test_sizes_that_depend_on_values_take_their_largest_case(tmp_path: Path) -> 
     assert any(piece["bytes"] == 2 * 8 * 256 * 1024 for piece in rank["held"]["largest"])
 
 
+def test_a_script_that_exits_over_its_arguments_is_told_by_its_exit_code(tmp_path: Path) -> None:
+    """argparse ends with 2, here after the GPU was opened."""
+    text = (
+        "import argparse, torch\ntorch.ones(1, device='cuda')\nparser = argparse.ArgumentParser()\n"
+        "parser.add_argument('--data', required=True)\nparser.parse_args()\n"
+    )
+    done = rehearse("--gpu", "t4", "--", "python", script(tmp_path, text))
+    assert done.returncode == 4 and "exit code 2 before step 1" in done.stderr
+
+
 MASKED = """
 mask = torch.zeros(3, 4, device="cuda") > 1
 tokens = torch.zeros(3, 4, dtype=torch.long, device="cuda")

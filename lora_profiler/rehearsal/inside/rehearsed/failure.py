@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 _OF_NETWORK = ("huggingface_hub", "requests", "urllib3", "httpx", "httpcore", "aiohttp")
 """Packages whose errors say that something could not be fetched."""
@@ -13,9 +13,25 @@ _WORDS = ("offline", "couldn't connect", "couldn't reach", "cached files", "not 
 """Of transformers and datasets, which raise errors of Python's own for the same."""
 
 
+_codes: list[int] = []
+"""Of calls of sys.exit."""
+
+
+def exit_code() -> int:
+    """Of a process that ends without an error that nobody caught."""
+    return _codes[-1] if _codes else 0
+
+
 def observe_failures(folder: Path) -> None:
     """At the end of this process, the error that nobody caught is left in `folder`."""
     process = os.getpid()
+    original = sys.exit
+
+    def leave(status: Any = None) -> NoReturn:
+        _codes.append(status if isinstance(status, int) else int(status is not None))
+        original(status)
+
+    sys.exit = leave
 
     def tell() -> None:
         error: BaseException | None = getattr(sys, "last_value", None)

@@ -16,6 +16,7 @@ from torch.optim.optimizer import (
 )
 
 from . import kernels, outcome
+from .failure import exit_code
 from .kernels_by_name import between
 from .peaks import Peaks
 from .settings import Settings
@@ -336,7 +337,7 @@ class Recorder:
         self.peaks.sample()
         if error is None:
             self._write("ended")
-            self._leave(0)
+            self._leave(exit_code())
         facts = outcome.error_summary(error) | {"step": self.step, "phase": self.phase}
         self._write(outcome.status_of(error), error=facts)
         self._leave(1)
