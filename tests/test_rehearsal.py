@@ -943,11 +943,12 @@ def test_a_name_that_nobody_knows_is_its_namesake_or_the_defaults_of_a_config_cl
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     config = transformers.AutoConfig.from_pretrained("me/one-Reward")
     assert config.hidden_size == CONFIG["hidden_size"]
-    assert transformers.AutoConfig.from_pretrained("microsoft/mpnet-base").vocab_size == 30_527
+    clip = transformers.AutoConfig.from_pretrained("openai/clip-vit-base-patch32")
+    assert clip.projection_dim == 512
     assert transformers.AutoConfig.from_pretrained("distilroberta-base").num_hidden_layers == 6
     assert DATA_STOOD_IN[-3:] == [
         "me/one-Reward as known/One",
-        "microsoft/mpnet-base by the defaults of its config class",
+        "openai/clip-vit-base-patch32 by the defaults of its config class",
         "distilroberta-base as distilbert/distilroberta-base",
     ]
     with pytest.raises(OSError):
