@@ -1019,6 +1019,32 @@ def test_a_tokenizer_that_is_stood_in_for_gives_a_token_a_byte_and_is_as_large_a
 
 
 @pytest.mark.parametrize(
+    ("config", "longest", "marks"),
+    [
+        ({"model_type": "clip", "text_config": {"max_position_embeddings": 77}}, 77, (None, None)),
+        ({"model_type": "roberta", "max_position_embeddings": 514}, 512, ("<s>", "<mask>")),
+        ({"model_type": "bert", "max_position_embeddings": 512}, 512, ("[CLS]", "[MASK]")),
+        ({"model_type": "t5"}, int(1e30), (None, None)),
+    ],
+)
+def test_a_tokenizer_that_is_stood_in_for_has_its_family_s_marks_and_longest_text(
+    tmp_path: Path, config: dict[str, Any], longest: int, marks: tuple[str | None, ...]
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    from lora_profiler.rehearsal.inside.rehearsed.tokens import WORD, write_tokenizer
+
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 1000, **config}))
+    write_tokenizer(tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert (len(tokenizer), tokenizer.model_max_length) == (1000, longest)
+    assert (tokenizer.cls_token, tokenizer.mask_token) == marks
+    of_marks = tokenizer.num_special_tokens_to_add()
+    assert len(tokenizer(7 * WORD)["input_ids"]) == 7 + of_marks == 7 + 2 * (marks[0] is not None)
+    if config["model_type"] == "t5":  # a class that takes no byte pairs
+        assert len(transformers.T5Tokenizer.from_pretrained(tmp_path)(7 * WORD)["input_ids"]) == 8
+
+
+@pytest.mark.parametrize(
     ("source", "columns"),
     [
         ("trainer.train()", ("text",)),

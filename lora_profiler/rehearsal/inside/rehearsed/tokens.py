@@ -35,15 +35,17 @@ def write_tokenizer(folder: Path) -> None:
     named = {"pad_token": _PAD, "eos_token": _END} | _named_tokens(kind)
     given = [word for word in sys.argv[1:] if re.fullmatch(r"<\S+>|\[[A-Z]+\]", word)]
     special = [*dict.fromkeys([*named.values(), *_OF_CHATS, *given])]
-    size = fields.get("vocab_size") or fields.get("text_config", {}).get("vocab_size") or 0
+    of_text = (fields.get("text_config") or {}) | {k: v for k, v in fields.items() if v is not None}
+    size = of_text.get("vocab_size") or 0
     is_of_pieces = getattr(getattr(kind, "model", None), "__name__", "") == "Unigram"
     tokenizer = (_pieces if is_of_pieces else _bytes)(special, int(size), named)
     _end_with_marks(tokenizer, named)
     each = "{{ message['role'] }}: {{ message['content'] }}" + named["eos_token"]
     chat = f"{{% for message in messages %}}{each}{{% endfor %}}"
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", **named, "chat_template": chat}
-    if limit := fields.get("max_position_embeddings"):
-        settings["model_max_length"] = limit
+    if limit := of_text.get("max_position_embeddings"):
+        tokens = limit - 2  # RoBERTa's kind begins behind the position of padding
+        settings["model_max_length"] = tokens if tokens & (tokens - 1) == 0 else limit
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
 
