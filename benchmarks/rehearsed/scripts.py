@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ from benchmarks.rehearsed.documented_commands import Documented, documented, int
 from benchmarks.rehearsing import ROOT, rehearsal_command
 from benchmarks.rows import Row, read_rows
 from benchmarks.runner import Asked, Rows
+from lora_profiler.units import error_text, percent_text
 
 SUITS, SMALL = "h100_sxm_80gb", "t4"
 MOST_RANKS = 2
@@ -214,6 +216,7 @@ def _outcome(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
     rank = max(ranks, key=lambda each: each["status"] != "done")
     error = rank["error"] or {}
     peak = rank["peaks"]["whole"] or {}
+    nearest = document["nearest_prediction"] or {}
     return {
         "status": rank["status"],
         "words": _plain(f"{error['type']}: {error['message']}") if error else "",
@@ -221,6 +224,9 @@ def _outcome(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
         "steps": rank["steps"],
         "requested_bytes": peak.get("requested_bytes"),
         "reserved_bytes": peak.get("reserved_bytes"),
+        "held_bytes": (rank["held"] or {}).get("requested_bytes"),
+        "predicted": nearest.get("requested_bytes"),
+        "doubt": _plain((nearest.get("doubts") or [nearest.get("reason", "")])[:1][0] or ""),
         "stood_in": [*rank["dtypes_of_holes"], *rank["data_stood_in"]],
     }
 
@@ -281,8 +287,23 @@ def page(rows: Sequence[Row]) -> str:
         table(
             "fault of | kind | >scripts", [(*fault, count) for fault, count in faults.most_common()]
         ),
+        _predicted([row for row in rows if row.get("predicted")]),
         "Peaks are reserved bytes of the whole run.",
         table("script | command | GPU | end | >peak | >s", map(_cells, rows)),
+    )
+
+
+def _predicted(rows: Sequence[Row]) -> str:
+    """Of rehearsals that the answer compares with a prediction of what ran."""
+    if not rows:
+        return ""
+    off = [row["predicted"] / row["held_bytes"] - 1 for row in rows]
+    sure = [error for error, row in zip(off, rows, strict=True) if not row["doubt"]]
+    return (
+        f"The answer compares {len(rows)} of these rehearsals with a prediction: {off.count(0)} are"
+        f" equal to the byte, the median is {percent_text(median(map(abs, off)))} off, the worst"
+        f" {error_text(max(off, key=abs))}. Of {len(sure)} without a stated doubt"
+        f" {sure.count(0)} are equal."
     )
 
 
