@@ -22,6 +22,8 @@ _RANKS = re.compile(r"--(?:nproc[-_]per[-_]node|num_processes|nnodes)[= ](\d+)")
 _RANKS_OF_FILE = re.compile(r"^num_(?:processes|machines): *(\d+)", re.MULTILINE)
 _OPEN = re.compile(r"[$<\[|]|\.\.\.|/path/|path_to|path/to|your[-_]|YOUR|^/")
 """Of a word that its reader is to replace."""
+_ASKS = re.compile(r"HfArgumentParser|TrlParser|fire\.Fire|required=True")
+"""Of a script that does not run without arguments."""
 _TEXTS = {".md", ".mdx", ".rst", ".sh", ".py"}
 _LEFT_OUT = re.compile(
     r"(^|/)(tests?|\.github|docker|research_projects|utils)/|(^|[/_])test_|_flax\b"
@@ -54,8 +56,8 @@ class Documented:
 def documented(checkout: Path, folders: Sequence[str], entry: str | None) -> list[Documented]:
     """One of each training script below `folders`, in an order that a hash draws: the first that
     its own text documents, else another page, on one GPU where they do; without arguments where
-    nobody documents any. `entry`: the folder of what the project's own command runs, as trl's
-    `trl sft`."""
+    nobody documents any and the script asks for none. `entry`: the folder of what the project's
+    own command runs, as trl's `trl sft`."""
     name = checkout.name
     scripts = [
         path
@@ -69,6 +71,8 @@ def documented(checkout: Path, folders: Sequence[str], entry: str | None) -> lis
             by_script.setdefault(each.script, []).append(each)
     for script in scripts:
         place = str(script.relative_to(checkout))
+        if _ASKS.search(script.read_text("utf-8")):
+            continue
         plain = Documented(
             repository=name, script=place, folder=str(script.parent.relative_to(checkout)),
             words=("python", script.name), environment={}, source=place,
