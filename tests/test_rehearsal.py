@@ -630,6 +630,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "out_of_memory": None,
         "error": None,
         "largest_case": [],
+        "decomposed": [],
         "values_read": 0,
         "weights_of_holes": [],
         "dtypes_of_holes": {},

@@ -627,6 +627,25 @@ def test_sizes_that_depend_on_values_take_their_largest_case(tmp_path: Path) -> 
     assert any(piece["bytes"] == 2 * 8 * 256 * 1024 for piece in rank["held"]["largest"])
 
 
+DECOMPOSED = """
+import torch
+weight = torch.ones(6, 4, device="cuda")
+q, r = torch.linalg.qr(weight)
+u, s, v = torch.linalg.svd(weight, full_matrices=False)
+values, vectors = torch.linalg.eigh(torch.ones(4, 4, device="cuda"))
+inverse = torch.linalg.inv(torch.ones(4, 4, device="cuda"))
+print("SIZES", *(tuple(each.shape) for each in (q, r, u, s, v, values, vectors, inverse)), flush=True)
+"""
+
+
+def test_decompositions_give_tensors_of_the_right_sizes(tmp_path: Path) -> None:
+    """Which OLoRA, PiSSA and others start with; the answer names them."""
+    done = rehearse("--gpu", "t4", "--", "python", script(tmp_path, DECOMPOSED + LOOP))
+    assert "SIZES (6, 4) (4, 4) (6, 4) (4,) (4, 4) (4,) (4, 4) (4, 4)" in done.stderr
+    said = " ".join(done.stdout.split())
+    assert "linalg_qr, linalg_svd, linalg_eigh, linalg_inv_ex gave empty tensors" in said
+
+
 def test_a_script_that_exits_over_its_arguments_is_told_by_its_exit_code(tmp_path: Path) -> None:
     """argparse ends with 2, here after the GPU was opened."""
     text = (

@@ -151,6 +151,11 @@ def limits(result: Rehearsal, *, is_custom: bool) -> list[str]:
             "Sizes that depend on values are the largest possible: every element of "
             f"{', '.join(document['largest_case'])}."
         )
+    if names := document["decomposed"]:
+        sentences.append(
+            f"{', '.join(names)} gave empty tensors of the right sizes; cuSOLVER's workspaces count"
+            " as 0."
+        )
     if values := document["values_read"]:
         sentences.append(
             f"The script read {values:,} value{'s' * (values > 1)} from the GPU: true for a bool,"

@@ -19,7 +19,7 @@ from .settings import Settings
 from .tensors import Owner
 from .tokens import DATA_STOOD_IN, TEXTS
 from .trained_model import training_summary
-from .values import LARGEST_CASE
+from .values import DECOMPOSED, LARGEST_CASE
 from .weights import STOOD_IN
 
 SCHEMA = 1
@@ -126,6 +126,7 @@ def _document(run: Run, status: str, error: Mapping[str, Any] | None) -> dict[st
         "out_of_memory": run.out_of_memory,
         "error": error,
         "largest_case": LARGEST_CASE,
+        "decomposed": DECOMPOSED,
         "weights_of_holes": list(STOOD_IN),
         "dtypes_of_holes": STOOD_IN,
         "data_stood_in": list(dict.fromkeys(DATA_STOOD_IN)),

@@ -16,12 +16,13 @@ def _torch_imported() -> None:
 
     if torch.version.cuda is None:
         return
-    from .values import draw_no_weights, find_no_infinities, read_masks_as_true, take_largest_cases
+    from . import values
 
-    take_largest_cases()
-    read_masks_as_true()
-    find_no_infinities()
-    draw_no_weights()
+    values.take_largest_cases()
+    values.decompose_nothing()
+    values.read_masks_as_true()
+    values.find_no_infinities()
+    values.draw_no_weights()
     if _IS_RECORDED:
         from .recorder import Recorder
         from .weights import stand_in_for_urls

@@ -1,13 +1,19 @@
 """Where the bytes that a step asks for depend on values, which a pretended card has none of."""
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import torch
 
 LARGEST_CASE: list[str] = []
 """Operators that were answered with their largest case, in the order in which they came."""
+DECOMPOSED: list[str] = []
+"""Decompositions of matrices that the script asked for."""
+_DECOMPOSITIONS = (
+    "linalg_qr", "_linalg_svd", "_linalg_eigh", "linalg_cholesky_ex", "linalg_inv_ex", "geqrf",
+    "linalg_householder_product", "linalg_lu_factor_ex", "_linalg_solve_ex",
+)  # fmt: skip
 _DRAWN = (
     "normal_", "uniform_", "trunc_normal_", "xavier_normal_", "xavier_uniform_", "kaiming_normal_",
     "kaiming_uniform_",
@@ -25,6 +31,27 @@ def _everything(tensor: torch.Tensor) -> torch.Tensor:
         LARGEST_CASE.append("nonzero")
     # as torch's own: one row a dimension, then transposed
     return torch.empty((tensor.dim(), tensor.numel()), dtype=torch.int64, device=tensor.device).t()
+
+
+def decompose_nothing() -> None:
+    """QR, SVD and the like give tensors of the right sizes; their workspaces are not known."""
+    for name in _DECOMPOSITIONS:
+        operator = getattr(torch.ops.aten, name).default
+        _library.impl(name, partial(_of_its_sizes, name, operator), "CUDA", allow_override=True)
+    _library.impl("_linalg_check_errors", lambda *_, **__: None, "CUDA", allow_override=True)
+
+
+def _of_its_sizes(name: str, operator: Any, *args: Any, **kwargs: Any) -> Any:
+    if name.lstrip("_") not in DECOMPOSED:
+        DECOMPOSED.append(name.lstrip("_"))
+    device = next(each.device for each in args if isinstance(each, torch.Tensor))
+    to_meta = [each.to("meta") if isinstance(each, torch.Tensor) else each for each in args]
+    sizes = operator(*to_meta, **kwargs)
+    made = [
+        torch.empty_strided(each.shape, each.stride(), dtype=each.dtype, device=device)
+        for each in (sizes if isinstance(sizes, tuple) else (sizes,))
+    ]
+    return tuple(made) if isinstance(sizes, tuple) else made[0]
 
 
 def read_masks_as_true() -> None:
