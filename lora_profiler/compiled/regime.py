@@ -76,14 +76,18 @@ def walks_over_tokens(model: ModelSpec) -> bool:
 
 def one_of_each_regime(workload: Workload) -> Iterator[Workload]:
     """The workload at one size for each regime: one sample or several, windows that the sequence
-    fills or does not, rows of masks that are padded or not."""
+    fills or does not, rows of masks that are padded or not; of layers that walk over tokens at the
+    workload's own length."""
     examples: dict[Regime, Workload] = {}
+    firsts = (2, *windows_of(workload.model))
+    lengths = [seq for first in firsts for seq in range(first, first + MASK_ALIGNMENT)]
+    if walks_over_tokens(workload.model):
+        lengths = [workload.setup.seq_len]
     for batch in (1, 2):
-        for first in (2, *windows_of(workload.model)):
-            for seq in range(first, first + MASK_ALIGNMENT):
-                sized = replace(workload.setup, batch_size=batch, seq_len=seq)
-                example = replace(workload, setup=sized)
-                examples.setdefault(regime_of(example), example)
+        for seq in lengths:
+            sized = replace(workload.setup, batch_size=batch, seq_len=seq)
+            example = replace(workload, setup=sized)
+            examples.setdefault(regime_of(example), example)
     yield from examples.values()
 
 

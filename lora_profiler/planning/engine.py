@@ -292,6 +292,13 @@ def windows_of(model: ModelSpec) -> tuple[int, ...]:
     return compiled_windows(model)
 
 
+def walks_over_tokens(model: ModelSpec) -> bool:
+    """Whether a profile holds for one length alone."""
+    from lora_profiler.compiled.regime import walks_over_tokens as compiled_walks
+
+    return compiled_walks(model)
+
+
 def pads_masks(workload: Workload) -> bool:
     """Whether a profile holds for lengths that are multiples of `MASK_ALIGNMENT`, or for the
     others."""

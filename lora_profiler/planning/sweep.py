@@ -15,6 +15,7 @@ from lora_profiler.planning.engine import (
     pads_masks,
     peak_polynomials,
     rules_know,
+    walks_over_tokens,
     windows_of,
 )
 from lora_profiler.support.check import check
@@ -132,10 +133,12 @@ class _Plans:
         packed = workload.setup.packed
         windows = [window for window in windows_of(workload.model) if window > 2]
         starts = sorted({1, 2, *windows, *([packed + 1] if packed else [])})
+        if walks_over_tokens(workload.model):
+            starts = [*range(s0, s1 + 1)]
         spans = zip(starts, [*starts[1:], MAX_SIZE + 1], strict=True)
         self.spans = [(first, after) for first, after in spans if first <= s1 and after > s0]
         """Lengths [first, after) for which the same rules hold: one token, a window not yet filled,
-        a filled one, packed rows."""
+        a filled one, packed rows; each length where layers walk over tokens."""
         self.rank_is_fact = counts_in_steps(workload.setup) and workload.setup.lora is not None
         longest = replace(workload, setup=replace(workload.setup, seq_len=s1))
         self.pads_masks = self._engine != "analytic" and pads_masks(longest)

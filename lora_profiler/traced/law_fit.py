@@ -182,16 +182,19 @@ class LawFit:
         return (coefficient, factors) if is_equal and is_small else None
 
     def _of_degree(self, degree: int) -> Mapping[Column, tuple[int, ...]]:
-        """Products of so many factors by their ratios over the toys; of one factor that is a number
-        of blocks for `BLOCKS`."""
+        """Products of so many factors by their ratios over the toys, of several the smallest one,
+        of which others are multiples; of one factor that is a number of blocks for `BLOCKS`."""
         if degree not in self._products:
             ones = (1,) * len(self._columns[0])
             few, count = (self._blocks, 1) if degree == BLOCKS else (self._plain, degree)
             chosen = combinations_with_replacement(few, count)
-            found: dict[Column, tuple[int, ...]] = {}
+            found: dict[Column, tuple[int, tuple[int, ...]]] = {}
             for factors in chosen:
-                found.setdefault(_ratios(self._column(factors, ones)), factors)
-            self._products[degree] = found
+                column = self._column(factors, ones)
+                ratios = _ratios(column)
+                if ratios not in found or column[0] < found[ratios][0]:
+                    found[ratios] = column[0], factors
+            self._products[degree] = {ratios: factors for ratios, (_, factors) in found.items()}
         return self._products[degree]
 
     def _sums_of_two(self) -> Iterator[tuple[Sequence[tuple[int, Part]], Column]]:
