@@ -15,7 +15,6 @@ from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import UsageError
 from lora_profiler.gpu_platform import Platform
-from lora_profiler.support.check import check
 from lora_profiler.traced.single_size import predict_once as by_trace
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
@@ -266,32 +265,6 @@ def test_a_head_beside_adapters_is_gathered_twice_and_reduced_once() -> None:
     for name, sent in saved.items():
         assert sent.count - plain[name].count == 1
         assert sent.size_bytes - plain[name].size_bytes == size
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"lora": LoraConfig(modules_to_save=("model.norm",))}, "FSDP1 with model.norm in"),
-        ({**HEAD, "loss": "fused"}, "trained head and --loss fused is not modelled"),
-    ],
-)
-def test_what_fsdp1_is_not_known_of_is_refused(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        predict(asked(**FLAT, **changes))
-
-
-@pytest.mark.parametrize(
-    ("kind", "changes", "words"),
-    [
-        ("ia3", FLAT, "IA3's layers are known by traces alone"),
-        ("vera", MIXED, "torch refuses them with bfloat16"),  # as it did when rehearsed
-    ],
-)
-def test_what_other_adapters_do_not_go_with_is_refused(
-    kind: str, changes: dict[str, Any], words: str
-) -> None:
-    with pytest.raises(UsageError, match=words):
-        check(of(kind, changes), "traced")
 
 
 def test_the_layer_above_is_there_still_as_one_comes_back() -> None:

@@ -8,7 +8,6 @@ import pytest
 import cases
 from lora_profiler import find_model, predict
 from lora_profiler.catalog import model_from_config
-from lora_profiler.errors import UsageError
 from lora_profiler.gpu_platform import Platform
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
@@ -137,15 +136,3 @@ def test_bitsandbytes_steps_on_flat_shards() -> None:
     wide = [numel // 4 for numel in adapters]
     saved = sum(6 * n - 2 * 4 * n // 256 for n in wide if n >= 4096)
     assert peaks[0]["setup"] - peaks[1]["setup"] == pytest.approx(6 * saved, abs=2 * 1024 + 1024)
-
-
-def test_flat_units_refuse_what_nothing_says_of_them() -> None:
-    with pytest.raises(UsageError, match="does not work on the shards of FSDP1"):
-        sharded(optimizer="adafactor")
-    with pytest.raises(UsageError, match="leaves a rank a vector of each"):
-        sharded(optimizer="muon", lora=LoraConfig())
-    with pytest.raises(UsageError, match="under FSDP1; use --loss plain"):
-        sharded(loss="chunked")
-    with pytest.raises(UsageError, match="rules alone"):
-        setup = replace(BASE, world_size=2, sharding="fsdp1")
-        predict(Workload(model=cases.spec_of("llama"), setup=setup), "traced")

@@ -16,9 +16,9 @@ from benchmarks.rehearsed.generation import (
 )
 from benchmarks.rows import read_rows
 from commands import Run
-from lora_profiler import TrainSetup, UsageError, Workload, find_model, predict, setup_for
+from lora_profiler import TrainSetup, Workload, find_model, predict, setup_for
 from lora_profiler.analytic.predict import EVALUATED_LAYER_ERROR, peak_polynomials
-from lora_profiler.planning.engine import engines_for, peak_bytes
+from lora_profiler.planning.engine import peak_bytes
 
 ALL = read_rows(BENCHMARK.path)
 GPT2 = find_model("gpt2", offline=True)
@@ -84,25 +84,6 @@ def test_generation_can_hold_the_peak() -> None:
     assert any("512 completions at once" in text for text in answer.assumptions)
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"generation_batch_size": None}, "add --generation-batch-size"),
-        ({"max_completion_length": 64}, "leave nothing of 64 for the prompt"),
-        ({"sharding": "fsdp", "world_size": 2}, "whole weights on each GPU"),
-    ],
-)
-def test_what_cannot_be_is_refused(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        predict(Workload(model=GPT2, setup=replace(SETUP, **change)))
-
-
-@pytest.mark.parametrize("engine", ["compiled", "traced"])
-def test_only_rules_know_it(engine: str) -> None:
-    with pytest.raises(UsageError, match="take --engine analytic"):
-        engines_for([Workload(model=GPT2, setup=SETUP)], engine)
-
-
 def grpo(method: Any = "lora", **options: Any) -> Workload:
     more = {"batch_size": 4, "seq_len": 256, "max_completion_length": 64, **options}
     return Workload(model=SMALL, setup=setup_for(SMALL, "trl-grpo", method, **more))
@@ -156,19 +137,6 @@ def test_the_loss_is_of_completions_alone() -> None:
     ]
     width, tile, of_each = 576 * 4, 32_768 * 2, 8 + 7 * 4
     assert ends[1] - ends[0] == 4 * 64 * (width + tile + of_each + 576 * 2)
-
-
-@pytest.mark.parametrize(
-    "options", [{"beta": 0.1}, {"use_vllm": True}], ids=lambda options: next(iter(options))
-)
-def test_what_is_grpos_alone_is_refused_elsewhere(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="needs GRPO; use --trainer trl-grpo"):
-        TrainSetup(**options)
-
-
-def test_completions_have_one_maker() -> None:
-    with pytest.raises(UsageError, match="--generation-batch-size exclude each other"):
-        grpo(use_vllm=True, generation_batch_size=8)
 
 
 def test_vllm_takes_its_share_of_the_card_before_it_is_judged(run: Run) -> None:

@@ -25,7 +25,6 @@ from lora_profiler.errors import UsageError
 from lora_profiler.harness.preflight import refuse
 from lora_profiler.modeling import attention_context, forward_loss
 from lora_profiler.modeling.lora_kernels import with_lora_kernels
-from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.records.record import Conditions
 from lora_profiler.traced.kernels import step_kernels
@@ -197,32 +196,10 @@ def test_the_peak_is_what_axolotl_asked_for(more: str, tmp_path: Path) -> None:
 # --- what they do not go with ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "changes", "said"),
-    [
-        ("olmo2", {}, "not of olmo2"),
-        ("llama", {"device": "cpu"}, "CUDA alone"),
-        ("llama", {"quantization": Quantization(quant_type="int8")}, "no base in int8"),
-        ("llama", {"lora": replace(KERNELS, use_dora=True)}, "DoRA"),
-        ("llama", {"world_size": 2, "sharding": "fsdp"}, "sharding fsdp"),
-        ("llama", {"dtype": "float32", "precision": "amp"}, "torch refuses"),
-        ("llama", {"quantization": Quantization(recipe="kbit")}, "torch refuses"),
-    ],
-)
-def test_what_they_do_not_go_with_is_refused(
-    name: str, changes: dict[str, object], said: str
-) -> None:
-    setup = replace(BASE, attention="auto", **changes)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=said):
-        predict_by(Workload(model=cases.spec_of(name), setup=setup))
-
-
-def test_nothing_measures_them_and_no_profile_holds_them() -> None:
+def test_nothing_measures_them() -> None:
     workload = Workload(model=cases.spec_of("llama"), setup=replace(BASE, attention="auto"))
     with pytest.raises(UsageError, match="not run"):
         refuse(workload, Conditions())
-    with pytest.raises(UsageError, match="no compiled profile"):
-        predict_by(workload, "compiled")
 
 
 def test_axolotl_has_them_by_default_where_they_are_known() -> None:

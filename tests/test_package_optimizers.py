@@ -276,19 +276,6 @@ def test_states_and_step_of_lorafa():
     )
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"lora": None},
-        {"lora": LoraConfig(use_dora=True)},
-        {"lora": LoraConfig(), "sharding": "fsdp", "world_size": 2},
-    ],
-)
-def test_lorafa_is_of_plain_lora_on_one_rank(fields):
-    with pytest.raises(UsageError, match="B of plain LoRA"):
-        wide(optimizer="lorafa", **fields)
-
-
 # --- GaLore, APOLLO, Adam-mini --------------------------------------------------------------------
 
 PROJECTING = json.loads(
@@ -335,9 +322,3 @@ def test_projected_states_by_hand():
 def test_an_optimizer_of_whole_weights_alone(optimizer):
     found = answer(wide(optimizer=optimizer), may_trace=False)
     assert found.engine == "analytic" and found.exactness == "estimate"
-    with pytest.raises(UsageError, match="whole weights only"):
-        wide(optimizer=optimizer, lora=LoraConfig())
-    with pytest.raises(UsageError, match="whole weights only"):
-        wide(optimizer=optimizer, sharding="fsdp", world_size=2)
-    with pytest.raises(UsageError, match="known to the rules alone"):
-        answer(wide(optimizer=optimizer), engine="traced")

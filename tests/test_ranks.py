@@ -196,28 +196,6 @@ def test_zero1_halves_states_where_parameters_are_even() -> None:
     assert {t.collective for t in zero.traffic} == {"all_reduce", "broadcast"}
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"sharding": "fsdp", "world_size": 1}, "needs several GPUs"),
-        ({"sharding": "none", "world_size": 4}, "4 GPUs need a sharding"),
-        ({"precision": "fsdp-mixed"}, "add --sharding fsdp"),
-        (
-            {"precision": "fsdp-mixed", "sharding": "fsdp", "world_size": 2, "lora": None},
-            "in float32; use --dtype float32",
-        ),
-    ],
-)
-def test_worlds_that_make_no_sense_are_refused(changes: dict[str, object], words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        replace(SETUP, **changes)  # type: ignore[arg-type]
-
-
-def test_an_optimizer_that_knows_no_shards_is_refused() -> None:
-    with pytest.raises(UsageError, match="does not work on the shards"):
-        by_rule(workload("llama", "fsdp", 2, optimizer="adamw_8bit"))
-
-
 SHARED_STATES: list[tuple[str, int, dict[str, object]]] = [
     ("llama", 4, {"lora": None}),
     ("gpt2", 8, {"lora": None, "optimizer": "sgd", "accumulation": 2}),
@@ -335,29 +313,6 @@ def test_the_loss_under_tensor_parallelism(words: int) -> None:
         brought = mine.pop(("end_of_forward", "steady")) - first.pop(("end_of_forward", "steady"))
         assert brought == pytest.approx(48 * 1001 * 4, rel=0.01)
         assert mine == first
-
-
-def test_heads_that_ranks_do_not_divide_are_refused() -> None:
-    with pytest.raises(UsageError, match="which 3 ranks do not divide"):
-        predict(workload("llama", "tp", 3))
-    with pytest.raises(UsageError, match="not of gpt2"):
-        predict(workload("gpt2", "tp", 2))
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"quantization": Quantization()}, "ask a quantised weight"),
-        ({"optimizer": "adamw_8bit"}, "with tensor parallelism is not modelled"),
-        ({"loss": "fused"}, "multiplies by the head's weight"),
-        ({"kernels": "liger"}, "liger's kernels under tensor parallelism"),
-        ({"lora": SAVED}, "copies of cut modules"),
-        ({"lora": LoraConfig(r=4, target_modules=("lm_head",))}, "cuts no adapter on lm_head"),
-    ],
-)
-def test_what_the_libraries_do_not_cut_is_refused(changes: dict[str, object], words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        predict(workload("llama", "tp", 2, **changes))
 
 
 def test_zero2_deals_out_what_trains() -> None:

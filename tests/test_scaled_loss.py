@@ -97,8 +97,3 @@ def test_weights_that_nobody_named_are_in_the_format_that_goes_with_it(capabilit
         "float16" if capability < 80 else "bfloat16",
         "amp-float16",
     )
-
-
-def test_shards_are_refused() -> None:
-    with pytest.raises(UsageError, match="one process and DDP"):
-        replace(SCALED, device="cuda", world_size=2, sharding="fsdp")

@@ -13,7 +13,6 @@ import truth
 from agreement import exact_totals, same_step
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_gpu, find_model, model_from_config
-from lora_profiler.errors import UsageError
 from lora_profiler.features.losses.trl import stand_in as trl_head
 from lora_profiler.planning.engine import peak_bytes
 from lora_profiler.planning.engine import predict as predict_by_any
@@ -21,7 +20,7 @@ from lora_profiler.planning.setups import setup_for
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.planning.timing import step_time
 from lora_profiler.support.kernel_sets import NEAREST_TRACED
-from lora_profiler.support.losses import LogitScaling, check_loss
+from lora_profiler.support.losses import LogitScaling
 from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import LoraConfig, Loss, Quantization, TrainSetup, Workload
 
@@ -302,13 +301,6 @@ def test_sweeps_are_many_predictions(
     assert np.array_equal(table, singles)
 
 
-def test_label_smoothing_needs_all_logits() -> None:
-    with pytest.raises(UsageError, match="needs all logits"):
-        TrainSetup(loss="trl", label_smoothing_factor=0.1)
-    with pytest.raises(UsageError, match="below 1"):
-        TrainSetup(label_smoothing_factor=1.0)
-
-
 def test_label_smoothing_is_that_of_transformers() -> None:
     """A share of the loss is the mean over all words."""
     setup = replace(BASE, device="cpu", dtype="float32")
@@ -320,21 +312,6 @@ def test_label_smoothing_is_that_of_transformers() -> None:
         flat = -logits.log_softmax(-1).mean()
     found = oracle.forward(model, replace(setup, label_smoothing_factor=0.25), batch)
     torch.testing.assert_close(found, 0.75 * plain + 0.25 * flat)
-
-
-REFUSED = {
-    "without autocast": replace(AMP, loss="torchtune"),
-    "a 16-bit head": replace(AMP, loss="cce"),
-    "With a 4-bit base": replace(
-        BASE, loss="cce", lora=LORA, quantization=Quantization(recipe="kbit")
-    ),
-}
-
-
-@pytest.mark.parametrize("why", REFUSED)
-def test_what_a_trainer_s_loss_cannot_do_is_refused(why: str) -> None:
-    with pytest.raises(UsageError, match=why):
-        check_loss(workload("llama", REFUSED[why]))
 
 
 def test_time_is_known() -> None:

@@ -11,7 +11,7 @@ from commands import Run
 from lora_profiler import predict as answer
 from lora_profiler.analytic import knows
 from lora_profiler.analytic.kernels import counted_kernels
-from lora_profiler.catalog import find_model, model_from_config
+from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UncountedError, UsageError
 from lora_profiler.prediction import PHASE_OF
 from lora_profiler.steptime.roofline import step_of
@@ -131,34 +131,6 @@ def test_the_time_of_int8_is_refused_and_that_of_dora_traced():
     sizes = truth.persistent(cases.CONFIGS["llama"], replace(dora.setup, device="cpu"))["sizes"]
     trained = sum(weight for weight, gradient, _ in sizes.values() if gradient)
     assert step.micro.trainable == {4: trained // 4}
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (
-            {"lora": DORA, "world_size": 2, "sharding": "fsdp1"},
-            "DoRA's layers are known by traces alone",
-        ),
-        (
-            {"lora": VERA, "world_size": 2, "sharding": "zero2"},
-            "VeRA's layers are known by traces alone",
-        ),
-        (
-            {"lora": PLAIN, "quantization": INT8, "world_size": 2, "sharding": "zero2"},
-            "layers in LLM.int8 are known by traces alone",
-        ),
-    ],
-)
-def test_what_is_refused(options, words):
-    with pytest.raises(UsageError, match=words):
-        answer(workload("llama", **options), may_trace=False)
-
-
-def test_dora_on_bare_parameters_is_refused_as_peft_refuses_it():
-    model = find_model("mistralai/Mixtral-8x7B-v0.1")
-    with pytest.raises(UsageError, match="no DoRA for parameters"):
-        answer(Workload(model=model, setup=TrainSetup(lora=DORA)), may_trace=False)
 
 
 def test_naming_an_older_version_gives_no_less(run: Run) -> None:
