@@ -151,9 +151,8 @@ def _small(request: Request, work: Path, tell: Tell, why: str) -> Subject:
     spec = find_model(str(folder))
     note = (
         f"{why}Checked on a small Llama with {count_text(spec.num_parameters)} parameters. It was"
-        f" trained on the bundled text of The Tempest: {steps} steps,"
-        f" loss {losses[0]:.2f} -> {losses[-1]:.2f}. Sizes, losses and times hold for this"
-        f" model only."
+        f" trained on the bundled text of The Tempest: {steps} steps, loss {losses[0]:.2f} ->"
+        f" {losses[-1]:.2f}. Sizes, losses and times hold for this model only."
     )
     return _subject(spec, folder, "trained on the spot", request.text, work, note)
 

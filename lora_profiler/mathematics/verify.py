@@ -49,8 +49,7 @@ def check_memory(num_parameters: int, claims: Sequence[Claim], available_bytes: 
     if available_bytes is not None and needed > available_bytes:
         light = ",".join(str(claim.id) for claim in CLAIMS if not claim.trains_in_full)
         raise UsageError(
-            f"{count_text(num_parameters)} parameters need up to {bytes_text(needed)} of"
-            f" memory; this"
-            f" machine has {bytes_text(available_bytes)}. Take a smaller model, or --claims"
+            f"{count_text(num_parameters)} parameters need up to {bytes_text(needed)} of memory;"
+            f" this machine has {bytes_text(available_bytes)}. Take a smaller model, or --claims"
             f" {light} (half)."
         )

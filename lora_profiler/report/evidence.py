@@ -58,10 +58,8 @@ def command_words() -> str:
         f"With options only, 90 % of {count_text(share.rows)} comparable runs from"
         f" {count_text(len(share.by_source))} sources were within {percent_text(share.half_width)};"
         f" the worst was {error_text(share.worst)}. {count_text(share.inside)} were within the"
-        f" errors"
-        f" of the other sources. Of {count_text(other.rows)} with kernels that no option names,"
-        f" 90 %"
-        f" were within {percent_text(other.half_width)}."
+        f" errors of the other sources. Of {count_text(other.rows)} with kernels that no option"
+        f" names, 90 % were within {percent_text(other.half_width)}."
     )
 
 
@@ -236,8 +234,7 @@ KIND_WORDS: Final[dict[OwnKind, str]] = {
     ),
     "recorded": (
         "Real training steps of small models on this project's own CPU. They check the rules"
-        " against"
-        " torch; they say nothing about a GPU."
+        " against torch; they say nothing about a GPU."
     ),
 }
 COUNTED: Final[dict[OwnKind, str]] = {"rehearsed": "rehearsed", "recorded": "measured"}

@@ -192,9 +192,8 @@ unattributed_over_1_percent: over 1 % of the peak belongs to no category
 
 MFU_DEFINITIONS: Final[tuple[str, ...]] = (
     (
-        "MFU: FLOPs of forward and backward over the GPU's dense peak in that time."
-        " HFU: with what checkpointing computes again. Attention counts in full, not its causal"
-        " half."
+        "MFU: FLOPs of forward and backward over the GPU's dense peak in that time. HFU: with what"
+        " checkpointing computes again. Attention counts in full, not its causal half."
     ),
     (
         'LoRA needs fewer FLOPs than full fine-tuning, so their MFU cannot be compared; "full'

@@ -344,8 +344,7 @@ def definitions_section() -> Section:
 _PUBLIC = (
     "Published measurements, predicted. Memory: with the libraries and kernels of each row, nothing"
     " fitted. Steps: with constants fitted without their model or GPU. The dashboard's page"
-    " Evidence"
-    " has every row with its address."
+    " Evidence has every row with its address."
 )
 
 
