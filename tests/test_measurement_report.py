@@ -37,7 +37,7 @@ from lora_profiler.report.json.bench import (
     run_records,
 )
 from lora_profiler.report.measured import run_labels
-from lora_profiler.report.measured.measured_runs import RUN_COLUMNS, run_row, summary_table
+from lora_profiler.report.measured.measured_runs import peaks_table, run_texts
 from lora_profiler.report.measured.measurements import (
     alone_table,
     distinctions,
@@ -244,8 +244,8 @@ def test_every_status_can_be_shown_with_nothing_else_known(status: str) -> None:
     text = shown(bare)
     assert run_labels.STATUS_DEFINITIONS[status] in text
     assert ("It ended: It was so." in text) == (failure is not None)
-    row = ("tiny-gpt2", "full", "", run_labels.STATUS_LABELS[status], "", "1.91 MiB", "", "", "")
-    assert run_row(bare, records.make_prediction()).cells == row
+    texts = run_labels.STATUS_LABELS[status], "", "1.91 MiB", "", "", ""
+    assert run_texts(bare, records.make_prediction()) == texts
 
 
 def test_a_real_prediction_of_an_unknown_family_is_only_a_lower_bound() -> None:
@@ -253,8 +253,8 @@ def test_a_real_prediction_of_an_unknown_family_is_only_a_lower_bound() -> None:
     workload = Workload(model=find_model("microsoft/phi-2"), setup=setup)
     prediction = predict(workload)
     record = records.make_record(workload)
-    row = run_row(record, prediction).cells
-    assert row[5].startswith(">= ") and row[6] == ""
+    _, _, predicted, error, *_ = run_texts(record, prediction)
+    assert predicted.startswith(">= ") and error == ""
     text = terminal.plain(record_blocks(result(record, prediction)))
     assert "The peak is predicted" not in text and "lower bound" in text
 
@@ -262,23 +262,16 @@ def test_a_real_prediction_of_an_unknown_family_is_only_a_lower_bound() -> None:
 # --- many records ---------------------------------------------------------------------------------
 
 
-def test_a_row_of_one_run() -> None:
-    record = records.make_record(peak_requested_bytes=1_600_000)
-    assert run_row(record, records.make_prediction(), "batch 2").cells == (
-        "tiny-gpt2", "full", "batch 2", "ok", "1.53 MiB", "1.91 MiB", "+25.00 %", "100.00 ms", "160/s"
-    )  # fmt: skip
-
-
 def test_a_table_of_runs_has_every_one_and_no_empty_column() -> None:
-    failure = Failure(reason="60 s are over.")
+    failure, prediction = Failure(reason="60 s are over."), records.make_prediction()
+    done = records.make_record(peak_requested_bytes=1_600_000)
     failed = records.make_record(status="timeout", failure=failure, repeat=1)
-    prediction = records.make_prediction()
-    table = summary_table([(records.make_record(), prediction), (failed, prediction)])
-    assert table.columns == tuple(c for c in RUN_COLUMNS if c != "setup")
-    assert table.left == 3
-    assert [row.cells[2] for row in table.rows] == ["ok", "timed out"]
-    assert table.rows[1].cells[3:6] == (">= 1.91 MiB", "1.91 MiB", "")
-    assert render.markdown([table]).count("\n") == 4
+    shown = peaks_table([result(each, prediction) for each in (done, failed)])
+    assert shown.columns[:3] == ("Peak, MiB", "predicted", "measured")
+    of_done, of_failed = (row.cells for row in shown.rows)
+    assert of_done[:6] == ("Full", "1.91", "1.53", "+25.00 %", "100.00 ms", "160/s")
+    assert of_failed[2:4] == ("≥ 1.91", "") and "timed out" in of_failed
+    assert render.markdown([shown]).count("\n") == 4
 
 
 def test_what_sets_workloads_apart_in_words(golden_file: Golden) -> None:

@@ -31,7 +31,7 @@ from lora_profiler.records.record import Conditions, Measurement, Record
 from lora_profiler.records.serialize import record_dict, record_from_dict
 from lora_profiler.records.store import Store, StoreError
 from lora_profiler.report.measured.comparisons import comparison_blocks
-from lora_profiler.report.measured.measured_runs import run_row
+from lora_profiler.report.measured.measured_runs import run_texts
 from lora_profiler.report.rehearsed import rehearsed_blocks
 from lora_profiler.report.terminal import plain
 from lora_profiler.workload import Workload
@@ -134,9 +134,9 @@ def test_nothing_is_compared_timed_or_matched_with_a_card() -> None:
     assert row.comparisons == ()
     text = plain(comparison_blocks([row], ("peak_requested_bytes",), ("method",), 5, ()))
     assert "%" not in text.replace("1 %", "")
-    assert run_row(record, prediction).cells[3] == "rehearsed"
+    assert run_texts(record, prediction)[0] == "rehearsed"
     failed = a_rehearsed_record(status="oom")
-    assert run_row(failed, prediction).cells[3] == "rehearsed, out of memory"
+    assert run_texts(failed, prediction)[0] == "rehearsed, out of memory"
 
 
 def test_compare_and_report_count_measured_records_alone(tmp_path: Path, run: Run) -> None:

@@ -39,13 +39,11 @@ from lora_profiler.units import (
     seconds_text,
 )
 
-RUN_COLUMNS = ("model", "method", "setup", "status", "peak", "predicted", "error", "step", "tokens")
 COMPARED_PEAK = "peak_requested_bytes"
 
 
-def run_row(record: Record, prediction: Prediction, distinction: str = "") -> Row:
-    """One run under `RUN_COLUMNS`. `distinction` says what sets it apart from its neighbours: see
-    `distinctions`."""
+def run_texts(record: Record, prediction: Prediction) -> tuple[str, str, str, str, str, str]:
+    """Of one run its status, its peak, the predicted one, the error, time of a step, tokens/s."""
     measured = record.measurement.peak_requested_bytes
     errors = (c.relative_error for c in compare(record, prediction) if c.metric == COMPARED_PEAK)
     error = next(errors, None)
@@ -53,30 +51,14 @@ def run_row(record: Record, prediction: Prediction, distinction: str = "") -> Ro
     tokens = speed.tokens_per_second if speed else None
     at_least = "" if record.measurement.went_through else ">= "
     lower = "" if prediction.is_whole else ">= "
-    return Row(
-        cells=(
-            record.workload.model.id,
-            method_label(prediction),
-            distinction,
-            run_labels.status_label(record),
-            at_least + bytes_text(measured) if measured is not None else "",
-            lower + bytes_text(counted_peak(prediction)),
-            error_text(error) if error is not None else "",
-            seconds_text(speed.steps.median) if speed else "",
-            rate_text(tokens) if tokens is not None else "",
-        )
+    return (
+        run_labels.status_label(record),
+        at_least + bytes_text(measured) if measured is not None else "",
+        lower + bytes_text(counted_peak(prediction)),
+        error_text(error) if error is not None else "",
+        seconds_text(speed.steps.median) if speed else "",
+        rate_text(tokens) if tokens is not None else "",
     )
-
-
-def summary_table(pairs: Sequence[tuple[Record, Prediction]]) -> Table:
-    """A row for each record, failures included, in the order given. A column that no run fills is
-    left out."""
-    words = distinctions([record.workload for record, _ in pairs])
-    rows = [
-        run_row(record, prediction, what)
-        for (record, prediction), what in zip(pairs, words, strict=True)
-    ]
-    return filled(Table(columns=RUN_COLUMNS, rows=tuple(rows), left=4))
 
 
 # --- what bench shows at the end ------------------------------------------------------------------
@@ -163,7 +145,7 @@ def peaks_table(results: Sequence[Result]) -> Table:
     words = distinctions([r.record.workload for r in results])
     rows = []
     for r, m, what, peak in zip(results, measured, words, peaks, strict=True):
-        cells = run_row(r.record, r.prediction).cells
+        status, *_, error, step, tokens = run_texts(r.record, r.prediction)
         model = r.record.workload.model.id.rpartition("/")[2] if len(names) > 1 else ""
         least = "" if m.went_through else "≥ "
         found = m.peak_requested_bytes
@@ -175,8 +157,8 @@ def peaks_table(results: Sequence[Result]) -> Table:
                     what,
                     f"{'' if r.prediction.is_whole else '≥ '}{in_unit(peak, size)}",
                     "" if found is None else f"{least}{in_unit(found, size)}",
-                    *(cells[6], cells[7], cells[8]),
-                    cells[3] if cells[3] != "ok" else "",
+                    *(error, step, tokens),
+                    status if status != "ok" else "",
                     run_labels.PHASE_LABELS[m.peak_phase] if m.peak_phase else "",
                 )
             )
@@ -250,7 +232,7 @@ def search_blocks(found: Sequence[LargestBatch], probes: Mapping[str, Result]) -
         blocks += [
             Verdict(sign="fits" if each.batch_size else "does_not_fit", words=words),
             *([] if each.batch_size else [paragraph(first)]),
-            summary_table([(r.record, r.prediction) for r in results]),
+            peaks_table(results),
             dim(f"Batches of {tokens}.", *rest),
         ]
     return blocks

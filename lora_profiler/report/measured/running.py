@@ -17,7 +17,7 @@ from lora_profiler.records.record import MEASURED, readings_dict
 from lora_profiler.report.json import picked
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
-from lora_profiler.report.measured.measured_runs import run_row
+from lora_profiler.report.measured.measured_runs import run_texts
 from lora_profiler.report.measured.measurements import distinctions
 from lora_profiler.report.progress import terminal
 from lora_profiler.units import bytes_text, clock_text, count_text
@@ -187,9 +187,9 @@ def _cells(progress: Progress, row: CaseRow, what: str) -> tuple[str, ...]:
     if row.record is None:
         predicted = predicted_text(row.planned.prediction)
         return (model, method, what, status_text(row), time, "", predicted, "")
-    found = run_row(row.record, row.planned.prediction).cells
-    status = f"{found[3]} (stored)" if row.state == "stored" else found[3]
-    return (model, method, what, status, time, *found[4:7])
+    status, *peaks, _, _ = run_texts(row.record, row.planned.prediction)
+    status = f"{status} (stored)" if row.state == "stored" else status
+    return (model, method, what, status, time, *peaks)
 
 
 def status_text(row: CaseRow) -> str:
