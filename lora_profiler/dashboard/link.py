@@ -2,8 +2,8 @@
 outside, else written."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, partial
 
 import streamlit as st
 
@@ -16,9 +16,12 @@ from lora_profiler.dashboard.question import (
     PARAMETERS,
     Question,
     Shown,
+    changed,
     completed,
     from_params,
     parameter,
+    pop_params,
+    read_choice,
     shown_from_params,
     shown_to_params,
     to_params,
@@ -140,7 +143,7 @@ def written(
     if plan is not None:
         params |= plan_question.to_params(plan)
     if layer is not None:
-        params |= layer_params(layer)
+        params |= changed(layer, LoraLayer(), LAYER_STEPS)
     return params | ({"record": [record]} if record else {})
 
 
@@ -191,26 +194,11 @@ LAYER_STEPS: Mapping[str, tuple[int, ...]] = {
 as models have."""
 
 
-def layer_params(layer: LoraLayer) -> dict[str, list[str]]:
-    """Whatever is not the default."""
-    default = LoraLayer()
-    return {
-        name: [str(getattr(layer, name))]
-        for name in LAYER_STEPS
-        if getattr(layer, name) != getattr(default, name)
-    }
-
-
-def layer_from(params: Mapping[str, Sequence[str]]) -> tuple[LoraLayer, tuple[str, ...]]:
+def layer_from(params: Params) -> tuple[LoraLayer, tuple[str, ...]]:
     """The layer that a link shows, and a sentence for whatever is passed over."""
-    layer, complaints = LoraLayer(), []
-    for name, values in params.items():
-        if name not in LAYER_STEPS:
-            complaints.append(_no_option("Learn", name, LAYER_STEPS))
-            continue
-        steps = {str(step): step for step in LAYER_STEPS[name]}
-        if values[-1] in steps:
-            layer = replace(layer, **{name: steps[values[-1]]})
-        else:
-            complaints.append(f"{name} is {values[-1][:60]!r}; accepted: {', '.join(steps)}.")
+    steps = {name: tuple(map(str, of)) for name, of in LAYER_STEPS.items()}
+    readers = {name: partial(read_choice, name, of) for name, of in steps.items()}
+    values, complaints = pop_params(params, readers)
+    complaints += [_no_option("Learn", name, LAYER_STEPS) for name in params]
+    layer = LoraLayer(**{name: int(text) for name, text in values.items()})
     return layer, tuple(complaints)

@@ -14,14 +14,17 @@ from lora_profiler.batching.sample_lengths import SampleLengths
 from lora_profiler.catalog.meta_build import builds_refused
 from lora_profiler.dashboard.answered import INSTEAD, NOT_TRACED_HERE
 from lora_profiler.dashboard.question import (
+    MOST,
+    Number,
     Question,
-    as_number,
+    changed,
     defaults_of,
     pop_params,
     read_choice,
-    read_size,
+    read_number,
     read_text,
     setup_arguments,
+    text_of,
     with_model,
 )
 from lora_profiler.errors import LoraProfilerError, UsageError
@@ -33,7 +36,6 @@ from lora_profiler.planning.planned import Amount, Budget, offers_at, read_price
 from lora_profiler.planning.setups import workloads
 from lora_profiler.report.first_screen import Run
 from lora_profiler.stacks import BARE, GUIDE
-from lora_profiler.units import is_finite
 
 HISTOGRAM = ".csv"
 TYPES = tuple(suffix.removeprefix(".") for suffix in (*SUFFIXES, HISTOGRAM))
@@ -261,7 +263,7 @@ def plan_arguments(
     for name in FIELDS:
         value = getattr(plan, name)
         if value is not None and name not in ("lengths", *OF_DATA):
-            for text in plan.prices if name == "price" else [_text(value)]:
+            for text in plan.prices if name == "price" else [text_of(value)]:
                 words += [flag(name), text]
     if question.engine != "auto":
         words += ["--engine", question.engine]
@@ -276,27 +278,18 @@ def _short(tokens: int) -> str:
     return str(tokens)
 
 
-def _text(value: object) -> str:
-    return f"{value:.15g}" if isinstance(value, float) else str(value)
-
-
 # --- links ----------------------------------------------------------------------------------------
 
 
 def to_params(plan: PlanQuestion) -> dict[str, list[str]]:
-    values = {name: getattr(plan, name) for name in FIELDS}
-    return {flag(n)[2:]: [_text(value)] for n, value in values.items() if value is not None}
+    return changed(plan, PlanQuestion(), FIELDS)
 
 
 def from_params(params: dict[str, list[str]]) -> tuple[PlanQuestion, tuple[str, ...]]:
     """What a link asks, and a sentence for whatever of it is passed over. What was understood, or
     not, leaves `params`."""
-    names = {flag(name)[2:]: name for name in FIELDS}
-    values, complaints = pop_params(
-        params, {parameter: partial(_read, name) for parameter, name in names.items()}
-    )
-    plan = PlanQuestion(**{names[parameter]: value for parameter, value in values.items()})
-    return plan, tuple(complaints)
+    values, complaints = pop_params(params, {name: partial(_read, name) for name in FIELDS})
+    return PlanQuestion(**values), tuple(complaints)
 
 
 def _read(name: str, text: str) -> Any:
@@ -305,9 +298,5 @@ def _read(name: str, text: str) -> Any:
         return read_text(name, text)
     if kind == "batching":
         return read_choice(name, BATCHINGS, text)
-    if kind == "size":
-        return read_size(name, LARGEST_SIZE, text)
-    number = as_number(text)
-    if not is_finite(number) or number <= 0:
-        raise UsageError(f"{flag(name)[2:]} is {text[:60]!r}; it must be a number above 0.")
-    return number
+    is_whole = kind == "size"
+    return read_number(name, Number(LARGEST_SIZE if is_whole else MOST, is_whole=is_whole), text)

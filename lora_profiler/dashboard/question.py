@@ -107,26 +107,25 @@ def completed(trainer: str | None, options: Mapping[str, Any]) -> dict[str, Any]
 
 def to_params(question: Question) -> dict[str, list[str]]:
     """The query parameters of a link to `question`: the model, and whatever is not the default."""
-    default = Question()
     params = {"model": [question.model]}
     if "methods" in question.explicit:
         params["method"] = list(question.options["methods"])
-    for parameter, name in PARAMETERS.items():
-        if name in question.explicit:
-            params[parameter] = [_text(question.options[name])]
-        elif name in OWN_NAMES and getattr(question, name) != getattr(default, name):
-            params[parameter] = [_text(getattr(question, name))]
-    return params
+    options = (name for name in SETUP_OPTIONS if name in question.explicit)
+    params |= {parameter(name): [text_of(question.options[name])] for name in options}
+    return params | changed(question, Question(), OWN_NAMES)
 
 
-def _text(value: object) -> str:
-    return (
-        _WORDS[value]
-        if isinstance(value, bool)
-        else repr(value)
-        if isinstance(value, float)
-        else str(value)
-    )
+def changed(it: object, default: object, names: Iterable[str]) -> dict[str, list[str]]:
+    """The parameters of a link for those attributes of `it` that are others than the default's."""
+    values = {name: getattr(it, name) for name in names}
+    return {parameter(n): [text_of(v)] for n, v in values.items() if v != getattr(default, n)}
+
+
+def text_of(value: object) -> str:
+    if isinstance(value, bool):
+        return _WORDS[value]
+    short = f"{value:.15g}" if isinstance(value, float) else str(value)
+    return repr(value) if isinstance(value, float) and float(short) != value else short
 
 
 def from_params(params: Mapping[str, Sequence[str]]) -> tuple[Question, tuple[str, ...]]:
@@ -182,12 +181,12 @@ def reads(method: Method, name: str) -> bool:
 def pop_params(
     params: dict[str, list[str]], readers: Mapping[str, Callable[[str], Any]]
 ) -> tuple[dict[str, Any], list[str]]:
-    """What `readers` make of the last value of each parameter of their names, and a sentence for
-    each that is passed over. What was understood, or not, leaves `params`."""
+    """What `readers` make of the last value of the parameter of each name, and a sentence for each
+    that is passed over. What was understood, or not, leaves `params`."""
     read_values: dict[str, Any] = {}
     complaints: list[str] = []
     for name, read in readers.items():
-        if values := params.pop(name, None):
+        if values := params.pop(parameter(name), None):
             try:
                 read_values[name] = read(values[-1])
             except UsageError as e:
@@ -206,12 +205,25 @@ def read_choice(name: str, accepted: Sequence[str], text: str) -> str:
     return text
 
 
-def read_size(name: str, most: int, text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 10 and 1 <= int(text) <= most):
+class Number(NamedTuple):
+    """Numbers above 0, or from 0, up to `most`; from 1 where they are whole."""
+
+    most: float
+    may_be_zero: bool = False
+    is_whole: bool = False
+
+
+def read_number(name: str, accepted: Number, text: str) -> float | int:
+    number = as_number(text)
+    is_wide = number >= 1 if accepted.is_whole else number > 0 or accepted.may_be_zero
+    is_read = text.isascii() and text.isdecimal() if accepted.is_whole else number >= 0
+    if not (is_wide and is_read and number <= accepted.most):
+        of = "a number from 0 to" if accepted.may_be_zero else "a number above 0 and up to"
+        of = "a whole number from 1 to" if accepted.is_whole else of
         raise UsageError(
-            f"{parameter(name)} is {text[:60]!r}; it must be a whole number from 1 to {most}."
+            f"{parameter(name)} is {text[:60]!r}; it must be {of} {accepted.most:.15g}."
         )
-    return int(text)
+    return int(text) if accepted.is_whole else number
 
 
 def read_text(name: str, text: str) -> str:
@@ -241,10 +253,8 @@ def _read(name: str, text: str) -> Any:
         return read_text(name, text)
     if option.kind == "choice":
         return read_choice(name, option.choices, text)
-    return read_size(name, MAX_SIZE, text) if option.kind == "size" else _read_number(option, text)
-
-
-def _read_number(option: Option, text: str) -> float:
+    if option.kind == "size":
+        return read_number(name, Number(MAX_SIZE, is_whole=True), text)
     number = as_number(text)
     if not (option.is_in_range(number) and number <= MOST):
         of = "" if option.declared.at_least is None else "of "
@@ -269,7 +279,7 @@ def setup_arguments(question: Question) -> list[str]:
             if option.kind == "switch":
                 arguments.append(flag(name if value else f"no_{name}"))
             else:
-                arguments += [option.flag, _text(value)]
+                arguments += [option.flag, text_of(value)]
     if question.revision != "main":
         arguments += ["--revision", question.revision]
     return arguments + (["--offline"] if question.offline else [])
@@ -277,12 +287,8 @@ def setup_arguments(question: Question) -> list[str]:
 
 def predict_arguments(question: Question) -> list[str]:
     arguments = setup_arguments(question)
-    if question.gpu is not None:
-        arguments += ["--gpu", question.gpu]
-    if question.interconnect is not None:
-        arguments += ["--interconnect", question.interconnect]
-    if question.engine != "auto":
-        arguments += ["--engine", question.engine]
+    for name, values in changed(question, Question(), ("gpu", "interconnect", "engine")).items():
+        arguments += [flag(name), *values]
     words = with_model("predict", question.model, arguments)
     return words[1:] if words[1] == question.model else words  # short for it
 
@@ -295,14 +301,6 @@ def with_model(verb: str, model: str, arguments: Sequence[str]) -> list[str]:
 
 
 # --- what is shown of its answer: the method it is about, and the training whose time is told ----
-
-
-class Number(NamedTuple):
-    """A field of `Run`: above 0, or from 0 on, and up to `most`; at least 1 where it is whole."""
-
-    most: float
-    may_be_zero: bool = False
-    is_whole: bool = False
 
 
 NUMBERS: Mapping[str, Number] = {
@@ -330,32 +328,13 @@ def shown_to_params(shown: Shown, methods: Sequence[Method]) -> dict[str, list[s
     params: dict[str, list[str]] = {}
     if shown.about is not None and shown.about != about_of(methods):
         params["about"] = [shown.about]
-    default = Run()
-    for name in NUMBERS:
-        value = getattr(shown.run, name)
-        if value != getattr(default, name):
-            params[parameter(name)] = [f"{value:.15g}"]
-    return params
+    return params | changed(shown.run, Run(), NUMBERS)
 
 
 def shown_from_params(params: dict[str, list[str]]) -> tuple[Shown, tuple[str, ...]]:
     """What a link shows, and a sentence for whatever of it is passed over. What was understood, or
     not, leaves `params`."""
     readers: dict[str, Callable[[str], Any]] = {"about": partial(read_choice, "about", METHODS)}
-    readers |= {parameter(name): partial(_read_of_run, name) for name in NUMBERS}
+    readers |= {name: partial(read_number, name, of) for name, of in NUMBERS.items()}
     values, complaints = pop_params(params, readers)
-    about = values.pop("about", None)
-    run = Run(**{name.replace("-", "_"): value for name, value in values.items()})
-    return Shown(about=about, run=run), tuple(complaints)
-
-
-def _read_of_run(name: str, text: str) -> float | int:
-    bounds, number = NUMBERS[name], as_number(text)
-    too_small = number < 1 if bounds.is_whole else number == 0 and not bounds.may_be_zero
-    if not 0 <= number <= bounds.most or too_small:
-        least = "from 1 on" if bounds.is_whole else "from 0 on" if bounds.may_be_zero else "above 0"
-        raise UsageError(
-            f"{parameter(name)} is {text[:60]!r}; it must be a number {least} and up to"
-            f" {bounds.most:.15g}."
-        )
-    return round(number) if bounds.is_whole else number
+    return Shown(about=values.pop("about", None), run=Run(**values)), tuple(complaints)
