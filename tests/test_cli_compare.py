@@ -349,7 +349,7 @@ def test_a_name_as_long_as_a_page_keeps_its_ends_alone(compare: Compare) -> None
     for arguments in ((file, "--by", "model"), (file, "--against", file)):
         _, out, _ = compare(*arguments)
         assert max(len(line) for line in out.splitlines()) < 200
-    assert re.search(r"^firstx+\.\.\.x+last +1 ", compare(file, "--by", "model")[1], re.MULTILINE)
+    assert re.search(r"^firstx+…x+last +1 ", compare(file, "--by", "model")[1], re.MULTILINE)
 
 
 def on_a_terminal(*arguments: str, columns: int, **environment: str) -> str:

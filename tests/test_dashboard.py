@@ -156,7 +156,7 @@ OPTIONS: list[tuple[str, str, Any, str, str]] = [
     ("number_input", "accumulation", 2, "accumulation", "2"),
     ("toggle", "checkpointing", True, "checkpointing", "yes"),
     ("number_input", "rank", 8, "rank", "8"),
-    ("number_input", "alpha", 32.0, "alpha", "32.0"),
+    ("number_input", "alpha", 32.0, "alpha", "32"),
     ("number_input", "dropout", 0.1, "dropout", "0.1"),
     ("selectbox", "targets", "attention", "targets", "attention"),
     ("toggle", "use_rslora", True, "use-rslora", "yes"),

@@ -52,7 +52,7 @@ _STYLES: Final = {
     "bold": "bold",
     "dim": "dim",
 }
-_ASCII: Final = str.maketrans("✓✗→┃│▼»×−░▇■", "+x>||v>x-.##")
+_ASCII: Final = str.maketrans("✓✗→┃│▼»×−░▇■…", "+x>||v>x-.##.")
 _MOST_COLUMNS: Final = 100
 """Of bars and running text; tables take what the terminal has."""
 _GAP: Final = 2

@@ -29,6 +29,7 @@ from lora_profiler.report.blocks import (
     table,
     with_words_last,
 )
+from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.measurements import category_label, environment_line, setting
@@ -45,7 +46,6 @@ from lora_profiler.workload import Method
 MOST_ENVIRONMENTS = 3
 """So many are described; more are counted."""
 MOST_REASONS = 3
-LONGEST_NAME = 60
 F = TypeVar("F")
 
 
@@ -254,7 +254,7 @@ def _what(c: Comparison) -> str:
 
 def run_cells(record: Record) -> tuple[str, str, str]:
     workload = record.workload
-    return shortened(workload.model.id), way_label(workload.setup), setting(workload.setup)
+    return (shortened(workload.model.id), way_label(workload.setup), setting(workload.setup))
 
 
 def run_name(record: Record) -> str:
@@ -268,12 +268,6 @@ def value_text(metric: str, value: float) -> str:
     if metric == "tokens_per_second":
         return rate_text(value)
     return bytes_text(round(value)) if metric.endswith("_bytes") else count_text(round(value))
-
-
-def shortened(name: str) -> str:
-    """A name from elsewhere, cut in the middle where it would fill a page."""
-    half = LONGEST_NAME // 2
-    return name if len(name) <= LONGEST_NAME else f"{name[: half - 2]}...{name[-half + 1 :]}"
 
 
 # --- a limit --------------------------------------------------------------------------------------
