@@ -27,7 +27,7 @@ from lora_profiler.compiled.predict import moments_with
 from lora_profiler.compiled.profile import Law, Monomial, Profile, packed, unpacked
 from lora_profiler.compiled.regime import regime_of
 from lora_profiler.compiled.tape import Birth, FlatEvent, Layout
-from lora_profiler.errors import CompileError
+from lora_profiler.errors import CompileError, NoProfileError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling.build import filled_config
 from lora_profiler.planning import engine
@@ -360,3 +360,52 @@ def test_a_placeholder_is_on_its_side_of_the_vocabulary_in_every_toy() -> None:
     assert all({*placeholders(filled_config(toy)).values()} == {1} for toy in made)
     assert outside_vocabulary(model, {"image_token_id": 262_207}) == []
     assert outside_vocabulary(model, {"image_token_id": 262_208}) == ["image_token_id"]
+
+
+FALCON: dict[str, Any] = {
+    "model_type": "falcon_h1", "architectures": ["FalconH1ForCausalLM"], "hidden_size": 128,
+    "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+    "intermediate_size": 200, "vocab_size": 300, "max_position_embeddings": 4096,
+    "mamba_d_ssm": 192, "mamba_n_heads": 6, "mamba_d_head": 32, "mamba_d_state": 16,
+    "mamba_n_groups": 1, "mamba_chunk_size": 32, "mamba_rms_norm": False, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+def falcon(**changes: Any) -> ModelSpec:
+    return model_from_config(FALCON | changes, id="tiny-falcon-h1", source="test")
+
+
+INTO = LoraConfig(r=6, target_modules=("q_proj", "in_proj"))
+WALKS = replace(LORA, seq_len=80, lora=INTO)
+"""Three chunks of 32 tokens, the last one padded."""
+
+
+def test_a_law_of_layers_that_walk_over_tokens_is_a_fresh_trace_at_its_own_length() -> None:
+    made = compile_law(Workload(model=falcon(), setup=WALKS))
+    assert (made.regime.length, made.valid["seq_len"]) == (80, (80, 80))
+    other = falcon(hidden_size=96, mamba_n_heads=10, mamba_d_ssm=320, num_hidden_layers=7)
+    for batch, seq, rank, is_answered in (
+        (4, 80, 3, True), (2, 80, 40, True), (4, 79, 3, False), (4, 96, 3, False),
+        (1, 80, 3, False),
+    ):  # fmt: skip
+        setup = replace(WALKS, batch_size=batch, seq_len=seq, lora=replace(INTO, r=rank))
+        asked = Workload(model=other, setup=setup)
+        assert (law_key(other, setup, regime_of(asked)) == made.key) == is_answered
+        if is_answered:
+            assert largest(moments_with(of_model(made, other), asked)) == largest(
+                predict_once(asked)
+            )
+
+
+def test_a_sweep_over_layers_that_walk_over_tokens_answers_no_other_length() -> None:
+    """A polynomial of one length says nothing of another."""
+    compile_profile(Workload(model=falcon(), setup=WALKS))
+    asked = Workload(model=falcon(), setup=WALKS)
+    batches = [2, 5, 9]
+    swept = sweep(asked, batch_size=batches).ravel()
+    for batch, peak in zip(batches, swept, strict=True):
+        sized = replace(asked, setup=replace(WALKS, batch_size=batch))
+        assert peak == predict_once(sized).peak.total_bytes
+    with pytest.raises(NoProfileError):
+        sweep(asked, seq_len=[80, 96])

@@ -50,6 +50,8 @@ _OF_EXPERTS: Mapping[Exponents, tuple[int, ...]] = {
 """The same of experts in one weight, whose number and the number chosen count too."""
 _OF_ATTENTION: Mapping[Exponents, tuple[int, ...]] = {(1, 2, 0, 0, 0, 0): (2,)}
 """The same of a module without widths: heads and their widths, beside the square of the length."""
+_WITHOUT_LENGTH = sorted(MONOMIALS, key=lambda exponents: any((exponents[1], *exponents[3:])))
+"""For one length alone: what does not grow with it first, since that is a number like any."""
 Column = tuple[int, ...]
 Part = tuple[tuple[int, ...], Exponents]
 Term = tuple[Fraction, tuple[int, ...], Exponents]
@@ -91,7 +93,7 @@ class LawFit:
         ]
         self._symbols = [
             (exponents, tuple(Polynomial({exponents: 1}).evaluate(*point) for point in points))
-            for exponents in MONOMIALS
+            for exponents in (MONOMIALS if len({p.seq for p in points}) > 1 else _WITHOUT_LENGTH)
         ]
         self._numbers: dict[Monomial, int] = {}
         self._products: dict[int, dict[Column, tuple[int, ...]]] = {}
