@@ -631,6 +631,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "error": None,
         "largest_case": [],
         "decomposed": [],
+        "last_read": {},
         "values_read": 0,
         "weights_of_holes": [],
         "dtypes_of_holes": {},

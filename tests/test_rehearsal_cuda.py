@@ -646,6 +646,17 @@ def test_decompositions_give_tensors_of_the_right_sizes(tmp_path: Path) -> None:
     assert "linalg_qr, linalg_svd, linalg_eigh, linalg_inv_ex gave empty tensors" in said
 
 
+def test_an_error_names_the_line_that_read_a_value(tmp_path: Path) -> None:
+    text = (
+        "import torch\nmask = torch.zeros(3, device='cuda')\n"
+        "if mask.sum() == 0:\n    raise ValueError('the mask is empty')\n"
+    )
+    done = rehearse("--gpu", "t4", "--", "python", script(tmp_path, text))
+    said = " ".join(done.stdout.split())
+    assert done.returncode == 4 and "last read True, which the simulated GPU did not" in said
+    assert "script.py:3 <module>" in said
+
+
 def test_a_script_that_exits_over_its_arguments_is_told_by_its_exit_code(tmp_path: Path) -> None:
     """argparse ends with 2, here after the GPU was opened."""
     text = (

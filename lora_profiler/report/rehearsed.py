@@ -285,7 +285,11 @@ def _failure(result: Rehearsal, *, detail: bool) -> list[Block]:
     words = error["message"]
     if not detail:
         words = ". ".join(words.strip().partition("\n")[0].split(". ")[:2])
-    places = (f"  {_place(line)}" for line in error.get("where", ()))
+    places = [f"  {_place(line)}" for line in error.get("where", ())]
+    read = result.document["last_read"]
+    if read and result.status == "error":
+        value = f"{read['value']}, which the simulated GPU did not compute"
+        places += [f"The script last read {value}:", f"  {_place(read['where'])}"]
     return [paragraph(f"{error['type']}: {words}", *places)]
 
 

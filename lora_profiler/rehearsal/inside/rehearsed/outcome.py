@@ -19,7 +19,7 @@ from .settings import Settings
 from .tensors import Owner
 from .tokens import DATA_STOOD_IN, TEXTS
 from .trained_model import training_summary
-from .values import DECOMPOSED, LARGEST_CASE
+from .values import DECOMPOSED, LARGEST_CASE, LAST_READ
 from .weights import STOOD_IN
 
 SCHEMA = 1
@@ -127,6 +127,7 @@ def _document(run: Run, status: str, error: Mapping[str, Any] | None) -> dict[st
         "error": error,
         "largest_case": LARGEST_CASE,
         "decomposed": DECOMPOSED,
+        "last_read": LAST_READ,
         "weights_of_holes": list(STOOD_IN),
         "dtypes_of_holes": STOOD_IN,
         "data_stood_in": list(dict.fromkeys(DATA_STOOD_IN)),

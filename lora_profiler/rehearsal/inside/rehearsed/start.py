@@ -21,6 +21,7 @@ def _torch_imported() -> None:
     values.take_largest_cases()
     values.decompose_nothing()
     values.read_masks_as_true()
+    values.note_reads()
     values.find_no_infinities()
     values.draw_no_weights()
     if _IS_RECORDED:

@@ -1,5 +1,6 @@
 """Where the bytes that a step asks for depend on values, which a pretended card has none of."""
 
+import sys
 from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any
@@ -8,6 +9,8 @@ import torch
 
 LARGEST_CASE: list[str] = []
 """Operators that were answered with their largest case, in the order in which they came."""
+LAST_READ: dict[str, str] = {}
+"""`where` the script last read a value of the card, and the `value` that it got."""
 DECOMPOSED: list[str] = []
 """Decompositions of matrices that the script asked for."""
 _DECOMPOSITIONS = (
@@ -71,6 +74,25 @@ def _of_true(original: Callable[..., Any]) -> Callable[..., Any]:
         result = original(tensor, *args, **kwargs)
         is_mask = isinstance(result, torch.Tensor) and result.dtype is torch.bool
         return result.fill_(True) if is_mask and result.device.type == "cpu" else result
+
+    return read
+
+
+def note_reads() -> None:
+    """Where the script reads a number or a bool of the card, which decides what it does next."""
+    for name in ("item", "__bool__", "__int__", "__float__", "__index__"):
+        setattr(torch.Tensor, name, _noted(getattr(torch.Tensor, name)))
+
+
+def _noted(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    def read(tensor: torch.Tensor) -> Any:
+        value = original(tensor)
+        if tensor.is_cuda:
+            frame = sys._getframe(1)
+            place = f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}"
+            LAST_READ.update(where=place, value=str(value))
+        return value
 
     return read
 
