@@ -1100,7 +1100,8 @@ print(json.dumps([sorted(made), part[:2], len(made["dev"]), DATA_STOOD_IN, TEXTS
     made = pretending(tmp_path, script, pretends_data=True, **asked)
     splits, part, rows, stood_in, texts = json.loads(made.stdout)
     assert splits == ["test", "train", "validation"]
-    assert part == {"text": [" a" * 8] * 2, "label": [0, 1], "prompt": [" a a"] * 2}
+    texts_of = [" a" * 8, " a a b" + " a" * 5]
+    assert part == {"text": texts_of, "label": [0, 1], "prompt": [" a a", " a a"]}
     assert rows == 512
     assert set(stood_in) == {"the data set some/set (text, label, prompt)"}
     assert texts == {"texts": "8 tokens"}

@@ -5,12 +5,12 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
 from .settings import Settings
-from .tokens import DATA_STOOD_IN, TEXTS, WORD
+from .tokens import DATA_STOOD_IN, TEXTS, WORD, WORDS
 
 ROWS = 512
 PIXELS = 512
@@ -36,6 +36,8 @@ _ANSWERS = ("completion", "chosen", "rejected", "response", "output")
 """A question is a quarter of a row, and an answer what it leaves: trainers leave out a row without
 room for an answer, or longer than they take."""
 _OF_TEMPLATES = 32
+_IMAGES = re.compile(r"image|(^|_)img($|_)|photo|picture|pixel_values")
+_LABELS = re.compile(r"label$|^is_|^class$|^target$", re.IGNORECASE)
 _READ = re.compile(
     r"""\b(?:examples?|batch|samples?|rows?|items?|elements?|data|dataset|x)\[\s*["'](\w+)["']\s*\]"""
 )
@@ -120,54 +122,66 @@ def _with_columns(dataset: Any, names: Iterable[str], settings: Settings) -> Any
     made = dataset.flatten_indices() if dataset._indices is not None else dataset
     for spec in names:
         name, _, roles = spec.partition(":")
-        values, feature = _column(name, settings.tokens, len(made), roles)
-        made = Dataset.add_column(made, name, values, feature=feature)
+        values = [_value(name, settings.tokens, row, roles) for row in range(len(made))]
+        made = Dataset.add_column(made, name, values, feature=_feature(name))
     return made
 
 
-def _column(name: str, tokens: int, rows: int, roles: str = "") -> tuple[list[Any], Any]:
-    """By what columns of that name hold in published data sets; with `roles`, "ua" or a part of it,
-    a conversation of a user and an assistant."""
+def _feature(name: str) -> Any:
+    """As datasets declares it, where the values do not say."""
     from datasets import ClassLabel, Image, List
 
-    question = WORD * max(tokens // 4, 1)
-    answer = WORD * max(tokens - tokens // 4 - _OF_TEMPLATES, 1)
-    text = question if name in _QUESTIONS else answer if name in _ANSWERS else WORD * tokens
-    if re.search(r"image|(^|_)img($|_)|photo|picture|pixel_values", name):
-        image = {"bytes": _picture(), "path": None}
+    if _IMAGES.search(name):
+        return List(Image()) if name == "images" else Image()
+    return ClassLabel(names=["0", "1"]) if _LABELS.search(name) else None
+
+
+def _value(name: str, tokens: int, row: int, roles: str = "") -> Any:
+    """By what columns of that name hold in published data sets; with `roles`, "ua" or a part of it,
+    a conversation of a user and an assistant."""
+    question = _text(tokens // 4, row)
+    answer = _text(tokens - tokens // 4 - _OF_TEMPLATES, row)
+    text = question if name in _QUESTIONS else answer if name in _ANSWERS else _text(tokens, row)
+    if _IMAGES.search(name):
         TEXTS["images"] = f"{PIXELS} x {PIXELS} pixels"
-        return ([[image]] * rows, List(Image())) if name == "images" else ([image] * rows, Image())
-    if name in ("messages", "conversation", "conversations"):
-        roles = "ua"
-    if roles:
-        said = {"u": _said("user", question), "a": _said("assistant", answer)}
+        image = {"bytes": _picture(), "path": None}
+        return [image] if name == "images" else image
+    if roles := "ua" if name in ("messages", "conversation", "conversations") else roles:
         TEXTS["conversations"] = f"{tokens:,} tokens"
-        return [[said[role] for role in roles]] * rows, None
-    if name in ("completions", "responses", "negatives"):
-        return [[text, text]] * rows, None
-    if name == "labels":
-        return [[True, False]] * rows, None
+        said = {"u": _said("user", question), "a": _said("assistant", answer)}
+        return [said[role] for role in roles]
+    if _LABELS.search(name):
+        return row % 2
     if re.search(r"score|similarity|rating|margin", name):
-        return [0.5] * rows, None
-    if re.search(r"label$|^is_|^class$|^target$", name, re.IGNORECASE):
-        return [row % 2 for row in range(rows)], ClassLabel(names=["0", "1"])
-    if name == "passages":
-        several = {"passage_text": [text] * 8, "is_selected": [1] + [0] * 7, "url": [""] * 8}
-        return [several] * rows, None
-    if name == "answers":
-        return [{"text": [question], "answer_start": [0]}] * rows, None
-    if name == "translation":
-        return [dict.fromkeys(("en", "de", "fr", "ro"), question)] * rows, None
+        return 0.5
     if re.search(r"(^|[_-])(id|ids|idx|index|[qp]id\d?)$", name):
-        return list(range(rows)), None
-    TEXTS["texts"] = f"{tokens:,} tokens"
-    return [text] * rows, None
+        return list(range(10)) if name.endswith("-ids") else row
+    several = [_text(tokens, 8 * row + each) for each in range(8)]
+    nested: dict[str, Any] = {
+        "completions": [text, text],
+        "responses": [text, text],
+        "negatives": several,
+        "labels": [True, False],
+        "passages": {"passage_text": several, "is_selected": [1] + [0] * 7, "url": [""] * 8},
+        "answers": {"text": [question], "answer_start": [0]},
+        "translation": dict.fromkeys(("en", "de", "fr", "ro"), question),
+    }
+    if name not in nested:
+        TEXTS["texts"] = f"{tokens:,} tokens"
+    return nested.get(name, text)
+
+
+def _text(tokens: int, row: int) -> str:
+    """Texts differ, since samplers leave out a row that a batch has, by words of one token."""
+    begin = "".join(WORDS[int(digit)] for digit in f"{row % 1000:03}"[: max(tokens, 1)])
+    return begin + WORD * (tokens - 3)
 
 
 def _said(role: str, text: str) -> dict[str, str]:
     return {"role": role, "content": text}
 
 
+@cache
 def _picture() -> bytes:
     from io import BytesIO
 

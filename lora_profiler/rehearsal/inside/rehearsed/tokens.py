@@ -13,8 +13,9 @@ TEXTS: dict[str, str] = {}
 """Kinds of what was made in place of data -> the size of each, in words."""
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 PREPROCESSORS = ("preprocessor_config.json",)
-WORD = " a"
-"""A token of its own in most vocabularies."""
+WORDS = tuple(f" {letter}" for letter in "abcdefghij")
+"""Tokens of their own in most vocabularies."""
+WORD = WORDS[0]
 _SPACE, _METASPACE = "\u0120", "\u2581"
 _PAD, _END = "<|pad|>", "<|end|>"
 _OF_CHATS = (
@@ -53,10 +54,10 @@ def write_tokenizer(folder: Path) -> None:
 def _bytes(special: list[str], size: int, named: dict[str, str]) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    merge = (_SPACE, WORD.strip())
-    known = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "".join(merge), *special]
+    merges = [(_SPACE, word.strip()) for word in WORDS]
+    known = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges), *special]
     vocabulary = {each: i for i, each in enumerate(_filled(known, size))}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[merge]))
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.add_special_tokens(special)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -70,7 +71,9 @@ def _pieces(special: list[str], size: int, named: dict[str, str]) -> Any:
     first = [named[f"{name}_token"] for name in ("pad", "eos", "unk") if f"{name}_token" in named]
     letters = [chr(code) for code in range(33, 127)]
     sentinels = [f"<extra_id_{number}>" for number in range(100)]
-    known = dict.fromkeys([*first, _METASPACE + WORD.strip(), _METASPACE, *letters])
+    known = dict.fromkeys(
+        [*first, *(_METASPACE + word.strip() for word in WORDS), _METASPACE, *letters]
+    )
     pieces = _filled([*dict.fromkeys([*known, *special, *sentinels])], size)
     scored = [(piece, 0.0 if piece in known else -100.0) for piece in pieces]
     tokenizer = Tokenizer(models.Unigram(scored, unk_id=len(first) - 1))
