@@ -25,6 +25,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.harness.preflight import refuse
 from lora_profiler.modeling import attention_context, forward_loss
 from lora_profiler.modeling.lora_kernels import with_lora_kernels
+from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.records.record import Conditions
 from lora_profiler.traced.kernels import step_kernels
@@ -196,10 +197,12 @@ def test_the_peak_is_what_axolotl_asked_for(more: str, tmp_path: Path) -> None:
 # --- what they do not go with ---------------------------------------------------------------------
 
 
-def test_nothing_measures_them() -> None:
+def test_nothing_measures_them_and_some_models_have_none() -> None:
     workload = Workload(model=cases.spec_of("llama"), setup=replace(BASE, attention="auto"))
     with pytest.raises(UsageError, match="not run"):
         refuse(workload, Conditions())
+    with pytest.raises(UsageError, match="not of olmo2"):
+        predict_by(replace(workload, model=cases.spec_of("olmo2")))
 
 
 def test_axolotl_has_them_by_default_where_they_are_known() -> None:

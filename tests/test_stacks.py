@@ -250,7 +250,7 @@ def test_what_a_question_has_under_a_trainer(golden_file: Golden) -> None:
         model = find_model(name, offline=True)
         (workload,) = workloads(model, {**DEFAULTS, **asked}, set(asked), platform, stack)
         own, plain = map(setup_dict, (workload.setup, PLAIN[method]))
-        said = ", ".join(f"{k} {_short(v)}" for k, v in own.items() if v != plain[k])
+        said = "; ".join(f"{k} {_short(v)}" for k, v in own.items() if v != plain[k])
         try:
             check(workload, "analytic")
         except UsageError as error:

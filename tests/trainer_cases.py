@@ -86,9 +86,8 @@ def said(case: Mapping[str, Any], folder: Path) -> Iterator[str]:
     yield from (f"{name}={_short(value)}" for name, value in sorted(options.items()))
     for key in file.keys:
         if key.missing or key.note or key.state == "unknown":
-            why = f" ({key.direction})" if key.direction else ""
-            words = "; ".join(filter(None, (key.missing, key.note)))
-            yield f"{key.key}, line {key.line}: {key.state}: {words}{why}"
+            words = "; ".join(filter(None, (key.missing, key.note, key.direction)))
+            yield f"{key.key}, line {key.line}: {key.state}: {words}"
         elif key.state == "costs nothing":
             yield f"{key.key} costs nothing"
 

@@ -440,7 +440,7 @@ def check_adapters(workload: Workload) -> None:
         )
     if layers and setup.sharding not in traced:
         raise UsageError(
-            f"{layers} are known by traces alone, and none of sharding {setup.sharding} was held"
+            f"{layers} are known by traces alone: nothing of sharding {setup.sharding} was held"
             " against them; take --sharding ddp, or ask without."
         )
     if optimizer_facts(setup.optimizer).matrices_alone:
