@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 import families
-from benchmarks.pages import RESULTS, parser_of, write_page
+from benchmarks.pages import RESULTS, page_of, parser_of, table, words_of, write_page
 from lora_profiler import TrainingData, TrainSetup, Workload, lengths_of
 from lora_profiler.catalog import model_from_config
 from lora_profiler.planning.answers import answers
@@ -166,30 +166,27 @@ def trained(lengths: Sequence[int], rule: str) -> dict[str, Any]:
     }
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = [
-        "| lengths | batches | worst | MiB | an epoch | longest that came | MiB | median | MiB |"
-        " median that came | MiB | tokens processed | that came |",
-        "| --- | --- | --- | ---: | ---: | --- | ---: | --- | ---: | --- | ---: | ---: | ---: |",
+HEADS = (
+    "lengths | batches | worst | >MiB | >an epoch | longest that came | >MiB | median | >MiB"
+    " | median that came | >MiB | >tokens processed | >that came"
+)
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    said = row["predicted"]
+    came = sorted(zip(row["shapes"], row["peaks"], strict=True), key=lambda batch: batch[0][1])
+    whole = [batch for batch in came if batch[0][0] == said["worst"][0]]
+    return [
+        row["lengths"],
+        row["rule"],
+        *_cells(said["worst"], said["worst_peak_bytes"]),
+        f"{said['worst_expected']:.2g}",
+        *_cells(*whole[-1]),
+        *_cells(said["median"], said["median_peak_bytes"]),
+        *_cells(*whole[(len(whole) - 1) // 2]),
+        f"{said['processed_tokens']:,.0f}",
+        f"{sum(count * length for count, length, _ in row['shapes']):,}",
     ]
-    for row in rows:
-        said = row["predicted"]
-        came = sorted(zip(row["shapes"], row["peaks"], strict=True), key=lambda batch: batch[0][1])
-        whole = [batch for batch in came if batch[0][0] == said["worst"][0]]
-        longest, median = whole[-1], whole[(len(whole) - 1) // 2]
-        cells = [
-            row["lengths"],
-            row["rule"],
-            *_cells(said["worst"], said["worst_peak_bytes"]),
-            f"{said['worst_expected']:.2g}",
-            *_cells(*longest),
-            *_cells(said["median"], said["median_peak_bytes"]),
-            *_cells(*median),
-            f"{said['processed_tokens']:,.0f}",
-            f"{sum(count * length for count, length, _ in row['shapes']):,}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def _cells(shape: Sequence[int], peak: int) -> tuple[str, str]:
@@ -229,18 +226,20 @@ def main() -> None:
             rows.append(row)
             path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
             print(name, rule, flush=True)
-    versions = ", ".join(f"{n} {v}" for n, v in rows[0]["versions"].items())
-    write_page(
-        "data_lengths",
-        "# Epochs over lengths of samples\n\n`python -m benchmarks.truth.data_lengths`:"
-        f" {SAMPLES} samples, batches of {BATCH_SIZE}, cut at {LONGEST}; {versions}. The second of"
-        " two epochs by transformers' Trainer, float32, fused AdamW, on a CPU; *worst* and *median*"
-        " are predicted, with the expected number of batches an epoch as long as the worst.\n\n"
-        f"{table(rows)}\n\n"
-        "Peak of each step, predicted for the shape of its own batch:\n\n"
-        f"- without a padded token: {_range(rows, with_mask=False)}\n"
-        f"- with one, which brings a mask: {_range(rows, with_mask=True)}\n",
+    text = page_of(
+        "Epochs over lengths of samples",
+        f"`python -m benchmarks.truth.data_lengths`: {SAMPLES} samples, batches of {BATCH_SIZE},"
+        f" cut at {LONGEST}; {words_of(rows[0]['versions'])}. The second of two epochs by"
+        " transformers' Trainer, float32, fused AdamW, on a CPU; *worst* and *median* are"
+        " predicted, with the expected number of batches an epoch as long as the worst.",
+        table(HEADS, map(cells, rows)),
+        "Peak of each step, predicted for the shape of its own batch:",
+        [
+            f"- without a padded token: {_range(rows, with_mask=False)}",
+            f"- with one, which brings a mask: {_range(rows, with_mask=True)}",
+        ],
     )
+    write_page("data_lengths", text)
 
 
 if __name__ == "__main__":

@@ -26,10 +26,21 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 import torch
 
 import oracle
-from benchmarks.pages import RESULTS, parser_of, read_document, versions_of, write_lines, write_page
+from benchmarks.pages import (
+    RESULTS,
+    page_of,
+    parser_of,
+    read_document,
+    table,
+    versions_of,
+    words_of,
+    write_lines,
+    write_page,
+)
 from benchmarks.truth.peak_configurations import SEEDS, VOCABULARIES, Configuration, configurations
 from lora_profiler.analytic import predict
 from lora_profiler.prediction import Prediction
+from lora_profiler.workload import TrainSetup
 
 VERSIONS = versions_of("torch", "transformers", "peft", "bitsandbytes")
 PHASES = {
@@ -110,23 +121,22 @@ def percent(value: float) -> str:
     return f"{100 * value:+.3f} %"
 
 
-def spread(errors: list[float]) -> str:
-    """Cells of a table: how many, lowest, median, highest, mean of the absolute values, share
+COLUMNS = ">runs | >lowest | >median | >highest | >mean of absolute | >within 1 %"
+
+
+def by(title: str, groups: Iterable[tuple[str, list[float]]]) -> list[str]:
+    """A table of errors: how many, lowest, median, highest, mean of the absolute values, share
     within 1 %."""
-    within = sum(abs(e) <= 0.01 for e in errors) / len(errors)
-    cells = [
-        percent(min(errors)),
-        percent(median(errors)),
-        percent(max(errors)),
-        f"{100 * mean(map(abs, errors)):.3f} %",
-    ]
-    return " | ".join([str(len(errors)), *cells, f"{100 * within:.0f} %"])
-
-
-def table(title: str, groups: Iterable[tuple[str, list[float]]]) -> list[str]:
-    columns = ["runs", "lowest", "median", "highest", "mean of absolute", "within 1 %"]
-    lines = ["", f"| {' | '.join([title, *columns])} |", "|---" + "|---:" * len(columns) + "|"]
-    return lines + [f"| {name} | {spread(errors)} |" for name, errors in groups if errors]
+    rows = (
+        (
+            *(name, len(errors), percent(min(errors)), percent(median(errors))),
+            *(percent(max(errors)), f"{100 * mean(map(abs, errors)):.3f} %"),
+            f"{100 * sum(abs(e) <= 0.01 for e in errors) / len(errors):.0f} %",
+        )
+        for name, errors in groups
+        if errors
+    )
+    return table(f"{title} | {COLUMNS}", rows)
 
 
 def grouped(rows: list[Row], key: Callable[[Row], str]) -> list[tuple[str, list[float]]]:
@@ -137,92 +147,67 @@ def grouped(rows: list[Row], key: Callable[[Row], str]) -> list[tuple[str, list[
 def as_markdown(rows: list[Row], seconds: int) -> str:
     exact = [r for r in rows if r.prediction.exactness == "exact"]
     estimates = [r for r in rows if r.prediction.exactness == "estimate"]
-    lines = [
-        "# Peak memory of a training step, predicted and real",
-        "",
-        f"{len(rows)} configurations of"
-        f" {len({r.configuration.config['model_type'] for r in rows})} families,"
-        " vocabularies of",
-        f"{min(VOCABULARIES)} to {max(VOCABULARIES)}; two real steps on the CPU each, the"
-        " second compared. Real: torch's",
-        "record of its CPU allocator, kernel scratch included, on one thread. Errors are"
-        " predicted / real - 1.",
-        f"`python -m benchmarks.truth.peaks`, {seconds} s, with"
-        f" {', '.join(f'{n} {v}' for n, v in VERSIONS.items())}.",
-    ]
-    lines += table(
-        "answer",
-        [("says exact", [r.error for r in exact]), ("says estimate", [r.error for r in estimates])],
-    )
-    lines += table("moment of an exact peak", grouped(exact, lambda r: r.moment))
-    lines += table("moment of an estimated peak", grouped(estimates, lambda r: r.moment))
-    lines += table(
-        "phase, its own peak", [(phase, [r.phase_errors[phase] for r in rows]) for phase in PHASES]
-    )
+    answers = (("says exact", exact), ("says estimate", estimates))
     checkpointing = [("with checkpointing", True), ("without", False)]
-    lines += table(
-        "backward inside a layer",
-        [
-            (
-                name,
-                [
-                    e
-                    for r in rows
-                    if r.configuration.setup.checkpointing == on
-                    and (e := r.inside_error) is not None
-                ],
-            )
-            for name, on in checkpointing
-        ],
-    )
-    lines += table(
-        "estimates",
-        [
-            (name, [r.error for r in estimates if r.configuration.setup.checkpointing == on])
-            for name, on in checkpointing
-        ],
-    )
-    lines += table("family", grouped(rows, lambda r: str(r.configuration.config["model_type"])))
-    lines += table(
-        "vocabulary",
-        [
-            (str(v), [r.error for r in rows if r.configuration.config["vocab_size"] == v])
-            for v in sorted(set(VOCABULARIES))
-        ],
-    )
-    lines += table(
-        "optimizer",
-        grouped(
-            rows,
-            lambda r: f"{r.configuration.setup.optimizer} {r.configuration.setup.optimizer_impl}",
+
+    def setup(row: Row) -> TrainSetup:
+        return row.configuration.setup
+
+    def inside(on: bool) -> list[float]:
+        errors = (r.inside_error for r in rows if setup(r).checkpointing == on)
+        return [error for error in errors if error is not None]
+
+    families = {r.configuration.config["model_type"] for r in rows}
+    blocks: list[str | list[str]] = [
+        f"{len(rows)} configurations of {len(families)} families, vocabularies of\n"
+        f"{min(VOCABULARIES)} to {max(VOCABULARIES)}; two real steps on the CPU each, the second"
+        " compared. Real: torch's\nrecord of its CPU allocator, kernel scratch included, on one"
+        " thread. Errors are predicted / real - 1.\n"
+        f"`python -m benchmarks.truth.peaks`, {seconds} s, with {words_of(VERSIONS)}.",
+        by("answer", [(name, [r.error for r in some]) for name, some in answers]),
+        by("moment of an exact peak", grouped(exact, lambda r: r.moment)),
+        by("moment of an estimated peak", grouped(estimates, lambda r: r.moment)),
+        by("phase, its own peak", [(p, [r.phase_errors[p] for r in rows]) for p in PHASES]),
+        by("backward inside a layer", [(name, inside(on)) for name, on in checkpointing]),
+        by(
+            "estimates",
+            [
+                (name, [r.error for r in estimates if setup(r).checkpointing == on])
+                for name, on in checkpointing
+            ],
         ),
-    )
-    lines += table("trains", grouped(rows, lambda r: r.configuration.method))
-    lines += table(
-        "precision",
-        grouped(rows, lambda r: f"{r.configuration.setup.dtype} {r.configuration.setup.precision}"),
-    )
+        by("family", grouped(rows, lambda r: str(r.configuration.config["model_type"]))),
+        by(
+            "vocabulary",
+            sorted(
+                grouped(rows, lambda r: str(r.configuration.config["vocab_size"])),
+                key=lambda group: int(group[0]),
+            ),
+        ),
+        by("optimizer", grouped(rows, lambda r: f"{setup(r).optimizer} {setup(r).optimizer_impl}")),
+        by("trains", grouped(rows, lambda r: r.configuration.method)),
+        by("precision", grouped(rows, lambda r: f"{setup(r).dtype} {setup(r).precision}")),
+    ]
     for title, some in (("exact", exact), ("estimate", estimates)):
-        lines += [
-            "",
-            f"## The ten worst answers that say {title}",
-            "",
-            "| error | moment | configuration |",
-            "|---:|---|---|",
-        ]
         worst = sorted(some, key=lambda r: -abs(r.error))[:10]
-        lines += [
-            f"| {percent(r.error)} | {r.moment} | {r.configuration.number}: {r.configuration} |"
-            for r in worst
+        blocks += [
+            f"## The ten worst answers that say {title}",
+            table(
+                ">error | moment | configuration",
+                (
+                    (percent(r.error), r.moment, f"{r.configuration.number}: {r.configuration}")
+                    for r in worst
+                ),
+            ),
+            *(
+                f"Configuration {r.configuration.number}: predicted"
+                f" {r.prediction.peak.total_bytes:,} B, tensors alone reach {r.tensors:,} B; the"
+                f" allocator saw {r.real['step']:,} B, the rest of it scratch inside CPU kernels."
+                for r in some
+                if r.tensors is not None
+            ),
         ]
-        lines += [
-            f"\nConfiguration {r.configuration.number}: predicted {r.prediction.peak.total_bytes:,}"
-            f" B, tensors alone reach {r.tensors:,} B; the allocator saw {r.real['step']:,} B, the"
-            " rest of it scratch inside CPU kernels."
-            for r in some
-            if r.tensors is not None
-        ]
-    return "\n".join(lines) + "\n"
+    return page_of("Peak memory of a training step, predicted and real", *blocks)
 
 
 def write_rows(rows: list[Row], seconds: int) -> None:
@@ -290,7 +275,7 @@ def main() -> int:
             (kind, [r.error for r in rows if r.prediction.exactness == kind])
             for kind in ("exact", "estimate")
         ]
-        print(*table("fresh", by_answer), sep="\n")
+        print(*by("fresh", by_answer), sep="\n")
     elif not options.only:
         write(rows, round(time.perf_counter() - started))
     return 0
