@@ -22,8 +22,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.bundle import asked
 from benchmarks.pages import page_of, parser_of, read_document, table, write_document, write_page
+from benchmarks.truth.bundle import asked
 from lora_profiler.catalog import find_model
 from lora_profiler.compiled.library import bundled_profile
 from lora_profiler.compiled.profile import Profile

@@ -4,9 +4,9 @@ package, at full size.
     python -m benchmarks.truth.profiles
 
 A minute, without torch. For every model of the catalogue whose family the rules know, each profile
-that the package brings (`python -m benchmarks.bundle`) is asked at several sizes, and so are the
-rules: saved bytes, persistent bytes, parameters and FLOPs must be equal, and the peak wherever the
-rules call it exact. Writes `results/profiles.md` and `results/profiles.json`.
+that the package brings (`python -m benchmarks.truth.bundle`) is asked at several sizes, and so are
+the rules: saved bytes, persistent bytes, parameters and FLOPs must be equal, and the peak wherever
+the rules call it exact. Writes `results/profiles.md` and `results/profiles.json`.
 """
 
 import sys
@@ -14,8 +14,8 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.bundle import asked
 from benchmarks.pages import page_of, parser_of, table, write_document, write_page
+from benchmarks.truth.bundle import asked
 from lora_profiler.analytic import knows
 from lora_profiler.analytic import predict as by_rules
 from lora_profiler.catalog import bundled_models, find_model

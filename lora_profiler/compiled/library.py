@@ -4,7 +4,7 @@ any profile can be made again.
 
 The bundle has two tables: `packs` holds lines of JSON, one profile a line, those of one model
 compressed together by LZMA, since they differ in little; `profiles` tells in which pack and on
-which line a key lies. Written by `python -m benchmarks.bundle`.
+which line a key lies. Written by `python -m benchmarks.truth.bundle`.
 
 The cache has one table, so that writers wait for each other and a killed one leaves nothing half
 done. A cache that cannot be read is put aside; a cached profile made with other versions than those

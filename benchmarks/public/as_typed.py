@@ -1,6 +1,6 @@
 """What people type against what they measured: model, method, rank, batch size, length, GPU alone.
 
-    python -m benchmarks.as_typed [--write]
+    python -m benchmarks.public.as_typed [--write]
 
 Each public peak of one GPU (`public_rows/rows.csv`), each Unsloth notebook that printed its peak
 (`public_rows/unsloth_notebooks.csv`) and each run that ran out of memory
@@ -36,7 +36,7 @@ from lora_profiler.stacks import BARE, GUIDE, as_guided, find_stack
 from lora_profiler.stacks.stack import METHODS
 from lora_profiler.workload import TrainSetup, Workload
 
-HERE = Path(__file__).resolve().parent / "public_rows"
+HERE = Path(__file__).resolve().parents[1] / "public_rows"
 MARGIN = 0.03
 """What a fully described answer was off by, at each end of the range."""
 GPUS = {
@@ -383,9 +383,9 @@ def report(document: Mapping[str, Any]) -> str:
     ]
     return page_of(
         "What people type, against what they measured",
-        "Written by `python -m benchmarks.as_typed --write`. Errors are (predicted - measured) /"
-        " measured, in %. Peak and BLAS' workspaces are held to allocated peaks, with fragmentation"
-        " to reserved ones.",
+        "Written by `python -m benchmarks.public.as_typed --write`. Errors are (predicted -"
+        " measured) / measured, in %. Peak and BLAS' workspaces are held to allocated peaks, with"
+        " fragmentation to reserved ones.",
         table(f"rows | answer | {ERRORS}", errors),
         f"The range of all trainers' lines, {MARGIN:.0%} added at each end:",
         table("rows | >inside | >share | >median width", _ranges(sets)),

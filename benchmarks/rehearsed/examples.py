@@ -1,7 +1,7 @@
 """The scripts of examples/rehearse on simulated GPUs, and some of accelerate's and PEFT's own: what
 each requested, and whether two counters agree.
 
-    python -m benchmarks.rehearsed_scripts --python PYTHON [--clones FOLDER] [--again]
+    python -m benchmarks.rehearsed.examples --python PYTHON [--clones FOLDER] [--again]
 
 PYTHON is of an environment with a CUDA build of torch, transformers, PEFT, TRL and bitsandbytes; no
 card is needed. Writes `results/rehearsed_scripts.json`, a row as each rehearsal ends, and
@@ -23,7 +23,7 @@ from benchmarks.pages import RESULTS, page_of, table, write_json, write_page
 from benchmarks.rehearsing import rehearsed
 from benchmarks.rows import Row, parser_of_rows
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ROWS = RESULTS / "rehearsed_scripts.json"
 CARDS = ("t4", "a100_sxm_80gb", "h100_sxm_80gb")
 EIGHT_B = ("plain_loop.py", "--model", "meta-llama/Llama-3.1-8B", "--checkpointing")
@@ -139,7 +139,7 @@ def page(rows: list[dict[str, Any]]) -> str:
     versions = ", ".join(sorted({row["torch"] for row in counted}))
     return page_of(
         "Scripts, rehearsed",
-        f"`python -m benchmarks.rehearsed_scripts`: the scripts of `examples/rehearse`, and some "
+        f"`python -m benchmarks.rehearsed.examples`: the scripts of `examples/rehearse`, and some "
         f"of accelerate's and PEFT's own by version, unchanged, over torch {versions} on pretended "
         "cards. Nothing here was measured on a card.",
         f"The requested peak is equal to a second count, of the allocator's own log, in {equal} of "

@@ -1,10 +1,10 @@
 """Makes the profiles that come with the package: what people ask of each model of the catalogue,
 traced and compiled.
 
-    python -m benchmarks.bundle compile [--deadline SECONDS] [--jobs N]
+    python -m benchmarks.truth.bundle compile [--deadline SECONDS] [--jobs N]
                                         [--types NAME ...] [--smallest N] [--cases TEXT]
-    python -m benchmarks.bundle laws [--deadline SECONDS] [--cases TEXT]
-    python -m benchmarks.bundle pack
+    python -m benchmarks.truth.bundle laws [--deadline SECONDS] [--cases TEXT]
+    python -m benchmarks.truth.bundle pack
 
 The first takes hours and goes on where it was cut off; of the given types alone, of the N smallest
 models of each, of cases whose label contains a text, as "foreach, batch 2"; no profile is begun
@@ -57,7 +57,7 @@ from lora_profiler.support.kernel_sets import nearest_traced
 from lora_profiler.support.sdpa import MASK_ALIGNMENT
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
-WORK = Path(__file__).resolve().parent / ".bundle" / "work.sqlite"
+WORK = Path(__file__).resolve().parents[1] / ".bundle" / "work.sqlite"
 ALL, DEFAULT = LoraConfig(), LoraConfig(target_modules=None)
 METHODS = {
     "full": TrainSetup(),
@@ -364,8 +364,8 @@ def markdown(result: dict[str, Any]) -> str:
             reasons[general].append(f"{m['model']} ({count} of {m['asked']})")
     return page_of(
         "The profiles that come with the package",
-        f"`python -m benchmarks.bundle`: {result['profiles']:,} profiles for {len(answered)} of"
-        f" {len(models)} models, and {result['laws']} laws of types (`laws.md`),"
+        f"`python -m benchmarks.truth.bundle`: {result['profiles']:,} profiles for"
+        f" {len(answered)} of {len(models)} models, and {result['laws']} laws of types (`laws.md`),"
         f" {result['bytes'] / 2**20:.1f} MiB. Made with " + words_of(result["versions"]) + ".",
         "Asked of each: full, LoRA on all linear layers, LoRA on PEFT's default targets, QLoRA;"
         " checkpointing on and off; AdamW\n"

@@ -1,11 +1,11 @@
 """Laws of types: which hold, what they are, and how many questions they answer.
 
-    python -m benchmarks.laws [--rules TYPE,TYPE]
+    python -m benchmarks.truth.laws [--rules TYPE,TYPE]
 
-A row for each law that `benchmarks.bundle laws` was asked for: what was made, or the first event
-that differs. Each that holds was equal, event by event, to fresh traces of two toys that no fit
-saw, of five and six units, and of a real model's sizes at five units. Then whole answers over the
-bundled models, offline and without a trace, with the laws of the package and without them. With
+A row for each law that `benchmarks.truth.bundle laws` was asked for: what was made, or the first
+event that differs. Each that holds was equal, event by event, to fresh traces of two toys that no
+fit saw, of five and six units, and of a real model's sizes at five units. Then whole answers over
+the bundled models, offline and without a trace, with the laws of the package and without them. With
 `--rules` laws are made here of types that rules know, and held against the rules' peaks of every
 bundled model of the type. Results: `results/laws.md` and `results/laws.json`.
 """
@@ -17,8 +17,8 @@ from itertools import product
 from typing import Any
 from unittest.mock import patch
 
-from benchmarks.bundle import laws_asked, work
 from benchmarks.pages import page_of, parser_of, read_document, table, tell
+from benchmarks.truth.bundle import laws_asked, work
 from lora_profiler.catalog import bundled_models, find_model
 from lora_profiler.compiled import evaluation, predict_with
 from lora_profiler.compiled.law import NotOfLawError, facts_of, law_key, of_model
@@ -131,10 +131,10 @@ def markdown(result: dict[str, Any]) -> str:
     exact = [row for row in ruled if row["exactness"] == "exact"]
     return page_of(
         "Laws of types",
-        f"`python -m benchmarks.laws`: {len(made)} of {len(result['laws'])} laws asked for hold."
-        " Each was equal to three fresh traces, event by event: of toys of five and six units, and"
-        " of the real model's sizes at five units, as long as it takes. `checked` of the JSON has"
-        " (layers, batch, tokens, rank).",
+        f"`python -m benchmarks.truth.laws`: {len(made)} of {len(result['laws'])} laws asked for"
+        " hold. Each was equal to three fresh traces, event by event: of toys of five and six"
+        " units, and of the real model's sizes at five units, as long as it takes. `checked` of the"
+        " JSON has (layers, batch, tokens, rank).",
         table(
             "type, trainer and method | >events | >sizes | >monomials | >instants | >bytes",
             (
