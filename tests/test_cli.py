@@ -445,7 +445,7 @@ def test_a_filter_that_finds_nothing_says_so() -> None:
     done = lora_profile("gpus", "4900", "--format", "json")
     assert done.exit_code == 0
     assert json.loads(done.stdout)["gpus"] == []
-    assert "no bundled card is called '4900'" in done.stderr
+    assert "no bundled GPU is called '4900'" in done.stderr
 
 
 def test_doctor_never_prints_a_token(tmp_path: Path) -> None:

@@ -2,10 +2,10 @@
 the answer starts at once."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeVar
 
 import click
 
@@ -53,8 +53,9 @@ if TYPE_CHECKING:
     from lora_profiler.catalog import Gpu
     from lora_profiler.model_spec import ModelSpec
     from lora_profiler.planning.answers import Answer
-    from lora_profiler.report.blocks import Block
+    from lora_profiler.report.blocks import Block, Table
 
+E = TypeVar("E")
 Levers = Literal["none", "best", "all"]
 
 
@@ -352,17 +353,9 @@ def models_command(text: tuple[str, ...], form: str, output: str | None, force: 
     """
     check_new_file(output, force)
     from lora_profiler.catalog import bundled_models
-    from lora_profiler.report.catalogues import csv_records, matching, model_records, models_table
+    from lora_profiler.report.catalogues import model_names, model_records, models_table
 
-    words = " ".join(text)
-    found = [m for m in bundled_models() if matching(words, (m.id, *m.aliases, m.model_type))]
-    _note_if_empty(found, words, "model", (m.id for m in bundled_models()))
-    records = model_records(found)
-    print_answer(
-        lambda: {"schema_version": "1.0", "models": records},
-        lambda: [models_table(found)],
-        lambda: csv_records(records),
-    )
+    _list(text, "model", bundled_models(), model_names, model_records, models_table)
 
 
 @command(
@@ -383,20 +376,33 @@ def gpus_command(text: tuple[str, ...], form: str, output: str | None, force: bo
     """
     check_new_file(output, force)
     from lora_profiler.catalog import bundled_gpus
-    from lora_profiler.report.catalogues import csv_records, gpu_records, gpus_table, matching
+    from lora_profiler.report.catalogues import gpu_names, gpu_records, gpus_table
+
+    _list(text, "GPU", bundled_gpus(), gpu_names, gpu_records, gpus_table)
+
+
+def _list(
+    text: Sequence[str],
+    what: str,
+    entries: "Sequence[E]",
+    names: "Callable[[E], tuple[str, ...]]",
+    records: "Callable[[Sequence[E]], list[dict[str, Any]]]",
+    table: "Callable[[Sequence[E]], Table]",
+) -> None:
+    """Those of `entries` with every word of `text` in their names; the first is what each is called
+    by."""
+    from lora_profiler.errors import did_you_mean
+    from lora_profiler.report.catalogues import csv_records, matching
 
     words = " ".join(text)
-    found = [
-        g
-        for g in bundled_gpus()
-        if matching(words, (g.key, g.name, *g.aliases, g.vendor, g.architecture))
-    ]
-    _note_if_empty(found, words, "card", (g.key for g in bundled_gpus()))
-    records = gpu_records(found)
+    found = [entry for entry in entries if matching(words, names(entry))]
+    if not found:
+        meant = did_you_mean(words, (names(entry)[0] for entry in entries))
+        warn(f"no bundled {what} is called {words!r}.{meant}")
     print_answer(
-        lambda: {"schema_version": "1.0", "gpus": records},
-        lambda: [gpus_table(found)],
-        lambda: csv_records(records),
+        lambda: {"schema_version": "1.0", f"{what.lower()}s": records(found)},
+        lambda: [table(found)],
+        lambda: csv_records(records(found)),
     )
 
 
@@ -431,13 +437,6 @@ def doctor_command(form: str, output: str | None, force: bool) -> None:
             lambda: {"schema_version": "1.0", "lora_profiler": __version__, **diagnosis.as_dict()},
             lambda: [*verdict, doctor_table(diagnosis)],
         )
-
-
-def _note_if_empty(found: Sequence[object], words: str, what: str, known: Any) -> None:
-    if not found:
-        from lora_profiler.errors import did_you_mean
-
-        warn(f"no bundled {what} is called {words!r}.{did_you_mean(words, known)}")
 
 
 for _verb in (predict_command, models_command, gpus_command, doctor_command):

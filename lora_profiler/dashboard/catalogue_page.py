@@ -12,7 +12,13 @@ from lora_profiler.catalog import Gpu, bundled_gpus, bundled_models
 from lora_profiler.dashboard import export, link, remembered, widgets
 from lora_profiler.dashboard.question import Question
 from lora_profiler.errors import did_you_mean
-from lora_profiler.report.catalogues import gpu_records, matching, model_records
+from lora_profiler.report.catalogues import (
+    gpu_names,
+    gpu_records,
+    matching,
+    model_names,
+    model_records,
+)
 from lora_profiler.units import GIB, count_text
 
 E = TypeVar("E")
@@ -30,7 +36,7 @@ def _models() -> None:
     matches = _matches(
         "models",
         entries,
-        lambda e: (e.id, *e.aliases, e.model_type, access[e.gated]),
+        lambda e: (*model_names(e), access[e.gated]),
         "llama 8b; qwen3; gated",
         "Any hub id can be typed on the page Predict.",
     )
@@ -56,11 +62,7 @@ def _models() -> None:
 def _cards() -> None:
     cards = bundled_gpus()
     matches = _matches(
-        "cards",
-        cards,
-        lambda c: (c.key, c.name, *c.aliases, c.vendor, c.architecture),
-        "4090; h100; amd",
-        "custom:24GiB is any GPU of that size.",
+        "cards", cards, gpu_names, "4090; h100; amd", "custom:24GiB is any GPU of that size."
     )
     if not matches:
         return

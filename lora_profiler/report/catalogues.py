@@ -43,6 +43,15 @@ def matching(text: str, names: Iterable[str]) -> bool:
     return all(any(word in name for name in lower) for word in text.lower().split())
 
 
+def model_names(entry: CatalogEntry) -> tuple[str, ...]:
+    """Its id, and what else it is found by."""
+    return (entry.id, *entry.aliases, entry.model_type)
+
+
+def gpu_names(gpu: Gpu) -> tuple[str, ...]:
+    return (gpu.key, gpu.name, *gpu.aliases, gpu.vendor, gpu.architecture)
+
+
 def models_table(entries: Sequence[CatalogEntry]) -> Table:
     return table(
         entries,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.fit import size_fits
 from lora_profiler.report import labels
+from lora_profiler.report.answer.explain import levers_table
 from lora_profiler.report.answer.predictions import model_parts
 from lora_profiler.report.answer.timing import device_name, time_words
 from lora_profiler.report.blocks import paragraph, table
@@ -21,7 +22,7 @@ from lora_profiler.report.charts.plot import Limit, shortened
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.page.steps import curve_drawing, layer_parts
 from lora_profiler.report.parts import Beside, Drawing, Part, Section
-from lora_profiler.units import bytes_text, count_text, percent_text
+from lora_profiler.units import bytes_text, count_text
 
 # --- the sections of each model -------------------------------------------------------------------
 
@@ -160,17 +161,5 @@ def levers_drawing(name: str, answer: Answer) -> Drawing | None:
         f"{label}: single changes that lower the peak, each predicted anew.",
         f"What lowers the peak: {words}.",
         lever_bars(answer.levers),
-        table(
-            answer.levers,
-            (
-                ("change", lambda lever: lever.name),
-                ("option", lambda lever: lever.option),
-                ("price", lambda lever: lever.price),
-                ("peak then", lambda lever: bytes_text(lever.peak_bytes)),
-                ("saved", lambda lever: bytes_text(lever.saved_bytes)),
-                ("", lambda lever: percent_text(lever.saved_fraction)),
-            ),
-            title="The numbers of the figure",
-            left=3,
-        ),
+        levers_table(answer.prediction, answer.levers),
     )
