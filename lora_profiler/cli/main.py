@@ -66,25 +66,12 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     run(root, args, "lora-profile")
 
 
+_LAZY = "app bench calibrate compare compile crossover mcp plan read rehearse report verify"
+
+
 @click.group(
     cls=DefaultGroup,
-    lazy_commands={
-        name: f"lora_profiler.cli.{name}"
-        for name in (
-            "app",
-            "bench",
-            "calibrate",
-            "compare",
-            "compile",
-            "crossover",
-            "mcp",
-            "plan",
-            "read",
-            "rehearse",
-            "report",
-            "verify",
-        )
-    }
+    lazy_commands={name: f"lora_profiler.cli.{name}" for name in _LAZY.split()}
     | {"options": "lora_profiler.cli.search"},
     context_settings=HELP_NAMES,
     invoke_without_command=True,
