@@ -66,18 +66,18 @@ def sharding_name(sharding: str) -> str:
     return {"none": ""}.get(name, name.upper()) + (f"-{more}" if more else "")
 
 
-def gpus_text(cards: int, gpu: Gpu, names: Names) -> str:
-    """'8 × H100', 'one H100'."""
+def gpus_text(cards: int, gpu: Gpu, names: Names, sharding: str = "none") -> str:
+    """'8 × H100 with FSDP', 'one H100'."""
     number = f"{count_text(cards)} ×" if cards > 1 else "one"
-    return f"{number} {names.get(gpu.key) or short_gpu_names([gpu])[gpu.key]}"
+    how = f" with {sharding_name(sharding)}" if sharding != "none" else ""
+    return f"{number} {names.get(gpu.key) or short_gpu_names([gpu])[gpu.key]}{how}"
 
 
 def run_words(run: PlannedRun, names: Names | None = None) -> str:
     """'LoRA r16 on 2 × RTX 4090 with DDP, 8-bit AdamW'."""
-    how = sharding_name(run.setup.sharding)
-    gpus = gpus_text(run.cluster.cards, run.cluster.gpu, names or {})
+    gpus = gpus_text(run.cluster.cards, run.cluster.gpu, names or {}, run.setup.sharding)
     eight = ", 8-bit AdamW" if run.setup.optimizer == "adamw_8bit" else ""
-    return f"{spoken(run.setup)} on {gpus}{f' with {how}' if how else ''}{eight}"
+    return f"{spoken(run.setup)} on {gpus}{eight}"
 
 
 def spoken(setup: TrainSetup) -> str:
@@ -122,11 +122,7 @@ def layout_words(setup: TrainSetup) -> str:
 
 def room_words(run: PlannedRun) -> str:
     """'795.62 MiB (3 %) free'."""
-    return f"{bytes_text(run.headroom_bytes)} ({share_text(run)}) free"
-
-
-def share_text(run: PlannedRun) -> str:
-    return f"{100 * run.headroom_share:.0f} %" if run.headroom_share >= 0.01 else "<1 %"
+    return f"{bytes_text(run.headroom_bytes)} ({percent(run.headroom_share)}) free"
 
 
 def trains_words(run: PlannedRun) -> str:
@@ -231,8 +227,7 @@ def miss_words(each: MethodPlan, names: Names) -> str:
     nearest = each.nearest
     if nearest is None:
         return f"not planned: {each.reason or 'its memory is not known'}"
-    how = sharding_name(nearest.layout.setup.sharding)
-    gpus = gpus_text(nearest.cards, nearest.gpu, names) + (f" with {how}" if how else "")
+    gpus = gpus_text(nearest.cards, nearest.gpu, names, nearest.layout.setup.sharding)
     needs = f"{gib_text(nearest.peak_bytes)} GiB a GPU, {gib_text(nearest.missing_bytes)} over"
     return f"does not fit {gpus}: needs {needs}; {_would_words(nearest, names)}"
 
@@ -495,7 +490,7 @@ INTRINSIC = 6
 def ways_table(plan: TrainingPlan) -> Table:
     """The recommended run, the best of each method or why it has none, and the ends of the front:
     the cheapest, the fastest, the one that trains most."""
-    names, rows = names_of(plan), []
+    names, rows, text_of = names_of(plan), [], dict(_COLUMNS)
     for run, note in _ways(plan).items():
         rows.append(
             Row(
@@ -503,11 +498,7 @@ def ways_table(plan: TrainingPlan) -> Table:
                     SIGNS["fits"] if run is plan.recommended else "",
                     cell_text(run.setup),
                     gpus_text(run.cluster.cards, run.cluster.gpu, names),
-                    sharding_name(run.setup.sharding),
-                    gib_text(run.peak_bytes),
-                    share_text(run),
-                    hours_text(run.hours.middle) if run.hours else "?",
-                    money_text(run.cost.middle, "") if run.cost else "",
+                    *(text_of[name](run) for name in ("sharding", "GiB", "free", "time", "cost")),
                     note,
                 )
             )
@@ -559,7 +550,7 @@ _COLUMNS: Final[tuple[tuple[str, Callable[[PlannedRun], str]], ...]] = (
     ("optimizer", lambda run: run.setup.optimizer if run.setup.optimizer != "adamw" else ""),
     ("sharding", lambda run: sharding_name(run.setup.sharding)),
     ("GiB", lambda run: gib_text(run.peak_bytes)),
-    ("free", share_text),
+    ("free", lambda run: percent(run.headroom_share)),
     ("trained", lambda run: short_count_text(run.trained)),
     ("time", lambda run: hours_text(run.hours.middle) if run.hours else "?"),
     ("cost", lambda run: money_text(run.cost.middle, "") if run.cost else ""),
