@@ -183,6 +183,11 @@ READING_LABELS: Final[dict[str, str]] = {
 """What a public row's counter counted."""
 
 
+def capital(text: str) -> str:
+    """As a sentence begins with it."""
+    return f"{text[:1].upper()}{text[1:]}"
+
+
 def method_label(prediction: "Prediction") -> str:
     """'full', 'LoRA r16', 'IA3': what a way to train is called where ways stand side by side."""
     return way_label(prediction.workload.setup)

@@ -10,7 +10,7 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.prediction import CATEGORIES, MOMENTS, Category, Moment
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import RowKind, Rows, Table
-from lora_profiler.report.labels import UNKNOWN, method_label, way_label
+from lora_profiler.report.labels import UNKNOWN, capital, method_label, way_label
 from lora_profiler.units import (
     byte_unit,
     count_text,
@@ -259,7 +259,7 @@ def short_lines(answers: Sequence[Answer]) -> list[str]:
         of = [method_label(a.prediction) for a in timed]
         times = [f"{t} ({n})" for t, n in zip(_times_text(timed, steps), of, strict=True)]
         verb = "takes" if steps == first.steps_per_epoch else "take"
-        lines.append(f"{span[:1].upper()}{span[1:]} {verb} {', '.join(times)}.")
+        lines.append(f"{capital(span)} {verb} {', '.join(times)}.")
     return lines
 
 

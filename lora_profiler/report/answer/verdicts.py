@@ -11,7 +11,7 @@ from lora_profiler.catalog import Gpu
 from lora_profiler.planning.answers import Answer
 from lora_profiler.prediction import Category, Prediction
 from lora_profiler.report.blocks import Paragraph, Sign, Verdict, advice
-from lora_profiler.report.labels import way_label
+from lora_profiler.report.labels import capital, way_label
 from lora_profiler.units import byte_unit, count_text, short_in_unit
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ def size_text(count: int) -> str:
 
 def method_name(answer: Answer) -> str:
     """'Full', 'LoRA r16': as a sentence begins with it."""
-    label = way_label(answer.prediction.workload.setup)
-    return f"{label[:1].upper()}{label[1:]}"
+    return capital(way_label(answer.prediction.workload.setup))
 
 
 def joined(names: Sequence[str], word: str = "and") -> str:
@@ -158,7 +157,7 @@ def needs_block(answers: Sequence[Answer]) -> Verdict:
         for a in ordered
     )
     rest = "".join(f"; {text}" for text in others)
-    return Verdict(sign="", words=f"{first[:1].upper()}{first[1:]}", rest=f"{rest}.")
+    return Verdict(sign="", words=capital(first), rest=f"{rest}.")
 
 
 def _enough(answer: Answer, *, with_names: bool) -> str:

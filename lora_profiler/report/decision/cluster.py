@@ -15,11 +15,11 @@ from lora_profiler.planning.placement import (
 )
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.answer.predictions import assumption_lines
-from lora_profiler.report.answer.verdicts import short_gpu_names, worded
+from lora_profiler.report.answer.verdicts import worded
 from lora_profiler.report.blocks import Block, Sign, Table, Verdict, advice, dim, table
-from lora_profiler.report.decision.plan import sharding_name
+from lora_profiler.report.decision.plan import gpus_text, sharding_name
 from lora_profiler.report.json import picked
-from lora_profiler.report.labels import method_label
+from lora_profiler.report.labels import capital, method_label
 from lora_profiler.report.setup_words import (
     attention_words,
     trainer_dict,
@@ -66,12 +66,9 @@ def cluster_blocks(
 
 def _verdict(options: Sequence[Option], cluster: Cluster) -> Verdict:
     """'LoRA r16 fits 8 × H100 with FSDP: 28.3 of 79.1 GiB a GPU; 4 GPUs are enough.'"""
-    label = method_label(options[0].whole.prediction)
-    name = f"{label[:1].upper()}{label[1:]}"
+    name = capital(method_label(options[0].whole.prediction))
     machines = f" in {count_text(cluster.machines)} machines" if cluster.machines > 1 else ""
-    gpus = (
-        f"{count_text(cluster.cards)} × {short_gpu_names([cluster.gpu])[cluster.gpu.key]}{machines}"
-    )
+    gpus = f"{gpus_text(cluster.cards, cluster.gpu, {})}{machines}"
     usable = short_in_unit(cluster.gpu.usable_bytes or 0, GIB)
     fitting = [option for option in options if option.whole.verdict == "fits"]
     best = min(options, key=lambda option: _total(option.whole))
@@ -134,14 +131,12 @@ def _remedy_words(option: Option, cluster: Cluster) -> str:
     workload = option.whole.prediction.workload
     alone = replace(workload.setup, world_size=1, sharding="none")
     found = remedy(replace(workload, setup=alone), cluster)
-    label = method_label(option.whole.prediction)
-    name, gpu = f"{label[:1].upper()}{label[1:]}", short_gpu_names([cluster.gpu])[cluster.gpu.key]
+    name = capital(method_label(option.whole.prediction))
     if found is None:
         both = "" if workload.setup.checkpointing else ", with --checkpointing neither"
-        return f"{name} does not fit {MOST_REMEDY_CARDS} × {gpu} either{both}."
-    how = f" with {sharding_name(found.sharding)}" if found.cards > 1 else ""
+        return f"{name} does not fit {gpus_text(MOST_REMEDY_CARDS, cluster.gpu, {})} either{both}."
     switch = " and `--checkpointing`" if found.checkpointing else ""
-    return f"{name} fits {count_text(found.cards)} × {gpu}{how}{switch}."
+    return f"{name} fits {gpus_text(found.cards, cluster.gpu, {}, found.sharding)}{switch}."
 
 
 def _basis(predictions: Sequence[Prediction]) -> list[str]:

@@ -39,7 +39,7 @@ from lora_profiler.report.blocks import (
     table,
     with_words_last,
 )
-from lora_profiler.report.labels import way_label
+from lora_profiler.report.labels import capital, way_label
 from lora_profiler.report.setup_words import predict_command, short_trainer_lines
 from lora_profiler.report.terminal import SIGNS
 from lora_profiler.stacks import GUIDE, Trainer
@@ -83,11 +83,6 @@ def run_words(run: PlannedRun, names: Names | None = None) -> str:
 def spoken(setup: TrainSetup) -> str:
     """'LoRA r16', 'full fine-tuning': in a sentence."""
     return "full fine-tuning" if setup.method == "full" else way_label(setup)
-
-
-def cell_text(setup: TrainSetup) -> str:
-    """'LoRA r16', 'Full': in a table."""
-    return labels.METHOD_LABELS["full"].title() if setup.method == "full" else way_label(setup)
 
 
 def price_words(run: PlannedRun) -> str:
@@ -393,8 +388,7 @@ def _what_would_do(plan: TrainingPlan) -> Iterator[Block]:
         yield advice(f"Allow {run_words(run, names_of(plan))}: `{' '.join(wider)}`")
     elif (nearest := _leanest(plan)) and (gpus := _enough(nearest, names_of(plan))):
         keys = [f"{n}x{gpu.key}".removeprefix("1x") for n, gpu in _sufficient(nearest)]
-        way = spoken(nearest.layout.setup)
-        way = f"{way[:1].upper()}{way[1:]}"
+        way = capital(spoken(nearest.layout.setup))
         yield advice(f"{way} fits {' or '.join(gpus)}: `--gpus {','.join(keys)}`")
 
 
@@ -406,8 +400,7 @@ def _about(plan: TrainingPlan, run: PlannedRun, *, detail: bool) -> Iterator[str
         yield f"Expect {', '.join(known)}: {basis_words(run.time)}."
     for neighbour in plan.neighbours:
         yield neighbour_words(plan, neighbour)
-    layout = layout_words(run.setup)
-    yield f"{layout[:1].upper()}{layout[1:]}."
+    yield f"{capital(layout_words(run.setup))}."
     if detail:
         yield f"Peak {bytes_text(run.peak_bytes)} a GPU, {room_words(run)}; {trains_words(run)}."
 
@@ -496,7 +489,7 @@ def ways_table(plan: TrainingPlan) -> Table:
             Row(
                 cells=(
                     SIGNS["fits"] if run is plan.recommended else "",
-                    cell_text(run.setup),
+                    capital(way_label(run.setup)),
                     gpus_text(run.cluster.cards, run.cluster.gpu, names),
                     *(text_of[name](run) for name in ("sharding", "GiB", "free", "time", "cost")),
                     note,
@@ -513,8 +506,7 @@ def ways_table(plan: TrainingPlan) -> Table:
                 *("no", "", ""),
                 f"fits {min(enough, key=len)}" if enough else "fits no GPU",
             )
-            label = labels.METHOD_LABELS[each.method]
-            label = label.title() if each.method == "full" else label
+            label = capital(labels.METHOD_LABELS[each.method])
             rows.append(Row(cells=(SIGNS["does_not_fit"], label, *cells)))
     money = _currency(plan) or "cost"
     columns = ("", "", "GPUs", "sharding", "GiB", "free", "time", money, "")
@@ -543,7 +535,7 @@ def _ways(plan: TrainingPlan) -> dict[PlannedRun, str]:
 
 
 _COLUMNS: Final[tuple[tuple[str, Callable[[PlannedRun], str]], ...]] = (
-    ("", lambda run: cell_text(run.setup)),
+    ("", lambda run: capital(way_label(run.setup))),
     ("batch", lambda run: f"{run.setup.batch_size} × {run.setup.accumulation}"),
     ("ckpt", lambda run: "yes" if run.setup.checkpointing else ""),
     ("loss", lambda run: run.setup.loss if run.setup.loss != "plain" else ""),

@@ -24,7 +24,7 @@ from lora_profiler.report.blocks import (
     paragraph,
     with_words_last,
 )
-from lora_profiler.report.labels import method_label, way_label
+from lora_profiler.report.labels import capital, method_label, way_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.comparisons import errors_table
 from lora_profiler.report.measured.measurements import distinctions, environment_line, record_blocks
@@ -89,11 +89,6 @@ def bench_blocks(results: Sequence[Result], *, detail: bool = False) -> list[Blo
     return [*blocks, dim(*about, f"{run_labels.ERROR_DEFINITION}.")]
 
 
-def _name(r: Result) -> str:
-    label = method_label(r.prediction)
-    return f"{label[:1].upper()}{label[1:]}"
-
-
 def _verdict(results: Sequence[Result]) -> Verdict:
     """'Predicted peaks are right: full equal to the byte, LoRA r16 within 0.01 %.'"""
     ended = Counter(
@@ -152,7 +147,7 @@ def peaks_table(results: Sequence[Result]) -> Table:
         rows.append(
             Row(
                 cells=(
-                    _name(r),
+                    capital(method_label(r.prediction)),
                     model,
                     what,
                     f"{'' if r.prediction.is_whole else '≥ '}{in_unit(peak, size)}",
@@ -179,10 +174,9 @@ def _warnings(results: Sequence[Result]) -> Iterator[str]:
             phase = failure.phase or ""
             where = f" in {run_labels.PHASE_LABELS.get(phase, phase)}" if phase else ""
             status = run_labels.STATUS_LABELS[r.record.measurement.status]
-            yield f"✗ {_name(r)}, {status}{where}: {failure.reason}"
+            yield f"✗ {capital(method_label(r.prediction))}, {status}{where}: {failure.reason}"
     for flag in flags:
-        words = run_labels.FLAG_DEFINITIONS[flag]
-        yield f"! {words[:1].upper()}{words[1:]}."
+        yield f"! {capital(run_labels.FLAG_DEFINITIONS[flag])}."
 
 
 def ratio_lines(results: Sequence[Result]) -> list[str]:
