@@ -289,11 +289,7 @@ def _changes(
     chosen: Any = metrics or ("peak_requested_bytes", "step_seconds")
     printed: Any = CHANGING if o["form"] in ("json", "csv") and not metrics else chosen
     regressions = changes(pairs.pairs, printed)
-    sides = (
-        [r for pair in pairs.pairs for r in pair.before],
-        [r for pair in pairs.pairs for r in pair.after],
-    )
-    setup = setup_changes(*sides)
+    setup = setup_changes(*pairs.sides)
     if not pairs.pairs:
         warn("no case is in both sets; a case is a model, its setup and the conditions of the run.")
     print_answer(

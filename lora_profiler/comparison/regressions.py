@@ -48,6 +48,12 @@ class Pairs:
     only_after: tuple[Record, ...]
     left_out: int
 
+    @property
+    def sides(self) -> tuple[list[Record], list[Record]]:
+        """The runs of all pairs before, and after."""
+        before = [record for pair in self.pairs for record in pair.before]
+        return before, [record for pair in self.pairs for record in pair.after]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:

@@ -17,7 +17,7 @@ from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.comparisons import change_blocks
 from lora_profiler.report.measured.measurements import alone_table, record_details
 from lora_profiler.report.page.accuracy import step_times_drawing
-from lora_profiler.report.page.content import environment_table, fact_text
+from lora_profiler.report.page.content import NOT_RECORDED, environment_table, fact_text
 from lora_profiler.report.page.runs import Run
 from lora_profiler.report.page.steps import counters_drawing, peaks_drawing, step_drawing
 from lora_profiler.report.parts import Drawing
@@ -134,15 +134,10 @@ def _sets(sets: Mapping[str, Loaded]) -> None:
         )
         return
     chosen: Any = ("peak_requested_bytes", "step_seconds")
-    sides = (
-        [r for pair in pairs.pairs for r in pair.before],
-        [r for pair in pairs.pairs for r in pair.after],
-    )
     changed = changes(pairs.pairs, chosen)
-    widgets.blocks(change_blocks(pairs, changed, setup_changes(*sides), _CASES))
+    widgets.blocks(change_blocks(pairs, changed, setup_changes(*pairs.sides), _CASES))
 
 
-_NOT_RECORDED = "-"
 _Number = TypeVar("_Number", int, float)
 
 
@@ -166,19 +161,11 @@ def _differences(first: Run, second: Run) -> Iterable[tuple[str, str, str]]:
         ("model", a.model.id, b.model.id),
         ("device", first.device, second.device),
         *(
-            (name.replace("_", " "), _option_text(options[name]), _option_text(others[name]))
+            (name.replace("_", " "), *(fact_text(name, of[name]) for of in (options, others)))
             for name in options
         ),
     ]
     return [each for each in named if each[1] != each[2]]
-
-
-def _option_text(value: object) -> str:
-    if value is None or value == []:
-        return _NOT_RECORDED
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _numbers(first: Run, second: Run) -> Iterable[tuple[str, str, str, str]]:
@@ -189,7 +176,7 @@ def _numbers(first: Run, second: Run) -> Iterable[tuple[str, str, str, str]]:
     yield from _row("peak, predicted", [run.predicted_bytes for run in both], bytes_text)
     errors = [run.error for run in both]
     if any(error is not None for error in errors):
-        texts = [_NOT_RECORDED if error is None else error_text(error) for error in errors]
+        texts = [NOT_RECORDED if error is None else error_text(error) for error in errors]
         yield "error of the peak", texts[0], texts[1], ""
     peaks = [group_peaks(run.record.measurement.phase_peak_bytes) for run in both]
     for group in PHASE_GROUPS:
@@ -206,5 +193,5 @@ def _row(
     if first is None and second is None:
         return
     change = change_text(second / first - 1) if first and second is not None else ""
-    texts = [_NOT_RECORDED if value is None else text(value) for value in values]
+    texts = [NOT_RECORDED if value is None else text(value) for value in values]
     yield name, texts[0], texts[1], change

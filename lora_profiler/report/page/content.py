@@ -301,9 +301,16 @@ def _facts(environment: Environment) -> dict[str, str]:
     return facts
 
 
+NOT_RECORDED = "-"
+
+
 def fact_text(path: str, value: Any) -> str:
+    if value is None or value == []:
+        return NOT_RECORDED
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     if path.endswith("_bytes") and isinstance(value, int):
         return bytes_text(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
