@@ -25,8 +25,8 @@ from lora_profiler.planning.setups import setups, written_options
 from lora_profiler.planning.timing import run_time
 from lora_profiler.report.answer.timing import smallest_cards_table
 from lora_profiler.report.answer.verdicts import size_text
-from lora_profiler.report.first_screen import Offer, Run, offers, three_numbers, trust, verdict
-from lora_profiler.units import GIB, bytes_text, rate_text
+from lora_profiler.report.first_screen import Offer, Run, offers, speed_numbers, trust, verdict
+from lora_profiler.units import GIB, rate_text
 
 LLAMA, GPT2 = "meta-llama/Llama-3.1-8B", "openai-community/gpt2"
 
@@ -136,8 +136,7 @@ def test_hours_are_steps_of_the_step_time() -> None:
         (found.high, step.time.high),
     ):
         assert mine == pytest.approx(960 * of_step)
-    peak, rate, hours = three_numbers(answer, Run(rows=10_240, mean_length=1024, price=0.5))
-    assert peak.value == bytes_text(answer.prediction.peak.total_bytes)
+    rate, hours = speed_numbers(answer, Run(rows=10_240, mean_length=1024, price=0.5))
     assert rate.value == f"{step.time.tokens_per_second:,.0f}"
     minutes = found.seconds / 60
     assert hours.value == f"{minutes:.2f} min" and hours.label == "for 3 epochs of 10.49 M tokens"
@@ -147,7 +146,7 @@ def test_hours_are_steps_of_the_step_time() -> None:
 def test_a_number_that_is_not_known_is_not_there() -> None:
     for gpu in (None, "custom:24GiB"):
         answer = one(GPT2, gpu, lora=None, seq_len=256)
-        assert [number.label for number in three_numbers(answer, Run())] == ["Peak"]
+        assert speed_numbers(answer, Run()) == ()
 
 
 def test_the_verdict_says_what_is_enough_without_a_card() -> None:

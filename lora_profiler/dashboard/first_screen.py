@@ -13,7 +13,7 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.answers import Answer
 from lora_profiler.report.answer.short_answer import method_bars
 from lora_profiler.report.answer.verdicts import method_name
-from lora_profiler.report.first_screen import offers, three_numbers, trust, verdict
+from lora_profiler.report.first_screen import offers, speed_numbers, trust, verdict
 from lora_profiler.report.json.changes import Difference, between, difference_table
 from lora_profiler.report.json.predict import answer_dict
 from lora_profiler.report.labels import method_label
@@ -22,7 +22,7 @@ from lora_profiler.report.labels import method_label
 def show(result: Answered, answer: Answer, model: ModelSpec, *, linked: bool) -> None:
     """About `answer`, one of those of `result`; `linked` where a link can hold the question."""
     with st.container(key="verdict"):
-        widgets.piece("verdict", verdict(answer), three_numbers(answer, shown().run)[1:])
+        widgets.piece("verdict", verdict(answer), speed_numbers(answer, shown().run))
     with st.container(key="first"):
         _offers(result, answer, model)
         bars = replace(method_bars(result.answers), has_sizes=False)

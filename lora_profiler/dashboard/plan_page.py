@@ -32,7 +32,7 @@ from lora_profiler.planning.planned import PlannedRun, cost_of, hours_of
 from lora_profiler.report.blocks import Paragraph, Verdict
 from lora_profiler.report.charts.dots import FrontPoint, plan_front
 from lora_profiler.report.decision import plan as plan_words
-from lora_profiler.report.first_screen import ThreeNumber
+from lora_profiler.report.first_screen import LargeNumber
 from lora_profiler.report.parts import Drawing
 from lora_profiler.units import bytes_text, count_text
 
@@ -181,20 +181,20 @@ def _answer(plan: TrainingPlan, question: Question) -> None:
             widgets.blocks([replace(block, lines=lines)])
 
 
-def _numbers(run: PlannedRun) -> tuple[ThreeNumber, ...]:
+def _numbers(run: PlannedRun) -> tuple[LargeNumber, ...]:
     numbers = [
-        ThreeNumber(
+        LargeNumber(
             label="a GPU", value=bytes_text(run.peak_bytes), note=plan_words.room_words(run)
         )
     ]
     if run.hours and run.time:
         note = f"{plan_words.interval_words(run.hours)}; {plan_words.basis_words(run.time)}"
         numbers.append(
-            ThreeNumber(label="", value=plan_words.hours_text(run.hours.middle), note=note)
+            LargeNumber(label="", value=plan_words.hours_text(run.hours.middle), note=note)
         )
     if run.cost and run.price:
         cost = plan_words.money_text(run.cost.middle, run.price.currency)
-        numbers.append(ThreeNumber(label="", value=cost, note=plan_words.cost_interval_words(run)))
+        numbers.append(LargeNumber(label="", value=cost, note=plan_words.cost_interval_words(run)))
     return tuple(numbers)
 
 

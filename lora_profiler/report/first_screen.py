@@ -1,5 +1,5 @@
-"""What is said of an answer in a few large words: the verdict, three numbers of one method (the
-peak, tokens a second, how long a training takes), what a peak rests on, and what to change."""
+"""What is said of an answer in a few large words: the verdict, two numbers of one method (tokens a
+second, how long a training takes), what a peak rests on, and what to change."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,8 +19,8 @@ from lora_profiler.report.answer.verdicts import (
     verdict_blocks,
 )
 from lora_profiler.report.blocks import Verdict as Sentence
-from lora_profiler.report.peak_interval import ends_words, interval_lines, leaves_open
-from lora_profiler.units import bytes_text, bytes_texts, count_text
+from lora_profiler.report.peak_interval import interval_lines, leaves_open
+from lora_profiler.units import bytes_texts, count_text
 from lora_profiler.workload import TrainSetup
 
 
@@ -50,22 +50,20 @@ class Run:
         return self.rows * self.mean_length
 
 
-class ThreeNumber(NamedTuple):
-    """One of them: its name, itself, and a line below it where there is more to say."""
+class LargeNumber(NamedTuple):
+    """Its name, itself, and a line below it where there is more to say."""
 
     label: str
     value: str
     note: str = ""
 
 
-def three_numbers(answer: Answer, run: Run) -> tuple[ThreeNumber, ...]:
-    """Those that are known: no time without a device, or where no source tells its speed. Of what
-    does not fit a time is that of a card as fast with room for it, and its note says so."""
-    prediction, step = answer.prediction, answer.step
-    label = "Peak" if prediction.is_whole else "At least"
-    peak = ThreeNumber(label, bytes_text(prediction.peak.total_bytes), ends_words(answer))
+def speed_numbers(answer: Answer, run: Run) -> tuple[LargeNumber, ...]:
+    """None without a device, or where no source tells its speed. Of what does not fit they are
+    those of a card as fast with room for it, and a note says so."""
+    step = answer.step
     if step is None:
-        return (peak,)
+        return ()
     time = step.time
     tokens = time.tokens_per_second * time.seconds
     unfit = answer.fit is not None and answer.fit.verdict == "does_not_fit"
@@ -78,10 +76,10 @@ def three_numbers(answer: Answer, run: Run) -> tuple[ThreeNumber, ...]:
         cost, low, high = (f"{n:,.2f}" if n < 100 else f"{n:,.0f}" for n in ends)
         between = f"{between}; costs {cost} ({low} to {high})"
     rates = f"{_rate(tokens / time.high)} to {_rate(tokens / time.low)}{room}"
-    speed = ThreeNumber("tokens/s", _rate(time.tokens_per_second), rates)
+    speed = LargeNumber("tokens/s", _rate(time.tokens_per_second), rates)
     epochs = "an epoch" if run.epochs == 1 else f"{run.epochs:g} epochs"
     much = f"for {epochs} of {_count(run.tokens)} tokens"
-    return peak, speed, ThreeNumber(much, f"{_rate(total.seconds / size)} {unit}", between)
+    return speed, LargeNumber(much, f"{_rate(total.seconds / size)} {unit}", between)
 
 
 def _count(tokens: float) -> str:
