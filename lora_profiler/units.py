@@ -172,6 +172,13 @@ def short_seconds_text(seconds: float) -> str:
     return seconds_text(seconds) if seconds < 9.5 else f"{seconds:.0f} s"
 
 
+def short_between_text(low: float, high: float) -> str:
+    """Both ends of a rough span of time: '42 to 61 min', '80 min to 2.1 h'."""
+    first, last = short_seconds_text(low), short_seconds_text(high)
+    unit = last.partition(" ")[2]
+    return f"{first.removesuffix(f' {unit}')} to {last}"
+
+
 def between_text(low: float, high: float, largest: float | None = None) -> str:
     """Both ends of a span of time in one unit: '0.98 s to 1.45 s'."""
     longest = high if largest is None else largest

@@ -26,7 +26,7 @@ from lora_profiler.planning.timing import run_time
 from lora_profiler.report.answer.timing import smallest_cards_table
 from lora_profiler.report.answer.verdicts import size_text
 from lora_profiler.report.first_screen import Offer, Run, offers, speed_numbers, trust, verdict
-from lora_profiler.units import GIB, rate_text
+from lora_profiler.units import GIB, rate_text, short_seconds_text
 
 LLAMA, GPT2 = "meta-llama/Llama-3.1-8B", "openai-community/gpt2"
 
@@ -138,8 +138,10 @@ def test_hours_are_steps_of_the_step_time() -> None:
         assert mine == pytest.approx(960 * of_step)
     rate, hours = speed_numbers(answer, Run(rows=10_240, mean_length=1024, price=0.5))
     assert rate.value == f"{step.time.tokens_per_second:,.0f}"
-    minutes = found.seconds / 60
-    assert hours.value == f"{minutes:.2f} min" and hours.label == "for 3 epochs of 10.49 M tokens"
+    assert (
+        hours.value == short_seconds_text(found.seconds)
+        and hours.label == "for 3 epochs of 10.49 M tokens"
+    )
     assert f"costs {0.5 * found.seconds / 3600:.2f} " in hours.note
 
 

@@ -91,7 +91,7 @@ def test_rows_epochs_and_price_make_hours_and_cost_and_are_in_the_address() -> N
     assert [found[n] for n in ("mean-length", "epochs", "price")] == [["500"], ["2"], ["0.4"]]
     assert "rows" not in found  # as nobody said it
     shown = texts(app)
-    assert "for 2 epochs of 2.5 M tokens" in shown and "costs 0." in shown
+    assert "for 2 epochs of 2.50 M tokens" in shown and "costs 0." in shown
     again = opened(**{name.replace("-", "_"): v for name, v in found.items()})
     assert texts(again) == shown
     for n in ("Catalogue", "Predict"):  # what was typed is still there after another page

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from lora_profiler.planning.advise import Remedy, advise
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.fit import Fit, smallest_cards
-from lora_profiler.planning.timing import RunTime, TimedStep, run_time
+from lora_profiler.planning.timing import TimedStep, run_time
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import has_gaps, sureness_words
 from lora_profiler.report.answer.verdicts import (
@@ -20,7 +20,13 @@ from lora_profiler.report.answer.verdicts import (
 )
 from lora_profiler.report.blocks import Verdict as Sentence
 from lora_profiler.report.peak_interval import interval_lines, leaves_open
-from lora_profiler.units import bytes_texts, count_text
+from lora_profiler.units import (
+    bytes_texts,
+    count_text,
+    short_between_text,
+    short_count_text,
+    short_seconds_text,
+)
 from lora_profiler.workload import TrainSetup
 
 
@@ -30,9 +36,6 @@ def verdict(answer: Answer) -> Sentence:
     if answer.gpu is not None:
         return verdict_blocks([answer])[0]
     return needs_block([answer])
-
-
-_HOUR = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,44 +72,22 @@ def speed_numbers(answer: Answer, run: Run) -> tuple[LargeNumber, ...]:
     unfit = answer.fit is not None and answer.fit.verdict == "does_not_fit"
     room = ", if it fitted" if unfit else ""
     total = run_time(step, run.tokens, run.epochs)
-    unit, size = _unit(total)
-    between = f"{_rate(total.low / size)} to {_rate(total.high / size)}"
+    between = short_between_text(total.low, total.high)
     if run.price is not None:
-        ends = (run.price * s / _HOUR for s in (total.seconds, total.low, total.high))
+        ends = (run.price * s / 3600 for s in (total.seconds, total.low, total.high))
         cost, low, high = (f"{n:,.2f}" if n < 100 else f"{n:,.0f}" for n in ends)
         between = f"{between}; costs {cost} ({low} to {high})"
     rates = f"{_rate(tokens / time.high)} to {_rate(tokens / time.low)}{room}"
     speed = LargeNumber("tokens/s", _rate(time.tokens_per_second), rates)
     epochs = "an epoch" if run.epochs == 1 else f"{run.epochs:g} epochs"
-    much = f"for {epochs} of {_count(run.tokens)} tokens"
-    return speed, LargeNumber(much, f"{_rate(total.seconds / size)} {unit}", between)
-
-
-def _count(tokens: float) -> str:
-    """'10 M', '1.5 B', '250,000'."""
-    for name, size in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
-        if tokens >= size:
-            return f"{tokens / size:.4g} {name}"
-    return f"{tokens:,.0f}"
+    much = f"for {epochs} of {short_count_text(run.tokens)} tokens"
+    return speed, LargeNumber(much, short_seconds_text(total.seconds), between)
 
 
 def _rate(number: float) -> str:
-    """In three digits or more, as rates and long times are."""
+    """In three digits or more."""
     decimals = 0 if number >= 100 else 1 if number >= 10 else 2
     return f"{number:,.{decimals}f}"
-
-
-def _unit(total: RunTime) -> tuple[str, float]:
-    """Of the time and its interval: seconds below two minutes, minutes below two hours, then
-    hours, and days from a hundred hours on."""
-    for name, size, until in (
-        ("s", 1.0, 120.0),
-        ("min", 60.0, 2 * _HOUR),
-        ("h", _HOUR, 100 * _HOUR),
-    ):
-        if total.seconds < until:
-            return name, size
-    return "days", 24 * _HOUR
 
 
 class Trust(NamedTuple):

@@ -48,6 +48,7 @@ from lora_profiler.units import (
     bytes_text,
     count_text,
     seconds_text,
+    short_between_text,
     short_count_text,
     short_in_unit,
     short_seconds_text,
@@ -129,10 +130,7 @@ def basis_words(time: PlannedTime) -> str:
 
 
 def interval_words(hours: Interval) -> str:
-    """'42 to 61 min', '80 min to 2.1 h'."""
-    low, high = hours_text(hours.low), hours_text(hours.high)
-    unit = high.partition(" ")[2]
-    return f"{low.removesuffix(f' {unit}')} to {high}"
+    return short_between_text(3600 * hours.low, 3600 * hours.high)
 
 
 def cost_interval_words(run: PlannedRun) -> str:
