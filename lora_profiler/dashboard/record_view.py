@@ -161,7 +161,7 @@ def _differences(first: Run, second: Run) -> Iterable[tuple[str, str, str]]:
         ("model", a.model.id, b.model.id),
         ("device", first.device, second.device),
         *(
-            (name.replace("_", " "), *(fact_text(name, of[name]) for of in (options, others)))
+            (name.replace("_", " "), fact_text(name, options[name]), fact_text(name, others[name]))
             for name in options
         ),
     ]
