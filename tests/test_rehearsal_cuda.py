@@ -649,12 +649,13 @@ def test_decompositions_give_tensors_of_the_right_sizes(tmp_path: Path) -> None:
 def test_an_error_names_the_line_that_read_a_value(tmp_path: Path) -> None:
     text = (
         "import torch\nmask = torch.zeros(3, device='cuda')\n"
-        "if mask.sum() == 0:\n    raise ValueError('the mask is empty')\n"
+        "if mask.sum() == 0:\n    raise ValueError('a check that computed values pass')\n"
+        "rows = int(mask.sum())\nassert rows, 'no rows'\n"
     )
     done = rehearse("--gpu", "t4", "--", "python", script(tmp_path, text))
     said = " ".join(done.stdout.split())
-    assert done.returncode == 4 and "last read True, which the simulated GPU did not" in said
-    assert "script.py:3 <module>" in said
+    assert done.returncode == 4 and "AssertionError: no rows" in said
+    assert "last read 0, which the simulated GPU did not" in said and "script.py:5 <m" in said
 
 
 def test_a_script_that_exits_over_its_arguments_is_told_by_its_exit_code(tmp_path: Path) -> None:
