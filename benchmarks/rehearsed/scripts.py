@@ -226,6 +226,7 @@ def _outcome(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
         "reserved_bytes": peak.get("reserved_bytes"),
         "held_bytes": (rank["held"] or {}).get("requested_bytes"),
         "predicted": nearest.get("requested_bytes"),
+        "exactness": nearest.get("exactness"),
         "doubt": _plain((nearest.get("doubts") or [nearest.get("reason", "")])[:1][0] or ""),
         "stood_in": [*rank["dtypes_of_holes"], *rank["data_stood_in"]],
     }
@@ -298,11 +299,11 @@ def _predicted(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
     off = [row["predicted"] / row["held_bytes"] - 1 for row in rows]
-    sure = [error for error, row in zip(off, rows, strict=True) if not row["doubt"]]
+    sure = [error for error, row in zip(off, rows, strict=True) if row["exactness"] == "exact"]
     return (
         f"The answer compares {len(rows)} of these rehearsals with a prediction: {off.count(0)} are"
         f" equal to the byte, the median is {percent_text(median(map(abs, off)))} off, the worst"
-        f" {error_text(max(off, key=abs))}. Of {len(sure)} without a stated doubt"
+        f" {error_text(max(off, key=abs))}. Of {len(sure)} that say exact,"
         f" {sure.count(0)} are equal."
     )
 
