@@ -121,7 +121,7 @@ def _document(run: Run, status: str, error: Mapping[str, Any] | None) -> dict[st
         "attention": attention_kernels(run.kernel_names),
         "other_cudnn": runs_other_cudnn(run.kernel_names),
         "kernels": dict(
-            sorted(run.kernel_names.items(), key=lambda item: -item[1])[:_MANY_KERNELS]
+            sorted(run.kernel_names.items(), key=lambda item: (-item[1], item[0]))[:_MANY_KERNELS]
         ),
         "out_of_memory": run.out_of_memory,
         "error": error,
