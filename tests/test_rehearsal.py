@@ -957,6 +957,17 @@ def test_a_name_that_nobody_knows_is_its_namesake_or_the_defaults_of_a_config_cl
         transformers.AutoConfig.from_pretrained("me/another-one")
 
 
+def test_a_pipeline_that_is_listed_has_an_index_of_its_parts(hub: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    name = "CompVis/stable-diffusion-v1-4"
+    transformers.CLIPTextConfig.from_pretrained(name, subfolder="text_encoder")
+    run = Path(sys.modules["huggingface_hub.constants"].HF_HUB_CACHE)
+    (index,) = (run / f"models--{name.replace('/', '--')}").rglob("model_index.json")
+    parts = json.loads(index.read_text())
+    assert parts["scheduler"] == ["diffusers", "PNDMScheduler"]
+    assert parts["text_encoder"] == ["transformers", "CLIPTextModel"]
+
+
 CHECKPOINTS = json.loads(
     (Path(build.__file__).parent / "inside" / "rehearsed" / "checkpoints.json").read_text()
 )

@@ -168,9 +168,21 @@ def _snapshot(folder: Path, settings: Settings, repository: str) -> Path | None:
         kind = str(config.get("_class_name"))
         name = "scheduler_config.json" if kind.endswith("Scheduler") else "config.json"
         (snapshot / place / name).write_text(json.dumps(config), "utf-8")
+    if len(known.configs) > 1:
+        (snapshot / "model_index.json").write_text(json.dumps(_index_of(known.configs)), "utf-8")
     main.parent.mkdir(exist_ok=True)
     main.write_text(_COMMIT, "utf-8")
     return snapshot
+
+
+def _index_of(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Library and class of each part of a pipeline, as diffusers' model_index.json has them."""
+    return {
+        place: ["diffusers", config["_class_name"]]
+        if "_class_name" in config
+        else ["transformers", *config.get("architectures", [])]
+        for place, config in configs.items()
+    }
 
 
 def _copy_of_links(folder: Path) -> None:
