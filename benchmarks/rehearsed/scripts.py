@@ -83,10 +83,8 @@ _FAULTS: tuple[tuple[str, Fault], ...] = (
     ("still running after", Fault("product", "no answer within the limit of time")),
     ("cusolver|svd|geqrf", Fault("values", "QR, SVD or eigenvalues on the GPU")),
     ("ModuleNotFoundError|No module named", _PACKAGE),
-    (
-        "(require|need|please|must).{0,60}install|[Vv]llm|[Dd]eep[Ss]peed|megatron|flash.attn|xformers",
-        _PACKAGE,
-    ),
+    ("([Rr]equire|need|[Pp]lease|must).{0,60}install|not installed|xformers|flash.attn", _PACKAGE),
+    ("[Vv]llm|[Dd]eep[Ss]peed|[Mm]egatron", _PACKAGE),
     ("cannot import name|unexpected keyword argument|has no attribute|deprecated", _AGE),
     ("unscale FP16 gradients|must be divisible by num_generations|stat: path should", _COMMAND),
     ("exit (code|status) 2|[Ee]ither a dataset", _COMMAND),
@@ -208,8 +206,8 @@ def _library(copy: Path) -> Path:
 def _outcome(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
     if not done.stdout.startswith("{"):
         lines = done.stderr.strip().splitlines()
-        own = [line for line in lines if "Its own error" in line or "error:" in line]
-        last = " ".join(own[-2:] or lines[-3:])
+        own = [line for line in lines if "Its own error" in line]
+        last = " ".join(own or [line for line in lines if "error:" in line][-2:] or lines[-3:])
         return {"words": _plain(last)}
     document = json.loads(done.stdout)
     ranks = document["ranks"]
