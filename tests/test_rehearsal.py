@@ -1126,6 +1126,7 @@ print(json.dumps([sorted(made), part[:2], len(made["dev"]), DATA_STOOD_IN, TEXTS
         ('made.map(lambda row: {"n": row["said"]}, remove_columns=made.column_names)[0]',
          {"n": " a" * 4}),
         ('made["said"][0]', " a" * 4),
+        ('made.map(lambda row: {"n": row["Tweet text"]})[0]["n"]', " a" * 4),
         ('made.rename_column("said", "text2").column_names', ["text", "text2"]),
         ('made.remove_columns(["meta", "id"]).column_names', ["text"]),
         ('len(made.select(range(10_000)))', 512),

@@ -282,7 +282,7 @@ def _missing_columns(error: Exception) -> list[str]:
     named = _MISSING.search(words)
     if named:
         return re.findall(r"\w+", named[1])
-    return [words] if isinstance(error, KeyError) and words.isidentifier() else []
+    return [words] if isinstance(error, KeyError) and words else []
 
 
 def _as_many_as_there_are(select: Callable[..., Any]) -> Callable[..., Any]:
