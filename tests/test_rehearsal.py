@@ -964,6 +964,7 @@ def test_a_pipeline_that_is_listed_has_an_index_of_its_parts(hub: Path) -> None:
     run = Path(sys.modules["huggingface_hub.constants"].HF_HUB_CACHE)
     (index,) = (run / f"models--{name.replace('/', '--')}").rglob("model_index.json")
     parts = json.loads(index.read_text())
+    assert parts["_class_name"] == "StableDiffusionPipeline" and "" not in parts
     assert parts["scheduler"] == ["diffusers", "PNDMScheduler"]
     assert parts["text_encoder"] == ["transformers", "CLIPTextModel"]
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from .settings import Settings
 
 _LISTED = Path(__file__).with_name("checkpoints.json")
-"""Repository -> folder in it -> config with `_parameters` as published and the `_dtype` of its
-files; or the name of another repository of the same shapes."""
+"""Repository -> folder in it, "" for the index of several -> config with `_parameters` as
+published and the `_dtype` of its files; or the name of another repository of the same shapes."""
 _TUNING = re.compile(r"([-_.](hf|instruct|chat|it|base|pt|v\d[\d.]*|\d{4}))+$")
 """Words at the end of a name that say how a model was trained, not what its shapes are."""
 _CHECKPOINT = r'checkpoint="{}"\)\s*(?:@\w+\s*)*class (\w+)\('

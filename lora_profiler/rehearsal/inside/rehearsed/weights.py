@@ -163,19 +163,22 @@ def _snapshot(folder: Path, settings: Settings, repository: str) -> Path | None:
     if known.by is not None:
         DATA_STOOD_IN.append(f"{repository} {known.by}")
     snapshot = folder / "snapshots" / _COMMIT
-    for place, config in known.configs.items():
+    configs = dict(known.configs)
+    if len(configs) > 1:
+        snapshot.mkdir(parents=True, exist_ok=True)
+        index = configs.pop("", {}) | _index_of(configs)
+        (snapshot / "model_index.json").write_text(json.dumps(index), "utf-8")
+    for place, config in configs.items():
         (snapshot / place).mkdir(parents=True, exist_ok=True)
         kind = str(config.get("_class_name"))
         name = "scheduler_config.json" if kind.endswith("Scheduler") else "config.json"
         (snapshot / place / name).write_text(json.dumps(config), "utf-8")
-    if len(known.configs) > 1:
-        (snapshot / "model_index.json").write_text(json.dumps(_index_of(known.configs)), "utf-8")
     main.parent.mkdir(exist_ok=True)
     main.write_text(_COMMIT, "utf-8")
     return snapshot
 
 
-def _index_of(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+def _index_of(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Library and class of each part of a pipeline, as diffusers' model_index.json has them."""
     return {
         place: ["diffusers", config["_class_name"]]
