@@ -967,6 +967,7 @@ def test_a_pipeline_that_is_listed_has_an_index_of_its_parts(hub: Path) -> None:
     assert parts["_class_name"] == "StableDiffusionPipeline" and "" not in parts
     assert parts["scheduler"] == ["diffusers", "PNDMScheduler"]
     assert parts["text_encoder"] == ["transformers", "CLIPTextModel"]
+    assert parts["tokenizer"] == ["transformers", "CLIPTokenizer"]
 
 
 CHECKPOINTS = json.loads(

@@ -32,7 +32,7 @@ def write_tokenizer(folder: Path) -> None:
     model beside it has, since scripts resize its embeddings to that. Special tokens are those of
     the model's own tokenizer class, those of chats, and what the command line names."""
     fields = json.loads((folder / "config.json").read_text("utf-8"))
-    kind = _class_of(str(fields.get("model_type", "")))
+    kind = tokenizer_class(str(fields.get("model_type", "")))
     named = {"pad_token": _PAD, "eos_token": _END} | _named_tokens(kind)
     given = [word for word in sys.argv[1:] if re.fullmatch(r"<\S+>|\[[A-Z]+\]", word)]
     special = [*dict.fromkeys([*named.values(), *_OF_CHATS, *given])]
@@ -114,7 +114,7 @@ def write_preprocessor(path: Path) -> None:
         DATA_STOOD_IN.append(f"the preprocessor of {path.parent.name}")
 
 
-def _class_of(model_type: str) -> Any:
+def tokenizer_class(model_type: str) -> Any:
     """transformers' tokenizer of that type, None where it has none."""
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES as names
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name

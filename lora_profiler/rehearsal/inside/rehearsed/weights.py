@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from .checkpoints import catalogue_dtype, known_checkpoint
 from .settings import Settings
-from .tokens import DATA_STOOD_IN, PREPROCESSORS, TOKENIZER, write_preprocessor, write_tokenizer
+from .tokens import (
+    DATA_STOOD_IN,
+    PREPROCESSORS,
+    TOKENIZER,
+    tokenizer_class,
+    write_preprocessor,
+    write_tokenizer,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -180,12 +187,18 @@ def _snapshot(folder: Path, settings: Settings, repository: str) -> Path | None:
 
 def _index_of(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Library and class of each part of a pipeline, as diffusers' model_index.json has them."""
-    return {
-        place: ["diffusers", config["_class_name"]]
-        if "_class_name" in config
-        else ["transformers", *config.get("architectures", [])]
-        for place, config in configs.items()
-    }
+    index: dict[str, Any] = {}
+    for place, config in configs.items():
+        if "_class_name" in config:
+            index[place] = ["diffusers", config["_class_name"]]
+        else:
+            names = config.get("architectures")
+            index[place] = ["transformers", *(names or [_tokenizer_name(config["model_type"])])]
+    return index
+
+
+def _tokenizer_name(model_type: str) -> str:
+    return str(tokenizer_class(model_type).__name__)
 
 
 def _copy_of_links(folder: Path) -> None:
