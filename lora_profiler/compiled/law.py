@@ -143,8 +143,8 @@ def facts_of(model: ModelSpec) -> str:
         "uneven": [n for n, v in sorted(sizes.items()) if role_of(n) == "head_width" and v % 8],
         "power_of_two": _has_slopes(model) and heads & (heads - 1) == 0,
     }
-    if keys := fields_of(model).get("linear_num_key_heads"):
-        facts["heads_per_state_key"] = fields_of(model)["linear_num_value_heads"] // keys
+    if of_state := fields_of(model).get("linear_num_key_heads"):
+        facts["heads_per_state_key"] = fields_of(model)["linear_num_value_heads"] // of_state
     if outside := outside_vocabulary(model, model.published):
         facts["outside_vocabulary"] = outside
     return json.dumps(facts, sort_keys=True)
