@@ -137,7 +137,7 @@ def of_litgpt(setup: TrainSetup, g: Given) -> Callable[[], Tensor]:
 
 
 @SETUPS
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
     ("name", "real"),
     [
@@ -145,7 +145,7 @@ def of_litgpt(setup: TrainSetup, g: Given) -> Callable[[], Tensor]:
         ("torchtune-chunked", of_torchtune_s_chunks),
         ("litgpt", of_litgpt),
     ],
-    ids=str,
+    ids=["torchtune", "torchtune-chunked", "litgpt"],
 )
 def test_losses(
     name: str, real: Callable[..., Callable[[], Tensor]], setup: TrainSetup, dtype: torch.dtype
