@@ -1,6 +1,7 @@
 """Laws of a type: made of small models, held against fresh traces of others; what they refuse."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from lora_profiler.catalog import find_model, model_from_config
+from lora_profiler.catalog import bundled_models, find_model, model_from_config
 from lora_profiler.compiled import predict_with
 from lora_profiler.compiled.evaluation import bytes_of, forget
 from lora_profiler.compiled.law import (
@@ -27,7 +28,7 @@ from lora_profiler.compiled.predict import moments_with
 from lora_profiler.compiled.profile import Law, Monomial, Profile, packed, unpacked
 from lora_profiler.compiled.regime import regime_of
 from lora_profiler.compiled.tape import Birth, FlatEvent, Layout
-from lora_profiler.errors import CompileError, NoProfileError
+from lora_profiler.errors import CompileError, LoraProfilerError, NoProfileError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling.build import filled_config
 from lora_profiler.planning import engine
@@ -40,7 +41,7 @@ from lora_profiler.traced.flat import difference, flat
 from lora_profiler.traced.fold import fold, labels_of
 from lora_profiler.traced.single_size import predict_once
 from lora_profiler.traced.toys import toys
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.workload import DTYPE_BYTES, LoraConfig, Quantization, TrainSetup, Workload
 from tracing import share_traces, traced_once
 
 GRANITE: dict[str, Any] = {
@@ -234,7 +235,7 @@ def test_a_width_that_no_toy_varied_must_be_the_same() -> None:
 
 def test_a_part_of_a_size_must_be_whole() -> None:
     with pytest.raises(NotOfLawError, match="cannot be divided by 64"):
-        measured(Law((("a",),), {}, (Monomial((0,), 64, (0, 0, 0, 0, 0, 0)),)), (100,))
+        measured(Law((("a",),), {}, (Monomial((0,), 64, (0, 0, 0, 0, 0, 0)),), ()), (100,))
 
 
 def test_layers_that_are_no_whole_number_of_units_are_not_answered() -> None:
@@ -409,3 +410,49 @@ def test_a_sweep_over_layers_that_walk_over_tokens_answers_no_other_length() -> 
         assert peak == predict_once(sized).peak.total_bytes
     with pytest.raises(NoProfileError):
         sweep(asked, seq_len=[80, 96])
+
+
+FOURFOLD = {"hidden_size": 64, "intermediate_size": 256}
+
+
+def test_a_size_that_happens_to_be_a_multiple_of_another_is_a_size_of_its_own() -> None:
+    made = compile_law(Workload(model=granite(**FOURFOLD), setup=LORA))
+    assert made.law is not None and not made.law.ratios
+    other = Workload(model=granite(**OTHER), setup=LORA)
+    assert made.key == law_key(other.model, LORA, regime_of(other))
+    assert largest(moments_with(of_model(made, other.model), other)) == largest(predict_once(other))
+
+
+def test_what_was_a_multiple_in_every_toy_must_be_one_in_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Granite 3.3 8B has 3.125 times its hidden size, the 2B model 4 times: weights that a law
+    wrote as four squares of the hidden size were 21 % too large."""
+    from lora_profiler.traced import compiler
+
+    real = compiler.toys
+    monkeypatch.setattr(compiler, "toys", lambda *args: [*real(*args)][-1:])
+    made = compile_law(Workload(model=granite(**FOURFOLD), setup=LORA))
+    assert made.law is not None and made.law.ratios
+    kept = unpacked(packed(made))
+    assert kept.law == made.law
+    of_model(kept, granite(hidden_size=128, intermediate_size=512))
+    with pytest.raises(NotOfLawError, match="intermediate_size is not 4/1 of hidden_size"):
+        of_model(kept, granite(hidden_size=128, intermediate_size=400))
+
+
+@pytest.mark.usefixtures("the_bundle")
+@pytest.mark.parametrize("trainer", ["guide", "trl-sft"])
+def test_whoever_a_law_answers_for_has_its_own_weights(trainer: str) -> None:
+    """Each bundled model that a law answers for, against what its shapes count."""
+    answered = 0
+    for entry in bundled_models():
+        model = find_model(entry.id, offline=True)
+        with suppress(LoraProfilerError):
+            setup = setup_for(model, trainer, "lora")
+            said = engine.predict(Workload(model=model, setup=setup), may_trace=False)
+            if said.engine == "compiled":
+                bytes_ = model.num_parameters * DTYPE_BYTES[setup.dtype]
+                assert said.persistent_bytes["parameters"] == bytes_, model.id
+                answered += 1
+    assert answered > 20

@@ -115,6 +115,12 @@ _SMALL = ("HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen2.5-0.5B", "Qwen/Qwen3-0.6B")
 _ONE = "meta-llama/Llama-3.2-1B"
 _EIGHT = "meta-llama/Llama-3.1-8B"
 _SEVENTY = "meta-llama/Llama-3.1-70B"
+_BY_LAWS = (
+    "ibm-granite/granite-3.3-8b-instruct", "allenai/Olmo-3-1025-7B", "google/gemma-3-4b-it",
+    "tiiuae/Falcon-H1-1.5B-Base", "HuggingFaceTB/SmolLM3-3B", "zai-org/GLM-4-9B-0414",
+    "Qwen/Qwen3.5-2B",
+)  # fmt: skip
+"""Of types that no rule knows."""
 
 
 def cells() -> Iterator[Cell]:
@@ -172,6 +178,9 @@ def cells() -> Iterator[Cell]:
         yield _cell("transformers", "qlora", _SEVENTY, card, 1, 512, checkpointing=True)
         yield _cell("trl-sft", "lora", _SEVENTY, card, 1, 1024, targets="all-linear")
         yield _cell("transformers", "lora", _SEVENTY, card, 1, 512, checkpointing=True)
+    for model in _BY_LAWS:
+        wide = {"dtype": "float32", "targets": "all-linear"}
+        yield _cell("trl-sft", "lora", model, CARDS[0], 2, 1024, **wide)
 
 
 def _cell(

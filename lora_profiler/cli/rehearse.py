@@ -62,7 +62,7 @@ Exit: 0 fits, 1 out of memory, or refused by the GPU's software; 2 usage, 4 no c
 @option(
     "--pretend-tokens", help="tokens per simulated text", type=WholeRange(1, 1 << 20), default=1024
 )
-@option("--try", "NAME,...", "rehearse again with checkpointing, fused-loss, 8bit-optimizer")
+@option("--try", "NAME,...", "try checkpointing,fused-loss,8bit-optimizer")
 @option("--minutes", help="end the script after so many", type=click.FloatRange(0, min_open=True))
 @option("--no-time", help="skip the step that is timed")
 @output_options("table", "json", "md")

@@ -307,6 +307,10 @@ def values_of(
             told = ", ".join(f"{name} ({value})" for name, value in [*known.items()][:6])
             raise NotOfLawError(f"the law cannot separate {told or names[0]}")
         values += {*known.values()}
+    for one, other, p, q in law.ratios:
+        if values[one] * q != values[other] * p:
+            names = law.factors[one][0], law.factors[other][0]
+            raise NotOfLawError(f"{names[0]} is not {p}/{q} of {names[1]}, as in the law")
     return tuple(values)
 
 

@@ -73,13 +73,16 @@ several."""
 class Law(NamedTuple):
     """What makes a profile that of a type, whose polynomials are over `monomials` of the model's
     own sizes: the first exponent is a monomial's number. `factors` are the names of each factor,
-    which are equal in whatever the law answers; `constants` the widths that never differed.
+    which are equal in whatever the law answers; `constants` the widths that never differed, and
+    `ratios` (factor, factor, p, q) the factors of which one was always p / q times the other, so
+    that a size may be written with either: it must be so in whatever the law answers.
     `hidden_dtype`: where the loss is left open, of the hidden state that it is given.
     `compiled/law.py` puts numbers in."""
 
     factors: tuple[tuple[str, ...], ...]
     constants: Mapping[str, int]
     monomials: tuple[Monomial, ...]
+    ratios: tuple[tuple[int, int, int, int], ...]
     hidden_dtype: str = ""
 
 
@@ -254,7 +257,7 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         "flops": {phase: numbers_json(numbers) for phase, numbers in profile.flops.items()},
         "trainable": numbers_json(profile.trainable),
         "tape": tape_json(profile.tape),
-        **({"law": [x for x in profile.law if x != ""]} if profile.law else {}),
+        **({"law": list(profile.law)} if profile.law else {}),
     }
 
 
@@ -303,11 +306,12 @@ def profile_from_json(data: Mapping[str, Any]) -> Profile:
 
 
 def _law_from_json(
-    factors: Any, constants: Mapping[str, int], monomials: Any, hidden_dtype: str = ""
+    factors: Any, constants: Mapping[str, int], monomials: Any, ratios: Any, hidden_dtype: str
 ) -> Law:
     return Law(
         tuple(map(tuple, factors)),
         constants,
         tuple(Monomial(tuple(few), divisor, tuple(powers)) for few, divisor, powers in monomials),
+        tuple(map(tuple, ratios)),
         hidden_dtype,
     )

@@ -82,6 +82,7 @@ class LawFit:
         self._constants = {name: values[0] for values in constant for name in by_values.pop(values)}
         self._factors = tuple(map(tuple, by_values.values()))
         self._columns = tuple(by_values)
+        self._ratios = proportional(self._factors, self._columns)
         self._plain = [i for i, names in enumerate(self._factors) if "/" not in names[0]]
         self._blocks = [i for i, names in enumerate(self._factors) if "/" in names[0]]
         of_config = sizes_of(models[0]).keys()
@@ -102,7 +103,7 @@ class LawFit:
 
     @property
     def law(self) -> Law:
-        return Law(self._factors, self._constants, tuple(self._numbers))
+        return Law(self._factors, self._constants, tuple(self._numbers), self._ratios)
 
     def _polynomial(self, sizes: Column) -> Polynomial:
         """Over the law's monomials. Raises NoPolynomialError."""
@@ -208,6 +209,23 @@ class LawFit:
         ]
         for ((a, x), (b, y)), (m, n) in product(combinations(simple, 2), _SHARES):
             yield [(m, a), (n, b)], tuple(m * i + n * j for i, j in zip(x, y, strict=True))
+
+
+def proportional(
+    factors: Sequence[Sequence[str]], columns: Sequence[Column]
+) -> tuple[tuple[int, int, int, int], ...]:
+    """`Law.ratios` of what no rounding is in: the first factor with the same ratios over the toys
+    stands for all, and the ones made of it are so many of it."""
+    first: dict[Column, int] = {}
+    found = []
+    for i, column in enumerate(columns):
+        if "/" in factors[i][0]:
+            continue
+        other = first.setdefault(_ratios(column), i)
+        if other != i:
+            share = Fraction(column[0], columns[other][0])
+            found.append((i, other, share.numerator, share.denominator))
+    return tuple(found)
 
 
 def spanning(columns: Sequence[Column], sizes: Column) -> Iterator[tuple[Column, ...]]:

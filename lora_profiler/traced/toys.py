@@ -39,11 +39,12 @@ _VOCABULARIES = (7001, 5003, 9007, 11003, 8009, 6007)
 
 def toys(model: ModelSpec, regime: Regime) -> Iterator[list[ModelSpec]]:
     """Sets of toys as deep as `model`, the most general ones first: with a hidden size of its own,
-    then with that of all heads side by side. Only sets whose every model has the facts of `model`
-    and differs from the others in every size."""
-    for is_free in (True, False):
+    then with that of all heads side by side, then with what is a multiple of it in the model being
+    so in all. Only sets whose every model has the facts of `model` and differs from the others in
+    every size."""
+    for freedom in (2, 1, 0):
         try:
-            made = [_alike(model, regime, number, is_free=is_free) for number in range(TOYS)]
+            made = [_alike(model, regime, number, freedom) for number in range(TOYS)]
         except ModelNotFoundError:
             continue
         alike = [toy for toy in made if toy is not None]
@@ -51,10 +52,10 @@ def toys(model: ModelSpec, regime: Regime) -> Iterator[list[ModelSpec]]:
             yield alike
 
 
-def _alike(model: ModelSpec, regime: Regime, number: int, *, is_free: bool) -> ModelSpec | None:
+def _alike(model: ModelSpec, regime: Regime, number: int, freedom: int) -> ModelSpec | None:
     """A toy with the facts of `model`, if there is one: a size that is drawn may happen to be a
     number that is none."""
-    drawn = (_toy(model, regime, number, attempt, is_free=is_free) for attempt in range(ATTEMPTS))
+    drawn = (_toy(model, regime, number, attempt, freedom) for attempt in range(ATTEMPTS))
     return next((toy for toy in drawn if facts_of(toy) == facts_of(model)), None)
 
 
@@ -65,9 +66,7 @@ def unvaried(made: list[ModelSpec]) -> list[str]:
     ]
 
 
-def _toy(
-    model: ModelSpec, regime: Regime, number: int, attempt: int, *, is_free: bool
-) -> ModelSpec:
+def _toy(model: ModelSpec, regime: Regime, number: int, attempt: int, freedom: int) -> ModelSpec:
     raw = deepcopy(dict(model.published))
     raw.setdefault("model_type", model.model_type)
     raw.setdefault("architectures", [model.architecture])
@@ -78,7 +77,8 @@ def _toy(
     if filled.get("head_dim") != fields_of(model).get("head_dim"):  # the class works it out
         filled = {name: value for name, value in filled.items() if name != "head_dim"}
     takes = {today.get(name, name) for name, value in filled.items() if value is not None}
-    sizes = _sizes(model, regime, number, attempt, is_free=is_free and "head_dim" in takes)
+    freedom = min(freedom, 2 if "head_dim" in takes else 1)
+    sizes = _sizes(model, regime, number, attempt, freedom)
     for name, value in {**filled, **language}.items():
         if type(value) is int and value > 1 and today.get(name, name) in sizes:
             language[name] = sizes[today.get(name, name)]
@@ -92,7 +92,7 @@ def _toy(
 
 
 def _sizes(
-    model: ModelSpec, regime: Regime, number: int, attempt: int, *, is_free: bool
+    model: ModelSpec, regime: Regime, number: int, attempt: int, freedom: int
 ) -> dict[str, int]:
     """By field. Fields that are equal in the model are so in a toy where they have one role."""
     known, fields = sizes_of(model), fields_of(model)
@@ -106,7 +106,7 @@ def _sizes(
     fraction = fields.get("partial_rotary_factor", 1.0)
     turned = 2 if "rotary_dim" in fields else int(fraction != 1.0)
     heads, width = _HEADS[powers][number], _WIDTHS[turned][number]
-    hidden = _HIDDEN[number] if is_free else heads * width
+    hidden = _HIDDEN[number] if freedom == 2 else heads * width
     filled = dict(zip(windows_of(model), regime.windows_filled, strict=True))
 
     def drawn(name: str, least: int, most: int) -> int:
@@ -136,7 +136,7 @@ def _sizes(
                 return drawn(name, 65, 160)
             case "vocabulary":
                 return _VOCABULARIES[number]
-        if not is_free and base_hidden and value % base_hidden == 0:
+        if not freedom and base_hidden and value % base_hidden == 0:
             return value // base_hidden * hidden
         return drawn(name, 2, 16) if value < 512 else drawn(name, 60, 400)
 
