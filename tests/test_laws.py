@@ -444,7 +444,8 @@ def test_what_was_a_multiple_in_every_toy_must_be_one_in_the_model(
 @pytest.mark.usefixtures("the_bundle")
 @pytest.mark.parametrize("trainer", ["guide", "trl-sft"])
 def test_whoever_a_law_answers_for_has_its_own_weights(trainer: str) -> None:
-    """Each bundled model that a law answers for, against what its shapes count."""
+    """Each bundled model that a law answers for, against what its shapes count; routers that a
+    model keeps in float32 are less than a thousandth."""
     answered = 0
     for entry in bundled_models():
         model = find_model(entry.id, offline=True)
@@ -453,6 +454,7 @@ def test_whoever_a_law_answers_for_has_its_own_weights(trainer: str) -> None:
             said = engine.predict(Workload(model=model, setup=setup), may_trace=False)
             if said.engine == "compiled":
                 bytes_ = model.num_parameters * DTYPE_BYTES[setup.dtype]
-                assert said.persistent_bytes["parameters"] == bytes_, model.id
+                more = said.persistent_bytes["parameters"] - bytes_
+                assert 0 <= more < bytes_ // 1000, model.id
                 answered += 1
     assert answered > 20

@@ -76,13 +76,14 @@ def walks_over_tokens(model: ModelSpec) -> bool:
 
 def one_of_each_regime(workload: Workload) -> Iterator[Workload]:
     """The workload at one size for each regime: one sample or several, windows that the sequence
-    fills or does not, rows of masks that are padded or not; of layers that walk over tokens at the
-    workload's own length."""
+    fills or does not, rows of masks that are padded or not. Of layers that walk over tokens, whose
+    traces are long, the workload alone."""
+    if walks_over_tokens(workload.model):
+        yield workload
+        return
     examples: dict[Regime, Workload] = {}
     firsts = (2, *windows_of(workload.model))
     lengths = [seq for first in firsts for seq in range(first, first + MASK_ALIGNMENT)]
-    if walks_over_tokens(workload.model):
-        lengths = [workload.setup.seq_len]
     for batch in (1, 2):
         for seq in lengths:
             sized = replace(workload.setup, batch_size=batch, seq_len=seq)
