@@ -1166,6 +1166,7 @@ print(json.dumps([mrpc.column_names, next(iter(pictures))["image"].size, TEXTS, 
 
 def test_nothing_is_published_and_a_missing_metric_answers_zeros(tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")
+    pytest.importorskip("datasets")
     (tmp_path / "evaluate").mkdir()
     (tmp_path / "evaluate" / "__init__.py").write_text("from .loading import load\n")
     (tmp_path / "evaluate" / "loading.py").write_text("def load(path):\n    raise OSError(path)\n")

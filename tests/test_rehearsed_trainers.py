@@ -23,6 +23,7 @@ def test_every_run_is_of_the_grid_and_every_cell_was_tried() -> None:
     assert len(DONE) >= 100
 
 
+@pytest.mark.usefixtures("the_bundle")
 @pytest.mark.grid(share=1 / 3)
 @pytest.mark.parametrize("row", DONE, ids=lambda row: row["command"])
 def test_an_exact_answer_is_what_the_trainer_asked_for(row: dict[str, Any]) -> None:
