@@ -66,7 +66,8 @@ _FRACTIONS = re.compile(r"factor|pct|ratio|multiplier_ffn|partial")
 _IGNORED = re.compile(
     r"rope_parameters\..*(theta|factor|beta|mscale|freq|position|truncate).*|num_hidden_layers|n_layer|"
     r"max_window_layers|num_mtp_layers|\w*token_id|transformers_version|_name_or_path|"
-    r"query_pre_attn_scalar|floor_scale|architectures|auto_map|(torch_)?dtype|use_cache|model_type|quantization_config"
+    r"query_pre_attn_scalar|floor_scale|architectures|auto_map|(torch_)?dtype|use_cache|model_type|"
+    r"quantization_config"
 )
 """Fields on which no storage depends, or that other parts of a key tell: the layers by their
 kinds."""

@@ -133,7 +133,7 @@ class _Plans:
         packed = workload.setup.packed
         windows = [window for window in windows_of(workload.model) if window > 2]
         starts = sorted({1, 2, *windows, *([packed + 1] if packed else [])})
-        if walks_over_tokens(workload.model):
+        if self._engine != "analytic" and walks_over_tokens(workload.model):
             starts = [*range(s0, s1 + 1)]
         spans = zip(starts, [*starts[1:], MAX_SIZE + 1], strict=True)
         self.spans = [(first, after) for first, after in spans if first <= s1 and after > s0]

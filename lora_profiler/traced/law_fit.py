@@ -214,8 +214,8 @@ class LawFit:
 def proportional(
     factors: Sequence[Sequence[str]], columns: Sequence[Column]
 ) -> tuple[tuple[int, int, int, int], ...]:
-    """`Law.ratios` of what no rounding is in: the first factor with the same ratios over the toys
-    stands for all, and the ones made of it are so many of it."""
+    """`Law.ratios`: each factor that was a fixed multiple of an earlier one in every toy. Counts of
+    blocks are left out, since they are rounded up."""
     first: dict[Column, int] = {}
     found = []
     for i, column in enumerate(columns):
