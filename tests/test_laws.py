@@ -27,7 +27,7 @@ from lora_profiler.compiled.law import (
 from lora_profiler.compiled.predict import moments_with
 from lora_profiler.compiled.profile import Law, Monomial, Profile, packed, unpacked
 from lora_profiler.compiled.regime import regime_of
-from lora_profiler.compiled.tape import Birth, FlatEvent, Layout
+from lora_profiler.compiled.tape import Birth, Death, FlatEvent, Layout
 from lora_profiler.errors import CompileError, LoraProfilerError, NoProfileError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling.build import filled_config
@@ -352,6 +352,13 @@ def test_what_a_unit_gives_back_of_the_one_before_is_the_same_at_any_depth(first
     tape = fold(events, labels_of(where, layout, 4), layout)
     for units in (4, 5, 6):
         assert tape.expand(units) == step(units)[0]
+        cut = [  # as the allocator's replay reads it
+            each.born_in(event, units)[event.ordinal]
+            for each in tape.stretches(units, lambda event: False)
+            for event in each.events
+            if isinstance(event, Death)
+        ]
+        assert cut == [event.dies for event in step(units)[0] if event.birth is None]
 
 
 def test_a_placeholder_is_on_its_side_of_the_vocabulary_in_every_toy() -> None:
