@@ -353,7 +353,7 @@ def test_what_a_unit_gives_back_of_the_one_before_is_the_same_at_any_depth(first
     for units in (4, 5, 6):
         assert tape.expand(units) == step(units)[0]
         cut = [  # as the allocator's replay reads it
-            each.born_in(event, units)[event.ordinal]
+            each.born_in(event, units) + event.ordinal
             for each in tape.stretches(units, lambda event: False)
             for event in each.events
             if isinstance(event, Death)

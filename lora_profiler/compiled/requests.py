@@ -266,7 +266,7 @@ class Asking:
             self._sizes += asked.sizes
             numbers += [first + number for number in asked.births]
             self._events += [
-                ~numbers[born[home][number]]
+                ~numbers[born[home] + number]
                 if home >= 0
                 else first + number
                 if home == OWN
@@ -289,7 +289,8 @@ class Asking:
         output, phase = -1, self._phase
         for i, event in enumerate(stretch):
             if isinstance(event, Death):
-                home, _ = homes.setdefault(event[:3], (len(homes), event))
+                key = *event[:3], event.ordinal < 0
+                home, _ = homes.setdefault(key, (len(homes), event))
                 events.append((home, event.ordinal))
             elif isinstance(event, Mark):
                 phase = event.phase

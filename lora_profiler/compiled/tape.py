@@ -138,9 +138,11 @@ class Stretch(NamedTuple):
     events: Sequence[Event]
     births: Mapping[tuple[int, int], range]
 
-    def born_in(self, death: Death, units: int) -> range:
-        """The numbers of the births in the block whose storage dies here."""
-        return self.births[self.run - death.back, _resolved(death, self.unit, units)]
+    def born_in(self, death: Death, units: int) -> int:
+        """The number from which the ordinal of `death` counts: of the first birth in the block
+        whose storage dies here, or of the one behind its last."""
+        births = self.births[self.run - death.back, _resolved(death, self.unit, units)]
+        return births.start if death.ordinal >= 0 else births.stop
 
 
 class Tape(NamedTuple):
