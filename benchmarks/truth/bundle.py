@@ -95,6 +95,10 @@ LAWS = (
     ("unsloth qlora", "unsloth lora", "axolotl lora", "axolotl qlora", "llamafactory lora"),
     ("trl-sft full", "axolotl full", "llamafactory qlora", "llamafactory full"),
     ("transformers lora", "transformers full", "transformers qlora"),
+    ("trl-sft lora 1", "trl-sft qlora 1", "unsloth qlora 1", "unsloth lora 1", "bare lora 1"),
+    ("llamafactory lora 1", "llamafactory qlora 1", "transformers lora 1", "transformers qlora 1"),
+    ("trl-sft full 1", "llamafactory full 1", "transformers full 1", "unsloth full 1"),
+    ("bare qlora 1", "bare full 1", "unsloth full", "axolotl lora 2", "axolotl qlora 2"),
     ("bare lora", "bare full", "bare qlora", "guide lora 2", "guide full 2", "guide qlora 2"),
 )
 """Trainers, methods and rows that laws are bundled for, the most wanted ones first; without rows
