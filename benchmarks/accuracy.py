@@ -24,7 +24,7 @@ from benchmarks.rehearsed.peaks import Family, compared
 from benchmarks.rehearsed.scripts import share_that_ran
 from benchmarks.rows import read_rows
 from benchmarks.truth.data_lengths import errors as epoch_errors
-from lora_profiler.evidence import command_shares, interval, measured_steps, own_rows
+from lora_profiler.facts.evidence import command_shares, interval, measured_steps, own_rows
 from lora_profiler.report.evidence import errors_of, graded_memory
 from lora_profiler.report.labels import LEFT_OUT_LABELS, SOURCE_LABELS, TIER_LABELS
 from lora_profiler.units import error_text, percent_text

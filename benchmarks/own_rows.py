@@ -1,5 +1,5 @@
-"""What comes with the package of this project's own rows: `lora_profiler/evidence/data`, a list a
-row, as `lora_profiler.evidence.documents` reads it."""
+"""What comes with the package of this project's own rows: `lora_profiler/facts/evidence/data`, a
+list a row, as `lora_profiler.facts.evidence.documents` reads it."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from lora_profiler.evidence import OwnKind, OwnRow
+from lora_profiler.facts.evidence import OwnKind, OwnRow
 
 DATA = Path(__file__).parents[1] / "lora_profiler" / "evidence" / "data"
 

@@ -7,13 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_profiler.catalog import bundled_models, find_gpu, find_model
-from lora_profiler.catalog.bundled import CatalogEntry
-from lora_profiler.gpu_platform import TORCH, Platform, version_of
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.option_values import OptimizerImpl
-from lora_profiler.records.serialize import setup_from_dict
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload, key_fields
+from lora_profiler.facts.catalog import bundled_models, find_gpu, find_model
+from lora_profiler.facts.catalog.bundled import CatalogEntry
+from lora_profiler.measuring.records.serialize import setup_from_dict
+from lora_profiler.question.gpu_platform import TORCH, Platform, version_of
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.option_values import OptimizerImpl
+from lora_profiler.question.workload import (
+    LoraConfig,
+    Quantization,
+    TrainSetup,
+    Workload,
+    key_fields,
+)
 
 NOT_DRAWN = Path(__file__).with_name("not_drawn.txt")
 """Models that the catalogue has had since: rows asked once stay those of the same draw."""

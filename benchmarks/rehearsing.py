@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lora_profiler.catalog import Gpu
-from lora_profiler.records.serialize import workload_dict
+from lora_profiler.facts.catalog import Gpu
+from lora_profiler.measuring.records.serialize import workload_dict
+from lora_profiler.question.workload import Workload
 from lora_profiler.rehearsal.build import Stubs
 from lora_profiler.rehearsal.launch import Request, pretended, rehearse
 from lora_profiler.rehearsal.result import Rehearsal
-from lora_profiler.workload import Workload
 
 ROOT = Path(__file__).parents[1]
 STEPS = Path(__file__).parent / "rehearsed" / "inside" / "training_steps.py"

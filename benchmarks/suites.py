@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 
 from benchmarks.truth.cpu_suites import cpu_families, cpu_layers, tiny
 from benchmarks.truth.h100_suite import h100_campaign
-from lora_profiler.harness import Case
-from lora_profiler.workload import Device
+from lora_profiler.measuring.harness import Case
+from lora_profiler.question.workload import Device
 
 Suite = Callable[..., tuple[Case, ...]]
 

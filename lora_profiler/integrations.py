@@ -25,7 +25,7 @@ from lora_profiler.units import bytes_text, change_text, seconds_text
 if TYPE_CHECKING:
     import torch
 
-    from lora_profiler.catalog import Gpu
+    from lora_profiler.facts.catalog import Gpu
     from lora_profiler.planning.answers import Answer
 
 STEPS = 5
@@ -143,7 +143,7 @@ class PredictedVsMeasured:
         if trainer is not None:
             trainer.log(outcome.metrics)
         if self.share is not None:
-            from lora_profiler.records.locks import write_for_user
+            from lora_profiler.measuring.records.locks import write_for_user
 
             text = json.dumps(watch.record(outcome), indent=2) + "\n"
             try:
@@ -209,7 +209,7 @@ class _Watch:
     ) -> None:
         import torch
 
-        from lora_profiler.harness.counters import Counters
+        from lora_profiler.measuring.harness.counters import Counters
 
         self._torch, self._model, self._optimizer, self._trainer = torch, model, optimizer, trainer
         self._steps, self._world_size = steps, world_size
@@ -298,8 +298,8 @@ class _Watch:
         if self._counters.available:
             self._counters.reset_peaks()
         elif self.kind == "cpu":
-            from lora_profiler.harness.counters import AllocatorRecord
-            from lora_profiler.harness.ownership import (
+            from lora_profiler.measuring.harness.counters import AllocatorRecord
+            from lora_profiler.measuring.harness.ownership import (
                 by_address,
                 gradient_tensors,
                 model_tensors,
@@ -410,7 +410,7 @@ class _Watch:
         )
 
     def _gpu(self) -> "Gpu | None":
-        from lora_profiler.catalog import Gpu, match_device
+        from lora_profiler.facts.catalog import Gpu, match_device
         from lora_profiler.units import GIB
 
         if self.kind != "cuda":
@@ -450,7 +450,7 @@ class _Watch:
         return f"{words} Assumed: batch {batch_size} × {seq_len:,} tokens."
 
     def outcome(self) -> Outcome:
-        from lora_profiler.comparison.errors import counted_peak
+        from lora_profiler.runs.comparison.errors import counted_peak
 
         measured = self._seconds / self._timed if self._timed and self._seconds else None
         found = Outcome(
@@ -472,9 +472,9 @@ class _Watch:
 
     def record(self, outcome: Outcome) -> dict[str, Any]:
         """What `share` writes."""
-        from lora_profiler.catalog import bundled_models
-        from lora_profiler.harness.environment import packages
-        from lora_profiler.workload import setup_dict
+        from lora_profiler.facts.catalog import bundled_models
+        from lora_profiler.measuring.harness.environment import packages
+        from lora_profiler.question.workload import setup_dict
 
         answer = self._answered
         question: dict[str, Any] | None = None

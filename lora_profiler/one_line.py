@@ -13,16 +13,16 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, overload
 
 from lora_profiler.errors import UsageError
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.workload import Workload
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.workload import Workload
 
 if TYPE_CHECKING:
-    from lora_profiler.catalog import Gpu
     from lora_profiler.cli.main import OfModel
+    from lora_profiler.facts.catalog import Gpu
+    from lora_profiler.memory.prediction import Prediction
     from lora_profiler.planning.answers import Answer
     from lora_profiler.planning.fit import Fit
     from lora_profiler.planning.guided import Guided
-    from lora_profiler.prediction import Prediction
     from lora_profiler.report.blocks import Block
 
 _LINES = 3

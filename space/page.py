@@ -20,13 +20,11 @@ from typing import Any, get_args
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # mkdocs runs its hook by the path
 
 from lora_profiler import Workload, __version__, find_model
-from lora_profiler.catalog import Gpu, bundled_gpus, bundled_models
-from lora_profiler.compiled.regime import KernelChoice, kernel_choice
-from lora_profiler.compiled.requests import FLASH_ROWS, room_of
 from lora_profiler.errors import UsageError
-from lora_profiler.gpu_platform import BFLOAT16_CAPABILITY, Platform
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.option import flag
+from lora_profiler.facts.catalog import Gpu, bundled_gpus, bundled_models
+from lora_profiler.facts.stacks import BARE, GUIDE, as_guided, find_stack, spelled
+from lora_profiler.memory.compiled.regime import KernelChoice, kernel_choice
+from lora_profiler.memory.compiled.requests import FLASH_ROWS, room_of
 from lora_profiler.planning.engine import pads_masks, windows_of
 from lora_profiler.planning.fit import BATCHES, LENGTHS, NEAR, RANKS, lengths
 from lora_profiler.planning.guided import GUIDED
@@ -38,12 +36,14 @@ from lora_profiler.planning.reserve import (
     reserve_for,
 )
 from lora_profiler.planning.setups import DEFAULTS, workloads, written_options
+from lora_profiler.question.gpu_platform import BFLOAT16_CAPABILITY, Platform
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.option import flag
+from lora_profiler.question.support.check import check
+from lora_profiler.question.support.library_memory import workspace_bytes
+from lora_profiler.question.support.sdpa import MASK_ALIGNMENT
+from lora_profiler.question.workload import Method
 from lora_profiler.report.answer.verdicts import gpu_name
-from lora_profiler.stacks import BARE, GUIDE, as_guided, find_stack, spelled
-from lora_profiler.support.check import check
-from lora_profiler.support.library_memory import workspace_bytes
-from lora_profiler.support.sdpa import MASK_ALIGNMENT
-from lora_profiler.workload import Method
 from space.peaks import ENGINE, Law, Tables, held, of_model
 from space.tapes import Tapes
 

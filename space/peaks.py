@@ -12,23 +12,23 @@ from itertools import cycle, product
 from math import lcm, prod
 from typing import Any, NamedTuple
 
-from lora_profiler.adapters import adapters
-from lora_profiler.algebra import Polynomial, undominated
-from lora_profiler.analytic import candidates, plan
-from lora_profiler.analytic.families import family_of
-from lora_profiler.analytic.losses import chunk_regime
+from lora_profiler._common.polynomial import Polynomial, undominated
 from lora_profiler.features.losses._torchtune import CHUNKS
 from lora_profiler.features.losses.unsloth import cut_of
-from lora_profiler.optimizer import package_optimizer
+from lora_profiler.memory.analytic import candidates, plan
+from lora_profiler.memory.analytic.families import family_of
+from lora_profiler.memory.analytic.losses import chunk_regime
 from lora_profiler.planning.engine import pads_masks, peak_polynomials, predict_checked
 from lora_profiler.planning.fit import largest
 from lora_profiler.planning.reserve import held_bytes
-from lora_profiler.support.kernel_sets import positions_of
-from lora_profiler.support.losses import chunk_rows, head_of, loss_regime
-from lora_profiler.support.offloading import is_offloaded
-from lora_profiler.support.optimizers import counts_in_steps
-from lora_profiler.support.sdpa import MASK_ALIGNMENT
-from lora_profiler.workload import DTYPE_BYTES, Workload
+from lora_profiler.question.adapters import adapters
+from lora_profiler.question.optimizer import package_optimizer
+from lora_profiler.question.support.kernel_sets import positions_of
+from lora_profiler.question.support.losses import chunk_rows, head_of, loss_regime
+from lora_profiler.question.support.offloading import is_offloaded
+from lora_profiler.question.support.optimizers import counts_in_steps
+from lora_profiler.question.support.sdpa import MASK_ALIGNMENT
+from lora_profiler.question.workload import DTYPE_BYTES, Workload
 from space.tapes import Matrix, matrix
 
 ENGINE = "auto"

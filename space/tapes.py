@@ -1,17 +1,17 @@
 """What training asks CUDA's allocator for, with batch, length, rank and card left open: the
-requests of `compiled.requests`, folded for the page without a server."""
+requests of `memory.compiled.requests`, folded for the page without a server."""
 
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from lora_profiler.algebra.polynomial import ZERO, Polynomial, Values
-from lora_profiler.compiled.allocator import EMPTY_CACHE
-from lora_profiler.compiled.evaluation import Evaluation, tape_of
-from lora_profiler.compiled.requests import GIVEN_BACK, OWN, Asked, Asking
-from lora_profiler.compiled.tape import Stretch
-from lora_profiler.support.check import profile_unsupported_reason
-from lora_profiler.workload import DTYPE_BYTES, Workload
+from lora_profiler._common.polynomial import ZERO, Polynomial, Values
+from lora_profiler.memory.compiled.allocator import EMPTY_CACHE
+from lora_profiler.memory.compiled.evaluation import Evaluation, tape_of
+from lora_profiler.memory.compiled.requests import GIVEN_BACK, OWN, Asked, Asking
+from lora_profiler.memory.compiled.tape import Stretch
+from lora_profiler.question.support.check import profile_unsupported_reason
+from lora_profiler.question.workload import DTYPE_BYTES, Workload
 
 Matrix = list[Any]
 """[monomials, for each the coefficients of all polynomials]. Those are differences from one to the

@@ -4,11 +4,11 @@ import pytest
 
 import cases
 import truth
-from lora_profiler.analytic import predict
-from lora_profiler.analytic.plan import EXACT_MOMENTS
-from lora_profiler.analytic.predict import layer_error
-from lora_profiler.prediction import Prediction
-from lora_profiler.workload import TrainSetup, Workload
+from lora_profiler.memory.analytic import predict
+from lora_profiler.memory.analytic.plan import EXACT_MOMENTS
+from lora_profiler.memory.analytic.predict import layer_error
+from lora_profiler.memory.prediction import Prediction
+from lora_profiler.question.workload import TrainSetup, Workload
 from truth import TracedStep
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 import families
-from lora_profiler.campaign import runs, session
 from lora_profiler.cli.main import main
-from lora_profiler.harness import Case, Heartbeat
+from lora_profiler.measuring.harness import Case, Heartbeat
+from lora_profiler.measuring.records.record import Failure, Record
+from lora_profiler.measuring.records.store import Store
 from lora_profiler.planning.engine import predict
-from lora_profiler.records.record import Failure, Record
-from lora_profiler.records.store import Store
+from lora_profiler.runs.campaign import runs, session
 from records import make_record
 
 Answer = Callable[[Case], Record]

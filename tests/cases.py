@@ -17,9 +17,9 @@ from itertools import product
 import torch
 
 import families
-from lora_profiler.catalog import model_from_config
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
 
 torch.set_num_threads(1)
 

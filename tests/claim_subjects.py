@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from lora_profiler.catalog import find_model
+from lora_profiler.facts.catalog import find_model
 from lora_profiler.mathematics.sources import CONFIG, bundled_text, train_small
 from lora_profiler.mathematics.subject import Effort, Subject
-from lora_profiler.modeling import text_tokens
+from lora_profiler.trace.modeling import text_tokens
 
 LLAMA = CONFIG | {
     "hidden_size": 64,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from lora_profiler.compiled import library
+from lora_profiler.memory.compiled import library
 
 THE_BUNDLE = library.BUNDLED
 """The package's profiles, which `conftest` hides from tests."""

@@ -18,7 +18,7 @@ import recording
 import slow_tests
 from commands import THE_BUNDLE, Done, Run
 from golden_files import Golden
-from lora_profiler.compiled import evaluation, library
+from lora_profiler.memory.compiled import evaluation, library
 
 if TYPE_CHECKING:
     from lora_profiler.mathematics.subject import Subject

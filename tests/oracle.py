@@ -23,20 +23,20 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from lora_profiler.catalog import model_from_config
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.modeling import (
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.workload import TrainSetup, Workload
+from lora_profiler.trace.modeling import (
     attention_context,
     build_model,
     make_optimizer,
     quantization_tensors,
     state_tensors,
 )
-from lora_profiler.modeling import forward as forward_pass
-from lora_profiler.modeling.adapters import inject_adapters
-from lora_profiler.modeling.build import base_model
-from lora_profiler.modeling.third_party import quiet
-from lora_profiler.workload import TrainSetup, Workload
+from lora_profiler.trace.modeling import forward as forward_pass
+from lora_profiler.trace.modeling.adapters import inject_adapters
+from lora_profiler.trace.modeling.build import base_model
+from lora_profiler.trace.modeling.third_party import quiet
 
 Phase = Literal["forward", "backward", "optimizer"]
 PHASES: tuple[Phase, ...] = ("forward", "backward", "optimizer")

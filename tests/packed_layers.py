@@ -19,9 +19,9 @@ from peft.utils import other as peft_layers
 from torch import nn
 from transformers.integrations import finegrained_fp8
 
-from lora_profiler.modeling.adapters import enable_checkpointing, inject_adapters
-from lora_profiler.modeling.build import base_model
-from lora_profiler.workload import Workload
+from lora_profiler.question.workload import Workload
+from lora_profiler.trace.modeling.adapters import enable_checkpointing, inject_adapters
+from lora_profiler.trace.modeling.build import base_model
 
 
 class GptqLinear(nn.Module):

@@ -11,10 +11,10 @@ import sys
 import time
 from pathlib import Path
 
-from lora_profiler.harness.case import case_from_dict
-from lora_profiler.harness.process import die_with_parent
-from lora_profiler.records.locks import write_durably
-from lora_profiler.records.serialize import record_dict
+from lora_profiler.measuring.harness.case import case_from_dict
+from lora_profiler.measuring.harness.process import die_with_parent
+from lora_profiler.measuring.records.locks import write_durably
+from lora_profiler.measuring.records.serialize import record_dict
 from records import make_record
 
 REAL = (100, 101)
@@ -32,7 +32,8 @@ def main() -> None:
         lines.write(f"{seed}\n")
     if seed in REAL:
         os.execv(
-            sys.executable, [sys.executable, "-m", "lora_profiler.harness.entry", *sys.argv[1:]]
+            sys.executable,
+            [sys.executable, "-m", "lora_profiler.measuring.harness.entry", *sys.argv[1:]],
         )
     attempt = log.read_text().split().count(str(seed))
     if seed == LOSES_EVERY_WORKER or (seed == LOSES_ITS_WORKER_ONCE and attempt == 1):

@@ -4,7 +4,8 @@
     python tests/readme.py --update    runs every transcript again and writes its output into its
                                        page; the accuracy of the committed benchmark results into
                                        README.md, docs/index.md and docs/accuracy.md; what trainers
-                                       do by default into docs/reference/trainers.md
+                                       do by default into docs/reference/trainers.md; the rooms of
+                                       the code into docs/design.md
 
 A transcript is a fenced block of kind `console`: `$ command`, then everything that it prints.
 `{.console exit=1}`, which is how Python-Markdown has it, states an exit code other than 0. A
@@ -28,7 +29,9 @@ FOLDERS = ("benchmarks", "examples")
 """What transcripts name, by the paths that readers have."""
 PAGES = (README, *sorted((ROOT / "docs").rglob("*.md")))
 TRAINERS = ROOT / "docs" / "reference" / "trainers.md"
-_TRAINERS_BEGIN = "<!-- trainers: made of lora_profiler/stacks, to the end -->"
+DESIGN = ROOT / "docs" / "design.md"
+_ROOMS_BEGIN, _ROOMS_END = "<!-- rooms:begin -->", "<!-- rooms:end -->"
+_TRAINERS_BEGIN = "<!-- trainers: made of lora_profiler/facts/stacks, to the end -->"
 _BEGIN, _END = "<!-- accuracy:begin -->", "<!-- accuracy:end -->"
 _FENCE = re.compile(
     r"^```(?:\{\.)?(?P<kind>\w+)(?: exit=(?P<code>\d+)\})?\n(?P<body>.*?)^```$",
@@ -128,8 +131,19 @@ def with_trainers(page: Path, text: str) -> str:
     return f"{before}{_TRAINERS_BEGIN}\n\n{table()}"
 
 
+def with_rooms(page: Path, text: str) -> str:
+    """The page with the rooms of the package between its marks."""
+    if page != DESIGN:
+        return text
+    from house import drawing
+
+    before, _, rest = text.partition(_ROOMS_BEGIN)
+    _, _, after = rest.partition(_ROOMS_END)
+    return f"{before}{_ROOMS_BEGIN}\n\n{drawing()}\n{_ROOMS_END}{after}"
+
+
 def updated(page: Path) -> str:
-    text = with_trainers(page, with_accuracy(page, page.read_text("utf-8")))
+    text = with_rooms(page, with_trainers(page, with_accuracy(page, page.read_text("utf-8"))))
     for transcript in reversed(list(transcripts(text))):
         output, code = run(transcript.command)
         assert code == transcript.code, (

@@ -9,10 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lora_profiler.comparison.throughput import utilisation
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.prediction import FlopCount
-from lora_profiler.records.checks import (
+from lora_profiler.measuring.records.checks import (
     NOT_REHEARSED,
     cross_check_peaks,
     half_width_limit,
@@ -20,9 +18,16 @@ from lora_profiler.records.checks import (
     timing_flags,
     unequal_loss,
 )
-from lora_profiler.records.load import parsed_record
-from lora_profiler.records.record import REHEARSED, SCHEMA_VERSION, UNATTRIBUTED_SHARE, Record
-from lora_profiler.records.serialize import record_dict
+from lora_profiler.measuring.records.load import parsed_record
+from lora_profiler.measuring.records.record import (
+    REHEARSED,
+    SCHEMA_VERSION,
+    UNATTRIBUTED_SHARE,
+    Record,
+)
+from lora_profiler.measuring.records.serialize import record_dict
+from lora_profiler.memory.prediction import FlopCount
+from lora_profiler.runs.comparison.throughput import utilisation
 from private_text import private_text
 
 

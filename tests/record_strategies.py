@@ -8,11 +8,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from hypothesis import strategies as st
 
 import families
-from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import UsageError
+from lora_profiler.facts.catalog import find_model, model_from_config
+from lora_profiler.measuring.records.record import Conditions, Environment, Measurement, Record
 from lora_profiler.question.lora_config import IDLE_FIELDS
-from lora_profiler.records.record import Conditions, Environment, Measurement, Record
-from lora_profiler.workload import LoraConfig, PeftType, Quantization, TrainSetup, Workload
+from lora_profiler.question.workload import LoraConfig, PeftType, Quantization, TrainSetup, Workload
 
 MODELS = [
     find_model("gpt2"),

@@ -87,7 +87,7 @@ def is_changed(file: Path) -> bool:
 
 def changed_families() -> frozenset[str]:
     """Model types whose program lies in a file that is not as before the last commit."""
-    from lora_profiler.analytic.families import FAMILIES
+    from lora_profiler.memory.analytic.families import FAMILIES
 
     changed = map(Path, os.environ[CHANGED].split())
     modules = {file.stem for file in changed if file.parent.name == "families"}

@@ -11,8 +11,15 @@ from dataclasses import replace
 from typing import Any
 
 import families
-from lora_profiler.catalog import model_from_config
-from lora_profiler.prediction import (
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.measuring.records.record import (
+    Conditions,
+    Device,
+    Environment,
+    Measurement,
+    Record,
+)
+from lora_profiler.memory.prediction import (
     Details,
     FlopCount,
     Moment,
@@ -21,8 +28,7 @@ from lora_profiler.prediction import (
     Prediction,
     Step,
 )
-from lora_profiler.records.record import Conditions, Device, Environment, Measurement, Record
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
 
 MODEL = model_from_config(dict(families.TINY["gpt2"]), id="tiny-gpt2", source="file")
 WORKLOAD = Workload(

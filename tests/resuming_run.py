@@ -14,9 +14,9 @@ import sys
 import time
 from pathlib import Path
 
-from lora_profiler.records.locks import write_durably
-from lora_profiler.records.serialize import record_dict
-from lora_profiler.records.store import Store, finished
+from lora_profiler.measuring.records.locks import write_durably
+from lora_profiler.measuring.records.serialize import record_dict
+from lora_profiler.measuring.records.store import Store, finished
 from records import make_record
 
 POINTS = ("half a result", "result", "half a line", "line", "line on disk")

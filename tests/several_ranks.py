@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 
 import families
-from lora_profiler.catalog import model_from_config
-from lora_profiler.harness.memory_pass import MemoryResult, memory_pass
-from lora_profiler.harness.process_group import joined, spread
-from lora_profiler.harness.training import Training, TrainingBatches
-from lora_profiler.modeling import build_model, make_optimizer
-from lora_profiler.records.record import Conditions
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.measuring.harness.memory_pass import MemoryResult, memory_pass
+from lora_profiler.measuring.harness.process_group import joined, spread
+from lora_profiler.measuring.harness.training import Training, TrainingBatches
+from lora_profiler.measuring.records.record import Conditions
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.trace.modeling import build_model, make_optimizer
 
 MODEL = model_from_config(
     dict(families.TINY["llama"]) | {"vocab_size": 515}, id="tiny", source="test"

@@ -11,12 +11,12 @@ import pytest
 from agreement import totals
 from benchmarks.rehearsed.first_rank import rehearsed_first_rank
 from benchmarks.rehearsing import steady_bytes
-from lora_profiler.analytic import predict
-from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import UsageError
-from lora_profiler.gpu_platform import Platform
-from lora_profiler.traced.single_size import predict_once as by_trace
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.facts.catalog import find_gpu, find_model
+from lora_profiler.memory.analytic import predict
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.trace.single_size import predict_once as by_trace
 
 CARD = find_gpu("h100_sxm_80gb")
 BLAS_BYTES = 64 * 2**20

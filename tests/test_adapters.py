@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import truth
-from lora_profiler.adapters import RefusedTargetsError, adapters, saved_modules
-from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import UsageError
-from lora_profiler.workload import LoraConfig
+from lora_profiler.facts.catalog import find_model, model_from_config
+from lora_profiler.question.adapters import RefusedTargetsError, adapters, saved_modules
+from lora_profiler.question.workload import LoraConfig
 
 COUNTS = json.loads((Path(__file__).parent / "data" / "lora_counts.json").read_text())["models"]
 TARGETS = {
@@ -234,7 +234,7 @@ def test_peft_tables_are_pefts_own():
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as MAPPING
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-    from lora_profiler.adapters.targets import DEFAULT_TARGETS, PACKED_EXPERTS
+    from lora_profiler.question.adapters.targets import DEFAULT_TARGETS, PACKED_EXPERTS
 
     assert {
         k: list(v) if isinstance(v, tuple) else v for k, v in DEFAULT_TARGETS.items()

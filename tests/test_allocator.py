@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_profiler.compiled import allocator
-from lora_profiler.compiled.allocator import (
+from lora_profiler.memory.compiled import allocator
+from lora_profiler.memory.compiled.allocator import (
     Allocator,
     AllocatorPeak,
     ExpandablePool,
@@ -20,7 +20,7 @@ from lora_profiler.compiled.allocator import (
     replay,
     timeline,
 )
-from lora_profiler.compiled.trials import Trials
+from lora_profiler.memory.compiled.trials import Trials
 from lora_profiler.units import KIB, MIB
 
 # --- worked out by hand ---------------------------------------------------------------------------

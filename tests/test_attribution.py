@@ -2,8 +2,8 @@
 
 import pytest
 
-from lora_profiler.attribution import LOGITS, LOGITS_GRADIENT, Lifetimes, Mark, spans_of
-from lora_profiler.prediction import Category
+from lora_profiler.memory.attribution import LOGITS, LOGITS_GRADIENT, Lifetimes, Mark, spans_of
+from lora_profiler.memory.prediction import Category
 
 END = 80
 MARKS = [

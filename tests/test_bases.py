@@ -20,15 +20,21 @@ import cases
 import oracle
 import packed_layers
 from golden_files import Golden
-from lora_profiler.analytic import predict
-from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import LoraProfilerError, UsageError
-from lora_profiler.model_spec import StoredBase
+from lora_profiler.facts.catalog import find_model, model_from_config
+from lora_profiler.memory.analytic import predict
 from lora_profiler.planning import engine
 from lora_profiler.planning.setups import setup_for
-from lora_profiler.support.bases import BASES
-from lora_profiler.traced.sharded_on_meta import fake_group
-from lora_profiler.workload import LoraConfig, Quantization, QuantType, TrainSetup, Workload
+from lora_profiler.question.model_spec import StoredBase
+from lora_profiler.question.support.bases import BASES
+from lora_profiler.question.workload import (
+    LoraConfig,
+    Quantization,
+    QuantType,
+    TrainSetup,
+    Workload,
+)
+from lora_profiler.trace.sharded_on_meta import fake_group
 
 RECORDED = json.loads((Path(__file__).parent / "data" / "packed_layers.json").read_text("utf-8"))
 KINDS: tuple[QuantType, ...] = ("gptq", "awq", "fp8", "hqq")

@@ -10,7 +10,7 @@ import pytest
 
 from golden_files import Golden
 from lora_profiler import UsageError, lengths_of
-from lora_profiler.batching.batches import (
+from lora_profiler.question.batching.batches import (
     BATCHINGS,
     MEGABATCHES,
     batches_of,
@@ -19,8 +19,8 @@ from lora_profiler.batching.batches import (
     grouped_by_length,
     wrapped,
 )
-from lora_profiler.batching.data import lengths_from, read_lengths
-from lora_profiler.batching.files import read_data
+from lora_profiler.question.batching.data import lengths_from, read_lengths
+from lora_profiler.question.batching.files import read_data
 
 TRL = json.loads((Path(__file__).parent / "data" / "packed_by_trl.json").read_text())
 

@@ -12,19 +12,19 @@ import pytest
 
 import families
 from fake_nvml import FakeDevice, FakeNvml
-from lora_profiler.campaign import suites
-from lora_profiler.campaign.batch_search import predicted_start
-from lora_profiler.campaign.planned import planned, refuse_beyond, sorted_out
-from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UsageError
-from lora_profiler.harness import Case, MeasurementError, make_case
-from lora_profiler.harness import capabilities as device_choice
-from lora_profiler.harness.capabilities import check_device, present_device
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.measuring.harness import Case, MeasurementError, make_case
+from lora_profiler.measuring.harness import capabilities as device_choice
+from lora_profiler.measuring.harness.capabilities import check_device, present_device
+from lora_profiler.measuring.records.record import Conditions
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import predicted_largest_batch
 from lora_profiler.planning.reserve import Judged, held_bytes
-from lora_profiler.records.record import Conditions
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.runs.campaign import suites
+from lora_profiler.runs.campaign.batch_search import predicted_start
+from lora_profiler.runs.campaign.planned import planned, refuse_beyond, sorted_out
 
 LLAMA = model_from_config(dict(families.TINY["llama"]), id="tiny-llama", source="file")
 
@@ -234,7 +234,7 @@ def test_on_the_cpu_the_budget_counts_and_without_one_nothing_is_known() -> None
 def test_on_a_card_its_memory_less_the_reserve_counts(card: FakeDevice) -> None:
     start = predicted_start(case("cuda"))
     assert start is not None
-    from lora_profiler.catalog import find_gpu
+    from lora_profiler.facts.catalog import find_gpu
 
     setup, gpu = case("cuda").workload.setup, find_gpu("h100_sxm_80gb")
 
@@ -266,7 +266,7 @@ def test_an_unknown_card_is_judged_by_its_memory_and_no_card_not_at_all(
 
 
 def test_a_model_whose_activations_are_not_known_has_no_predicted_start() -> None:
-    from lora_profiler.catalog import find_model
+    from lora_profiler.facts.catalog import find_model
 
     setup = replace(case().workload.setup, seq_len=8)
     asked = make_case(

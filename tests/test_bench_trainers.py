@@ -18,18 +18,18 @@ from torch.profiler import ProfilerActivity, profile
 
 import families
 from lora_profiler import Workload, predict
-from lora_profiler.catalog import model_from_config
-from lora_profiler.harness import Case, make_case
-from lora_profiler.harness.memory_pass import MemoryResult, memory_pass
-from lora_profiler.harness.preflight import MeasurementError, refuse
-from lora_profiler.harness.trainer_refusals import LIBRARIES
-from lora_profiler.harness.trainers import make_trainer, trained_by
-from lora_profiler.harness.training import TrainingBatches
-from lora_profiler.harness.worker import measured
-from lora_profiler.optimizer import all_optimizers
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.measuring.harness import Case, make_case
+from lora_profiler.measuring.harness.memory_pass import MemoryResult, memory_pass
+from lora_profiler.measuring.harness.preflight import MeasurementError, refuse
+from lora_profiler.measuring.harness.trainer_refusals import LIBRARIES
+from lora_profiler.measuring.harness.trainers import make_trainer, trained_by
+from lora_profiler.measuring.harness.training import TrainingBatches
+from lora_profiler.measuring.harness.worker import measured
+from lora_profiler.measuring.records.record import Conditions
+from lora_profiler.measuring.records.serialize import record_dict, record_from_dict
 from lora_profiler.planning.setups import setup_for
-from lora_profiler.records.record import Conditions
-from lora_profiler.records.serialize import record_dict, record_from_dict
+from lora_profiler.question.optimizer import all_optimizers
 
 LLAMA = model_from_config(families.TINY["llama"] | {"vocab_size": 32_000}, id="tiny", source="test")
 NEWEST = {"transformers": "transformers@5.24", "trl-sft": "trl-sft@1.16", "trl-dpo": "trl-dpo@1.16"}

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.rehearsed import boundary
-from lora_profiler.catalog import find_model
-from lora_profiler.compiled.requests import requests_for
-from lora_profiler.compiled.trials import Trials
+from lora_profiler.facts.catalog import find_model
+from lora_profiler.memory.compiled.requests import requests_for
+from lora_profiler.memory.compiled.trials import Trials
 
 ROWS = boundary.latest_rows()
 SIMULATED = [row for row in ROWS if boundary.outcomes(row) and row["is_simulated"]]

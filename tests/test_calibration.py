@@ -12,8 +12,17 @@ from typing import Any
 import pytest
 
 import records
-from lora_profiler.calibration import calibrate as calibrating
-from lora_profiler.calibration.calibrate import (
+from lora_profiler.errors import UsageError
+from lora_profiler.measuring.harness import MeasurementError, make_case
+from lora_profiler.measuring.harness.machine import last_cache_bytes
+from lora_profiler.measuring.harness.preflight import refuse
+from lora_profiler.measuring.records.decode import decoded
+from lora_profiler.measuring.records.record import Conditions, Record
+from lora_profiler.memory.kernels import Gemm, Kernel, StepKernels
+from lora_profiler.question.workload import Device, Dtype, LoraConfig, TrainSetup, Workload
+from lora_profiler.steptime import Constants, Fixed, Rates
+from lora_profiler.steptime.calibration import calibrate as calibrating
+from lora_profiler.steptime.calibration.calibrate import (
     CONDITIONS,
     FIT_CASES,
     Micro,
@@ -24,14 +33,6 @@ from lora_profiler.calibration.calibrate import (
     measured_rates,
     tiny,
 )
-from lora_profiler.errors import UsageError
-from lora_profiler.harness import MeasurementError, make_case
-from lora_profiler.harness.machine import last_cache_bytes
-from lora_profiler.harness.preflight import refuse
-from lora_profiler.kernels import Gemm, Kernel, StepKernels
-from lora_profiler.records.decode import decoded
-from lora_profiler.records.record import Conditions, Record
-from lora_profiler.steptime import Constants, Fixed, Rates
 from lora_profiler.steptime.constants import FRESH_BYTES
 from lora_profiler.steptime.fit import (
     Fitted,
@@ -57,7 +58,6 @@ from lora_profiler.steptime.roofline import (
     tiled_flops,
     weights,
 )
-from lora_profiler.workload import Device, Dtype, LoraConfig, TrainSetup, Workload
 
 CPU = Rates(
     bandwidth=20e9, tensor_flops=5e9, fp32_flops=100e9, l2_bytes=32 * 2**20, processors=0,
@@ -189,7 +189,7 @@ def test_probes_of_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real probes, as short as they can be: every rate is there, none beyond what any machine
     does."""
     pytest.importorskip("torch")
-    from lora_profiler.calibration import probes
+    from lora_profiler.steptime.calibration import probes
 
     short = {"PROBE_SECONDS": 0.0, "BLOCK_SECONDS": 1e-3}
     for name, value in (short | dict.fromkeys(("LARGEST_BYTES", "FRESH_BYTES"), 2**22)).items():
@@ -209,7 +209,7 @@ def test_probes_of_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_operators_are_counted_as_the_tracer_counts_them() -> None:
     pytest.importorskip("torch")
-    from lora_profiler.calibration.probes import COLUMNS, OPERATORS, ROWS, moved_bytes
+    from lora_profiler.steptime.calibration.probes import COLUMNS, OPERATORS, ROWS, moved_bytes
 
     tensor = 4 * ROWS * COLUMNS
     tensors = {"silu": 2, "silu_backward": 3, "_log_softmax": 2, "_softmax_backward_data": 3}
@@ -331,7 +331,7 @@ def test_probes_multiply_in_the_format_that_the_card_has(
 ) -> None:
     """torch imitates bfloat16 on cards from before it, without an error."""
     torch = pytest.importorskip("torch")
-    from lora_profiler.calibration.probes import Probes
+    from lora_profiler.steptime.calibration.probes import Probes
 
     def is_bf16_supported(including_emulation: bool = True) -> bool:
         return including_emulation or supported
@@ -346,7 +346,7 @@ def test_probes_multiply_in_the_format_that_the_card_has(
 def test_steps_in_float16_have_losses(index: int) -> None:
     """Else a step would count as failed. AdamW's full one has none from its second step on."""
     pytest.importorskip("torch")
-    from lora_profiler.harness.worker import losses_alone
+    from lora_profiler.measuring.harness.worker import losses_alone
 
     workload = fit_cases("cpu", "float16", four_bit=True)[index]
     short = replace(workload, setup=replace(workload.setup, seq_len=16))
@@ -365,7 +365,7 @@ class Machine:
         self.fails: set[str] = set()
         self.slower: Mapping[str, float] = {}
         self.flags: tuple[Any, ...] = ()
-        from lora_profiler.traced import kernels
+        from lora_profiler.trace import kernels
 
         monkeypatch.setattr(kernels, "recorded", self.kernels)
         monkeypatch.setattr(

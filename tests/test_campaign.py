@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from lora_profiler.campaign.batch_search import LargestBatch, ProbeFailedError, largest_batch
-from lora_profiler.campaign.runs import MARGIN_SECONDS, Outcome, Schedule, run_cases
-from lora_profiler.harness import Case, Heartbeat, MeasurementInterrupted, make_case
-from lora_profiler.records.record import Conditions, Environment, Failure, Record
-from lora_profiler.records.serialize import record_dict
-from lora_profiler.records.store import Store
+from lora_profiler.measuring.harness import Case, Heartbeat, MeasurementInterrupted, make_case
+from lora_profiler.measuring.records.record import Conditions, Environment, Failure, Record
+from lora_profiler.measuring.records.serialize import record_dict
+from lora_profiler.measuring.records.store import Store
+from lora_profiler.runs.campaign.batch_search import LargestBatch, ProbeFailedError, largest_batch
+from lora_profiler.runs.campaign.runs import MARGIN_SECONDS, Outcome, Schedule, run_cases
 from records import WORKLOAD, make_record
 
 

@@ -15,22 +15,22 @@ import pytest
 
 from commands import in_python
 from golden_files import Golden
-from lora_profiler.adapters import adapters
-from lora_profiler.catalog import (
-    bundled_gpus,
-    bundled_models,
-    find_gpu,
-    find_model,
-    model_from_config,
-)
-from lora_profiler.catalog import config as cfg
 from lora_profiler.errors import (
     LoraProfilerError,
     ModelNotFoundError,
     UnsupportedModelError,
     UsageError,
 )
-from lora_profiler.workload import LoraConfig
+from lora_profiler.facts.catalog import (
+    bundled_gpus,
+    bundled_models,
+    find_gpu,
+    find_model,
+    model_from_config,
+)
+from lora_profiler.facts.catalog import config as cfg
+from lora_profiler.question.adapters import adapters
+from lora_profiler.question.workload import LoraConfig
 
 LLAMA = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64,
@@ -170,7 +170,7 @@ def test_a_config_with_a_bundled_models_fields_needs_no_torch():
     raw["text_config"] = {**raw["text_config"], "num_hidden_layers": 33}
     code = (
         "import sys, json; sys.modules['torch'] = None\n"
-        "from lora_profiler.catalog import model_from_config\n"
+        "from lora_profiler.facts.catalog import model_from_config\n"
         f"model_from_config(json.loads({json.dumps(raw)!r}), id='mine', source='mine.json')"
     )
     failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -284,7 +284,7 @@ def hub() -> Iterator[str]:
 def ask(name: str, endpoint: str, home: Path, call: str = "", before: str = "", **env: str) -> str:
     """What find_model says in a fresh process: 'id source parameters', or 'ErrorName: message'."""
     code = (
-        "from lora_profiler.catalog import find_model, hub; from lora_profiler.errors import"
+        "from lora_profiler.facts.catalog import find_model, hub; from lora_profiler.errors import"
         f" LoraProfilerError\n{before}\ntry: s = find_model({name!r}{call}); print(s.id, s.source,"
         " s.num_parameters)\nexcept LoraProfilerError as e: print(f'{type(e).__name__}: {e}')"
     )
@@ -470,7 +470,7 @@ def test_without_the_disk_no_name_is_a_path(tmp_path, monkeypatch):
 
 def test_a_process_that_must_not_load_torch_is_told_what_to_do_instead():
     code = (
-        "from lora_profiler.catalog import model_from_config; from lora_profiler.catalog.meta_build"
+        "from lora_profiler.facts.catalog import model_from_config; from lora_profiler.facts.catalog.meta_build"
         " import builds_refused\nwith builds_refused('Ask elsewhere.'):\n    try:"
         " model_from_config({'model_type': 'mamba'}, id='x', source='x.json')\n    except Exception"
         " as e: print(type(e).__name__, e)\nimport sys; assert 'torch' not in sys.modules and"

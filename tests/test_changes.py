@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import records
-from lora_profiler.comparison.regressions import (
+from lora_profiler.measuring.records.record import Record
+from lora_profiler.runs.comparison.regressions import (
     CHANGE_METRICS,
     Change,
     ChangeMetric,
@@ -20,7 +21,6 @@ from lora_profiler.comparison.regressions import (
     paired,
     setup_changes,
 )
-from lora_profiler.records.record import Record
 
 OTHER_TORCH = {"packages": {**records.PACKAGES, "torch": "2.14.0"}}
 L4 = replace(records.H100, name="NVIDIA L4", total_bytes=23_034 * 2**20, uuid_hash="bbbb")

@@ -15,12 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_profiler.analytic import predict
-from lora_profiler.catalog import find_model
+from lora_profiler.facts.catalog import find_model
+from lora_profiler.measuring.records.record import PhaseSample
+from lora_profiler.memory.analytic import predict
+from lora_profiler.memory.prediction import CATEGORIES, PHASES, CurvePoint
 from lora_profiler.planning.fit import SizeFit, Verdict
 from lora_profiler.planning.memory_savings import Lever
-from lora_profiler.prediction import CATEGORIES, PHASES, CurvePoint
-from lora_profiler.records.record import PhaseSample
+from lora_profiler.question.workload import LoraConfig, Method, TrainSetup, Workload
 from lora_profiler.report import labels, palette
 from lora_profiler.report.charts.bars import (
     CategoryBar,
@@ -59,7 +60,6 @@ from lora_profiler.report.learn import LoraLayer, committed, counts_chart
 from lora_profiler.report.measured import run_labels
 from lora_profiler.steptime import PARTS
 from lora_profiler.units import GIB, MIB, byte_unit, bytes_text, seconds_text
-from lora_profiler.workload import LoraConfig, Method, TrainSetup, Workload
 from records import make_record
 
 HOSTILE = (

@@ -24,11 +24,11 @@ from benching import SIZES, Answer, Bench, bench, record_of, statuses
 from commands import Done, refused
 from golden_files import Golden
 from lora_profiler.cli.main import main
-from lora_profiler.harness import Case, MeasurementInterrupted
-from lora_profiler.records.record import Conditions, Record
-from lora_profiler.records.store import Store
+from lora_profiler.measuring.harness import Case, MeasurementInterrupted
+from lora_profiler.measuring.records.record import Conditions, Record
+from lora_profiler.measuring.records.store import Store
+from lora_profiler.question.workload import Workload
 from lora_profiler.report.json.bench import bench_schema
-from lora_profiler.workload import Workload
 from waiting import wait_until
 
 __all__ = ["bench"]  # a fixture
@@ -103,7 +103,7 @@ def test_repeats_run_forth_and_back(bench: Bench) -> None:
 def test_without_device_it_is_the_accelerator_that_is_there(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lora_profiler.harness import capabilities as device_choice
+    from lora_profiler.measuring.harness import capabilities as device_choice
 
     monkeypatch.setattr(device_choice, "torch_version", lambda: "2.11.0+cpu")
     code, _, err = bench(str(bench.model), "-s", "24", "--method", "full")
@@ -401,8 +401,8 @@ def test_a_suite_of_the_source_tree_brings_its_own_cases(bench: Bench) -> None:
 def test_cases_of_a_suite_that_cannot_run_here_are_left_out_and_told_of(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lora_profiler.campaign import planned
-    from lora_profiler.harness.preflight import refuse
+    from lora_profiler.measuring.harness.preflight import refuse
+    from lora_profiler.runs.campaign import planned
 
     without = {"bitsandbytes"}
 
@@ -529,9 +529,9 @@ ON_A_TERMINAL = """
 import sys
 sys.path[:0] = sys.argv[1].split(":")
 from benching import record_of
-from lora_profiler.campaign import session
+from lora_profiler.runs.campaign import session
 from lora_profiler.cli.main import main
-from lora_profiler.harness import Heartbeat
+from lora_profiler.measuring.harness import Heartbeat
 
 def measure(case, *, progress, **options):
     import time
@@ -593,7 +593,7 @@ def processes_of(place: Path) -> Iterator[Path]:
             line = path.read_bytes().decode(errors="replace")
         except OSError:
             continue
-        if str(place) in line and "lora_profiler.harness.entry" in line:
+        if str(place) in line and "lora_profiler.measuring.harness.entry" in line:
             yield path.parent
 
 

@@ -10,11 +10,11 @@ import pytest
 import records
 import test_calibration
 from commands import Run
-from lora_profiler.calibration import calibrate as calibrating
-from lora_profiler.calibration.calibrate import Calibration, FittedStep, Progress
-from lora_profiler.harness import MeasurementError
-from lora_profiler.harness import capabilities as device_choice
+from lora_profiler.measuring.harness import MeasurementError
+from lora_profiler.measuring.harness import capabilities as device_choice
 from lora_profiler.report import progress
+from lora_profiler.steptime.calibration import calibrate as calibrating
+from lora_profiler.steptime.calibration.calibrate import Calibration, FittedStep, Progress
 from lora_profiler.steptime.fit import local_constants
 
 

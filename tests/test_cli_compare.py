@@ -21,16 +21,16 @@ import families
 import records
 from commands import Done, refused
 from golden_files import Golden
-from lora_profiler.analytic import predict
-from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.cli import compare as cli_compare
 from lora_profiler.cli.main import main
-from lora_profiler.comparison.errors import GROUPINGS, METRICS
-from lora_profiler.comparison.regressions import CHANGE_METRICS
-from lora_profiler.records.record import Failure, Record
-from lora_profiler.records.serialize import record_dict
+from lora_profiler.facts.catalog import find_model, model_from_config
+from lora_profiler.measuring.records.record import Failure, Record
+from lora_profiler.measuring.records.serialize import record_dict
+from lora_profiler.memory.analytic import predict
+from lora_profiler.question.workload import Workload
 from lora_profiler.report.json.bench import bench_schema
-from lora_profiler.workload import Workload
+from lora_profiler.runs.comparison.errors import GROUPINGS, METRICS
+from lora_profiler.runs.comparison.regressions import CHANGE_METRICS
 
 COMMITTED = Path(__file__).parents[1] / "benchmarks" / "records"
 LLAMA = model_from_config(dict(families.TINY["llama"]), id="tiny-llama", source="file")

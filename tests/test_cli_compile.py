@@ -13,14 +13,14 @@ pytest.importorskip("transformers")
 
 from commands import Run
 from families import TINY_BLOOM
-from lora_profiler.catalog import find_model
-from lora_profiler.compiled.evaluation import forget
-from lora_profiler.compiled.profile import Profile
 from lora_profiler.errors import CompileError, UnbuildableError
+from lora_profiler.facts.catalog import find_model
+from lora_profiler.memory.compiled.evaluation import forget
+from lora_profiler.memory.compiled.profile import Profile
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import engines_for, peak_bytes, predict
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
 from lora_profiler.report.json.predict import predict_schema
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 from tracing import share_traces
 
 
@@ -28,7 +28,7 @@ from tracing import share_traces
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     share_traces(monkeypatch)
     monkeypatch.setenv("LORA_PROFILER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("lora_profiler.traced._refused", set())
+    monkeypatch.setattr("lora_profiler.trace._refused", set())
     forget()
 
 
@@ -93,7 +93,7 @@ def test_with_a_card_other_sizes_are_traced_too_since_they_are_searched(
 
 
 def without_laws(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lora_profiler.traced import compiler
+    from lora_profiler.trace import compiler
 
     def refuse(workload: Workload) -> Profile:
         raise CompileError("no law")
@@ -104,7 +104,7 @@ def without_laws(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_profile_that_cannot_be_trusted_leaves_the_others(
     run: Run, config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lora_profiler.traced import compiler
+    from lora_profiler.trace import compiler
 
     real = compiler.compile_profile
 
@@ -124,7 +124,7 @@ def test_a_profile_that_cannot_be_trusted_leaves_the_others(
 def test_auto_traces_the_size_asked_where_no_profile_can_be_trusted(
     run: Run, config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lora_profiler.traced import compiler
+    from lora_profiler.trace import compiler
 
     tried = []
 
@@ -168,7 +168,7 @@ def test_auto_means_the_same_from_python_as_on_the_command_line(run: Run, config
 def test_one_method_without_a_trusted_profile_leaves_the_other_s(
     config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lora_profiler.traced import compiler
+    from lora_profiler.trace import compiler
 
     real, tried = compiler.compile_profile, []
 
@@ -194,7 +194,7 @@ def test_one_method_without_a_trusted_profile_leaves_the_other_s(
 def test_a_step_that_cannot_be_traced_is_said_from_python_too(
     config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lora_profiler.traced import compiler
+    from lora_profiler.trace import compiler
 
     def fail(workload: Workload) -> Profile:
         raise UnbuildableError("no such operator.")

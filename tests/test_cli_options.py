@@ -13,9 +13,9 @@ from commands import lora_profile
 from golden_files import Golden
 from lora_profiler.cli.main import root
 from lora_profiler.cli.option_groups import TEXT_WIDTH, num_rare, shown_options
-from lora_profiler.option import GROUP_TITLES
+from lora_profiler.question.option import GROUP_TITLES
+from lora_profiler.question.workload import OPTIONS
 from lora_profiler.trainer_files.reading import FRAMEWORKS, lone_key
-from lora_profiler.workload import OPTIONS
 
 VERBS = {verb: root.get_command(click.Context(root), verb) for verb in root.list_commands(None)}  # type: ignore[arg-type]
 

@@ -12,8 +12,8 @@ import pytest
 
 from benching import Bench, bench, record_of, statuses
 from lora_profiler.cli.main import main
-from lora_profiler.records.record import Record
-from lora_profiler.records.serialize import record_dict
+from lora_profiler.measuring.records.record import Record
+from lora_profiler.measuring.records.serialize import record_dict
 from lora_profiler.report.page import embedded_data
 from records import LORA_WORKLOAD, make_record
 

@@ -21,12 +21,12 @@ from benchmarks.pages import RESULTS
 from claim_subjects import EFFORT, LLAMA, break_peft, quietly, scaled_by_alpha
 from commands import Run, in_python, refused
 from loading import modules_after
-from lora_profiler.catalog import find_model
 from lora_profiler.errors import ModelNotFoundError, UsageError
+from lora_profiler.facts.catalog import find_model
 from lora_profiler.mathematics import sources, verify
 from lora_profiler.mathematics.sources import Request, hub_folder, open_subject
 from lora_profiler.mathematics.subject import Subject
-from lora_profiler.records.record import Device, Environment
+from lora_profiler.measuring.records.record import Device, Environment
 from lora_profiler.report import claims
 from lora_profiler.report.blocks import Table, table
 from lora_profiler.report.claims import CLAIMS

@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
-from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.cli.main import root
 from lora_profiler.errors import UsageError
+from lora_profiler.facts.catalog import find_gpu, find_model
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.placement import find_cluster, find_network, plan, world_sizes
 from lora_profiler.planning.reserve import held_bytes, judge, reserve_for
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
 from lora_profiler.units import MIB
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 LLAMA = "meta-llama/Llama-3.1-8B"
 SETUP = TrainSetup(checkpointing=True)

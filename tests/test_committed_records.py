@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.suites import suites
+from lora_profiler.measuring.records.load import read_records
+from lora_profiler.measuring.records.record import Record
+from lora_profiler.measuring.records.serialize import record_dict
 from lora_profiler.planning.engine import predict
-from lora_profiler.records.load import read_records
-from lora_profiler.records.record import Record
-from lora_profiler.records.serialize import record_dict
 from record_checks import check_folder, impossible
 from records import H100, WORKLOAD, make_record
 

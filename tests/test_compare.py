@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 
 import families
 import records
-from lora_profiler.analytic import predict
-from lora_profiler.catalog import find_model, model_from_config
-from lora_profiler.comparison.errors import (
+from lora_profiler.facts.catalog import find_model, model_from_config
+from lora_profiler.measuring.records.record import STATUSES
+from lora_profiler.memory.analytic import predict
+from lora_profiler.memory.prediction import Details, DeviceMemory, Prediction
+from lora_profiler.question.workload import Workload
+from lora_profiler.runs.comparison.errors import (
     METRICS,
     TOTAL,
     Comparison,
@@ -23,9 +26,6 @@ from lora_profiler.comparison.errors import (
     misses,
     summary,
 )
-from lora_profiler.prediction import Details, DeviceMemory, Prediction
-from lora_profiler.records.record import STATUSES
-from lora_profiler.workload import Workload
 from record_checks import problems
 
 
@@ -154,7 +154,7 @@ def test_the_allocator_of_a_run_that_failed_is_not_simulated(
     def never(prediction: Prediction) -> DeviceMemory:
         raise AssertionError("simulated")
 
-    monkeypatch.setattr("lora_profiler.compiled.details.device_memory_of", never)
+    monkeypatch.setattr("lora_profiler.memory.compiled.details.device_memory_of", never)
     on_card = replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, device="cuda"))
     record = records.make_record(on_card, device=records.H100, status="oom", **ON_CARD)
     prediction = records.make_prediction(record.workload, has_tape=True, details=None)

@@ -15,23 +15,28 @@ pytest.importorskip("transformers")
 import families
 import oracle
 from agreement import totals
-from lora_profiler import traced
-from lora_profiler.catalog import find_gpu, find_model, model_from_config
-from lora_profiler.compiled import has_profile, library, peak_bytes, predict, predict_with
-from lora_profiler.compiled.evaluation import forget
-from lora_profiler.compiled.profile import Profile, ProfileError, packed, profile_key, unpacked
-from lora_profiler.compiled.regime import one_of_each_regime, regime_of
 from lora_profiler.errors import CompileError, NoProfileError
-from lora_profiler.modeling import build_model
+from lora_profiler.facts.catalog import find_gpu, find_model, model_from_config
+from lora_profiler.memory.compiled import has_profile, library, peak_bytes, predict, predict_with
+from lora_profiler.memory.compiled.evaluation import forget
+from lora_profiler.memory.compiled.profile import (
+    Profile,
+    ProfileError,
+    packed,
+    profile_key,
+    unpacked,
+)
+from lora_profiler.memory.compiled.regime import one_of_each_regime, regime_of
 from lora_profiler.planning import engine
 from lora_profiler.planning.fit import fit
-from lora_profiler.traced import tracer
-from lora_profiler.traced.compiler import compile_profile, tape_signature
-from lora_profiler.traced.flat import Flat, flat
-from lora_profiler.traced.layouts import at_depth, layout_of
-from lora_profiler.traced.run import trace
-from lora_profiler.traced.single_size import predict_once
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.trace import tracer
+from lora_profiler.trace.compiler import compile_profile, tape_signature
+from lora_profiler.trace.flat import Flat, flat
+from lora_profiler.trace.layouts import at_depth, layout_of
+from lora_profiler.trace.modeling import build_model
+from lora_profiler.trace.run import trace
+from lora_profiler.trace.single_size import predict_once
 from tracing import share_traces, traced_once
 
 BASE = TrainSetup(device="cuda", batch_size=2, seq_len=64)
@@ -386,7 +391,7 @@ def test_a_tape_that_changes_with_the_size_is_refused(
 ) -> None:
     """As if a kernel took another path from some length on, which the config does not name; of a
     length that no point of the fit reaches it is found at the longest sequence."""
-    from lora_profiler.traced import compiler
+    from lora_profiler.trace import compiler
 
     def build(asked: Workload) -> Any:
         model = build_model(asked, device="meta")
@@ -403,8 +408,8 @@ def test_a_folded_tape_that_loses_a_tensor_at_another_depth_is_not_folded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As of GPT-BigCode's QLoRA under autocast: what a layer frees is not born in each."""
-    from lora_profiler.compiled.tape import Tape
-    from lora_profiler.traced import compiler
+    from lora_profiler.memory.compiled.tape import Tape
+    from lora_profiler.trace import compiler
 
     class Lost(Tape):
         def expand(self, units: int) -> Any:
@@ -422,7 +427,7 @@ def test_a_step_that_no_profile_holds_is_traced_at_its_own_size(
     def refuse(asked: Workload) -> Profile:
         raise CompileError("its tape changes with the size")
 
-    monkeypatch.setattr(traced, "compile_profile", refuse)
+    monkeypatch.setattr("lora_profiler.trace.compile_profile", refuse)
     asked = workload("llama", LORA, **SMOLLM3)
     said = engine.predict(asked, "traced")
     assert said.engine == "traced"
@@ -510,7 +515,7 @@ def test_shortcuts_change_nothing(
 
 
 def test_a_size_beyond_polynomials_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lora_profiler.traced import compiler
+    from lora_profiler.trace import compiler
 
     def build(asked: Workload) -> Any:
         import torch

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from lora_profiler.adapters import adapters
-from lora_profiler.catalog import config as cfg
-from lora_profiler.catalog import model_from_config
-from lora_profiler.catalog.bundled import rows
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.workload import LoraConfig
+from lora_profiler.facts.catalog import config as cfg
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.facts.catalog.bundled import rows
+from lora_profiler.question.adapters import adapters
+from lora_profiler.question.workload import LoraConfig
 
 SEED = 20261125
 FILES = 5_000

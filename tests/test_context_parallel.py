@@ -11,16 +11,16 @@ import pytest
 import cases
 from agreement import totals
 from benchmarks.rehearsed.context_rank import NARROW, type_config
-from lora_profiler.analytic import predict
-from lora_profiler.catalog import find_gpu, model_from_config
 from lora_profiler.errors import UsageError
-from lora_profiler.gpu_platform import Platform
+from lora_profiler.facts.catalog import find_gpu, model_from_config
+from lora_profiler.memory.analytic import predict
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.placement import find_network
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.planning.timing import step_time
-from lora_profiler.support.check import check
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.support.check import check
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
 
 DATA = Path(__file__).parent / "data" / "context_rehearsed.json"
 ROWS = json.loads(DATA.read_text("utf-8"))["rows"]

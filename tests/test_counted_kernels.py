@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 
 import families
 import truth
-from lora_profiler.analytic import predict
-from lora_profiler.analytic.kernels import counted_kernels
-from lora_profiler.catalog import find_gpu, find_model, model_from_config
 from lora_profiler.errors import UncountedError
-from lora_profiler.gpu_platform import Platform
-from lora_profiler.kernels import Kernel, lumped
-from lora_profiler.model_spec import ModelSpec
+from lora_profiler.facts.catalog import find_gpu, find_model, model_from_config
+from lora_profiler.memory.analytic import predict
+from lora_profiler.memory.analytic.kernels import counted_kernels
+from lora_profiler.memory.kernels import Kernel, lumped
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.workload import LoraConfig, Quantization, Sharding, TrainSetup, Workload
 from lora_profiler.steptime import predict_step_time
 from lora_profiler.steptime.roofline import update_bytes
-from lora_profiler.traced.kernels import step_kernels
-from lora_profiler.workload import LoraConfig, Quantization, Sharding, TrainSetup, Workload
+from lora_profiler.trace.kernels import step_kernels
 from truth import by_kernel
 
 WIDTH = {

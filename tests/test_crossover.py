@@ -20,9 +20,9 @@ from lora_profiler import (
 )
 from lora_profiler.planning.crossover import HIGHEST_RANK, Crossover
 from lora_profiler.planning.engine import peak_bytes
+from lora_profiler.question.workload import Method
 from lora_profiler.report.decision.crossover import crossover_blocks, sentences
 from lora_profiler.report.terminal import plain
-from lora_profiler.workload import Method
 
 MODEL = find_model("Qwen/Qwen2.5-0.5B")
 LORA = TrainSetup(lora=LoraConfig())

@@ -37,22 +37,23 @@ from dashboard_app import (
     with_all_settings,
     written,
 )
-from lora_profiler.catalog import bundled_gpus, bundled_models, find_gpu, find_model
 from lora_profiler.dashboard import link, predict_page
 from lora_profiler.dashboard.question import SETUP_OPTIONS, completed
-from lora_profiler.evidence import (
+from lora_profiler.facts.catalog import bundled_gpus, bundled_models, find_gpu, find_model
+from lora_profiler.facts.evidence import (
     interval,
     measured_memory,
     measured_steps,
     not_rehearsed,
     own_rows,
 )
+from lora_profiler.measuring.records.record import Failure
+from lora_profiler.measuring.records.serialize import record_dict
 from lora_profiler.planning.answers import Answer, answers
 from lora_profiler.planning.diagnostics import activation_excess
 from lora_profiler.planning.fit import smallest_cards
 from lora_profiler.planning.setups import setup_for
-from lora_profiler.records.record import Failure
-from lora_profiler.records.serialize import record_dict
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.report import labels
 from lora_profiler.report.answer.predictions import model_blocks
 from lora_profiler.report.answer.short_answer import room
@@ -69,7 +70,6 @@ from lora_profiler.units import (
     seconds_text,
     short_in_unit,
 )
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 pytestmark = pytest.mark.usefixtures("own_window")
 
@@ -759,7 +759,7 @@ def test_names_from_elsewhere_are_text(keep: Keep) -> None:
 
 
 def json_id(path: Path, place: int) -> str:
-    from lora_profiler.records.load import read_records
+    from lora_profiler.measuring.records.load import read_records
 
     return read_records(path).records[place].id
 

@@ -21,8 +21,8 @@ from dashboard_app import VIEWS
 from figure_texts import crowded
 from lora_profiler import Workload, find_model, setup_for
 from lora_profiler.dashboard.link import PAGES
-from lora_profiler.records.load import read_records
-from lora_profiler.records.serialize import record_dict
+from lora_profiler.measuring.records.load import read_records
+from lora_profiler.measuring.records.serialize import record_dict
 from lora_profiler.report.page import embedded_data
 from lora_profiler.report.palette import PAPER
 from lora_profiler.trainer_files.writing import written as written_file

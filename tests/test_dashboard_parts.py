@@ -22,9 +22,6 @@ import lora_profiler
 import records
 from dashboard_app import ROOT, figures, opened, problems, tags_of, text_of, texts
 from lora_profiler._common.printable import printable
-from lora_profiler.catalog import find_gpu, find_model
-from lora_profiler.comparison.scored import scored
-from lora_profiler.comparison.throughput import throughput
 from lora_profiler.dashboard import export, following, measuring, widgets
 from lora_profiler.dashboard import records as shown_records
 from lora_profiler.dashboard import settings as served
@@ -34,20 +31,23 @@ from lora_profiler.dashboard.following import AlreadyRunningError
 from lora_profiler.dashboard.measure_page import where
 from lora_profiler.dashboard.measuring import BenchConditions, Measuring, read_case
 from lora_profiler.dashboard.question import Question
+from lora_profiler.facts.catalog import find_gpu, find_model
+from lora_profiler.measuring.records.load import StoreError
+from lora_profiler.measuring.records.record import Failure
+from lora_profiler.measuring.records.serialize import record_dict
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import BEYOND, batches, fit, lengths, size_fits
 from lora_profiler.planning.setups import DEFAULTS
-from lora_profiler.records.load import StoreError
-from lora_profiler.records.record import Failure
-from lora_profiler.records.serialize import record_dict
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
 from lora_profiler.report.blocks import Bar, Bars, Row, Table, Verdict, heading, paragraph
 from lora_profiler.report.measured.comparisons import run_name
 from lora_profiler.report.page import embedded_data
 from lora_profiler.report.page.accuracy import errors_drawing, scatter_drawing
 from lora_profiler.report.page.write import drawn
 from lora_profiler.report.parts import Card, Drawing
+from lora_profiler.runs.comparison.scored import scored
+from lora_profiler.runs.comparison.throughput import throughput
 from lora_profiler.units import GIB
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 from waiting import wait_until
 
 # --- text -----------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from lora_profiler._common.messages import WARNING, message_lines, messages_in
-from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.cli.bench import bench_command
 from lora_profiler.cli.main import predict_command, root
 from lora_profiler.cli.options import given as is_given
@@ -36,13 +35,14 @@ from lora_profiler.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from lora_profiler.gpu_platform import Platform
-from lora_profiler.option import MAX_SIZE
+from lora_profiler.facts.catalog import find_gpu, find_model
+from lora_profiler.facts.stacks import TRAINERS
 from lora_profiler.planning.engine import ENGINES, rules_know
 from lora_profiler.planning.setups import CPU_DEFAULTS
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.option import MAX_SIZE
 from lora_profiler.report.first_screen import Run
 from lora_profiler.report.page import embedded_data, report_content, write_page
-from lora_profiler.stacks import TRAINERS
 
 MODELS = ("openai-community/gpt2", "HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen3-0.6B")
 TEXTS = st.text(

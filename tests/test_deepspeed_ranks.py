@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from lora_profiler.analytic import predict
-from lora_profiler.analytic.deepspeed import piece_bytes
-from lora_profiler.analytic.predict import LAYER_ERROR
-from lora_profiler.analytic.sharding import Piece
-from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UsageError
-from lora_profiler.prediction import Prediction
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.memory.analytic import predict
+from lora_profiler.memory.analytic.deepspeed import piece_bytes
+from lora_profiler.memory.analytic.predict import LAYER_ERROR
+from lora_profiler.memory.analytic.sharding import Piece
+from lora_profiler.memory.prediction import Prediction
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
 
 MEASURED: dict[str, Any] = json.loads(
     (Path(__file__).parent / "data" / "deepspeed_ranks.json").read_text("utf-8")

@@ -10,15 +10,15 @@ import pytest
 
 from agreement import totals
 from benchmarks.rehearsed.deepspeed_rank import config_of
-from lora_profiler.analytic import predict
-from lora_profiler.analytic.zero3_fetching import gathered
-from lora_profiler.catalog import find_gpu, model_from_config
 from lora_profiler.errors import UsageError
-from lora_profiler.gpu_platform import Platform
+from lora_profiler.facts.catalog import find_gpu, model_from_config
+from lora_profiler.memory.analytic import predict
+from lora_profiler.memory.analytic.zero3_fetching import gathered
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.timing import step_time
-from lora_profiler.prediction import Prediction
-from lora_profiler.support.check import check
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.support.check import check
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 REHEARSED: dict[str, Any] = json.loads(
     (Path(__file__).parent / "data" / "deepspeed_rehearsed.json").read_text("utf-8")

@@ -3,7 +3,7 @@ public logs show them."""
 
 import pytest
 
-from lora_profiler.catalog import bundled_gpus, match_device
+from lora_profiler.facts.catalog import bundled_gpus, match_device
 
 MIB = 2**20
 

@@ -18,16 +18,29 @@ import several_ranks
 import time_limit
 from lora_profiler.cli.main import main
 from lora_profiler.errors import UsageError
-from lora_profiler.harness import Case, Heartbeat, MeasurementError, make_case, measure_case, runner
-from lora_profiler.harness.case import case_dict
-from lora_profiler.harness.gather import gathered, rank_result, with_reference
-from lora_profiler.harness.preflight import refuse
+from lora_profiler.measuring.harness import (
+    Case,
+    Heartbeat,
+    MeasurementError,
+    make_case,
+    measure_case,
+    runner,
+)
+from lora_profiler.measuring.harness.case import case_dict
+from lora_profiler.measuring.harness.gather import gathered, rank_result, with_reference
+from lora_profiler.measuring.harness.preflight import refuse
+from lora_profiler.measuring.records.record import Conditions, Failure, Record
+from lora_profiler.measuring.records.serialize import record_dict, record_from_dict
 from lora_profiler.planning.engine import predict
-from lora_profiler.records.record import Conditions, Failure, Record
-from lora_profiler.records.serialize import record_dict, record_from_dict
+from lora_profiler.question.workload import (
+    LoraConfig,
+    Optimizer,
+    Quantization,
+    TrainSetup,
+    Workload,
+)
 from lora_profiler.report.json.bench import bench_payload
 from lora_profiler.report.measured.measurements import ranks_lines, ranks_table
-from lora_profiler.workload import LoraConfig, Optimizer, Quantization, TrainSetup, Workload
 from record_checks import problems
 from records import ENVIRONMENT, make_record
 from several_ranks import FULL, LORA, MODEL, SETUPS
@@ -133,7 +146,7 @@ def test_a_case_of_two_ranks_is_one_record(monkeypatch: pytest.MonkeyPatch) -> N
 BEGINNING = """
     import json, os, signal, sys, time
     from pathlib import Path
-    from lora_profiler.harness.process import die_with_parent
+    from lora_profiler.measuring.harness.process import die_with_parent
     die_with_parent()
     rank = int(os.environ["RANK"])
     def say(line):
@@ -214,7 +227,7 @@ def test_a_rank_that_failed_leaves_at_once(tmp_path: Path) -> None:
     destructor, can wait for the others."""
     program = """
         import atexit, sys, time
-        from lora_profiler.harness.worker import main
+        from lora_profiler.measuring.harness.worker import main
         atexit.register(time.sleep, 600)
         print("its last words", end="")
         sys.exit(main(sys.argv[1:]))

@@ -12,8 +12,8 @@ import pytest
 
 from commands import lora_profile
 from fake_nvml import FakeDevice, FakeNvml
-from lora_profiler.harness import doctor
-from lora_profiler.harness.capabilities import Abilities, abilities
+from lora_profiler.measuring.harness import doctor
+from lora_profiler.measuring.harness.capabilities import Abilities, abilities
 
 ROOT = Path(__file__).parent.parent
 HAS_TORCH = find_spec("torch") is not None
@@ -168,7 +168,7 @@ def test_a_torch_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_without_torch_no_process_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_profiler.harness.capabilities.find_spec", lambda name: None)
+    monkeypatch.setattr("lora_profiler.measuring.harness.capabilities.find_spec", lambda name: None)
     monkeypatch.setattr("subprocess.run", None)
     assert abilities() == Abilities(problem="torch is not installed")
 

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 import families
-from lora_profiler.campaign.interrupts import Interrupt, last_when_interrupted
-from lora_profiler.harness import MeasurementInterrupted
-from lora_profiler.harness.case import make_case
-from lora_profiler.records.locks import WorkingFolder
-from lora_profiler.records.record import Failure
-from lora_profiler.records.store import Store
+from lora_profiler.measuring.harness import MeasurementInterrupted
+from lora_profiler.measuring.harness.case import make_case
+from lora_profiler.measuring.records.locks import WorkingFolder
+from lora_profiler.measuring.records.record import Failure
+from lora_profiler.measuring.records.store import Store
+from lora_profiler.runs.campaign.interrupts import Interrupt, last_when_interrupted
 from records import WORKLOAD, make_record
 from waiting import alive, wait_until
 
@@ -32,7 +32,7 @@ CHILD = """
 import json, os, sys, time
 from dataclasses import asdict
 from pathlib import Path
-from lora_profiler.harness.process import die_with_parent
+from lora_profiler.measuring.harness.process import die_with_parent
 from records import make_record
 
 die_with_parent()
@@ -45,9 +45,9 @@ time.sleep(600)
 BENCH = """
 import os, signal, sys
 from functools import partial
-from lora_profiler.campaign import session
+from lora_profiler.runs.campaign import session
 from lora_profiler.cli.main import main
-from lora_profiler.harness import measure_case
+from lora_profiler.measuring.harness import measure_case
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever started the tests may ignore it
 signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -17,11 +17,21 @@ import pytest
 import lora_profiler
 from commands import in_python
 from fake_nvml import FakeDevice, FakeNvml
-from lora_profiler.harness import machine
-from lora_profiler.harness.environment import environment, public_command, public_word, source
-from lora_profiler.harness.machine import CpuTimes, cpu_times, other_cpu_share, resident_bytes
-from lora_profiler.records.decode import decoded
-from lora_profiler.records.record import Environment
+from lora_profiler.measuring.harness import machine
+from lora_profiler.measuring.harness.environment import (
+    environment,
+    public_command,
+    public_word,
+    source,
+)
+from lora_profiler.measuring.harness.machine import (
+    CpuTimes,
+    cpu_times,
+    other_cpu_share,
+    resident_bytes,
+)
+from lora_profiler.measuring.records.decode import decoded
+from lora_profiler.measuring.records.record import Environment
 from private_text import private_text
 
 ROOT = Path(__file__).parent.parent
@@ -133,7 +143,7 @@ def test_a_setting_that_torch_refuses_to_tell_is_left_out() -> None:
     pytest.importorskip("torch")
     code = (
         "import torch; torch.backends.cuda.matmul.fp32_precision = 'tf32'\n"
-        "from lora_profiler.harness.environment import environment\n"
+        "from lora_profiler.measuring.harness.environment import environment\n"
         "found = environment('cuda', command=None).variables\n"
         "print(found['matmul.fp32_precision'], 'matmul.allow_tf32' in found)"
     )
@@ -345,7 +355,7 @@ def test_peak_resident_bytes_stay_and_are_the_process_s_own() -> None:
     """A process started by a large one: on Linux its `ru_maxrss` begins at what the large one
     held."""
     child = (
-        "from lora_profiler.harness.machine import *; held = bytearray(b'x') * (90 << 20); del"
+        "from lora_profiler.measuring.harness.machine import *; held = bytearray(b'x') * (90 << 20); del"
         " held; print(peak_resident_bytes())"
     )
     code = (
@@ -469,7 +479,7 @@ def test_our_processors_are_those_of_all_threads() -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two processors")
     code = (
-        "import os, threading; from lora_profiler.harness.machine import cpu_times\na, b, *_ ="
+        "import os, threading; from lora_profiler.measuring.harness.machine import cpu_times\na, b, *_ ="
         " os.sched_getaffinity(0); os.sched_setaffinity(0, {a}); print(cpu_times().cpus == {a})\ngo"
         " = threading.Event(); bound = threading.Event()\nthreading.Thread(target=lambda:"
         " (os.sched_setaffinity(0, {b}), bound.set(), go.wait())).start()\nbound.wait();"
@@ -504,7 +514,7 @@ to."""
 PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
 WATCH = f"""
 import json, subprocess, sys
-from lora_profiler.harness.machine import cpu_times
+from lora_profiler.measuring.harness.machine import cpu_times
 hog = subprocess.Popen([sys.executable, "-c", {HOG!r}], **{PIPES}) if sys.argv[1:] else None
 before = cpu_times()
 if hog:

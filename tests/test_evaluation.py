@@ -16,20 +16,20 @@ import torch
 import cases
 import families
 import oracle
-from lora_profiler.analytic import predict
-from lora_profiler.analytic.predict import EVALUATED_LAYER_ERROR
-from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import UsageError
-from lora_profiler.harness.memory_pass import MemoryResult, memory_pass
-from lora_profiler.harness.training import Training, TrainingBatches
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.modeling import make_optimizer
+from lora_profiler.facts.catalog import find_model, model_from_config
+from lora_profiler.measuring.harness.memory_pass import MemoryResult, memory_pass
+from lora_profiler.measuring.harness.training import Training, TrainingBatches
+from lora_profiler.measuring.records.record import Conditions
+from lora_profiler.memory.analytic import predict
+from lora_profiler.memory.analytic.predict import EVALUATED_LAYER_ERROR
+from lora_profiler.memory.prediction import Moment, Prediction
 from lora_profiler.planning.engine import predict as predict_by
-from lora_profiler.prediction import Moment, Prediction
-from lora_profiler.records.record import Conditions
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
 from lora_profiler.report.setup_words import training_line
-from lora_profiler.traced.single_size import predict_once
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.trace.modeling import make_optimizer
+from lora_profiler.trace.single_size import predict_once
 
 LORA = LoraConfig(r=4)
 BASE = TrainSetup(batch_size=1, seq_len=24, eval_batch_size=8, optimizer_impl="fused")

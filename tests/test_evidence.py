@@ -17,8 +17,8 @@ from benchmarks.public.memory import memory_row, memory_rows
 from benchmarks.public.packaged import OWN, memory_document, step_document
 from benchmarks.public.replay import ROWS
 from golden_files import Golden
-from lora_profiler.catalog import find_model
-from lora_profiler.evidence import (
+from lora_profiler.facts.catalog import find_model
+from lora_profiler.facts.evidence import (
     command_shares,
     interval,
     measured_memory,
@@ -27,11 +27,20 @@ from lora_profiler.evidence import (
     own_rows,
     unexpressed,
 )
-from lora_profiler.evidence.documents import document
+from lora_profiler.facts.evidence.documents import document
+from lora_profiler.facts.stacks import Gap, Trainer, find_stack
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.planning.unknowns import peak_interval
+from lora_profiler.question.workload import (
+    LoraConfig,
+    Method,
+    Quantization,
+    Sharding,
+    TrainSetup,
+    Workload,
+)
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Paragraph
 from lora_profiler.report.evidence import (
@@ -50,8 +59,6 @@ from lora_profiler.report.evidence import (
 from lora_profiler.report.json.predict import predict_schema
 from lora_profiler.report.page.content import public_section
 from lora_profiler.report.parts import Fold
-from lora_profiler.stacks import Gap, Trainer, find_stack
-from lora_profiler.workload import LoraConfig, Method, Quantization, Sharding, TrainSetup, Workload
 
 
 def results(name: str) -> Any:
@@ -324,7 +331,9 @@ def test_the_method_goes_before_checkpointing_and_that_before_the_type(
         ("far", [other_type, far]),
         ("far", [replace(found, cards=2), replace(found, reading="at rest"), far]),
     ):
-        monkeypatch.setattr("lora_profiler.evidence.memory.measured_memory", lambda rows=rows: rows)
+        monkeypatch.setattr(
+            "lora_profiler.facts.evidence.memory.measured_memory", lambda rows=rows: rows
+        )
         assert nearest_peak(asked("lora", checkpointing=True, tokens=(4, 4096))).id == near
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lora_profiler.harness.failures import failure_of, status_of
-from lora_profiler.records.record import Status
+from lora_profiler.measuring.harness.failures import failure_of, status_of
+from lora_profiler.measuring.records.record import Status
 
 ALLOCATOR, SYMMETRIC = (
     f"/pytorch/{path}.cpp"

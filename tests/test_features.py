@@ -11,9 +11,9 @@ import pytest
 
 import lora_profiler
 from loading import modules_after
-from lora_profiler.feature import Kind, has_file, names, part
-from lora_profiler.loss import CORE, all_losses
-from lora_profiler.optimizer import all_optimizers
+from lora_profiler.question.feature import Kind, has_file, names, part
+from lora_profiler.question.loss import CORE, all_losses
+from lora_profiler.question.optimizer import all_optimizers
 
 PACKAGE = Path(lora_profiler.__file__).parent
 KINDS: tuple[Kind, ...] = ("losses", "optimizers")

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from commands import Run
-from lora_profiler.campaign.suites import read_case, write_cases
-from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.cli.click_support import print_json
 from lora_profiler.dashboard.question import Question, from_params
 from lora_profiler.errors import UsageError
-from lora_profiler.harness import make_case
+from lora_profiler.facts.catalog import find_gpu, find_model
+from lora_profiler.measuring.harness import make_case
+from lora_profiler.measuring.records.record import Conditions
 from lora_profiler.planning.placement import Network, find_cluster, find_network
-from lora_profiler.records.record import Conditions
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.runs.campaign.suites import read_case, write_cases
 from lora_profiler.units import parse_bytes
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 NONE = [math.nan, math.inf, -math.inf, 10**400, 10**5000, True]
 DIGITS = "9" * 400

@@ -7,9 +7,9 @@ import pytest
 
 import cases
 from lora_profiler import find_model, predict
-from lora_profiler.catalog import model_from_config
-from lora_profiler.gpu_platform import Platform
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 BASE = TrainSetup(batch_size=2, seq_len=40, attention="flash_attention_2")
 

@@ -11,11 +11,11 @@ import pytest
 
 import cases
 import truth
-from lora_profiler.analytic import predict
-from lora_profiler.catalog import find_model, model_from_config
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.prediction import FlopCount
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.facts.catalog import find_model, model_from_config
+from lora_profiler.memory.analytic import predict
+from lora_profiler.memory.prediction import FlopCount
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 MLP = {"gpt2": "c_fc", "gpt_neox": "dense_h_to_4h", "opt": "fc1", "phi3": "gate_up_proj"}
 SMALL = {"batch_size": 2, "seq_len": 24, "device": "cpu"}

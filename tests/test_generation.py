@@ -17,7 +17,7 @@ from benchmarks.rehearsed.generation import (
 from benchmarks.rows import read_rows
 from commands import Run
 from lora_profiler import TrainSetup, Workload, find_model, predict, setup_for
-from lora_profiler.analytic.predict import EVALUATED_LAYER_ERROR, peak_polynomials
+from lora_profiler.memory.analytic.predict import EVALUATED_LAYER_ERROR, peak_polynomials
 from lora_profiler.planning.engine import peak_bytes
 
 ALL = read_rows(BENCHMARK.path)

@@ -11,21 +11,27 @@ import cases
 from agreement import as_the_trace, totals
 from benchmarks.public import models, old_code
 from lora_profiler import find_model
-from lora_profiler.adapters import adapters
-from lora_profiler.analytic import predict
-from lora_profiler.analytic.plan import EXACT_MOMENTS
-from lora_profiler.analytic.predict import layer_error
-from lora_profiler.compiled.predict import predict_with
 from lora_profiler.errors import UsageError
-from lora_profiler.harness.preflight import refuse
-from lora_profiler.modeling.generations import with_older_loss
+from lora_profiler.facts.stacks.stack import find_stack
+from lora_profiler.measuring.harness.preflight import refuse
+from lora_profiler.measuring.records.record import Conditions
+from lora_profiler.memory.analytic import predict
+from lora_profiler.memory.analytic.plan import EXACT_MOMENTS
+from lora_profiler.memory.analytic.predict import layer_error
+from lora_profiler.memory.compiled.predict import predict_with
 from lora_profiler.planning.engine import predict as predict_by
-from lora_profiler.records.record import Conditions
-from lora_profiler.stacks.stack import find_stack
-from lora_profiler.support.generations import as_made, as_of
-from lora_profiler.traced.run import trace
-from lora_profiler.traced.single_size import profile_of
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Transformers, Workload
+from lora_profiler.question.adapters import adapters
+from lora_profiler.question.support.generations import as_made, as_of
+from lora_profiler.question.workload import (
+    LoraConfig,
+    Quantization,
+    TrainSetup,
+    Transformers,
+    Workload,
+)
+from lora_profiler.trace.modeling.generations import with_older_loss
+from lora_profiler.trace.run import trace
+from lora_profiler.trace.single_size import profile_of
 
 LORA = LoraConfig(r=4)
 BASE = TrainSetup(batch_size=2, seq_len=40, attention="flash_attention_2")

@@ -22,22 +22,27 @@ import torch
 import families
 import time_limit
 from commands import in_python
-from lora_profiler import modeling
-from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UsageError
-from lora_profiler.harness import Case, Heartbeat, MeasurementError, make_case, measure_case, runner
-from lora_profiler.harness import worker as measured_process
-from lora_profiler.harness.case import case_dict
-from lora_profiler.harness.driver_view import DeviceView
-from lora_profiler.harness.machine import cgroup_peak_bytes
-from lora_profiler.harness.memory_pass import MemoryResult
-from lora_profiler.harness.preflight import refuse
-from lora_profiler.harness.process import SPIN_VARIABLE
-from lora_profiler.harness.timing_pass import TimingResult, timing_pass
-from lora_profiler.harness.training import Training
-from lora_profiler.harness.worker import CaseRun, flags, measurement, quality, train
-from lora_profiler.planning.engine import predict
-from lora_profiler.records.record import (
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.measuring.harness import (
+    Case,
+    Heartbeat,
+    MeasurementError,
+    make_case,
+    measure_case,
+    runner,
+)
+from lora_profiler.measuring.harness import worker as measured_process
+from lora_profiler.measuring.harness.case import case_dict
+from lora_profiler.measuring.harness.driver_view import DeviceView
+from lora_profiler.measuring.harness.machine import cgroup_peak_bytes
+from lora_profiler.measuring.harness.memory_pass import MemoryResult
+from lora_profiler.measuring.harness.preflight import refuse
+from lora_profiler.measuring.harness.process import SPIN_VARIABLE
+from lora_profiler.measuring.harness.timing_pass import TimingResult, timing_pass
+from lora_profiler.measuring.harness.training import Training
+from lora_profiler.measuring.harness.worker import CaseRun, flags, measurement, quality, train
+from lora_profiler.measuring.records.record import (
     Conditions,
     Failure,
     PhaseSample,
@@ -45,10 +50,12 @@ from lora_profiler.records.record import (
     Telemetry,
     readings_from_dict,
 )
-from lora_profiler.records.serialize import record_dict, record_from_dict
-from lora_profiler.records.store import Store
+from lora_profiler.measuring.records.serialize import record_dict, record_from_dict
+from lora_profiler.measuring.records.store import Store
+from lora_profiler.planning.engine import predict
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.trace import modeling
 from lora_profiler.units import GIB, MIB
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 from record_checks import problems
 from records import ENVIRONMENT
 from waiting import alive, wait_for_the_end_of, wait_until
@@ -100,7 +107,9 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def known_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not asked of a process that imports torch for it, as `driver` does once."""
-    monkeypatch.setattr("lora_profiler.harness.runner.environment_of", lambda *_, **__: ENVIRONMENT)
+    monkeypatch.setattr(
+        "lora_profiler.measuring.harness.runner.environment_of", lambda *_, **__: ENVIRONMENT
+    )
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +120,9 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     program = textwrap.dedent("""
         import json, sys
         from dataclasses import replace
-        from lora_profiler.harness import measure_case
-        from lora_profiler.harness.case import case_from_dict
-        from lora_profiler.records.serialize import record_dict
+        from lora_profiler.measuring.harness import measure_case
+        from lora_profiler.measuring.harness.case import case_from_dict
+        from lora_profiler.measuring.records.serialize import record_dict
         case, phases = case_from_dict(json.load(open(sys.argv[1]))), []
         good = measure_case(case, progress=lambda heartbeat: phases.append(heartbeat.phase))
         tight = replace(case.conditions, budget_bytes=good.measurement.peak_requested_bytes - 2**20)
@@ -207,7 +216,7 @@ def test_the_system_refusing_memory_is_oom() -> None:
         import torch, transformers, peft
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 600 * 2**20, resource.RLIM_INFINITY))
-        runpy.run_module("lora_profiler.harness.entry", run_name="__main__", alter_sys=True)
+        runpy.run_module("lora_profiler.measuring.harness.entry", run_name="__main__", alter_sys=True)
     """)
     huge = case(replace(SETUP, batch_size=64, seq_len=512))
     record = measure_case(huge, child=(sys.executable, "-c", limited))
@@ -244,7 +253,7 @@ def test_a_hang_is_a_timeout_with_its_phase_and_leaves_nothing_alive(
 def test_a_child_that_ignores_the_request_is_ended_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lora_profiler.harness.runner.TERMINATE_SECONDS", 0.5)
+    monkeypatch.setattr("lora_profiler.measuring.harness.runner.TERMINATE_SECONDS", 0.5)
     marker = tmp_path / "pids"
     progress = time_limit.passes(lambda h: h.phase == "load", monkeypatch)
     record = measure_case(case(), progress=progress, child=_sleeper("load", marker, stubborn=True))
@@ -257,7 +266,7 @@ def test_a_killed_child_is_a_crash_or_the_machine_out_of_memory(
     kills: list[int], status: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = iter(kills)
-    monkeypatch.setattr("lora_profiler.harness.runner.oom_kills", lambda: next(counts))
+    monkeypatch.setattr("lora_profiler.measuring.harness.runner.oom_kills", lambda: next(counts))
     killed = (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
     record = measure_case(case(), child=killed)
     assert failure_of(record, status).exit_code == -9
@@ -299,7 +308,7 @@ def test_a_device_that_is_not_there_is_unsupported(device: str) -> None:
 
 
 def test_an_interruption_is_a_record_and_ends_the_child(tmp_path: Path) -> None:
-    from lora_profiler.harness import MeasurementInterrupted
+    from lora_profiler.measuring.harness import MeasurementInterrupted
 
     marker = tmp_path / "pids"
 
@@ -319,7 +328,7 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
         from pathlib import Path
         import families
         from test_harness import case, measure_case
-        from lora_profiler.records.record import Conditions
+        from lora_profiler.measuring.records.record import Conditions
         measure_case(case(conditions=Conditions(max_timing_seconds=60.0, min_timed_steps=10**6)),
                      progress=lambda h: Path(sys.argv[1]).write_text(h.phase))
     """)

@@ -10,19 +10,19 @@ from torch.distributed._tools.mem_tracker import MemTracker
 
 import families
 import oracle
-from lora_profiler.attribution import Mark
-from lora_profiler.catalog import model_from_config
-from lora_profiler.harness import memory_pass as passes
-from lora_profiler.harness import ownership
-from lora_profiler.harness.memory_pass import MemoryResult, memory_pass, one_step_peak
-from lora_profiler.harness.timeline import Allocation, AllocationClaims, Timeline
-from lora_profiler.harness.timing_pass import MarkedSteps
-from lora_profiler.harness.tracker import BudgetExceededError
-from lora_profiler.harness.training import Training, TrainingBatches, token_counts
-from lora_profiler.modeling import build_model, make_optimizer
-from lora_profiler.records.record import Conditions
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.measuring.harness import memory_pass as passes
+from lora_profiler.measuring.harness import ownership
+from lora_profiler.measuring.harness.memory_pass import MemoryResult, memory_pass, one_step_peak
+from lora_profiler.measuring.harness.timeline import Allocation, AllocationClaims, Timeline
+from lora_profiler.measuring.harness.timing_pass import MarkedSteps
+from lora_profiler.measuring.harness.tracker import BudgetExceededError
+from lora_profiler.measuring.harness.training import Training, TrainingBatches, token_counts
+from lora_profiler.measuring.records.record import Conditions
+from lora_profiler.memory.attribution import Mark
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.trace.modeling import build_model, make_optimizer
 from lora_profiler.units import MIB
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 FULL = TrainSetup(device="cpu", dtype="float32", batch_size=2, seq_len=64)
 LORA = replace(FULL, lora=LoraConfig(r=4))

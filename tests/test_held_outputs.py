@@ -13,30 +13,30 @@ import oracle
 import tracing
 import truth
 from agreement import exact_totals, totals
-from lora_profiler.analytic import predict
-from lora_profiler.attribution import LOGITS
-from lora_profiler.catalog import find_gpu, find_model, model_from_config
-from lora_profiler.compiled.allocator import AllocatorPeak, replay
-from lora_profiler.compiled.evaluation import Evaluation, tape_of
-from lora_profiler.compiled.held import held_tape
-from lora_profiler.compiled.profile import profile_key, setup_key
-from lora_profiler.compiled.regime import regime_of
-from lora_profiler.compiled.requests import requests_for, requests_of
-from lora_profiler.compiled.tape import FlatEvent
-from lora_profiler.gpu_platform import Platform
-from lora_profiler.harness.memory_pass import MemoryResult, memory_pass, one_step_peak
-from lora_profiler.harness.training import Training, TrainingBatches
-from lora_profiler.modeling import build_model, make_optimizer
+from lora_profiler.facts.catalog import find_gpu, find_model, model_from_config
+from lora_profiler.measuring.harness.memory_pass import MemoryResult, memory_pass, one_step_peak
+from lora_profiler.measuring.harness.training import Training, TrainingBatches
+from lora_profiler.measuring.records.record import Conditions
+from lora_profiler.memory.analytic import predict
+from lora_profiler.memory.attribution import LOGITS
+from lora_profiler.memory.compiled.allocator import AllocatorPeak, replay
+from lora_profiler.memory.compiled.evaluation import Evaluation, tape_of
+from lora_profiler.memory.compiled.held import held_tape
+from lora_profiler.memory.compiled.profile import profile_key, setup_key
+from lora_profiler.memory.compiled.regime import regime_of
+from lora_profiler.memory.compiled.requests import requests_for, requests_of
+from lora_profiler.memory.compiled.tape import FlatEvent
 from lora_profiler.planning.engine import peak_bytes
 from lora_profiler.planning.memory_savings import levers
 from lora_profiler.planning.reserve import Judged, usable_bytes
-from lora_profiler.records.record import Conditions
-from lora_profiler.traced.compiler import compile_profile
-from lora_profiler.traced.flat import flat
-from lora_profiler.traced.fold import unfolded
-from lora_profiler.traced.run import trace
-from lora_profiler.traced.single_size import predict_once, profile_of
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.trace.compiler import compile_profile
+from lora_profiler.trace.flat import flat
+from lora_profiler.trace.fold import unfolded
+from lora_profiler.trace.modeling import build_model, make_optimizer
+from lora_profiler.trace.run import trace
+from lora_profiler.trace.single_size import predict_once, profile_of
 
 BASE = TrainSetup(batch_size=2, seq_len=40, hold_outputs=True)
 LORA = LoraConfig(r=4)

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from commands import OFFLINE, ROOT, Done, in_this_process
-from lora_profiler.catalog.hub import _headers
-from lora_profiler.compiled import library
-from lora_profiler.harness import doctor
-from lora_profiler.harness.capabilities import Abilities
-from lora_profiler.records.store import Store, StoreError
+from lora_profiler.facts.catalog.hub import _headers
+from lora_profiler.measuring.harness import doctor
+from lora_profiler.measuring.harness.capabilities import Abilities
+from lora_profiler.measuring.records.store import Store, StoreError
+from lora_profiler.memory.compiled import library
 
 COMMANDS = {
     "predict": ("predict", "gpt2", "-s", "64"),

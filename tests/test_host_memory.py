@@ -14,19 +14,19 @@ import cases
 import oracle
 from agreement import totals
 from commands import Run
-from lora_profiler.analytic import predict
-from lora_profiler.analytic.liveness import on_host
-from lora_profiler.analytic.plan import plan_for
-from lora_profiler.analytic.predict import values
-from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import UsageError
-from lora_profiler.gpu_platform import Platform
+from lora_profiler.facts.catalog import find_gpu, find_model
+from lora_profiler.memory.analytic import predict
+from lora_profiler.memory.analytic.liveness import on_host
+from lora_profiler.memory.analytic.plan import plan_for
+from lora_profiler.memory.analytic.predict import values
 from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.planning.timing import step_time
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.report.json.predict import prediction_dict
 from lora_profiler.units import GIB
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 CARD = find_gpu("h100_sxm_80gb")
 MODEL = find_model("HuggingFaceTB/SmolLM2-135M")

@@ -13,7 +13,7 @@ import yaml
 
 from commands import OFFLINE, lora_profile
 from lora_profiler._common.paths import read_regular
-from lora_profiler.batching.files import read_data
+from lora_profiler.question.batching.files import read_data
 from lora_profiler.trainer_files.commands import words_of
 from lora_profiler.trainer_files.document import TrainerFileError, parse
 from lora_profiler.trainer_files.reading import read_files
@@ -112,7 +112,7 @@ def test_a_small_parquet_file_of_much_text_is_read_in_little_memory(tmp_path: Pa
     code = (
         "import resource, pyarrow as pa, pyarrow.parquet as pq\n"
         "from pathlib import Path\n"
-        "from lora_profiler.batching.files import read_data\n"
+        "from lora_profiler.question.batching.files import read_data\n"
         f"path = {str(tmp_path / 'bomb.parquet')!r}\n"
         "part = pa.table({'text': ['x' * 1000] * 1000})\n"
         "with pq.ParquetWriter(path, part.schema) as file:\n"
@@ -127,7 +127,7 @@ def test_a_small_parquet_file_of_much_text_is_read_in_little_memory(tmp_path: Pa
 
 
 def test_text_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_profiler.batching.files.MOST_CHARACTERS", 100)
+    monkeypatch.setattr("lora_profiler.question.batching.files.MOST_CHARACTERS", 100)
     path = tmp_path / "d.jsonl"
     path.write_text('{"text": "' + "a" * 40 + '"}\n' * 1, "utf-8")
     assert read_data(str(path)).num_samples == 1

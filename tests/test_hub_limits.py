@@ -18,7 +18,7 @@ from commands import Done, refused
 from golden_files import Golden
 
 LIMITS = (
-    "from lora_profiler.catalog import hub, lookup; hub.TIMEOUT_SECONDS, hub.WHOLE_SECONDS = {},"
+    "from lora_profiler.facts.catalog import hub, lookup; hub.TIMEOUT_SECONDS, hub.WHOLE_SECONDS = {},"
     " {}\n"
 )
 SLOW = ("drips", "drips-headers", "silent")

@@ -13,26 +13,26 @@ from transformers import BitsAndBytesConfig, Qwen2_5_VLForConditionalGeneration
 
 import oracle
 import seeing
-from lora_profiler.adapters import adapters
-from lora_profiler.catalog import find_gpu, find_model, model_from_config
-from lora_profiler.catalog.bundled import vision_rows
-from lora_profiler.catalog.lookup import seeing_model
 from lora_profiler.errors import UsageError
-from lora_profiler.harness.training import TrainingBatches
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.modeling import build_model
-from lora_profiler.modeling.build import base_model
-from lora_profiler.modeling.contents import with_images
-from lora_profiler.option_values import FROZEN_PARTS
+from lora_profiler.facts.catalog import find_gpu, find_model, model_from_config
+from lora_profiler.facts.catalog.bundled import vision_rows
+from lora_profiler.facts.catalog.lookup import seeing_model
+from lora_profiler.measuring.harness.training import TrainingBatches
+from lora_profiler.measuring.records.record import Conditions
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import smallest_cards
 from lora_profiler.planning.timing import step_time
-from lora_profiler.records.record import Conditions
-from lora_profiler.support.check import check
-from lora_profiler.support.images import PROCESSORS, processed
-from lora_profiler.traced.attention import _aligned
-from lora_profiler.traced.run import trace
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.question.adapters import adapters
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.option_values import FROZEN_PARTS
+from lora_profiler.question.support.check import check
+from lora_profiler.question.support.images import PROCESSORS, processed
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.trace.attention import _aligned
+from lora_profiler.trace.modeling import build_model
+from lora_profiler.trace.modeling.build import base_model
+from lora_profiler.trace.modeling.contents import with_images
+from lora_profiler.trace.run import trace
 from test_traced import close
 from tracing import peaks_of
 

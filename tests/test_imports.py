@@ -46,9 +46,9 @@ def test_commands_load_nothing_heavy(arguments: list[str]) -> None:
 
 
 ALL_OF_IT = """
-from lora_profiler.adapters import adapters
-from lora_profiler.catalog import bundled_models, find_gpu, find_model
-from lora_profiler.workload import LoraConfig
+from lora_profiler.question.adapters import adapters
+from lora_profiler.facts.catalog import bundled_models, find_gpu, find_model
+from lora_profiler.question.workload import LoraConfig
 attended = LoraConfig(target_modules=("q_proj",))  # PEFT refuses out_proj of Mamba models
 for spec in [find_model(each.id) for each in bundled_models()]:
     adapters(spec, attended if spec.model_type in ("falcon_h1", "nemotron_h") else LoraConfig())
@@ -56,27 +56,27 @@ find_gpu("rtx 4090")
 """
 COUNTED = """
 from lora_profiler import TrainSetup, Workload, find_model
-from lora_profiler.analytic.kernels import counted_kernels
+from lora_profiler.memory.analytic.kernels import counted_kernels
 counted_kernels(Workload(model=find_model("gpt2"), setup=TrainSetup()))
 """
 DIAGNOSED = """
-from lora_profiler.harness import doctor
-from lora_profiler.harness.capabilities import Abilities
+from lora_profiler.measuring.harness import doctor
+from lora_profiler.measuring.harness.capabilities import Abilities
 doctor.abilities = lambda environ: Abilities()
 doctor.diagnose({})
 """
 DESCRIBED = """
-from lora_profiler.harness.environment import environment
+from lora_profiler.measuring.harness.environment import environment
 found = environment("cuda", command="x", import_torch=False)
 assert (found.threads, found.device.kind) == (None, "cuda")
 """
 MEASURED = """
 from lora_profiler import Conditions, Store
-from lora_profiler.comparison.errors import Comparison
-from lora_profiler.records.record import Environment
-from lora_profiler.records.record import Measurement, Record
+from lora_profiler.runs.comparison.errors import Comparison
+from lora_profiler.measuring.records.record import Environment
+from lora_profiler.measuring.records.record import Measurement, Record
 from lora_profiler import compare, measure
-from lora_profiler.comparison.throughput import throughput
+from lora_profiler.runs.comparison.throughput import throughput
 """
 TORCH = {"torch", "numpy", "transformers", "peft"}
 
@@ -90,10 +90,13 @@ TORCH = {"torch", "numpy", "transformers", "peft"}
         (DESCRIBED, TORCH | {"rich"}),
         (MEASURED, TORCH | {"rich", "psutil", "pynvml"}),
         ("import lora_profiler.steptime.fit as l; l.local_cpu()", TORCH),
-        ("import lora_profiler.records.store, lora_profiler.records.locks", set(HEAVY)),
         (
-            "import lora_profiler.modeling",  # which loads them when it builds a model
-            {"transformers", "peft", "bitsandbytes", "lora_profiler.modeling.liger"},
+            "import lora_profiler.measuring.records.store, lora_profiler.measuring.records.locks",
+            set(HEAVY),
+        ),
+        (
+            "import lora_profiler.trace.modeling",  # which loads them when it builds a model
+            {"transformers", "peft", "bitsandbytes", "lora_profiler.trace.modeling.liger"},
         ),
     ],
     ids=[
@@ -118,7 +121,7 @@ def test_an_answer_loads_nothing_of_other_questions() -> None:
     )
     others = [
         "cli.bench", "planning.advise", "planning.timing", "planning.placement",
-        "records.record", "comparison.throughput", "report.evidence",
+        "measuring.records.record", "runs.comparison.throughput", "report.evidence",
         "report.answer.predictions", "report.measured.run_labels",
     ]  # fmt: skip
     assert all(find_spec(f"lora_profiler.{name}") for name in others)
@@ -143,7 +146,9 @@ def test_help_loads_no_predictor() -> None:
     assert not {
         m
         for m in loaded
-        if m.startswith(("lora_profiler.analytic", "lora_profiler.catalog", "lora_profiler.report"))
+        if m.startswith(
+            ("lora_profiler.memory.analytic", "lora_profiler.facts.catalog", "lora_profiler.report")
+        )
     }
 
 

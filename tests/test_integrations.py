@@ -105,7 +105,7 @@ def test_transformers_logs_both(
 
 def test_trl_logs_both(tmp_path: Path) -> None:
     trl, datasets, peft = map(pytest.importorskip, ("trl", "datasets", "peft"))
-    from lora_profiler.harness.trainers import _tokenizer
+    from lora_profiler.measuring.harness.trainers import _tokenizer
 
     callback = PredictedVsMeasured(steps=4)
     trainer = trl.SFTTrainer(

@@ -17,15 +17,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import cases
-from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UnbuildableError
-from lora_profiler.kernels import Gemm, Kernel, Phase, StepKernels, merged
-from lora_profiler.modeling import build_model, forward_loss, make_optimizer
-from lora_profiler.modeling.adapters import inject_adapters
-from lora_profiler.modeling.operator_kernels import kernel_of
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.memory.kernels import Gemm, Kernel, Phase, StepKernels, merged
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.steptime.roofline import update_bytes
-from lora_profiler.traced.kernels import at_units, recorded, step_kernels
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.trace.kernels import at_units, recorded, step_kernels
+from lora_profiler.trace.modeling import build_model, forward_loss, make_optimizer
+from lora_profiler.trace.modeling.adapters import inject_adapters
+from lora_profiler.trace.modeling.operator_kernels import kernel_of
 
 torch.set_num_threads(1)
 

@@ -12,10 +12,12 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from lora_profiler.catalog import bundled_models, find_model, model_from_config
-from lora_profiler.compiled import predict_with
-from lora_profiler.compiled.evaluation import bytes_of, forget
-from lora_profiler.compiled.law import (
+from lora_profiler.errors import CompileError, LoraProfilerError, NoProfileError
+from lora_profiler.facts.catalog import bundled_models, find_model, model_from_config
+from lora_profiler.facts.stacks import stack as stacks
+from lora_profiler.memory.compiled import predict_with
+from lora_profiler.memory.compiled.evaluation import bytes_of, forget
+from lora_profiler.memory.compiled.law import (
     NotOfLawError,
     facts_of,
     law_key,
@@ -24,24 +26,28 @@ from lora_profiler.compiled.law import (
     outside_vocabulary,
     placeholders,
 )
-from lora_profiler.compiled.predict import moments_with
-from lora_profiler.compiled.profile import Law, Monomial, Profile, packed, unpacked
-from lora_profiler.compiled.regime import regime_of
-from lora_profiler.compiled.tape import Birth, Death, FlatEvent, Layout
-from lora_profiler.errors import CompileError, LoraProfilerError, NoProfileError
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.modeling.build import filled_config
+from lora_profiler.memory.compiled.predict import moments_with
+from lora_profiler.memory.compiled.profile import Law, Monomial, Profile, packed, unpacked
+from lora_profiler.memory.compiled.regime import regime_of
+from lora_profiler.memory.compiled.tape import Birth, Death, FlatEvent, Layout
 from lora_profiler.planning import engine
 from lora_profiler.planning.setups import DEFAULTS, setup_for, workloads
 from lora_profiler.planning.sweep import sweep
-from lora_profiler.stacks import stack as stacks
-from lora_profiler.traced import compile_profile
-from lora_profiler.traced.compiler import compile_law, largest
-from lora_profiler.traced.flat import difference, flat
-from lora_profiler.traced.fold import fold, labels_of
-from lora_profiler.traced.single_size import predict_once
-from lora_profiler.traced.toys import toys
-from lora_profiler.workload import DTYPE_BYTES, LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.workload import (
+    DTYPE_BYTES,
+    LoraConfig,
+    Quantization,
+    TrainSetup,
+    Workload,
+)
+from lora_profiler.trace import compile_profile
+from lora_profiler.trace.compiler import compile_law, largest
+from lora_profiler.trace.flat import difference, flat
+from lora_profiler.trace.fold import fold, labels_of
+from lora_profiler.trace.modeling.build import filled_config
+from lora_profiler.trace.single_size import predict_once
+from lora_profiler.trace.toys import toys
 from tracing import share_traces, traced_once
 
 GRANITE: dict[str, Any] = {
@@ -277,7 +283,7 @@ def test_a_type_that_does_not_hold_names_the_event_that_differs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One of the toys has biases that the model has not."""
-    from lora_profiler.traced import compiler
+    from lora_profiler.trace import compiler
 
     real = compiler.toys
     biased = granite(attention_bias=True)
@@ -435,7 +441,7 @@ def test_what_was_a_multiple_in_every_toy_must_be_one_in_the_model(
 ) -> None:
     """Granite 3.3 8B has 3.125 times its hidden size, the 2B model 4 times: weights that a law
     wrote as four squares of the hidden size were 21 % too large."""
-    from lora_profiler.traced import compiler
+    from lora_profiler.trace import compiler
 
     real = compiler.toys
     monkeypatch.setattr(compiler, "toys", lambda *args: [*real(*args)][-1:])

@@ -15,19 +15,19 @@ import oracle
 import seeing
 import truth
 from agreement import as_the_trace, totals
-from lora_profiler.analytic import predict
-from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import UsageError
-from lora_profiler.harness.preflight import refuse
-from lora_profiler.modeling import attention_context, forward_loss
+from lora_profiler.facts.catalog import find_model, model_from_config
+from lora_profiler.measuring.harness.preflight import refuse
+from lora_profiler.measuring.records.record import Conditions
+from lora_profiler.memory.analytic import predict
 from lora_profiler.planning.engine import engines_for
 from lora_profiler.planning.engine import predict as predict_by
-from lora_profiler.records.record import Conditions
+from lora_profiler.question.support.model_types import LIGER_TYPES
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.report.setup_words import training_line
-from lora_profiler.support.model_types import LIGER_TYPES
-from lora_profiler.traced import compile_profile
-from lora_profiler.traced.single_size import predict_once
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.trace import compile_profile
+from lora_profiler.trace.modeling import attention_context, forward_loss
+from lora_profiler.trace.single_size import predict_once
 
 LORA = LoraConfig(r=4)
 BASE = TrainSetup(batch_size=2, seq_len=40, kernels="liger")

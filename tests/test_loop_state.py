@@ -13,13 +13,13 @@ import torch
 import cases
 from agreement import totals
 from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, predict
-from lora_profiler.analytic.plan import EXACT_MOMENTS
-from lora_profiler.harness.training import Training, TrainingBatches
-from lora_profiler.modeling import build_model, make_optimizer
-from lora_profiler.prediction import Prediction
-from lora_profiler.records.record import Conditions
-from lora_profiler.support.library_memory import extra_loop_bytes, pass_scalar_bytes
-from lora_profiler.traced.single_size import predict_once
+from lora_profiler.measuring.harness.training import Training, TrainingBatches
+from lora_profiler.measuring.records.record import Conditions
+from lora_profiler.memory.analytic.plan import EXACT_MOMENTS
+from lora_profiler.memory.prediction import Prediction
+from lora_profiler.question.support.library_memory import extra_loop_bytes, pass_scalar_bytes
+from lora_profiler.trace.modeling import build_model, make_optimizer
+from lora_profiler.trace.single_size import predict_once
 
 MODEL = find_model("EleutherAI/pythia-14m", offline=True)
 

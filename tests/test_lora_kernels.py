@@ -20,16 +20,16 @@ import cases
 import oracle
 from agreement import as_the_trace
 from commands import lora_profile
-from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.errors import UsageError
-from lora_profiler.harness.preflight import refuse
-from lora_profiler.modeling import attention_context, forward_loss
-from lora_profiler.modeling.lora_kernels import with_lora_kernels
+from lora_profiler.measuring.harness.preflight import refuse
+from lora_profiler.measuring.records.record import Conditions
+from lora_profiler.memory.analytic.kernels import counted_kernels
 from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.planning.setups import setup_for
-from lora_profiler.records.record import Conditions
-from lora_profiler.traced.kernels import step_kernels
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.trace.kernels import step_kernels
+from lora_profiler.trace.modeling import attention_context, forward_loss
+from lora_profiler.trace.modeling.lora_kernels import with_lora_kernels
 from test_counted_kernels import step
 from truth import by_kernel
 

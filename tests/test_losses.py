@@ -17,19 +17,19 @@ import families
 import oracle
 import truth
 from agreement import same_step, totals
-from lora_profiler.analytic import predict
-from lora_profiler.catalog import find_gpu, find_model, model_from_config
 from lora_profiler.errors import UsageError
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.modeling import forward_loss
+from lora_profiler.facts.catalog import find_gpu, find_model, model_from_config
+from lora_profiler.memory.analytic import predict
 from lora_profiler.planning.engine import peak_bytes
 from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.planning.memory_savings import levers
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.planning.timing import step_time
-from lora_profiler.support.losses import check_loss, chunk_rows
-from lora_profiler.traced import compile_profile
-from lora_profiler.workload import LoraConfig, Loss, Quantization, TrainSetup, Workload
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.support.losses import check_loss, chunk_rows
+from lora_profiler.question.workload import LoraConfig, Loss, Quantization, TrainSetup, Workload
+from lora_profiler.trace import compile_profile
+from lora_profiler.trace.modeling import forward_loss
 
 PATHS: tuple[Loss, ...] = ("chunked", "fused")
 TRAINERS: tuple[Loss, ...] = ("trl", "torchtune", "torchtune-chunked", "cce", "litgpt", "triton")

@@ -16,7 +16,6 @@ import msgspec
 import torch
 
 from claim_subjects import EFFORT, quietly
-from lora_profiler.analytic import predict
 from lora_profiler.errors import UsageError
 from lora_profiler.mathematics import (
     cost,
@@ -31,10 +30,17 @@ from lora_profiler.mathematics.adapters import adapted, exact_weight, factors, l
 from lora_profiler.mathematics.intrinsic_dimension import FullTuning, linear_names
 from lora_profiler.mathematics.subject import Subject, mean_loss, train
 from lora_profiler.mathematics.verify import CHECKS, check_memory, verify
-from lora_profiler.records.record import Conditions, Device, Environment, Measurement, Record
+from lora_profiler.measuring.records.record import (
+    Conditions,
+    Device,
+    Environment,
+    Measurement,
+    Record,
+)
+from lora_profiler.memory.analytic import predict
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
 from lora_profiler.report.claims import CLAIMS
 from lora_profiler.report.claims.merging import Nf4
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

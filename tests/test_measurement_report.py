@@ -13,12 +13,18 @@ import pytest
 
 import records
 from golden_files import Golden
-from lora_profiler.analytic import predict
-from lora_profiler.catalog import find_model
-from lora_profiler.comparison.errors import METRICS, PHASE_GROUPS, compare
-from lora_profiler.comparison.scored import Scored, result
-from lora_profiler.comparison.throughput import full_against_lora, throughput, utilisation
-from lora_profiler.prediction import (
+from lora_profiler.facts.catalog import find_model
+from lora_profiler.measuring.records.record import (
+    STATUSES,
+    Conditions,
+    Energy,
+    Failure,
+    Flag,
+    Record,
+)
+from lora_profiler.measuring.records.serialize import record_from_dict
+from lora_profiler.memory.analytic import predict
+from lora_profiler.memory.prediction import (
     CATEGORIES,
     PHASES,
     Details,
@@ -26,8 +32,7 @@ from lora_profiler.prediction import (
     FlopCount,
     Prediction,
 )
-from lora_profiler.records.record import STATUSES, Conditions, Energy, Failure, Flag, Record
-from lora_profiler.records.serialize import record_from_dict
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.report import render, terminal
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.json.bench import (
@@ -47,8 +52,10 @@ from lora_profiler.report.measured.measurements import (
 )
 from lora_profiler.report.measured.run_labels import ratio_line, speed_lines
 from lora_profiler.report.page import report_content, write_page
+from lora_profiler.runs.comparison.errors import METRICS, PHASE_GROUPS, compare
+from lora_profiler.runs.comparison.scored import Scored, result
+from lora_profiler.runs.comparison.throughput import full_against_lora, throughput, utilisation
 from lora_profiler.units import seconds_text
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 MIB = 2**20
 

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_profiler.campaign.runs import MARGIN_SECONDS
-from lora_profiler.harness import driver_view, runner, telemetry, timing_pass
-from lora_profiler.prediction import CATEGORIES, PHASES
-from lora_profiler.records.checks import AT_REST, half_width_limit
-from lora_profiler.records.record import (
+from lora_profiler.measuring.harness import driver_view, runner, telemetry, timing_pass
+from lora_profiler.measuring.records.checks import AT_REST, half_width_limit
+from lora_profiler.measuring.records.record import (
     BUSY_SHARE,
     PERTURBED_SHARE,
     STATUSES,
@@ -29,7 +27,9 @@ from lora_profiler.records.record import (
     Record,
     Telemetry,
 )
+from lora_profiler.memory.prediction import CATEGORIES, PHASES
 from lora_profiler.report.measured.run_labels import STAGE_LABELS
+from lora_profiler.runs.campaign.runs import MARGIN_SECONDS
 from lora_profiler.units import MIB
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -22,11 +22,12 @@ from transformers.pytorch_utils import Conv1D
 import cases
 import families
 import oracle
-from lora_profiler.analytic import predict
-from lora_profiler.catalog import bundled_models, find_model, model_from_config
 from lora_profiler.errors import UnbuildableError, UsageError
-from lora_profiler.harness.counters import recorded
-from lora_profiler.modeling import (
+from lora_profiler.facts.catalog import bundled_models, find_model, model_from_config
+from lora_profiler.measuring.harness.counters import recorded
+from lora_profiler.memory.analytic import predict
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.trace.modeling import (
     adapter_parameters,
     attention_context,
     build_model,
@@ -37,9 +38,8 @@ from lora_profiler.modeling import (
     quantization_tensors,
     text_tokens,
 )
-from lora_profiler.modeling import build as building
-from lora_profiler.modeling.deferred import DeferredWeights
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.trace.modeling import build as building
+from lora_profiler.trace.modeling.deferred import DeferredWeights
 
 INPUTS = Path(__file__).parent.parent / "benchmarks" / "inputs"
 LORA = LoraConfig(r=4, target_modules=("q_proj", "v_proj", "c_attn", "query_key_value", "qkv_proj"))
@@ -435,7 +435,7 @@ def test_a_missing_library_is_named(
     module: str, fields: dict[str, Any], install: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "lora_profiler.modeling.third_party.find_spec",
+        "lora_profiler.trace.modeling.third_party.find_spec",
         lambda name: None if name == module else importlib.util.find_spec(name),
     )
     said = rf"{module}, which is not installed: pip install .*{install}"
@@ -486,7 +486,7 @@ def test_weights_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         build_model(case(), weights=str(tmp_path))
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
     monkeypatch.setattr(
-        "lora_profiler.modeling.third_party.find_spec", lambda name: name != "gguf" or None
+        "lora_profiler.trace.modeling.third_party.find_spec", lambda name: name != "gguf" or None
     )
     with pytest.raises(UnbuildableError, match="needs gguf"):
         build_model(case(), weights=str(tmp_path / "a.gguf"))
@@ -506,9 +506,9 @@ NOISY = """
     import families
     from pathlib import Path
     from transformers.utils import logging
-    from lora_profiler.catalog import model_from_config
-    from lora_profiler.modeling import build_model
-    from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+    from lora_profiler.facts.catalog import model_from_config
+    from lora_profiler.trace.modeling import build_model
+    from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 
     warnings.simplefilter("always")
     before = logging.get_verbosity(), logging.is_progress_bar_enabled(), list(warnings.filters)

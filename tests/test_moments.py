@@ -21,13 +21,13 @@ import truth
 from agreement import totals
 from benchmarks.truth import peaks
 from benchmarks.truth.peak_configurations import Configuration, configurations
-from lora_profiler.analytic import peak_bytes, predict
-from lora_profiler.analytic.plan import EXACT_MOMENTS
-from lora_profiler.analytic.predict import CHECKPOINTED_LAYER_ERROR, LAYER_ERROR
-from lora_profiler.catalog import find_model, model_from_config
-from lora_profiler.prediction import Prediction
-from lora_profiler.traced.single_size import predict_once
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.facts.catalog import find_model, model_from_config
+from lora_profiler.memory.analytic import peak_bytes, predict
+from lora_profiler.memory.analytic.plan import EXACT_MOMENTS
+from lora_profiler.memory.analytic.predict import CHECKPOINTED_LAYER_ERROR, LAYER_ERROR
+from lora_profiler.memory.prediction import Prediction
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.trace.single_size import predict_once
 from oracle import PHASES
 
 BACKWARD = peaks.PHASES["backward"]

@@ -7,20 +7,20 @@ import pytest
 from click.testing import CliRunner
 from jsonschema import validate
 
-from lora_profiler.analytic import shared_parts
-from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.cli.main import root
 from lora_profiler.errors import UsageError
+from lora_profiler.facts.catalog import find_gpu, find_model
+from lora_profiler.memory.analytic import shared_parts
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.placement import LINKS, communication, find_network
+from lora_profiler.question.workload import LoraConfig, Sharding, TrainSetup, Workload
 from lora_profiler.report.answer.explain import explain_blocks
 from lora_profiler.report.answer.timing import communication_lines, communication_table, step_bounds
 from lora_profiler.report.json.predict import predict_schema
 from lora_profiler.report.terminal import plain
 from lora_profiler.steptime.roofline import fresh_bytes, update_bytes
 from lora_profiler.units import bytes_text, seconds_text
-from lora_profiler.workload import LoraConfig, Sharding, TrainSetup, Workload
 
 WORLD = 8
 SETUP = TrainSetup(seq_len=512, world_size=WORLD, sharding="fsdp")

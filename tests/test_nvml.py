@@ -17,8 +17,8 @@ import pytest
 
 from commands import in_python
 from fake_nvml import FakeDevice, FakeNvml
-from lora_profiler.harness import nvml
-from lora_profiler.harness.nvml import (
+from lora_profiler.measuring.harness import nvml
+from lora_profiler.measuring.harness.nvml import (
     THROTTLING,
     Nvml,
     open_cards,
@@ -302,7 +302,7 @@ class FakeCounters:
 
 @pytest.fixture
 def view_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeDevice], Any]:
-    device_view = pytest.importorskip("lora_profiler.harness.driver_view")
+    device_view = pytest.importorskip("lora_profiler.measuring.harness.driver_view")
 
     def opened_view(card: FakeDevice) -> Any:
         monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(card))
@@ -427,7 +427,7 @@ def test_every_call_and_constant_is_pynvml_s() -> None:
 
 REAL_BINDING = """
 import json, os
-from lora_profiler.harness.nvml import open_device
+from lora_profiler.measuring.harness.nvml import open_device
 def facts(uuid=None, **environ):
     with open_device(uuid, environ=environ) as d:
         me = os.getpid()

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from lora_profiler.analytic import predict
-from lora_profiler.catalog import find_gpu, find_model
-from lora_profiler.gpu_platform import Platform
+from lora_profiler.facts.catalog import find_gpu, find_model
+from lora_profiler.memory.analytic import predict
 from lora_profiler.planning.setups import setup_for
-from lora_profiler.support.offloading import LEAST_OFFLOADED
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.support.offloading import LEAST_OFFLOADED
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
 from lora_profiler.trainer_files.reading import read_content
 from lora_profiler.trainer_files.trainer_file import on_model
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 BASE = TrainSetup(
     batch_size=4, seq_len=1024, lora=LoraConfig(r=16), precision="amp", optimizer_impl="fused",

@@ -7,7 +7,7 @@ import torch
 import families
 import oracle
 import truth
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup
 from reference import PARAMETERS, RESIZED, RESIZED_SAVED, SAVED, WIDE
 
 QKVO = ("q_proj", "k_proj", "v_proj", "o_proj")

@@ -15,13 +15,13 @@ from unittest.mock import patch
 import pytest
 
 from commands import Done, in_this_process
-from lora_profiler.cluster_runs import slurm
-from lora_profiler.cluster_runs.ray import Needs
 from lora_profiler.errors import UsageError
-from lora_profiler.harness import make_case
-from lora_profiler.harness.capabilities import Abilities
-from lora_profiler.records.locks import write_durably, write_for_user
-from lora_profiler.records.serialize import record_dict
+from lora_profiler.measuring.harness import make_case
+from lora_profiler.measuring.harness.capabilities import Abilities
+from lora_profiler.measuring.records.locks import write_durably, write_for_user
+from lora_profiler.measuring.records.serialize import record_dict
+from lora_profiler.runs.cluster import slurm
+from lora_profiler.runs.cluster.ray import Needs
 from records import WORKLOAD, make_record
 
 
@@ -75,7 +75,9 @@ def test_a_disk_that_gets_full_leaves_no_file(
     verb: str, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if verb == "doctor":
-        monkeypatch.setattr("lora_profiler.harness.doctor.abilities", lambda *_: Abilities())
+        monkeypatch.setattr(
+            "lora_profiler.measuring.harness.doctor.abilities", lambda *_: Abilities()
+        )
     path = tmp_path / "answer"
     arguments = [str(records) if word == "RECORDS" else word for word in VERBS[verb]] + [
         "-o",

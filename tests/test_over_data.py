@@ -21,9 +21,9 @@ from lora_profiler import (
     lengths_of,
     step_time,
 )
-from lora_profiler.batching.data import read_lengths
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import peak_bytes
+from lora_profiler.question.batching.data import read_lengths
 from lora_profiler.report.answer.verdicts import long_samples_lines
 from lora_profiler.report.json.predict import answer_dict
 
@@ -138,9 +138,9 @@ def test_nothing_of_it_is_loaded_for_other_questions() -> None:
         "from lora_profiler.cli.main import root; root.main(['gpt2', '-s', '512'{}], 'x',"
         " standalone_mode=False)"
     )
-    assert not {m for m in modules_after(code.format("")) if "lora_profiler.batching" in m}
+    assert not {m for m in modules_after(code.format("")) if "lora_profiler.question.batching" in m}
     loaded = modules_after(code.format(", '--lengths', 'mean=60,max=512'"))
-    assert "lora_profiler.batching.log_normal" in loaded
+    assert "lora_profiler.question.batching.log_normal" in loaded
     assert loaded.isdisjoint({"numpy", "pyarrow", "tokenizers", "statistics", "huggingface_hub"})
 
 

@@ -18,13 +18,13 @@ import oracle
 import tracing
 from cases import spec_of
 from lora_profiler.errors import UnbuildableError
-from lora_profiler.gpu_platform import Platform
-from lora_profiler.modeling import build_model, quantization_tensors
-from lora_profiler.traced import autocast, overrides, tracer
-from lora_profiler.traced import run as runs
-from lora_profiler.traced.autocast import SPARE_KEY, Autocast
-from lora_profiler.traced.patching import TORCH, replaced
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.trace import autocast, overrides, tracer
+from lora_profiler.trace import run as runs
+from lora_profiler.trace.autocast import SPARE_KEY, Autocast
+from lora_profiler.trace.modeling import build_model, quantization_tensors
+from lora_profiler.trace.patching import TORCH, replaced
 
 aten = torch.ops.aten
 BASE, ALL = tracing.BASE, tracing.ALL
@@ -471,7 +471,7 @@ def test_no_autocast_where_there_are_no_lists():
     ],
 )
 def test_the_cpu_takes_the_kernel_that_the_rule_says(heads, width, dropout, grouped):
-    from lora_profiler.traced.attention import attention_kernel
+    from lora_profiler.trace.attention import attention_kernel
 
     query = torch.ones(2, heads[0], 8, width, requires_grad=True)
     key, value = (torch.ones(2, heads[1], 8, width, requires_grad=True) for _ in range(2))

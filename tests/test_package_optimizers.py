@@ -21,20 +21,20 @@ import reference
 import truth
 from agreement import totals
 from lora_profiler import predict as answer
-from lora_profiler.algebra.polynomial import ZERO, constant
-from lora_profiler.analytic import paged_bytes, predict
-from lora_profiler.analytic.optimizers import state_bytes, step_temporary_candidates
-from lora_profiler.analytic.persistent import Persistent, StateKind, TrainableTensor
-from lora_profiler.catalog import find_model, model_from_config
+from lora_profiler._common.polynomial import ZERO, constant
 from lora_profiler.errors import UsageError
+from lora_profiler.facts.catalog import find_model, model_from_config
 from lora_profiler.features.optimizers._projected import temporaries
-from lora_profiler.modeling import make_optimizer
-from lora_profiler.optimizer import all_optimizers, package_optimizer
-from lora_profiler.prediction import Prediction
-from lora_profiler.support.optimizers import second_averages
-from lora_profiler.traced.sharded_on_meta import fake_group
-from lora_profiler.traced.single_size import predict_once
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.memory.analytic import paged_bytes, predict
+from lora_profiler.memory.analytic.optimizers import state_bytes, step_temporary_candidates
+from lora_profiler.memory.analytic.persistent import Persistent, StateKind, TrainableTensor
+from lora_profiler.memory.prediction import Prediction
+from lora_profiler.question.optimizer import all_optimizers, package_optimizer
+from lora_profiler.question.support.optimizers import second_averages
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.trace.modeling import make_optimizer
+from lora_profiler.trace.sharded_on_meta import fake_group
+from lora_profiler.trace.single_size import predict_once
 
 torchao = pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed")
 

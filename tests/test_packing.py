@@ -17,25 +17,25 @@ import oracle
 import tracing
 import truth
 from agreement import as_near_as_claimed, same_step, totals
-from lora_profiler.analytic import predict
-from lora_profiler.catalog import find_gpu, find_model, model_from_config
 from lora_profiler.errors import UsageError
-from lora_profiler.harness.preflight import refuse
-from lora_profiler.harness.training import TrainingBatches
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.modeling import forward_loss
+from lora_profiler.facts.catalog import find_gpu, find_model, model_from_config
+from lora_profiler.measuring.harness.preflight import refuse
+from lora_profiler.measuring.harness.training import TrainingBatches
+from lora_profiler.measuring.records.record import Conditions
+from lora_profiler.memory.analytic import predict
 from lora_profiler.planning.engine import peak_bytes
 from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.planning.memory_savings import levers
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.planning.timing import step_time
-from lora_profiler.records.record import Conditions
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.support.model_types import MODEL_TYPES
+from lora_profiler.question.support.packing import check_packing, lengths
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.report.setup_words import training_line
-from lora_profiler.support.model_types import MODEL_TYPES
-from lora_profiler.support.packing import check_packing, lengths
-from lora_profiler.traced import compile_profile
-from lora_profiler.traced.single_size import predict_once
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.trace import compile_profile
+from lora_profiler.trace.modeling import forward_loss
+from lora_profiler.trace.single_size import predict_once
 
 LORA = LoraConfig(r=4)
 BLIND = {name for name, kind in MODEL_TYPES.items() if kind.packing_blind}

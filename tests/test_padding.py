@@ -14,15 +14,15 @@ import oracle
 import records
 import truth
 from agreement import as_the_trace, totals
-from lora_profiler.analytic import predict
-from lora_profiler.catalog import model_from_config
-from lora_profiler.compiled.regime import key_of
-from lora_profiler.harness.case import case_dict, case_from_dict, make_case
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.measuring.harness.case import case_dict, case_from_dict, make_case
+from lora_profiler.measuring.records.record import Conditions
+from lora_profiler.measuring.records.serialize import record_dict, record_from_dict
+from lora_profiler.memory.analytic import predict
+from lora_profiler.memory.compiled.regime import key_of
 from lora_profiler.planning.engine import predict as predict_by
-from lora_profiler.records.record import Conditions
-from lora_profiler.records.serialize import record_dict, record_from_dict
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
 from lora_profiler.report.setup_words import training_line
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 LORA = LoraConfig(r=4)
 BASE = TrainSetup(batch_size=3, seq_len=40, padding=0.2)

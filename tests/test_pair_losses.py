@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from lora_profiler.analytic import predict
-from lora_profiler.catalog import find_model
 from lora_profiler.errors import UsageError
+from lora_profiler.facts.catalog import find_model
+from lora_profiler.memory.analytic import predict
 from lora_profiler.planning import engine
 from lora_profiler.planning.setups import setup_for
-from lora_profiler.support.generations import as_made
-from lora_profiler.workload import Workload
+from lora_profiler.question.support.generations import as_made
+from lora_profiler.question.workload import Workload
 
 MODEL, ROWS, LENGTH, WORDS = find_model("HuggingFaceTB/SmolLM2-135M"), 4, 256, 49_152
 

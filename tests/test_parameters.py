@@ -6,13 +6,13 @@ from copy import deepcopy
 
 import pytest
 
-from lora_profiler.analytic.persistent import module_bytes, unquantized
-from lora_profiler.catalog import bundled_models, find_model, meta_build, model_from_config
-from lora_profiler.catalog.architectures import FAMILIES
-from lora_profiler.catalog.bundled import rows
 from lora_profiler.errors import ModelNotFoundError
-from lora_profiler.support.bases import stored_base
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup
+from lora_profiler.facts.catalog import bundled_models, find_model, meta_build, model_from_config
+from lora_profiler.facts.catalog.architectures import FAMILIES
+from lora_profiler.facts.catalog.bundled import rows
+from lora_profiler.memory.analytic.persistent import module_bytes, unquantized
+from lora_profiler.question.support.bases import stored_base
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

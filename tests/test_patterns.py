@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from commands import Run, refused
-from lora_profiler.adapters.patterns import verdict
-from lora_profiler.adapters.targets import all_names
-from lora_profiler.catalog import find_model
+from lora_profiler.facts.catalog import find_model
+from lora_profiler.question.adapters.patterns import verdict
+from lora_profiler.question.adapters.targets import all_names
 
 WITHOUT_END = (
     "(.*)*(.*)*(.*)*x",
@@ -62,7 +62,7 @@ def test_no_trace_begins_with_a_pattern_without_end(run: Run, command: tuple[str
 
 ONE_PAGE = """
 import sys, threading
-from lora_profiler.catalog import find_model
+from lora_profiler.facts.catalog import find_model
 from lora_profiler.dashboard.answered import answered
 from lora_profiler.dashboard.link import parsed
 from lora_profiler.errors import UsageError

@@ -22,14 +22,11 @@ from lora_profiler import (
     make_plan,
     offers_of,
 )
-from lora_profiler.campaign.batch_search import LargestBatch
-from lora_profiler.catalog.gpus import table_prices
-from lora_profiler.comparison.errors import Grouping, compare, summary
-from lora_profiler.comparison.regressions import changes, paired, setup_changes
-from lora_profiler.comparison.scored import Scored
+from lora_profiler.facts.catalog.gpus import table_prices
+from lora_profiler.measuring.records.record import Record
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.placement import find_network
-from lora_profiler.records.record import Record
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.report.json.bench import (
     bench_payload,
     bench_schema,
@@ -39,7 +36,10 @@ from lora_profiler.report.json.bench import (
 )
 from lora_profiler.report.json.plan import plan_payload, plan_schema
 from lora_profiler.report.json.predict import predict_payload, predict_schema
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.runs.campaign.batch_search import LargestBatch
+from lora_profiler.runs.comparison.errors import Grouping, compare, summary
+from lora_profiler.runs.comparison.regressions import changes, paired, setup_changes
+from lora_profiler.runs.comparison.scored import Scored
 
 Place = tuple[str | int, ...]
 

@@ -14,18 +14,18 @@ import cases
 import truth
 from commands import Run
 from families import TINY, VARIED
-from lora_profiler.adapters import RefusedTargetsError
-from lora_profiler.adapters.matching import block_size
-from lora_profiler.analytic import predict
-from lora_profiler.analytic.persistent import trainable_tensors
-from lora_profiler.analytic.plan import plan_for
-from lora_profiler.catalog import find_gpu, find_model, model_from_config
 from lora_profiler.errors import UsageError
+from lora_profiler.facts.catalog import find_gpu, find_model, model_from_config
+from lora_profiler.memory.analytic import predict
+from lora_profiler.memory.analytic.persistent import trainable_tensors
+from lora_profiler.memory.analytic.plan import plan_for
 from lora_profiler.planning.engine import predict as answer
 from lora_profiler.planning.fit import fit
 from lora_profiler.planning.setups import setup_for
+from lora_profiler.question.adapters import RefusedTargetsError
+from lora_profiler.question.adapters.matching import block_size
+from lora_profiler.question.workload import LoraConfig, PeftType, Quantization, TrainSetup, Workload
 from lora_profiler.report.labels import way_label
-from lora_profiler.workload import LoraConfig, PeftType, Quantization, TrainSetup, Workload
 
 KINDS: tuple[PeftType, ...] = ("vera", "ia3", "oft")
 CONFIGS = {**TINY, **{f"{name}-varied": config for name, config in VARIED.items()}}
@@ -166,7 +166,7 @@ def test_the_width_of_a_rotation_is_pefts():
 def test_tables_are_pefts_own():
     from peft.utils import constants
 
-    from lora_profiler.adapters.targets import IA3_FEEDFORWARD, TARGETS_OF
+    from lora_profiler.question.adapters.targets import IA3_FEEDFORWARD, TARGETS_OF
 
     for kind, targets in TARGETS_OF.items():
         real = getattr(constants, f"TRANSFORMERS_MODELS_TO_{kind.upper()}_TARGET_MODULES_MAPPING")
@@ -192,8 +192,8 @@ def test_what_lives_between_steps(name, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_process_that_is_measured_trains_them(kind):
     """The harness' own steps, and whose memory is whose."""
-    from lora_profiler.harness.ownership import is_adapter
-    from lora_profiler.modeling import build_model
+    from lora_profiler.measuring.harness.ownership import is_adapter
+    from lora_profiler.trace.modeling import build_model
 
     setup = TrainSetup(lora=LoraConfig(r=3, peft_type=kind), device="cpu", seq_len=8)
     config = cases.CONFIGS["llama"]

@@ -10,12 +10,12 @@ import pytest
 
 import cases
 import truth
-from lora_profiler.analytic import predict
-from lora_profiler.analytic.optimizers import state_bytes
-from lora_profiler.analytic.plan import plan_for
-from lora_profiler.catalog import model_from_config
-from lora_profiler.support.bases import nf4_bytes
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.memory.analytic import predict
+from lora_profiler.memory.analytic.optimizers import state_bytes
+from lora_profiler.memory.analytic.plan import plan_for
+from lora_profiler.question.support.bases import nf4_bytes
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 Sizes = dict[str, tuple[int, int, int]]
 SMALL = {"batch_size": 2, "seq_len": 8, "device": "cpu"}

@@ -30,8 +30,8 @@ from lora_profiler import (
     predict,
     step_time,
 )
-from lora_profiler.catalog import bundled_gpus
-from lora_profiler.catalog.gpus import Price, read_price, table_prices
+from lora_profiler.facts.catalog import bundled_gpus
+from lora_profiler.facts.catalog.gpus import Price, read_price, table_prices
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import peak_bytes
 from lora_profiler.planning.placement import find_network
@@ -39,11 +39,11 @@ from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.plan_costs import Costs
 from lora_profiler.planning.plan_space import MOST_SAVED_BYTES_PER_PARAMETER
 from lora_profiler.planning.planned import concessions_of, cost_of, hours_of, is_within
+from lora_profiler.question.workload import Method
 from lora_profiler.report.answer.verdicts import short_gpu_names
 from lora_profiler.report.decision import plan as plan_words
 from lora_profiler.report.decision.plan import money_text, plan_blocks
 from lora_profiler.report.terminal import plain
-from lora_profiler.workload import Method
 
 QWEN = find_model("Qwen/Qwen2.5-0.5B")
 LLAMA = find_model("meta-llama/Llama-3.1-8B")

@@ -9,10 +9,10 @@ import pytest
 
 import cases
 from lora_profiler import predict
-from lora_profiler.analytic import plan
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.gpu_platform import Platform
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.memory.analytic import plan
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 LORA = LoraConfig(r=4, adapter_dtype="float32", target_modules="all-linear")
 ALONE = TrainSetup(batch_size=2, seq_len=40, lora=LORA)

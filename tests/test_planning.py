@@ -8,11 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_profiler.adapters.targets import attention_targets
-from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError, UsageError
-from lora_profiler.gpu_platform import Platform
-from lora_profiler.option import MAX_SIZE
+from lora_profiler.facts.catalog import find_gpu, find_model
 from lora_profiler.planning.diagnostics import activation_excess, outweighed_layers
 from lora_profiler.planning.engine import peak_bytes, predict
 from lora_profiler.planning.fit import Fit, fit, judge, largest
@@ -24,8 +21,11 @@ from lora_profiler.planning.reserve import (
     reserve_for,
 )
 from lora_profiler.planning.sweep import sweep
+from lora_profiler.question.adapters.targets import attention_targets
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.option import MAX_SIZE
+from lora_profiler.question.workload import OPTIONS, LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.units import GIB
-from lora_profiler.workload import OPTIONS, LoraConfig, Quantization, TrainSetup, Workload
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def test_reserve_names_its_parts() -> None:
 
 
 def test_every_catalogue_architecture_that_has_wide_workspaces_exists() -> None:
-    from lora_profiler.catalog import bundled_gpus
+    from lora_profiler.facts.catalog import bundled_gpus
 
     assert set(_WORKSPACE_BYTES) <= {gpu.architecture for gpu in bundled_gpus()}
 

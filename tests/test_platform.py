@@ -13,21 +13,21 @@ import cases
 import records
 from agreement import same_step
 from commands import Run
-from lora_profiler.analytic import predict
-from lora_profiler.catalog import bundled_gpus, find_gpu, find_model, model_from_config
-from lora_profiler.compiled import has_profile, has_stand_in
-from lora_profiler.compiled.predict import STAND_IN_ERROR
-from lora_profiler.compiled.regime import key_of
 from lora_profiler.errors import UnbuildableError, UsageError
-from lora_profiler.gpu_platform import Platform, parse_torch, version_of
-from lora_profiler.harness import capabilities as device_choice
+from lora_profiler.facts.catalog import bundled_gpus, find_gpu, find_model, model_from_config
+from lora_profiler.measuring.harness import capabilities as device_choice
+from lora_profiler.measuring.records.serialize import record_dict, record_from_dict
+from lora_profiler.memory.analytic import predict
+from lora_profiler.memory.compiled import has_profile, has_stand_in
+from lora_profiler.memory.compiled.predict import STAND_IN_ERROR
+from lora_profiler.memory.compiled.regime import key_of
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.planning.fit import fit
 from lora_profiler.planning.timing import step_time
-from lora_profiler.records.serialize import record_dict, record_from_dict
-from lora_profiler.traced.single_size import predict_once
-from lora_profiler.workload import Dtype, LoraConfig, TrainSetup, Workload
+from lora_profiler.question.gpu_platform import Platform, parse_torch, version_of
+from lora_profiler.question.workload import Dtype, LoraConfig, TrainSetup, Workload
+from lora_profiler.trace.single_size import predict_once
 
 INSTALLED = version_of(torch.__version__) or (0, 0)
 CARDS = {70: (2, 13), 75: (2, 14), 86: (2, 13), 90: (2, 13), 120: (2, 15)}

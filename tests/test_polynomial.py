@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_profiler.algebra.polynomial import (
+from lora_profiler._common.polynomial import (
     ROUNDINGS,
     S8,
     S16,

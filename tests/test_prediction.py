@@ -10,13 +10,11 @@ import pytest
 
 import families
 import records
-from lora_profiler.catalog import find_model, model_from_config
-from lora_profiler.compiled import library
-from lora_profiler.compiled.evaluation import forget
 from lora_profiler.errors import NoProfileError
-from lora_profiler.gpu_platform import Platform
-from lora_profiler.planning.engine import predict
-from lora_profiler.prediction import (
+from lora_profiler.facts.catalog import find_model, model_from_config
+from lora_profiler.memory.compiled import library
+from lora_profiler.memory.compiled.evaluation import forget
+from lora_profiler.memory.prediction import (
     CATEGORIES,
     CurvePoint,
     Details,
@@ -24,8 +22,10 @@ from lora_profiler.prediction import (
     LayerCost,
     Prediction,
 )
+from lora_profiler.planning.engine import predict
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
 from lora_profiler.units import MIB
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 LORA = TrainSetup(lora=LoraConfig(r=4), seq_len=64)
 BUNDLED = Workload(model=find_model("EleutherAI/pythia-14m"), setup=LORA)

@@ -9,18 +9,17 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lora_profiler.campaign.planned import Planned
-from lora_profiler.campaign.progress import Progress
-from lora_profiler.harness import Heartbeat, make_case
-from lora_profiler.planning.engine import predict
-from lora_profiler.prediction import PHASES
-from lora_profiler.records.record import (
+from lora_profiler.measuring.harness import Heartbeat, make_case
+from lora_profiler.measuring.records.record import (
     Conditions,
     Failure,
     PhaseSample,
     Readings,
     readings_from_dict,
 )
+from lora_profiler.memory.prediction import PHASES
+from lora_profiler.planning.engine import predict
+from lora_profiler.question.workload import LoraConfig, Workload
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.running import (
     _WIDTHS,
@@ -33,7 +32,8 @@ from lora_profiler.report.measured.running import (
     status_text,
     window,
 )
-from lora_profiler.workload import LoraConfig, Workload
+from lora_profiler.runs.campaign.planned import Planned
+from lora_profiler.runs.campaign.progress import Progress
 from records import WORKLOAD, make_record
 
 

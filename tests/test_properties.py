@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_profiler.analytic import peak_bytes, predict
-from lora_profiler.catalog import find_model
-from lora_profiler.prediction import CATEGORIES, MOMENTS, Prediction
+from lora_profiler.facts.catalog import find_model
+from lora_profiler.memory.analytic import peak_bytes, predict
+from lora_profiler.memory.prediction import CATEGORIES, MOMENTS, Prediction
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.report.json.predict import prediction_dict
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 MODELS = {
     name: ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 import oracle
-from lora_profiler.analytic.kernels.count import counted_kernels
-from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UsageError
-from lora_profiler.modeling import build_model
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.memory.analytic.kernels.count import counted_kernels
 from lora_profiler.planning.engine import predict
-from lora_profiler.support.check import check
-from lora_profiler.support.fake_quantizing import RULED
-from lora_profiler.traced.kernels import step_kernels
-from lora_profiler.traced.run import trace
-from lora_profiler.workload import LoraConfig, Qat, Quantization, TrainSetup, Workload
+from lora_profiler.question.support.check import check
+from lora_profiler.question.support.fake_quantizing import RULED
+from lora_profiler.question.workload import LoraConfig, Qat, Quantization, TrainSetup, Workload
+from lora_profiler.trace.kernels import step_kernels
+from lora_profiler.trace.modeling import build_model
+from lora_profiler.trace.run import trace
 from test_traced import close
 from tracing import peaks_of
 

@@ -12,7 +12,6 @@ import cases
 import oracle
 from commands import Run, refused
 from golden_files import Golden
-from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.dashboard.answered import answered, uploaded_model
 from lora_profiler.dashboard.question import Question
 from lora_profiler.errors import (
@@ -21,12 +20,13 @@ from lora_profiler.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.option_values import UNMODELLED_BASES
+from lora_profiler.facts.catalog import find_model, model_from_config
 from lora_profiler.planning.engine import peak_bytes, predict
 from lora_profiler.planning.sweep import sweep
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.option_values import UNMODELLED_BASES
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.report.json.predict import predict_schema
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 BASE: dict[str, Any] = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64,
@@ -290,7 +290,7 @@ def test_what_transformers_trains_nothing_on_is_said():
 
     from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
-    from lora_profiler.catalog.quantized import _SCHEMES, _UNTRAINABLE
+    from lora_profiler.facts.catalog.quantized import _SCHEMES, _UNTRAINABLE
 
     def refuses(kind: type) -> bool:
         body = inspect.getsource(kind.is_trainable.fget)

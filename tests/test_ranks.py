@@ -8,15 +8,15 @@ import torch.distributed as dist
 
 import cases
 import tracing
-from lora_profiler.analytic import predict as by_rule
-from lora_profiler.analytic import shared_parts
-from lora_profiler.analytic.sharding import BUCKET, FIRST_BUCKET, Piece, bucket_bytes, unit
-from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UsageError
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.memory.analytic import predict as by_rule
+from lora_profiler.memory.analytic import shared_parts
+from lora_profiler.memory.analytic.sharding import BUCKET, FIRST_BUCKET, Piece, bucket_bytes, unit
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.engine import predict
-from lora_profiler.prediction import Prediction
-from lora_profiler.traced.single_size import predict_once as by_trace
-from lora_profiler.workload import LoraConfig, Quantization, Sharding, TrainSetup, Workload
+from lora_profiler.question.workload import LoraConfig, Quantization, Sharding, TrainSetup, Workload
+from lora_profiler.trace.single_size import predict_once as by_trace
 
 EXACT = ("setup", "end_of_forward", "loss_backward", "optimizer_step")
 SETUP = TrainSetup(batch_size=2, seq_len=24, lora=LoraConfig(r=4))

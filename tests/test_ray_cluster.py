@@ -23,13 +23,18 @@ import quick_child
 from benchmarks.truth import suite_models
 from commands import Run, refused
 from golden_files import Golden
-from lora_profiler.campaign.planned import Planned, planned_for_cluster
-from lora_profiler.campaign.runs import MARGIN_SECONDS, Schedule
 from lora_profiler.cli.main import main
-from lora_profiler.cluster_runs import ray as cluster
-from lora_profiler.cluster_runs import ray as ray_connection
-from lora_profiler.cluster_runs import scheduler as cluster_runs
-from lora_profiler.cluster_runs.ray import (
+from lora_profiler.measuring.harness import Case, Heartbeat, environment_of, make_case
+from lora_profiler.measuring.records.record import Conditions, Record
+from lora_profiler.measuring.records.serialize import record_dict
+from lora_profiler.measuring.records.store import Store
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.runs.campaign.planned import Planned, planned_for_cluster
+from lora_profiler.runs.campaign.runs import MARGIN_SECONDS, Schedule
+from lora_profiler.runs.cluster import ray as cluster
+from lora_profiler.runs.cluster import ray as ray_connection
+from lora_profiler.runs.cluster import scheduler as cluster_runs
+from lora_profiler.runs.cluster.ray import (
     Begun,
     Cancelled,
     Ended,
@@ -41,12 +46,7 @@ from lora_profiler.cluster_runs.ray import (
     differences,
     opened,
 )
-from lora_profiler.cluster_runs.scheduler import ClusterOutcome, spread_cases
-from lora_profiler.harness import Case, Heartbeat, environment_of, make_case
-from lora_profiler.records.record import Conditions, Record
-from lora_profiler.records.serialize import record_dict
-from lora_profiler.records.store import Store
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.runs.cluster.scheduler import ClusterOutcome, spread_cases
 from records import make_record
 from waiting import wait_until
 
@@ -487,7 +487,7 @@ def measuring() -> list[psutil.Process]:
             line = " ".join(process.cmdline())
         except psutil.Error:
             continue
-        if "quick_child" in line or "lora_profiler.harness.entry" in line:
+        if "quick_child" in line or "lora_profiler.measuring.harness.entry" in line:
             found.append(process)
     return found
 

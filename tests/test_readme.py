@@ -28,6 +28,7 @@ from lora_profiler._common.moved import MOVED
 from lora_profiler.cli.main import root
 from readme import (
     ACCURACY,
+    DESIGN,
     FOLDERS,
     INDEX,
     PAGES,
@@ -39,6 +40,7 @@ from readme import (
     setup_commands,
     transcripts,
     with_accuracy,
+    with_rooms,
 )
 
 TEXT = README.read_text("utf-8")
@@ -156,14 +158,12 @@ def test_every_command_and_option_group_is_shown() -> None:
         assert any(needed in command for command in commands), needed
 
 
-def test_the_map_names_every_module_of_the_package() -> None:
+def test_the_rooms_are_those_of_the_code() -> None:
+    page = TEXTS[DESIGN]
+    assert with_rooms(DESIGN, page) == page, "python tests/readme.py --update writes them anew"
     for path in sorted((ROOT / "lora_profiler").iterdir()):
-        if path.name.startswith("_") or path.name == "py.typed":
-            continue
-        name = f"{path.name}/" if path.is_dir() else path.name
-        assert f"`{name}`" in TEXTS[ROOT / "docs" / "design.md"], (
-            f"the map of the code does not name {name}"
-        )
+        if not path.name.startswith("_") and path.name != "py.typed":
+            assert f"`{path.name}{'/' * path.is_dir()}`" in page
 
 
 def test_the_readme_ends_before_one_scrolls_for_long() -> None:

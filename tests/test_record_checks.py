@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from golden_files import Golden
-from lora_profiler.records.record import Conditions, Device, Failure, Record
-from lora_profiler.records.serialize import record_dict, record_from_dict
+from lora_profiler.measuring.records.record import Conditions, Device, Failure, Record
+from lora_profiler.measuring.records.serialize import record_dict, record_from_dict
 from private_text import private_text
 from record_checks import check_file, check_folder, problems
 from records import LORA_WORKLOAD, PEAK, PHASE_PEAKS, make_record
@@ -227,8 +227,8 @@ def test_versions_of_four_numbers_are_no_addresses() -> None:
 
 
 def test_no_bundled_model_is_taken_for_private() -> None:
-    from lora_profiler.catalog import find_model
-    from lora_profiler.catalog.bundled import bundled_models
+    from lora_profiler.facts.catalog import find_model
+    from lora_profiler.facts.catalog.bundled import bundled_models
 
     for entry in bundled_models():
         model = find_model(entry.id)

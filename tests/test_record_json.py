@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from golden_files import Golden
-from lora_profiler.catalog import find_model
-from lora_profiler.catalog.bundled import bundled_models
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError
-from lora_profiler.records.decode import RecordError
-from lora_profiler.records.record import (
+from lora_profiler.facts.catalog import find_model
+from lora_profiler.facts.catalog.bundled import bundled_models
+from lora_profiler.measuring.records.decode import RecordError
+from lora_profiler.measuring.records.record import (
     SCHEMA_VERSION,
     STATUSES,
     Conditions,
@@ -25,14 +25,20 @@ from lora_profiler.records.record import (
     Record,
     case_key,
 )
-from lora_profiler.records.serialize import (
+from lora_profiler.measuring.records.serialize import (
     record_dict,
     record_from_dict,
     record_schema,
     workload_dict,
     workload_from_dict,
 )
-from lora_profiler.workload import STORED_OPTIONS, LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.question.workload import (
+    STORED_OPTIONS,
+    LoraConfig,
+    Quantization,
+    TrainSetup,
+    Workload,
+)
 from record_checks import problems
 from record_strategies import MODELS, records, workloads
 from records import make_record

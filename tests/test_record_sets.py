@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from golden_files import Golden
-from lora_profiler.comparison.errors import compare
-from lora_profiler.records.load import RecordSet, StoreError, read_content, read_set
-from lora_profiler.records.record import Record
-from lora_profiler.records.serialize import record_dict
+from lora_profiler.measuring.records.load import RecordSet, StoreError, read_content, read_set
+from lora_profiler.measuring.records.record import Record
+from lora_profiler.measuring.records.serialize import record_dict
 from lora_profiler.report.json.bench import bench_payload
+from lora_profiler.runs.comparison.errors import compare
 from records import make_prediction, make_record
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -70,7 +70,7 @@ def test_what_runs_live_must_equal_the_record(
     if why == "code":
         kept(file, code={"flops": "another"})
     if why == "family":
-        monkeypatch.setenv(recording.CHANGED, "lora_profiler/analytic/families/llama.py")
+        monkeypatch.setenv(recording.CHANGED, "lora_profiler/memory/analytic/families/llama.py")
     mode = "live" if why == "whole" else "auto"
     measure = Counted((1, 2))
     assert ask(monkeypatch, measure, mode) == [1, 2]
@@ -134,7 +134,7 @@ def test_of_a_grid_a_share_runs_and_all_of_a_changed_family(
     cells = [cell(name, n) for name in ("llama", "mixtral-varied") for n in range(500)]
     assert 200 < len(recording.cells_to_run(cells, 1 / 4)) < 300
     assert all(len(recording.cells_to_run([one], 1 / 4)) == 1 for one in cells[:20])
-    monkeypatch.setenv(recording.CHANGED, "lora_profiler/analytic/families/moe.py")
+    monkeypatch.setenv(recording.CHANGED, "lora_profiler/memory/analytic/families/moe.py")
     assert set(map(id, cells[500:])) <= set(map(id, recording.cells_to_run(cells, 1 / 4)))
     monkeypatch.setattr(recording, "THE", SimpleNamespace(current=False))
     assert recording.cells_to_run(cells, 1 / 4) == cells

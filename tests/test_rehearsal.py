@@ -25,12 +25,12 @@ from packaging.requirements import Requirement
 
 from commands import Run, in_python, refused
 from golden_files import Golden
-from lora_profiler.catalog import bundled_gpus, find_gpu, find_model
-from lora_profiler.comparison.errors import counted_peak
 from lora_profiler.errors import RehearsalError, UsageError
-from lora_profiler.gpu_platform import Platform
+from lora_profiler.facts.catalog import bundled_gpus, find_gpu, find_model
+from lora_profiler.measuring.records.locks import WorkingFolder
 from lora_profiler.planning.nearest import nearest
-from lora_profiler.records.locks import WorkingFolder
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup
 from lora_profiler.rehearsal import build, launch, setup
 from lora_profiler.rehearsal.build import (
     Compiler,
@@ -69,7 +69,7 @@ from lora_profiler.report.blocks import Table
 from lora_profiler.report.page import embedded_data, write_page
 from lora_profiler.report.rehearsed import rehearsal_blocks, rehearsal_content, rehearsal_document
 from lora_profiler.report.terminal import plain
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup
+from lora_profiler.runs.comparison.errors import counted_peak
 from waiting import wait_for_the_end_of, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a rehearsal runs on Linux")
@@ -454,7 +454,7 @@ def test_what_a_killed_build_left_is_cleared_away_by_the_next(
 ) -> None:
     place = Path(os.environ["LORA_PROFILER_CACHE"]) / "stubs"
     script = (
-        "import os, sys; from pathlib import Path; from lora_profiler.records.locks import WorkingFolder\n"
+        "import os, sys; from pathlib import Path; from lora_profiler.measuring.records.locks import WorkingFolder\n"
         "place = Path(sys.argv[1]); place.mkdir(parents=True); folder = WorkingFolder(place); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", script, place])
@@ -468,7 +468,7 @@ def test_what_a_killed_build_left_is_cleared_away_by_the_next(
 
 
 def test_every_nvidia_card_of_the_catalogue_can_be_pretended() -> None:
-    from lora_profiler.catalog.gpus import processor_table
+    from lora_profiler.facts.catalog.gpus import processor_table
 
     nvidia = [gpu for gpu in bundled_gpus() if gpu.vendor == "nvidia"]
     assert {gpu.key for gpu in nvidia} == set(processor_table())

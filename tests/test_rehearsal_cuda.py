@@ -15,14 +15,14 @@ import pytest
 
 from benchmarks.rehearsed.first_rank import rehearsed_first_rank
 from lora_profiler import Workload, predict
-from lora_profiler.analytic.kernels import counted_kernels
-from lora_profiler.catalog import find_gpu, find_model, model_from_config
-from lora_profiler.comparison.errors import claims, group_peaks
-from lora_profiler.gpu_platform import Platform, version_of
+from lora_profiler.facts.catalog import find_gpu, find_model, model_from_config
+from lora_profiler.measuring.records.serialize import record_from_dict, setup_from_dict
+from lora_profiler.memory.analytic.kernels import counted_kernels
 from lora_profiler.planning.setups import setup_for
-from lora_profiler.records.serialize import record_from_dict, setup_from_dict
+from lora_profiler.question.gpu_platform import Platform, version_of
+from lora_profiler.question.workload import LoraConfig, TrainSetup
+from lora_profiler.runs.comparison.errors import claims, group_peaks
 from lora_profiler.steptime import predict_step_time
-from lora_profiler.workload import LoraConfig, TrainSetup
 from record_checks import problems
 from waiting import wait_until
 

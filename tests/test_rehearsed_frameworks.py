@@ -11,8 +11,8 @@ from benchmarks.rehearsed.framework_cells import cells
 from benchmarks.rehearsed.frameworks import BENCHMARK, FAMILY, is_exact, page
 from benchmarks.rows import read_rows
 from commands import Run
-from lora_profiler.analytic.plan import EXACT_MOMENTS
-from lora_profiler.stacks import find_stack
+from lora_profiler.facts.stacks import find_stack
+from lora_profiler.memory.analytic.plan import EXACT_MOMENTS
 
 ALL = read_rows(FAMILY.rows)
 TOLD = (

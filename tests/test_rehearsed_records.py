@@ -14,27 +14,27 @@ import pytest
 
 from commands import Run, refused
 from golden_files import Golden
-from lora_profiler.catalog import find_gpu
-from lora_profiler.comparison.errors import claims, compare
-from lora_profiler.comparison.scored import result, scored
-from lora_profiler.comparison.throughput import card_of, throughput
 from lora_profiler.dashboard.records import uploaded
 from lora_profiler.errors import UsageError
-from lora_profiler.harness import MeasurementError, make_case, measure_case
-from lora_profiler.harness.preflight import refuse_on_this_machine
-from lora_profiler.harness.pretended import Pretended, marked, without_times
+from lora_profiler.facts.catalog import find_gpu
+from lora_profiler.measuring.harness import MeasurementError, make_case, measure_case
+from lora_profiler.measuring.harness.preflight import refuse_on_this_machine
+from lora_profiler.measuring.harness.pretended import Pretended, marked, without_times
+from lora_profiler.measuring.records.load import read_set
+from lora_profiler.measuring.records.record import Conditions, Measurement, Record
+from lora_profiler.measuring.records.serialize import record_dict, record_from_dict
+from lora_profiler.measuring.records.store import Store, StoreError
 from lora_profiler.planning import rehearsed
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import engines_for, predict
-from lora_profiler.records.load import read_set
-from lora_profiler.records.record import Conditions, Measurement, Record
-from lora_profiler.records.serialize import record_dict, record_from_dict
-from lora_profiler.records.store import Store, StoreError
+from lora_profiler.question.workload import Workload
 from lora_profiler.report.measured.comparisons import comparison_blocks
 from lora_profiler.report.measured.measured_runs import run_texts
 from lora_profiler.report.rehearsed import rehearsed_blocks
 from lora_profiler.report.terminal import plain
-from lora_profiler.workload import Workload
+from lora_profiler.runs.comparison.errors import claims, compare
+from lora_profiler.runs.comparison.scored import result, scored
+from lora_profiler.runs.comparison.throughput import card_of, throughput
 from record_checks import problems
 from records import H100, PEAK, WORKLOAD, make_prediction, make_record
 
@@ -196,7 +196,7 @@ def stub(tmp_path: Path) -> Path:
 
 
 ASK = """
-from lora_profiler.harness.environment import environment
+from lora_profiler.measuring.harness.environment import environment
 for kind in ("cuda", "cpu"):
     print(environment(kind, command=None, import_torch=False).device.kind)
 """
@@ -226,8 +226,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import json, subprocess
 from pathlib import Path
-from lora_profiler.catalog import find_gpu
-from lora_profiler.harness.runner import child_environment
+from lora_profiler.facts.catalog import find_gpu
+from lora_profiler.measuring.harness.runner import child_environment
 from lora_profiler.planning import rehearsed
 from lora_profiler.rehearsal import build
 from lora_profiler.rehearsal.launch import pretended
@@ -243,7 +243,7 @@ ask = '''
 import json, sys
 from importlib.util import find_spec
 from pathlib import Path
-from lora_profiler.harness import process
+from lora_profiler.measuring.harness import process
 print(json.dumps([find_spec("torch").origin, str(Path(process.__file__).resolve()), process.python_path({})]))
 '''
 print(subprocess.check_output([host.python, "-c", ask], env=child_environment(None, host), text=True))

@@ -14,8 +14,8 @@ from benchmarks.rehearsed import rules as rehearsed_rules
 from benchmarks.rows import read_rows
 from lora_profiler import LoraConfig, Prediction, TrainSetup, Workload, find_model, predict
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.evidence import not_rehearsed, own_rows
-from lora_profiler.records.serialize import setup_from_dict
+from lora_profiler.facts.evidence import not_rehearsed, own_rows
+from lora_profiler.measuring.records.serialize import setup_from_dict
 from lora_profiler.report.measured.measurements import setting
 
 

@@ -12,12 +12,12 @@ import torch
 
 from benchmarks.rehearsed import step_time as benchmark
 from benchmarks.rows import read_rows
-from lora_profiler.catalog import find_gpu
-from lora_profiler.kernels import Gemm, Kernel
-from lora_profiler.modeling.operator_kernels import kernel_of
+from lora_profiler.facts.catalog import find_gpu
+from lora_profiler.memory.kernels import Gemm, Kernel
 from lora_profiler.planning.nearest import RehearsedTime, rehearsed_time
 from lora_profiler.report.rehearsed import bound_of, time_blocks, time_document, time_line
 from lora_profiler.report.terminal import plain
+from lora_profiler.trace.modeling.operator_kernels import kernel_of
 
 A100 = find_gpu("a100_sxm_80gb")
 INSIDE = "lora_profiler.rehearsal.inside.rehearsed"

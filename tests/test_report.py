@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_profiler.catalog import Gpu, find_gpu, find_model
+from lora_profiler.facts.catalog import Gpu, find_gpu, find_model
+from lora_profiler.memory.prediction import CATEGORIES, MOMENTS
 from lora_profiler.planning.answers import Answer, answers
 from lora_profiler.planning.fit import Fit
 from lora_profiler.planning.reserve import Judged
-from lora_profiler.prediction import CATEGORIES, MOMENTS
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.report import labels, render, terminal
 from lora_profiler.report.answer.comparison_table import comparison_table
 from lora_profiler.report.answer.explain import explain_blocks, linear_flops, moments_table
@@ -48,7 +49,6 @@ from lora_profiler.report.json.predict import (
     predict_schema,
 )
 from lora_profiler.units import byte_unit, bytes_text
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 MODELS = [
     "gpt2",

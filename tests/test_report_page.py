@@ -28,16 +28,15 @@ from benchmarks.truth.reports import RECORDS, REPORTS, machines
 from browser import launched
 from commands import in_python
 from figure_texts import crowded
-from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.cli.main import main
-from lora_profiler.comparison.errors import METRICS, compare
-from lora_profiler.comparison.scored import Scored, scored
 from lora_profiler.errors import UsageError
+from lora_profiler.facts.catalog import find_gpu, find_model
+from lora_profiler.measuring.records.load import read_records
+from lora_profiler.measuring.records.record import STATUSES, Failure, Record
+from lora_profiler.measuring.records.serialize import record_dict
+from lora_profiler.memory.prediction import CATEGORIES, MOMENTS
 from lora_profiler.planning.answers import answers
-from lora_profiler.prediction import CATEGORIES, MOMENTS
-from lora_profiler.records.load import read_records
-from lora_profiler.records.record import STATUSES, Failure, Record
-from lora_profiler.records.serialize import record_dict
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.report import labels, palette
 from lora_profiler.report.answer.layers import held_by_layers, held_bytes
 from lora_profiler.report.blocks import Table
@@ -50,8 +49,9 @@ from lora_profiler.report.page.content import provenance_section
 from lora_profiler.report.page.runs import MOST_ROWS, full_and_lora, groups_alike, numbered
 from lora_profiler.report.page.write import PACKED_ABOVE, json_text, packed
 from lora_profiler.report.parts import Beside, Drawing, Fold, Part, drawings
+from lora_profiler.runs.comparison.errors import METRICS, compare
+from lora_profiler.runs.comparison.scored import Scored, scored
 from lora_profiler.units import bytes_text, error_text
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 from records import CPU, H100, LORA_WORKLOAD, WORKLOAD, make_record
 
 HOSTILE = (
@@ -88,7 +88,7 @@ def some_records() -> list[Record]:
 
 
 def make_phases() -> tuple[Any, ...]:
-    from lora_profiler.records.record import PhaseSample
+    from lora_profiler.measuring.records.record import PhaseSample
 
     return tuple(
         PhaseSample(step=s, phase=p, requested_peak_bytes=10 * s, requested_bytes=5)
@@ -374,7 +374,7 @@ def test_prediction_and_measurement_of_a_step_are_held_against_each_other() -> N
 
 BUNDLED_CURVES = """
 from lora_profiler import LoraConfig, TrainSetup, Workload, find_gpu, find_model
-from lora_profiler.comparison.errors import PHASE_GROUPS, counted, predicted_peaks
+from lora_profiler.runs.comparison.errors import PHASE_GROUPS, counted, predicted_peaks
 from lora_profiler.planning.answers import answers
 
 model = find_model("meta-llama/Llama-3.1-8B")

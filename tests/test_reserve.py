@@ -9,18 +9,17 @@ import pytest
 from benchmarks.rows import read_rows
 from benchmarks.truth import fragmentation
 from lora_profiler import LoraConfig, TrainSetup, Workload, find_gpu, find_model
-from lora_profiler.catalog import bundled_gpus, model_from_config
-from lora_profiler.catalog.gpus import (
+from lora_profiler.errors import UsageError
+from lora_profiler.facts.catalog import bundled_gpus, model_from_config
+from lora_profiler.facts.catalog.gpus import (
     context_of,
     multiprocessors,
     processor_table,
     published_contexts,
 )
-from lora_profiler.compiled.allocator import EMPTY_CACHE, GRAIN
-from lora_profiler.compiled.requests import requests_for
-from lora_profiler.compiled.trials import Trials
-from lora_profiler.errors import UsageError
-from lora_profiler.gpu_platform import Platform
+from lora_profiler.memory.compiled.allocator import EMPTY_CACHE, GRAIN
+from lora_profiler.memory.compiled.requests import requests_for
+from lora_profiler.memory.compiled.trials import Trials
 from lora_profiler.planning import reserve
 from lora_profiler.planning.engine import on_card, peak_bytes, predict
 from lora_profiler.planning.fit import fit
@@ -34,6 +33,7 @@ from lora_profiler.planning.reserve import (
     reserve_for,
     usable_bytes,
 )
+from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.units import GIB, MIB
 
 SETUP = TrainSetup(lora=LoraConfig(), batch_size=4, seq_len=512)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from lora_profiler.records.checks import median_interval, relative_half_width
+from lora_profiler.measuring.records.checks import median_interval, relative_half_width
 from lora_profiler.report.labels import interval_text
 
 

@@ -15,11 +15,11 @@ import pytest
 import cases
 import reference
 import truth
-from lora_profiler.analytic import predict
-from lora_profiler.catalog import find_model, model_from_config
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.prediction import Prediction
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.facts.catalog import find_model, model_from_config
+from lora_profiler.memory.analytic import predict
+from lora_profiler.memory.prediction import Prediction
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from oracle import Saved
 
 QV = ("q_proj", "v_proj")

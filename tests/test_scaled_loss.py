@@ -7,17 +7,17 @@ import pytest
 import torch
 
 import cases
-from lora_profiler.analytic import predict
-from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import UsageError
-from lora_profiler.gpu_platform import Platform
-from lora_profiler.harness.training import Training, TrainingBatches
-from lora_profiler.modeling import build_model, make_optimizer
+from lora_profiler.facts.catalog import find_gpu, find_model
+from lora_profiler.measuring.harness.training import Training, TrainingBatches
+from lora_profiler.measuring.records.record import Conditions
+from lora_profiler.memory.analytic import predict
 from lora_profiler.planning.fit import _OnCards
 from lora_profiler.planning.setups import DEFAULTS, setups
-from lora_profiler.records.record import Conditions
-from lora_profiler.support.library_memory import scaler_holds
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.support.library_memory import scaler_holds
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.trace.modeling import build_model, make_optimizer
 
 SCALED = TrainSetup(
     device="cpu", dtype="float32", precision="amp-float16", batch_size=2, seq_len=16, accumulation=2

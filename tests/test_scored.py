@@ -9,15 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import records
-from lora_profiler.catalog import find_model
-from lora_profiler.comparison import scored as module
-from lora_profiler.comparison.errors import compare
-from lora_profiler.comparison.scored import scored
 from lora_profiler.errors import UsageError
+from lora_profiler.facts.catalog import find_model
+from lora_profiler.measuring.records.record import Record
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.engine import predict
-from lora_profiler.prediction import Prediction
-from lora_profiler.records.record import Record
-from lora_profiler.workload import LoraConfig, Workload
+from lora_profiler.question.workload import LoraConfig, Workload
+from lora_profiler.runs.comparison import scored as module
+from lora_profiler.runs.comparison.errors import compare
+from lora_profiler.runs.comparison.scored import scored
 from record_strategies import records as any_record
 
 STRANGE = replace(
@@ -72,12 +72,12 @@ def test_a_run_that_failed_has_its_prediction_and_no_comparison() -> None:
 
 @pytest.mark.parametrize("engine", ["traced", "compiled"])
 def test_nothing_is_traced(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import lora_profiler.traced
+    import lora_profiler.trace
 
     def never(workload: Workload) -> Prediction:
         raise AssertionError("traced")
 
-    monkeypatch.setattr(lora_profiler.traced, "predict", never)
+    monkeypatch.setattr(lora_profiler.trace, "predict", never)
     (found,) = scored([records.make_record()], engine)
     assert found.prediction is None
     assert found.refusal is not None and "no compiled profile answers tiny-gpt2" in found.refusal

@@ -2,8 +2,8 @@
 
 import records
 from benchmarks.truth.records import cells
-from lora_profiler.comparison.errors import ErrorSummary, compare, summary
-from lora_profiler.records.record import Record
+from lora_profiler.measuring.records.record import Record
+from lora_profiler.runs.comparison.errors import ErrorSummary, compare, summary
 
 
 def group_of(record: Record, metric: str, category: str, **predicted: object) -> ErrorSummary:

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from lora_profiler.gpu_platform import CUDNN, Platform, version_of
-from lora_profiler.support.sdpa import SdpaCall, cuda_backend, takes_single_head
+from lora_profiler.question.gpu_platform import CUDNN, Platform, version_of
+from lora_profiler.question.support.sdpa import SdpaCall, cuda_backend, takes_single_head
 
 CHOICES = json.loads((Path(__file__).parent / "data" / "sdpa_choices.json").read_text("utf-8"))
 AXES = ("torch", "sm", "dtype", "heads", "mask", "dropout", "length")

@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from lora_profiler.catalog import find_model
 from lora_profiler.cli.main import predict_command
 from lora_profiler.cli.options import workloads as command_line_workloads
 from lora_profiler.dashboard.answered import workloads
 from lora_profiler.dashboard.question import SETUP_OPTIONS, from_params
 from lora_profiler.errors import UsageError
-from lora_profiler.gpu_platform import Platform
+from lora_profiler.facts.catalog import find_model
+from lora_profiler.facts.stacks import GUIDE
 from lora_profiler.planning.setups import DEFAULTS, LORA_OPTIONS, QLORA_OPTIONS, setup_for, setups
-from lora_profiler.stacks import GUIDE
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, setup_dict
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, setup_dict
 
 GPT2 = find_model("gpt2")
 

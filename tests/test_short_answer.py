@@ -24,7 +24,7 @@ from lora_profiler import (
     predict,
     step_time,
 )
-from lora_profiler.catalog import bundled_gpus
+from lora_profiler.facts.catalog import bundled_gpus
 from lora_profiler.planning import advise as advising
 from lora_profiler.planning.advise import advise
 from lora_profiler.planning.answers import answers

@@ -13,17 +13,17 @@ import pytest
 from benchmarks.truth import suite_models
 from commands import Run, refused
 from golden_files import Golden
-from lora_profiler.campaign.planned import planned_for_cluster
-from lora_profiler.campaign.suites import read_case, write_cases
 from lora_profiler.cli.main import main
-from lora_profiler.cluster_runs import slurm
-from lora_profiler.cluster_runs.ray import PROCESS_BYTES, Needs, default_cpus, needs, together
 from lora_profiler.errors import UsageError
-from lora_profiler.harness import Case, make_case
-from lora_profiler.records.load import read_records
-from lora_profiler.records.record import Conditions
-from lora_profiler.records.serialize import record_dict
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.measuring.harness import Case, make_case
+from lora_profiler.measuring.records.load import read_records
+from lora_profiler.measuring.records.record import Conditions
+from lora_profiler.measuring.records.serialize import record_dict
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.runs.campaign.planned import planned_for_cluster
+from lora_profiler.runs.campaign.suites import read_case, write_cases
+from lora_profiler.runs.cluster import slurm
+from lora_profiler.runs.cluster.ray import PROCESS_BYTES, Needs, default_cpus, needs, together
 
 ROOT = Path(__file__).resolve().parent.parent
 SETUP = TrainSetup(dtype="float32", lora=LoraConfig(r=4), batch_size=2, seq_len=32, device="cpu")

@@ -13,20 +13,17 @@ import yaml
 from commands import Run, refused
 from golden_files import Golden
 from lora_profiler import find_model, setup_for
-from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
-from lora_profiler.gpu_platform import Platform
+from lora_profiler.facts.stacks import CHECKPOINT_DTYPE, Stack, Trainer, as_guided, find_stack
+from lora_profiler.facts.stacks.stack import METHODS
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import ASSUMED_FLOAT32, common_assumptions
 from lora_profiler.planning.guided import guided
 from lora_profiler.planning.setups import DEFAULTS, workloads
-from lora_profiler.report.answer.short_answer import _is_drawn
-from lora_profiler.report.json.predict import answer_dict
-from lora_profiler.report.setup_words import trainer_lines
-from lora_profiler.stacks import CHECKPOINT_DTYPE, Stack, Trainer, as_guided, find_stack
-from lora_profiler.stacks.stack import METHODS
-from lora_profiler.support.check import check
-from lora_profiler.workload import (
+from lora_profiler.question.adapters import adapters
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.support.check import check
+from lora_profiler.question.workload import (
     OPTIONS,
     LoraConfig,
     Method,
@@ -35,6 +32,9 @@ from lora_profiler.workload import (
     Workload,
     setup_dict,
 )
+from lora_profiler.report.answer.short_answer import _is_drawn
+from lora_profiler.report.json.predict import answer_dict
+from lora_profiler.report.setup_words import trainer_lines
 from readme import TRAINERS as PAGE
 from readme import with_trainers
 from trainers_page import stacks

@@ -17,15 +17,15 @@ from browser import launched
 from commands import in_python, lora_profile
 from conftest import THE_BUNDLE
 from lora_profiler import Platform, UsageError, Workload, find_gpu, find_model, predict
-from lora_profiler.compiled import evaluation, library
-from lora_profiler.compiled.allocator import GRAIN
+from lora_profiler.facts.stacks import GUIDE, as_guided, find_stack, spelled
+from lora_profiler.memory.compiled import evaluation, library
+from lora_profiler.memory.compiled.allocator import GRAIN
 from lora_profiler.planning.fit import judged_on, largest, smallest_card
 from lora_profiler.planning.guided import guided_lines
 from lora_profiler.planning.reserve import PART, Judged
 from lora_profiler.planning.setups import DEFAULTS, workloads
-from lora_profiler.stacks import GUIDE, as_guided, find_stack, spelled
-from lora_profiler.support.check import check
-from lora_profiler.workload import Method
+from lora_profiler.question.support.check import check
+from lora_profiler.question.workload import Method
 from space import page as static_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("the_bundle")]

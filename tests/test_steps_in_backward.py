@@ -10,10 +10,10 @@ import cases
 import oracle
 import truth
 from agreement import exact_totals, totals
-from lora_profiler.analytic import predict
-from lora_profiler.catalog import model_from_config
-from lora_profiler.modeling import attention_context, forward_loss, make_optimizer
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.memory.analytic import predict
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.trace.modeling import attention_context, forward_loss, make_optimizer
 
 BASE = TrainSetup(batch_size=2, seq_len=40, optimizer_impl="fused", optimizer_in_bwd=True)
 SETUPS = {

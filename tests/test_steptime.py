@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_profiler.analytic.kernels import counted_kernels
-from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError, UsageError
-from lora_profiler.gpu_platform import Platform
-from lora_profiler.kernels import Gemm, Kernel, StepKernels
-from lora_profiler.prediction import FlopCount
-from lora_profiler.records.serialize import setup_from_dict
+from lora_profiler.facts.catalog import find_gpu, find_model
+from lora_profiler.measuring.records.serialize import setup_from_dict
+from lora_profiler.memory.analytic.kernels import counted_kernels
+from lora_profiler.memory.kernels import Gemm, Kernel, StepKernels
+from lora_profiler.memory.prediction import FlopCount
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.workload import TrainSetup, Workload
 from lora_profiler.steptime import (
     Constants,
     Fixed,
@@ -43,7 +44,6 @@ from lora_profiler.steptime.roofline import (
     update_launches,
     weights,
 )
-from lora_profiler.workload import TrainSetup, Workload
 
 MB = 2**20
 PEAKS = {"bandwidth": 1e12, "tensor_flops": 100e12, "fp32_flops": 10e12}

@@ -19,12 +19,12 @@ import pytest
 import resuming_run
 from commands import in_python
 from lora_profiler.errors import UsageError
-from lora_profiler.records import store as store_module
-from lora_profiler.records.load import read_records
-from lora_profiler.records.locks import write_durably
-from lora_profiler.records.record import Failure, Record
-from lora_profiler.records.serialize import record_dict, workload_dict, workload_from_dict
-from lora_profiler.records.store import Store, StoreError, default_records_path, finished
+from lora_profiler.measuring.records import store as store_module
+from lora_profiler.measuring.records.load import read_records
+from lora_profiler.measuring.records.locks import write_durably
+from lora_profiler.measuring.records.record import Failure, Record
+from lora_profiler.measuring.records.serialize import record_dict, workload_dict, workload_from_dict
+from lora_profiler.measuring.records.store import Store, StoreError, default_records_path, finished
 from records import WORKLOAD
 from records import make_record as make_any_record
 
@@ -224,7 +224,7 @@ def test_what_others_append_or_put_in_its_place_is_seen(path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from lora_profiler.records.store import Store
+from lora_profiler.measuring.records.store import Store
 from records import make_record
 store, first = Store(Path(sys.argv[1])), int(sys.argv[2])
 print("ready", flush=True)
@@ -356,8 +356,8 @@ def test_recover_keeps_the_later_of_two(path: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from lora_profiler.records.locks import write_durably
-from lora_profiler.records.store import Store
+from lora_profiler.measuring.records.locks import write_durably
+from lora_profiler.measuring.records.store import Store
 from test_store import line_of, make_record
 write_durably(Store(Path(sys.argv[1])).pending_path("mine"), line_of(make_record()))
 print("ready", flush=True)
@@ -432,7 +432,7 @@ def test_a_result_is_on_the_disk_before_it_has_its_name(
 FILLING = """
 import resource, signal, sys
 from pathlib import Path
-from lora_profiler.records.store import Store, StoreError
+from lora_profiler.measuring.records.store import Store, StoreError
 from test_store import line_of, make_record, write_durably
 path = Path(sys.argv[1])
 store = Store(path)

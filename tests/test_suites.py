@@ -15,13 +15,13 @@ import pytest
 
 from benchmarks.suites import home_device, suites
 from commands import in_python
-from lora_profiler.catalog import find_gpu
-from lora_profiler.catalog.gpus import context_of
-from lora_profiler.harness import Case
-from lora_profiler.harness.preflight import refuse
-from lora_profiler.harness.telemetry import MIN_BLOCK_SECONDS
+from lora_profiler.facts.catalog import find_gpu
+from lora_profiler.facts.catalog.gpus import context_of
+from lora_profiler.measuring.harness import Case
+from lora_profiler.measuring.harness.preflight import refuse
+from lora_profiler.measuring.harness.telemetry import MIN_BLOCK_SECONDS
+from lora_profiler.measuring.records.serialize import record_from_dict
 from lora_profiler.planning.engine import predict
-from lora_profiler.records.serialize import record_from_dict
 from record_checks import problems
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -181,8 +181,8 @@ def test_a_bare_machine_measures(bare_python: Path) -> None:
     """No click, rich, psutil, pynvml, jsonschema, bitsandbytes, and no git."""
     program = (
         "import json\nfrom dataclasses import replace\nfrom benchmarks.suites import suites\n"
-        "from lora_profiler.harness import measure_case\n"
-        "from lora_profiler.records.serialize import record_dict\n"
+        "from lora_profiler.measuring.harness import measure_case\n"
+        "from lora_profiler.measuring.records.serialize import record_dict\n"
         "case = suites()['tiny']('cpu')[1]\n"
         "case = replace(case, conditions=replace(case.conditions, min_timed_steps=0))\n"
         "print(json.dumps(record_dict(measure_case(case))))"

@@ -16,18 +16,18 @@ from types import SimpleNamespace
 import pytest
 
 from fake_nvml import FakeDevice, FakeNvml
-from lora_profiler.harness import driver_view as device_view
-from lora_profiler.harness import telemetry
-from lora_profiler.harness.driver_view import DeviceView
-from lora_profiler.harness.nvml import Nvml, open_device
-from lora_profiler.harness.telemetry import (
+from lora_profiler.measuring.harness import driver_view as device_view
+from lora_profiler.measuring.harness import telemetry
+from lora_profiler.measuring.harness.driver_view import DeviceView
+from lora_profiler.measuring.harness.nvml import Nvml, open_device
+from lora_profiler.measuring.harness.telemetry import (
     EnergyMeter,
     Sampler,
     TelemetrySidecar,
     clock_flag,
     watch,
 )
-from lora_profiler.records.record import Energy, Telemetry
+from lora_profiler.measuring.records.record import Energy, Telemetry
 from waiting import alive, wait_for_the_end_of, wait_until
 
 TESTS = Path(__file__).parent
@@ -226,7 +226,7 @@ def test_a_sidecar_that_does_not_answer_is_ended(
 
 OWNER = """
 import os, sys, time
-from lora_profiler.harness.telemetry import TelemetrySidecar
+from lora_profiler.measuring.harness.telemetry import TelemetrySidecar
 sidecar = TelemetrySidecar(os.getpid())
 sidecar.start()
 print(sidecar._process.pid, flush=True)

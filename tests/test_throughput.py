@@ -10,8 +10,12 @@ import pytest
 
 import records
 from golden_files import Golden
-from lora_profiler.catalog import find_gpu
-from lora_profiler.comparison.throughput import (
+from lora_profiler.errors import UsageError
+from lora_profiler.facts.catalog import find_gpu
+from lora_profiler.measuring.records.record import Conditions, Energy, Record
+from lora_profiler.memory.prediction import FlopCount
+from lora_profiler.question.workload import LoraConfig
+from lora_profiler.runs.comparison.throughput import (
     MOST_POINTS,
     card_of,
     full_against_lora,
@@ -22,10 +26,6 @@ from lora_profiler.comparison.throughput import (
     throughput,
     utilisation,
 )
-from lora_profiler.errors import UsageError
-from lora_profiler.prediction import FlopCount
-from lora_profiler.records.record import Conditions, Energy, Record
-from lora_profiler.workload import LoraConfig
 from record_checks import impossible
 
 MIB = 2**20

@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 
 import lora_profiler
 from lora_profiler._common import packages
-from lora_profiler.catalog import Gpu, find_gpu, find_model
 from lora_profiler.errors import UnbuildableError, UsageError
-from lora_profiler.evidence import measured_steps, nearest_step
-from lora_profiler.kernels import Gemm, Kernel, StepKernels
+from lora_profiler.facts.catalog import Gpu, find_gpu, find_model
+from lora_profiler.facts.evidence import measured_steps, nearest_step
+from lora_profiler.memory.kernels import Gemm, Kernel, StepKernels
 from lora_profiler.planning import timing
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.timing import Cause, SpeedGap, TimedStep, Timing, speed_gap, step_time
+from lora_profiler.question.workload import Dtype, LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.report import labels
 from lora_profiler.report.answer.timing import gap_line, time_lines, time_table
 from lora_profiler.steptime import (
@@ -36,7 +37,6 @@ from lora_profiler.steptime import (
     step_time_at,
 )
 from lora_profiler.steptime.constants import bundled
-from lora_profiler.workload import Dtype, LoraConfig, Quantization, TrainSetup, Workload
 
 GPT2 = find_model("gpt2")
 A100 = find_gpu("a100_sxm_80gb")

@@ -23,12 +23,12 @@ from torch.utils.flop_counter import flop_registry
 import cases
 import oracle
 import truth
-from lora_profiler.analytic import predict
 from lora_profiler.errors import UnbuildableError
-from lora_profiler.modeling import build_model
-from lora_profiler.traced.run import trace
-from lora_profiler.traced.tracer import _FLOPS
-from lora_profiler.workload import Quantization, TrainSetup
+from lora_profiler.memory.analytic import predict
+from lora_profiler.question.workload import Quantization, TrainSetup
+from lora_profiler.trace.modeling import build_model
+from lora_profiler.trace.run import trace
+from lora_profiler.trace.tracer import _FLOPS
 from tracing import (
     ALL,
     BASE,

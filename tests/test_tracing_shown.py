@@ -16,9 +16,9 @@ import pytest
 
 from commands import Run
 from families import TINY_BLOOM
-from lora_profiler.compiled.evaluation import forget
+from lora_profiler.memory.compiled.evaluation import forget
 from lora_profiler.report import progress
-from lora_profiler.traced.effort import ADAPTED_LAYER_SECONDS, LAYER_SECONDS, Effort, Ended, Size
+from lora_profiler.trace.effort import ADAPTED_LAYER_SECONDS, LAYER_SECONDS, Effort, Ended, Size
 from lora_profiler.units import about_text
 
 
@@ -38,8 +38,8 @@ def config(bloom: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
     share_traces(monkeypatch)
     monkeypatch.setenv("LORA_PROFILER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("lora_profiler.traced._refused", set())
-    monkeypatch.setattr("lora_profiler.traced.watch._ENDED", {})
+    monkeypatch.setattr("lora_profiler.trace._refused", set())
+    monkeypatch.setattr("lora_profiler.trace.watch._ENDED", {})
     forget()
     return bloom
 
@@ -58,7 +58,7 @@ def test_before_the_first_trace_layers_are_counted() -> None:
 def test_then_traces_that_ended_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(
-        "lora_profiler.traced.effort.time", SimpleNamespace(monotonic=lambda: clock[0])
+        "lora_profiler.trace.effort.time", SimpleNamespace(monotonic=lambda: clock[0])
     )
     effort = Effort([], [Size(4), Size(4), Size(40)], adapted=False)
     for tokens, seconds in ((64, 9.0), (96, 2.0)):  # the first one loads libraries
@@ -113,7 +113,7 @@ def test_what_is_roughly_known_is_said_roughly(seconds: float, words: str) -> No
 
 def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every trace takes a quarter of a second more, and a line is due ten times a second."""
-    from lora_profiler.traced import compiler, single_size
+    from lora_profiler.trace import compiler, single_size
 
     def slow(*arguments: Any, **more: Any) -> Any:
         time.sleep(0.25)
@@ -154,7 +154,7 @@ def test_compile_counts_its_profiles(run: Run, config: str) -> None:
 def test_a_long_wait_names_what_is_quicker_once(
     run: Run, config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lora_profiler.traced.effort.LAYER_SECONDS", 4.0)
+    monkeypatch.setattr("lora_profiler.trace.effort.LAYER_SECONDS", 4.0)
     done = run("predict", config, "--method", "full", "--gpu", "rtx_4090", "-s", "64")
     words = "Tracing takes about 4 min (--engine analytic answers at once"
     assert done.stderr.count(words) == 1 and done.stderr.index(words) < done.stderr.index("{")
@@ -162,7 +162,7 @@ def test_a_long_wait_names_what_is_quicker_once(
 
 def test_ctrl_c_while_it_traces_ends_with_130_and_one_word(config: str) -> None:
     code = (
-        "import lora_profiler.traced.compiler as c, time; real = c.trace\n"
+        "import lora_profiler.trace.compiler as c, time; real = c.trace\n"
         "def slow(*a, **m):\n    print('now', flush=True); time.sleep(2); return real(*a, **m)\n"
         "c.trace = slow\nfrom lora_profiler.cli.main import main; import sys; main(sys.argv[1:])"
     )

@@ -16,18 +16,18 @@ from commands import lora_profile
 from golden_files import Golden
 from loading import modules_after
 from lora_profiler import find_model, predict, setup_for
-from lora_profiler.adapters import adapters
-from lora_profiler.catalog.bundled import vision_rows
 from lora_profiler.errors import LoraProfilerError, UsageError
+from lora_profiler.facts.catalog.bundled import vision_rows
+from lora_profiler.facts.stacks import find_stack
 from lora_profiler.planning.setups import DEFAULTS, setups
-from lora_profiler.stacks import find_stack
+from lora_profiler.question.adapters import adapters
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
 from lora_profiler.trainer_files.document import parse
 from lora_profiler.trainer_files.reading import read_command, read_document, read_files, recognised
 from lora_profiler.trainer_files.resolving import resolve_images
 from lora_profiler.trainer_files.scripts import parse_calls
 from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model, with_images
 from lora_profiler.trainer_files.writing import suffix_of, written
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 from trainer_cases import TEXTS, answers
 
 AXOLOTL, LLAMAFACTORY, TORCHTUNE, TRL, ACCELERATE, NOTEBOOK, GRPO = (

@@ -11,14 +11,14 @@ import pytest
 
 from commands import Run
 from lora_profiler import find_model
-from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.setups import DEFAULTS, setup_for, setups
+from lora_profiler.question.adapters import adapters
+from lora_profiler.question.workload import Workload
 from lora_profiler.trainer_files.document import TrainerFileError
 from lora_profiler.trainer_files.reading import read_files
 from lora_profiler.trainer_files.trainer_file import TrainerFile
 from lora_profiler.trainer_files.writing import written
-from lora_profiler.workload import Workload
 from trainer_cases import TEXTS
 
 SCRIPT = TEXTS["SCRIPT"]

@@ -11,18 +11,18 @@ import oracle
 import tracing
 import truth
 from agreement import exact_totals, same_step
-from lora_profiler.analytic import predict
-from lora_profiler.catalog import find_gpu, find_model, model_from_config
+from lora_profiler.facts.catalog import find_gpu, find_model, model_from_config
 from lora_profiler.features.losses.trl import stand_in as trl_head
+from lora_profiler.memory.analytic import predict
 from lora_profiler.planning.engine import peak_bytes
 from lora_profiler.planning.engine import predict as predict_by_any
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.planning.timing import step_time
-from lora_profiler.support.kernel_sets import NEAREST_TRACED
-from lora_profiler.support.losses import LogitScaling
-from lora_profiler.traced.single_size import predict_once
-from lora_profiler.workload import LoraConfig, Loss, Quantization, TrainSetup, Workload
+from lora_profiler.question.support.kernel_sets import NEAREST_TRACED
+from lora_profiler.question.support.losses import LogitScaling
+from lora_profiler.question.workload import LoraConfig, Loss, Quantization, TrainSetup, Workload
+from lora_profiler.trace.single_size import predict_once
 
 BASE = TrainSetup(batch_size=2, seq_len=40)
 LORA = LoraConfig(r=4)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from lora_profiler.feature import part
-from lora_profiler.workload import LoraConfig, TrainSetup
+from lora_profiler.question.feature import part
+from lora_profiler.question.workload import LoraConfig, TrainSetup
 from oracle import StorageTracker
 
 ROWS, TOKENS, WIDTH, WORDS = 2, 200, 48, 4001

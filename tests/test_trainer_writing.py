@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from commands import Run, refused
-from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import UsageError
+from lora_profiler.facts.catalog import find_gpu, find_model
+from lora_profiler.facts.stacks import find_stack
 from lora_profiler.planning.setups import DEFAULTS, workloads
-from lora_profiler.stacks import find_stack
+from lora_profiler.question.workload import Workload, setup_dict
 from lora_profiler.trainer_files.reading import read_command
 from lora_profiler.trainer_files.trainer_file import on_model
 from lora_profiler.trainer_files.writing import (
@@ -24,7 +25,6 @@ from lora_profiler.trainer_files.writing import (
     trainer_of,
     written_files,
 )
-from lora_profiler.workload import Workload, setup_dict
 
 MODEL = "meta-llama/Llama-3.2-1B"
 GPUS = ("t4", "rtx_4090", "a100_sxm_80gb")

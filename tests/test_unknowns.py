@@ -12,12 +12,12 @@ import pytest
 from benchmarks.public import peak_intervals
 from benchmarks.public.grade import headline
 from lora_profiler import Workload, find_model, predict
+from lora_profiler.facts.stacks import TRAINERS, Trainer, find_stack, versions
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.planning.unknowns import LOOPS, peak_interval, spread, unknowns
+from lora_profiler.question.workload import OPTIONS
 from lora_profiler.report.peak_interval import interval_lines, version_words
-from lora_profiler.stacks import TRAINERS, Trainer, find_stack, versions
-from lora_profiler.workload import OPTIONS
 from tests.commands import Run
 
 LLAMA = find_model("meta-llama/Llama-3.1-8B")

@@ -9,15 +9,15 @@ import cases
 import truth
 from commands import Run
 from lora_profiler import predict as answer
-from lora_profiler.analytic import knows
-from lora_profiler.analytic.kernels import counted_kernels
-from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UncountedError, UsageError
-from lora_profiler.prediction import PHASE_OF
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.memory.analytic import knows
+from lora_profiler.memory.analytic.kernels import counted_kernels
+from lora_profiler.memory.prediction import PHASE_OF
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.steptime.roofline import step_of
-from lora_profiler.traced.kernels import step_kernels
-from lora_profiler.traced.single_size import predict_once
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.trace.kernels import step_kernels
+from lora_profiler.trace.single_size import predict_once
 
 SMALL = {"batch_size": 2, "seq_len": 16, "device": "cpu"}
 DORA = LoraConfig(r=4, use_dora=True)

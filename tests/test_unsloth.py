@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lora_profiler.analytic import predict
-from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import UsageError
+from lora_profiler.facts.catalog import find_gpu, find_model
 from lora_profiler.features.losses.unsloth import Cut, cut_of, regime
-from lora_profiler.loss import all_losses, is_predicted_only
+from lora_profiler.memory.analytic import predict
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.planning.sweep import sweep
-from lora_profiler.support.generations import as_made
-from lora_profiler.support.losses import head_of
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.question.loss import all_losses, is_predicted_only
+from lora_profiler.question.support.generations import as_made
+from lora_profiler.question.support.losses import head_of
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
 
 ONE, SMALL = find_model("meta-llama/Llama-3.2-1B"), find_model("HuggingFaceTB/SmolLM2-135M")
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from commands import OFFLINE, Run
-from lora_profiler.harness import doctor
-from lora_profiler.harness.capabilities import Abilities
+from lora_profiler.measuring.harness import doctor
+from lora_profiler.measuring.harness.capabilities import Abilities
 from lora_profiler.report import progress
 from lora_profiler.report.progress import Piece, seconds_left, shown_work
 

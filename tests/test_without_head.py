@@ -13,15 +13,15 @@ pytest.importorskip("transformers")
 
 import oracle
 from commands import Run
-from lora_profiler.catalog import find_gpu, find_model, model_from_config
-from lora_profiler.compiled import predict_with
 from lora_profiler.errors import UsageError
+from lora_profiler.facts.catalog import find_gpu, find_model, model_from_config
+from lora_profiler.memory.compiled import predict_with
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import rules_know
+from lora_profiler.question.support.check import check
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.report.setup_words import short_trainer_lines
-from lora_profiler.support.check import check
-from lora_profiler.traced.compiler import compile_profile
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.trace.compiler import compile_profile
 
 SMALL: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 5, "num_attention_heads": 4,

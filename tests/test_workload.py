@@ -5,12 +5,18 @@ from dataclasses import replace
 import pytest
 
 from golden_files import Golden
-from lora_profiler import workload
-from lora_profiler.catalog import find_model
 from lora_profiler.errors import UsageError
-from lora_profiler.option import Option
-from lora_profiler.records.serialize import setup_from_dict
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload, setup_dict
+from lora_profiler.facts.catalog import find_model
+from lora_profiler.measuring.records.serialize import setup_from_dict
+from lora_profiler.question import workload
+from lora_profiler.question.option import Option
+from lora_profiler.question.workload import (
+    LoraConfig,
+    Quantization,
+    TrainSetup,
+    Workload,
+    setup_dict,
+)
 
 
 def test_reentrant_checkpointing_means_nothing_without_checkpointing() -> None:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lora_profiler.harness import Heartbeat
+from lora_profiler.measuring.harness import Heartbeat
 
 
 def passes(
@@ -16,7 +16,7 @@ def passes(
     heartbeat."""
     ahead = 0.0
     monkeypatch.setattr(
-        "lora_profiler.harness.runner.time",
+        "lora_profiler.measuring.harness.runner.time",
         SimpleNamespace(monotonic=lambda: time.monotonic() + ahead),
     )
 

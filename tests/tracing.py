@@ -12,13 +12,13 @@ import torch
 import cases
 import families
 import oracle
-from lora_profiler.catalog import model_from_config
-from lora_profiler.loss import loss_facts
-from lora_profiler.modeling import build_model
-from lora_profiler.traced import compiler, single_size
-from lora_profiler.traced.run import Traced, trace
-from lora_profiler.traced.tracer import Trace
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.question.loss import loss_facts
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.trace import compiler, single_size
+from lora_profiler.trace.modeling import build_model
+from lora_profiler.trace.run import Traced, trace
+from lora_profiler.trace.tracer import Trace
 
 torch.set_num_threads(1)
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lora_profiler.option import flag
+from lora_profiler.facts.stacks import CHECKPOINT_DTYPE, TRAINERS, Stack, versions
+from lora_profiler.facts.stacks.stack import METHODS
 from lora_profiler.planning.setups import DEFAULTS
+from lora_profiler.question.option import flag
 from lora_profiler.report.labels import METHOD_LABELS
-from lora_profiler.stacks import CHECKPOINT_DTYPE, TRAINERS, Stack, versions
-from lora_profiler.stacks.stack import METHODS
 
 EVERYWHERE = (
     *("batch_size", "seq_len", "accumulation", "dtype", "precision", "optimizer"),

@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from lora_profiler.catalog import model_from_config
-from lora_profiler.gpu_platform import Platform
-from lora_profiler.kernels import Gemm, StepKernels
-from lora_profiler.prediction import FlopCount
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.memory.kernels import Gemm, StepKernels
+from lora_profiler.memory.prediction import FlopCount
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
 from recording import measure
 
 Config = Mapping[str, Any]
-REAL = ("tests/oracle.py", "lora_profiler/modeling")
-TRACED = (*REAL, "lora_profiler/traced", "lora_profiler/compiled")
+REAL = ("tests/oracle.py", "lora_profiler/trace/modeling")
+TRACED = (*REAL, "lora_profiler/trace", "lora_profiler/memory/compiled")
 
 
 # --- real steps -----------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ class TracedStep(NamedTuple):
 
 @measure(*TRACED)
 def trace(config: Config, setup: TrainSetup, platform: Platform) -> Any:
-    from lora_profiler.traced.single_size import predict_once
+    from lora_profiler.trace.single_size import predict_once
 
     found = predict_once(_workload(config, setup, platform))
     assert found.flops is not None
@@ -197,7 +197,7 @@ def by_kernel(kernels: StepKernels) -> KernelCounts:
 
 @measure(*TRACED)
 def kernels(config: Config, setup: TrainSetup, platform: Platform) -> Any:
-    from lora_profiler.traced.kernels import step_kernels
+    from lora_profiler.trace.kernels import step_kernels
 
     step = step_kernels(_workload(config, setup, platform))
     rows = [

@@ -7,8 +7,8 @@ the meta device, with what the libraries of the time and the fused kernels ran i
 code. Its step is traced, and a simulated allocator reads off what the row's counter counted. Prints
 the report; `--write` writes it to `results/public_accuracy.md`, every row to
 `results/public_accuracy.json`, and what the package shows of them to
-`lora_profiler/evidence/data/memory.json`; `--check` compares with the results, and fails with the
-rows whose error has grown; `--render` runs nothing and writes anew of the rows that are there;
+`lora_profiler/facts/evidence/data/memory.json`; `--check` compares with the results, and fails with
+the rows whose error has grown; `--render` runs nothing and writes anew of the rows that are there;
 `--only` takes rows whose id contains the text. Minutes on one core; needs the test extra.
 """
 

@@ -28,13 +28,13 @@ from typing import Any
 
 from benchmarks.pages import page_of, parser_of, table, tell
 from benchmarks.public.replay import is_liger_file
-from lora_profiler.catalog import bundled_models, find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.facts.catalog import bundled_models, find_gpu, find_model
+from lora_profiler.facts.stacks import BARE, GUIDE, as_guided, find_stack
+from lora_profiler.facts.stacks.stack import METHODS
 from lora_profiler.planning.guided import GUIDED, Foreseen, foresee, guided_lines
 from lora_profiler.planning.setups import DEFAULTS, workloads
-from lora_profiler.stacks import BARE, GUIDE, as_guided, find_stack
-from lora_profiler.stacks.stack import METHODS
-from lora_profiler.workload import TrainSetup, Workload
+from lora_profiler.question.workload import TrainSetup, Workload
 
 HERE = Path(__file__).resolve().parents[1] / "public_rows"
 MARGIN = 0.03

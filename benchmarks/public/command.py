@@ -7,7 +7,7 @@ answer's peak and BLAS' workspaces, which a counter counts and an answer leaves 
 held against the measured one, by how well the options describe the run.
 Prints the report; `--write` writes it to `results/public_command.md`, and every row to
 `results/public_command.json`, and what the package tells of them to
-`lora_profiler/evidence/data/command.json`. A minute on one core; traces nothing.
+`lora_profiler/facts/evidence/data/command.json`. A minute on one core; traces nothing.
 """
 
 import json
@@ -26,8 +26,8 @@ from benchmarks.public.memory import memory_rows
 from benchmarks.public.packaged import command_document, of_class, write
 from benchmarks.public.typed import Description, Typed, typed
 from lora_profiler._common.messages import ERROR, messages_in
-from lora_profiler.gpu_platform import Platform
-from lora_profiler.support.library_memory import WORKSPACES, workspace_bytes
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.support.library_memory import WORKSPACES, workspace_bytes
 
 A100 = Platform(capability=80)
 """Of every row but fsdp_qlora's RTX 3090, whose workspaces are as large."""

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.workload import Dtype, LoraConfig
+from lora_profiler.facts.catalog import find_model, model_from_config
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.workload import Dtype, LoraConfig
 
 Row = Mapping[str, str]
 

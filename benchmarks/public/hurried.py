@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from benchmarks.public.conditions import NotExpressibleError, Row, source_of
-from lora_profiler.catalog import find_model
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.facts.catalog import find_model
 
 TRAINERS: Final = {
     "fms": "transformers", "litgpt-rt": "litgpt", "litgpt-hub": "litgpt",

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.public.models import Output
-from lora_profiler.workload import Workload
+from lora_profiler.question.workload import Workload
 
 CHUNK = 128
 """Tokens that the head takes at once. The training loop keeps all its float32 logits in a list

@@ -30,10 +30,10 @@ from benchmarks.public.peft_runs import PADDED
 from benchmarks.public.replay import REPEATING, ROWS, is_liger_file, replay_of
 from benchmarks.public.tape import Build, Context
 from benchmarks.public.torchtune_flags import torchtune_flag, torchtune_workload
-from lora_profiler.catalog import model_from_config
-from lora_profiler.modeling.build import build_model
-from lora_profiler.traced.patching import replaced
-from lora_profiler.workload import Quantization, TrainSetup, Workload
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.question.workload import Quantization, TrainSetup, Workload
+from lora_profiler.trace.modeling.build import build_model
+from lora_profiler.trace.patching import replaced
 
 GIB = 2**30
 Reading = Literal["peak", "at rest", "after the update", "reserved"]

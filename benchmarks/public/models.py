@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lora_profiler.modeling.adapters import enable_checkpointing, inject_adapters
-from lora_profiler.modeling.build import base_model, build_model
-from lora_profiler.modeling.nf4 import quantise
-from lora_profiler.workload import TrainSetup, Workload
+from lora_profiler.question.workload import TrainSetup, Workload
+from lora_profiler.trace.modeling.adapters import enable_checkpointing, inject_adapters
+from lora_profiler.trace.modeling.build import base_model, build_model
+from lora_profiler.trace.modeling.nf4 import quantise
 
 
 class QwenNorm(nn.Module):

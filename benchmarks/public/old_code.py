@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora_profiler.modeling import generations
-from lora_profiler.modeling.foak import triton
-from lora_profiler.modeling.foak import with_fast_lora as fused_lora
-from lora_profiler.modeling.generations import Loss, cross_entropy, shifted
+from lora_profiler.trace.modeling import generations
+from lora_profiler.trace.modeling.foak import triton
+from lora_profiler.trace.modeling.foak import with_fast_lora as fused_lora
+from lora_profiler.trace.modeling.generations import Loss, cross_entropy, shifted
 
 Change = Callable[[nn.Module], None]
 

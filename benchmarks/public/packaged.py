@@ -1,5 +1,5 @@
-"""What comes with the package of the public rows: `lora_profiler/evidence/data`, from the results
-that are committed."""
+"""What comes with the package of the public rows: `lora_profiler/facts/evidence/data`, from the
+results that are committed."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from benchmarks.public.memory import memory_row, memory_rows
 from benchmarks.public.misses import MEMORY_MISSES, STEP_MISSES
 from benchmarks.public.replay import replay_of, throughput_rows
 from benchmarks.public.typed import Description
-from lora_profiler.evidence.documents import Unexpressed
+from lora_profiler.facts.evidence.documents import Unexpressed
 
 DATA = Path(__file__).parents[2] / "lora_profiler" / "evidence" / "data"
 OWN = {"stabilityai/stablelm-base-alpha-3b": ("gpt_neox", 3_637_321_728)}
@@ -29,7 +29,8 @@ def write(kind: str, document: Mapping[str, Any]) -> None:
 
 
 def memory_document(results: Mapping[str, Any]) -> dict[str, Any]:
-    """`memory.json`, as `lora_profiler.evidence` reads it, from `results/public_accuracy.json`."""
+    """`memory.json`, as `lora_profiler.facts.evidence` reads it, from
+    `results/public_accuracy.json`."""
     raw = {(row["id"], row["quantity"]): row for row in memory_rows()}
     rows: Sequence[Mapping[str, Any]] = results["rows"]
     return {

@@ -27,9 +27,9 @@ from benchmarks.public.hurried import hurried
 from benchmarks.public.memory import GIB, READINGS, memory_rows
 from benchmarks.public.typed import pinned
 from benchmarks.runner import once
-from lora_profiler.catalog import find_gpu
 from lora_profiler.cli.main import root
-from lora_profiler.evidence import command_shares
+from lora_profiler.facts.catalog import find_gpu
+from lora_profiler.facts.evidence import command_shares
 from lora_profiler.planning.reserve import reserve_for
 
 Row = Mapping[str, Any]

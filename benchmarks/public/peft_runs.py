@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from benchmarks.public.conditions import NotExpressibleError, Row, rank_of
-from lora_profiler.workload import LoraConfig, Optimizer, TrainSetup
+from lora_profiler.question.workload import LoraConfig, Optimizer, TrainSetup
 
 TOKENS = 4_178_051 / 20_000
 """Of a sample on average, by the results' own count."""

@@ -22,10 +22,10 @@ from benchmarks.public.conditions import (
     spec_of,
 )
 from benchmarks.public.torchtune_flags import torchtune_flag, torchtune_workload
-from lora_profiler.catalog import model_from_config
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.question.workload import Dtype, Optimizer, Quantization, TrainSetup, Workload
 from lora_profiler.steptime.roofline import CLIPPING_PASSES
-from lora_profiler.traced.kernels import Build
-from lora_profiler.workload import Dtype, Optimizer, Quantization, TrainSetup, Workload
+from lora_profiler.trace.kernels import Build
 
 ROWS = Path(__file__).parents[1] / "public_rows" / "rows.csv"
 

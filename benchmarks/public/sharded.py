@@ -10,7 +10,7 @@ no longer knows.
 """
 
 from benchmarks.public.tape import PERSISTENT, WORKSPACE, WORKSPACES, Tape
-from lora_profiler.workload import Workload
+from lora_profiler.question.workload import Workload
 
 
 def sharded_peak(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import ceil
 
-from lora_profiler.kernels import Gemm, Kernel, Phase, merged
+from lora_profiler.memory.kernels import Gemm, Kernel, Phase, merged
 
 FORWARDS: tuple[Phase, ...] = ("forward", "recompute")
 

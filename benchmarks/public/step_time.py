@@ -41,7 +41,7 @@ from benchmarks.public.step_time_fit import (
     source_of,
     three,
 )
-from lora_profiler.catalog import find_gpu
+from lora_profiler.facts.catalog import find_gpu
 from lora_profiler.steptime.constants import HOSTS, Fixed, constants_for
 from lora_profiler.steptime.fit import Fitted, fit, leave_out
 

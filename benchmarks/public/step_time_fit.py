@@ -12,14 +12,14 @@ from benchmarks.public import stacks
 from benchmarks.public.conditions import NotExpressibleError
 from benchmarks.public.grade import TINY, half_width
 from benchmarks.public.replay import Replay
-from lora_profiler.catalog import find_gpu
-from lora_profiler.comparison.throughput import quantile
-from lora_profiler.kernels import StepKernels
+from lora_profiler.facts.catalog import find_gpu
+from lora_profiler.memory.kernels import StepKernels
+from lora_profiler.question.workload import Workload
+from lora_profiler.runs.comparison.throughput import quantile
 from lora_profiler.steptime.constants import HOSTS, Fixed, Rates, rates_of
 from lora_profiler.steptime.fit import Fitted, Measured, fit
 from lora_profiler.steptime.roofline import Step, loaded, update_bytes, update_launches
-from lora_profiler.traced.kernels import step_kernels
-from lora_profiler.workload import Workload
+from lora_profiler.trace.kernels import step_kernels
 
 FAMILIES = {
     "a100": ("a100_sxm_80gb", "a100_sxm_40gb", "a100_pcie_80gb", "a100_pcie_40gb"),

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from lora_profiler.compiled.allocator import replay
-from lora_profiler.compiled.tape import LEAST_UNITS, Birth, FlatEvent
-from lora_profiler.prediction import Category
-from lora_profiler.traced.flat import TapeError, difference, flat
-from lora_profiler.traced.fold import fold, labels_of
-from lora_profiler.traced.layouts import at_depth, layout_of
-from lora_profiler.traced.run import trace
-from lora_profiler.workload import Workload
+from lora_profiler.memory.compiled.allocator import replay
+from lora_profiler.memory.compiled.tape import LEAST_UNITS, Birth, FlatEvent
+from lora_profiler.memory.prediction import Category
+from lora_profiler.question.workload import Workload
+from lora_profiler.trace.flat import TapeError, difference, flat
+from lora_profiler.trace.fold import fold, labels_of
+from lora_profiler.trace.layouts import at_depth, layout_of
+from lora_profiler.trace.run import trace
 
 Build = Callable[[Workload], nn.Module]
 Context = Callable[[], AbstractContextManager[Any]]

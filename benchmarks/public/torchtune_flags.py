@@ -1,7 +1,13 @@
 """torchtune's table of memory and speed, flag by flag: the setup of each of its rows."""
 
 from benchmarks.public.conditions import NotExpressibleError, Row, adapters_of, spec_of
-from lora_profiler.workload import Optimizer, OptimizerImpl, Quantization, TrainSetup, Workload
+from lora_profiler.question.workload import (
+    Optimizer,
+    OptimizerImpl,
+    Quantization,
+    TrainSetup,
+    Workload,
+)
 
 FLAGS = range(1, 10)
 """Rows of the table: packed, + compile, + chunked loss, + checkpointing, + update in backward, +

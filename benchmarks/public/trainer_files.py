@@ -152,8 +152,8 @@ def configurations(corpus: Corpus, folder: Path) -> Iterator[Path]:
 def with_model(file: Any) -> Any:
     """With what depends on the model, where that is bundled: its images, and what of the file goes
     with it."""
-    from lora_profiler.catalog import find_model
-    from lora_profiler.catalog.bundled import vision_rows
+    from lora_profiler.facts.catalog import find_model
+    from lora_profiler.facts.catalog.bundled import vision_rows
     from lora_profiler.trainer_files.resolving import images_of_type, resolve_images
     from lora_profiler.trainer_files.trainer_file import on_model
 
@@ -172,10 +172,10 @@ def with_model(file: Any) -> Any:
 def ask(file: Any) -> None:
     """Answers the file offline, of a model that sees its text side, with a length and ranks where
     it asks for them."""
-    from lora_profiler.catalog import find_model
+    from lora_profiler.facts.catalog import find_model
+    from lora_profiler.facts.stacks import find_stack
     from lora_profiler.planning.engine import predict
     from lora_profiler.planning.setups import DEFAULTS, workloads
-    from lora_profiler.stacks import find_stack
     from lora_profiler.trainer_files.resolving import resolve_images
     from lora_profiler.trainer_files.trainer_file import on_model
 

@@ -25,14 +25,14 @@ from benchmarks.questions import drawn_models, drawn_setup, workload_on
 from benchmarks.rehearsed.forked import ForkedRehearsals
 from benchmarks.rows import Row, read_rows
 from benchmarks.runner import Asked, Rows
-from lora_profiler.catalog import Gpu, bundled_gpus, find_gpu
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.facts.catalog import Gpu, bundled_gpus, find_gpu
+from lora_profiler.measuring.records.serialize import setup_dict, setup_from_dict
 from lora_profiler.planning.engine import on_card, predict
 from lora_profiler.planning.fit import Fit, fit
 from lora_profiler.planning.reserve import Judged, held_bytes, usable_bytes
-from lora_profiler.records.serialize import setup_dict, setup_from_dict
+from lora_profiler.question.workload import TrainSetup, Workload
 from lora_profiler.units import GIB
-from lora_profiler.workload import TrainSetup, Workload
 
 PATH = RESULTS / "boundary.jsonl"
 SEED, PAIRS, CARDS_ASKED = 31, 300, 110

@@ -11,14 +11,14 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from benchmarks.questions import drawn_models
-from lora_profiler.analytic.families import FAMILIES
-from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.gpu_platform import Platform
-from lora_profiler.optimizer import all_optimizers
-from lora_profiler.support.check import check_model
-from lora_profiler.support.sdpa import check_platform
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.facts.catalog import find_gpu, find_model
+from lora_profiler.memory.analytic.families import FAMILIES
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.optimizer import all_optimizers
+from lora_profiler.question.support.check import check_model
+from lora_profiler.question.support.sdpa import check_platform
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 SEED, FIRST, SECOND, SCALED = 2026, 140, 200, 16
 CARDS = ("t4", "a100_sxm_80gb", "a10", "rtx_4090", "h100_sxm_80gb", "b200_180gb", "rtx_5090")

@@ -18,14 +18,14 @@ from typing import Any
 from benchmarks.pages import page_of, table
 from benchmarks.rows import Row
 from benchmarks.runner import Asked, Rows
-from lora_profiler.catalog import find_gpu, find_model
-from lora_profiler.harness import make_case, measure_case
+from lora_profiler.facts.catalog import find_gpu, find_model
+from lora_profiler.measuring.harness import make_case, measure_case
+from lora_profiler.measuring.records.record import Conditions
 from lora_profiler.planning.crossover import crossover
 from lora_profiler.planning.engine import on_card, peak_bytes
 from lora_profiler.planning.rehearsed import pretended_on
-from lora_profiler.records.record import Conditions
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
 from lora_profiler.rehearsal.launch import pretended
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 Point = tuple[str, int, int]
 """Model, batch, tokens."""

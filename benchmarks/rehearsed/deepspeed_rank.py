@@ -166,8 +166,8 @@ def _rehearse(case: dict[str, Any]) -> None:
     model.tie_weights()
     torch.set_default_dtype(torch.float32)
     if case["method"] == "qlora":
-        from lora_profiler.modeling.nf4 import prepare_for_training, quantise
-        from lora_profiler.workload import Quantization
+        from lora_profiler.question.workload import Quantization
+        from lora_profiler.trace.modeling.nf4 import prepare_for_training, quantise
 
         base = Quantization(recipe=case.get("recipe", "stock"))
         quantise(model, base, "bfloat16", sharded=True)

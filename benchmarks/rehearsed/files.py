@@ -33,13 +33,13 @@ from benchmarks.rehearsed.forked import ForkedRehearsals
 from benchmarks.rehearsed.peaks import Family, compared, predicted, predicted_anew
 from benchmarks.rows import Row, read_rows
 from benchmarks.runner import Asked, Rows
-from lora_profiler.catalog import find_model
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.facts.catalog import find_model
 from lora_profiler.planning.engine import rules_know
 from lora_profiler.planning.setups import setup_for
+from lora_profiler.question.workload import Workload
 from lora_profiler.trainer_files.reading import read_files
 from lora_profiler.trainer_files.trainer_file import on_model, usual_options
-from lora_profiler.workload import Workload
 
 FAMILY = Family(
     name="rehearsed_files",

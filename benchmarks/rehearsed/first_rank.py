@@ -5,13 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.rehearsing import rehearsed_steps
-from lora_profiler.catalog import Gpu
-from lora_profiler.gpu_platform import version_of
+from lora_profiler.facts.catalog import Gpu
 from lora_profiler.planning.rehearsed import cuda_python
+from lora_profiler.question.gpu_platform import version_of
+from lora_profiler.question.workload import Workload
 from lora_profiler.rehearsal.build import find_compiler, stubs
 from lora_profiler.rehearsal.environment import read_environment
 from lora_profiler.units import GIB
-from lora_profiler.workload import Workload
 
 PLENTY_BYTES = 4096 * GIB
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
-from lora_profiler.catalog import find_gpu
-from lora_profiler.records.serialize import workload_dict
+from lora_profiler.facts.catalog import find_gpu
+from lora_profiler.measuring.records.serialize import workload_dict
+from lora_profiler.question.workload import Workload
 from lora_profiler.rehearsal.build import find_compiler, stubs
 from lora_profiler.rehearsal.environment import read_environment
 from lora_profiler.rehearsal.launch import over_stubs, pretended
-from lora_profiler.workload import Workload
 
 ROOT = Path(__file__).parents[2]
 PLENTY_BYTES = 1 << 40

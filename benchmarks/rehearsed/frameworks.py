@@ -41,8 +41,8 @@ from benchmarks.rehearsed.framework_commands import (
 from benchmarks.rehearsed.peaks import Family, predicted_anew
 from benchmarks.rows import Row
 from benchmarks.runner import Asked, Rows
-from lora_profiler.catalog import find_gpu
-from lora_profiler.support.library_memory import WORKSPACES, workspace_bytes
+from lora_profiler.facts.catalog import find_gpu
+from lora_profiler.question.support.library_memory import WORKSPACES, workspace_bytes
 
 LOWER_BOUND = "the peak is a lower bound"
 LIMIT_SECONDS = 900

@@ -17,7 +17,7 @@ from benchmarks.questions import workload_on
 from benchmarks.rehearsed.forked import ForkedRehearsals
 from benchmarks.runner import Asked, Rows
 from lora_profiler.planning.engine import predict
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
 
 CARD = "a100_sxm_80gb"
 MODELS = (

@@ -13,7 +13,7 @@ from benchmarks.pages import RESULTS, table
 from benchmarks.rows import Row
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import predict
-from lora_profiler.workload import Workload
+from lora_profiler.question.workload import Workload
 
 SAID = ("predicted_bytes", "exactness", "error_bound", "is_lower_bound", "refused")
 """What a row has of the prediction."""

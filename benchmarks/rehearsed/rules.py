@@ -30,16 +30,16 @@ from benchmarks.rehearsed.rules_page import options_words
 from benchmarks.rehearsing import rehearsed_steps, workspaces_bytes
 from benchmarks.rows import Row, continued, read_rows
 from benchmarks.runner import Asked, Rows
-from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.evidence import OwnRow
+from lora_profiler.facts.catalog import find_gpu, find_model
+from lora_profiler.facts.evidence import OwnRow
+from lora_profiler.measuring.records.serialize import setup_dict, setup_from_dict
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.engine import predict
-from lora_profiler.prediction import Prediction
-from lora_profiler.records.serialize import setup_dict, setup_from_dict
+from lora_profiler.question.workload import TrainSetup, key_fields
 from lora_profiler.rehearsal.build import Stubs, find_compiler, stubs
 from lora_profiler.rehearsal.environment import read_environment
 from lora_profiler.report.measured.measurements import setting
-from lora_profiler.workload import TrainSetup, key_fields
 
 TRACED = RESULTS / "rehearsed_traced.jsonl"
 PLENTY_BYTES, PLENTY_EXPANDABLE_BYTES = 1 << 42, 1 << 40
@@ -83,7 +83,7 @@ def trace(seconds: float, rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def _traced(row: Row) -> dict[str, Any]:
     """`smallest_bytes`: what the allocator must be given at least, simulated."""
-    from lora_profiler.traced.single_size import predict_once
+    from lora_profiler.trace.single_size import predict_once
 
     asked = row["model"], setup_from_dict(row["setup"]), row["card"], row["torch"]
     try:
@@ -174,7 +174,8 @@ def rehearsed(
 def packaged(
     rows: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """What the package shows of the rows: `evidence.own`. Workspaces are put to the predictions."""
+    """What the package shows of the rows: `facts.evidence.own`. Workspaces are put to the
+    predictions."""
     found = [
         OwnRow(
             model=result["model"],

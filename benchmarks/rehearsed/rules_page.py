@@ -7,9 +7,9 @@ from typing import Any
 from benchmarks.pages import page_of, table
 from benchmarks.rehearsed.configurations import configurations
 from benchmarks.rows import Row, grouped
-from lora_profiler.analytic.families import FAMILIES
-from lora_profiler.catalog import find_model
-from lora_profiler.records.serialize import setup_from_dict
+from lora_profiler.facts.catalog import find_model
+from lora_profiler.measuring.records.serialize import setup_from_dict
+from lora_profiler.memory.analytic.families import FAMILIES
 
 MIB = 1 << 20
 

@@ -22,14 +22,14 @@ from benchmarks.rehearsed.configurations import configurations
 from benchmarks.rehearsed.forked import ForkedRehearsals
 from benchmarks.rehearsed.rules_page import options_words
 from benchmarks.runner import Asked, Rows
-from lora_profiler.analytic.kernels import counted_kernels
-from lora_profiler.catalog import find_gpu
-from lora_profiler.comparison.throughput import quantile
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.facts.catalog import find_gpu
+from lora_profiler.measuring.records.serialize import setup_dict, setup_from_dict, workload_dict
+from lora_profiler.memory.analytic.kernels import counted_kernels
 from lora_profiler.planning.nearest import rehearsed_time
-from lora_profiler.records.serialize import setup_dict, setup_from_dict, workload_dict
+from lora_profiler.question.workload import Workload
+from lora_profiler.runs.comparison.throughput import quantile
 from lora_profiler.steptime import StepTime, predict_step_time
-from lora_profiler.workload import Workload
 
 CARDS = ("a100_sxm_80gb", "rtx_4090", "h100_sxm_80gb")
 WORKLOADS = 42

@@ -26,10 +26,10 @@ from benchmarks.rehearsed.forked import ForkedRehearsals
 from benchmarks.rehearsed.peaks import Family, predicted, predicted_anew
 from benchmarks.rows import Row
 from benchmarks.runner import Asked, Rows
-from lora_profiler.catalog import find_model
+from lora_profiler.facts.catalog import find_model
 from lora_profiler.planning.setups import setup_for
-from lora_profiler.support.generations import as_made
-from lora_profiler.workload import Method, Workload
+from lora_profiler.question.support.generations import as_made
+from lora_profiler.question.workload import Method, Workload
 
 FAMILY = Family(
     name="rehearsed_trainers",

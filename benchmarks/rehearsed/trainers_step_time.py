@@ -42,18 +42,18 @@ from benchmarks.rehearsed.step_time import BOUND
 from benchmarks.rehearsed.trainers import Cell as Trained
 from benchmarks.rehearsed.trainers import cells as trained
 from benchmarks.runner import Asked, Rows
-from lora_profiler.analytic.kernels import counted_kernels
-from lora_profiler.catalog import Gpu, find_gpu, find_model
-from lora_profiler.comparison.throughput import quantile
 from lora_profiler.errors import RehearsalError
+from lora_profiler.facts.catalog import Gpu, find_gpu, find_model
+from lora_profiler.measuring.records.serialize import setup_from_dict
+from lora_profiler.memory.analytic.kernels import counted_kernels
 from lora_profiler.planning.nearest import kernels_of, rehearsed_time
-from lora_profiler.records.serialize import setup_from_dict
+from lora_profiler.question.support.generations import as_made
 from lora_profiler.rehearsal.build import find_compiler, stubs
 from lora_profiler.rehearsal.environment import read_environment
 from lora_profiler.rehearsal.launch import Request, pretended, rehearse
+from lora_profiler.runs.comparison.throughput import quantile
 from lora_profiler.steptime import PARTS, constants_for, rates_of
 from lora_profiler.steptime.roofline import loaded, step_of, weights
-from lora_profiler.support.generations import as_made
 
 TRAINED = (
     "transformers full HuggingFaceTB/SmolLM2-135M a100_sxm_80gb 1 512",

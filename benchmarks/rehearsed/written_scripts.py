@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 from benchmarks.pages import page_of, parser_of, table, write_page
 from benchmarks.questions import flags, workload_on
 from benchmarks.rehearsing import rehearsed, workspaces_bytes
-from lora_profiler.catalog import find_gpu, find_model
+from lora_profiler.facts.catalog import find_gpu, find_model
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.setups import setup_for
+from lora_profiler.question.workload import Method, Workload
 from lora_profiler.trainer_files.writing import written
-from lora_profiler.workload import Method, Workload
 
 CARD = "a100_sxm_80gb"
 

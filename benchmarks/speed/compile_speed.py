@@ -27,7 +27,7 @@ SMALL, LARGE = "HuggingFaceTB/SmolLM2-135M", "meta-llama/Llama-3.1-8B"
 COMPILE = """
 from dataclasses import replace
 from lora_profiler import LoraConfig, TrainSetup, Workload, find_model
-from lora_profiler.traced import compile_profile
+from lora_profiler.trace import compile_profile
 lora = {"LoRA": LoraConfig(), "full": None}["METHOD"]
 setup = TrainSetup(batch_size=2, seq_len=512, lora=lora)
 compile_profile(Workload(model=find_model("MODEL", offline=True), setup=setup))
@@ -36,7 +36,7 @@ TRACKER = """
 import torch
 from torch.distributed._tools.mem_tracker import MemTracker
 from lora_profiler import TrainSetup, Workload, find_model
-from lora_profiler.modeling import build_model, make_optimizer
+from lora_profiler.trace.modeling import build_model, make_optimizer
 setup = TrainSetup(batch_size=1, seq_len=64, device="cpu", dtype="float32")
 model = build_model(Workload(model=find_model("MODEL", offline=True), setup=setup))
 optimizer = make_optimizer(model, setup)

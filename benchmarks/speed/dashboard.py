@@ -29,8 +29,8 @@ from typing import Any
 from benchmarks.pages import page_of, table
 from benchmarks.runner import once
 from lora_profiler._common.process import cpu_model
-from lora_profiler.records.load import read_set
-from lora_profiler.records.serialize import record_dict
+from lora_profiler.measuring.records.load import read_set
+from lora_profiler.measuring.records.serialize import record_dict
 from space import page as static_page
 
 ROOT = Path(__file__).parents[1]

@@ -42,20 +42,20 @@ from benchmarks.pages import (
     write_document,
     write_page,
 )
-from lora_profiler.algebra.polynomial import rounded_up
-from lora_profiler.analytic import knows
-from lora_profiler.catalog import bundled_models, find_model
-from lora_profiler.compiled.law import facts_of, law_key
-from lora_profiler.compiled.library import BUNDLED, bundled_profiles, write_bundle
-from lora_profiler.compiled.profile import Profile, packed, unpacked
-from lora_profiler.compiled.regime import key_of, regime_of, windows_of
+from lora_profiler._common.polynomial import rounded_up
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.model_spec import ModelSpec
+from lora_profiler.facts.catalog import bundled_models, find_model
+from lora_profiler.memory.analytic import knows
+from lora_profiler.memory.compiled.law import facts_of, law_key
+from lora_profiler.memory.compiled.library import BUNDLED, bundled_profiles, write_bundle
+from lora_profiler.memory.compiled.profile import Profile, packed, unpacked
+from lora_profiler.memory.compiled.regime import key_of, regime_of, windows_of
 from lora_profiler.planning.setups import setup_for
-from lora_profiler.support.check import check
-from lora_profiler.support.kernel_sets import nearest_traced
-from lora_profiler.support.sdpa import MASK_ALIGNMENT
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.support.check import check
+from lora_profiler.question.support.kernel_sets import nearest_traced
+from lora_profiler.question.support.sdpa import MASK_ALIGNMENT
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 WORK = Path(__file__).resolve().parents[1] / ".bundle" / "work.sqlite"
 ALL, DEFAULT = LoraConfig(), LoraConfig(target_modules=None)
@@ -177,7 +177,7 @@ def compile_type(names: list[str], impl: str, cases: str, until: float) -> int:
     profiles were made or refused."""
     import warnings
 
-    from lora_profiler.traced.compiler import compile_profile, tape_signature
+    from lora_profiler.trace.compiler import compile_profile, tape_signature
 
     warnings.simplefilter("ignore")
     proven: set[str] = set()
@@ -224,7 +224,7 @@ def compile_type(names: list[str], impl: str, cases: str, until: float) -> int:
 def compile_laws(cases: str, until: float) -> None:
     import warnings
 
-    from lora_profiler.traced.compiler import compile_law
+    from lora_profiler.trace.compiler import compile_law
 
     warnings.simplefilter("ignore")
     with closing(work()) as connection:
@@ -257,7 +257,7 @@ def compile_laws(cases: str, until: float) -> None:
 def _order(model: ModelSpec) -> int:
     """Types that the rules do not know first, since nothing else answers them; those traced layer
     by layer, hours, at the end."""
-    from lora_profiler.traced.layouts import layout_of
+    from lora_profiler.trace.layouts import layout_of
 
     return 2 if layout_of(model) is None else int(knows(Workload(model=model)))
 

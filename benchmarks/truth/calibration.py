@@ -18,16 +18,16 @@ from typing import Any
 
 from benchmarks.pages import parser_of, table, tell
 from benchmarks.truth import suite_models
-from lora_profiler.calibration.calibrate import Calibration, calibrate
-from lora_profiler.catalog import model_from_config
-from lora_profiler.comparison.throughput import quantile
-from lora_profiler.harness import measure
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.records.record import Conditions, Record
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.measuring.harness import measure
+from lora_profiler.measuring.records.record import Conditions, Record
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
 from lora_profiler.report.catalogues import calibration_blocks, calibration_payload
 from lora_profiler.report.render import markdown
+from lora_profiler.runs.comparison.throughput import quantile
+from lora_profiler.steptime.calibration.calibrate import Calibration, calibrate
 from lora_profiler.steptime.fit import Fitted, LocalConstants, Measured
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 CONDITIONS = Conditions(memory_steps=2, min_timed_steps=6, max_timing_seconds=3.0)
 GOAL = 10
@@ -135,7 +135,7 @@ def measured_steps() -> list[Record]:
 
 
 def outcome(record: Record, local: LocalConstants) -> Outcome:
-    from lora_profiler.traced.kernels import step_kernels
+    from lora_profiler.trace.kernels import step_kernels
 
     constants = local.constants
     load = local.load(step_kernels(record.workload), record.workload.setup)

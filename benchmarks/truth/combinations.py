@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from lora_profiler.catalog import find_model
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.facts.catalog import find_model
 from lora_profiler.planning.engine import common_assumptions, predict
 from lora_profiler.question.lora_config import PEFT_NAMES
-from lora_profiler.support.check import has_outliers, rules_unsupported_reason
-from lora_profiler.workload import (
+from lora_profiler.question.support.check import has_outliers, rules_unsupported_reason
+from lora_profiler.question.workload import (
     LoraConfig,
     Optimizer,
     PeftType,

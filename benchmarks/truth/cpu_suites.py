@@ -11,10 +11,10 @@ from itertools import cycle, islice
 from typing import TypeVar
 
 from benchmarks.truth import suite_models
-from lora_profiler.harness import Case, make_case
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.records.record import Conditions
-from lora_profiler.workload import (
+from lora_profiler.measuring.harness import Case, make_case
+from lora_profiler.measuring.records.record import Conditions
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.workload import (
     Device,
     LoraConfig,
     OptimizerImpl,

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 import families
 from benchmarks.pages import RESULTS, page_of, parser_of, table, words_of, write_page
 from lora_profiler import TrainingData, TrainSetup, Workload, lengths_of
-from lora_profiler.catalog import model_from_config
+from lora_profiler.facts.catalog import model_from_config
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import peak_bytes
 
@@ -106,7 +106,7 @@ def trained(lengths: Sequence[int], rule: str) -> dict[str, Any]:
     from trl import pack_dataset
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    from lora_profiler.harness.counters import AllocatorRecord
+    from lora_profiler.measuring.harness.counters import AllocatorRecord
 
     torch.manual_seed(0)
     config = AutoConfig.for_model(**CONFIG)

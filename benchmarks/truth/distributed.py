@@ -23,14 +23,14 @@ from typing import Any
 
 from benchmarks.pages import RESULTS, page_of, parser_of, table, write_json, write_page
 from benchmarks.truth.suite_models import MEDIUM
-from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import LoraProfilerError, UsageError
-from lora_profiler.harness import Case, make_case, measure_case
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.measuring.harness import Case, make_case, measure_case
+from lora_profiler.measuring.records.record import Conditions, Record
+from lora_profiler.measuring.records.serialize import record_dict, record_from_dict
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.engine import predict
-from lora_profiler.prediction import Prediction
-from lora_profiler.records.record import Conditions, Record
-from lora_profiler.records.serialize import record_dict, record_from_dict
-from lora_profiler.workload import LoraConfig, Quantization, Sharding, TrainSetup, Workload
+from lora_profiler.question.workload import LoraConfig, Quantization, Sharding, TrainSetup, Workload
 
 CONDITIONS = Conditions(min_timed_steps=0, memory_steps=3)
 SMALL = {

@@ -17,14 +17,14 @@ from lora_profiler import (
     predict,
     step_time,
 )
-from lora_profiler.batching.batches import Batches
 from lora_profiler.planning.over_data import mean_timing, worst_batch
 from lora_profiler.planning.pareto import Objectives, dominates
 from lora_profiler.planning.placement import communication
 from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.planned import Offer
 from lora_profiler.planning.reserve import held_bytes, judge, reserve_for
-from lora_profiler.workload import Sharding
+from lora_profiler.question.batching.batches import Batches
+from lora_profiler.question.workload import Sharding
 
 SHARDINGS: tuple[Sharding, ...] = ("ddp", "zero1", "fsdp", "fsdp-no-reshard")
 

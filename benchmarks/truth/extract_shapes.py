@@ -1,14 +1,15 @@
-"""Regenerates the bundled tables of `lora_profiler/catalog/data` from transformers, on the meta
-device.
+"""Regenerates the bundled tables of `lora_profiler/facts/catalog/data` from transformers, on the
+meta device.
 
     python benchmarks/truth/extract_shapes.py defaults
     python benchmarks/truth/extract_shapes.py shapes
 
 Class defaults of every config.json type in the catalogue, into
-`lora_profiler/catalog/data/defaults.json`; weights of the catalogue models whose family is not
-declared in code, into `lora_profiler/catalog/data/shapes.json`. Needs the [measure] extra. Nothing
-is downloaded: the facts of `models.json` are enough to build every model. Run it when the newest
-supported transformers changes a class, and read the difference before committing it.
+`lora_profiler/facts/catalog/data/defaults.json`; weights of the catalogue models whose family is
+not declared in code, into `lora_profiler/facts/catalog/data/shapes.json`. Needs the [measure]
+extra. Nothing is downloaded: the facts of `models.json` are enough to build every model. Run it
+when the newest supported transformers changes a class, and read the difference before committing
+it.
 """
 
 import dataclasses
@@ -26,9 +27,9 @@ import transformers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from lora_profiler.catalog.architectures import FAMILIES
-from lora_profiler.catalog.bundled import encode
-from lora_profiler.catalog.meta_build import describe
+from lora_profiler.facts.catalog.architectures import FAMILIES
+from lora_profiler.facts.catalog.bundled import encode
+from lora_profiler.facts.catalog.meta_build import describe
 
 DATA = Path(__file__).parents[2] / "lora_profiler" / "catalog" / "data"
 IRRELEVANT = re.compile(

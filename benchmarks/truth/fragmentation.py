@@ -19,12 +19,12 @@ from benchmarks.questions import drawn_models, drawn_setup, key, workload_on
 from benchmarks.rows import Row, grouped
 from benchmarks.runner import Rows
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.measuring.records.serialize import setup_dict, setup_from_dict
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.reserve import held_bytes
-from lora_profiler.records.serialize import setup_dict, setup_from_dict
-from lora_profiler.support.library_memory import WORKSPACES, workspace_bytes
+from lora_profiler.question.support.library_memory import WORKSPACES, workspace_bytes
+from lora_profiler.question.workload import TrainSetup
 from lora_profiler.units import MIB
-from lora_profiler.workload import TrainSetup
 
 SEED, COUNT = 23, 240
 MOST_PARAMETERS = 15_000_000_000

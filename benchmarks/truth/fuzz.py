@@ -91,8 +91,8 @@ class Tally:
 @contextmanager
 def brief(is_brief: bool) -> Iterator[None]:
     """Inside, an answer leaves out what is worked out for JSON alone."""
+    from lora_profiler.memory.prediction import Prediction
     from lora_profiler.planning import answers
-    from lora_profiler.prediction import Prediction
 
     if not is_brief:
         yield
@@ -232,7 +232,7 @@ def compare_engines(analytic: Answer, compiled: Answer) -> int:
 
 def chunk(seed: str, calls: int, whole: bool) -> Tally:
     """`calls` questions of one die, each with a second one."""
-    from lora_profiler.catalog import bundled_models
+    from lora_profiler.facts.catalog import bundled_models
 
     models = [model.id for model in bundled_models()]
     dice, tally = random.Random(seed), Tally()

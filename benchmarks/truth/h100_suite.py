@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from benchmarks.truth.suite_models import bundled
-from lora_profiler.analytic import peak_bytes
-from lora_profiler.harness import Case, make_case
-from lora_profiler.records.record import Conditions
+from lora_profiler.measuring.harness import Case, make_case
+from lora_profiler.measuring.records.record import Conditions
+from lora_profiler.memory.analytic import peak_bytes
+from lora_profiler.question.workload import Device, LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.units import GIB
-from lora_profiler.workload import Device, LoraConfig, Quantization, TrainSetup, Workload
 
 SMALL, LARGE = "meta-llama/Llama-3.2-1B", "meta-llama/Meta-Llama-3-8B"
 

@@ -24,13 +24,13 @@ from typing import Any
 
 from benchmarks.pages import page_of, parser_of, read_document, table, write_document, write_page
 from benchmarks.truth.bundle import asked
-from lora_profiler.catalog import find_model
-from lora_profiler.compiled.library import bundled_profile
-from lora_profiler.compiled.profile import Profile
-from lora_profiler.compiled.regime import below, key_of, least_sizes, regime_of, windows_of
-from lora_profiler.compiled.tape import LEAST_UNITS
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.facts.catalog import find_model
+from lora_profiler.memory.compiled.library import bundled_profile
+from lora_profiler.memory.compiled.profile import Profile
+from lora_profiler.memory.compiled.regime import below, key_of, least_sizes, regime_of, windows_of
+from lora_profiler.memory.compiled.tape import LEAST_UNITS
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 MODELS = (
     "meta-llama/Llama-3.1-8B", "HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen2.5-7B", "Qwen/Qwen3-4B",
@@ -104,7 +104,7 @@ def rows_of(name: str, seed: int, until: float) -> list[dict[str, Any]]:
     process of its own."""
     import warnings
 
-    from lora_profiler.traced.compiler import compile_profile
+    from lora_profiler.trace.compiler import compile_profile
 
     warnings.simplefilter("ignore")
     rows = []
@@ -134,11 +134,11 @@ def rows_of(name: str, seed: int, until: float) -> list[dict[str, Any]]:
 
 def _compared(profile: Profile, workload: Workload, rng: random.Random) -> Iterator[str]:
     """Everything said otherwise at one random point."""
-    from lora_profiler.compiled import predict_with
-    from lora_profiler.modeling import build_model
-    from lora_profiler.traced.flat import Flat, flat
-    from lora_profiler.traced.layouts import at_depth
-    from lora_profiler.traced.run import trace
+    from lora_profiler.memory.compiled import predict_with
+    from lora_profiler.trace.flat import Flat, flat
+    from lora_profiler.trace.layouts import at_depth
+    from lora_profiler.trace.modeling import build_model
+    from lora_profiler.trace.run import trace
 
     asked = _somewhere(workload, rng)
     if profile.layout is not None:

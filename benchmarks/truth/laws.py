@@ -19,15 +19,15 @@ from unittest.mock import patch
 
 from benchmarks.pages import page_of, parser_of, read_document, table, tell
 from benchmarks.truth.bundle import laws_asked, work
-from lora_profiler.catalog import bundled_models, find_model
-from lora_profiler.compiled import evaluation, predict_with
-from lora_profiler.compiled.law import NotOfLawError, facts_of, law_key, of_model
-from lora_profiler.compiled.profile import Profile, unpacked
-from lora_profiler.compiled.regime import regime_of
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.facts.catalog import bundled_models, find_model
+from lora_profiler.memory.compiled import evaluation, predict_with
+from lora_profiler.memory.compiled.law import NotOfLawError, facts_of, law_key, of_model
+from lora_profiler.memory.compiled.profile import Profile, unpacked
+from lora_profiler.memory.compiled.regime import regime_of
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.setups import setup_for
-from lora_profiler.workload import Workload
+from lora_profiler.question.workload import Workload
 
 TRAINERS = (
     "guide", "trl-sft", "unsloth", "axolotl", "transformers", "llamafactory", "torchtune", "bare",
@@ -94,7 +94,7 @@ def without_laws() -> dict[str, dict[str, int]]:
 
 def against_rules(types: list[str]) -> list[dict[str, Any]]:
     """Laws of a type made by its smallest model, against the rules' peaks of the others."""
-    from lora_profiler.traced.compiler import compile_law
+    from lora_profiler.trace.compiler import compile_law
 
     found = []
     for name, (trainer, method) in product(types, HELD):

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.pages import parser_of, write_page
-from lora_profiler.modeling import liger
+from lora_profiler.trace.modeling import liger
 
 EPS = 1e-6
 

@@ -24,10 +24,10 @@ from typing import Any
 from benchmarks.pages import parser_of, read_document, write_document, write_page
 from benchmarks.truth.fetch_inputs import INPUTS, TEXT, WEIGHTS, FetchError, fetch
 from lora_profiler.cli.verify import chosen
-from lora_profiler.harness.environment import environment
 from lora_profiler.mathematics.sources import Request, open_subject
 from lora_profiler.mathematics.subject import effort_for
 from lora_profiler.mathematics.verify import verify
+from lora_profiler.measuring.harness.environment import environment
 from lora_profiler.report import learn
 from lora_profiler.report.claims import CLAIMS
 from lora_profiler.report.claims.claim import Claim

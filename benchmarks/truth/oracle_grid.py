@@ -5,8 +5,8 @@
 Runs the tests that ask `truth` with every cell live, on two processes, writes the file and names
 the cells whose answer is no longer what the file said; of single test files only what is new or
 changed in them. Due with another version of torch, transformers, PEFT or bitsandbytes, with a new
-cell, and where `lora_profiler/modeling` or `tests/oracle.py` changed what runs. About ten minutes
-on two cores; needs the test extra.
+cell, and where `lora_profiler/trace/modeling` or `tests/oracle.py` changed what runs. About ten
+minutes on two cores; needs the test extra.
 """
 
 import json

@@ -7,8 +7,8 @@ from typing import Any
 
 import cases
 import families
-from lora_profiler.catalog import model_from_config
-from lora_profiler.workload import Quantization, TrainSetup, Workload
+from lora_profiler.facts.catalog import model_from_config
+from lora_profiler.question.workload import Quantization, TrainSetup, Workload
 
 SEEDS = (2024, 1, 2, 3)
 COUNT = 168

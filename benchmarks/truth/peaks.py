@@ -38,9 +38,9 @@ from benchmarks.pages import (
     write_page,
 )
 from benchmarks.truth.peak_configurations import SEEDS, VOCABULARIES, Configuration, configurations
-from lora_profiler.analytic import predict
-from lora_profiler.prediction import Prediction
-from lora_profiler.workload import TrainSetup
+from lora_profiler.memory.analytic import predict
+from lora_profiler.memory.prediction import Prediction
+from lora_profiler.question.workload import TrainSetup
 
 VERSIONS = versions_of("torch", "transformers", "peft", "bitsandbytes")
 PHASES = {

@@ -31,14 +31,14 @@ from lora_profiler import (
     predict,
     step_time,
 )
-from lora_profiler.batching.data import read_lengths
-from lora_profiler.catalog.gpus import table_prices
+from lora_profiler.facts.catalog.gpus import table_prices
 from lora_profiler.planning.placement import find_network
 from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.planned import Offer, PlannedRun
+from lora_profiler.question.batching.data import read_lengths
+from lora_profiler.question.workload import Workload
 from lora_profiler.report.decision.plan import layout_words, price_words, run_words
 from lora_profiler.units import GIB
-from lora_profiler.workload import Workload
 
 JSON, PAGE = RESULTS / "plans.json", RESULTS / "plans.md"
 TWENTY = (
@@ -216,7 +216,7 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
         "Plans of real situations",
         "`python -m benchmarks.truth.plans`, `--try-everything`, `--rehearse`. Prices are those"
         " of\n"
-        "`lora_profiler/catalog/data/prices.csv`, with their dates. A *one answer* is a"
+        "`lora_profiler/facts/catalog/data/prices.csv`, with their dates. A *one answer* is a"
         " prediction\n"
         "and a step time of the recommended run, next to its size: the floor of predicting.",
         table(

@@ -16,14 +16,14 @@ from typing import Any
 
 from benchmarks.pages import page_of, parser_of, table, write_document, write_page
 from benchmarks.truth.bundle import asked
-from lora_profiler.analytic import knows
-from lora_profiler.analytic import predict as by_rules
-from lora_profiler.catalog import bundled_models, find_model
-from lora_profiler.compiled import has_profile
-from lora_profiler.compiled import predict as by_profile
-from lora_profiler.compiled.regime import regime_of
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.workload import Workload
+from lora_profiler.facts.catalog import bundled_models, find_model
+from lora_profiler.memory.analytic import knows
+from lora_profiler.memory.analytic import predict as by_rules
+from lora_profiler.memory.compiled import has_profile
+from lora_profiler.memory.compiled import predict as by_profile
+from lora_profiler.memory.compiled.regime import regime_of
+from lora_profiler.question.workload import Workload
 
 SIZES = (
     (1, 512, 16),

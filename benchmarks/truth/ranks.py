@@ -17,14 +17,11 @@ from typing import Any
 
 from benchmarks.pages import page_of, parser_of, table, write_page
 from benchmarks.truth.suite_models import MEDIUM
-from lora_profiler.analytic import predict as by_rule
-from lora_profiler.catalog import find_model, model_from_config
+from lora_profiler.facts.catalog import find_model, model_from_config
+from lora_profiler.memory.analytic import predict as by_rule
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.placement import find_cluster, find_network, plan
-from lora_profiler.prediction import Prediction
-from lora_profiler.report.decision.cluster import cluster_blocks
-from lora_profiler.report.render import markdown
-from lora_profiler.traced import predict as by_trace
-from lora_profiler.workload import (
+from lora_profiler.question.workload import (
     FULLY_SHARDED,
     LoraConfig,
     Quantization,
@@ -32,6 +29,9 @@ from lora_profiler.workload import (
     TrainSetup,
     Workload,
 )
+from lora_profiler.report.decision.cluster import cluster_blocks
+from lora_profiler.report.render import markdown
+from lora_profiler.trace import predict as by_trace
 
 WORLDS = (2, 8, 64)
 SHARDINGS: tuple[Sharding, ...] = ("ddp", "fsdp", "fsdp-no-reshard")

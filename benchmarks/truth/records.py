@@ -18,13 +18,13 @@ from typing import Any
 
 from benchmarks.own_rows import own_document, write_rows
 from benchmarks.pages import page_of, parser_of, table, write_document, write_page
-from lora_profiler.comparison.errors import Comparison, ErrorSummary, compare, misses, summary
-from lora_profiler.comparison.scored import Scored, scored
-from lora_profiler.evidence import OwnRow
-from lora_profiler.prediction import Prediction
-from lora_profiler.records.load import read_records
-from lora_profiler.records.record import Record
+from lora_profiler.facts.evidence import OwnRow
+from lora_profiler.measuring.records.load import read_records
+from lora_profiler.measuring.records.record import Record
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.report.measured.measurements import setting
+from lora_profiler.runs.comparison.errors import Comparison, ErrorSummary, compare, misses, summary
+from lora_profiler.runs.comparison.scored import Scored, scored
 from lora_profiler.units import error_text
 
 RECORDS = Path(__file__).parents[1] / "records"
@@ -187,7 +187,7 @@ def document(folders: Iterable[tuple[str, Sequence[Scored]]]) -> dict[str, Any]:
 
 
 def packaged(rows: Iterable[Scored]) -> dict[str, Any]:
-    """What the package shows of the records: `evidence.own`."""
+    """What the package shows of the records: `facts.evidence.own`."""
     return own_document(
         OwnRow(
             model=s.record.workload.model.id,
@@ -207,8 +207,8 @@ def traced(record: Record) -> tuple[list[Comparison], str]:
     """Comparisons with a profile's answer, or why there are none. Runs in a process of its own."""
     import warnings
 
-    from lora_profiler.compiled import predict_with
-    from lora_profiler.traced.compiler import compile_profile
+    from lora_profiler.memory.compiled import predict_with
+    from lora_profiler.trace.compiler import compile_profile
 
     warnings.simplefilter("ignore")
     try:

@@ -24,7 +24,7 @@ import torch
 import cases
 import oracle
 from benchmarks.pages import versions_of, words_of, write_document, write_page
-from lora_profiler.analytic import predict
+from lora_profiler.memory.analytic import predict
 
 VERSIONS = versions_of("torch", "transformers", "peft")
 

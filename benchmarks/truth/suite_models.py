@@ -4,8 +4,8 @@ run on a CPU."""
 from collections.abc import Mapping
 from typing import Any
 
-from lora_profiler.catalog import find_model, model_from_config
-from lora_profiler.model_spec import ModelSpec
+from lora_profiler.facts.catalog import find_model, model_from_config
+from lora_profiler.question.model_spec import ModelSpec
 
 Config = dict[str, Any]
 

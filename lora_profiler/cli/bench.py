@@ -33,16 +33,16 @@ from lora_profiler.cli.click_support import (
 from lora_profiler.cli.options import device_here, output_options, setup_options
 
 if TYPE_CHECKING:
-    from lora_profiler.campaign.batch_search import LargestBatch
-    from lora_profiler.campaign.planned import Planned
-    from lora_profiler.campaign.progress import Progress
-    from lora_profiler.campaign.session import Session
-    from lora_profiler.cluster_runs.scheduler import ClusterOutcome
-    from lora_profiler.comparison.scored import Result
-    from lora_profiler.harness import Case
-    from lora_profiler.harness.pretended import Pretended
-    from lora_profiler.records.store import Store
+    from lora_profiler.measuring.harness import Case
+    from lora_profiler.measuring.harness.pretended import Pretended
+    from lora_profiler.measuring.records.store import Store
     from lora_profiler.report.blocks import Block
+    from lora_profiler.runs.campaign.batch_search import LargestBatch
+    from lora_profiler.runs.campaign.planned import Planned
+    from lora_profiler.runs.campaign.progress import Progress
+    from lora_profiler.runs.campaign.session import Session
+    from lora_profiler.runs.cluster.scheduler import ClusterOutcome
+    from lora_profiler.runs.comparison.scored import Result
 
 NOT_MEASURED = ("timeout", "crash", "unsupported", "invalid")
 """Statuses that say nothing about the case itself. Running out of memory does: it is a result."""
@@ -85,12 +85,12 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
         return
     check_new_file(o["output"], o["force"])
     check_new_file(o["report"], o["force"])
-    from lora_profiler.campaign.interrupts import one_interrupt
-    from lora_profiler.campaign.progress import Progress
-    from lora_profiler.campaign.session import Session
-    from lora_profiler.comparison.scored import result
-    from lora_profiler.records.store import Store
+    from lora_profiler.measuring.records.store import Store
     from lora_profiler.report.measured.running import shown_runs
+    from lora_profiler.runs.campaign.interrupts import one_interrupt
+    from lora_profiler.runs.campaign.progress import Progress
+    from lora_profiler.runs.campaign.session import Session
+    from lora_profiler.runs.comparison.scored import result
 
     drawn_again = o["form"] == "table" and o["output"] is None and sys.stdout.isatty()
     with one_interrupt() as interrupt:
@@ -158,7 +158,7 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
 
 def _default_records(pretended: "Pretended | None") -> Path:
     """Rehearsed records have a file of their own. Raises StoreError where there is no home."""
-    from lora_profiler.records.store import default_records_path
+    from lora_profiler.measuring.records.store import default_records_path
 
     path = default_records_path()
     return path if pretended is None else path.with_name("rehearsed.jsonl")
@@ -169,7 +169,7 @@ def _requested_cases(
 ) -> Sequence["Case"]:
     """Those of the suite, the file or the models. Raises UsageError, and MeasurementError for a
     device that is not there."""
-    from lora_profiler.campaign.suites import read_case, suite_cases
+    from lora_profiler.runs.campaign.suites import read_case, suite_cases
 
     name, file = ctx.params["suite"], ctx.params["case"]
     if pretended is not None:
@@ -190,10 +190,10 @@ def _cases(
 
     Raises UsageError and MeasurementError before anything is started.
     """
-    from lora_profiler.campaign.planned import planned, refuse_beyond, sorted_out
-    from lora_profiler.harness import MeasurementError
-    from lora_profiler.harness.environment import public_command
-    from lora_profiler.harness.machine import memory_limit_bytes, physical_memory_bytes
+    from lora_profiler.measuring.harness import MeasurementError
+    from lora_profiler.measuring.harness.environment import public_command
+    from lora_profiler.measuring.harness.machine import memory_limit_bytes, physical_memory_bytes
+    from lora_profiler.runs.campaign.planned import planned, refuse_beyond, sorted_out
 
     name, cases = ctx.params["suite"], _requested_cases(ctx, models, pretended)
     if ctx.params["largest_batch"]:
@@ -261,8 +261,8 @@ def _run(
 ) -> int:
     """Measures, or searches and adds to `proven`; how many cases were left for want of time. Ctrl-C
     ends it early."""
-    from lora_profiler.campaign.batch_search import ProbeFailedError, predicted_start
-    from lora_profiler.campaign.session import TimeIsUpError
+    from lora_profiler.runs.campaign.batch_search import ProbeFailedError, predicted_start
+    from lora_profiler.runs.campaign.session import TimeIsUpError
 
     try:
         if not search:
@@ -320,8 +320,8 @@ def _write_report(results: Sequence["Result"], path: str, records: "Path | None"
         return
     import shlex
 
-    from lora_profiler.comparison.scored import Scored
     from lora_profiler.report.page import report_content, write_page
+    from lora_profiler.runs.comparison.scored import Scored
 
     scored = [
         Scored(record=r.record, prediction=r.prediction, refusal=None, comparisons=r.comparisons)

@@ -13,31 +13,31 @@ import click
 from lora_profiler.cli.click_support import warn
 from lora_profiler.cli.options import given, model_called, stack_of, workloads
 from lora_profiler.errors import UsageError, did_you_mean
-from lora_profiler.option import flag
 from lora_profiler.planning.setups import CPU_DEFAULTS
+from lora_profiler.question.option import flag
 
 if TYPE_CHECKING:
-    from lora_profiler.campaign.interrupts import Interrupt
-    from lora_profiler.campaign.planned import Planned
-    from lora_profiler.campaign.progress import Progress
-    from lora_profiler.campaign.runs import Schedule
-    from lora_profiler.cluster_runs.ray import RayCluster
-    from lora_profiler.cluster_runs.scheduler import ClusterOutcome
-    from lora_profiler.gpu_platform import Platform
-    from lora_profiler.harness import Case
-    from lora_profiler.harness.pretended import Pretended
-    from lora_profiler.model_spec import ModelSpec
-    from lora_profiler.records.record import Conditions
-    from lora_profiler.records.store import Store
-    from lora_profiler.stacks import Stack
-    from lora_profiler.workload import Device
+    from lora_profiler.facts.stacks import Stack
+    from lora_profiler.measuring.harness import Case
+    from lora_profiler.measuring.harness.pretended import Pretended
+    from lora_profiler.measuring.records.record import Conditions
+    from lora_profiler.measuring.records.store import Store
+    from lora_profiler.question.gpu_platform import Platform
+    from lora_profiler.question.model_spec import ModelSpec
+    from lora_profiler.question.workload import Device
+    from lora_profiler.runs.campaign.interrupts import Interrupt
+    from lora_profiler.runs.campaign.planned import Planned
+    from lora_profiler.runs.campaign.progress import Progress
+    from lora_profiler.runs.campaign.runs import Schedule
+    from lora_profiler.runs.cluster.ray import RayCluster
+    from lora_profiler.runs.cluster.scheduler import ClusterOutcome
 
 
 def rehearsed_on(o: dict[str, Any]) -> "Pretended":
     """The card and the environment that --rehearse names, with its stub libraries. Raises
     UsageError and RehearsalError."""
-    from lora_profiler.catalog import find_gpu
-    from lora_profiler.catalog.gpus import context_of
+    from lora_profiler.facts.catalog import find_gpu
+    from lora_profiler.facts.catalog.gpus import context_of
     from lora_profiler.planning.rehearsed import pretended_on
     from lora_profiler.rehearsal.launch import pretended
 
@@ -59,8 +59,8 @@ def model_cases(
 
     Raises UsageError, and what `find_model` raises.
     """
-    from lora_profiler.harness import make_case
-    from lora_profiler.harness.capabilities import present_platform
+    from lora_profiler.measuring.harness import make_case
+    from lora_profiler.measuring.harness.capabilities import present_platform
 
     o = ctx.params
     if o["nproc"] is not None:
@@ -95,7 +95,7 @@ def model_cases(
 
 def _trainer_itself(stack: "Stack | None", o: dict[str, Any]) -> str:
     """The trainer whose own code is to run, "" for the harness' loop."""
-    from lora_profiler.harness.trainer_refusals import OWN_LOOPS
+    from lora_profiler.measuring.harness.trainer_refusals import OWN_LOOPS
 
     if stack is None or o["own_loop"] or stack.name in OWN_LOOPS:
         return ""
@@ -103,7 +103,7 @@ def _trainer_itself(stack: "Stack | None", o: dict[str, Any]) -> str:
 
 
 def _conditions(o: dict[str, Any]) -> "Conditions":
-    from lora_profiler.records.record import Conditions
+    from lora_profiler.measuring.records.record import Conditions
     from lora_profiler.units import parse_memory
 
     changes: dict[str, Any] = {"seed": o["seed"]}
@@ -179,8 +179,8 @@ def cluster_of(o: dict[str, Any]) -> "Iterator[RayCluster | None]":
     if not o["ray"]:
         yield None
         return
-    from lora_profiler.campaign.suites import suite
-    from lora_profiler.cluster_runs.ray import default_cpus, opened
+    from lora_profiler.runs.campaign.suites import suite
+    from lora_profiler.runs.cluster.ray import default_cpus, opened
 
     suite(o["suite"])
     with opened(o["ray"], o["cpus_per_case"] or default_cpus()) as cluster:
@@ -194,10 +194,10 @@ def cluster_cases(cluster: "RayCluster", o: dict[str, Any]) -> "tuple[list[Plann
     Without --device they are for CUDA where any machine has GPUs, else for the CPU. Raises
     UsageError where none has room.
     """
-    from lora_profiler.campaign.planned import planned_for_cluster
-    from lora_profiler.campaign.suites import suite_cases
-    from lora_profiler.cluster_runs.ray import needs
-    from lora_profiler.harness.environment import public_command
+    from lora_profiler.measuring.harness.environment import public_command
+    from lora_profiler.runs.campaign.planned import planned_for_cluster
+    from lora_profiler.runs.campaign.suites import suite_cases
+    from lora_profiler.runs.cluster.ray import needs
 
     device: Device = o["device"] or ("cuda" if cluster.has_gpus else "cpu")
     command = public_command(sys.argv)
@@ -231,7 +231,7 @@ def spread_text(cluster: "RayCluster | None") -> str:
 
 def schedule_of(o: dict[str, Any]) -> "Schedule":
     """Of the options that say which cases run, and until when."""
-    from lora_profiler.campaign.runs import Schedule
+    from lora_profiler.runs.campaign.runs import Schedule
 
     return Schedule(
         resume=o["resume"],
@@ -249,8 +249,8 @@ def spread(
     interrupt: "Interrupt",
     o: dict[str, Any],
 ) -> "ClusterOutcome":
-    from lora_profiler.cluster_runs.ray import needs, together
-    from lora_profiler.cluster_runs.scheduler import spread_cases
+    from lora_profiler.runs.cluster.ray import needs, together
+    from lora_profiler.runs.cluster.scheduler import spread_cases
 
     progress.at_once = cluster.at_once(together(needs(each, cluster.cpus) for each in cases))
     rows = [progress.add(each) for each in cases]
@@ -288,11 +288,11 @@ def emit(o: dict[str, Any]) -> None:
     """
     import shlex
 
-    from lora_profiler.campaign.planned import planned_for_cluster
-    from lora_profiler.campaign.suites import suite_cases
-    from lora_profiler.cluster_runs import slurm
-    from lora_profiler.cluster_runs.ray import default_cpus, needs
-    from lora_profiler.harness.capabilities import present_device
+    from lora_profiler.measuring.harness.capabilities import present_device
+    from lora_profiler.runs.campaign.planned import planned_for_cluster
+    from lora_profiler.runs.campaign.suites import suite_cases
+    from lora_profiler.runs.cluster import slurm
+    from lora_profiler.runs.cluster.ray import default_cpus, needs
 
     folder = Path(o["output"])
     slurm.check_folder(folder, o["force"])

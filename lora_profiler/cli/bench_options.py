@@ -24,7 +24,7 @@ from lora_profiler.cli.option_groups import (
 )
 from lora_profiler.cli.options import given
 from lora_profiler.errors import UsageError
-from lora_profiler.option import GROUP_TITLES, flag
+from lora_profiler.question.option import GROUP_TITLES, flag
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -46,13 +46,13 @@ NOT_REHEARSED = ("ray", "emit", "largest_batch", "budget", "report", "no_timing"
 
 
 def _complete_status(ctx: click.Context, param: Any, incomplete: str) -> list["CompletionItem"]:
-    from lora_profiler.records.record import STATUSES
+    from lora_profiler.measuring.records.record import STATUSES
 
     return items(status for status in STATUSES if status.startswith(incomplete))
 
 
 def _complete_suite(ctx: click.Context, param: Any, incomplete: str) -> list["CompletionItem"]:
-    from lora_profiler.campaign.suites import suites
+    from lora_profiler.runs.campaign.suites import suites
 
     try:
         return items(name for name in sorted(suites()) if name.startswith(incomplete))
@@ -115,7 +115,7 @@ bench_options = together(
 def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
     """Raises UsageError for options that contradict each other or that nothing would read, before
     anything is looked up."""
-    from lora_profiler.records.store import finished
+    from lora_profiler.measuring.records.store import finished
 
     o = ctx.params
     _check_cluster_options(ctx)

@@ -16,7 +16,7 @@ from lora_profiler.cli.options import device_here, output_options
 from lora_profiler.errors import UsageError
 
 if TYPE_CHECKING:
-    from lora_profiler.workload import Device
+    from lora_profiler.question.workload import Device
 
 
 @command(
@@ -43,9 +43,9 @@ def calibrate_command(device: "Device | None", form: str, output: str | None, fo
     """
     check_new_file(output, force)
     require("calibrating", (*TRACING, "accelerate"))
-    from lora_profiler.calibration.calibrate import calibrate
     from lora_profiler.report.catalogues import calibration_blocks, calibration_payload
     from lora_profiler.report.progress import shown_work
+    from lora_profiler.steptime.calibration.calibrate import calibrate
     from lora_profiler.steptime.fit import keep
 
     chosen = device_here(device)

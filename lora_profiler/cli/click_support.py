@@ -32,8 +32,8 @@ from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean, ne
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from lora_profiler.catalog import Gpu
-    from lora_profiler.prediction import Prediction
+    from lora_profiler.facts.catalog import Gpu
+    from lora_profiler.memory.prediction import Prediction
     from lora_profiler.report.blocks import Block
 
 PIPE_WIDTH = 80
@@ -81,7 +81,7 @@ class SpelledChoice(NearestChoice):
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter:
-            from lora_profiler.stacks import TRAINERS, versions
+            from lora_profiler.facts.stacks import TRAINERS, versions
 
             stacks = (stack for name in TRAINERS for stack in versions(name))
             if param is None or all(
@@ -291,13 +291,13 @@ def _alike(word: str, name: str) -> bool:
 
 
 def is_bundled(name: str) -> bool:
-    from lora_profiler.catalog.bundled import model_lines
+    from lora_profiler.facts.catalog.bundled import model_lines
 
     return name.lower() in model_lines()
 
 
 def complete_model(ctx: click.Context, param: Any, incomplete: str) -> list["CompletionItem"]:
-    from lora_profiler.catalog import bundled_models
+    from lora_profiler.facts.catalog import bundled_models
 
     known = [name for model in bundled_models() for name in (model.id, *model.aliases)]
     names = (
@@ -309,14 +309,14 @@ def complete_model(ctx: click.Context, param: Any, incomplete: str) -> list["Com
 
 
 def complete_gpu(ctx: click.Context, param: Any, incomplete: str) -> list["CompletionItem"]:
-    from lora_profiler.catalog import bundled_gpus
+    from lora_profiler.facts.catalog import bundled_gpus
 
     keys = ["auto", *(gpu.key for gpu in bundled_gpus())]
     return items(key for key in keys if key.startswith(incomplete.lower()))
 
 
 def complete_trainer(ctx: click.Context, param: Any, incomplete: str) -> list["CompletionItem"]:
-    from lora_profiler.stacks import TRAINERS, versions
+    from lora_profiler.facts.stacks import TRAINERS, versions
 
     names = [*TRAINERS, *(stack.key for name in TRAINERS for stack in versions(name)[1:])]
     return items(name for name in names if name.startswith(incomplete.lower()))
@@ -401,7 +401,7 @@ def write_out(text: str, path: str | None, show: Callable[[], None] | None = Non
     given --force, also if it came while the command ran.
     """
     if path is not None:
-        from lora_profiler.records.locks import write_for_user
+        from lora_profiler.measuring.records.locks import write_for_user
 
         context = click.get_current_context(silent=True)
         try:

@@ -25,8 +25,8 @@ from lora_profiler.cli.options import engine_option, given, output_options
 from lora_profiler.errors import UsageError
 
 if TYPE_CHECKING:
-    from lora_profiler.comparison.scored import Scored
-    from lora_profiler.records.load import RecordSet
+    from lora_profiler.measuring.records.load import RecordSet
+    from lora_profiler.runs.comparison.scored import Scored
 
 GROUPINGS = ("method", "family", "model", "device", "engine", "category", "metric")
 PREDICTED = (
@@ -155,7 +155,7 @@ def _metrics(requested: Sequence[str], possible: Sequence[str], against: bool) -
 
 
 def _read(paths: Iterable[str]) -> "RecordSet":
-    from lora_profiler.records.load import read_set
+    from lora_profiler.measuring.records.load import read_set
 
     record_set = read_set(map(Path, paths))
     for message in record_set.warnings:
@@ -211,7 +211,7 @@ def _predictions(paths: Sequence[str], o: dict[str, Any]) -> bool | None:
 
 def _errors(read: "RecordSet", metrics: tuple[str, ...], o: dict[str, Any]) -> bool:
     """Prints; whether the limit was broken."""
-    from lora_profiler.comparison.scored import scored
+    from lora_profiler.runs.comparison.scored import scored
 
     results = scored(read.records, o["engine"])
     chosen: Any = metrics or PREDICTED[:1]
@@ -230,8 +230,8 @@ def _errors(read: "RecordSet", metrics: tuple[str, ...], o: dict[str, Any]) -> b
 
 
 def _print_errors(results: "Sequence[Scored]", shown: Sequence[str], o: dict[str, Any]) -> None:
-    from lora_profiler.comparison.errors import summary
     from lora_profiler.report.json.bench import compare_payload, comparison_records, summary_records
+    from lora_profiler.runs.comparison.errors import summary
 
     records = {s.record.id: s.record for s in results}
     comparisons = [c for s in results for c in s.comparisons if c.metric in shown]
@@ -260,8 +260,8 @@ def _hints(o: dict[str, Any], metrics: tuple[str, ...]) -> list[str]:
 def _is_off(results: "Sequence[Scored]", chosen: Sequence[str], limit: float) -> bool:
     """Says on stderr how the judged claims stand to the limit; whether one is beyond it, or there
     is none."""
-    from lora_profiler.comparison.errors import misses
     from lora_profiler.report.measured.comparisons import judgement
+    from lora_profiler.runs.comparison.errors import misses
 
     judged = [c for s in results for c in s.comparisons if c.metric in chosen and c.is_claim]
     beyond = misses(judged, limit)
@@ -281,9 +281,9 @@ def _changes(
     before: "RecordSet", after: "RecordSet", metrics: tuple[str, ...], o: dict[str, Any]
 ) -> bool:
     """Prints; whether the limit was broken."""
-    from lora_profiler.comparison.regressions import changes, paired, setup_changes
     from lora_profiler.report.json.bench import change_payload, change_records
     from lora_profiler.report.measured.comparisons import change_blocks, changes_judgement
+    from lora_profiler.runs.comparison.regressions import changes, paired, setup_changes
 
     pairs = paired(before.records, after.records)
     chosen: Any = metrics or ("peak_requested_bytes", "step_seconds")

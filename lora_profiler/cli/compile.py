@@ -25,10 +25,10 @@ from lora_profiler.cli.options import (
     workloads,
 )
 from lora_profiler.errors import CompileError
-from lora_profiler.stacks import GUIDE
+from lora_profiler.facts.stacks import GUIDE
 
 if TYPE_CHECKING:
-    from lora_profiler.compiled.profile import Profile
+    from lora_profiler.memory.compiled.profile import Profile
 
 
 @command(
@@ -82,8 +82,8 @@ def compile_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
 def _compiled(workload: Any) -> "Sequence[Profile]":
     """One profile for each set of facts that sizes can change. Raises CompileError where none of
     them could be trusted."""
-    from lora_profiler.compiled.regime import one_of_each_regime
-    from lora_profiler.traced import compile_profile
+    from lora_profiler.memory.compiled.regime import one_of_each_regime
+    from lora_profiler.trace import compile_profile
 
     made: list[Profile] = []
     refused: list[CompileError] = []

@@ -25,7 +25,7 @@ from lora_profiler.cli.options import (
     workloads,
 )
 from lora_profiler.errors import UsageError
-from lora_profiler.stacks import GUIDE
+from lora_profiler.facts.stacks import GUIDE
 
 _SIZES = ("batch_size", "seq_len")
 

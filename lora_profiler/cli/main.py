@@ -47,12 +47,12 @@ from lora_profiler.cli.options import (
     training_data,
     workloads,
 )
-from lora_profiler.stacks import GUIDE
+from lora_profiler.facts.stacks import GUIDE
 
 if TYPE_CHECKING:
-    from lora_profiler.catalog import Gpu
-    from lora_profiler.model_spec import ModelSpec
+    from lora_profiler.facts.catalog import Gpu
     from lora_profiler.planning.answers import Answer
+    from lora_profiler.question.model_spec import ModelSpec
     from lora_profiler.report.blocks import Block, Table
 
 E = TypeVar("E")
@@ -221,7 +221,6 @@ def answered(
 
     Raises LoraProfilerError.
     """
-    from lora_profiler.catalog import shared_with_vllm
     from lora_profiler.cli.read import (
         assume_trainer,
         model_of,
@@ -231,6 +230,7 @@ def answered(
         writable,
         write,
     )
+    from lora_profiler.facts.catalog import shared_with_vllm
     from lora_profiler.planning.answers import answers
     from lora_profiler.report.progress import shown_traces
 
@@ -339,7 +339,7 @@ def models_command(text: tuple[str, ...], form: str, output: str | None, force: 
     TEXT: part of a name, alias or type.
     """
     check_new_file(output, force)
-    from lora_profiler.catalog import bundled_models
+    from lora_profiler.facts.catalog import bundled_models
     from lora_profiler.report.catalogues import model_names, model_records, models_table
 
     _list(text, "model", bundled_models(), model_names, model_records, models_table)
@@ -362,7 +362,7 @@ def gpus_command(text: tuple[str, ...], form: str, output: str | None, force: bo
     TEXT: part of a name or architecture.
     """
     check_new_file(output, force)
-    from lora_profiler.catalog import bundled_gpus
+    from lora_profiler.facts.catalog import bundled_gpus
     from lora_profiler.report.catalogues import gpu_names, gpu_records, gpus_table
 
     _list(text, "GPU", bundled_gpus(), gpu_names, gpu_records, gpus_table)
@@ -400,7 +400,7 @@ def doctor_command(form: str, output: str | None, force: bool) -> None:
     Tokens are never printed.
     """
     check_new_file(output, force)
-    from lora_profiler.harness.doctor import SECTIONS, Diagnosis, diagnosed, missing
+    from lora_profiler.measuring.harness.doctor import SECTIONS, Diagnosis, diagnosed, missing
     from lora_profiler.report.catalogues import doctor_table, doctor_verdict
     from lora_profiler.report.progress import shown_work
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from lora_profiler.option import GROUP_TITLES
+from lora_profiler.question.option import GROUP_TITLES
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -20,7 +20,10 @@ from lora_profiler.cli.click_support import (
 )
 from lora_profiler.cli.option_groups import CARD, DATA, OUTPUT, SUBJECT, grouped, rare, together
 from lora_profiler.errors import UsageError
-from lora_profiler.gpu_platform import (
+from lora_profiler.facts.stacks import BARE, GUIDE, Stack, Trainer, find_stack, spelled
+from lora_profiler.planning.setups import DEFAULTS
+from lora_profiler.planning.setups import workloads as planning_workloads
+from lora_profiler.question.gpu_platform import (
     NEWEST_TORCH,
     OLDEST_TORCH,
     TORCH,
@@ -28,16 +31,20 @@ from lora_profiler.gpu_platform import (
     parse_torch,
     version_text,
 )
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.option import GROUP_TITLES, MAX_SIZE, Kind, Option, flag, invalid_value_hint
-from lora_profiler.option_values import GRPO
-from lora_profiler.planning.setups import DEFAULTS
-from lora_profiler.planning.setups import workloads as planning_workloads
-from lora_profiler.stacks import BARE, GUIDE, Stack, Trainer, find_stack, spelled
-from lora_profiler.workload import OPTIONS, Device, Method, Workload
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.option import (
+    GROUP_TITLES,
+    MAX_SIZE,
+    Kind,
+    Option,
+    flag,
+    invalid_value_hint,
+)
+from lora_profiler.question.option_values import GRPO
+from lora_profiler.question.workload import OPTIONS, Device, Method, Workload
 
 if TYPE_CHECKING:
-    from lora_profiler.catalog import Gpu
+    from lora_profiler.facts.catalog import Gpu
     from lora_profiler.planning.answers import Answer
     from lora_profiler.planning.guided import Guided
     from lora_profiler.planning.over_data import TrainingData
@@ -193,7 +200,7 @@ def file_options(model: str, file: str, written: str) -> Callable[[F], F]:
 
 def gpu_of(o: Mapping[str, Any]) -> "Gpu | None":
     """The card that --gpu names, or one of several as in 8xh100. Raises UsageError."""
-    from lora_profiler.catalog import find_gpu
+    from lora_profiler.facts.catalog import find_gpu
 
     cluster = _cluster(o)
     if cluster is not None:
@@ -224,7 +231,7 @@ def network_of(o: Mapping[str, Any]) -> "Network | None":
 def device_here(asked: Device | None) -> Device:
     """The device asked for, else the accelerator that is there, else the CPU. Raises
     MeasurementError for one that this installation cannot train on."""
-    from lora_profiler.harness.capabilities import check_device, present_device
+    from lora_profiler.measuring.harness.capabilities import check_device, present_device
 
     if asked is None:
         return present_device()
@@ -233,7 +240,7 @@ def device_here(asked: Device | None) -> Device:
 
 
 def model_called(name: str, o: Mapping[str, Any]) -> ModelSpec:
-    from lora_profiler.catalog import find_model
+    from lora_profiler.facts.catalog import find_model
 
     return find_model(name, revision=o["revision"], offline=o["offline"])
 
@@ -414,7 +421,7 @@ def words_of(option: str, value: Any) -> Iterator[str]:
 
 
 BATCHINGS = ("random", "grouped", "packed", "packed-split", "packed-wrapped", "packed-axolotl")
-"""As `batching.batches` has them, which is loaded for questions about data alone."""
+"""As `question.batching.batches` has them, which is loaded for questions about data alone."""
 _ABOUT_DATA = ("batching", "pad_to_multiple_of", "epochs")
 
 _option = grouped(DATA)
@@ -476,13 +483,13 @@ def training_data(
     from lora_profiler.planning.over_data import TrainingData
 
     if o["data"] is not None:
-        from lora_profiler.batching.files import read_data
+        from lora_profiler.question.batching.files import read_data
         from lora_profiler.report.progress import shown_work
 
         with shown_work("Reading the data", "rows") as tell:
             lengths = read_data(o["data"], model, tell)
     else:
-        from lora_profiler.batching.data import lengths_from
+        from lora_profiler.question.batching.data import lengths_from
 
         assert lengths_text is not None
         lengths = lengths_from(lengths_text)

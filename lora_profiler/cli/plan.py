@@ -36,18 +36,18 @@ from lora_profiler.cli.options import (
     workloads,
 )
 from lora_profiler.errors import UsageError
-from lora_profiler.option import flag
+from lora_profiler.facts.stacks import BARE, GUIDE
 from lora_profiler.planning.setups import DEFAULTS
-from lora_profiler.stacks import BARE, GUIDE
-from lora_profiler.workload import Method
+from lora_profiler.question.option import flag
+from lora_profiler.question.workload import Method
 
 if TYPE_CHECKING:
-    from lora_profiler.gpu_platform import Platform
-    from lora_profiler.model_spec import ModelSpec
+    from lora_profiler.facts.stacks import Trainer
     from lora_profiler.planning.planned import Amount, Offer, PlannedRun, Space
-    from lora_profiler.stacks import Trainer
+    from lora_profiler.question.gpu_platform import Platform
+    from lora_profiler.question.model_spec import ModelSpec
+    from lora_profiler.question.workload import Workload
     from lora_profiler.trainer_files.trainer_file import TrainerFile
-    from lora_profiler.workload import Workload
 
 
 _ABOUT_DATA = ("batching", "pad_to_multiple_of")

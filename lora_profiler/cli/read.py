@@ -25,12 +25,12 @@ from lora_profiler.cli.options import given, lengths_of, model_called, output_op
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UsageError
 
 if TYPE_CHECKING:
-    from lora_profiler.gpu_platform import Platform
-    from lora_profiler.model_spec import ModelSpec
     from lora_profiler.planning.answers import Answer
+    from lora_profiler.question.gpu_platform import Platform
+    from lora_profiler.question.model_spec import ModelSpec
+    from lora_profiler.question.workload import Workload
     from lora_profiler.trainer_files.trainer_file import TrainerFile
     from lora_profiler.trainer_files.writing import Written
-    from lora_profiler.workload import Workload
 
 FRAMEWORK_NAMES = ("axolotl", "torchtune", "llamafactory", "unsloth", "trl", "peft")
 
@@ -142,7 +142,7 @@ def _typed_command(words: Sequence[str]) -> "TrainerFile | None":
 def _joined(models: Sequence[str]) -> list[str]:
     """The words as one name where they name one bundled model together, and none of them alone
     looks like a model."""
-    from lora_profiler.catalog.bundled import bare_names, model_lines, named_by_words
+    from lora_profiler.facts.catalog.bundled import bare_names, model_lines, named_by_words
 
     if len(models) < 2 or any(
         "/" in name

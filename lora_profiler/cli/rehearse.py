@@ -83,11 +83,11 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
         from lora_profiler.report.page import check_installed
 
         check_installed()
-    from lora_profiler.campaign.interrupts import one_interrupt
-    from lora_profiler.catalog import find_gpu
-    from lora_profiler.catalog.gpus import context_of
+    from lora_profiler.facts.catalog import find_gpu
+    from lora_profiler.facts.catalog.gpus import context_of
     from lora_profiler.rehearsal.environment import check_platform, find_python
     from lora_profiler.rehearsal.launch import Request, pretended
+    from lora_profiler.runs.campaign.interrupts import one_interrupt
 
     if o["gpu"].lower() == "auto":
         raise UsageError("a rehearsal simulates a GPU; name it instead of --gpu auto.")

@@ -9,8 +9,8 @@ import click
 from lora_profiler.cli.click_support import command
 from lora_profiler.cli.option_groups import GroupedOption, wrapped
 from lora_profiler.cli.option_mistakes import options_of_commands
-from lora_profiler.loss import all_losses
-from lora_profiler.optimizer import all_optimizers
+from lora_profiler.question.loss import all_losses
+from lora_profiler.question.optimizer import all_optimizers
 
 _COLUMN = 28
 _SHOWN = 40

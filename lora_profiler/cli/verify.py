@@ -20,7 +20,7 @@ from lora_profiler.cli.options import output_options
 from lora_profiler.errors import UsageError
 
 if TYPE_CHECKING:
-    from lora_profiler.model_spec import ModelSpec
+    from lora_profiler.question.model_spec import ModelSpec
     from lora_profiler.report.claims.claim import Claim
 
 
@@ -64,7 +64,7 @@ def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
     check_new_file(o["output"], o["force"])
     claims = chosen(o["claims"])
     require("checking the mathematics")
-    from lora_profiler.records.locks import WorkingFolder
+    from lora_profiler.measuring.records.locks import WorkingFolder
     from lora_profiler.report.progress import shown_checks
 
     with (
@@ -72,10 +72,10 @@ def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
         shown_checks(len(claims), as_json=o["progress"] == "json") as watch,
     ):
         tell = watch.prepare()  # before torch is loaded
-        from lora_profiler.harness.environment import environment, public_command
         from lora_profiler.mathematics.sources import Request, open_subject
         from lora_profiler.mathematics.subject import effort_for
         from lora_profiler.mathematics.verify import verify
+        from lora_profiler.measuring.harness.environment import environment, public_command
         from lora_profiler.report.claims.document import verify_blocks, verify_payload
 
         names = ("weights", "text", "offline", "quick", "seed")
@@ -117,7 +117,7 @@ def chosen(text: str | None) -> "list[Claim]":
 
 
 def _admit(spec: "ModelSpec", claims: "list[Claim]") -> None:
-    from lora_profiler.harness.machine import memory_limit_bytes, physical_memory_bytes
     from lora_profiler.mathematics.verify import check_memory
+    from lora_profiler.measuring.harness.machine import memory_limit_bytes, physical_memory_bytes
 
     check_memory(spec.num_parameters, claims, memory_limit_bytes() or physical_memory_bytes())

@@ -8,26 +8,26 @@ from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 
-from lora_profiler.catalog import Gpu, bundled_models, find_gpu, find_model, model_from_config
-from lora_profiler.catalog.config import parse
-from lora_profiler.catalog.lookup import MAX_CONFIG_BYTES
-from lora_profiler.catalog.meta_build import builds_refused
 from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, completed
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UsageError, nearest
-from lora_profiler.gpu_platform import Platform
-from lora_profiler.model_spec import ModelSpec
+from lora_profiler.facts.catalog import Gpu, bundled_models, find_gpu, find_model, model_from_config
+from lora_profiler.facts.catalog.config import parse
+from lora_profiler.facts.catalog.lookup import MAX_CONFIG_BYTES
+from lora_profiler.facts.catalog.meta_build import builds_refused
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import Answer, answers
 from lora_profiler.planning.guided import Guided, guided, has_lines
 from lora_profiler.planning.placement import find_network
 from lora_profiler.planning.profiles import is_worth_a_trace
 from lora_profiler.planning.setups import DEFAULTS, written_options
 from lora_profiler.planning.setups import workloads as planning_workloads
-from lora_profiler.prediction import Prediction
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.workload import Method, TrainSetup, Workload
 from lora_profiler.report.catalogues import matching
 from lora_profiler.report.first_screen import Offer
 from lora_profiler.report.json.predict import predict_payload
 from lora_profiler.report.setup_words import caution_lines
-from lora_profiler.workload import Method, TrainSetup, Workload
 
 INSTEAD = (
     "The dashboard loads no torch to build it; ask on the command line, where `lora-profile"

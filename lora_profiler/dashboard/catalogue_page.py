@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import pandas as pd
 import streamlit as st
 
-from lora_profiler.catalog import Gpu, bundled_gpus, bundled_models
 from lora_profiler.dashboard import export, link, remembered, widgets
 from lora_profiler.dashboard.question import Question
 from lora_profiler.errors import did_you_mean
+from lora_profiler.facts.catalog import Gpu, bundled_gpus, bundled_models
 from lora_profiler.report.catalogues import (
     gpu_names,
     gpu_records,

@@ -10,18 +10,18 @@ from typing import Any, Literal, get_args
 import pandas as pd
 import streamlit as st
 
-from lora_profiler.comparison.errors import GROUPINGS, METRICS, Grouping, Metric
 from lora_profiler.dashboard import export, link, record_view, records, widgets
 from lora_profiler.dashboard.records import Loaded
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.measuring.records.record import STATUSES
 from lora_profiler.planning.engine import ENGINES
-from lora_profiler.records.record import STATUSES
 from lora_profiler.report import labels
 from lora_profiler.report.measured import comparisons, run_labels
 from lora_profiler.report.page import accuracy
 from lora_profiler.report.page.accuracy import RunGrouping
 from lora_profiler.report.page.runs import Run, numbered
+from lora_profiler.runs.comparison.errors import GROUPINGS, METRICS, Grouping, Metric
 from lora_profiler.units import GIB, MIB, byte_unit, count_text
 
 Filter = Literal["model", "method", "device", "status"]

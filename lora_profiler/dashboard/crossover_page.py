@@ -3,12 +3,12 @@ longer."""
 
 import streamlit as st
 
-from lora_profiler.catalog import Gpu, find_gpu
 from lora_profiler.dashboard import link, sentence, widgets
 from lora_profiler.dashboard.answered import NOT_TRACED_HERE, workloads
 from lora_profiler.dashboard.fields import Inputs
 from lora_profiler.dashboard.widgets import once
 from lora_profiler.errors import LoraProfilerError, UsageError
+from lora_profiler.facts.catalog import Gpu, find_gpu
 from lora_profiler.planning.crossover import BATCH_SIZES, Crossover, crossover
 from lora_profiler.report.blocks import Table
 from lora_profiler.report.charts.lines import MethodLine, crossover_lines

@@ -9,9 +9,9 @@ import streamlit as st
 from lora_profiler.dashboard import fields, remembered, widgets
 from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, idle_options
 from lora_profiler.dashboard.remembered import UPLOAD, values
-from lora_profiler.option import GROUP_TITLES, Option
+from lora_profiler.facts.stacks import GUIDE, find_stack
+from lora_profiler.question.option import GROUP_TITLES, Option
 from lora_profiler.report.catalogues import matching
-from lora_profiler.stacks import GUIDE, find_stack
 
 if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile

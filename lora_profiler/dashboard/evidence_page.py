@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from lora_profiler.dashboard import export, link, remembered, widgets
-from lora_profiler.evidence import (
+from lora_profiler.facts.evidence import (
     MeasuredMemory,
     MeasuredStep,
     OwnRow,
@@ -20,7 +20,8 @@ from lora_profiler.evidence import (
     not_rehearsed,
     own_rows,
 )
-from lora_profiler.evidence.documents import Kind
+from lora_profiler.facts.evidence.documents import Kind
+from lora_profiler.question.workload import Method
 from lora_profiler.report import evidence
 from lora_profiler.report.charts.dots import ErrorDot, ScatterPoint, error_strip, identity_scatter
 from lora_profiler.report.evidence import interval_words, row_label
@@ -33,7 +34,6 @@ from lora_profiler.report.labels import (
 )
 from lora_profiler.report.measured.run_labels import ERROR_DEFINITION
 from lora_profiler.units import GIB, count_text, seconds_text
-from lora_profiler.workload import Method
 
 Measured = MeasuredMemory | MeasuredStep | OwnRow
 _KEY = "evidence."

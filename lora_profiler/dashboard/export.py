@@ -11,23 +11,23 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from lora_profiler.comparison.scored import Scored
 from lora_profiler.dashboard import widgets
 from lora_profiler.dashboard.answered import Answered
 from lora_profiler.dashboard.link import Params
 from lora_profiler.dashboard.widgets import Offer
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.facts.stacks import Trainer
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.plan import TrainingPlan
+from lora_profiler.question.workload import Workload
 from lora_profiler.report.catalogues import csv_records
 from lora_profiler.report.json.bench import bench_payload, comparison_records, run_records
 from lora_profiler.report.json.plan import plan_payload
 from lora_profiler.report.json.predict import layer_records, predict_records
 from lora_profiler.report.render import csv_text
-from lora_profiler.stacks import Trainer
+from lora_profiler.runs.comparison.scored import Scored
 from lora_profiler.trainer_files.reading import FRAMEWORKS
 from lora_profiler.trainer_files.writing import WRITERS, suffix_of, written
-from lora_profiler.workload import Workload
 
 _TITLES = {known.name: known.title for known in FRAMEWORKS} | {"peft": "a script with PEFT"}
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import streamlit as st
 
-from lora_profiler.catalog import bundled_gpus
 from lora_profiler.dashboard import remembered
 from lora_profiler.dashboard.answered import published_model, uploaded_model
 from lora_profiler.dashboard.link import mark_changed
@@ -23,13 +22,14 @@ from lora_profiler.dashboard.question import (
 from lora_profiler.dashboard.remembered import BY_NAME, UPLOAD, values
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.option import MAX_SIZE, Option
+from lora_profiler.facts.catalog import bundled_gpus
+from lora_profiler.facts.stacks import CHECKPOINT_DTYPE, GUIDE, TRAINERS, find_stack
 from lora_profiler.planning.engine import ENGINES
 from lora_profiler.planning.placement import LINKS
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.option import MAX_SIZE, Option
+from lora_profiler.question.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED, Method
 from lora_profiler.report import labels
-from lora_profiler.stacks import CHECKPOINT_DTYPE, GUIDE, TRAINERS, find_stack
-from lora_profiler.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED, Method
 
 if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile

@@ -9,8 +9,8 @@ from lora_profiler.dashboard import export, link, trainers, widgets
 from lora_profiler.dashboard.answered import Answered, applied
 from lora_profiler.dashboard.question import predict_arguments
 from lora_profiler.dashboard.remembered import change, shown
-from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.answers import Answer
+from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.report.answer.short_answer import method_bars
 from lora_profiler.report.answer.verdicts import method_name
 from lora_profiler.report.first_screen import offers, speed_numbers, trust, verdict

@@ -24,7 +24,7 @@ import streamlit as st
 from lora_profiler._common.messages import ERROR, messages_in
 from lora_profiler.dashboard import widgets
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.harness.process import end_group, python_path
+from lora_profiler.measuring.harness.process import end_group, python_path
 from lora_profiler.report.blocks import Block
 from lora_profiler.units import clock_text
 

@@ -7,7 +7,6 @@ from functools import cache, partial
 
 import streamlit as st
 
-from lora_profiler.catalog import find_gpu
 from lora_profiler.dashboard import plan_question
 from lora_profiler.dashboard.plan_question import PlanQuestion
 from lora_profiler.dashboard.question import (
@@ -27,6 +26,7 @@ from lora_profiler.dashboard.question import (
     to_params,
 )
 from lora_profiler.errors import LoraProfilerError, did_you_mean
+from lora_profiler.facts.catalog import find_gpu
 from lora_profiler.report.learn import LoraLayer
 
 PAGES = (

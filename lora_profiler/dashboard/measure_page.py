@@ -8,8 +8,6 @@ from typing import Any, get_args
 import streamlit as st
 
 from lora_profiler._common.messages import WARNING, messages_in
-from lora_profiler.catalog import bundled_gpus
-from lora_profiler.comparison.scored import scored
 from lora_profiler.dashboard import (
     following,
     link,
@@ -24,10 +22,12 @@ from lora_profiler.dashboard.fields import Inputs
 from lora_profiler.dashboard.measuring import BenchConditions, CaseState, Measuring
 from lora_profiler.dashboard.question import Question, completed
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.harness import Heartbeat
-from lora_profiler.harness.capabilities import present_device
-from lora_profiler.option import MAX_SIZE
+from lora_profiler.facts.catalog import bundled_gpus
+from lora_profiler.measuring.harness import Heartbeat
+from lora_profiler.measuring.harness.capabilities import present_device
 from lora_profiler.planning.setups import CPU_DEFAULTS, DEFAULTS
+from lora_profiler.question.option import MAX_SIZE
+from lora_profiler.question.workload import Device
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table, table
 from lora_profiler.report.charts.bars import phase_samples
@@ -37,8 +37,8 @@ from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.running import beat_text, predicted_text
 from lora_profiler.report.page.runs import numbered
+from lora_profiler.runs.comparison.scored import scored
 from lora_profiler.units import bytes_text, clock_text, count_text, seconds_text
-from lora_profiler.workload import Device
 
 
 def show() -> None:

@@ -7,29 +7,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lora_profiler.campaign.planned import Planned, refuse_beyond
-from lora_profiler.catalog import Gpu, find_gpu
 from lora_profiler.dashboard import following
 from lora_profiler.dashboard.answered import Answered
 from lora_profiler.dashboard.export import plain_name
 from lora_profiler.dashboard.following import Followed
 from lora_profiler.dashboard.question import Question, setup_arguments, with_model
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.harness import Case
-from lora_profiler.harness.machine import memory_limit_bytes, physical_memory_bytes
-from lora_profiler.harness.preflight import refuse_on_this_machine
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.option import flag
+from lora_profiler.facts.catalog import Gpu, find_gpu
+from lora_profiler.facts.stacks import GUIDE
+from lora_profiler.measuring.harness import Case
+from lora_profiler.measuring.harness.machine import memory_limit_bytes, physical_memory_bytes
+from lora_profiler.measuring.harness.preflight import refuse_on_this_machine
+from lora_profiler.measuring.records.load import parsed_record
+from lora_profiler.measuring.records.locks import WorkingFolder
+from lora_profiler.measuring.records.record import Conditions as Recorded
+from lora_profiler.measuring.records.record import Readings, Record, readings_from_dict
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.setups import CPU_DEFAULTS, DEFAULTS
 from lora_profiler.planning.timing import step_time
-from lora_profiler.prediction import Prediction
-from lora_profiler.records.load import parsed_record
-from lora_profiler.records.locks import WorkingFolder
-from lora_profiler.records.record import Conditions as Recorded
-from lora_profiler.records.record import Readings, Record, readings_from_dict
-from lora_profiler.stacks import GUIDE
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.option import flag
+from lora_profiler.question.workload import Device
+from lora_profiler.runs.campaign.planned import Planned, refuse_beyond
 from lora_profiler.units import about_text, parse_memory
-from lora_profiler.workload import Device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,6 @@ from typing import Any
 
 import streamlit as st
 
-from lora_profiler.batching.batches import BATCHINGS
-from lora_profiler.batching.sample_lengths import SampleLengths
 from lora_profiler.dashboard import (
     export,
     fields,
@@ -26,9 +24,11 @@ from lora_profiler.dashboard.remembered import shown
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.dashboard.widgets import once
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.plan import TrainingPlan
 from lora_profiler.planning.planned import PlannedRun, cost_of, hours_of
+from lora_profiler.question.batching.batches import BATCHINGS
+from lora_profiler.question.batching.sample_lengths import SampleLengths
+from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.report.blocks import Paragraph, Verdict
 from lora_profiler.report.charts.dots import FrontPoint, plan_front
 from lora_profiler.report.decision import plan as plan_words

@@ -8,10 +8,6 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
-from lora_profiler.batching.batches import BATCHINGS
-from lora_profiler.batching.files import SUFFIXES, read_data, read_histogram
-from lora_profiler.batching.sample_lengths import SampleLengths
-from lora_profiler.catalog.meta_build import builds_refused
 from lora_profiler.dashboard.answered import INSTEAD, NOT_TRACED_HERE
 from lora_profiler.dashboard.question import (
     MOST,
@@ -28,14 +24,18 @@ from lora_profiler.dashboard.question import (
     with_model,
 )
 from lora_profiler.errors import LoraProfilerError, UsageError
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.option import flag
+from lora_profiler.facts.catalog.meta_build import builds_refused
+from lora_profiler.facts.stacks import BARE, GUIDE
 from lora_profiler.planning.over_data import TrainingData
 from lora_profiler.planning.plan import TrainingPlan, make_plan
 from lora_profiler.planning.planned import Amount, Budget, offers_at, read_prices, space_of
 from lora_profiler.planning.setups import workloads
+from lora_profiler.question.batching.batches import BATCHINGS
+from lora_profiler.question.batching.files import SUFFIXES, read_data, read_histogram
+from lora_profiler.question.batching.sample_lengths import SampleLengths
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.option import flag
 from lora_profiler.report.first_screen import Run
-from lora_profiler.stacks import BARE, GUIDE
 
 HISTOGRAM = ".csv"
 TYPES = tuple(suffix.removeprefix(".") for suffix in (*SUFFIXES, HISTOGRAM))
@@ -220,7 +220,7 @@ def _amount(question: Question, plan: PlanQuestion, run: Run, file: SampleLength
 def _figures(text: str | None) -> SampleLengths | None:
     if text is None:
         return None
-    from lora_profiler.batching.log_normal import from_figures
+    from lora_profiler.question.batching.log_normal import from_figures
 
     if "=" not in text:
         raise UsageError(

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any, NamedTuple, get_args
 
 from lora_profiler.errors import UsageError, did_you_mean
-from lora_profiler.option import MAX_SIZE, Option, flag
+from lora_profiler.facts.stacks import CHECKPOINT_DTYPE, GUIDE, Stack, Trainer, find_stack
 from lora_profiler.planning.engine import ENGINES
 from lora_profiler.planning.setups import DEFAULTS, LORA_OPTIONS, QLORA_OPTIONS
+from lora_profiler.question.option import MAX_SIZE, Option, flag
+from lora_profiler.question.workload import OPTIONS, Method
 from lora_profiler.report.first_screen import Run
-from lora_profiler.stacks import CHECKPOINT_DTYPE, GUIDE, Stack, Trainer, find_stack
-from lora_profiler.workload import OPTIONS, Method
 
 FIRST_MODEL = "meta-llama/Llama-3.1-8B"
 """What the page shows before anything is asked."""

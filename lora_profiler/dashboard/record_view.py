@@ -6,12 +6,10 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-from lora_profiler.comparison.errors import PHASE_GROUPS, group_peaks
-from lora_profiler.comparison.regressions import changes, paired, setup_changes
-from lora_profiler.comparison.scored import Scored, result
 from lora_profiler.dashboard import export, widgets
 from lora_profiler.dashboard.records import Loaded
-from lora_profiler.records.record import Record, conditions_dict
+from lora_profiler.measuring.records.record import Record, conditions_dict
+from lora_profiler.question.workload import setup_dict
 from lora_profiler.report.blocks import Block, Row, Table, paragraph
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.comparisons import change_blocks
@@ -21,8 +19,10 @@ from lora_profiler.report.page.content import NOT_RECORDED, environment_table, f
 from lora_profiler.report.page.runs import Run
 from lora_profiler.report.page.steps import counters_drawing, peaks_drawing, step_drawing
 from lora_profiler.report.parts import Drawing
+from lora_profiler.runs.comparison.errors import PHASE_GROUPS, group_peaks
+from lora_profiler.runs.comparison.regressions import changes, paired, setup_changes
+from lora_profiler.runs.comparison.scored import Scored, result
 from lora_profiler.units import bytes_text, change_text, error_text, rate_text, seconds_text
-from lora_profiler.workload import setup_dict
 
 
 def show(run: Run, key: str = "record") -> None:

@@ -10,12 +10,19 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from lora_profiler.catalog.meta_build import builds_refused
-from lora_profiler.comparison.scored import Scored, scored
 from lora_profiler.dashboard.answered import INSTEAD
 from lora_profiler.dashboard.shipped import shipped
-from lora_profiler.records.load import SUFFIX, RecordSet, StoreError, newest, read_content, read_set
-from lora_profiler.records.store import default_records_path
+from lora_profiler.facts.catalog.meta_build import builds_refused
+from lora_profiler.measuring.records.load import (
+    SUFFIX,
+    RecordSet,
+    StoreError,
+    newest,
+    read_content,
+    read_set,
+)
+from lora_profiler.measuring.records.store import default_records_path
+from lora_profiler.runs.comparison.scored import Scored, scored
 from lora_profiler.units import MIB
 
 

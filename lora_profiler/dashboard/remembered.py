@@ -18,10 +18,10 @@ from lora_profiler.dashboard.question import (
     completed,
     defaults_of,
 )
-from lora_profiler.option import Option
 from lora_profiler.planning.setups import DEFAULTS
+from lora_profiler.question.option import Option
+from lora_profiler.question.workload import Method
 from lora_profiler.report.first_screen import Run
-from lora_profiler.workload import Method
 
 BY_NAME, UPLOAD = "By name", "A config.json"
 _KEY = "ask."

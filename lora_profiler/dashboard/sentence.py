@@ -25,10 +25,10 @@ from lora_profiler.dashboard.remembered import (
 )
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.option import flag
 from lora_profiler.planning.setups import DEFAULTS, written_options
 from lora_profiler.planning.setups import workloads as planning_workloads
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.option import flag
 from lora_profiler.report.trainer_file import counts_text
 from lora_profiler.trainer_files.reading import read_content
 from lora_profiler.trainer_files.resolving import resolve_images

@@ -12,11 +12,12 @@ from lora_profiler.dashboard.answered import Answered, workloads
 from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, completed, defaults_by_method
 from lora_profiler.dashboard.remembered import change
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import on_card
 from lora_profiler.planning.guided import Line, guided_lines, has_lines
 from lora_profiler.planning.setups import DEFAULTS, written_options
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.workload import TrainSetup
 from lora_profiler.report.answer.guided import line_bar, trainer_name
 from lora_profiler.report.answer.short_answer import method_bars
 from lora_profiler.report.answer.verdicts import limit_of
@@ -24,7 +25,6 @@ from lora_profiler.report.blocks import Bar, Bars
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.page.write import drawn
 from lora_profiler.units import count_text
-from lora_profiler.workload import TrainSetup
 
 _KEY = "trainers"
 

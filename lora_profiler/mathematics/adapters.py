@@ -12,11 +12,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from lora_profiler.catalog import model_from_config
+from lora_profiler.facts.catalog import model_from_config
 from lora_profiler.mathematics.subject import Effort, Subject, train
-from lora_profiler.modeling import build_model
-from lora_profiler.modeling.third_party import quiet, refusals
-from lora_profiler.workload import TrainSetup, Workload
+from lora_profiler.question.workload import TrainSetup, Workload
+from lora_profiler.trace.modeling import build_model
+from lora_profiler.trace.modeling.third_party import quiet, refusals
 
 ADAPTER = "default"
 """PEFT's own name for the only adapter of a model."""

@@ -3,15 +3,15 @@ of its own."""
 
 from dataclasses import replace
 
-from lora_profiler.harness import Heartbeat, measure
 from lora_profiler.mathematics.subject import Effort, Subject
+from lora_profiler.measuring.harness import Heartbeat, measure
+from lora_profiler.measuring.records.checks import median_interval
+from lora_profiler.measuring.records.record import Conditions, Measurement
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.engine import predict
-from lora_profiler.prediction import Prediction
-from lora_profiler.records.checks import median_interval
-from lora_profiler.records.record import Conditions, Measurement
+from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload, setup_dict
 from lora_profiler.report.claims.claim import Tell
 from lora_profiler.report.claims.cost import Cost, CostRow, Sizes, StepSeconds, pairs_of
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload, setup_dict
 
 RANK = 16
 IMITATED = 4

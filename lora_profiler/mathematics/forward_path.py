@@ -23,9 +23,9 @@ from lora_profiler.mathematics.adapters import (
 )
 from lora_profiler.mathematics.layer_outputs import Call, layer_calls, share_of_limit, two_paths
 from lora_profiler.mathematics.subject import Effort, Subject
+from lora_profiler.question.workload import Dtype
 from lora_profiler.report.claims.claim import Tell, finite
 from lora_profiler.report.claims.forward_path import ForwardPath, ModelSeconds, PathCost, PathRow
-from lora_profiler.workload import Dtype
 
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 

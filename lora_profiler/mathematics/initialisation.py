@@ -13,6 +13,7 @@ import torch
 from lora_profiler.mathematics.adapters import ADAPTER, Factors, adapted, factors, lora_layers
 from lora_profiler.mathematics.layer_outputs import gamma, share_of_limit, unit_roundoff
 from lora_profiler.mathematics.subject import Effort, Subject, loss_of
+from lora_profiler.question.workload import Dtype
 from lora_profiler.report.claims.claim import Tell, finite, worst_of
 from lora_profiler.report.claims.initialisation import (
     FirstSteps,
@@ -23,7 +24,6 @@ from lora_profiler.report.claims.initialisation import (
     Moments,
     Start,
 )
-from lora_profiler.workload import Dtype
 
 RANK, ALPHA = 16, 32
 LEARNING_RATE = 1e-3

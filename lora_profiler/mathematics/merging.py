@@ -29,11 +29,11 @@ from lora_profiler.mathematics.layer_outputs import (
     two_paths,
 )
 from lora_profiler.mathematics.subject import Effort, Subject, mean_loss
-from lora_profiler.modeling.nf4 import quantise
-from lora_profiler.modeling.third_party import quiet
+from lora_profiler.question.workload import Dtype, Quantization
 from lora_profiler.report.claims.claim import Tell, finite
 from lora_profiler.report.claims.merging import MergedRow, Merging, Nf4, Nf4Loss
-from lora_profiler.workload import Dtype, Quantization
+from lora_profiler.trace.modeling.nf4 import quantise
+from lora_profiler.trace.modeling.third_party import quiet
 
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 

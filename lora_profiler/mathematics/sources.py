@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from lora_profiler._common.paths import read_regular
-from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import ModelNotFoundError, UsageError
+from lora_profiler.facts.catalog import find_model, model_from_config
 from lora_profiler.mathematics.subject import SMALL_MODEL_STEPS, Subject, train
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.modeling import build_model, text_tokens
-from lora_profiler.modeling.third_party import quiet, refusals, require
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.workload import TrainSetup, Workload
 from lora_profiler.report.claims.claim import Tell
+from lora_profiler.trace.modeling import build_model, text_tokens
+from lora_profiler.trace.modeling.third_party import quiet, refusals, require
 from lora_profiler.units import count_text
-from lora_profiler.workload import TrainSetup, Workload
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M"
 SMALL = "small"

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.modeling import build_model
-from lora_profiler.workload import Dtype, TrainSetup, Workload
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.workload import Dtype, TrainSetup, Workload
+from lora_profiler.trace.modeling import build_model
 
 SMALL_PARAMETERS = 10_000_000
 """A model with fewer is fed more tokens a step, which costs it little, and learns at a higher rate,

@@ -12,8 +12,7 @@ from lora_profiler.mathematics.adapters import (
     without_numbers,
 )
 from lora_profiler.mathematics.subject import Effort, Subject
-from lora_profiler.modeling import build_model, count_parameters
-from lora_profiler.modeling.third_party import quiet
+from lora_profiler.question.workload import TrainSetup, Workload
 from lora_profiler.report.claims.claim import Tell
 from lora_profiler.report.claims.update_size import (
     Example,
@@ -23,7 +22,8 @@ from lora_profiler.report.claims.update_size import (
     ModelRank,
     UpdateSize,
 )
-from lora_profiler.workload import TrainSetup, Workload
+from lora_profiler.trace.modeling import build_model, count_parameters
+from lora_profiler.trace.modeling.third_party import quiet
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 EXAMPLE = (4096, 4096, 8)

@@ -14,9 +14,9 @@ from lora_profiler.mathematics import (
     update_size,
 )
 from lora_profiler.mathematics.subject import Effort, Subject
-from lora_profiler.modeling.third_party import quiet
 from lora_profiler.report.claims import CLAIMS
 from lora_profiler.report.claims.claim import Checked, Claim, Evidence, Tell, Watch
+from lora_profiler.trace.modeling.third_party import quiet
 from lora_profiler.units import bytes_text, count_text
 
 CHECKS: Mapping[int, Callable[[Subject, Effort, int, Tell], Evidence]] = {

@@ -1,2 +1,2 @@
-"""What to do with predictions: choose the answerer, judge a card, search sizes that fit, find what
-lowers the peak."""
+"""What to do with predictions: choose the engine, say whether a GPU holds it, search sizes that
+fit, find what lowers the peak, plan a training."""

@@ -4,8 +4,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from lora_profiler.catalog import Gpu, as_gpu
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.facts.catalog import Gpu, as_gpu
+from lora_profiler.facts.stacks import Trainer
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.engine import (
     engine_for_search,
     engines_for,
@@ -16,10 +18,8 @@ from lora_profiler.planning.engine import (
 from lora_profiler.planning.memory_savings import Departure, MemoryChange, changes, smaller_batches
 from lora_profiler.planning.reserve import Judged, held_bytes, judge, usable_bytes
 from lora_profiler.planning.timing import TimedStep, step_time
-from lora_profiler.prediction import Prediction
-from lora_profiler.stacks import Trainer
-from lora_profiler.support.check import check
-from lora_profiler.workload import TrainSetup, Workload
+from lora_profiler.question.support.check import check
+from lora_profiler.question.workload import TrainSetup, Workload
 
 MOST_CHANGES = 3
 """In one set; a person can still see what each is for."""

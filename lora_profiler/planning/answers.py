@@ -6,23 +6,23 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from lora_profiler.errors import UsageError
+from lora_profiler.facts.stacks import Trainer
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.engine import REHEARSED, engines_for, on_card, predict_checked
 from lora_profiler.planning.memory_savings import Lever, best_lever
 from lora_profiler.planning.memory_savings import levers as every_lever
-from lora_profiler.prediction import Prediction
-from lora_profiler.stacks import Trainer
-from lora_profiler.workload import Workload
+from lora_profiler.question.workload import Workload
 
 if TYPE_CHECKING:
-    from lora_profiler.analytic.sharding import Part
-    from lora_profiler.batching.batches import Batches
-    from lora_profiler.catalog import Gpu
+    from lora_profiler.facts.catalog import Gpu
+    from lora_profiler.memory.analytic.sharding import Part
     from lora_profiler.planning.advise import Remedy
     from lora_profiler.planning.fit import Fit
     from lora_profiler.planning.over_data import LongSamples, OverData, TrainingData
     from lora_profiler.planning.placement import Communication, Network
     from lora_profiler.planning.timing import SpeedGap, TimedStep, Timing
     from lora_profiler.planning.unknowns import PeakInterval
+    from lora_profiler.question.batching.batches import Batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ class Answer:
         alone."""
         if not self.prediction.workload.setup.is_shared:
             return {}
-        from lora_profiler.analytic import shared_parts
+        from lora_profiler.memory.analytic import shared_parts
 
         return shared_parts(self.prediction.workload, self.prediction.peak.moment)
 

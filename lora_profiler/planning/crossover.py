@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-from lora_profiler.catalog import Gpu, as_gpu
 from lora_profiler.errors import LoraProfilerError, UsageError
+from lora_profiler.facts.catalog import Gpu, as_gpu
 from lora_profiler.planning.engine import (
     engine_for_search,
     engines_for,
@@ -18,7 +18,7 @@ from lora_profiler.planning.engine import (
 )
 from lora_profiler.planning.fit import largest
 from lora_profiler.planning.timing import step_time
-from lora_profiler.workload import Method, Workload
+from lora_profiler.question.workload import Method, Workload
 
 Quantity = Literal["memory", "time"]
 

@@ -6,10 +6,10 @@ from itertools import chain
 from typing import Literal, NamedTuple
 
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.model_spec import Module
+from lora_profiler.memory.prediction import LayerCost, Prediction
 from lora_profiler.planning.engine import predict
-from lora_profiler.prediction import LayerCost, Prediction
-from lora_profiler.workload import Workload
+from lora_profiler.question.model_spec import Module
+from lora_profiler.question.workload import Workload
 
 
 class ActivationExcess(NamedTuple):
@@ -81,7 +81,7 @@ def unmatched_targets(workload: Workload) -> tuple[str, ...]:
     lora = workload.setup.lora
     if lora is None or not isinstance(lora.target_modules, tuple):
         return ()
-    from lora_profiler.adapters.targets import PACKED_EXPERTS
+    from lora_profiler.question.adapters.targets import PACKED_EXPERTS
 
     if workload.model.model_type in PACKED_EXPERTS:
         return ()

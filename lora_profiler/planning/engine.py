@@ -4,22 +4,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lora_profiler.catalog.gpus import Gpu
 from lora_profiler.errors import UsageError, did_you_mean
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.optimizer import optimizer_facts
-from lora_profiler.prediction import Prediction
-from lora_profiler.support.bases import base_words
-from lora_profiler.support.check import check, profile_unsupported_reason, trace_unsupported_reason
-from lora_profiler.support.fake_quantizing import qat_words
-from lora_profiler.support.images import NO_IMAGES, image_words, is_unchecked
-from lora_profiler.support.kernel_sets import NEAREST_TRACED, nearest_traced
-from lora_profiler.support.optimizers import optimizer_words, package_of
+from lora_profiler.facts.catalog.gpus import Gpu
+from lora_profiler.memory.prediction import Prediction
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.optimizer import optimizer_facts
+from lora_profiler.question.support.bases import base_words
+from lora_profiler.question.support.check import (
+    check,
+    profile_unsupported_reason,
+    trace_unsupported_reason,
+)
+from lora_profiler.question.support.fake_quantizing import qat_words
+from lora_profiler.question.support.images import NO_IMAGES, image_words, is_unchecked
+from lora_profiler.question.support.kernel_sets import NEAREST_TRACED, nearest_traced
+from lora_profiler.question.support.optimizers import optimizer_words, package_of
+from lora_profiler.question.workload import QUANT_TITLES, TrainSetup, Workload
 from lora_profiler.units import short_count_text
-from lora_profiler.workload import QUANT_TITLES, TrainSetup, Workload
 
 if TYPE_CHECKING:
-    from lora_profiler.algebra import Polynomial
+    from lora_profiler._common.polynomial import Polynomial
 
 ENGINES = ("auto", "analytic", "compiled", "traced")
 REHEARSED = "rehearsed"
@@ -77,7 +81,7 @@ def engines_for(
     "traced" comes back for a workload of which no profile could be trusted: it is traced at exactly
     its size. Without `may_trace` nothing is, and the rules give a lower bound. With `other_sizes`
     the profiles for other batches and lengths are made too: the largest that fit are searched for
-    among all. Whoever watches (`traced.watch`) is told of traces and of what could not be traced.
+    among all. Whoever watches (`trace.watch`) is told of traces and of what could not be traced.
 
     Raises UsageError for an unknown engine, and for a workload that cannot be answered.
     """
@@ -96,8 +100,8 @@ def engines_for(
     workloads = [as_known(workload, engine) for workload in workloads]
     if engine != "auto" or not may_trace or all(map(rules_know, workloads)):
         return [engine] * len(workloads)
-    from lora_profiler.adapters import adapters
     from lora_profiler.planning.profiles import make_missing
+    from lora_profiler.question.adapters import adapters
 
     for workload in workloads:
         if not rules_know(workload) and (reason := trace_unsupported_reason(workload.setup)):
@@ -151,7 +155,7 @@ def common_assumptions(workload: Workload) -> tuple[str, ...]:
     facts = optimizer_facts(workload.setup.optimizer)
     if package_of(workload.setup) is None and not facts.assumption:
         return words
-    from lora_profiler.analytic import paged_bytes
+    from lora_profiler.memory.analytic import paged_bytes
 
     return (*words, *optimizer_words(workload.setup, paged_bytes(workload)))
 
@@ -213,22 +217,22 @@ def _has_unheld_head(workload: Workload) -> bool:
 def _predicted(workload: Workload, engine: str) -> Prediction:
     answerer = _at_hand(workload) if engine == "auto" else engine
     if answerer == "analytic":
-        from lora_profiler.analytic import predict as analytic_predict
+        from lora_profiler.memory.analytic import predict as analytic_predict
 
         if engine != "auto" or profile_unsupported_reason(workload):
             return analytic_predict(workload)
-        from lora_profiler.compiled import with_tape
+        from lora_profiler.memory.compiled import with_tape
 
         return with_tape(analytic_predict(workload))
     if answerer == "traced":
-        from lora_profiler.traced import predict as traced_predict
+        from lora_profiler.trace import predict as traced_predict
 
         return traced_predict(workload)
     if answerer == REHEARSED:
         from lora_profiler.planning.rehearsed import predict as rehearsed_predict
 
         return rehearsed_predict(workload, lambda asked: predict(asked, may_trace=False))
-    from lora_profiler.compiled import predict as compiled_predict
+    from lora_profiler.memory.compiled import predict as compiled_predict
 
     return compiled_predict(workload)
 
@@ -237,10 +241,10 @@ def peak_bytes_checked(workload: Workload, engine: str) -> int:
     """`peak_bytes` of a workload that is ready."""
     workload = as_known(workload, engine)
     if (_at_hand(workload) if engine == "auto" else engine) == "analytic":
-        from lora_profiler.analytic import peak_bytes as analytic_peak_bytes
+        from lora_profiler.memory.analytic import peak_bytes as analytic_peak_bytes
 
         return analytic_peak_bytes(workload)
-    from lora_profiler.compiled import peak_bytes as compiled_peak_bytes
+    from lora_profiler.memory.compiled import peak_bytes as compiled_peak_bytes
 
     return compiled_peak_bytes(workload)
 
@@ -250,10 +254,10 @@ def peak_polynomials(workload: Workload, engine: str) -> "tuple[Polynomial, ...]
     regime of `workload`, which is ready, holds."""
     workload = as_known(workload, engine)
     if (_at_hand(workload) if engine == "auto" else engine) == "analytic":
-        from lora_profiler.analytic import peak_polynomials as analytic_polynomials
+        from lora_profiler.memory.analytic import peak_polynomials as analytic_polynomials
 
         return analytic_polynomials(workload)
-    from lora_profiler.compiled import peak_polynomials as compiled_polynomials
+    from lora_profiler.memory.compiled import peak_polynomials as compiled_polynomials
 
     return compiled_polynomials(workload)
 
@@ -268,7 +272,7 @@ def resized(workload: Workload, setup: TrainSetup, engine: str) -> Workload:
 
 def _at_hand(workload: Workload) -> str:
     """Who answers for "auto" without a trace."""
-    from lora_profiler.compiled import has_profile, has_stand_in
+    from lora_profiler.memory.compiled import has_profile, has_stand_in
 
     # a profile leaves the loop's state open, by which some weights are wider
     fits = has_profile(workload) and not profile_unsupported_reason(workload)
@@ -287,14 +291,14 @@ def on_card(workload: Workload, gpu: Gpu | None) -> Workload:
 
 def windows_of(model: ModelSpec) -> tuple[int, ...]:
     """Lengths from which on other rules hold, in tokens."""
-    from lora_profiler.compiled.regime import windows_of as compiled_windows
+    from lora_profiler.memory.compiled.regime import windows_of as compiled_windows
 
     return compiled_windows(model)
 
 
 def walks_over_tokens(model: ModelSpec) -> bool:
     """Whether a profile holds for one length alone."""
-    from lora_profiler.compiled.regime import walks_over_tokens as compiled_walks
+    from lora_profiler.memory.compiled.regime import walks_over_tokens as compiled_walks
 
     return compiled_walks(model)
 
@@ -302,7 +306,7 @@ def walks_over_tokens(model: ModelSpec) -> bool:
 def pads_masks(workload: Workload) -> bool:
     """Whether a profile holds for lengths that are multiples of `MASK_ALIGNMENT`, or for the
     others."""
-    from lora_profiler.compiled.regime import pads_masks as compiled_pads_masks
+    from lora_profiler.memory.compiled.regime import pads_masks as compiled_pads_masks
 
     return compiled_pads_masks(workload)
 
@@ -326,7 +330,7 @@ def engine_for_search(prediction: Prediction, engine: str) -> str:
 
 def rules_know(workload: Workload) -> bool:
     """Whether the rules know what the model's layers keep."""
-    from lora_profiler.analytic import knows
+    from lora_profiler.memory.analytic import knows
 
     return knows(workload)
 

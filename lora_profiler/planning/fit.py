@@ -6,11 +6,10 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from lora_profiler.catalog import as_gpu, bundled_gpus
-from lora_profiler.catalog.gpus import Gpu
 from lora_profiler.errors import LoraProfilerError, NoProfileError, UsageError
-from lora_profiler.gpu_platform import Platform
-from lora_profiler.option import MAX_SIZE
+from lora_profiler.facts.catalog import as_gpu, bundled_gpus
+from lora_profiler.facts.catalog.gpus import Gpu
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.engine import (
     engine_for_search,
     engines_for,
@@ -21,11 +20,12 @@ from lora_profiler.planning.engine import (
     resized,
 )
 from lora_profiler.planning.reserve import Judged, Reserve, Verdict, held_bytes, judge, usable_bytes
-from lora_profiler.prediction import Prediction
-from lora_profiler.workload import TrainSetup, Workload
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.option import MAX_SIZE
+from lora_profiler.question.workload import TrainSetup, Workload
 
 if TYPE_CHECKING:
-    from lora_profiler.compiled.trials import Trials
+    from lora_profiler.memory.compiled.trials import Trials
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +182,7 @@ def _trials(prediction: Prediction) -> "Trials | None":
     memory = prediction.details.device_memory if prediction.details else None
     if memory is None:
         return None
-    from lora_profiler.compiled.trials import Trials
+    from lora_profiler.memory.compiled.trials import Trials
 
     return Trials(memory.sizes, memory.events)
 
@@ -324,7 +324,7 @@ class _OnCards:
         return False
 
     def _peak_on(self, own: Workload) -> int | None:
-        from lora_profiler.compiled.regime import regime_of
+        from lora_profiler.memory.compiled.regime import regime_of
 
         if own.platform not in self._peaks:
             try:

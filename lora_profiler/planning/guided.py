@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from math import log
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_profiler.catalog import Gpu
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.model_spec import ModelSpec
+from lora_profiler.facts.catalog import Gpu
+from lora_profiler.facts.stacks import Stack, as_guided, find_stack, spelled
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import engines_for, on_card, predict_checked
 from lora_profiler.planning.fit import judged_on
 from lora_profiler.planning.reserve import Judged
 from lora_profiler.planning.setups import workloads
-from lora_profiler.prediction import Prediction
-from lora_profiler.stacks import Stack, as_guided, find_stack, spelled
-from lora_profiler.support.generations import has_packed_experts
-from lora_profiler.workload import Method, Workload
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.support.generations import has_packed_experts
+from lora_profiler.question.workload import Method, Workload
 
 if TYPE_CHECKING:
     from lora_profiler.planning.timing import TimedStep

@@ -6,15 +6,15 @@ from enum import IntEnum
 from typing import Any, NamedTuple, TypeVar
 
 from lora_profiler.errors import LoraProfilerError, UsageError
-from lora_profiler.loss import loss_facts
-from lora_profiler.optimizer import optimizer_facts
-from lora_profiler.option import flag
+from lora_profiler.facts.stacks.stack import BARE, Trainer, check_able, find_stack
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.engine import engine_for_search, peak_bytes, predict
 from lora_profiler.planning.setups import DEFAULTS, fields_of, setups, written_options
-from lora_profiler.prediction import Prediction
-from lora_profiler.stacks.stack import BARE, Trainer, check_able, find_stack
-from lora_profiler.support.packing import takes_flattened
-from lora_profiler.workload import OPTIONS, Method, TrainSetup, Workload
+from lora_profiler.question.loss import loss_facts
+from lora_profiler.question.optimizer import optimizer_facts
+from lora_profiler.question.option import flag
+from lora_profiler.question.support.packing import takes_flattened
+from lora_profiler.question.workload import OPTIONS, Method, TrainSetup, Workload
 
 T = TypeVar("T")
 

@@ -7,22 +7,20 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_args
 
-from lora_profiler.catalog import Gpu, find_model, model_from_config
 from lora_profiler.errors import LoraProfilerError, UsageError
-from lora_profiler.gpu_platform import Platform, version_of
-from lora_profiler.kernels import Gemm, Kernel, StepKernels
-from lora_profiler.loss import loss_facts
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.optimizer import all_optimizers
-from lora_profiler.option_values import Attention, Precision, Recipe
+from lora_profiler.facts.catalog import Gpu, find_model, model_from_config
+from lora_profiler.facts.stacks import Stack, versions
+from lora_profiler.memory.kernels import Gemm, Kernel, StepKernels
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.engine import predict
-from lora_profiler.prediction import Prediction
-from lora_profiler.stacks import Stack, versions
-from lora_profiler.steptime import StepTime, constants_for, rates_of, time_of
-from lora_profiler.steptime.roofline import Step
-from lora_profiler.support.generations import as_made
-from lora_profiler.support.library_memory import batch_columns, has_reference
-from lora_profiler.workload import (
+from lora_profiler.question.gpu_platform import Platform, version_of
+from lora_profiler.question.loss import loss_facts
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.optimizer import all_optimizers
+from lora_profiler.question.option_values import Attention, Precision, Recipe
+from lora_profiler.question.support.generations import as_made
+from lora_profiler.question.support.library_memory import batch_columns, has_reference
+from lora_profiler.question.workload import (
     Device,
     Dtype,
     LoraConfig,
@@ -33,6 +31,8 @@ from lora_profiler.workload import (
     TrainSetup,
     Workload,
 )
+from lora_profiler.steptime import StepTime, constants_for, rates_of, time_of
+from lora_profiler.steptime.roofline import Step
 
 _PEFT_TYPES: Mapping[str, PeftType] = {
     "LoraConfig": "lora",

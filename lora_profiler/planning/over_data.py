@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lora_profiler.batching.batches import Batches, Batching, batches_of
-from lora_profiler.batching.sample_lengths import SampleLengths
 from lora_profiler.errors import NoProfileError, UsageError
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.engine import engine_for_search, peak_bytes_checked, resized
-from lora_profiler.prediction import Prediction
-from lora_profiler.workload import TrainSetup, Workload
+from lora_profiler.question.batching.batches import Batches, Batching, batches_of
+from lora_profiler.question.batching.sample_lengths import SampleLengths
+from lora_profiler.question.workload import TrainSetup, Workload
 
 if TYPE_CHECKING:
-    from lora_profiler.catalog import Gpu
+    from lora_profiler.facts.catalog import Gpu
     from lora_profiler.planning.fit import Fit
     from lora_profiler.planning.timing import TimedStep, Timing
 
@@ -88,7 +88,7 @@ class OverData:
     Examples:
         >>> from lora_profiler import TrainingData, TrainSetup, Workload
         >>> from lora_profiler import find_model
-        >>> from lora_profiler.batching.data import read_lengths
+        >>> from lora_profiler.question.batching.data import read_lengths
         >>> from lora_profiler.planning.answers import answers
         >>> workload = Workload(model=find_model("gpt2"), setup=TrainSetup(batch_size=4))
         >>> data = TrainingData(lengths=read_lengths("mean=200,max=800"))

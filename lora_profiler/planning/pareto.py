@@ -7,7 +7,8 @@ T = TypeVar("T")
 
 ENOUGH_HEADROOM = 0.10
 """Share of a card beyond which more room is worth nothing: the largest error bound of any predicted
-peak (`analytic.predict`), so that a plan which leaves it free fits however far off its peak is."""
+peak (`memory.analytic.predict`), so that a plan which leaves it free fits however far off its peak
+is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,15 +5,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lora_profiler.catalog import find_gpu
-from lora_profiler.catalog.gpus import Gpu
 from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.facts.catalog import find_gpu
+from lora_profiler.facts.catalog.gpus import Gpu
+from lora_profiler.memory.prediction import Prediction, Traffic
 from lora_profiler.planning.engine import on_card, predict
 from lora_profiler.planning.reserve import Verdict, held_bytes, judge
 from lora_profiler.planning.timing import step_time
-from lora_profiler.prediction import Prediction, Traffic
+from lora_profiler.question.workload import Sharding, TrainSetup, Workload
 from lora_profiler.units import is_finite, shown
-from lora_profiler.workload import Sharding, TrainSetup, Workload
 
 GB = 10**9
 LINKS: Mapping[str, int] = {

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from lora_profiler.catalog import Gpu
 from lora_profiler.errors import UsageError
+from lora_profiler.facts.catalog import Gpu
 from lora_profiler.planning.engine import engine_for_search, predict_checked
 from lora_profiler.planning.fit import smallest_cards
 from lora_profiler.planning.pareto import Front, Objectives
@@ -41,7 +41,7 @@ from lora_profiler.planning.planned import (
     hours_of,
     recommended,
 )
-from lora_profiler.workload import Method, TrainSetup, Workload
+from lora_profiler.question.workload import Method, TrainSetup, Workload
 
 MOST_CARDS = 64
 """Of the same kind that are tried, in one machine after another."""

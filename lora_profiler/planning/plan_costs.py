@@ -4,22 +4,22 @@ once, for cards that run the same kernels together."""
 import math
 from dataclasses import dataclass, replace
 
-from lora_profiler.analytic.forward_rules import AttentionKernels, attention_kernels
-from lora_profiler.analytic.kernels import counted_kernels
-from lora_profiler.batching.batches import Batches
-from lora_profiler.catalog import Gpu
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.gpu_platform import Platform
-from lora_profiler.kernels import StepKernels, lumped
+from lora_profiler.facts.catalog import Gpu
+from lora_profiler.memory.analytic.forward_rules import AttentionKernels, attention_kernels
+from lora_profiler.memory.analytic.kernels import counted_kernels
+from lora_profiler.memory.kernels import StepKernels, lumped
 from lora_profiler.planning.engine import peak_bytes_checked, predict_checked, resized, rules_know
 from lora_profiler.planning.over_data import TIMED_PARTS, worst_batch
 from lora_profiler.planning.placement import Network, communication
 from lora_profiler.planning.planned import Amount, Interval, PlannedTime
 from lora_profiler.planning.reserve import held_bytes
 from lora_profiler.planning.timing import TimedDevice, device_for, no_speed
+from lora_profiler.question.batching.batches import Batches
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.support.check import check
+from lora_profiler.question.workload import TrainSetup, Workload
 from lora_profiler.steptime import step_time_at
-from lora_profiler.support.check import check
-from lora_profiler.workload import TrainSetup, Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,13 +6,13 @@ from functools import lru_cache
 from itertools import product
 
 from lora_profiler.errors import UsageError
-from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.placement import SHARDINGS, Cluster, Network, world_sizes
 from lora_profiler.planning.plan_costs import Costs, Layout
 from lora_profiler.planning.planned import Offer, Space, divisors, link_of, sized
 from lora_profiler.planning.reserve import judge, reserve_for
-from lora_profiler.support.bases import stored_base
-from lora_profiler.workload import DTYPE_BYTES, FLAT, Loss, Sharding, TrainSetup, Workload
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.support.bases import stored_base
+from lora_profiler.question.workload import DTYPE_BYTES, FLAT, Loss, Sharding, TrainSetup, Workload
 
 MOST_SAVED_BYTES_PER_PARAMETER = 16
 """Bytes that 8-bit states can save for each trained parameter: two float32 states, and as much

@@ -7,19 +7,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from lora_profiler.catalog import Gpu, as_model
-from lora_profiler.catalog.gpus import Price, read_price, table_prices
 from lora_profiler.errors import UsageError
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.optimizer import package_optimizer
-from lora_profiler.option import MAX_SIZE
+from lora_profiler.facts.catalog import Gpu, as_model
+from lora_profiler.facts.catalog.gpus import Price, read_price, table_prices
 from lora_profiler.planning.over_data import TrainingData
 from lora_profiler.planning.pareto import Objectives
 from lora_profiler.planning.placement import Cluster, Network, find_cluster, usual_network
 from lora_profiler.planning.setups import DEFAULTS, workloads
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.optimizer import package_optimizer
+from lora_profiler.question.option import MAX_SIZE
+from lora_profiler.question.workload import Loss, Method, Optimizer, Sharding, TrainSetup, Workload
 from lora_profiler.steptime import Basis
 from lora_profiler.units import is_finite, shown
-from lora_profiler.workload import Loss, Method, Optimizer, Sharding, TrainSetup, Workload
 
 HOUR = 3600
 MILLION = 1_000_000

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from lora_profiler._common.packages import missing
-from lora_profiler.analytic import knows
-from lora_profiler.compiled import has_profile, has_stand_in
-from lora_profiler.compiled.regime import key_of, one_of_each_regime
 from lora_profiler.errors import CompileError, UnbuildableError, UsageError
-from lora_profiler.support.check import check, profile_unsupported_reason
-from lora_profiler.traced import compile_profile, is_untrusted
-from lora_profiler.traced.watch import announce, note, warn
-from lora_profiler.workload import Workload
+from lora_profiler.memory.analytic import knows
+from lora_profiler.memory.compiled import has_profile, has_stand_in
+from lora_profiler.memory.compiled.regime import key_of, one_of_each_regime
+from lora_profiler.question.support.check import check, profile_unsupported_reason
+from lora_profiler.question.workload import Workload
+from lora_profiler.trace import compile_profile, is_untrusted
+from lora_profiler.trace.watch import announce, note, warn
 
 
 def is_worth_a_trace(workload: Workload) -> bool:

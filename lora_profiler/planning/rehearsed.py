@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from lora_profiler.catalog import bundled_gpus
 from lora_profiler.errors import RehearsalError
-from lora_profiler.harness import MeasurementError, make_case, measure_case
-from lora_profiler.harness.pretended import Pretended
-from lora_profiler.prediction import (
+from lora_profiler.facts.catalog import bundled_gpus
+from lora_profiler.measuring.harness import MeasurementError, make_case, measure_case
+from lora_profiler.measuring.harness.pretended import Pretended
+from lora_profiler.measuring.records.record import Conditions, Measurement, Record
+from lora_profiler.memory.prediction import (
     PHASE_OF,
     Category,
     Details,
@@ -20,12 +21,11 @@ from lora_profiler.prediction import (
     Prediction,
     Step,
 )
-from lora_profiler.records.record import Conditions, Measurement, Record
+from lora_profiler.question.workload import Workload
 from lora_profiler.rehearsal.build import find_compiler, stubs
 from lora_profiler.rehearsal.environment import check_platform, find_python, read_environment
 from lora_profiler.rehearsal.launch import PretendedCard, over_stubs, pretended
 from lora_profiler.units import GIB, bytes_text
-from lora_profiler.workload import Workload
 
 PYTHON_VARIABLE = "LORA_PROFILER_CUDA_PYTHON"
 """Names the Python with a CUDA build of torch where nobody else does."""

@@ -6,13 +6,13 @@ from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
-from lora_profiler.catalog.gpus import Gpu, context_of, most_multiprocessors
 from lora_profiler.errors import UsageError
-from lora_profiler.prediction import Prediction
-from lora_profiler.support.check import profile_unsupported_reason
-from lora_profiler.support.library_memory import WORKSPACES, product_scratch_bytes
+from lora_profiler.facts.catalog.gpus import Gpu, context_of, most_multiprocessors
+from lora_profiler.memory.prediction import Prediction
+from lora_profiler.question.support.check import profile_unsupported_reason
+from lora_profiler.question.support.library_memory import WORKSPACES, product_scratch_bytes
+from lora_profiler.question.workload import Workload
 from lora_profiler.units import MIB
-from lora_profiler.workload import Workload
 
 Verdict = Literal["fits", "tight", "does_not_fit"]
 
@@ -211,7 +211,7 @@ def with_product_workspaces(prediction: Prediction) -> Prediction:
 
 
 if TYPE_CHECKING:
-    from lora_profiler.compiled.trials import Trials
+    from lora_profiler.memory.compiled.trials import Trials
 
 SURE = 2
 """With so many times the bound on fragmentation to spare nothing is simulated."""
@@ -269,7 +269,7 @@ class Judged:
             return self.bound.least
         if self._trials is None:
             return self.bound
-        from lora_profiler.compiled.allocator import GRAIN
+        from lora_profiler.memory.compiled.allocator import GRAIN
 
         room = self._usable - self.bound.context_bytes
         is_fitting = self.verdict == "fits"
@@ -292,6 +292,6 @@ def _trials(workload: Workload, engine: str) -> "Trials | None":
         or profile_unsupported_reason(workload)
     ):
         return None
-    from lora_profiler.compiled.requests import trials_for
+    from lora_profiler.memory.compiled.requests import trials_for
 
     return trials_for(workload)

@@ -6,19 +6,26 @@ from dataclasses import replace
 from typing import Any
 
 from lora_profiler.errors import UsageError, did_you_mean
-from lora_profiler.gpu_platform import Platform
-from lora_profiler.model_spec import ModelSpec, StoredBase
-from lora_profiler.option import Option, flag
-from lora_profiler.option_values import DEEPSPEED_ZERO
+from lora_profiler.facts.stacks.stack import BARE, Stack, Trainer, check_able, find_stack, spelled
+from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.lora_config import IDLE_FIELDS, PEFT_NAMES
-from lora_profiler.stacks.stack import BARE, Stack, Trainer, check_able, find_stack, spelled
-from lora_profiler.support.bases import BASES
-from lora_profiler.support.generations import as_made
-from lora_profiler.support.kernel_sets import (
+from lora_profiler.question.model_spec import ModelSpec, StoredBase
+from lora_profiler.question.option import Option, flag
+from lora_profiler.question.option_values import DEEPSPEED_ZERO
+from lora_profiler.question.support.bases import BASES
+from lora_profiler.question.support.generations import as_made
+from lora_profiler.question.support.kernel_sets import (
     lora_kernels_unsupported_reason,
     unsloth_unsupported_reason,
 )
-from lora_profiler.workload import OPTIONS, LoraConfig, Method, Quantization, TrainSetup, Workload
+from lora_profiler.question.workload import (
+    OPTIONS,
+    LoraConfig,
+    Method,
+    Quantization,
+    TrainSetup,
+    Workload,
+)
 
 DEFAULT_METHODS: tuple[Method, ...] = ("full", "lora")
 LORA_OPTIONS = tuple(o.name for o in OPTIONS if o.owner is LoraConfig)
@@ -81,7 +88,7 @@ def setup_for(
     if unknown is not None:
         raise UsageError(f"unknown option {unknown}.{did_you_mean(unknown, DEFAULTS)}")
     every = {**DEFAULTS, **options, "methods": (method,)}
-    from lora_profiler.catalog import as_model  # most who ask have the model already
+    from lora_profiler.facts.catalog import as_model  # most who ask have the model already
 
     (setup,) = setups(as_model(model), every, {*options, "methods"}, None, find_stack(trainer))
     return setup
@@ -124,7 +131,7 @@ def setups(
         own = trainer.defaults(method, options, model)
         targets = own.get("targets", options["targets"])
         if method != "full" and "targets" not in given:
-            from lora_profiler.adapters.targets import able_targets
+            from lora_profiler.question.adapters.targets import able_targets
 
             own["targets"] = able_targets(model, options["peft_type"], targets)
         if "target_parameters" in given and "dropout" in own:
@@ -357,7 +364,7 @@ def _targets(text: str, model: ModelSpec, flag: str) -> str | tuple[str, ...] | 
     if text == "default":
         return None
     if text == "attention":
-        from lora_profiler.adapters.targets import attention_targets
+        from lora_profiler.question.adapters.targets import attention_targets
 
         return attention_targets(model)
     if text.startswith("re:"):

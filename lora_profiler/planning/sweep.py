@@ -6,10 +6,8 @@ from dataclasses import replace
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
 
-from lora_profiler.algebra.polynomial import ROUNDINGS, Exponents, Polynomial, undominated
+from lora_profiler._common.polynomial import ROUNDINGS, Exponents, Polynomial, undominated
 from lora_profiler.errors import UsageError
-from lora_profiler.loss import CORE, loss_facts
-from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.engine import (
     check_engine,
     pads_masks,
@@ -18,13 +16,15 @@ from lora_profiler.planning.engine import (
     walks_over_tokens,
     windows_of,
 )
-from lora_profiler.support.check import check
-from lora_profiler.support.kernel_sets import positions_of
-from lora_profiler.support.losses import head_of, loss_regime
-from lora_profiler.support.offloading import offloads
-from lora_profiler.support.optimizers import counts_in_steps
-from lora_profiler.support.sdpa import MASK_ALIGNMENT
-from lora_profiler.workload import Workload
+from lora_profiler.question.loss import CORE, loss_facts
+from lora_profiler.question.option import MAX_SIZE
+from lora_profiler.question.support.check import check
+from lora_profiler.question.support.kernel_sets import positions_of
+from lora_profiler.question.support.losses import head_of, loss_regime
+from lora_profiler.question.support.offloading import offloads
+from lora_profiler.question.support.optimizers import counts_in_steps
+from lora_profiler.question.support.sdpa import MASK_ALIGNMENT
+from lora_profiler.question.workload import Workload
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from lora_profiler._common.packages import require
-from lora_profiler.catalog import Gpu, as_gpu
 from lora_profiler.errors import LoraProfilerError, UsageError
-from lora_profiler.evidence import MeasuredStep, nearest_step
-from lora_profiler.kernels import StepKernels
+from lora_profiler.facts.catalog import Gpu, as_gpu
+from lora_profiler.facts.evidence import MeasuredStep, nearest_step
+from lora_profiler.memory.kernels import StepKernels
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.engine import as_known, check_engine, on_card, predict
-from lora_profiler.prediction import Prediction
+from lora_profiler.question.support.check import UNTIMED
+from lora_profiler.question.workload import Workload
 from lora_profiler.steptime import (
     Basis,
     Constants,
@@ -23,8 +25,6 @@ from lora_profiler.steptime import (
     step_time_at,
 )
 from lora_profiler.steptime.roofline import Step, check_base_timed, loaded
-from lora_profiler.support.check import UNTIMED
-from lora_profiler.workload import Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,10 +185,10 @@ def device_for(workload: Workload, gpu: Gpu | None) -> TimedDevice | None:
 def _kernels(workload: Workload, engine: str) -> StepKernels:
     if engine == "traced":
         require("tracing")
-        from lora_profiler.traced.kernels import step_kernels
+        from lora_profiler.trace.kernels import step_kernels
 
         return step_kernels(as_known(workload, engine))
-    from lora_profiler.analytic.kernels import counted_kernels
+    from lora_profiler.memory.analytic.kernels import counted_kernels
 
     return counted_kernels(workload)
 

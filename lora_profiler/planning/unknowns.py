@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.evidence import (
+from lora_profiler.facts.evidence import (
     CommandShare,
     Description,
     Interval,
@@ -21,14 +21,7 @@ from lora_profiler.evidence import (
     interval,
     nearest_peak,
 )
-from lora_profiler.planning.engine import (
-    answers_without_trace,
-    has_newer_layers,
-    peak_bytes_checked,
-)
-from lora_profiler.planning.setups import DEFAULTS, changed, written_options
-from lora_profiler.prediction import Prediction
-from lora_profiler.stacks.stack import (
+from lora_profiler.facts.stacks.stack import (
     BARE,
     GUIDE,
     Options,
@@ -38,9 +31,16 @@ from lora_profiler.stacks.stack import (
     find_stack,
     versions,
 )
-from lora_profiler.support.check import check
-from lora_profiler.support.library_memory import workspaces_bytes
-from lora_profiler.workload import OPTIONS, Workload, setup_dict
+from lora_profiler.memory.prediction import Prediction
+from lora_profiler.planning.engine import (
+    answers_without_trace,
+    has_newer_layers,
+    peak_bytes_checked,
+)
+from lora_profiler.planning.setups import DEFAULTS, changed, written_options
+from lora_profiler.question.support.check import check
+from lora_profiler.question.support.library_memory import workspaces_bytes
+from lora_profiler.question.workload import OPTIONS, Workload, setup_dict
 
 LOOPS: Final = ("loop", "transformers", "trl-sft", "axolotl", "torchtune", "unsloth")
 """Who may train where a question names nobody."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lora_profiler.errors import UsageError
-from lora_profiler.option import check_options, option, options_of
-from lora_profiler.option_values import (
+from lora_profiler.question.option import check_options, option, options_of
+from lora_profiler.question.option_values import (
     UNMODELLED_ADAPTERS,
     UNMODELLED_BASES,
     Dtype,

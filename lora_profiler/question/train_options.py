@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from lora_profiler.option import option
-from lora_profiler.option_values import (
+from lora_profiler.question.lora_config import LoraConfig, Quantization
+from lora_profiler.question.option import option
+from lora_profiler.question.option_values import (
     MAX_WORLD_SIZE,
     UNMODELLED_OPTIMIZERS,
     Attention,
@@ -20,7 +21,6 @@ from lora_profiler.option_values import (
     Sharding,
     Transformers,
 )
-from lora_profiler.question.lora_config import LoraConfig, Quantization
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,10 +4,10 @@ import re
 from dataclasses import dataclass, replace
 
 from lora_profiler.errors import UsageError, did_you_mean
-from lora_profiler.loss import loss_facts
-from lora_profiler.optimizer import optimizer_facts
-from lora_profiler.option import check_options
-from lora_profiler.option_values import (
+from lora_profiler.question.loss import loss_facts
+from lora_profiler.question.optimizer import optimizer_facts
+from lora_profiler.question.option import check_options
+from lora_profiler.question.option_values import (
     AXOLOTL,
     DEEPSPEED_ZERO,
     FLAT,

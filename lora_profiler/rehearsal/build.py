@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lora_profiler._common.paths import CACHE_VARIABLE, cache_folder
 from lora_profiler.errors import RehearsalError
-from lora_profiler.records.locks import WorkingFolder
+from lora_profiler.measuring.records.locks import WorkingFolder
 from lora_profiler.rehearsal.elf import read_library
 from lora_profiler.rehearsal.environment import CudaEnvironment
 

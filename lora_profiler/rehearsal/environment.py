@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from lora_profiler.errors import RehearsalError
-from lora_profiler.gpu_platform import CUDNN, version_of, version_text
+from lora_profiler.question.gpu_platform import CUDNN, version_of, version_text
 
 _OVER_CUDA = ("bitsandbytes", "flash_attn", "torchvision", "torchao", "xformers")
 _OLDEST_PYTHON = (3, 10)

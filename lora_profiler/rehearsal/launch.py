@@ -15,10 +15,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from lora_profiler._common.paths import hub_cache
-from lora_profiler.catalog import Gpu
-from lora_profiler.catalog.gpus import processor_table
 from lora_profiler.errors import RehearsalError, UsageError
-from lora_profiler.records.locks import WorkingFolder
+from lora_profiler.facts.catalog import Gpu
+from lora_profiler.facts.catalog.gpus import processor_table
+from lora_profiler.measuring.records.locks import WorkingFolder
 from lora_profiler.rehearsal.build import Stubs
 from lora_profiler.rehearsal.environment import is_python
 from lora_profiler.rehearsal.result import OF_LAUNCHERS, Rehearsal, best_of, read_result
@@ -206,7 +206,7 @@ def _environment(request: Request, stubs: Stubs, folder: Path) -> dict[str, str]
     settings = {
         "steps": request.steps,
         "snapshot": str(request.snapshot.absolute()) if request.snapshot else None,
-        "models": str(files("lora_profiler.catalog") / "data" / "models.json"),
+        "models": str(files("lora_profiler.facts.catalog") / "data" / "models.json"),
         "pretends_data": request.pretends_data,
         "columns": request.columns,
         "tokens": request.tokens,

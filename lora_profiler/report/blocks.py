@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, TypeVar
 
-from lora_profiler.prediction import CATEGORIES, Category
+from lora_profiler.memory.prediction import CATEGORIES, Category
 from lora_profiler.report.labels import CATEGORY_SHORT
 from lora_profiler.units import byte_unit, in_unit, short_in_unit
 

@@ -6,10 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_profiler.catalog import CatalogEntry, Gpu
-from lora_profiler.compiled.library import cache_path
-from lora_profiler.compiled.profile import Profile, packed
-from lora_profiler.harness.doctor import Diagnosis
+from lora_profiler.facts.catalog import CatalogEntry, Gpu
+from lora_profiler.measuring.harness.doctor import Diagnosis
+from lora_profiler.memory.compiled.library import cache_path
+from lora_profiler.memory.compiled.profile import Profile, packed
+from lora_profiler.question.support.sdpa import MASK_ALIGNMENT
 from lora_profiler.report.blocks import (
     Block,
     Row,
@@ -23,7 +24,6 @@ from lora_profiler.report.blocks import (
 )
 from lora_profiler.report.json import cell, picked
 from lora_profiler.report.labels import METHOD_LABELS
-from lora_profiler.support.sdpa import MASK_ALIGNMENT
 from lora_profiler.units import (
     bytes_text,
     error_text,
@@ -34,7 +34,7 @@ from lora_profiler.units import (
 )
 
 if TYPE_CHECKING:
-    from lora_profiler.calibration.calibrate import Calibration, FittedStep
+    from lora_profiler.steptime.calibration.calibrate import Calibration, FittedStep
 
 
 def matching(text: str, names: Iterable[str]) -> bool:

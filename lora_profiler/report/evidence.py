@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from lora_profiler.evidence import (
+from lora_profiler.facts.evidence import (
     Interval,
     MeasuredMemory,
     MeasuredStep,
@@ -19,7 +19,7 @@ from lora_profiler.evidence import (
     own_rows,
     unexpressed,
 )
-from lora_profiler.evidence.documents import Kind
+from lora_profiler.facts.evidence.documents import Kind
 from lora_profiler.planning.answers import Answer
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Rows, Table
@@ -105,7 +105,7 @@ def errors_of(rows: Iterable[MeasuredMemory | MeasuredStep]) -> Errors:
     """Raises ValueError for no rows."""
     from statistics import fmean
 
-    from lora_profiler.comparison.throughput import quantile
+    from lora_profiler.runs.comparison.throughput import quantile
 
     errors = [row.error for row in rows]
     ordered = sorted(map(abs, errors))

@@ -9,6 +9,7 @@ from lora_profiler.planning.advise import Remedy, advise
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.fit import Fit, smallest_cards
 from lora_profiler.planning.timing import TimedStep, run_time
+from lora_profiler.question.workload import TrainSetup
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import has_gaps, sureness_words
 from lora_profiler.report.answer.verdicts import (
@@ -27,7 +28,6 @@ from lora_profiler.units import (
     short_count_text,
     short_seconds_text,
 )
-from lora_profiler.workload import TrainSetup
 
 
 def verdict(answer: Answer) -> Sentence:

@@ -4,8 +4,8 @@ part, in display order."""
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from lora_profiler.prediction import Prediction
-    from lora_profiler.workload import TrainSetup
+    from lora_profiler.memory.prediction import Prediction
+    from lora_profiler.question.workload import TrainSetup
 
 
 def told(text: str) -> dict[str, str]:
@@ -24,7 +24,7 @@ def defined(text: str) -> tuple[dict[str, str], dict[str, str]]:
 def interval_text(low: str, high: str, samples: int) -> str:
     """What is said of the median of so many `samples`: '95 % interval 1.00 s to 1.02 s', and the
     lowest and the highest where they are too few for one."""
-    from lora_profiler.records.checks import LEAST_SAMPLES  # no answer needs it
+    from lora_profiler.measuring.records.checks import LEAST_SAMPLES  # no answer needs it
 
     if samples >= LEAST_SAMPLES:
         return f"95 % interval {low} to {high}"

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from lora_profiler.prediction import Category
-from lora_profiler.workload import Method
+from lora_profiler.memory.prediction import Category
+from lora_profiler.question.workload import Method
 
 if TYPE_CHECKING:
     from lora_profiler.planning.reserve import Verdict

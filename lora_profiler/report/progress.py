@@ -16,9 +16,9 @@ from lora_profiler._common.printable import printable
 from lora_profiler.units import about_text, count_text
 
 if TYPE_CHECKING:
+    from lora_profiler.question.workload import Workload
     from lora_profiler.report.claims.claim import Checked, Claim
-    from lora_profiler.traced.effort import Effort
-    from lora_profiler.workload import Workload
+    from lora_profiler.trace.effort import Effort
 
 Tell = Callable[[str, int, int], None]
 """What is being done, how many parts are done, and of how many."""
@@ -202,7 +202,7 @@ def shown_checks(count: int, *, as_json: bool = False) -> Iterator[Checks]:
 @contextmanager
 def shown_traces(at_once: str | None = AT_ONCE) -> Iterator[None]:
     """Shows the traces made inside. `at_once` says what is quicker, None where nothing is."""
-    from lora_profiler.traced.watch import watching
+    from lora_profiler.trace.watch import watching
 
     traces = _Traces(at_once)
     try:
@@ -228,7 +228,7 @@ class _Traces:
         print(printable(text), file=sys.stderr, flush=True)
 
     def began(self, workload: "Workload", effort: "Effort", *, kept: bool) -> None:
-        from lora_profiler.traced.effort import LIBRARIES_SECONDS
+        from lora_profiler.trace.effort import LIBRARIES_SECONDS
 
         self.ended()
         before = 0.0 if "torch" in sys.modules else LIBRARIES_SECONDS

@@ -7,11 +7,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from lora_profiler.catalog import find_gpu
-from lora_profiler.comparison.errors import counted, counted_peak
-from lora_profiler.comparison.scored import Result
+from lora_profiler.facts.catalog import find_gpu
+from lora_profiler.memory.prediction import CATEGORIES, Category, Exactness, Prediction
 from lora_profiler.planning.nearest import Nearest, RehearsedTime
-from lora_profiler.prediction import CATEGORIES, Category, Exactness, Prediction
 from lora_profiler.rehearsal.launch import PretendedCard
 from lora_profiler.rehearsal.result import COUNTERS, PartOfRun, Rehearsal, Tried, limits, worst_of
 from lora_profiler.report import labels
@@ -35,6 +33,8 @@ from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.measurements import package_words
 from lora_profiler.report.page.content import Content
 from lora_profiler.report.parts import Section
+from lora_profiler.runs.comparison.errors import counted, counted_peak
+from lora_profiler.runs.comparison.scored import Result
 from lora_profiler.steptime import PARTS, Part, StepTime
 from lora_profiler.units import (
     GIB,

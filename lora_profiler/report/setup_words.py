@@ -6,18 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lora_profiler.adapters.targets import attention_targets
 from lora_profiler.errors import LoraProfilerError, did_you_mean
-from lora_profiler.option import Option, flag
+from lora_profiler.facts.stacks import BARE, GUIDE, Trainer, find_stack
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.diagnostics import outweighed_layers, unmatched_targets
 from lora_profiler.planning.setups import DEFAULTS
-from lora_profiler.prediction import Prediction
-from lora_profiler.report import labels
-from lora_profiler.stacks import BARE, GUIDE, Trainer, find_stack
-from lora_profiler.support.bases import check_quantized_experts, packed_expert_bytes
-from lora_profiler.support.generations import has_packed_experts
-from lora_profiler.units import bytes_text, count_text, short_count_text
-from lora_profiler.workload import (
+from lora_profiler.question.adapters.targets import attention_targets
+from lora_profiler.question.option import Option, flag
+from lora_profiler.question.support.bases import check_quantized_experts, packed_expert_bytes
+from lora_profiler.question.support.generations import has_packed_experts
+from lora_profiler.question.workload import (
     OPTIONS,
     QUANT_TITLES,
     STORED_OPTIONS,
@@ -29,9 +27,11 @@ from lora_profiler.workload import (
     Workload,
     setup_dict,
 )
+from lora_profiler.report import labels
+from lora_profiler.units import bytes_text, count_text, short_count_text
 
 if TYPE_CHECKING:
-    from lora_profiler.catalog import Gpu
+    from lora_profiler.facts.catalog import Gpu
 
 
 def title_words(prediction: Prediction) -> str:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_profiler._common.printable import printable
-from lora_profiler.option import flag
+from lora_profiler.question.option import flag
+from lora_profiler.question.workload import OPTIONS
 from lora_profiler.report.answer.short_answer import is_short
 from lora_profiler.report.blocks import (
     Block,
@@ -21,7 +22,6 @@ from lora_profiler.report.blocks import (
 from lora_profiler.report.setup_words import option_argument
 from lora_profiler.trainer_files.meaning import VLLM_SHARE
 from lora_profiler.trainer_files.trainer_file import KeyReading, TrainerFile
-from lora_profiler.workload import OPTIONS
 
 _WIDTH, _LEAST_VALUE = 80, 12
 """Of the table, and of a value in it, which is cut."""

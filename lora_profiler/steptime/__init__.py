@@ -1,4 +1,4 @@
-"""How long a training step takes on a card: a roofline over the kernels of the traced step, with
+"""How long a training step takes on a GPU: a roofline over the kernels of the traced step, with
 two fitted constants."""
 
 from lora_profiler.steptime.constants import Constants, Fixed, Rates, constants_for, rates_of

@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from lora_profiler.catalog import Gpu, find_gpu
-from lora_profiler.gpu_platform import BFLOAT16_CAPABILITY
+from lora_profiler.facts.catalog import Gpu, find_gpu
+from lora_profiler.question.gpu_platform import BFLOAT16_CAPABILITY
 
 FRESH_BYTES = 32 * 2**20
 """From here on every tensor on a CPU is mapped by itself, so that its memory comes anew from the

@@ -19,10 +19,10 @@ from statistics import median
 from lora_profiler._common.paths import cache_folder
 from lora_profiler._common.process import allowed_cpus, cpu_model
 from lora_profiler.errors import UsageError
-from lora_profiler.kernels import StepKernels
+from lora_profiler.memory.kernels import StepKernels
+from lora_profiler.question.workload import TrainSetup
 from lora_profiler.steptime.constants import Constants, Rates
 from lora_profiler.steptime.roofline import StepLoad, loaded, step_of
-from lora_profiler.workload import TrainSetup
 
 _START = (0.7, 0.7)
 _HUBER = 1.345
@@ -197,7 +197,7 @@ def local_constants(device_key: str) -> LocalConstants | None:
     if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
         return None
     # most machines have none, and an answer about a card does without the reader of records
-    from lora_profiler.records.decode import RecordError, decoded
+    from lora_profiler.measuring.records.decode import RecordError, decoded
 
     try:
         constants: LocalConstants = decoded(LocalConstants, document, "calibration")
@@ -216,7 +216,7 @@ def keep(local: LocalConstants) -> Path | None:
     path = local_path(local.key)
     if path is None:
         return None
-    from lora_profiler.records.locks import write_durably
+    from lora_profiler.measuring.records.locks import write_durably
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lora_profiler.catalog import Gpu
-from lora_profiler.kernels import StepKernels
-from lora_profiler.prediction import FlopCount
+from lora_profiler.facts.catalog import Gpu
+from lora_profiler.memory.kernels import StepKernels
+from lora_profiler.memory.prediction import FlopCount
+from lora_profiler.question.workload import TrainSetup
 from lora_profiler.steptime.constants import (
     HOSTS,
     Constants,
@@ -17,7 +18,6 @@ from lora_profiler.steptime.constants import (
     rates_of,
 )
 from lora_profiler.steptime.roofline import Part, Step, loaded, step_of
-from lora_profiler.workload import TrainSetup
 
 Basis = Likeness | Literal["this machine"]
 """Where the constants come from: measured on the machine at hand, or fitted to cards that are more

@@ -17,10 +17,10 @@ from math import hypot, log
 from typing import Literal
 
 from lora_profiler.errors import UsageError
-from lora_profiler.kernels import Gemm, Kernel, Kind, StepKernels
-from lora_profiler.optimizer import optimizer_facts, package_optimizer
+from lora_profiler.memory.kernels import Gemm, Kernel, Kind, StepKernels
+from lora_profiler.question.optimizer import optimizer_facts, package_optimizer
+from lora_profiler.question.workload import QUANT_TITLES, UPDATES_SHARED, TrainSetup
 from lora_profiler.steptime.constants import FRESH_BYTES, Fixed, Rates
-from lora_profiler.workload import QUANT_TITLES, UPDATES_SHARED, TrainSetup
 
 Part = Kind | Literal["launches", "update", "besides"]
 _SMALL_TILES = (32, 64)

@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from lora_profiler.option import Kind
+from lora_profiler.question.option import Kind
+from lora_profiler.question.workload import OPTIONS
 from lora_profiler.trainer_files.document import Document
-from lora_profiler.workload import OPTIONS
 
 Direction = Literal["too low", "too high", "either way"]
 """Of the answer, where something is not modelled."""

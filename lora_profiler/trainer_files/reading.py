@@ -10,7 +10,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from lora_profiler.errors import did_you_mean
-from lora_profiler.option import check_value
+from lora_profiler.question.option import check_value
+from lora_profiler.question.workload import OPTIONS
 from lora_profiler.trainer_files.document import (
     Document,
     Entry,
@@ -37,7 +38,6 @@ from lora_profiler.trainer_files.meaning import (
 )
 from lora_profiler.trainer_files.resolving import resolved
 from lora_profiler.trainer_files.trainer_file import KeyReading, State, TrainerFile, idle_options
-from lora_profiler.workload import OPTIONS
 
 FRAMEWORKS = (AXOLOTL, TORCHTUNE, LLAMAFACTORY, UNSLOTH, TRL, PEFT)
 COMPANIONS = (ACCELERATE, DEEPSPEED)

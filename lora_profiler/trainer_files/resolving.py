@@ -5,14 +5,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lora_profiler.loss import loss_facts
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.optimizer import optimizer_facts
-from lora_profiler.option_values import WHOLE_WEIGHTS
-from lora_profiler.support.images import PROCESSORS
-from lora_profiler.support.kernel_sets import SHARDED_APART, STOPPED
-from lora_profiler.support.model_types import MODEL_TYPES
-from lora_profiler.support.optimizers import steps_on_shards
+from lora_profiler.question.loss import loss_facts
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.optimizer import optimizer_facts
+from lora_profiler.question.option_values import WHOLE_WEIGHTS
+from lora_profiler.question.support.images import PROCESSORS
+from lora_profiler.question.support.kernel_sets import SHARDED_APART, STOPPED
+from lora_profiler.question.support.model_types import MODEL_TYPES
+from lora_profiler.question.support.optimizers import steps_on_shards
+from lora_profiler.question.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED
 from lora_profiler.trainer_files.meaning import IMAGES, Framework
 from lora_profiler.trainer_files.trainer_file import (
     KeyReading,
@@ -22,7 +23,6 @@ from lora_profiler.trainer_files.trainer_file import (
     usual_options,
     without_lora_kernels,
 )
-from lora_profiler.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED
 
 _ENDS = ("embed_tokens", "lm_head")
 """Names of the modules that FSDP1 is known to gather each for itself, trained whole."""

@@ -6,20 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from lora_profiler.adapters import Adapter, adapters
 from lora_profiler.errors import LoraProfilerError, UsageError
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.option_values import FROZEN_PARTS
-from lora_profiler.stacks.stack import Gap, Stack, as_loaded, find_stack
-from lora_profiler.support.bases import packed_experts
-from lora_profiler.support.fake_quantizing import rounds_head
-from lora_profiler.support.generations import as_made
-from lora_profiler.support.kernel_sets import PATCHED_BY_AXOLOTL, STOPPED, takes_lora_kernels
-from lora_profiler.support.losses import check_loss
-from lora_profiler.support.model_types import type_of
-from lora_profiler.trainer_files.document import TrainerFileError
-from lora_profiler.trainer_files.meaning import GATED_NORM, IMAGES, RESIZED, Direction, is_on
-from lora_profiler.workload import (
+from lora_profiler.facts.stacks.stack import Gap, Stack, as_loaded, find_stack
+from lora_profiler.question.adapters import Adapter, adapters
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.option_values import FROZEN_PARTS
+from lora_profiler.question.support.bases import packed_experts
+from lora_profiler.question.support.fake_quantizing import rounds_head
+from lora_profiler.question.support.generations import as_made
+from lora_profiler.question.support.kernel_sets import (
+    PATCHED_BY_AXOLOTL,
+    STOPPED,
+    takes_lora_kernels,
+)
+from lora_profiler.question.support.losses import check_loss
+from lora_profiler.question.support.model_types import type_of
+from lora_profiler.question.workload import (
     DEEPSPEED_ZERO,
     OPTIONS,
     LoraConfig,
@@ -29,6 +31,8 @@ from lora_profiler.workload import (
     TrainSetup,
     Workload,
 )
+from lora_profiler.trainer_files.document import TrainerFileError
+from lora_profiler.trainer_files.meaning import GATED_NORM, IMAGES, RESIZED, Direction, is_on
 
 State = Literal["option", "costs nothing", "not modelled", "asks", "unknown"]
 _MISSING_OPTIONS = {

@@ -11,10 +11,18 @@ from typing import Any, NamedTuple
 
 from lora_profiler._common.printable import printable
 from lora_profiler.errors import UsageError, did_you_mean
-from lora_profiler.option import flag
+from lora_profiler.facts.stacks.stack import find_stack
 from lora_profiler.planning.setups import DEFAULTS, workloads
-from lora_profiler.stacks.stack import find_stack
-from lora_profiler.support.bases import is_packed_base
+from lora_profiler.question.option import flag
+from lora_profiler.question.support.bases import is_packed_base
+from lora_profiler.question.workload import (
+    DEEPSPEED_ZERO,
+    Method,
+    Sharding,
+    TrainSetup,
+    Workload,
+    setup_dict,
+)
 from lora_profiler.trainer_files.document import Document, Entry, parse
 from lora_profiler.trainer_files.reading import read_document
 from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model, usual_options
@@ -26,14 +34,6 @@ from lora_profiler.trainer_files.written_keys import (
     is_int8,
     optim_key,
     short,
-)
-from lora_profiler.workload import (
-    DEEPSPEED_ZERO,
-    Method,
-    Sharding,
-    TrainSetup,
-    Workload,
-    setup_dict,
 )
 
 _FSDP: tuple[Sharding, ...] = ("fsdp", "fsdp-no-reshard")

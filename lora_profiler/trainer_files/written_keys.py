@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lora_profiler.errors import UsageError
-from lora_profiler.loss import Spelling, spellings
-from lora_profiler.optimizer import CORE, optimizer_facts
-from lora_profiler.option import flag
+from lora_profiler.question.loss import Spelling, spellings
+from lora_profiler.question.optimizer import CORE, optimizer_facts
+from lora_profiler.question.option import flag
+from lora_profiler.question.workload import DEEPSPEED_ZERO, Quantization, TrainSetup, Workload
 from lora_profiler.trainer_files.frameworks import torchtune
 from lora_profiler.trainer_files.frameworks.axolotl_keys import LORA_KERNELS
-from lora_profiler.workload import DEEPSPEED_ZERO, Quantization, TrainSetup, Workload
 
 Keys = dict[str, Any]
 ATTENTION = {"auto": "sdpa", "flash_attention_2": "flash_attention_2", "eager": "eager"}

@@ -12,13 +12,13 @@ from functools import cache
 import pytest
 import torch
 
-from lora_profiler.catalog import find_model
-from lora_profiler.comparison.throughput import card_of
-from lora_profiler.harness import Case, make_case, measure_case
+from lora_profiler.facts.catalog import find_model
+from lora_profiler.measuring.harness import Case, make_case, measure_case
+from lora_profiler.measuring.records.record import Conditions, Record
 from lora_profiler.planning.engine import predict
-from lora_profiler.records.record import Conditions, Record
+from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.runs.comparison.throughput import card_of
 from lora_profiler.units import GIB, MIB
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 from record_checks import problems
 
 pytestmark = [

@@ -14,7 +14,7 @@ from benchmarks.public import conditions
 from benchmarks.public.address import address
 from benchmarks.public.conditions import FUSED_LINEAR, source_of
 from benchmarks.public.replay import ROWS
-from lora_profiler.catalog import find_model
+from lora_profiler.facts.catalog import find_model
 
 Row = Mapping[str, str]
 Quantity = Literal["allocated", "reserved"]

@@ -13,11 +13,11 @@ import peft  # noqa: F401  (imported once, for all that are forked)
 import torch
 import transformers  # noqa: F401
 
-from lora_profiler.harness.training import Training, TrainingBatches
-from lora_profiler.modeling import build_model, make_optimizer
-from lora_profiler.prediction import Phase
-from lora_profiler.records.record import Conditions
-from lora_profiler.records.serialize import workload_from_dict
+from lora_profiler.measuring.harness.training import Training, TrainingBatches
+from lora_profiler.measuring.records.record import Conditions
+from lora_profiler.measuring.records.serialize import workload_from_dict
+from lora_profiler.memory.prediction import Phase
+from lora_profiler.trace.modeling import build_model, make_optimizer
 
 torch.cuda._is_in_bad_fork = lambda: False  # the stubs hold nothing that a fork would break
 

@@ -8,11 +8,11 @@ import torch
 from rehearsed.work import StepWork
 
 from benchmarks.rehearsed.inside.steps_server import serve
-from lora_profiler.harness.training import Training, TrainingBatches
-from lora_profiler.modeling import build_model, make_optimizer
-from lora_profiler.prediction import Phase
-from lora_profiler.records.record import Conditions
-from lora_profiler.records.serialize import workload_from_dict
+from lora_profiler.measuring.harness.training import Training, TrainingBatches
+from lora_profiler.measuring.records.record import Conditions
+from lora_profiler.measuring.records.serialize import workload_from_dict
+from lora_profiler.memory.prediction import Phase
+from lora_profiler.trace.modeling import build_model, make_optimizer
 
 
 def rehearse(question: dict[str, Any]) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from contextlib import nullcontext
 import torch
 import torch.distributed as dist
 
-from lora_profiler.harness.process_group import Ranks, joined, spread
-from lora_profiler.harness.training import Training, TrainingBatches
-from lora_profiler.modeling import build_model, make_optimizer
-from lora_profiler.records.record import Conditions
-from lora_profiler.records.serialize import workload_from_dict
+from lora_profiler.measuring.harness.process_group import Ranks, joined, spread
+from lora_profiler.measuring.harness.training import Training, TrainingBatches
+from lora_profiler.measuring.records.record import Conditions
+from lora_profiler.measuring.records.serialize import workload_from_dict
+from lora_profiler.trace.modeling import build_model, make_optimizer
 
 workload = workload_from_dict(json.loads(sys.argv[1]))
 alone = sys.argv[2:] == ["--alone"]

@@ -1,4 +1,6 @@
-"""Losses of trainers. `__init__.FEATURE` is a `lora_profiler.loss.LossFacts`; beside it may be
+"""Losses of trainers, a folder each.
+
+`__init__.FEATURE` is a `lora_profiler.question.loss.LossFacts`; beside it may be
 
 - `regime(workload, head, batch, seq, sequences)`: the number in which a rule flips;
 - `refusals(workload)`: sentences, and whether each applies; `doubts(workload)` likewise: what the

@@ -6,9 +6,9 @@ get_batch_loss_metrics), `train/trainer_utils.py` (get_batch_logps).
 
 from typing import NamedTuple
 
-from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial
-from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.losses import (
+from lora_profiler._common.polynomial import TOKENS, ZERO, B, Polynomial
+from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.losses import (
     INDEX,
     SCALAR,
     Head,
@@ -17,8 +17,8 @@ from lora_profiler.analytic.losses import (
     head_weights,
     labelled,
 )
-from lora_profiler.analytic.tensors import Tensor
-from lora_profiler.model_spec import ModelSpec
+from lora_profiler.memory.analytic.tensors import Tensor
+from lora_profiler.question.model_spec import ModelSpec
 
 _COLUMNS = 3
 """Ids, mask and labels, which each pass of LLaMA-Factory has copies of (`nested_detach`)."""

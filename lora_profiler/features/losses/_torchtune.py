@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from lora_profiler.algebra.polynomial import Polynomial, total
+from lora_profiler._common.polynomial import Polynomial, total
 
 CHUNKS = 8
 """`num_output_chunks`."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lora_profiler.features.losses._torchtune import CHUNKS
-from lora_profiler.modeling.losses import IGNORED_LABEL
+from lora_profiler.trace.modeling.losses import IGNORED_LABEL
 
 
 def summed_loss(logits: Tensor, targets: Tensor) -> Tensor:

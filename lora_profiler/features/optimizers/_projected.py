@@ -10,9 +10,9 @@ themselves, as `tests/data/projected_optimizers.json` records them.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from lora_profiler.algebra.polynomial import Polynomial, constant
-from lora_profiler.analytic.persistent import Persistent, TrainableTensor
-from lora_profiler.workload import DTYPE_BYTES, TrainSetup
+from lora_profiler._common.polynomial import Polynomial, constant
+from lora_profiler.memory.analytic.persistent import Persistent, TrainableTensor
+from lora_profiler.question.workload import DTYPE_BYTES, TrainSetup
 
 
 class _Sizes(NamedTuple):

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from lora_profiler.algebra.polynomial import Polynomial, product
-from lora_profiler.analytic.optimizers import scalar_bytes
-from lora_profiler.analytic.persistent import Persistent, TrainableTensor
-from lora_profiler.optimizer import OptimizerFacts
-from lora_profiler.workload import TrainSetup
+from lora_profiler._common.polynomial import Polynomial, product
+from lora_profiler.memory.analytic.optimizers import scalar_bytes
+from lora_profiler.memory.analytic.persistent import Persistent, TrainableTensor
+from lora_profiler.question.optimizer import OptimizerFacts
+from lora_profiler.question.workload import TrainSetup
 
 FEATURE = OptimizerFacts(
     label="Adafactor",
@@ -43,6 +43,6 @@ def _factored(tensor: TrainableTensor) -> Polynomial:
 def made(model: Any, parameters: list[Any], setup: TrainSetup) -> Any:
     from transformers.optimization import Adafactor
 
-    from lora_profiler.modeling.stepping import LEARNING_RATE
+    from lora_profiler.trace.modeling.stepping import LEARNING_RATE
 
     return Adafactor(parameters, lr=LEARNING_RATE, scale_parameter=False, relative_step=False)  # type: ignore[no-untyped-call]

@@ -1,6 +1,6 @@
 """bitsandbytes' 8-bit AdamW."""
 
-from lora_profiler.optimizer import OptimizerFacts, PackageOptimizer
+from lora_profiler.question.optimizer import OptimizerFacts, PackageOptimizer
 
 FEATURE = OptimizerFacts(
     label="8-bit AdamW",

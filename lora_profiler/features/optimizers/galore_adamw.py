@@ -1,7 +1,7 @@
 """GaLore: see `_projected.py`."""
 
 from lora_profiler.features.optimizers._projected import state_bytes, temporaries
-from lora_profiler.optimizer import OptimizerFacts
+from lora_profiler.question.optimizer import OptimizerFacts
 
 __all__ = ["FEATURE", "state_bytes", "temporaries"]
 FEATURE = OptimizerFacts(

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from lora_profiler.algebra.polynomial import Polynomial
-from lora_profiler.analytic.optimizers import bytes_of
-from lora_profiler.analytic.persistent import Persistent, TrainableTensor
-from lora_profiler.optimizer import OptimizerFacts
-from lora_profiler.workload import TrainSetup
+from lora_profiler._common.polynomial import Polynomial
+from lora_profiler.memory.analytic.optimizers import bytes_of
+from lora_profiler.memory.analytic.persistent import Persistent, TrainableTensor
+from lora_profiler.question.optimizer import OptimizerFacts
+from lora_profiler.question.workload import TrainSetup
 
 FEATURE = OptimizerFacts(
     label="LoRA-FA",
@@ -33,7 +33,7 @@ def temporaries(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
 def made(model: Any, parameters: list[Any], setup: TrainSetup) -> Any:
     from peft.optimizers import create_lorafa_optimizer
 
-    from lora_profiler.modeling.stepping import LEARNING_RATE
+    from lora_profiler.trace.modeling.stepping import LEARNING_RATE
 
     assert setup.lora is not None
     rank, alpha = setup.lora.r, setup.lora.alpha

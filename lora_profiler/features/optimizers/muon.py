@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from lora_profiler.algebra.polynomial import Polynomial, constant
-from lora_profiler.analytic.persistent import Persistent, TrainableTensor
-from lora_profiler.optimizer import OptimizerFacts
-from lora_profiler.workload import DTYPE_BYTES, TrainSetup
+from lora_profiler._common.polynomial import Polynomial, constant
+from lora_profiler.memory.analytic.persistent import Persistent, TrainableTensor
+from lora_profiler.question.optimizer import OptimizerFacts
+from lora_profiler.question.workload import DTYPE_BYTES, TrainSetup
 
 FEATURE = OptimizerFacts(
     label="Muon",
@@ -44,6 +44,6 @@ def temporaries(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
 def made(model: Any, parameters: list[Any], setup: TrainSetup) -> Any:
     import torch
 
-    from lora_profiler.modeling.stepping import LEARNING_RATE
+    from lora_profiler.trace.modeling.stepping import LEARNING_RATE
 
     return torch.optim.Muon(parameters, lr=LEARNING_RATE)

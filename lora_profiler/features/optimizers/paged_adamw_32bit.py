@@ -1,6 +1,6 @@
 """bitsandbytes' AdamW with paged states."""
 
-from lora_profiler.optimizer import OptimizerFacts, PackageOptimizer
+from lora_profiler.question.optimizer import OptimizerFacts, PackageOptimizer
 
 FEATURE = OptimizerFacts(
     label="paged AdamW",

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from lora_profiler.algebra.polynomial import Polynomial
-from lora_profiler.analytic.optimizers import HOST_SCALAR_BYTES, adamw_temporaries, bytes_of
-from lora_profiler.analytic.persistent import Persistent, TrainableTensor
-from lora_profiler.optimizer import OptimizerFacts
-from lora_profiler.workload import TrainSetup
+from lora_profiler._common.polynomial import Polynomial
+from lora_profiler.memory.analytic.optimizers import HOST_SCALAR_BYTES, adamw_temporaries, bytes_of
+from lora_profiler.memory.analytic.persistent import Persistent, TrainableTensor
+from lora_profiler.question.optimizer import OptimizerFacts
+from lora_profiler.question.workload import TrainSetup
 
 FEATURE = OptimizerFacts(
     label="RMSprop",
@@ -36,7 +36,7 @@ def temporaries(state: Persistent, setup: TrainSetup) -> Iterator[Polynomial]:
 def made(model: Any, parameters: list[Any], setup: TrainSetup) -> Any:
     import torch
 
-    from lora_profiler.modeling.stepping import LEARNING_RATE, grouped
+    from lora_profiler.trace.modeling.stepping import LEARNING_RATE, grouped
 
     foreach = setup.optimizer_impl == "foreach"
     return torch.optim.RMSprop(grouped(parameters, setup), lr=LEARNING_RATE, foreach=foreach)

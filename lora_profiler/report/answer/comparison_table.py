@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
+from lora_profiler.memory.prediction import CATEGORIES, MOMENTS, Category, Moment
 from lora_profiler.planning.answers import Answer
-from lora_profiler.prediction import CATEGORIES, MOMENTS, Category, Moment
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import RowKind, Rows, Table
 from lora_profiler.report.labels import UNKNOWN, capital, method_label, way_label
@@ -22,8 +22,8 @@ from lora_profiler.units import (
 )
 
 if TYPE_CHECKING:
-    from lora_profiler.batching.batches import Batching
     from lora_profiler.planning.over_data import BatchPeak, OverData
+    from lora_profiler.question.batching.batches import Batching
 
 N = TypeVar("N", int, float)
 

@@ -10,18 +10,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from lora_profiler.loss import loss_facts
-from lora_profiler.model_spec import ModelSpec, Stack
-from lora_profiler.optimizer import optimizer_facts
+from lora_profiler.memory.prediction import Moment, MomentName, Prediction
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.memory_savings import Lever
-from lora_profiler.prediction import Moment, MomentName, Prediction
-from lora_profiler.report import labels
-from lora_profiler.report.blocks import Block, Table, by_category, heading, paragraph, table
-from lora_profiler.report.labels import PERSISTENT_LABELS, method_label, told
-from lora_profiler.support.bases import BASES
-from lora_profiler.units import byte_unit, bytes_text, count_text, flops_text, in_unit, percent_text
-from lora_profiler.workload import (
+from lora_profiler.question.loss import loss_facts
+from lora_profiler.question.model_spec import ModelSpec, Stack
+from lora_profiler.question.optimizer import optimizer_facts
+from lora_profiler.question.support.bases import BASES
+from lora_profiler.question.workload import (
     DEEPSPEED_ZERO,
     DTYPE_BYTES,
     FULLY_SHARDED,
@@ -29,6 +25,10 @@ from lora_profiler.workload import (
     Sharding,
     TrainSetup,
 )
+from lora_profiler.report import labels
+from lora_profiler.report.blocks import Block, Table, by_category, heading, paragraph, table
+from lora_profiler.report.labels import PERSISTENT_LABELS, method_label, told
+from lora_profiler.units import byte_unit, bytes_text, count_text, flops_text, in_unit, percent_text
 
 LEGEND = "B batch, S sequence, R rank, V vocabulary; tokens = B x S. All bytes are exact integers."
 Line = tuple[str, str, str]

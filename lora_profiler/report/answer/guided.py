@@ -6,10 +6,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lora_profiler.option import flag
+from lora_profiler.facts.stacks import Stack
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.guided import Change, Foreseen, Guided, Line
-from lora_profiler.prediction import Prediction
+from lora_profiler.question.option import flag
 from lora_profiler.report.answer.verdicts import (
     a_gpu,
     bar_parts,
@@ -24,11 +25,10 @@ from lora_profiler.report.answer.verdicts import (
 from lora_profiler.report.blocks import Bar, Bars, Block, Sign, Table, Verdict, paragraph, table
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.terminal import SIGNS
-from lora_profiler.stacks import Stack
 from lora_profiler.units import GIB, byte_unit, count_text, short_in_unit
 
 if TYPE_CHECKING:
-    from lora_profiler.catalog import Gpu
+    from lora_profiler.facts.catalog import Gpu
 
 _MOST_NAMES = 2
 """So many trainers are named where others are counted."""

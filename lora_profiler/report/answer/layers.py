@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lora_profiler.prediction import Category, LayerCost, Prediction
+from lora_profiler.memory.prediction import Category, LayerCost, Prediction
 from lora_profiler.report.blocks import Block, Row, RowKind, Table
 from lora_profiler.report.labels import method_label
 from lora_profiler.units import bytes_text, count_text, flops_text, percent_text, shape_text

@@ -5,9 +5,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.diagnostics import ActivationExcess, activation_excess
-from lora_profiler.prediction import Prediction
+from lora_profiler.question.workload import Method
 from lora_profiler.report import labels
 from lora_profiler.report.answer.comparison_table import MethodRows, comparison_table
 from lora_profiler.report.blocks import Block, Paragraph, RowKind, Table, heading, paragraph
@@ -22,7 +23,6 @@ from lora_profiler.report.setup_words import (
     trainer_lines,
 )
 from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit
-from lora_profiler.workload import Method
 
 if TYPE_CHECKING:
     from lora_profiler.planning.fit import Fit

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lora_profiler.option_values import GRPO
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import common_assumptions
 from lora_profiler.planning.fit import Fit
-from lora_profiler.prediction import Prediction
+from lora_profiler.question.option_values import GRPO
+from lora_profiler.question.workload import TrainSetup
 from lora_profiler.report.answer.verdicts import (
     advice_blocks,
     bar_parts,
@@ -45,13 +46,12 @@ from lora_profiler.units import (
     short_count_text,
     short_in_unit,
 )
-from lora_profiler.workload import TrainSetup
 
 if TYPE_CHECKING:
+    from lora_profiler.facts.stacks.stack import Gap
     from lora_profiler.planning.advise import Remedy
     from lora_profiler.planning.guided import Guided
     from lora_profiler.planning.timing import TimedStep
-    from lora_profiler.stacks.stack import Gap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

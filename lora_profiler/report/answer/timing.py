@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from lora_profiler.evidence import MeasuredStep
+from lora_profiler.facts.evidence import MeasuredStep
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.fit import smallest_cards
 from lora_profiler.planning.placement import Communication

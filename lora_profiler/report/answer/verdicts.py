@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
-from lora_profiler.catalog import Gpu
+from lora_profiler.facts.catalog import Gpu
+from lora_profiler.memory.prediction import Category, Prediction
 from lora_profiler.planning.answers import Answer
-from lora_profiler.prediction import Category, Prediction
 from lora_profiler.report.blocks import Paragraph, Sign, Verdict, advice
 from lora_profiler.report.labels import capital, way_label
 from lora_profiler.units import byte_unit, count_text, short_in_unit

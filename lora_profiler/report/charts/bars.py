@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, TypeVar, get_args
 
-from lora_profiler.comparison.errors import PHASE_GROUPS
+from lora_profiler.measuring.records.record import PhaseSample
+from lora_profiler.memory.prediction import CATEGORIES, Category, CurvePoint
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.memory_savings import Lever
-from lora_profiler.prediction import CATEGORIES, Category, CurvePoint
-from lora_profiler.records.record import PhaseSample
+from lora_profiler.question.workload import Method
 from lora_profiler.report import palette
 from lora_profiler.report.charts import plot
 from lora_profiler.report.charts.plot import Figure, Limit
@@ -23,9 +23,9 @@ from lora_profiler.report.labels import (
 )
 from lora_profiler.report.measured.run_labels import COUNTER_LABELS, PHASE_CURVE, PHASE_LABELS
 from lora_profiler.report.palette import Paint
+from lora_profiler.runs.comparison.errors import PHASE_GROUPS
 from lora_profiler.steptime import PARTS, Part
 from lora_profiler.units import bytes_text, error_text, percent_text, rate_text, seconds_text
-from lora_profiler.workload import Method
 
 B = TypeVar("B")
 K = TypeVar("K")

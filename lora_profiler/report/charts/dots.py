@@ -8,12 +8,12 @@ from itertools import product
 from statistics import median
 from typing import Any, NamedTuple, get_args
 
+from lora_profiler.question.workload import Method
 from lora_profiler.report.charts import plot
 from lora_profiler.report.charts.plot import Figure, width_px
 from lora_profiler.report.labels import METHOD_LABELS
 from lora_profiler.report.palette import FAINT_INK, INK, SMALL_PX
 from lora_profiler.units import bytes_text, count_text, error_text
-from lora_profiler.workload import Method
 
 _ROW_PX = 40
 _SPREAD = 0.62

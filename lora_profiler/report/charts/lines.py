@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from lora_profiler.measuring.records.checks import median_interval
 from lora_profiler.planning.fit import SizeFit
 from lora_profiler.planning.reserve import Verdict
-from lora_profiler.records.checks import median_interval
+from lora_profiler.question.workload import Method
 from lora_profiler.report.charts import plot
 from lora_profiler.report.charts.plot import Figure, Limit
 from lora_profiler.report.claims.claim import Chart, Series
@@ -35,7 +36,6 @@ from lora_profiler.units import (
     short_count_text,
     short_in_unit,
 )
-from lora_profiler.workload import Method
 
 _PLOT_PX, _ROW_PX = 240, 34
 _MOST_TICKS = 15

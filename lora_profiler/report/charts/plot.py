@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_profiler._common.printable import printable
+from lora_profiler.question.workload import Method
 from lora_profiler.report import palette
 from lora_profiler.report.palette import Colour, Mark, Paint
 from lora_profiler.units import byte_unit, bytes_text, short_count_text
-from lora_profiler.workload import Method
 
 Figure = dict[str, Any]
 """{"data": [...], "layout": {...}}: JSON's own types, of the attributes of plotly those that

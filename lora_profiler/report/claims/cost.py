@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Final
 
+from lora_profiler.question.workload import DTYPE_BYTES
 from lora_profiler.report.blocks import Table
 from lora_profiler.report.claims.claim import (
     Chart,
@@ -17,7 +18,6 @@ from lora_profiler.report.claims.claim import (
 )
 from lora_profiler.report.labels import METHOD_LABELS
 from lora_profiler.units import bytes_text, error_text, percent_text, seconds_text, short_count_text
-from lora_profiler.workload import DTYPE_BYTES
 
 CLOSE = 0.01
 """A prediction further off than this is no prediction."""

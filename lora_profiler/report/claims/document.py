@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal
 
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.records.record import Device, Environment
+from lora_profiler.measuring.records.record import Device, Environment
+from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.report.blocks import (
     Block,
     Paragraph,

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from lora_profiler.model_spec import ModelSpec
+from lora_profiler.facts.stacks import Trainer
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.placement import (
     MOST_REMEDY_CARDS,
     Cluster,
@@ -13,7 +14,8 @@ from lora_profiler.planning.placement import (
     Placement,
     remedy,
 )
-from lora_profiler.prediction import Prediction
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.workload import setup_dict
 from lora_profiler.report.answer.predictions import assumption_lines
 from lora_profiler.report.answer.verdicts import worded
 from lora_profiler.report.blocks import Block, Sign, Table, Verdict, advice, dim, table
@@ -27,9 +29,7 @@ from lora_profiler.report.setup_words import (
     training_line,
 )
 from lora_profiler.report.terminal import SIGNS
-from lora_profiler.stacks import Trainer
 from lora_profiler.units import GIB, count_text, in_unit, short_in_unit
-from lora_profiler.workload import setup_dict
 
 
 def cluster_blocks(

@@ -12,6 +12,7 @@ from lora_profiler.planning.crossover import (
     Point,
     Quantity,
 )
+from lora_profiler.question.workload import Method, setup_dict
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import is_short
 from lora_profiler.report.answer.verdicts import a_gpu, joined
@@ -20,7 +21,6 @@ from lora_profiler.report.json import picked
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.setup_words import training_line
 from lora_profiler.units import count_text
-from lora_profiler.workload import Method, setup_dict
 
 _WORDS: dict[Quantity, tuple[str, str]] = {
     "memory": ("needs less memory than", "needs more memory than"),

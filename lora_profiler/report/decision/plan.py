@@ -5,8 +5,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
-from lora_profiler.catalog import Gpu, find_model
-from lora_profiler.optimizer import optimizer_facts
+from lora_profiler.facts.catalog import Gpu, find_model
+from lora_profiler.facts.stacks import GUIDE, Trainer
 from lora_profiler.planning.plan import (
     MethodPlan,
     NearestFit,
@@ -23,6 +23,8 @@ from lora_profiler.planning.planned import (
     hours_of,
     is_within,
 )
+from lora_profiler.question.optimizer import optimizer_facts
+from lora_profiler.question.workload import TrainSetup
 from lora_profiler.report import labels
 from lora_profiler.report.answer.verdicts import short_gpu_names
 from lora_profiler.report.blocks import (
@@ -42,7 +44,6 @@ from lora_profiler.report.blocks import (
 from lora_profiler.report.labels import capital, way_label
 from lora_profiler.report.setup_words import predict_command, short_trainer_lines
 from lora_profiler.report.terminal import SIGNS
-from lora_profiler.stacks import GUIDE, Trainer
 from lora_profiler.units import (
     GIB,
     bytes_text,
@@ -53,7 +54,6 @@ from lora_profiler.units import (
     short_in_unit,
     short_seconds_text,
 )
-from lora_profiler.workload import TrainSetup
 
 Names = Mapping[str, str]
 """Of GPUs by their keys."""

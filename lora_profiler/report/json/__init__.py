@@ -84,8 +84,8 @@ _LIMITS: Mapping[str, Mapping[str, Any]] = {
 def payload_schema(kind: type, *, title: str) -> dict[str, Any]:
     """Of a document that a command prints. Memory, time and counts are never negative, which their
     names tell; a later version may add fields."""
-    from lora_profiler.records.serialize import json_schema
-    from lora_profiler.workload import STORED_OPTIONS
+    from lora_profiler.measuring.records.serialize import json_schema
+    from lora_profiler.question.workload import STORED_OPTIONS
 
     later = {stored.name for stored in STORED_OPTIONS if stored.declared.added}
     optional = frozenset({*later, *_OF_SOME_RECORDS})
@@ -97,7 +97,7 @@ _OF_SOME_RECORDS = ("limits", "trained_by")
 
 
 def _limits(name: str) -> Mapping[str, Any]:
-    from lora_profiler.records.serialize import SIZES
+    from lora_profiler.measuring.records.serialize import SIZES
 
     if name in _LIMITS:
         return _LIMITS[name]

@@ -5,16 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, cast, get_type_hints
 
-from lora_profiler.campaign.batch_search import LargestBatch
-from lora_profiler.comparison.errors import Comparison, ErrorSummary, Grouping, Metric
-from lora_profiler.comparison.regressions import Change, Pairs, SetupChange
-from lora_profiler.comparison.scored import Scored
-from lora_profiler.comparison.throughput import throughput
-from lora_profiler.records.record import Record, Status
-from lora_profiler.records.serialize import RecordFields, record_dict
+from lora_profiler.measuring.records.record import Record, Status
+from lora_profiler.measuring.records.serialize import RecordFields, record_dict
+from lora_profiler.question.workload import setup_dict
 from lora_profiler.report.json import SCHEMA_VERSION, cell, part, payload_schema, picked
 from lora_profiler.report.measured.measurements import rank_persistent_bytes
-from lora_profiler.workload import setup_dict
+from lora_profiler.runs.campaign.batch_search import LargestBatch
+from lora_profiler.runs.comparison.errors import Comparison, ErrorSummary, Grouping, Metric
+from lora_profiler.runs.comparison.regressions import Change, Pairs, SetupChange
+from lora_profiler.runs.comparison.scored import Scored
+from lora_profiler.runs.comparison.throughput import throughput
 
 MEASURED = (
     "num_parameters num_trainable_parameters attention_kernel tokens_per_step peak_phase"

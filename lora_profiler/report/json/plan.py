@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal, TypedDict
 
+from lora_profiler.facts.stacks import Trainer
+from lora_profiler.measuring.records.serialize import SetupFields
 from lora_profiler.planning.plan import Bound, TrainingPlan
 from lora_profiler.planning.planned import Counts, Goal, Interval, PlannedRun, Refused
-from lora_profiler.records.serialize import SetupFields
+from lora_profiler.question.workload import Method, setup_dict
 from lora_profiler.report.decision.plan import miss_words, names_of, nothing_sentence, run_command
 from lora_profiler.report.json import SCHEMA_VERSION, part, payload_schema
 from lora_profiler.report.json.predict_types import TrainerJson
 from lora_profiler.report.setup_words import trainer_dict
-from lora_profiler.stacks import Trainer
 from lora_profiler.steptime.predict import Basis
-from lora_profiler.workload import Method, setup_dict
 
 
 class ModelPart(TypedDict):

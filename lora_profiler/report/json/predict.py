@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import Answer
-from lora_profiler.prediction import Prediction
+from lora_profiler.question.workload import QUANT_TITLES, setup_dict
 from lora_profiler.report.json import SCHEMA_VERSION, cell, part, payload_schema
 from lora_profiler.report.json import predict_types as types
 from lora_profiler.report.setup_words import trainer_dict
 from lora_profiler.steptime import PARTS
-from lora_profiler.workload import QUANT_TITLES, setup_dict
 
 if TYPE_CHECKING:
     from lora_profiler.planning.guided import Guided, Line

@@ -3,18 +3,25 @@ answer, and the schema is made of them."""
 
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, get_type_hints
 
-from lora_profiler.evidence.documents import MeasuredStep
-from lora_profiler.evidence.memory import Description, MeasuredMemory
+from lora_profiler.facts.evidence.documents import MeasuredStep
+from lora_profiler.facts.evidence.memory import Description, MeasuredMemory
+from lora_profiler.memory.prediction import (
+    Category,
+    Engine,
+    Exactness,
+    LayerCost,
+    MomentName,
+    Traffic,
+)
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.planning.reserve import Reserve, Verdict
-from lora_profiler.prediction import Category, Engine, Exactness, LayerCost, MomentName, Traffic
 from lora_profiler.steptime.predict import Basis
 from lora_profiler.steptime.roofline import Part
 
 if TYPE_CHECKING:
-    from lora_profiler.batching.batches import Batching
+    from lora_profiler.measuring.records.serialize import SetupFields
     from lora_profiler.planning.timing import Cause
-    from lora_profiler.records.serialize import SetupFields
+    from lora_profiler.question.batching.batches import Batching
 
     LeverJson = Any
     NearestPeak = Any
@@ -366,9 +373,9 @@ class PredictJson(TypedDict):
 def for_schema() -> type:
     """PredictJson with those of its types whose modules no answer needs, and which take long to
     load."""
-    from lora_profiler.batching.batches import Batching
+    from lora_profiler.measuring.records.serialize import SetupFields
     from lora_profiler.planning.timing import Cause
-    from lora_profiler.records.serialize import SetupFields
+    from lora_profiler.question.batching.batches import Batching
 
     globals().update(Batching=Batching, Cause=Cause, SetupFields=SetupFields)
     return PredictJson

@@ -1,6 +1,7 @@
 """One dense layer with LoRA, in numbers, words and pictures (`flow.svg`, with the sizes put in);
-and what the committed run of `verify` on SmolLM2-135M found, which `python -m
-benchmarks.truth.mathematics --render` writes beside this file."""
+and what the committed run of `verify` on SmolLM2-135M found.
+
+`python -m benchmarks.truth.mathematics --render` writes that next to this file."""
 
 import json
 from dataclasses import dataclass, replace

@@ -1,1 +1,1 @@
-"""What was measured, in words and tables: runs live and at the end, beside what was predicted."""
+"""What was measured, in words and tables: runs live and at the end, next to what was predicted."""

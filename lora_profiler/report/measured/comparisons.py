@@ -6,17 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import TypeVar
 
-from lora_profiler.comparison.errors import (
-    TOTAL,
-    Comparison,
-    ErrorSummary,
-    Grouping,
-    Metric,
-    summary,
-)
-from lora_profiler.comparison.regressions import Change, Pair, Pairs, SetupChange
-from lora_profiler.comparison.scored import Scored
-from lora_profiler.records.record import STATUSES, Record
+from lora_profiler.measuring.records.record import STATUSES, Record
+from lora_profiler.question.workload import Method
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import (
     Block,
@@ -33,6 +24,16 @@ from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.measurements import category_label, environment_line, setting
+from lora_profiler.runs.comparison.errors import (
+    TOTAL,
+    Comparison,
+    ErrorSummary,
+    Grouping,
+    Metric,
+    summary,
+)
+from lora_profiler.runs.comparison.regressions import Change, Pair, Pairs, SetupChange
+from lora_profiler.runs.comparison.scored import Scored
 from lora_profiler.units import (
     bytes_text,
     count_text,
@@ -41,7 +42,6 @@ from lora_profiler.units import (
     rate_text,
     seconds_text,
 )
-from lora_profiler.workload import Method
 
 MOST_ENVIRONMENTS = 3
 """So many are described; more are counted."""

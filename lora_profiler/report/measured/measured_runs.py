@@ -6,13 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from lora_profiler.campaign.batch_search import LargestBatch
-from lora_profiler.comparison.errors import compare, counted_peak
-from lora_profiler.comparison.scored import Result
-from lora_profiler.comparison.throughput import Ratio, full_against_lora, throughput
 from lora_profiler.errors import UsageError
-from lora_profiler.prediction import Prediction
-from lora_profiler.records.record import Record
+from lora_profiler.measuring.records.record import Record
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.report.blocks import (
     Block,
     Row,
@@ -29,6 +25,10 @@ from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.comparisons import errors_table
 from lora_profiler.report.measured.measurements import distinctions, environment_line, record_blocks
 from lora_profiler.report.measured.run_labels import ratio_line
+from lora_profiler.runs.campaign.batch_search import LargestBatch
+from lora_profiler.runs.comparison.errors import compare, counted_peak
+from lora_profiler.runs.comparison.scored import Result
+from lora_profiler.runs.comparison.throughput import Ratio, full_against_lora, throughput
 from lora_profiler.units import (
     byte_unit,
     bytes_text,

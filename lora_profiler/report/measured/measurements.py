@@ -4,11 +4,17 @@ how fast it went, or how it failed."""
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lora_profiler.comparison.errors import TOTAL, Comparison, Metric, lower_bounds
-from lora_profiler.comparison.scored import Result
-from lora_profiler.option import Option
-from lora_profiler.prediction import CATEGORIES, Prediction
-from lora_profiler.records.record import Environment, RankMeasurement, Record
+from lora_profiler.measuring.records.record import Environment, RankMeasurement, Record
+from lora_profiler.memory.prediction import CATEGORIES, Prediction
+from lora_profiler.question.option import Option
+from lora_profiler.question.workload import (
+    OPTIONS,
+    LoraConfig,
+    Quantization,
+    TrainSetup,
+    Workload,
+    setup_dict,
+)
 from lora_profiler.report import labels
 from lora_profiler.report.answer.predictions import exactness_lines
 from lora_profiler.report.answer.timing import predicted_time_line
@@ -27,15 +33,9 @@ from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.run_labels import advice, speed_lines
 from lora_profiler.report.setup_words import adapter_line, attention_words, training_line, valued
+from lora_profiler.runs.comparison.errors import TOTAL, Comparison, Metric, lower_bounds
+from lora_profiler.runs.comparison.scored import Result
 from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, in_unit, percent_text
-from lora_profiler.workload import (
-    OPTIONS,
-    LoraConfig,
-    Quantization,
-    TrainSetup,
-    Workload,
-    setup_dict,
-)
 
 
 def ranks_table(record: Record) -> Table | None:

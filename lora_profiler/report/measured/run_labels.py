@@ -8,8 +8,8 @@ from lora_profiler.report.labels import defined, interval_text, told
 from lora_profiler.units import percent_text, rate_text, seconds_text
 
 if TYPE_CHECKING:
-    from lora_profiler.comparison.throughput import Ratio, Throughput, Utilisation
-    from lora_profiler.records.record import Record
+    from lora_profiler.measuring.records.record import Record
+    from lora_profiler.runs.comparison.throughput import Ratio, Throughput, Utilisation
 
 
 PHASE_LABELS: Final[dict[str, str]] = {

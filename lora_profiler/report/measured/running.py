@@ -9,17 +9,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from lora_profiler.campaign.progress import CaseRow, Progress
-from lora_profiler.comparison.errors import counted_peak
-from lora_profiler.harness import Heartbeat
-from lora_profiler.prediction import Prediction
-from lora_profiler.records.record import MEASURED, readings_dict
+from lora_profiler.measuring.harness import Heartbeat
+from lora_profiler.measuring.records.record import MEASURED, readings_dict
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.report.json import picked
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.measured_runs import run_texts
 from lora_profiler.report.measured.measurements import distinctions
 from lora_profiler.report.progress import terminal
+from lora_profiler.runs.campaign.progress import CaseRow, Progress
+from lora_profiler.runs.comparison.errors import counted_peak
 from lora_profiler.units import bytes_text, clock_text, count_text
 
 if TYPE_CHECKING:

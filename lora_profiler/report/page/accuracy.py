@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from lora_profiler.comparison.errors import METRICS, TOTAL, Comparison, Grouping, summary
-from lora_profiler.comparison.throughput import utilisation
-from lora_profiler.records.checks import LEAST_SAMPLES
-from lora_profiler.records.record import Record
+from lora_profiler.measuring.records.checks import LEAST_SAMPLES
+from lora_profiler.measuring.records.record import Record
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Paragraph, Table, filled, paragraph, table
 from lora_profiler.report.charts.bars import ThroughputBar, throughput_bars
@@ -30,6 +28,8 @@ from lora_profiler.report.measured.measurements import setting
 from lora_profiler.report.measured.run_labels import ratio_line
 from lora_profiler.report.page.runs import NAMES, Run, full_and_lora, tokens_text, worst_first
 from lora_profiler.report.parts import Beside, Card, Drawing, Fold, Part, Section
+from lora_profiler.runs.comparison.errors import METRICS, TOTAL, Comparison, Grouping, summary
+from lora_profiler.runs.comparison.throughput import utilisation
 from lora_profiler.units import (
     between_text,
     bytes_text,

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lora_profiler.comparison.errors import Comparison
-from lora_profiler.comparison.scored import Scored
-from lora_profiler.evidence import interval
+from lora_profiler.facts.evidence import interval
+from lora_profiler.measuring.records.record import Environment, Record
 from lora_profiler.planning.answers import Answer
-from lora_profiler.records.record import Environment, Record
+from lora_profiler.question.workload import setup_dict
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import sureness_words
 from lora_profiler.report.answer.verdicts import remedy_lines, verdict_blocks
@@ -51,8 +50,9 @@ from lora_profiler.report.page.runs import (
 from lora_profiler.report.page.steps import composition_section, layers_section, steps_section
 from lora_profiler.report.parts import Beside, Card, Fold, Part, Section, sections
 from lora_profiler.report.setup_words import asked_words, title_words
+from lora_profiler.runs.comparison.errors import Comparison
+from lora_profiler.runs.comparison.scored import Scored
 from lora_profiler.units import bytes_text, change_text, count_text
-from lora_profiler.workload import setup_dict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

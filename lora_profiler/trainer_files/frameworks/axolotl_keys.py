@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lora_profiler.loss import all_losses, spellings, switches
+from lora_profiler.question.loss import all_losses, spellings, switches
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.frameworks import shared
 from lora_profiler.trainer_files.meaning import (

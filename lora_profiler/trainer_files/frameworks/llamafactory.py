@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from lora_profiler.loss import switches
+from lora_profiler.question.loss import switches
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.frameworks import ranks, shared
 from lora_profiler.trainer_files.frameworks.shared import (

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lora_profiler.question.workload import DEEPSPEED_ZERO
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.meaning import (
     HIDDEN_SQUARED,
@@ -16,7 +17,6 @@ from lora_profiler.trainer_files.meaning import (
     size,
     when_on,
 )
-from lora_profiler.workload import DEEPSPEED_ZERO
 
 _VERSIONS = ("fsdp_version", "fsdp_config.fsdp_version", "fsdp_config.version")
 _PREFETCHES = ("fsdp_config.fsdp_backward_prefetch", "fsdp_config.backward_prefetch")

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from math import isqrt
 from typing import Any
 
-from lora_profiler.optimizer import all_optimizers
+from lora_profiler.question.optimizer import all_optimizers
+from lora_profiler.question.workload import OPTIONS
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.frameworks import ranks
 from lora_profiler.trainer_files.meaning import (
@@ -26,7 +27,6 @@ from lora_profiler.trainer_files.meaning import (
     text,
     when_on,
 )
-from lora_profiler.workload import OPTIONS
 
 ONE_IMAGE = "depends on the data: --images, --image-size; one per sequence here"
 _CHOICES = {option.name: option.choices for option in OPTIONS}

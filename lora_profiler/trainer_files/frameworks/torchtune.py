@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from lora_profiler.loss import spellings
-from lora_profiler.optimizer import all_optimizers
+from lora_profiler.question.loss import spellings
+from lora_profiler.question.optimizer import all_optimizers
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.frameworks import ranks, shared
 from lora_profiler.trainer_files.meaning import (

@@ -3,7 +3,7 @@ Triton kernel (`monkeypatch/trainer/utils.py`, selective_log_softmax)."""
 
 from typing import Any
 
-from lora_profiler.loss import LossFacts
+from lora_profiler.question.loss import LossFacts
 
 FEATURE = LossFacts(
     title="axolotl's DPO",

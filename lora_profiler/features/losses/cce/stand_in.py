@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.library import custom_op
 from torch.utils.flop_counter import register_flop_formula
 
-from lora_profiler.modeling.losses import IGNORED_LABEL, LossAndLogits
-from lora_profiler.support.losses import labelled_tokens
-from lora_profiler.workload import TrainSetup
+from lora_profiler.question.support.losses import labelled_tokens
+from lora_profiler.question.workload import TrainSetup
+from lora_profiler.trace.modeling.losses import IGNORED_LABEL, LossAndLogits
 
 _KERNEL_ROWS = 16
 """Tokens that an operator standing in for a kernel takes at a time."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lora_profiler.loss import LossFacts
+from lora_profiler.question.loss import LossFacts
 
 ROWS = 128
 """LitGPT's `lm_head_chunk_size` under LoRA, and the default `chunk_size` of its loss."""

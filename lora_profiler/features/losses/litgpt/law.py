@@ -1,13 +1,13 @@
 """What LitGPT's chunked_cross_entropy holds at once: `stand_in.py`, line by line. Autograd keeps
 the log-probabilities of all parts, in float32; backward takes the last part first."""
 
-from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, constant
-from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.losses import INDEX, SCALAR, LossPath, Product, head_weights
-from lora_profiler.analytic.matmuls import unpacked_bytes
-from lora_profiler.analytic.tensors import Tensor
+from lora_profiler._common.polynomial import TOKENS, ZERO, B, Polynomial, constant
 from lora_profiler.features.losses.litgpt import ROWS
-from lora_profiler.model_spec import ModelSpec
+from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.losses import INDEX, SCALAR, LossPath, Product, head_weights
+from lora_profiler.memory.analytic.matmuls import unpacked_bytes
+from lora_profiler.memory.analytic.tensors import Tensor
+from lora_profiler.question.model_spec import ModelSpec
 
 
 def price(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lora_profiler.features.losses.litgpt import ROWS
-from lora_profiler.modeling.losses import IGNORED_LABEL, LossAndLogits
-from lora_profiler.workload import TrainSetup
+from lora_profiler.question.workload import TrainSetup
+from lora_profiler.trace.modeling.losses import IGNORED_LABEL, LossAndLogits
 
 
 def loss(

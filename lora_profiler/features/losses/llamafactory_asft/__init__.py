@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lora_profiler.loss import LossFacts, Spelling
+from lora_profiler.question.loss import LossFacts, Spelling
 
 FEATURE = LossFacts(
     title="LLaMA-Factory's ASFT",

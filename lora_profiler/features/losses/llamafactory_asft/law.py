@@ -1,12 +1,12 @@
 """LLaMA-Factory 0.9.6, `train/trainer_utils.py` (asft_loss_func)."""
 
-from lora_profiler.algebra.polynomial import TOKENS
-from lora_profiler.analytic.families.blocks import heads_of
-from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.losses import INDEX, SCALAR, LossPath
-from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
+from lora_profiler._common.polynomial import TOKENS
 from lora_profiler.features.losses._all_logits import all_logits
-from lora_profiler.model_spec import ModelSpec
+from lora_profiler.memory.analytic.families.blocks import heads_of
+from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.losses import INDEX, SCALAR, LossPath
+from lora_profiler.memory.analytic.tensors import ITEMSIZE, Tensor
+from lora_profiler.question.model_spec import ModelSpec
 
 
 def price(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:

@@ -1,6 +1,6 @@
 """LLaMA-Factory's DFT (0.9.6): `train/trainer_utils.py` (dft_loss_func)."""
 
-from lora_profiler.loss import LossFacts, Spelling
+from lora_profiler.question.loss import LossFacts, Spelling
 
 FEATURE = LossFacts(
     title="LLaMA-Factory's DFT",

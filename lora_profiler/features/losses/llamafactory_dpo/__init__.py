@@ -1,6 +1,6 @@
 """LLaMA-Factory's DPO (0.9.6): `train/dpo/trainer.py`."""
 
-from lora_profiler.loss import LossFacts
+from lora_profiler.question.loss import LossFacts
 
 FEATURE = LossFacts(
     title="LLaMA-Factory's DPO",

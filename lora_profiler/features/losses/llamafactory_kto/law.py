@@ -1,11 +1,11 @@
 """LLaMA-Factory 0.9.6, `train/kto/trainer.py`."""
 
-from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, constant
-from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.losses import INDEX, SCALAR, LossPath
-from lora_profiler.analytic.tensors import Tensor
+from lora_profiler._common.polynomial import TOKENS, ZERO, B, constant
 from lora_profiler.features.losses._all_logits import with_reference
-from lora_profiler.model_spec import ModelSpec
+from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.losses import INDEX, SCALAR, LossPath
+from lora_profiler.memory.analytic.tensors import Tensor
+from lora_profiler.question.model_spec import ModelSpec
 
 _COLUMNS = 3
 """Ids, mask and labels, which each pass of LLaMA-Factory has copies of (`nested_detach`)."""

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from lora_profiler.loss import LossFacts, Spelling
+from lora_profiler.question.loss import LossFacts, Spelling
 
 FEATURE = LossFacts(
     title="AutoModelForSequenceClassification's, as of a reward model",

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lora_profiler.features.losses._torchtune import CHUNKS, divides, refusals
-from lora_profiler.loss import LossFacts, Spelling
+from lora_profiler.question.loss import LossFacts, Spelling
 
 __all__ = ["FEATURE", "refusals", "regime"]
 FEATURE = LossFacts(

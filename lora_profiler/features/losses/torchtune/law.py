@@ -4,12 +4,12 @@ Autograd keeps the log-probabilities of all parts, in float32. Backward takes th
 of each it makes the gradient of the log-probabilities, then that of the logits.
 """
 
-from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, constant
-from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.losses import INDEX, SCALAR, LossPath, head_weights
-from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
+from lora_profiler._common.polynomial import TOKENS, ZERO, B, constant
 from lora_profiler.features.losses._torchtune import CHUNKS, Parts
-from lora_profiler.model_spec import ModelSpec
+from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.losses import INDEX, SCALAR, LossPath, head_weights
+from lora_profiler.memory.analytic.tensors import ITEMSIZE, Tensor
+from lora_profiler.question.model_spec import ModelSpec
 
 
 def price(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.library import custom_op
 
 from lora_profiler.features.losses._torchtune_torch import next_labels, split, summed_loss
-from lora_profiler.modeling.losses import IGNORED_LABEL, LossAndLogits
-from lora_profiler.support.losses import labelled_tokens
-from lora_profiler.workload import TrainSetup
+from lora_profiler.question.support.losses import labelled_tokens
+from lora_profiler.question.workload import TrainSetup
+from lora_profiler.trace.modeling.losses import IGNORED_LABEL, LossAndLogits
 
 
 def loss(

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lora_profiler.features.losses._torchtune_torch import next_labels, split, summed_loss
-from lora_profiler.modeling.losses import IGNORED_LABEL, LossAndLogits
-from lora_profiler.workload import TrainSetup
+from lora_profiler.question.workload import TrainSetup
+from lora_profiler.trace.modeling.losses import IGNORED_LABEL, LossAndLogits
 
 
 def loss(

@@ -1,6 +1,6 @@
 """torchtune's DPO (0.7): `recipes/lora_dpo_single_device.py`."""
 
-from lora_profiler.loss import LossFacts
+from lora_profiler.question.loss import LossFacts
 
 FEATURE = LossFacts(
     title="torchtune's DPO",

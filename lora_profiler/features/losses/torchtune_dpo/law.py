@@ -1,12 +1,12 @@
 """torchtune 0.7: `recipes/lora_dpo_single_device.py`, `rlhf/sequence_processing.py`
 (get_batch_log_probs)."""
 
-from lora_profiler.algebra.polynomial import TOKENS, B
-from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.losses import INDEX, SCALAR, LossPath
-from lora_profiler.analytic.tensors import Tensor
+from lora_profiler._common.polynomial import TOKENS, B
 from lora_profiler.features.losses._all_logits import all_logits
-from lora_profiler.model_spec import ModelSpec
+from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.losses import INDEX, SCALAR, LossPath
+from lora_profiler.memory.analytic.tensors import Tensor
+from lora_profiler.question.model_spec import ModelSpec
 
 
 def price(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:

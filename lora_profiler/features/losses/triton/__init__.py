@@ -1,7 +1,7 @@
 """Cross-entropy of a Triton kernel that writes the gradient over the logits: Liger-Kernel's
 cross_entropy (ead96b6), and Unsloth's of 2024 (015bdef)."""
 
-from lora_profiler.loss import LossFacts, Spelling
+from lora_profiler.question.loss import LossFacts, Spelling
 
 FEATURE = LossFacts(
     title="Liger's cross_entropy: the gradient is written over the logits",

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.library import custom_op
 
-from lora_profiler.modeling.foak import triton
-from lora_profiler.modeling.generations import shifted
-from lora_profiler.modeling.losses import IGNORED_LABEL, LossAndLogits
-from lora_profiler.support.generations import casts_in_head, shifts_logits
-from lora_profiler.workload import TrainSetup
+from lora_profiler.question.support.generations import casts_in_head, shifts_logits
+from lora_profiler.question.workload import TrainSetup
+from lora_profiler.trace.modeling.foak import triton
+from lora_profiler.trace.modeling.generations import shifted
+from lora_profiler.trace.modeling.losses import IGNORED_LABEL, LossAndLogits
 
 _KERNEL_ROWS = 16
 """Tokens that an operator standing in for a kernel takes at a time."""

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from lora_profiler.loss import LossFacts
-from lora_profiler.support.losses import runs_triton
+from lora_profiler.question.loss import LossFacts
+from lora_profiler.question.support.losses import runs_triton
 
 TILE_ROWS, TILE_COLUMNS = 4096, 32768
 """Tokens and words of the largest tile: TOKEN_CHUNK_SIZE in `kernels/chunked_logprob.py`,

@@ -1,19 +1,19 @@
 """What TRL's tiled head holds at once: `stand_in.py`, line by line."""
 
-from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, constant, total
-from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.losses import SCALAR, LossPath, head_weights, labelled
-from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
+from lora_profiler._common.polynomial import TOKENS, ZERO, B, constant, total
 from lora_profiler.features.losses.trl import TILE_COLUMNS, TILE_ROWS
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.support.losses import logit_scaling, runs_triton
+from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.losses import SCALAR, LossPath, head_weights, labelled
+from lora_profiler.memory.analytic.tensors import ITEMSIZE, Tensor
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.support.losses import logit_scaling, runs_triton
 
 _COUNT = 8
 """The number of labels that the loss is divided by."""
 
 
 def price(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
-    """TRL's tiled head: `stand_in.py`, line by line. `regime`: see `support.losses`."""
+    """TRL's tiled head: `stand_in.py`, line by line. `regime`: see `question.support.losses`."""
     of_row, is_capped = divmod(abs(regime), 2)
     triton = runs_triton(op.rules.device)
     weight, bias, width, vocab = head = head_weights(op, model)

@@ -18,10 +18,10 @@ from torch.library import custom_op
 from torch.utils.flop_counter import register_flop_formula
 
 from lora_profiler.features.losses.trl import TILE_COLUMNS, TILE_ROWS
-from lora_profiler.modeling.losses import IGNORED_LABEL
-from lora_profiler.support.losses import LogitScaling, runs_triton
-from lora_profiler.support.packing import lengths
-from lora_profiler.workload import TrainSetup
+from lora_profiler.question.support.losses import LogitScaling, runs_triton
+from lora_profiler.question.support.packing import lengths
+from lora_profiler.question.workload import TrainSetup
+from lora_profiler.trace.modeling.losses import IGNORED_LABEL
 
 _KERNEL_ROWS = 16
 """Tokens that an operator standing in for a kernel takes at a time."""

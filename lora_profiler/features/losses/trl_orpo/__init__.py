@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lora_profiler.loss import LossFacts
+from lora_profiler.question.loss import LossFacts
 
 FEATURE = LossFacts(
     title="TRL's ORPO",

@@ -2,8 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from lora_profiler.loss import LossFacts
-from lora_profiler.option_values import GRPO, SCORED
+from lora_profiler.question.loss import LossFacts
+from lora_profiler.question.option_values import GRPO, SCORED
 
 TILE_COLUMNS = 16_384
 """Words of a tile, and of a split of the statistics: _SPLIT_COLS."""

@@ -18,7 +18,7 @@ from . import kernels
 from .dequantised import LISTENERS
 
 if TYPE_CHECKING:
-    from lora_profiler.kernels import Kernel
+    from lora_profiler.memory.kernels import Kernel
 
 _PACKAGE = Path(__file__).parents[3]
 _KNOWN_LIBRARIES = ("aten", "prims", "prim", "bitsandbytes", "torchvision")
@@ -36,7 +36,7 @@ def operator_reader() -> "Callable[..., Kernel | None]":
         module = importlib.util.module_from_spec(spec)
         sys.modules["lora_profiler"] = module
         spec.loader.exec_module(module)
-    from lora_profiler.modeling.operator_kernels import kernel_of
+    from lora_profiler.trace.modeling.operator_kernels import kernel_of
 
     return kernel_of
 
@@ -176,7 +176,7 @@ def _counted() -> tuple[int, int]:
 def _unpacked(elements: int, block: int, bits: int, size: int) -> "Kernel":
     """Of bitsandbytes: `bits` 4 of a weight, 8 of the scales of one, which are looked up in a code
     book (`backends/cuda/ops.py`)."""
-    from lora_profiler.kernels import Kernel
+    from lora_profiler.memory.kernels import Kernel
 
     return Kernel(
         kind="dequantise",
@@ -190,7 +190,7 @@ def _unpacked(elements: int, block: int, bits: int, size: int) -> "Kernel":
 
 
 def _of_triton(function: Any, arguments: tuple[Any, ...]) -> "Kernel":
-    from lora_profiler.kernels import Kernel
+    from lora_profiler.memory.kernels import Kernel
 
     tensors = {
         (each.data_ptr(), each.numel(), each.dtype): each.numel() * each.element_size()

@@ -1,0 +1,11 @@
+from lora_profiler.facts.catalog.bundled import CatalogEntry as CatalogEntry
+from lora_profiler.facts.catalog.bundled import bundled_models as bundled_models
+from lora_profiler.facts.catalog.gpus import Gpu as Gpu
+from lora_profiler.facts.catalog.gpus import as_gpu as as_gpu
+from lora_profiler.facts.catalog.gpus import bundled_gpus as bundled_gpus
+from lora_profiler.facts.catalog.gpus import find_gpu as find_gpu
+from lora_profiler.facts.catalog.gpus import match_device as match_device
+from lora_profiler.facts.catalog.gpus import shared_with_vllm as shared_with_vllm
+from lora_profiler.facts.catalog.lookup import as_model as as_model
+from lora_profiler.facts.catalog.lookup import find_model as find_model
+from lora_profiler.facts.catalog.lookup import model_from_config as model_from_config

@@ -1,0 +1,246 @@
+"""How a checkpoint stores its weights, by `quantization_config` in its config.json: what is
+answered as it is, what refused.
+
+A checkpoint in NF4 by bitsandbytes, of GPTQ or AWQ in the layout that their packages write by
+default, or in FP8 by blocks is the base of adapters. FP8 and MXFP4 are answered as 16-bit models
+where the file asks for that itself, in transformers' own word (`dequantize`). Everything else is
+refused: it is no 16-bit model, and what training on it keeps is not known here.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from lora_profiler.errors import ModelNotFoundError, UnsupportedModelError
+from lora_profiler.question.model_spec import ModelSpec, StoredBase
+from lora_profiler.question.workload import QUANT_TITLES
+
+_KEYS = ("quantization_config", "compression_config")
+_SCHEMES = {
+    "aqlm": "AQLM", "auto-round": "AutoRound", "awq": "AWQ", "bitnet": "BitNet",
+    "compressed-tensors": "compressed-tensors", "compressed_tensors": "compressed-tensors",
+    "eetq": "EETQ", "fbgemm_fp8": "FBGEMM FP8", "fp8": "FP8", "fp_quant": "FP-Quant",
+    "gptq": "GPTQ", "higgs": "HIGGS", "hqq": "HQQ", "modelopt": "ModelOpt", "mxfp4": "MXFP4",
+    "mxfp8": "MXFP8", "nvfp4": "NVFP4", "quanto": "Quanto", "quark": "Quark", "spqr": "SpQR",
+    "torchao": "torchao", "vptq": "VPTQ",
+}  # fmt: skip
+_UNTRAINABLE = frozenset(
+    {"auto-round", "fbgemm_fp8", "higgs", "mxfp4", "nvfp4", "quark", "spqr", "vptq"}
+)
+"""Of which transformers 5.24 says that nothing trains on them (`quantizers/quantizer_*.py`,
+is_trainable)."""
+_DEQUANTIZED_BY_TRANSFORMERS = ("fp8", "mxfp4")
+_MOST_NAMES = 1_000
+"""Modules that a file may name as left in 16 bit; each is compared with every module of the
+model."""
+
+
+class Stored(NamedTuple):
+    """A base, with the modules left out of it by a list of that name in the file (None: those that
+    transformers leaves out by itself), or the scheme of which the 16-bit weights are asked
+    about."""
+
+    base: StoredBase | None = None
+    skipped: tuple[str, ...] | None = None
+    listed_as: str = "modules_to_not_convert"
+    dequantized_from: str | None = None
+
+
+def stored(raw: Mapping[str, Any], where: str, original: Callable[[], str | None]) -> Stored | None:
+    """None for a file that says nothing of it. `original` names a known model of the same sizes
+    that is not quantised.
+
+    Raises UnsupportedModelError for what is not answered, ModelNotFoundError for what is no such
+    field.
+    """
+    config = _config(raw, where)
+    if not config:
+        return None
+    method = config.get("quant_method")
+    if method is None and (config.get("load_in_4bit") or config.get("load_in_8bit")):
+        method = "bitsandbytes"
+    if not isinstance(method, str):
+        raise ModelNotFoundError(
+            f"{where}: quantization_config has no quant_method; it must name one, such as"
+            " bitsandbytes."
+        )
+    if method in ("bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit"):
+        return _bitsandbytes(config, where, original)
+    if method in _DEQUANTIZED_BY_TRANSFORMERS and config.get("dequantize") is True:
+        return Stored(dequantized_from=scheme(method))
+    read = _READ.get(method)
+    if read is not None and (base := read(config)) is not None:
+        listed = config.get("modules_to_not_convert")
+        names = None if not listed else _names(listed, where, "modules_to_not_convert")
+        return Stored(base=base, skipped=names)
+    raise _unanswered(
+        where,
+        _words(method, config),
+        original,
+        asks_back=method in _DEQUANTIZED_BY_TRANSFORMERS,
+        trains=method not in _UNTRAINABLE,
+    )
+
+
+def scheme(method: str) -> str:
+    """A quant_method as people write it."""
+    return _SCHEMES.get(method, method[:40])
+
+
+def check_skipped(spec: ModelSpec, stored: Stored, where: str) -> None:
+    """Raises UnsupportedModelError unless the modules that are left in 16 bit are those that QLoRA
+    leaves: the output layer, which AWQ leaves whatever is listed (transformers
+    `quantizers/quantizer_awq.py`, add_default_skips).
+
+    A name is compared as transformers does (`should_convert_module`): with the beginning of a
+    module's, up to a dot, or its end.
+    """
+    if stored.base is None or stored.skipped is None:
+        return
+    skipped = stored.skipped
+    if stored.base.quant_type == "awq":
+        skipped = (*skipped, spec.output_embedding or "")
+    title = "4 bit" if stored.base.quant_type == "nf4" else QUANT_TITLES[stored.base.quant_type]
+    for name, module in spec.modules():
+        if not module.is_linear:
+            continue
+        kept = any(
+            name == one or name.startswith(f"{one}.") or name.endswith(one) for one in skipped
+        )
+        if kept != (name == spec.output_embedding):
+            state = "stays in 16 bit" if kept else f"is in {title}"
+            raise UnsupportedModelError(
+                f"{where}: by {stored.listed_as} {name} {state}; QLoRA does not do that here."
+                f" Nearest:"
+                " the original model with --method qlora."
+            )
+
+
+def _config(raw: Mapping[str, Any], where: str) -> Mapping[str, Any] | None:
+    """The field as the file has it, at the root or in the language model."""
+    nested = raw.get("text_config")
+    for part in (raw, nested if isinstance(nested, Mapping) else {}):
+        for key in _KEYS:
+            stated = part.get(key)
+            if stated is not None and not isinstance(stated, Mapping):
+                raise ModelNotFoundError(
+                    f"{where}: {key} is {str(stated)[:60]!r}; it must be an object."
+                )
+            if stated:
+                return stated
+    return None
+
+
+def _bitsandbytes(
+    config: Mapping[str, Any], where: str, original: Callable[[], str | None]
+) -> Stored:
+    if not config.get("load_in_4bit", config.get("_load_in_4bit")):
+        raise _unanswered(where, "bitsandbytes 8-bit", original)
+    kind = config.get("bnb_4bit_quant_type", "fp4")
+    if kind != "nf4":
+        raise _unanswered(where, f"bitsandbytes 4-bit {str(kind)[:20].upper()}", original)
+    storage = config.get("bnb_4bit_quant_storage") or "uint8"
+    if storage != "uint8":
+        raise _unanswered(where, f"bitsandbytes NF4 packed into {str(storage)[:20]}", original)
+    skipped = config.get("llm_int8_skip_modules")
+    if skipped is not None:
+        skipped = _names(skipped, where, "llm_int8_skip_modules")
+    compute = str(config.get("bnb_4bit_compute_dtype") or "float32").removeprefix("torch.")
+    double_quant = bool(config.get("bnb_4bit_use_double_quant", False))
+    return Stored(
+        base=StoredBase(quant_type="nf4", double_quant=double_quant, compute_dtype=compute),
+        skipped=skipped,
+        listed_as="llm_int8_skip_modules",
+    )
+
+
+def _gptq(config: Mapping[str, Any]) -> StoredBase | None:
+    """None for what is not packed into int32 alike in every layer of the blocks."""
+    layout = config.get("checkpoint_format") or config.get("format") or "gptq"
+    differs = ("dynamic", "lm_head", "modules_in_block_to_quantize", "modules_to_not_convert")
+    if layout not in ("gptq", "gptq_v2") or any(config.get(key) for key in differs):
+        return None
+    return _grouped("gptq", config.get("bits"), config.get("group_size"), (2, 3, 4, 8))
+
+
+def _awq(config: Mapping[str, Any]) -> StoredBase | None:
+    """None for what GPTQModel's GEMM layers do not hold; keys of AutoAWQ or of transformers."""
+    if str(config.get("version") or config.get("format") or "gemm").lower() != "gemm":
+        return None
+    bits, group = config.get("bits", config.get("w_bit")), config.get("group_size")
+    return _grouped("awq", bits, config.get("q_group_size", group), (4,))
+
+
+def _fp8(config: Mapping[str, Any]) -> StoredBase | None:
+    """None but for square blocks or one scale a weight in float32, and inputs quantised as they
+    come."""
+    sides = config.get("weight_block_size") or [-1, -1]
+    plain = (
+        config.get("activation_scheme", "dynamic") == "dynamic"
+        and config.get("scale_fmt") in (None, "float")
+        and not config.get("modules_to_convert")
+    )
+    if not plain or not isinstance(sides, list) or sides[1:] != sides[:1]:
+        return None
+    return _grouped("fp8", 8, sides[0], (8,))
+
+
+def _grouped(kind: str, bits: Any, group: Any, known: tuple[int, ...]) -> StoredBase | None:
+    if type(bits) is not int or type(group) is not int or bits not in known:
+        return None
+    if group != -1 and group <= 0:
+        return None
+    return StoredBase(quant_type=kind, bits=bits, group_size=group)
+
+
+_READ: Mapping[str, Callable[[Mapping[str, Any]], StoredBase | None]] = {
+    "gptq": _gptq,
+    "awq": _awq,
+    "fp8": _fp8,
+}
+
+
+def _names(value: object, where: str, key: str) -> tuple[str, ...]:
+    """Names alone: transformers would take each as a pattern too."""
+    if not isinstance(value, list) or len(value) > _MOST_NAMES:
+        raise ModelNotFoundError(
+            f"{where}: {key} is {str(value)[:60]!r}; it must be a list of up to"
+            f" {_MOST_NAMES} names."
+        )
+    for name in value:
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.]+", name):
+            raise UnsupportedModelError(
+                f"{where}: {key} holds {str(name)[:60]!r}; names of modules are"
+                " understood here, no patterns."
+            )
+    return tuple(dict.fromkeys(value))
+
+
+def _words(method: str, config: Mapping[str, Any]) -> str:
+    bits = next(
+        (config[key] for key in ("bits", "w_bit", "nbits") if isinstance(config.get(key), int)),
+        None,
+    )
+    return scheme(method) if bits is None else f"{scheme(method)}, {bits} bit"
+
+
+def _unanswered(
+    where: str,
+    words: str,
+    original: Callable[[], str | None],
+    *,
+    asks_back: bool = False,
+    trains: bool = True,
+) -> UnsupportedModelError:
+    name = original()
+    same = f" ({name} has the same sizes)" if name else ""
+    back = (
+        ' For 16-bit weights write "dequantize": true into its quantization_config.'
+        if asks_back
+        else ""
+    )
+    why = "is not modelled" if trains else "is refused by transformers (is_trainable)"
+    return UnsupportedModelError(
+        f"{where}: its weights are stored quantised ({words}). Training on those {why}."
+        f" Name the model that it was made from{same}, with --method qlora for 4 bit.{back}"
+    )

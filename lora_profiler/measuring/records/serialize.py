@@ -1,0 +1,377 @@
+"""Workloads and records to JSON and back, with the schema of it. What comes back is checked field
+by field; older schemas are migrated on reading."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
+from inspect import cleandoc
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, get_type_hints
+
+from lora_profiler.errors import UsageError
+from lora_profiler.facts.catalog import find_model, model_from_config
+from lora_profiler.measuring.records.decode import RecordError, decoded
+from lora_profiler.measuring.records.record import (
+    SCHEMA_VERSION,
+    Conditions,
+    Environment,
+    Measurement,
+    Record,
+    conditions_dict,
+)
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.workload import (
+    STORED_OPTIONS,
+    LoraConfig,
+    Method,
+    Quantization,
+    TrainSetup,
+    Workload,
+    setup_dict,
+)
+
+# --- as JSON has them -----------------------------------------------------------------------------
+
+_JSON_NAMES = {stored.field: stored.name for stored in STORED_OPTIONS}
+_PARTS = ("lora", "quantization")
+
+
+def _setup_fields() -> Any:
+    """The fields of `setup_dict`: those of TrainSetup, and beside them those of LoRA and
+    quantization, null where there is none."""
+    hints = get_type_hints(TrainSetup)
+    own = [
+        (f.name, hints[f.name], field(default=f.default))
+        for f in fields(TrainSetup)
+        if f.name not in _PARTS
+    ]
+    parts = []
+    for kind in (LoraConfig, Quantization):
+        hints = get_type_hints(kind)
+        for f in fields(kind):
+            hint = hints[f.name] | None
+            if f.name == "lora_alpha":
+                hint = int | hint  # 32 is written as 32, not as 32.0
+            parts.append((_JSON_NAMES.get(f.name, f.name), hint, field(default=None)))
+    method = ("method", Method, field(default="full"))
+    doc = {
+        "__doc__": "How the model is trained. Fields of an adapter are null where there is none."
+    }
+    return make_dataclass(
+        "SetupFields", [method, *parts, *own], frozen=True, kw_only=True, namespace=doc
+    )
+
+
+if TYPE_CHECKING:
+    SetupFields = Any
+else:
+    SetupFields = _setup_fields()
+
+
+class ModelFields(TypedDict):
+    """A model as a record has it. `config` is the model's config.json, out of which it can be built
+    again; without it the id is looked up."""
+
+    id: str
+    model_type: NotRequired[str | None]
+    source: NotRequired[str | None]
+    num_layers: NotRequired[int | None]
+    fingerprint: NotRequired[str | None]
+    config: NotRequired[dict[str, Any] | None]
+
+
+class WorkloadFields(TypedDict):
+    model: ModelFields
+    setup: SetupFields
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordFields:
+    """A real training run: what was asked, on what, and the raw samples.
+
+    Bytes are integers, seconds are numbers; what was not measured is null or left out, never 0.
+    `id` is case_key, environment_key and repeat; these keys follow from the rest, and a later
+    record of the same id replaces the earlier. Times are UTC, ISO 8601. Cross-field rules are in
+    tests/record_checks.py; older schemas are migrated on reading.
+    """
+
+    schema_version: Literal["1.1"]
+    id: str | None = None
+    case_key: str | None = None
+    environment_key: str | None = None
+    repeat: int = 0
+    started_at: str | None = None
+    ended_at: str | None = None
+    conditions: Conditions = field(default_factory=Conditions)
+    environment: Environment
+    measurement: Measurement
+    workload: WorkloadFields
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+def record_dict(record: Record) -> dict[str, Any]:
+    """A record in JSON's own types; `id`, `case_key` and `environment_key` are written for people
+    and other programs.
+
+    `limits` are written of a rehearsed record alone: a version that knows of no such records then
+    refuses it, and reads all others.
+    """
+    environment = asdict(record.environment)
+    if not record.environment.limits:
+        del environment["limits"]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "id": record.id,
+        "case_key": record.case_key,
+        "environment_key": record.environment.key,
+        "repeat": record.repeat,
+        "started_at": record.started_at,
+        "ended_at": record.ended_at,
+        "workload": workload_dict(record.workload),
+        "conditions": conditions_dict(record.conditions),
+        "environment": environment,
+        "measurement": asdict(record.measurement),
+    }
+
+
+def record_from_dict(data: Mapping[str, Any]) -> Record:
+    """The record that `record_dict` wrote, now or in an older version of this program.
+
+    Raises RecordError for anything else, and what `find_model` raises for a model that is neither
+    bundled nor described.
+    """
+    read: RecordFields = decoded(RecordFields, migrated(decoded(dict[str, Any], data, "")), "")
+    return Record(
+        workload=workload_of(read.workload),
+        conditions=read.conditions,
+        environment=read.environment,
+        measurement=read.measurement,
+        repeat=read.repeat,
+        started_at=read.started_at,
+        ended_at=read.ended_at,
+    )
+
+
+def migrated(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`data` in the present schema. Raises RecordError for a schema that is newer, or none at
+    all."""
+    version = data.get("schema_version")
+    if version is None:
+        raise RecordError("A record needs a schema_version.")
+    while version != SCHEMA_VERSION:
+        step = _MIGRATIONS.get(version) if isinstance(version, str) else None
+        if step is None:
+            raise RecordError(
+                f"The record's schema is {version!r}; this version reads up to {SCHEMA_VERSION}."
+            )
+        version, data = step(data)
+    return data
+
+
+def _from_1_0(data: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """1.0 is the contract's minimum: an environment of any fields, and no conditions, keys or
+    times."""
+    environment = decoded(dict[str, Any], data.get("environment", {}), "environment")
+    names = {f.name for f in fields(Environment)}
+    unplaced = {
+        name: str(value)
+        for name, value in environment.items()
+        if name not in names and value is not None
+    }
+    workload = decoded(dict[str, Any], data.get("workload", {}), "workload")
+    setup = decoded(dict[str, Any], workload.get("setup", {}), "workload.setup")
+    kind = str(setup.get("device", "cuda"))
+    device = environment.get("device")
+    if not isinstance(device, Mapping):
+        environment["device"] = {
+            "kind": kind,
+            "name": str(device or unplaced.pop("gpu", None) or "unknown"),
+        }
+    packages = environment.get("packages")
+    environment = {name: value for name, value in environment.items() if name in names}
+    environment["python"] = str(environment.get("python") or "unknown")
+    environment["platform"] = str(environment.get("platform") or "unknown")
+    environment["packages"] = {**unplaced, **(packages if isinstance(packages, Mapping) else {})}
+    return "1.1", {**data, "schema_version": "1.1", "environment": environment}
+
+
+_MIGRATIONS: dict[str, Callable[[Mapping[str, Any]], tuple[str, Mapping[str, Any]]]] = {
+    "1.0": _from_1_0
+}
+"""From a schema to the next one."""
+
+
+# --- workloads ------------------------------------------------------------------------------------
+
+
+def workload_dict(workload: Workload) -> dict[str, Any]:
+    """Model and setup, with the model's config.json, so that any machine can ask the same question
+    again, on its own platform."""
+    model = workload.model
+    return {
+        "model": {
+            "id": model.id,
+            "model_type": model.model_type,
+            "source": model.source if model.source in ("bundled", "hub") else "file",
+            "num_layers": model.num_layers,
+            "fingerprint": model.fingerprint,
+            "config": dict(model.published),
+        },
+        "setup": setup_dict(workload.setup),
+    }
+
+
+def workload_from_dict(data: Mapping[str, Any]) -> Workload:
+    """The workload that `workload_dict` wrote. A model without `config` is looked up by its id,
+    offline, among bundled and cached ones.
+
+    Raises RecordError for what is no workload or names another model than its config describes.
+    """
+    return workload_of(decoded(WorkloadFields, data, "workload"))
+
+
+def workload_of(read: WorkloadFields) -> Workload:
+    """Raises RecordError as `workload_from_dict` does."""
+    try:
+        return Workload(model=_model(read["model"]), setup=_setup(read["setup"]))
+    except UsageError as e:
+        raise RecordError(f"The record's setup is not valid: {e}") from None
+
+
+def _model(read: ModelFields) -> ModelSpec:
+    name, config = read["id"], read.get("config")
+    if config:
+        spec = model_from_config(config, id=name, source=read.get("source") or "file")
+    else:
+        # no record makes this program read a file
+        spec = find_model(name, offline=True, on_disk=False)
+    if read.get("fingerprint") not in (None, spec.fingerprint):
+        raise RecordError(
+            f"The record's {name} is not the model that this version makes of its config."
+        )
+    return spec
+
+
+def setup_from_dict(data: Mapping[str, Any]) -> TrainSetup:
+    """The setup of `workload.setup_dict`; a field that is left out has its default. Raises
+    RecordError, UsageError."""
+    return _setup(decoded(SetupFields, data, "setup"))
+
+
+def _setup(read: SetupFields) -> TrainSetup:
+    lora = quantization = None
+    if read.method != "full":
+        lora = LoraConfig(**{"target_modules": None} | _known_fields(LoraConfig, read))
+    if read.method == "qlora":
+        quantization = Quantization(**_known_fields(Quantization, read))
+    own = {f.name: getattr(read, f.name) for f in fields(TrainSetup) if f.name not in _PARTS}
+    return TrainSetup(lora=lora, quantization=quantization, **own)
+
+
+def _known_fields(kind: type[LoraConfig | Quantization], read: SetupFields) -> dict[str, Any]:
+    values = {f.name: getattr(read, _JSON_NAMES.get(f.name, f.name)) for f in fields(kind)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+# --- json schema ----------------------------------------------------------------------------------
+
+
+if TYPE_CHECKING:
+    import msgspec.inspect as mi
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+SIZES = frozenset({"batch_size", "seq_len", "accumulation", "world_size", "packed"})
+"""Fields of a setup that are counted from 1, read or written."""
+Limits = Callable[[str], Mapping[str, Any]]
+"""What more is to be said of the numbers in the field of a name, such as that none is negative."""
+
+
+def record_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of one line of a file of records, as this version reads it."""
+    return json_schema(
+        RecordFields, title="one line of a lora-profile record file", limits=_size_limits
+    )
+
+
+def _size_limits(name: str) -> Mapping[str, Any]:
+    return {"minimum": 1} if name in SIZES else {}
+
+
+def json_schema(
+    kind: type, *, title: str, limits: Limits, optional: frozenset[str] | None = None
+) -> dict[str, Any]:
+    """Of an object of the dataclass or TypedDict `kind`, described by docstrings; what it is made
+    of is under $defs by the names of the types.
+
+    As it is read, fields with a default may be left out, and a dataclass has no others than its
+    own. With `optional` as it is written: all fields are there but those of these names, and of a
+    TypedDict those that are not required; a later version may add some.
+    """
+    import msgspec.inspect as mi
+
+    writer = _Writer(limits, optional)
+    writer.schema(mi.type_info(kind))
+    body = writer.definitions.pop(kind.__name__)
+    return {"$schema": DIALECT, "title": title, **body, "$defs": writer.definitions}
+
+
+class _Writer:
+    def __init__(self, limits: Limits, optional: frozenset[str] | None) -> None:
+        self.definitions: dict[str, dict[str, Any]] = {}
+        self._limits, self._optional = limits, optional
+
+    def schema(self, info: "mi.Type", limit: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """`limit` is of all numbers in it."""
+        import msgspec.inspect as mi
+
+        limit = limit or {}
+        match info:
+            case mi.DataclassType() | mi.TypedDictType():
+                return self._reference(info)
+            case mi.UnionType(types=types):
+                return {"anyOf": [self.schema(each, limit) for each in types]}
+            case mi.LiteralType(values=values):
+                return {"enum": list(values)} if len(values) > 1 else {"const": values[0]}
+            case mi.ListType(item_type=item) | mi.VarTupleType(item_type=item):
+                return {"type": "array", "items": self.schema(item, limit)}
+            case mi.DictType(key_type=key, value_type=value):
+                names = self.schema(key)
+                of_names = {} if names == {"type": "string"} else {"propertyNames": names}
+                of_values = {"additionalProperties": self.schema(value, limit)}
+                return {"type": "object", **of_names, **of_values}
+            case mi.IntType() | mi.FloatType():
+                return {"type": "integer" if isinstance(info, mi.IntType) else "number", **limit}
+            case mi.AnyType():
+                return {}
+        return {"type": _PLAIN[type(info).__name__]}
+
+    def _reference(self, info: "mi.DataclassType | mi.TypedDictType") -> dict[str, Any]:
+        name = info.cls.__name__
+        if name not in self.definitions:
+            self.definitions[name] = {}  # its place, before those of its parts
+            self.definitions[name] |= self._object(info)
+        return {"$ref": f"#/$defs/{name}"}
+
+    def _object(self, info: "mi.DataclassType | mi.TypedDictType") -> dict[str, Any]:
+        import msgspec.inspect as mi
+
+        is_closed = isinstance(info, mi.DataclassType) and self._optional is None
+        if isinstance(info, mi.TypedDictType) or self._optional is None:
+            needed = [f.name for f in info.fields if f.required]
+        else:
+            needed = [f.name for f in info.fields if f.name not in self._optional]
+        text = info.cls.__dict__.get("__doc__") or ""
+        return {
+            **(
+                {"description": cleandoc(text)}
+                if text and not text.startswith(f"{info.cls.__name__}(")
+                else {}
+            ),
+            "type": "object",
+            "required": needed,
+            "properties": {f.name: self.schema(f.type, self._limits(f.name)) for f in info.fields},
+            **({"additionalProperties": False} if is_closed else {}),
+        }
+
+
+_PLAIN = {"StrType": "string", "BoolType": "boolean", "NoneType": "null"}

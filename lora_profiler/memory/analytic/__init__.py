@@ -1,0 +1,13 @@
+"""The analytic predictor: exact rules on symbolic sizes, without torch. `predict(workload)`,
+`peak_bytes`, `peak_polynomials`."""
+
+from lora_profiler.memory.analytic.predict import (
+    knows,
+    paged_bytes,
+    peak_bytes,
+    peak_polynomials,
+    predict,
+    shared_parts,
+)
+
+__all__ = ["knows", "paged_bytes", "peak_bytes", "peak_polynomials", "predict", "shared_parts"]

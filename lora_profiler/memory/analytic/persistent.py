@@ -1,0 +1,363 @@
+"""What lives through the whole step: weights (also in NF4), adapters, and what each trainable
+tensor brings with it.
+
+Sources: `support/bases.py` for quantised bases; PEFT `tuners/lora` for adapters;
+memory rules checked against real models by `tests/test_persistent.py`.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+from lora_profiler._common.polynomial import ZERO, Polynomial, R, constant, product, total
+from lora_profiler.question.adapters import Adapter
+from lora_profiler.question.adapters.matching import block_size, skew_elements
+from lora_profiler.question.loss import loss_facts
+from lora_profiler.question.model_spec import ModelSpec, Module, Stack, StoredBase
+from lora_profiler.question.optimizer import optimizer_facts
+from lora_profiler.question.support.bases import (
+    BACK_IN_16_BIT,
+    adapter_dtype,
+    is_packed_expert,
+    is_wide_end,
+    layer_bytes,
+    nf4_bytes,
+    stored_base,
+)
+from lora_profiler.question.support.library_memory import has_reference
+from lora_profiler.question.support.optimizers import second_averages, widens_embeddings
+from lora_profiler.question.workload import DTYPE_BYTES, Dtype, TrainSetup
+
+
+class StateKind(NamedTuple):
+    """What an optimizer makes of one tensor and not of all: `is_wide` where its states are in 32
+    bit whatever the optimizer's are; `is_projected` where they are of a projected gradient;
+    `averages` is how many second averages there are, None for one a weight; `is_frozen` where it
+    trains nothing of it: A under LoRA-FA."""
+
+    is_wide: bool = False
+    is_projected: bool = False
+    averages: int | None = None
+    is_frozen: bool = False
+
+
+_PLAIN = StateKind()
+
+
+class TrainableTensor(NamedTuple):
+    """A tensor that receives a gradient: its shape (polynomials in the rank), its dtype, and what
+    an optimizer makes of it."""
+
+    shape: tuple[Polynomial, ...]
+    dtype: str
+    kind: StateKind = _PLAIN
+
+    @property
+    def numel(self) -> Polynomial:
+        return product(self.shape)
+
+    @property
+    def bytes(self) -> Polynomial:
+        return self.numel * DTYPE_BYTES[self.dtype]
+
+    def bytes_at(self, rank: int) -> int:
+        """With adapters of `rank`."""
+        return numel_at(self, rank) * DTYPE_BYTES[self.dtype]
+
+
+@lru_cache(maxsize=1024)
+def numel_at(tensor: TrainableTensor, rank: int) -> int:
+    """Elements with adapters of `rank`; a model has many tensors of few shapes."""
+    return tensor.numel.evaluate(1, 1, rank)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Persistent:
+    """Bytes and counts by kind, over the whole model; adapters and everything that follows from
+    them depend on the rank.
+
+    `order` are all trainable tensors as they follow each other in the optimizer. Under tensor
+    parallelism the gradient of an embedding that is not tied is whole on every rank:
+    `stepped_bytes` are what the optimizer takes of it, `unstepped_bytes` the others.
+    """
+
+    parameter_bytes: int
+    quantization_bytes: int
+    adapter_bytes: Polynomial
+    adapter_parameters: Polynomial
+    order: tuple[TrainableTensor, ...]
+    stepped_bytes: int = 0
+    unstepped_bytes: int = 0
+
+    @cached_property
+    def trainable(self) -> Counter[TrainableTensor]:
+        """How many there are of each."""
+        return Counter(self.order)
+
+    @property
+    def neighbours(self) -> frozenset[tuple[TrainableTensor | None, TrainableTensor]]:
+        """The pairs (previous, this) in the optimizer."""
+        return frozenset(zip((None, *self.order), self.order, strict=False))
+
+    @property
+    def trainable_parameters(self) -> Polynomial:
+        return total(tensor.numel * count for tensor, count in self.trainable.items())
+
+    @property
+    def gradient_bytes(self) -> Polynomial:
+        own = total(tensor.bytes * count for tensor, count in self.trainable.items())
+        return own + self.unstepped_bytes
+
+
+def rest_dtype(setup: TrainSetup) -> Dtype:
+    """Dtype of embeddings and head, and so of what the layers begin with: PEFT's k-bit preparation
+    turns 16-bit parameters into float32."""
+    if setup.has_wide_ends:
+        return "float32"
+    if setup.quantization is not None and setup.quantization.recipe == "kbit-norms":
+        return "bfloat16"
+    kbit = setup.quantization is not None and setup.quantization.recipe == "kbit"
+    return "float32" if kbit else setup.dtype
+
+
+def unpacked_dtype(name: str, setup: TrainSetup) -> Dtype:
+    """Dtype of a module that is not quantised, of which axolotl widens some: after k-bit
+    preparation TRL 0.14 turned embeddings and head back to bfloat16 (`trainer/utils.py`,
+    peft_module_casting_to_bf16)."""
+    if setup.has_wide_ends:
+        return "float32" if is_wide_end(name) else setup.dtype
+    if setup.has_wide_routers and name.endswith(".gate"):
+        return "float32"
+    if setup.quantization is None or setup.quantization.recipe != "kbit-norms":
+        return rest_dtype(setup)
+    return "bfloat16" if name.rpartition(".")[2] in BACK_IN_16_BIT else "float32"
+
+
+def copy_dtype(name: str, setup: TrainSetup) -> str:
+    """Dtype of what trains whole beside adapters: the base's, but on shards of FSDP1's mixed
+    precision theirs, as accelerate keeps all that trains there in float32 (1.15 `accelerator.py`,
+    prepare_model)."""
+    is_kept_wide = setup.has_flat_units and setup.precision == "amp"
+    if is_kept_wide and adapter_dtype(setup) == "float32":
+        return "float32"
+    return unpacked_dtype(name, setup)
+
+
+def unquantized(spec: ModelSpec) -> frozenset[str]:
+    """Linear layers that stay as they are in a 4-bit model: the output layer, and the owner of the
+    last parameter.
+
+    transformers `quantizers/base.py`, get_keys_to_not_convert. A last parameter inside a list of
+    layers is not looked for.
+    """
+    last = next(
+        part for part in reversed(spec.parts) if isinstance(part, Stack) or part.num_parameters
+    )
+    kept = {spec.output_embedding or ""}
+    if (
+        isinstance(last, Module)
+        and [w.name for w in last.weights if w.tied_to is None][-1] == "weight"
+    ):
+        kept.add(last.name)
+    return frozenset(kept)
+
+
+def kept_in_16_bit(spec: ModelSpec, setup: TrainSetup) -> frozenset[str]:
+    """`unquantized`; under LitGPT Fabric quantises the head too."""
+    return frozenset() if setup.is_by_litgpt else unquantized(spec)
+
+
+def module_bytes(
+    module: Module, setup: TrainSetup, unquantized: frozenset[str], stored: StoredBase | None
+) -> tuple[int, int]:
+    """(parameters, quantisation state) in bytes of one module; tied weights count where they first
+    occur. `stored`: how a quantised base is.
+
+    A 4-bit layer turns its bias back to the compute dtype in its first forward pass, whatever the
+    recipe made of it; one in int8 to that of its input. A bias of GPTQ or AWQ has 16 bit.
+    """
+    if stored is None or not module.is_linear or module.name in unquantized:
+        itemsize = DTYPE_BYTES[unpacked_dtype(module.name, setup)]
+        base = setup.quantization
+        if base is None or not base.quantize_experts:
+            return module.num_parameters * itemsize, 0
+        experts = [w.numel for w in module.weights if is_packed_expert(module, w)]
+        sizes = [nf4_bytes(numel, base.double_quant) for numel in experts]
+        rest = (module.num_parameters - sum(experts)) * itemsize
+        return rest + sum(s.weights for s in sizes), sum(s.constants for s in sizes)
+    biases = sum(w.numel for w in module.weights if w.name != "weight")
+    packed, state = layer_bytes(module, stored)
+    dtype = rest_dtype(setup) if stored.quant_type == "int8" else setup.dtype
+    return packed + biases * DTYPE_BYTES[dtype], state
+
+
+def groups(spec: ModelSpec) -> Iterator[tuple[Module, int]]:
+    """Every distinct module and how often the model has it."""
+    for part in spec.parts:
+        if isinstance(part, Module):
+            yield part, 1
+        else:
+            counts = Counter(part.order)
+            for number, kind in enumerate(part.kinds):
+                for module in kind:
+                    yield module, counts[number]
+
+
+def persistent(
+    spec: ModelSpec,
+    setup: TrainSetup,
+    adapters: tuple[Adapter, ...],
+    copies: tuple[tuple[str, Module], ...],
+) -> Persistent:
+    """`copies` are the modules that `modules_to_save` duplicates, which train beside them.
+    Weights of a reference model are parameters too."""
+    parameters = quantization = 0
+    kept, stored = kept_in_16_bit(spec, setup), stored_base(spec, setup)
+    for module, count in groups(spec):
+        weight, state = module_bytes(module, setup, kept, stored)
+        parameters += weight * count
+        quantization += state * count
+    if has_reference(setup):
+        is_narrow = loss_facts(setup.loss).narrow_reference
+        parameters += parameters * 2 // DTYPE_BYTES[setup.dtype] if is_narrow else parameters
+
+    parameters += stable_embedding_bytes(spec, setup)
+    held = tuple(held_tensors(spec, setup, adapters, copies))
+    order = tuple(tensor for tensor in held if not tensor.kind.is_frozen)
+    added = Counter(held if setup.lora is not None else ())
+    return Persistent(
+        parameter_bytes=parameters,
+        quantization_bytes=quantization,
+        adapter_bytes=total(tensor.bytes * count for tensor, count in added.items()),
+        adapter_parameters=total(tensor.numel * count for tensor, count in added.items()),
+        order=order,
+    )
+
+
+def stable_embedding_bytes(spec: ModelSpec, setup: TrainSetup) -> int:
+    """Of the embedding that LitGPT puts in place of a 4-bit model's, a copy with a LayerNorm. The
+    optimizer has the first one already, which stays; the copy trains, and nobody clears its
+    gradient (0.5.13 `finetune/lora.py`, main)."""
+    if setup.kernels != "litgpt" or setup.quantization is None:
+        return 0
+    embedding = next(module for _, module in spec.modules() if module.kind == "Embedding")
+    words, width = embedding.weight("weight").shape
+    return (words + 2) * width * DTYPE_BYTES[setup.dtype]
+
+
+def trainable_tensors(
+    spec: ModelSpec,
+    setup: TrainSetup,
+    adapters: tuple[Adapter, ...],
+    copies: tuple[tuple[str, Module], ...],
+) -> Iterator[TrainableTensor]:
+    """The tensors that an optimizer gets, in the order of `named_parameters()`."""
+    held = held_tensors(spec, setup, adapters, copies)
+    return (tensor for tensor in held if not tensor.kind.is_frozen)
+
+
+def held_tensors(
+    spec: ModelSpec,
+    setup: TrainSetup,
+    adapters: tuple[Adapter, ...],
+    copies: tuple[tuple[str, Module], ...],
+) -> Iterator[TrainableTensor]:
+    """The same with those of adapters that the optimizer freezes."""
+    if setup.lora is None:
+        for name, module in spec.modules():
+            yield from whole_weights(spec, name, module, setup)
+        return
+    dtype, made = adapter_dtype(setup), {}
+    saved = dict(copies)
+    if saved:  # modules outside the layers come before and after those with adapters
+        position = {name: i for i, (name, _) in enumerate(spec.modules())}
+        adapters = tuple(sorted(adapters, key=lambda a: position[a.module]))
+        first = position[adapters[0].module]
+        before = [name for name in saved if position[name] < first]
+        after = [name for name in saved if position[name] > first]
+    else:
+        before, after = [], []
+    for name in before:
+        yield from whole_weights(spec, name, saved[name], setup, copied=True)
+    for adapter in adapters:
+        sizes = adapter[3:]  # all but where it is, and on what
+        if sizes not in made:
+            made[sizes] = adapter_tensors(adapter, dtype, setup)
+        yield from made[sizes]
+    for name in after:
+        yield from whole_weights(spec, name, saved[name], setup, copied=True)
+
+
+def whole_weights(
+    spec: ModelSpec, name: str, module: Module, setup: TrainSetup, *, copied: bool = False
+) -> Iterator[TrainableTensor]:
+    """A module's own weights where they train, tied ones where they come first, those of a copy
+    all. `name`: the module's in the model."""
+    wide = module.kind == "Embedding" and widens_embeddings(setup)
+    for weight in module.weights:
+        if not copied and weight.tied_to is not None:
+            continue
+        kind = StateKind(is_wide=True) if wide else _PLAIN
+        facts = optimizer_facts(setup.optimizer)
+        if facts.projects_gradients:
+            if weight.name == "weight" and module.kind == "Linear":
+                kind = StateKind(is_projected=True)
+        elif facts.whole_weights_alone:
+            averages = second_averages(spec, f"{name}.{weight.name}", weight.shape)
+            kind = StateKind(averages=averages)
+        dtype = copy_dtype(name, setup) if copied else unpacked_dtype(name, setup)
+        yield _fixed(weight.shape, dtype, kind)
+
+
+@lru_cache(
+    maxsize=1024
+)  # a model has many tensors of few shapes, and one object is counted faster than equal ones
+def _fixed(shape: tuple[int, ...], dtype: str, kind: StateKind = _PLAIN) -> TrainableTensor:
+    return TrainableTensor(tuple(constant(size) for size in shape), dtype, kind)
+
+
+def adapter_tensors(adapter: Adapter, dtype: str, setup: TrainSetup) -> tuple[TrainableTensor, ...]:
+    """What trains of one adapter, with the rank left open, as `named_parameters()` has it.
+
+    LoRA: A and B, (rank, in, ...) and (out, rank, ...); with DoRA the magnitudes, one for each
+    output (PEFT `tuners/lora/dora.py`). VeRA: a vector as long as the output and one as long as the
+    rank. IA3: a vector as long as the output, or the input. OFT: a row for each block of the input,
+    what is above the diagonal of a skew-symmetric matrix (PEFT `tuners/{vera,ia3,oft}/layer.py`,
+    update_layer).
+    """
+    lora = setup.lora
+    assert lora is not None
+    match lora.peft_type:
+        case "vera":
+            return _fixed((adapter.out_features,), dtype), TrainableTensor((R,), dtype)
+        case "ia3" if adapter.scales_input:
+            return (_fixed((1, adapter.in_features), dtype),)
+        case "ia3":
+            return (_fixed((adapter.out_features, 1), dtype),)
+        case "oft":
+            width = block_size(adapter.in_features, lora.oft_block_size)
+            return (_fixed((adapter.in_features // width, skew_elements(width)), dtype),)
+    (_, *inner), (outer, _, *ones) = adapter.a_shape(1), adapter.b_shape(1)
+    rank = R * adapter.rank(1)
+    a = (rank, *(constant(size) for size in inner))
+    b = (constant(outer), rank, *(constant(size) for size in ones))
+    of_a = StateKind(is_frozen=True) if optimizer_facts(setup.optimizer).b_alone else _PLAIN
+    pair = TrainableTensor(a, dtype, of_a), TrainableTensor(b, dtype)
+    return (*pair, _fixed((outer,), dtype)) if lora.use_dora else pair
+
+
+def adapter_buffer_bytes(adapters: tuple[Adapter, ...], setup: TrainSetup) -> Polynomial:
+    """Bytes of what adapters hold and do not train: VeRA's two random matrices, as long as the
+    longest input and output (PEFT `tuners/vera/model.py`, _init_vera_A_vera_B); OFT's int64 row and
+    column of each number above the diagonal, of every layer (`tuners/oft/layer.py`,
+    OFTRotationModule)."""
+    lora = setup.lora
+    if lora is not None and lora.peft_type == "vera":
+        widest = max(a.in_features for a in adapters) + max(a.out_features for a in adapters)
+        return R * widest * DTYPE_BYTES[adapter_dtype(setup)]
+    if lora is not None and lora.peft_type == "oft":
+        widths = (block_size(a.in_features, lora.oft_block_size) for a in adapters)
+        return constant(sum(2 * 8 * skew_elements(width) for width in widths))
+    return ZERO

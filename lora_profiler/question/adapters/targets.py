@@ -1,0 +1,495 @@
+"""`target_modules` of a LoraConfig, resolved for one model as PEFT resolves them, with PEFT's own
+tables as data: which names match, which parameters; and PEFT's refusals in this program's words.
+
+Source: peft 0.21.2, `tuners/tuners_utils.py` (`check_target_module_exists`,
+`_maybe_include_all_linear_layers`), `utils/transformers_weight_conversion.py`
+(`_convert_peft_config_moe`), `tuners/lora/config.py`.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import NamedTuple, NoReturn
+
+from lora_profiler.errors import TargetModulesError, UsageError, nearest
+from lora_profiler.question.adapters.patterns import UnmatchedError, Verdict, shown, verdict
+from lora_profiler.question.model_spec import ModelSpec, Module, Stack
+from lora_profiler.question.option_values import PeftType
+from lora_profiler.question.workload import LoraConfig
+
+DEFAULT_TARGETS: dict[str, str | tuple[str, ...]] = {
+    **dict.fromkeys(("bert", "electra", "layoutlm", "roberta", "xlm-roberta"), ("query", "value")),
+    **dict.fromkeys(
+        ("bloom", "chatglm", "falcon", "gpt_neox", "RefinedWeb", "RefinedWebModel"),
+        ("query_key_value",),
+    ),
+    **dict.fromkeys(
+        (
+            *("bart", "gemma", "gemma2", "gemma3_text", "gpt_neo", "gptj", "llama", "llama4"),
+            *("mistral", "mixtral", "opt", "qwen2", "qwen3", "stablelm"),
+        ),
+        ("q_proj", "v_proj"),
+    ),
+    **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn",)),
+    **dict.fromkeys(("mt5", "t5"), ("q", "v")),
+    "blip-2": ("q", "v", "q_proj", "v_proj"),
+    "btlm": ("c_proj", "c_attn"),
+    "codegen": ("qkv_proj",),
+    "deberta": ("in_proj",),
+    "deberta-v2": ("query_proj", "value_proj"),
+    "gemma4": r".*language_model\..*\.(q_proj|v_proj)",
+    "mpt": ("Wqkv",),
+    "nemotron_h": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "phi": ("q_proj", "v_proj", "fc1", "fc2"),
+    "rwkv": ("key", "value", "receptance", "output"),
+    "rwkv7": ("r_proj", "k_proj", "v_proj", "o_proj", "key", "value"),
+}
+"""peft/utils/constants.py, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING: model type ->
+suffixes, or a pattern."""
+
+MAMBA_TYPES = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"})
+NOT_OF_MAMBA = ("out_proj", "conv1d")
+"""tuners_utils.py, _check_lora_target_modules_mamba."""
+
+_IA3_TARGETS: dict[str, str | tuple[str, ...]] = {
+    **dict.fromkeys(("llama", "mistral"), ("k_proj", "v_proj", "down_proj")),
+    **dict.fromkeys(
+        ("gemma", "gemma2", "gemma3_text", "llama4", "qwen2", "qwen3"),
+        ("q_proj", "v_proj", "down_proj"),
+    ),
+    **dict.fromkeys(
+        ("RefinedWeb", "RefinedWebModel", "falcon", "gpt_neox"),
+        ("query_key_value", "dense_4h_to_h"),
+    ),
+    **dict.fromkeys(("bert", "roberta"), ("key", "value", "output.dense")),
+    **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn", "mlp.c_proj")),
+    "bart": ("q_proj", "v_proj", "fc2"),
+    "bloom": ("query_key_value", "mlp.dense_4h_to_h"),
+    "deberta": ("in_proj", "output.dense"),
+    "deberta-v2": ("key_proj", "value_proj", "output.dense"),
+    "gpt_neo": ("q_proj", "v_proj", "c_proj"),
+    "gptj": ("q_proj", "v_proj", "fc_out"),
+    "mixtral": ("k_proj", "v_proj", "w2"),
+    "mt5": ("k", "v", "wi_1"),
+    "opt": ("q_proj", "k_proj", "fc2"),
+    "phi": ("q_proj", "v_proj", "fc2"),
+    "t5": ("k", "v", "wo"),
+}
+"""The same, TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING."""
+IA3_FEEDFORWARD: dict[str, tuple[str, ...]] = {
+    model_type: () if model_type == "mt5" else (targets[-1],)
+    for model_type, targets in _IA3_TARGETS.items()
+}
+"""The same, TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING: which of them IA3 takes as
+feedforward."""
+TARGETS_OF: Mapping[PeftType, Mapping[str, str | tuple[str, ...]]] = {
+    "lora": DEFAULT_TARGETS,
+    "vera": DEFAULT_TARGETS | {"phi": ("q_proj", "v_proj")},
+    "ia3": _IA3_TARGETS,
+    "oft": DEFAULT_TARGETS,
+}
+"""The default targets of each of PEFT's methods."""
+
+_MIXTRAL = {"gate": "gate.weight", "w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"}
+_QWEN = {
+    "gate": "gate.weight",
+    "gate_proj": "gate_up_proj",
+    "up_proj": "gate_up_proj",
+    "down_proj": "down_proj",
+}
+PACKED_EXPERTS: dict[str, dict[str, str]] = {
+    **dict.fromkeys(("minimax", "minimax_m2", "mixtral"), _MIXTRAL),
+    **dict.fromkeys(
+        (
+            *("Dots3NoteTextModel", "UnlimitedOcrTextModel", "afmoe", "beam", "cohere2_moe"),
+            *("deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5_moe", "exaone_moe"),
+            *("flex_olmo", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm_moe_dsa"),
+            *("hunyuan_v1_moe", "longcat_flash", "mellum", "olmoe", "qwen3_moe", "qwen3_next"),
+            *("qwen3_omni_moe", "qwen3_omni_moe_text", "qwen3_omni_moe_thinker", "sarvam_mla"),
+            *("solar_open",),
+        ),
+        _QWEN,
+    ),
+}
+"""Model type -> old name of a projection -> the packed parameter that holds it now (transformers'
+conversion_mapping)."""
+
+TRANSPOSED_EXPERTS = frozenset({"aria", "aria_text", "gpt_oss", "openai_privacy_filter"})
+"""Model types whose packed experts are (experts, in, out), as transformers 5.24 marks them
+(use_experts_implementation, is_transposed), which PEFT asks."""
+
+FUSED_PARAMETER = "gate_up_proj"
+"""The packed parameter that two old names share; PEFT takes both of them or neither, and gives it
+twice the rank."""
+
+
+_LAYER_INDEX = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")
+_LANGUAGE_MODEL = "language_model"
+_NO_PATTERN = re.compile(r"[A-Za-z0-9_.-]+")
+"""Names in which nothing is repeated, so that matching them takes no time."""
+
+
+class Saved(NamedTuple):
+    """What `modules_to_save` covers, which is never adapted: PEFT takes each name as part of a
+    pattern.
+
+    `keys` are covered besides, by names that are patterns themselves. `alike` tells that no answer
+    can depend on the layer's number.
+    """
+
+    patterns: tuple[re.Pattern[str], ...] = ()
+    keys: frozenset[str] = frozenset()
+    alike: bool = True
+
+    def covers(self, key: str) -> bool:
+        return key in self.keys or any(pattern.match(key) for pattern in self.patterns)
+
+
+class Targets(NamedTuple):
+    """What to match. One of `all_linear`, `matched` and `names` counts; `parameters` are wrapped
+    besides.
+
+    `matched` are the full names that a pattern matches. `fused` tells that gate and up were both
+    asked for, so that their packed parameter gets twice the rank. `alike` tells that no answer can
+    depend on the layer's number.
+    """
+
+    all_linear: bool = False
+    matched: frozenset[str] | None = None
+    names: frozenset[str] = frozenset()
+    parameters: frozenset[str] = frozenset()
+    fused: bool = False
+    layers: frozenset[int] = frozenset()
+    saved: Saved = Saved()
+    alike: bool = True
+    suffixes: tuple[str, ...] = ()
+
+    def matches(self, key: str) -> bool:
+        """Whether PEFT takes the module or parameter called `key`; all-linear, which goes by class,
+        is not asked here."""
+        if self.saved.covers(key):
+            return False
+        if self.matched is not None:
+            return key in self.matched
+        if key in self.names:
+            return True  # a full name is taken whatever `layers_to_transform` says
+        if not key.endswith(self.suffixes):
+            return False
+        if not self.layers:
+            return True
+        layer = _LAYER_INDEX.match(key)
+        return layer is not None and int(layer["idx"]) in self.layers
+
+    def matches_parameter(self, key: str) -> bool:
+        return any(key == name or key.endswith(f".{name}") for name in self.parameters)
+
+
+def resolve(spec: ModelSpec, lora: LoraConfig) -> Targets:
+    """The targets of `lora` in this model. Raises RefusedTargetsError for what PEFT refuses before
+    it looks at modules."""
+    targets, own = _modules(spec, lora), frozenset(lora.target_parameters)
+    return targets._replace(
+        parameters=targets.parameters | own,
+        alike=targets.alike and not any(c.isdigit() for name in own for c in name),
+    )
+
+
+def able_targets(spec: ModelSpec, peft_type: PeftType, wanted: str) -> str:
+    """`wanted`, a trainer's own targets, as PEFT takes them, else what people then pass: all linear
+    layers for a type without default, of Mamba models those that PEFT adapts, and by name those of
+    the language model alone (finetune_vision_layers=False in Unsloth's notebooks of text)."""
+    if wanted not in ("default", "all-linear"):
+        inside = f".{_LANGUAGE_MODEL}."
+        if not any(inside in name for name, _ in spec.modules()):
+            return wanted
+        return rf"re:.*\.{_LANGUAGE_MODEL}\..*\.({wanted.replace(',', '|')})"
+    has_default = (
+        spec.model_type in TARGETS_OF.get(peft_type, {}) or _packed_experts(spec) is not None
+    )
+    if wanted == "default" and has_default:
+        return wanted
+    if peft_type != "lora" or spec.model_type not in MAMBA_TYPES:
+        return "all-linear"
+    return ",".join(name for name in linear_names(spec) if name not in NOT_OF_MAMBA)
+
+
+def _modules(spec: ModelSpec, lora: LoraConfig) -> Targets:
+    requested = lora.target_modules
+    if isinstance(requested, str) and lora.layers_to_transform:
+        refuse(
+            "layers_to_transform needs a list of names; PEFT"
+            f" {'refuses' if lora.peft_type == 'lora' else 'ignores'} it with all-linear or a"
+            " pattern.",
+            "ValueError" if lora.peft_type == "lora" else None,
+        )
+    saved = _saved(spec, lora.modules_to_save)
+    packed = _packed_experts(spec)
+    if packed is not None and lora.peft_type == "lora":  # other methods do not know their old names
+        return _with_packed_experts(spec, lora, packed, saved)
+    if requested is None:
+        requested = TARGETS_OF[lora.peft_type].get(spec.model_type)
+        if requested is None:
+            method = "" if lora.peft_type == "lora" else f" of {lora.method_name}"
+            refuse(
+                f"PEFT has no default target modules{method} for model type {spec.model_type}."
+                + suggestion(spec, ()),
+                "ValueError",
+            )
+    if isinstance(requested, str) and requested.lower() == "all-linear":
+        return Targets(all_linear=True, saved=saved, alike=saved.alike)
+    if isinstance(requested, str):
+        return Targets(matched=_target_keys(spec, requested), saved=saved, alike=False)
+    return _named(frozenset(requested), lora, saved)
+
+
+def feedforward_names(spec: ModelSpec, lora: LoraConfig) -> tuple[str, ...]:
+    """The ends of names of modules whose input IA3 scales, () for another method. Raises
+    RefusedTargetsError where PEFT has no default."""
+    if lora.peft_type != "ia3" or lora.feedforward_modules:
+        return lora.feedforward_modules
+    names = IA3_FEEDFORWARD.get(spec.model_type)
+    if names is None:
+        refuse(
+            f"PEFT has no default IA3 feedforward modules for {spec.model_type}. Name them:"
+            " --feedforward-modules.",
+            "ValueError",
+        )
+    return names
+
+
+def _packed_experts(spec: ModelSpec) -> dict[str, str] | None:
+    """What PEFT makes of the names of experts' layers, where they are bare parameters: not in
+    versions of transformers that had an expert a layer of its own."""
+    for part in spec.parts:
+        if isinstance(part, Stack) and any(".experts." in m.name for m in part.kinds[0]):
+            return None
+    return PACKED_EXPERTS.get(spec.model_type)
+
+
+def check_patterns(spec: ModelSpec, lora: LoraConfig) -> None:
+    """Raises RefusedTargetsError for a pattern that is none, or that takes too long on the names of
+    this model."""
+    _saved(spec, lora.modules_to_save)
+    if isinstance(lora.target_modules, str) and lora.target_modules.lower() != "all-linear":
+        _target_keys(spec, lora.target_modules)
+
+
+def _saved(spec: ModelSpec, names: tuple[str, ...]) -> Saved:
+    patterns: list[re.Pattern[str]] = []
+    keys: set[str] = set()
+    for name in names:
+        pattern = rf"(^|.*\.){name}($|\..*)"
+        if _NO_PATTERN.fullmatch(name):
+            patterns.append(re.compile(pattern))
+        else:
+            keys |= _matched(spec, pattern, f"modules_to_save {shown(name)}", whole=False)
+    return Saved(
+        tuple(patterns), frozenset(keys), all(name.replace("_", "").isalpha() for name in names)
+    )
+
+
+def _target_keys(spec: ModelSpec, pattern: str) -> frozenset[str]:
+    return _matched(spec, pattern, f"target pattern {shown(pattern)}", whole=True)
+
+
+def _matched(spec: ModelSpec, pattern: str, what: str, *, whole: bool) -> frozenset[str]:
+    """Full names of modules that the pattern matches; with packed experts of parameters too, and of
+    what those were."""
+    try:
+        match = _verdict(spec, pattern, whole)
+    except UnmatchedError as e:
+        refuse(f"{what} {e}", None)
+    if match.problem:
+        refuse(f"{what} {match.problem}", "error")
+    return match.keys
+
+
+@lru_cache(maxsize=64)
+def _verdict(spec: ModelSpec, pattern: str, whole: bool) -> Verdict:
+    """Kept: one answer asks several times, and a page that is drawn again asks once more."""
+    packed = _packed_experts(spec)
+    return verdict(
+        pattern,
+        [*all_names(spec), *(_parameter_names(spec, packed) if packed else ())],
+        whole=whole,
+    )
+
+
+def _named(names: frozenset[str], lora: LoraConfig, saved: Saved, **more: object) -> Targets:
+    return Targets(
+        names=names,
+        suffixes=tuple(f".{name}" for name in names),
+        layers=frozenset(lora.layers_to_transform),
+        saved=saved,
+        alike=saved.alike
+        and not lora.layers_to_transform
+        and not any(c.isdigit() for name in names for c in name),
+        **more,  # type: ignore[arg-type]  # parameters and fused, from the one caller below
+    )
+
+
+def _with_packed_experts(
+    spec: ModelSpec, lora: LoraConfig, packed: dict[str, str], saved: Saved
+) -> Targets:
+    """Types whose experts and router became bare parameters: PEFT sends the old names there, and
+    only there.
+
+    The default of the type is never looked up, since PEFT sets an empty list first: mixtral, though
+    in the table, fails.
+    """
+    requested = lora.target_modules
+    names = set(requested) if isinstance(requested, tuple) else set()
+    if isinstance(requested, str) and requested.lower() == "all-linear":
+        names = {*linear_names(spec), *packed}  # not the full names
+    elif isinstance(requested, str):
+        pattern = Targets(matched=_target_keys(spec, requested), saved=saved, alike=False)
+        names = {
+            key.rsplit(".", 1)[-1] for key in _target_keys(spec, requested) if pattern.matches(key)
+        }
+        if not names:
+            return pattern
+    moved = {
+        name: old for name in names for old in packed if name == old or name.endswith(f".{old}")
+    }
+    fused = {old for old in moved.values() if packed[old] == FUSED_PARAMETER}
+    both = {old for old, new in packed.items() if new == FUSED_PARAMETER}
+    if fused and fused != both:
+        refuse(
+            f"{', '.join(sorted(fused))} cannot be adapted without"
+            f" {', '.join(sorted(both - fused))}: this model holds them fused in {FUSED_PARAMETER}."
+            " Name both, or use all-linear.",
+            "ValueError",
+        )
+    parameters = frozenset(packed[old] for old in moved.values())
+    return _named(
+        frozenset(names - set(moved)), lora, saved, parameters=parameters, fused=bool(fused)
+    )
+
+
+def _parameter_names(spec: ModelSpec, packed: dict[str, str]) -> Iterator[str]:
+    """Every parameter's name, and those that packed ones had before, which PEFT probes a pattern
+    with."""
+    holders: dict[str, set[str]] = {}
+    for name, module in spec.modules():
+        for weight in module.weights:
+            holders.setdefault(weight.name, set()).add(name)
+            if weight.tied_to is None:
+                yield f"{name}.{weight.name}"
+    for old, new in packed.items():
+        yield from (f"{holder}.{old}" for holder in holders.get(new, ()))
+
+
+def all_names(spec: ModelSpec) -> Iterator[str]:
+    """Every name in `named_modules()` but the root's: modules with weights, the modules that hold
+    them, and weightless ones."""
+    for part in spec.parts:
+        if isinstance(part, Module):
+            yield part.name
+        else:
+            nodes = [[module.name for module in kind] + containers(kind) for kind in part.kinds]
+            for i, kind in enumerate(part.order):
+                yield f"{part.name}.{i}"
+                for name in nodes[kind]:
+                    yield f"{part.name}.{i}.{name}"
+    yield from outer_containers(spec)
+    for name in spec.weightless:
+        stack = next(
+            (p for p in spec.parts if isinstance(p, Stack) and name.startswith(f"{p.name}.*.")),
+            None,
+        )
+        if stack is None:
+            yield name
+        else:
+            rest = name.removeprefix(f"{stack.name}.*.")
+            for i in range(len(stack.order)):
+                yield f"{stack.name}.{i}.{rest}"
+
+
+def containers(modules: tuple[Module, ...]) -> list[str]:
+    """Names of the modules between a layer and its `modules` ("self_attn", "mlp"), in order, each
+    once."""
+    return _above([(module.name, 0) for module in modules], {module.name for module in modules})
+
+
+def outer_containers(spec: ModelSpec) -> list[str]:
+    """Names of the modules outside the layers that hold others: "model", "model.layers"."""
+    own = {part.name for part in spec.parts if isinstance(part, Module)}
+    return _above([(part.name, int(isinstance(part, Stack))) for part in spec.parts], own)
+
+
+def _above(names: Iterable[tuple[str, int]], own: Collection[str]) -> list[str]:
+    """The beginnings of dotted names, the whole name among them where 1 stands beside it."""
+    ancestors: dict[str, None] = {}
+    for name, whole in names:
+        pieces = name.split(".")
+        for n in range(1, len(pieces) + whole):
+            ancestors[".".join(pieces[:n])] = None
+    return [name for name in ancestors if name not in own]
+
+
+def attention_targets(model: ModelSpec) -> tuple[str, ...]:
+    """LoRA targets for the linear layers inside attention, by the shortest names that match nothing
+    outside it.
+
+    Raises UsageError where no module's path says that it is attention.
+    """
+    inside: dict[str, str] = {}
+    outside: set[str] = set()
+    for name, module in model.modules():
+        if not module.is_linear:
+            continue
+        parent, _, leaf = name.rpartition(".")
+        owner = parent.rpartition(".")[2]
+        if "attn" in owner or "attention" in owner:
+            inside[f"{owner}.{leaf}"] = leaf
+        else:
+            outside.add(leaf)
+    if not inside:
+        raise UsageError(
+            f"{model.id} names no attention projections; list them with --targets NAME,NAME."
+        )
+    return tuple(dict.fromkeys(path if leaf in outside else leaf for path, leaf in inside.items()))
+
+
+class RefusedTargetsError(TargetModulesError):
+    """PEFT would refuse. `peft_error` is the name of its exception, None where the refusal is this
+    program's own."""
+
+    def __init__(self, message: str, peft_error: str | None) -> None:
+        super().__init__(message)
+        self.peft_error = peft_error
+
+
+def refuse(message: str, peft_error: str | None) -> NoReturn:
+    raise RefusedTargetsError(message, peft_error)
+
+
+def suggestion(spec: ModelSpec, names: tuple[str, ...]) -> str:
+    """' Use q_proj, v_proj, ...': the model's own linear layers nearest to `names`, or
+    all-linear."""
+    known = linear_names(spec)
+    close = list(
+        dict.fromkeys(
+            match for name in names for match in nearest(name.rsplit(".", 1)[-1], known, 2)
+        )
+    )
+    if close:
+        return f" Did you mean {', '.join(close[:4])}? all-linear adapts every linear layer."
+    listed = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
+    return (
+        f" Use all-linear, or names out of {listed}."
+        if known
+        else " This model has no linear layer to adapt."
+    )
+
+
+def linear_names(spec: ModelSpec) -> list[str]:
+    """Last parts of the names of all linear layers, in forward order, the output embedding left
+    out."""
+    return list(
+        dict.fromkeys(
+            name.rpartition(".")[2]
+            for name, module in spec.modules()
+            if module.is_linear and name != spec.output_embedding
+        )
+    )

@@ -1,0 +1,229 @@
+"""What libraries hold of a CUDA card beside the tensors of a training step, and what an answer
+takes for granted between two steps. No torch."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.option_values import GRPO, LoopState
+from lora_profiler.question.support.losses import head_of
+from lora_profiler.question.workload import DTYPE_BYTES, TrainSetup, Workload
+from lora_profiler.units import bytes_text
+
+_CODE_BOOK_BYTES = 1024
+WORKSPACES = 2
+"""Of BLAS: the forward pass and autograd's own thread each hold one."""
+_WORKSPACE_BYTES, _HOPPER_WORKSPACE_BYTES = 8_519_680, 32 << 20
+_IN_PRODUCTS = 2, 15
+"""The torch from which on no workspace stays."""
+
+
+def code_book_bytes(setup: TrainSetup) -> int:
+    """The 256 float32 by which bitsandbytes quantises scales once more: made for the first weight
+    and kept for all (`functional.py`, `name2qmap`). Each weight has a copy besides, which counts as
+    quantisation state."""
+    quantization = setup.quantization
+    nested = quantization is not None and quantization.is_nested
+    return _CODE_BOOK_BYTES if nested and setup.device == "cuda" else 0
+
+
+class ScalerHolds(NamedTuple):
+    """Of torch's GradScaler, in tensors of one value: the scale and its growth tracker from the
+    first step on, the scaled loss through backward, and in the optimizer step whether a gradient is
+    infinite, which fused optimizers are told of by a sum (torch `amp/grad_scaler.py`)."""
+
+    lasting: int
+    backward: int
+    step: int
+
+
+def scaler_holds(setup: TrainSetup) -> ScalerHolds:
+    """Bytes that a scaled loss brings, 0 without."""
+    if setup.precision != "amp-float16":
+        return ScalerHolds(0, 0, 0)
+    num_scalars = 2 if setup.optimizer_impl == "fused" else 1
+    return ScalerHolds(2 * _FLOAT32, _FLOAT32, num_scalars * _FLOAT32)
+
+
+class LoopHolds(NamedTuple):
+    """Of a trainer's loop: `columns` of int64 in a batch and scalars through the whole of a step,
+    and scalars while a forward or backward pass runs."""
+
+    columns: int
+    scalar_bytes: int
+    pass_scalar_bytes: int
+
+
+_LOOPS: Mapping[LoopState, LoopHolds] = {
+    "none": LoopHolds(1, 0, 0),
+    "transformers": LoopHolds(3, 8, 8),
+    "transformers-unmasked": LoopHolds(2, 8, 8),
+    "trl": LoopHolds(3, 8, 4),
+    "trl-dpo": LoopHolds(3, 4, 4),
+    "trl-grpo": LoopHolds(2, 4, 4),
+    "trl-kto": LoopHolds(6, 4, 4),
+    "trl-orpo": LoopHolds(3, 4, 8),
+    "trl-reward": LoopHolds(2, 4, 4),
+    "axolotl": LoopHolds(3, 8, 4),
+    "axolotl-dpo": LoopHolds(3, 8, 4),
+    "llamafactory": LoopHolds(3, 12, 8),
+    "unsloth": LoopHolds(3, 12, 4),
+    "unsloth-dpo": LoopHolds(3, 4, 4),
+    "unsloth-grpo": LoopHolds(2, 4, 4),
+}
+"""Columns: ids, which are the labels too in the harness' own loop; labels; an attention mask,
+which every collator that pads makes (DataCollatorWithPadding, ForLanguageModeling, ForSeq2Seq) and
+default_data_collator does not; of rows of one length attention takes none, and no other kernel.
+Scalars: the number of items in a batch, which DPO does not count, and the running loss; while a
+pass runs the loss of the pass before, and in transformers' own compute_loss this one's before
+accelerate divides it. Sources: transformers 5.24 `trainer.py` (get_batch_samples,
+_inner_training_loop); TRL 1.16 `sft_trainer.py`, `dpo_trainer.py`, and `grpo_trainer.py`, whose
+columns are the ids and masks of a step's completions; held against the trainers' own
+code by `benchmarks/rehearsed/trainers.py`. The others are held so by
+`benchmarks/rehearsed/frameworks.py`. axolotl 0.19, over transformers 5.16: the running loss, which
+is on the card from the start, and the loss of the step before, no count; in a pass this one's
+before accelerate divides it. LLaMA-Factory 0.9.6, over transformers 5.6: the count, an int64, since
+its SFT trainer leaves model_accepts_loss_kwargs as it is, and the running loss; in a pass the loss
+of the step before, and this one's undivided. Unsloth 2026.10: the count and the running loss; in a
+pass the loss of the one before."""
+_INT64, _FLOAT32 = 8, 4
+_OF_TORCHTUNE = 2 * _INT64 + 2 * _FLOAT32
+"""Labelled tokens of the micro-batch and of the step, and both of the loss; with adapters the loss
+that was logged last too, which full training makes a number (torchtune 0.7
+`recipes/*_finetune_single_device.py`, train)."""
+_EXTRA_COLUMNS = 3
+"""Columns of padded sequences and of packed rows, in every loop."""
+_CUT_APART = 2
+"""Where ranks share a sequence labels are no ids: torch cuts each tensor that it is given."""
+
+
+def has_reference(setup: TrainSetup) -> bool:
+    """Whether a second, frozen copy of the model is the reference, which is the model itself with
+    its adapters switched off where there are adapters."""
+    return setup.runs_reference and setup.lora is None
+
+
+def copies_adapters(setup: TrainSetup) -> bool:
+    """Whether adapters have a frozen copy as reference: TRL makes one of those that a model brings
+    along, which Unsloth's always does (TRL 1.9 `dpo_trainer.py`, __init__)."""
+    return setup.loop_state == "unsloth-dpo" and setup.lora is not None
+
+
+def batch_columns(setup: TrainSetup) -> int:
+    """Tensors of int64, one value for each token of a micro-batch, that are on the device during a
+    step. The Trainer takes all micro-batches of a step at once."""
+    columns = _LOOPS[setup.loop_state].columns
+    if setup.loop_state not in GRPO and (setup.is_packed or setup.is_padded):
+        columns = max(columns, _EXTRA_COLUMNS)
+    if setup.context_parallel_size > 1:
+        columns = max(columns, _CUT_APART)
+    return columns * (1 if setup.loop_state == "none" else setup.accumulation)
+
+
+def pass_columns(setup: TrainSetup) -> int:
+    """The same that are there while a forward pass runs: GRPO puts prompts and completions
+    together, ids and masks, and makes labels of them (TRL 1.16 `grpo_trainer.py`,
+    _compute_loss); ORPO ids, masks and labels of both answers (`experimental/orpo/orpo_trainer.py`,
+    concatenated_inputs). Unsloth's GRPO lays what is no padding end to end beside all of these:
+    ids, their positions and the place of each, a row and a column (unsloth-zoo 2026.10.9
+    `rl_replacements.py`, grpo_accumulated_loss)."""
+    return {"trl-grpo": 3, "trl-orpo": 3, "unsloth-grpo": 7}.get(setup.loop_state, 0)
+
+
+def loop_scalar_bytes(setup: TrainSetup) -> int:
+    """What a trainer's loop keeps of single values through a step, the norm of gradients among
+    them, in the dtype of what trains. The harness' own loop sums losses of micro-batches too."""
+    if setup.loop_state == "none":
+        return 0
+    trained = setup.dtype if setup.lora is None else setup.lora.adapter_dtype
+    trained = "float32" if setup.has_wide_ends else trained
+    summed = _FLOAT32 if setup.accumulation > 1 else 0
+    return _LOOPS[setup.loop_state].scalar_bytes + DTYPE_BYTES[trained] - summed
+
+
+def pass_scalar_bytes(setup: TrainSetup) -> int:
+    """What a trainer's loop keeps of single values while a forward or backward pass runs; of
+    several micro-batches the harness' own loop sums the losses too."""
+    if setup.loss == "torchtune-dpo":
+        return 0
+    if setup.kernels == "torchtune":
+        logged = 0 if setup.lora is None else _FLOAT32
+        return _OF_TORCHTUNE + logged - (_FLOAT32 if setup.accumulation > 1 else 0)
+    return _LOOPS[setup.loop_state].pass_scalar_bytes
+
+
+def extra_loop_columns(setup: TrainSetup) -> int:
+    """Of `batch_columns` those that the harness' own loop has not."""
+    return batch_columns(setup) - batch_columns(replace(setup, loop_state="none"))
+
+
+def extra_loop_bytes(setup: TrainSetup) -> int:
+    """What a trainer's loop keeps through a step and the harness' own does not."""
+    tokens = setup.batch_size * setup.seq_len
+    return extra_loop_columns(setup) * tokens * _INT64 + loop_scalar_bytes(setup)
+
+
+def workspace_bytes(platform: Platform) -> int:
+    """One BLAS workspace, per handle and stream: torch's aten/src/ATen/cuda/CUDABlas.cpp
+    (parseChosenWorkspaceSize); none that stays from torch 2.15 on, see `product_scratch_bytes`."""
+    return 0 if platform.torch >= _IN_PRODUCTS else _workspace_bytes(platform)
+
+
+def product_scratch_bytes(platform: Platform) -> int:
+    """The workspace that a product takes and gives back, from torch 2.15 on; 0 before."""
+    return _workspace_bytes(platform) if platform.torch >= _IN_PRODUCTS else 0
+
+
+def _workspace_bytes(platform: Platform) -> int:
+    is_hopper = platform.capability is not None and platform.capability >= 90
+    return _HOPPER_WORKSPACE_BYTES if is_hopper else _WORKSPACE_BYTES
+
+
+def workspaces_bytes(workload: Workload) -> int:
+    """All BLAS workspaces of a training, which a card's counters hold beside its tensors; 0 on
+    other devices."""
+    if workload.setup.device != "cuda":
+        return 0
+    return WORKSPACES * workspace_bytes(workload.platform)
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+
+
+def evaluation_words(workload: Workload) -> tuple[str, ...]:
+    """What an answer takes for granted of evaluation, a sentence each."""
+    setup, head = workload.setup, head_of(workload.model)
+    size = setup.eval_batch_size
+    if size is None:
+        return ()
+    words = (
+        f"Evaluation between steps: {size:,} sequences of {setup.seq_len:,} tokens without"
+        " gradients, as in transformers' Trainer without compute_metrics."
+    )
+    if head is None or head.out_features is None or setup.loss != "plain":
+        return (words,)
+    wide = 4 if setup.autocast_dtype else DTYPE_BYTES[setup.dtype]
+    gathered = bytes_text(size * setup.seq_len * head.out_features * wide)
+    return (
+        words,
+        (
+            f"With compute_metrics the logits of each batch stay, {gathered} a batch until"
+            " eval_accumulation_steps, on top."
+        ),
+    )
+
+
+def generation_words(setup: TrainSetup) -> tuple[str, ...]:
+    """What an answer takes for granted of generation, a sentence each."""
+    rows, completion = setup.completions_at_once, setup.max_completion_length
+    if not rows:
+        return ()
+    prompt = "prompts as long as that"
+    if completion is not None:
+        prompt = f"{completion:,} of them after the prompt"
+    return (
+        f"Generation between steps makes {rows:,} completions at once with transformers."
+        f" Sequences of {setup.seq_len:,} tokens, {prompt}; all of one length, without a mask."
+        " FLOPs and time are for training only.",
+    )

@@ -1,0 +1,102 @@
+"""Adapters as PEFT injects them, and activation checkpointing as transformers does it."""
+
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from lora_profiler.question.support.images import part_of
+from lora_profiler.question.workload import TrainSetup
+
+
+def inject_adapters(model: torch.nn.Module, setup: TrainSetup) -> Any:
+    """`model` wrapped by PEFT, adapters in the dtype of the setup; the recipe "trl" has bfloat16
+    ones.
+
+    PEFT makes them float32 on a 16-bit base unless `autocast_adapter_dtype` is off. What
+    `modules_to_save` copies stays in the base's dtype. VeRA's frozen matrices are in the dtype of
+    its vectors, without which its products would not run. Raises what PEFT raises.
+    """
+    import peft
+
+    lora = setup.lora
+    assert lora is not None
+    trl = setup.quantization is not None and setup.quantization.recipe == "trl"
+    dtype = torch.bfloat16 if trl else getattr(torch, lora.adapter_dtype)
+    adapted = peft.get_peft_model(
+        model, adapter_config(model, setup), autocast_adapter_dtype=dtype == torch.float32
+    )
+    prefix: str = adapted.base_model.prefix
+    for name, parameter in list(adapted.named_parameters()):
+        if prefix in name and isinstance(parameter, DTensor):  # whose own dtype `data` leaves alone
+            owner, _, local = name.rpartition(".")
+            setattr(adapted.get_submodule(owner), local, torch.nn.Parameter(parameter.to(dtype)))
+        elif prefix in name:
+            parameter.data = parameter.data.to(dtype)
+    for name in ("vera_A", "vera_B"):
+        matrices = getattr(adapted.base_model, name, None)
+        if matrices is not None:
+            matrices["default"] = matrices["default"].to(dtype)
+    return adapted
+
+
+def adapter_config(model: Any, setup: TrainSetup) -> Any:
+    """PEFT's config of the method that the setup's `lora` asks for. Raises what PEFT raises."""
+    import peft
+
+    lora = setup.lora
+    assert lora is not None
+    common: dict[str, Any] = {
+        "task_type": _task_type(model),
+        "target_modules": (
+            list(lora.target_modules)
+            if isinstance(lora.target_modules, tuple)
+            else lora.target_modules
+        ),
+        "modules_to_save": list(lora.modules_to_save) or None,
+    }
+    if setup.freeze:
+        inside = [name for name, _ in model.named_modules() if part_of(name) in setup.freeze]
+        common["exclude_modules"] = inside
+    if lora.peft_type == "ia3":
+        return peft.IA3Config(**common, feedforward_modules=list(lora.feedforward_modules) or None)
+    common["layers_to_transform"] = list(lora.layers_to_transform) or None
+    if lora.peft_type == "vera":
+        return peft.VeraConfig(**common, r=lora.r, vera_dropout=lora.lora_dropout)
+    if lora.peft_type == "oft":
+        return peft.OFTConfig(
+            **common, oft_block_size=lora.oft_block_size, module_dropout=lora.lora_dropout
+        )
+    return peft.LoraConfig(
+        **common,
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT declares an int and takes any number
+        lora_dropout=lora.lora_dropout,
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        target_parameters=list(lora.target_parameters) or None,
+    )
+
+
+def freeze(model: torch.nn.Module, setup: TrainSetup) -> None:
+    """Weights of the parts that the setup freezes train no more."""
+    for name, parameter in model.named_parameters():
+        if part_of(name) in setup.freeze:
+            parameter.requires_grad_(False)
+
+
+def _task_type(model: Any) -> str | None:
+    """PEFT's wrapper: one that generates for models that do, else the plain one."""
+    if not hasattr(model, "prepare_inputs_for_generation"):
+        return None
+    return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+
+
+def enable_checkpointing(model: Any, setup: TrainSetup) -> None:
+    """One segment a layer. The name is the one that every supported transformers has; 5.24
+    deprecates it. The reentrant kind trains nothing unless an input requires a gradient, which the
+    embedding's output is made to by PEFT and by older Trainers."""
+    reentrant = setup.use_reentrant
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    if reentrant and setup.lora is not None:
+        model.enable_input_require_grads()
