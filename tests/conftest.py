@@ -23,6 +23,9 @@ from lora_profiler.memory.compiled import evaluation, library
 if TYPE_CHECKING:
     from lora_profiler.mathematics.subject import Subject
 
+sys.path += sorted({str(path.parent) for path in Path(__file__).parent.glob("*/test_*.py")})
+"""Tests of one room use what those of another have; pytest adds a folder when it comes to it."""
+
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 """Hundreds of processes import the same modules."""

@@ -2,7 +2,7 @@
 
     python tests/language.py [--list ROOM]
 
-prints the counts by room; with --list, what breaks the rules in one. `tests/test_language.py` holds
+prints the counts by room; with --list, what breaks the rules in one. `tests/project/test_language.py` holds
 every room to zero.
 """
 

@@ -5,8 +5,8 @@ shards of a batch.
     LORA_PROFILER_CUDA_PYTHON=PYTHON python -m benchmarks.rehearsed.context_rank
 
 PYTHON is one with a CUDA build of torch, transformers, accelerate and PEFT. Writes
-`tests/data/context_rehearsed.json`, which `tests/test_context_parallel.py` holds against the rules;
-rows that it has already are not made again. Eight minutes on two busy cores.
+`tests/data/context_rehearsed.json`, which `tests/memory/test_context_parallel.py` holds against the
+rules; rows that it has already are not made again. Eight minutes on two busy cores.
 """
 
 import json

@@ -5,8 +5,8 @@
 
 PYTHON is one with a CUDA build of torch, transformers and PEFT; where DeepSpeed (DS_BUILD_OPS=0) is
 in a folder of its own, $DEEPSPEED_FOLDER names it. Writes `tests/data/deepspeed_rehearsed.json`,
-which `tests/test_deepspeed_rehearsed.py` holds against the rules; rows that it has already are not
-made again. Twenty minutes on two busy cores; what is offloaded takes the host's memory.
+which `tests/memory/test_deepspeed_rehearsed.py` holds against the rules; rows that it has already
+are not made again. Twenty minutes on two busy cores; what is offloaded takes the host's memory.
 """
 
 import json

@@ -5,7 +5,7 @@
 Runs every command of `SHOWN` in a terminal of 80 columns, offline, and writes what it prints as
 `docs/pictures/NAME.svg` and, on a dark background, `docs/pictures/NAME-dark.svg`. A rehearsal needs
 LORA_PROFILER_CUDA_PYTHON, a Python with a CUDA build of torch; without it its picture stays as it
-is. tests/test_readme.py compares the letters of the others with what the commands print.
+is. tests/project/test_readme.py compares the letters of the others with what the commands print.
 """
 
 import html

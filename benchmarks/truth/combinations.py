@@ -3,8 +3,8 @@
     python -m benchmarks.truth.combinations
 
 writes `docs/combinations.md`: each cell is what `predict` says, without a trace, of one model on
-one size; what it refuses is there with its reason. `tests/test_combinations.py` holds the page to
-it.
+one size; what it refuses is there with its reason. `tests/project/test_combinations.py` holds the
+page to it.
 """
 
 import json
@@ -124,13 +124,15 @@ bfloat16, over AWQ in float16, on CUDA, alone or as one of {WORLD_SIZE} ranks.
 
 - **exact**: equal to the byte by construction, where the peak falls on a moment that rules follow
   exactly, as it does here; inside a layer it is an estimate within some per cent.
-  Held against real steps on a CPU (`tests/test_moments.py`, `tests/test_persistent.py`,
-  `tests/test_package_optimizers.py`, `tests/test_bases.py`), traces (`tests/test_traced.py`,
-  `tests/test_ranks.py`), torch's FSDP1 and DeepSpeed rehearsed (`tests/test_adapter_shards.py`,
-  `tests/test_deepspeed_rehearsed.py`) and rehearsals on torch's CUDA build: a number says how many
-  rehearsals of this very combination `tests/test_rehearsed_rules.py` compares.
+  Held against real steps on a CPU (`tests/memory/test_moments.py`,
+  `tests/memory/test_persistent.py`, `tests/features/test_package_optimizers.py`,
+  `tests/memory/test_bases.py`), traces (`tests/trace/test_traced.py`,
+  `tests/memory/test_ranks.py`), torch's FSDP1 and DeepSpeed rehearsed
+  (`tests/memory/test_adapter_shards.py`, `tests/memory/test_deepspeed_rehearsed.py`) and rehearsals
+  on torch's CUDA build: a number says how many rehearsals of this very combination
+  `tests/rehearsal/test_rehearsed_rules.py` compares.
 - **trace**: exact by a trace, which needs torch; rules alone give a lower bound. Held against real
-  steps on a CPU (`tests/test_unruled.py`).
+  steps on a CPU (`tests/memory/test_unruled.py`).
 - **estimate** and **refused**: the number after them is the reason, below.
 """
 

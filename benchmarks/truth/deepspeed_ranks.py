@@ -3,8 +3,8 @@
     python -m benchmarks.truth.deepspeed_ranks PYTHON
 
 PYTHON is one with torch, transformers, PEFT and DeepSpeed (DS_BUILD_OPS=0). Writes
-`tests/data/deepspeed_ranks.json`, which `tests/test_deepspeed_ranks.py` holds against the rules.
-Five minutes on two cores.
+`tests/data/deepspeed_ranks.json`, which `tests/memory/test_deepspeed_ranks.py` holds against the
+rules. Five minutes on two cores.
 """
 
 import json

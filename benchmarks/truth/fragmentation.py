@@ -5,7 +5,7 @@ that a bundled profile answers.
 
 Appends to `results/fragmentation.jsonl`, a row as each of COUNT questions ends, and writes
 `results/fragmentation.md`. What is there is not asked again. The bound that `planning/reserve.py`
-takes where no tape can be replayed is held against these rows by `tests/test_reserve.py`.
+takes where no tape can be replayed is held against these rows by `tests/planning/test_reserve.py`.
 """
 
 import random

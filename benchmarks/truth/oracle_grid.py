@@ -25,7 +25,7 @@ ROOT = recording.ROOT
 
 def main() -> int:
     before, some = recording.Recording("auto"), sys.argv[1:]
-    files = some or [file for file in sorted((ROOT / "tests").glob("test_*.py")) if _asks(file)]
+    files = some or [file for file in sorted((ROOT / "tests").glob("*/test_*.py")) if _asks(file)]
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-n", "2", "--oracle", "record", *files],

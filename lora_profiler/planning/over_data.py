@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TIMED_PARTS = 4
 """Quarters of an epoch, by length, each timed at its mean length: a step's time is nearly linear in
-the length within one. `tests/test_over_data.py` holds them against every length."""
+the length within one. `tests/planning/test_over_data.py` holds them against every length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,8 @@ Fake tensors on the CPU would be cast by torch itself, but only by the CPU's rul
 other lists (layer norms, sums, softmax and powers run in float32 there), and their dispatches take
 twice as long.
 
-`tests/test_overrides.py` compares the lists with torch's header and with what real autocast does.
+`tests/trace/test_overrides.py` compares the lists with torch's header and with what real autocast
+does.
 """
 
 import sys

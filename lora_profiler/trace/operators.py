@@ -4,7 +4,7 @@ the commonest ones itself.
 While a dispatch mode is active, autograd adds gradients out of place. Sources: torch
 `csrc/autograd/input_buffer.cpp` for sums, `areAnyTensorSubclassLike` in
 `csrc/autograd/FunctionsManual.cpp` for the others. The counts of uses are private and of one
-version of torch: `tests/test_overrides.py` tries every operator.
+version of torch: `tests/trace/test_overrides.py` tries every operator.
 
 torch's own meta kernels are slow Python. They are spared only where nothing can be doubted:
 contiguous operands of one shape and one floating dtype give a tensor like the first; an in-place

@@ -1,8 +1,8 @@
 """What torch and transformers would do on a real device where the meta device does something else:
 scoped replacements.
 
-Each is a context manager over one name of torch or transformers; `tests/test_overrides.py` fails
-when a name moves. Sources: torch `nn/functional.py`, transformers `masking_utils.py`,
+Each is a context manager over one name of torch or transformers; `tests/trace/test_overrides.py`
+fails when a name moves. Sources: torch `nn/functional.py`, transformers `masking_utils.py`,
 `modeling_utils.py`.
 """
 

@@ -2,7 +2,7 @@
 shapes, biases, ties.
 
 Module order is that of `named_modules()`. Checked against the real models of transformers, module
-by module, by `tests/test_parameters.py`. A family is one function of the normalised config
+by module, by `tests/memory/test_parameters.py`. A family is one function of the normalised config
 (`facts.catalog.config.normalise`).
 """
 

@@ -12,7 +12,7 @@ Every op also leaves a `Node`: what it saves, the FLOPs of its kernels, what its
 `structure.py` sums their FLOPs, `kernels/` tells what a device launches for each.
 
 Saving rules: torch's `derivatives.yaml`, checked against real models by
-`tests/test_saved_bytes.py`.
+`tests/memory/test_saved_bytes.py`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,8 +2,8 @@
 AdamW and SGD, and those of bitsandbytes and torchao. The others are in `features/optimizers/`.
 
 Sources: torch `optim/{adamw,sgd}.py`; bitsandbytes `optim/optimizer.py`, `backends/cpu/ops.py`;
-torchao `optim/adam.py`. Measured against the real optimizers by `tests/test_persistent.py`,
-`tests/test_moments.py` and `tests/test_package_optimizers.py`.
+torchao `optim/adam.py`. Measured against the real optimizers by `tests/memory/test_persistent.py`,
+`tests/memory/test_moments.py` and `tests/features/test_package_optimizers.py`.
 """
 
 from collections.abc import Iterator, Mapping

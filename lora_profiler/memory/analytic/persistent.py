@@ -2,7 +2,7 @@
 tensor brings with it.
 
 Sources: `support/bases.py` for quantised bases; PEFT `tuners/lora` for adapters;
-memory rules checked against real models by `tests/test_persistent.py`.
+memory rules checked against real models by `tests/memory/test_persistent.py`.
 """
 
 from collections import Counter

@@ -27,13 +27,13 @@ from lora_profiler.question.workload import TrainSetup, Workload
 
 LAYER_ERROR, CHECKPOINTED_LAYER_ERROR = 0.03, 0.05
 """Largest relative error seen of a peak that falls inside a layer, without and with checkpointing,
-rounded up: `benchmarks/results/peaks.md`. `tests/test_moments.py` holds the published results to
-it."""
+rounded up: `benchmarks/results/peaks.md`. `tests/memory/test_moments.py` holds the published
+results to it."""
 
 EVALUATED_LAYER_ERROR = 0.10
 """The same where it falls inside a layer of evaluation, whose names outlive more than is followed:
 5 % seen without autocast, 9 % with it, in models of hardly any vocabulary
-(`tests/test_evaluation.py`)."""
+(`tests/measuring/test_evaluation.py`)."""
 
 _BETWEEN_STEPS: tuple[MomentName, ...] = ("evaluation", "generation", "saving")
 _STATES_FROM_STEP_2 = frozenset(MOMENTS) - {"optimizer_step", *_BETWEEN_STEPS}

@@ -5,8 +5,8 @@ The rank is 0, which never holds less than another. Sources: torch 2.13
 `distributed/fsdp/_fully_shard/_fsdp_param.py` (a shard is a chunk of the first dimension, rounded
 up), `_fsdp_collectives.py` and `_fsdp_param_group.py` (which buffers live when),
 `csrc/distributed/c10d/reducer.cpp` (DDP's buckets),
-`distributed/optim/zero_redundancy_optimizer.py` (whose states are whose). `tests/test_ranks.py`
-compares with traces of the real wrappers under a fake process group.
+`distributed/optim/zero_redundancy_optimizer.py` (whose states are whose).
+`tests/memory/test_ranks.py` compares with traces of the real wrappers under a fake process group.
 """
 
 from collections import Counter

@@ -7,7 +7,7 @@ k, v, gate, up and the head by columns, o and down by rows, the embedding by wor
 on every rank. What a row-wise product or an embedding makes is summed over the ranks in forward,
 the logits are gathered; in backward the gradient of each column-wise product's input is summed.
 PEFT 0.21 (`tuners/lora/model.py`, add_lora_tp_hooks_dtensor) cuts B as a column-wise layer and A as
-a row-wise one. `tests/test_ranks.py` compares with a trace of both libraries' own code.
+a row-wise one. `tests/memory/test_ranks.py` compares with a trace of both libraries' own code.
 """
 
 from collections import Counter

@@ -33,11 +33,11 @@ PROMOTION_ERROR = 0.20
 """On a CPU an operator on two dtypes first copies the narrower operand, which no trace sees. The
 trace of LoRA with adapters of another dtype lay up to 11.6 % below measured peaks in
 `benchmarks/results/traced_records.md`, and up to 19 % in toys with hardly any vocabulary
-(`tests/test_traced.py`): the largest, rounded up."""
+(`tests/trace/test_traced.py`): the largest, rounded up."""
 STAND_IN_ERROR = 0.005
 """Flash keeps 8 bytes a layer more than cuDNN's call; the efficient kernel pads the log-sum-exp, 4
 bytes a head and token, to a multiple of 32 tokens. Held against traces in
-`tests/test_platform.py`."""
+`tests/question/test_platform.py`."""
 
 
 def peak_bytes(workload: Workload) -> int:

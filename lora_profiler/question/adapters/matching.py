@@ -3,7 +3,7 @@ why; and the modules of which it trains a full copy.
 
 A replay of PEFT 0.21.2 on module names, without PEFT: `tuners/tuners_utils.py` (`inject_adapter`,
 `_inject_parameters`), `tuners/lora/layer.py` (shapes), `tuners/{vera,ia3,oft}/model.py` (which
-modules those take). `tests/test_adapters.py` compares it with the real thing.
+modules those take). `tests/question/test_adapters.py` compares it with the real thing.
 
 Not modelled, and refused: LoRA on a tied embedding or head, on grouped convolutions and on
 `nn.MultiheadAttention`.

@@ -5,7 +5,7 @@ Sources: bitsandbytes 0.50 `functional.py` (quantize_4bit), `nn/modules.py` (Int
 `autograd/_functions.py`; GPTQModel 7.7 `nn_modules/qlinear/{__init__,torch,tritonv2,gemm_awq}.py`;
 transformers 5.24 `integrations/finegrained_fp8.py`, `quantizers/quantizer_awq.py`; PEFT 0.21
 `tuners/lora/{bnb,gptq,awq,hqq,layer}.py`; hqq 0.2.8 `core/{quantize,bitpack}.py`. Held against the
-layers themselves by `tests/test_bases.py`.
+layers themselves by `tests/memory/test_bases.py`.
 """
 
 from collections.abc import Callable, Mapping

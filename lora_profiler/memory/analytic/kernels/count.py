@@ -2,7 +2,8 @@
 each operator.
 
 Equal to `trace.kernels.step_kernels` for the families and setups that
-`tests/test_counted_kernels.py` compares; no torch, and a few milliseconds instead of seconds.
+`tests/memory/test_counted_kernels.py` compares; no torch, and a few milliseconds instead of
+seconds.
 """
 
 from dataclasses import replace
