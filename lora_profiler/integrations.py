@@ -384,10 +384,9 @@ class _Watch:
 
     def _predicted(self) -> "Answer":
         """Raises LoraProfilerError where nothing near enough can be asked."""
-        from lora_profiler.planning.answers import Answer
+        from lora_profiler.planning.answers import Answer, Times
         from lora_profiler.planning.fit import fit
         from lora_profiler.planning.nearest import nearest
-        from lora_profiler.planning.timing import is_timed, step_time
 
         gpu = self._gpu()
         capability = None
@@ -398,15 +397,13 @@ class _Watch:
         if found.prediction is None:
             raise UsageError(found.reason)
         prediction, workload = found.prediction, found.prediction.workload
-        is_known = is_timed(workload, gpu)
         return Answer(
             prediction=prediction,
             gpu=gpu,
             fit=fit(workload, gpu, "auto", prediction) if gpu else None,
             levers=(),
-            timing=step_time(workload, gpu, "auto", prediction) if is_known else None,
-            speed_gap=None,
             communication=None,
+            times=Times([prediction], gpu, ["auto"], [None]),
         )
 
     def _gpu(self) -> "Gpu | None":

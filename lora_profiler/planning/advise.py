@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.catalog import Gpu, as_gpu
@@ -17,9 +17,11 @@ from lora_profiler.planning.engine import (
 )
 from lora_profiler.planning.memory_savings import Departure, MemoryChange, changes, smaller_batches
 from lora_profiler.planning.reserve import Judged, held_bytes, judge, usable_bytes
-from lora_profiler.planning.timing import TimedStep, step_time
 from lora_profiler.question.support.check import check
 from lora_profiler.question.workload import TrainSetup, Workload
+
+if TYPE_CHECKING:
+    from lora_profiler.planning.timing import TimedStep
 
 MOST_CHANGES = 3
 """In one set; a person can still see what each is for."""
@@ -50,7 +52,7 @@ class Remedy:
     departure: Departure
     workload: Workload
     peak_bytes: int
-    step: TimedStep | None
+    step: "TimedStep | None"
 
     @property
     def learns_the_same(self) -> bool:
@@ -240,5 +242,7 @@ def _options(tried: _Tried) -> frozenset[str]:
     return frozenset(change.option for change in tried.changes)
 
 
-def _timed(workload: Workload, gpu: Gpu, engine: str) -> TimedStep | None:
+def _timed(workload: Workload, gpu: Gpu, engine: str) -> "TimedStep | None":
+    from lora_profiler.planning.timing import step_time  # where nothing helps, nothing is timed
+
     return step_time(workload, gpu, "auto" if engine == "traced" else engine).step

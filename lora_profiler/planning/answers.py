@@ -30,12 +30,11 @@ class Answer:
     """Everything a face shows about one workload. `gpu` is the card that was asked about, with
     `fit` None if unknowable.
 
-    `timing` is of that card; without one, of this machine's processor where it was measured and is
-    the device, else None. `speed_gap` is against full fine-tuning, where that is among the ways
-    asked about and both times are known. `communication` is what a rank sends, None for a process
-    alone. `trainer` is whose loop it is, None for a bare one, `given` the names of the options that
-    the question has, None where all that are not at their default are. `besides` are the other
-    methods that were asked about, to which no change leads.
+    `times` are those of all answers to the question, of which this one is at `place`.
+    `communication` is what a rank sends, None for a process alone. `trainer` is whose loop it is,
+    None for a bare one, `given` the names of the options that the question has, None where all that
+    are not at their default are. `besides` are the other methods that were asked about, to which no
+    change leads.
 
     With data the prediction, its verdict and its levers are of the worst batch, `over_data` is the
     epoch, and `timing` the average over it, which no `speed_gap` is told of.
@@ -45,13 +44,25 @@ class Answer:
     gpu: "Gpu | None"
     fit: "Fit | None"
     levers: tuple[Lever, ...]
-    timing: "Timing | None"
-    speed_gap: "SpeedGap | None"
     communication: "Communication | None"
+    times: "Times"
+    place: int = 0
     trainer: Trainer | None = None
     given: frozenset[str] | None = None
     over_data: "OverData | None" = None
     besides: frozenset[str] = frozenset()
+
+    @property
+    def timing(self) -> "Timing | None":
+        """On the card; without one, on this machine's processor where it was measured and is the
+        device, else None."""
+        return self.times.found[self.place][0]
+
+    @property
+    def speed_gap(self) -> "SpeedGap | None":
+        """Against full fine-tuning, where that is among the ways asked about and both times are
+        known."""
+        return self.times.found[self.place][1]
 
     @property
     def step(self) -> "TimedStep | None":
@@ -132,11 +143,11 @@ def answers(
 
     `levers` are those to look for. `network` is the link among several ranks. A
     method that is among the workloads is no lever of another. `engine` and `may_trace` as in
-    `predict`; with a card the profiles for other sizes are traced too. `trainer` is whose defaults
-    the workloads have: where its loop holds what nothing prices, no peak is exact. `given` names
-    the options that the question has, where no trainer does; the peak's interval covers all others
-    that runs differ in. With `data` the batches are those that a trainer makes of them, and each
-    answer is of the worst.
+    `predict`; the profiles for other sizes are traced when a largest one is read. `trainer` is
+    whose defaults the workloads have: where its loop holds what nothing prices, no peak is exact.
+    `given` names the options that the question has, where no trainer does; the peak's interval
+    covers all others that runs differ in. With `data` the batches are those that a trainer makes of
+    them, and each answer is of the worst.
 
     Raises UsageError for a network among one process or under context parallelism, and what
     `predict` raises.
@@ -175,7 +186,7 @@ def answers(
         workloads, batches = list(map(worst_batch, workloads, epochs)), epochs
     ready = [on_card(workload, gpu) for workload in workloads]
     try:
-        engines = engines_for(ready, engine, other_sizes=gpu is not None, may_trace=may_trace)
+        engines = engines_for(ready, engine, may_trace=may_trace)
     except UsageError as e:
         if trainer is None:
             raise
@@ -187,13 +198,13 @@ def answers(
     ]
     if engine == REHEARSED:  # what else is asked would each take a rehearsal
         engines = ["auto"] * len(engines)
-    timings, gaps = _timed(predictions, gpu, engines, batches)
+    times = Times(predictions, gpu, engines, batches)
     names = trainer.explicit if trainer is not None else given
     if data is not None:
         names = frozenset({*(names or ()), *_OF_DATA})
     rows = []
-    for prediction, timing, gap, engine, epoch in zip(
-        predictions, timings, gaps, engines, batches, strict=True
+    for place, (prediction, engine, epoch) in enumerate(
+        zip(predictions, engines, batches, strict=True)
     ):
         workload = prediction.workload
         tried: tuple[Lever, ...] = ()
@@ -208,10 +219,10 @@ def answers(
                 trainer=trainer,
                 given=None if names is None else frozenset(names),
                 gpu=gpu,
-                fit=fit(workload, gpu, engine, prediction) if gpu else None,
+                fit=(fit(workload, gpu, engine, prediction, may_trace=may_trace) if gpu else None),
                 levers=tried,
-                timing=timing,
-                speed_gap=gap,
+                times=times,
+                place=place,
                 communication=(
                     communication(prediction, network) if workload.setup.world_size > 1 else None
                 ),
@@ -236,31 +247,44 @@ def _of_loop(prediction: Prediction, trainer: Trainer | None) -> Prediction:
     )
 
 
-def _timed(
-    predictions: Sequence[Prediction],
-    gpu: "Gpu | None",
-    engines: Sequence[str],
-    batches: "Sequence[Batches | None]",
-) -> "tuple[list[Timing | None], list[SpeedGap | None]]":
-    """The time of each, and what keeps each from being as much faster than full fine-tuning as its
-    FLOPs suggest; with batches the mean over them."""
-    if gpu is None and all(p.workload.setup.device != "cpu" for p in predictions):
-        return [None] * len(predictions), [None] * len(predictions)
-    from lora_profiler.planning.timing import is_timed, speed_gap, step_time
+class Times:
+    """The step times of several ways to train one model, worked out when the first is read: an
+    answer by trainer shows none of them. With `batches` each is the mean over them."""
 
-    timings: list[Timing | None] = []
-    for p, engine, epoch in zip(predictions, engines, batches, strict=True):
-        if not is_timed(p.workload, gpu):
-            timings.append(None)
-        elif epoch is None:
-            timings.append(step_time(p.workload, gpu, engine, p))
-        else:
-            from lora_profiler.planning.over_data import mean_timing
+    def __init__(
+        self,
+        predictions: Sequence[Prediction],
+        gpu: "Gpu | None",
+        engines: Sequence[str],
+        batches: "Sequence[Batches | None]",
+    ) -> None:
+        self._predictions, self._gpu = predictions, gpu
+        self._engines, self._batches = engines, batches
 
-            timings.append(mean_timing(p.workload, epoch, gpu, engine))
-    if any(batches):
-        return timings, [None] * len(timings)
-    steps = [timing.step if timing else None for timing in timings]
-    full = next((step for step in steps if step and step.workload.setup.method == "full"), None)
-    gaps = [speed_gap(full, step) if full and step and step is not full else None for step in steps]
-    return timings, gaps
+    @cached_property
+    def found(self) -> "list[tuple[Timing | None, SpeedGap | None]]":
+        """Of each: its time, and what keeps it from being as much faster than full fine-tuning as
+        its FLOPs suggest."""
+        predictions, gpu = self._predictions, self._gpu
+        if gpu is None and all(p.workload.setup.device != "cpu" for p in predictions):
+            return [(None, None)] * len(predictions)
+        from lora_profiler.planning.timing import is_timed, speed_gap, step_time
+
+        timings: list[Timing | None] = []
+        for p, engine, epoch in zip(predictions, self._engines, self._batches, strict=True):
+            if not is_timed(p.workload, gpu):
+                timings.append(None)
+            elif epoch is None:
+                timings.append(step_time(p.workload, gpu, engine, p))
+            else:
+                from lora_profiler.planning.over_data import mean_timing
+
+                timings.append(mean_timing(p.workload, epoch, gpu, engine))
+        if any(self._batches):
+            return [(timing, None) for timing in timings]
+        steps = [timing.step if timing else None for timing in timings]
+        full = next((step for step in steps if step and step.workload.setup.method == "full"), None)
+        return [
+            (timing, speed_gap(full, step) if full and step and step is not full else None)
+            for timing, step in zip(timings, steps, strict=True)
+        ]

@@ -3,6 +3,7 @@ fit, and which batches and lengths around a question do."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -54,9 +55,19 @@ class Fit:
     peak_bytes: int
     verdict: Verdict
     judged: Judged = field(repr=False, compare=False)
-    largest_batch_size: int | None
-    longest_seq_len: int | None
-    highest_rank: int | None
+    growth: "Growth" = field(repr=False, compare=False)
+
+    @property
+    def largest_batch_size(self) -> int | None:
+        return self.growth.batch_size
+
+    @property
+    def longest_seq_len(self) -> int | None:
+        return self.growth.seq_len
+
+    @property
+    def highest_rank(self) -> int | None:
+        return self.growth.rank
 
     @property
     def reserve(self) -> Reserve:
@@ -80,16 +91,19 @@ class Fit:
 
 
 def fit(
-    workload: Workload, gpu: Gpu | str, engine: str = "auto", prediction: Prediction | None = None
+    workload: Workload,
+    gpu: Gpu | str,
+    engine: str = "auto",
+    prediction: Prediction | None = None,
+    *,
+    may_trace: bool = True,
 ) -> Fit | None:
     """Whether `workload` fits on `gpu`, and how far batch, sequence and rank can grow; `prediction`
-    saves asking for it again.
+    saves asking for it again. Without `may_trace` no step is traced for another size.
 
-    Sizes are found by bisection over the full predictor, whose peak never falls when one of them
-    grows; the last doubt about the batch is the simulated allocator's. Returns None where the
-    engine does not know the activations and what it knows alone would fit: then nobody can tell.
-    Raises UsageError for a setup that does not run on a card (`device` cpu), and for a card sold
-    with several memory sizes.
+    Returns None where the engine does not know the activations and what it knows alone would fit:
+    then nobody can tell. Raises UsageError for a setup that does not run on a card (`device` cpu),
+    and for a card sold with several memory sizes.
 
     Examples:
         >>> from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, fit
@@ -103,59 +117,106 @@ def fit(
     usable = usable_bytes(gpu)
     workload = on_card(workload, gpu)
     if prediction is None:
-        (engine,) = engines_for([workload], engine, other_sizes=True)
+        (engine,) = engines_for([workload], engine, may_trace=may_trace)
         prediction = predict_checked(workload, engine)
-    peak, held = prediction.peak.total_bytes, held_bytes(prediction)
     judged = _judged(prediction, gpu, engine)
-    batch_size: int | None = 0
-    seq_len: int | None = 0
-    lora = workload.setup.lora
-    rank = None if lora is None or not lora.has_rank else 0
-    setup, answerer = workload.setup, engine_for_search(prediction, engine)
-    if not prediction.is_whole:
-        if judged.verdict != "does_not_fit":
-            return None
-    elif not _knows(workload, answerer):
-        batch_size = seq_len = rank = None
-    else:
-
-        def peak_of(changed: TrainSetup) -> int | None:
-            """None at a size at which other rules hold, for which nobody has traced the step."""
-            try:
-                return peak_bytes_checked(resized(workload, changed, answerer), answerer)
-            except NoProfileError:
-                return None
-
-        def fits(changed: TrainSetup) -> bool:
-            peak = peak_of(changed)
-            return peak is not None and judge(peak, usable, gpu, held) == "fits"
-
-        def fits_simulated(size: int) -> bool:
-            changed = replace(setup, batch_size=size)
-            if size == setup.batch_size:
-                return judged.verdict == "fits"
-            peak = peak_of(changed)
-            if peak is None:
-                return False
-            other = resized(workload, changed, answerer)
-            return Judged(other, peak, usable, gpu, answerer, held=held).verdict == "fits"
-
-        batch_size = largest(fits_simulated, guess=setup.batch_size)
-        seq_len = largest(lambda size: fits(replace(setup, seq_len=size)), guess=setup.seq_len)
-        if lora is not None and lora.has_rank:
-            rank = largest(
-                lambda size: fits(replace(setup, lora=replace(lora, r=size))), guess=lora.r
-            )
+    if not prediction.is_whole and judged.verdict != "does_not_fit":
+        return None
     return Fit(
         gpu=gpu,
         usable_bytes=usable,
-        peak_bytes=peak,
+        peak_bytes=prediction.peak.total_bytes,
         verdict=judged.verdict,
         judged=judged,
-        largest_batch_size=batch_size,
-        longest_seq_len=seq_len,
-        highest_rank=rank,
+        growth=Growth(workload, prediction, judged, engine, may_trace),
     )
+
+
+class Growth:
+    """How far the sizes of a workload can grow until a GPU is full.
+
+    Each is found when it is first read, by bisection over the full predictor, whose peak never
+    falls when one of them grows; the last doubt about the batch is the simulated allocator's.
+    Where other rules hold at other sizes (a batch of one, a sequence that fills a window), the
+    profiles that are missing are traced first, if torch is installed.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        prediction: Prediction,
+        judged: Judged,
+        engine: str,
+        may_trace: bool,
+    ) -> None:
+        self._workload, self._prediction, self._judged = workload, prediction, judged
+        self._asked, self._may_trace = engine, may_trace
+
+    @cached_property
+    def batch_size(self) -> int | None:
+        setup = self._workload.setup
+        return self._most(self._fits_simulated, setup.batch_size)
+
+    @cached_property
+    def seq_len(self) -> int | None:
+        setup = self._workload.setup
+        return self._most(lambda size: self._fits(replace(setup, seq_len=size)), setup.seq_len)
+
+    @cached_property
+    def rank(self) -> int | None:
+        setup, lora = self._workload.setup, self._workload.setup.lora
+        if lora is None or not lora.has_rank:
+            return None
+        return self._most(
+            lambda size: self._fits(replace(setup, lora=replace(lora, r=size))), lora.r
+        )
+
+    @cached_property
+    def _engine(self) -> str | None:
+        """Who answers for other sizes; None where a step traced at one size alone does."""
+        asked = self._asked
+        if asked == "auto" and self._prediction.engine == "compiled":
+            (asked,) = engines_for(
+                [self._workload], asked, other_sizes=True, may_trace=self._may_trace
+            )
+        engine = engine_for_search(self._prediction, asked)
+        try:
+            peak_bytes_checked(self._workload, engine)
+        except NoProfileError:
+            return None
+        return engine
+
+    def _most(self, fits: Callable[[int], bool], size: int) -> int | None:
+        if not self._prediction.is_whole:
+            return 0
+        return None if self._engine is None else largest(fits, guess=size)
+
+    def _peak_of(self, changed: TrainSetup) -> int | None:
+        """None at a size at which other rules hold, for which nobody has traced the step."""
+        assert self._engine is not None
+        try:
+            return peak_bytes_checked(resized(self._workload, changed, self._engine), self._engine)
+        except NoProfileError:
+            return None
+
+    def _fits(self, changed: TrainSetup) -> bool:
+        peak, judged = self._peak_of(changed), self._judged
+        return peak is not None and judge(peak, judged.usable, judged.gpu, judged.held) == "fits"
+
+    def _fits_simulated(self, size: int) -> bool:
+        judged, setup = self._judged, self._workload.setup
+        changed = replace(setup, batch_size=size)
+        if size == setup.batch_size:
+            return judged.verdict == "fits"
+        peak = self._peak_of(changed)
+        if peak is None or self._engine is None:
+            return False
+        other = resized(self._workload, changed, self._engine)
+        held = judged.held
+        return (
+            Judged(other, peak, judged.usable, judged.gpu, self._engine, held=held).verdict
+            == "fits"
+        )
 
 
 def judged_on(prediction: Prediction, gpu: Gpu, engine: str = "auto") -> Judged | None:
@@ -185,16 +246,6 @@ def _trials(prediction: Prediction) -> "Trials | None":
     from lora_profiler.memory.compiled.trials import Trials
 
     return Trials(memory.sizes, memory.events)
-
-
-def _knows(workload: Workload, engine: str) -> bool:
-    """Whether a search has somebody to ask: a step traced at one size alone says nothing of
-    others."""
-    try:
-        peak_bytes_checked(workload, engine)
-    except NoProfileError:
-        return False
-    return True
 
 
 def check_on_card(workload: Workload) -> None:

@@ -4,6 +4,7 @@ answer most."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import log
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,14 +33,30 @@ EVALUATION_BATCH_SIZE: Final = 8
 """transformers' default of per_device_eval_batch_size."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Foreseen:
-    """One way to run a question: its peak, and on a GPU the verdict and the step's time, each None
-    where it is not known."""
+    """One way to run a question: its peak, and on a GPU the verdict, None where it is not known.
+    `answer` is the headline's, where this is the way that it takes."""
 
     prediction: Prediction
     judged: Judged | None
-    step: "TimedStep | None"
+    gpu: Gpu | None
+    engine: str
+    answer: Answer | None = None
+
+    @cached_property
+    def step(self) -> "TimedStep | None":
+        """The step's time, worked out when it is first read; None where nothing is known of it."""
+        if self.answer is not None:
+            return self.answer.step
+        if self.gpu is None:
+            return None
+        from lora_profiler.planning.timing import is_timed, step_time
+
+        workload = self.prediction.workload
+        if not is_timed(workload, self.gpu):
+            return None
+        return step_time(workload, self.gpu, self.engine, self.prediction).step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,8 +171,7 @@ def guided_lines(
             written, names = spelled(stack, {**options, "methods": (method,)}, given)
             (workload,) = workloads(model, written, names, platform, stack)
             if known is not None and known.prediction.workload == workload:
-                judged = judged_on(known.prediction, gpu) if gpu else None
-                foreseen = Foreseen(prediction=known.prediction, judged=judged, step=known.step)
+                foreseen = _foreseen(known.prediction, gpu, "auto", known)
             else:
                 foreseen = foresee(workload, gpu)
         except LoraProfilerError as e:
@@ -163,19 +179,17 @@ def guided_lines(
         yield Line(model=model.id, stack=stack, method=method, foreseen=foreseen, refusal=refusal)
 
 
-def foresee(workload: Workload, gpu: Gpu | None, *, timed: bool = True) -> Foreseen:
-    """By rules and profiles at hand; with the time of a step where it is `timed`. Raises what
-    `predict` raises."""
+def foresee(workload: Workload, gpu: Gpu | None) -> Foreseen:
+    """By rules and profiles at hand. Raises what `predict` raises."""
     (engine,) = engines_for([workload], "auto", may_trace=False)
-    prediction = predict_checked(workload, engine)
-    judged = judged_on(prediction, gpu, engine) if gpu else None
-    step = None
-    if timed and gpu is not None:
-        from lora_profiler.planning.timing import is_timed, step_time
+    return _foreseen(predict_checked(workload, engine), gpu, engine)
 
-        if is_timed(workload, gpu):
-            step = step_time(workload, gpu, engine, prediction).step
-    return Foreseen(prediction=prediction, judged=judged, step=step)
+
+def _foreseen(
+    prediction: Prediction, gpu: Gpu | None, engine: str, answer: Answer | None = None
+) -> Foreseen:
+    judged = judged_on(prediction, gpu, engine) if gpu else None
+    return Foreseen(prediction=prediction, judged=judged, gpu=gpu, engine=engine, answer=answer)
 
 
 def open_changes(
@@ -209,7 +223,7 @@ def open_changes(
             (other,) = workloads(
                 workload.model, changed, {*given, option}, workload.platform, answer.trainer.stack
             )
-            foreseen = foresee(other, answer.gpu, timed=False)
+            foreseen = foresee(other, answer.gpu)
         except LoraProfilerError:
             continue
         if foreseen.prediction.is_whole:

@@ -240,7 +240,8 @@ class Judged:
         trials: "Trials | None" = None,
         held: int = 0,
     ) -> None:
-        self._workload, self._peak, self._usable = workload, peak, usable
+        self._workload, self._peak = workload, peak
+        self.gpu, self.usable, self.held = gpu, usable, held
         self._engine, self._known = engine, trials
         self.bound = reserve_for(gpu, peak, held)
         """The reserve with a bound on fragmentation, at once."""
@@ -248,11 +249,11 @@ class Judged:
 
     @cached_property
     def verdict(self) -> Verdict:
-        spare = self._usable - self._peak - self.bound.total_bytes
+        spare = self.usable - self._peak - self.bound.total_bytes
         is_sure = spare >= (SURE - 1) * self.bound.fragmentation_bytes
         if is_sure or self._by_bound == "does_not_fit" or self._trials is None:
             return self._by_bound
-        room = self._usable - self.bound.context_bytes
+        room = self.usable - self.bound.context_bytes
         return "fits" if self._trials.completes(room) else "tight"
 
     @property
@@ -271,7 +272,7 @@ class Judged:
             return self.bound
         from lora_profiler.memory.compiled.allocator import GRAIN
 
-        room = self._usable - self.bound.context_bytes
+        room = self.usable - self.bound.context_bytes
         is_fitting = self.verdict == "fits"
         card = self._trials.smallest_capacity(max(GRAIN, self._peak // PART))
         if is_fitting:

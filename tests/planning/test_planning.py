@@ -298,8 +298,10 @@ def test_sizes_of_a_workload_that_is_ready_are_not_checked_again(
 def test_rows_that_are_packed_only_where_they_are_longer_are_checked_there() -> None:
     asked = workload("facebook/opt-125m", packed=2048)
     assert predict(asked).saved_activation_bytes
+    found = fit(asked, FakeCard())
+    assert found is not None
     with pytest.raises(UsageError, match="does not separate packed sequences"):
-        fit(asked, FakeCard())
+        assert found.longest_seq_len
     with pytest.raises(UsageError, match="does not separate packed sequences"):
         sweep(asked, seq_len=[512, 4096])
     assert sweep(asked, seq_len=[512, 2048]).shape == (2,)

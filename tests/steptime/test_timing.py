@@ -81,11 +81,11 @@ Count = Callable[[Workload], StepKernels]
 
 
 def counting(
-    monkeypatch: pytest.MonkeyPatch, count: Count = made_up, name: str = "analytic"
+    monkeypatch: pytest.MonkeyPatch, count: Count = made_up, name: str = "memory.analytic"
 ) -> None:
     """Has `count` stand for the rules' count of kernels, or for the trace's."""
     module = ModuleType(f"lora_profiler.{name}.kernels")
-    setattr(module, "counted_kernels" if name == "analytic" else "step_kernels", count)
+    setattr(module, "step_kernels" if name == "trace" else "counted_kernels", count)
     monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
@@ -189,7 +189,7 @@ def test_rules_count_and_the_trace_answers_where_it_is_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = []
-    counting(monkeypatch, lambda workload: asked.append("traced") or made_up(workload), "traced")  # type: ignore[func-returns-value]
+    counting(monkeypatch, lambda workload: asked.append("traced") or made_up(workload), "trace")  # type: ignore[func-returns-value]
     monkeypatch.setattr(timing, "predict", lambda workload, engine: SimpleNamespace(flops=None))
     timed(ask())
     assert not asked
@@ -392,7 +392,8 @@ def test_every_basis_has_words(likeness: Any) -> None:
     assert answer.timing is not None and answer.timing.step is not None
     time: StepTime = replace(answer.timing.step.time, likeness=likeness)
     step = replace(answer.timing.step, time=time)
-    changed = replace(answer, timing=replace(answer.timing, step=step))
+    times: Any = SimpleNamespace(found=[(replace(answer.timing, step=step), None)])
+    changed = replace(answer, times=times)
     table = time_table([changed])
     assert table is not None and table.title.endswith(labels.BASIS_LABELS[likeness])
     assert any(labels.BASIS_DEFINITIONS[likeness] in line for line in time_lines([changed]))

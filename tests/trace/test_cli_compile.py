@@ -92,6 +92,25 @@ def test_with_a_card_other_sizes_are_traced_too_since_they_are_searched(
     assert "may run out of memory" in one_more.stdout or "does not fit" in one_more.stdout
 
 
+def test_sizes_that_no_line_shows_are_not_traced(
+    run: Run, config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lora_profiler.trace import compiler
+
+    real, batches = compiler.compile_law, list[int]()
+
+    def counted(workload: Workload) -> Profile:
+        batches.append(workload.setup.batch_size)
+        return real(workload)
+
+    monkeypatch.setattr(compiler, "compile_law", counted)
+    asked = ("predict", config, "--method", "full", "-s", "64", "-b", "1", "--gpu", "rtx_4090")
+    by_trainer = run(*asked)
+    assert by_trainer.exit_code == 0 and set(batches) == {1}
+    alone = run(*asked, "--trainer", "bare")  # whose table has the largest batch
+    assert alone.exit_code == 0 and "max batch" in alone.stdout and set(batches) > {1}
+
+
 def without_laws(monkeypatch: pytest.MonkeyPatch) -> None:
     from lora_profiler.trace import compiler
 

@@ -115,11 +115,12 @@ def short_blocks(
     question that names none, `subject` the file that the question came from. Less of it where it
     would not fit the screen."""
     above = list(verdicts(answers, guided, subject))
-    bars = method_bars(answers)
     if guided is not None and _is_drawn(guided, answers):
         from lora_profiler.report.answer.guided import trainer_bars
 
         bars = trainer_bars(guided, answers[0].gpu)
+    else:
+        bars = method_bars(answers)
     tables = list(_tables(answers, guided))
     whole, brief = (dim(*notes(answers, guided, is_brief=short)) for short in (False, True))
     choices: Sequence[list[Block]] = (
@@ -292,7 +293,7 @@ def _assumed(
     training, attention = asked_words(predictions)
     kernels = "" if answers[0].gpu else platform_words(workloads[0])
     yield f"{model}: {worst}{training}, {attention}{kernels}."
-    if answers[0].step and any(generates(workload.setup) for workload in workloads):
+    if any(generates(workload.setup) for workload in workloads) and answers[0].step:
         yield "Times are without the generation of completions."
     if guided is None or not is_brief:
         names = 0 if is_brief else NAMED
