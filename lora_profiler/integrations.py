@@ -35,7 +35,7 @@ _ROWS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class TrainingOutcome:
     """Bytes and seconds; None for what is not known. `peak` is that of the tensors. `reason` says
     why nothing is predicted."""
 
@@ -91,7 +91,7 @@ class PredictedVsMeasured:
         self.share = None if share is None else Path(share)
         if self.share is not None and not self.share.absolute().parent.is_dir():
             raise UsageError(f"There is no folder {self.share.parent}; make it first.")
-        self.outcome: Outcome | None = None
+        self.outcome: TrainingOutcome | None = None
         """What came of it, once it is known."""
         self._watch: _Watch | None = None
 
@@ -446,11 +446,11 @@ class _Watch:
             words = f"{method_name(answer)} needs {peak}."
         return f"{words} Assumed: batch {batch_size} × {seq_len:,} tokens."
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> TrainingOutcome:
         from lora_profiler.runs.comparison.errors import counted_peak
 
         measured = self._seconds / self._timed if self._timed and self._seconds else None
-        found = Outcome(
+        found = TrainingOutcome(
             measured_peak_bytes=self._peak,
             measured_reserved_bytes=self._reserved,
             measured_step_seconds=measured,
@@ -467,7 +467,7 @@ class _Watch:
             predicted_step_seconds=step.time.seconds * (share or 1) if step else None,
         )
 
-    def record(self, outcome: Outcome) -> dict[str, Any]:
+    def record(self, outcome: TrainingOutcome) -> dict[str, Any]:
         """What `share` writes."""
         from lora_profiler.facts.catalog import bundled_models
         from lora_profiler.measuring.harness.environment import packages

@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.pages import parser_of, read_document, write_document, write_page
 from benchmarks.truth.fetch_inputs import INPUTS, TEXT, WEIGHTS, FetchError, fetch
 from lora_profiler.cli.verify import chosen
-from lora_profiler.mathematics.sources import Request, open_subject
+from lora_profiler.mathematics.sources import VerifyRequest, open_subject
 from lora_profiler.mathematics.subject import effort_for
 from lora_profiler.mathematics.verify import verify
 from lora_profiler.measuring.harness.environment import environment
@@ -50,7 +50,7 @@ TOLERANCES = (
 
 def measured(claims: Sequence[Claim]) -> dict[str, Any]:
     weights, text = fetch(WEIGHTS, INPUTS), fetch(TEXT, INPUTS)
-    request = Request(weights=str(weights), text=text, seed=SEED, offline=True)
+    request = VerifyRequest(weights=str(weights), text=text, seed=SEED, offline=True)
     with TemporaryDirectory() as work, shown_checks(len(claims)) as watch:
         subject = open_subject(request, Path(work), watch.prepare())
         checked = verify(

@@ -236,7 +236,7 @@ class Values(NamedTuple):
     rank: int
 
 
-class Table(NamedTuple):
+class PolynomialTable(NamedTuple):
     """Polynomials over one list of monomials, so that many of them cost one list of products."""
 
     monomials: tuple[Exponents, ...]
@@ -244,7 +244,7 @@ class Table(NamedTuple):
     polynomials: tuple[Polynomial, ...]
 
     @classmethod
-    def of(cls, polynomials: Sequence[Polynomial]) -> "Table":
+    def of(cls, polynomials: Sequence[Polynomial]) -> "PolynomialTable":
         terms_of_rows = [p.nonzero() for p in polynomials]
         monomials = sorted({e for terms in terms_of_rows for e in terms})
         index = {e: i for i, e in enumerate(monomials)}

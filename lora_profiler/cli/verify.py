@@ -72,14 +72,14 @@ def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
         shown_checks(len(claims), as_json=o["progress"] == "json") as watch,
     ):
         tell = watch.prepare()  # before torch is loaded
-        from lora_profiler.mathematics.sources import Request, open_subject
+        from lora_profiler.mathematics.sources import VerifyRequest, open_subject
         from lora_profiler.mathematics.subject import effort_for
         from lora_profiler.mathematics.verify import verify
         from lora_profiler.measuring.harness.environment import environment, public_command
         from lora_profiler.report.claims.document import verify_blocks, verify_payload
 
         names = ("weights", "text", "offline", "quick", "seed")
-        request = Request(model=model, **{name: o[name] for name in names})
+        request = VerifyRequest(model=model, **{name: o[name] for name in names})
         subject = open_subject(request, Path(work), tell, lambda spec: _admit(spec, claims))
         effort = effort_for(subject.spec.num_parameters, quick=o["quick"])
         checked = verify(subject, claims, effort, o["seed"], watch)

@@ -25,7 +25,7 @@ from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.workload import Method, TrainSetup, Workload
 from lora_profiler.report.catalogues import matching
-from lora_profiler.report.first_screen import Offer
+from lora_profiler.report.first_screen import ChangeOffer
 from lora_profiler.report.json.predict import predict_payload
 from lora_profiler.report.setup_words import caution_lines
 
@@ -154,7 +154,9 @@ def would_be_traced(result: Answered) -> bool:
     )
 
 
-def applied(offer: Offer, answer: Answer, model: ModelSpec, question: Question) -> Question | None:
+def applied(
+    offer: ChangeOffer, answer: Answer, model: ModelSpec, question: Question
+) -> Question | None:
     """`question` with what `offer` changes of the setup of `answer`, whose methods are asked
     beside; None where no question has that setup, as where a trainer lays out rows otherwise."""
     if offer.setup is None:

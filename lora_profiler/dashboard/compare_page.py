@@ -20,7 +20,7 @@ from lora_profiler.report import labels
 from lora_profiler.report.measured import comparisons, run_labels
 from lora_profiler.report.page import accuracy
 from lora_profiler.report.page.accuracy import RunGrouping
-from lora_profiler.report.page.runs import Run, numbered
+from lora_profiler.report.page.runs import NumberedRun, numbered
 from lora_profiler.runs.comparison.errors import GROUPINGS, METRICS, Grouping, Metric
 from lora_profiler.units import GIB, MIB, byte_unit, count_text
 
@@ -160,7 +160,7 @@ def _show_bundled() -> None:
     st.session_state["sources"] = [records.BUNDLED]
 
 
-def _filters(everything: Sequence[Run]) -> dict[Filter, list[str]]:
+def _filters(everything: Sequence[NumberedRun]) -> dict[Filter, list[str]]:
     words = labels.METHOD_LABELS | run_labels.STATUS_LABELS
     return {
         by: st.multiselect(
@@ -176,18 +176,20 @@ def _filters(everything: Sequence[Run]) -> dict[Filter, list[str]]:
 
 
 @lru_cache(maxsize=8)
-def runs(loaded: Loaded) -> tuple[Run, ...]:
+def runs(loaded: Loaded) -> tuple[NumberedRun, ...]:
     return tuple(numbered(loaded.scored))
 
 
-def choices(rows: Iterable[Run], by: Filter) -> list[str]:
+def choices(rows: Iterable[NumberedRun], by: Filter) -> list[str]:
     """What a filter can be set to: methods and statuses in their order, names sorted."""
     present = {getattr(run, by) for run in rows}
     order = {"method": tuple(labels.METHOD_LABELS), "status": STATUSES}.get(by)
     return [name for name in order if name in present] if order else sorted(present)
 
 
-def filtered(rows: Sequence[Run], wanted: Mapping[Filter, Collection[str]]) -> list[Run]:
+def filtered(
+    rows: Sequence[NumberedRun], wanted: Mapping[Filter, Collection[str]]
+) -> list[NumberedRun]:
     active = [(by, set(names)) for by, names in wanted.items() if names]
     return [run for run in rows if all(getattr(run, by) in names for by, names in active)]
 
@@ -195,7 +197,7 @@ def filtered(rows: Sequence[Run], wanted: Mapping[Filter, Collection[str]]) -> l
 # --- the page -------------------------------------------------------------------------------------
 
 
-def _draw(chosen: Sequence[Run], total: int) -> None:
+def _draw(chosen: Sequence[NumberedRun], total: int) -> None:
     of_all = f" of {count_text(total)}" if len(chosen) < total else ""
     scored = [run.scored for run in chosen]
     by_id = {run.record_id: run.record for run in chosen}
@@ -216,7 +218,7 @@ def _draw(chosen: Sequence[Run], total: int) -> None:
     widgets.downloads("compare", export.of_records(scored, "records"))
 
 
-def _figures(chosen: Sequence[Run]) -> None:
+def _figures(chosen: Sequence[NumberedRun]) -> None:
     compared = [run for run in chosen if run.error is not None]
     shown = accuracy.drawn(compared, MOST_DOTS)
     widgets.section("Peak memory, predicted against measured")
@@ -248,7 +250,7 @@ def _errors(scored: Sequence[Any]) -> None:
     widgets.blocks(comparisons.comparison_blocks(scored, [chosen], by, _WORST))
 
 
-def _table(chosen: Sequence[Run]) -> None:
+def _table(chosen: Sequence[NumberedRun]) -> None:
     widgets.section("Records")
     peaks = [peak for run in chosen for peak in (run.measured_bytes, run.predicted_bytes) if peak]
     unit, size = byte_unit(max(min(peaks, default=GIB), MIB))  # two decimals tell the smallest too

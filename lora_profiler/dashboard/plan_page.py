@@ -29,7 +29,7 @@ from lora_profiler.planning.planned import PlannedRun, cost_of, hours_of
 from lora_profiler.question.batching.batches import BATCHINGS
 from lora_profiler.question.batching.sample_lengths import SampleLengths
 from lora_profiler.question.model_spec import ModelSpec
-from lora_profiler.report.blocks import Paragraph, Verdict
+from lora_profiler.report.blocks import Paragraph, VerdictLine
 from lora_profiler.report.charts.dots import FrontPoint, plan_front
 from lora_profiler.report.decision import plan as plan_words
 from lora_profiler.report.first_screen import LargeNumber
@@ -169,7 +169,7 @@ def _answer(plan: TrainingPlan, question: Question) -> None:
     head, *blocks = plan_words.plan_blocks(
         plan, trainer=question.trainer_defaults, detail=True, price_from=price
     )
-    assert isinstance(head, Verdict)
+    assert isinstance(head, VerdictLine)
     head = replace(head, words=head.words.removesuffix(":"), rest="") if run else head
     with st.container(key="verdict"):
         widgets.piece("verdict", head, _numbers(run) if run else ())

@@ -35,7 +35,7 @@ from lora_profiler.question.batching.files import SUFFIXES, read_data, read_hist
 from lora_profiler.question.batching.sample_lengths import SampleLengths
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.option import flag
-from lora_profiler.report.first_screen import Run
+from lora_profiler.report.first_screen import TrainingRun
 
 HISTOGRAM = ".csv"
 TYPES = tuple(suffix.removeprefix(".") for suffix in (*SUFFIXES, HISTOGRAM))
@@ -167,7 +167,7 @@ def planned(
     model: ModelSpec,
     question: Question,
     plan: PlanQuestion,
-    run: Run,
+    run: TrainingRun,
     file: SampleLengths | None = None,
 ) -> TrainingPlan:
     """The plan of `lora-profile plan`. `question` is an open one, `file` what a file of data holds;
@@ -194,7 +194,9 @@ def planned(
     return make_plan(offers, _amount(question, plan, run, file), space, budget, question.engine)
 
 
-def _amount(question: Question, plan: PlanQuestion, run: Run, file: SampleLengths | None) -> Amount:
+def _amount(
+    question: Question, plan: PlanQuestion, run: TrainingRun, file: SampleLengths | None
+) -> Amount:
     if file is not None and plan.lengths is not None:
         raise UsageError("--data and --lengths both say how long samples are; leave one out.")
     lengths = file or _figures(plan.lengths)
@@ -240,7 +242,7 @@ def in_words(message: str) -> str:
 # --- the command line -----------------------------------------------------------------------------
 
 
-def data_arguments(plan: PlanQuestion, run: Run, file: DataFile | None) -> tuple[str, ...]:
+def data_arguments(plan: PlanQuestion, run: TrainingRun, file: DataFile | None) -> tuple[str, ...]:
     if file is None and plan.lengths is None:
         return ()
     words = file.arguments if file else ("--lengths", plan.lengths or "")
@@ -252,7 +254,7 @@ def data_arguments(plan: PlanQuestion, run: Run, file: DataFile | None) -> tuple
 
 
 def plan_arguments(
-    question: Question, plan: PlanQuestion, run: Run, file: DataFile | None
+    question: Question, plan: PlanQuestion, run: TrainingRun, file: DataFile | None
 ) -> list[str]:
     """What to give `lora-profile` for the same plan; `question` is an open one."""
     words = setup_arguments(question)

@@ -13,7 +13,7 @@ from lora_profiler.planning.engine import ENGINES
 from lora_profiler.planning.setups import DEFAULTS, LORA_OPTIONS, QLORA_OPTIONS
 from lora_profiler.question.option import MAX_SIZE, Option, flag
 from lora_profiler.question.workload import OPTIONS, Method
-from lora_profiler.report.first_screen import Run
+from lora_profiler.report.first_screen import TrainingRun
 
 FIRST_MODEL = "meta-llama/Llama-3.1-8B"
 """What the page shows before anything is asked."""
@@ -316,7 +316,7 @@ class Shown:
     """`about` is None where nobody chose a method: `about_of` does then."""
 
     about: Method | None = None
-    run: Run = field(default_factory=Run)
+    run: TrainingRun = field(default_factory=TrainingRun)
 
 
 def about_of(methods: Sequence[Method]) -> Method:
@@ -328,7 +328,7 @@ def shown_to_params(shown: Shown, methods: Sequence[Method]) -> dict[str, list[s
     params: dict[str, list[str]] = {}
     if shown.about is not None and shown.about != about_of(methods):
         params["about"] = [shown.about]
-    return params | changed(shown.run, Run(), NUMBERS)
+    return params | changed(shown.run, TrainingRun(), NUMBERS)
 
 
 def shown_from_params(params: dict[str, list[str]]) -> tuple[Shown, tuple[str, ...]]:
@@ -337,4 +337,4 @@ def shown_from_params(params: dict[str, list[str]]) -> tuple[Shown, tuple[str, .
     readers: dict[str, Callable[[str], Any]] = {"about": partial(read_choice, "about", METHODS)}
     readers |= {name: partial(read_number, name, of) for name, of in NUMBERS.items()}
     values, complaints = pop_params(params, readers)
-    return Shown(about=values.pop("about", None), run=Run(**values)), tuple(complaints)
+    return Shown(about=values.pop("about", None), run=TrainingRun(**values)), tuple(complaints)

@@ -16,7 +16,7 @@ from lora_profiler.report.measured.comparisons import change_blocks
 from lora_profiler.report.measured.measurements import alone_table, record_details
 from lora_profiler.report.page.accuracy import step_times_drawing
 from lora_profiler.report.page.content import NOT_RECORDED, environment_table, fact_text
-from lora_profiler.report.page.runs import Run
+from lora_profiler.report.page.runs import NumberedRun
 from lora_profiler.report.page.steps import counters_drawing, peaks_drawing, step_drawing
 from lora_profiler.report.parts import Drawing
 from lora_profiler.runs.comparison.errors import PHASE_GROUPS, group_peaks
@@ -25,7 +25,7 @@ from lora_profiler.runs.comparison.scored import Scored, result
 from lora_profiler.units import bytes_text, change_text, error_text, rate_text, seconds_text
 
 
-def show(run: Run, key: str = "record") -> None:
+def show(run: NumberedRun, key: str = "record") -> None:
     record = run.record
     widgets.section(f"{run.model}, {run.cells[1]}: {run_labels.STATUS_LABELS[run.status]}")
     widgets.small(f"record {run.record_id}")
@@ -39,7 +39,7 @@ def show(run: Run, key: str = "record") -> None:
     widgets.downloads(key, export.of_records([run.scored], export.plain_name(run.record_id)))
 
 
-def _drawings(run: Run) -> Iterator[tuple[str, Drawing]]:
+def _drawings(run: NumberedRun) -> Iterator[tuple[str, Drawing]]:
     """(heading, figure) of all that was measured, what was predicted first beside it."""
     record = run.record
     measurement = record.measurement
@@ -84,7 +84,7 @@ _CASES = 5
 _AGAINST = "compare.against"
 
 
-def ask_other(run: Run, others: Sequence[Run]) -> Run | None:
+def ask_other(run: NumberedRun, others: Sequence[NumberedRun]) -> NumberedRun | None:
     """The record that `run` is to be held against, if one is chosen."""
     offered = sorted(
         (other for other in others if other.record_id != run.record_id),
@@ -103,7 +103,7 @@ def ask_other(run: Run, others: Sequence[Run]) -> Run | None:
     return by_id.get(chosen) if chosen else None
 
 
-def show_pair(first: Run, second: Run) -> None:
+def show_pair(first: NumberedRun, second: NumberedRun) -> None:
     widgets.section("Two records side by side")
     for place, run in zip(st.columns(2), (first, second), strict=True):
         with place:
@@ -141,7 +141,7 @@ def _sets(sets: Mapping[str, Loaded]) -> None:
 _Number = TypeVar("_Number", int, float)
 
 
-def pair_table(first: Run, second: Run) -> Table:
+def pair_table(first: NumberedRun, second: NumberedRun) -> Table:
     """What differs of model, method, options and device, then the numbers that both have. What is
     the same is left out of the former."""
     rows = [Row(cells=("what differs",), kind="section")]
@@ -154,7 +154,7 @@ def pair_table(first: Run, second: Run) -> Table:
     return Table(columns=("", *names, "change"), rows=tuple(rows))
 
 
-def _differences(first: Run, second: Run) -> Iterable[tuple[str, str, str]]:
+def _differences(first: NumberedRun, second: NumberedRun) -> Iterable[tuple[str, str, str]]:
     a, b = (run.record.workload for run in (first, second))
     options, others = setup_dict(a.setup), setup_dict(b.setup)
     named = [
@@ -168,7 +168,7 @@ def _differences(first: Run, second: Run) -> Iterable[tuple[str, str, str]]:
     return [each for each in named if each[1] != each[2]]
 
 
-def _numbers(first: Run, second: Run) -> Iterable[tuple[str, str, str, str]]:
+def _numbers(first: NumberedRun, second: NumberedRun) -> Iterable[tuple[str, str, str, str]]:
     both = (first, second)
     counted = ["rehearsed" if run.record.is_rehearsed else "measured" for run in both]
     word = counted[0] if counted[0] == counted[1] else "counted"

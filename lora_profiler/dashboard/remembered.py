@@ -21,7 +21,7 @@ from lora_profiler.dashboard.question import (
 from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.question.option import Option
 from lora_profiler.question.workload import Method
-from lora_profiler.report.first_screen import Run
+from lora_profiler.report.first_screen import TrainingRun
 
 BY_NAME, UPLOAD = "By name", "A config.json"
 _KEY = "ask."
@@ -70,7 +70,7 @@ def settle() -> Question:
 
 def shown() -> Shown:
     remembered = values()
-    run = Run(**{name: remembered[name] for name in NUMBERS})
+    run = TrainingRun(**{name: remembered[name] for name in NUMBERS})
     return Shown(about=remembered["about"] or about_of(remembered["methods"]), run=run)
 
 

@@ -104,7 +104,7 @@ def is_packed(layer: Any) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Factors:
+class AdapterFactors:
     """A (r x k) and B (d x r) of a layer in float64, and the scaling that they should have."""
 
     a: torch.Tensor
@@ -116,11 +116,11 @@ class Factors:
         return self.scaling * (self.b @ self.a)
 
 
-def factors(layer: Any, scaling: float) -> Factors:
+def factors(layer: Any, scaling: float) -> AdapterFactors:
     """The factors that a PEFT layer holds; `scaling` is worked out by the caller, never read from
     the layer."""
     a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-    return Factors(a=a.detach().double(), b=b.detach().double(), scaling=scaling)
+    return AdapterFactors(a=a.detach().double(), b=b.detach().double(), scaling=scaling)
 
 
 def factor_state(wrapped: nn.Module) -> dict[str, torch.Tensor]:

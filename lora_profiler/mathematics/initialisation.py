@@ -10,17 +10,23 @@ from typing import Any, Literal
 
 import torch
 
-from lora_profiler.mathematics.adapters import ADAPTER, Factors, adapted, factors, lora_layers
+from lora_profiler.mathematics.adapters import (
+    ADAPTER,
+    AdapterFactors,
+    adapted,
+    factors,
+    lora_layers,
+)
 from lora_profiler.mathematics.layer_outputs import gamma, share_of_limit, unit_roundoff
 from lora_profiler.mathematics.subject import Effort, Subject, loss_of
 from lora_profiler.question.workload import Dtype
 from lora_profiler.report.claims.claim import Tell, finite, worst_of
 from lora_profiler.report.claims.initialisation import (
+    FirstLogits,
     FirstSteps,
     Gradients,
     Init,
     Initialisation,
-    Logits,
     Moments,
     Start,
 )
@@ -86,12 +92,14 @@ def _start(subject: Subject, init: Init, seed: int) -> Start:
 
 
 @torch.no_grad()
-def _logits(subject: Subject, dtype: Dtype, init: Init, ids: torch.Tensor, seed: int) -> Logits:
+def _logits(
+    subject: Subject, dtype: Dtype, init: Init, ids: torch.Tensor, seed: int
+) -> FirstLogits:
     model = subject.model(dtype)
     base = model(input_ids=ids, use_cache=False).logits
     with adapted(model, r=RANK, alpha=ALPHA, seed=seed, init_lora_weights=init) as wrapped:
         start = wrapped(input_ids=ids, use_cache=False).logits
-    return Logits(
+    return FirstLogits(
         dtype=dtype,
         init_lora_weights=init,
         equal=torch.equal(base, start),
@@ -163,7 +171,7 @@ def _rows(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().reshape(-1, tensor.shape[-1]).double()
 
 
-def _error_of_limit(layer: Any, x: torch.Tensor, g: torch.Tensor, f: Factors) -> float:
+def _error_of_limit(layer: Any, x: torch.Tensor, g: torch.Tensor, f: AdapterFactors) -> float:
     """Of both gradients of one layer. x: n x k, g: n x d."""
     n, (d, k), r = x.shape[0], (g.shape[1], x.shape[1]), f.a.shape[0]
     u = unit_roundoff(layer.lora_A[ADAPTER].weight.dtype)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lora_profiler.mathematics.adapters import ADAPTER, Factors, exact_weight, lora_layers
+from lora_profiler.mathematics.adapters import ADAPTER, AdapterFactors, exact_weight, lora_layers
 
 ACCUMULATOR = torch.float32
 """What CPU kernels add products of 16-bit and of float32 numbers up in."""
@@ -81,7 +81,7 @@ class Expected:
     limit: torch.Tensor
 
 
-def two_paths(layer: Any, x: torch.Tensor, f: Factors) -> Expected:
+def two_paths(layer: Any, x: torch.Tensor, f: AdapterFactors) -> Expected:
     """W x + scaling B (A x) in float64.
 
     The limit is that of a kernel that adds products up in float32 and rounds after each of the
@@ -111,7 +111,9 @@ def one_path(
     return Expected(output=x64 @ weight.T + bias, limit=limit)
 
 
-def merged_weight(layer: Any, f: Factors, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def merged_weight(
+    layer: Any, f: AdapterFactors, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
     """W + scaling B A of an unmerged layer (d x k, float64), and how far the weight that PEFT
     merges in `dtype` may lie from it: the update is computed in the adapter's dtype and cast, and
     the sum rounded.

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from lora_profiler.mathematics.adapters import Factors, adapted, factors, lora_layers
+from lora_profiler.mathematics.adapters import AdapterFactors, adapted, factors, lora_layers
 from lora_profiler.mathematics.subject import Effort, Subject, mean_loss, train
 from lora_profiler.report.claims.claim import Tell, finite
-from lora_profiler.report.claims.scaling import Run, Scaled, Scaling, levels_of, rate_gains
+from lora_profiler.report.claims.scaling import Scaled, Scaling, ScalingRun, levels_of, rate_gains
 
 ALPHA = 16.0
 """Where alpha is fixed; where it is tied to the rank, alpha = r."""
@@ -90,12 +90,12 @@ class Runs:
         self.batches = subject.training_batches(effort.scaling_steps, effort, seed)
         self.base_loss = mean_loss(self._model, self.held_out)
         self._base_logits = _logits(self._model, self.held_out[0])
-        self._done: dict[tuple[int, float, float], Run] = {}
+        self._done: dict[tuple[int, float, float], ScalingRun] = {}
 
     def is_done(self, rule: ScalingRule, r: int, learning_rate: float) -> bool:
         return _key(rule, r, learning_rate) in self._done
 
-    def run(self, rule: ScalingRule, r: int, learning_rate: float) -> Run:
+    def run(self, rule: ScalingRule, r: int, learning_rate: float) -> ScalingRun:
         """The run at rank `r`. PEFT's layers scale as its options say; the norms here are those of
         B A times `factor(r)`."""
         key = _key(rule, r, learning_rate)
@@ -107,9 +107,9 @@ class Runs:
     def count(self) -> int:
         return len(self._done)
 
-    def _trained(self, rule: ScalingRule, r: int, learning_rate: float) -> Run:
+    def _trained(self, rule: ScalingRule, r: int, learning_rate: float) -> ScalingRun:
         last, factor = len(self.batches), rule.factor(r)
-        states: dict[int, dict[str, Factors]] = {}
+        states: dict[int, dict[str, AdapterFactors]] = {}
         logit_change = 0.0
 
         def after_step(step: int) -> None:
@@ -133,7 +133,7 @@ class Runs:
                 after_step=after_step,
             )
             loss = mean_loss(wrapped, self.held_out)
-        return Run(
+        return ScalingRun(
             rank=r,
             factor=factor,
             learning_rate=learning_rate,
@@ -162,11 +162,11 @@ def _square_norm(layer: Any) -> float:
     return float(layer.get_base_layer().weight.double().square().sum().item())
 
 
-def update_norm(state: Mapping[str, Factors]) -> float:
+def update_norm(state: Mapping[str, AdapterFactors]) -> float:
     return math.sqrt(sum(_square(f.scaling * f.b, f.a) for f in state.values()))
 
 
-def change_norm(before: Mapping[str, Factors], after: Mapping[str, Factors]) -> float:
+def change_norm(before: Mapping[str, AdapterFactors], after: Mapping[str, AdapterFactors]) -> float:
     """The Frobenius norm of the difference between two updates: s B' A' - s B A is [s B', -s B]
     [A'; A], a product of rank 2r."""
     pairs = [(before[name], f) for name, f in after.items()]

@@ -32,7 +32,7 @@ LEAST_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class VerifyRequest:
     """What is to be checked, as it was asked for. `model` is what `find_model` takes, "small", or
     None for SmolLM2-135M.
 
@@ -49,7 +49,10 @@ class Request:
 
 
 def open_subject(
-    request: Request, work: Path, tell: Tell, admit: Callable[[ModelSpec], None] = lambda spec: None
+    request: VerifyRequest,
+    work: Path,
+    tell: Tell,
+    admit: Callable[[ModelSpec], None] = lambda spec: None,
 ) -> Subject:
     """The model asked for with its weights and text. Where none was asked for and SmolLM2-135M's
     weights cannot be had, a small model is trained on the spot, which the subject's note says.
@@ -70,7 +73,9 @@ def open_subject(
         return _small(request, work, tell, f"The weights of {DEFAULT_MODEL} could not be had: {e} ")
 
 
-def _with_weights(request: Request, work: Path, admit: Callable[[ModelSpec], None]) -> Subject:
+def _with_weights(
+    request: VerifyRequest, work: Path, admit: Callable[[ModelSpec], None]
+) -> Subject:
     model = request.model or DEFAULT_MODEL
     spec = find_model(model, offline=request.offline)
     admit(spec)
@@ -145,7 +150,7 @@ def _unpacked(spec: ModelSpec, path: Path, work: Path) -> Path:
     return folder
 
 
-def _small(request: Request, work: Path, tell: Tell, why: str) -> Subject:
+def _small(request: VerifyRequest, work: Path, tell: Tell, why: str) -> Subject:
     folder, steps = work / "small-llama", SMALL_MODEL_STEPS[request.quick]
     losses = train_small(folder, seed=request.seed, steps=steps, tell=tell)
     spec = find_model(str(folder))

@@ -15,8 +15,8 @@ from lora_profiler.mathematics.subject import Effort, Subject
 from lora_profiler.question.workload import TrainSetup, Workload
 from lora_profiler.report.claims.claim import Tell
 from lora_profiler.report.claims.update_size import (
+    AlikeLayers,
     Example,
-    Layer,
     LayerRank,
     Model,
     ModelRank,
@@ -106,9 +106,9 @@ def _example() -> Example:
     )
 
 
-def _layer(place: Place, copies: int, by_rank: dict[int, dict[Place, list[Count]]]) -> Layer:
+def _layer(place: Place, copies: int, by_rank: dict[int, dict[Place, list[Count]]]) -> AlikeLayers:
     name, kind, d, k = place
-    return Layer(
+    return AlikeLayers(
         name=name,
         kind=kind,
         copies=copies,

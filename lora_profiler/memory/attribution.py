@@ -27,7 +27,7 @@ PhaseName = TypeVar("PhaseName", bound=str)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mark(Generic[PhaseName]):
+class PhaseMark(Generic[PhaseName]):
     """From event `position` on, `phase` of `step` runs, micro-batch `micro`. `note` names an
     instant within a phase instead of starting one."""
 
@@ -52,7 +52,7 @@ class Span(Generic[PhaseName]):
     logits: int | None = None
 
 
-def spans_of(marks: Sequence[Mark[PhaseName]], end: int) -> list[Span[PhaseName]]:
+def spans_of(marks: Sequence[PhaseMark[PhaseName]], end: int) -> list[Span[PhaseName]]:
     """Every marked stretch, in order; `end` is the number of positions."""
     starts = [i for i, mark in enumerate(marks) if not mark.note]
     spans = []

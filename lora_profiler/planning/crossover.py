@@ -30,7 +30,7 @@ HIGHEST_RANK = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
+class CrossoverPoint:
     """One size, and what each method costs at it: bytes at the peak, and seconds a step where they
     are known.
 
@@ -79,7 +79,7 @@ class Crossover:
 
     workloads: tuple[Workload, ...]
     gpu: Gpu | None
-    points: tuple[Point, ...]
+    points: tuple[CrossoverPoint, ...]
     crossings: tuple[Crossing, ...]
 
 
@@ -133,10 +133,10 @@ def crossover(
     }
     sizes = sorted(set(batch_sizes))
 
-    def point(batch: int, length: int) -> Point:
+    def point(batch: int, length: int) -> CrossoverPoint:
         peaks = {method: c.peak(batch, length) for method, c in costs.items()}
         seconds = {method: c.seconds(batch, length) for method, c in costs.items()}
-        return Point(
+        return CrossoverPoint(
             batch_size=batch,
             seq_len=length,
             peak_bytes={method: n for method, n in peaks.items() if n is not None},

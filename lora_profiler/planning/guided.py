@@ -71,7 +71,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class OpenChange:
     """What one thing that the question leaves open is worth: all as in the headline, but for
     `option`, which is `value`."""
 
@@ -91,7 +91,7 @@ class Guided:
     in place of what its guides pass."""
 
     lines: tuple[Line, ...]
-    changes: Mapping[Method, tuple[Change, ...]]
+    changes: Mapping[Method, tuple[OpenChange, ...]]
     own_defaults: bool = False
 
     def of(self, method: Method) -> tuple[Line, ...]:
@@ -194,7 +194,7 @@ def _foreseen(
 
 def open_changes(
     answer: Answer, options: Mapping[str, Any], given: Collection[str]
-) -> list[Change]:
+) -> list[OpenChange]:
     """What matters most of what the question of `answer` leaves open: checkpointing, the length of
     samples, evaluation, k-bit preparation, the format of weights, the loss, and with experts the
     version of transformers."""
@@ -227,6 +227,6 @@ def open_changes(
         except LoraProfilerError:
             continue
         if foreseen.prediction.is_whole:
-            changes.append(Change(option=option, value=value, foreseen=foreseen))
+            changes.append(OpenChange(option=option, value=value, foreseen=foreseen))
     changes.sort(key=lambda change: -abs(log(change.peak_bytes / peak)))
     return changes[:MOST_CHANGES]

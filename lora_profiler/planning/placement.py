@@ -142,7 +142,7 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
+class PlacementOption:
     """A method under a sharding. `least` is on the fewest cards that it fits on, None where it fits
     on no number of them; `whole` is on all cards. Seconds are of a step on all cards, at least and
     at most: compute and sending hidden behind each other, and one after the other; without a link,
@@ -197,7 +197,7 @@ def find_cluster(text: str) -> Cluster:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Remedy:
+class PlacementRemedy:
     """What makes a setup fit that no sharding fits on a cluster: the fewest cards, those of the
     cluster if they can do, and whether checkpointing has to be switched on for it."""
 
@@ -206,7 +206,7 @@ class Remedy:
     checkpointing: bool
 
 
-def remedy(workload: Workload, cluster: Cluster) -> Remedy | None:
+def remedy(workload: Workload, cluster: Cluster) -> PlacementRemedy | None:
     """Of `workload`, which fits in no way on `cluster`: first with checkpointing, if it is off, on
     the cluster; then on as many more cards as it takes, doubled up to `MOST_REMEDY_CARDS`. None
     where that is not enough."""
@@ -225,7 +225,7 @@ def remedy(workload: Workload, cluster: Cluster) -> Remedy | None:
             placed = _placed(way, sharding, size, cluster.gpu, "auto")
             if placed.verdict == "fits" and placed.prediction.is_whole:
                 switched = way.setup.checkpointing and not workload.setup.checkpointing
-                return Remedy(cards=size, sharding=sharding, checkpointing=switched)
+                return PlacementRemedy(cards=size, sharding=sharding, checkpointing=switched)
     return None
 
 
@@ -246,7 +246,7 @@ def plan(
     cluster: Cluster,
     network: Network | None = None,
     engine: str = "auto",
-) -> list[Option]:
+) -> list[PlacementOption]:
     """Every way to place each workload on the cluster, in the order of the workloads and of
     `SHARDINGS`; batch and sequence are a rank's.
 
@@ -275,7 +275,7 @@ def _shardings(setup: TrainSetup, cluster: Cluster) -> tuple[Sharding, ...]:
 
 def _option(
     workload: Workload, sharding: Sharding, cluster: Cluster, network: Network | None, engine: str
-) -> Option:
+) -> PlacementOption:
     def placed(world_size: int) -> Placement:
         return _placed(workload, sharding, world_size, cluster.gpu, engine)
 
@@ -283,7 +283,7 @@ def _option(
     least = next((p for p in map(placed, world_sizes(cluster)) if p.verdict == "fits"), None)
     sent = communication(whole.prediction, network)
     low, high = _seconds(whole.prediction, cluster.gpu, engine, sent)
-    return Option(
+    return PlacementOption(
         sharding=sharding,
         least=least,
         whole=whole,

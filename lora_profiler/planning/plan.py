@@ -12,7 +12,7 @@ from lora_profiler.planning.engine import engine_for_search, predict_checked
 from lora_profiler.planning.fit import smallest_cards
 from lora_profiler.planning.pareto import Front, Objectives
 from lora_profiler.planning.placement import Cluster
-from lora_profiler.planning.plan_costs import Costs, Layout
+from lora_profiler.planning.plan_costs import Costs, KnownWay
 from lora_profiler.planning.plan_space import (
     Limits,
     Part,
@@ -56,7 +56,7 @@ class NearestFit:
 
     gpu: Gpu
     cards: int
-    layout: Layout
+    layout: KnownWay
     peak_bytes: int
     missing_bytes: int
     enough_cards: int | None
@@ -109,7 +109,7 @@ class _Leanest:
     def __init__(self, space: Space, costs: Costs, method: Method) -> None:
         self._space, self._costs, self._method = space, costs, method
 
-    def layouts(self, part: Part) -> Iterator[Layout]:
+    def layouts(self, part: Part) -> Iterator[KnownWay]:
         """Of the smallest micro-batch and rank of each row."""
         for workload in part.offer.workloads:
             setup = workload.setup
@@ -363,7 +363,7 @@ class _Search:
 
     def _add(
         self,
-        layout: Layout,
+        layout: KnownWay,
         workload: Workload,
         part: Part,
         front: Front[PlannedRun],
@@ -379,7 +379,7 @@ class _Search:
             seconds[key] = run.time.step.middle
         front.add(run, run.objectives)
 
-    def _objectives(self, layout: Layout, part: Part, step_seconds: float) -> Objectives:
+    def _objectives(self, layout: KnownWay, part: Part, step_seconds: float) -> Objectives:
         total = step_seconds * layout.steps
         price = part.offer.price
         hours = total / HOUR
@@ -394,7 +394,7 @@ class _Search:
             concessions=concessions_of(layout.setup),
         )
 
-    def _run(self, layout: Layout, workload: Workload, part: Part) -> PlannedRun:
+    def _run(self, layout: KnownWay, workload: Workload, part: Part) -> PlannedRun:
         gpu = part.cluster.gpu
         time = self.costs.time(layout, gpu, part.network)
         return PlannedRun(

@@ -12,7 +12,7 @@ from lora_profiler.memory.kernels import StepKernels, lumped
 from lora_profiler.planning.engine import peak_bytes_checked, predict_checked, resized, rules_know
 from lora_profiler.planning.over_data import TIMED_PARTS, worst_batch
 from lora_profiler.planning.placement import Network, communication
-from lora_profiler.planning.planned import Amount, Interval, PlannedTime
+from lora_profiler.planning.planned import Amount, EstimateRange, PlannedTime
 from lora_profiler.planning.reserve import held_bytes
 from lora_profiler.planning.timing import TimedDevice, device_for, no_speed
 from lora_profiler.question.batching.batches import Batches
@@ -23,7 +23,7 @@ from lora_profiler.steptime import step_time_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class KnownWay:
     """A way whose peak is known, `held_bytes` of it through every step. `workload` is as asked, on
     the first platform that runs the same kernels; `worst` is that of the worst batch where there
     are data."""
@@ -51,7 +51,7 @@ class Costs:
         """The cards on which no step could be timed, by the reason."""
         self.timed = 0
         self._platforms: dict[tuple[AttentionKernels, tuple[int, int]], Platform] = {}
-        self._layouts: dict[tuple[TrainSetup, Platform], Layout | None] = {}
+        self._layouts: dict[tuple[TrainSetup, Platform], KnownWay | None] = {}
         self._trained: dict[tuple[object, Platform], int] = {}
         self._held: dict[tuple[object, ...], int] = {}
         self._kernels: dict[tuple[TrainSetup, Platform], StepKernels] = {}
@@ -65,7 +65,7 @@ class Costs:
         key = attention_kernels(workload), workload.platform.torch
         return replace(workload, platform=self._platforms.setdefault(key, workload.platform))
 
-    def layout(self, workload: Workload, setup: TrainSetup) -> Layout | None:
+    def layout(self, workload: Workload, setup: TrainSetup) -> KnownWay | None:
         """`workload` with `setup`; None for what is refused, and for what nobody knows the peak
         of."""
         key = setup, workload.platform
@@ -73,13 +73,13 @@ class Costs:
             self._layouts[key] = self._layout(replace(workload, setup=setup))
         return self._layouts[key]
 
-    def _layout(self, workload: Workload) -> Layout | None:
+    def _layout(self, workload: Workload) -> KnownWay | None:
         setup = workload.setup
         try:
             worst, steps = self._over_amount(workload)
             engine = self._answerer(worst)
             check(worst, engine)
-            return Layout(
+            return KnownWay(
                 workload=workload,
                 worst=worst,
                 peak_bytes=peak_bytes_checked(worst, engine),
@@ -134,7 +134,7 @@ class Costs:
 
     # --- time -------------------------------------------------------------------------------------
 
-    def time(self, layout: Layout, gpu: Gpu, network: Network | None) -> PlannedTime | None:
+    def time(self, layout: KnownWay, gpu: Gpu, network: Network | None) -> PlannedTime | None:
         """The time of a step of `layout` on `gpu`, whose ranks are linked by `network`; None where
         it is not known."""
         device = self._device(layout.workload, gpu)
@@ -161,7 +161,7 @@ class Costs:
         sending = self._sending(layout, network)
         sent = sending or 0.0
         return PlannedTime(
-            step=Interval(low=max(low, sent), middle=middle + sent, high=high + sent),
+            step=EstimateRange(low=max(low, sent), middle=middle + sent, high=high + sent),
             compute_seconds=middle,
             sending_seconds=sending,
             share_of_host=host,
@@ -171,7 +171,7 @@ class Costs:
     def _note_untimed(self, reason: str, gpu: Gpu) -> None:
         self.untimed.setdefault(reason, {}).setdefault(gpu.key)
 
-    def _parts(self, layout: Layout) -> list[tuple[Workload, float]]:
+    def _parts(self, layout: KnownWay) -> list[tuple[Workload, float]]:
         """The batches whose times are averaged, with the share of each."""
         if self.amount.data is None:
             return [(layout.workload, 1.0)]
@@ -195,7 +195,7 @@ class Costs:
             self._kernels[key] = replace(counted, kernels=lumped(counted.kernels))
         return self._kernels[key]
 
-    def _sending(self, layout: Layout, network: Network | None) -> float | None:
+    def _sending(self, layout: KnownWay, network: Network | None) -> float | None:
         setup = layout.setup
         if setup.world_size == 1:
             return 0.0

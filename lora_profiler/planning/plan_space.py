@@ -7,7 +7,7 @@ from itertools import product
 
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.placement import SHARDINGS, Cluster, Network, world_sizes
-from lora_profiler.planning.plan_costs import Costs, Layout
+from lora_profiler.planning.plan_costs import Costs, KnownWay
 from lora_profiler.planning.planned import Offer, Space, divisors, link_of, sized
 from lora_profiler.planning.reserve import judge, reserve_for
 from lora_profiler.question.model_spec import ModelSpec
@@ -39,13 +39,13 @@ class Part:
     def usable_bytes(self) -> int:
         return self.cluster.gpu.usable_bytes or 0
 
-    def headroom_bytes(self, layout: Layout) -> int:
+    def headroom_bytes(self, layout: KnownWay) -> int:
         """Beside the reserve with the bound on fragmentation: thousands of ways are judged, and
         each simulation takes tens of milliseconds."""
         peak, held = layout.peak_bytes, layout.held_bytes
         return self.usable_bytes - peak - reserve_for(self.cluster.gpu, peak, held).total_bytes
 
-    def fits(self, layout: Layout) -> bool:
+    def fits(self, layout: KnownWay) -> bool:
         peak, held = layout.peak_bytes, layout.held_bytes
         return judge(peak, self.usable_bytes, self.cluster.gpu, held) == "fits"
 
@@ -179,7 +179,7 @@ def _row(setup: TrainSetup) -> tuple[object, ...]:
 class Cell:
     """The layouts of one method and rank that fit some cards, out of so many."""
 
-    layouts: tuple[Layout, ...]
+    layouts: tuple[KnownWay, ...]
     considered: int
 
 
@@ -208,7 +208,7 @@ def _fitting(
     costs: Costs,
     limits: Limits,
 ) -> Cell:
-    layouts, considered = list[Layout](), 0
+    layouts, considered = list[KnownWay](), 0
     for row in setups_of(workload.setup, space, part.cards, optimizer, rank):
         considered += len(row)
         if least_bytes(workload.model, row[0]) > part.usable_bytes:

@@ -189,15 +189,17 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
+class EstimateRange:
     """An estimate with the least and the most it may be."""
 
     low: float
     middle: float
     high: float
 
-    def __mul__(self, factor: float) -> "Interval":
-        return Interval(low=self.low * factor, middle=self.middle * factor, high=self.high * factor)
+    def __mul__(self, factor: float) -> "EstimateRange":
+        return EstimateRange(
+            low=self.low * factor, middle=self.middle * factor, high=self.high * factor
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +208,7 @@ class PlannedTime:
     and of sending, None where no link is known; `share_of_host` as `StepTime` has it. The estimate
     adds compute and sending; at least the longer of both is needed."""
 
-    step: Interval
+    step: EstimateRange
     compute_seconds: float
     sending_seconds: float | None
     share_of_host: float
@@ -246,11 +248,11 @@ class PlannedRun:
         return self.workload.setup
 
     @property
-    def hours(self) -> Interval | None:
+    def hours(self) -> EstimateRange | None:
         return self.time.step * (self.steps / HOUR) if self.time else None
 
     @property
-    def cost(self) -> Interval | None:
+    def cost(self) -> EstimateRange | None:
         if self.hours is None or self.price is None:
             return None
         return self.hours * (self.cluster.cards * self.price.per_hour)

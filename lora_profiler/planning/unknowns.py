@@ -77,7 +77,7 @@ class Worth(NamedTuple):
     is_priced: bool = True
 
 
-class Spread(NamedTuple):
+class PeakSpread(NamedTuple):
     """The peaks of all that the question may mean, and what each unknown is worth."""
 
     low_bytes: int
@@ -87,7 +87,7 @@ class Spread(NamedTuple):
 
 def spread(
     workload: Workload, peak: int, trainer: Trainer | None, given: Collection[str] | None
-) -> Spread:
+) -> PeakSpread:
     """Of an answer of `peak` bytes. `given` are the names of the options that the question has,
     None for those that are not at their default.
 
@@ -109,7 +109,7 @@ def spread(
         lowest += [least] if least[0] <= peak + nearly else []
         highest += [most] if most[0] >= peak - nearly else []
     found.sort(key=lambda worth: worth.low_bytes - worth.high_bytes)
-    return Spread(
+    return PeakSpread(
         low_bytes=_furthest(workload, peak, sorted(lowest, key=_first), min),
         high_bytes=_furthest(workload, peak, sorted(highest, key=_first)[::-1], max),
         unknowns=tuple(found),

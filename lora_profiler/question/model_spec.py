@@ -83,7 +83,7 @@ class Module:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stack:
+class LayerStack:
     """The layers of one ModuleList: `kinds[order[i]]` are the modules of layer i, whose name is
     `f"{name}.{i}"`."""
 
@@ -149,7 +149,7 @@ class ModelSpec:
     fingerprint: str
     dtype: str | None = field(compare=False)
     config: Mapping[str, Any] = field(compare=False, repr=False)
-    parts: tuple[Module | Stack, ...] = field(compare=False, repr=False)
+    parts: tuple[Module | LayerStack, ...] = field(compare=False, repr=False)
     output_embedding: str | None = field(default=None, compare=False, repr=False)
     weightless: tuple[str, ...] = field(default=(), compare=False, repr=False)
     published: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)

@@ -150,7 +150,7 @@ Sign = Literal["fits", "tight", "does_not_fit", ""]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class VerdictLine:
     """The line that decides: `words` stand out, `rest` has the numbers."""
 
     sign: Sign
@@ -238,7 +238,7 @@ class Paragraph:
     whole: tuple[str, ...] = field(default=(), compare=False)
 
 
-Block = Table | Paragraph | Verdict | Bars
+Block = Table | Paragraph | VerdictLine | Bars
 
 
 def parts_table(bars: Bars) -> Table:

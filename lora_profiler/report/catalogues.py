@@ -16,7 +16,7 @@ from lora_profiler.report.blocks import (
     Row,
     Rows,
     Table,
-    Verdict,
+    VerdictLine,
     advice,
     heading,
     paragraph,
@@ -112,10 +112,10 @@ _FACT_WIDTH = 15
 def doctor_verdict(missing: Sequence[str]) -> list[Block]:
     """What this installation can do without the packages that are `missing`."""
     if not missing:
-        return [Verdict(sign="fits", words="Predictions, traces and measurements can run.")]
+        return [VerdictLine(sign="fits", words="Predictions, traces and measurements can run.")]
     needed = f" traces and measurements lack {', '.join(missing)}."
     install = advice("Install them: `pip install 'lora-profiler[measure]'`")
-    return [Verdict(sign="tight", words="Predictions can run;", rest=needed), install]
+    return [VerdictLine(sign="tight", words="Predictions can run;", rest=needed), install]
 
 
 def doctor_table(diagnosis: Diagnosis) -> Table:

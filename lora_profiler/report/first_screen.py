@@ -19,7 +19,7 @@ from lora_profiler.report.answer.verdicts import (
     speed_words,
     verdict_blocks,
 )
-from lora_profiler.report.blocks import Verdict as Sentence
+from lora_profiler.report.blocks import VerdictLine as Sentence
 from lora_profiler.report.peak_interval import interval_lines, leaves_open
 from lora_profiler.units import (
     bytes_texts,
@@ -39,7 +39,7 @@ def verdict(answer: Answer) -> Sentence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class TrainingRun:
     """What is trained on: rows of the data, their tokens on average, passes over them, and the
     price of an hour of the device in whatever money, None where it is not asked."""
 
@@ -61,7 +61,7 @@ class LargeNumber(NamedTuple):
     note: str = ""
 
 
-def speed_numbers(answer: Answer, run: Run) -> tuple[LargeNumber, ...]:
+def speed_numbers(answer: Answer, run: TrainingRun) -> tuple[LargeNumber, ...]:
     """None without a device, or where no source tells its speed. Of what does not fit they are
     those of a card as fast with room for it, and a note says so."""
     step = answer.step
@@ -117,7 +117,7 @@ MOST_OFFERS = 4
 _MOST_GPUS = 2
 
 
-class Offer(NamedTuple):
+class ChangeOffer(NamedTuple):
     """A change in words, its price or reason as `tip`, and the setup or card it leads to."""
 
     text: str
@@ -126,7 +126,7 @@ class Offer(NamedTuple):
     gpu: str | None = None
 
 
-def offers(answer: Answer, engine: str = "auto") -> tuple[Offer, ...]:
+def offers(answer: Answer, engine: str = "auto") -> tuple[ChangeOffer, ...]:
     """At most `MOST_OFFERS`. Of what does not fit the sets of changes that suffice, those that
     train the same first, then cards that are enough; without a card such cards; of what fits the
     largest batch, length and rank."""
@@ -143,12 +143,12 @@ def offers(answer: Answer, engine: str = "auto") -> tuple[Offer, ...]:
     return tuple(offer for offer, _ in zip(found, range(MOST_OFFERS), strict=False))
 
 
-def _remedies(answer: Answer, engine: str) -> Iterator[Offer]:
+def _remedies(answer: Answer, engine: str) -> Iterator[ChangeOffer]:
     assert answer.gpu is not None
     workload = answer.prediction.workload
     for remedy in advise(workload, answer.gpu, engine, answer.prediction, trainer=answer.trainer):
         words, prices = _remedy_words(remedy, answer.step), "; ".join(remedy.prices)
-        yield Offer(words, prices, setup=remedy.workload.setup)
+        yield ChangeOffer(words, prices, setup=remedy.workload.setup)
     yield from _cards(answer)
 
 
@@ -159,24 +159,24 @@ def _remedy_words(remedy: Remedy, step: TimedStep | None) -> str:
     return f"{names[0].upper()}{names[1:]}: {', '.join(more)}"
 
 
-def _cards(answer: Answer) -> Iterator[Offer]:
+def _cards(answer: Answer) -> Iterator[ChangeOffer]:
     for card in smallest_cards(answer.prediction)[:_MOST_GPUS]:
         words = f"{gpu_name(card)}: {size_text(card.usable_bytes or 0)}"
-        yield Offer(words, "The smallest memory that is enough.", gpu=card.key)
+        yield ChangeOffer(words, "The smallest memory that is enough.", gpu=card.key)
 
 
-def _growth(answer: Answer, fit: Fit) -> Iterator[Offer]:
+def _growth(answer: Answer, fit: Fit) -> Iterator[ChangeOffer]:
     """How far each size can go by itself, a sequence no further than the model was made for."""
     setup, tip = answer.prediction.workload.setup, "All else stays as it is."
     made_for = answer.prediction.workload.model.trained_length
     batch, length, rank = fit.largest_batch_size, fit.longest_seq_len, fit.highest_rank
     if batch is not None and batch > setup.batch_size:
         larger = replace(setup, batch_size=batch)
-        yield Offer(f"Batch {count_text(batch)}: the largest that fits", tip, setup=larger)
+        yield ChangeOffer(f"Batch {count_text(batch)}: the largest that fits", tip, setup=larger)
     longest = length if length is None or made_for is None else min(length, made_for)
     if longest is not None and longest > setup.seq_len:
         longer = replace(setup, seq_len=longest)
-        yield Offer(f"{count_text(longest)} tokens: the longest that fits", tip, setup=longer)
+        yield ChangeOffer(f"{count_text(longest)} tokens: the longest that fits", tip, setup=longer)
     if rank is not None and setup.lora is not None and rank > setup.lora.r:
         higher = replace(setup, lora=replace(setup.lora, r=rank))
-        yield Offer(f"Rank {count_text(rank)}: the highest that fits", tip, setup=higher)
+        yield ChangeOffer(f"Rank {count_text(rank)}: the highest that fits", tip, setup=higher)

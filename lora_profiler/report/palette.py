@@ -43,7 +43,7 @@ class Paint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
+class PointStyle:
     """How a point is drawn: a colour, and a symbol of plotly's."""
 
     colour: Colour
@@ -97,10 +97,10 @@ PART_PAINTS: "Final[Mapping[Part, Paint]]" = {
 
 # --- methods, verdicts, sides ---------------------------------------------------------------------
 
-METHOD_MARKS: Final[Mapping[Method, Mark]] = {
-    "full": Mark(colour=Colour(light="#4b85da", dark="#4695ea"), symbol="circle"),
-    "lora": Mark(colour=Colour(light="#b24200", dark="#ef8030"), symbol="diamond"),
-    "qlora": Mark(colour=Colour(light="#309e70", dark="#5cc496"), symbol="square"),
+METHOD_MARKS: Final[Mapping[Method, PointStyle]] = {
+    "full": PointStyle(colour=Colour(light="#4b85da", dark="#4695ea"), symbol="circle"),
+    "lora": PointStyle(colour=Colour(light="#b24200", dark="#ef8030"), symbol="diamond"),
+    "qlora": PointStyle(colour=Colour(light="#309e70", dark="#5cc496"), symbol="square"),
 }
 
 VERDICT_COLOURS: "Final[Mapping[Verdict, Colour]]" = {
@@ -116,23 +116,31 @@ REST_PAINT: Final = Paint(colour=Colour(light="#8c94a0", dark="#c5cad5"))
 SAVED_PAINT: Final = Paint(colour=Colour(light="#309e70", dark="#5cc496"), hatch="/")
 """What is left of a peak, and what a change saves of it."""
 
-COUNTER_MARKS: Final[Mapping[str, Mark]] = {
-    "requested_peak_bytes": Mark(colour=Colour(light="#4b85da", dark="#4695ea"), symbol="circle"),
-    "requested_bytes": Mark(colour=Colour(light="#4b85da", dark="#4695ea"), symbol="circle-open"),
-    "allocated_peak_bytes": Mark(colour=Colour(light="#b24200", dark="#ef8030"), symbol="diamond"),
-    "reserved_peak_bytes": Mark(colour=Colour(light="#309e70", dark="#5cc496"), symbol="square"),
+COUNTER_MARKS: Final[Mapping[str, PointStyle]] = {
+    "requested_peak_bytes": PointStyle(
+        colour=Colour(light="#4b85da", dark="#4695ea"), symbol="circle"
+    ),
+    "requested_bytes": PointStyle(
+        colour=Colour(light="#4b85da", dark="#4695ea"), symbol="circle-open"
+    ),
+    "allocated_peak_bytes": PointStyle(
+        colour=Colour(light="#b24200", dark="#ef8030"), symbol="diamond"
+    ),
+    "reserved_peak_bytes": PointStyle(
+        colour=Colour(light="#309e70", dark="#5cc496"), symbol="square"
+    ),
 }
 """By the field of a phase's sample."""
 
-SERIES_MARKS: Final[tuple[Mark, ...]] = (
-    Mark(colour=METHOD_MARKS["full"].colour, symbol="circle"),
-    Mark(colour=METHOD_MARKS["lora"].colour, symbol="diamond"),
-    Mark(colour=METHOD_MARKS["qlora"].colour, symbol="square"),
-    Mark(colour=CATEGORY_PAINTS["gradients"].colour, symbol="triangle-up"),
-    Mark(colour=CATEGORY_PAINTS["activations"].colour, symbol="cross"),
-    Mark(colour=CATEGORY_PAINTS["logits_and_loss"].colour, symbol="triangle-down"),
-    Mark(colour=CATEGORY_PAINTS["buffers"].colour, symbol="star"),
-    Mark(colour=CATEGORY_PAINTS["communication"].colour, symbol="hexagon"),
+SERIES_MARKS: Final[tuple[PointStyle, ...]] = (
+    PointStyle(colour=METHOD_MARKS["full"].colour, symbol="circle"),
+    PointStyle(colour=METHOD_MARKS["lora"].colour, symbol="diamond"),
+    PointStyle(colour=METHOD_MARKS["qlora"].colour, symbol="square"),
+    PointStyle(colour=CATEGORY_PAINTS["gradients"].colour, symbol="triangle-up"),
+    PointStyle(colour=CATEGORY_PAINTS["activations"].colour, symbol="cross"),
+    PointStyle(colour=CATEGORY_PAINTS["logits_and_loss"].colour, symbol="triangle-down"),
+    PointStyle(colour=CATEGORY_PAINTS["buffers"].colour, symbol="star"),
+    PointStyle(colour=CATEGORY_PAINTS["communication"].colour, symbol="hexagon"),
 )
 """Of the lines of one figure, in their order."""
 

@@ -18,7 +18,7 @@ from lora_profiler.units import about_text, count_text
 if TYPE_CHECKING:
     from lora_profiler.question.workload import Workload
     from lora_profiler.report.claims.claim import Checked, Claim
-    from lora_profiler.trace.effort import Effort
+    from lora_profiler.trace.effort import TracingEffort
 
 Tell = Callable[[str, int, int], None]
 """What is being done, how many parts are done, and of how many."""
@@ -41,7 +41,7 @@ def seconds_left(done: int, total: int, seconds: float) -> float | None:
 
 
 @dataclass(slots=True)
-class Piece:
+class Work:
     """One piece of work, as far as it is. `left_seconds` where it is known by other means than the
     parts that are done; `more` goes into its events."""
 
@@ -89,14 +89,14 @@ class Events:
         self._between = SECONDS_BETWEEN if seconds is None else seconds
         self._written = time.monotonic()
 
-    def begin(self, piece: Piece) -> None:
+    def begin(self, piece: Work) -> None:
         self._written = time.monotonic()
 
-    def update(self, piece: Piece) -> None:
+    def update(self, piece: Work) -> None:
         if time.monotonic() - self._written >= self._between:
             self.write(piece.event())
 
-    def end(self, piece: Piece, outcome: str) -> None:
+    def end(self, piece: Work, outcome: str) -> None:
         """What came of it is said by who began it."""
 
     def write(self, event: dict[str, Any]) -> None:
@@ -104,23 +104,23 @@ class Events:
         print(json.dumps(event, allow_nan=False), file=sys.stderr, flush=True)
 
 
-class Bars:
+class LiveBars:
     """A bar of rich for each piece."""
 
     def __init__(self, progress: Any) -> None:
         self._progress, self._tasks = progress, dict[int, Any]()
 
-    def begin(self, piece: Piece) -> None:
+    def begin(self, piece: Work) -> None:
         self._tasks[id(piece)] = self._progress.add_task(
             printable(piece.phase), total=None, doing="", piece=piece
         )
 
-    def update(self, piece: Piece) -> None:
+    def update(self, piece: Work) -> None:
         task = self._tasks[id(piece)]
         doing = printable(piece.text)
         self._progress.update(task, completed=piece.done, total=piece.of, doing=doing)
 
-    def end(self, piece: Piece, outcome: str) -> None:
+    def end(self, piece: Work, outcome: str) -> None:
         task = self._tasks.pop(id(piece))
         self._progress.update(task, total=1, completed=1, doing=outcome, piece=None)
 
@@ -128,14 +128,14 @@ class Bars:
 @contextmanager
 def _shown(
     *, transient: bool, events: Events | None = None, seconds: float | None = None
-) -> Iterator["Events | Bars"]:
+) -> Iterator["Events | LiveBars"]:
     """Bars on a terminal, or `events`, `seconds` apart."""
     console = terminal() if events is None else None
     if console is None:
         yield events or Events(seconds)
         return
     with _live(console, transient=transient) as progress:
-        yield Bars(progress)
+        yield LiveBars(progress)
 
 
 @contextmanager
@@ -143,10 +143,10 @@ def shown_work(phase: str, unit: str = "", seconds: float | None = None) -> Iter
     """Shows one piece of work, and nothing is left of it on a terminal; `unit` are its parts,
     `seconds` what lies between two events."""
     with _shown(transient=True, seconds=seconds) as shown:
-        yield _teller(shown, Piece(phase=phase, unit=unit))
+        yield _teller(shown, Work(phase=phase, unit=unit))
 
 
-def _teller(shown: Events | Bars, piece: Piece) -> Tell:
+def _teller(shown: Events | LiveBars, piece: Work) -> Tell:
     shown.begin(piece)
 
     def tell(doing: str, done: int, total: int) -> None:
@@ -163,18 +163,18 @@ class Checks:
     """What is shown of the checks of some claims (`report.claims.claim.Watch`). Events have the
     number of the claim too, 0 before the first, and its verdict, null until it has one."""
 
-    def __init__(self, shown: Events | Bars, count: int) -> None:
+    def __init__(self, shown: Events | LiveBars, count: int) -> None:
         self._shown, self._count, self._begun = shown, count, 0
-        self._piece = Piece(phase="Getting the model", more={"claim": 0, "verdict": None})
+        self._piece = Work(phase="Getting the model", more={"claim": 0, "verdict": None})
 
     def prepare(self) -> Tell:
         return _teller(self._shown, self._piece)
 
     def begin(self, claim: "Claim") -> Tell:
         self._begun += 1
-        number = f"[{self._begun}/{self._count}] {claim.id}. " * isinstance(self._shown, Bars)
+        number = f"[{self._begun}/{self._count}] {claim.id}. " * isinstance(self._shown, LiveBars)
         more = {"claim": claim.id, "verdict": None}
-        self._piece = Piece(phase=f"{number}{claim.title}", more=more)
+        self._piece = Work(phase=f"{number}{claim.title}", more=more)
         if isinstance(self._shown, Events):
             self._shown.write(self._piece.event())
         return _teller(self._shown, self._piece)
@@ -227,7 +227,7 @@ class _Traces:
     def noted(self, text: str) -> None:
         print(printable(text), file=sys.stderr, flush=True)
 
-    def began(self, workload: "Workload", effort: "Effort", *, kept: bool) -> None:
+    def began(self, workload: "Workload", effort: "TracingEffort", *, kept: bool) -> None:
         from lora_profiler.trace.effort import LIBRARIES_SECONDS
 
         self.ended()
@@ -237,7 +237,7 @@ class _Traces:
         if self._at_once and whole > LONG_SECONDS:
             self.noted(f"Tracing takes {about_text(whole)} ({self._at_once}).")
             self._at_once = None
-        piece = Piece(
+        piece = Work(
             phase=f"tracing {_trace_words(workload, kept)}",
             done=self._number,
             of=max(self._total, self._number + 1),
@@ -255,12 +255,12 @@ class _Traces:
             self._thread.join()
 
 
-def _beat(piece: Piece, effort: "Effort", over: threading.Event) -> None:
+def _beat(piece: Work, effort: "TracingEffort", over: threading.Event) -> None:
     with _shown(transient=True) as shown:
         shown.begin(piece)
         if isinstance(shown, Events):
             shown.write(piece.event())
-        while not over.wait(0.5 if isinstance(shown, Bars) else SECONDS_BETWEEN):
+        while not over.wait(0.5 if isinstance(shown, LiveBars) else SECONDS_BETWEEN):
             piece.left_seconds = effort.seconds_left()
             shown.update(piece)
 

@@ -21,7 +21,7 @@ from lora_profiler.report.blocks import (
     Row,
     RowKind,
     Table,
-    Verdict,
+    VerdictLine,
     dim,
     paragraph,
     table,
@@ -55,7 +55,7 @@ def rehearsed_blocks(results: Sequence[Result]) -> list[Block]:
         record, failure = result.record, result.record.measurement.failure
         label, device = method_label(result.prediction), record.environment.device.name
         blocks += [
-            Verdict(
+            VerdictLine(
                 sign="fits" if record.measurement.went_through else "does_not_fit",
                 words=f"{record.workload.model.id}, {label}: {run_labels.status_label(record)}.",
                 rest=_peak_words(result),
@@ -233,7 +233,7 @@ def _changes(result: Rehearsal, tried: Sequence[Tried]) -> Table:
     return Table(title="one change", columns=("", "GiB reserved", "change", ""), rows=tuple(rows))
 
 
-def _verdict(result: Rehearsal, card: PretendedCard, script: str) -> Verdict:
+def _verdict(result: Rehearsal, card: PretendedCard, script: str) -> VerdictLine:
     count = result.document["device"]["count"]
     gpus = card_name(card) if count == 1 else f"{count} × {gpu_name(find_gpu(card.key))}"
     whole = result.peak("whole")
@@ -250,7 +250,7 @@ def _verdict(result: Rehearsal, card: PretendedCard, script: str) -> Verdict:
         "error": (f"{script} failed on {gpus}:", f" {error['type']} {_when(error)}."),
         "ended": (f"{script} ended too early:", f" after {result.steps} optimizer steps."),
     }[result.status]
-    return Verdict(
+    return VerdictLine(
         sign="fits" if result.status == "done" else "does_not_fit", words=words, rest=rest
     )
 
@@ -624,7 +624,7 @@ def rehearsal_content(
     blocks: Sequence[Block], command: Sequence[str], document: Mapping[str, Any]
 ) -> Content:
     """`blocks` are those of `report.rehearsed.rehearsal_blocks`, in detail."""
-    verdict = next(block for block in blocks if isinstance(block, Verdict))
+    verdict = next(block for block in blocks if isinstance(block, VerdictLine))
     return Content(
         title=verdict.words.rstrip(":,"),
         lines=(
@@ -637,7 +637,7 @@ def rehearsal_content(
             Section(
                 "memory",
                 "Memory and time",
-                tuple(block for block in blocks if not isinstance(block, Verdict)),
+                tuple(block for block in blocks if not isinstance(block, VerdictLine)),
             ),
         ),
         data=dict(document),

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lora_profiler._common.printable import printable
-from lora_profiler.report.blocks import Bars, Block, Paragraph, Table, Verdict, parts_table
+from lora_profiler.report.blocks import Bars, Block, Paragraph, Table, VerdictLine, parts_table
 from lora_profiler.report.terminal import SIGNS
 
 
@@ -15,14 +15,14 @@ def markdown(blocks: Sequence[Block]) -> str:
 
 
 def _markdown_block(block: Block) -> str:
-    if isinstance(block, Verdict):
+    if isinstance(block, VerdictLine):
         return f"**{_signed(block)}**{printable(block.rest)}"
     if isinstance(block, Bars):
         return _markdown_table(parts_table(block))
     return _markdown_table(block) if isinstance(block, Table) else _markdown_paragraph(block)
 
 
-def _signed(block: Verdict) -> str:
+def _signed(block: VerdictLine) -> str:
     return f"{SIGNS[block.sign]} {printable(block.words)}".strip()
 
 

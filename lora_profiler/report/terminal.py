@@ -16,7 +16,7 @@ from lora_profiler.report.blocks import (
     Row,
     Sign,
     Table,
-    Verdict,
+    VerdictLine,
     narrowed,
     without_columns,
     wrapped,
@@ -96,7 +96,7 @@ def _layout(
     for block in blocks:
         if before is not None and not _follows(before, block):
             yield []
-        if isinstance(block, Verdict):
+        if isinstance(block, VerdictLine):
             yield from _verdict(block, width)
         elif isinstance(block, Bars):
             yield from _bars(block, min(width, _MOST_COLUMNS), in_colour=in_colour)
@@ -110,15 +110,15 @@ def _layout(
 def _follows(before: Block, block: Block) -> bool:
     """Whether a block stands right below the one before: advice, words and a second verdict below a
     verdict, advice below advice."""
-    if isinstance(before, Verdict):
+    if isinstance(before, VerdictLine):
         is_words = isinstance(block, Paragraph) and block.kind in ("advice", "text")
-        return isinstance(block, Verdict) or is_words
+        return isinstance(block, VerdictLine) or is_words
     is_advice = isinstance(before, Paragraph) and before.kind == "advice"
-    return is_advice and isinstance(block, Paragraph | Verdict) and _is_close(block)
+    return is_advice and isinstance(block, Paragraph | VerdictLine) and _is_close(block)
 
 
-def _is_close(block: "Paragraph | Verdict") -> bool:
-    return isinstance(block, Verdict) or block.kind in ("advice", "text")
+def _is_close(block: "Paragraph | VerdictLine") -> bool:
+    return isinstance(block, VerdictLine) or block.kind in ("advice", "text")
 
 
 def _text(line: Line) -> str:
@@ -157,7 +157,7 @@ def _paragraph(block: Paragraph, width: int) -> Iterator[Line]:
     yield from _styled([*map(printable, narrowed(block, width).lines)], style)
 
 
-def _verdict(block: Verdict, width: int) -> Iterator[Line]:
+def _verdict(block: VerdictLine, width: int) -> Iterator[Line]:
     sign = f"{SIGNS[block.sign]} " if block.sign else ""
     style = block.sign or "bold"
     words = printable(block.words)

@@ -12,7 +12,7 @@ from lora_profiler.report.blocks import (
     Block,
     Sign,
     Table,
-    Verdict,
+    VerdictLine,
     advice,
     dim,
     paragraph,
@@ -42,7 +42,7 @@ def trainer_file_blocks(file: TrainerFile) -> list[Block]:
         words = f"{count} {'is' if len(doubtful) == 1 else 'are'} not {how}:"
         rest = f" {', '.join(_place(key) for key in doubtful)}."
     sign: Sign = "tight" if doubtful else "fits"
-    blocks: list[Block] = [Verdict(sign=sign, words=printable(words), rest=printable(rest))]
+    blocks: list[Block] = [VerdictLine(sign=sign, words=printable(words), rest=printable(rest))]
     if file.asks:
         wanted = " ".join(f"{flag(name)} N" for name in file.asks)
         blocks.append(advice(f"Add `{wanted}`: the file does not say it."))

@@ -65,7 +65,7 @@ from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.support.sdpa import MASK_ALIGNMENT
 from lora_profiler.question.workload import Workload
 from lora_profiler.trace.effort import Size
-from lora_profiler.trace.fit import NoPolynomialError, Point, fitted
+from lora_profiler.trace.fit import NoPolynomialError, TracedSizes, fitted
 from lora_profiler.trace.flat import (
     FLOP_PHASES,
     PACKAGES,
@@ -177,7 +177,7 @@ class _Sample(NamedTuple):
 
     units: int
     model: ModelSpec
-    point: Point
+    point: TracedSizes
     loss: SeamBytes | None = None
 
 
@@ -438,7 +438,7 @@ def _on_meta(workload: Workload) -> torch.nn.Module:
     return build_model(workload, device="meta")
 
 
-def _points(workload: Workload, regime: Regime) -> tuple[Point, ...]:
+def _points(workload: Workload, regime: Regime) -> tuple[TracedSizes, ...]:
     """Sizes for which `regime` holds: four to fit through, three to check at.
 
     Raises CompileError where too few lengths lie below the next window.
@@ -446,7 +446,7 @@ def _points(workload: Workload, regime: Regime) -> tuple[Point, ...]:
     points = []
     for batch, seq, rank in zip(_BATCHES, _lengths(workload, regime), _RANKS, strict=True):
         rank = regime.rank or (rank if workload.setup.lora else 1)
-        points.append(Point(1 if regime.one_sample else batch, seq, rank))
+        points.append(TracedSizes(1 if regime.one_sample else batch, seq, rank))
     return tuple(points)
 
 
@@ -477,7 +477,7 @@ def _alignment(workload: Workload, regime: Regime) -> Callable[[int], bool]:
     return lambda seq: (seq % MASK_ALIGNMENT > 0) == regime.unaligned
 
 
-def _far(point: Point, workload: Workload, regime: Regime) -> Point:
+def _far(point: TracedSizes, workload: Workload, regime: Regime) -> TracedSizes:
     """`point` with as many tokens as the regime and the model's positions allow: a window that
     nobody named would show."""
     if regime.one_token or regime.length:

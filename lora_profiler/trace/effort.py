@@ -22,7 +22,7 @@ class Size(NamedTuple):
     tokens: int = 0
 
 
-class Ended(NamedTuple):
+class EndedTrace(NamedTuple):
     """A trace that is over."""
 
     size: Size
@@ -30,11 +30,11 @@ class Ended(NamedTuple):
     seconds: float
 
 
-class Effort:
+class TracingEffort:
     """The traces that a question needs. `ended` are those of the same model and method so far, also
     for earlier questions."""
 
-    def __init__(self, ended: list[Ended], sizes: Sequence[Size], *, adapted: bool) -> None:
+    def __init__(self, ended: list[EndedTrace], sizes: Sequence[Size], *, adapted: bool) -> None:
         self._ended, self._to_come = ended, list(sizes)
         self._layer_seconds = ADAPTED_LAYER_SECONDS if adapted else LAYER_SECONDS
         self._began: float | None = None
@@ -48,7 +48,7 @@ class Effort:
 
     def end(self, size: Size, events: int) -> None:
         if self._began is not None:
-            self._ended.append(Ended(size, events, time.monotonic() - self._began))
+            self._ended.append(EndedTrace(size, events, time.monotonic() - self._began))
         self._began = None
         for one in self._to_come:
             if one.layers == size.layers:
@@ -70,7 +70,7 @@ class Effort:
         return rate * _events(ended, size)
 
 
-def _events(ended: Sequence[Ended], size: Size) -> float:
+def _events(ended: Sequence[EndedTrace], size: Size) -> float:
     """By the traces of one depth, the one with the most: layer by layer, on the line through what
     they have at their lengths."""
     depths = [one.size.layers for one in ended]

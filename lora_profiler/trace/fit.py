@@ -10,7 +10,7 @@ from typing import NamedTuple
 from lora_profiler._common.polynomial import Exponents, Polynomial
 
 
-class Point(NamedTuple):
+class TracedSizes(NamedTuple):
     """Sizes of one trace; rank 1 without an adapter."""
 
     batch: int
@@ -50,12 +50,12 @@ first."""
 MOST_TERMS = 3
 
 
-def _value(exponents: Exponents, at: Point) -> int:
+def _value(exponents: Exponents, at: TracedSizes) -> int:
     return Polynomial({exponents: 1}).evaluate(*at)
 
 
 @cache
-def fitted(points: tuple[Point, ...], sizes: tuple[int, ...]) -> Polynomial:
+def fitted(points: tuple[TracedSizes, ...], sizes: tuple[int, ...]) -> Polynomial:
     """The sparsest polynomial with whole coefficients through all points: at least one more point
     than terms must agree.
 

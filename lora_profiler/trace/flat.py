@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from lora_profiler._common.polynomial import Polynomial
 from lora_profiler.memory.compiled.tape import Birth, FlatEvent, Mark
 from lora_profiler.question.workload import Workload
-from lora_profiler.trace.fit import Point
+from lora_profiler.trace.fit import TracedSizes
 from lora_profiler.trace.fold import MARK
 from lora_profiler.trace.run import Traced
 from lora_profiler.trace.tracer import Trace
@@ -76,7 +76,7 @@ def _place(trace: Trace, position: int, event: int) -> str:
     return trace.where[position]
 
 
-def at_point(workload: Workload, point: Point) -> Workload:
+def at_point(workload: Workload, point: TracedSizes) -> Workload:
     setup = workload.setup
     lora = replace(setup.lora, r=point.rank, lora_alpha=None) if setup.lora else None
     return replace(

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from lora_profiler.memory.compiled.tape import (
     LEAST_UNITS,
     Anchor,
+    BlockRun,
     Death,
     Event,
     FlatEvent,
     Layout,
-    Run,
     Tape,
 )
 
@@ -45,7 +45,7 @@ def fold(events: Sequence[FlatEvent], labels: Sequence[Label], layout: Layout) -
                     block.append(_reference(home[event.dies], q, unit, births))
             blocks[unit or 0] = tuple(block)
             births[q, unit] = ordinal
-        folded.append(Run(direction, tuple(blocks[unit] for unit in sorted(blocks))))
+        folded.append(BlockRun(direction, tuple(blocks[unit] for unit in sorted(blocks))))
     return Tape(tuple(folded), layout)
 
 
@@ -61,7 +61,7 @@ def unfolded(events: Sequence[FlatEvent]) -> Tape:
             block.append(
                 event.mark if event.mark is not None else Death(0, "single", 0, event.dies)
             )
-    return Tape((Run(0, (tuple(block),)),), None)
+    return Tape((BlockRun(0, (tuple(block),)),), None)
 
 
 def _segments(labels: Sequence[Label]) -> list[tuple[Label, int, int]]:

@@ -14,7 +14,7 @@ from lora_profiler.memory.compiled.law import OF_LOSS, factors_of, role_of, size
 from lora_profiler.memory.compiled.profile import Law, Monomial
 from lora_profiler.memory.compiled.tape import Layout
 from lora_profiler.question.model_spec import ModelSpec
-from lora_profiler.trace.fit import MONOMIALS, NoPolynomialError, Point, solved
+from lora_profiler.trace.fit import MONOMIALS, NoPolynomialError, TracedSizes, solved
 
 MOST_FACTORS = 4
 BLOCKS = -1
@@ -63,7 +63,7 @@ class LawFit:
     def __init__(
         self,
         models: Sequence[ModelSpec],
-        points: Sequence[Point],
+        points: Sequence[TracedSizes],
         layout: Layout,
         rank: int | None,
         losses: Sequence[Sequence[int]],

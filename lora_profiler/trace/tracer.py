@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from lora_profiler.memory.attribution import Lifetimes, Mark, spans_of
+from lora_profiler.memory.attribution import Lifetimes, PhaseMark, spans_of
 from lora_profiler.memory.prediction import Category
 from lora_profiler.trace.numbers_with_data import on_one_device
 from lora_profiler.trace.operators import IN_PLACE, SHORTCUTS, held_by_nobody_else
@@ -94,7 +94,7 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(slots=True)
-class Birth:
+class TracedBirth:
     """One storage: its bytes, the phase it was born in (an index into `Trace.phases`), the module
     and operator that made it."""
 
@@ -111,10 +111,10 @@ class Trace:
     """`events`: i for the birth of `births[i]`, ~i for its death. `flops`: by (phase, module) of
     a micro-batch of the last whole step."""
 
-    births: list[Birth] = field(default_factory=list)
+    births: list[TracedBirth] = field(default_factory=list)
     events: list[int] = field(default_factory=list)
     where: list[str] = field(default_factory=list)
-    marks: list[Mark[str]] = field(default_factory=list)
+    marks: list[PhaseMark[str]] = field(default_factory=list)
     flops: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def attribute(self) -> None:
@@ -165,7 +165,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def mark(self, step: int, micro: int, phase: str, note: str = "") -> None:
         position = len(self.trace.events)
         self.trace.marks.append(
-            Mark(position=position, step=step, micro=micro, phase=phase, note=note)
+            PhaseMark(position=position, step=step, micro=micro, phase=phase, note=note)
         )
         if not note:
             self._phase = phase
@@ -279,7 +279,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def phase(self) -> str:
         return self._phase
 
-    def birth_of(self, tensor: torch.Tensor) -> Birth | None:
+    def birth_of(self, tensor: torch.Tensor) -> TracedBirth | None:
         number = self._alive.get(_local(tensor).untyped_storage()._cdata)
         return None if number is None else self.trace.births[number]
 
@@ -354,7 +354,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         trace = self.trace
         number = self._alive[key] = len(trace.births)
         op = str(func._overloadpacket).removeprefix("aten.") if func else ""
-        trace.births.append(Birth(size, len(trace.marks), module, op))
+        trace.births.append(TracedBirth(size, len(trace.marks), module, op))
         if self._phase == "optimizer":
             self._module = module
         trace.events.append(number)

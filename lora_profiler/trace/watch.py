@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from lora_profiler.question.workload import Workload
-    from lora_profiler.trace.effort import Effort, Ended, Size
+    from lora_profiler.trace.effort import EndedTrace, Size, TracingEffort
 
 
-class Watch(Protocol):
+class TraceWatch(Protocol):
     """What is told."""
 
     def announced(self, count: int) -> None:
         """So many profiles are to be made, one after the other."""
 
-    def began(self, workload: "Workload", effort: "Effort", *, kept: bool) -> None:
+    def began(self, workload: "Workload", effort: "TracingEffort", *, kept: bool) -> None:
         """Traces begin, of a profile that is kept or for this answer alone. `effort` can be asked
         at any time, by any thread."""
 
@@ -32,14 +32,14 @@ class Watch(Protocol):
         """What is done about it."""
 
 
-_WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
-_EFFORT: "ContextVar[Effort | None]" = ContextVar("effort", default=None)
-_ENDED: "dict[tuple[str, str], list[Ended]]" = {}
+_WATCH: ContextVar[TraceWatch | None] = ContextVar("watch", default=None)
+_EFFORT: "ContextVar[TracingEffort | None]" = ContextVar("effort", default=None)
+_ENDED: "dict[tuple[str, str], list[EndedTrace]]" = {}
 """Traces of this process, by the model's fingerprint and the method."""
 
 
 @contextmanager
-def watching(watch: Watch) -> Iterator[None]:
+def watching(watch: TraceWatch) -> Iterator[None]:
     """Inside, `watch` is told of every trace of this thread."""
     token = _WATCH.set(watch)
     try:
@@ -74,10 +74,10 @@ def watched(workload: "Workload", sizes: "Sequence[Size]", *, kept: bool) -> Ite
     if watch is None or _EFFORT.get() is not None:
         yield
         return
-    from lora_profiler.trace.effort import Effort
+    from lora_profiler.trace.effort import TracingEffort
 
     ended = _ENDED.setdefault((workload.model.fingerprint, setup.method), [])
-    effort = Effort(ended, sizes, adapted=setup.lora is not None)
+    effort = TracingEffort(ended, sizes, adapted=setup.lora is not None)
     token = _EFFORT.set(effort)
     watch.began(workload, effort, kept=kept)
     try:
@@ -87,6 +87,6 @@ def watched(workload: "Workload", sizes: "Sequence[Size]", *, kept: bool) -> Ite
         watch.ended()
 
 
-def effort() -> "Effort | None":
+def effort() -> "TracingEffort | None":
     """That of the traces being made, None where nobody watches."""
     return _EFFORT.get()

@@ -15,7 +15,7 @@ import pytest
 from commands import OFFLINE
 from loading import modules_after
 from lora_profiler import UsageError
-from lora_profiler.integrations import Outcome, PredictedVsMeasured, _Watch
+from lora_profiler.integrations import PredictedVsMeasured, TrainingOutcome, _Watch
 from lora_profiler.planning.nearest import nearest
 
 ROWS = 32
@@ -54,7 +54,7 @@ def logged(trainer: Any) -> dict[str, float]:
     return found
 
 
-def holds(outcome: Outcome | None, at_most: float) -> None:
+def holds(outcome: TrainingOutcome | None, at_most: float) -> None:
     assert outcome is not None and not outcome.reason
     assert outcome.predicted_peak_bytes and outcome.measured_peak_bytes
     error = outcome.predicted_peak_bytes / outcome.measured_peak_bytes - 1

@@ -39,7 +39,7 @@ from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import BEYOND, batches, fit, lengths, size_fits
 from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
-from lora_profiler.report.blocks import Bar, Bars, Row, Table, Verdict, heading, paragraph
+from lora_profiler.report.blocks import Bar, Bars, Row, Table, VerdictLine, heading, paragraph
 from lora_profiler.report.measured.comparisons import run_name
 from lora_profiler.report.page import embedded_data
 from lora_profiler.report.page.accuracy import errors_drawing, scatter_drawing
@@ -92,7 +92,7 @@ def test_every_kind_of_block_is_drawn() -> None:
     """The sign of a verdict, what is to be typed as code, bars with their numbers, and a heading."""
     bars = Bars(rows=(Bar(name="LoRA r16", parts={"weights": 3 * GIB}, overhead_bytes=GIB),))
     blocks = (
-        Verdict(sign="fits", words="LoRA fits:", rest=" 3 GiB."),
+        VerdictLine(sign="fits", words="LoRA fits:", rest=" 3 GiB."),
         paragraph("Add `--checkpointing`, or wait."),
         bars,
         heading("Parts"),

@@ -41,7 +41,7 @@ from lora_profiler.planning.engine import ENGINES, rules_know
 from lora_profiler.planning.setups import CPU_DEFAULTS
 from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.option import MAX_SIZE
-from lora_profiler.report.first_screen import Run
+from lora_profiler.report.first_screen import TrainingRun
 from lora_profiler.report.page import embedded_data, report_content, write_page
 
 MODELS = ("openai-community/gpt2", "HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen3-0.6B")
@@ -113,7 +113,7 @@ same reason."""
 
 
 RUNS = st.builds(
-    Run,
+    TrainingRun,
     rows=st.integers(1, 10**9),
     mean_length=st.integers(1, 10**7),
     epochs=st.floats(1e-3, 1e6),
@@ -123,7 +123,7 @@ RUNS = st.builds(
 
 @given(ANY, st.none() | st.sampled_from(METHODS), RUNS)
 def test_a_link_reproduces_what_is_shown_of_the_answer(
-    question: Question, about: Any, run: Run
+    question: Question, about: Any, run: TrainingRun
 ) -> None:
     """The method that the page is about, where it is not the usual one, and the training."""
     shown = Shown(about=about, run=run)

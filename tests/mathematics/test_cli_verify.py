@@ -24,7 +24,7 @@ from loading import modules_after
 from lora_profiler.errors import ModelNotFoundError, UsageError
 from lora_profiler.facts.catalog import find_model
 from lora_profiler.mathematics import sources, verify
-from lora_profiler.mathematics.sources import Request, hub_folder, open_subject
+from lora_profiler.mathematics.sources import VerifyRequest, hub_folder, open_subject
 from lora_profiler.mathematics.subject import Subject
 from lora_profiler.measuring.records.record import Device, Environment
 from lora_profiler.report import claims
@@ -37,8 +37,8 @@ from lora_profiler.report.claims.document import (
     verify_payload,
     verify_schema,
 )
-from lora_profiler.report.claims.scaling import Run as TrainedRun
 from lora_profiler.report.claims.scaling import Scaled, Scaling, levels_of, rate_gains
+from lora_profiler.report.claims.scaling import ScalingRun as TrainedRun
 from lora_profiler.report.page import mathematics_content, write_page
 from lora_profiler.report.progress import shown_checks
 from lora_profiler.report.render import markdown
@@ -206,7 +206,9 @@ def test_the_small_model_is_the_same_from_the_same_seed(small: None, tmp_path: P
 
     def made(name: str, seed: int) -> Subject:
         (tmp_path / name).mkdir()
-        return open_subject(Request(model="small", quick=True, seed=seed), tmp_path / name, quietly)
+        return open_subject(
+            VerifyRequest(model="small", quick=True, seed=seed), tmp_path / name, quietly
+        )
 
     first, second, other = made("a", 0), made("b", 0), made("c", 1)
     state, again, another = (subject.model().state_dict() for subject in (first, second, other))
@@ -221,7 +223,7 @@ def test_bytes_are_tokens_and_texts_are_read_whole(
 ) -> None:
     text = tmp_path / "words.txt"
     text.write_text("Shall I compare thee? é\n" * 400)
-    asked = Request(model=str(llama.folder), text=text)
+    asked = VerifyRequest(model=str(llama.folder), text=text)
     subject = open_subject(asked, tmp_path, quietly)
     assert len(subject.tokens) == len(text.read_bytes())
     assert (subject.text, subject.weights, subject.note) == ("words.txt", llama.folder.name, None)
@@ -238,7 +240,7 @@ def test_a_model_is_refused_before_weights_are_looked_for(tmp_path: Path) -> Non
         raise UsageError(f"{spec.id} is too large")
 
     with pytest.raises(UsageError, match="Qwen/Qwen3-8B is too large"):
-        open_subject(Request(model="Qwen/Qwen3-8B"), tmp_path, quietly, refuse)
+        open_subject(VerifyRequest(model="Qwen/Qwen3-8B"), tmp_path, quietly, refuse)
 
 
 def test_weights_in_the_local_cache_are_found_without_asking(

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claim_subjects import EFFORT
-from lora_profiler.mathematics.adapters import Factors, without_numbers
+from lora_profiler.mathematics.adapters import AdapterFactors, without_numbers
 from lora_profiler.mathematics.initialisation import kolmogorov_smirnov, moments
 from lora_profiler.mathematics.intrinsic_dimension import kind_rows, layer_rows, spectrum
 from lora_profiler.mathematics.layer_outputs import gamma, share_of_limit, unit_roundoff
@@ -163,8 +163,10 @@ def test_rows_of_spectra_keep_energy_at_powers_of_two() -> None:
 # --- norms and slopes -----------------------------------------------------------------------------
 
 
-def factors(seed: int, scaling: float) -> Factors:
-    return Factors(a=normal(3, 20, seed=seed), b=normal(30, 3, seed=seed + 1), scaling=scaling)
+def factors(seed: int, scaling: float) -> AdapterFactors:
+    return AdapterFactors(
+        a=normal(3, 20, seed=seed), b=normal(30, 3, seed=seed + 1), scaling=scaling
+    )
 
 
 def test_norms_of_updates_are_those_of_the_whole_matrices() -> None:

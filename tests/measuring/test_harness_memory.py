@@ -19,7 +19,7 @@ from lora_profiler.measuring.harness.timing_pass import MarkedSteps
 from lora_profiler.measuring.harness.tracker import BudgetExceededError
 from lora_profiler.measuring.harness.training import Training, TrainingBatches, token_counts
 from lora_profiler.measuring.records.record import Conditions
-from lora_profiler.memory.attribution import Mark
+from lora_profiler.memory.attribution import PhaseMark
 from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.trace.modeling import build_model, make_optimizer
 from lora_profiler.units import MIB
@@ -168,7 +168,7 @@ def test_what_was_replaced_ends_when_it_went_and_not_when_its_address_is_used_ag
     old = Allocation(key=7, size_bytes=192, died=50)
     timeline = Timeline(
         allocations=[old],
-        marks=[Mark(position=10, step=1, phase="backward", note="end of backward")],
+        marks=[PhaseMark(position=10, step=1, phase="backward", note="end of backward")],
         end=60,
     )
     run = training(LORA)
@@ -451,9 +451,9 @@ def test_a_timeline_worked_by_hand() -> None:
     """Base 10; forward takes 5 and 7 and lets the 7 go; backward takes 4 while the 5 is there, and
     lets all go."""
     marks = [
-        Mark(position=0, step=1, phase="forward"),
-        Mark(position=4, step=1, phase="backward"),
-        Mark(position=8, step=2, phase="setup"),
+        PhaseMark(position=0, step=1, phase="forward"),
+        PhaseMark(position=4, step=1, phase="backward"),
+        PhaseMark(position=8, step=2, phase="setup"),
     ]
     allocations = [
         Allocation(key=1, size_bytes=10),

@@ -17,7 +17,7 @@ from commands import OFFLINE, Run
 from lora_profiler.measuring.harness import doctor
 from lora_profiler.measuring.harness.capabilities import Abilities
 from lora_profiler.report import progress
-from lora_profiler.report.progress import Piece, seconds_left, shown_work
+from lora_profiler.report.progress import Work, seconds_left, shown_work
 
 LONG_PLAN = ("plan", "meta-llama/Llama-3.3-70B-Instruct", "--gpus", "8xh100", "--tokens", "10M")
 
@@ -103,8 +103,8 @@ def test_a_log_gets_an_event_when_it_takes_long(
 def test_the_time_left_is_that_of_the_parts_before() -> None:
     assert seconds_left(0, 10, 5.0) is seconds_left(10, 10, 5.0) is None
     assert seconds_left(1, 4, 20.0) == 60.0
-    assert Piece(phase="", doing="rank 8", done=3, of=10).text == "rank 8 (3 of 10)"
-    assert Piece(phase="Searching", unit="layouts", done=3, of=1000).text == "3 of 1,000 layouts"
+    assert Work(phase="", doing="rank 8", done=3, of=10).text == "rank 8 (3 of 10)"
+    assert Work(phase="Searching", unit="layouts", done=3, of=1000).text == "3 of 1,000 layouts"
 
 
 def test_a_live_line_shows_the_time_left_and_is_gone_at_the_end(

@@ -91,7 +91,7 @@ def test_the_smallest_block_that_fits_is_taken_and_the_lowest_of_equals():
     # for the next.
     sizes = (14 * MIB, 12 * MIB, 11 * MIB, 14 * MIB)
     assert replay(sizes, (0, 1, ~0, ~1, 2, 3)) == peak(26 * MIB, 26 * MIB, 26 * MIB)
-    two = Pool(allocator.Card(None), small=False)
+    two = Pool(allocator.SimulatedCard(None), small=False)
     blocks = [two.take(12 * MIB) for _ in range(3)]
     for block in reversed(blocks):
         two.give(block)

@@ -2,20 +2,20 @@
 
 import pytest
 
-from lora_profiler.memory.attribution import LOGITS, LOGITS_GRADIENT, Lifetimes, Mark, spans_of
+from lora_profiler.memory.attribution import LOGITS, LOGITS_GRADIENT, Lifetimes, PhaseMark, spans_of
 from lora_profiler.memory.prediction import Category
 
 END = 80
 MARKS = [
-    Mark(position=0, step=1, phase="setup"),
-    Mark(position=10, step=1, phase="forward"),
-    Mark(position=18, step=1, phase="forward", note=LOGITS),
-    Mark(position=20, step=1, phase="loss"),
-    Mark(position=30, step=1, phase="backward"),
-    Mark(position=35, step=1, phase="backward", note=LOGITS_GRADIENT),
-    Mark(position=40, step=1, phase="optimizer"),
-    Mark(position=50, step=1, phase="zero"),
-    Mark(position=60, step=2, phase="forward"),
+    PhaseMark(position=0, step=1, phase="setup"),
+    PhaseMark(position=10, step=1, phase="forward"),
+    PhaseMark(position=18, step=1, phase="forward", note=LOGITS),
+    PhaseMark(position=20, step=1, phase="loss"),
+    PhaseMark(position=30, step=1, phase="backward"),
+    PhaseMark(position=35, step=1, phase="backward", note=LOGITS_GRADIENT),
+    PhaseMark(position=40, step=1, phase="optimizer"),
+    PhaseMark(position=50, step=1, phase="zero"),
+    PhaseMark(position=60, step=2, phase="forward"),
 ]
 
 

@@ -12,7 +12,7 @@ from lora_profiler.facts.catalog import model_from_config
 from lora_profiler.memory.analytic import predict
 from lora_profiler.memory.analytic.deepspeed import piece_bytes
 from lora_profiler.memory.analytic.predict import LAYER_ERROR
-from lora_profiler.memory.analytic.sharding import Piece
+from lora_profiler.memory.analytic.sharding import ShardedParameter
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
 
@@ -70,8 +70,8 @@ def test_the_bucket_of_zero2_is_there_in_the_layers_backward_alone() -> None:
 
 def test_a_weight_of_zero3_by_hand() -> None:
     """Of 300,001 elements over 4 ranks each has 75,001; 100,000 are kept whole beside the part."""
-    assert piece_bytes(Piece((300_001,), 2, True), 4) == 2 * 75_001
-    assert piece_bytes(Piece((1000, 100), 2, True), 4) == 2 * (25_000 + 100_000)
+    assert piece_bytes(ShardedParameter((300_001,), 2, True), 4) == 2 * 75_001
+    assert piece_bytes(ShardedParameter((1000, 100), 2, True), 4) == 2 * (25_000 + 100_000)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,13 @@ from lora_profiler.errors import UsageError
 from lora_profiler.facts.catalog import model_from_config
 from lora_profiler.memory.analytic import predict as by_rule
 from lora_profiler.memory.analytic import shared_parts
-from lora_profiler.memory.analytic.sharding import BUCKET, FIRST_BUCKET, Piece, bucket_bytes, unit
+from lora_profiler.memory.analytic.sharding import (
+    BUCKET,
+    FIRST_BUCKET,
+    ShardedParameter,
+    bucket_bytes,
+    unit,
+)
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.engine import predict
 from lora_profiler.question.workload import LoraConfig, Quantization, Sharding, TrainSetup, Workload
@@ -181,7 +187,7 @@ def test_buckets_are_those_of_the_reducer(sizes: list[int]) -> None:
 def test_a_unit_by_hand() -> None:
     """Of 10 rows over 4 ranks rank 0 holds 3, and all together with padding 12; of one row
     everybody is given one."""
-    found = unit([Piece((10, 7), 2, True), Piece((1,), 4, False)], 4)
+    found = unit([ShardedParameter((10, 7), 2, True), ShardedParameter((1,), 4, False)], 4)
     told = (found.share, found.whole, found.reduced_share, found.reduced)
     assert told == (3 * 7 * 2 + 4, 4 * (42 + 4), 42, 4 * 42)
 

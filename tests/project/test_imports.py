@@ -1,6 +1,8 @@
 """The command line loads nothing heavy, and the package's public names are the right ones, loaded
 when used."""
 
+import ast
+from collections import Counter
 from graphlib import TopologicalSorter
 from importlib.util import find_spec
 from pathlib import Path
@@ -193,3 +195,15 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     TopologicalSorter(
         {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
     ).prepare()
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    package = Path(__file__).parents[2] / "lora_profiler"
+    names = Counter(
+        node.name
+        for path in package.rglob("*.py")
+        if "inside" not in path.parts  # which runs without the package
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert [name for name, count in names.items() if count > 1] == []

@@ -25,7 +25,14 @@ from lora_profiler.planning.setups import setups, written_options
 from lora_profiler.planning.timing import run_time
 from lora_profiler.report.answer.timing import smallest_cards_table
 from lora_profiler.report.answer.verdicts import size_text
-from lora_profiler.report.first_screen import Offer, Run, offers, speed_numbers, trust, verdict
+from lora_profiler.report.first_screen import (
+    ChangeOffer,
+    TrainingRun,
+    offers,
+    speed_numbers,
+    trust,
+    verdict,
+)
 from lora_profiler.units import GIB, rate_text, short_seconds_text
 
 LLAMA, GPT2 = "meta-llama/Llama-3.1-8B", "openai-community/gpt2"
@@ -98,7 +105,7 @@ def test_an_offer_that_no_question_has_gets_no_button() -> None:
     answer = answered(model, question).about("lora")
     setup = answer.prediction.workload.setup
     for rows, batch in ((4, 2), (3, None)):
-        offer = Offer(text="", tip="", setup=replace(setup, batch_size=rows))
+        offer = ChangeOffer(text="", tip="", setup=replace(setup, batch_size=rows))
         wanted = applied(offer, answer, model, question)
         assert (wanted.options["batch_size"] if wanted else None) == batch
 
@@ -136,7 +143,7 @@ def test_hours_are_steps_of_the_step_time() -> None:
         (found.high, step.time.high),
     ):
         assert mine == pytest.approx(960 * of_step)
-    rate, hours = speed_numbers(answer, Run(rows=10_240, mean_length=1024, price=0.5))
+    rate, hours = speed_numbers(answer, TrainingRun(rows=10_240, mean_length=1024, price=0.5))
     assert rate.value == f"{step.time.tokens_per_second:,.0f}"
     assert (
         hours.value == short_seconds_text(found.seconds)
@@ -148,7 +155,7 @@ def test_hours_are_steps_of_the_step_time() -> None:
 def test_a_number_that_is_not_known_is_not_there() -> None:
     for gpu in (None, "custom:24GiB"):
         answer = one(GPT2, gpu, lora=None, seq_len=256)
-        assert speed_numbers(answer, Run()) == ()
+        assert speed_numbers(answer, TrainingRun()) == ()
 
 
 def test_the_verdict_says_what_is_enough_without_a_card() -> None:

@@ -18,7 +18,13 @@ from commands import Run
 from families import TINY_BLOOM
 from lora_profiler.memory.compiled.evaluation import forget
 from lora_profiler.report import progress
-from lora_profiler.trace.effort import ADAPTED_LAYER_SECONDS, LAYER_SECONDS, Effort, Ended, Size
+from lora_profiler.trace.effort import (
+    ADAPTED_LAYER_SECONDS,
+    LAYER_SECONDS,
+    EndedTrace,
+    Size,
+    TracingEffort,
+)
 from lora_profiler.units import about_text
 
 
@@ -49,8 +55,10 @@ def config(bloom: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_before_the_first_trace_layers_are_counted() -> None:
     sizes = [Size(4), Size(30)]
-    assert Effort([], sizes, adapted=False).seconds_left() == pytest.approx(34 * LAYER_SECONDS)
-    assert Effort([], sizes, adapted=True).seconds_left() == pytest.approx(
+    assert TracingEffort([], sizes, adapted=False).seconds_left() == pytest.approx(
+        34 * LAYER_SECONDS
+    )
+    assert TracingEffort([], sizes, adapted=True).seconds_left() == pytest.approx(
         34 * ADAPTED_LAYER_SECONDS
     )
 
@@ -60,7 +68,7 @@ def test_then_traces_that_ended_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "lora_profiler.trace.effort.time", SimpleNamespace(monotonic=lambda: clock[0])
     )
-    effort = Effort([], [Size(4), Size(4), Size(40)], adapted=False)
+    effort = TracingEffort([], [Size(4), Size(4), Size(40)], adapted=False)
     for tokens, seconds in ((64, 9.0), (96, 2.0)):  # the first one loads libraries
         effort.begin()
         clock[0] += seconds
@@ -77,13 +85,15 @@ def test_then_traces_that_ended_tell(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_code_that_goes_over_tokens_in_a_loop_takes_longer_with_more_of_them() -> None:
     ended = [
-        Ended(Size(4, tokens), 4 * (100 + 2 * tokens), 0.4 + 0.008 * tokens)
+        EndedTrace(Size(4, tokens), 4 * (100 + 2 * tokens), 0.4 + 0.008 * tokens)
         for tokens in (40, 60, 90, 130)
     ]
-    assert Effort(ended, [Size(64, 2048)], adapted=False).seconds_left() == pytest.approx(
+    assert TracingEffort(ended, [Size(64, 2048)], adapted=False).seconds_left() == pytest.approx(
         64 * 0.1 + 64 * 0.002 * 2048
     )
-    assert Effort(ended, [Size(4)], adapted=False).seconds_left() == pytest.approx(0.4 + 0.008 * 80)
+    assert TracingEffort(ended, [Size(4)], adapted=False).seconds_left() == pytest.approx(
+        0.4 + 0.008 * 80
+    )
 
 
 @pytest.mark.parametrize(

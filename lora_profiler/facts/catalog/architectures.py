@@ -9,10 +9,10 @@ by module, by `tests/memory/test_parameters.py`. A family is one function of the
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lora_profiler.question.model_spec import Module, Stack, Weight
+from lora_profiler.question.model_spec import LayerStack, Module, Weight
 
 Config = Mapping[str, Any]
-Parts = tuple[Module | Stack, ...]
+Parts = tuple[Module | LayerStack, ...]
 
 
 def linear(
@@ -54,7 +54,7 @@ def layer_norm(name: str, size: int) -> Module:
     )
 
 
-def _model(c: Config, stack: Stack, norm: Module) -> Parts:
+def _model(c: Config, stack: LayerStack, norm: Module) -> Parts:
     """Embedding, layers, final norm, head: the frame of every llama-like model."""
     tied = "model.embed_tokens.weight" if c["tie_word_embeddings"] else None
     return (
@@ -105,8 +105,8 @@ def _experts(c: Config, prefix: str, width: int) -> tuple[Module, Module]:
     return router, packed
 
 
-def _layers(c: Config, *modules: Module, name: str = "model.layers") -> Stack:
-    return Stack(name=name, kinds=(modules,), order=(0,) * c["num_hidden_layers"])
+def _layers(c: Config, *modules: Module, name: str = "model.layers") -> LayerStack:
+    return LayerStack(name=name, kinds=(modules,), order=(0,) * c["num_hidden_layers"])
 
 
 def _norms(c: Config, kind: str, *names: str) -> tuple[Module, ...]:
@@ -210,7 +210,7 @@ def qwen3_moe(c: Config) -> Parts:
     dense, step = set(c["mlp_only_layers"]), c["decoder_sparse_step"]
     sparse = [i not in dense and (i + 1) % step == 0 for i in range(c["num_hidden_layers"])]
     kinds = tuple(dict.fromkeys(sparse))
-    stack = Stack(
+    stack = LayerStack(
         name="model.layers",
         kinds=tuple((*attention, *mlps[kind], *norms) for kind in kinds),
         order=tuple(kinds.index(kind) for kind in sparse),
@@ -266,7 +266,7 @@ def opt(c: Config) -> Parts:
     narrow = c["word_embed_proj_dim"]
     affine = c["layer_norm_elementwise_affine"]
     tied = "model.decoder.embed_tokens.weight" if c["tie_word_embeddings"] else None
-    parts: list[Module | Stack] = [
+    parts: list[Module | LayerStack] = [
         embedding("model.decoder.embed_tokens", c["vocab_size"], narrow),
         embedding("model.decoder.embed_positions", c["max_position_embeddings"] + 2, hidden),
     ]

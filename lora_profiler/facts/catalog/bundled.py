@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from lora_profiler.errors import ModelNotFoundError, did_you_mean, nearest
 from lora_profiler.facts.catalog.config import data_line, data_text
-from lora_profiler.question.model_spec import Module, Stack, StoredBase, Weight
+from lora_profiler.question.model_spec import LayerStack, Module, StoredBase, Weight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +167,7 @@ def similar_names(name: str) -> str:
 # --- shapes.json, vision.json ---------------------------------------------------------------------
 
 
-Described = tuple[tuple[Module | Stack, ...], str | None, tuple[str, ...]]
+Described = tuple[tuple[Module | LayerStack, ...], str | None, tuple[str, ...]]
 """(parts, output embedding, weightless modules)"""
 
 
@@ -195,7 +195,7 @@ def encode(described: Described) -> dict[str, Any]:
     }
 
 
-def _encode(part: Module | Stack) -> list[Any]:
+def _encode(part: Module | LayerStack) -> list[Any]:
     if isinstance(part, Module):
         weights = [
             [w.name, list(w.shape), w.tied_to] if w.tied_to else [w.name, list(w.shape)]
@@ -211,10 +211,10 @@ def _encode(part: Module | Stack) -> list[Any]:
     return [part.name, [[_encode(module) for module in kind] for kind in part.kinds], runs]
 
 
-def _decode(part: list[Any]) -> Module | Stack:
+def _decode(part: list[Any]) -> Module | LayerStack:
     if isinstance(part[1], list):
         name, kinds, runs = part
-        return Stack(
+        return LayerStack(
             name=name,
             kinds=tuple(tuple(_module(module) for module in kind) for kind in kinds),
             order=tuple(kind for kind, repeats in runs for _ in range(repeats)),

@@ -14,7 +14,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from lora_profiler.errors import ModelNotFoundError, UnsupportedModelError, did_you_mean
-from lora_profiler.question.model_spec import HEADLESS, Module, Stack, Weight
+from lora_profiler.question.model_spec import HEADLESS, LayerStack, Module, Weight
 
 if TYPE_CHECKING:
     from torch import nn
@@ -123,11 +123,11 @@ def _check_counts(raw: Mapping[str, Any], source: str) -> None:
 
 def describe(
     model: "PreTrainedModel",
-) -> tuple[tuple[Module | Stack, ...], str | None, tuple[str, ...]]:
+) -> tuple[tuple[Module | LayerStack, ...], str | None, tuple[str, ...]]:
     """(parts, output embedding, weightless modules) of a built model, as `ModelSpec` holds them."""
     stacks = _stacks(model)
     first_names: dict[int, str] = {}
-    parts: list[Module | Stack] = []
+    parts: list[Module | LayerStack] = []
     layers: dict[str, dict[int, list[Module]]] = {name: {} for name in stacks}
     weightless: dict[str, None] = {}
     for name, module in model.named_modules():
@@ -137,7 +137,7 @@ def describe(
                 weightless[f"{stack}.*.{rest}" if stack else name] = None
             continue
         if name in stacks:
-            parts.append(Stack(name=name, kinds=(), order=()))
+            parts.append(LayerStack(name=name, kinds=(), order=()))
             layers[name] = {i: [] for i in range(len(list(module.children())))}
         weights = tuple(_weights(name, module, first_names))
         if weights:
@@ -147,7 +147,8 @@ def describe(
             else:
                 parts.append(described)
     filled = tuple(
-        _fold(part.name, layers[part.name]) if isinstance(part, Stack) else part for part in parts
+        _fold(part.name, layers[part.name]) if isinstance(part, LayerStack) else part
+        for part in parts
     )
     return filled, _output_embedding(model), tuple(weightless)
 
@@ -210,12 +211,12 @@ def _kind(module: "nn.Module") -> str:
     return type(module).__name__
 
 
-def _fold(name: str, layers: dict[int, list[Module]]) -> Stack:
+def _fold(name: str, layers: dict[int, list[Module]]) -> LayerStack:
     kinds: dict[tuple[Module, ...], int] = {}
     order = tuple(
         kinds.setdefault(tuple(modules), len(kinds)) for _, modules in sorted(layers.items())
     )
-    return Stack(name=name, kinds=tuple(kinds), order=order)
+    return LayerStack(name=name, kinds=tuple(kinds), order=order)
 
 
 def _output_embedding(model: "PreTrainedModel") -> str | None:

@@ -9,7 +9,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from lora_profiler.measuring.harness.timeline import Allocation, Timeline
-from lora_profiler.memory.attribution import Mark
+from lora_profiler.memory.attribution import PhaseMark
 from lora_profiler.memory.prediction import Phase
 
 _STATS = {
@@ -158,7 +158,8 @@ def _timeline(tree: Any, existing: Mapping[int, int]) -> Timeline:
     for position, (_, name, address, size) in enumerate(events):
         if name:
             step, phase, note = name.split("/")
-            timeline.marks.append(Mark(position=position, step=int(step), phase=phase, note=note))  # type: ignore[arg-type]
+            mark = PhaseMark(position=position, step=int(step), phase=phase, note=note)
+            timeline.marks.append(mark)  # type: ignore[arg-type]
         elif size > 0:
             if address in alive:
                 # unreported, as the deaths of what was there before are

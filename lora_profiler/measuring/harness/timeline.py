@@ -8,7 +8,7 @@ storages that operators return (`tracker`), so that one set of rules reads both.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lora_profiler.memory.attribution import Lifetimes, Mark, Span, spans_of
+from lora_profiler.memory.attribution import Lifetimes, PhaseMark, Span, spans_of
 from lora_profiler.memory.prediction import CATEGORIES, Category, Phase
 
 
@@ -34,7 +34,7 @@ class Timeline:
     """Allocations and marks in one order of positions, one position an event."""
 
     allocations: list[Allocation] = field(default_factory=list)
-    marks: list[Mark[Phase]] = field(default_factory=list)
+    marks: list[PhaseMark[Phase]] = field(default_factory=list)
     end: int = 0
 
     def spans(self) -> list[Span[Phase]]:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from lora_profiler.measuring.harness.counters import Counters
 from lora_profiler.measuring.harness.ownership import storage_of
 from lora_profiler.measuring.harness.timeline import Allocation, Timeline
-from lora_profiler.memory.attribution import Mark
+from lora_profiler.memory.attribution import PhaseMark
 from lora_profiler.memory.prediction import Phase
 
 _SCRATCH = -1
@@ -126,7 +126,9 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def mark(self, step: int, phase: Phase, note: str = "") -> None:
         if not note:
             self._in_backward = phase == "backward"
-        self.timeline.marks.append(Mark(position=self._next(), step=step, phase=phase, note=note))
+        self.timeline.marks.append(
+            PhaseMark(position=self._next(), step=step, phase=phase, note=note)
+        )
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None

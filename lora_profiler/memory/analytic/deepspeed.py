@@ -15,7 +15,7 @@ from typing import NamedTuple
 from lora_profiler._common.polynomial import ZERO, Polynomial, constant
 from lora_profiler.memory.analytic.optimizers import total_state_bytes
 from lora_profiler.memory.analytic.persistent import Persistent, TrainableTensor, numel_at
-from lora_profiler.memory.analytic.sharding import Piece, ShardState
+from lora_profiler.memory.analytic.sharding import ShardedParameter, ShardState
 from lora_profiler.memory.analytic.zero3_fetching import Gathered, gathered
 from lora_profiler.memory.prediction import Category, Collective, Phase, Traffic
 from lora_profiler.question.workload import DTYPE_BYTES, TrainSetup
@@ -48,10 +48,10 @@ class Weights(NamedTuple):
     """A model's parameters in the order in which they run: of the embedding, each layer, the head,
     and what PEFT adds. `is_tied`: the head has the embedding's."""
 
-    embed: tuple[Piece, ...]
-    layers: tuple[tuple[Piece, ...], ...]
-    head: tuple[Piece, ...]
-    added: tuple[Piece, ...]
+    embed: tuple[ShardedParameter, ...]
+    layers: tuple[tuple[ShardedParameter, ...], ...]
+    head: tuple[ShardedParameter, ...]
+    added: tuple[ShardedParameter, ...]
     is_tied: bool
 
 
@@ -222,22 +222,22 @@ def _longest_group(parts: Sequence[int]) -> int:
     return max(groups)
 
 
-def piece_bytes(piece: Piece, world_size: int, *, on_host: bool = False) -> int:
+def piece_bytes(piece: ShardedParameter, world_size: int, *, on_host: bool = False) -> int:
     """Bytes of a weight on each rank's card under ZeRO-3: its part, padded, where that is not
     `on_host`, and the parts of all ranks if it is small; a rank alone has its part whole."""
     copies = (not on_host) + (0 if _is_gathered(piece) else world_size)
     return _part(piece, world_size) * (copies if world_size > 1 else min(copies, 1))
 
 
-def _part(piece: Piece, world_size: int) -> int:
+def _part(piece: ShardedParameter, world_size: int) -> int:
     return -(-_numel(piece) // world_size) * piece.itemsize
 
 
-def _is_gathered(piece: Piece) -> bool:
+def _is_gathered(piece: ShardedParameter) -> bool:
     return _numel(piece) > PERSISTENT_ELEMENTS
 
 
-def _numel(piece: Piece) -> int:
+def _numel(piece: ShardedParameter) -> int:
     return prod(piece.shape)
 
 

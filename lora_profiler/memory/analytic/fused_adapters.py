@@ -16,7 +16,7 @@ from lora_profiler.question.support.bases import NF4_BLOCK
 Sizes = tuple[Polynomial, Polynomial, Polynomial]
 
 
-class Layer(NamedTuple):
+class AdaptedLinear(NamedTuple):
     """A linear layer with its adapter. `trained` are A (rank, inputs) and B (outputs, rank), `kept`
     the two as the function keeps them."""
 
@@ -27,7 +27,7 @@ class Layer(NamedTuple):
     kept: tuple[Tensor, Tensor]
 
 
-class Factors(NamedTuple):
+class FactorGradients(NamedTuple):
     """Gradients of A and B, and the output's gradient times B, of which the input's is made."""
 
     narrow: Tensor
@@ -39,7 +39,7 @@ def recorded(
     op: Ledger,
     x: Tensor,
     dropped: Tensor,
-    layers: Sequence[Layer],
+    layers: Sequence[AdaptedLinear],
     outs: Sequence[Tensor],
     inside: Sequence[Tensor],
     back: Ledger,
@@ -86,11 +86,11 @@ def adapter_of(op: Ledger, name: str) -> tuple[Adapter, tuple[Tensor, Tensor]]:
     return adapter, (a, b)
 
 
-def adapted(op: Ledger, name: str, dtype: str) -> Layer:
+def adapted(op: Ledger, name: str, dtype: str) -> AdaptedLinear:
     op.scope = name
     adapter, (a, b) = adapter_of(op, name)
     kept = op.cast(as_plain(a), dtype), op.cast(as_plain(b), dtype)
-    return Layer(name, adapter.in_features, adapter.out_features, (a, b), kept)
+    return AdaptedLinear(name, adapter.in_features, adapter.out_features, (a, b), kept)
 
 
 def projected(
@@ -148,7 +148,9 @@ def _gemm(op: Ledger, kind: str, inputs: tuple[Tensor, ...], out: Tensor, sizes:
     op.record(kind, inputs, (out,), forward_flops=m * n * k * 2, sizes=(constant(1), *sizes))
 
 
-def factor_gradients(op: Ledger, layer: Layer, x: Tensor, gradient: Tensor) -> Factors:
+def factor_gradients(
+    op: Ledger, layer: AdaptedLinear, x: Tensor, gradient: Tensor
+) -> FactorGradients:
     """x^T (dy B) and (A x^T) dy, of which the adapters' gradients are views."""
     op.scope = layer.name
     a, b = (existing(t) for t in layer.kept)
@@ -159,11 +161,11 @@ def factor_gradients(op: Ledger, layer: Layer, x: Tensor, gradient: Tensor) -> F
     added(op, of_a, x, narrow, (inputs, R, rows))
     turned = multiplied(op, a, x, (R, rows, inputs))
     added(op, of_b, turned, gradient, (R, outputs, rows))
-    return Factors(narrow, of_a, of_b)
+    return FactorGradients(narrow, of_a, of_b)
 
 
 def base_gradient(
-    op: Ledger, layers: Sequence[Layer], arrived: Sequence[Tensor], x: Tensor
+    op: Ledger, layers: Sequence[AdaptedLinear], arrived: Sequence[Tensor], x: Tensor
 ) -> Tensor:
     """dy W summed over the layers of one input: the first makes it, the others add to it."""
     made: Tensor | None = None
@@ -179,7 +181,12 @@ def base_gradient(
 
 
 def low_rank_gradient(
-    op: Ledger, layers: Sequence[Layer], factors: Sequence[Factors], of_x: Tensor, *, is_apart: bool
+    op: Ledger,
+    layers: Sequence[AdaptedLinear],
+    factors: Sequence[FactorGradients],
+    of_x: Tensor,
+    *,
+    is_apart: bool,
 ) -> Tensor:
     """dy B A summed: onto `of_x`, or where dropout stands between (`is_apart`) onto zeros; of one
     layer alone it is a product that is scaled."""

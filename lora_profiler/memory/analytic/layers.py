@@ -14,7 +14,7 @@ from lora_profiler.memory.analytic.persistent import (
     whole_weights,
 )
 from lora_profiler.memory.analytic.plan import Plan
-from lora_profiler.memory.analytic.sharding import Piece, chunk
+from lora_profiler.memory.analytic.sharding import ShardedParameter, chunk
 from lora_profiler.memory.analytic.sharding_units import base_pieces
 from lora_profiler.memory.analytic.structure import LayerPass
 from lora_profiler.memory.analytic.tensors import Storage
@@ -102,7 +102,7 @@ def _held(tensor: TrainableTensor, setup: TrainSetup, at: Values) -> int:
     if setup.sharding != "zero3":
         return tensor.bytes.evaluate(*at)
     shape = tuple(size.evaluate(*at) for size in tensor.shape)
-    piece = Piece(shape, DTYPE_BYTES[setup.dtype], True)
+    piece = ShardedParameter(shape, DTYPE_BYTES[setup.dtype], True)
     return piece_bytes(piece, setup.world_size, on_host=setup.offload_param_device != "none")
 
 

@@ -15,7 +15,7 @@ from lora_profiler._common.polynomial import ZERO, Polynomial, R, constant, prod
 from lora_profiler.question.adapters import Adapter
 from lora_profiler.question.adapters.matching import block_size, skew_elements
 from lora_profiler.question.loss import loss_facts
-from lora_profiler.question.model_spec import ModelSpec, Module, Stack, StoredBase
+from lora_profiler.question.model_spec import LayerStack, ModelSpec, Module, StoredBase
 from lora_profiler.question.optimizer import optimizer_facts
 from lora_profiler.question.support.bases import (
     BACK_IN_16_BIT,
@@ -153,7 +153,7 @@ def unquantized(spec: ModelSpec) -> frozenset[str]:
     layers is not looked for.
     """
     last = next(
-        part for part in reversed(spec.parts) if isinstance(part, Stack) or part.num_parameters
+        part for part in reversed(spec.parts) if isinstance(part, LayerStack) or part.num_parameters
     )
     kept = {spec.output_embedding or ""}
     if (

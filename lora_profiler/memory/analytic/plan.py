@@ -11,7 +11,14 @@ from functools import cached_property, lru_cache
 from operator import attrgetter
 from typing import Any
 
-from lora_profiler._common.polynomial import ZERO, Polynomial, Table, constant, total, undominated
+from lora_profiler._common.polynomial import (
+    ZERO,
+    Polynomial,
+    PolynomialTable,
+    constant,
+    total,
+    undominated,
+)
 from lora_profiler.memory.analytic.activations import Activations, activations
 from lora_profiler.memory.analytic.candidates import Candidate, Moments, candidate, merged
 from lora_profiler.memory.analytic.cut_layers import has_long_positions
@@ -78,18 +85,18 @@ class Plan:
     scoring: ForwardPass | None
     moments: Moments
     order: tuple[tuple[MomentName, int], ...]
-    totals: Table
+    totals: PolynomialTable
     of_passes: Callable[[], Sequence[Polynomial]]
     """Saved bytes, FLOPs of forward, backward and recompute."""
 
     @cached_property
-    def counts(self) -> Table:
+    def counts(self) -> PolynomialTable:
         """`of_passes`; then parameters of adapters, all that train, and bytes of adapters,
         gradients and optimizer states."""
         state, shards = self.state, self.shards
         numbers = (state.adapter_parameters, shards.trained, state.adapter_bytes)
         states = self.moments["setup"][0].bytes["optimizer_states"]
-        return Table.of([*self.of_passes(), *numbers, state.gradient_bytes, states])
+        return PolynomialTable.of([*self.of_passes(), *numbers, state.gradient_bytes, states])
 
     @cached_property
     def peaks(self) -> tuple[Polynomial, ...]:
@@ -317,7 +324,7 @@ def pass_alone(
     return forward_pass(other.model, family, rules, found, trainable)
 
 
-_NOTHING = Table.of([])
+_NOTHING = PolynomialTable.of([])
 
 
 def _with_moments(plan: Plan, gathered: int | None = None) -> Plan:
@@ -347,7 +354,7 @@ def _with_moments(plan: Plan, gathered: int | None = None) -> Plan:
         live = {**live, "saving": (saved,)}
     order = tuple((m, i) for m in MOMENTS if m in live for i in range(len(live[m])))
     totals = [live[m][i].total for m, i in order]
-    return replace(plan, moments=live, order=order, totals=Table.of(totals))
+    return replace(plan, moments=live, order=order, totals=PolynomialTable.of(totals))
 
 
 def _of_passes(

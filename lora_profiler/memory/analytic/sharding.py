@@ -50,7 +50,7 @@ class Unit(NamedTuple):
         return self.whole - self.within + self.kept
 
 
-class Piece(NamedTuple):
+class ShardedParameter(NamedTuple):
     """One parameter of a unit: its shape and bytes an element, whether it trains, and whether it is
     packed in 4 bit."""
 
@@ -65,7 +65,7 @@ class Piece(NamedTuple):
 
 
 def flat_unit(
-    pieces: Iterable[Piece], world_size: int, *, wide: bool, from_host: bool = False
+    pieces: Iterable[ShardedParameter], world_size: int, *, wide: bool, from_host: bool = False
 ) -> Unit:
     """A flat parameter of FSDP1: `pieces` end to end, a part each; gathered and reduced in half of
     its bytes where shards are `wide` (torch `distributed/fsdp/_flat_param.py`). A part `from_host`
@@ -84,7 +84,7 @@ def flat_unit(
     )
 
 
-def first_part(pieces: Iterable[Piece], world_size: int) -> Iterator[int]:
+def first_part(pieces: Iterable[ShardedParameter], world_size: int) -> Iterator[int]:
     """Elements of each tensor that rank 0 has of a flat parameter, of those of which it has any."""
     numels = [prod(piece.shape) for piece in pieces]
     left = -(-sum(numels) // world_size)
@@ -110,7 +110,7 @@ def adapted_unit(base: Unit, own: Sequence[Unit]) -> Unit:
 
 
 def unit(
-    pieces: Iterable[Piece],
+    pieces: Iterable[ShardedParameter],
     world_size: int,
     itemsize: int | None = None,
     *,

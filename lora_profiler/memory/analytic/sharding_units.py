@@ -23,7 +23,7 @@ from lora_profiler.memory.analytic.persistent import (
     unpacked_dtype,
 )
 from lora_profiler.memory.analytic.sharding import (
-    Piece,
+    ShardedParameter,
     ShardState,
     Unit,
     adapted_unit,
@@ -36,7 +36,7 @@ from lora_profiler.memory.analytic.sharding import (
     unit,
 )
 from lora_profiler.question.adapters import Adapter
-from lora_profiler.question.model_spec import ModelSpec, Module, Stack
+from lora_profiler.question.model_spec import LayerStack, ModelSpec, Module
 from lora_profiler.question.optimizer import optimizer_facts
 from lora_profiler.question.support.bases import adapter_dtype, nf4_bytes
 from lora_profiler.question.support.optimizers import steps_on_shards
@@ -84,15 +84,15 @@ def shard_state(
             " ddp."
         )
     places = _ends(model, setup, copies) if setup.sharding in FLAT else {}
-    ends: dict[str, Piece] = {}
-    stacks = [part for part in model.parts if isinstance(part, Stack)]
-    layers: dict[str, list[Piece]] = {
+    ends: dict[str, ShardedParameter] = {}
+    stacks = [part for part in model.parts if isinstance(part, LayerStack)]
+    layers: dict[str, list[ShardedParameter]] = {
         f"{stack.name}.{i}": [] for stack in stacks for i in range(len(stack.order))
     }
-    root: list[Piece] = []
+    root: list[ShardedParameter] = []
     adapted = 0
 
-    def home(name: str) -> list[Piece]:
+    def home(name: str) -> list[ShardedParameter]:
         for stack in stacks:
             if name.startswith(stack.name + "."):
                 return layers[f"{stack.name}.{name[len(stack.name) + 1 :].partition('.')[0]}"]
@@ -138,13 +138,15 @@ def _ends(model: ModelSpec, setup: TrainSetup, copies: Copies) -> dict[str, str]
     return places
 
 
-def _as_they_run(model: ModelSpec, setup: TrainSetup, added: tuple[Piece, ...]) -> Weights:
+def _as_they_run(
+    model: ModelSpec, setup: TrainSetup, added: tuple[ShardedParameter, ...]
+) -> Weights:
     """The base's weights by the place where they are used."""
     kept = kept_in_16_bit(model, setup)
-    layers: dict[str, list[Piece]] = {}
-    embed: list[Piece] = []
-    head: list[Piece] = []
-    names = [part.name + "." for part in model.parts if isinstance(part, Stack)]
+    layers: dict[str, list[ShardedParameter]] = {}
+    embed: list[ShardedParameter] = []
+    head: list[ShardedParameter] = []
+    names = [part.name + "." for part in model.parts if isinstance(part, LayerStack)]
     is_tied = False
     for name, module in model.modules():
         stack = next((n for n in names if name.startswith(n)), None)
@@ -190,7 +192,9 @@ def gathered_to_save(
     return max(sum(piece.share(1) for piece in pieces) for pieces in modules)
 
 
-def base_pieces(module: Module, setup: TrainSetup, kept: frozenset[str]) -> Iterator[Piece]:
+def base_pieces(
+    module: Module, setup: TrainSetup, kept: frozenset[str]
+) -> Iterator[ShardedParameter]:
     """A 4-bit weight is packed in the compute dtype, in one column: other storage does not shard
     beside 16-bit parameters."""
     packs = setup.quantization is not None and module.is_linear and module.name not in kept
@@ -200,20 +204,20 @@ def base_pieces(module: Module, setup: TrainSetup, kept: frozenset[str]) -> Iter
         if packs and weight.name == "weight":
             itemsize = DTYPE_BYTES[setup.dtype]
             packed, _ = nf4_bytes(weight.numel, False)
-            yield Piece((-(-packed // itemsize), 1), itemsize, False, is_packed=True)
+            yield ShardedParameter((-(-packed // itemsize), 1), itemsize, False, is_packed=True)
         else:
             dtype = setup.dtype if packs else unpacked_dtype(module.name, setup)
-            yield Piece(weight.shape, DTYPE_BYTES[dtype], setup.lora is None)
+            yield ShardedParameter(weight.shape, DTYPE_BYTES[dtype], setup.lora is None)
 
 
 def _added(
     setup: TrainSetup, adapters: tuple[Adapter, ...], copies: Copies
-) -> Iterator[tuple[str, Piece]]:
+) -> Iterator[tuple[str, ShardedParameter]]:
     """The tensors that PEFT adds, by the module that they stand beside."""
     if setup.lora is None:
         return
     dtype, rank = adapter_dtype(setup), setup.lora.r
-    made: dict[tuple[object, ...], list[Piece]] = {}
+    made: dict[tuple[object, ...], list[ShardedParameter]] = {}
     for adapter in adapters:
         sizes = adapter[3:]  # all but where it is, and on what
         if sizes not in made:
@@ -221,20 +225,22 @@ def _added(
                 (tuple(size.evaluate(1, 1, rank) for size in tensor.shape), tensor.kind.is_frozen)
                 for tensor in adapter_tensors(adapter, dtype, setup)
             ]
-            made[sizes] = [Piece(shape, DTYPE_BYTES[dtype], not frozen) for shape, frozen in shapes]
+            made[sizes] = [
+                ShardedParameter(shape, DTYPE_BYTES[dtype], not frozen) for shape, frozen in shapes
+            ]
         for piece in made[sizes]:
             yield adapter.module, piece
     for name, module in copies:
         for weight in module.weights:
-            yield name, Piece(weight.shape, DTYPE_BYTES[copy_dtype(name, setup)], True)
+            yield name, ShardedParameter(weight.shape, DTYPE_BYTES[copy_dtype(name, setup)], True)
 
 
 def _fully_sharded(
     state: Persistent,
     order: Sequence[TrainableTensor],
-    layers: Sequence[Sequence[Piece]],
-    root: Sequence[Piece],
-    ends: Mapping[str, Piece],
+    layers: Sequence[Sequence[ShardedParameter]],
+    root: Sequence[ShardedParameter],
+    ends: Mapping[str, ShardedParameter],
     adapter_share: int,
     setup: TrainSetup,
 ) -> ShardState:
@@ -243,14 +249,14 @@ def _fully_sharded(
     what is the rank's of each tensor (use_orig_params)."""
     world, rank = setup.world_size, setup.lora.r if setup.lora else 1
     gathered = DTYPE_BYTES["bfloat16"] if setup.precision == "fsdp-mixed" else None
-    known: dict[tuple[Piece, ...], Unit] = {}
+    known: dict[tuple[ShardedParameter, ...], Unit] = {}
     flat = setup.sharding in FLAT
 
-    def alone(piece: Piece) -> Unit:
+    def alone(piece: ShardedParameter) -> Unit:
         is_wide = piece.itemsize == 4 and setup.precision == "amp"
         return flat_unit([piece], world, wide=is_wide, from_host=setup.offload_params)
 
-    def made(pieces: Sequence[Piece]) -> Unit:
+    def made(pieces: Sequence[ShardedParameter]) -> Unit:
         if flat:
             is_apart = setup.lora is not None
             stays = setup.use_orig_params or not is_apart  # else a frozen part goes at once

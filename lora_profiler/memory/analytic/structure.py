@@ -24,7 +24,7 @@ from lora_profiler.memory.analytic.matmuls import scale_bytes
 from lora_profiler.memory.analytic.tensors import Node, Rules, Storage, Tensor
 from lora_profiler.question.adapters import Adapter
 from lora_profiler.question.feature import part
-from lora_profiler.question.model_spec import ModelSpec, Module, Stack
+from lora_profiler.question.model_spec import LayerStack, ModelSpec, Module
 
 
 @dataclass(eq=False)
@@ -283,9 +283,9 @@ def _layers(
     return _Layers(embed, leaf, tuple(runs.values()), x)
 
 
-def _stack(spec: ModelSpec, family: Family) -> Stack:
+def _stack(spec: ModelSpec, family: Family) -> LayerStack:
     return next(
-        part for part in spec.parts if isinstance(part, Stack) and part.name == family.stack
+        part for part in spec.parts if isinstance(part, LayerStack) and part.name == family.stack
     )
 
 
@@ -324,7 +324,7 @@ def _adapters_by_layer(
     return by_layer, outside
 
 
-def _trainable_by_layer(stack: Stack, trainable: frozenset[str]) -> list[frozenset[str]]:
+def _trainable_by_layer(stack: LayerStack, trainable: frozenset[str]) -> list[frozenset[str]]:
     """Names inside the layer that train, per kind of layer; full fine-tuning trains all,
     `modules_to_save` some."""
     result = []

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from lora_profiler._common.polynomial import ZERO, R, constant
 from lora_profiler.memory.analytic.fused_adapters import (
-    Factors,
-    Layer,
+    AdaptedLinear,
+    FactorGradients,
     adapter_of,
     added,
     as_plain,
@@ -99,14 +99,14 @@ def _projected(op: Ledger, x: Tensor, name: str) -> tuple[Tensor, Tensor | None]
     return projected(op, as_plain(x), dropped, name), mask
 
 
-def _kept(op: Ledger, name: str, dtype: str) -> Layer:
+def _kept(op: Ledger, name: str, dtype: str) -> AdaptedLinear:
     """A and B as they are: no more than parameters."""
     adapter, trained = adapter_of(op, name)
     a, b = (Tensor(t.elements, dtype, False, Storage(ZERO, "parameter")) for t in trained)
-    return Layer(name, adapter.in_features, adapter.out_features, trained, (a, b))
+    return AdaptedLinear(name, adapter.in_features, adapter.out_features, trained, (a, b))
 
 
-def _copies(back: Ledger, layers: Sequence[Layer]) -> list[Tensor]:
+def _copies(back: Ledger, layers: Sequence[AdaptedLinear]) -> list[Tensor]:
     """A and B of all layers in the input's dtype, through the whole of backward."""
     copies = []
     for layer in layers:
@@ -125,7 +125,7 @@ def _dropped_again(back: Ledger, x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _down_gradient(
-    back: Ledger, down: Layer, arrived: Tensor, hidden: Tensor, mask: Tensor | None
+    back: Ledger, down: AdaptedLinear, arrived: Tensor, hidden: Tensor, mask: Tensor | None
 ) -> Tensor:
     """dy W + dy B A of the last of the MLP's layers."""
     rows = hidden.elements // down.inputs
@@ -140,10 +140,10 @@ def _down_gradient(
 
 def _input_gradient(
     back: Ledger,
-    layers: Sequence[Layer],
+    layers: Sequence[AdaptedLinear],
     masks: Sequence[Tensor | None],
     arrived: Sequence[Tensor],
-    factors: Sequence[Factors],
+    factors: Sequence[FactorGradients],
     x: Tensor,
     made: Tensor | None,
 ) -> None:
@@ -161,7 +161,7 @@ def _input_gradient(
 
 
 def _low_rank(
-    back: Ledger, made: Tensor, narrow: Tensor, a: Tensor, layer: Layer, mask: Tensor | None
+    back: Ledger, made: Tensor, narrow: Tensor, a: Tensor, layer: AdaptedLinear, mask: Tensor | None
 ) -> None:
     """dy B A onto `made`; through dropout it is a product, and that once more with the mask."""
     sizes = made.elements // layer.inputs, constant(layer.inputs), R

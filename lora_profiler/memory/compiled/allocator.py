@@ -66,7 +66,7 @@ class AllocatorPeak:
     reserved_bytes: int
 
 
-class Card:
+class SimulatedCard:
     """The driver: what is reserved of it, and the peak of that."""
 
     def __init__(self, capacity_bytes: int | None) -> None:
@@ -89,7 +89,7 @@ class Pool:
     most.
     """
 
-    def __init__(self, card: Card, small: bool) -> None:
+    def __init__(self, card: SimulatedCard, small: bool) -> None:
         self.card, self.small = card, small
         self.largest_tail = 0 if small else SMALL_REQUEST
         self.free: list[int] = []
@@ -97,7 +97,7 @@ class Pool:
         self.segments: dict[int, int] = {}
         self.top = 0
 
-    def copy(self, card: Card) -> Self:
+    def copy(self, card: SimulatedCard) -> Self:
         """The same blocks on another card."""
         other = copy(self)
         other.card, other.free = card, self.free.copy()
@@ -185,13 +185,13 @@ class ExpandablePool(Pool):
     """A pool with expandable segments: one region of addresses, backed by memory page by page;
     `holes` (start: end) are not."""
 
-    def __init__(self, card: Card, small: bool) -> None:
+    def __init__(self, card: SimulatedCard, small: bool) -> None:
         super().__init__(card, small)
         self.largest_tail = 0
         self.page = SMALL_SEGMENT if small else LARGE_SEGMENT
         self.holes = {0: _ADDRESS}
 
-    def copy(self, card: Card) -> Self:
+    def copy(self, card: SimulatedCard) -> Self:
         other = super().copy(card)
         other.holes = self.holes.copy()
         return other
@@ -264,7 +264,7 @@ class Allocator:
     def __init__(
         self, capacity_bytes: int | None = None, expandable_segments: bool = False
     ) -> None:
-        self.card = Card(capacity_bytes)
+        self.card = SimulatedCard(capacity_bytes)
         kind = ExpandablePool if expandable_segments else Pool
         self.small, self.large = kind(self.card, small=True), kind(self.card, small=False)
 

@@ -7,7 +7,14 @@ from functools import cached_property, lru_cache
 from importlib import import_module
 from typing import Any
 
-from lora_profiler._common.polynomial import TOKENS, ZERO, Polynomial, Table, Values, constant
+from lora_profiler._common.polynomial import (
+    TOKENS,
+    ZERO,
+    Polynomial,
+    PolynomialTable,
+    Values,
+    constant,
+)
 from lora_profiler._common.polynomial import total as sum_of
 from lora_profiler.errors import NoProfileError
 from lora_profiler.memory.compiled.affine import total
@@ -88,16 +95,16 @@ class Evaluation:
         return max(self._steady.evaluate(self.values(setup)))
 
     @cached_property
-    def _first(self) -> Table:
+    def _first(self) -> PolynomialTable:
         return self._table(1)
 
     @cached_property
-    def _steady(self) -> Table:
+    def _steady(self) -> PolynomialTable:
         return self._table(2)
 
-    def _table(self, step: int) -> Table:
+    def _table(self, step: int) -> PolynomialTable:
         beside = sum_of(self.beside.values())
-        return Table.of(
+        return PolynomialTable.of(
             [
                 instant.total(self.units) + (beside + self._kept_at(instant))
                 for instant in self.profile.instants

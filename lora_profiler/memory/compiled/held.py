@@ -15,11 +15,11 @@ from lora_profiler.memory.attribution import LOGITS
 from lora_profiler.memory.compiled.tape import (
     LEAST_UNITS,
     Birth,
+    BlockRun,
     Death,
     Event,
     Mark,
     Place,
-    Run,
     Tape,
 )
 
@@ -101,7 +101,9 @@ class _Holding:
             if number not in dropped:
                 blocks[run, unit].append(event)
         runs = (
-            Run(run.direction, tuple(tuple(blocks[n, unit]) for unit in range(len(run.blocks))))
+            BlockRun(
+                run.direction, tuple(tuple(blocks[n, unit]) for unit in range(len(run.blocks)))
+            )
             for n, run in enumerate(tape.runs)
         )
         return Tape(tuple(runs), tape.layout)

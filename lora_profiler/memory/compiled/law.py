@@ -32,7 +32,7 @@ from lora_profiler.memory.compiled.regime import kernel_choice, valid_sizes, win
 from lora_profiler.memory.compiled.tape import LEAST_UNITS, Layout
 from lora_profiler.question.adapters import adapters
 from lora_profiler.question.gpu_platform import Platform
-from lora_profiler.question.model_spec import ModelSpec, Module, Stack
+from lora_profiler.question.model_spec import LayerStack, ModelSpec, Module
 from lora_profiler.question.optimizer import QUANTISED_FROM_NUMEL, STATE_BLOCK
 from lora_profiler.question.support.losses import LossBytes
 from lora_profiler.question.workload import TrainSetup, Workload
@@ -210,11 +210,11 @@ def kinds_of(model: ModelSpec, more: Sequence[Mapping[str, Any]] = ()) -> Sequen
     return [(kind, *(str(values[i]) for values in lists)) for i, kind in enumerate(stack.order)]
 
 
-def stack_of(model: ModelSpec) -> Stack | None:
+def stack_of(model: ModelSpec) -> LayerStack | None:
     stacks = [
         part
         for part in model.parts
-        if isinstance(part, Stack)
+        if isinstance(part, LayerStack)
         and len(part.order) == model.num_layers
         and not _TOWER.search(part.name)
     ]

@@ -69,7 +69,7 @@ class FlatEvent(NamedTuple):
 Place = tuple[int, int, int]
 
 
-class Run(NamedTuple):
+class BlockRun(NamedTuple):
     """Consecutive blocks of events. `direction` 0: one block outside the stack; 1 or -1: its units,
     forth or back."""
 
@@ -149,7 +149,7 @@ class Tape(NamedTuple):
     """A folded tape; without a layout it has one run, and serves the depth that it was traced
     at."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[BlockRun, ...]
     layout: Layout | None
 
     def blocks(self, units: int) -> Iterator[tuple[int, int, tuple[Event, ...]]]:
@@ -240,7 +240,7 @@ def tape_from_json(data: Mapping[str, Any], layout: Layout | None) -> Tape:
     kinds: dict[str, type[Birth] | type[Death] | type[Mark]] = {"b": Birth, "d": Death, "m": Mark}
     events: list[Event] = [kinds[kind](*fields) for kind, *fields in data["events"]]
     runs = (
-        Run(direction, tuple(tuple(events[i] for i in block) for block in blocks))
+        BlockRun(direction, tuple(tuple(events[i] for i in block) for block in blocks))
         for direction, blocks in data["runs"]
     )
     return Tape(tuple(runs), layout)

@@ -27,7 +27,7 @@ from lora_profiler.question.adapters.targets import (
     resolve,
     suggestion,
 )
-from lora_profiler.question.model_spec import ModelSpec, Module, Stack, Weight
+from lora_profiler.question.model_spec import LayerStack, ModelSpec, Module, Weight
 from lora_profiler.question.option_values import PeftType
 from lora_profiler.question.workload import LoraConfig
 
@@ -257,7 +257,7 @@ def _check_containers(spec: ModelSpec, lora: LoraConfig, targets: Targets) -> No
     keys = outer_containers(spec)
     loose = list(spec.weightless)
     for part in spec.parts:
-        if isinstance(part, Stack):
+        if isinstance(part, LayerStack):
             start = f"{part.name}.*."
             inner = {name: None for kind in part.kinds for name in containers(kind)}
             inner |= {name.removeprefix(start): None for name in loose if name.startswith(start)}
@@ -279,7 +279,7 @@ def _tied(spec: ModelSpec) -> frozenset[str]:
     return frozenset(
         weight.tied_to
         for part in spec.parts
-        for modules in (part.kinds if isinstance(part, Stack) else ((part,),))
+        for modules in (part.kinds if isinstance(part, LayerStack) else ((part,),))
         for module in modules
         for weight in module.weights
         if weight.tied_to
@@ -407,7 +407,7 @@ def saved_modules(spec: ModelSpec, lora: LoraConfig) -> tuple[tuple[str, Module]
 def _module_lists(spec: ModelSpec) -> set[str]:
     """Names of all lists of layers: the stacks, and what holds children with a number for a
     name."""
-    lists = {part.name for part in spec.parts if isinstance(part, Stack)}
+    lists = {part.name for part in spec.parts if isinstance(part, LayerStack)}
     for name in all_names(spec):
         parent, _, leaf = name.rpartition(".")
         if leaf.isdigit():

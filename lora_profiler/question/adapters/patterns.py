@@ -25,7 +25,7 @@ _TOO_LONG = (
 )
 
 
-class Verdict(NamedTuple):
+class PatternMatch(NamedTuple):
     """The keys that a pattern matches, or why it is refused, as the end of a sentence about it."""
 
     keys: frozenset[str]
@@ -37,7 +37,7 @@ class UnmatchedError(Exception):
     sentence about the pattern."""
 
 
-def verdict(pattern: str, keys: Sequence[str], *, whole: bool) -> Verdict:
+def verdict(pattern: str, keys: Sequence[str], *, whole: bool) -> PatternMatch:
     """Which `keys` the pattern matches: as `re.fullmatch` where `whole`, else as `re.match`. Raises
     UnmatchedError."""
     import signal
@@ -63,15 +63,15 @@ def verdict(pattern: str, keys: Sequence[str], *, whole: bool) -> Verdict:
             f"could not be matched: no process could be started ({e.strerror})."
         ) from None
     if done.returncode == -getattr(signal, "SIGVTALRM", 0):
-        return Verdict(frozenset(), _TOO_LONG.format(PROCESSOR_SECONDS))
+        return PatternMatch(frozenset(), _TOO_LONG.format(PROCESSOR_SECONDS))
     if done.returncode != 0:
         raise UnmatchedError(
             f"could not be matched: the process that tried ended with exit code {done.returncode}."
         )
     answer = json.loads(done.stdout)
     if "problem" in answer:
-        return Verdict(frozenset(), f"is no regular expression: {answer['problem']}.")
-    return Verdict(frozenset(keys[i] for i in answer["matched"]))
+        return PatternMatch(frozenset(), f"is no regular expression: {answer['problem']}.")
+    return PatternMatch(frozenset(keys[i] for i in answer["matched"]))
 
 
 def shown(pattern: str) -> str:

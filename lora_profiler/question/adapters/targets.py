@@ -12,8 +12,8 @@ from functools import lru_cache
 from typing import NamedTuple, NoReturn
 
 from lora_profiler.errors import TargetModulesError, UsageError, nearest
-from lora_profiler.question.adapters.patterns import UnmatchedError, Verdict, shown, verdict
-from lora_profiler.question.model_spec import ModelSpec, Module, Stack
+from lora_profiler.question.adapters.patterns import PatternMatch, UnmatchedError, shown, verdict
+from lora_profiler.question.model_spec import LayerStack, ModelSpec, Module
 from lora_profiler.question.option_values import PeftType
 from lora_profiler.question.workload import LoraConfig
 
@@ -261,7 +261,7 @@ def _packed_experts(spec: ModelSpec) -> dict[str, str] | None:
     """What PEFT makes of the names of experts' layers, where they are bare parameters: not in
     versions of transformers that had an expert a layer of its own."""
     for part in spec.parts:
-        if isinstance(part, Stack) and any(".experts." in m.name for m in part.kinds[0]):
+        if isinstance(part, LayerStack) and any(".experts." in m.name for m in part.kinds[0]):
             return None
     return PACKED_EXPERTS.get(spec.model_type)
 
@@ -305,7 +305,7 @@ def _matched(spec: ModelSpec, pattern: str, what: str, *, whole: bool) -> frozen
 
 
 @lru_cache(maxsize=64)
-def _verdict(spec: ModelSpec, pattern: str, whole: bool) -> Verdict:
+def _verdict(spec: ModelSpec, pattern: str, whole: bool) -> PatternMatch:
     """Kept: one answer asks several times, and a page that is drawn again asks once more."""
     packed = _packed_experts(spec)
     return verdict(
@@ -394,7 +394,11 @@ def all_names(spec: ModelSpec) -> Iterator[str]:
     yield from outer_containers(spec)
     for name in spec.weightless:
         stack = next(
-            (p for p in spec.parts if isinstance(p, Stack) and name.startswith(f"{p.name}.*.")),
+            (
+                p
+                for p in spec.parts
+                if isinstance(p, LayerStack) and name.startswith(f"{p.name}.*.")
+            ),
             None,
         )
         if stack is None:
@@ -414,7 +418,7 @@ def containers(modules: tuple[Module, ...]) -> list[str]:
 def outer_containers(spec: ModelSpec) -> list[str]:
     """Names of the modules outside the layers that hold others: "model", "model.layers"."""
     own = {part.name for part in spec.parts if isinstance(part, Module)}
-    return _above([(part.name, int(isinstance(part, Stack))) for part in spec.parts], own)
+    return _above([(part.name, int(isinstance(part, LayerStack))) for part in spec.parts], own)
 
 
 def _above(names: Iterable[tuple[str, int]], own: Collection[str]) -> list[str]:

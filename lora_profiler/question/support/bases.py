@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from lora_profiler.errors import UsageError
 from lora_profiler.question.adapters import adapters
-from lora_profiler.question.model_spec import ModelSpec, Module, Stack, StoredBase, Weight
+from lora_profiler.question.model_spec import LayerStack, ModelSpec, Module, StoredBase, Weight
 from lora_profiler.question.option_values import DTYPE_BYTES, QUANT_TITLES
 from lora_profiler.question.workload import Dtype, QuantType, TrainSetup, Workload
 
@@ -409,7 +409,7 @@ def _refusals(workload: Workload, kind: QuantType) -> tuple[tuple[bool, str], ..
     )
 
 
-def _is_unpacked_by(kind: QuantType, part: Module | Stack, model: ModelSpec) -> bool:
+def _is_unpacked_by(kind: QuantType, part: Module | LayerStack, model: ModelSpec) -> bool:
     """Linear layers beside the blocks, which optimum's GPTQ leaves as they are, heads that hqq does
     not know by their name, and Conv1D, which transformers' AWQ and FP8 and hqq do not look for."""
     if isinstance(part, Module):

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from lora_profiler.errors import UsageError, refuse
 from lora_profiler.question.loss import is_predicted_only, loss_facts
-from lora_profiler.question.model_spec import ModelSpec, Module, Stack, Weight
+from lora_profiler.question.model_spec import LayerStack, ModelSpec, Module, Weight
 from lora_profiler.question.support.optimizers import package_of
 from lora_profiler.question.workload import FLAT, FULLY_SHARDED, TrainSetup, Transformers, Workload
 
@@ -76,7 +76,7 @@ def as_of(model: ModelSpec, version: Transformers) -> ModelSpec:
 def _apart_as_of(model: ModelSpec, version: Transformers) -> ModelSpec:
     parts = tuple(
         replace(part, kinds=tuple(tuple(_apart(kind)) for kind in part.kinds))
-        if isinstance(part, Stack)
+        if isinstance(part, LayerStack)
         else part
         for part in model.parts
     )
@@ -119,7 +119,7 @@ def _unfused(model: ModelSpec) -> ModelSpec:
 
     parts = tuple(
         replace(part, kinds=tuple(tuple(split(kind)) for kind in part.kinds))
-        if isinstance(part, Stack)
+        if isinstance(part, LayerStack)
         else part
         for part in model.parts
     )
@@ -164,7 +164,7 @@ def _scored(model: ModelSpec) -> ModelSpec:
     )
 
 
-def _is_tied(part: Module | Stack) -> bool:
+def _is_tied(part: Module | LayerStack) -> bool:
     return isinstance(part, Module) and any(w.tied_to is not None for w in part.weights)
 
 

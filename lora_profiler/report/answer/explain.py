@@ -14,7 +14,7 @@ from lora_profiler.memory.prediction import Moment, MomentName, Prediction
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.question.loss import loss_facts
-from lora_profiler.question.model_spec import ModelSpec, Stack
+from lora_profiler.question.model_spec import LayerStack, ModelSpec
 from lora_profiler.question.optimizer import optimizer_facts
 from lora_profiler.question.support.bases import BASES
 from lora_profiler.question.workload import (
@@ -113,7 +113,7 @@ def _model_formula(model: ModelSpec) -> str:
     """'32 x 218,112,000 in model.layers + 525,336,576 in model.embed_tokens + ...'."""
     parts: list[str] = []
     for part in model.parts:
-        if isinstance(part, Stack):
+        if isinstance(part, LayerStack):
             sizes = [sum(m.num_parameters for m in kind) for kind in part.kinds]
             for size, count in Counter(sizes[kind] for kind in part.order).items():
                 parts.append(f"{count} x {count_text(size)} in {part.name}")
@@ -271,7 +271,7 @@ def saved_lines(prediction: Prediction) -> Iterator[Line]:
     if saved is None:
         return
     tokens = prediction.workload.setup.batch_size * prediction.workload.setup.rank_seq_len
-    stacks = [part.name for part in prediction.workload.model.parts if isinstance(part, Stack)]
+    stacks = [part.name for part in prediction.workload.model.parts if isinstance(part, LayerStack)]
     by_layer: Counter[tuple[str, int]] = Counter()
     for cost in prediction.layers:
         stack = next((name for name in stacks if cost.name.startswith(f"{name}.")), "")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lora_profiler.facts.stacks import Stack
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.guided import Change, Foreseen, Guided, Line
+from lora_profiler.planning.guided import Foreseen, Guided, Line, OpenChange
 from lora_profiler.question.option import flag
 from lora_profiler.report.answer.verdicts import (
     a_gpu,
@@ -22,7 +22,7 @@ from lora_profiler.report.answer.verdicts import (
     size_text,
     worded,
 )
-from lora_profiler.report.blocks import Bar, Bars, Block, Sign, Table, Verdict, paragraph, table
+from lora_profiler.report.blocks import Bar, Bars, Block, Sign, Table, VerdictLine, paragraph, table
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.terminal import SIGNS
 from lora_profiler.units import GIB, byte_unit, count_text, short_in_unit
@@ -42,7 +42,7 @@ def guided_blocks(guided: Guided) -> list[Block]:
     return [lines_table(guided), paragraph(*change_lines(guided), range_line(guided))]
 
 
-def verdict_lines(guided: Guided, answers: Sequence[Answer]) -> Iterator[Verdict]:
+def verdict_lines(guided: Guided, answers: Sequence[Answer]) -> Iterator[VerdictLine]:
     """'LoRA r16 fits an RTX 4090 with 7 of 8 trainers (not LitGPT): 15.8 to 30.3 GiB.', of each
     method; the sign is that of the loop of guides."""
     for place, answer in enumerate(best_first(answers)):
@@ -55,7 +55,7 @@ def verdict_lines(guided: Guided, answers: Sequence[Answer]) -> Iterator[Verdict
         words = _fits_with(method_name(answer), known, gpu)
         rest = f": {_range(fitting)}." if fitting else f": {_range(known)}, it has {usable}."
         is_open = sign_of(answer) == "does_not_fit" and fitting
-        yield Verdict(sign="tight" if is_open else sign_of(answer), words=words, rest=rest)
+        yield VerdictLine(sign="tight" if is_open else sign_of(answer), words=words, rest=rest)
 
 
 def _fits_with(method: str, lines: Lines, gpu: str) -> str:
@@ -215,7 +215,7 @@ def _speed(line: Line) -> str:
     return count_text(round(step.time.tokens_per_second)) if step else ""
 
 
-def _change(change: Change) -> str:
+def _change(change: OpenChange) -> str:
     judged = change.foreseen.judged
     sign = f" {SIGNS[judged.verdict]}" if judged else ""
     if isinstance(change.value, bool):

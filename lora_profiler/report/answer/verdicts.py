@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from lora_profiler.facts.catalog import Gpu
 from lora_profiler.memory.prediction import Category, Prediction
 from lora_profiler.planning.answers import Answer
-from lora_profiler.report.blocks import Paragraph, Sign, Verdict, advice
+from lora_profiler.report.blocks import Paragraph, Sign, VerdictLine, advice
 from lora_profiler.report.labels import capital, way_label
 from lora_profiler.units import byte_unit, count_text, short_in_unit
 
@@ -62,7 +62,7 @@ def joined(names: Sequence[str], word: str = "and") -> str:
     return f"{', '.join(first)} {word} {last}" if first else last
 
 
-def verdict_blocks(answers: Sequence[Answer], subject: str = "") -> list[Verdict]:
+def verdict_blocks(answers: Sequence[Answer], subject: str = "") -> list[VerdictLine]:
     """A line for each verdict that there is among the methods, the best one first; of a single
     method about `subject`, the name of a file, where there is one."""
     groups = [list(members) for _, members in groupby(best_first(answers), sign_of)]
@@ -92,7 +92,7 @@ def worded(sign: Sign, who: str, gpu: str, *, several: bool = False, more: str =
     return f"{who} do{'' if several else 'es'} not fit{on}{more}"
 
 
-def _verdict(answers: Sequence[Answer], subject: str, *, has_gpu: bool) -> Verdict:
+def _verdict(answers: Sequence[Answer], subject: str, *, has_gpu: bool) -> VerdictLine:
     """`has_gpu`: whether the line names the GPU, as the first one does."""
     gpu = answers[0].gpu
     assert gpu is not None
@@ -103,7 +103,7 @@ def _verdict(answers: Sequence[Answer], subject: str, *, has_gpu: bool) -> Verdi
         sizes = joined([size_text(a.prediction.peak.total_bytes) for a in answers])
         words = f"{names} may fit{f' {on}' if on else ''} or not:"
         rest = f" {need} at least {sizes} of {usable}, activations not known."
-        return Verdict(sign="tight", words=words, rest=rest)
+        return VerdictLine(sign="tight", words=words, rest=rest)
     sign = fits[0].verdict
     least = [fit.peak_bytes + fit.least_reserve_bytes for fit in fits]
     if sign == "does_not_fit":
@@ -119,7 +119,7 @@ def _verdict(answers: Sequence[Answer], subject: str, *, has_gpu: bool) -> Verdi
         rest = f"{joined([_short(fit.headroom_bytes) for fit in fits])} of {usable} free"
     modelled = "" if sign == "tight" else _as_modelled(answers)
     words = worded(sign, names, on, several=not one, more=modelled)
-    return Verdict(sign=sign, words=f"{words}:", rest=f" {rest}.")
+    return VerdictLine(sign=sign, words=f"{words}:", rest=f" {rest}.")
 
 
 def _adds_up(fit: "Fit") -> str:
@@ -148,7 +148,7 @@ def _as_modelled(answers: Sequence[Answer]) -> str:
     return ""
 
 
-def needs_block(answers: Sequence[Answer]) -> Verdict:
+def needs_block(answers: Sequence[Answer]) -> VerdictLine:
     """'LoRA r16 needs a 24 GB GPU; full needs an 80 GB GPU.', the smallest that suffice; of one
     method with GPUs that have it."""
     ordered = sorted(answers, key=lambda answer: answer.prediction.peak.total_bytes)
@@ -157,7 +157,7 @@ def needs_block(answers: Sequence[Answer]) -> Verdict:
         for a in ordered
     )
     rest = "".join(f"; {text}" for text in others)
-    return Verdict(sign="", words=capital(first), rest=f"{rest}.")
+    return VerdictLine(sign="", words=capital(first), rest=f"{rest}.")
 
 
 def _enough(answer: Answer, *, with_names: bool) -> str:

@@ -25,7 +25,7 @@ from lora_profiler.report.palette import (
     SERIES_MARKS,
     VERDICT_COLOURS,
     VERDICT_SIGNS,
-    Mark,
+    PointStyle,
 )
 from lora_profiler.units import (
     byte_unit,
@@ -85,7 +85,7 @@ def _cut(chart: Chart) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return {"range": [-_ROOM * best, _ROOM * best]}, [note]
 
 
-def _series(chart: Chart, series: Series, mark: Mark) -> dict[str, Any]:
+def _series(chart: Chart, series: Series, mark: PointStyle) -> dict[str, Any]:
     points = [
         (x, y)
         for x, y in zip(series.x, series.y, strict=True)

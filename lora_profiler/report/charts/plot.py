@@ -9,7 +9,7 @@ from typing import Any
 from lora_profiler._common.printable import printable
 from lora_profiler.question.workload import Method
 from lora_profiler.report import palette
-from lora_profiler.report.palette import Colour, Mark, Paint
+from lora_profiler.report.palette import Colour, Paint, PointStyle
 from lora_profiler.units import byte_unit, bytes_text, short_count_text
 
 Figure = dict[str, Any]
@@ -172,7 +172,7 @@ def dot_mark(method: Method, size: int, *, counted: bool) -> dict[str, Any]:
     return {**shown, "opacity": 0.8, "line": {"width": 0.5, "color": palette.PAPER.light}}
 
 
-def marker(mark: Mark, size: int) -> dict[str, Any]:
+def marker(mark: PointStyle, size: int) -> dict[str, Any]:
     return {"color": mark.colour.light, "symbol": mark.symbol, "size": size}
 
 

@@ -110,7 +110,7 @@ class CostRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class CostPair:
     """LoRA as a share of full fine-tuning that is alike in dtype and sizes: measured, and predicted
     FLOPs."""
 
@@ -135,7 +135,7 @@ class Pair:
         return _dtypes(self.dtype, self.adapter_dtype)
 
 
-def pairs_of(rows: Sequence[CostRow]) -> tuple[Pair, ...]:
+def pairs_of(rows: Sequence[CostRow]) -> tuple[CostPair, ...]:
     """Each LoRA beside full fine-tuning that is alike."""
     full = {(row.dtype, row.tokens): row for row in rows if row.method == "full"}
     loras = [row for row in rows if row.method != "full"]
@@ -143,13 +143,13 @@ def pairs_of(rows: Sequence[CostRow]) -> tuple[Pair, ...]:
     return tuple(_pair(whole, lora) for whole, lora in pairs if whole is not None)
 
 
-def _pair(full: CostRow, lora: CostRow) -> Pair:
+def _pair(full: CostRow, lora: CostRow) -> CostPair:
     shares = {
         size.name: _share(getattr(lora.measured, size.name), getattr(full.measured, size.name))
         for size in fields(Sizes)
     }
     seconds = full.step_seconds, lora.step_seconds
-    return Pair(
+    return CostPair(
         dtype=lora.dtype,
         adapter_dtype=lora.adapter_dtype,
         batch_size=lora.setup["batch_size"],
@@ -176,7 +176,7 @@ def _tokens(batch_size: int, seq_len: int) -> str:
 class Cost(Evidence):
     rank: int
     rows: tuple[CostRow, ...]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[CostPair, ...]
 
     @property
     def _errors(self) -> list[float]:

@@ -14,12 +14,12 @@ from lora_profiler.report.blocks import (
     Paragraph,
     Sign,
     Table,
+    VerdictLine,
     dim,
     heading,
     paragraph,
     table,
 )
-from lora_profiler.report.blocks import Verdict as VerdictLine
 from lora_profiler.report.claims import CLAIMS
 from lora_profiler.report.claims.claim import Chart, Checked, Evidence, Verdict
 from lora_profiler.report.json import SCHEMA_VERSION, picked
@@ -60,7 +60,7 @@ class CheckedClaim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
+class VerifyDocument:
     """What a check of each claim found. Shares are fractions of 1; what was not measured, or came
     to nothing finite, is null. New keys may be added under the same schema_version. `environment`
     is as in a record."""
@@ -80,7 +80,7 @@ def verify_schema() -> dict[str, Any]:
     import msgspec
 
     (document, *evidence), definitions = msgspec.json.schema_components(
-        [Document, *(claim.evidence for claim in CLAIMS)], ref_template="#/$defs/{name}"
+        [VerifyDocument, *(claim.evidence for claim in CLAIMS)], ref_template="#/$defs/{name}"
     )
     definitions["CheckedClaim"]["allOf"] = [
         {
@@ -110,7 +110,7 @@ def verify_payload(
 ) -> dict[str, Any]:
     """The whole document; what is no finite number, as of a broken layer, is null."""
     sources: dict[str, Source] = {"bundled": "bundled", "hub": "hub"}
-    document = Document(
+    document = VerifyDocument(
         schema_version=SCHEMA_VERSION,
         model=CheckedModel(
             **picked(spec, "id model_type num_layers num_parameters"),

@@ -61,7 +61,7 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Logits:
+class FirstLogits:
     """Those of the adapted model before the first step, beside the base model's."""
 
     dtype: str
@@ -97,7 +97,7 @@ class Initialisation(Evidence):
     alpha: float
     gaussian: Start
     default: Start
-    logits: tuple[Logits, ...]
+    logits: tuple[FirstLogits, ...]
     gradients: FirstSteps
 
     @property

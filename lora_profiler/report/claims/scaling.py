@@ -26,7 +26,7 @@ gains."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class ScalingRun:
     """Norms are Frobenius norms over all adapted layers, relative to that of their weights: of what
     the first step and the last step changed in the update, and of the whole update at the end.
     `first_logit_change` is the root mean square of what the first step changes in held-out logits,
@@ -81,7 +81,7 @@ class Scaled:
 
     key: str
     label: str
-    runs: tuple[Run, ...]
+    runs: tuple[ScalingRun, ...]
     levels: Levels
 
 
@@ -105,7 +105,7 @@ class RateGains:
         return number(at.gain, "+.3f") + "*" * (at.learning_rate == self.best_learning_rate)
 
 
-def levels_of(runs: Sequence[Run]) -> Levels:
+def levels_of(runs: Sequence[ScalingRun]) -> Levels:
     gains = [_gain_of(run) for run in runs]
     best = max(gains)
     share = max(0.0, min(gains)) / best if best > 0 else 0.0
@@ -116,7 +116,7 @@ def levels_of(runs: Sequence[Run]) -> Levels:
     return Levels(**sizes, loss=loss)
 
 
-def rate_gains(key: str, rank: int, runs: Sequence[Run]) -> RateGains:
+def rate_gains(key: str, rank: int, runs: Sequence[ScalingRun]) -> RateGains:
     return RateGains(
         key=key,
         rank=rank,
@@ -125,7 +125,7 @@ def rate_gains(key: str, rank: int, runs: Sequence[Run]) -> RateGains:
     )
 
 
-def _gain_of(run: Run) -> float:
+def _gain_of(run: ScalingRun) -> float:
     return -math.inf if run.gain is None else run.gain
 
 

@@ -41,7 +41,7 @@ class LayerRank:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
+class AlikeLayers:
     """Layers that are alike; numbers are those of one of them."""
 
     name: str
@@ -89,7 +89,7 @@ class Model:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateSize(Evidence):
     example: Example
-    layers: tuple[Layer, ...]
+    layers: tuple[AlikeLayers, ...]
     model: Model
     counts_equal_formula: bool
 

@@ -10,15 +10,15 @@ from lora_profiler.planning.placement import (
     MOST_REMEDY_CARDS,
     Cluster,
     Network,
-    Option,
     Placement,
+    PlacementOption,
     remedy,
 )
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.workload import setup_dict
 from lora_profiler.report.answer.predictions import assumption_lines
 from lora_profiler.report.answer.verdicts import worded
-from lora_profiler.report.blocks import Block, Sign, Table, Verdict, advice, dim, table
+from lora_profiler.report.blocks import Block, Sign, Table, VerdictLine, advice, dim, table
 from lora_profiler.report.decision.plan import gpus_text, sharding_name
 from lora_profiler.report.json import picked
 from lora_profiler.report.labels import capital, method_label
@@ -34,7 +34,7 @@ from lora_profiler.units import GIB, count_text, in_unit, short_in_unit
 
 def cluster_blocks(
     model: ModelSpec,
-    options: Sequence[Option],
+    options: Sequence[PlacementOption],
     cluster: Cluster,
     network: Network | None,
     trainer: Trainer | None = None,
@@ -47,7 +47,7 @@ def cluster_blocks(
     setup = wholes[0].workload.setup
     dtypes = list(dict.fromkeys(prediction.workload.setup.dtype for prediction in wholes))
     kernels = list(dict.fromkeys(prediction.attention_kernel for prediction in wholes))
-    by_method: dict[str, list[Option]] = {}
+    by_method: dict[str, list[PlacementOption]] = {}
     for option in options:
         by_method.setdefault(method_label(option.whole.prediction), []).append(option)
     blocks: list[Block] = [_verdict(mine, cluster) for mine in by_method.values()]
@@ -64,7 +64,7 @@ def cluster_blocks(
     return [*blocks, _table(options), dim(*question, _time_words(network), *shown)]
 
 
-def _verdict(options: Sequence[Option], cluster: Cluster) -> Verdict:
+def _verdict(options: Sequence[PlacementOption], cluster: Cluster) -> VerdictLine:
     """'LoRA r16 fits 8 × H100 with FSDP: 28.3 of 79.1 GiB a GPU; 4 GPUs are enough.'"""
     name = capital(method_label(options[0].whole.prediction))
     machines = f" in {count_text(cluster.machines)} machines" if cluster.machines > 1 else ""
@@ -76,13 +76,13 @@ def _verdict(options: Sequence[Option], cluster: Cluster) -> Verdict:
         sign: Sign = "tight" if best.whole.verdict == "tight" else "does_not_fit"
         needs = f" needs {_gib(best.whole)} GiB a GPU with {sharding_name(best.sharding)}"
         words = f"{worded(sign, name, gpus)}:"
-        return Verdict(sign=sign, words=words, rest=f"{needs}, each has {usable}.")
+        return VerdictLine(sign=sign, words=words, rest=f"{needs}, each has {usable}.")
     best = min(fitting, key=lambda o: (o.low_seconds or 0.0, _total(o.whole)))
     least = min(o.least.world_size for o in options if o.least)
     enough = f"; {count_text(least)} GPU{'s are' if least > 1 else ' is'} enough"
     words = f"{worded('fits', name, gpus)} with {sharding_name(best.sharding)}:"
     held = f" {_gib(best.whole)} of {usable} GiB a GPU"
-    return Verdict(sign="fits", words=words, rest=f"{held}{enough * (least < cluster.cards)}.")
+    return VerdictLine(sign="fits", words=words, rest=f"{held}{enough * (least < cluster.cards)}.")
 
 
 def _total(placement: Placement) -> int:
@@ -93,12 +93,12 @@ def _gib(placement: Placement) -> str:
     return short_in_unit(_total(placement), GIB)
 
 
-def _table(options: Sequence[Option]) -> Table:
-    def step(option: Option) -> str:
+def _table(options: Sequence[PlacementOption]) -> Table:
+    def step(option: PlacementOption) -> str:
         low, high = option.low_seconds, option.high_seconds
         return "?" if low is None else f"{low:.2f} to {high or 0:.2f} s"
 
-    def rates(option: Option) -> str:
+    def rates(option: PlacementOption) -> str:
         rates = option.tokens_per_second
         return "?" if rates is None else f"{rates[0]:,.0f} to {rates[1]:,.0f}"
 
@@ -126,7 +126,7 @@ def _peak(placement: Placement | None) -> str:
     return text if placement.prediction.is_whole else f">= {text}"
 
 
-def _remedy_words(option: Option, cluster: Cluster) -> str:
+def _remedy_words(option: PlacementOption, cluster: Cluster) -> str:
     """'Full fits 16 × H100 with FSDP and `--checkpointing`.'"""
     workload = option.whole.prediction.workload
     alone = replace(workload.setup, world_size=1, sharding="none")
@@ -159,7 +159,7 @@ def _time_words(network: Network | None) -> str:
 
 def cluster_payload(
     model: ModelSpec,
-    options: Sequence[Option],
+    options: Sequence[PlacementOption],
     cluster: Cluster,
     network: Network | None,
     trainer: Trainer | None = None,

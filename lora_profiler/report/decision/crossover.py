@@ -9,14 +9,14 @@ from lora_profiler.planning.crossover import (
     HIGHEST_RANK,
     Crossing,
     Crossover,
-    Point,
+    CrossoverPoint,
     Quantity,
 )
 from lora_profiler.question.workload import Method, setup_dict
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import is_short
 from lora_profiler.report.answer.verdicts import a_gpu, joined
-from lora_profiler.report.blocks import Block, Row, Sign, Table, Verdict, dim
+from lora_profiler.report.blocks import Block, Row, Sign, Table, VerdictLine, dim
 from lora_profiler.report.json import picked
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.setup_words import training_line
@@ -73,7 +73,7 @@ def sentences(found: Crossover) -> list[str]:
     return [f"{verdict.words}{verdict.rest}" for verdict in verdicts(found)]
 
 
-def verdicts(found: Crossover) -> list[Verdict]:
+def verdicts(found: Crossover) -> list[VerdictLine]:
     """Where each frugal method saves, or that it does not: one line for all methods that it stands
     alike to."""
     names = {w.setup.method: way_label(w.setup) for w in found.workloads}
@@ -90,7 +90,7 @@ def verdicts(found: Crossover) -> list[Verdict]:
             sign, where = _where(spans, batches, lengths)
             alike.setdefault((quantity, dearer, sign, where), []).append(names[cheaper])
     return [
-        Verdict(
+        VerdictLine(
             sign=sign,
             words=f"{names[dearer]} {_WORDS[quantity][sign != 'fits']} {joined(others)}:",
             rest=f" {where}.",
@@ -138,7 +138,7 @@ def _span_words(span: Crossing, lengths: Sequence[int]) -> str:
 def _map(found: Crossover, quantity: Quantity, batches: Sequence[int]) -> Iterator[Table]:
     """A cell names the method that costs least; nothing where that is one and the same."""
 
-    def cell(point: Point) -> str:
+    def cell(point: CrossoverPoint) -> str:
         least: Method | None = point.least(quantity)
         return labels.METHOD_LABELS[least] if least else "?"
 
@@ -148,7 +148,7 @@ def _map(found: Crossover, quantity: Quantity, batches: Sequence[int]) -> Iterat
 
 
 def _ranks(found: Crossover, batches: Sequence[int]) -> Table:
-    def rank(point: Point) -> str:
+    def rank(point: CrossoverPoint) -> str:
         highest = point.highest_rank
         if highest is None:
             return "?"
@@ -159,7 +159,7 @@ def _ranks(found: Crossover, batches: Sequence[int]) -> Table:
 
 
 def _table(
-    found: Crossover, title: str, cell: Callable[[Point], str], batches: Sequence[int]
+    found: Crossover, title: str, cell: Callable[[CrossoverPoint], str], batches: Sequence[int]
 ) -> Table:
     lengths = sorted({point.seq_len for point in found.points})
     at = {(point.batch_size, point.seq_len): point for point in found.points}

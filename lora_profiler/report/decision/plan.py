@@ -15,8 +15,8 @@ from lora_profiler.planning.plan import (
     nearest_runs,
 )
 from lora_profiler.planning.planned import (
+    EstimateRange,
     Goal,
-    Interval,
     PlannedRun,
     PlannedTime,
     cost_of,
@@ -32,7 +32,7 @@ from lora_profiler.report.blocks import (
     Row,
     RowKind,
     Table,
-    Verdict,
+    VerdictLine,
     advice,
     dim,
     filled,
@@ -129,7 +129,7 @@ def basis_words(time: PlannedTime) -> str:
     return labels.BASIS_LABELS[time.basis]
 
 
-def interval_words(hours: Interval) -> str:
+def interval_words(hours: EstimateRange) -> str:
     return short_between_text(3600 * hours.low, 3600 * hours.high)
 
 
@@ -351,11 +351,11 @@ def plan_blocks(
     blocks: list[Block] = []
     if run is None:
         words, rest = nothing_words(plan)
-        blocks.append(Verdict(sign="does_not_fit", words=f"{words}:", rest=f" {rest}"))
+        blocks.append(VerdictLine(sign="does_not_fit", words=f"{words}:", rest=f" {rest}"))
         blocks += _what_would_do(plan)
     else:
         words = f"Take {run_words(run, names_of(plan))}:"
-        blocks.append(Verdict(sign="fits", words=words, rest=f" {price_words(run)}."))
+        blocks.append(VerdictLine(sign="fits", words=words, rest=f" {price_words(run)}."))
         blocks.append(paragraph(reason(plan, run)))
     blocks += [ways_table(plan)] if plan.front else []
     if run is not None:

@@ -74,14 +74,14 @@ class LargestBatchJson(TypedDict):
     record_ids: list[str]
 
 
-class Refusal(TypedDict):
+class RefusedRecord(TypedDict):
     """A record that nothing could predict."""
 
     record_id: str
     reason: str
 
 
-class Outcome(TypedDict):
+class CaseStatuses(TypedDict):
     """The statuses of the runs of a case that both sides have."""
 
     case_key: str
@@ -106,11 +106,11 @@ class BenchJson(TypedDict):
     ranks: NotRequired[list[RanksJson]]
     largest_batches: NotRequired[list[LargestBatchJson]]
     summaries: NotRequired[list[SummaryJson]]
-    refusals: NotRequired[list[Refusal]]
+    refusals: NotRequired[list[RefusedRecord]]
     against: NotRequired[list[RecordFields]]
     changes: NotRequired[list[ChangeJson]]
     setup_changes: NotRequired[list[SetupChange]]
-    outcomes: NotRequired[list[Outcome]]
+    outcomes: NotRequired[list[CaseStatuses]]
 
 
 def bench_schema() -> dict[str, Any]:

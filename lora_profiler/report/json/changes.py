@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from lora_profiler.errors import UsageError
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Block, Table, Verdict, dim, filled, table
+from lora_profiler.report.blocks import Block, Table, VerdictLine, dim, filled, table
 from lora_profiler.report.json import SCHEMA_VERSION
 from lora_profiler.units import bytes_texts, change_text, count_text, percent_text, seconds_text
 
@@ -166,14 +166,14 @@ def difference_blocks(found: Differences, metrics: Sequence[str]) -> list[Block]
     worse = [each for each in found.found if each.name in judged and (each.worse or 0) > 0]
     changed = len({each.prediction for each in found.found})
     if not found.compared:
-        head = Verdict(sign="tight", words="No prediction is in both files.")
+        head = VerdictLine(sign="tight", words="No prediction is in both files.")
     elif not found.found:
-        head = Verdict(sign="fits", words="Nothing changed", rest=f" in {count}.")
+        head = VerdictLine(sign="fits", words="Nothing changed", rest=f" in {count}.")
     else:
         number = count_text(len({each.prediction for each in worse})) if worse else "none"
         words = f"{count_text(changed)} of {count} changed;"
         rest = f" {number} got worse."
-        head = Verdict(sign="tight" if worse else "fits", words=words, rest=rest)
+        head = VerdictLine(sign="tight" if worse else "fits", words=words, rest=rest)
     blocks: list[Block] = [head]
     if found.found:
         blocks.append(difference_table(found.found))

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypedDict
 from lora_profiler.facts.stacks import Trainer
 from lora_profiler.measuring.records.serialize import SetupFields
 from lora_profiler.planning.plan import Bound, TrainingPlan
-from lora_profiler.planning.planned import Counts, Goal, Interval, PlannedRun, Refused
+from lora_profiler.planning.planned import Counts, EstimateRange, Goal, PlannedRun, Refused
 from lora_profiler.question.workload import Method, setup_dict
 from lora_profiler.report.decision.plan import miss_words, names_of, nothing_sentence, run_command
 from lora_profiler.report.json import SCHEMA_VERSION, part, payload_schema
@@ -62,7 +62,7 @@ class TimeJson(TypedDict):
     """Of an optimizer step, on average over the data. `sending_seconds` is null where no link is
     known. `share_of_host`: of a micro-batch's time, what launching its kernels alone would take."""
 
-    step_seconds: Interval
+    step_seconds: EstimateRange
     compute_seconds: float
     sending_seconds: float | None
     share_of_host: float
@@ -85,8 +85,8 @@ class RunJson(TypedDict):
     trained_parameters: int
     steps: float
     time: TimeJson | None
-    hours: Interval | None
-    cost: Interval | None
+    hours: EstimateRange | None
+    cost: EstimateRange | None
     command: str
 
 

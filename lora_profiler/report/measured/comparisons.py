@@ -14,7 +14,7 @@ from lora_profiler.report.blocks import (
     Row,
     Rows,
     Table,
-    Verdict,
+    VerdictLine,
     dim,
     paragraph,
     table,
@@ -64,7 +64,7 @@ def comparison_blocks(
     about = [*environment_lines(records.values()), *not_compared_lines(scored), *hints]
     if not claims:
         rest = f" no {_metrics(chosen)} is predicted for {counted(len(scored), 'record')}."
-        return [Verdict(sign="tight", words="Nothing to compare:", rest=rest), dim(*about)]
+        return [VerdictLine(sign="tight", words="Nothing to compare:", rest=rest), dim(*about)]
     blocks: list[Block] = [accuracy_verdict(claims), errors_table(comparisons, by, records)]
     if largest := largest_errors(claims, worst):
         blocks.append(largest_errors_table(largest, records))
@@ -72,7 +72,7 @@ def comparison_blocks(
     return [*blocks, dim(notes, *about)]
 
 
-def accuracy_verdict(claims: Sequence[Comparison]) -> Verdict:
+def accuracy_verdict(claims: Sequence[Comparison]) -> VerdictLine:
     """'137 of 137 peaks predicted within 1 %; the worst is 0.95 % too low.'"""
     within = sum(c.is_within(0.01) for c in claims)
     are_peaks = {c.metric for c in claims} == {"peak_requested_bytes"}
@@ -83,7 +83,7 @@ def accuracy_verdict(claims: Sequence[Comparison]) -> Verdict:
         error = worst[0].relative_error
         rest = " of one, 0 was measured." if error is None else ""
         rest = rest or f" the worst is {direction_text(error or 0)}."
-    return Verdict(sign="fits" if within == len(claims) else "tight", words=words, rest=rest)
+    return VerdictLine(sign="fits" if within == len(claims) else "tight", words=words, rest=rest)
 
 
 def direction_text(error: float) -> str:
@@ -332,26 +332,28 @@ def change_blocks(
     return [*blocks, dim(*same, *_notes(found))]
 
 
-def _verdict(pairs: Pairs, found: Sequence[Change]) -> Verdict:
+def _verdict(pairs: Pairs, found: Sequence[Change]) -> VerdictLine:
     """'1 case no longer trains', '2 of 8 numbers got worse', 'nothing got worse'."""
     cases = counted(len(pairs.pairs), "case")
     if not pairs.pairs:
-        return Verdict(sign="tight", words="No case is in both sets.")
+        return VerdictLine(sign="tight", words="No case is in both sets.")
     if lost := [pair for pair in pairs.pairs if pair.is_lost]:
         fail = "no longer trains" if len(lost) == 1 else "no longer train"
         words = f"{count_text(len(lost))} of {cases} {fail}:"
-        return Verdict(sign="does_not_fit", words=words, rest=f" {run_name(lost[0].before[0])}.")
+        return VerdictLine(
+            sign="does_not_fit", words=words, rest=f" {run_name(lost[0].before[0])}."
+        )
     if worse := [c for c in found if c.is_worse_by_more_than(0)]:
         (worst,) = largest(worse, lambda c: c.relative_change, 1)
         what, change = run_labels.METRIC_LABELS[worst.metric], _numbers(worst)[2]
         words = f"{count_text(len(worse))} of {counted(len(found), 'number')} got worse:"
         rest = f" the worst is {what}, {change}, of {run_name(run_of(worst, pairs.pairs))}."
-        return Verdict(sign="tight", words=words, rest=rest)
+        return VerdictLine(sign="tight", words=words, rest=rest)
     better = sum(c.is_beyond_noise for c in found)
     rest = (
         f" {better} of {counted(len(found), 'number')} better." if better else " all are the same."
     )
-    return Verdict(sign="fits", words=f"Nothing got worse in {cases}:", rest=rest)
+    return VerdictLine(sign="fits", words=f"Nothing got worse in {cases}:", rest=rest)
 
 
 def outcome_lines(pairs: Sequence[Pair]) -> list[str]:

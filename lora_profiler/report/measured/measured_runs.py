@@ -13,7 +13,7 @@ from lora_profiler.report.blocks import (
     Block,
     Row,
     Table,
-    Verdict,
+    VerdictLine,
     advice,
     dim,
     filled,
@@ -89,7 +89,7 @@ def bench_blocks(results: Sequence[Result], *, detail: bool = False) -> list[Blo
     return [*blocks, dim(*about, f"{run_labels.ERROR_DEFINITION}.")]
 
 
-def _verdict(results: Sequence[Result]) -> Verdict:
+def _verdict(results: Sequence[Result]) -> VerdictLine:
     """'Predicted peaks are right: full equal to the byte, LoRA r16 within 0.01 %.'"""
     ended = Counter(
         run_labels.STATUS_LABELS[r.record.measurement.status]
@@ -102,14 +102,16 @@ def _verdict(results: Sequence[Result]) -> Verdict:
         how = how if others else first
         words = f"{sum(ended.values())} of {len(results)} runs did not finish:"
         is_none = sum(ended.values()) == len(results)
-        return Verdict(sign="does_not_fit" if is_none else "tight", words=words, rest=f" {how}.")
+        return VerdictLine(
+            sign="does_not_fit" if is_none else "tight", words=words, rest=f" {how}."
+        )
     errors: dict[str, float] = {}
     for r in results:
         error = next((c.relative_error for c in r.comparisons if c.metric == COMPARED_PEAK), None)
         if error is not None and abs(error) >= abs(errors.get(method_label(r.prediction), 0.0)):
             errors[method_label(r.prediction)] = error
     if not errors:
-        return Verdict(sign="tight", words="Measured, without a prediction to compare with.")
+        return VerdictLine(sign="tight", words="Measured, without a prediction to compare with.")
     is_right = all(abs(error) <= 0.01 for error in errors.values())
     are = "Predicted peaks are" if len(results) > 1 else "The predicted peak is"
     if not any(errors.values()):
@@ -118,7 +120,7 @@ def _verdict(results: Sequence[Result]) -> Verdict:
         parts = (f"{name} {_off(error)}" for name, error in errors.items())
         rest = f" {', '.join(parts)}."
     words = f"{are} {'right' if is_right else 'off'}:"
-    return Verdict(sign="fits" if is_right else "tight", words=words, rest=rest)
+    return VerdictLine(sign="fits" if is_right else "tight", words=words, rest=rest)
 
 
 def _off(error: float) -> str:
@@ -224,7 +226,7 @@ def search_blocks(found: Sequence[LargestBatch], probes: Mapping[str, Result]) -
         tokens = f"{count_text(workload.setup.seq_len)} tokens"
         words = f"{name}: {first if each.batch_size else 'no batch trains.'}"
         blocks += [
-            Verdict(sign="fits" if each.batch_size else "does_not_fit", words=words),
+            VerdictLine(sign="fits" if each.batch_size else "does_not_fit", words=words),
             *([] if each.batch_size else [paragraph(first)]),
             peaks_table(results),
             dim(f"Batches of {tokens}.", *rest),

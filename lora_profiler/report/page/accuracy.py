@@ -26,7 +26,13 @@ from lora_profiler.report.measured.comparisons import (
 from lora_profiler.report.measured.measured_runs import ratio_of
 from lora_profiler.report.measured.measurements import setting
 from lora_profiler.report.measured.run_labels import ratio_line
-from lora_profiler.report.page.runs import NAMES, Run, full_and_lora, tokens_text, worst_first
+from lora_profiler.report.page.runs import (
+    NAMES,
+    NumberedRun,
+    full_and_lora,
+    tokens_text,
+    worst_first,
+)
 from lora_profiler.report.parts import Beside, Card, Drawing, Fold, Part, Section
 from lora_profiler.runs.comparison.errors import METRICS, TOTAL, Comparison, Grouping, summary
 from lora_profiler.runs.comparison.throughput import utilisation
@@ -53,7 +59,7 @@ RunGrouping = Literal["method", "family", "model", "device"]
 MOST_ERRORS = 15
 
 
-def accuracy_section(runs: Sequence[Run]) -> Section | None:
+def accuracy_section(runs: Sequence[NumberedRun]) -> Section | None:
     """Predicted against measured in figures, None where nothing was."""
     compared = [run for run in runs if run.peak is not None]
     claims = _claims(runs)
@@ -70,7 +76,7 @@ def accuracy_section(runs: Sequence[Run]) -> Section | None:
     return Section("accuracy", "Predicted against measured", tuple(parts))
 
 
-def errors_section(runs: Sequence[Run]) -> Section | None:
+def errors_section(runs: Sequence[NumberedRun]) -> Section | None:
     claims, records = _claims(runs), _records(runs)
     if not claims:
         return None
@@ -91,15 +97,15 @@ def errors_section(runs: Sequence[Run]) -> Section | None:
     return Section("errors", "Errors, the largest first", tuple(parts))
 
 
-def _claims(runs: Sequence[Run]) -> list[Comparison]:
+def _claims(runs: Sequence[NumberedRun]) -> list[Comparison]:
     return [c for run in runs for c in run.scored.comparisons if c.is_claim]
 
 
-def _records(runs: Sequence[Run]) -> dict[str, Record]:
+def _records(runs: Sequence[NumberedRun]) -> dict[str, Record]:
     return {run.record_id: run.record for run in runs}
 
 
-def accuracy_cards(runs: Sequence[Run]) -> list[Card]:
+def accuracy_cards(runs: Sequence[NumberedRun]) -> list[Card]:
     """Mean and worst error of the peak, and how many are within one percent."""
     rows = [peak for run in runs if (peak := run.peak) is not None]
     whole = summary(rows, ())
@@ -133,7 +139,7 @@ def _notes(claims: Sequence[Comparison]) -> list[str]:
 # --- figures --------------------------------------------------------------------------------------
 
 
-def drawn(compared: Sequence[Run], most: int = MOST_DOTS) -> list[Run]:
+def drawn(compared: Sequence[NumberedRun], most: int = MOST_DOTS) -> list[NumberedRun]:
     """All of them where they are few; else the largest errors and every so many-th of the rest, in
     their order."""
     if len(compared) <= most:
@@ -144,7 +150,7 @@ def drawn(compared: Sequence[Run], most: int = MOST_DOTS) -> list[Run]:
     return sorted([*ordered[:WORST_DOTS], *rest[::stride]], key=lambda run: run.number)
 
 
-def drawn_words(shown: Sequence[Run], compared: Sequence[Run]) -> list[Paragraph]:
+def drawn_words(shown: Sequence[NumberedRun], compared: Sequence[NumberedRun]) -> list[Paragraph]:
     if len(shown) == len(compared):
         return []
     figures = f"The figures show {count_text(len(shown))} of {count_text(len(compared))} runs"
@@ -152,7 +158,7 @@ def drawn_words(shown: Sequence[Run], compared: Sequence[Run]) -> list[Paragraph
     return [paragraph(f"{figures}: {which}. The tables count all.")]
 
 
-def scatter_drawing(shown: Sequence[Run]) -> Drawing:
+def scatter_drawing(shown: Sequence[NumberedRun]) -> Drawing:
     """The peak of each run on the line where both sides are equal."""
     points = [
         ScatterPoint(
@@ -176,7 +182,7 @@ def scatter_drawing(shown: Sequence[Run]) -> Drawing:
     )
 
 
-def errors_drawing(shown: Sequence[Run], by: RunGrouping) -> Drawing:
+def errors_drawing(shown: Sequence[NumberedRun], by: RunGrouping) -> Drawing:
     """The peak's errors, a strip for each group; the groups with most runs where they are many."""
     words = labels.METHOD_LABELS if by == "method" else {}
     dots = [
@@ -239,7 +245,9 @@ def _metrics(claims: Sequence[Comparison], records: dict[str, Record]) -> Drawin
 MOST_BARS = 24
 
 
-def speed_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Section | None:
+def speed_section(
+    runs: Sequence[NumberedRun], groups: Sequence[Sequence[NumberedRun]]
+) -> Section | None:
     """Throughput, of the runs that are alike (`groups`) first; None where nothing was timed."""
     timed = [run for run in runs if run.is_timed]
     if not timed:
@@ -247,7 +255,7 @@ def speed_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
     alike = [
         members for group in groups if len(members := [run for run in group if run.is_timed]) > 1
     ]
-    picked: list[Run] = []
+    picked: list[NumberedRun] = []
     for group in alike:  # whole groups, as many as there is room for
         if len(picked) + len(group) <= MOST_BARS:
             picked += group
@@ -276,7 +284,7 @@ def speed_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
     return Section("speed", "Throughput", tuple(parts))
 
 
-def _ratio(alike: Sequence[Sequence[Run]]) -> list[str]:
+def _ratio(alike: Sequence[Sequence[NumberedRun]]) -> list[str]:
     """The step time of LoRA as a share of full's, for the pair shown elsewhere too."""
     pair = full_and_lora(alike)
     if not pair:
@@ -292,7 +300,7 @@ def _ratio(alike: Sequence[Sequence[Run]]) -> list[str]:
 # --- tokens a second ------------------------------------------------------------------------------
 
 
-def _bar(run: Run) -> ThroughputBar | None:
+def _bar(run: NumberedRun) -> ThroughputBar | None:
     record, speed = run.record, run.speed
     if speed is None or speed.tokens_per_second is None:
         return None
@@ -308,7 +316,7 @@ def _bar(run: Run) -> ThroughputBar | None:
     )
 
 
-def _numbers(picked: Sequence[Run]) -> Table:
+def _numbers(picked: Sequence[NumberedRun]) -> Table:
     timed = []
     for run in picked:
         if run.speed is not None:
@@ -332,7 +340,7 @@ def _numbers(picked: Sequence[Run]) -> Table:
     return filled(found)
 
 
-def _remarks(run: Run) -> str:
+def _remarks(run: NumberedRun) -> str:
     flags = [flag.replace("_", " ") for flag in run.record.measurement.flags]
     return "; ".join([*flags, *(run.speed.warnings if run.speed else ())])
 
@@ -340,7 +348,7 @@ def _remarks(run: Run) -> str:
 # --- raw times ------------------------------------------------------------------------------------
 
 
-def step_times_drawing(run: Run) -> Drawing:
+def step_times_drawing(run: NumberedRun) -> Drawing:
     measured, speed = run.record.measurement, run.speed
     assert speed is not None
     named = [("warm-up", s) for s in measured.warmup_seconds]

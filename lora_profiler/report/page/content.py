@@ -39,7 +39,7 @@ from lora_profiler.report.page.accuracy import (
 )
 from lora_profiler.report.page.predicted import by_model, numbers_sections, predicted_sections
 from lora_profiler.report.page.runs import (
-    Run,
+    NumberedRun,
     failures_section,
     full_and_lora,
     groups_alike,
@@ -155,7 +155,7 @@ def answer_cards(answers: Sequence[Answer]) -> Iterable[Card]:
         yield Card(f"{name} on {answer.gpu.name}", words, note=note)
 
 
-def pair_cards(groups: Sequence[Sequence[Run]]) -> Iterable[Card]:
+def pair_cards(groups: Sequence[Sequence[NumberedRun]]) -> Iterable[Card]:
     """LoRA's peak and step time as measured, against those of the full fine-tuning that differs in
     nothing else; nothing where no such two were run."""
     pair = full_and_lora(groups)
@@ -174,7 +174,7 @@ def pair_cards(groups: Sequence[Sequence[Run]]) -> Iterable[Card]:
         yield Card(f"Step of {name} against full", change_text(ratio.ratio - 1), note=note)
 
 
-def page_data(runs: Sequence[Run], answers: Sequence[Answer]) -> dict[str, Any]:
+def page_data(runs: Sequence[NumberedRun], answers: Sequence[Answer]) -> dict[str, Any]:
     """{"schema_version", "records": {name: [...]}, "comparisons": [...], "refusals": [...],
     "predictions": [...]}.
 
@@ -210,7 +210,7 @@ def page_data(runs: Sequence[Run], answers: Sequence[Answer]) -> dict[str, Any]:
     }
 
 
-def _row(run: Run) -> dict[str, Any]:
+def _row(run: NumberedRun) -> dict[str, Any]:
     record = run.record
     measured = record.measurement
     return {
@@ -233,7 +233,7 @@ MOST_ENVIRONMENTS = 12
 MOST_COMMANDS = 100
 
 
-def provenance_section(runs: Sequence[Run]) -> Section | None:
+def provenance_section(runs: Sequence[NumberedRun]) -> Section | None:
     """Environments as they were recorded, the commands, and when the runs were made."""
     records = [run.record for run in runs]
     if not records:

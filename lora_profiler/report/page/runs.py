@@ -37,7 +37,7 @@ FEW = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class NumberedRun:
     """A scored record as pages speak of it. `number` counts from 1 in the order given; what takes
     long is kept: the id, `cells` of model, method and setup, and the peak, predicted and measured,
     where both are known."""
@@ -95,7 +95,7 @@ class Run:
         return None if self.peak is None else self.peak.relative_error
 
 
-def numbered(scored: Iterable[Scored]) -> list[Run]:
+def numbered(scored: Iterable[Scored]) -> list[NumberedRun]:
     """A run for each record, failures included, in their order."""
     cells: dict[Workload, tuple[str, str, str]] = {}  # of many records few workloads differ
     runs = []
@@ -105,7 +105,7 @@ def numbered(scored: Iterable[Scored]) -> list[Run]:
             cells[workload] = run_cells(record)
         peaks = (c for c in s.comparisons if c.metric == PEAK and c.category == TOTAL)
         runs.append(
-            Run(
+            NumberedRun(
                 number=number,
                 scored=s,
                 record_id=record.id,
@@ -122,7 +122,7 @@ def numbered(scored: Iterable[Scored]) -> list[Run]:
     return runs
 
 
-def worst_first(runs: Sequence[Run]) -> list[Run]:
+def worst_first(runs: Sequence[NumberedRun]) -> list[NumberedRun]:
     """By the size of the peak's error, the largest first, those without one last; stable."""
     return sorted(runs, key=lambda run: -1.0 if run.error is None else abs(run.error), reverse=True)
 
@@ -130,13 +130,13 @@ def worst_first(runs: Sequence[Run]) -> list[Run]:
 # --- what differs in the method alone -------------------------------------------------------------
 
 
-def groups_alike(runs: Sequence[Run]) -> list[list[Run]]:
+def groups_alike(runs: Sequence[NumberedRun]) -> list[list[NumberedRun]]:
     """Groups of runs with the same model, sizes, dtype, optimizer and device, one run a workload,
     full fine-tuning first.
 
     Only groups with several methods or ranks. In order of the largest peak, the largest first.
     """
-    groups: dict[tuple[Workload, str], dict[Workload, Run]] = {}
+    groups: dict[tuple[Workload, str], dict[Workload, NumberedRun]] = {}
     for run in runs:
         record = run.record
         if record.measurement.went_through:
@@ -144,7 +144,7 @@ def groups_alike(runs: Sequence[Run]) -> list[list[Run]]:
             key = replace(record.workload, setup=setup), record.environment.key
             groups.setdefault(key, {}).setdefault(record.workload, run)
 
-    def order(run: Run) -> tuple[int, int, int]:
+    def order(run: NumberedRun) -> tuple[int, int, int]:
         setup = run.record.workload.setup
         rank = setup.lora.r if setup.lora else 0
         return ("full", "lora", "qlora").index(setup.method), rank, run.number
@@ -155,7 +155,7 @@ def groups_alike(runs: Sequence[Run]) -> list[list[Run]]:
     return sorted(several, key=lambda group: -max(run.measured_bytes or 0 for run in group))
 
 
-def full_and_lora(groups: Sequence[Sequence[Run]]) -> list[Run]:
+def full_and_lora(groups: Sequence[Sequence[NumberedRun]]) -> list[NumberedRun]:
     """Full fine-tuning and the first LoRA of the first predicted group with both, or nothing."""
     for group in groups:
         full = [run for run in group if run.record.workload.setup.lora is None]
@@ -168,7 +168,7 @@ def full_and_lora(groups: Sequence[Sequence[Run]]) -> list[Run]:
 # --- all of them ----------------------------------------------------------------------------------
 
 
-def runs_section(runs: Sequence[Run]) -> Section | None:
+def runs_section(runs: Sequence[NumberedRun]) -> Section | None:
     if not runs:
         return None
     parts: list[Part] = [runs_table(runs)]
@@ -182,7 +182,7 @@ def runs_section(runs: Sequence[Run]) -> Section | None:
     return Section("runs", "All runs", tuple(parts))
 
 
-def runs_table(runs: Sequence[Run]) -> Table:
+def runs_table(runs: Sequence[NumberedRun]) -> Table:
     found = table(
         runs,
         (
@@ -202,7 +202,7 @@ def runs_table(runs: Sequence[Run]) -> Table:
     return filled(found)
 
 
-NAMES: Final[tuple[tuple[str, Callable[[Run], str]], ...]] = (
+NAMES: Final[tuple[tuple[str, Callable[[NumberedRun], str]], ...]] = (
     ("#", lambda run: count_text(run.number)),
     ("model", lambda run: run.cells[0]),
     ("method", lambda run: run.cells[1]),
@@ -211,26 +211,26 @@ NAMES: Final[tuple[tuple[str, Callable[[Run], str]], ...]] = (
 """The columns that name a run."""
 
 
-def tokens_text(run: Run) -> str:
+def tokens_text(run: NumberedRun) -> str:
     tokens = run.speed.tokens_per_second if run.speed else None
     return rate_text(tokens).removesuffix("/s") if tokens is not None else ""
 
 
-def _tail(run: Run) -> str:
+def _tail(run: NumberedRun) -> str:
     """A record's id without the model and the method, which have columns of their own."""
     workload = run.record.workload
     named = f"{workload.model.id.replace('/', '--')}-{workload.setup.method}-"
     return shortened(run.record_id.removeprefix(named), LONGEST_ID)
 
 
-def _peak_text(run: Run) -> str:
+def _peak_text(run: NumberedRun) -> str:
     if run.measured_bytes is None:
         return ""
     bound = "" if run.record.measurement.went_through else "≥ "
     return f"{bound}{bytes_text(run.measured_bytes)}"
 
 
-def _prediction_text(run: Run) -> str:
+def _prediction_text(run: NumberedRun) -> str:
     prediction = run.scored.prediction
     bound = "" if prediction is None or prediction.is_whole else "≥ "
     return f"{bound}{_bare_prediction(run)}"
@@ -239,7 +239,7 @@ def _prediction_text(run: Run) -> str:
 # --- what did not go through ----------------------------------------------------------------------
 
 
-def failures_section(runs: Sequence[Run]) -> Section | None:
+def failures_section(runs: Sequence[NumberedRun]) -> Section | None:
     """Runs that did not go through, and workloads not predicted; a sentence without any."""
     if not runs:
         return None
@@ -261,14 +261,14 @@ def failures_section(runs: Sequence[Run]) -> Section | None:
     return Section("failures", "What did not go through", tuple(parts))
 
 
-def failures_table(failed: Sequence[Run]) -> Table:
+def failures_table(failed: Sequence[NumberedRun]) -> Table:
     """How each ended, what was known by then, what had been predicted, and what to try."""
 
-    def reason(run: Run) -> str:
+    def reason(run: NumberedRun) -> str:
         failure = run.record.measurement.failure
         return shortened(failure.reason, LONGEST_ID) if failure else ""
 
-    def least_peak(run: Run) -> str:
+    def least_peak(run: NumberedRun) -> str:
         least = lower_bounds(run.record).get(PEAK)
         return "" if least is None else bytes_text(least)
 
@@ -287,7 +287,7 @@ def failures_table(failed: Sequence[Run]) -> Table:
     )
 
 
-def _where(run: Run) -> str:
+def _where(run: NumberedRun) -> str:
     failure = run.record.measurement.failure
     if failure is None or failure.phase is None:
         return ""
@@ -296,12 +296,12 @@ def _where(run: Run) -> str:
     return label if step is None else f"{label}, step {step}"
 
 
-def _bare_prediction(run: Run) -> str:
+def _bare_prediction(run: NumberedRun) -> str:
     prediction = run.scored.prediction
     return bytes_text(counted_peak(prediction)) if prediction else ""
 
 
-def _definitions(failed: Sequence[Run]) -> list[str]:
+def _definitions(failed: Sequence[NumberedRun]) -> list[str]:
     lines = []
     for status in dict.fromkeys(run.status for run in failed):
         remedies = dict.fromkeys(advice(run.record) for run in failed if run.status == status)
@@ -314,7 +314,7 @@ def _definitions(failed: Sequence[Run]) -> list[str]:
 # --- in short -------------------------------------------------------------------------------------
 
 
-def run_cards(runs: Sequence[Run]) -> list[Card]:
+def run_cards(runs: Sequence[NumberedRun]) -> list[Card]:
     """How many, and how many of them went through; of a few, the peak of each."""
     if not runs:
         return []
@@ -327,7 +327,7 @@ def run_cards(runs: Sequence[Run]) -> list[Card]:
     return [*peaks, Card(label="runs", value=count_text(len(runs)), note=of + note)]
 
 
-def _peak_card(run: Run) -> Card:
+def _peak_card(run: NumberedRun) -> Card:
     speed, predicted = run.speed, _bare_prediction(run)
     notes = [f"predicted {predicted}" if predicted else "not predicted"]
     notes += [comparison_text(run.peak)] if run.peak else []

@@ -18,7 +18,7 @@ from lora_profiler.report.charts.bars import (
 from lora_profiler.report.charts.plot import Limit, shortened
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
-from lora_profiler.report.page.runs import Run, full_and_lora, worst_first
+from lora_profiler.report.page.runs import NumberedRun, full_and_lora, worst_first
 from lora_profiler.report.parts import Beside, Drawing, Fold, Part, Section
 from lora_profiler.runs.comparison.errors import counted, group_peaks, predicted_peaks
 from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, in_unit
@@ -29,7 +29,9 @@ MOST_POINTS = 60
 """Of a curve, as rows of its table: the turning points that matter are few."""
 
 
-def steps_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Section | None:
+def steps_section(
+    runs: Sequence[NumberedRun], groups: Sequence[Sequence[NumberedRun]]
+) -> Section | None:
     """Prediction and measurement of full fine-tuning and of LoRA on one pair of axes each, else of
     the largest run; each for itself in a fold.
 
@@ -55,7 +57,7 @@ def steps_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
     return Section("step", "Memory over one step", tuple(parts))
 
 
-def layers_section(groups: Sequence[Sequence[Run]]) -> Section | None:
+def layers_section(groups: Sequence[Sequence[NumberedRun]]) -> Section | None:
     """What each layer costs in full and with LoRA; None where no model has runs of both."""
     pair = full_and_lora(groups)
     predictions = [run.scored.prediction for run in pair if run.scored.prediction is not None]
@@ -66,7 +68,7 @@ def layers_section(groups: Sequence[Sequence[Run]]) -> Section | None:
 # --- one step -------------------------------------------------------------------------------------
 
 
-def step_drawing(run: Run) -> Drawing | None:
+def step_drawing(run: NumberedRun) -> Drawing | None:
     """Memory over one steady step, predicted and measured on one pair of axes; None where one of
     them is not known. A rehearsed run is called so."""
     record, prediction = run.record, run.scored.prediction
@@ -132,7 +134,7 @@ def curve_drawing(
     )
 
 
-def counters_drawing(run: Run) -> Drawing:
+def counters_drawing(run: NumberedRun) -> Drawing:
     """Memory as it was measured, of a run whose counters were read."""
     samples = run.record.measurement.phases
     peaks = [sample.requested_peak_bytes or 0 for sample in samples]
@@ -225,7 +227,7 @@ MOST_IN_FOLDS = 300
 """Up to so many runs every one is drawn, in folds by model."""
 
 
-def composition_section(runs: Sequence[Run]) -> Section | None:
+def composition_section(runs: Sequence[NumberedRun]) -> Section | None:
     """Bars of chosen runs, and of all by model where they are few; None of none known."""
     known = [
         r
@@ -259,15 +261,15 @@ def composition_section(runs: Sequence[Run]) -> Section | None:
     return Section("composition", "What the peaks are made of", tuple(parts))
 
 
-def largest_of_each_kind(known: Sequence[Run]) -> list[Run]:
+def largest_of_each_kind(known: Sequence[NumberedRun]) -> list[NumberedRun]:
     """The largest peak of each family and method, at most `CHOSEN`, the largest first."""
-    picked: dict[tuple[str, str], Run] = {}
+    picked: dict[tuple[str, str], NumberedRun] = {}
     for run in sorted(known, key=lambda run: -(run.measured_bytes or 0)):
         picked.setdefault((run.family, run.method), run)
     return list(picked.values())[:CHOSEN]
 
 
-def peaks_drawing(name: str, members: Sequence[Run], what: str) -> Drawing:
+def peaks_drawing(name: str, members: Sequence[NumberedRun], what: str) -> Drawing:
     """Peaks predicted beside measured, by category; one run alone is named by the caption."""
     several = len(members) > 1
     what = what if several else f"{members[0].name}: the peak"
@@ -284,7 +286,7 @@ def peaks_drawing(name: str, members: Sequence[Run], what: str) -> Drawing:
     )
 
 
-def _bars(run: Run, name: str) -> Iterable[CategoryBar]:
+def _bars(run: NumberedRun, name: str) -> Iterable[CategoryBar]:
     prediction, measured = run.scored.prediction, run.record.measurement
     if prediction is not None:
         lower = not prediction.is_whole

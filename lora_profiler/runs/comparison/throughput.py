@@ -18,7 +18,7 @@ MOST_POINTS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
+class SampleSpread:
     """Statistics of samples in their own unit. `low` and `high` are the 95 % interval of the median
     (`samples.median_interval`).
 
@@ -47,11 +47,11 @@ class Spread:
         return (self.high - self.low) / 2 / self.median
 
 
-def spread(samples: Sequence[float]) -> Spread:
+def spread(samples: Sequence[float]) -> SampleSpread:
     """The spread of at least one positive sample. Raises ValueError for none."""
     low, middle, high = median_interval(samples)
     ordered = sorted(samples)
-    return Spread(
+    return SampleSpread(
         n=len(samples),
         median=middle,
         low=low,
@@ -133,7 +133,7 @@ class Throughput:
     """
 
     record_id: str
-    steps: Spread
+    steps: SampleSpread
     steps_per_second: float
     samples_per_second: float
     tokens_per_second: float | None
@@ -201,7 +201,7 @@ def _energy(measurement: Measurement) -> EnergyUse | None:
     )
 
 
-def _warnings(steps: Spread, half_width_limit: float) -> tuple[str, ...]:
+def _warnings(steps: SampleSpread, half_width_limit: float) -> tuple[str, ...]:
     """What makes the median doubtful, a clause each."""
     warnings = []
     if steps.n < MIN_STEPS:
