@@ -15,6 +15,7 @@ from lora_profiler.question.adapters.targets import attention_targets
 from lora_profiler.question.option import Option, flag
 from lora_profiler.question.support.bases import check_quantized_experts, packed_expert_bytes
 from lora_profiler.question.support.generations import has_packed_experts
+from lora_profiler.question.support.model_types import type_of
 from lora_profiler.question.workload import (
     OPTIONS,
     QUANT_TITLES,
@@ -337,7 +338,7 @@ def caution_lines(predictions: Sequence[Prediction], gpu: "Gpu | None" = None) -
     if model.trained_length is not None and seq_len > model.trained_length:
         length = f"{model.trained_length:,}; --seq-len is {seq_len:,}."
         lines.append(f"{model.id}'s context length is {length}")
-    return [*lines, *_formats(predictions, gpu), *_experts(predictions)]
+    return [*lines, *_formats(predictions, gpu), *_left_in_16_bit(predictions)]
 
 
 def _formats(predictions: Sequence[Prediction], gpu: "Gpu | None") -> Iterator[str]:
@@ -372,13 +373,21 @@ def _formats(predictions: Sequence[Prediction], gpu: "Gpu | None") -> Iterator[s
         )
 
 
-def _experts(predictions: Sequence[Prediction]) -> Iterator[str]:
-    """Where versions of transformers differ most: experts that bitsandbytes finds, or does not."""
+def _left_in_16_bit(predictions: Sequence[Prediction]) -> Iterator[str]:
+    """Where versions of transformers differ most: weights that bitsandbytes finds, or does not."""
     for workload in (p.workload for p in predictions):
-        quantization = workload.setup.quantization
-        if quantization is not None and has_packed_experts(workload.model):
+        model, quantization = workload.model, workload.setup.quantization
+        if quantization is None:
+            continue
+        if type_of(model).own_linears and workload.setup.transformers == "5":
             yield (
-                f"bitsandbytes leaves the packed experts of {workload.model.id} in 16 bit;"
+                f"bitsandbytes leaves the linear layers of {model.id} in 16 bit: transformers 5"
+                " quantises torch's own nn.Linear alone, and this model has a class derived from it"
+            )
+            return
+        if has_packed_experts(model):
+            yield (
+                f"bitsandbytes leaves the packed experts of {model.id} in 16 bit;"
                 " transformers 4 quantised them: `--transformers 4.57`"
             )
             return

@@ -7,6 +7,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import torch
 
 import cases
 import oracle
@@ -25,6 +26,7 @@ from lora_profiler.planning.engine import peak_bytes, predict
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.option_values import UNMODELLED_BASES
+from lora_profiler.question.support.model_types import MODEL_TYPES, ModelType
 from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.report.json.predict import predict_schema
 
@@ -314,3 +316,26 @@ def test_a_trainer_takes_no_adapters_on_mxfp4():
     with pytest.raises(ValueError, match="MXFP4 but that quantization method do not support"):
         validate_quantization_for_training(model)
     assert UNMODELLED_BASES["mxfp4"].startswith("transformers trains nothing on it")
+
+
+@pytest.mark.parametrize("name", ["falcon", "llama"])
+def test_whose_linear_layers_transformers_quantises(name: str) -> None:
+    """Read off the class that transformers builds, by its own condition (`type(m) is nn.Linear`)."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        name, hidden_size=64, num_hidden_layers=1, num_attention_heads=4, vocab_size=128
+    )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    layers = [
+        m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "head" not in n
+    ]
+    is_own = MODEL_TYPES.get(name, ModelType()).own_linears
+    assert layers and {type(layer) is torch.nn.Linear for layer in layers} == {not is_own}
+
+
+def test_a_base_whose_layers_stay_in_16_bit_is_named(run: Run) -> None:
+    done = run("tiiuae/falcon-7b", "--method", "qlora")
+    assert "leaves the linear layers of tiiuae/falcon-7b in 16 bit" in done.stderr
+    assert "linear layers" not in run("tiiuae/falcon-7b", "--method", "lora").stderr

@@ -167,3 +167,18 @@ def test_optimizers_of_adapters_alone_are_asked_for_with_a_method_that_has_them(
     assert setup_for(model, method="lora", optimizer=optimizer).optimizer == optimizer
     with pytest.raises(UsageError, match="--method lora"):
         setup_for(model, method="full", optimizer=optimizer)
+
+
+@pytest.mark.parametrize(
+    ("model", "targets"),
+    [
+        ("EleutherAI/pythia-14m", ("query_key_value",)),
+        ("microsoft/Phi-3-mini-4k-instruct", ("qkv_proj",)),
+        ("Qwen/Qwen2.5-0.5B", ("q_proj", "v_proj")),
+    ],
+)
+def test_a_trainer_s_targets_are_the_fused_matrix_of_a_model_that_has_one(
+    model: str, targets: tuple[str, ...]
+) -> None:
+    setup = setup_for(find_model(model, offline=True), "litgpt", "lora")
+    assert setup.lora is not None and setup.lora.target_modules == targets

@@ -197,8 +197,14 @@ def resolve(spec: ModelSpec, lora: LoraConfig) -> Targets:
 def able_targets(spec: ModelSpec, peft_type: PeftType, wanted: str) -> str:
     """`wanted`, a trainer's own targets, as PEFT takes them, else what people then pass: all linear
     layers for a type without default, of Mamba models those that PEFT adapts, and by name those of
-    the language model alone (finetune_vision_layers=False in Unsloth's notebooks of text)."""
+    the language model alone (finetune_vision_layers=False in Unsloth's notebooks of text). Of a
+    model with one matrix for queries, keys and values that matrix, where it has none of the names.
+    """
     if wanted not in ("default", "all-linear"):
+        leaves = linear_names(spec)
+        fused = [name for name in leaves if "qkv" in name or name == "query_key_value"]
+        if fused and not set(leaves) & set(wanted.split(",")):
+            return ",".join(fused)
         inside = f".{_LANGUAGE_MODEL}."
         if not any(inside in name for name, _ in spec.modules()):
             return wanted

@@ -27,6 +27,9 @@ class ModelType(NamedTuple):
     `monkeypatch/lora_kernels.py`, QKV_PATCHES), and rules or traces know them there."""
     unsloth: bool = False
     """Unsloth has a forward pass of its own of it, whose attention and layers are Llama's."""
+    own_linears: bool = False
+    """Its linear layers are a class of its own, derived from torch's: transformers 5 quantises
+    torch's alone (`integrations/bitsandbytes.py`, `replace_with_bnb_linear`)."""
     tensor_parallel: bool = False
     """One linear layer for each of q, k, v, gate and up, and no norm over all heads."""
 
@@ -37,6 +40,7 @@ MODEL_TYPES: Mapping[str, ModelType] = {
     "bloom": ModelType(packing_blind=True),
     "codegen": ModelType(learned_positions=True),
     "cohere2": ModelType(lora_kernels=True),
+    "falcon": ModelType(own_linears=True),
     "gemma": ModelType(lora_kernels=True, tensor_parallel=True),
     "gemma2": ModelType(eager_only=True, lora_kernels=True, tensor_parallel=True),
     "gemma3": ModelType(liger=True, lora_kernels=True),
