@@ -148,14 +148,14 @@ AMBIGUOUS = {  # trainers, libraries and kernels of the same name
     "llamafactory-kto", "llamafactory-orpo", "torchtune-dpo", "trl-orpo",
 }  # fmt: skip
 STILL_NAMED: dict[str, set[str]] = {
-    "stacks": {  # what trainers take by default
+    "facts": {  # what trainers take by default
         "adamw_8bit", "cce", "lion", "paged_adamw_32bit", "paged_adamw_8bit", "scores",
         "torchtune-chunked",
     },
     "planning": {"adamw_8bit"},  # what plans and advice offer
     "report": {"adamw_8bit"},
-    "compiled": {"adamw_8bit"},
-    "harness": {"rmsprop"},
+    "memory": {"adamw_8bit"},
+    "measuring": {"rmsprop"},
     "trainer_files": {"adam_mini", "apollo_adamw", "galore_adamw", "lorafa", "muon"},
 }  # fmt: skip
 """Names that rooms of the package have, of features that are no other thing. This may only

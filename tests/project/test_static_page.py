@@ -323,7 +323,7 @@ def test_broken_addresses_and_numbers_are_borne(chromium: Any, file: Path) -> No
 
 def test_it_is_the_same_whenever_it_is_made() -> None:
     code = (
-        "from benchmarks import static_page as s; s.MODELS = ('openai-community/gpt2',);"
+        "from space import page as s; s.MODELS = ('openai-community/gpt2',);"
         "import sys; sys.stdout.write(s.packed(s.data()))"
     )
     made = {in_python(code, env={**os.environ, "PYTHONHASHSEED": seed}) for seed in ("1", "2")}

@@ -34,6 +34,7 @@ def test_every_run_is_of_the_grid_and_every_cell_was_tried() -> None:
 
 @pytest.mark.grid
 @pytest.mark.parametrize("row", DONE, ids=lambda row: row["key"])
+@pytest.mark.usefixtures("the_bundle")  # laws that take minutes to make are there
 def test_an_exact_answer_is_what_the_framework_asked_for(row: dict[str, Any], run: Run) -> None:
     """And of one that is off the file's reading or the framework's stack says why."""
     (answer,) = json.loads(run(*row["asked"], "--full", "--format", "json").stdout)["predictions"]
