@@ -45,12 +45,15 @@ from benchmarks.pages import (
 from lora_profiler._common.polynomial import rounded_up
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.catalog import bundled_models, find_model
+from lora_profiler.facts.stacks import as_guided, find_stack
 from lora_profiler.memory.analytic import knows
 from lora_profiler.memory.compiled.law import facts_of, law_key
 from lora_profiler.memory.compiled.library import BUNDLED, bundled_profiles, write_bundle
 from lora_profiler.memory.compiled.profile import Profile, packed, unpacked
 from lora_profiler.memory.compiled.regime import key_of, regime_of, windows_of
-from lora_profiler.planning.setups import setup_for
+from lora_profiler.planning.guided import asked_of
+from lora_profiler.planning.setups import DEFAULTS, setup_for
+from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.support.check import check
 from lora_profiler.question.support.kernel_sets import nearest_traced
@@ -91,18 +94,21 @@ def asked(model: ModelSpec, impl: str) -> Iterator[tuple[str, Workload]]:
 
 
 LAWS = (
-    ("guide lora 1", "trl-sft lora", "trl-sft qlora", "guide full 1", "guide qlora 1"),
+    ("guide lora 1", "guide qlora 1", "guide full 1"),
+    ("plain trl-sft lora", "plain trl-sft qlora", "plain unsloth lora", "plain unsloth qlora"),
+    ("plain axolotl lora", "plain axolotl qlora", "plain loop lora", "plain loop qlora"),
+    ("plain trl-sft full", "plain axolotl full", "plain loop full"),
+    ("plain unsloth full", "plain llamafactory full"),
+    ("trl-sft lora", "trl-sft qlora"),
     ("unsloth qlora", "unsloth lora", "axolotl lora", "axolotl qlora", "llamafactory lora"),
     ("trl-sft full", "axolotl full", "llamafactory qlora", "llamafactory full"),
     ("transformers lora", "transformers full", "transformers qlora"),
     ("trl-sft lora 1", "trl-sft qlora 1", "unsloth qlora 1", "unsloth lora 1", "bare lora 1"),
-    ("llamafactory lora 1", "llamafactory qlora 1", "transformers lora 1", "transformers qlora 1"),
-    ("trl-sft full 1", "llamafactory full 1", "transformers full 1", "unsloth full 1"),
-    ("bare qlora 1", "bare full 1", "unsloth full", "axolotl lora 2", "axolotl qlora 2"),
     ("bare lora", "bare full", "bare qlora", "guide lora 2", "guide full 2", "guide qlora 2"),
 )
 """Trainers, methods and rows that laws are bundled for, the most wanted ones first; without rows
-those of the trainer. All of a line are made of a type before the next type."""
+those of the trainer. `plain`: as a question without a trainer asks each of them. All of a line are
+made of a type before the next type."""
 LATER = frozenset({
     "bamba", "gemma4_unified", "granitemoehybrid", "jamba", "mamba", "mamba2", "nemotron_h",
     "qwen3_5_moe", "qwen3_next",
@@ -122,16 +128,27 @@ def laws_asked() -> Iterator[tuple[str, Workload]]:
     groups = sorted(alike.values(), key=lambda of: (of[0].model_type in LATER, -len(of), of[0].id))
     for line, models in product(LAWS, groups):
         model = min(models, key=lambda m: m.num_parameters)
-        for asked_of in line:
-            trainer, method, *rows = asked_of.split()
-            options = {"batch_size": int(rows[0])} if rows else {}
+        for asked_as in line:
             try:
-                setup = setup_for(model, trainer, method, **options)  # type: ignore[arg-type]
-                workload = Workload(model=model, setup=nearest_traced(setup))
+                setup = nearest_traced(_setup(model, asked_as))
+                workload = Workload(model=model, setup=setup)
                 check(workload, "compiled")
             except LoraProfilerError:
                 continue
-            yield f"{model.model_type} ({len(models)} models), {asked_of}", workload
+            yield f"{model.model_type} ({len(models)} models), {asked_as}", workload
+
+
+def _setup(model: ModelSpec, words: str) -> TrainSetup:
+    """Of the words of one of `LAWS`. Raises LoraProfilerError where the trainer cannot run it."""
+    match words.split():
+        case ["plain", trainer, method]:
+            stack = as_guided(find_stack(trainer))
+            return asked_of(stack, model, DEFAULTS, (), method, Platform()).setup  # type: ignore[arg-type]
+        case [trainer, method, rows]:
+            return setup_for(model, trainer, method, batch_size=int(rows))  # type: ignore[arg-type]
+        case [trainer, method]:
+            return setup_for(model, trainer, method)  # type: ignore[arg-type]
+    raise AssertionError(words)
 
 
 # --- compiling ------------------------------------------------------------------------------------

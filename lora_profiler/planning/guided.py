@@ -17,6 +17,7 @@ from lora_profiler.planning.engine import engines_for, on_card, predict_checked
 from lora_profiler.planning.fit import judged_on
 from lora_profiler.planning.reserve import Judged
 from lora_profiler.planning.setups import workloads
+from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.support.generations import has_packed_experts
 from lora_profiler.question.workload import Method, Workload
@@ -167,9 +168,7 @@ def guided_lines(
         foreseen: Foreseen | None = None
         refusal: str | None = None
         try:
-            stack.check_model(model)
-            written, names = spelled(stack, {**options, "methods": (method,)}, given)
-            (workload,) = workloads(model, written, names, platform, stack)
+            workload = asked_of(stack, model, options, given, method, platform)
             if known is not None and known.prediction.workload == workload:
                 foreseen = _foreseen(known.prediction, gpu, "auto", known)
             else:
@@ -183,6 +182,21 @@ def foresee(workload: Workload, gpu: Gpu | None) -> Foreseen:
     """By rules and profiles at hand. Raises what `predict` raises."""
     (engine,) = engines_for([workload], "auto", may_trace=False)
     return _foreseen(predict_checked(workload, engine), gpu, engine)
+
+
+def asked_of(
+    stack: Stack,
+    model: ModelSpec,
+    options: Mapping[str, Any],
+    given: Collection[str],
+    method: Method,
+    platform: Platform,
+) -> Workload:
+    """The question as one trainer runs it. Raises LoraProfilerError where it cannot."""
+    stack.check_model(model)
+    written, names = spelled(stack, {**options, "methods": (method,)}, given)
+    (workload,) = workloads(model, written, names, platform, stack)
+    return workload
 
 
 def _foreseen(
