@@ -130,7 +130,7 @@ def laws_asked() -> Iterator[tuple[str, Workload]]:
         model = min(models, key=lambda m: m.num_parameters)
         for asked_as in line:
             try:
-                setup = nearest_traced(_setup(model, asked_as))
+                setup = nearest_traced(setup_of(model, asked_as))
                 workload = Workload(model=model, setup=setup)
                 check(workload, "compiled")
             except LoraProfilerError:
@@ -138,7 +138,7 @@ def laws_asked() -> Iterator[tuple[str, Workload]]:
             yield f"{model.model_type} ({len(models)} models), {asked_as}", workload
 
 
-def _setup(model: ModelSpec, words: str) -> TrainSetup:
+def setup_of(model: ModelSpec, words: str) -> TrainSetup:
     """Of the words of one of `LAWS`. Raises LoraProfilerError where the trainer cannot run it."""
     match words.split():
         case ["plain", trainer, method]:

@@ -18,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.pages import page_of, parser_of, read_document, table, tell
-from benchmarks.truth.bundle import laws_asked, work
+from benchmarks.truth.bundle import laws_asked, setup_of, work
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.catalog import bundled_models, find_model
 from lora_profiler.memory.compiled import evaluation, predict_with
@@ -26,6 +26,7 @@ from lora_profiler.memory.compiled.law import NotOfLawError, facts_of, law_key, 
 from lora_profiler.memory.compiled.profile import Profile, unpacked
 from lora_profiler.memory.compiled.regime import regime_of
 from lora_profiler.planning.engine import predict
+from lora_profiler.planning.guided import GUIDED
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.question.workload import Workload
 
@@ -33,6 +34,7 @@ TRAINERS = (
     "guide", "trl-sft", "unsloth", "axolotl", "transformers", "llamafactory", "torchtune", "bare",
 )  # fmt: skip
 METHODS = ("full", "lora", "qlora")
+PLAIN = "plain "
 KINDS = ("whole", "of them exact", "lower bound", "refused")
 HELD = (("bare", "lora"), ("bare", "full"), ("guide", "lora"))
 """Loops and methods in which laws are held against rules."""
@@ -66,14 +68,16 @@ def _of(data: bytes) -> dict[str, Any]:
 
 
 def answered() -> dict[str, dict[str, int]]:
-    """Whole answers, lower bounds and refusals, by trainer and method."""
+    """Whole answers, lower bounds and refusals, by trainer and method: as each trains by default,
+    and `plain`, as a question without a trainer asks it."""
     counts: dict[str, Counter[str]] = {}
-    for trainer, method in product(TRAINERS, METHODS):
+    plain = [f"{PLAIN}{trainer}" for trainer in GUIDED]
+    for trainer, method in product([*TRAINERS, *plain], METHODS):
         of = counts[f"{trainer} {method}"] = Counter({kind: 0 for kind in KINDS})
         for entry in bundled_models():
             model, kind = find_model(entry.id, offline=True), "refused"
             with suppress(LoraProfilerError):
-                setup = setup_for(model, trainer, method)  # type: ignore[arg-type]
+                setup = setup_of(model, f"{trainer} {method}")
                 said = predict(Workload(model=model, setup=setup), may_trace=False)
                 kind = "whole" if said.is_whole else "lower bound"
                 of["of them exact"] += said.is_whole and said.exactness == "exact"
@@ -120,8 +124,10 @@ def against_rules(types: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _whole(counts: dict[str, dict[str, int]]) -> int:
-    return sum(of["whole"] for of in counts.values())
+def _whole(counts: dict[str, dict[str, int]], *, plain: bool) -> str:
+    of = [count for name, count in counts.items() if name.startswith(PLAIN) is plain]
+    answers = sum(sum(count[kind] for kind in ("whole", "lower bound")) for count in of)
+    return f"{sum(count['whole'] for count in of):,} of {answers:,}"
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -146,7 +152,8 @@ def markdown(result: dict[str, Any]) -> str:
             ),
         ),
         "## Answers without a trace\n\nOver the bundled models, offline, without torch, each"
-        " trainer as it trains by default. TRL's loss is put to the law of a stack.",
+        " trainer as it trains by default, and (plain) as a question without a trainer asks it: one"
+        " sample of 2,048 tokens. TRL's loss is put to the law of a stack.",
         table(
             "trainer, method | >whole without laws | >whole | >of them exact | >lower bound"
             " | >refused",
@@ -155,8 +162,15 @@ def markdown(result: dict[str, Any]) -> str:
                 for name, of in counts["with"].items()
             ),
         ),
-        f"Whole answers in all: {_whole(counts['without']):,} without laws,"
-        f" {_whole(counts['with']):,} with them.",
+        *(
+            f"Whole answers {words}, of all that a trainer can run:"
+            f" {_whole(counts['without'], plain=plain)} without laws,"
+            f" {_whole(counts['with'], plain=plain)} with them."
+            for words, plain in (
+                ("of trainers by default", False),
+                ("of a question without a trainer", True),
+            )
+        ),
         "## Against rules\n\n"
         f"{sum(not row['difference'] for row in exact)} of {len(exact)} peaks that rules call exact"
         f" are equal to the byte, and {sum(row['saved equal'] for row in ruled)} of {len(ruled)}"
