@@ -44,7 +44,7 @@ from benchmarks.pages import (
 )
 from lora_profiler._common.polynomial import rounded_up
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.facts.catalog import bundled_models, find_model
+from lora_profiler.facts.catalog import bundled_models, find_gpu, find_model
 from lora_profiler.facts.stacks import as_guided, find_stack
 from lora_profiler.memory.analytic import knows
 from lora_profiler.memory.compiled.law import facts_of, law_key
@@ -93,10 +93,16 @@ def asked(model: ModelSpec, impl: str) -> Iterator[tuple[str, Workload]]:
         yield label, Workload(model=model, setup=setup)
 
 
+ADAPTED = ("lora", "qlora")
 LAWS = (
     ("guide lora 1", "guide qlora 1", "guide full 1"),
     ("plain trl-sft lora", "plain trl-sft qlora", "plain unsloth lora", "plain unsloth qlora"),
     ("plain axolotl lora", "plain axolotl qlora", "plain loop lora", "plain loop qlora"),
+    tuple(
+        f"plain {trainer} {method} h100_sxm_80gb"
+        for trainer, method in product(("transformers", "trl-sft", "unsloth", "axolotl"), ADAPTED)
+    ),
+    tuple(f"plain {trainer} qlora t4" for trainer in ("transformers", "unsloth", "trl-sft")),
     ("plain trl-sft full", "plain axolotl full", "plain loop full"),
     ("plain unsloth full", "plain llamafactory full"),
     ("trl-sft lora", "trl-sft qlora"),
@@ -107,8 +113,8 @@ LAWS = (
     ("bare lora", "bare full", "bare qlora", "guide lora 2", "guide full 2", "guide qlora 2"),
 )
 """Trainers, methods and rows that laws are bundled for, the most wanted ones first; without rows
-those of the trainer. `plain`: as a question without a trainer asks each of them. All of a line are
-made of a type before the next type."""
+those of the trainer. `plain`: as a question without a trainer asks each of them, on a GPU of the
+usual kernels or on the one that is named. All of a line are made of a type before the next type."""
 LATER = frozenset({
     "bamba", "gemma4_unified", "granitemoehybrid", "jamba", "mamba", "mamba2", "nemotron_h",
     "qwen3_5_moe", "qwen3_next",
@@ -130,25 +136,26 @@ def laws_asked() -> Iterator[tuple[str, Workload]]:
         model = min(models, key=lambda m: m.num_parameters)
         for asked_as in line:
             try:
-                setup = nearest_traced(setup_of(model, asked_as))
-                workload = Workload(model=model, setup=setup)
+                workload = workload_of(model, asked_as)
+                workload = replace(workload, setup=nearest_traced(workload.setup))
                 check(workload, "compiled")
             except LoraProfilerError:
                 continue
             yield f"{model.model_type} ({len(models)} models), {asked_as}", workload
 
 
-def setup_of(model: ModelSpec, words: str) -> TrainSetup:
+def workload_of(model: ModelSpec, words: str) -> Workload:
     """Of the words of one of `LAWS`. Raises LoraProfilerError where the trainer cannot run it."""
     match words.split():
-        case ["plain", trainer, method]:
+        case ["plain", trainer, method, *gpu]:
+            on = find_gpu(gpu[0]).platform() if gpu else Platform()
             stack = as_guided(find_stack(trainer))
-            return asked_of(stack, model, DEFAULTS, (), method, Platform()).setup  # type: ignore[arg-type]
+            return asked_of(stack, model, DEFAULTS, (), method, on)  # type: ignore[arg-type]
         case [trainer, method, rows]:
-            return setup_for(model, trainer, method, batch_size=int(rows))  # type: ignore[arg-type]
+            setup = setup_for(model, trainer, method, batch_size=int(rows))  # type: ignore[arg-type]
         case [trainer, method]:
-            return setup_for(model, trainer, method)  # type: ignore[arg-type]
-    raise AssertionError(words)
+            setup = setup_for(model, trainer, method)  # type: ignore[arg-type]
+    return Workload(model=model, setup=setup)
 
 
 # --- compiling ------------------------------------------------------------------------------------

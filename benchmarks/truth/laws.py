@@ -18,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.pages import page_of, parser_of, read_document, table, tell
-from benchmarks.truth.bundle import laws_asked, setup_of, work
+from benchmarks.truth.bundle import laws_asked, work, workload_of
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.catalog import bundled_models, find_model
 from lora_profiler.memory.compiled import evaluation, predict_with
@@ -77,8 +77,7 @@ def answered() -> dict[str, dict[str, int]]:
         for entry in bundled_models():
             model, kind = find_model(entry.id, offline=True), "refused"
             with suppress(LoraProfilerError):
-                setup = setup_of(model, f"{trainer} {method}")
-                said = predict(Workload(model=model, setup=setup), may_trace=False)
+                said = predict(workload_of(model, f"{trainer} {method}"), may_trace=False)
                 kind = "whole" if said.is_whole else "lower bound"
                 of["of them exact"] += said.is_whole and said.exactness == "exact"
             of[kind] += 1
