@@ -93,7 +93,7 @@ class Stack:
     the model for each of a batch, 2 where pairs are compared. holds: what is alive and when, with
     its source, priced. gaps: what is not. guide: what guides and notebooks pass to it in place of
     its defaults, by method; model_types: those of which it has its own code, where it takes no
-    other.
+    other. of_types: what it sets for models of a type, by method.
     """
 
     name: str
@@ -112,6 +112,7 @@ class Stack:
     variants: tuple[Variant, ...] = ()
     guide: Mapping[Method, Options] = field(default_factory=dict)
     model_types: frozenset[str] = frozenset()
+    of_types: Mapping[str, Mapping[Method, Options]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -127,7 +128,8 @@ class Stack:
     @property
     def options(self) -> frozenset[str]:
         """Names of the options that it sets, for some method."""
-        return frozenset(name for own in self.defaults.values() for name in own)
+        every = (self.defaults, *self.of_types.values())
+        return frozenset(name for methods in every for own in methods.values() for name in own)
 
     @property
     def max_length(self) -> int | None:
@@ -182,9 +184,16 @@ def as_guided(stack: Stack) -> Stack:
     """
     guided: dict[Method, Options] = {}
     for method, own in stack.defaults.items():
-        kept = {name: value for name, value in own.items() if name not in SIZES}
-        guided[method] = {**kept, **stack.guide.get(method, {})}
-    return replace(stack, defaults=guided)
+        guided[method] = {**_without_sizes(own), **stack.guide.get(method, {})}
+    of_types = {
+        kind: {method: _without_sizes(own) for method, own in methods.items()}
+        for kind, methods in stack.of_types.items()
+    }
+    return replace(stack, defaults=guided, of_types=of_types)
+
+
+def _without_sizes(own: Options) -> Options:
+    return {name: value for name, value in own.items() if name not in SIZES}
 
 
 # --- from what people write to a stack: a name, and a version where one is given ------------------
@@ -271,7 +280,8 @@ class Trainer:
 
     def defaults(self, method: Method, options: Options, model: ModelSpec) -> dict[str, Any]:
         """What the stack says of a method, the options left out that are given in `options`."""
-        every = self.stack.defaults[method]
+        of_type = self.stack.of_types.get(model.model_type, {})
+        every = {**self.stack.defaults[method], **of_type.get(method, {})}
         own = {name: value for name, value in every.items() if name not in self.explicit}
         if own.get("dtype") == CHECKPOINT_DTYPE:
             own["dtype"] = as_loaded(model)

@@ -1,5 +1,6 @@
 """Unsloth: its arguments' defaults and its notebooks, as near as options come."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from lora_profiler.facts.stacks.stack import (
@@ -13,6 +14,7 @@ from lora_profiler.facts.stacks.stack import (
     overruled,
 )
 from lora_profiler.facts.stacks.transformers_loops import ALIASES, OF_ADAPTERS
+from lora_profiler.question.workload import Method
 
 _COMMON: Options = {
     "batch_size": 2,
@@ -35,6 +37,12 @@ _ADAPTER: Options = {
     "dropout": 0.0,
     "targets": "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
     "adapter_dtype": "float32",
+}
+_ON_ATTENTION: Options = {"targets": "q_proj,k_proj,v_proj,o_proj"}
+_OF_TYPES: Mapping[str, Mapping[Method, Options]] = {
+    # its 4-bit experts are layers of their own, whose names its targets do not match (unsloth-zoo
+    # 2026.10.9, temporary_patches/gpt_oss.py); priced as packed ones: 6 % under a rehearsal
+    "gpt_oss": {"lora": _ON_ATTENTION, "qlora": {**_ON_ATTENTION, "quantize_experts": True}}
 }
 _HOLDS = (
     "checkpointing is reentrant; layer inputs but the last are offloaded to CPU; two buffers"
@@ -85,6 +93,7 @@ def _stack(
             Refusal("recipe", "it prepares the 4-bit base itself", ("kbit", "trl")),
             *refusals,
         ),
+        of_types=_OF_TYPES,
         leaves=("seq_len", *OF_ADAPTERS),
         variants=(Variant("use_gradient_checkpointing", {"offload_checkpoints": False}),),
     )
