@@ -227,6 +227,7 @@ _COMPILED = (
     ("LiquidAI/LFM2-1.2B", 1024, "qlora"),
     ("tiiuae/Falcon-H1-0.5B-Instruct", 512, "lora"),
     ("microsoft/Phi-4-mini-instruct", 512, "lora"),
+    ("Qwen/Qwen3-30B-A3B", 512, "qlora"),
 )
 
 

@@ -274,6 +274,8 @@ def _base_dtype(facts: Mapping[str, Any]) -> str:
     counts: Mapping[str, int] = facts["dtypes"]
     base = {name: count for name, count in counts.items() if not name.startswith("trained ")}
     base = base or {name.removeprefix("trained "): count for name, count in counts.items()}
+    if not base:
+        raise UsageError("no weights were seen")
     return max(base, key=lambda name: base[name])
 
 

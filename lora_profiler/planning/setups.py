@@ -134,6 +134,8 @@ def setups(
             from lora_profiler.question.adapters.targets import able_targets
 
             own["targets"] = able_targets(model, options["peft_type"], targets)
+        if own.get("target_parameters") and not _knows_experts(model):
+            own["target_parameters"] = None
         if "target_parameters" in given and "dropout" in own:
             own["dropout"] = 0.0  # nothing else goes with it in PEFT
         try:
@@ -146,6 +148,13 @@ def setups(
         setup = _with_able_kernels(model, setup, given)
         made.append(trainer.laid_out(setup))
     return made
+
+
+def _knows_experts(model: ModelSpec) -> bool:
+    """Whether rules know the layers: no trace has adapters on 4-bit experts, which PEFT refuses."""
+    from lora_profiler.memory.analytic import knows
+
+    return knows(Workload(model=model))
 
 
 def changed(workload: Workload, options: Mapping[str, Any]) -> Workload:

@@ -17,7 +17,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.facts.stacks import CHECKPOINT_DTYPE, Stack, Trainer, as_guided, find_stack
 from lora_profiler.facts.stacks.stack import METHODS
 from lora_profiler.planning.answers import answers
-from lora_profiler.planning.engine import ASSUMED_FLOAT32, common_assumptions
+from lora_profiler.planning.engine import ASSUMED_FLOAT32, common_assumptions, predict
 from lora_profiler.planning.guided import guided
 from lora_profiler.planning.setups import DEFAULTS, workloads
 from lora_profiler.question.adapters import adapters
@@ -506,3 +506,24 @@ def test_unsloth_of_2024_made_all_logits(
     )
     (answer,) = json.loads(done.stdout)["predictions"]
     assert 0.9 * reserved_gib < answer["peak"]["total_bytes"] / 2**30 < reserved_gib
+
+
+def test_unsloth_has_packed_experts_in_4_bit_and_adapts_them() -> None:
+    """The count is Unsloth's own: 'Trainable parameters = 642,514,944 of 31,174,637,568', rehearsed
+    with 2026.10.9; so are the bytes of adapters and of Adam's 8-bit states."""
+    model = find_model("Qwen/Qwen3-30B-A3B", offline=True)
+    setup = setup_for(model, "unsloth", "qlora", batch_size=2, accumulation=1, seq_len=512)
+    assert setup.quantization is not None and setup.quantization.quantize_experts
+    found = predict(Workload(model=model, setup=setup), may_trace=False)
+    assert (found.parameters.adapter, found.parameters.total) == (642_514_944, 31_174_637_568)
+    held = {category: size for m in found.moments for category, size in m.bytes.items()}
+    assert held["adapters"] == 2_570_059_776 and held["optimizer_states"] == 1_305_110_528
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-oss-20b", "zai-org/GLM-4.5-Air"])
+def test_experts_that_no_rule_knows_are_in_4_bit_without_adapters(model: str) -> None:
+    """Of gpt-oss they are layers of their own, whose names its targets do not match."""
+    setup = setup_for(find_model(model, offline=True), "unsloth", "qlora")
+    assert setup.quantization is not None and setup.quantization.quantize_experts
+    assert setup.lora is not None and setup.lora.target_parameters == ()
+    assert setup.lora.target_modules == ("q_proj", "k_proj", "v_proj", "o_proj")

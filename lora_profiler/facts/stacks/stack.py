@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, get_args
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.option import Option, flag
+from lora_profiler.question.support.bases import packed_experts
 from lora_profiler.question.workload import (
     DTYPE_BYTES,
     OPTIONS,
@@ -93,7 +94,8 @@ class Stack:
     the model for each of a batch, 2 where pairs are compared. holds: what is alive and when, with
     its source, priced. gaps: what is not. guide: what guides and notebooks pass to it in place of
     its defaults, by method; model_types: those of which it has its own code, where it takes no
-    other. of_types: what it sets for models of a type, by method.
+    other. of_types: what it sets for models of a type, by method; of_experts: for those whose
+    experts are packed into one parameter.
     """
 
     name: str
@@ -113,6 +115,7 @@ class Stack:
     guide: Mapping[Method, Options] = field(default_factory=dict)
     model_types: frozenset[str] = frozenset()
     of_types: Mapping[str, Mapping[Method, Options]] = field(default_factory=dict)
+    of_experts: Mapping[Method, Options] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -128,7 +131,7 @@ class Stack:
     @property
     def options(self) -> frozenset[str]:
         """Names of the options that it sets, for some method."""
-        every = (self.defaults, *self.of_types.values())
+        every = (self.defaults, self.of_experts, *self.of_types.values())
         return frozenset(name for methods in every for own in methods.values() for name in own)
 
     @property
@@ -189,7 +192,8 @@ def as_guided(stack: Stack) -> Stack:
         kind: {method: _without_sizes(own) for method, own in methods.items()}
         for kind, methods in stack.of_types.items()
     }
-    return replace(stack, defaults=guided, of_types=of_types)
+    of_experts = {method: _without_sizes(own) for method, own in stack.of_experts.items()}
+    return replace(stack, defaults=guided, of_types=of_types, of_experts=of_experts)
 
 
 def _without_sizes(own: Options) -> Options:
@@ -280,8 +284,10 @@ class Trainer:
 
     def defaults(self, method: Method, options: Options, model: ModelSpec) -> dict[str, Any]:
         """What the stack says of a method, the options left out that are given in `options`."""
-        of_type = self.stack.of_types.get(model.model_type, {})
-        every = {**self.stack.defaults[method], **of_type.get(method, {})}
+        every = dict(self.stack.defaults[method])
+        if self.stack.of_experts and packed_experts(model):
+            every |= self.stack.of_experts.get(method, {})
+        every |= self.stack.of_types.get(model.model_type, {}).get(method, {})
         own = {name: value for name, value in every.items() if name not in self.explicit}
         if own.get("dtype") == CHECKPOINT_DTYPE:
             own["dtype"] = as_loaded(model)

@@ -39,10 +39,20 @@ _ADAPTER: Options = {
     "adapter_dtype": "float32",
 }
 _ON_ATTENTION: Options = {"targets": "q_proj,k_proj,v_proj,o_proj"}
+_OF_EXPERTS: Mapping[Method, Options] = {
+    # it quantises packed experts, which transformers 5 does not (unsloth-zoo 2026.10.9,
+    # temporary_patches/moe_utils_bnb4bit.py), and adapts them (Unsloth 2026.10.9,
+    # models/_utils.py, get_moe_target_parameters)
+    "qlora": {
+        **_ON_ATTENTION,
+        "quantize_experts": True,
+        "target_parameters": "mlp.experts.gate_up_proj,mlp.experts.down_proj",
+    }
+}
 _OF_TYPES: Mapping[str, Mapping[Method, Options]] = {
     # its 4-bit experts are layers of their own, whose names its targets do not match (unsloth-zoo
     # 2026.10.9, temporary_patches/gpt_oss.py); priced as packed ones: 6 % under a rehearsal
-    "gpt_oss": {"lora": _ON_ATTENTION, "qlora": {**_ON_ATTENTION, "quantize_experts": True}}
+    "gpt_oss": {"lora": _ON_ATTENTION, "qlora": {"target_parameters": None}}
 }
 _HOLDS = (
     "checkpointing is reentrant; layer inputs but the last are offloaded to CPU; two buffers"
@@ -94,6 +104,7 @@ def _stack(
             *refusals,
         ),
         of_types=_OF_TYPES,
+        of_experts=_OF_EXPERTS,
         leaves=("seq_len", *OF_ADAPTERS),
         variants=(Variant("use_gradient_checkpointing", {"offload_checkpoints": False}),),
     )

@@ -259,7 +259,7 @@ def check_quantized_experts(workload: Workload) -> None:
     lora = setup.lora
     adapted = adapters(workload.model, lora) if lora is not None else ()
     on = next((a for a in adapted if f"{a.module}.{a.parameter}" in experts), None)
-    if on is not None:
+    if on is not None and not setup.loop_state.startswith("unsloth"):
         raise UsageError(
             f"PEFT 0.21 adapts 4-bit experts ({on.module}.{on.parameter}) for one step only"
             " (ParamWrapper: only Tensors of floating point dtype can require gradients); use"

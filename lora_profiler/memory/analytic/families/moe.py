@@ -48,6 +48,39 @@ def _unpacked(op: Ledger, weight: Tensor) -> Tensor:
     return made
 
 
+def with_adapter(
+    op: Ledger, name: str, x: Tensor, out: Tensor, rows: Polynomial, offsets: Tensor
+) -> Tensor:
+    """`out` of experts in 4 bit with scaling * B A x of the rows of each, two more products:
+    unsloth-zoo 2026.10.9, `temporary_patches/moe_utils.py`; PEFT adapts no 4-bit experts."""
+    found = (a for a in op.adapters.get("mlp.experts", ()) if a.parameter == name)
+    if not op.rules.quantizes_experts or (adapter := next(found, None)) is None:
+        return out
+    width = R * adapter.rank_factor
+    rank, dtype = width * adapter.num_experts, op.rules.adapter_dtype
+    a, b = (
+        op.cast(Tensor(rank * features, dtype, True, Storage(ZERO, "parameter")), x.dtype)
+        for features in (adapter.in_features, adapter.out_features)
+    )
+    narrow = op.fresh(rows * width, x.dtype, True)
+    wide = op.fresh(rows * adapter.out_features, x.dtype, True)
+    for given, weight, made, features in (
+        (x, a, narrow, adapter.in_features), (narrow, b, wide, adapter.out_features)
+    ):  # fmt: skip
+        flops = rows * width * (2 * features)
+        op.record(
+            "_grouped_mm",
+            (given, weight),
+            (made,),
+            (given, weight, offsets),
+            flops,
+            flops * 2,
+            sizes=(constant(1), rows, width, constant(features)),
+            side_inputs=(offsets,),
+        )
+    return op.add(out, op.scale(wide))
+
+
 def _merged(op: Ledger, weight: Tensor, adapter: Adapter) -> Tensor:
     rank, dtype = R * (adapter.num_experts * adapter.rank_factor), op.rules.adapter_dtype
     a, b = (
@@ -175,10 +208,12 @@ def run_experts(
     derive(op, "cumsum", (counts,), offsets)
     gate_up = parameter(op, "mlp.experts", "gate_up_proj")
     fused = grouped_product(op, gathered, gate_up, chosen, hidden, 2 * width, offsets)
+    fused = with_adapter(op, "gate_up_proj", gathered, fused, chosen, offsets)
     gate, up = op.split(fused, [chosen * width] * 2)
     inner = op.multiply(activate(op, gate, c["hidden_act"]), up)
     down = parameter(op, "mlp.experts", "down_proj")
     out = grouped_product(op, inner, down, chosen, width, hidden, offsets)
+    out = with_adapter(op, "down_proj", inner, out, chosen, offsets)
     weighted = op.multiply(out, sorted_weights)
     derive(op, "arange", (), counting)
     derive(op, "index_put_", (order, counting, back), back)
