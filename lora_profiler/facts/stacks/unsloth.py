@@ -40,9 +40,6 @@ _ADAPTER: Options = {
 }
 _ON_ATTENTION: Options = {"targets": "q_proj,k_proj,v_proj,o_proj"}
 _OF_EXPERTS: Mapping[Method, Options] = {
-    # it quantises packed experts, which transformers 5 does not (unsloth-zoo 2026.10.9,
-    # temporary_patches/moe_utils_bnb4bit.py), and adapts them (Unsloth 2026.10.9,
-    # models/_utils.py, get_moe_target_parameters)
     "qlora": {
         **_ON_ATTENTION,
         "quantize_experts": True,
@@ -59,6 +56,9 @@ _HOLDS = (
     " bring them back (unsloth-zoo 2026.10.9, gradient_checkpointing.py)",
     "q/k/v, o and the MLP are fused with their adapters; 4-bit weights are unpacked into a"
     " permanent buffer (Unsloth 2026.10.9, kernels/fast_lora.py, kernels/utils.py)",
+    "packed experts of a 4-bit base are in 4 bit and have adapters, but those of gpt-oss and of"
+    " types that no rule knows (unsloth-zoo 2026.10.9, temporary_patches/moe_utils_bnb4bit.py;"
+    " Unsloth 2026.10.9, models/_utils.py, get_moe_target_parameters)",
     "cosines and sines of all positions of the model stay (Unsloth 2026.10.9,"
     " models/llama.py, LlamaRotaryEmbedding)",
 )
