@@ -86,7 +86,8 @@ class Nearest:
 def nearest(
     facts: Mapping[str, Any], world_size: int, capability: int | None, torch: str
 ) -> Nearest:
-    """`facts` as a rehearsal reads them off the script's process."""
+    """`facts` as a rehearsal reads them off the script's process, whatever runs there: what cannot
+    be read is a reason, so that no rehearsal is lost."""
     try:
         if world_size > 1:
             raise UsageError("how the ranks share the model is not read off")
@@ -109,6 +110,8 @@ def nearest(
         )
     except LoraProfilerError as error:
         return Nearest(None, str(error).rstrip("."))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        return Nearest(None, f"the model was not read off: {type(error).__name__}: {error}")
 
 
 def _refuse_other_steps(facts: Mapping[str, Any]) -> None:

@@ -1632,6 +1632,13 @@ def test_pefts_other_methods_are_read_off_a_model_of_theirs(
     assert replace(lora, target_modules="all-linear") == expected
 
 
+@pytest.mark.parametrize("name", sorted({*FACTS} - {"trainer", "versions", "arguments"}))
+@pytest.mark.parametrize("foreign", [None, {}, "?", -1])
+def test_a_fact_that_nobody_reads_costs_no_rehearsal(name: str, foreign: Any) -> None:
+    found = nearest({**FACTS, name: foreign}, 1, 80, "2.13.0+cu130")
+    assert found.prediction is not None or found.reason
+
+
 @pytest.mark.parametrize(
     ("changes", "world_size", "words"),
     [
