@@ -276,40 +276,97 @@ class _OfType:
         return self._checks
 
     def at(self, sample: _Sample) -> Callable[[Polynomial], Polynomial]:
-        law, loss = self._fit.law, sample.loss or (1, 1, 1)
-        measures = measured(law, values_of(law, sample.model, self.layout, self.regime.rank, loss))
-        return lambda polynomial: at_sizes(polynomial, measures)
+        return _at(self._fit.law, self.layout, self.regime, sample)
 
     def undominated(self, peaks: Sequence[Instant]) -> list[Instant]:
-        """Whatever the sizes: factors are at least one."""
-        sizes = least_sizes(self.regime, tuple(1 for _ in self.regime.windows_filled))
-        shift, monomials = shifted(*sizes), self._fit.law.monomials
+        return _undominated(self._fit.law, self.regime, peaks)
 
-        @cache
-        def of(number: int) -> Polynomial:
-            factors, divisor, exponents = monomials[number]
-            moved = shift(Polynomial({exponents: 1})).terms
-            return Polynomial({(factors, divisor, e): c for e, c in moved.items()})  # type: ignore[misc]
 
-        def shift_all(polynomial: Polynomial) -> Polynomial:
-            return total(of(number) * c for (number, *_), c in polynomial.terms.items())
+def _at(
+    law: Law, layout: Layout, regime: Regime, sample: _Sample
+) -> Callable[[Polynomial], Polynomial]:
+    values = values_of(law, sample.model, layout, regime.rank, sample.loss or (1, 1, 1))
+    measures = measured(law, values)
+    return lambda polynomial: at_sizes(polynomial, measures)
 
-        return undominated(peaks, shift_all, LEAST_UNITS)
+
+def _undominated(law: Law, regime: Regime, peaks: Sequence[Instant]) -> list[Instant]:
+    """Whatever the sizes: factors are at least one."""
+    shift = shifted(*least_sizes(regime, tuple(1 for _ in regime.windows_filled)))
+
+    @cache
+    def of(number: int) -> Polynomial:
+        factors, divisor, exponents = law.monomials[number]
+        moved = shift(Polynomial({exponents: 1})).terms
+        return Polynomial({(factors, divisor, e): c for e, c in moved.items()})  # type: ignore[misc]
+
+    def shift_all(polynomial: Polynomial) -> Polynomial:
+        return total(of(number) * c for (number, *_), c in polynomial.terms.items())
+
+    return undominated(peaks, shift_all, LEAST_UNITS)
+
+
+class ProofOfLaw:
+    """A law that was made without toys, held against the model that is asked about, cut to five
+    units and as long as can be."""
+
+    def __init__(self, workload: Workload, regime: Regime, law: Profile) -> None:
+        assert law.law is not None and law.layout is not None
+        self._workload, self._regime, self._law, self._layout = workload, regime, law, law.layout
+        real = at_depth(workload.model, self._layout.layers(LEAST_UNITS + 1))
+        point = _far(_points(workload, regime)[-1], workload, regime)
+        leaves_open = loss_facts(workload.setup.loss).leaves_stack
+        self._sample = _Sample(LEAST_UNITS + 1, real, point, _drawn(0) if leaves_open else None)
+
+    def proven(self, tape: Tape, sizes: Sequence[Polynomial]) -> Profile:
+        """The law of the workload, with `tape` and `sizes` in place of its own. Raises CompileError
+        with the first event that differs from a fresh trace."""
+        law, sample, layout = self._law, self._sample, self._layout
+        assert law.law is not None
+        try:
+            with _uncollected():
+                fresh, _ = _traced(self._workload, self._regime, sample)
+            at = _at(law.law, layout, self._regime, sample)
+            values = [at(size).evaluate(*sample.point) for size in sizes]
+            if wrong := difference(tape.expand(sample.units), values, fresh):
+                raise TapeError(wrong)
+            peaks = instants(tape, sizes, LEAST_UNITS)
+        except (TapeError, DepthError, NotOfLawError) as doubt:
+            raise CompileError(f"{self._workload.model.id} has no such law: {doubt}") from None
+        return replace(
+            law,
+            key=law_key(self._workload.model, self._workload.setup, self._regime),
+            regime=self._regime,
+            kernels=fresh.kernels,
+            fallbacks=fresh.fallbacks,
+            versions=installed_versions(PACKAGES),
+            checked=((sample.model.num_layers, *sample.point),),
+            saved=_saved(tape, sizes, layout),
+            persistent=persistent(peaks),
+            instants=tuple(_undominated(law.law, self._regime, peaks)),
+            sizes=tuple(sizes),
+            tape_source=tape,
+        )
+
+
+def _traced(workload: Workload, regime: Regime, sample: _Sample) -> tuple[Flat, Collection[str]]:
+    """And the dtypes that a loss was given hidden states in, where the law leaves it open."""
+    seam = None if sample.loss is None else Seam(sample.loss)
+    asked = at_point(replace(workload, model=sample.model), sample.point)
+    with nullcontext() if seam is None else seam.in_place_of_loss():
+        flat_tape = flat(trace(asked, _on_meta))
+    if regime_of(asked) != regime:
+        raise TapeError(f"a trace at {sample.point} is of another regime")
+    return flat_tape, () if seam is None else seam.dtypes
 
 
 def _compiled(of: _OfModel | _OfType) -> Profile:
     workload, regime, layout = of.workload, of.regime, of.layout
 
     def traced(sample: _Sample) -> Flat:
-        seam = None if sample.loss is None else Seam(sample.loss)
-        with nullcontext() if seam is None else seam.in_place_of_loss():
-            flat_tape = flat(
-                trace(at_point(replace(workload, model=sample.model), sample.point), _on_meta)
-            )
-        if seam is not None:
-            of.hidden_dtype = _only(seam.dtypes, of.hidden_dtype)
-        if regime_of(at_point(replace(workload, model=sample.model), sample.point)) != regime:
-            raise TapeError(f"a trace at {sample.point} is of another regime")
+        flat_tape, dtypes = _traced(workload, regime, sample)
+        if sample.loss is not None:
+            of.hidden_dtype = _only(dtypes, of.hidden_dtype)
         return flat_tape
 
     if (effort := expected()) is not None:

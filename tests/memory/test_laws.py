@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from lora_profiler.errors import CompileError, LoraProfilerError, NoProfileError
-from lora_profiler.facts.catalog import bundled_models, find_model, model_from_config
+from lora_profiler.facts.catalog import bundled_models, find_gpu, find_model, model_from_config
 from lora_profiler.facts.stacks import stack as stacks
 from lora_profiler.memory.compiled import predict_with
 from lora_profiler.memory.compiled.evaluation import bytes_of, forget
@@ -34,6 +34,7 @@ from lora_profiler.planning import engine
 from lora_profiler.planning.setups import DEFAULTS, setup_for, workloads
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.support.kernel_sets import nearest_traced
 from lora_profiler.question.workload import (
     DTYPE_BYTES,
     LoraConfig,
@@ -46,6 +47,7 @@ from lora_profiler.trace.compiler import compile_law, largest
 from lora_profiler.trace.flat import difference, flat
 from lora_profiler.trace.fold import fold, labels_of
 from lora_profiler.trace.modeling.build import filled_config
+from lora_profiler.trace.other_attention import with_cudnn
 from lora_profiler.trace.single_size import predict_once
 from lora_profiler.trace.toys import toys
 from tracing import share_traces, traced_once
@@ -471,3 +473,20 @@ def test_whoever_a_law_answers_for_has_its_own_weights(trainer: str) -> None:
                 assert 0 <= more < bytes_ // 1000, model.id
                 answered += 1
     assert answered > 20
+
+
+@pytest.mark.parametrize(
+    ("trainer", "method"), [("guide", "lora"), ("guide", "full"), ("trl-sft", "qlora")]
+)
+def test_the_law_under_cudnn_is_made_of_the_one_under_flash_attention(
+    trainer: Any, method: Any
+) -> None:
+    """It is the law that toys make; the order of deaths and the numbers of sizes are its own."""
+    model = find_model("ibm-granite/granite-3.3-8b-instruct", offline=True)
+    setup = nearest_traced(setup_for(model, trainer, method, batch_size=2))
+    usual = Workload(model=model, setup=setup)
+    hopper = replace(usual, platform=find_gpu("h100_sxm_80gb").platform())
+    made, traced = with_cudnn(compile_law(usual), hopper), compile_law(hopper)
+    assert made.key == traced.key and made.kernels == traced.kernels == ("cudnn",)
+    for part in ("instants", "persistent", "saved", "flops", "trainable", "valid", "regime"):
+        assert getattr(made, part) == getattr(traced, part), part
