@@ -212,11 +212,8 @@ class Growth:
         if peak is None or self._engine is None:
             return False
         other = resized(self._workload, changed, self._engine)
-        held = judged.held
-        return (
-            Judged(other, peak, judged.usable, judged.gpu, self._engine, held=held).verdict
-            == "fits"
-        )
+        usable, gpu, held = judged.usable, judged.gpu, judged.held
+        return Judged(other, peak, usable, gpu, self._engine, held=held).verdict == "fits"
 
 
 def judged_on(prediction: Prediction, gpu: Gpu, engine: str = "auto") -> Judged | None:
