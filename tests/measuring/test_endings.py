@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no su
 GIVES_UP_AFTER = 60.0
 
 CHILD = """
-import json, os, sys, time
+import fcntl, json, os, struct, sys, termios, time
 from dataclasses import asdict
 from pathlib import Path
 from lora_profiler.measuring.harness.process import die_with_parent
@@ -37,7 +37,10 @@ from records import make_record
 
 die_with_parent()
 print(json.dumps({"environment": asdict(make_record().environment)}), flush=True)
-print(json.dumps({"phase": "backward", "step": 2, "done": None}), flush=True)
+for _ in "ab":  # whoever has read the second one has dealt with the first
+    print(json.dumps({"phase": "backward", "step": 2, "done": None}), flush=True)
+    while struct.unpack("i", fcntl.ioctl(1, termios.FIONREAD, bytes(4)))[0]:
+        time.sleep(0.01)
 Path(os.environ["CHILD_PID"]).write_text(str(os.getpid()))
 time.sleep(600)
 """

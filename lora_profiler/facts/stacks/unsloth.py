@@ -56,9 +56,9 @@ _HOLDS = (
     " bring them back (unsloth-zoo 2026.10.9, gradient_checkpointing.py)",
     "q/k/v, o and the MLP are fused with their adapters; 4-bit weights are unpacked into a"
     " permanent buffer (Unsloth 2026.10.9, kernels/fast_lora.py, kernels/utils.py)",
-    "packed experts of a 4-bit base are in 4 bit and have adapters, but those of gpt-oss and of"
-    " types that no rule knows (unsloth-zoo 2026.10.9, temporary_patches/moe_utils_bnb4bit.py;"
-    " Unsloth 2026.10.9, models/_utils.py, get_moe_target_parameters)",
+    "packed experts are in 4 bit too, with adapters where rules know the model"
+    " (unsloth-zoo 2026.10.9, temporary_patches/moe_utils_bnb4bit.py; Unsloth 2026.10.9,"
+    " models/_utils.py, get_moe_target_parameters)",
     "cosines and sines of all positions of the model stay (Unsloth 2026.10.9,"
     " models/llama.py, LlamaRotaryEmbedding)",
 )
