@@ -7,9 +7,9 @@ traced and compiled.
     python -m benchmarks.truth.bundle pack
 
 The first takes hours and goes on where it was cut off; of the given types alone, of the N smallest
-models of each, of cases whose label contains a text, as "foreach, batch 2"; no profile is begun
-after so many seconds. The second makes laws of the types that no rule knows, in the loop of guides,
-with one sample and several. The third writes the package's file, and results.
+models of each, of cases with a text in their label, as "foreach, batch 2"; no profile is begun
+after so many seconds. The second makes laws of the types that no rule knows: `LAWS` says of which
+questions. The third writes the package's file, and results.
 
 Full, LoRA on all linear layers, LoRA on PEFT's default, QLoRA; with and without checkpointing;
 AdamW as foreach and fused; one sample and several; sliding windows that the sequence fills or not.
@@ -27,7 +27,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -43,7 +43,7 @@ from benchmarks.pages import (
     write_page,
 )
 from lora_profiler._common.polynomial import rounded_up
-from lora_profiler.errors import CompileError, LoraProfilerError
+from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.catalog import bundled_models, find_gpu, find_model
 from lora_profiler.facts.stacks import as_guided, find_stack
 from lora_profiler.memory.analytic import knows
@@ -249,17 +249,11 @@ def compile_laws(cases: str, until: float) -> None:
     import warnings
 
     from lora_profiler.trace.compiler import compile_law
-    from lora_profiler.trace.other_attention import under_flash, with_cudnn
+    from lora_profiler.trace.other_attention import of_flash
 
-    def made(workload: Workload) -> Profile:
-        model, setup = workload.model, workload.setup
-        if (usual := under_flash(regime_of(workload))) is not None:
-            key = law_key(model, setup, usual)
-            row = connection.execute("SELECT data FROM made WHERE key = ?", (key,)).fetchone()
-            if row is not None and row[0] is not None:
-                with suppress(CompileError):
-                    return with_cudnn(unpacked(row[0]), workload)
-        return compile_law(workload)
+    def made(key: str) -> Profile | None:
+        row = connection.execute("SELECT data FROM made WHERE key = ?", (key,)).fetchone()
+        return None if row is None or row[0] is None else unpacked(row[0])
 
     warnings.simplefilter("ignore")
     with closing(work()) as connection:
@@ -276,7 +270,9 @@ def compile_laws(cases: str, until: float) -> None:
                 return
             began, data, reason = time.monotonic(), None, None
             try:
-                data = packed(made(workload))
+                data = packed(of_flash(workload, made) or compile_law(workload))
+            except (ImportError, MemoryError, OSError):
+                raise  # which say nothing of the model
             except Exception as e:  # whatever a library raises belongs into the table
                 reason = f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
                 if is_first:

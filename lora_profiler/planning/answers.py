@@ -27,14 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """Everything a face shows about one workload. `gpu` is the card that was asked about, with
-    `fit` None if unknowable.
+    """Everything a face shows about one workload. `gpu` is the one in the question; `fit` is None
+    where nobody can know it.
 
     `times` are those of all answers to the question, of which this one is at `place`.
-    `communication` is what a rank sends, None for a process alone. `trainer` is whose loop it is,
-    None for a bare one, `given` the names of the options that the question has, None where all that
-    are not at their default are. `besides` are the other methods that were asked about, to which no
-    change leads.
+    `communication` is what a rank sends, None for a process alone. `trainer` has the loop, None for
+    a bare one. `given` are the names of the options that the question has, None for all that are
+    not at their default. `besides` are the question's other methods, to which no change leads.
 
     With data the prediction, its verdict and its levers are of the worst batch, `over_data` is the
     epoch, and `timing` the average over it, which no `speed_gap` is told of.
@@ -60,8 +59,7 @@ class Answer:
 
     @property
     def speed_gap(self) -> "SpeedGap | None":
-        """Against full fine-tuning, where that is among the ways asked about and both times are
-        known."""
+        """Against full fine-tuning, where that is one of the answers and both times are known."""
         return self.times.found[self.place][1]
 
     @property

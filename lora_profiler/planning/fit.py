@@ -135,8 +135,8 @@ def fit(
 class Growth:
     """How far the sizes of a workload can grow until a GPU is full.
 
-    Each is found when it is first read, by bisection over the full predictor, whose peak never
-    falls when one of them grows; the last doubt about the batch is the simulated allocator's.
+    Each is found when it is first read, by bisection: the predicted peak never falls when one of
+    them grows; the last doubt about the batch is the simulated allocator's.
     Where other rules hold at other sizes (a batch of one, a sequence that fills a window), the
     profiles that are missing are traced first, if torch is installed.
     """
@@ -150,7 +150,7 @@ class Growth:
         may_trace: bool,
     ) -> None:
         self._workload, self._prediction, self._judged = workload, prediction, judged
-        self._asked, self._may_trace = engine, may_trace
+        self._given, self._may_trace = engine, may_trace
 
     @cached_property
     def batch_size(self) -> int | None:
@@ -174,12 +174,12 @@ class Growth:
     @cached_property
     def _engine(self) -> str | None:
         """Who answers for other sizes; None where a step traced at one size alone does."""
-        asked = self._asked
-        if asked == "auto" and self._prediction.engine == "compiled":
-            (asked,) = engines_for(
-                [self._workload], asked, other_sizes=True, may_trace=self._may_trace
+        engine = self._given
+        if engine == "auto" and self._prediction.engine == "compiled":
+            (engine,) = engines_for(
+                [self._workload], engine, other_sizes=True, may_trace=self._may_trace
             )
-        engine = engine_for_search(self._prediction, asked)
+        engine = engine_for_search(self._prediction, engine)
         try:
             peak_bytes_checked(self._workload, engine)
         except NoProfileError:

@@ -307,8 +307,8 @@ def _undominated(law: Law, regime: Regime, peaks: Sequence[Instant]) -> list[Ins
 
 
 class ProofOfLaw:
-    """A law that was made without toys, held against the model that is asked about, cut to five
-    units and as long as can be."""
+    """A law that was made without toys, held against the model of the question, cut to five units
+    and as long as can be."""
 
     def __init__(self, workload: Workload, regime: Regime, law: Profile) -> None:
         assert law.law is not None and law.layout is not None

@@ -1,6 +1,7 @@
 """The law of a type under cuDNN's attention, made of its law under flash attention: the same
 events, of which the random state is smaller. A fresh trace of the real model proves it."""
 
+from collections.abc import Callable
 from contextlib import suppress
 
 from lora_profiler._common.polynomial import Polynomial
@@ -20,10 +21,12 @@ _FLASH_STATE, _CUDNN_STATE = 16, 8
 tensor of its own under cuDNN (torch `native_functions.yaml`)."""
 
 
-def of_flash(workload: Workload) -> Profile | None:
-    """Where the library has the law under flash attention, and it holds."""
+def of_flash(
+    workload: Workload, find: Callable[[str], Profile | None] = find_profile
+) -> Profile | None:
+    """The law of `workload` where that under flash attention is there, by its key, and holds."""
     usual = under_flash(regime_of(workload))
-    law = usual and find_profile(law_key(workload.model, workload.setup, usual))
+    law = usual and find(law_key(workload.model, workload.setup, usual))
     if law is None or law_unsupported_reason(workload):
         return None
     with suppress(CompileError):

@@ -47,8 +47,8 @@ _OF_EXPERTS: Mapping[Method, Options] = {
     }
 }
 _OF_TYPES: Mapping[str, Mapping[Method, Options]] = {
-    # its 4-bit experts are layers of their own, whose names its targets do not match (unsloth-zoo
-    # 2026.10.9, temporary_patches/gpt_oss.py); priced as packed ones: 6 % under a rehearsal
+    # each 4-bit expert is a layer, with a name that no target matches (unsloth-zoo 2026.10.9,
+    # temporary_patches/gpt_oss.py); priced as packed ones: 6 % under a rehearsal
     "gpt_oss": {"lora": _ON_ATTENTION, "qlora": {"target_parameters": None}}
 }
 _HOLDS = (
