@@ -4,6 +4,7 @@ answer says them."""
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -527,3 +528,22 @@ def test_experts_that_no_rule_knows_are_in_4_bit_without_adapters(model: str) ->
     assert setup.quantization is not None and setup.quantization.quantize_experts
     assert setup.lora is not None and setup.lora.target_parameters == ()
     assert setup.lora.target_modules == ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+def test_adapters_on_4_bit_experts_are_two_products_more() -> None:
+    """By hand: 1,024 tokens take 8 experts each, in 48 layers; A and B of rank 16 around gate-up
+    (2,048 to 1,536) and down (768 to 2,048), 2 FLOPs a weight and row."""
+    model = find_model("Qwen/Qwen3-30B-A3B", offline=True)
+    setup = setup_for(model, "unsloth", "qlora", batch_size=2, accumulation=1, seq_len=512)
+    assert setup.lora is not None
+    without = replace(setup, lora=replace(setup.lora, target_parameters=()))
+    flops, saved = [], []
+    for each in (without, setup):
+        found = predict(Workload(model=model, setup=replace(each, checkpointing=False)), "analytic")
+        assert found.flops is not None and found.saved_activation_bytes is not None
+        flops.append(found.flops.forward)
+        saved.append(found.saved_activation_bytes)
+    rows = 2 * 512 * 8 * 48
+    assert flops[1] - flops[0] == rows * 2 * 16 * (2048 + 1536 + 768 + 2048)
+    narrow = rows * 2 * 16 * 2  # what A makes of each, which B's gradient needs
+    assert saved[1] - saved[0] >= narrow
