@@ -22,8 +22,8 @@ from lora_profiler.planning.engine import pads_masks, peak_polynomials, predict_
 from lora_profiler.planning.fit import largest
 from lora_profiler.planning.reserve import held_bytes
 from lora_profiler.question.adapters import adapters
+from lora_profiler.question.kernel_set import of_set
 from lora_profiler.question.optimizer import package_optimizer
-from lora_profiler.question.support.kernel_sets import positions_of
 from lora_profiler.question.support.losses import chunk_rows, head_of, loss_regime
 from lora_profiler.question.support.offloading import is_offloaded
 from lora_profiler.question.support.optimizers import counts_in_steps
@@ -72,7 +72,8 @@ class Law:
         self._way = way
         self.loss = "plain" if chunk_regime(way) is None else setup.loss
         self.counts_states = setup.lora is not None and counts_in_steps(setup)
-        self.keeps_positions = setup.kernels == "unsloth"
+        self._positions = of_set(setup.kernels, "positions")
+        self.keeps_positions = self._positions is not None
         self.is_open = self.loss != "plain" or self.counts_states or self.keeps_positions
 
     @property
@@ -101,7 +102,7 @@ class Law:
         """Bytes that every moment has: states of adapters, and tables of positions."""
         size = self.states(sizes.rank) if self.counts_states else 0
         if self.keeps_positions:
-            size += self._of_position * positions_of(self.way_at(sizes))
+            size += self._of_position * self._positions(self.way_at(sizes))
         return size
 
     @cached_property

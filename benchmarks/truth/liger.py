@@ -1,5 +1,5 @@
 """Liger-Kernel's own functions, run by Triton's interpreter on the CPU, against the stand-ins of
-`modeling/liger.py`.
+`features/kernels/_fused_torch.py`.
 
     pip install --no-deps liger-kernel==0.6.2 triton
     TRITON_INTERPRET=1 python -m benchmarks.truth.liger [--write]
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.pages import parser_of, write_page
-from lora_profiler.trace.modeling import liger
+from lora_profiler.features.kernels import _fused_torch as liger
 
 EPS = 1e-6
 

@@ -9,6 +9,7 @@ import click
 from lora_profiler.cli.click_support import command
 from lora_profiler.cli.option_groups import GroupedOption, wrapped
 from lora_profiler.cli.option_mistakes import options_of_commands
+from lora_profiler.question.feature import of_kind
 from lora_profiler.question.loss import all_losses
 from lora_profiler.question.optimizer import all_optimizers
 
@@ -46,7 +47,7 @@ def options_command(ctx: click.Context, words: tuple[str, ...]) -> None:
         fits = len(name) == _COLUMN
         click.echo(click.style(name.rstrip() if not fits else name, bold=True), nl=not fits)
         click.echo(lines[_COLUMN:] if fits else lines)
-        if len(hits) == 1:
+        if len(hits) == 1 or option.flag == f"--{'-'.join(words)}":
             for value, title in titles(option.flag).items():
                 click.echo(wrapped(f"{value}: {title}", width, " " * (_COLUMN + 2))[2:])
     if not hits:
@@ -56,6 +57,8 @@ def options_command(ctx: click.Context, words: tuple[str, ...]) -> None:
 def titles(flag: str) -> dict[str, str]:
     if flag == "--loss":
         return {value: loss.title for value, loss in all_losses().items()}
+    if flag == "--kernels":
+        return {value: facts.title for value, facts in of_kind("kernels").items()}
     if flag == "--optimizer":
         return {value: facts.keeps for value, facts in all_optimizers().items()}
     return {}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.facts.catalog.gpus import Gpu
 from lora_profiler.memory.prediction import Prediction
+from lora_profiler.question.kernel_set import has_stand_in
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.optimizer import optimizer_facts
 from lora_profiler.question.support.bases import base_words
@@ -201,8 +202,9 @@ def _has_stood_in_kernels(workload: Workload) -> bool:
     """Whether kernels of another library are known of the model by traces alone, in which others
     stand in for them."""
     setup = workload.setup
-    replaced = setup.kernels == "liger" or (setup.lora and setup.lora.lora_kernels == "axolotl")
-    return bool(replaced) and not rules_know(workload)
+    by_lora = setup.lora is not None and setup.lora.lora_kernels == "axolotl"
+    replaced = has_stand_in(setup.kernels) or by_lora
+    return replaced and not rules_know(workload)
 
 
 _UNHELD_HEAD = "No rehearsal held TRL's head on this type of model to the byte."

@@ -14,6 +14,7 @@ from lora_profiler.memory.kernels import Gemm, Kernel, StepKernels
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.engine import predict
 from lora_profiler.question.gpu_platform import Platform, version_of
+from lora_profiler.question.kernel_set import has_stand_in, kernel_set, switched_on
 from lora_profiler.question.loss import loss_facts
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.optimizer import all_optimizers
@@ -127,7 +128,7 @@ def _refuse_other_steps(facts: Mapping[str, Any]) -> None:
     if trainer is None and inputs & {"input_ids", "0"} and "labels" not in inputs:
         raise UsageError("the script computes the loss itself, which is not predicted")
     forward_of = facts.get("forward_of") or "transformers."
-    if not forward_of.startswith(("transformers.", "liger_kernel.")):
+    if not forward_of.startswith("transformers.") and switched_on({}, forward_of) is None:
         raise UsageError(f"the forward pass is that of {forward_of}, which is not predicted")
     arguments = facts.get("arguments") or {}
     for name, usual in _USUAL_ARGUMENTS.items():
@@ -200,15 +201,11 @@ def _setup(facts: Mapping[str, Any], stack: Stack) -> TrainSetup:
     setup = replace(setup, **{name: own[name] for name in _OF_LOOP if name in own})
     if setup.loop_state == "transformers" and "attention_mask" not in facts["inputs"]:
         setup = replace(setup, loop_state="transformers-unmasked")
-    if not _runs_liger(facts):
+    kernels = switched_on(facts.get("arguments") or {}, str(facts.get("forward_of")))
+    if kernels is None:
         return setup
     loss = setup.loss if setup.loss.startswith("trl") else "fused"
-    return replace(setup, kernels="liger", loss=loss)
-
-
-def _runs_liger(facts: Mapping[str, Any]) -> bool:
-    by_argument = (facts.get("arguments") or {}).get("use_liger_kernel")
-    return bool(by_argument) or str(facts.get("forward_of")).startswith("liger_kernel.")
+    return replace(setup, kernels=kernels, loss=loss)
 
 
 def _listed_in(known: Mapping[str | None, _Known], value: str | None, words: str) -> _Known:
@@ -226,7 +223,9 @@ def _doubts(facts: Mapping[str, Any], setup: TrainSetup, stack: Stack) -> Iterat
             yield f"{library} {ran} ran, and {known} was rehearsed"
     reasons = {
         "Seq2SeqTrainer was not rehearsed": facts.get("trainer") == "Seq2SeqTrainer",
-        "Liger's kernels were not rehearsed with a script": setup.kernels == "liger",
+        f"{kernel_set(setup.kernels).title} were not rehearsed with a script": (
+            has_stand_in(setup.kernels)
+        ),
         "float16 autocast runs without a GradScaler": (
             setup.precision == "amp-float16" and not facts.get("scales_loss")
         ),

@@ -8,16 +8,14 @@ from typing import Any
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.facts.stacks.stack import BARE, Stack, Trainer, check_able, find_stack, spelled
 from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.kernel_set import unsupported_reason
 from lora_profiler.question.lora_config import IDLE_FIELDS, PEFT_NAMES
 from lora_profiler.question.model_spec import ModelSpec, StoredBase
 from lora_profiler.question.option import Option, flag
 from lora_profiler.question.option_values import DEEPSPEED_ZERO
 from lora_profiler.question.support.bases import BASES
 from lora_profiler.question.support.generations import as_made
-from lora_profiler.question.support.kernel_sets import (
-    lora_kernels_unsupported_reason,
-    unsloth_unsupported_reason,
-)
+from lora_profiler.question.support.kernel_sets import lora_kernels_unsupported_reason
 from lora_profiler.question.workload import (
     OPTIONS,
     LoraConfig,
@@ -169,11 +167,7 @@ def changed(workload: Workload, options: Mapping[str, Any]) -> Workload:
 
 def _with_able_kernels(model: ModelSpec, setup: TrainSetup, given: Collection[str]) -> TrainSetup:
     """A trainer's own kernels only where they go with the rest."""
-    if (
-        setup.kernels == "unsloth"
-        and "kernels" not in given
-        and unsloth_unsupported_reason(model, setup)
-    ):
+    if "kernels" not in given and unsupported_reason(model, setup):
         setup = replace(setup, kernels="transformers")
     lora = setup.lora
     if lora is None or lora.lora_kernels == "peft" or "lora_kernels" in given:

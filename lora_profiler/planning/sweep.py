@@ -16,10 +16,10 @@ from lora_profiler.planning.engine import (
     walks_over_tokens,
     windows_of,
 )
+from lora_profiler.question.kernel_set import of_set
 from lora_profiler.question.loss import CORE, loss_facts
 from lora_profiler.question.option import MAX_SIZE
 from lora_profiler.question.support.check import check
-from lora_profiler.question.support.kernel_sets import positions_of
 from lora_profiler.question.support.losses import head_of, loss_regime
 from lora_profiler.question.support.offloading import offloads
 from lora_profiler.question.support.optimizers import counts_in_steps
@@ -169,10 +169,11 @@ class _Plans:
         if workload.setup.offload_checkpoints:
             others.append(offloads(workload, b * s))
         usual = workload.model.config.get("max_position_embeddings", 0)
-        if workload.setup.kernels == "unsloth" and s.max() > usual:
+        own = of_set(workload.setup.kernels, "positions")
+        if own and s.max() > usual:
             lengths, inverse = np.unique(s, return_inverse=True)
             setups = [replace(workload.setup, seq_len=int(length)) for length in lengths]
-            positions = [positions_of(replace(workload, setup=setup)) for setup in setups]
+            positions = [own(replace(workload, setup=setup)) for setup in setups]
             others.append(np.array(positions)[inverse].reshape(s.shape))
         if not others:
             return rows

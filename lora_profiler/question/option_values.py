@@ -11,14 +11,13 @@ Device = Literal["cuda", "cpu", "mps", "xpu"]
 Precision = Literal["pure", "amp", "amp-float16", "fsdp-mixed"]
 Method = Literal["full", "lora", "qlora"]
 if TYPE_CHECKING:  # the values are names of features, which the option's own check knows
+    Kernels: TypeAlias = str
     Loss: TypeAlias = str
     Optimizer: TypeAlias = str
 else:
     Optimizer = Literal[("adamw", "sgd", *names("optimizers"))]
     Loss = Literal[("plain", "chunked", "fused", *names("losses"))]
-Kernels = Literal[
-    "transformers", "liger", "foak", "torchtune", "litgpt", "litgpt-2024", "litgpt-2023", "unsloth"
-]
+    Kernels = Literal[("transformers", *names("kernels"))]
 LoraKernels = Literal["peft", "axolotl", "unsloth"]
 LoopState = Literal[
     "none",

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, replace
 
 from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.question.kernel_set import kernel_set
 from lora_profiler.question.loss import loss_facts
 from lora_profiler.question.optimizer import optimizer_facts
 from lora_profiler.question.option import check_options
@@ -240,29 +241,20 @@ class TrainSetup(TrainOptions):
     `loss` is how the loss comes from the last hidden state: "plain" makes all logits and then
     cross-entropy, as transformers does; "chunked" makes the logits of a few tokens at a time, and
     again in backward; "fused" computes the gradient with the loss, chunk by chunk, as Liger's
-    kernel does; "trl" is the tiled head of TRL's trainers, "torchtune" and "torchtune-chunked" are
-    torchtune's LinearCrossEntropyLoss and CEWithChunkedOutputLoss, "litgpt" is LitGPT's loss, "cce"
-    cut cross-entropy, "unsloth" Unsloth's fused one, the names with "-dpo" are of pairs,
-    and "triton" a kernel that writes the gradient over all logits, as Liger's `cross_entropy`.
-    With `label_smoothing_factor` above 0 it is transformers' `LabelSmoother` that
-    makes it of all logits. `hold_outputs` is of a loop that writes `out = model(...)`: the output,
-    all logits among it where there are any, lives until the next one takes its name; without it the
-    loop keeps the loss alone. `world_size` is the number of ranks, each with a batch of its own,
-    and `sharding` what they share of the model; `context_parallel_size` of them share a batch, each
-    with a part of every sequence of `seq_len`.
+    kernel does; the others are folders of `features/losses/`. With `label_smoothing_factor` above 0
+    it is transformers' `LabelSmoother` that makes it of all logits. `hold_outputs` is of a loop
+    that writes `out = model(...)`: the output, all logits among it where there are any, lives until
+    the next one takes its name; without it the loop keeps the loss alone. `world_size` is the
+    number of ranks, each with a batch of its own, and `sharding` what they share of the model;
+    `context_parallel_size` of them share a batch, each with a part of every sequence of `seq_len`.
 
     `packed` is the length in tokens of the sequences that are packed into each row of `seq_len`,
     the last one of a row cut where it ends; None, or a row no longer than that, for one sequence a
     row. `padding` is the share of each sequence that is padding: memory only knows whether there is
     any, which brings an attention mask. `eval_batch_size` sequences are evaluated between steps;
-    None for no evaluation while training. `kernels` "liger" are Liger-Kernel's RMSNorm, SwiGLU and
-    rotary embedding in place of transformers' own; its loss is `loss` "fused". "foak" are the norm
-    and rotary embedding of fms-acceleration's plugin of that name, which are Unsloth's. "torchtune"
-    and "litgpt" are their own models as far as these differ in attention, rotary tables and tied
-    heads, "litgpt-2024" and "litgpt-2023" LitGPT's of those years with bitsandbytes 0.42 and 0.41,
-    and "unsloth" Unsloth's forward pass, which lays rows end to end.
-    `transformers` is the version whose own code runs: its loss, its attention around the kernel,
-    its experts.
+    None for no evaluation while training. `kernels` are those, or the whole model, that
+    run in place of transformers' own, folders of `features/kernels/`. `transformers` is the version
+    whose own code runs: its loss, its attention around the kernel, its experts.
 
     `freeze` are parts of a model that sees, images given, which neither train nor take adapters.
     `qat` puts torchao's fake-quantised layers in place of linear ones; `qat_group_size` weights
@@ -358,16 +350,6 @@ class TrainSetup(TrainOptions):
         """Forward passes without a gradient: the reference's, and of KTO both models' over answers
         that belong to other prompts (TRL 1.16 `kto_trainer.py`, _compute_kl_logps)."""
         return 3 if self.loop_state == "trl-kto" else int(self.runs_reference)
-
-    @property
-    def is_by_litgpt(self) -> bool:
-        """Whether the model is LitGPT's own, of whatever year."""
-        return self.kernels in ("litgpt", "litgpt-2024", "litgpt-2023")
-
-    @property
-    def is_litgpt_2023(self) -> bool:
-        """Whether LitGPT's own model runs, with the bitsandbytes of its time."""
-        return self.kernels == "litgpt-2023"
 
     @property
     def has_flat_units(self) -> bool:
@@ -499,14 +481,16 @@ class TrainSetup(TrainOptions):
         """Whether rows are laid end to end whatever is packed, as Unsloth's trainers do but that of
         DPO (2026.10.9, `trainer.py`, padding_free; `models/rl_replacements.py`,
         UNSLOTH_GRPO_SEQ_PACKING)."""
-        is_unpadded = self.kernels == "unsloth" and not self.is_padded and self.device == "cuda"
-        return is_unpadded and self.loop_state != "unsloth-dpo"
+        is_unpadded = not self.is_padded and self.device == "cuda"
+        return (
+            is_unpadded and kernel_set(self.kernels).unpadded and self.loop_state != "unsloth-dpo"
+        )
 
     @property
     def compiles_layers(self) -> bool:
         """Whether Unsloth's layers are compiled, each as one region, which they are where nothing
         tells them of sequences (2026.10.9, `models/_block_compile.py`)."""
-        return self.kernels == "unsloth" and not self.is_padding_free
+        return kernel_set(self.kernels).unpadded and not self.is_padding_free
 
     @property
     def is_flash_attention_2(self) -> bool:

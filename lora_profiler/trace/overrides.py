@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lora_profiler.question.feature import part
 from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.support.generations import repeats_heads
 from lora_profiler.question.support.sdpa import efficient_keeps_seeds
@@ -57,10 +58,8 @@ def device_rules(workload: Workload, kernels: set[str], tracer: Tracer) -> Itera
         else:
             stack.enter_context(no_autocast_on_meta())
         stack.enter_context(attention(workload, kernels, tracer, lowered))
-        if setup.kernels in ("liger", "foak"):
-            from lora_profiler.trace.modeling.liger import rotary_in_place
-
-            stack.enter_context(rotary_in_place())
+        if during := part("kernels", setup.kernels, "stand_in", "during"):
+            stack.enter_context(during())
         stack.enter_context(heads_repeated(repeats_heads(workload)))
         stack.enter_context(packed_sequences(setup.is_packed))
         stack.enter_context(padding_check_skipped())

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.facts.stacks.stack import Gap, Stack, as_loaded, find_stack
 from lora_profiler.question.adapters import Adapter, adapters
+from lora_profiler.question.kernel_set import kernel_set
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.option_values import FROZEN_PARTS
 from lora_profiler.question.support.bases import packed_experts
@@ -20,7 +21,6 @@ from lora_profiler.question.support.kernel_sets import (
     takes_lora_kernels,
 )
 from lora_profiler.question.support.losses import check_loss
-from lora_profiler.question.support.model_types import type_of
 from lora_profiler.question.workload import (
     DEEPSPEED_ZERO,
     OPTIONS,
@@ -205,14 +205,14 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
         changed.append(settled_by(file.name, *reading))
 
     kind, is_axolotl = model.model_type, file.framework == "axolotl"
-    if effective.get("kernels") == "liger" and not type_of(model).liger:
+    if effective.get("kernels") == "liger" and kind not in kernel_set("liger").types:
         if is_axolotl and kind not in PATCHED_BY_AXOLOTL:
             note = f"axolotl puts none of Liger's kernels into {kind}"
             settled("kernels", "liger", "transformers", note)
         else:
             what = f"Liger's kernels on {kind}, answered without them"
             answered("kernels", "liger", "transformers", what)
-    if effective.get("loss") == "unsloth" and not type_of(model).unsloth:
+    if effective.get("loss") == "unsloth" and kind not in kernel_set("unsloth").types:
         what = f"Unsloth's compiled code of {kind}, answered as transformers' own"
         answered("kernels", "unsloth", "transformers", what, "either way")
     is_4_bit = file.framework == "unsloth" and "qlora" in file.options.get("methods", ())

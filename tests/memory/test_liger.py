@@ -22,7 +22,7 @@ from lora_profiler.measuring.records.record import Conditions
 from lora_profiler.memory.analytic import predict
 from lora_profiler.planning.engine import engines_for
 from lora_profiler.planning.engine import predict as predict_by
-from lora_profiler.question.support.model_types import LIGER_TYPES
+from lora_profiler.question.kernel_set import kernel_set
 from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.report.setup_words import training_line
 from lora_profiler.trace import compile_profile
@@ -232,7 +232,7 @@ def test_what_is_not_known_is_refused() -> None:
 
 
 def test_it_is_said() -> None:
-    assert {*NAMES, *TRACED} == set(LIGER_TYPES)
+    assert {*NAMES, *TRACED} == set(kernel_set("liger").types)
     assert training_line(BASE).endswith(", liger kernels")
 
 

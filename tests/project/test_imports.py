@@ -98,7 +98,7 @@ TORCH = {"torch", "numpy", "transformers", "peft"}
         ),
         (
             "import lora_profiler.trace.modeling",  # which loads them when it builds a model
-            {"transformers", "peft", "bitsandbytes", "lora_profiler.trace.modeling.liger"},
+            {"transformers", "peft", "bitsandbytes", "lora_profiler.features.kernels._fused_torch"},
         ),
     ],
     ids=[

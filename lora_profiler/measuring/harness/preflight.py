@@ -150,8 +150,6 @@ def refuse(
     fused = lora is not None and (lora.fast_lora or lora.lora_kernels != "peft")
     refuse_usage(
         {
-            "Liger's kernels are predicted here and not run; leave out --kernels liger to"
-            " measure.": setup.kernels == "liger",
             "older library versions and trainers' own kernels and models are predicted only, not"
             " run; use --transformers 5, without --kernels, --fast-lora and --lora-kernels.": (
                 setup.transformers != "5" or setup.kernels != "transformers" or fused

@@ -20,6 +20,7 @@ from lora_profiler.memory.analytic.losses import (
 )
 from lora_profiler.memory.analytic.structure import ForwardPass, LayerRun
 from lora_profiler.memory.analytic.tensors import ITEMSIZE, Node, Storage
+from lora_profiler.question.kernel_set import kernel_set
 from lora_profiler.question.support.generations import rotary_tables, shifts_logits
 from lora_profiler.question.support.kernel_sets import returns_all_hidden_states
 from lora_profiler.question.support.offloading import is_offloaded
@@ -55,7 +56,7 @@ def moved(forward: ForwardPass, workload: Workload) -> Moved:
     if not setup.offload_activations:
         return Moved(kept)
     norm = list(takewhile(lambda node: forward.hidden not in node.inputs, forward.head.nodes))
-    by_torchtune = setup.kernels == "torchtune"
+    by_torchtune = kernel_set(setup.kernels).own_offloading
     after, moved_norm = _saved_after(norm, again=by_torchtune)
     if setup.checkpointing:
         # the loss saves one tensor more, where it is inside
@@ -174,10 +175,10 @@ def activations(
     used = {family.window(config, i) for i in range(forward.num_layers)}
     mask = partial(mask_bytes, setup=setup, dtype=forward.embed.output.dtype, kernel=kernel)
     if setup.checkpointing:
-        positions = S * 8
-        if setup.kernels == "unsloth":
-            positions = TOKENS * 4  # in int32, for its rotary embedding
-        elif setup.is_packed or setup.kernels == "torchtune" or setup.context_parallel_size > 1:
+        positions, own = S * 8, kernel_set(setup.kernels).position_bytes
+        if own:
+            positions = TOKENS * own
+        elif setup.is_packed or own == 0 or setup.context_parallel_size > 1:
             positions = ZERO  # they came with the batch, or nobody made any
         elif family.positions_per_sample:
             positions = TOKENS * 8
@@ -220,10 +221,10 @@ def activations(
 
 def moved_leaf_bytes(forward: ForwardPass, workload: Workload) -> Polynomial:
     """Bytes of the leaf that autograd holds beside what layers keep: where their inputs are moved
-    to the host, the embeddings' output is no layer's any more. torchtune makes none a leaf."""
+    to the host, the embeddings' output is no layer's any more."""
     setup = workload.setup
     moves = is_offloaded(workload) or setup.offload_activations
-    if forward.leaf is not None and moves and setup.kernels != "torchtune":
+    if forward.leaf is not None and moves and kernel_set(setup.kernels).makes_leaf:
         return forward.leaf.bytes
     return forward.leaf_copy
 

@@ -7,6 +7,7 @@ from lora_profiler.memory.analytic.losses import ChunkedHead
 from lora_profiler.memory.analytic.plan import Plan
 from lora_profiler.question.feature import part
 from lora_profiler.question.gpu_platform import CUDA_RULES
+from lora_profiler.question.kernel_set import of_set
 from lora_profiler.question.loss import CORE, loss_facts
 from lora_profiler.question.option_values import GRPO
 from lora_profiler.question.support.check import (
@@ -16,7 +17,6 @@ from lora_profiler.question.support.check import (
     rules_unsupported_reason,
 )
 from lora_profiler.question.support.generations import version_words
-from lora_profiler.question.support.kernel_sets import ASSUMPTION
 from lora_profiler.question.support.library_memory import evaluation_words, generation_words
 from lora_profiler.question.support.losses import OUTPUTS_HELD, SMOOTHED, loss_words
 from lora_profiler.question.support.offloading import ON_NVME, PINNED, PINNED_BY_DEEPSPEED
@@ -90,9 +90,9 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
     is_dealt = setup.sharding in DEEPSPEED_ZERO
     words = plan.forward.logits.elements.evaluate(1, 1, 1) if plan.forward else 0
     own = part("losses", loss, "", "doubts")
+    of_kernels = of_set(setup.kernels, "doubts")
     apply = {
-        "torchtune's Gemma 2 needed 0.09 % more in a rehearsal; its attention is predicted as"
-        " transformers' eager.": (setup.kernels == "torchtune" and model.model_type == "gemma2"),
+        **(of_kernels(plan.workload) if of_kernels else {}),
         "Activations of LoRA on an embedding are not modelled.": (
             any(a.kind == "Embedding" for a in plan.adapters)
         ),
@@ -210,8 +210,6 @@ def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:
             " gathered,"
             " computed and reduced in bfloat16, as accelerate does under FSDP2."
         )
-    if setup.kernels == "liger":
-        sentences.append(ASSUMPTION)
     sentences += version_words(workload)
     if setup.label_smoothing_factor:
         sentences.append(SMOOTHED)

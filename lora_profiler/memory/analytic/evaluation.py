@@ -32,6 +32,7 @@ from lora_profiler.memory.analytic.sharding import ShardState
 from lora_profiler.memory.analytic.structure import ForwardPass
 from lora_profiler.memory.analytic.tensors import ITEMSIZE
 from lora_profiler.memory.prediction import Category
+from lora_profiler.question.feature import part
 from lora_profiler.question.loss import loss_facts
 from lora_profiler.question.support.kernel_sets import returns_all_hidden_states
 from lora_profiler.question.support.library_memory import pass_scalar_bytes
@@ -218,11 +219,11 @@ def generation(
         for during in layer_candidates(forward, {}, shards, workload, of_batch)
     ]
     grown, layers = cache(S - 1), workload.model.num_layers
-    if workload.setup.kernels == "unsloth":
+    if decoding := part("kernels", workload.setup.kernels, "law", "decoding"):
         adapters = shards.state.adapter_bytes.ceil_div(2)
         others = {"logits_and_loss": drawn, "inputs": ids}
-        decoding = _decoding(alone, cache, prompt, completion, layers, adapters, others)
-        return (*decoding, *prompts)
+        own = decoding(alone, cache, prompt, completion, layers, adapters, others)
+        return (*own, *prompts)
     last = candidate(alone, activations=grown, logits_and_loss=drawn, inputs=ids)
     spoken = rows * words * (4 * _STILL_NAMED)
     slides = any(family.window(workload.model.config, i) is not None for i in range(layers))
@@ -256,29 +257,6 @@ def scores(
         return size.of_batches(setup.accumulation)
 
     return layer_candidates(forward, dict(base), shards, other, of_step)
-
-
-def _decoding(
-    alone: dict[Category, Polynomial],
-    cache: Callable[[Polynomial], Polynomial],
-    prompt: Polynomial,
-    completion: int | None,
-    layers: int,
-    adapters: Polynomial,
-    others: dict[str, Polynomial],
-) -> tuple[Candidate, ...]:
-    """Of Unsloth's own decoding: `cache` of so many tokens, which has 512 more than the prompt from
-    the first one on, of whole groups of 256, beside the prompts' own; and more where completions
-    are longer, a layer's twice for a moment. Adapters are there in 16 bit too (Unsloth 2026.10.9,
-    `models/_decode_graphs.py`, `kernels/utils.py`, _fast_lora_weights)."""
-    begun = prompt + (_INCREMENT + _BUCKET)
-    first = cache(begun) + cache(prompt)
-    candidates = [candidate(alone, activations=first, temporaries=adapters, **others)]
-    if completion is None or completion > _INCREMENT:
-        whole = cache(S + _BUCKET)
-        twice = whole + whole.ceil_div(layers)
-        candidates.append(candidate(alone, activations=twice, temporaries=adapters, **others))
-    return tuple(candidates)
 
 
 def _in_math(workload: Workload, length: Polynomial) -> Polynomial:

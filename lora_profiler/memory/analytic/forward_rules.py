@@ -11,6 +11,7 @@ from lora_profiler.memory.analytic.families.blocks import heads_of
 from lora_profiler.memory.analytic.losses import chunk_regime
 from lora_profiler.memory.analytic.persistent import groups, rest_dtype, unpacked_dtype
 from lora_profiler.memory.analytic.tensors import Rules
+from lora_profiler.question.kernel_set import kernel_set
 from lora_profiler.question.optimizer import optimizer_facts
 from lora_profiler.question.option_values import AXOLOTL
 from lora_profiler.question.support.bases import adapter_dtype, base_of
@@ -75,21 +76,15 @@ def attention_kernels(workload: Workload, *, trains: bool = True) -> AttentionKe
     plain = cuda_backend(
         call._replace(grouped=grouped and not repeats_heads(workload)), workload.platform
     )
-    if plain == "math" and setup.kernels == "unsloth":
-        # it repeats heads rather than let SDPA come to that (2026.10.9,
-        # `utils/attention_dispatch.py`, _sdpa_takes_gqa)
+    if plain == "math" and kernel_set(setup.kernels).repeats_for_math:
         plain = cuda_backend(call, workload.platform)
     return AttentionKernels(plain, cuda_backend(call._replace(masked=True), workload.platform))
-
-
-_PAIRED = ("llama", "mistral", "gemma", "gemma2")
-"""Whose features torchtune rotates in pairs of neighbours, in float32; of others it does the
-halves, as transformers (torchtune 0.7 `modules/position_embeddings.py`, `models/`)."""
 
 
 def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[int]) -> Rules:
     """What the forward pass of a workload goes by. `masked`: its layers with an explicit mask."""
     setup, model = workload.setup, workload.model
+    own = kernel_set(setup.kernels)
     return Rules(
         device=setup.device,
         kernel=kernels.plain,
@@ -102,20 +97,19 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         base=base_of(setup),
         rest_dtype=rest_dtype(setup),
         autocast=setup.autocast_dtype,
-        head=None if setup.is_by_litgpt else model.output_embedding,
+        head=None if own.quantizes_head else model.output_embedding,
         one_row=has_one_row(setup),
         seq_is_one=setup.seq_len == 1,
         input_grads=setup.has_input_gradients,
         masked_layers=masked,
         packed=setup.is_packed,
-        liger=setup.kernels == "liger",
-        rotates_pairs=setup.kernels == "torchtune" and model.model_type in _PAIRED,
-        fused_norms=setup.kernels in ("liger", "foak", "unsloth"),
+        kernels=setup.kernels,
+        rotates_pairs=model.model_type in own.pairs_of,
         freezes_a=optimizer_facts(setup.optimizer).b_alone,
         fast_lora=setup.lora is not None and setup.lora.fast_lora,
         torchtune_dora=is_torchtune_dora(setup),
         lora_kernels=setup.lora.lora_kernels if setup.lora else "peft",
-        unsloth=setup.kernels == "unsloth",
+        copies_attention=own.copies_attention,
         compiled=setup.compiles_layers,
         nested_scales=setup.quantization is not None and setup.quantization.is_nested,
         quantizes_experts=setup.quantization is not None and setup.quantization.quantize_experts,

@@ -19,14 +19,11 @@ from lora_profiler.memory.analytic.sharding import ShardState
 from lora_profiler.memory.analytic.structure import ForwardPass
 from lora_profiler.memory.prediction import Category
 from lora_profiler.question.adapters import Adapter
+from lora_profiler.question.feature import part
+from lora_profiler.question.kernel_set import kernel_set
 from lora_profiler.question.option_values import GRPO
 from lora_profiler.question.support.bases import base_of
-from lora_profiler.question.support.generations import has_whole_tables, rotary_tables
-from lora_profiler.question.support.kernel_sets import (
-    buffer_elements,
-    rotary_buffer_bytes,
-    scores_at_once,
-)
+from lora_profiler.question.support.kernel_sets import scores_at_once
 from lora_profiler.question.support.library_memory import (
     batch_columns,
     code_book_bytes,
@@ -39,7 +36,7 @@ from lora_profiler.question.support.library_memory import (
 )
 from lora_profiler.question.support.offloading import is_offloaded
 from lora_profiler.question.support.packing import lengths
-from lora_profiler.question.workload import DTYPE_BYTES, TrainSetup, Workload
+from lora_profiler.question.workload import TrainSetup, Workload
 
 _LENGTH_BYTES = 4
 """Of an int32."""
@@ -95,7 +92,7 @@ def moments(
 
     # the loss lets reentrant checkpoints' arguments go no sooner than itself
     in_graph = kept.held - moved_leaf_bytes(forward, workload) if setup.is_reentrant else ZERO
-    returned = begun if setup.is_by_litgpt else None  # `logits` is a name of `fit`
+    returned = begun if kernel_set(setup.kernels).keeps_logits else None
     in_loss = loss_candidates(forward, kept, shards, ahead, running, setup, returned)
     given = gradients if shards.stepped_gradients is None else shards.stepped_gradients
     if setup.optimizer_in_bwd:
@@ -164,8 +161,8 @@ def _logits_held(forward: ForwardPass, setup: TrainSetup) -> Polynomial:
 
 def _leaf_bytes(forward: ForwardPass, setup: TrainSetup) -> Polynomial:
     """The gradient of a leaf that is no parameter stays, and with it the leaf, until the loss is
-    dropped. torchtune makes none."""
-    if forward.leaf is None or setup.kernels == "torchtune":
+    dropped."""
+    if forward.leaf is None or not kernel_set(setup.kernels).makes_leaf:
         return ZERO
     return forward.leaf.bytes * 2
 
@@ -258,24 +255,15 @@ def persistent_only(
 
 def buffer_bytes(family: Family, workload: Workload) -> int:
     """Two float32 vectors of half the rotary width per rotary set, and what else the family
-    registers. torchtune has one vector, and cosines and sines of all positions that the model may
-    have, in float32, of half the width or the whole; its builders with adapters make them
-    anew for each layer, but those of Llama 3.1 and 3.2 (0.7, models/*/_component_builders.py).
-    accelerate has FSDP1 hold all in bfloat16 (`utils/dataclasses.py`, set_mixed_precision)."""
-    config, setup = workload.model.config, workload.setup
-    widths = sum(size for _, size in family.rotary_sets(config))
-    if setup.kernels == "unsloth":
-        return rotary_buffer_bytes(workload, widths) + DTYPE_BYTES[setup.dtype] * buffer_elements(
-            workload.model, setup
-        )
-    if rotary_tables(workload) == "once" or not widths:
-        size = 2 if setup.has_flat_units and setup.precision == "amp" else 4
-        return size * widths + family.buffer_bytes(setup.dtype)
-    of_token = 4 * widths * (2 if has_whole_tables(workload.model) else 1)
-    scaled = (config.get("rope_parameters") or {}).get("rope_type")
-    is_shared = setup.lora is None or scaled == "llama3"
-    copies = 1 if is_shared else int(config["num_hidden_layers"])
-    return copies * (2 * widths + of_token * int(config["max_position_embeddings"]))
+    registers; or what other kernels have of both. accelerate has FSDP1 hold all in bfloat16
+    (`utils/dataclasses.py`, set_mixed_precision)."""
+    setup = workload.setup
+    widths = sum(size for _, size in family.rotary_sets(workload.model.config))
+    own = part("kernels", setup.kernels, "law", "buffer_bytes")
+    if own and widths:
+        return own(workload, widths)  # type: ignore[no-any-return]
+    size = 2 if setup.has_flat_units and setup.precision == "amp" else 4
+    return size * widths + family.buffer_bytes(setup.dtype)
 
 
 def long_frequency_bytes(family: Family, workload: Workload) -> int:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from lora_profiler._common.polynomial import ZERO, Polynomial, R, constant, product, total
 from lora_profiler.question.adapters import Adapter
 from lora_profiler.question.adapters.matching import block_size, skew_elements
+from lora_profiler.question.kernel_set import kernel_set
 from lora_profiler.question.loss import loss_facts
 from lora_profiler.question.model_spec import LayerStack, ModelSpec, Module, StoredBase
 from lora_profiler.question.optimizer import optimizer_facts
@@ -165,8 +166,8 @@ def unquantized(spec: ModelSpec) -> frozenset[str]:
 
 
 def kept_in_16_bit(spec: ModelSpec, setup: TrainSetup) -> frozenset[str]:
-    """`unquantized`; under LitGPT Fabric quantises the head too."""
-    return frozenset() if setup.is_by_litgpt else unquantized(spec)
+    """`unquantized`, but where the head is quantised too."""
+    return frozenset() if kernel_set(setup.kernels).quantizes_head else unquantized(spec)
 
 
 def module_bytes(
@@ -240,7 +241,7 @@ def stable_embedding_bytes(spec: ModelSpec, setup: TrainSetup) -> int:
     """Of the embedding that LitGPT puts in place of a 4-bit model's, a copy with a LayerNorm. The
     optimizer has the first one already, which stays; the copy trains, and nobody clears its
     gradient (0.5.13 `finetune/lora.py`, main)."""
-    if setup.kernels != "litgpt" or setup.quantization is None:
+    if setup.quantization is None or not kernel_set(setup.kernels).copies_embedding:
         return 0
     embedding = next(module for _, module in spec.modules() if module.kind == "Embedding")
     words, width = embedding.weight("weight").shape

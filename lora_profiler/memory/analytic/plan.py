@@ -30,7 +30,6 @@ from lora_profiler.memory.analytic.evaluation import (
     scores,
 )
 from lora_profiler.memory.analytic.families import Family, family_of
-from lora_profiler.memory.analytic.families.litgpt import LITGPT
 from lora_profiler.memory.analytic.forward_rules import (
     attention_kernels,
     masked_layers,
@@ -48,9 +47,11 @@ from lora_profiler.memory.analytic.tensor_parallel import part_of, stepped
 from lora_profiler.memory.analytic.tensors import VocabularyShards
 from lora_profiler.memory.prediction import MOMENTS, MomentName
 from lora_profiler.question.adapters import Adapter, adapters, saved_modules
+from lora_profiler.question.feature import part
+from lora_profiler.question.kernel_set import of_set
 from lora_profiler.question.model_spec import ModelSpec, Module
 from lora_profiler.question.support.check import rules_unsupported_reason
-from lora_profiler.question.support.kernel_sets import positions_of, scores_at_once
+from lora_profiler.question.support.kernel_sets import scores_at_once
 from lora_profiler.question.support.offloading import is_offloaded
 from lora_profiler.question.support.optimizers import counts_in_steps
 from lora_profiler.question.support.sdpa import efficient_keeps_seeds, efficient_takes_grouped
@@ -141,7 +142,7 @@ def plan_for(workload: Workload) -> Plan:
         chunk_regime(evaluation_workload(workload)) if setup.eval_batch_size else None,
         sequences_of(setup),
         is_offloaded(workload),
-        positions_of(workload) if setup.kernels == "unsloth" else None,
+        own(workload) if (own := of_set(setup.kernels, "positions")) else None,
         has_long_positions(setup),
         tuple([setup.seq_len >= w for w in windows]) if windows else (),
         _of_platform(workload),
@@ -202,22 +203,13 @@ def windows_of(model: ModelSpec) -> tuple[int, ...]:
     return tuple(sorted(w for w in found if w is not None))
 
 
-def runs_litgpt_model(workload: Workload) -> bool:
-    """Whether LitGPT's own model is priced: a Llama on one process, with plain LoRA or none. Of
-    others it is transformers' model that is."""
-    setup, config = workload.setup, workload.model.config
-    is_plain = setup.lora is None or (setup.lora.peft_type == "lora" and not setup.lora.use_dora)
-    is_llama = workload.model.model_type in ("llama", "mistral") and not config.get(
-        "attention_bias"
-    )
-    return setup.is_by_litgpt and is_llama and is_plain and not setup.is_shared
-
-
 def program_of(workload: Workload) -> Family | None:
     """What the model's layers run, None where no rule describes that."""
     if rules_unsupported_reason(workload.setup):
         return None
-    return LITGPT if runs_litgpt_model(workload) else family_of(workload.model)
+    own = part("kernels", workload.setup.kernels, "law", "program")
+    program: Family | None = own(workload) if own else None
+    return program or family_of(workload.model)
 
 
 def _build(workload: Workload, *, spread: VocabularyShards | None = None, **changes: Any) -> Plan:

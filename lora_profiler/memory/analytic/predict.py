@@ -23,6 +23,7 @@ from lora_profiler.memory.prediction import (
     ParameterCount,
     Prediction,
 )
+from lora_profiler.question.feature import part
 from lora_profiler.question.workload import TrainSetup, Workload
 
 LAYER_ERROR, CHECKPOINTED_LAYER_ERROR = 0.03, 0.05
@@ -100,8 +101,9 @@ def predict(workload: Workload) -> Prediction:
         one = plan_for(replace(workload, setup=replace(setup, world_size=1, sharding="none")))
         _, _, _, _, adapter, trainable, *_ = one.counts.evaluate(at)
     moves_all = setup.offload_activations and (not setup.checkpointing or setup.world_size > 1)
-    is_compiled = setup.loss == "unsloth" and setup.kernels != "unsloth"
-    unchecked = is_unchecked(setup) or plan.masks_in_math or moves_all or is_compiled
+    own = part("losses", setup.loss, "", "is_unchecked")
+    is_in_others = own is not None and own(setup)
+    unchecked = is_unchecked(setup) or plan.masks_in_math or moves_all or is_in_others
     exactness, is_checked = _exactness(plan, setup, totals), not unchecked
     moments = _moments(plan, totals, at)
     peak = max((m for m in moments if m.step == "steady"), key=lambda m: m.total_bytes)

@@ -2,10 +2,11 @@
 that ops leave."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from lora_profiler._common.polynomial import TOKENS, ZERO, Polynomial, S
-from lora_profiler.question.option_values import LoraKernels
+from lora_profiler.question.feature import part
+from lora_profiler.question.option_values import Kernels, LoraKernels
 from lora_profiler.question.support.bases import Base
 from lora_profiler.question.workload import Loss, Qat, Transformers
 
@@ -105,12 +106,11 @@ class Rules(NamedTuple):
     `input_grads`: the embeddings' output is made to require grad.
     `masked_layers` get an explicit mask: their sliding window is filled, or rows hold several
     sequences. `one_row`: a micro-batch is one row; `attended` are the pairs of tokens of a row that
-    attention computes. `fused_norms`: norms and rotary embedding are Liger-Kernel's,
-    fms-acceleration's or Unsloth's, `liger`: the MLP is Liger-Kernel's too, `unsloth`: attention is
-    Unsloth's, `compiled`: each of its layers is compiled; `rotates_pairs`: torchtune's rotary
-    embedding of neighbours. `fast_lora`: adapters are fms-acceleration's, `lora_kernels`: whose
-    functions hold layers with their adapters; `freezes_a`: B alone trains. `nested_scales`: those
-    of 4-bit weights are quantised too, `quantizes_experts`: packed experts are in 4 bit.
+    attention computes. `kernels` replace pieces of the forward pass; `copies_attention`: its output
+    is a copy; `compiled`: each layer is compiled; `rotates_pairs`: the rotary embedding turns
+    neighbours. `fast_lora`: adapters are fms-acceleration's, `lora_kernels`: whose functions hold
+    layers with their adapters; `freezes_a`: B alone trains. `nested_scales`: those of 4-bit weights
+    are quantised too, `quantizes_experts`: packed experts are in 4 bit.
     `repeats_always`: keys and values are repeated before any kernel of attention. `rotary_tables`:
     cosines and sines are made once a pass, lie in a buffer, or are made at each call. `reentrant`:
     layers are checkpointed by that kind; `steps_in_backward`: gradients of parameters go as they
@@ -138,15 +138,14 @@ class Rules(NamedTuple):
     input_grads: bool
     masked_layers: frozenset[int] = frozenset()
     packed: bool = False
-    liger: bool = False
-    fused_norms: bool = False
+    kernels: Kernels = "transformers"
     rotates_pairs: bool = False
     fast_lora: bool = False
     torchtune_dora: bool = False
     """Adapters are torchtune's DoRA."""
     freezes_a: bool = False
     lora_kernels: LoraKernels = "peft"
-    unsloth: bool = False
+    copies_attention: bool = False
     compiled: bool = False
     nested_scales: bool = False
     quantizes_experts: bool = False
@@ -171,6 +170,11 @@ class Rules(NamedTuple):
     ring: int = 1
     """Ranks among which keys and values go round, each with a part of the tokens."""
     qat_rounds_head: bool = True
+
+    def replaced(self, piece: str) -> Any:
+        """What `kernels` have in place of a piece of the forward pass, or None."""
+        pieces = part("kernels", self.kernels, "law", "REPLACED")
+        return pieces.get(piece) if pieces else None
 
     def unpacked(self, module: str) -> str:
         """Dtype of the weights of a module that is not quantised."""

@@ -17,9 +17,9 @@ from lora_profiler.memory.prediction import (
     Prediction,
 )
 from lora_profiler.question.gpu_platform import CUDA_RULES
+from lora_profiler.question.kernel_set import kernel_set
 from lora_profiler.question.loss import loss_facts
 from lora_profiler.question.support.check import OUTLIERS, has_outliers
-from lora_profiler.question.support.kernel_sets import ASSUMPTION
 from lora_profiler.question.support.library_memory import evaluation_words
 from lora_profiler.question.support.losses import OUTPUTS_HELD, SMOOTHED, loss_words
 from lora_profiler.question.support.packing import rows_words
@@ -245,8 +245,8 @@ def _assumptions(workload: Workload, profile: Profile, kernels: tuple[str, ...])
             "In plain torch, as transformers runs them where the package is missing:"
             f" {', '.join(profile.fallbacks)}. With it other kernels run, which keep other tensors."
         )
-    if workload.setup.kernels == "liger":
-        assumptions.append(ASSUMPTION)
+    if words := kernel_set(workload.setup.kernels).assumption:
+        assumptions.append(words)
     if words := loss_words(workload.setup):
         assumptions.append(words)
     if workload.setup.label_smoothing_factor:

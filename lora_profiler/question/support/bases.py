@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from lora_profiler.errors import UsageError
 from lora_profiler.question.adapters import adapters
+from lora_profiler.question.kernel_set import kernel_set, of_set
 from lora_profiler.question.model_spec import LayerStack, ModelSpec, Module, StoredBase, Weight
 from lora_profiler.question.option_values import DTYPE_BYTES, QUANT_TITLES
 from lora_profiler.question.workload import Dtype, QuantType, TrainSetup, Workload
@@ -165,25 +166,14 @@ BASES: Mapping[str, Base] = {
         defaults=_STOCK,
     ),
 }
-_BY_FABRIC = BASES["nf4"]._replace(scale_dtype="float16", sums="linear")
-"""Quantised from float16, which the weight is brought back to first (Fabric 2.6
-`plugins/precision/bitsandbytes.py`), under LitGPT's own adapters (0.5.13 `lora.py`)."""
-_BY_OLD_BITSANDBYTES = _BY_FABRIC._replace(keeps="input", keeps_past_backward=True)
-"""Up to 0.43 a product in 4 bit kept its input, as an attribute of its node (0.42
-`autograd/_functions.py`, MatMul4Bit)."""
-_IN_2023 = _BY_OLD_BITSANDBYTES._replace(keeps_past_backward=False)
-"""The first batch has the longest sample (27 October 2023 `finetune/lora.py`), so that no pass
-before another kept as much."""
 
 
 def base_of(setup: TrainSetup) -> Base | None:
     if setup.quantization is None:
         return None
-    if setup.quantization.quant_type == "nf4" and setup.is_by_litgpt:
-        if setup.kernels == "litgpt":
-            return _BY_FABRIC
-        return _IN_2023 if setup.is_litgpt_2023 else _BY_OLD_BITSANDBYTES
-    return BASES[setup.quantization.quant_type]
+    base = BASES[setup.quantization.quant_type]
+    own = of_set(setup.kernels, "base") if setup.quantization.quant_type == "nf4" else None
+    return own(base) if own else base
 
 
 def stored_base(model: ModelSpec, setup: TrainSetup) -> StoredBase | None:
@@ -247,7 +237,7 @@ def check_quantized_experts(workload: Workload) -> None:
     refused = {
         f"--quant-type {base.quant_type}": base.quant_type != "nf4",
         f"--sharding {setup.sharding}": setup.sharding not in ("none", "ddp"),
-        f"--kernels {setup.kernels}": setup.kernels not in ("transformers", "liger"),
+        f"--kernels {setup.kernels}": not kernel_set(setup.kernels).takes_other_bases,
         f"--transformers {setup.transformers}": setup.transformers != "5",
     }
     requested = next((name for name, is_asked in refused.items() if is_asked), None)
@@ -390,7 +380,7 @@ def _refusals(workload: Workload, kind: QuantType) -> tuple[tuple[bool, str], ..
             else "how other shardings share it is not known; take --sharding ddp or zero1.",
         ),
         (
-            setup.kernels not in ("transformers", "liger") or setup.transformers != "5",
+            not kernel_set(setup.kernels).takes_other_bases or setup.transformers != "5",
             "it is known as transformers 5 loads it; leave out --kernels and --transformers.",
         ),
         (

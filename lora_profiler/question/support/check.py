@@ -4,6 +4,7 @@ from itertools import chain
 
 from lora_profiler.errors import UsageError, refuse
 from lora_profiler.question.adapters import adapters
+from lora_profiler.question.kernel_set import check_kernels, kernel_set
 from lora_profiler.question.loss import loss_facts
 from lora_profiler.question.model_spec import ModelSpec, Module
 from lora_profiler.question.optimizer import optimizer_facts
@@ -19,11 +20,7 @@ from lora_profiler.question.support.bases import (
 from lora_profiler.question.support.fake_quantizing import RULED, check_qat
 from lora_profiler.question.support.generations import check_generation, check_traceable
 from lora_profiler.question.support.images import NO_IMAGES, check_images
-from lora_profiler.question.support.kernel_sets import (
-    check_kernels,
-    check_lora_kernels,
-    check_unsloth,
-)
+from lora_profiler.question.support.kernel_sets import check_lora_kernels
 from lora_profiler.question.support.losses import check_loss
 from lora_profiler.question.support.model_types import TENSOR_PARALLEL_TYPES, type_of
 from lora_profiler.question.support.offloading import OFFLOADED_ACTIVATIONS, check_offloading
@@ -330,7 +327,8 @@ def rules_unsupported_reason(setup: TrainSetup) -> str | None:
 
 def is_torchtune_dora(setup: TrainSetup) -> bool:
     """Whether adapters are torchtune's own DoRA, which neither a trace nor a measurement makes."""
-    return setup.kernels == "torchtune" and setup.lora is not None and setup.lora.use_dora
+    own = kernel_set(setup.kernels).own_dora
+    return own and setup.lora is not None and setup.lora.use_dora
 
 
 def has_outliers(setup: TrainSetup) -> bool:
@@ -397,7 +395,6 @@ def check_model(workload: Workload) -> None:
     check_loss(workload)
     check_packing(workload)
     check_kernels(workload)
-    check_unsloth(workload)
     check_lora_kernels(workload)
     check_offloading(workload)
     check_generation(workload)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from lora_profiler.errors import UsageError
+from lora_profiler.question.kernel_set import kernel_set
 from lora_profiler.question.loss import loss_facts
 from lora_profiler.question.workload import Qat, TrainSetup, Workload
 
@@ -55,7 +56,7 @@ def check_qat(workload: Workload) -> None:
         "--method qlora": setup.quantization is not None,
         f"--loss {setup.loss}": not loss_facts(setup.loss).takes_fake_quantized
         and rounds_head(workload),
-        f"--kernels {setup.kernels}": setup.kernels not in ("transformers", "liger", "torchtune"),
+        f"--kernels {setup.kernels}": not kernel_set(setup.kernels).takes_fake_quantized,
         f"--sharding {setup.sharding}": setup.sharding not in ("none", "ddp", "fsdp"),
         "--generation-batch-size": setup.completions_at_once > 0,
         "--images": setup.images is not None,

@@ -5,12 +5,12 @@ Read in the wheels of transformers 4.45.2, 4.48.1, 4.49.0 and 4.57.3: `modeling_
 mixtral,qwen2,phi3}.py`, `integrations/sdpa_attention.py`, `loss/loss_utils.py`.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import Final, Literal
 
 from lora_profiler.errors import UsageError, refuse
+from lora_profiler.question.kernel_set import kernel_set, of_set
 from lora_profiler.question.loss import is_predicted_only, loss_facts
 from lora_profiler.question.model_spec import LayerStack, ModelSpec, Module, Weight
 from lora_profiler.question.support.optimizers import package_of
@@ -38,8 +38,8 @@ def repeats_heads(workload: Workload) -> bool:
     """Whether keys and values are repeated to all heads before any kernel: by SDPA's classes up to
     4.49, and by some types' of FlashAttention 2 up to 4.45."""
     setup = workload.setup
-    if setup.kernels in ("torchtune", "litgpt", "litgpt-2024"):
-        return True  # 0.7, modules/attention.py; 0.5.13, model.py, CausalSelfAttention
+    if kernel_set(setup.kernels).repeats_heads:
+        return True
     if not shifts_logits(setup.transformers):
         return False
     if setup.is_flash_attention_2 or setup.is_flattened:
@@ -47,20 +47,11 @@ def repeats_heads(workload: Workload) -> bool:
     return True
 
 
-def has_whole_tables(model: ModelSpec) -> bool:
-    """Whether torchtune's tables are of the whole rotary width, not of half of it (0.7,
-    models/{qwen2,phi3}/_position*_embeddings.py)."""
-    return model.model_type.startswith("qwen") or model.architecture == "Phi3ForCausalLM"
-
-
 def rotary_tables(workload: Workload) -> Literal["once", "buffer", "each"]:
-    """torchtune 0.7 keeps them in a buffer, which its Qwen casts at each call
-    (models/qwen2/_positional_embeddings.py); Unsloth in another (`question.support.unsloth`)."""
-    if workload.setup.kernels == "unsloth":
-        return "buffer"
-    if workload.setup.kernels != "torchtune":
-        return "once"
-    return "each" if workload.model.model_type.startswith("qwen") else "buffer"
+    """Whether cosines and sines are made once a pass, lie in a buffer, or are made at each call."""
+    own = of_set(workload.setup.kernels, "rotary_tables")
+    found: Literal["once", "buffer", "each"] = own(workload.model) if own else "once"
+    return found
 
 
 def as_of(model: ModelSpec, version: Transformers) -> ModelSpec:
@@ -83,66 +74,14 @@ def _apart_as_of(model: ModelSpec, version: Transformers) -> ModelSpec:
     return replace(model, parts=parts, fingerprint=f"{model.fingerprint}-{version}")
 
 
-@lru_cache(maxsize=64)
-def _untied(model: ModelSpec) -> ModelSpec:
-    parts = tuple(
-        replace(part, weights=tuple(replace(w, tied_to=None) for w in part.weights))
-        if isinstance(part, Module)
-        else part
-        for part in model.parts
-    )
-    return replace(model, parts=parts, fingerprint=f"{model.fingerprint}-untied")
-
-
-@lru_cache(maxsize=64)
-def _unfused(model: ModelSpec) -> ModelSpec:
-    """A Phi-3 whose q, k and v, and gate and up, are layers apart: a Llama of its sizes."""
-    config = model.config
-    width = config["hidden_size"] // config["num_attention_heads"]
-    heads = (config["num_attention_heads"], *[config["num_key_value_heads"]] * 2)
-    apart = {
-        "self_attn.qkv_proj": dict(
-            zip(("q_proj", "k_proj", "v_proj"), (n * width for n in heads), strict=True)
-        ),
-        "mlp.gate_up_proj": dict.fromkeys(("gate_proj", "up_proj"), config["intermediate_size"]),
-    }
-
-    def split(kind: tuple[Module, ...]) -> Iterator[Module]:
-        for module in kind:
-            if module.name not in apart:
-                yield module
-                continue
-            parent = module.name.rpartition(".")[0]
-            for name, rows in apart[module.name].items():
-                weight = Weight(name="weight", shape=(rows, config["hidden_size"]))
-                yield Module(name=f"{parent}.{name}", kind=module.kind, weights=(weight,))
-
-    parts = tuple(
-        replace(part, kinds=tuple(tuple(split(kind)) for kind in part.kinds))
-        if isinstance(part, LayerStack)
-        else part
-        for part in model.parts
-    )
-    return replace(
-        model, model_type="llama", parts=parts, fingerprint=f"{model.fingerprint}-unfused"
-    )
-
-
 def as_made(model: ModelSpec, setup: TrainSetup) -> ModelSpec:
-    """`model` as the trainer of `setup` makes it: LitGPT ties no head to the embedding (0.5.13,
-    model.py, GPT), torchtune's Phi-3 and Phi-4 have projections apart (0.7,
-    models/phi3/_component_builders.py) and its Gemma 2 caps the hidden state before the head, not
-    the logits (models/gemma2/_component_builders.py, Gemma2FinalNorm). With scores as its loss the
-    head is that of AutoModelForSequenceClassification."""
+    """`model` as the library of `setup` makes it. With scores as its loss the head is that of
+    AutoModelForSequenceClassification."""
     if loss_facts(setup.loss).one_score and model.output_embedding is not None:
         return _scored(as_of(model, setup.transformers))
-    if setup.kernels == "torchtune" and model.model_type == "phi3":
-        return _unfused(model)
-    if setup.kernels == "torchtune" and model.model_type == "gemma2":
-        config = {**model.config, "final_logit_softcapping": None}
-        return replace(model, config=config, fingerprint=f"{model.fingerprint}-uncapped")
+    own = of_set(setup.kernels, "as_made")
     made = as_of(model, setup.transformers)
-    return _untied(made) if setup.is_by_litgpt and any(map(_is_tied, made.parts)) else made
+    return own(made) if own else made
 
 
 @lru_cache(maxsize=64)
@@ -162,10 +101,6 @@ def _scored(model: ModelSpec) -> ModelSpec:
         output_embedding="score",
         fingerprint=f"{model.fingerprint}-scored",
     )
-
-
-def _is_tied(part: Module | LayerStack) -> bool:
-    return isinstance(part, Module) and any(w.tied_to is not None for w in part.weights)
 
 
 def check_generation(workload: Workload) -> None:
@@ -191,8 +126,8 @@ def version_words(workload: Workload) -> tuple[str, ...]:
             "Reentrant checkpointing: a layer runs again to its end. Its output and gradient stay"
             " through its backward."
         )
-    if setup.kernels in _KERNEL_WORDS:
-        sentences.append(_KERNEL_WORDS[setup.kernels])
+    if words := kernel_set(setup.kernels).assumption:
+        sentences.append(words)
     if setup.lora is not None and setup.lora.fast_lora:
         sentences.append(
             "Fused adapters as fms-acceleration's fast_lora: the input before and after dropout is"
@@ -207,28 +142,6 @@ _WORDS: Final = {
     "4.45": (
         "logits are cast to float32 in the head and copied; heads are repeated, but for"
         " FlashAttention 2 of Llama and Gemma"
-    ),
-}
-_KERNEL_WORDS: Final = {
-    "foak": (
-        "fms-acceleration's kernels (RMSNorm, rotary embedding) follow their source (876e2ed)."
-    ),
-    "unsloth": (
-        "Unsloth's kernels follow their source (2026.10.9). Rows are concatenated without padding;"
-        " attention is SDPA over sequences of one length."
-    ),
-    "torchtune": (
-        "torchtune 0.7 copies keys and values for all heads, and keeps rotary tables of all"
-        " positions."
-    ),
-    "litgpt": "LitGPT's model copies keys and values for all heads, and ties no head (0.5.13).",
-    "litgpt-2024": (
-        "LitGPT's model copies keys and values for all heads, and ties no head (0.4);"
-        " bitsandbytes 0.42 keeps every input of a 4-bit layer, through the next pass too."
-    ),
-    "litgpt-2023": (
-        "LitGPT's own Llama of 27 October 2023; bitsandbytes 0.41 keeps every input of a 4-bit"
-        " layer."
     ),
 }
 
@@ -255,7 +168,7 @@ def check_traceable(workload: Workload) -> None:
                 lora is not None and lora.lora_kernels == "unsloth"
             ),
             f"{setup.kernels} is known to the rules alone; take --engine analytic.": (
-                setup.is_by_litgpt or setup.kernels in ("torchtune", "unsloth")
+                kernel_set(setup.kernels).rules_alone
             ),
             f"no transformers that is installed makes the experts of {model.id} layers of their"
             " own; take --engine analytic.": any(

@@ -4,43 +4,13 @@ and setups they go with. No torch."""
 from dataclasses import replace
 from functools import lru_cache
 
-from lora_profiler.errors import UsageError, refuse
+from lora_profiler.errors import UsageError
 from lora_profiler.question.adapters import adapters
+from lora_profiler.question.kernel_set import unsupported_reason
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.optimizer import optimizer_facts
-from lora_profiler.question.option_values import DTYPE_BYTES, QUANT_TITLES
-from lora_profiler.question.support.model_types import (
-    FOAK_TYPES,
-    LIGER_TYPES,
-    LORA_KERNEL_TYPES,
-    UNSLOTH_TYPES,
-    type_of,
-)
+from lora_profiler.question.support.model_types import LORA_KERNEL_TYPES, type_of
 from lora_profiler.question.workload import FULLY_SHARDED, LoraConfig, TrainSetup, Workload
-
-_BASES = ("nf4", "int8")
-"""In 4 and in 8 bit, by bitsandbytes."""
-_FIRST_TABLE, _TABLE_STEP = 32_768, 8_192
-
-
-def rotary_buffer_bytes(workload: Workload, width: int) -> int:
-    """Cosines and sines of `positions_of` the model, in its dtype, one vector of frequencies, and
-    two numbers that nothing reads: `models/llama.py` (LlamaRotaryEmbedding, _PerDeviceRopeCache).
-    """
-    size = DTYPE_BYTES[workload.setup.dtype]
-    return 2 * positions_of(workload) * width * size + 2 * width + 2 * size
-
-
-def positions_of(workload: Workload) -> int:
-    """All positions that the model may have, and as many as a row is long."""
-    setup = workload.setup
-    length = setup.packed if setup.is_packed and setup.packed else setup.seq_len
-    positions = max(int(workload.model.config["max_position_embeddings"]), length)
-    if setup.compiles_layers:  # no positions are told, which might be any
-        positions = min(positions, max(_FIRST_TABLE, length))
-    if positions > _FIRST_TABLE:
-        positions = -(-positions // _TABLE_STEP) * _TABLE_STEP
-    return positions
 
 
 def scores_at_once(setup: TrainSetup) -> bool:
@@ -73,32 +43,6 @@ def nearest_traced(setup: TrainSetup) -> TrainSetup:
         lora = replace(lora, lora_kernels="peft")
     loss = "trl" if setup.loss == "unsloth" else setup.loss
     return replace(setup, loss=loss, lora=lora, kernels="transformers", offload_checkpoints=False)
-
-
-def check_unsloth(workload: Workload) -> None:
-    """Raises UsageError where Unsloth's own forward pass is not known to be what runs."""
-    why = unsloth_unsupported_reason(workload.model, workload.setup)
-    if workload.setup.kernels == "unsloth" and why is not None:
-        raise UsageError(f"Unsloth's kernels {why}; leave --kernels out.")
-
-
-def unsloth_unsupported_reason(model: ModelSpec, setup: TrainSetup) -> str | None:
-    """The end of 'Unsloth's kernels ...', None where they can be asked for."""
-    if not type_of(model).unsloth:
-        return f"are known of {', '.join(UNSLOTH_TYPES)}, not of {model.model_type}"
-    if setup.lora is None:
-        return "are known of adapters, not of full fine-tuning"
-    if setup.device != "cuda":
-        return "are Triton's and run on CUDA alone"
-    if setup.sharding not in ("none", "ddp"):
-        return f"are not known under sharding {setup.sharding}"
-    if setup.transformers != "5":
-        return f"are not known with transformers {setup.transformers}"
-    if setup.qat != "none":
-        return "are not known of fake-quantised layers"
-    if setup.quantization is not None and setup.quantization.quant_type not in _BASES:
-        return f"are not known over a base in {QUANT_TITLES[setup.quantization.quant_type]}"
-    return None
 
 
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
@@ -135,7 +79,7 @@ def lora_kernels_unsupported_reason(model: ModelSpec, setup: TrainSetup) -> str 
     """The end of 'axolotl's LoRA kernels ...', None where they can be asked for."""
     lora, base = setup.lora, setup.quantization
     if lora is not None and lora.lora_kernels == "unsloth":
-        if why := unsloth_unsupported_reason(model, setup):
+        if why := unsupported_reason(model, replace(setup, kernels="unsloth")):
             return why
         if setup.dtype == "float32":
             return "leave a base in float32 to PEFT"
@@ -209,14 +153,6 @@ def _largest_fused(model: ModelSpec, lora: LoraConfig) -> int:
     )
 
 
-# --- liger ----------------------------------------------------------------------------------------
-
-
-ASSUMPTION = (
-    "Liger-Kernel's RMSNorm, SwiGLU and rotary embedding keep and write over what its source says;"
-    " partial sums of the norms' gradients, one a multiprocessor, are left out."
-)
-
 _PATCHED = """
 cohere_compass deepseek_v2 deepseek_v4 exaone4 falcon_h1 gemma gemma2 gemma3 gemma3_text gemma4
 gemma4_text gemma4_unified gemma4_unified_text glm4 glm4v glm4v_moe gpt_oss granite granitemoe
@@ -230,43 +166,3 @@ PATCHED_BY_AXOLOTL = frozenset(_PATCHED.split())
 """Types into which axolotl's plugin puts any of Liger's kernels but a loss: those of Liger-Kernel
 0.8.1 (`transformers/monkey_patch.py`, MODEL_TYPE_TO_APPLY_LIGER_FN) and those that axolotl 067b021
 or 0.19 has branches for (`integrations/liger/plugin.py`); it warns that others stay as they are."""
-
-
-def check_kernels(workload: Workload) -> None:
-    """Raises UsageError where the kernels do not take the model, or nothing here says what they
-    keep of it."""
-    model, setup, kind = workload.model, workload.setup, type_of(workload.model)
-    if setup.is_litgpt_2023:
-        _check_litgpt(workload)
-    is_foak, is_liger = setup.kernels == "foak", setup.kernels == "liger"
-    act = model.config.get("hidden_act")
-    # Gemma's GeGLU is by tanh, whatever is asked
-    is_gated = model.model_type.startswith("gemma") or act in ("silu", "swish")
-    refuse(
-        {
-            f"fms-acceleration's kernels are known of {', '.join(FOAK_TYPES)}, not of"
-            f" {model.model_type}; leave --kernels out.": is_foak and not kind.foak,
-            f"Liger's kernels are known of {', '.join(LIGER_TYPES)}, not of {model.model_type};"
-            " leave --kernels out.": is_liger and not kind.liger,
-            f"Liger's MLP is SwiGLU's, and {model.id} has {act}; leave --kernels out.": (
-                is_liger and not is_gated
-            ),
-        }
-    )
-
-
-def _check_litgpt(workload: Workload) -> None:
-    """Raises UsageError for what LitGPT's tables of 2023 did not run."""
-    setup, lora, kind = workload.setup, workload.setup.lora, workload.model.model_type
-    refuse(
-        {
-            f"LitGPT's model of 2023 is known as Llama alone, not as {kind}; leave --kernels"
-            " out.": kind != "llama",
-            "LitGPT's model of 2023 is known with adapters on q_proj and v_proj alone; take"
-            " --targets q_proj,v_proj.": (
-                lora is not None and set(lora.target_modules or ()) != {"q_proj", "v_proj"}
-            ),
-            "LitGPT's model of 2023 is known of one process without checkpointing and autocast;"
-            " leave them out.": setup.checkpointing or setup.is_shared or setup.autocast_dtype,
-        }
-    )

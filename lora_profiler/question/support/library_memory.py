@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.kernel_set import of_set
 from lora_profiler.question.option_values import GRPO, LoopState
 from lora_profiler.question.support.losses import head_of
 from lora_profiler.question.workload import DTYPE_BYTES, TrainSetup, Workload
@@ -88,10 +89,6 @@ its SFT trainer leaves model_accepts_loss_kwargs as it is, and the running loss;
 of the step before, and this one's undivided. Unsloth 2026.10: the count and the running loss; in a
 pass the loss of the one before."""
 _INT64, _FLOAT32 = 8, 4
-_OF_TORCHTUNE = 2 * _INT64 + 2 * _FLOAT32
-"""Labelled tokens of the micro-batch and of the step, and both of the loss; with adapters the loss
-that was logged last too, which full training makes a number (torchtune 0.7
-`recipes/*_finetune_single_device.py`, train)."""
 _EXTRA_COLUMNS = 3
 """Columns of padded sequences and of packed rows, in every loop."""
 _CUT_APART = 2
@@ -147,9 +144,8 @@ def pass_scalar_bytes(setup: TrainSetup) -> int:
     several micro-batches the harness' own loop sums the losses too."""
     if setup.loss == "torchtune-dpo":
         return 0
-    if setup.kernels == "torchtune":
-        logged = 0 if setup.lora is None else _FLOAT32
-        return _OF_TORCHTUNE + logged - (_FLOAT32 if setup.accumulation > 1 else 0)
+    if own := of_set(setup.kernels, "pass_scalar_bytes"):
+        return own(setup)  # type: ignore[no-any-return]
     return _LOOPS[setup.loop_state].pass_scalar_bytes
 
 

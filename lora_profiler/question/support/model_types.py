@@ -16,17 +16,9 @@ class ModelType(NamedTuple):
     """Its code makes no mask of position ids: packed sequences are one to it."""
     eager_only: bool = False
     """transformers runs it with eager attention, whatever is asked, since SDPA caps no scores."""
-    liger: bool = False
-    """Liger-Kernel replaces its RMSNorm, SwiGLU and rotary embedding by the three functions that it
-    has for Llama."""
-    foak: bool = False
-    """fms-acceleration's plugin has norm and rotary embedding of it
-    (`fms_acceleration_foak/models/{llama,mistral,mixtral}.py`)."""
     lora_kernels: bool = False
     """axolotl's LoRA kernels find q, k and v, and o, where its attention has them (axolotl 067b021,
     `monkeypatch/lora_kernels.py`, QKV_PATCHES), and rules or traces know them there."""
-    unsloth: bool = False
-    """Unsloth has a forward pass of its own of it, whose attention and layers are Llama's."""
     own_linears: bool = False
     """Its linear layers are a class of its own, derived from torch's: transformers 5 quantises
     torch's alone (`integrations/bitsandbytes.py`, `replace_with_bnb_linear`)."""
@@ -43,34 +35,27 @@ MODEL_TYPES: Mapping[str, ModelType] = {
     "falcon": ModelType(own_linears=True),
     "gemma": ModelType(lora_kernels=True, tensor_parallel=True),
     "gemma2": ModelType(eager_only=True, lora_kernels=True, tensor_parallel=True),
-    "gemma3": ModelType(liger=True, lora_kernels=True),
+    "gemma3": ModelType(lora_kernels=True),
     "gemma3_text": ModelType(lora_kernels=True),
     "glm4": ModelType(lora_kernels=True),
     "gpt2": ModelType(learned_positions=True),
     "gpt_bigcode": ModelType(learned_positions=True),
     "gpt_neo": ModelType(learned_positions=True),
     "hunyuan_v1_dense": ModelType(lora_kernels=True),
-    "llama": ModelType(
-        liger=True, foak=True, lora_kernels=True, unsloth=True, tensor_parallel=True
-    ),
+    "llama": ModelType(lora_kernels=True, tensor_parallel=True),
     "mistral3": ModelType(lora_kernels=True),
-    "mistral": ModelType(
-        liger=True, foak=True, lora_kernels=True, unsloth=True, tensor_parallel=True
-    ),
-    "mixtral": ModelType(foak=True, lora_kernels=True),
+    "mistral": ModelType(lora_kernels=True, tensor_parallel=True),
+    "mixtral": ModelType(lora_kernels=True),
     "opt": ModelType(learned_positions=True, packing_blind=True),
-    "qwen2": ModelType(liger=True, lora_kernels=True, unsloth=True, tensor_parallel=True),
-    "qwen3": ModelType(liger=True, lora_kernels=True, unsloth=True, tensor_parallel=True),
+    "qwen2": ModelType(lora_kernels=True, tensor_parallel=True),
+    "qwen3": ModelType(lora_kernels=True, tensor_parallel=True),
     "qwen3_moe": ModelType(lora_kernels=True),
     "qwen3_vl": ModelType(lora_kernels=True),
     "seed_oss": ModelType(lora_kernels=True),
-    "smollm3": ModelType(liger=True, lora_kernels=True),
+    "smollm3": ModelType(lora_kernels=True),
     "starcoder2": ModelType(lora_kernels=True),
 }
-FOAK_TYPES = tuple(name for name, row in MODEL_TYPES.items() if row.foak)
-LIGER_TYPES = tuple(name for name, row in MODEL_TYPES.items() if row.liger)
 LORA_KERNEL_TYPES = tuple(name for name, row in MODEL_TYPES.items() if row.lora_kernels)
-UNSLOTH_TYPES = tuple(name for name, row in MODEL_TYPES.items() if row.unsloth)
 TENSOR_PARALLEL_TYPES = tuple(name for name, row in MODEL_TYPES.items() if row.tensor_parallel)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from lora_profiler.errors import UsageError, refuse
 from lora_profiler.question.adapters import adapters
+from lora_profiler.question.kernel_set import kernel_set
 from lora_profiler.question.model_spec import ModelSpec, Module
 from lora_profiler.question.optimizer import optimizer_facts
 from lora_profiler.question.workload import (
@@ -121,7 +122,9 @@ def check_offloading(workload: Workload) -> None:
             "torchtune's recipes offload activations with activation checkpointing alone, which is"
             " not reentrant; take --checkpointing --no-use-reentrant, or leave"
             " --offload-activations out.": (
-                setup.offload_activations and setup.kernels == "torchtune" and saves_weights
+                setup.offload_activations
+                and kernel_set(setup.kernels).own_offloading
+                and saves_weights
             ),
         }
     )

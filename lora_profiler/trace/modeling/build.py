@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from lora_profiler.errors import UnbuildableError, UsageError
+from lora_profiler.question.feature import part
 from lora_profiler.question.model_spec import HEADLESS, ModelSpec
 from lora_profiler.question.support.bases import is_wide_end
 from lora_profiler.question.support.fake_quantizing import is_of_adapted_layers
@@ -90,10 +91,8 @@ def build_model(
             for name, module in model.named_modules():
                 if is_wide_end(name):
                     module.float()
-        if setup.kernels in ("liger", "foak"):
-            from lora_profiler.trace.modeling.liger import with_liger
-
-            model = with_liger(model, mlp=setup.kernels == "liger")
+        if patched := part("kernels", setup.kernels, "stand_in", "patched"):
+            model = patched(model)
         if setup.quantization is not None:
             on_stage("quantise")
             quantise(

@@ -1,6 +1,6 @@
 """Stand-ins for the kernels of fms-acceleration's plugin "foak", which are Unsloth's: adapters as
 one function, and the loss that writes its gradient over shifted logits. Norms and rotary embedding
-keep and write over what Liger's do (`modeling/liger.py`).
+keep and write over what Liger's do (`features/kernels/_fused_torch.py`).
 
 Source: fms-acceleration (876e2ed) `plugins/fused-ops-and-kernels/src/fms_acceleration_foak/
 {fused_ops/unsloth_lora/bnb/fast_lora.py,kernels/unsloth/cross_entropy_loss.py}`.

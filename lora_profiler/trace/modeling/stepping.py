@@ -227,8 +227,6 @@ def attention_context(setup: TrainSetup) -> Iterator[None]:
     with ExitStack() as stack:
         if setup.attention in _FORCED.get(setup.device, frozenset()):
             stack.enter_context(sdpa_kernel(_BACKENDS[setup.attention]))
-        if setup.kernels in ("liger", "foak"):
-            from lora_profiler.trace.modeling.liger import rotary_in_place
-
-            stack.enter_context(rotary_in_place())
+        if during := part("kernels", setup.kernels, "stand_in", "during"):
+            stack.enter_context(during())
         yield

@@ -42,6 +42,11 @@ def refusals(workload: Any) -> dict[str, object]:
     }
 
 
+def is_unchecked(setup: Any) -> bool:
+    """Whether the model is not Unsloth's own."""
+    return bool(setup.kernels != "unsloth")
+
+
 def doubts(workload: Any) -> dict[str, object]:
     setup = workload.setup
     return {

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from lora_profiler._common.polynomial import S8, S32, TOKENS, ZERO, B, Polynomial, S, constant
 from lora_profiler.memory.analytic import lora_kernels
 from lora_profiler.memory.analytic.cut_layers import ring_attention
-from lora_profiler.memory.analytic.families import fused
 from lora_profiler.memory.analytic.ledger import Ledger
 from lora_profiler.memory.analytic.matmuls import linear, matmul
 from lora_profiler.memory.analytic.tensors import Tensor
@@ -60,8 +59,8 @@ def rms_norm(
     """
     op.scope = name
     weight = op.weight(name)
-    if op.rules.fused_norms:
-        return fused.norm(op, x, weight, rows)
+    if norm := op.rules.replaced("norm"):
+        return norm(op, x, weight, rows)  # type: ignore[no-any-return]
     wide = op.cast(x, "float32")
     inverse = op.activation(
         op.shift(op.reduce(op.square(wide), rows, "mean")), "rsqrt", keeps_output=True
@@ -194,8 +193,7 @@ def attention(
     # the output is laid out as q is, the efficient kernel's always as (b, s, heads, d);
     # `transpose(1, 2).contiguous()` copies one that is (b, heads, s, d) in memory
     as_q = kernel != "efficient" and q.merged and not op.rules.seq_is_one
-    # Unsloth lays runs of sequences of one length end to end (_sdpa_packed_segments)
-    return op.copy(out) if as_q or op.rules.unsloth else op.view(out)
+    return op.copy(out) if as_q or op.rules.copies_attention else op.view(out)
 
 
 def _eager(
@@ -246,8 +244,8 @@ def gated_mlp(op: Ledger, x: Tensor, c: Config, name: str = "mlp") -> Tensor:
     if made is not None:
         return made
     gate = linear(op, x, f"{name}.gate_proj")
-    if op.rules.liger:
-        product = fused.swiglu(op, gate, linear(op, x, f"{name}.up_proj"), name)
+    if gated := op.rules.replaced("gated"):
+        product = gated(op, gate, linear(op, x, f"{name}.up_proj"), name)
         out = linear(op, product, f"{name}.down_proj")
         op.keep(x)
         return out

@@ -3,7 +3,6 @@
 
 from lora_profiler._common.polynomial import TOKENS
 from lora_profiler.memory.analytic.cut_layers import embedding
-from lora_profiler.memory.analytic.families import fused
 from lora_profiler.memory.analytic.families.blocks import (
     Config,
     Family,
@@ -52,11 +51,9 @@ def self_attention(
         k = rms_norm(op, k, "self_attn.k_norm", TOKENS * heads.key_value, style=style)
     op.scope = "self_attn"
     table_dtype = "float32" if norms == "all" else None
-    is_gemma = style == "gemma"
-    if op.rules.unsloth and not is_gemma:
-        q, k = fused.rotated_by_unsloth(op, q, k)
-    elif op.rules.fused_norms and not is_gemma:
-        q, k = fused.rotated(op, q, k, heads.dim)
+    rotated = None if style == "gemma" else op.rules.replaced("rotary")
+    if rotated:
+        q, k = rotated(op, q, k, heads.dim)
     else:
         q, k = (rotary(op, t, heads.dim, heads.dim, tables, dtype=table_dtype) for t in (q, k))
     out = attention(

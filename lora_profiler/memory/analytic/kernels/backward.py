@@ -300,9 +300,9 @@ BACKWARD: dict[str, Backward] = {
     "native_layer_norm": _layer_norm,
     "embedding": _embedding,
     "normalize": _normalize,
-    "liger_norm": gradients.liger_norm,
-    "liger_swiglu": gradients.liger_swiglu,
-    "liger_rotary": gradients.liger_rotary,
+    "fused_norm": gradients.fused_norm,
+    "fused_swiglu": gradients.fused_swiglu,
+    "fused_rotary": gradients.fused_rotary,
     "rotate_pairs": gradients.rotate_pairs,
     "packed": gradients.packed,
 }

@@ -238,7 +238,7 @@ def rotated(node: Node, size: int, launches: Launches) -> None:
     launches.memory("rotate", size + sum(launches.bytes(t) for t in node.side_inputs), size)
 
 
-def _liger_rotary(node: Node, launches: Launches) -> None:
+def _fused_rotary(node: Node, launches: Launches) -> None:
     for tensor in node.inputs:
         rotated(node, launches.bytes(tensor), launches)
 
@@ -265,12 +265,12 @@ _ELEMENTWISE = (
     "_to_copy", "scale", "shift", "neg", "mask", "add", "mul", "pow", "mean", "sum", "rsqrt",
     "silu", "swish", "gelu", "gelu_pytorch_tanh", "relu", "tanh", "sigmoid", "amin", "amax",
     "minimum", "maximum", "div", "full_like", "clamp_scale", "sub", "rsub", "round", "reciprocal",
-    "clamp", "add_", "glu", "zeros_like", "liger_swiglu",
+    "clamp", "add_", "glu", "zeros_like", "fused_swiglu",
 )  # fmt: skip
 FORWARD: dict[str, Forward] = {
     **dict.fromkeys((*_VIEWS, *SENT), _view),
     **dict.fromkeys(_ELEMENTWISE, _plain),
-    **dict.fromkeys(("native_dropout", "topk", "liger_norm"), _with_statistics),
+    **dict.fromkeys(("native_dropout", "topk", "fused_norm"), _with_statistics),
     **dict.fromkeys((*INTEGERS, "glu_backward"), _all_outputs),
     **dict.fromkeys(("linear", "Conv1D"), _product),
     **dict.fromkeys(("bmm", "bmm_transposed", "_grouped_mm", "addmm_"), _multiply),
@@ -285,6 +285,6 @@ FORWARD: dict[str, Forward] = {
     "native_layer_norm": _layer_norm,
     "normalize": _normalize,
     "unpack": lambda node, launches: unpack(node.inputs[0], launches),
-    "liger_rotary": _liger_rotary,
+    "fused_rotary": _fused_rotary,
     "rotate_pairs": _rotate_pairs,
 }

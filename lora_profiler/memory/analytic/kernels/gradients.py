@@ -116,7 +116,7 @@ def attention(node: Node, arrived: Arrived, launches: Launches) -> Sent:
         yield tensor, Gradient(launches.bytes(tensor), "heads" if as_given else "tokens")
 
 
-def liger_norm(node: Node, arrived: Arrived, launches: Launches) -> Sent:
+def fused_norm(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """x's gradient over that of the result; the weight's is computed whether it trains or not."""
     (x, weight), gradient = node.inputs, only(arrived)
     own = launches.bytes(weight)
@@ -126,14 +126,14 @@ def liger_norm(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     yield x, Gradient(gradient.bytes)
 
 
-def liger_swiglu(node: Node, arrived: Arrived, launches: Launches) -> Sent:
+def fused_swiglu(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     sizes = [launches.bytes(t) for t in node.inputs]
     launches.memory("swiglu_backward", only(arrived).bytes + sum(sizes), sum(sizes))
     for tensor, size in zip(node.inputs, sizes, strict=True):
         yield tensor, Gradient(size)
 
 
-def liger_rotary(node: Node, arrived: Arrived, launches: Launches) -> Sent:
+def fused_rotary(node: Node, arrived: Arrived, launches: Launches) -> Sent:
     """Rotated back where it lies, after a copy where heads come before tokens."""
     for tensor, gradient in zip(node.inputs, arrived, strict=True):
         assert gradient is not None

@@ -21,8 +21,8 @@ _OPERATORS = {
     "relu_backward": "threshold_backward",
     "_to_int": "_to_copy",
     "clamp_scale": "clamp",
-    "liger_norm": "rms_norm",
-    "liger_swiglu": "swiglu",
+    "fused_norm": "rms_norm",
+    "fused_swiglu": "swiglu",
     "bmm_transposed": "bmm",
 }
 """What torch calls it, where the ledger says more or transformers another name."""

@@ -2,9 +2,12 @@
 float32 (27 October 2023 `lit_gpt/{model,lora,rmsnorm}.py`; 0.5.13 `litgpt/{model,lora}.py`).
 """
 
+from typing import Any
+
 from lora_profiler._common.polynomial import TOKENS, R, constant
 from lora_profiler.memory.analytic.families.blocks import (
     Config,
+    Family,
     attention,
     gated_mlp,
     heads_of,
@@ -70,3 +73,12 @@ def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
 
 
 LITGPT = LLAMA._replace(layer=layer, norm=lambda op, x, c: rms_norm(op, x, "model.norm"))
+
+
+def program(workload: Any) -> Family | None:
+    """Of a Llama on one process, with plain LoRA or none; None for others, of which transformers'
+    model is priced."""
+    setup, model = workload.setup, workload.model
+    is_plain = setup.lora is None or (setup.lora.peft_type == "lora" and not setup.lora.use_dora)
+    is_llama = model.model_type in ("llama", "mistral") and not model.config.get("attention_bias")
+    return LITGPT if is_llama and is_plain and not setup.is_shared else None

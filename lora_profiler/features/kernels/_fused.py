@@ -1,12 +1,11 @@
-"""Kernels in place of a model's own: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding, and
-Unsloth's rotary embedding: what each keeps, and what it writes over.
+"""Pieces of a forward pass that several sets replace by one function each: what it keeps, and what
+it writes over.
 
-Sources: Liger-Kernel `ops/{rms_norm,swiglu,rope}.py` (ead96b6), at whose functions
-`benchmarks/truth/liger.py` looks; Unsloth 2026.10.9, `kernels/rope_embedding.py`
-(Fast_RoPE_Embedding_QK).
+Source: Liger-Kernel `ops/{rms_norm,swiglu,rope}.py` (ead96b6), at whose functions
+`benchmarks/truth/liger.py` looks.
 """
 
-from lora_profiler._common.polynomial import TOKENS, ZERO, Polynomial, total
+from lora_profiler._common.polynomial import ZERO, Polynomial, total
 from lora_profiler.memory.analytic.ledger import Ledger
 from lora_profiler.memory.analytic.tensors import Tensor
 
@@ -18,7 +17,7 @@ def norm(op: Ledger, x: Tensor, weight: Tensor, rows: Polynomial) -> Tensor:
     inverse = op.fresh(rows, "float32", False)
     gradients = weight.bytes if weight.requires_grad else ZERO
     op.record(
-        "liger_norm",
+        "fused_norm",
         (x, weight),
         (out,),
         (x, inverse),
@@ -34,7 +33,7 @@ def swiglu(op: Ledger, gate: Tensor, up: Tensor, scope: str) -> Tensor:
     op.scope = scope
     out = op.fresh(gate.elements, gate.dtype, gate.requires_grad or up.requires_grad)
     written_over = total(t.bytes for t in (gate, up) if t.requires_grad)
-    op.record("liger_swiglu", (gate, up), (out,), (gate, up), workspace=ZERO - written_over)
+    op.record("fused_swiglu", (gate, up), (out,), (gate, up), workspace=ZERO - written_over)
     return out
 
 
@@ -51,17 +50,5 @@ def rotated(op: Ledger, q: Tensor, k: Tensor, head_dim: int) -> tuple[Tensor, Te
     )
     trains = q.requires_grad or k.requires_grad
     first, second = (Tensor(t.elements, t.dtype, trains, t.storage, t.merged) for t in (q, k))
-    op.record("liger_rotary", (q, k), (first, second), tables, aliases=True, side_inputs=tables)
-    return first, second
-
-
-def rotated_by_unsloth(op: Ledger, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """q and k as Unsloth's function makes them, and their gradients, laid out as they were; only
-    positions are kept, where any are told."""
-    q, k = op.turn(q), op.turn(k)
-    has_positions = not op.rules.compiled
-    places = (op.shared("position_ids", TOKENS, "int32"),) if has_positions else ()
-    trains = q.requires_grad or k.requires_grad
-    first, second = (op.fresh(t.elements, t.dtype, trains, merged=False) for t in (q, k))
-    op.record("liger_rotary", (q, k), (first, second), places, side_inputs=places)
+    op.record("fused_rotary", (q, k), (first, second), tables, aliases=True, side_inputs=tables)
     return first, second

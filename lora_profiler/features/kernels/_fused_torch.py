@@ -7,7 +7,7 @@ and not the torch inside. Source: Liger-Kernel `ops/{rms_norm,swiglu,geglu,rope}
 out: a partial sum of each norm's weight gradient on every multiprocessor, float32.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
@@ -18,8 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.library import custom_op
-
-from lora_profiler.question.support.model_types import FOAK_TYPES, LIGER_TYPES
 
 _GELU = sqrt(2 / pi)
 
@@ -150,9 +148,9 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
     return x.transpose(1, 2)
 
 
-def with_liger(model: nn.Module, *, mlp: bool = True) -> nn.Module:
-    """`model` with the norms and MLPs of Liger-Kernel, as `use_liger_kernel=True` makes it;
-    `rotary_in_place` does the rest. Without `mlp` it is fms-acceleration's, which has none."""
+def with_fused(model: nn.Module, *, mlp: bool) -> nn.Module:
+    """`model` with the norms, and with `mlp` the MLPs, of Liger-Kernel, as `use_liger_kernel=True`
+    makes it; `rotary_in_place` does the rest."""
     for module in model.modules():
         kind = type(module).__name__
         if kind.endswith("RMSNorm"):
@@ -178,9 +176,9 @@ def _is_gemma(module: nn.Module) -> bool:
 
 
 @contextmanager
-def rotary_in_place() -> Iterator[None]:
-    """Inside, models of types with fused kernels rotate queries and keys where they lie. Hold it
-    over backward as well, for checkpoints."""
+def rotary_in_place(types: Sequence[str]) -> Iterator[None]:
+    """Inside, models of these types rotate queries and keys where they lie. Hold it over backward
+    as well, for checkpoints."""
 
     def rotary(
         q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
@@ -188,7 +186,7 @@ def rotary_in_place() -> Iterator[None]:
         return _Rotary.apply(q, k, cos, sin)  # type: ignore[no-any-return, no-untyped-call]
 
     with ExitStack() as stack:
-        for family in dict.fromkeys((*LIGER_TYPES, *FOAK_TYPES)):
+        for family in types:
             module = import_module(f"transformers.models.{family}.modeling_{family}")
             stack.callback(setattr, module, "apply_rotary_pos_emb", module.apply_rotary_pos_emb)
             module.apply_rotary_pos_emb = rotary  # type: ignore[attr-defined]
