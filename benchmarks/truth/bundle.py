@@ -56,8 +56,8 @@ from lora_profiler.planning.setups import DEFAULTS, setup_for
 from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.support.check import check
-from lora_profiler.question.support.kernel_sets import nearest_traced
 from lora_profiler.question.support.sdpa import MASK_ALIGNMENT
+from lora_profiler.question.support.unsloth import nearest_traced
 from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 WORK = Path(__file__).resolve().parents[1] / ".bundle" / "work.sqlite"

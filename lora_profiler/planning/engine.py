@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.facts.catalog.gpus import Gpu
 from lora_profiler.memory.prediction import Prediction
-from lora_profiler.question.kernel_set import has_stand_in
+from lora_profiler.question import kernel_set, lora_kernel_set
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.optimizer import optimizer_facts
 from lora_profiler.question.support.bases import base_words
@@ -18,8 +18,8 @@ from lora_profiler.question.support.check import (
 )
 from lora_profiler.question.support.fake_quantizing import qat_words
 from lora_profiler.question.support.images import NO_IMAGES, image_words, is_unchecked
-from lora_profiler.question.support.kernel_sets import NEAREST_TRACED, nearest_traced
 from lora_profiler.question.support.optimizers import optimizer_words, package_of
+from lora_profiler.question.support.unsloth import NEAREST_TRACED, nearest_traced
 from lora_profiler.question.workload import QUANT_TITLES, TrainSetup, Workload
 from lora_profiler.units import short_count_text
 
@@ -202,8 +202,8 @@ def _has_stood_in_kernels(workload: Workload) -> bool:
     """Whether kernels of another library are known of the model by traces alone, in which others
     stand in for them."""
     setup = workload.setup
-    by_lora = setup.lora is not None and setup.lora.lora_kernels == "axolotl"
-    replaced = has_stand_in(setup.kernels) or by_lora
+    adapted = setup.lora is not None and lora_kernel_set.has_stand_in(setup.lora.lora_kernels)
+    replaced = kernel_set.has_stand_in(setup.kernels) or adapted
     return replaced and not rules_know(workload)
 
 

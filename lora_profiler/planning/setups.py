@@ -10,12 +10,12 @@ from lora_profiler.facts.stacks.stack import BARE, Stack, Trainer, check_able, f
 from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.kernel_set import unsupported_reason
 from lora_profiler.question.lora_config import IDLE_FIELDS, PEFT_NAMES
+from lora_profiler.question.lora_kernel_set import lora_kernels_unsupported_reason
 from lora_profiler.question.model_spec import ModelSpec, StoredBase
 from lora_profiler.question.option import Option, flag
 from lora_profiler.question.option_values import DEEPSPEED_ZERO
 from lora_profiler.question.support.bases import BASES
 from lora_profiler.question.support.generations import as_made
-from lora_profiler.question.support.kernel_sets import lora_kernels_unsupported_reason
 from lora_profiler.question.workload import (
     OPTIONS,
     LoraConfig,
@@ -170,9 +170,7 @@ def _with_able_kernels(model: ModelSpec, setup: TrainSetup, given: Collection[st
     if "kernels" not in given and unsupported_reason(model, setup):
         setup = replace(setup, kernels="transformers")
     lora = setup.lora
-    if lora is None or lora.lora_kernels == "peft" or "lora_kernels" in given:
-        return setup
-    if not lora_kernels_unsupported_reason(model, setup):
+    if lora is None or "lora_kernels" in given or not lora_kernels_unsupported_reason(model, setup):
         return setup
     return replace(setup, lora=replace(lora, lora_kernels="peft"))
 

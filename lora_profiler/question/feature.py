@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["kernels", "losses", "optimizers"]
+Kind = Literal["kernels", "lora_kernels", "losses", "optimizers"]
 File = Literal["", "law", "stand_in"]
 _FOLDER = Path(__file__).parents[1] / "features"
 

@@ -28,7 +28,8 @@ class KernelSet(NamedTuple):
     takes_other_bases: known over bases other than bitsandbytes', and over experts in 4 bit.
     takes_fake_quantized: known of fake-quantised layers.
 
-    argument: of transformers' `TrainingArguments`, which switches it on with its loss. package: of
+    put_in_by: types that a trainer puts them into, where it leaves others as they are. argument: of
+    transformers' `TrainingArguments`, which switches it on with its loss. package: of
     its functions, whose name is that of a model's forward pass where they run.
     """
 
@@ -50,6 +51,7 @@ class KernelSet(NamedTuple):
     own_dora: bool = False
     takes_other_bases: bool = False
     takes_fake_quantized: bool = False
+    put_in_by: Mapping[str, Collection[str]] = {}
     argument: str = ""
     package: str = ""
 

@@ -12,13 +12,14 @@ Precision = Literal["pure", "amp", "amp-float16", "fsdp-mixed"]
 Method = Literal["full", "lora", "qlora"]
 if TYPE_CHECKING:  # the values are names of features, which the option's own check knows
     Kernels: TypeAlias = str
+    LoraKernels: TypeAlias = str
     Loss: TypeAlias = str
     Optimizer: TypeAlias = str
 else:
     Optimizer = Literal[("adamw", "sgd", *names("optimizers"))]
     Loss = Literal[("plain", "chunked", "fused", *names("losses"))]
     Kernels = Literal[("transformers", *names("kernels"))]
-LoraKernels = Literal["peft", "axolotl", "unsloth"]
+    LoraKernels = Literal[("peft", *names("lora_kernels"))]
 LoopState = Literal[
     "none",
     "transformers",

@@ -5,13 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lora_profiler.question.lora_kernel_set import SHARDED_APART, lora_kernel_set
 from lora_profiler.question.loss import loss_facts
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.optimizer import optimizer_facts
 from lora_profiler.question.option_values import WHOLE_WEIGHTS
 from lora_profiler.question.support.images import PROCESSORS
-from lora_profiler.question.support.kernel_sets import SHARDED_APART, STOPPED
-from lora_profiler.question.support.model_types import MODEL_TYPES
 from lora_profiler.question.support.optimizers import steps_on_shards
 from lora_profiler.question.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED
 from lora_profiler.trainer_files.meaning import IMAGES, Framework
@@ -219,17 +218,18 @@ def _unseen(row: KeyReading) -> KeyReading:
 
 
 def _nearest(file: TrainerFile, options: dict[str, object], kind: str) -> Iterator[KeyReading]:
-    known = MODEL_TYPES.get(kind)
     flash = options.get("attention") == "flash_attention_2"
     if flash and not PROCESSORS[kind].flash_attention_2:
         note = "transformers refuses FlashAttention 2 of this type: it runs with SDPA"
         yield settled_by(file.name, "attention", "flash_attention_2", "auto", note)
     for option, usual in (("kernels", "transformers"), ("lora_kernels", "peft")):
-        value = options.get(option, usual)
-        is_axolotl = value == "axolotl"
-        if value == usual or (is_axolotl and known and known.lora_kernels):
+        value = str(options.get(option, usual))
+        if value == usual:
             continue
-        if is_axolotl and kind in STOPPED:
+        joined = lora_kernel_set(value) if option == "lora_kernels" else None
+        if joined and not joined.rules_alone and kind in joined.types:
+            continue
+        if joined and kind in joined.stops_at:
             yield without_lora_kernels(file.name)
             continue
         what = f"{value}'s kernels of a vision-language model, predicted without them"

@@ -10,16 +10,12 @@ from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.facts.stacks.stack import Gap, Stack, as_loaded, find_stack
 from lora_profiler.question.adapters import Adapter, adapters
 from lora_profiler.question.kernel_set import kernel_set
+from lora_profiler.question.lora_kernel_set import lora_kernel_set, takes_lora_kernels
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.option_values import FROZEN_PARTS
 from lora_profiler.question.support.bases import packed_experts
 from lora_profiler.question.support.fake_quantizing import rounds_head
 from lora_profiler.question.support.generations import as_made
-from lora_profiler.question.support.kernel_sets import (
-    PATCHED_BY_AXOLOTL,
-    STOPPED,
-    takes_lora_kernels,
-)
 from lora_profiler.question.support.losses import check_loss
 from lora_profiler.question.workload import (
     DEEPSPEED_ZERO,
@@ -206,7 +202,7 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
 
     kind, is_axolotl = model.model_type, file.framework == "axolotl"
     if effective.get("kernels") == "liger" and kind not in kernel_set("liger").types:
-        if is_axolotl and kind not in PATCHED_BY_AXOLOTL:
+        if kind not in kernel_set("liger").put_in_by.get(file.framework, (kind,)):
             note = f"axolotl puts none of Liger's kernels into {kind}"
             settled("kernels", "liger", "transformers", note)
         else:
@@ -224,12 +220,13 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
         note = "Unsloth's choice where the vision side is left alone"
         settled("targets", "language layers", pattern, note)
     has_images = "images" in file.options  # what goes with them is settled
+    joined = lora_kernel_set("axolotl")
     if (
         effective.get("lora_kernels") == "axolotl"
         and not has_images
-        and not takes_lora_kernels(model)
+        and not takes_lora_kernels(model, joined.types)
     ):
-        if kind in STOPPED:
+        if kind in joined.stops_at:
             changed.append(without_lora_kernels(file.name))
         else:
             what = f"axolotl's LoRA kernels on {kind}, answered as PEFT's adapters"

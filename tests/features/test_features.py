@@ -16,8 +16,13 @@ from lora_profiler.question.loss import CORE, all_losses
 from lora_profiler.question.optimizer import all_optimizers
 
 PACKAGE = Path(lora_profiler.__file__).parent
-KINDS: tuple[Kind, ...] = ("kernels", "losses", "optimizers")
-OPTION: dict[Kind, str] = {"kernels": "kernels", "losses": "loss", "optimizers": "optimizer"}
+KINDS: tuple[Kind, ...] = ("kernels", "lora_kernels", "losses", "optimizers")
+OPTION: dict[Kind, str] = {
+    "kernels": "kernels",
+    "lora_kernels": "lora-kernels",
+    "losses": "loss",
+    "optimizers": "optimizer",
+}
 ALL = [(kind, name) for kind in KINDS for name in names(kind)]
 HOOKS = {
     "__init__": {
@@ -32,9 +37,10 @@ HOOKS = {
         "base",
         "rotary_tables",
         "positions",
+        "buffer_elements",
         "pass_scalar_bytes",
     },
-    "law": {"price", "REPLACED", "program", "buffer_bytes", "decoding"},
+    "law": {"price", "REPLACED", "projections", "mlp", "program", "buffer_bytes", "decoding"},
     "stand_in": {"loss", "scaled_loss", "patched", "during"},
 }
 OF_ONE_FILE = {"FEATURE", "state_bytes", "temporaries", "made"}
@@ -159,7 +165,7 @@ def test_options_says_what_each_value_is() -> None:
 
 
 AMBIGUOUS = {  # trainers, libraries and kernels of the same name
-    "trl", "unsloth", "litgpt", "torchtune", "triton", "axolotl-dpo", "llamafactory-dpo",
+    "trl", "unsloth", "litgpt", "torchtune", "triton", "axolotl", "axolotl-dpo", "llamafactory-dpo",
     "llamafactory-kto", "llamafactory-orpo", "torchtune-dpo", "trl-orpo",
 }  # fmt: skip
 STILL_NAMED: dict[str, set[str]] = {

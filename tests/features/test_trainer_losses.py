@@ -19,8 +19,8 @@ from lora_profiler.planning.engine import predict as predict_by_any
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.planning.timing import step_time
-from lora_profiler.question.support.kernel_sets import NEAREST_TRACED
 from lora_profiler.question.support.losses import LogitScaling
+from lora_profiler.question.support.unsloth import NEAREST_TRACED
 from lora_profiler.question.workload import LoraConfig, Loss, Quantization, TrainSetup, Workload
 from lora_profiler.trace.single_size import predict_once
 

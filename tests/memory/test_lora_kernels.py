@@ -22,6 +22,7 @@ import oracle
 from agreement import as_the_trace
 from commands import lora_profile
 from lora_profiler.errors import UsageError
+from lora_profiler.features.lora_kernels.axolotl.stand_in import patched
 from lora_profiler.measuring.harness.preflight import refuse
 from lora_profiler.measuring.records.record import Conditions
 from lora_profiler.memory.analytic.kernels import counted_kernels
@@ -30,7 +31,6 @@ from lora_profiler.planning.setups import setup_for
 from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.trace.kernels import step_kernels
 from lora_profiler.trace.modeling import attention_context, forward_loss
-from lora_profiler.trace.modeling.lora_kernels import with_lora_kernels
 from truth import by_kernel
 
 KERNELS = LoraConfig(r=4, lora_kernels="axolotl")
@@ -148,7 +148,7 @@ def test_layers_are_those_that_axolotl_takes(name: str) -> None:
         model = made.from_config(config)
     linear = [name for name, module in model.named_modules() if type(module) is torch.nn.Linear]
     inject_adapter_in_model(PeftConfig(target_modules=linear), model)
-    with_lora_kernels(model)
+    patched(model)
     changed = {n for n, module in model.named_modules() if "forward" in vars(module)}
     assert {n.partition("layers.0.")[2].partition(".")[0] for n in changed} == TAKEN[name]
     for found in changed:

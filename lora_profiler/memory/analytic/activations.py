@@ -22,8 +22,8 @@ from lora_profiler.memory.analytic.structure import ForwardPass, LayerRun
 from lora_profiler.memory.analytic.tensors import ITEMSIZE, Node, Storage
 from lora_profiler.question.kernel_set import kernel_set
 from lora_profiler.question.support.generations import rotary_tables, shifts_logits
-from lora_profiler.question.support.kernel_sets import returns_all_hidden_states
 from lora_profiler.question.support.offloading import is_offloaded
+from lora_profiler.question.support.unsloth import returns_all_hidden_states
 from lora_profiler.question.workload import TrainSetup, Workload
 
 

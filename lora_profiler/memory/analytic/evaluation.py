@@ -34,9 +34,9 @@ from lora_profiler.memory.analytic.tensors import ITEMSIZE
 from lora_profiler.memory.prediction import Category
 from lora_profiler.question.feature import part
 from lora_profiler.question.loss import loss_facts
-from lora_profiler.question.support.kernel_sets import returns_all_hidden_states
 from lora_profiler.question.support.library_memory import pass_scalar_bytes
 from lora_profiler.question.support.losses import head_of
+from lora_profiler.question.support.unsloth import returns_all_hidden_states
 from lora_profiler.question.workload import TrainSetup, Workload
 
 

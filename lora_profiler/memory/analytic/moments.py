@@ -23,7 +23,6 @@ from lora_profiler.question.feature import part
 from lora_profiler.question.kernel_set import kernel_set
 from lora_profiler.question.option_values import GRPO
 from lora_profiler.question.support.bases import base_of
-from lora_profiler.question.support.kernel_sets import scores_at_once
 from lora_profiler.question.support.library_memory import (
     batch_columns,
     code_book_bytes,
@@ -36,6 +35,7 @@ from lora_profiler.question.support.library_memory import (
 )
 from lora_profiler.question.support.offloading import is_offloaded
 from lora_profiler.question.support.packing import lengths
+from lora_profiler.question.support.unsloth import scores_at_once
 from lora_profiler.question.workload import TrainSetup, Workload
 
 _LENGTH_BYTES = 4

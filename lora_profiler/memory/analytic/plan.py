@@ -51,10 +51,10 @@ from lora_profiler.question.feature import part
 from lora_profiler.question.kernel_set import of_set
 from lora_profiler.question.model_spec import ModelSpec, Module
 from lora_profiler.question.support.check import rules_unsupported_reason
-from lora_profiler.question.support.kernel_sets import scores_at_once
 from lora_profiler.question.support.offloading import is_offloaded
 from lora_profiler.question.support.optimizers import counts_in_steps
 from lora_profiler.question.support.sdpa import efficient_keeps_seeds, efficient_takes_grouped
+from lora_profiler.question.support.unsloth import scores_at_once
 from lora_profiler.question.workload import TrainSetup, Workload
 
 EXACT_MOMENTS: frozenset[MomentName] = frozenset(

@@ -64,7 +64,7 @@ class Node:
     (`kernels/`). A product has `sizes` (batches, m, n, k); `side_inputs` are what the kernel reads
     and no gradient passes through here: biases, masks, the weights of a layer norm. `lowers` are
     weights that autocast copies for this node alone. `behind` is what its backward runs where that
-    is a program of its own, as of a `torch.autograd.Function` (`lora_kernels.py`)."""
+    is a program of its own, as of a `torch.autograd.Function` (`features/lora_kernels`)."""
 
     module: str
     inputs: tuple[Tensor, ...]

@@ -5,6 +5,7 @@ from itertools import chain
 from lora_profiler.errors import UsageError, refuse
 from lora_profiler.question.adapters import adapters
 from lora_profiler.question.kernel_set import check_kernels, kernel_set
+from lora_profiler.question.lora_kernel_set import check_lora_kernels, lora_kernel_set
 from lora_profiler.question.loss import loss_facts
 from lora_profiler.question.model_spec import ModelSpec, Module
 from lora_profiler.question.optimizer import optimizer_facts
@@ -20,7 +21,6 @@ from lora_profiler.question.support.bases import (
 from lora_profiler.question.support.fake_quantizing import RULED, check_qat
 from lora_profiler.question.support.generations import check_generation, check_traceable
 from lora_profiler.question.support.images import NO_IMAGES, check_images
-from lora_profiler.question.support.kernel_sets import check_lora_kernels
 from lora_profiler.question.support.losses import check_loss
 from lora_profiler.question.support.model_types import TENSOR_PARALLEL_TYPES, type_of
 from lora_profiler.question.support.offloading import OFFLOADED_ACTIVATIONS, check_offloading
@@ -236,7 +236,8 @@ def profile_unsupported_reason(workload: Workload) -> str | None:
         "evaluation between steps": setup.eval_batch_size is not None,
         NO_GENERATION: setup.completions_at_once or setup.beta,
         "an older version of transformers": setup.transformers != "5",
-        "fused adapters": lora is not None and (lora.fast_lora or lora.lora_kernels == "unsloth"),
+        "fused adapters": lora is not None
+        and (lora.fast_lora or lora_kernel_set(lora.lora_kernels).rules_alone),
         "inputs with a gradient and no checkpointing": (
             setup.has_input_gradients and not setup.checkpointing
         ),

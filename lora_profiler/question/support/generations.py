@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 from lora_profiler.errors import UsageError, refuse
 from lora_profiler.question.kernel_set import kernel_set, of_set
+from lora_profiler.question.lora_kernel_set import lora_kernel_set
 from lora_profiler.question.loss import is_predicted_only, loss_facts
 from lora_profiler.question.model_spec import LayerStack, ModelSpec, Module, Weight
 from lora_profiler.question.support.optimizers import package_of
@@ -153,7 +154,8 @@ def has_packed_experts(model: ModelSpec) -> bool:
 
 def check_traceable(workload: Workload) -> None:
     """Raises UsageError for what the installed libraries cannot be made to run."""
-    setup, model, lora = workload.setup, workload.model, workload.setup.lora
+    setup, model = workload.setup, workload.model
+    functions = lora_kernel_set(setup.lora.lora_kernels if setup.lora else "peft")
     refuse(
         {
             "FSDP1 is known to the rules alone; take --engine analytic.": setup.sharding in FLAT,
@@ -164,8 +166,8 @@ def check_traceable(workload: Workload) -> None:
             ),
             f"the {setup.loss} loss is known to the rules alone; take --engine analytic, or another"
             " --loss.": is_predicted_only(setup.loss),
-            "Unsloth's LoRA kernels are known to the rules alone; take --engine analytic.": (
-                lora is not None and lora.lora_kernels == "unsloth"
+            f"{functions.title} are known to the rules alone; take --engine analytic.": (
+                functions.rules_alone
             ),
             f"{setup.kernels} is known to the rules alone; take --engine analytic.": (
                 kernel_set(setup.kernels).rules_alone

@@ -122,10 +122,8 @@ def build_model(
                 from lora_profiler.trace.modeling.foak import with_fast_lora
 
                 with_fast_lora(model)
-            if setup.lora.lora_kernels == "axolotl":
-                from lora_profiler.trace.modeling.lora_kernels import with_lora_kernels
-
-                with_lora_kernels(model)
+            if joined := part("lora_kernels", setup.lora.lora_kernels, "stand_in", "patched"):
+                joined(model)
         if is_of_adapted_layers(setup):
             model = with_fake_quantizers(model, setup)
         if setup.transformers != "5":

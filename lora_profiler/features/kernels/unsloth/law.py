@@ -10,7 +10,7 @@ from lora_profiler.features.kernels.unsloth import positions
 from lora_profiler.memory.analytic.candidates import Candidate, candidate
 from lora_profiler.memory.analytic.ledger import Ledger
 from lora_profiler.memory.analytic.tensors import Tensor
-from lora_profiler.question.support.kernel_sets import buffer_elements
+from lora_profiler.question.feature import part
 from lora_profiler.question.workload import DTYPE_BYTES
 
 _INCREMENT, _BUCKET = 512, 256
@@ -36,7 +36,9 @@ def buffer_bytes(workload: Any, widths: int) -> int:
     two numbers that nothing reads; and what its LoRA kernels unpack 4-bit weights into."""
     size = DTYPE_BYTES[workload.setup.dtype]
     tables = 2 * positions(workload) * widths * size + 2 * widths + 2 * size
-    return tables + size * buffer_elements(workload.model, workload.setup)
+    lora = workload.setup.lora
+    elements = part("lora_kernels", lora.lora_kernels if lora else "", "", "buffer_elements")
+    return tables + (size * elements(workload.model, workload.setup) if elements else 0)
 
 
 def decoding(

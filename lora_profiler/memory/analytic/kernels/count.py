@@ -36,6 +36,7 @@ from lora_profiler.memory.analytic.predict import values
 from lora_profiler.memory.analytic.structure import ForwardPass
 from lora_profiler.memory.analytic.tensors import ITEMSIZE
 from lora_profiler.memory.kernels import StepKernels, merged
+from lora_profiler.question.lora_kernel_set import lora_kernel_set
 from lora_profiler.question.workload import Workload
 
 _KERNELS = frozenset({"cudnn", "flash", "efficient", "math", "eager"})
@@ -61,7 +62,9 @@ def counted_kernels(workload: Workload) -> StepKernels:
         compute=setup.dtype,
         double_quant=setup.quantization is not None and setup.quantization.is_nested,
         accumulates=setup.accumulation > 1,
-        unpacks_at_once=setup.lora is not None and setup.lora.lora_kernels == "unsloth",
+        unpacks_at_once=lora_kernel_set(
+            setup.lora.lora_kernels if setup.lora else "peft"
+        ).unpacks_at_once,
     )
     assert plan.family is not None
     is_eager = "eager" in plan.kernels

@@ -11,7 +11,7 @@ gradient of what gate, up, q, k, v and o were given. Source: Unsloth 2026.10.9,
 from collections.abc import Sequence
 
 from lora_profiler._common.polynomial import ZERO, R, constant
-from lora_profiler.memory.analytic.fused_adapters import (
+from lora_profiler.features.lora_kernels._functions import (
     AdaptedLinear,
     FactorGradients,
     adapter_of,

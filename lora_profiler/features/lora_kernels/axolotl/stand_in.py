@@ -195,7 +195,7 @@ def _low_rank_gradient(
     return None if dropped is None else made
 
 
-def with_lora_kernels(model: Any) -> None:
+def patched(model: Any) -> None:
     """q, k and v, o, and gate, up and down of each layer run as one function each where all of them
     have an adapter.
 

@@ -11,6 +11,7 @@ from lora_profiler._common.polynomial import ZERO, Polynomial, R, constant, tota
 from lora_profiler.memory.analytic.ledger import Ledger
 from lora_profiler.memory.analytic.tensors import Storage, Tensor
 from lora_profiler.question.adapters import Adapter
+from lora_profiler.question.lora_kernel_set import lora_kernel_set
 from lora_profiler.question.support.bases import NF4_BLOCK
 
 Sizes = tuple[Polynomial, Polynomial, Polynomial]
@@ -116,7 +117,7 @@ def projected(
 def unpacked(op: Ledger, name: str, *, into_buffer: bool = False) -> Tensor:
     """The weight; one in 4 bit in the compute dtype, beside its scales where those are quantised
     too, which Unsloth's kernel never stores. `into_buffer`: of the process, that stays
-    (`question.support.kernel_sets.buffer_elements`)."""
+    (`buffer_elements`)."""
     op.scope = name
     weight = op.weight(name)
     if op.base(name) is None:
@@ -125,7 +126,7 @@ def unpacked(op: Ledger, name: str, *, into_buffer: bool = False) -> Tensor:
     if into_buffer and not op.rules.compiled:
         out.storage.role = "buffer"
     blocks = constant(-(-weight.elements.evaluate(1, 1, 1) // NF4_BLOCK))
-    stores = op.rules.nested_scales and op.rules.lora_kernels == "axolotl"
+    stores = op.rules.nested_scales and lora_kernel_set(op.rules.lora_kernels).stores_scales
     scales = [op.fresh(blocks, "float32", False)] if stores else []
     op.record("unpack", (weight,), (out, *scales))
     return out
