@@ -33,6 +33,7 @@ def test_every_run_is_of_the_grid_and_every_cell_was_tried() -> None:
 
 
 @pytest.mark.grid
+@pytest.mark.timeout(900)  # the largest batch may need a law that is in no bundle
 @pytest.mark.parametrize("row", DONE, ids=lambda row: row["key"])
 @pytest.mark.usefixtures("the_bundle")  # laws that take minutes to make are there
 def test_an_exact_answer_is_what_the_framework_asked_for(row: dict[str, Any], run: Run) -> None:

@@ -166,7 +166,7 @@ def test_a_long_wait_names_what_is_quicker_once(
 ) -> None:
     monkeypatch.setattr("lora_profiler.trace.effort.LAYER_SECONDS", 4.0)
     done = run("predict", config, "--method", "full", "--gpu", "rtx_4090", "-s", "64")
-    words = "Tracing takes about 4 min (--engine analytic answers at once"
+    words = "Tracing takes about 2 min (--engine analytic answers at once"
     assert done.stderr.count(words) == 1 and done.stderr.index(words) < done.stderr.index("{")
 
 
