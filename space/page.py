@@ -22,12 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # mkdocs runs its 
 from lora_profiler import Workload, __version__, find_model
 from lora_profiler.errors import UsageError
 from lora_profiler.facts.catalog import Gpu, bundled_gpus, bundled_models
-from lora_profiler.facts.stacks import BARE, GUIDE, as_guided, find_stack, spelled
+from lora_profiler.facts.stacks import BARE, GUIDE, as_guided, find_stack, guided_trainers, spelled
 from lora_profiler.memory.compiled.regime import KernelChoice, kernel_choice
 from lora_profiler.memory.compiled.requests import FLASH_ROWS, room_of
 from lora_profiler.planning.engine import pads_masks, windows_of
 from lora_profiler.planning.fit import BATCHES, LENGTHS, NEAR, RANKS, lengths
-from lora_profiler.planning.guided import GUIDED
 from lora_profiler.planning.reserve import (
     FRAGMENTATION_BYTES,
     FRAGMENTATION_PERCENT,
@@ -78,7 +77,7 @@ MODELS = ALL_MODELS[: int(os.environ.get("LORA_PROFILER_PAGE_MODELS") or len(ALL
 """LORA_PROFILER_PAGE_MODELS=2 makes a page of two in seconds, to check that the pages build."""
 FIRST = ("meta-llama/Llama-3.1-8B", "rtx_4090")
 METHODS: tuple[Method, ...] = get_args(Method)
-TRAINERS = (GUIDE, BARE, *GUIDED)
+TRAINERS = (GUIDE, BARE, *guided_trainers())
 LEAST_LENGTH = 64
 """In tokens: from there on the polynomials hold that are kept."""
 HERE = Path(__file__).parent / "static"
@@ -210,7 +209,7 @@ def _trainer(name: str) -> dict[str, Any]:
     """`words`: what the command takes for it, by whether the GPU has bfloat16, and by method."""
     label = LABELS.get(name) or find_stack(name).library
     words = [[_words(name, method, has) for method in METHODS] for has in (False, True)]
-    return {"name": name, "label": label, "words": words, "listed": name in GUIDED}
+    return {"name": name, "label": label, "words": words, "listed": name in guided_trainers()}
 
 
 LABELS = {

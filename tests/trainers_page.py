@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lora_profiler.facts.stacks import CHECKPOINT_DTYPE, TRAINERS, Stack, versions
+from lora_profiler.facts.stacks import CHECKPOINT_DTYPE, Stack, trainers, versions
 from lora_profiler.facts.stacks.stack import METHODS
 from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.question.option import flag
@@ -17,7 +17,7 @@ ADAPTED = (*("rank", "alpha", "dropout", "targets", "adapter_dtype", "double_qua
 
 
 def stacks() -> list[Stack]:
-    return [stack for name in TRAINERS for stack in versions(name)]
+    return [stack for name in trainers() for stack in versions(name)]
 
 
 def table() -> str:

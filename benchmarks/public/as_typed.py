@@ -30,9 +30,9 @@ from benchmarks.pages import page_of, parser_of, table, tell
 from benchmarks.public.replay import is_liger_file
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.catalog import bundled_models, find_gpu, find_model
-from lora_profiler.facts.stacks import BARE, GUIDE, as_guided, find_stack
+from lora_profiler.facts.stacks import BARE, GUIDE, as_guided, find_stack, guided_trainers
 from lora_profiler.facts.stacks.stack import METHODS
-from lora_profiler.planning.guided import GUIDED, Foreseen, foresee, guided_lines
+from lora_profiler.planning.guided import Foreseen, foresee, guided_lines
 from lora_profiler.planning.setups import DEFAULTS, workloads
 from lora_profiler.question.workload import TrainSetup, Workload
 
@@ -255,7 +255,9 @@ def outcome() -> dict[str, Any]:
             except LoraProfilerError as e:
                 left_out[question.id] = str(e)
                 continue
-            sizes = [answer[name][0] for name in GUIDED if not isinstance(answer[name], str)]
+            sizes = [
+                answer[name][0] for name in guided_trainers() if not isinstance(answer[name], str)
+            ]
             if isinstance(answer[GUIDE], str) or isinstance(answer[BARE], str) or not sizes:
                 left_out[question.id] = next(v for v in answer.values() if isinstance(v, str))
                 continue
@@ -269,7 +271,7 @@ def outcome() -> dict[str, Any]:
                     "bare": answer[BARE],
                     "named": None if isinstance(named, str) else named,
                     "versioned": None if isinstance(answer[VERSIONED], str) else answer[VERSIONED],
-                    "lines": {name: answer[name] for name in GUIDED},
+                    "lines": {name: answer[name] for name in guided_trainers()},
                     "least_bytes": round(min(sizes) * (1 - MARGIN)),
                     "most_bytes": round(max(sizes) * (1 + MARGIN)),
                 }
@@ -378,7 +380,7 @@ def report(document: Mapping[str, Any]) -> str:
     ]
     fitting = [
         f"{name} {sum(r['lines'][name][1] == 'fits' for r in failed)}"
-        for name in GUIDED
+        for name in guided_trainers()
         if not any(isinstance(r["lines"][name], str) for r in failed)
     ]
     return page_of(

@@ -28,7 +28,7 @@ import yaml
 from benchmarks.pages import page_of, table, write_page
 from benchmarks.public.misread_keys import PARSERS, meant, same
 from lora_profiler.trainer_files.reading import read_files
-from lora_profiler.trainer_files.writing import SCRIPT, WRITERS, suffix_of
+from lora_profiler.trainer_files.writing import suffix_of, writers
 
 QUESTIONS = (
     "meta-llama/Llama-3.2-1B --method qlora --gpu {small}",
@@ -47,7 +47,7 @@ def main() -> None:
     folders = dict(argument.split("=") for argument in sys.argv[1:])
     sys.path[:0] = folders.values()
     parsers: dict[str, Parse] = {
-        SCRIPT: lambda path: ast.parse(path.read_text("utf-8")) and "",
+        "peft": lambda path: ast.parse(path.read_text("utf-8")) and "",
         "torchtune": partial(_components, Path(folders["torchtune"])),
         **{name: partial(_held, make()) for name, make in PARSERS.items()},
     }
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def written(parsers: Mapping[str, Parse]) -> Iterator[tuple[str, ...]]:
-    for writer, question in product(WRITERS, QUESTIONS):
+    for writer, question in product(writers(), QUESTIONS):
         words = question.format(small="rtx_3060_12gb" if writer in NO_FLOAT16 else "t4")
         with TemporaryDirectory() as folder:
             path = Path(folder) / f"run{suffix_of(writer)}"

@@ -22,12 +22,12 @@ from benchmarks.pages import page_of, parser_of, read_document, table, tell
 from benchmarks.truth.bundle import laws_asked, work, workload_of
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.catalog import bundled_models, find_model
+from lora_profiler.facts.stacks import guided_trainers
 from lora_profiler.memory.compiled import evaluation, predict_with
 from lora_profiler.memory.compiled.law import NotOfLawError, facts_of, law_key, of_model
 from lora_profiler.memory.compiled.profile import Profile, unpacked
 from lora_profiler.memory.compiled.regime import regime_of
 from lora_profiler.planning.engine import predict
-from lora_profiler.planning.guided import GUIDED
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.question.workload import Workload
 
@@ -72,7 +72,7 @@ def answered() -> dict[str, dict[str, int]]:
     """Whole answers, lower bounds and refusals, by trainer and method: as each trains by default,
     and `plain`, as a question without a trainer asks it."""
     counts: dict[str, Counter[str]] = {}
-    plain = [f"{PLAIN}{trainer}" for trainer in GUIDED]
+    plain = [f"{PLAIN}{trainer}" for trainer in guided_trainers()]
     for trainer, method in product([*TRAINERS, *plain], METHODS):
         of = counts[f"{trainer} {method}"] = Counter({kind: 0 for kind in KINDS})
         for entry in bundled_models():

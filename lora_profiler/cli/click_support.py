@@ -81,9 +81,9 @@ class SpelledChoice(NearestChoice):
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter:
-            from lora_profiler.facts.stacks import TRAINERS, versions
+            from lora_profiler.facts.stacks import trainers, versions
 
-            stacks = (stack for name in TRAINERS for stack in versions(name))
+            stacks = (stack for name in trainers() for stack in versions(name))
             if param is None or all(
                 value not in stack.aliases.get(str(param.name), {}) for stack in stacks
             ):
@@ -316,9 +316,9 @@ def complete_gpu(ctx: click.Context, param: Any, incomplete: str) -> list["Compl
 
 
 def complete_trainer(ctx: click.Context, param: Any, incomplete: str) -> list["CompletionItem"]:
-    from lora_profiler.facts.stacks import TRAINERS, versions
+    from lora_profiler.facts.stacks import trainers, versions
 
-    names = [*TRAINERS, *(stack.key for name in TRAINERS for stack in versions(name)[1:])]
+    names = [*trainers(), *(stack.key for name in trainers() for stack in versions(name)[1:])]
     return items(name for name in names if name.startswith(incomplete.lower()))
 
 

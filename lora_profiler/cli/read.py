@@ -23,6 +23,7 @@ from lora_profiler.cli.click_support import (
 from lora_profiler.cli.option_groups import option
 from lora_profiler.cli.options import given, lengths_of, model_called, output_options
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UsageError
+from lora_profiler.question.feature import has_file, names
 
 if TYPE_CHECKING:
     from lora_profiler.planning.answers import Answer
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from lora_profiler.trainer_files.trainer_file import TrainerFile
     from lora_profiler.trainer_files.writing import Written
 
-FRAMEWORK_NAMES = ("axolotl", "torchtune", "llamafactory", "unsloth", "trl", "peft")
+FRAMEWORK_NAMES = [n for n in names("trainers") if has_file("trainers", n, "keys")]
 
 
 @command(

@@ -26,10 +26,10 @@ from lora_profiler.report.json.plan import plan_payload
 from lora_profiler.report.json.predict import layer_records, predict_records
 from lora_profiler.report.render import csv_text
 from lora_profiler.runs.comparison.scored import Scored
-from lora_profiler.trainer_files.reading import FRAMEWORKS
-from lora_profiler.trainer_files.writing import WRITERS, suffix_of, written
+from lora_profiler.trainer_files.reading import frameworks
+from lora_profiler.trainer_files.writing import suffix_of, writers, written
 
-_TITLES = {known.name: known.title for known in FRAMEWORKS} | {"peft": "a script with PEFT"}
+_TITLES = {known.name: known.title for known in frameworks()} | {"peft": "a script with PEFT"}
 
 
 def show(
@@ -56,7 +56,7 @@ def show(
 
 def prefer(trainer: str) -> None:
     """Offers the file of this trainer first, where there is one."""
-    if trainer in WRITERS:
+    if trainer in writers():
         st.session_state["trainer_file"] = trainer
 
 
@@ -69,7 +69,7 @@ def _trainer_file(workload: Workload) -> None:
     """A file that trains the same, or why there is none."""
     name = st.selectbox(
         "A trainer's file",
-        list(WRITERS),
+        list(writers()),
         key="trainer_file",
         format_func=lambda key: _TITLES.get(key, key),
     )

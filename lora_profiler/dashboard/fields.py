@@ -23,7 +23,7 @@ from lora_profiler.dashboard.remembered import BY_NAME, UPLOAD, values
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.catalog import bundled_gpus
-from lora_profiler.facts.stacks import CHECKPOINT_DTYPE, GUIDE, TRAINERS, find_stack
+from lora_profiler.facts.stacks import CHECKPOINT_DTYPE, GUIDE, find_stack, trainers
 from lora_profiler.planning.engine import ENGINES
 from lora_profiler.planning.placement import LINKS
 from lora_profiler.question.model_spec import ModelSpec
@@ -133,7 +133,7 @@ def size(name: str, width: int) -> Any:
 def trainer(label: LabelVisibility = "collapsed") -> str | None:
     return st.selectbox(
         "Trainer",
-        remembered.with_linked("trainer", [name for name in TRAINERS if name != GUIDE]),
+        remembered.with_linked("trainer", [name for name in trainers() if name != GUIDE]),
         index=None,
         **remembered.kept("trainer"),
         placeholder="any trainer",

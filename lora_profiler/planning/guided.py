@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.catalog import Gpu
-from lora_profiler.facts.stacks import Stack, as_guided, find_stack, spelled
+from lora_profiler.facts.stacks import Stack, as_guided, find_stack, guided_trainers, spelled
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import engines_for, on_card, predict_checked
@@ -25,10 +25,6 @@ from lora_profiler.question.workload import Method, Workload
 if TYPE_CHECKING:
     from lora_profiler.planning.timing import TimedStep
 
-GUIDED: Final = (
-    "unsloth", "trl-sft", "torchtune", "axolotl", "llamafactory", "transformers", "loop", "litgpt",
-)  # fmt: skip
-"""The trainers of supervised fine-tuning."""
 MOST_CHANGES: Final = 3
 EVALUATION_BATCH_SIZE: Final = 8
 """transformers' default of per_device_eval_batch_size."""
@@ -154,14 +150,14 @@ def guided_lines(
     own_defaults: bool = False,
     known: Answer | None = None,
 ) -> Iterator[Line]:
-    """A line for each of `GUIDED`; `on` is a workload on the platform that is asked about, `known`
-    the answer to one of them.
+    """A line for each of `guided_trainers`; `on` is a workload on the platform that is asked about,
+    `known` the answer to one of them.
 
     What was given overrules every guide. Nothing is traced: where no rule or profile knows what a
     model's layers keep, the peak is a lower bound, but of the question that is `known`.
     """
     platform = on.platform
-    for name in GUIDED:
+    for name in guided_trainers():
         stack = find_stack(name)
         if not own_defaults:
             stack = as_guided(stack)

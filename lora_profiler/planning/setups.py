@@ -8,7 +8,7 @@ from typing import Any
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.facts.stacks.stack import BARE, Stack, Trainer, check_able, find_stack, spelled
 from lora_profiler.question.gpu_platform import Platform
-from lora_profiler.question.kernel_set import unsupported_reason
+from lora_profiler.question.kernel_set import kernel_set, unsupported_reason
 from lora_profiler.question.lora_config import IDLE_FIELDS, PEFT_NAMES
 from lora_profiler.question.lora_kernel_set import lora_kernels_unsupported_reason
 from lora_profiler.question.model_spec import ModelSpec, StoredBase
@@ -167,7 +167,8 @@ def changed(workload: Workload, options: Mapping[str, Any]) -> Workload:
 
 def _with_able_kernels(model: ModelSpec, setup: TrainSetup, given: Collection[str]) -> TrainSetup:
     """A trainer's own kernels only where they go with the rest."""
-    if "kernels" not in given and unsupported_reason(model, setup):
+    gives_way = "kernels" not in given and kernel_set(setup.kernels).gives_way
+    if gives_way and unsupported_reason(model, setup):
         setup = replace(setup, kernels="transformers")
     lora = setup.lora
     if lora is None or "lora_kernels" in given or not lora_kernels_unsupported_reason(model, setup):

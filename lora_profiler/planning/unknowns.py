@@ -21,6 +21,7 @@ from lora_profiler.facts.evidence import (
     interval,
     nearest_peak,
 )
+from lora_profiler.facts.stacks import trainers
 from lora_profiler.facts.stacks.stack import (
     BARE,
     GUIDE,
@@ -42,8 +43,8 @@ from lora_profiler.question.support.check import check
 from lora_profiler.question.support.library_memory import workspaces_bytes
 from lora_profiler.question.workload import OPTIONS, Workload, setup_dict
 
-LOOPS: Final = ("loop", "transformers", "trl-sft", "axolotl", "torchtune", "unsloth")
-"""Who may train where a question names nobody."""
+_LOOPS: Final = ("loop", "transformers", "trl-sft", "axolotl", "torchtune", "unsloth")
+"""Who may train where a question names nobody, of those that are here."""
 WHO: Final = "the trainer"
 STATED: Final = frozenset({
     "batch_size", "seq_len", "accumulation", "dtype", "optimizer", "checkpointing", "rank", "alpha",
@@ -222,10 +223,14 @@ def _left_open(trainer: Trainer | None) -> Collection[str] | None:
     each of them leaves, and what the versions of transformers differ in."""
     if trainer is not None and not _is_open(trainer) and trainer.stack.name != BARE:
         return trainer.stack.leaves
-    left = {name for loop in LOOPS for name in find_stack(loop).leaves or ()}
+    left = {name for stack in _known_loops() for name in stack.leaves or ()}
     if trainer is not None and trainer.stack.name == BARE:
         left |= OF_OWN_LOOPS
     return {*left, "transformers", *APART} - (STATED - {"seq_len"})
+
+
+def _known_loops() -> Iterator[Stack]:
+    return (find_stack(name) for name in _LOOPS if name in trainers())
 
 
 def version_of(stack: Stack) -> str:
@@ -251,7 +256,7 @@ def _is_cap(name: str, workload: Workload, trainer: Trainer | None) -> bool:
 def _loops(mine: Stack, workload: Workload, given: Collection[str]) -> Iterator[Options]:
     """What each of those who may train sets, as guides pass it where `mine` is theirs, and what
     under this sharding comes with it."""
-    for stack in map(find_stack, LOOPS):
+    for stack in _known_loops():
         own = _loop(mine, as_guided(stack) if mine.name == GUIDE else stack, workload, given)
         yield own
         for variant in stack.variants:

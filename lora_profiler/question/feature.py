@@ -17,8 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["kernels", "lora_kernels", "losses", "optimizers"]
-File = Literal["", "law", "stand_in"]
+Kind = Literal["kernels", "lora_kernels", "losses", "optimizers", "trainers"]
+File = Literal["", "keys", "law", "stand_in", "written"]
 _FOLDER = Path(__file__).parents[1] / "features"
 
 

@@ -36,6 +36,7 @@ class KernelSet(NamedTuple):
     title: str
     assumption: str = ""
     types: tuple[str, ...] = ()
+    gives_way: bool = False
     rules_alone: bool = False
     unpadded: bool = False
     copies_attention: bool = False

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lora_profiler._common.process import LAUNCHERS, launcher_at, program
+from lora_profiler.trainer_files.accelerate import COUNTED_BY_TORCHRUN
 from lora_profiler.trainer_files.document import Document, Entry, TrainerFileError, parse
-from lora_profiler.trainer_files.frameworks.accelerate import COUNTED_BY_TORCHRUN
-from lora_profiler.trainer_files.frameworks.trl import TASK
-from lora_profiler.trainer_files.meaning import size
+from lora_profiler.trainer_files.meaning import TASK, size
 from lora_profiler.trainer_files.scripts import plain
 
 _TASKS = ("sft", "dpo", "grpo", "kto", "orpo", "cpo", "reward", "rloo", "gkd", "online_dpo", "ppo")

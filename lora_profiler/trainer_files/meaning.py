@@ -15,6 +15,8 @@ from lora_profiler.trainer_files.document import Document
 
 Direction = Literal["too low", "too high", "either way"]
 """Of the answer, where something is not modelled."""
+TASK = "task"
+"""TRL's trainer, as a command line names it: `trl dpo`."""
 ONE_ROW = "one_row"
 """Among the options of a meaning: that a batch is laid into one row."""
 HIDDEN_SQUARED = "hidden_squared"
@@ -71,15 +73,14 @@ def no_effect(value: Any, document: Document) -> Meaning:
     return NO_EFFECT
 
 
-def free(framework: str, part: Literal["keys", "under"] = "keys") -> dict[str, Reader]:
-    """Keys of a framework's files that cost no memory, or what they begin with."""
-    return dict.fromkeys(read_table("free_keys")[framework][part].split(), no_effect)
+def free(table: Path, part: Literal["keys", "under"] = "keys") -> dict[str, Reader]:
+    """Keys that cost no memory, or what they begin with, of a TOML file."""
+    return dict.fromkeys(read_table(table)[part].split(), no_effect)
 
 
 @cache
-def read_table(name: str) -> dict[str, Any]:
-    """A table beside the frameworks."""
-    return tomllib.loads((Path(__file__).parent / "frameworks" / f"{name}.toml").read_text("utf-8"))
+def read_table(path: Path) -> dict[str, Any]:
+    return tomllib.loads(path.read_text("utf-8"))
 
 
 def sets(option: str, convert: Callable[[Any], Any] | None = None) -> Reader:
@@ -227,7 +228,9 @@ Together = Callable[[str, Mapping[str, Any], Collection[str]], Iterator[tuple[st
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Framework:
-    """name: as `--from` takes it. marks: keys that only its files have. keys: what each means, the
+    """name: as `--from` takes it. marks: keys that only its files have; with as many of its own as
+    another it yields to one that yields less. takes_options: keys are options of a command line
+    too. keys: what each means, the
     later ones overruling the earlier ones' options. under: the same for keys that begin so.
     implied: what holds without a key: its words, and what it means. together: the same of what
     several ranks make of a stack, all options and all keys. computed: what a key means whose value
@@ -238,6 +241,8 @@ class Framework:
     name: str
     title: str
     marks: frozenset[str]
+    yields: int = field(default=0, kw_only=True)
+    takes_options: bool = field(default=False, kw_only=True)
     keys: Mapping[str, Reader]
     under: Mapping[str, Reader] = field(default_factory=dict)
     implied: Callable[[Document], Iterator[tuple[str, Meaning]]] = lambda document: iter(())

@@ -5,13 +5,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from os.path import isfile  # which no name makes raise
 from pathlib import Path, PurePath
 from typing import Any
 
 from lora_profiler.errors import did_you_mean
+from lora_profiler.question.feature import names, part
 from lora_profiler.question.option import check_value
 from lora_profiler.question.workload import OPTIONS
+from lora_profiler.trainer_files.accelerate import ACCELERATE, DEEPSPEED
 from lora_profiler.trainer_files.document import (
     Document,
     Entry,
@@ -20,13 +23,6 @@ from lora_profiler.trainer_files.document import (
     read_text,
     text_of,
 )
-from lora_profiler.trainer_files.frameworks.accelerate import ACCELERATE, DEEPSPEED
-from lora_profiler.trainer_files.frameworks.axolotl import AXOLOTL
-from lora_profiler.trainer_files.frameworks.llamafactory import LLAMAFACTORY
-from lora_profiler.trainer_files.frameworks.peft import PEFT
-from lora_profiler.trainer_files.frameworks.torchtune import TORCHTUNE
-from lora_profiler.trainer_files.frameworks.trl import TRL
-from lora_profiler.trainer_files.frameworks.unsloth import UNSLOTH
 from lora_profiler.trainer_files.meaning import (
     AUTO_DTYPE,
     HIDDEN_SQUARED,
@@ -37,10 +33,19 @@ from lora_profiler.trainer_files.meaning import (
     no_effect,
 )
 from lora_profiler.trainer_files.resolving import resolved
+from lora_profiler.trainer_files.scripts import LOADED
 from lora_profiler.trainer_files.trainer_file import KeyReading, State, TrainerFile, idle_options
 
-FRAMEWORKS = (AXOLOTL, TORCHTUNE, LLAMAFACTORY, UNSLOTH, TRL, PEFT)
 COMPANIONS = (ACCELERATE, DEEPSPEED)
+
+
+@cache
+def frameworks() -> tuple[Framework, ...]:
+    """Those whose files are read, the ones that yield least first."""
+    found = (part("trainers", name, "keys", "FRAMEWORK") for name in names("trainers"))
+    return tuple(sorted(filter(None, found), key=lambda known: known.yields))
+
+
 _NAMES_OF_THE_MODEL = ("model", "model_name", "pretrained_model_name_or_path")
 _BY_NAME = {option.name: option for option in OPTIONS}
 
@@ -102,9 +107,9 @@ def recognised(document: Document) -> Framework | None:
     """The framework of which a document has most marks, None where it has none."""
     scores = {
         known.name: sum(mark in document.entries for mark in known.marks)
-        for known in (*COMPANIONS, *FRAMEWORKS)
+        for known in (*COMPANIONS, *frameworks())
     }
-    best = max((*FRAMEWORKS, *COMPANIONS), key=lambda known: scores[known.name])
+    best = max((*frameworks(), *COMPANIONS), key=lambda known: scores[known.name])
     return best if scores[best.name] else None
 
 
@@ -165,7 +170,7 @@ def _command_documents(words: Sequence[Any], name: str, folder: Path) -> _Docume
         is_typed = not any(word.line for word in words)
         entries = {**command.assumed, **overruled(of_file.entries, script.entries)}
         script = Document(of_file.name if is_typed else name, entries, folder)
-    if framework is None and recognised(script) not in FRAMEWORKS:
+    if framework is None and recognised(script) not in frameworks():
         raise no_trainer(words, name)
     if command.accelerate_file is not None:
         path = folder / command.accelerate_file
@@ -258,7 +263,7 @@ def _read(first: Document, beside: Sequence[Document], framework: str | None) ->
 
 def _framework(document: Document, name: str | None) -> Framework:
     if name is not None:
-        by_name = {known.name: known for known in FRAMEWORKS}
+        by_name = {known.name: known for known in frameworks()}
         if name not in by_name:
             raise TrainerFileError(
                 f"no trainer is called {name!r}; known: {', '.join(by_name)}."
@@ -267,7 +272,7 @@ def _framework(document: Document, name: str | None) -> Framework:
         return by_name[name]
     known = recognised(document)
     if known is None:
-        titles = ", ".join(framework.title for framework in FRAMEWORKS)
+        titles = ", ".join(framework.title for framework in frameworks())
         raise TrainerFileError(
             f"{document.name}: no trainer has these keys. Known: {titles}. Name it with --from."
         )
@@ -369,8 +374,6 @@ def _without_idle(row: KeyReading, methods: Sequence[str]) -> KeyReading:
 # --- a key by itself, without its file ------------------------------------------------------------
 
 
-_BY_USE = (TRL, LLAMAFACTORY, AXOLOTL, UNSLOTH, TORCHTUNE)
-"""Command lines are TRL's and LLaMA-Factory's; the others have files alone."""
 _AN_ADAPTER = {"use_peft": True, "adapter": "lora"}
 """Beside the key, which may be about one: TRL's switch and axolotl's choice, which the others pass
 over."""
@@ -393,9 +396,12 @@ def lone_key(name: str, values: Sequence[Any]) -> LoneKey | None:
     """What a key means with one of `values`; the last part of a nested key will do. Of several
     frameworks, and values that it can have, the first where it is an option and nothing is missing.
     None where no framework knows it, or none of the values."""
+    with_files = [known for known in frameworks() if LOADED not in known.keys]
     meanings = [
         lone
-        for framework in _BY_USE
+        for framework in sorted(
+            with_files, key=lambda known: (not known.takes_options, -known.yields)
+        )
         for key in framework.keys
         if key == name or key.endswith(f".{name}")
         for lone in _readings(framework, key, values)

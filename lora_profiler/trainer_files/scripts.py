@@ -12,17 +12,13 @@ from types import MappingProxyType
 from typing import Any
 
 from lora_profiler.trainer_files.document import Document, Entry, TrainerFileError, is_writable
-from lora_profiler.trainer_files.frameworks.peft import (
-    ADAPTED,
-    LOADED,
-    PREPARED,
-    QUANTIZED,
-    STEPPED,
-    TRAINED,
-)
-from lora_profiler.trainer_files.frameworks.trl import TASK
-from lora_profiler.trainer_files.frameworks.unsloth import STANDBY
+from lora_profiler.trainer_files.meaning import TASK
 
+LOADED, ADAPTED, PREPARED, TRAINED = "(loaded by)", "(adapted by)", "(prepared by)", "(trained by)"
+QUANTIZED, STEPPED = "(quantised by)", "(stepped by)"
+"""Keys of a script's document: the functions and classes that it calls."""
+STANDBY = "UNSLOTH_VLLM_STANDBY"
+"""Of the environment, which a notebook sets in its first cells."""
 MAX_BYTES = 16_000_000
 """Notebooks hold pictures."""
 MAX_CODE = 400_000

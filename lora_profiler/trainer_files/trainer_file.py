@@ -220,15 +220,11 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
         note = "Unsloth's choice where the vision side is left alone"
         settled("targets", "language layers", pattern, note)
     has_images = "images" in file.options  # what goes with them is settled
-    joined = lora_kernel_set("axolotl")
-    if (
-        effective.get("lora_kernels") == "axolotl"
-        and not has_images
-        and not takes_lora_kernels(model, joined.types)
-    ):
+    if effective.get("lora_kernels") == "axolotl" and not has_images:
+        joined = lora_kernel_set("axolotl")
         if kind in joined.stops_at:
             changed.append(without_lora_kernels(file.name))
-        else:
+        elif not takes_lora_kernels(model, joined.types):
             what = f"axolotl's LoRA kernels on {kind}, answered as PEFT's adapters"
             answered("lora_kernels", "axolotl", "peft", what)
     loss = effective.get("loss", "plain")

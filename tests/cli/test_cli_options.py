@@ -15,7 +15,7 @@ from lora_profiler.cli.main import root
 from lora_profiler.cli.option_groups import TEXT_WIDTH, num_rare, shown_options
 from lora_profiler.question.option import GROUP_TITLES
 from lora_profiler.question.workload import OPTIONS
-from lora_profiler.trainer_files.reading import FRAMEWORKS, lone_key
+from lora_profiler.trainer_files.reading import frameworks, lone_key
 
 VERBS = {verb: root.get_command(click.Context(root), verb) for verb in root.list_commands(None)}  # type: ignore[arg-type]
 
@@ -90,7 +90,7 @@ def test_what_a_strange_option_may_mean_and_that_a_second_value_is_refused(
 
 def test_any_key_of_any_trainer_is_an_answer_or_none() -> None:
     """By itself a key may contradict itself or lack what it needs, which is no reason to fail."""
-    for name in {key for framework in FRAMEWORKS for key in framework.keys}:
+    for name in {key for framework in frameworks() for key in framework.keys}:
         for value in (True, False, 1, -1, 1e400, "x", "a\0b", "x" * 5000, [], None):
             found = lone_key(name, [value])
             assert found is None or found.key.endswith(name)

@@ -36,7 +36,7 @@ from lora_profiler.errors import (
     UsageError,
 )
 from lora_profiler.facts.catalog import find_gpu, find_model
-from lora_profiler.facts.stacks import TRAINERS
+from lora_profiler.facts.stacks import trainers
 from lora_profiler.planning.engine import ENGINES, rules_know
 from lora_profiler.planning.setups import CPU_DEFAULTS
 from lora_profiler.question.gpu_platform import Platform
@@ -90,7 +90,7 @@ def questions(
         "interconnect": st.none() | st.sampled_from(["nvlink4", "25GB/s"]),
         "engine": st.sampled_from(ENGINES),
     }
-    trainer = st.none() | st.sampled_from((*TRAINERS, "transformers@4.57"))
+    trainer = st.none() | st.sampled_from((*trainers(), "transformers@4.57"))
     return st.builds(
         as_the_form_has_it, trainer, options(sizes, texts), model=model, **(drawn | more)
     )

@@ -356,17 +356,17 @@ def test_the_short_answer_stays_short(run: Run, key: str) -> None:
 
 
 GUIDED: Mapping[str, Sequence[str]] = {
-    "unsloth": (),
-    "trl-sft": ("--dtype", "bfloat16"),
-    "torchtune": (),
     "axolotl": (),
-    "llamafactory": (),
-    "transformers": ("--dtype", "bfloat16", "--precision", "amp", "--checkpointing"),
-    "loop": ("--checkpointing",),
     "litgpt": (
         *("--dtype", "bfloat16", "--precision", "pure", "--adapter-dtype", "bfloat16"),
         *("--optimizer", "adamw"),
     ),
+    "llamafactory": (),
+    "torchtune": (),
+    "trl-sft": ("--dtype", "bfloat16"),
+    "unsloth": (),
+    "transformers": ("--dtype", "bfloat16", "--precision", "amp", "--checkpointing"),
+    "loop": ("--checkpointing",),
 }
 """What guides pass, as a user would type it."""
 

@@ -12,10 +12,10 @@ import pytest
 from benchmarks.public import peak_intervals
 from benchmarks.public.grade import headline
 from lora_profiler import Workload, find_model, predict
-from lora_profiler.facts.stacks import TRAINERS, Trainer, find_stack, versions
+from lora_profiler.facts.stacks import Trainer, find_stack, trainers, versions
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.setups import setup_for
-from lora_profiler.planning.unknowns import LOOPS, peak_interval, spread, unknowns
+from lora_profiler.planning.unknowns import _LOOPS, peak_interval, spread, unknowns
 from lora_profiler.question.workload import OPTIONS
 from lora_profiler.report.peak_interval import interval_lines, version_words
 from tests.commands import Run
@@ -98,7 +98,7 @@ def test_lengths_that_a_file_caps_are_open_and_those_of_packed_rows_are_not() ->
 def test_every_alternative_is_one_that_some_question_has() -> None:
     """Nothing is declared that the package always refuses."""
     alive: set[str] = set()
-    for trainer in (None, "bare", *LOOPS, "litgpt", "llamafactory"):
+    for trainer in (None, "bare", *_LOOPS, "litgpt", "llamafactory"):
         for method in ("full", "lora", "qlora"):
             for more in ({}, {"checkpointing": False}, {"loss": "fused"}):
                 if trainer not in (None, "bare") and "loss" in more:
@@ -108,7 +108,7 @@ def test_every_alternative_is_one_that_some_question_has() -> None:
                 found = spread(workload, peak, whose, frozenset(SIZES))
                 alive |= {each.what for each in found.unknowns}
     declared = {o.declared.unknown for o in OPTIONS if o.declared.alternatives}
-    declared |= {v.what for name in TRAINERS for s in versions(name) for v in s.variants}
+    declared |= {v.what for name in trainers() for s in versions(name) for v in s.variants}
     given_or_sharded = {"the lengths of samples", "mixed precision under FSDP"}
     assert declared - alive == given_or_sharded
     assert all(o.declared.unknown for o in OPTIONS if o.declared.alternatives)
@@ -127,7 +127,7 @@ def test_the_answer_to_what_was_left_open_lies_in_the_interval(options: dict[str
     assert plain.likely.low_bytes < pinned.prediction.peak.total_bytes < plain.likely.high_bytes
 
 
-@pytest.mark.parametrize("trainer", LOOPS)
+@pytest.mark.parametrize("trainer", _LOOPS)
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_whoever_trains_lies_in_the_interval_of_nobody_named(trainer: str, method: str) -> None:
     plain = told(None, method)

@@ -19,10 +19,10 @@ from lora_profiler.question.workload import Workload, setup_dict
 from lora_profiler.trainer_files.reading import read_command
 from lora_profiler.trainer_files.trainer_file import on_model
 from lora_profiler.trainer_files.writing import (
-    WRITERS,
     Written,
     suffix_of,
     trainer_of,
+    writers,
     written_files,
 )
 
@@ -72,7 +72,7 @@ def differences(one: Workload, other: Workload) -> set[str]:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("gpu", GPUS)
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", writers())
 def test_what_is_written_reads_as_what_was_asked(
     tmp_path: Path, name: str, gpu: str, method: str
 ) -> None:
@@ -104,7 +104,7 @@ def test_float16_is_what_trains_adapters_without_bfloat16(name: str, method: str
 
 
 @pytest.mark.parametrize("sharding", ("ddp", "fsdp", "fsdp-no-reshard", "zero2", "zero3"))
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", writers())
 def test_on_several_gpus_the_launcher_s_file_stands_beside(
     tmp_path: Path, name: str, sharding: str
 ) -> None:
@@ -128,7 +128,7 @@ def test_on_several_gpus_the_launcher_s_file_stands_beside(
 PLAIN = ("predict", MODEL, "--method", "lora", "-s", "512")
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", writers())
 def test_the_file_s_trainer_is_meant_where_none_is_named(
     tmp_path: Path, run: Run, name: str
 ) -> None:

@@ -1,7 +1,6 @@
 from lora_profiler.facts.stacks.stack import BARE as BARE
 from lora_profiler.facts.stacks.stack import CHECKPOINT_DTYPE as CHECKPOINT_DTYPE
 from lora_profiler.facts.stacks.stack import GUIDE as GUIDE
-from lora_profiler.facts.stacks.stack import TRAINERS as TRAINERS
 from lora_profiler.facts.stacks.stack import Gap as Gap
 from lora_profiler.facts.stacks.stack import Packing as Packing
 from lora_profiler.facts.stacks.stack import Refusal as Refusal
@@ -10,5 +9,7 @@ from lora_profiler.facts.stacks.stack import Trainer as Trainer
 from lora_profiler.facts.stacks.stack import Variant as Variant
 from lora_profiler.facts.stacks.stack import as_guided as as_guided
 from lora_profiler.facts.stacks.stack import find_stack as find_stack
+from lora_profiler.facts.stacks.stack import guided_trainers as guided_trainers
 from lora_profiler.facts.stacks.stack import spelled as spelled
+from lora_profiler.facts.stacks.stack import trainers as trainers
 from lora_profiler.facts.stacks.stack import versions as versions

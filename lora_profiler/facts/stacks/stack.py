@@ -3,10 +3,12 @@ question: what it fills in, how it lays out rows, what it refuses."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib import import_module
 from typing import Any, Final, NamedTuple, get_args
 
 from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.question.feature import names, part
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.option import Option, flag
 from lora_profiler.question.support.bases import packed_experts
@@ -203,32 +205,42 @@ def _without_sizes(own: Options) -> Options:
 # --- from what people write to a stack: a name, and a version where one is given ------------------
 
 
+_CORE = ("guide", "bare", "loop", "transformers")
+"""Loops over transformers' models, which are in `transformers_loops`."""
 BARE: Final = "bare"
 """The loop that `bench` runs and the rules are written for."""
 GUIDE: Final = "guide"
 """The stack of a question that names none."""
-TRAINERS: Final[tuple[str, ...]] = (
-    "guide", "bare", "loop", "transformers", "trl-sft", "trl-dpo", "trl-grpo", "trl-kto",
-    "trl-orpo", "trl-reward", "axolotl", "axolotl-dpo", "llamafactory", "llamafactory-dpo",
-    "llamafactory-orpo", "llamafactory-kto", "torchtune", "torchtune-dpo", "litgpt", "peft-bench",
-    "unsloth", "unsloth-dpo", "unsloth-grpo",
-)  # fmt: skip
-"""Names of the stacks, in the order in which they are listed. Each is in the module that its name
-begins with, but for those of transformers' own loops."""
-_LOOPS = ("guide", "bare", "loop", "transformers", "peft-bench")
+
+
+@cache
+def trainers() -> tuple[str, ...]:
+    """Names of the stacks, in the order in which they are listed."""
+    libraries = [part("trainers", name, "", "VERSIONS") for name in names("trainers")]
+    return tuple(dict.fromkeys((*_CORE, *(s.name for stacks in libraries for s in stacks))))
+
+
+@cache
+def guided_trainers() -> tuple[str, ...]:
+    """Names of the stacks that a question without a trainer is answered for: those of supervised
+    fine-tuning."""
+    found = (part("trainers", name, "", "GUIDED") for name in names("trainers"))
+    return *filter(None, found), "transformers", "loop"
 
 
 def versions(name: str) -> tuple[Stack, ...]:
     """All versions of a stack, the newest first. Raises UsageError for a name that none has."""
-    if name not in TRAINERS:
+    if name in _CORE:
+        stacks = import_module("lora_profiler.facts.stacks.transformers_loops").VERSIONS
+    else:
+        stacks = part("trainers", name.partition("-")[0], "", "VERSIONS") or ()
+    found = tuple(stack for stack in stacks if stack.name == name)
+    if not found:
         raise UsageError(
-            f"unknown trainer {name[:60]}.{did_you_mean(name[:60], TRAINERS)}"
-            f" Supported: {', '.join(TRAINERS)}"
+            f"unknown trainer {name[:60]}.{did_you_mean(name[:60], trainers())}"
+            f" Supported: {', '.join(trainers())}"
         )
-    home = "transformers_loops" if name in _LOOPS else name.partition("-")[0]
-    module = import_module(f"lora_profiler.facts.stacks.{home}")
-    stacks: tuple[Stack, ...] = module.VERSIONS
-    return tuple(stack for stack in stacks if stack.name == name)
+    return found
 
 
 def find_stack(text: str) -> Stack:

@@ -132,8 +132,8 @@ def line_bar(line: Line, foreseen: Foreseen) -> Bar:
 
 
 def lines_table(guided: Guided) -> Table:
-    """A row for each trainer: of one method with overhead, verdict and speed, of several the peak
-    and the verdict of each."""
+    """A row for each trainer, the one that needs least first: of one method with overhead, verdict
+    and speed, of several the peak and the verdict of each."""
     methods = _by_method(guided)
     peaks = [p.peak.total_bytes for p in _predictions(guided.lines)]
     unit, size = byte_unit(max(peaks, default=0))
@@ -147,8 +147,14 @@ def lines_table(guided: Guided) -> Table:
         columns.append(("", _of(place, lambda line: SIGNS[_verdict(line)])))
     if len(methods) == 1:
         columns.append(("tokens/s", _of(0, _speed)))
-    rows: list[Lines] = list(zip(*methods, strict=True))
+    rows: list[Lines] = sorted(zip(*methods, strict=True), key=_need)
     return table(rows, [each for each in columns if any(each[1](row) for row in rows)])
+
+
+def _need(row: Lines) -> tuple[bool, int]:
+    """The peak of the last method; trainers that cannot run it come last."""
+    foreseen = row[-1].foreseen
+    return foreseen is None, foreseen.prediction.peak.total_bytes if foreseen else 0
 
 
 def _of(place: int, text: Callable[[Line], str]) -> Callable[[Lines], str]:

@@ -12,6 +12,7 @@ FEATURE = KernelSet(
         " attention is SDPA over sequences of one length."
     ),
     types=("llama", "mistral", "qwen2", "qwen3"),
+    gives_way=True,
     rules_alone=True,
     unpadded=True,
     copies_attention=True,  # `utils/attention_dispatch.py`, _sdpa_packed_segments

@@ -94,6 +94,7 @@ _RECIPES = Stack(
     ),
 )
 
+GUIDED = "torchtune"
 VERSIONS = (
     _RECIPES,
     replace(

@@ -76,6 +76,7 @@ _TRAINER = Stack(
     variants=(LIGER, Variant("the cut cross entropy plugin", {"loss": "cce"}), WIDE_SHARDS),
 )
 
+GUIDED = "axolotl"
 VERSIONS = (
     _TRAINER,
     replace(

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_profiler.question.loss import all_losses, spellings, switches
+from lora_profiler.trainer_files import shared_keys as shared
 from lora_profiler.trainer_files.document import Document
-from lora_profiler.trainer_files.frameworks import shared
 from lora_profiler.trainer_files.meaning import (
     NO_EFFECT,
     Meaning,

@@ -1,9 +1,11 @@
 """The files that stand beside a trainer's: accelerate's YAML, and DeepSpeed's JSON."""
 
+from pathlib import Path
 from typing import Any
 
+from lora_profiler.trainer_files import ranks
+from lora_profiler.trainer_files import shared_keys as shared
 from lora_profiler.trainer_files.document import Document
-from lora_profiler.trainer_files.frameworks import ranks, shared
 from lora_profiler.trainer_files.meaning import (
     NO_EFFECT,
     Framework,
@@ -18,6 +20,8 @@ from lora_profiler.trainer_files.meaning import (
     size,
     when_on,
 )
+
+_HERE = Path(__file__).parent
 
 
 def _distributed(value: Any, document: Document) -> Meaning:
@@ -85,9 +89,9 @@ ACCELERATE = Framework(
         ),
         "parallelism_config.parallelism_config_cp_size": ranks.sequence_parts,
         "parallelism_config.parallelism_config_cp_comm_strategy": ranks.rotated,
-        **free("accelerate"),
+        **free(_HERE / "accelerate.toml"),
     },
-    under=free("accelerate", "under"),
+    under=free(_HERE / "accelerate.toml", "under"),
 )
 
 
@@ -129,10 +133,10 @@ DEEPSPEED = Framework(
             not_modelled("tensor parallelism", "too high") if number(value) > 1 else NO_EFFECT
         ),
         "compile.deepcompile": missing("DeepCompile", "either way"),
-        **free("deepspeed"),
+        **free(_HERE / "deepspeed.toml"),
     },
     under={
-        **free("deepspeed", "under"),
+        **free(_HERE / "deepspeed.toml", "under"),
         "activation_checkpointing.": missing("DeepSpeed's own checkpointing", "either way"),
     },
 )

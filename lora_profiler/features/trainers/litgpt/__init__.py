@@ -98,6 +98,7 @@ _NEWEST = Stack(
     ),
 )
 
+GUIDED = "litgpt"
 VERSIONS = (
     _NEWEST,
     replace(

@@ -1,12 +1,12 @@
 """The calls of an Unsloth notebook: FastLanguageModel's and the trainer's arguments."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from lora_profiler.features.trainers._trl_keys import TRL, task, trainer
+from lora_profiler.trainer_files import shared_keys as shared
 from lora_profiler.trainer_files.document import Document
-from lora_profiler.trainer_files.frameworks import shared
-from lora_profiler.trainer_files.frameworks.peft import TRAINED, trainer
-from lora_profiler.trainer_files.frameworks.trl import TRL, task
 from lora_profiler.trainer_files.meaning import (
     NO_EFFECT,
     VLLM_SHARE,
@@ -24,10 +24,10 @@ from lora_profiler.trainer_files.meaning import (
     share,
     size,
 )
+from lora_profiler.trainer_files.scripts import STANDBY, TRAINED
 
 LEAST_OFFLOADED_LENGTH = 512
-STANDBY = "UNSLOTH_VLLM_STANDBY"
-"""Of the environment, which a notebook sets in its first cells."""
+_FREE = Path(__file__).with_name("free_keys.toml")
 _BATCH, _STEPS, _GROUP = 4, 2, 8
 """Of its trainers' arguments, where none is said: batch, accumulation, generations of a prompt
 (Unsloth 2026.10.9, `models/rl.py`)."""
@@ -176,7 +176,7 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
         yield "max_completion_length", Meaning({"max_completion_length": row - prompt})
 
 
-UNSLOTH = Framework(
+FRAMEWORK = Framework(
     name="unsloth",
     title="Unsloth",
     marks=frozenset(
@@ -216,7 +216,7 @@ UNSLOTH = Framework(
         "qat_scheme": _fake_quantized,
         "unsloth_tiled_mlp": missing("a tiled MLP", "too high"),
         "offload_embedding": _embedding,
-        **free("unsloth"),
+        **free(_FREE),
     },
     under=TRL.under,
     computed={"max_completion_length": Meaning(note="what max_seq_length leaves of a row")},

@@ -89,6 +89,7 @@ _DPO = replace(
     refusals=(Refusal("packed", "pairs are not packed"),),
 )
 
+GUIDED = "llamafactory"
 VERSIONS = (
     _TRAINER,
     replace(

@@ -1,17 +1,13 @@
 """LLaMA-Factory's YAML, read beside its hparams at ff6d4d1 (August 2026)."""
 
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from lora_profiler.question.loss import switches
+from lora_profiler.trainer_files import ranks
+from lora_profiler.trainer_files import shared_keys as shared
 from lora_profiler.trainer_files.document import Document
-from lora_profiler.trainer_files.frameworks import ranks, shared
-from lora_profiler.trainer_files.frameworks.shared import (
-    CHECKPOINTING,
-    TRAINING_ARGUMENTS,
-    TRAINING_ARGUMENTS_UNDER,
-    evaluated,
-)
 from lora_profiler.trainer_files.meaning import (
     NO_EFFECT,
     Framework,
@@ -29,6 +25,14 @@ from lora_profiler.trainer_files.meaning import (
     size,
     when_on,
 )
+from lora_profiler.trainer_files.shared_keys import (
+    CHECKPOINTING,
+    TRAINING_ARGUMENTS,
+    TRAINING_ARGUMENTS_UNDER,
+    evaluated,
+)
+
+_FREE = Path(__file__).with_name("free_keys.toml")
 
 
 def _method(value: Any, document: Document) -> Meaning:
@@ -228,7 +232,8 @@ def _two_packings(document: Document) -> tuple[str, str] | None:
     return None
 
 
-LLAMAFACTORY = Framework(
+FRAMEWORK = Framework(
+    takes_options=True,
     name="llamafactory",
     title="LLaMA-Factory",
     marks=frozenset(
@@ -323,7 +328,7 @@ LLAMAFACTORY = Framework(
         "use_mca": missing("Megatron's training", "either way"),
         "use_megatron_bridge": missing("Megatron's training", "either way"),
         "train_from_scratch": no_effect,
-        **free("llamafactory"),
+        **free(_FREE),
     },
-    under={**TRAINING_ARGUMENTS_UNDER, **free("llamafactory", "under")},
+    under={**TRAINING_ARGUMENTS_UNDER, **free(_FREE, "under")},
 )

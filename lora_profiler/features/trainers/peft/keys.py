@@ -2,12 +2,12 @@
 TRL, with their own defaults."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from lora_profiler.features.trainers._trl_keys import STACKS, TRL, trainer
+from lora_profiler.trainer_files import shared_keys as shared
 from lora_profiler.trainer_files.document import Document
-from lora_profiler.trainer_files.frameworks import shared
-from lora_profiler.trainer_files.frameworks.shared import TRAINING_ARGUMENTS
-from lora_profiler.trainer_files.frameworks.trl import TRL
 from lora_profiler.trainer_files.meaning import (
     AUTO_DTYPE,
     NO_EFFECT,
@@ -25,23 +25,25 @@ from lora_profiler.trainer_files.meaning import (
     sets,
     text,
 )
+from lora_profiler.trainer_files.scripts import (
+    ADAPTED,
+    LOADED,
+    PREPARED,
+    QUANTIZED,
+    STEPPED,
+    TRAINED,
+)
+from lora_profiler.trainer_files.shared_keys import TRAINING_ARGUMENTS
 
-LOADED, ADAPTED, PREPARED, TRAINED = "(loaded by)", "(adapted by)", "(prepared by)", "(trained by)"
-QUANTIZED, STEPPED = "(quantised by)", "(stepped by)"
-"""Keys of a script's document: the functions and classes that it calls."""
 _BASES = {"GPTQConfig": "gptq", "AwqConfig": "awq", "FineGrainedFP8Config": "fp8"}
+_FREE = Path(__file__).with_name("free_keys.toml")
 _GROUP = 128
 """Weights that share a scale, in each of them unless it says otherwise."""
-_STACKS = {
-    "RewardTrainer": "trl-reward",
-    **{f"{kind.upper()}Trainer": f"trl-{kind}" for kind in ("sft", "dpo", "grpo", "kto", "orpo")},
-}
 _PEFT_TYPES = {"LoraConfig": "lora", "VeraConfig": "vera", "IA3Config": "ia3", "OFTConfig": "oft"}
-_TRAINERS = ("Trainer", *_STACKS)
 
 
 def _stack(document: Document) -> str:
-    return _STACKS.get(str(document.get(TRAINED)), "transformers")
+    return STACKS.get(str(document.get(TRAINED)), "transformers")
 
 
 def _method(document: Document) -> str:
@@ -54,12 +56,6 @@ def _method(document: Document) -> str:
 def _model(value: Any, document: Document) -> Meaning:
     """A trainer takes a name too; a model itself is none."""
     return Meaning({"model": text(value)}) if isinstance(value, str) else NO_EFFECT
-
-
-def trainer(value: Any, document: Document) -> Meaning:
-    if value in _TRAINERS:
-        return NO_EFFECT
-    return not_modelled(f"{value}'s own loss and batches, answered as the Trainer's", "too low")
 
 
 def _adapted(value: Any, document: Document) -> Meaning:
@@ -107,7 +103,7 @@ def _prepared(value: Any, document: Document) -> Meaning:
 
 def _dropout(value: Any, document: Document) -> Meaning:
     with_dropout = ("Trainer", "SFTTrainer", "GRPOTrainer")
-    by_default = document.get(TRAINED) in _STACKS.keys() - with_dropout
+    by_default = document.get(TRAINED) in STACKS.keys() - with_dropout
     return shared.dropout(value, is_off=is_on(document.get("disable_dropout", by_default)))
 
 
@@ -167,7 +163,8 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
             yield "bnb_4bit_quant_type", shared.quant_type("fp4", document)
 
 
-PEFT = Framework(
+FRAMEWORK = Framework(
+    yields=2,
     name="peft",
     title="PEFT",
     marks=frozenset(
@@ -213,7 +210,7 @@ PEFT = Framework(
         "lora_bias": missing("biases of adapters", "too low"),
         "label_smoothing_factor": _of_the_trainer("label_smoothing_factor"),
         "use_liger_kernel": _of_the_trainer("use_liger_kernel"),
-        **free("peft"),
+        **free(_FREE),
     },
-    under={**TRL.under, **free("peft", "under")},
+    under={**TRL.under, **free(_FREE, "under")},
 )

@@ -235,4 +235,5 @@ _GRPO = Stack(
     refusals=(Refusal("packed", "completions are padded, not packed"),),
     leaves=_LEAVES,
 )
+GUIDED = "trl-sft"
 VERSIONS = (*_SFT, *_PREFERENCES, _GRPO)

@@ -1,10 +1,12 @@
 """axolotl's YAML, read beside its schemas at 067b021 (July 2026)."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
+from lora_profiler.features.trainers.axolotl import _readers as read
+from lora_profiler.trainer_files import ranks
+from lora_profiler.trainer_files import shared_keys as shared
 from lora_profiler.trainer_files.document import Document
-from lora_profiler.trainer_files.frameworks import axolotl_keys as read
-from lora_profiler.trainer_files.frameworks import ranks, shared
 from lora_profiler.trainer_files.meaning import (
     GATED_NORM,
     NO_EFFECT,
@@ -23,6 +25,8 @@ from lora_profiler.trainer_files.meaning import (
     size,
     when_on,
 )
+
+_FREE = Path(__file__).with_name("free_keys.toml")
 
 
 def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
@@ -68,7 +72,7 @@ def _qlora_in_4_bit(document: Document) -> tuple[str, str] | None:
     return "load_in_4bit", "load_in_4bit is off, and adapter: qlora is a base in 4 bit."
 
 
-AXOLOTL = Framework(
+FRAMEWORK = Framework(
     name="axolotl",
     title="axolotl",
     marks=frozenset({"base_model", "micro_batch_size", "sequence_len", "sample_packing"}),
@@ -195,7 +199,7 @@ AXOLOTL = Framework(
         "kd_trainer": missing("distillation's loss", "too low"),
         "use_mora": missing("MoRA, answered as LoRA", "either way"),
         "eval_batch_size": no_effect,
-        **free("axolotl"),
+        **free(_FREE),
         "experts_implementation": read.experts,
         **dict.fromkeys(
             (
@@ -208,7 +212,7 @@ AXOLOTL = Framework(
         "use_kernels": missing("kernels from the hub", "either way"),
     },
     under={
-        **free("axolotl", "under"),
+        **free(_FREE, "under"),
         **dict.fromkeys(
             ("model_config.", "overrides_of_model_config."),
             missing("the model's config overruled", "either way"),

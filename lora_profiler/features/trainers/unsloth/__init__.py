@@ -128,6 +128,7 @@ _NEWEST = _stack(
     ),
 )
 
+GUIDED = "unsloth"
 VERSIONS = (
     _NEWEST,
     replace(

@@ -3,12 +3,13 @@
 import json
 from collections.abc import Mapping
 from math import isqrt
+from pathlib import Path
 from typing import Any
 
 from lora_profiler.question.optimizer import all_optimizers
 from lora_profiler.question.workload import OPTIONS
+from lora_profiler.trainer_files import ranks
 from lora_profiler.trainer_files.document import Document
-from lora_profiler.trainer_files.frameworks import ranks
 from lora_profiler.trainer_files.meaning import (
     NO_EFFECT,
     ONE_ROW,
@@ -28,6 +29,7 @@ from lora_profiler.trainer_files.meaning import (
     when_on,
 )
 
+_FREE = Path(__file__).with_name("training_arguments.toml")
 ONE_IMAGE = "depends on the data: --images, --image-size; one per sequence here"
 _CHOICES = {option.name: option.choices for option in OPTIONS}
 _OPTIMIZERS: dict[str, dict[str, str]] = {
@@ -307,10 +309,10 @@ TRAINING_ARGUMENTS: dict[str, Reader] = {
     "parallelism_config.cp_size": ranks.sequence_parts,
     "parallelism_config": missing("context and tensor parallelism", "either way"),
     "neftune_noise_alpha": no_effect,
-    **free("training_arguments"),
+    **free(_FREE),
 }
 TRAINING_ARGUMENTS_UNDER: dict[str, Reader] = {
-    **free("training_arguments", "under"),
+    **free(_FREE, "under"),
     "parallelism_config.": missing("context and tensor parallelism", "either way"),
     "liger_kernel_config.": missing("some of Liger's kernels only", "either way"),
 }

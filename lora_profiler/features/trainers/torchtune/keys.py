@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from lora_profiler.question.loss import spellings
 from lora_profiler.question.optimizer import all_optimizers
+from lora_profiler.trainer_files import ranks
+from lora_profiler.trainer_files import shared_keys as shared
 from lora_profiler.trainer_files.document import Document
-from lora_profiler.trainer_files.frameworks import ranks, shared
 from lora_profiler.trainer_files.meaning import (
     NO_EFFECT,
     Framework,
@@ -28,7 +30,8 @@ from lora_profiler.trainer_files.meaning import (
     text,
 )
 
-MODELS: dict[str, str] = read_table("torchtune_models")
+_FREE = Path(__file__).with_name("free_keys.toml")
+MODELS: dict[str, str] = read_table(Path(__file__).with_name("models.toml"))
 """Builders and the models of the hub that they build."""
 _MLP = ("gate_proj", "up_proj", "down_proj")
 _PAIRS = "DPOLoss"
@@ -258,7 +261,7 @@ def _params_on_host(value: Any, document: Document) -> Meaning:
     return Meaning({"offload_params": True, **sharding}, asks=("world_size",))
 
 
-TORCHTUNE = Framework(
+FRAMEWORK = Framework(
     name="torchtune",
     title="torchtune",
     marks=frozenset(
@@ -312,10 +315,10 @@ TORCHTUNE = Framework(
         "device": lambda value, document: (
             Meaning({"device": "cpu"}) if value == "cpu" else NO_EFFECT
         ),
-        **free("torchtune"),
+        **free(_FREE),
     },
     under={
-        **free("torchtune", "under"),
+        **free(_FREE, "under"),
         "quantizer.": covered_by("quantizer._component_"),
         **dict.fromkeys(("teacher_", "kd_"), covered_by("kd_loss._component_")),
         **dict.fromkeys(

@@ -2,16 +2,14 @@
 alignment handbook among them, and plain TrainingArguments."""
 
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from lora_profiler.trainer_files import shared_keys as shared
 from lora_profiler.trainer_files.document import Document
-from lora_profiler.trainer_files.frameworks import shared
-from lora_profiler.trainer_files.frameworks.shared import (
-    TRAINING_ARGUMENTS,
-    TRAINING_ARGUMENTS_UNDER,
-)
 from lora_profiler.trainer_files.meaning import (
     NO_EFFECT,
+    TASK,
     VLLM_SHARE,
     Framework,
     Meaning,
@@ -28,6 +26,7 @@ from lora_profiler.trainer_files.meaning import (
     targets,
     when_on,
 )
+from lora_profiler.trainer_files.shared_keys import TRAINING_ARGUMENTS, TRAINING_ARGUMENTS_UNDER
 
 _DPO_LOSSES = [
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
@@ -44,8 +43,12 @@ _SCRIPTS: dict[str, tuple[str, Any]] = {
 _COMPLETION = "max_completion_length"
 _KNOWN = ("sft", "dpo", "grpo", "kto", "orpo", "reward")
 """Tasks whose trainer is a stack."""
-TASK = "task"
-"""The trainer, as a command line names it: `trl dpo`."""
+FREE = Path(__file__).parent / "trl" / "free_keys.toml"
+STACKS = {
+    "RewardTrainer": "trl-reward",
+    **{f"{kind.upper()}Trainer": f"trl-{kind}" for kind in ("sft", "dpo", "grpo", "kto", "orpo")},
+}
+"""By the class that a script calls."""
 
 
 def task(document: Document) -> str:
@@ -228,7 +231,15 @@ def _idle_adapter(document: Document) -> tuple[str, str] | None:
     return None
 
 
+def trainer(value: Any, document: Document) -> Meaning:
+    if value in ("Trainer", *STACKS):
+        return NO_EFFECT
+    return not_modelled(f"{value}'s own loss and batches, answered as the Trainer's", "too low")
+
+
 TRL = Framework(
+    yields=1,
+    takes_options=True,
     name="trl",
     title="TRL",
     marks=frozenset(
@@ -280,7 +291,7 @@ TRL = Framework(
         "cast_lm_head_to_fp32": missing("a head in float32", "too low"),
         "sync_ref_model": missing("a reference model that follows", "too low"),
         "use_unsloth": missing("Unsloth's kernels", "too high"),
-        **free("trl"),
+        **free(FREE),
     },
-    under={**TRAINING_ARGUMENTS_UNDER, **free("trl", "under")},
+    under={**TRAINING_ARGUMENTS_UNDER, **free(FREE, "under")},
 )

@@ -1,0 +1,200 @@
+"""A question as a short script: transformers' Trainer, with PEFT's adapters."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lora_profiler.question.workload import TrainSetup, Workload
+from lora_profiler.trainer_files.written_keys import (
+    ATTENTION,
+    Launch,
+    by_accelerate,
+    cannot,
+    is_bf16,
+    is_int8,
+    optim_key,
+    short,
+)
+
+_STEPS = 100
+_WIDTH = 99
+
+
+class _Code(str):
+    """An expression, written as it is."""
+
+
+def script(workload: Workload) -> str:
+    """The script's text. Its data are rows of random tokens, each as long as was asked, in place of
+    one's own. Raises UsageError for options that no such script says."""
+    setup = workload.setup
+    lora, base = setup.lora, setup.quantization
+    _check(setup)
+    peft = [
+        *(["LoraConfig", "get_peft_model"] if lora else []),
+        *(["prepare_model_for_kbit_training"] if base and base.recipe == "kbit" else []),
+    ]
+    classes = [
+        "AutoModelForCausalLM",
+        *(["BitsAndBytesConfig"] if base else []),
+        "Trainer",
+        "TrainingArguments",
+    ]
+    lines = [
+        "import torch",
+        *([f"from peft import {', '.join(peft)}"] if peft else []),
+        f"from transformers import {', '.join(classes)}",
+        "",
+        f"MAX_LENGTH = {setup.seq_len}",
+        "",
+        *_assigned("model", "AutoModelForCausalLM.from_pretrained", _loading(workload)),
+    ]
+    if base is not None and base.recipe == "kbit":
+        prepared = {
+            "": _Code("model"),
+            "use_gradient_checkpointing": setup.checkpointing,
+            "gradient_checkpointing_kwargs": {"use_reentrant": setup.use_reentrant},
+        }
+        lines += _assigned("model", "prepare_model_for_kbit_training", prepared)
+    if lora is not None:
+        lines += _assigned("adapter", "LoraConfig", _adapter(setup))
+        narrow = ", autocast_adapter_dtype=False" if lora.adapter_dtype != "float32" else ""
+        lines.append(f"model = get_peft_model(model, adapter{narrow})")
+        if setup.is_reentrant:
+            lines.append("model.enable_input_require_grads()")
+    rows = setup.batch_size * setup.accumulation
+    lines += [
+        *_assigned("arguments", "TrainingArguments", _training_arguments(setup)),
+        "",
+        "",
+        "def rows(count: int) -> list:",
+        '    """Random tokens: put your own data in their place."""',
+        "    vocabulary = model.get_input_embeddings().num_embeddings",
+        "    tokens = torch.randint(0, vocabulary, (count, MAX_LENGTH))",
+        '    return [{"input_ids": row, "labels": row} for row in tokens]',
+        "",
+        "",
+        *_assigned("trainer", "Trainer", _trainer(setup, 4 * rows)),
+        "trainer.train()",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _check(setup: TrainSetup) -> None:
+    """What reading the script back would not notice."""
+    if setup.packed is not None:
+        raise cannot("PEFT", "packed", setup.packed)
+    if setup.padding:
+        raise cannot("PEFT", "padding", setup.padding)
+
+
+def _loading(workload: Workload) -> dict[str, Any]:
+    setup, base = workload.setup, workload.setup.quantization
+    arguments: dict[str, Any] = {
+        "": workload.model.id,
+        "dtype": _Code(f"torch.{setup.dtype}"),
+        "attn_implementation": ATTENTION.get(setup.attention),
+    }
+    if arguments["attn_implementation"] is None:
+        raise cannot("PEFT", "attention", setup.attention)
+    if base is None:
+        return arguments
+    quantized: dict[str, Any] = {"load_in_8bit": True}
+    if not is_int8(base):
+        quantized = {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": base.quant_type,
+            "bnb_4bit_use_double_quant": base.double_quant,
+            "bnb_4bit_compute_dtype": _Code(f"torch.{setup.dtype}"),
+        }
+    config = _call("BitsAndBytesConfig", quantized, indent=4)
+    return arguments | {"quantization_config": _Code(config), "device_map": {"": 0}}
+
+
+def _adapter(setup: TrainSetup) -> dict[str, Any]:
+    lora = setup.lora
+    assert lora is not None
+    names = lora.target_modules
+    return {
+        "task_type": "CAUSAL_LM",
+        "r": lora.r,
+        "lora_alpha": short(lora.alpha),
+        "lora_dropout": lora.lora_dropout,
+        "target_modules": list(names) if isinstance(names, tuple) else names,
+        "target_parameters": list(lora.target_parameters) or None,
+        "layers_to_transform": list(lora.layers_to_transform) or None,
+        "modules_to_save": list(lora.modules_to_save) or None,
+        "use_rslora": lora.use_rslora or None,
+        "use_dora": lora.use_dora or None,
+    }
+
+
+def _training_arguments(setup: TrainSetup) -> dict[str, Any]:
+    evaluated = setup.eval_batch_size
+    return {
+        "output_dir": "outputs",
+        "per_device_train_batch_size": setup.batch_size,
+        "gradient_accumulation_steps": setup.accumulation,
+        "gradient_checkpointing": setup.checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": setup.use_reentrant},
+        "bf16": is_bf16(setup),
+        "fp16": setup.precision == "amp-float16" or None,
+        "optim": optim_key(setup),
+        "use_liger_kernel": setup.kernels == "liger" or None,
+        "label_smoothing_factor": setup.label_smoothing_factor or None,
+        "eval_strategy": "no" if evaluated is None else "steps",
+        "eval_steps": None if evaluated is None else 1,
+        "per_device_eval_batch_size": evaluated,
+        "learning_rate": 2e-4,
+        "max_steps": _STEPS,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": setup.device == "cpu" or None,
+    }
+
+
+def _trainer(setup: TrainSetup, rows: int) -> dict[str, Any]:
+    arguments = {
+        "model": _Code("model"),
+        "args": _Code("arguments"),
+        "train_dataset": _Code(f"rows({rows})"),
+    }
+    if setup.eval_batch_size is not None:
+        arguments["eval_dataset"] = _Code(f"rows({2 * setup.eval_batch_size})")
+    return arguments
+
+
+def _assigned(name: str, function: str, arguments: Mapping[str, Any]) -> Iterator[str]:
+    yield from f"{name} = {_call(function, arguments)}".split("\n")
+
+
+def _call(function: str, arguments: Mapping[str, Any], indent: int = 0) -> str:
+    """A call, in one line where there is room; the argument of no name stands first."""
+    words = [
+        (f"{key}=" if key else "") + (value if isinstance(value, _Code) else _text(value))
+        for key, value in arguments.items()
+        if value is not None
+    ]
+    line = f"{function}({', '.join(words)})"
+    if "\n" not in line and len(line) + indent + 16 <= _WIDTH:
+        return line
+    inner, outer = " " * (indent + 4), " " * indent
+    return "\n".join([f"{function}(", *(f"{inner}{word}," for word in words), f"{outer})"])
+
+
+def _text(value: Any) -> str:
+    """A literal, texts in double quotes."""
+    if isinstance(value, str):
+        quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{quoted}"'
+    if isinstance(value, list):
+        return f"[{', '.join(map(_text, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_text(k)}: {_text(v)}' for k, v in value.items())}}}"
+    return repr(value)
+
+
+def launch(setup: TrainSetup, file: str) -> Launch:
+    if not setup.is_shared:
+        return Launch({}, {}, {}, f"python {file}")
+    return by_accelerate(setup, file, f"accelerate launch --config_file {{}} {file}")

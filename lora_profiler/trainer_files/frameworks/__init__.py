@@ -1,1 +1,0 @@
-"""What each framework's keys mean: one file of data a framework."""
