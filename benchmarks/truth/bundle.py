@@ -54,10 +54,10 @@ from lora_profiler.memory.compiled.regime import key_of, regime_of, windows_of
 from lora_profiler.planning.guided import asked_of
 from lora_profiler.planning.setups import DEFAULTS, setup_for
 from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.loop import nearest_traced
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.support.check import check
 from lora_profiler.question.support.sdpa import MASK_ALIGNMENT
-from lora_profiler.question.support.unsloth import nearest_traced
 from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 WORK = Path(__file__).resolve().parents[1] / ".bundle" / "work.sqlite"

@@ -40,7 +40,6 @@ from lora_profiler.question.option import (
     flag,
     invalid_value_hint,
 )
-from lora_profiler.question.option_values import GRPO
 from lora_profiler.question.workload import OPTIONS, Device, Method, Workload
 
 if TYPE_CHECKING:
@@ -268,7 +267,7 @@ def workloads(
     if device is not None:
         options["device"] = device
     stack = stack_of(ctx, file)
-    if ctx.params.get("vllm_share") and stack is not None and stack.name in GRPO:
+    if ctx.params.get("vllm_share") and stack is not None and stack.generates:
         options["use_vllm"], names = True, {*names, "use_vllm"}
     return planning_workloads(model, options, names, platform, stack)
 

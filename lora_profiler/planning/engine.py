@@ -8,6 +8,7 @@ from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.facts.catalog.gpus import Gpu
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.question import kernel_set, lora_kernel_set
+from lora_profiler.question.loop import nearest_traced, of_loop
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.optimizer import optimizer_facts
 from lora_profiler.question.support.bases import base_words
@@ -19,7 +20,6 @@ from lora_profiler.question.support.check import (
 from lora_profiler.question.support.fake_quantizing import qat_words
 from lora_profiler.question.support.images import NO_IMAGES, image_words, is_unchecked
 from lora_profiler.question.support.optimizers import optimizer_words, package_of
-from lora_profiler.question.support.unsloth import NEAREST_TRACED, nearest_traced
 from lora_profiler.question.workload import QUANT_TITLES, TrainSetup, Workload
 from lora_profiler.units import short_count_text
 
@@ -151,7 +151,7 @@ def common_assumptions(workload: Workload) -> tuple[str, ...]:
         *((_STOOD_IN,) if _has_stood_in_kernels(workload) else ()),
         *((_NEWER_LAYERS,) if has_newer_layers(workload) else ()),
         *((_UNHELD_HEAD,) if _has_unheld_head(workload) else ()),
-        *((NEAREST_TRACED,) if _is_priced_as_another(workload) else ()),
+        *((_nearest_words(workload),) if _is_priced_as_another(workload) else ()),
     )
     facts = optimizer_facts(workload.setup.optimizer)
     if package_of(workload.setup) is None and not facts.assumption:
@@ -171,15 +171,19 @@ def has_newer_layers(workload: Workload) -> bool:
     return workload.setup.transformers != "5" and not rules_know(workload)
 
 
+def _nearest_words(workload: Workload) -> str:
+    return str(of_loop(workload.setup.loop_state, "NEAREST"))
+
+
 def _is_priced_as_another(workload: Workload) -> bool:
-    """Whether Unsloth is asked about, and no rule knows the layers."""
+    """Whether a loop is asked about that no trace makes, and no rule knows the layers."""
     return not rules_know(workload) and nearest_traced(workload.setup) != workload.setup
 
 
 def as_known(workload: Workload, engine: str) -> Workload:
     """`workload`, or where no rule knows its layers the nearest one that a profile or a trace can
     be of: with today's transformers, but where a trace is asked for, whose loss at least is as
-    old; and without what only Unsloth does."""
+    old; and without what only the loop's own code does."""
     if rules_know(workload):
         return workload
     setup = nearest_traced(workload.setup)

@@ -9,6 +9,7 @@ from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.facts.stacks.stack import BARE, Stack, Trainer, check_able, find_stack, spelled
 from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.kernel_set import kernel_set, unsupported_reason
+from lora_profiler.question.loop import loop_facts
 from lora_profiler.question.lora_config import IDLE_FIELDS, PEFT_NAMES
 from lora_profiler.question.lora_kernel_set import lora_kernels_unsupported_reason
 from lora_profiler.question.model_spec import ModelSpec, StoredBase
@@ -62,7 +63,7 @@ def _as_multiplied(model: ModelSpec, setup: TrainSetup, platform: Platform) -> M
     stored = model.stored
     if stored is None or stored.compute_dtype != "bfloat16" or setup.dtype != "float16":
         return model
-    if platform.has_bfloat16 and not setup.loop_state.startswith("unsloth"):
+    if platform.has_bfloat16 and not loop_facts(setup.loop_state).own_4_bit:
         return model
     return replace(model, stored=replace(stored, compute_dtype="float16"))
 

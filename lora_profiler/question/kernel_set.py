@@ -12,8 +12,8 @@ class KernelSet(NamedTuple):
     """Facts of a set of kernels.
 
     title: as a sentence begins with it. assumption: the sentence under an answer. `types` of models
-    that it is known of; empty for all. gives_way: of others its trainer runs transformers' own code.
-    rules_alone: neither a trace nor a measurement makes it.
+    that it is known of; empty for all. gives_way: of others its trainer runs transformers' own
+    code. rules_alone: neither a trace nor a measurement makes it.
 
     unpadded: rows are laid end to end, whatever is packed. copies_attention: the output of
     attention is a copy. repeats_heads: keys and values are copied for all heads before any kernel

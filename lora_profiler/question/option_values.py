@@ -12,6 +12,7 @@ Precision = Literal["pure", "amp", "amp-float16", "fsdp-mixed"]
 Method = Literal["full", "lora", "qlora"]
 if TYPE_CHECKING:  # the values are names of features, which the option's own check knows
     Kernels: TypeAlias = str
+    LoopState: TypeAlias = str
     LoraKernels: TypeAlias = str
     Loss: TypeAlias = str
     Optimizer: TypeAlias = str
@@ -19,29 +20,8 @@ else:
     Optimizer = Literal[("adamw", "sgd", *names("optimizers"))]
     Loss = Literal[("plain", "chunked", "fused", *names("losses"))]
     Kernels = Literal[("transformers", *names("kernels"))]
+    LoopState = Literal[("none", "transformers", "transformers-unmasked", *names("loops"))]
     LoraKernels = Literal[("peft", *names("lora_kernels"))]
-LoopState = Literal[
-    "none",
-    "transformers",
-    "transformers-unmasked",
-    "trl",
-    "trl-dpo",
-    "trl-grpo",
-    "trl-kto",
-    "trl-orpo",
-    "trl-reward",
-    "axolotl",
-    "axolotl-dpo",
-    "llamafactory",
-    "unsloth",
-    "unsloth-dpo",
-    "unsloth-grpo",
-]
-AXOLOTL: tuple[LoopState, ...] = ("axolotl", "axolotl-dpo")
-GRPO: tuple[LoopState, ...] = ("trl-grpo", "unsloth-grpo")
-"""Loops that make completions between steps."""
-SCORED: tuple[LoopState, ...] = ("unsloth-dpo", "unsloth-grpo")
-"""Loops in which Unsloth's loss is made of log-probabilities."""
 Transformers = Literal["5", "4.57", "4.48", "4.45"]
 Sharding = Literal[
     "none",

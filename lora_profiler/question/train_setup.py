@@ -5,16 +5,15 @@ from dataclasses import dataclass, replace
 
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.question.kernel_set import kernel_set
+from lora_profiler.question.loop import loop_facts
 from lora_profiler.question.loss import loss_facts
 from lora_profiler.question.optimizer import optimizer_facts
 from lora_profiler.question.option import check_options
 from lora_profiler.question.option_values import (
-    AXOLOTL,
     DEEPSPEED_ZERO,
     FLAT,
     FROZEN_PARTS,
     FULLY_SHARDED,
-    GRPO,
     WHOLE_WEIGHTS,
     Dtype,
     Method,
@@ -63,7 +62,7 @@ def check_together(setup: "TrainSetup") -> None:
             " --use-vllm."
         )
     for flag, is_given in (("--beta", setup.beta > 0), ("--use-vllm", setup.use_vllm)):
-        if is_given and setup.loop_state not in GRPO:
+        if is_given and not loop_facts(setup.loop_state).generates:
             raise UsageError(
                 f"{flag} needs GRPO; use --trainer trl-grpo or unsloth-grpo, or leave {flag} out."
             )
@@ -333,7 +332,7 @@ class TrainSetup(TrainOptions):
         `grpo_config.py`, steps_per_generation)."""
         if self.use_vllm:
             return 0
-        if self.generation_batch_size is None and self.loop_state in GRPO:
+        if self.generation_batch_size is None and loop_facts(self.loop_state).generates:
             return self.batch_size * self.accumulation
         return self.generation_batch_size or 0
 
@@ -342,14 +341,24 @@ class TrainSetup(TrainOptions):
         """Whether a reference runs beside what trains, without a gradient (TRL 1.16
         `dpo_trainer.py`, `kto_trainer.py`, and `grpo_trainer.py` with a beta)."""
         reads_its_logits = loss_facts(self.loss).has_reference
-        compares = self.loop_state in ("trl-dpo", "trl-kto", "unsloth-dpo")
+        compares = loop_facts(self.loop_state).compares
         return reads_its_logits or compares or self.beta > 0
 
     @property
+    def scores_at_once(self) -> bool:
+        """Whether the reference scores all completions of a step in one pass."""
+        return loop_facts(self.loop_state).scores_step and self.beta > 0
+
+    @property
+    def returns_all_hidden_states(self) -> bool:
+        """Whether the model tells all layers' outputs until its pass is over, as the loop asks for
+        and its own model does."""
+        return loop_facts(self.loop_state).returns_all and kernel_set(self.kernels).unpadded
+
+    @property
     def passes_beside(self) -> int:
-        """Forward passes without a gradient: the reference's, and of KTO both models' over answers
-        that belong to other prompts (TRL 1.16 `kto_trainer.py`, _compute_kl_logps)."""
-        return 3 if self.loop_state == "trl-kto" else int(self.runs_reference)
+        """Forward passes without a gradient: the reference's, and what a loop runs beside it."""
+        return loop_facts(self.loop_state).passes_beside if self.runs_reference else 0
 
     @property
     def has_flat_units(self) -> bool:
@@ -403,10 +412,8 @@ class TrainSetup(TrainOptions):
 
     @property
     def checkpoints_plainly(self) -> bool:
-        """Whether checkpoints are transformers' own, which are not reentrant and move nothing: TRL
-        switches these on where Unsloth's GRPO has generated (TRL 1.9 `models/utils.py`,
-        unwrap_model_for_generation; rehearsed)."""
-        return self.loop_state == "unsloth-grpo" and not self.use_vllm
+        """Whether checkpoints are transformers' own, which are not reentrant and move nothing."""
+        return loop_facts(self.loop_state).plain_checkpoints and not self.use_vllm
 
     @property
     def offloads(self) -> bool:
@@ -444,9 +451,8 @@ class TrainSetup(TrainOptions):
     @property
     def has_input_gradients(self) -> bool:
         """Whether the embeddings' output is made to require a gradient though they do not train:
-        where layers are checkpointed, and by axolotl always (067b021, `loaders/adapter.py`,
-        load_adapter)."""
-        requested = self.checkpointing or self.loop_state in AXOLOTL
+        where layers are checkpointed, and by some loops always."""
+        requested = self.checkpointing or loop_facts(self.loop_state).input_gradients
         return self.lora is not None and requested
 
     @property
@@ -455,7 +461,7 @@ class TrainSetup(TrainOptions):
         axolotl has them in full fine-tuning over SDPA or eager attention (067b021,
         `loaders/model.py`, _configure_embedding_dtypes); DeepSpeed makes all alike."""
         return (
-            self.loop_state in AXOLOTL
+            loop_facts(self.loop_state).widens
             and self.lora is None
             and self.precision == "amp"
             and self.dtype != "float32"
@@ -469,7 +475,7 @@ class TrainSetup(TrainOptions):
         """Whether modules named gate, which are routers, are in float32 beside adapters and a base
         in 16 or 4 bit, as axolotl has them where no FSDP is (as above)."""
         return (
-            self.loop_state in AXOLOTL
+            loop_facts(self.loop_state).widens
             and self.lora is not None
             and self.precision == "amp"
             and self.dtype != "float32"
@@ -478,12 +484,12 @@ class TrainSetup(TrainOptions):
 
     @property
     def is_padding_free(self) -> bool:
-        """Whether rows are laid end to end whatever is packed, as Unsloth's trainers do but that of
-        DPO (2026.10.9, `trainer.py`, padding_free; `models/rl_replacements.py`,
-        UNSLOTH_GRPO_SEQ_PACKING)."""
+        """Whether rows are laid end to end whatever is packed."""
         is_unpadded = not self.is_padded and self.device == "cuda"
         return (
-            is_unpadded and kernel_set(self.kernels).unpadded and self.loop_state != "unsloth-dpo"
+            is_unpadded
+            and kernel_set(self.kernels).unpadded
+            and not loop_facts(self.loop_state).pads
         )
 
     @property

@@ -16,9 +16,10 @@ from lora_profiler.question.loss import CORE, all_losses
 from lora_profiler.question.optimizer import all_optimizers
 
 PACKAGE = Path(lora_profiler.__file__).parent
-KINDS: tuple[Kind, ...] = ("kernels", "lora_kernels", "losses", "optimizers", "trainers")
+KINDS: tuple[Kind, ...] = ("kernels", "loops", "lora_kernels", "losses", "optimizers", "trainers")
 OPTION: dict[Kind, str] = {
     "kernels": "kernels",
+    "loops": "loop-state",
     "lora_kernels": "lora-kernels",
     "losses": "loss",
     "optimizers": "optimizer",
@@ -47,7 +48,11 @@ HOOKS = {
     "keys": {"FRAMEWORK"},
     "written": {"keys", "script", "launch"},
 }
-OF_ONE_FILE = {"FEATURE", "state_bytes", "temporaries", "made"}
+OF_ONE_FILE = {"FEATURE", "state_bytes", "temporaries", "made"} | {
+    "doubts",
+    "nearest_traced",
+    "put_together_bytes",
+}
 PLAIN = "from lora_profiler.cli.main import root; root.main({!r}, 'lora-profile', standalone_mode=False)"
 LLAMA = ["meta-llama/Llama-3.2-1B", "--trainer", "bare"]
 
@@ -177,10 +182,10 @@ AMBIGUOUS = {  # trainers, libraries and kernels of the same name
 STILL_NAMED: dict[str, set[str]] = {
     "question": {"liger"},  # what a plain question leaves open
     "facts": {"liger", "adamw_8bit", "lion"},  # what transformers' Trainer takes
-    "planning": {"adamw_8bit"},  # what plans and advice offer
+    "planning": {"adamw_8bit", "trl-dpo", "trl-kto", "trl-reward"},  # what plans and advice offer
     "report": {"adamw_8bit"},
     "memory": {"adamw_8bit"},
-    "measuring": {"rmsprop"},
+    "measuring": {"rmsprop", "trl-dpo"},
     "trainer_files": {"liger", "muon"},
 }  # fmt: skip
 """Names that rooms of the package have, of features that are no other thing. This may only

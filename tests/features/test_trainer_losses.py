@@ -12,6 +12,7 @@ import tracing
 import truth
 from agreement import exact_totals, same_step
 from lora_profiler.facts.catalog import find_gpu, find_model, model_from_config
+from lora_profiler.features.loops.unsloth import NEAREST
 from lora_profiler.features.losses.trl import stand_in as trl_head
 from lora_profiler.memory.analytic import predict
 from lora_profiler.planning.engine import peak_bytes
@@ -20,7 +21,6 @@ from lora_profiler.planning.setups import setup_for
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.planning.timing import step_time
 from lora_profiler.question.support.losses import LogitScaling
-from lora_profiler.question.support.unsloth import NEAREST_TRACED
 from lora_profiler.question.workload import LoraConfig, Loss, Quantization, TrainSetup, Workload
 from lora_profiler.trace.single_size import predict_once
 
@@ -198,7 +198,7 @@ def test_unsloth_over_layers_without_rules_is_an_estimate_that_says_so() -> None
     setup = setup_for(model, "unsloth", "qlora", batch_size=1, seq_len=40)
     prediction = predict_by_any(Workload(model=model, setup=setup))
     assert prediction.exactness == "estimate"
-    assert NEAREST_TRACED in prediction.assumptions
+    assert NEAREST in prediction.assumptions
     assert not any("lower bound" in words for words in prediction.assumptions)
     assert prediction.workload.setup == setup
 

@@ -33,8 +33,8 @@ from lora_profiler.memory.compiled.tape import Birth, Death, FlatEvent, Layout
 from lora_profiler.planning import engine
 from lora_profiler.planning.setups import DEFAULTS, setup_for, workloads
 from lora_profiler.planning.sweep import sweep
+from lora_profiler.question.loop import nearest_traced
 from lora_profiler.question.model_spec import ModelSpec
-from lora_profiler.question.support.unsloth import nearest_traced
 from lora_profiler.question.workload import (
     DTYPE_BYTES,
     LoraConfig,

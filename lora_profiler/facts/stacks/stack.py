@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, get_args
 
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.question.feature import names, part
+from lora_profiler.question.loop import loop_facts
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.option import Option, flag
 from lora_profiler.question.support.bases import packed_experts
@@ -129,6 +130,11 @@ class Stack:
         """Raises UsageError for a model that its own code does not have."""
         if self.model_types and model.model_type not in self.model_types:
             raise UsageError(f"{self.library} has no models of type {model.model_type}.")
+
+    @property
+    def generates(self) -> bool:
+        """Whether its loop makes completions between steps."""
+        return loop_facts(self.defaults["full"].get("loop_state", "none")).generates
 
     @property
     def options(self) -> frozenset[str]:

@@ -23,7 +23,6 @@ from lora_profiler.memory.analytic.tensors import ITEMSIZE, Node, Storage
 from lora_profiler.question.kernel_set import kernel_set
 from lora_profiler.question.support.generations import rotary_tables, shifts_logits
 from lora_profiler.question.support.offloading import is_offloaded
-from lora_profiler.question.support.unsloth import returns_all_hidden_states
 from lora_profiler.question.workload import TrainSetup, Workload
 
 
@@ -51,7 +50,7 @@ def moved(forward: ForwardPass, workload: Workload) -> Moved:
     if is_offloaded(workload):
         others = entry * (forward.num_layers - 1)
         nothing = tuple((layer, ZERO) for layer, _ in kept)
-        outputs = entry * (forward.num_layers - 2) if returns_all_hidden_states(setup) else ZERO
+        outputs = entry * (forward.num_layers - 2) if setup.returns_all_hidden_states else ZERO
         return Moved(nothing, at_end=entry, behind=outputs, hosted=others, buffered=True)
     if not setup.offload_activations:
         return Moved(kept)

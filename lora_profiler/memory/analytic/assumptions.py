@@ -8,8 +8,8 @@ from lora_profiler.memory.analytic.plan import Plan
 from lora_profiler.question.feature import part
 from lora_profiler.question.gpu_platform import CUDA_RULES
 from lora_profiler.question.kernel_set import of_set
+from lora_profiler.question.loop import loop_facts, of_loop
 from lora_profiler.question.loss import CORE, loss_facts
-from lora_profiler.question.option_values import GRPO
 from lora_profiler.question.support.check import (
     BY_ROWS,
     STOPPED,
@@ -91,6 +91,7 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
     words = plan.forward.logits.elements.evaluate(1, 1, 1) if plan.forward else 0
     own = part("losses", loss, "", "doubts")
     of_kernels = of_set(setup.kernels, "doubts")
+    loop, of_its_loop = loop_facts(setup.loop_state), of_loop(setup.loop_state, "doubts")
     apply = {
         **(of_kernels(plan.workload) if of_kernels else {}),
         "Activations of LoRA on an embedding are not modelled.": (
@@ -127,18 +128,12 @@ def doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         **(own(plan.workload) if own else {}),
         "Unsloth compiles these layers; they are counted operator by"
         " operator.": setup.compiles_layers,
-        "Prompts' tokens are counted as if they were scored.": setup.loop_state == "unsloth-dpo",
-        "A prompt is counted with each of its completions. From 1.3 times the tokens Unsloth"
-        " runs it"
-        " once for all, except in the first step. After generation by the model layer inputs stay"
-        " on the GPU, with a BLAS workspace.": (
-            setup.loop_state == "unsloth-grpo" and not setup.use_vllm
-        ),
+        **(of_its_loop(setup) if of_its_loop else {}),
         "GRPO's completions with vLLM were not checked against a run.": (
-            setup.use_vllm and setup.loop_state == "trl-grpo"
+            setup.use_vllm and loop.corrects_generated
         ),
         "Between steps GRPO is taken to keep batch x accumulation completions.": (
-            setup.loop_state in GRPO and setup.generation_batch_size is not None
+            loop.generates and setup.generation_batch_size is not None
         ),
         "The loss was held against traces of transformers' model under FSDP2; torchtune and LitGPT"
         " shard models of their own, LitGPT by FSDP1.": (

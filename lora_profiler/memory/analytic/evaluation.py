@@ -36,7 +36,6 @@ from lora_profiler.question.feature import part
 from lora_profiler.question.loss import loss_facts
 from lora_profiler.question.support.library_memory import pass_scalar_bytes
 from lora_profiler.question.support.losses import head_of
-from lora_profiler.question.support.unsloth import returns_all_hidden_states
 from lora_profiler.question.workload import TrainSetup, Workload
 
 
@@ -125,7 +124,7 @@ def layer_candidates(
         own = total(s.bytes for s in layer.run.cached)
         # the model's own name for the embeddings outlives the first layer
         outside = held + cached - own + (forward.embed.output.bytes if newest else ZERO)
-        if returns_all_hidden_states(setup):  # but for the first, and this one's input
+        if setup.returns_all_hidden_states:  # but for the first, and this one's input
             outside = outside + layer.run.input.bytes * max(newest - 1, 0)
         sent = shards.in_forward(newest)
         candidates += [

@@ -12,8 +12,8 @@ from lora_profiler.memory.analytic.losses import chunk_regime
 from lora_profiler.memory.analytic.persistent import groups, rest_dtype, unpacked_dtype
 from lora_profiler.memory.analytic.tensors import Rules
 from lora_profiler.question.kernel_set import kernel_set
+from lora_profiler.question.loop import loop_facts
 from lora_profiler.question.optimizer import optimizer_facts
-from lora_profiler.question.option_values import AXOLOTL
 from lora_profiler.question.support.bases import adapter_dtype, base_of
 from lora_profiler.question.support.check import is_torchtune_dora
 from lora_profiler.question.support.fake_quantizing import is_of_adapted_layers, rounds_head
@@ -119,7 +119,7 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         steps_in_backward=setup.optimizer_in_bwd,
         moves_activations=setup.offload_activations
         and (setup.is_reentrant or not setup.checkpointing),
-        by_axolotl=setup.loop_state in AXOLOTL and setup.quantization is None,
+        by_axolotl=loop_facts(setup.loop_state).moves_weights and setup.quantization is None,
         unpacked_dtypes=_unpacked_dtypes(workload),
         transformers=setup.transformers,
         attended=_attended(setup),

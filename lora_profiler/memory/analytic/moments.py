@@ -21,7 +21,7 @@ from lora_profiler.memory.prediction import Category
 from lora_profiler.question.adapters import Adapter
 from lora_profiler.question.feature import part
 from lora_profiler.question.kernel_set import kernel_set
-from lora_profiler.question.option_values import GRPO
+from lora_profiler.question.loop import loop_facts, of_loop
 from lora_profiler.question.support.bases import base_of
 from lora_profiler.question.support.library_memory import (
     batch_columns,
@@ -35,7 +35,6 @@ from lora_profiler.question.support.library_memory import (
 )
 from lora_profiler.question.support.offloading import is_offloaded
 from lora_profiler.question.support.packing import lengths
-from lora_profiler.question.support.unsloth import scores_at_once
 from lora_profiler.question.workload import TrainSetup, Workload
 
 _LENGTH_BYTES = 4
@@ -122,7 +121,7 @@ def checkpoint_buffer_bytes(forward: ForwardPass, workload: Workload) -> Polynom
     if not is_offloaded(workload):
         return ZERO
     size, setup = forward.layers[0].run.input.bytes * 2, workload.setup
-    return size.of_batches(setup.accumulation) if scores_at_once(setup) else size
+    return size.of_batches(setup.accumulation) if setup.scores_at_once else size
 
 
 def held_outputs(forward: ForwardPass, setup: TrainSetup) -> dict[Category, Polynomial]:
@@ -173,9 +172,9 @@ def input_bytes(setup: TrainSetup) -> Polynomial:
     length of each."""
     columns = batch_columns(setup) * setup.context_parallel_size
     size = TOKENS * (8 * columns) + loop_scalar_bytes(setup)
-    if setup.loop_state == "trl-kto":
-        size = size + B * setup.accumulation  # which are desirable
-    if not setup.is_padding_free or setup.loop_state in GRPO:
+    loop = loop_facts(setup.loop_state)
+    size = size + B * (loop.row_bytes * setup.accumulation)
+    if not setup.is_padding_free or loop.generates:
         return size
     return size + B * (_LENGTH_BYTES * len(lengths(setup)) * setup.accumulation)
 
@@ -185,9 +184,10 @@ def completion_bytes(setup: TrainSetup) -> Polynomial:
     tokens count, log-probabilities of the reference, and with vLLM its own; those of the policy and
     a ratio each where these correct the loss, which Unsloth switches off (TRL 1.16
     `grpo_trainer.py`, _generate_and_score_completions; Unsloth 2026.10.9 `models/rl.py`)."""
-    if setup.loop_state not in GRPO:
+    loop = loop_facts(setup.loop_state)
+    if not loop.generates:
         return ZERO
-    corrects = setup.use_vllm and setup.loop_state == "trl-grpo"
+    corrects = setup.use_vllm and loop.corrects_generated
     figure_bytes = _FLOAT32 * ((setup.beta > 0) + setup.use_vllm + corrects)
     each = _scored(setup) * figure_bytes + _FLOAT32 * (1 + corrects)
     return B * each * setup.accumulation + _COUNT
@@ -201,13 +201,10 @@ def _scored(setup: TrainSetup) -> Polynomial:
 
 def _put_together_bytes(setup: TrainSetup) -> Polynomial:
     """What a loop makes of a micro-batch for its pass, and lets go with it: columns of all tokens,
-    and Unsloth's GRPO a mask of the completions, four switches of a token, and the padding, length
-    and first completed token of each row (unsloth-zoo 2026.10.9 `rl_replacements.py`,
-    grpo_accumulated_loss)."""
+    and what else it has."""
+    own = of_loop(setup.loop_state, "put_together_bytes")
     size = TOKENS * (8 * pass_columns(setup))
-    if setup.loop_state != "unsloth-grpo":
-        return size
-    return size + B * _scored(setup) * 8 + TOKENS * 4 - 2 + B * (3 * 8 + _LENGTH_BYTES)
+    return size + own(setup) if own else size
 
 
 def _boundary_bytes(setup: TrainSetup) -> Polynomial:

@@ -54,7 +54,6 @@ from lora_profiler.question.support.check import rules_unsupported_reason
 from lora_profiler.question.support.offloading import is_offloaded
 from lora_profiler.question.support.optimizers import counts_in_steps
 from lora_profiler.question.support.sdpa import efficient_keeps_seeds, efficient_takes_grouped
-from lora_profiler.question.support.unsloth import scores_at_once
 from lora_profiler.question.workload import TrainSetup, Workload
 
 EXACT_MOMENTS: frozenset[MomentName] = frozenset(
@@ -230,7 +229,7 @@ def _build(workload: Workload, *, spread: VocabularyShards | None = None, **chan
         trainable = frozenset(n for n, _ in (model.modules() if setup.lora is None else copies))
         forward = forward_pass(model, family, rules, found, trainable)
         kept = activations(forward, family, workload, kernels.plain)
-        if scores_at_once(setup):  # adapters that are switched off run in the same functions
+        if setup.scores_at_once:  # adapters that are switched off run in the same functions
             scoring_pass = pass_alone(workload, family, found, trainable, spread)
         if setup.eval_batch_size is not None:
             evaluation_pass = pass_alone(

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 from lora_profiler.errors import UsageError
 from lora_profiler.question.adapters import adapters
 from lora_profiler.question.kernel_set import kernel_set, of_set
+from lora_profiler.question.loop import loop_facts
 from lora_profiler.question.model_spec import LayerStack, ModelSpec, Module, StoredBase, Weight
 from lora_profiler.question.option_values import DTYPE_BYTES, QUANT_TITLES
 from lora_profiler.question.workload import Dtype, QuantType, TrainSetup, Workload
@@ -249,7 +250,7 @@ def check_quantized_experts(workload: Workload) -> None:
     lora = setup.lora
     adapted = adapters(workload.model, lora) if lora is not None else ()
     on = next((a for a in adapted if f"{a.module}.{a.parameter}" in experts), None)
-    if on is not None and not setup.loop_state.startswith("unsloth"):
+    if on is not None and not loop_facts(setup.loop_state).own_4_bit:
         raise UsageError(
             f"PEFT 0.21 adapts 4-bit experts ({on.module}.{on.parameter}) for one step only"
             " (ParamWrapper: only Tensors of floating point dtype can require gradients); use"

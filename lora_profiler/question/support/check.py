@@ -5,11 +5,11 @@ from itertools import chain
 from lora_profiler.errors import UsageError, refuse
 from lora_profiler.question.adapters import adapters
 from lora_profiler.question.kernel_set import check_kernels, kernel_set
+from lora_profiler.question.loop import loop_facts
 from lora_profiler.question.lora_kernel_set import check_lora_kernels, lora_kernel_set
 from lora_profiler.question.loss import loss_facts
 from lora_profiler.question.model_spec import ModelSpec, Module
 from lora_profiler.question.optimizer import optimizer_facts
-from lora_profiler.question.option_values import GRPO
 from lora_profiler.question.support.bases import (
     SPLIT_TOKENS,
     base_of,
@@ -44,9 +44,6 @@ _REHEARSED_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 _DENSE, _ALIGNED = "full_attention", 8
 
 
-_HELD_LOOPS = ("none", "transformers", "transformers-unmasked", "trl")
-
-
 def unknown_combination(setup: TrainSetup) -> str:
     """What of `setup` context parallelism is not known with, "" where it is with all."""
     half = setup.dtype != "float32" or setup.lowered_dtype is not None
@@ -66,7 +63,7 @@ def unknown_combination(setup: TrainSetup) -> str:
         "padding": setup.is_padded,
         "evaluation": setup.eval_batch_size,
         "generation": setup.completions_at_once or setup.use_vllm,
-        f"{setup.loop_state}'s loop": setup.loop_state not in _HELD_LOOPS,
+        f"{setup.loop_state}'s loop": not loop_facts(setup.loop_state).held_in_parts,
         "what waits on the host": setup.offloads,
         "reentrant checkpoints": setup.is_reentrant,
         "fake-quantised layers": setup.qat != "none",
@@ -370,7 +367,7 @@ def check_completions(setup: TrainSetup, engine: str) -> None:
     """Raises UsageError for generation by an engine that has none, and for completions that nobody
     generates or that have no prompt."""
     completion = setup.max_completion_length
-    if not setup.completions_at_once and setup.loop_state not in GRPO:
+    if not setup.completions_at_once and not loop_facts(setup.loop_state).generates:
         if completion is not None:
             raise UsageError(
                 "a completion length says how much of a sequence is generated; add"

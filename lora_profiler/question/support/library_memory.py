@@ -1,13 +1,12 @@
 """What libraries hold of a CUDA card beside the tensors of a training step, and what an answer
 takes for granted between two steps. No torch."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
 from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.kernel_set import of_set
-from lora_profiler.question.option_values import GRPO, LoopState
+from lora_profiler.question.loop import loop_facts
 from lora_profiler.question.support.losses import head_of
 from lora_profiler.question.workload import DTYPE_BYTES, TrainSetup, Workload
 from lora_profiler.units import bytes_text
@@ -47,47 +46,6 @@ def scaler_holds(setup: TrainSetup) -> ScalerHolds:
     return ScalerHolds(2 * _FLOAT32, _FLOAT32, num_scalars * _FLOAT32)
 
 
-class LoopHolds(NamedTuple):
-    """Of a trainer's loop: `columns` of int64 in a batch and scalars through the whole of a step,
-    and scalars while a forward or backward pass runs."""
-
-    columns: int
-    scalar_bytes: int
-    pass_scalar_bytes: int
-
-
-_LOOPS: Mapping[LoopState, LoopHolds] = {
-    "none": LoopHolds(1, 0, 0),
-    "transformers": LoopHolds(3, 8, 8),
-    "transformers-unmasked": LoopHolds(2, 8, 8),
-    "trl": LoopHolds(3, 8, 4),
-    "trl-dpo": LoopHolds(3, 4, 4),
-    "trl-grpo": LoopHolds(2, 4, 4),
-    "trl-kto": LoopHolds(6, 4, 4),
-    "trl-orpo": LoopHolds(3, 4, 8),
-    "trl-reward": LoopHolds(2, 4, 4),
-    "axolotl": LoopHolds(3, 8, 4),
-    "axolotl-dpo": LoopHolds(3, 8, 4),
-    "llamafactory": LoopHolds(3, 12, 8),
-    "unsloth": LoopHolds(3, 12, 4),
-    "unsloth-dpo": LoopHolds(3, 4, 4),
-    "unsloth-grpo": LoopHolds(2, 4, 4),
-}
-"""Columns: ids, which are the labels too in the harness' own loop; labels; an attention mask,
-which every collator that pads makes (DataCollatorWithPadding, ForLanguageModeling, ForSeq2Seq) and
-default_data_collator does not; of rows of one length attention takes none, and no other kernel.
-Scalars: the number of items in a batch, which DPO does not count, and the running loss; while a
-pass runs the loss of the pass before, and in transformers' own compute_loss this one's before
-accelerate divides it. Sources: transformers 5.24 `trainer.py` (get_batch_samples,
-_inner_training_loop); TRL 1.16 `sft_trainer.py`, `dpo_trainer.py`, and `grpo_trainer.py`, whose
-columns are the ids and masks of a step's completions; held against the trainers' own
-code by `benchmarks/rehearsed/trainers.py`. The others are held so by
-`benchmarks/rehearsed/frameworks.py`. axolotl 0.19, over transformers 5.16: the running loss, which
-is on the card from the start, and the loss of the step before, no count; in a pass this one's
-before accelerate divides it. LLaMA-Factory 0.9.6, over transformers 5.6: the count, an int64, since
-its SFT trainer leaves model_accepts_loss_kwargs as it is, and the running loss; in a pass the loss
-of the step before, and this one's undivided. Unsloth 2026.10: the count and the running loss; in a
-pass the loss of the one before."""
 _INT64, _FLOAT32 = 8, 4
 _EXTRA_COLUMNS = 3
 """Columns of padded sequences and of packed rows, in every loop."""
@@ -102,16 +60,16 @@ def has_reference(setup: TrainSetup) -> bool:
 
 
 def copies_adapters(setup: TrainSetup) -> bool:
-    """Whether adapters have a frozen copy as reference: TRL makes one of those that a model brings
-    along, which Unsloth's always does (TRL 1.9 `dpo_trainer.py`, __init__)."""
-    return setup.loop_state == "unsloth-dpo" and setup.lora is not None
+    """Whether adapters have a frozen copy as reference."""
+    return loop_facts(setup.loop_state).copies_adapters and setup.lora is not None
 
 
 def batch_columns(setup: TrainSetup) -> int:
     """Tensors of int64, one value for each token of a micro-batch, that are on the device during a
     step. The Trainer takes all micro-batches of a step at once."""
-    columns = _LOOPS[setup.loop_state].columns
-    if setup.loop_state not in GRPO and (setup.is_packed or setup.is_padded):
+    loop = loop_facts(setup.loop_state)
+    columns = loop.columns
+    if not loop.generates and (setup.is_packed or setup.is_padded):
         columns = max(columns, _EXTRA_COLUMNS)
     if setup.context_parallel_size > 1:
         columns = max(columns, _CUT_APART)
@@ -119,13 +77,8 @@ def batch_columns(setup: TrainSetup) -> int:
 
 
 def pass_columns(setup: TrainSetup) -> int:
-    """The same that are there while a forward pass runs: GRPO puts prompts and completions
-    together, ids and masks, and makes labels of them (TRL 1.16 `grpo_trainer.py`,
-    _compute_loss); ORPO ids, masks and labels of both answers (`experimental/orpo/orpo_trainer.py`,
-    concatenated_inputs). Unsloth's GRPO lays what is no padding end to end beside all of these:
-    ids, their positions and the place of each, a row and a column (unsloth-zoo 2026.10.9
-    `rl_replacements.py`, grpo_accumulated_loss)."""
-    return {"trl-grpo": 3, "trl-orpo": 3, "unsloth-grpo": 7}.get(setup.loop_state, 0)
+    """The same that are there while a forward pass runs."""
+    return loop_facts(setup.loop_state).pass_columns
 
 
 def loop_scalar_bytes(setup: TrainSetup) -> int:
@@ -136,7 +89,7 @@ def loop_scalar_bytes(setup: TrainSetup) -> int:
     trained = setup.dtype if setup.lora is None else setup.lora.adapter_dtype
     trained = "float32" if setup.has_wide_ends else trained
     summed = _FLOAT32 if setup.accumulation > 1 else 0
-    return _LOOPS[setup.loop_state].scalar_bytes + DTYPE_BYTES[trained] - summed
+    return loop_facts(setup.loop_state).scalar_bytes + DTYPE_BYTES[trained] - summed
 
 
 def pass_scalar_bytes(setup: TrainSetup) -> int:
@@ -146,7 +99,7 @@ def pass_scalar_bytes(setup: TrainSetup) -> int:
         return 0
     if own := of_set(setup.kernels, "pass_scalar_bytes"):
         return own(setup)  # type: ignore[no-any-return]
-    return _LOOPS[setup.loop_state].pass_scalar_bytes
+    return loop_facts(setup.loop_state).pass_scalar_bytes
 
 
 def extra_loop_columns(setup: TrainSetup) -> int:

@@ -9,7 +9,7 @@ from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import common_assumptions
 from lora_profiler.planning.fit import Fit
-from lora_profiler.question.option_values import GRPO
+from lora_profiler.question.loop import loop_facts
 from lora_profiler.question.workload import TrainSetup
 from lora_profiler.report.answer.verdicts import (
     advice_blocks,
@@ -302,7 +302,7 @@ def _assumed(
 
 
 def generates(setup: TrainSetup) -> bool:
-    return bool(setup.completions_at_once) or setup.loop_state in GRPO
+    return bool(setup.completions_at_once) or loop_facts(setup.loop_state).generates
 
 
 def _on_host(predictions: Sequence[Prediction]) -> Iterator[str]:

@@ -2,8 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from lora_profiler.question.loop import loop_facts
 from lora_profiler.question.loss import LossFacts
-from lora_profiler.question.option_values import GRPO, SCORED
 
 TILE_COLUMNS = 16_384
 """Words of a tile, and of a split of the statistics: _SPLIT_COLS."""
@@ -31,7 +31,7 @@ _SCORED_ASSUMPTION = (
 
 def assumption(setup: Any) -> str:
     """Unsloth's loops that score completions have log-probabilities in place of the loss."""
-    return _SCORED_ASSUMPTION if setup.loop_state in SCORED else FEATURE.assumption
+    return _SCORED_ASSUMPTION if loop_facts(setup.loop_state).scores else FEATURE.assumption
 
 
 def refusals(workload: Any) -> dict[str, object]:
@@ -76,7 +76,8 @@ def regime(workload: Any, head: Any, batch: Any, seq: Any, sequences: Any) -> An
     free memory would cap the buffer before 2 GiB does."""
     assert head.in_features is not None and head.out_features is not None
     setup, words = workload.setup, head.out_features
-    scores, completes = setup.loop_state in SCORED, setup.loop_state in GRPO
+    loop = loop_facts(setup.loop_state)
+    scores, completes = loop.scores, loop.generates
     completion = setup.max_completion_length if completes else None
     scored = seq - 1 if completion is None else completion
     tokens = batch * (scored if scores else seq - sequences)

@@ -1,0 +1,5 @@
+"""axolotl's supervised fine-tuning."""
+
+from lora_profiler.features.loops._axolotl import FEATURE
+
+__all__ = ["FEATURE"]
