@@ -11,7 +11,7 @@ import families
 from lora_profiler.errors import UsageError
 from lora_profiler.facts.catalog import find_model, model_from_config
 from lora_profiler.measuring.records.record import Conditions, Environment, Measurement, Record
-from lora_profiler.question.lora_config import IDLE_FIELDS
+from lora_profiler.question.adapter_method import adapter_method
 from lora_profiler.question.workload import LoraConfig, PeftType, Quantization, TrainSetup, Workload
 
 MODELS = [
@@ -110,7 +110,9 @@ def setups(draw: st.DrawFn) -> TrainSetup:
 
 def adapter(peft_type: PeftType, **drawn: Any) -> LoraConfig:
     """Without what the method has no place for; names of feedforward modules beside no others."""
-    kept = {name: value for name, value in drawn.items() if name not in IDLE_FIELDS[peft_type]}
+    kept = {
+        name: value for name, value in drawn.items() if name not in adapter_method(peft_type).idle
+    }
     if kept.get("feedforward_modules"):
         kept["target_modules"] = "all-linear"
     return LoraConfig(peft_type=peft_type, **kept)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, get_args
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.catalog import find_model
 from lora_profiler.planning.engine import common_assumptions, predict
-from lora_profiler.question.lora_config import PEFT_NAMES
+from lora_profiler.question.adapter_method import adapter_method
 from lora_profiler.question.support.check import has_outliers, rules_unsupported_reason
 from lora_profiler.question.workload import (
     LoraConfig,
@@ -54,7 +54,7 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "DoRA, base in NF4": {"lora": DORA, "quantization": NF4},
     "DoRA, base in LLM.int8": {"lora": DORA, "quantization": INT8},
     **{
-        f"{PEFT_NAMES[kind]}, base in {words}": {
+        f"{adapter_method(kind).title}, base in {words}": {
             "lora": LoraConfig(peft_type=kind),
             "quantization": base,
         }

@@ -8,6 +8,7 @@ from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.facts.catalog.gpus import Gpu
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.question import kernel_set, lora_kernel_set
+from lora_profiler.question.base import base_kind
 from lora_profiler.question.loop import nearest_traced, of_loop
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.optimizer import optimizer_facts
@@ -20,7 +21,7 @@ from lora_profiler.question.support.check import (
 from lora_profiler.question.support.fake_quantizing import qat_words
 from lora_profiler.question.support.images import NO_IMAGES, image_words, is_unchecked
 from lora_profiler.question.support.optimizers import optimizer_words, package_of
-from lora_profiler.question.workload import QUANT_TITLES, TrainSetup, Workload
+from lora_profiler.question.workload import TrainSetup, Workload
 from lora_profiler.units import short_count_text
 
 if TYPE_CHECKING:
@@ -393,7 +394,7 @@ def _checkpoint_words(workload: Workload) -> tuple[str, ...]:
     if stored is not None:
         group = "one scale for all" if stored.group_size == -1 else f"groups of {stored.group_size}"
         return (
-            f"The checkpoint is stored in {QUANT_TITLES[stored.quant_type]}, {stored.bits} bit,"
+            f"The checkpoint is stored in {base_kind(stored.quant_type).title}, {stored.bits} bit,"
             f" {group}: adapters on it are QLoRA.",
         )
     if model.dequantized_from is None:

@@ -13,6 +13,7 @@ from lora_profiler.facts.stacks import Stack, versions
 from lora_profiler.memory.kernels import Gemm, Kernel, StepKernels
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.engine import predict
+from lora_profiler.question.adapter_method import all_methods, of_method
 from lora_profiler.question.gpu_platform import Platform, version_of
 from lora_profiler.question.kernel_set import has_stand_in, kernel_set, switched_on
 from lora_profiler.question.loss import loss_facts
@@ -27,21 +28,12 @@ from lora_profiler.question.workload import (
     LoraConfig,
     Optimizer,
     OptimizerImpl,
-    PeftType,
     Quantization,
     TrainSetup,
     Workload,
 )
 from lora_profiler.steptime import StepTime, constants_for, rates_of, time_of
 from lora_profiler.steptime.roofline import Step
-
-_PEFT_TYPES: Mapping[str, PeftType] = {
-    "LoraConfig": "lora",
-    "VeraConfig": "vera",
-    "IA3Config": "ia3",
-    "OFTConfig": "oft",
-}
-
 
 _STACKS: Mapping[str | None, str] = {
     None: "bare", "Trainer": "transformers", "Seq2SeqTrainer": "transformers",
@@ -288,7 +280,7 @@ def _known(dtype: str) -> Dtype:
 
 
 def _lora(config: Mapping[str, Any]) -> LoraConfig:
-    kind = _PEFT_TYPES.get(config["type"])
+    kind = next((k for k, m in all_methods().items() if m.config == config["type"]), None)
     if kind is None:
         raise UsageError(f"{config['type']} is not predicted")
     targets = config["target_modules"]
@@ -298,15 +290,8 @@ def _lora(config: Mapping[str, Any]) -> LoraConfig:
         "modules_to_save": tuple(config["modules_to_save"] or ()),
         "adapter_dtype": _known(config["dtype"]),
     }
-    if kind == "ia3":
-        return LoraConfig(**named, feedforward_modules=_listed(config["feedforward_modules"]))
-    if kind == "vera":
-        return LoraConfig(**named, r=config["r"], lora_dropout=config["vera_dropout"])
-    if kind == "oft":
-        if config["r"]:
-            raise UsageError("OFT by its number of blocks is not predicted")
-        width, dropout = config["oft_block_size"], config["module_dropout"]
-        return LoraConfig(**named, oft_block_size=width, lora_dropout=dropout)
+    if read := of_method(kind, "read"):
+        return LoraConfig(**named, **read(config))
     return LoraConfig(
         **named,
         r=config["r"],

@@ -7,15 +7,15 @@ from typing import Any
 
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.facts.stacks.stack import BARE, Stack, Trainer, check_able, find_stack, spelled
+from lora_profiler.question.adapter_method import adapter_method
+from lora_profiler.question.base import base_kind
 from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.kernel_set import kernel_set, unsupported_reason
 from lora_profiler.question.loop import loop_facts
-from lora_profiler.question.lora_config import IDLE_FIELDS, PEFT_NAMES
 from lora_profiler.question.lora_kernel_set import lora_kernels_unsupported_reason
 from lora_profiler.question.model_spec import ModelSpec, StoredBase
 from lora_profiler.question.option import Option, flag
 from lora_profiler.question.option_values import DEEPSPEED_ZERO
-from lora_profiler.question.support.bases import BASES
 from lora_profiler.question.support.generations import as_made
 from lora_profiler.question.workload import (
     OPTIONS,
@@ -235,12 +235,12 @@ def _adapter_arguments(
     """What to make the adapter of: what a trainer takes by default for LoRA means nothing to
     another method. Raises UsageError for a rank of a method without one."""
     arguments = _arguments(LoraConfig, options, model)
-    idle = IDLE_FIELDS.get(arguments["peft_type"], ())
+    found = adapter_method(arguments["peft_type"])
     for option in OPTIONS:
-        if option.owner is LoraConfig and option.field in idle:
+        if option.owner is LoraConfig and option.field in found.idle:
             if option.field == "r" and option.name in given:
                 raise UsageError(
-                    f"{option.flag} does not apply to {PEFT_NAMES[arguments['peft_type']]}; leave"
+                    f"{option.flag} does not apply to {found.title}; leave"
                     " it out, or take another --peft-type."
                 )
             if option.name not in given:
@@ -267,7 +267,7 @@ def _as_stored(stored: StoredBase, dtype: str | None, given: Collection[str]) ->
 
 def _of_base(kind: str, given: Collection[str]) -> Mapping[str, Any]:
     """What a kind of base takes of the options that were not given."""
-    defaults = BASES[kind].defaults if kind in BASES else {}
+    defaults = base_kind(kind).defaults
     return {name: value for name, value in defaults.items() if name not in given}
 
 

@@ -17,7 +17,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["kernels", "loops", "lora_kernels", "losses", "optimizers", "trainers"]
+Kind = Literal[
+    "adapters", "bases", "kernels", "loops", "lora_kernels", "losses", "optimizers", "trainers"
+]
 File = Literal["", "keys", "law", "stand_in", "written"]
 _FOLDER = Path(__file__).parents[1] / "features"
 

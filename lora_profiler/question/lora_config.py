@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lora_profiler.errors import UsageError
+from lora_profiler.question.adapter_method import adapter_method
 from lora_profiler.question.option import check_options, option, options_of
 from lora_profiler.question.option_values import (
     UNMODELLED_ADAPTERS,
@@ -15,16 +16,6 @@ from lora_profiler.question.option_values import (
     QuantType,
     Recipe,
 )
-
-_OF_LORA = ("use_rslora", "use_dora", "fast_lora", "lora_kernels", "target_parameters")
-IDLE_FIELDS: Mapping[PeftType, tuple[str, ...]] = {
-    "lora": ("feedforward_modules", "oft_block_size"),
-    "vera": ("lora_alpha", "feedforward_modules", "oft_block_size", *_OF_LORA),
-    "ia3": ("r", "lora_alpha", "lora_dropout", "layers_to_transform", "oft_block_size", *_OF_LORA),
-    "oft": ("r", "lora_alpha", "feedforward_modules", *_OF_LORA),
-}
-"""Fields of `LoraConfig` that PEFT's config of another method has no counterpart of."""
-PEFT_NAMES: Mapping[PeftType, str] = {"lora": "LoRA", "vera": "VeRA", "ia3": "IA3", "oft": "OFT"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,7 +224,7 @@ class LoraConfig:
     def _check_peft_type(self) -> None:
         for one in options_of(LoraConfig):
             value = getattr(self, one.field)
-            is_idle = one.field in IDLE_FIELDS[self.peft_type]
+            is_idle = one.field in adapter_method(self.peft_type).idle
             if is_idle and one.field != "r" and value not in (one.default, ()):
                 raise UsageError(
                     f"{one.flag} does not apply to {self.method_name}; leave it out, or take"
@@ -255,12 +246,12 @@ class LoraConfig:
     @property
     def has_rank(self) -> bool:
         """Whether `r` changes anything."""
-        return "r" not in IDLE_FIELDS[self.peft_type]
+        return "r" not in adapter_method(self.peft_type).idle
 
     @property
     def method_name(self) -> str:
         """As the method's papers write it."""
-        return PEFT_NAMES[self.peft_type]
+        return adapter_method(self.peft_type).title
 
 
 def _recipes(options: Mapping[str, Any]) -> tuple[Recipe, ...]:

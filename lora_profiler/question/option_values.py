@@ -11,6 +11,8 @@ Device = Literal["cuda", "cpu", "mps", "xpu"]
 Precision = Literal["pure", "amp", "amp-float16", "fsdp-mixed"]
 Method = Literal["full", "lora", "qlora"]
 if TYPE_CHECKING:  # the values are names of features, which the option's own check knows
+    PeftType: TypeAlias = str
+    QuantType: TypeAlias = str
     Kernels: TypeAlias = str
     LoopState: TypeAlias = str
     LoraKernels: TypeAlias = str
@@ -19,6 +21,8 @@ if TYPE_CHECKING:  # the values are names of features, which the option's own ch
 else:
     Optimizer = Literal[("adamw", "sgd", *names("optimizers"))]
     Loss = Literal[("plain", "chunked", "fused", *names("losses"))]
+    QuantType = Literal[("nf4", "int8", *names("bases"))]
+    PeftType = Literal[("lora", *names("adapters"))]
     Kernels = Literal[("transformers", *names("kernels"))]
     LoopState = Literal[("none", "transformers", "transformers-unmasked", *names("loops"))]
     LoraKernels = Literal[("peft", *names("lora_kernels"))]
@@ -40,17 +44,6 @@ OffloadDevice = Literal["none", "cpu", "nvme"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Recipe = Literal["stock", "kbit", "kbit-norms", "trl"]
 Qat = Literal["none", "8da4w", "int8-int4", "int4", "fp8-int4", "fp8-fp8"]
-QuantType = Literal["nf4", "int8", "gptq", "awq", "fp8", "hqq"]
-QUANT_TITLES: Mapping[str, str] = {
-    "nf4": "NF4",
-    "int8": "LLM.int8",
-    "gptq": "GPTQ",
-    "awq": "AWQ",
-    "fp8": "FP8",
-    "hqq": "HQQ",
-}
-"""As people write them."""
-PeftType = Literal["lora", "vera", "ia3", "oft"]
 
 UNMODELLED_OPTIMIZERS: Mapping[str, str] = {
     "galore_adafactor": "its averages are sums of rows and columns of what it projects.",

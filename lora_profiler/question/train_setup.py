@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, replace
 
 from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.question.adapter_method import adapter_method
 from lora_profiler.question.kernel_set import kernel_set
 from lora_profiler.question.loop import loop_facts
 from lora_profiler.question.loss import loss_facts
@@ -81,7 +82,10 @@ def check_together(setup: "TrainSetup") -> None:
         )
     lora = setup.lora
     if facts.matrices_alone and (
-        lora is None or lora.modules_to_save or lora.use_dora or lora.peft_type == "vera"
+        lora is None
+        or lora.modules_to_save
+        or lora.use_dora
+        or not adapter_method(lora.peft_type).matrices
     ):
         raise UsageError(
             "torch's Muon updates matrices only, not norms, biases, DoRA or VeRA vectors; use"
@@ -146,7 +150,9 @@ def _check_frozen(setup: "TrainSetup") -> None:
     if {*setup.freeze} == {*FROZEN_PARTS}:
         raise UsageError("nothing is left to train; leave a part out of --freeze.")
     lora = setup.lora
-    if lora is not None and (lora.peft_type == "vera" or "language_model" in setup.freeze):
+    if lora is not None and (
+        adapter_method(lora.peft_type).shared or "language_model" in setup.freeze
+    ):
         raise UsageError(
             "adapters can leave out the vision tower and the projector only, and not with VeRA;"
             " name the adapted layers with --targets."

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lora_profiler.errors import UsageError
+from lora_profiler.question.base import base_kind
 from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.lora_config import LoraConfig, Quantization
 from lora_profiler.question.model_spec import ModelSpec, StoredBase
@@ -16,7 +17,6 @@ from lora_profiler.question.option_values import (
     FLAT,
     FULLY_SHARDED,
     MAX_WORLD_SIZE,
-    QUANT_TITLES,
     UPDATES_SHARED,
     Attention,
     Device,
@@ -43,7 +43,6 @@ __all__ = [
     "FULLY_SHARDED",
     "MAX_WORLD_SIZE",
     "OPTIONS",
-    "QUANT_TITLES",
     "STORED_OPTIONS",
     "UPDATES_SHARED",
     "Attention",
@@ -119,7 +118,7 @@ class Workload:
 def _check_stored(model: str, stored: StoredBase, setup: TrainSetup) -> None:
     """A quantised checkpoint is the base that it is stored as, with its products in the dtype that
     it asks for."""
-    title = QUANT_TITLES[stored.quant_type]
+    title = base_kind(stored.quant_type).title
     packed = f"{model} is stored in {'4 bit (NF4)' if stored.quant_type == 'nf4' else title}"
     made_from = "or name the model that it was made from"
     if setup.lora is None:

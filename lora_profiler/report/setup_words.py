@@ -11,14 +11,15 @@ from lora_profiler.facts.stacks import BARE, GUIDE, Trainer, find_stack
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.diagnostics import outweighed_layers, unmatched_targets
 from lora_profiler.planning.setups import DEFAULTS
+from lora_profiler.question.adapter_method import adapter_method
 from lora_profiler.question.adapters.targets import attention_targets
+from lora_profiler.question.base import base_kind
 from lora_profiler.question.option import Option, flag
 from lora_profiler.question.support.bases import check_quantized_experts, packed_expert_bytes
 from lora_profiler.question.support.generations import has_packed_experts
 from lora_profiler.question.support.model_types import type_of
 from lora_profiler.question.workload import (
     OPTIONS,
-    QUANT_TITLES,
     STORED_OPTIONS,
     LoraConfig,
     Method,
@@ -114,15 +115,12 @@ def adapter_line(setup: TrainSetup) -> str:
     targets = "PEFT's default" if lora.target_modules is None else lora.target_modules
     text = targets if isinstance(targets, str) else ", ".join(targets)
     sizes = f"rank {lora.r}, " if lora.has_rank else ""
-    if lora.peft_type == "lora":
-        sizes += f"alpha {lora.alpha:g}, "
-    elif lora.peft_type == "oft":
-        sizes += f"blocks of {lora.oft_block_size}, "
+    sizes += adapter_method(lora.peft_type).size.format(lora)
     line = f"{labels.adapter_label(setup)}: {sizes}targets {text}, {lora.adapter_dtype} adapters"
     words = [line, *_heading_words(setup, LoraConfig)]
     if quantization:
         nested = " with double quantisation" if quantization.is_nested else ""
-        base = f"{QUANT_TITLES[quantization.quant_type]} base{nested}"
+        base = f"{base_kind(quantization.quant_type).title} base{nested}"
         words += [base, f"{quantization.recipe} recipe"]
     return ", ".join(words)
 

@@ -18,8 +18,9 @@ from typing import Literal
 
 from lora_profiler.errors import UsageError
 from lora_profiler.memory.kernels import Gemm, Kernel, Kind, StepKernels
+from lora_profiler.question.base import base_kind
 from lora_profiler.question.optimizer import optimizer_facts, package_optimizer
-from lora_profiler.question.workload import QUANT_TITLES, UPDATES_SHARED, TrainSetup
+from lora_profiler.question.workload import UPDATES_SHARED, TrainSetup
 from lora_profiler.steptime.constants import FRESH_BYTES, Fixed, Rates
 
 Part = Kind | Literal["launches", "update", "besides"]
@@ -393,8 +394,8 @@ def check_base_timed(setup: TrainSetup) -> None:
     """Raises UsageError for a base but in NF4."""
     if setup.quantization is not None and setup.quantization.quant_type != "nf4":
         raise UsageError(
-            f"the time of products over {QUANT_TITLES[setup.quantization.quant_type]} is not known;"
-            " ask about --quant-type nf4."
+            f"the time of products over {base_kind(setup.quantization.quant_type).title} is not"
+            " known; ask about --quant-type nf4."
         )
 
 

@@ -16,8 +16,19 @@ from lora_profiler.question.loss import CORE, all_losses
 from lora_profiler.question.optimizer import all_optimizers
 
 PACKAGE = Path(lora_profiler.__file__).parent
-KINDS: tuple[Kind, ...] = ("kernels", "loops", "lora_kernels", "losses", "optimizers", "trainers")
+KINDS: tuple[Kind, ...] = (
+    "adapters",
+    "bases",
+    "kernels",
+    "loops",
+    "lora_kernels",
+    "losses",
+    "optimizers",
+    "trainers",
+)
 OPTION: dict[Kind, str] = {
+    "adapters": "peft-type",
+    "bases": "quant-type",
     "kernels": "kernels",
     "loops": "loop-state",
     "lora_kernels": "lora-kernels",
@@ -50,7 +61,17 @@ HOOKS = {
 }
 OF_ONE_FILE = {"FEATURE", "state_bytes", "temporaries", "made"} | {
     "doubts",
+    "stored",
+    "leaves",
+    "words",
     "nearest_traced",
+    "peft_config",
+    "read",
+    "tensors",
+    "buffer_bytes",
+    "refusals",
+    "feedforward_names",
+    "block_size",
     "put_together_bytes",
 }
 PLAIN = "from lora_profiler.cli.main import root; root.main({!r}, 'lora-profile', standalone_mode=False)"
@@ -181,10 +202,12 @@ AMBIGUOUS = {  # trainers, libraries and kernels of the same name
 }  # fmt: skip
 STILL_NAMED: dict[str, set[str]] = {
     "question": {"liger"},  # what a plain question leaves open
-    "facts": {"liger", "adamw_8bit", "lion"},  # what transformers' Trainer takes
+    # what transformers' Trainer takes, and how checkpoints are stored
+    "facts": {"liger", "adamw_8bit", "lion", "awq", "fp8", "gptq", "hqq"},
     "planning": {"adamw_8bit", "trl-dpo", "trl-kto", "trl-reward"},  # what plans and advice offer
     "report": {"adamw_8bit"},
     "memory": {"adamw_8bit"},
+    "_common": {"hqq"},
     "measuring": {"rmsprop", "trl-dpo"},
     "trainer_files": {"liger", "muon"},
 }  # fmt: skip

@@ -25,8 +25,8 @@ from lora_profiler.facts.catalog import find_model, model_from_config
 from lora_profiler.memory.analytic import predict
 from lora_profiler.planning import engine
 from lora_profiler.planning.setups import setup_for
+from lora_profiler.question.base import base_kind
 from lora_profiler.question.model_spec import StoredBase
-from lora_profiler.question.support.bases import BASES
 from lora_profiler.question.workload import (
     LoraConfig,
     Quantization,
@@ -59,7 +59,7 @@ def workload(kind: QuantType, name: str = "llama", **fields: Any) -> Workload:
     "row", RECORDED["rows"], ids=lambda r: "-".join(str(v) for v in list(r.values())[:6])
 )
 def test_a_layer_has_the_bytes_that_its_package_makes(row):
-    base = BASES[row["kind"]]
+    base = base_kind(row["kind"])
     stored = StoredBase(quant_type=row["kind"], bits=row["bits"], group_size=row["group_size"])
     inputs, outputs = row["in_features"], row["out_features"]
     assert base.layer_bytes(inputs, outputs, stored) == (row["weight_bytes"], row["constant_bytes"])
@@ -77,7 +77,10 @@ def test_a_layer_in_fp8_has_the_bytes_that_transformers_makes(shape, block):
     layer = finegrained_fp8.FP8Linear(*shape, block_size=block)
     stored = StoredBase(quant_type="fp8", bits=8, group_size=block[0] if block else -1)
     sizes = {name: parameter.nbytes for name, parameter in layer.named_parameters()}
-    assert BASES["fp8"].layer_bytes(*shape, stored) == (sizes["weight"], sizes["weight_scale_inv"])
+    assert base_kind("fp8").layer_bytes(*shape, stored) == (
+        sizes["weight"],
+        sizes["weight_scale_inv"],
+    )
 
 
 def test_a_published_checkpoint_is_as_large_as_its_index_says():

@@ -16,6 +16,8 @@ from commands import Run
 from families import TINY, VARIED
 from lora_profiler.errors import UsageError
 from lora_profiler.facts.catalog import find_gpu, find_model, model_from_config
+from lora_profiler.features.adapters.ia3 import FEEDFORWARD as OF_IA3
+from lora_profiler.features.adapters.oft import block_size
 from lora_profiler.memory.analytic import predict
 from lora_profiler.memory.analytic.persistent import trainable_tensors
 from lora_profiler.memory.analytic.plan import plan_for
@@ -23,7 +25,7 @@ from lora_profiler.planning.engine import predict as answer
 from lora_profiler.planning.fit import fit
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.question.adapters import RefusedTargetsError
-from lora_profiler.question.adapters.matching import block_size
+from lora_profiler.question.adapters.targets import default_targets
 from lora_profiler.question.workload import LoraConfig, PeftType, Quantization, TrainSetup, Workload
 from lora_profiler.report.labels import way_label
 
@@ -106,8 +108,9 @@ def test_peft_makes_the_same(name, kind, case):
     lora = LoraConfig(peft_type=kind, **CASES[case], **told)
     real = made_by_peft(config, lora)
     spec = model_from_config(dict(config), id=name, source="test")
+    workload = Workload(model=spec, setup=TrainSetup(lora=lora))
     try:
-        plan = plan_for(Workload(model=spec, setup=TrainSetup(lora=lora)))
+        plan = plan_for(workload)
     except RefusedTargetsError as refusal:
         if refusal.peft_error is None:
             assert "not modelled here" in str(refusal) or "is not modelled" in str(refusal)
@@ -124,7 +127,7 @@ def test_peft_makes_the_same(name, kind, case):
         assert sorted(shapes) == sorted(real[0])
     else:
         assert shapes == real[0]
-    (setup,) = (m for m in predict(plan.workload).moments if m.moment == "setup" and m.step == 1)
+    (setup,) = (m for m in predict(workload).moments if m.moment == "setup" and m.step == 1)
     assert setup.bytes.get("buffers", 0) == real[1]
 
 
@@ -166,13 +169,12 @@ def test_the_width_of_a_rotation_is_pefts():
 def test_tables_are_pefts_own():
     from peft.utils import constants
 
-    from lora_profiler.question.adapters.targets import IA3_FEEDFORWARD, TARGETS_OF
-
-    for kind, targets in TARGETS_OF.items():
+    for kind in ("lora", *KINDS):
+        targets = default_targets(kind)
         real = getattr(constants, f"TRANSFORMERS_MODELS_TO_{kind.upper()}_TARGET_MODULES_MAPPING")
         assert {k: list(v) if isinstance(v, tuple) else v for k, v in targets.items()} == real
     real = constants.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING
-    assert {k: list(v) for k, v in IA3_FEEDFORWARD.items()} == real
+    assert {k: list(v) for k, v in OF_IA3.items()} == real
 
 
 @pytest.mark.parametrize("kind", KINDS)

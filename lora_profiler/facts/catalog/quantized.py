@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from lora_profiler.errors import ModelNotFoundError, UnsupportedModelError
+from lora_profiler.question.base import base_kind, of_base
 from lora_profiler.question.model_spec import ModelSpec, StoredBase
-from lora_profiler.question.workload import QUANT_TITLES
 
 _KEYS = ("quantization_config", "compression_config")
 _SCHEMES = {
@@ -68,7 +68,7 @@ def stored(raw: Mapping[str, Any], where: str, original: Callable[[], str | None
         return _bitsandbytes(config, where, original)
     if method in _DEQUANTIZED_BY_TRANSFORMERS and config.get("dequantize") is True:
         return Stored(dequantized_from=scheme(method))
-    read = _READ.get(method)
+    read = of_base(method, "stored")
     if read is not None and (base := read(config)) is not None:
         listed = config.get("modules_to_not_convert")
         names = None if not listed else _names(listed, where, "modules_to_not_convert")
@@ -100,7 +100,7 @@ def check_skipped(spec: ModelSpec, stored: Stored, where: str) -> None:
     skipped = stored.skipped
     if stored.base.quant_type == "awq":
         skipped = (*skipped, spec.output_embedding or "")
-    title = "4 bit" if stored.base.quant_type == "nf4" else QUANT_TITLES[stored.base.quant_type]
+    title = "4 bit" if stored.base.quant_type == "nf4" else base_kind(stored.base.quant_type).title
     for name, module in spec.modules():
         if not module.is_linear:
             continue
@@ -152,52 +152,6 @@ def _bitsandbytes(
         skipped=skipped,
         listed_as="llm_int8_skip_modules",
     )
-
-
-def _gptq(config: Mapping[str, Any]) -> StoredBase | None:
-    """None for what is not packed into int32 alike in every layer of the blocks."""
-    layout = config.get("checkpoint_format") or config.get("format") or "gptq"
-    differs = ("dynamic", "lm_head", "modules_in_block_to_quantize", "modules_to_not_convert")
-    if layout not in ("gptq", "gptq_v2") or any(config.get(key) for key in differs):
-        return None
-    return _grouped("gptq", config.get("bits"), config.get("group_size"), (2, 3, 4, 8))
-
-
-def _awq(config: Mapping[str, Any]) -> StoredBase | None:
-    """None for what GPTQModel's GEMM layers do not hold; keys of AutoAWQ or of transformers."""
-    if str(config.get("version") or config.get("format") or "gemm").lower() != "gemm":
-        return None
-    bits, group = config.get("bits", config.get("w_bit")), config.get("group_size")
-    return _grouped("awq", bits, config.get("q_group_size", group), (4,))
-
-
-def _fp8(config: Mapping[str, Any]) -> StoredBase | None:
-    """None but for square blocks or one scale a weight in float32, and inputs quantised as they
-    come."""
-    sides = config.get("weight_block_size") or [-1, -1]
-    plain = (
-        config.get("activation_scheme", "dynamic") == "dynamic"
-        and config.get("scale_fmt") in (None, "float")
-        and not config.get("modules_to_convert")
-    )
-    if not plain or not isinstance(sides, list) or sides[1:] != sides[:1]:
-        return None
-    return _grouped("fp8", 8, sides[0], (8,))
-
-
-def _grouped(kind: str, bits: Any, group: Any, known: tuple[int, ...]) -> StoredBase | None:
-    if type(bits) is not int or type(group) is not int or bits not in known:
-        return None
-    if group != -1 and group <= 0:
-        return None
-    return StoredBase(quant_type=kind, bits=bits, group_size=group)
-
-
-_READ: Mapping[str, Callable[[Mapping[str, Any]], StoredBase | None]] = {
-    "gptq": _gptq,
-    "awq": _awq,
-    "fp8": _fp8,
-}
 
 
 def _names(value: object, where: str, key: str) -> tuple[str, ...]:

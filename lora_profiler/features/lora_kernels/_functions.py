@@ -11,8 +11,8 @@ from lora_profiler._common.polynomial import ZERO, Polynomial, R, constant, tota
 from lora_profiler.memory.analytic.ledger import Ledger
 from lora_profiler.memory.analytic.tensors import Storage, Tensor
 from lora_profiler.question.adapters import Adapter
+from lora_profiler.question.base import NF4_BLOCK
 from lora_profiler.question.lora_kernel_set import lora_kernel_set
-from lora_profiler.question.support.bases import NF4_BLOCK
 
 Sizes = tuple[Polynomial, Polynomial, Polynomial]
 

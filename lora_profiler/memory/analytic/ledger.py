@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from lora_profiler._common.polynomial import TOKENS, ZERO, Polynomial, constant, total
 from lora_profiler.memory.analytic.tensors import ITEMSIZE, Node, Rules, Storage, Tensor
 from lora_profiler.question.adapters import Adapter
+from lora_profiler.question.base import Base
 from lora_profiler.question.model_spec import Module
-from lora_profiler.question.support.bases import Base
 
 
 def promoted(x: Tensor, y: Tensor) -> str:

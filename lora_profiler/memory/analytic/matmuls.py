@@ -8,7 +8,7 @@ from lora_profiler.memory.analytic.cut_layers import gathered, replicated, summe
 from lora_profiler.memory.analytic.ledger import Ledger
 from lora_profiler.memory.analytic.tensors import ITEMSIZE, Node, Storage, Tensor
 from lora_profiler.question.adapters import Adapter
-from lora_profiler.question.support.bases import Base
+from lora_profiler.question.base import Base
 from lora_profiler.question.support.fake_quantizing import RULED
 
 _SCALES = "scales"
@@ -241,9 +241,9 @@ def _low_rank(op: Ledger, x: Tensor, y: Tensor, adapter: Adapter) -> Tensor:
     scales."""
     rules, base = op.rules, op.base(op.scope)
     sums = base.sums if base else "linear"
-    packed, casts_sum = sums != "linear", sums in ("linear", "hqq")
+    packed, casts_sum = sums != "linear", sums in ("linear", "wide")
     rows, rank = x.elements.ceil_div(adapter.in_features), R
-    if sums == "bitsandbytes":
+    if sums == "clone":
         y = op.copy(y)
     leaves = packed and rules.autocast and rules.device != "cpu"
     cast = x if leaves else op.cast(x, rules.adapter_dtype)
@@ -254,7 +254,7 @@ def _low_rank(op: Ledger, x: Tensor, y: Tensor, adapter: Adapter) -> Tensor:
     inner = replicated(op, summed(op, inner))
     out_size = constant(adapter.out_features)
     delta = trained(op, inner, rows, rank, out_size, y.elements)
-    if sums == "awq":
+    if sums == "scaled":
         delta = op.scale(op.cast(delta, y.dtype))
     else:
         delta = op.scale(delta)

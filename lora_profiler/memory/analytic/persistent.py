@@ -12,8 +12,9 @@ from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from lora_profiler._common.polynomial import ZERO, Polynomial, R, constant, product, total
+from lora_profiler.question.adapter_method import of_method
 from lora_profiler.question.adapters import Adapter
-from lora_profiler.question.adapters.matching import block_size, skew_elements
+from lora_profiler.question.base import nf4_bytes
 from lora_profiler.question.kernel_set import kernel_set
 from lora_profiler.question.loss import loss_facts
 from lora_profiler.question.model_spec import LayerStack, ModelSpec, Module, StoredBase
@@ -24,7 +25,6 @@ from lora_profiler.question.support.bases import (
     is_packed_expert,
     is_wide_end,
     layer_bytes,
-    nf4_bytes,
     stored_base,
 )
 from lora_profiler.question.support.library_memory import has_reference
@@ -323,23 +323,12 @@ def adapter_tensors(adapter: Adapter, dtype: str, setup: TrainSetup) -> tuple[Tr
     """What trains of one adapter, with the rank left open, as `named_parameters()` has it.
 
     LoRA: A and B, (rank, in, ...) and (out, rank, ...); with DoRA the magnitudes, one for each
-    output (PEFT `tuners/lora/dora.py`). VeRA: a vector as long as the output and one as long as the
-    rank. IA3: a vector as long as the output, or the input. OFT: a row for each block of the input,
-    what is above the diagonal of a skew-symmetric matrix (PEFT `tuners/{vera,ia3,oft}/layer.py`,
-    update_layer).
+    output (PEFT `tuners/lora/dora.py`).
     """
     lora = setup.lora
     assert lora is not None
-    match lora.peft_type:
-        case "vera":
-            return _fixed((adapter.out_features,), dtype), TrainableTensor((R,), dtype)
-        case "ia3" if adapter.scales_input:
-            return (_fixed((1, adapter.in_features), dtype),)
-        case "ia3":
-            return (_fixed((adapter.out_features, 1), dtype),)
-        case "oft":
-            width = block_size(adapter.in_features, lora.oft_block_size)
-            return (_fixed((adapter.in_features // width, skew_elements(width)), dtype),)
+    if own := of_method(lora.peft_type, "tensors"):
+        return own(adapter, dtype, lora)  # type: ignore[no-any-return]
     (_, *inner), (outer, _, *ones) = adapter.a_shape(1), adapter.b_shape(1)
     rank = R * adapter.rank(1)
     a = (rank, *(constant(size) for size in inner))
@@ -350,15 +339,6 @@ def adapter_tensors(adapter: Adapter, dtype: str, setup: TrainSetup) -> tuple[Tr
 
 
 def adapter_buffer_bytes(adapters: tuple[Adapter, ...], setup: TrainSetup) -> Polynomial:
-    """Bytes of what adapters hold and do not train: VeRA's two random matrices, as long as the
-    longest input and output (PEFT `tuners/vera/model.py`, _init_vera_A_vera_B); OFT's int64 row and
-    column of each number above the diagonal, of every layer (`tuners/oft/layer.py`,
-    OFTRotationModule)."""
-    lora = setup.lora
-    if lora is not None and lora.peft_type == "vera":
-        widest = max(a.in_features for a in adapters) + max(a.out_features for a in adapters)
-        return R * widest * DTYPE_BYTES[adapter_dtype(setup)]
-    if lora is not None and lora.peft_type == "oft":
-        widths = (block_size(a.in_features, lora.oft_block_size) for a in adapters)
-        return constant(sum(2 * 8 * skew_elements(width) for width in widths))
-    return ZERO
+    """Bytes of what adapters hold and do not train."""
+    own = of_method(setup.lora.peft_type, "buffer_bytes") if setup.lora else None
+    return own(adapters, setup) if own else ZERO

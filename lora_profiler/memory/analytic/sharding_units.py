@@ -36,9 +36,10 @@ from lora_profiler.memory.analytic.sharding import (
     unit,
 )
 from lora_profiler.question.adapters import Adapter
+from lora_profiler.question.base import nf4_bytes
 from lora_profiler.question.model_spec import LayerStack, ModelSpec, Module
 from lora_profiler.question.optimizer import optimizer_facts
-from lora_profiler.question.support.bases import adapter_dtype, nf4_bytes
+from lora_profiler.question.support.bases import adapter_dtype
 from lora_profiler.question.support.optimizers import steps_on_shards
 from lora_profiler.question.workload import DTYPE_BYTES, FLAT, FULLY_SHARDED, TrainSetup, Workload
 

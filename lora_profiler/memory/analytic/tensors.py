@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from lora_profiler._common.polynomial import TOKENS, ZERO, Polynomial, S
+from lora_profiler.question.base import Base
 from lora_profiler.question.feature import part
 from lora_profiler.question.option_values import Kernels, LoraKernels
-from lora_profiler.question.support.bases import Base
 from lora_profiler.question.workload import Loss, Qat, Transformers
 
 ITEMSIZE = {

@@ -24,7 +24,7 @@ from lora_profiler.memory.compiled.affine import (
 )
 from lora_profiler.memory.compiled.tape import Layout, Tape, tape_from_json, tape_json
 from lora_profiler.memory.prediction import Category, MomentName
-from lora_profiler.question.adapters.targets import TARGETS_OF
+from lora_profiler.question.adapters.targets import default_targets
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.support.check import widened
 from lora_profiler.question.workload import OPTIONS, TrainSetup, key_fields, setup_dict
@@ -185,7 +185,7 @@ def _told(model: ModelSpec, setup: TrainSetup) -> dict[str, Any]:
     if wide := widened(model, setup):
         differences["wide"] = wide
     if setup.lora is not None:
-        usual_targets = TARGETS_OF[setup.lora.peft_type].get(model.model_type)
+        usual_targets = default_targets(setup.lora.peft_type).get(model.model_type)
         targets = setup.lora.target_modules or usual_targets
         differences["targets"] = (
             targets if targets is None or isinstance(targets, str) else sorted(targets)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from math import prod
 from typing import NamedTuple
 
+from lora_profiler.question.adapter_method import adapter_method, of_method
 from lora_profiler.question.adapters.targets import (
     MAMBA_TYPES,
     NOT_OF_MAMBA,
@@ -21,30 +22,15 @@ from lora_profiler.question.adapters.targets import (
     Targets,
     all_names,
     containers,
-    feedforward_names,
     outer_containers,
     refuse,
     resolve,
     suggestion,
 )
 from lora_profiler.question.model_spec import LayerStack, ModelSpec, Module, Weight
-from lora_profiler.question.option_values import PeftType
 from lora_profiler.question.workload import LoraConfig
 
 _CONVOLUTIONS = frozenset({"Conv1d", "Conv2d", "Conv3d"})
-_SUPPORTED: dict[PeftType, frozenset[str]] = {
-    "lora": frozenset({"Linear", "Conv1D", "Embedding"}) | _CONVOLUTIONS,
-    "vera": frozenset({"Linear", "Conv1D"}),
-    "ia3": frozenset({"Linear", "Conv1D", "Conv2d", "Conv3d"}),
-    "oft": frozenset({"Linear", "Embedding", "Conv2d"}),
-}
-_UNSUPPORTED_ERROR: dict[PeftType, str] = {
-    "lora": "ValueError",
-    "vera": "TypeError",
-    "ia3": "ValueError",
-    "oft": "TypeError",
-}
-"""What PEFT raises at a module of another class; VeRA a ValueError where it finds nothing else."""
 
 
 class Adapter(NamedTuple):
@@ -95,7 +81,8 @@ def adapters(spec: ModelSpec, lora: LoraConfig) -> tuple[Adapter, ...]:
     Raises RefusedTargetsError where PEFT would raise, with its reason and a suggestion.
     """
     targets = resolve(spec, lora)
-    feedforward = feedforward_names(spec, lora)
+    own = of_method(lora.peft_type, "feedforward_names")
+    feedforward = own(spec, lora) if own else ()
     if any(c.isdigit() for name in feedforward for c in name):
         targets = targets._replace(alike=False)
     if not targets.all_linear:
@@ -197,13 +184,13 @@ def _check_module(
         refuse(
             f"{key} is an nn.MultiheadAttention, which is not modelled here. Leave it out.", None
         )
-    if module.kind not in _SUPPORTED[kind]:
+    if module.kind not in adapter_method(kind).adapts:
         if kind != "lora":
             words = f" by {lora.method_name}. Leave it out, or take another --peft-type."
         else:
             words = "." + suggestion(spec, ())
         refuse(
-            f"{key} is a {module.kind}, which PEFT cannot adapt{words}", _UNSUPPORTED_ERROR[kind]
+            f"{key} is a {module.kind}, which PEFT cannot adapt{words}", adapter_method(kind).error
         )
     if kind != "lora" and not module.is_linear:
         refuse(
@@ -231,7 +218,7 @@ def _check_parameter(
             " it out of --target-parameters.",
             "ValueError",
         )
-    if module.kind in _SUPPORTED["lora"]:
+    if module.kind in adapter_method("lora").adapts:
         refuse(
             f"{key}.{weight.name} is a {module.kind}'s; adapters on it as a bare parameter are not"
             " modelled here. Name the layer in --targets.",
@@ -270,7 +257,7 @@ def _check_containers(spec: ModelSpec, lora: LoraConfig, targets: Targets) -> No
             refuse(
                 f"{key} is not a linear layer; PEFT refuses targets that match it."
                 + suggestion(spec, (key,)),
-                _UNSUPPORTED_ERROR[lora.peft_type],
+                adapter_method(lora.peft_type).error,
             )
 
 
@@ -312,26 +299,7 @@ def _refuse_empty(spec: ModelSpec, lora: LoraConfig, targets: Targets) -> None:
         message = f"No module of {spec.id} matches {', '.join(names)}{where}." + suggestion(
             spec, names
         )
-    # VeRA looks for its largest layer first (`vera/model.py`, _find_dim)
-    refuse(message, "ValueError" if lora.peft_type == "vera" else "NoMatchingPeftModuleError")
-
-
-# --- the widths of OFT's rotations (peft 0.21.2, tuners/oft/layer.py, adjust_oft_parameters) ------
-
-
-def block_size(in_features: int, requested: int) -> int:
-    """The divisor of `in_features` nearest to `requested`, the lower of two equally near; all of it
-    where that is no wider."""
-    if requested >= in_features:
-        return in_features
-    lower = next(size for size in range(requested, 0, -1) if in_features % size == 0)
-    higher = next(size for size in range(requested, in_features + 1) if in_features % size == 0)
-    return lower if requested - lower <= higher - requested else higher
-
-
-def skew_elements(width: int) -> int:
-    """The numbers above the diagonal of a square matrix."""
-    return width * (width - 1) // 2
+    refuse(message, adapter_method(lora.peft_type).empty_error)
 
 
 # --- saved ----------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple, NoReturn
 
 from lora_profiler.errors import TargetModulesError, UsageError, nearest
+from lora_profiler.question.adapter_method import adapter_method
 from lora_profiler.question.adapters.patterns import PatternMatch, UnmatchedError, shown, verdict
 from lora_profiler.question.model_spec import LayerStack, ModelSpec, Module
 from lora_profiler.question.option_values import PeftType
@@ -50,45 +51,6 @@ suffixes, or a pattern."""
 MAMBA_TYPES = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"})
 NOT_OF_MAMBA = ("out_proj", "conv1d")
 """tuners_utils.py, _check_lora_target_modules_mamba."""
-
-_IA3_TARGETS: dict[str, str | tuple[str, ...]] = {
-    **dict.fromkeys(("llama", "mistral"), ("k_proj", "v_proj", "down_proj")),
-    **dict.fromkeys(
-        ("gemma", "gemma2", "gemma3_text", "llama4", "qwen2", "qwen3"),
-        ("q_proj", "v_proj", "down_proj"),
-    ),
-    **dict.fromkeys(
-        ("RefinedWeb", "RefinedWebModel", "falcon", "gpt_neox"),
-        ("query_key_value", "dense_4h_to_h"),
-    ),
-    **dict.fromkeys(("bert", "roberta"), ("key", "value", "output.dense")),
-    **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn", "mlp.c_proj")),
-    "bart": ("q_proj", "v_proj", "fc2"),
-    "bloom": ("query_key_value", "mlp.dense_4h_to_h"),
-    "deberta": ("in_proj", "output.dense"),
-    "deberta-v2": ("key_proj", "value_proj", "output.dense"),
-    "gpt_neo": ("q_proj", "v_proj", "c_proj"),
-    "gptj": ("q_proj", "v_proj", "fc_out"),
-    "mixtral": ("k_proj", "v_proj", "w2"),
-    "mt5": ("k", "v", "wi_1"),
-    "opt": ("q_proj", "k_proj", "fc2"),
-    "phi": ("q_proj", "v_proj", "fc2"),
-    "t5": ("k", "v", "wo"),
-}
-"""The same, TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING."""
-IA3_FEEDFORWARD: dict[str, tuple[str, ...]] = {
-    model_type: () if model_type == "mt5" else (targets[-1],)
-    for model_type, targets in _IA3_TARGETS.items()
-}
-"""The same, TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING: which of them IA3 takes as
-feedforward."""
-TARGETS_OF: Mapping[PeftType, Mapping[str, str | tuple[str, ...]]] = {
-    "lora": DEFAULT_TARGETS,
-    "vera": DEFAULT_TARGETS | {"phi": ("q_proj", "v_proj")},
-    "ia3": _IA3_TARGETS,
-    "oft": DEFAULT_TARGETS,
-}
-"""The default targets of each of PEFT's methods."""
 
 _MIXTRAL = {"gate": "gate.weight", "w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"}
 _QWEN = {
@@ -194,6 +156,11 @@ def resolve(spec: ModelSpec, lora: LoraConfig) -> Targets:
     )
 
 
+def default_targets(peft_type: PeftType) -> Mapping[str, str | tuple[str, ...]]:
+    """Of a method, by model type."""
+    return adapter_method(peft_type).targets or DEFAULT_TARGETS
+
+
 def able_targets(spec: ModelSpec, peft_type: PeftType, wanted: str) -> str:
     """`wanted`, a trainer's own targets, as PEFT takes them, else what people then pass: all linear
     layers for a type without default, of Mamba models those that PEFT adapts, and by name those of
@@ -209,9 +176,7 @@ def able_targets(spec: ModelSpec, peft_type: PeftType, wanted: str) -> str:
         if not any(inside in name for name, _ in spec.modules()):
             return wanted
         return rf"re:.*\.{_LANGUAGE_MODEL}\..*\.({wanted.replace(',', '|')})"
-    has_default = (
-        spec.model_type in TARGETS_OF.get(peft_type, {}) or _packed_experts(spec) is not None
-    )
+    has_default = spec.model_type in default_targets(peft_type) or _packed_experts(spec) is not None
     if wanted == "default" and has_default:
         return wanted
     if peft_type != "lora" or spec.model_type not in MAMBA_TYPES:
@@ -233,7 +198,7 @@ def _modules(spec: ModelSpec, lora: LoraConfig) -> Targets:
     if packed is not None and lora.peft_type == "lora":  # other methods do not know their old names
         return _with_packed_experts(spec, lora, packed, saved)
     if requested is None:
-        requested = TARGETS_OF[lora.peft_type].get(spec.model_type)
+        requested = default_targets(lora.peft_type).get(spec.model_type)
         if requested is None:
             method = "" if lora.peft_type == "lora" else f" of {lora.method_name}"
             refuse(
@@ -246,21 +211,6 @@ def _modules(spec: ModelSpec, lora: LoraConfig) -> Targets:
     if isinstance(requested, str):
         return Targets(matched=_target_keys(spec, requested), saved=saved, alike=False)
     return _named(frozenset(requested), lora, saved)
-
-
-def feedforward_names(spec: ModelSpec, lora: LoraConfig) -> tuple[str, ...]:
-    """The ends of names of modules whose input IA3 scales, () for another method. Raises
-    RefusedTargetsError where PEFT has no default."""
-    if lora.peft_type != "ia3" or lora.feedforward_modules:
-        return lora.feedforward_modules
-    names = IA3_FEEDFORWARD.get(spec.model_type)
-    if names is None:
-        refuse(
-            f"PEFT has no default IA3 feedforward modules for {spec.model_type}. Name them:"
-            " --feedforward-modules.",
-            "ValueError",
-        )
-    return names
 
 
 def _packed_experts(spec: ModelSpec) -> dict[str, str] | None:

@@ -3,7 +3,9 @@
 from itertools import chain
 
 from lora_profiler.errors import UsageError, refuse
+from lora_profiler.question.adapter_method import of_method
 from lora_profiler.question.adapters import adapters
+from lora_profiler.question.base import base_kind
 from lora_profiler.question.kernel_set import check_kernels, kernel_set
 from lora_profiler.question.loop import loop_facts
 from lora_profiler.question.lora_kernel_set import check_lora_kernels, lora_kernel_set
@@ -11,7 +13,6 @@ from lora_profiler.question.loss import loss_facts
 from lora_profiler.question.model_spec import ModelSpec, Module
 from lora_profiler.question.optimizer import optimizer_facts
 from lora_profiler.question.support.bases import (
-    SPLIT_TOKENS,
     base_of,
     check_base,
     check_quantized_experts,
@@ -30,7 +31,6 @@ from lora_profiler.question.support.sdpa import check_platform
 from lora_profiler.question.workload import (
     DEEPSPEED_ZERO,
     FULLY_SHARDED,
-    QUANT_TITLES,
     LoraConfig,
     TrainSetup,
     Workload,
@@ -280,7 +280,7 @@ def trace_unsupported_reason(setup: TrainSetup) -> str | None:
         return "torchtune's DoRA is known to the rules alone; take --engine analytic."
     if setup.quantization is None or not is_packed_base(setup):
         return None
-    title = QUANT_TITLES[setup.quantization.quant_type]
+    title = base_kind(setup.quantization.quant_type).title
     return (
         f"a base in {title} is known to the rules alone: its layers are its package's own; take"
         " --engine analytic, or --quant-type nf4."
@@ -299,11 +299,10 @@ def omissions(setup: TrainSetup) -> tuple[str, ...]:
         )
     if setup.offload_activations:
         sentences.append(OFFLOADED_ACTIVATIONS)
-    if splits_products(setup):
+    if base is not None and splits_products(setup):
         sentences.append(
-            f"AWQ splits products of up to {SPLIT_TOKENS:,} tokens into eight float32 parts."
-            f" They are"
-            " left out: 32 B per token and output."
+            f"{base.title} splits products of up to {base.split_tokens:,} tokens into eight float32"
+            " parts. They are left out: 32 B per token and output."
         )
     return tuple(sentences)
 
@@ -420,8 +419,7 @@ def check_adapters(workload: Workload) -> None:
     """Raises UsageError for int8 weights, which no FSDP shares; for layers without rules where no
     trace was held against ranks that share them; for Muon on what is no matrix; for DoRA on bare
     parameters, such as packed experts, which PEFT refuses (`tuners/lora/layer.py`, ParamWrapper);
-    for VeRA where torch refuses its products (`tuners/vera/layer.py`, forward, rehearsed); and for
-    IA3 where its layers hand on float32 between layers in 16 bit."""
+    and for what an adapter method itself refuses."""
     setup = workload.setup
     if setup.lora is None:
         return
@@ -458,13 +456,8 @@ def check_adapters(workload: Workload) -> None:
                 "LoRA-FA is known of adapters on linear layers by rules alone; take --targets"
                 " attention, or --optimizer adamw."
             )
-    _check_ia3(setup)
-    if setup.lora.peft_type == "vera" and setup.precision == "fsdp-mixed":
-        raise UsageError(
-            "FSDP's mixed precision leaves VeRA's frozen matrices in float32, and torch refuses"
-            " them"
-            " with bfloat16; use --precision pure or amp."
-        )
+    if own := of_method(setup.lora.peft_type, "refusals"):
+        refuse(own(setup))
     if not setup.lora.use_dora:
         return
     packed = next((a for a in adapters(workload.model, setup.lora) if a.parameter), None)
@@ -473,17 +466,4 @@ def check_adapters(workload: Workload) -> None:
             f"PEFT has no DoRA for parameters that no linear layer holds, and"
             f" {packed.module}.{packed.parameter} is one; take --targets attention, or leave"
             " --use-dora out."
-        )
-
-
-def _check_ia3(setup: TrainSetup) -> None:
-    """Over a quantised base IA3's layers multiply in float32 and hand that on but under autocast
-    (PEFT `tuners/ia3/bnb.py`, forward)."""
-    lora, base = setup.lora, setup.quantization
-    if lora is None or lora.peft_type != "ia3" or base is None:
-        return
-    if setup.precision == "pure" and setup.dtype != "float32" and base.recipe in ("stock", "trl"):
-        raise UsageError(
-            f"PEFT's IA3 over a quantised base returns float32, which {setup.dtype} layers refuse;"
-            " use --precision amp, --recipe kbit or --dtype float32."
         )

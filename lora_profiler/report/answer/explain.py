@@ -7,21 +7,21 @@ what a rule does not account for is shown as a rest, never hidden.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from lora_profiler.memory.prediction import Moment, MomentName, Prediction
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.memory_savings import Lever
+from lora_profiler.question.adapter_method import adapter_method
+from lora_profiler.question.base import base_kind
 from lora_profiler.question.loss import loss_facts
 from lora_profiler.question.model_spec import LayerStack, ModelSpec
 from lora_profiler.question.optimizer import optimizer_facts
-from lora_profiler.question.support.bases import BASES
 from lora_profiler.question.workload import (
     DEEPSPEED_ZERO,
     DTYPE_BYTES,
     FULLY_SHARDED,
-    PeftType,
     Sharding,
     TrainSetup,
 )
@@ -124,18 +124,11 @@ def _model_formula(model: ModelSpec) -> str:
     return " + ".join(parts)
 
 
-_ADAPTER_FORMULAS: Mapping[PeftType, str] = {
-    "vera": "out + R of every adapted layer; A and B, which all share, are frozen",
-    "ia3": "out of every adapted layer, in of a feedforward one",
-    "oft": "in / w x w (w - 1) / 2 of every adapted layer, w its width of a rotation",
-}
-
-
 def _adapter_formula(prediction: Prediction) -> str:
     lora = prediction.workload.setup.lora
     assert lora is not None
-    if lora.peft_type != "lora":
-        return _ADAPTER_FORMULAS[lora.peft_type]
+    if formula := adapter_method(lora.peft_type).formula:
+        return formula
     widths, rest = divmod(prediction.parameters.adapter, lora.r)
     if rest or lora.modules_to_save:
         copies = "full copies of what modules_to_save names"
@@ -220,7 +213,7 @@ def persistent_lines(prediction: Prediction) -> Iterator[Line]:
         weights = product("parameters", parameters.base, "weights", setup.dtype)
         yield "weights", sizes["parameters"], weights
     else:
-        packed, constants = BASES[base.quant_type].stores
+        packed, constants = base_kind(base.quant_type).stores
         if base.is_nested:
             constants = "1 B per 64 weights, 4 B per 16,384, and 1,092 B, in each 4-bit layer"
         stored = f"{packed} in each linear layer; everything else in its own dtype"

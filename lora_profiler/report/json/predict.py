@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import Answer
-from lora_profiler.question.workload import QUANT_TITLES, setup_dict
+from lora_profiler.question.base import base_kind
+from lora_profiler.question.workload import setup_dict
 from lora_profiler.report.json import SCHEMA_VERSION, cell, part, payload_schema
 from lora_profiler.report.json import predict_types as types
 from lora_profiler.report.setup_words import trainer_dict
@@ -155,7 +156,7 @@ def _of_prediction(prediction: Prediction) -> dict[str, Any]:
     """What is not called as its own attributes are."""
     workload, memory = prediction.workload, prediction.device_memory
     model, platform = workload.model, workload.platform
-    stored = QUANT_TITLES[model.stored.quant_type] if model.stored else model.dequantized_from
+    stored = base_kind(model.stored.quant_type).title if model.stored else model.dequantized_from
     return {
         "model": part(types.ModelJson, model, checkpoint_quantization=stored),
         "setup": setup_dict(workload.setup),

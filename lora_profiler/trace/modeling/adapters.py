@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
+from lora_profiler.question.adapter_method import of_method
 from lora_profiler.question.support.images import part_of
 from lora_profiler.question.workload import TrainSetup
 
@@ -58,17 +59,11 @@ def adapter_config(model: Any, setup: TrainSetup) -> Any:
     if setup.freeze:
         inside = [name for name, _ in model.named_modules() if part_of(name) in setup.freeze]
         common["exclude_modules"] = inside
-    if lora.peft_type == "ia3":
-        return peft.IA3Config(**common, feedforward_modules=list(lora.feedforward_modules) or None)
-    common["layers_to_transform"] = list(lora.layers_to_transform) or None
-    if lora.peft_type == "vera":
-        return peft.VeraConfig(**common, r=lora.r, vera_dropout=lora.lora_dropout)
-    if lora.peft_type == "oft":
-        return peft.OFTConfig(
-            **common, oft_block_size=lora.oft_block_size, module_dropout=lora.lora_dropout
-        )
+    if own := of_method(lora.peft_type, "peft_config"):
+        return own(common, lora)
     return peft.LoraConfig(
         **common,
+        layers_to_transform=list(lora.layers_to_transform) or None,
         r=lora.r,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT declares an int and takes any number
         lora_dropout=lora.lora_dropout,

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from lora_profiler.question.base import base_kind
 from lora_profiler.question.kernel_set import KernelSet
-from lora_profiler.question.option_values import QUANT_TITLES
 
 FEATURE = KernelSet(
     title="Unsloth's kernels",
@@ -36,7 +36,7 @@ def unsupported_reason(setup: Any) -> str | None:
     if setup.qat != "none":
         return "are not known of fake-quantised layers"
     if setup.quantization is not None and setup.quantization.quant_type not in _BASES:
-        return f"are not known over a base in {QUANT_TITLES[setup.quantization.quant_type]}"
+        return f"are not known over a base in {base_kind(setup.quantization.quant_type).title}"
     return None
 
 
