@@ -98,6 +98,7 @@ LAWS = (
     ("guide lora 1", "guide qlora 1", "guide full 1"),
     ("plain trl-sft lora", "plain trl-sft qlora", "plain unsloth lora", "plain unsloth qlora"),
     ("plain axolotl lora", "plain axolotl qlora", "plain loop lora", "plain loop qlora"),
+    ("plain llamafactory lora", "plain llamafactory qlora"),
     tuple(
         f"plain {trainer} {method} h100_sxm_80gb"
         for trainer, method in product(("transformers", "trl-sft", "unsloth", "axolotl"), ADAPTED)

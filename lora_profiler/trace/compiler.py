@@ -37,6 +37,7 @@ from lora_profiler.memory.compiled.law import (
     law_key,
     law_unsupported_reason,
     measured,
+    narrow_states,
     of_model,
     values_of,
 )
@@ -241,12 +242,13 @@ class _OfType:
         depths = (*(LEAST_UNITS,) * FITTED, LEAST_UNITS + 1, LEAST_UNITS + 2)
         leaves_open = loss_facts(workload.setup.loss).leaves_stack
         losses = [_drawn(number) if leaves_open else None for number in range(len(depths) + 1)]
+        narrow = narrow_states(workload.model, workload.setup, regime.rank)
         samples = []
         for number, (units, toy) in enumerate(zip(depths, made, strict=True)):
             cut = at_depth(toy, layout.layers(units))
             one = replace(workload, model=cut)
-            if reason := law_unsupported_reason(one):
-                raise TapeError(f"of {cut.id}, {reason}")
+            if narrow_states(cut, one.setup, regime.rank) != narrow:
+                raise TapeError(f"of {cut.id}, states of other adapters are in 32 bit")
             samples.append(_Sample(units, cut, _points(one, regime)[number], losses[number]))
         self.fits, self._checks = samples[:FITTED], samples[FITTED:]
         real = at_depth(workload.model, layout.layers(LEAST_UNITS + 1))

@@ -281,6 +281,29 @@ def test_a_model_with_smaller_adapters_is_not_answered_where_states_come_in_bloc
         assert engine.predict(asked, may_trace=False).is_whole == knows
 
 
+EXPERTS: dict[str, Any] = {
+    "model_type": "olmoe", "architectures": ["OlmoeForCausalLM"], "hidden_size": 256,
+    "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 4, "num_experts": 8,
+    "num_experts_per_tok": 2, "intermediate_size": 192, "vocab_size": 300, "pad_token_id": 0,
+    "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+def experts(**changes: Any) -> ModelSpec:
+    return model_from_config(EXPERTS | changes, id="tiny-olmoe", source="test")
+
+
+def test_states_that_are_small_in_every_model_of_a_law_are_in_32_bit() -> None:
+    """Rank 64 x 8 experts are 512 elements; from 64 experts on their states have 8 bits too, which
+    is another law."""
+    made = compile_law(Workload(model=experts(), setup=BLOCKS))
+    model = experts(hidden_size=288, num_attention_heads=6, num_key_value_heads=6, num_experts=12)
+    other = Workload(model=model, setup=replace(BLOCKS, batch_size=4, seq_len=70))
+    assert law_key(model, BLOCKS, regime_of(other)) == made.key
+    assert largest(moments_with(of_model(made, model), other)) == largest(predict_once(other))
+    assert law_key(experts(num_experts=64), BLOCKS, regime_of(other)) != made.key
+
+
 def test_a_type_that_does_not_hold_names_the_event_that_differs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -249,11 +249,8 @@ def law_unsupported_reason(workload: Workload) -> str | None:
     """Why no law of a type can hold a setup: what flips with a model's sizes is not told by its
     facts."""
     setup, lora = workload.setup, workload.setup.lora
-    if setup.optimizer == "adamw_8bit" and lora is not None:
-        shapes = [f(lora.r) for a in adapters(workload.model, lora) for f in (a.a_shape, a.b_shape)]
-        if any(prod(shape) < QUANTISED_FROM_NUMEL for shape in shapes):
-            return "states of its smallest adapters are in 32 bit"
-    elif setup.optimizer not in ("adamw", "sgd"):
+    has_blocks = setup.optimizer == "adamw_8bit" and lora is not None
+    if not has_blocks and setup.optimizer not in ("adamw", "sgd"):
         return f"{setup.optimizer} may treat small tensors otherwise than large ones"
     if setup.lora is not None and (setup.lora.layers_to_transform or setup.lora.modules_to_save):
         return "adapters are on some layers alone"
@@ -262,7 +259,25 @@ def law_unsupported_reason(workload: Workload) -> str | None:
 
 def law_key(model: ModelSpec, setup: TrainSetup, regime: Regime) -> str:
     """The key of the law that answers a model with this setup."""
-    return profile_key(model, setup, regime, facts_of(model))
+    narrow = narrow_states(model, setup, regime.rank)
+    facts = facts_of(model) + (json.dumps(narrow) if narrow else "")
+    return profile_key(model, setup, regime, facts)
+
+
+def narrow_states(model: ModelSpec, setup: TrainSetup, rank: int | None) -> list[str]:
+    """The matrices of adapters that are too small for states of 8 bits, of all layers together: a
+    law holds for models where these are the same."""
+    lora = setup.lora
+    if setup.optimizer != "adamw_8bit" or lora is None or rank is None:
+        return []
+    return sorted(
+        {
+            f"{re.sub(r'[.][0-9]+[.]', '.N.', adapter.module)} {adapter.parameter} {matrix}"
+            for adapter in adapters(model, lora)
+            for matrix, shape in (("A", adapter.a_shape(rank)), ("B", adapter.b_shape(rank)))
+            if prod(shape) < QUANTISED_FROM_NUMEL
+        }
+    )
 
 
 def factors_of(model: ModelSpec, layout: Layout, rank: int | None = None) -> dict[str, int]:
