@@ -104,6 +104,8 @@ LAWS = (
         for trainer, method in product(("transformers", "trl-sft", "unsloth", "axolotl"), ADAPTED)
     ),
     tuple(f"plain {trainer} qlora t4" for trainer in ("transformers", "unsloth", "trl-sft")),
+    ("plain axolotl qlora t4", "plain loop qlora t4"),
+    tuple(f"plain {trainer} lora t4" for trainer in ("transformers", "unsloth", "trl-sft")),
     ("plain trl-sft full", "plain axolotl full", "plain loop full"),
     ("plain unsloth full", "plain llamafactory full"),
     ("trl-sft lora", "trl-sft qlora"),

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+from benchmarks.truth import capabilities
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.catalog import find_model
 from lora_profiler.planning.engine import common_assumptions, predict
@@ -111,16 +112,26 @@ def page() -> str:
         for optimizer in OPTIMIZERS:
             rows.setdefault(_row(way, optimizer, notes, rehearsed), []).append(f"`{optimizer}`")
         head = f"| optimizer | {' | '.join(SHARDINGS)} |\n|---|{'---|' * len(SHARDINGS)}\n"
-        tables.append(f"## {title}\n\n{head}{_lines(rows)}")
+        tables.append(f"### {title}\n\n{head}{_lines(rows)}")
     listed = "".join(f"{number}. {_one_line(note)}\n" for note, number in notes.items())
-    return f"{INTRODUCTION}\n{chr(10).join(tables)}\n## Why\n\n{listed}"
+    known = "\n".join(capabilities.tables())
+    return f"{INTRODUCTION}\n{known}\n{COMBINED}\n{chr(10).join(tables)}\n## Why\n\n{listed}"
 
 
 INTRODUCTION = f"""# Every combination
 
-What `lora-profile` answers of each method, base, optimizer and sharding, and how surely. Made by
-`python -m benchmarks.truth.combinations` out of its own answers for {MODEL}, 1 x 2,048 tokens in
-bfloat16, over AWQ in float16, on CUDA, alone or as one of {WORLD_SIZE} ranks.
+Made by `python -m benchmarks.truth.combinations` out of the answers of `lora-profile` for {MODEL},
+1 x 2,048 tokens in bfloat16, over AWQ in float16, on CUDA.
+
+## What knows which feature
+
+Each feature is a file or a folder of `lora_profiler/features/`. **Rules** answer without torch for
+the models that they know, a **law** for every model of a type that was traced once. A **trace**
+runs the libraries' own code without data, and `bench` **measures** a real step.
+"""
+COMBINED = f"""## What is answered of each method, base, optimizer and sharding
+
+How surely, alone or as one of {WORLD_SIZE} ranks:
 
 - **exact**: equal to the byte by construction, where the peak falls on a moment that rules follow
   exactly, as it does here; inside a layer it is an estimate within some per cent.
