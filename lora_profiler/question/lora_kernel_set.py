@@ -14,14 +14,15 @@ class LoraKernelSet(NamedTuple):
     """Facts of a set of functions.
 
     title: as a sentence begins with it. `types` of models that it is known of; its trainer stops_at
-    others with an error. rules_alone: neither a trace nor a measurement makes it. leaves_biases:
-    layers with a bias are PEFT's. stores_scales: a 4-bit weight is unpacked beside its scales;
-    unpacks_at_once: by one kernel.
+    others with an error: what is `stopped`, in a sentence. rules_alone: neither a trace nor a
+    measurement makes it. leaves_biases: layers with a bias are PEFT's. stores_scales: a 4-bit
+    weight is unpacked beside its scales; unpacks_at_once: by one kernel.
     """
 
     title: str = ""
     types: tuple[str, ...] = ()
     stops_at: Collection[str] = ()
+    stopped: str = ""
     rules_alone: bool = False
     leaves_biases: bool = False
     stores_scales: bool = False

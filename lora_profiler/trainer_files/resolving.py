@@ -20,7 +20,6 @@ from lora_profiler.trainer_files.trainer_file import (
     instead,
     settled_by,
     usual_options,
-    without_lora_kernels,
 )
 
 _ENDS = ("embed_tokens", "lm_head")
@@ -230,7 +229,7 @@ def _nearest(file: TrainerFile, options: dict[str, object], kind: str) -> Iterat
         if joined and not joined.rules_alone and kind in joined.types:
             continue
         if joined and kind in joined.stops_at:
-            yield without_lora_kernels(file.name)
+            yield settled_by(file.name, "lora_kernels", value, "peft", joined.stopped)
             continue
         what = f"{value}'s kernels of a vision-language model, predicted without them"
         yield instead(file.name, option, value, usual, what)

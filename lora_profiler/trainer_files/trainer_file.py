@@ -9,8 +9,8 @@ from typing import Any, Literal
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.facts.stacks.stack import Gap, Stack, as_loaded, find_stack
 from lora_profiler.question.adapters import Adapter, adapters
+from lora_profiler.question.feature import part
 from lora_profiler.question.kernel_set import kernel_set
-from lora_profiler.question.lora_kernel_set import lora_kernel_set, takes_lora_kernels
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.option_values import FROZEN_PARTS
 from lora_profiler.question.support.bases import packed_experts
@@ -28,7 +28,7 @@ from lora_profiler.question.workload import (
     Workload,
 )
 from lora_profiler.trainer_files.document import TrainerFileError
-from lora_profiler.trainer_files.meaning import GATED_NORM, IMAGES, RESIZED, Direction, is_on
+from lora_profiler.trainer_files.meaning import GATED_NORM, IMAGES, Direction, is_on
 
 State = Literal["option", "costs nothing", "not modelled", "asks", "unknown"]
 _MISSING_OPTIONS = {
@@ -200,33 +200,13 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
     def settled(*reading: Any) -> None:
         changed.append(settled_by(file.name, *reading))
 
-    kind, is_axolotl = model.model_type, file.framework == "axolotl"
-    if effective.get("kernels") == "liger" and kind not in kernel_set("liger").types:
-        if kind not in kernel_set("liger").put_in_by.get(file.framework, (kind,)):
-            note = f"axolotl puts none of Liger's kernels into {kind}"
-            settled("kernels", "liger", "transformers", note)
-        else:
-            what = f"Liger's kernels on {kind}, answered without them"
-            answered("kernels", "liger", "transformers", what)
-    if effective.get("loss") == "unsloth" and kind not in kernel_set("unsloth").types:
-        what = f"Unsloth's compiled code of {kind}, answered as transformers' own"
-        answered("kernels", "unsloth", "transformers", what, "either way")
-    is_4_bit = file.framework == "unsloth" and "qlora" in file.options.get("methods", ())
-    if is_4_bit and kind == "gpt_oss":
-        # its copies in 4 bit have a layer each (2026.10.9, `models/_utils.py`)
-        what = "experts in 4 bit as layers of their own, answered as packed ones"
-        answered("quantize_experts", "layers", True, what, "either way")
-    if (pattern := _language_targets(file, model)) is not None:
-        note = "Unsloth's choice where the vision side is left alone"
-        settled("targets", "language layers", pattern, note)
-    has_images = "images" in file.options  # what goes with them is settled
-    if effective.get("lora_kernels") == "axolotl" and not has_images:
-        joined = lora_kernel_set("axolotl")
-        if kind in joined.stops_at:
-            changed.append(without_lora_kernels(file.name))
-        elif not takes_lora_kernels(model, joined.types):
-            what = f"axolotl's LoRA kernels on {kind}, answered as PEFT's adapters"
-            answered("lora_kernels", "axolotl", "peft", what)
+    kind, framework = model.model_type, part("trainers", file.framework, "keys", "FRAMEWORK")
+    changed += framework.on_model(file, model)
+    own_kernels = effective.get("kernels", "transformers")
+    known = kernel_set(own_kernels).types
+    if effective.get("kernels") and known and kind not in known and not _has(changed, "kernels"):
+        what = f"{kernel_set(own_kernels).title} on {kind}, answered without them"
+        answered("kernels", own_kernels, "transformers", what)
     loss = effective.get("loss", "plain")
     if not _takes_loss(model, loss, effective):
         answered("loss", loss, "plain", f"the {loss} loss on {kind}, answered as plain")
@@ -237,11 +217,10 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
     ):
         what = "a head fake-quantised for each part of the tokens, answered as one plain loss"
         answered("loss", loss, "plain", what, "too low")
-    about = effective.get("quantize_experts") or (is_axolotl and effective.get("dropout"))
-    adapters = _adapters(model, effective) if about else ()
+    adapters = adapters_of(model, effective) if effective.get("quantize_experts") else ()
     in_4_bit = effective.get("quantize_experts") and any(a.num_experts > 1 for a in adapters)
     parameters, others = effective.get("target_parameters"), effective | {"target_parameters": None}
-    if in_4_bit and parameters and not any(a.num_experts > 1 for a in _adapters(model, others)):
+    if in_4_bit and parameters and not any(a.num_experts > 1 for a in adapters_of(model, others)):
         what = "adapters on experts in 4 bit, answered without"
         answered("target_parameters", parameters, None, what, "too low")
     elif in_4_bit:
@@ -250,17 +229,6 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
     elif effective.get("quantize_experts") and not packed_experts(model):
         note = f"{kind} has no experts that are packed into one parameter"
         settled("quantize_experts", True, False, note)
-    if effective.get("offload_embedding") and (
-        model.has_tied_head or effective.get("world_size", 1) > 1
-    ):
-        note = "Unsloth leaves an embedding that is the head too, or one of several ranks"
-        settled("offload_embedding", True, False, note)
-    if is_axolotl and effective.get("dropout") and any(a.parameter for a in adapters):
-        what = "dropout on adapters of layers, which those of bare parameters have none of"
-        answered("dropout", effective["dropout"], 0.0, f"{what}, answered without", "too low")
-    resized = any(row.key == RESIZED and is_on(row.value) for row in file.keys)
-    if resized and model.config.get("vocab_size", 0) % 32:
-        answered(RESIZED, True, None, "a vocabulary rounded up to 32", "too low")
     own = {name: value for row in changed for name, value in row.options.items()}
     pattern = str(file.options.get("targets", ""))
     if model.text_side_of is not None and pattern.startswith("re:"):
@@ -287,7 +255,7 @@ def _idle(row: KeyReading) -> KeyReading:
     return replace(row, state="costs nothing", missing="", direction=None, note=note)
 
 
-def _adapters(model: ModelSpec, options: Mapping[str, Any]) -> Sequence[Adapter]:
+def adapters_of(model: ModelSpec, options: Mapping[str, Any]) -> Sequence[Adapter]:
     """Those that the targets make on the model, where PEFT takes them; axolotl 067b021 lets dropout
     be where it refuses it (`loaders/adapter.py`, _patch_peft_param_wrapper_dropout)."""
     text = str(options.get("targets", "default"))
@@ -301,25 +269,6 @@ def _adapters(model: ModelSpec, options: Mapping[str, Any]) -> Sequence[Adapter]
         return adapters(model, LoraConfig(target_modules=named, target_parameters=parameters))
     except LoraProfilerError:
         return ()
-
-
-def _language_targets(file: TrainerFile, model: ModelSpec) -> str | None:
-    """What Unsloth adapts with the vision side off: linear layers of attention and MLPs in the
-    language model, of a list of modules those that it names (unsloth_zoo ce232d6, `peft_utils.py`,
-    get_peft_regex; "all-linear" turns every side on: unsloth 015bdef, `models/vision.py`). None
-    for a model without such a side, or where the file says otherwise."""
-    switches = {row.key: is_on(row.value) for row in file.keys}
-    named = str(file.options.get("targets", ""))
-    if file.framework != "unsloth" or "full" in file.options.get("methods", ()):
-        return None
-    if switches.get("finetune_vision_layers", True) or named.startswith(("re:", "all-linear")):
-        return None
-    inner = r".*?language.*?(?:self_attn|attention|attn|mixer|mlp|feed_forward|ffn|dense).*?"
-    linear = (name for name, module in model.modules() if module.is_linear)
-    leaves = {name.rpartition(".")[2] for name in linear if re.match(inner, name)}
-    if named:
-        leaves &= set(named.split(","))
-    return f"re:{inner}(?:{'|'.join(sorted(leaves))})" if leaves else None
 
 
 def _rounds_head(model: ModelSpec, options: Mapping[str, Any]) -> bool:
@@ -341,6 +290,10 @@ def _takes_loss(model: ModelSpec, loss: Loss, options: Mapping[str, Any]) -> boo
     except UsageError:
         return False
     return True
+
+
+def _has(rows: Sequence[KeyReading], option: str) -> bool:
+    return any(option in row.options for row in rows)
 
 
 def instead(
@@ -365,11 +318,6 @@ def settled_by(file: str, option: str, value: Any, own: Any, note: str) -> KeyRe
     return KeyReading(
         file=file, line=0, key=option, value=value, state="option", options={option: own}, note=note
     )
-
-
-def without_lora_kernels(file: str) -> KeyReading:
-    note = "axolotl stops at its LoRA kernels of this type: it runs with each of them off"
-    return settled_by(file, "lora_kernels", "axolotl", "peft", note)
 
 
 def usual_options(stack: str, options: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -13,5 +13,9 @@ _STOPS = frozenset(_WORDS.split())
 patch_self_attn_lora (`monkeypatch/lora_kernels.py`) of 067b021 and 0.19 said, run over transformers
 5.16; of GLM-V and InternVL by its search for their classes alone."""
 FEATURE = LoraKernelSet(
-    title="axolotl's LoRA kernels", types=TYPES, stops_at=_STOPS, stores_scales=True
+    title="axolotl's LoRA kernels",
+    types=TYPES,
+    stops_at=_STOPS,
+    stopped="axolotl stops at its LoRA kernels of this type: it runs with each of them off",
+    stores_scales=True,
 )

@@ -4,6 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lora_profiler.features.trainers.axolotl import _readers as read
+from lora_profiler.question.kernel_set import kernel_set
+from lora_profiler.question.lora_kernel_set import lora_kernel_set, takes_lora_kernels
+from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.trainer_files import ranks
 from lora_profiler.trainer_files import shared_keys as shared
 from lora_profiler.trainer_files.document import Document
@@ -24,6 +27,13 @@ from lora_profiler.trainer_files.meaning import (
     sets,
     size,
     when_on,
+)
+from lora_profiler.trainer_files.trainer_file import (
+    KeyReading,
+    TrainerFile,
+    adapters_of,
+    instead,
+    settled_by,
 )
 
 _FREE = Path(__file__).with_name("free_keys.toml")
@@ -72,7 +82,30 @@ def _qlora_in_4_bit(document: Document) -> tuple[str, str] | None:
     return "load_in_4bit", "load_in_4bit is off, and adapter: qlora is a base in 4 bit."
 
 
+def _on_model(file: TrainerFile, model: ModelSpec) -> Iterator[KeyReading]:
+    effective, kind = file.effective_options, model.model_type
+    liger = kernel_set("liger") if effective.get("kernels") == "liger" else None
+    if liger and kind not in {*liger.types, *liger.put_in_by["axolotl"]}:
+        note = f"axolotl puts none of Liger's kernels into {kind}"
+        yield settled_by(file.name, "kernels", "liger", "transformers", note)
+    if effective.get("lora_kernels") == "axolotl" and "images" not in file.options:
+        joined = lora_kernel_set("axolotl")
+        if kind in joined.stops_at:
+            yield settled_by(file.name, "lora_kernels", "axolotl", "peft", joined.stopped)
+        elif not takes_lora_kernels(model, joined.types):
+            what = f"axolotl's LoRA kernels on {kind}, answered as PEFT's adapters"
+            yield instead(file.name, "lora_kernels", "axolotl", "peft", what)
+    drops = effective.get("dropout")
+    if drops and any(adapter.parameter for adapter in adapters_of(model, effective)):
+        what = "dropout on adapters of layers, which those of bare parameters have none of"
+        yield instead(file.name, "dropout", drops, 0.0, f"{what}, answered without", "too low")
+    resized = any(row.key == RESIZED and is_on(row.value) for row in file.keys)
+    if resized and model.config.get("vocab_size", 0) % 32:
+        yield instead(file.name, RESIZED, True, None, "a vocabulary rounded up to 32", "too low")
+
+
 FRAMEWORK = Framework(
+    on_model=_on_model,
     name="axolotl",
     title="axolotl",
     marks=frozenset({"base_model", "micro_batch_size", "sequence_len", "sample_packing"}),

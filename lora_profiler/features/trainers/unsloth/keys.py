@@ -1,10 +1,13 @@
 """The calls of an Unsloth notebook: FastLanguageModel's and the trainer's arguments."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lora_profiler.features.trainers._trl_keys import TRL, task, trainer
+from lora_profiler.question.kernel_set import kernel_set
+from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.trainer_files import shared_keys as shared
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.meaning import (
@@ -25,6 +28,7 @@ from lora_profiler.trainer_files.meaning import (
     size,
 )
 from lora_profiler.trainer_files.scripts import STANDBY, TRAINED
+from lora_profiler.trainer_files.trainer_file import KeyReading, TrainerFile, instead, settled_by
 
 LEAST_OFFLOADED_LENGTH = 512
 _FREE = Path(__file__).with_name("free_keys.toml")
@@ -176,7 +180,45 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
         yield "max_completion_length", Meaning({"max_completion_length": row - prompt})
 
 
+def _language_targets(file: TrainerFile, model: ModelSpec) -> str | None:
+    """What Unsloth adapts with the vision side off: linear layers of attention and MLPs in the
+    language model, of a list of modules those that it names (unsloth_zoo ce232d6, `peft_utils.py`,
+    get_peft_regex; "all-linear" turns every side on: unsloth 015bdef, `models/vision.py`). None
+    for a model without such a side, or where the file says otherwise."""
+    switches = {row.key: is_on(row.value) for row in file.keys}
+    named = str(file.options.get("targets", ""))
+    if "full" in file.options.get("methods", ()):
+        return None
+    if switches.get("finetune_vision_layers", True) or named.startswith(("re:", "all-linear")):
+        return None
+    inner = r".*?language.*?(?:self_attn|attention|attn|mixer|mlp|feed_forward|ffn|dense).*?"
+    linear = (name for name, module in model.modules() if module.is_linear)
+    leaves = {name.rpartition(".")[2] for name in linear if re.match(inner, name)}
+    if named:
+        leaves &= set(named.split(","))
+    return f"re:{inner}(?:{'|'.join(sorted(leaves))})" if leaves else None
+
+
+def _on_model(file: TrainerFile, model: ModelSpec) -> Iterator[KeyReading]:
+    effective, kind = file.effective_options, model.model_type
+    if effective.get("loss") == "unsloth" and kind not in kernel_set("unsloth").types:
+        what = f"Unsloth's compiled code of {kind}, answered as transformers' own"
+        yield instead(file.name, "kernels", "unsloth", "transformers", what, "either way")
+    if "qlora" in file.options.get("methods", ()) and kind == "gpt_oss":
+        # its copies in 4 bit have a layer each (2026.10.9, `models/_utils.py`)
+        what = "experts in 4 bit as layers of their own, answered as packed ones"
+        yield instead(file.name, "quantize_experts", "layers", True, what, "either way")
+    if (pattern := _language_targets(file, model)) is not None:
+        note = "Unsloth's choice where the vision side is left alone"
+        yield settled_by(file.name, "targets", "language layers", pattern, note)
+    is_shared = model.has_tied_head or effective.get("world_size", 1) > 1
+    if effective.get("offload_embedding") and is_shared:
+        note = "Unsloth leaves an embedding that is the head too, or one of several ranks"
+        yield settled_by(file.name, "offload_embedding", True, False, note)
+
+
 FRAMEWORK = Framework(
+    on_model=_on_model,
     name="unsloth",
     title="Unsloth",
     marks=frozenset(
