@@ -14,23 +14,28 @@ Names that begin with an underscore hold what several features of a kind share.
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from pathlib import Path
+from os import scandir
+from os.path import dirname, isfile
 from typing import Any, Literal
 
 Kind = Literal[
     "adapters", "bases", "kernels", "loops", "lora_kernels", "losses", "optimizers", "trainers"
 ]
 File = Literal["", "keys", "law", "stand_in", "written"]
-_FOLDER = Path(__file__).parents[1] / "features"
+_FOLDER = f"{dirname(dirname(__file__))}/features"
 
 
 @cache
 def _modules(kind: Kind) -> Mapping[str, str]:
     """The module of each value of a kind, in alphabetical order."""
-    folders = {path.parent.name for path in (_FOLDER / kind).glob("[!_]*/__init__.py")}
-    files = {path.stem for path in (_FOLDER / kind).glob("[!_]*.py")}
-    found = sorted(folders | files)
-    return {name if kind == "optimizers" else name.replace("_", "-"): name for name in found}
+    found = []
+    for entry in scandir(f"{_FOLDER}/{kind}"):
+        name, _, ending = entry.name.partition(".")
+        is_feature = ending == "py" or isfile(f"{entry.path}/__init__.py")
+        if is_feature and not name.startswith("_"):
+            found.append(name)
+    is_plain = kind == "optimizers"
+    return {name if is_plain else name.replace("_", "-"): name for name in sorted(found)}
 
 
 def names(kind: Kind) -> tuple[str, ...]:
@@ -40,8 +45,7 @@ def names(kind: Kind) -> tuple[str, ...]:
 
 def has_file(kind: Kind, name: str, file: File) -> bool:
     """Whether a feature that is a folder has that file; "" stands for the folder itself."""
-    folder = _FOLDER / kind / _modules(kind).get(name, "_")
-    return (folder / f"{file or '__init__'}.py").is_file()
+    return isfile(f"{_FOLDER}/{kind}/{_modules(kind).get(name, '_')}/{file or '__init__'}.py")
 
 
 @cache
