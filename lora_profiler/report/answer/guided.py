@@ -151,10 +151,13 @@ def lines_table(guided: Guided) -> Table:
     return table(rows, [each for each in columns if any(each[1](row) for row in rows)])
 
 
-def _need(row: Lines) -> tuple[bool, int]:
-    """The peak of the last method; trainers that cannot run it come last."""
-    foreseen = row[-1].foreseen
-    return foreseen is None, foreseen.prediction.peak.total_bytes if foreseen else 0
+def _need(row: Lines) -> tuple[int, int]:
+    """The peak of the last method, lower bounds behind those that are whole; trainers that cannot
+    run it come last."""
+    if (foreseen := row[-1].foreseen) is None:
+        return 2, 0
+    prediction = foreseen.prediction
+    return int(not prediction.is_whole), prediction.peak.total_bytes
 
 
 def _of(place: int, text: Callable[[Line], str]) -> Callable[[Lines], str]:
