@@ -42,7 +42,7 @@ PLACES = [
         ({}, {"targets": "q_proj,v_proj"}, {"dtype": "float16"}),
     )
 ]
-"""Options beside which a feature is asked about; the first that it goes with."""
+"""Options with which a feature is predicted; the first that it goes with."""
 
 
 _HEAD = "| value | rules | law | trace | measured |\n|---|---|---|---|---|\n"

@@ -3,6 +3,7 @@ answer says them."""
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -462,6 +463,20 @@ def test_a_4_bit_checkpoint_is_answered_on_a_gpu_without_bfloat16(
 
 def test_what_cannot_be_is_one_clear_line(run: Run, golden_file: Golden) -> None:
     golden_file.compare_answers("refusals-trainer", lambda words: refused(run(*words.split())))
+
+
+@pytest.mark.usefixtures("the_bundle")
+def test_trainers_stand_in_the_order_of_what_they_need(run: Run) -> None:
+    """After whole answers the lower bounds, after these who cannot run the model."""
+    shown = run("google/gemma-3-4b-it", "--method", "qlora", "--gpu", "t4").stdout
+    rows = shown.partition("\ntrainer ")[2].partition("\n\n")[0].splitlines()[1:]
+    found = []
+    for row in rows:
+        (cell,) = re.findall(r" {3,}(>= \d[\d.]*|\d[\d.]*|-)(?: |$)", row)[:1]
+        kind = 2 if cell == "-" else int(cell.startswith(">="))
+        found.append((kind, 0.0 if kind == 2 else float(cell.removeprefix(">= "))))
+    assert {kind for kind, _ in found} == {0, 1, 2}
+    assert found == sorted(found)
 
 
 def test_all_trainers_are_answered_with_their_own_defaults(run: Run) -> None:

@@ -1,6 +1,6 @@
-"""Quantised bases beside bitsandbytes', a file each.
+"""Quantised bases other than those of bitsandbytes, a file each.
 
-`FEATURE` is a `lora_profiler.question.base.Base`; beside it
+`FEATURE` is a `lora_profiler.question.base.Base`. The file also has
 
 - `stored(config)` is how a checkpoint of it is stored, by its `quantization_config`; None for what
   is not known;

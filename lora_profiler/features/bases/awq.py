@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lora_profiler.features.bases._gptqmodel import grouped, loaded, no_dora, not_sharded
+from lora_profiler.features.bases._packed import grouped, loaded, no_dora, not_sharded
+from lora_profiler.features.bases._packed import leaves_conv1d as leaves
 from lora_profiler.question.base import HALF, INT32, STOCK, Base, LayerBytes, groups
-from lora_profiler.question.model_spec import Module, StoredBase
+from lora_profiler.question.model_spec import StoredBase
+
+__all__ = ["FEATURE", "leaves", "refusals", "stored", "words"]
 
 
 def _awq(inputs: int, outputs: int, stored: StoredBase) -> LayerBytes:
@@ -39,13 +42,6 @@ def refusals(workload: Any) -> dict[str, object]:
         **no_dora(workload),
         **not_sharded(workload),
     }
-
-
-def leaves(part: Any, model: Any) -> bool:
-    """transformers' AWQ does not look for Conv1D."""
-    if isinstance(part, Module):
-        return part.is_linear and part.name != model.output_embedding
-    return any(m.kind == "Conv1D" for layer in part.kinds for m in layer)
 
 
 def words(setup: Any) -> list[str]:

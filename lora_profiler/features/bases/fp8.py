@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lora_profiler.features.bases._gptqmodel import grouped, unknown_shards
+from lora_profiler.features.bases._packed import grouped, unknown_shards
+from lora_profiler.features.bases._packed import leaves_conv1d as leaves
 from lora_profiler.question.base import FLOAT32, STOCK, Base, LayerBytes, groups
-from lora_profiler.question.model_spec import Module, StoredBase
+from lora_profiler.question.model_spec import StoredBase
+
+__all__ = ["FEATURE", "leaves", "refusals", "stored"]
 
 
 def _fp8(inputs: int, outputs: int, stored: StoredBase) -> LayerBytes:
@@ -47,10 +50,3 @@ def refusals(workload: Any) -> dict[str, object]:
             capability is not None and capability < 89
         ),
     }
-
-
-def leaves(part: Any, model: Any) -> bool:
-    """transformers' FP8 does not look for Conv1D."""
-    if isinstance(part, Module):
-        return part.is_linear and part.name != model.output_embedding
-    return any(m.kind == "Conv1D" for layer in part.kinds for m in layer)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lora_profiler.features.bases._gptqmodel import grouped, loaded, no_dora, not_sharded
+from lora_profiler.features.bases._packed import grouped, loaded, no_dora, not_sharded
 from lora_profiler.question.base import HALF, INT32, STOCK, Base, LayerBytes, groups
 from lora_profiler.question.model_spec import Module, StoredBase
 

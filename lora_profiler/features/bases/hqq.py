@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lora_profiler.features.bases._gptqmodel import unknown_shards
+from lora_profiler.features.bases._packed import unknown_shards
 from lora_profiler.question.base import HALF, STOCK, Base, LayerBytes
 from lora_profiler.question.model_spec import Module, StoredBase
 

@@ -1,6 +1,6 @@
 """Kernels and models that run in place of transformers' own, a folder each.
 
-`__init__.FEATURE` is a `lora_profiler.question.kernel_set.KernelSet`; beside it may be
+`__init__.FEATURE` is a `lora_profiler.question.kernel_set.KernelSet`. Optional:
 
 - `refusals(workload)`: sentences, and whether each applies; `doubts(workload)` likewise: what the
   rules do not follow to the byte; `unsupported_reason(setup)`: the end of a sentence, or None;

@@ -1,7 +1,8 @@
 """Training loops, a file each.
 
-`FEATURE` is a `lora_profiler.question.loop.LoopFacts`; beside it may be `doubts(setup)`: sentences
+`FEATURE` is a `lora_profiler.question.loop.LoopFacts`. Optional: `doubts(setup)`, sentences
 about what the rules do not follow to the byte, and whether each applies;
-`put_together_bytes(setup)`: what is made for a pass beside its columns; `nearest_traced(setup)`:
-what a trace makes in place of the loop's own code, of which `NEAREST` is the sentence.
+`put_together_bytes(setup)`, what is made for a pass in addition to its columns;
+`nearest_traced(setup)`, what a trace makes in place of the loop's own code, with the sentence
+`NEAREST` about it.
 """

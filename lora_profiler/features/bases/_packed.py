@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lora_profiler.question.model_spec import StoredBase
+from lora_profiler.question.model_spec import Module, StoredBase
 
 _SHARED = ("none", "ddp", "zero1")
 
@@ -36,6 +36,14 @@ def unknown_shards(workload: Any) -> dict[str, object]:
             workload.setup.sharding not in _SHARED
         )
     }
+
+
+def leaves_conv1d(part: Any, model: Any) -> bool:
+    """Linear layers outside of the blocks but for the head, and Conv1D, for which transformers'
+    AWQ and FP8 do not look."""
+    if isinstance(part, Module):
+        return part.is_linear and part.name != model.output_embedding
+    return any(m.kind == "Conv1D" for layer in part.kinds for m in layer)
 
 
 def loaded(title: str) -> list[str]:
