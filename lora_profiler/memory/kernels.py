@@ -82,12 +82,14 @@ class StepKernels:
 
     `tokens`: of the micro-batch. `trainable`: elements that train by the bytes that one of them
     has; `trained_tensors`: how many tensors these are, which is what an update's launches go by.
+    `is_estimate`: what operators read is taken to be what such operators usually read.
     """
 
     kernels: tuple[Kernel, ...]
     tokens: int
     trainable: Mapping[int, int]
     trained_tensors: int = 0
+    is_estimate: bool = False
 
     @property
     def launches(self) -> int:

@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.catalog import Gpu
 from lora_profiler.memory.analytic.forward_rules import AttentionKernels, attention_kernels
-from lora_profiler.memory.analytic.kernels import counted_kernels
 from lora_profiler.memory.kernels import StepKernels, lumped
 from lora_profiler.planning.engine import peak_bytes_checked, predict_checked, resized, rules_know
 from lora_profiler.planning.over_data import TIMED_PARTS, worst_batch
 from lora_profiler.planning.placement import Network, communication
 from lora_profiler.planning.planned import Amount, EstimateRange, PlannedTime
 from lora_profiler.planning.reserve import held_bytes
-from lora_profiler.planning.timing import TimedDevice, device_for, no_speed
+from lora_profiler.planning.timing import TimedDevice, device_for, kernels_of, no_speed
 from lora_profiler.question.batching.batches import Batches
 from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.support.check import check
@@ -191,7 +190,7 @@ class Costs:
         )
         key = alone, workload.platform
         if key not in self._kernels:
-            counted = counted_kernels(replace(workload, setup=alone))
+            counted = kernels_of(replace(workload, setup=alone), "auto")
             self._kernels[key] = replace(counted, kernels=lumped(counted.kernels))
         return self._kernels[key]
 

@@ -2,17 +2,18 @@
 device is known by."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from lora_profiler._common.packages import require
-from lora_profiler.errors import LoraProfilerError, UsageError
+from lora_profiler.errors import LoraProfilerError, NoProfileError, UncountedError, UsageError
 from lora_profiler.facts.catalog import Gpu, as_gpu
 from lora_profiler.facts.evidence import MeasuredStep, nearest_step
 from lora_profiler.memory.kernels import StepKernels
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.engine import as_known, check_engine, on_card, predict
-from lora_profiler.question.support.check import UNTIMED
+from lora_profiler.question.support.check import UNTIMED, profile_unsupported_reason
 from lora_profiler.question.workload import Workload
 from lora_profiler.steptime import (
     Basis,
@@ -93,7 +94,7 @@ def step_time(
     except UsageError as e:
         return Timing(step=None, refusal=str(e))
     try:
-        kernels = _kernels(workload, engine)
+        kernels = kernels_of(workload, engine)
     except LoraProfilerError as e:
         hint = "" if engine == "traced" else f" {_TRACE_IT}"
         return Timing(step=None, refusal=f"the time of a step is not known: {e}{hint}")
@@ -182,7 +183,12 @@ def device_for(workload: Workload, gpu: Gpu | None) -> TimedDevice | None:
     return TimedDevice(rates=rates, constants=constants, basis=likeness)
 
 
-def _kernels(workload: Workload, engine: str) -> StepKernels:
+def kernels_of(workload: Workload, engine: str) -> StepKernels:
+    """The kernels of a micro-batch: traced, or counted by rules, or read off a profile where no
+    rule knows them and there is one.
+
+    Raises UncountedError where nothing does, and what tracing raises.
+    """
     if engine == "traced":
         require("tracing")
         from lora_profiler.trace.kernels import step_kernels
@@ -190,7 +196,17 @@ def _kernels(workload: Workload, engine: str) -> StepKernels:
         return step_kernels(as_known(workload, engine))
     from lora_profiler.memory.analytic.kernels import counted_kernels
 
-    return counted_kernels(workload)
+    try:
+        return counted_kernels(workload)
+    except UncountedError:
+        from lora_profiler.memory.compiled.kernels import profile_kernels
+
+        known = as_known(workload, engine)
+        if engine == "analytic" or profile_unsupported_reason(known):
+            raise
+        with suppress(NoProfileError):
+            return profile_kernels(known)
+        raise
 
 
 def _evidence(workload: Workload, gpu: Gpu) -> MeasuredStep:

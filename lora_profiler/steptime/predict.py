@@ -105,7 +105,14 @@ def step_time_at(
 
     Raises UsageError for an optimizer whose update is not counted.
     """
-    time = time_of(step_of(kernels, setup), rates, constants, likeness, width)
+    time = time_of(
+        step_of(kernels, setup),
+        rates,
+        constants,
+        likeness,
+        width,
+        stated_kernels=not kernels.is_estimate,
+    )
     return replace(time, mfu=_mfu(flops, setup, time.seconds, kernels, rates))
 
 

@@ -12,24 +12,16 @@ import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
-from functools import cache
 from typing import NamedTuple
 from zlib import crc32
 
 import torch
 
 from lora_profiler._common.packages import installed_versions
-from lora_profiler._common.polynomial import Polynomial, total
+from lora_profiler._common.polynomial import Polynomial
 from lora_profiler.errors import CompileError, UnbuildableError
 from lora_profiler.memory.compiled.affine import Affine, ModuleNumber
 from lora_profiler.memory.compiled.evaluation import bytes_of
-from lora_profiler.memory.compiled.instants import (
-    DepthError,
-    instants,
-    persistent,
-    shifted,
-    undominated,
-)
 from lora_profiler.memory.compiled.law import (
     OF_LOSS,
     NotOfLawError,
@@ -43,7 +35,6 @@ from lora_profiler.memory.compiled.law import (
 )
 from lora_profiler.memory.compiled.predict import moments_with
 from lora_profiler.memory.compiled.profile import (
-    Instant,
     Law,
     Profile,
     Regime,
@@ -82,6 +73,7 @@ from lora_profiler.trace.fold import Label, fold, labels_of, template, unfolded
 from lora_profiler.trace.law_fit import LawFit
 from lora_profiler.trace.layouts import at_depth, layout_of
 from lora_profiler.trace.modeling import build_model
+from lora_profiler.trace.peaks import DepthError, peaks_of
 from lora_profiler.trace.run import trace
 from lora_profiler.trace.seam import Seam, SeamBytes
 from lora_profiler.trace.single_size import profile_of
@@ -225,11 +217,6 @@ class _OfModel:
         """What polynomials become at the sizes of a model."""
         return lambda polynomial: polynomial
 
-    def undominated(self, peaks: Sequence[Instant]) -> list[Instant]:
-        windows = windows_of(self.workload.model)
-        least_units = 0 if self.layout is None else LEAST_UNITS
-        return undominated(peaks, shifted(*least_sizes(self.regime, windows)), least_units)
-
 
 class _OfType:
     """What a law is fitted through and checked at: toys, and the model that is asked about, cut to
@@ -280,9 +267,6 @@ class _OfType:
     def at(self, sample: _Sample) -> Callable[[Polynomial], Polynomial]:
         return _at(self._fit.law, self.layout, self.regime, sample)
 
-    def undominated(self, peaks: Sequence[Instant]) -> list[Instant]:
-        return _undominated(self._fit.law, self.regime, peaks)
-
 
 def _at(
     law: Law, layout: Layout, regime: Regime, sample: _Sample
@@ -290,22 +274,6 @@ def _at(
     values = values_of(law, sample.model, layout, regime.rank, sample.loss or (1, 1, 1))
     measures = measured(law, values)
     return lambda polynomial: at_sizes(polynomial, measures)
-
-
-def _undominated(law: Law, regime: Regime, peaks: Sequence[Instant]) -> list[Instant]:
-    """Whatever the sizes: factors are at least one."""
-    shift = shifted(*least_sizes(regime, tuple(1 for _ in regime.windows_filled)))
-
-    @cache
-    def of(number: int) -> Polynomial:
-        factors, divisor, exponents = law.monomials[number]
-        moved = shift(Polynomial({exponents: 1})).terms
-        return Polynomial({(factors, divisor, e): c for e, c in moved.items()})  # type: ignore[misc]
-
-    def shift_all(polynomial: Polynomial) -> Polynomial:
-        return total(of(number) * c for (number, *_), c in polynomial.terms.items())
-
-    return undominated(peaks, shift_all, LEAST_UNITS)
 
 
 class ProofOfLaw:
@@ -332,7 +300,7 @@ class ProofOfLaw:
             values = [at(size).evaluate(*sample.point) for size in sizes]
             if wrong := difference(tape.expand(sample.units), values, fresh):
                 raise TapeError(wrong)
-            peaks = instants(tape, sizes, LEAST_UNITS)
+            peaks = peaks_of(tape, sizes)
         except (TapeError, DepthError, NotOfLawError) as doubt:
             raise CompileError(f"{self._workload.model.id} has no such law: {doubt}") from None
         return replace(
@@ -344,8 +312,7 @@ class ProofOfLaw:
             versions=installed_versions(PACKAGES),
             checked=((sample.model.num_layers, *sample.point),),
             saved=_saved(tape, sizes, layout),
-            persistent=persistent(peaks),
-            instants=tuple(_undominated(law.law, self._regime, peaks)),
+            **peaks._asdict(),
             sizes=tuple(sizes),
             tape_source=tape,
         )
@@ -407,7 +374,6 @@ def _compiled(of: _OfModel | _OfType) -> Profile:
         if wrong:
             raise TapeError(f"at {sample.model.num_layers} layers, {wrong}")
         checked.append((sample.model.num_layers, *sample.point))
-    peaks = instants(tape, sizes, None if layout is None else LEAST_UNITS)
     windows, num_layers = windows_of(workload.model), workload.model.num_layers
     has_rank = workload.setup.lora is not None
     return Profile(
@@ -423,8 +389,7 @@ def _compiled(of: _OfModel | _OfType) -> Profile:
         versions=installed_versions(PACKAGES),
         checked=tuple(checked),
         saved=_saved(tape, sizes, layout),
-        persistent=persistent(peaks),
-        instants=tuple(of.undominated(peaks)),
+        **peaks_of(tape, sizes)._asdict(),
         sizes=tuple(sizes),
         flops=flops,
         trainable=trainable,

@@ -6,7 +6,6 @@ from dataclasses import replace
 from lora_profiler._common.packages import installed_versions
 from lora_profiler._common.polynomial import Polynomial, constant
 from lora_profiler.memory.compiled.affine import Affine, ModuleNumber
-from lora_profiler.memory.compiled.instants import instants, persistent
 from lora_profiler.memory.compiled.predict import predict_with
 from lora_profiler.memory.compiled.profile import Profile, setup_key
 from lora_profiler.memory.compiled.regime import key_of, regime_of
@@ -15,6 +14,7 @@ from lora_profiler.question.workload import TrainSetup, Workload
 from lora_profiler.trace.flat import FLOP_PHASES, PACKAGES, flat
 from lora_profiler.trace.fold import unfolded
 from lora_profiler.trace.modeling import build_model
+from lora_profiler.trace.peaks import peaks_of
 from lora_profiler.trace.run import Traced, trace
 
 
@@ -65,7 +65,6 @@ def profile_of(workload: Workload, traced: Traced) -> Profile:
     sizes = [_constant(size) for size in numbers]
     tape = unfolded(events)
     setup = workload.setup
-    here = instants(tape, sizes, None)
     lora = setup.lora.r if setup.lora else 1
     return Profile(
         key=key_of(workload),
@@ -93,8 +92,7 @@ def profile_of(workload: Workload, traced: Traced) -> Profile:
                 sum(e.birth.size for e in flat_tape.events if e.birth is not None and e.birth.saved)
             )
         ),
-        persistent=persistent(here),
-        instants=tuple(here),
+        **peaks_of(tape, sizes)._asdict(),
         sizes=tuple(sizes),
         flops={phase: _numbers(flat_tape.flops_of(phase)) for phase in FLOP_PHASES},
         trainable=_numbers(flat_tape.trainable),

@@ -1,5 +1,6 @@
 """Laws of a type: made of small models, held against fresh traces of others; what they refuse."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -511,5 +512,19 @@ def test_the_law_under_cudnn_is_made_of_the_one_under_flash_attention(
     hopper = replace(usual, platform=find_gpu("h100_sxm_80gb").platform())
     made, traced = with_cudnn(compile_law(usual), hopper), compile_law(hopper)
     assert made.key == traced.key and made.kernels == traced.kernels == ("cudnn",)
-    for part in ("instants", "persistent", "saved", "flops", "trainable", "valid", "regime"):
+    for part in ("persistent", "saved", "flops", "trainable", "valid", "regime"):
         assert getattr(made, part) == getattr(traced, part), part
+    assert _live(made) == _live(traced)
+
+
+def _live(profile: Profile) -> list[Any]:
+    """Step, moment and storages of each instant, by category and size: (at no unit, a unit)."""
+    live: Counter[tuple[Any, int]] = Counter()
+    found = []
+    for step, moment, changes in profile.instants:
+        for number, base, slope in changes:
+            category, size = profile.kinds[number]
+            kind = (category, profile.sizes[size])
+            live.update({(kind, 0): base, (kind, 1): slope})
+        found.append((step, moment, {kind: count for kind, count in live.items() if count}))
+    return found

@@ -1,7 +1,7 @@
 """A profile at one depth, ready to take batch, sequence and rank: every later answer only puts
 numbers in."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from importlib import import_module
@@ -19,6 +19,7 @@ from lora_profiler._common.polynomial import total as sum_of
 from lora_profiler.errors import NoProfileError
 from lora_profiler.memory.compiled.affine import total
 from lora_profiler.memory.compiled.held import held_tape
+from lora_profiler.memory.compiled.instants import Instants, LivePeak
 from lora_profiler.memory.compiled.law import (
     NotOfLawError,
     law_key,
@@ -26,7 +27,7 @@ from lora_profiler.memory.compiled.law import (
     of_model,
 )
 from lora_profiler.memory.compiled.library import find_profile
-from lora_profiler.memory.compiled.profile import Instant, Profile, Regime, profile_key
+from lora_profiler.memory.compiled.profile import Profile, Regime, profile_key
 from lora_profiler.memory.compiled.regime import kernel_choice, regime_of
 from lora_profiler.memory.compiled.tape import FlatEvent
 from lora_profiler.memory.prediction import Category, MomentName
@@ -84,12 +85,28 @@ class Evaluation:
     def values(setup: TrainSetup) -> Values:
         return Values(setup.batch_size, setup.seq_len, setup.lora.r if setup.lora else 1)
 
-    def totals(self, step: int, at: Values) -> Iterator[tuple[int, int]]:
-        """(its number in the profile, live bytes) of each instant of step 1 or 2."""
-        numbers = (
-            number for number, instant in enumerate(self.profile.instants) if instant.step == step
-        )
-        return zip(numbers, (self._first if step == 1 else self._steady).evaluate(at), strict=True)
+    @cached_property
+    def _instants(self) -> Instants:
+        profile = self.profile
+        return Instants(profile.instants, profile.kinds, profile.sizes, self.units, profile.in_turn)
+
+    @cached_property
+    def _peaks(self) -> Mapping[int, Sequence[LivePeak]]:
+        """Of step 1 and of step 2."""
+        found: dict[int, list[LivePeak]] = {1: [], 2: []}
+        for peak in self._instants.peaks():
+            found[self.profile.instants[peak.number].step].append(peak)
+        return found
+
+    def largest(self, step: int, at: Values) -> list[LivePeak]:
+        """The largest of each moment of step 1 or 2."""
+        totals = (self._first if step == 1 else self._steady).evaluate(at)
+        best: dict[MomentName, tuple[int, LivePeak]] = {}
+        for peak, size in zip(self._peaks[step], totals, strict=True):
+            moment = self.profile.instants[peak.number].moment
+            if moment not in best or size > best[moment][0]:
+                best[moment] = (size, peak)
+        return [peak for _, peak in best.values()]
 
     def peak(self, setup: TrainSetup) -> int:
         return max(self._steady.evaluate(self.values(setup)))
@@ -105,24 +122,22 @@ class Evaluation:
     def _table(self, step: int) -> PolynomialTable:
         beside = sum_of(self.beside.values())
         return PolynomialTable.of(
-            [
-                instant.total(self.units) + (beside + self._kept_at(instant))
-                for instant in self.profile.instants
-                if instant.step == step
-            ]
+            [peak.total + (beside + self._kept_at(peak)) for peak in self._peaks[step]]
         )
 
-    def category(self, number: int, category: Category) -> Polynomial:
-        instant = self.profile.instants[number]
-        affine = instant.live.get(category)
-        size = ZERO if affine is None else affine.at(self.units)
-        if category == "inputs":
-            size = size + self._kept_at(instant)
-        return size + self.beside.get(category, ZERO)
+    def live_at(self, few: Sequence[LivePeak]) -> list[dict[Category, Polynomial]]:
+        """Bytes by category at each of a few peaks."""
+        found = self._instants.live_at(few)
+        for peak, live in zip(few, found, strict=True):
+            live["inputs"] = live.get("inputs", ZERO) + self._kept_at(peak)
+            for category, size in self.beside.items():
+                live[category] = live.get(category, ZERO) + size
+        return found
 
-    def _kept_at(self, instant: Instant) -> Polynomial:
+    def _kept_at(self, peak: LivePeak) -> Polynomial:
         """What a trainer's loop keeps while a forward or backward pass runs."""
-        return ZERO if instant.moment in _BESIDE_PASSES else self._of_pass
+        moment = self.profile.instants[peak.number].moment
+        return ZERO if moment in _BESIDE_PASSES else self._of_pass
 
     def gradients(self, values: Sequence[int]) -> dict[str, int]:
         """Bytes of gradients by module when the optimizer of step 2 begins; `values` are the sizes

@@ -20,7 +20,6 @@ from lora_profiler._common.polynomial import Exponents, Polynomial
 from lora_profiler.facts.catalog.config import class_defaults
 from lora_profiler.memory.compiled.affine import Affine, ModuleNumber
 from lora_profiler.memory.compiled.profile import (
-    Instant,
     Law,
     Measure,
     Profile,
@@ -352,30 +351,22 @@ def of_model(profile: Profile, model: ModelSpec, loss: LossBytes | None = None) 
     measures = measured(law, values_of(law, model, layout, profile.regime.rank))
     ahead, kept, back = _numbers_of_loss(law)
     more: dict[str, Sequence[ModuleNumber]] = {}
+    in_turn: dict[int, tuple[Polynomial, ...]] = {}
     if loss is not None:
         measures = _with(measures, kept, loss.kept)
         head = model.output_embedding or ""
         of_phases = {"forward": loss.forward_flops, "backward": loss.backward_flops}
         more = {phase: [ModuleNumber(head, p, p, p)] for phase, p in of_phases.items()}
+        beside = loss.kept + _SCALAR_BYTES * (2 + profile.regime.accumulates)
+        for monomial, turns in ((ahead, loss.ahead), (back, [b - beside for b in loss.back])):
+            for i, size in enumerate(profile.sizes):
+                if any(number == monomial for number, *_ in size.terms):
+                    in_turn[i] = tuple(
+                        at_sizes(size, _with(measures, monomial, turn)) for turn in turns
+                    )
 
     def polynomial(one: Polynomial) -> Polynomial:
         return at_sizes(one, measures)
-
-    def instants(one: Instant) -> Iterator[Instant]:
-        """One for each instant of the loss that falls on it."""
-        numbers = {number for a in one.live.values() for (number, *_) in a.base.terms}
-        places = [measures]
-        if loss is not None and ahead in numbers:
-            places = [_with(measures, ahead, size) for size in loss.ahead]
-        elif loss is not None and back in numbers:
-            beside = loss.kept + _SCALAR_BYTES * (2 + profile.regime.accumulates)
-            places = [_with(measures, back, size - beside) for size in loss.back]
-        for own in places:
-            live = {
-                category: Affine(at_sizes(line.base, own), at_sizes(line.per_unit, own))
-                for category, line in one.live.items()
-            }
-            yield one._replace(live=live)
 
     def affine(one: Affine) -> Affine:
         return Affine(polynomial(one.base), polynomial(one.per_unit))
@@ -393,7 +384,7 @@ def of_model(profile: Profile, model: ModelSpec, loss: LossBytes | None = None) 
         valid=valid_sizes(regime, windows, layout, model.num_layers, has_rank=has_rank),
         saved=affine(profile.saved),
         persistent={category: affine(line) for category, line in profile.persistent.items()},
-        instants=tuple(each for one in profile.instants for each in instants(one)),
+        in_turn=in_turn,
         sizes=tuple(map(polynomial, profile.sizes)),
         flops={
             phase: (*numbers(some), *more.get(phase, ())) for phase, some in profile.flops.items()

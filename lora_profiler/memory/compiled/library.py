@@ -34,7 +34,7 @@ from lora_profiler.memory.compiled.profile import (
 if TYPE_CHECKING:
     import sqlite3
 
-LARGEST_PACK = 8_000_000
+LARGEST_PACK = 4_000_000
 """Bytes before compression; whoever reads one profile unpacks those beside it."""
 BUNDLED = Path(__file__).parent / "data" / "profiles.sqlite"
 _WAIT_SECONDS = 30.0

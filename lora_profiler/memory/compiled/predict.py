@@ -12,7 +12,6 @@ from lora_profiler.memory.prediction import (
     Category,
     FlopCount,
     Moment,
-    MomentName,
     ParameterCount,
     Prediction,
 )
@@ -98,7 +97,7 @@ def _evaluation_with(profile: Profile, workload: Workload) -> Evaluation:
 def _prediction(evaluation: Evaluation, workload: Workload) -> Prediction:
     profile, setup, at = evaluation.profile, workload.setup, evaluation.values(workload.setup)
     trainable = evaluation.trainable.evaluate(*at)
-    moments = tuple(_moments(evaluation, at, 1)) + tuple(_moments(evaluation, at, 2))
+    moments = _moments(evaluation, at)
     persistent: dict[str, int] = {
         name: evaluation.persistent[name].evaluate(*at) if name in evaluation.persistent else 0
         for name in _PERSISTENT
@@ -134,24 +133,22 @@ _PERSISTENT: tuple[Category, ...] = (
 )
 
 
-def _moments(evaluation: Evaluation, at: Values, step: int) -> list[Moment]:
-    best: dict[MomentName, tuple[int, int]] = {}
-    for number, total in evaluation.totals(step, at):
-        moment = evaluation.profile.instants[number].moment
-        if moment not in best or total > best[moment][0]:
-            best[moment] = (total, number)
-    return [
+def _moments(evaluation: Evaluation, at: Values) -> tuple[Moment, ...]:
+    """Those of step 1, then those of the steady state."""
+    largest = [peak for step in (1, 2) for peak in evaluation.largest(step, at)]
+    instants = [evaluation.profile.instants[peak.number] for peak in largest]
+    return tuple(
         Moment(
-            moment=name,
-            step=1 if step == 1 else "steady",
+            moment=instant.moment,
+            step=1 if instant.step == 1 else "steady",
             bytes={
                 c: size
                 for c in CATEGORIES
-                if (size := evaluation.category(number, c).evaluate(*at)) or c in _PERSISTENT[:3]
+                if (size := live[c].evaluate(*at) if c in live else 0) or c in _PERSISTENT[:3]
             },
         )
-        for name, (_, number) in best.items()
-    ]
+        for instant, live in zip(instants, evaluation.live_at(largest), strict=True)
+    )
 
 
 def _kernels(profile: Profile, workload: Workload) -> tuple[str, ...]:

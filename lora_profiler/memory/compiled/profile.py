@@ -8,11 +8,12 @@ refused.
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any, NamedTuple
 
-from lora_profiler._common.polynomial import Exponents, Polynomial, total
+from lora_profiler._common.polynomial import Exponents, Polynomial
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.memory.compiled.affine import (
     Affine,
@@ -22,37 +23,20 @@ from lora_profiler.memory.compiled.affine import (
     numbers_from_json,
     numbers_json,
 )
+from lora_profiler.memory.compiled.instants import Instant, Kind
 from lora_profiler.memory.compiled.tape import Layout, Tape, tape_from_json, tape_json
-from lora_profiler.memory.prediction import Category, MomentName
+from lora_profiler.memory.prediction import Category
 from lora_profiler.question.adapters.targets import default_targets
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.support.check import widened
 from lora_profiler.question.workload import OPTIONS, TrainSetup, key_fields, setup_dict
 
-FORMAT = 3
+FORMAT = 4
+_KEYS = 3
+"""The format whose keys are still used: what they are hashed of has not changed since."""
 OPEN_FIELDS = frozenset(option.name for option in OPTIONS if option.declared.is_open)
 """Fields of a setup that a profile does not fix as they are. Whether a batch is padded the regime
 says."""
-
-
-class Instant(NamedTuple):
-    """Live bytes at one place of a tape, in a moment of step 1 or of the steady state (step 2).
-
-    `module` is what ran, as in `Layout.name`, in `unit`, counted back from the last one where
-    negative.
-    """
-
-    step: int
-    moment: MomentName
-    module: str
-    unit: int
-    live: Mapping[Category, Affine]
-
-    def total(self, units: int) -> Polynomial:
-        lines = self.live.values()
-        return Affine(
-            total(line.base for line in lines), total(line.per_unit for line in lines)
-        ).at(units)
 
 
 class Monomial(NamedTuple):
@@ -118,8 +102,9 @@ def _regime_dict(regime: Regime) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """`instants` are those that can be the largest of their moment; `sizes` and `tape` the whole
-    step.
+    """`instants` are those that can be the largest of their moment, and count storages of `kinds`;
+    `sizes` and `tape` are the whole step. Storages of a size in `in_turn` have several sizes, one
+    after another, as a loss has that takes a part of the tokens at once.
 
     `valid` are the smallest and the largest batch, sequence, rank and number of layers, None for no
     end. `saved` are the bytes that autograd keeps, `persistent` those that live between two steps,
@@ -143,11 +128,13 @@ class Profile:
     saved: Affine
     persistent: Mapping[Category, Affine]
     instants: tuple[Instant, ...]
+    kinds: tuple[Kind, ...]
     sizes: tuple[Polynomial, ...]
     flops: Mapping[str, tuple[ModuleNumber, ...]]
     trainable: tuple[ModuleNumber, ...]
     tape_source: Any
     law: Law | None = None
+    in_turn: Mapping[int, tuple[Polynomial, ...]] = field(default_factory=dict)
 
     @cached_property
     def tape(self) -> Tape:
@@ -205,7 +192,7 @@ def profile_key(
     import hashlib
 
     parts = [
-        FORMAT,
+        _KEYS,
         model.architecture,
         facts or model.fingerprint,
         _told(model, setup),
@@ -242,16 +229,8 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         "checked": [list(point) for point in profile.checked],
         "saved": affine_json(profile.saved),
         "persistent": {name: affine_json(a) for name, a in profile.persistent.items()},
-        "instants": [
-            [
-                i.step,
-                i.moment,
-                i.module,
-                i.unit,
-                {category: affine_json(a) for category, a in i.live.items()},
-            ]
-            for i in profile.instants
-        ],
+        "kinds": [list(kind) for kind in profile.kinds],
+        "instants": [[*instant[:2], *chain(*instant.changes)] for instant in profile.instants],
         "sizes": [affine_json(Affine.constant(size)) for size in profile.sizes],
         "flops": {phase: numbers_json(numbers) for phase, numbers in profile.flops.items()},
         "trainable": numbers_json(profile.trainable),
@@ -286,15 +265,10 @@ def profile_from_json(data: Mapping[str, Any]) -> Profile:
         checked=tuple(tuple(point) for point in data["checked"]),
         saved=affine_from_json(data["saved"]),
         persistent={name: affine_from_json(a) for name, a in data["persistent"].items()},
+        kinds=tuple((category, size) for category, size in data["kinds"]),
         instants=tuple(
-            Instant(
-                step,
-                moment,
-                module,
-                unit,
-                {category: affine_from_json(a) for category, a in live.items()},
-            )
-            for step, moment, module, unit, live in data["instants"]
+            Instant(step, moment, tuple(zip(*[iter(changes)] * 3, strict=True)))
+            for step, moment, *changes in data["instants"]
         ),
         sizes=tuple(affine_from_json(p).base for p in data["sizes"]),
         flops={phase: numbers_from_json(numbers) for phase, numbers in data["flops"].items()},

@@ -141,7 +141,7 @@ class Stretch(NamedTuple):
     def born_in(self, death: Death, units: int) -> int:
         """The number from which the ordinal of `death` counts: of the first birth in the block
         whose storage dies here, or of the one behind its last."""
-        births = self.births[self.run - death.back, _resolved(death, self.unit, units)]
+        births = self.births[self.run - death.back, resolved(death, self.unit, units)]
         return births.start if death.ordinal >= 0 else births.stop
 
 
@@ -195,7 +195,7 @@ class Tape(NamedTuple):
                     name = names.get(template, template)
                     expanded.append(FlatEvent(Birth(size, category, name, op, saved), -1, None))
                 elif isinstance(event, Death):
-                    born = births[q - event.back, _resolved(event, unit, units)]
+                    born = births[q - event.back, resolved(event, unit, units)]
                     expanded.append(FlatEvent(None, born[event.ordinal], None))
                 else:
                     expanded.append(FlatEvent(None, -1, event))
@@ -209,7 +209,8 @@ class Tape(NamedTuple):
                 yield (q, unit, i), event
 
 
-def _resolved(death: Death, unit: int, units: int) -> int:
+def resolved(death: Death, unit: int, units: int) -> int:
+    """The unit that a death means which stands in `unit` of `units`."""
     if death.anchor == "here":
         return unit + death.unit
     if death.anchor == "last":
