@@ -94,18 +94,15 @@ def asked(model: ModelSpec, impl: str) -> Iterator[tuple[str, Workload]]:
 
 
 ADAPTED = ("lora", "qlora")
+LOOPS = ("transformers", "trl-sft", "unsloth", "axolotl", "llamafactory", "loop")
 LAWS = (
     ("guide lora 1", "guide qlora 1", "guide full 1"),
     ("plain trl-sft lora", "plain trl-sft qlora", "plain unsloth lora", "plain unsloth qlora"),
     ("plain axolotl lora", "plain axolotl qlora", "plain loop lora", "plain loop qlora"),
     ("plain llamafactory lora", "plain llamafactory qlora"),
-    tuple(
-        f"plain {trainer} {method} h100_sxm_80gb"
-        for trainer, method in product(("transformers", "trl-sft", "unsloth", "axolotl"), ADAPTED)
-    ),
-    tuple(f"plain {trainer} qlora t4" for trainer in ("transformers", "unsloth", "trl-sft")),
-    ("plain axolotl qlora t4", "plain loop qlora t4"),
-    tuple(f"plain {trainer} lora t4" for trainer in ("transformers", "unsloth", "trl-sft")),
+    tuple(f"plain {trainer} {method} h100_sxm_80gb" for trainer, method in product(LOOPS, ADAPTED)),
+    tuple(f"plain {trainer} qlora t4" for trainer in LOOPS),
+    tuple(f"plain {trainer} lora t4" for trainer in LOOPS),
     ("plain trl-sft full", "plain axolotl full", "plain loop full"),
     ("plain unsloth full", "plain llamafactory full"),
     ("trl-sft lora", "trl-sft qlora"),
