@@ -151,6 +151,7 @@ def _of_one_width(fields: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[s
     if "linear_num_key_heads" in made:
         shared = fields["linear_num_value_heads"] // fields["linear_num_key_heads"]
         made["linear_num_key_heads"] = made["linear_num_value_heads"] // shared
+        made["linear_num_value_heads"] = made["linear_num_key_heads"] * shared
     heads = next((n for n in made if n in ("mamba_n_heads", "mamba_num_heads")), None)
     width = fields.get("mamba_d_head") or fields.get("mamba_head_dim")
     expand = fields.get("mamba_expand") or fields.get("expand")

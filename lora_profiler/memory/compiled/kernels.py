@@ -2,11 +2,13 @@
 
 The tape has what every operator writes, and the profile the FLOPs of every module. What an operator
 reads is not in it, and follows from what it is (`_READS`, `_REDUCES`); how far off that is, says
-`benchmarks.truth.tape_times`.
+`benchmarks.truth.profile_times`.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from math import prod
 from typing import NamedTuple
 
 from lora_profiler._common.polynomial import Polynomial
@@ -23,12 +25,13 @@ from lora_profiler.question.option_values import DTYPE_BYTES
 from lora_profiler.question.workload import Dtype, Workload
 
 _READS = {
-    "add": 1.7, "sub": 1.7, "mul": 1.3, "where": 2, "lerp": 2, "addcmul": 3, "cat": 1,
-    "_to_copy": 1, "native_layer_norm_backward": 2.7, "native_dropout_backward": 1.5,
-    "slice_backward": 0.5, "select_backward": 0.5, "nll_loss_backward": 0, "div": 1,
+    "add": 1.7, "sub": 1.7, "mul": 1.3, "where": 2, "lerp": 2, "addcmul": 3, "empty_like": 2,
+    "native_layer_norm_backward": 2.7, "native_dropout_backward": 1.5,
+    "slice_backward": 0.5, "select_backward": 0.5, "nll_loss_backward": 0,
 }  # fmt: skip
 """Bytes that an operator reads for each that it writes; twice as many as it writes by the name of a
-backward function, else as many. Sums and products have two inputs or a number and one."""
+backward function, else as many. Sums and products have two inputs or a number and one; what is
+made empty is written by the backward of a softmax."""
 _REDUCES = frozenset(
     {"mean", "sum", "amax", "var_mean", "logsumexp", "linalg_vector_norm", "nll_loss_forward"}
 )
@@ -152,7 +155,8 @@ def _blocks(evaluation: Evaluation) -> Iterator[tuple[int, tuple[Event, ...]]]:
 class _Tape:
     """The last micro-batch of the steady state: what is `written`; the sizes of gradients that are
     added to others in place (`in_place`), which live no longer than that; calls of attention
-    kernels, with the modules that make them; and sizes of what experts multiply (`routed`)."""
+    kernels, with the modules that make them; sizes of what experts multiply (`routed`), and of
+    what each module's products write, backward or not."""
 
     def __init__(self, evaluation: Evaluation) -> None:
         self.written: Counter[_Written] = Counter()
@@ -160,6 +164,7 @@ class _Tape:
         self.attention: Counter[_Attention] = Counter()
         self.attending: set[str] = set()
         self.routed: defaultdict[str, set[int]] = defaultdict(set)
+        self.products: defaultdict[tuple[bool, str], list[int]] = defaultdict(list)
         runs = evaluation.profile.tape.runs
         last = max(e.micro for run in runs for b in run.blocks for e in b if type(e) is Mark)
         phase: Phase | None = None
@@ -203,6 +208,8 @@ class _Tape:
         more = before is not None and op in _SEVERAL and birth[2:4] == before[2:4]
         size = birth.size if before is None else before.size
         self.written[_Written(phase, op, birth.size, size, more)] += times
+        if op in _PRODUCTS and times > 1:
+            self.products[phase == "backward", birth.module].append(birth.size)
         if op == "_grouped_mm" and phase == "forward":
             self.routed[birth.module].add(birth.size)
 
@@ -287,38 +294,82 @@ def _products(
                 yield _of_gemm(gemm, count * times, phase, dtype)
         elif module is not None and _matrices(module):
             widest = max((sizes[i] for i in tape.routed[template]), default=0)
-            sides = max(max(shape) for shape in _matrices(module))
+            sides = max(max(shape) for _, *shape in _matrices(module))
             is_wide = widest >= DTYPE_BYTES["float32"] * _routed_rows(workload) * sides
-            for gemm in _of_experts(flops, module):
-                yield _of_gemm(gemm, count, phase, "float32" if is_wide else usual)
+            yield from _of_experts(
+                flops, count, phase, module, workload, "float32" if is_wide else usual
+            )
         elif template not in tape.attending:
-            side, width = _PRODUCT
-            batches = max(1, flops // (2 * side * side * width))
-            yield _of_gemm(Gemm(batches=batches, m=side, n=side, k=width), count, phase, usual)
-
-
-_PRODUCT = (256, 128)
-"""Sides and inner width of a product that no module has the sizes of, as of a chunk of a state
-space's tokens."""
+            yield from _of_no_weight(
+                flops, count, phase, tape.products[phase == "backward", template], sizes, workload
+            )
 
 
 def _routed_rows(workload: Workload) -> int:
     """Of all experts together: each token is sent to several."""
+    return workload.setup.batch_size * workload.setup.seq_len * _size("chosen", workload)
+
+
+def _size(role: str, workload: Workload) -> int:
+    """The size of the config that has a role; 1 where none has."""
     sizes = sizes_of(workload.model)
-    chosen = next((n for name, n in sizes.items() if role_of(name) == "chosen"), 1)
-    return workload.setup.batch_size * workload.setup.seq_len * chosen
+    return next((n for name, n in sizes.items() if role_of(name) == role), 1)
 
 
-def _of_experts(flops: int, module: Module) -> list[Gemm]:
-    """Of as many rows as are sent to them, with what an adapter adds."""
-    matrices = _matrices(module)
-    cost = sum(2 * a * b for a, b in matrices)
-    return [Gemm(m=max(1, flops // cost), n=a, k=b) for a, b in matrices]
+_SMALL = 100
+"""Results of so much less than the largest are sums, whose FLOPs are next to nothing."""
 
 
-def _matrices(module: Module) -> list[tuple[int, int]]:
-    """Sides of the module's weights, of one expert each."""
-    return [(w.shape[-2], w.shape[-1]) for w in module.weights if len(w.shape) > 1]
+def _matrices(module: Module) -> list[tuple[int, int, int]]:
+    """(experts, rows, columns) of the module's weights."""
+    return [
+        (prod(w.shape[:-2]), w.shape[-2], w.shape[-1]) for w in module.weights if len(w.shape) > 1
+    ]
+
+
+def _of_experts(
+    flops: int, count: int, phase: Phase, module: Module, workload: Workload, dtype: Dtype
+) -> Iterator[Kernel]:
+    """Products of the rows that are sent to experts, which together read all weights; in backward
+    also those of the weights' gradients, where these train."""
+    rows = _routed_rows(workload)
+    once = sum(2 * rows * n * k for _, n, k in _matrices(module))
+    has_gradients = phase == "backward" and flops > 1.5 * once
+    for experts, n, k in _matrices(module):
+        m, (side, inner) = rows, (k, n) if phase == "backward" else (n, k)
+        ahead = _of_gemm(Gemm(m=m, n=side, k=inner), count, phase, dtype)
+        more = DTYPE_BYTES[dtype] * (experts - 1) * n * k
+        yield replace(ahead, read_bytes=ahead.read_bytes + more)
+        if has_gradients:
+            back = _of_gemm(Gemm(m=n, n=k, k=m), count, phase, dtype)
+            yield replace(back, written_bytes=back.written_bytes + more)
+
+
+def _of_no_weight(
+    flops: int,
+    count: int,
+    phase: Phase,
+    made: Collection[int],
+    sizes: list[int],
+    workload: Workload,
+) -> Iterator[Kernel]:
+    """Products of two activations, as those of attention written out: of equal FLOPs each, which
+    with what each writes tells the width that it sums over. Scores of attention tell the dtype."""
+    setup = workload.setup
+    dtype = setup.autocast_dtype or setup.dtype
+    largest = max((sizes[i] for i in made), default=0)
+    large = [sizes[i] for i in made if sizes[i] * _SMALL > largest]
+    scores = setup.batch_size * _size("heads", workload) * setup.seq_len**2
+    if largest == DTYPE_BYTES["float32"] * scores:
+        dtype = "float32"
+    each = flops // max(1, len(large))
+    for size in large:
+        elements = max(1, size // DTYPE_BYTES[dtype])
+        side = min(setup.seq_len, elements)
+        width = max(1, each // (2 * elements))
+        other = min(side, max(1, elements // side))
+        gemm = Gemm(batches=max(1, elements // (side * other)), m=side, n=other, k=width)
+        yield _of_gemm(gemm, count, phase, dtype)
 
 
 def _of_linear(
