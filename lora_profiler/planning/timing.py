@@ -63,9 +63,9 @@ def step_time(
     workload's device is "cpu".
 
     Constants that `lora-profile calibrate` found on this machine come before the package's own,
-    which are fitted to public measurements. The kernels are counted by rules; engine "traced"
-    traces the step for them, which needs torch and takes some seconds. `prediction` is that of the
-    same workload, where there is one already.
+    which are fitted to public measurements. The kernels are counted by rules, or read off a
+    profile where no rule knows them; engine "traced" traces the step for them, which needs torch
+    and takes some seconds. `prediction` is that of the same workload, where there is one already.
 
     Raises UsageError for an unknown engine, and what `predict` raises.
 

@@ -109,6 +109,11 @@ def time_lines(answers: Sequence[Answer]) -> list[str]:
     like = f" ({', '.join(cards)})" if cards and basis == "same class" else ""
     definition = f"{labels.BASIS_DEFINITIONS[basis]}{like}"
     lines.append(f"Step times, {labels.BASIS_LABELS[basis]}: {definition}.")
+    if any(step.kernels.is_estimate for step in known):
+        lines.append(
+            "No rule counts this model's kernels: they are read off its traced step, with what such"
+            " operators usually read. The interval is wider."
+        )
     kernels = (kernel for step in known for kernel in step.kernels.kernels)
     ops = {kernel.op for kernel in kernels if kernel.kind == "attention_forward"}
     borrowed = [
