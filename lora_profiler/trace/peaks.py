@@ -28,6 +28,8 @@ Key = tuple[int, str, int, int]
 """(run, the end of the stack that a unit is counted from, units from there, number within the
 block)."""
 Vector = tuple[int, ...]
+Line = dict[Kind, tuple[int, int]]
+"""Of each kind of storage how many there are at no unit, and how many more with each unit."""
 Weight = Sequence[tuple[int, int]]
 """What a storage adds to a vector: places and amounts."""
 DEPTHS = (6, 7, 8)
@@ -56,61 +58,57 @@ def peaks_of(tape: Tape, sizes: Sequence[Polynomial]) -> TapePeaks:
     Raises DepthError where at an instant the storages of a size do not lie on a line over depth.
     """
     weights, width = _columns(sizes)
-    walks = [_Walk(tape, depth, weights, width) for depth in (DEPTHS[:2] if tape.layout else (0,))]
+    depths = DEPTHS[:2] if tape.layout else (0,)
+    walks = [_Walk(tape, depth, weights, width) for depth in depths]
     if tape.layout:
         _check_depths(tape, len(sizes))
-    here, next_ = walks[0].seen, walks[-1].seen
-    growing = bool(tape.layout)
-    moments: dict[tuple[int, MomentName], dict[Vector, Key]] = {}
+    seen = walks[0].seen
     firsts: dict[tuple[int, MomentName], Key] = {}
-    for key, seen in here.items():
-        vector = seen.live
-        if growing:  # all that is at the fewest units, and what each further one adds
-            more = [b - a for a, b in zip(seen.live, next_[key].live, strict=True)]
-            vector = (
-                *(a - (DEPTHS[0] - LEAST_UNITS) * b for a, b in zip(vector, more, strict=True)),
-                *more,
-            )
-        moments.setdefault((seen.step, seen.moment), {}).setdefault(vector, key)
-        firsts.setdefault((seen.step, seen.moment), key)
-    kept = {key for vectors in moments.values() for key in _undominated(vectors)}
+    for key, instant in seen.items():
+        firsts.setdefault((instant.step, instant.moment), key)
     setup, step = firsts[2, "setup"], firsts[2, "optimizer_step"]
-    ends = [walk.counts({*kept, setup, step}) for walk in walks]
-
-    def line(key: Key) -> dict[Kind, tuple[int, int]]:
-        """(storages at no unit, storages a unit)."""
-        if not growing:
-            return {kind: (count, 0) for kind, count in ends[0][key].items()}
-        low, high = (at[key] for at in ends)
-        slopes = {kind: high.get(kind, 0) - low.get(kind, 0) for kind in {**low, **high}}
-        return {kind: (low.get(kind, 0) - DEPTHS[0] * s, s) for kind, s in slopes.items()}
-
+    kept = _kept(walks)
+    lines = _lines([walk.counts({*kept, setup, step}) for walk in walks])
     numbers: dict[Kind, int] = {}
     instants = []
-    before: dict[Kind, tuple[int, int]] = {}
-    for key, seen in here.items():
-        if key not in kept:
-            continue
-        live = line(key)
+    before: Line = {}
+    for key in (key for key in seen if key in kept):
+        live = lines[key]
         changes = []
         for kind in dict.fromkeys((*before, *live)):
             (b0, s0), (b1, s1) = before.get(kind, (0, 0)), live.get(kind, (0, 0))
             if (b0, s0) != (b1, s1):
                 changes.append((numbers.setdefault(kind, len(numbers)), b1 - b0, s1 - s0))
-        instants.append(Instant(seen.step, seen.moment, tuple(changes)))
+        instants.append(Instant(seen[key].step, seen[key].moment, tuple(changes)))
         before = live
-    at_setup, at_step = _lines(line(setup), sizes), _lines(line(step), sizes)
-    none = Affine.constant(ZERO)
+    gradients = _bytes(lines[step], sizes).get("gradients", Affine.constant(ZERO))
     return TapePeaks(
         instants=tuple(instants),
         kinds=tuple(numbers),
-        persistent={**at_setup, "gradients": at_step.get("gradients", none)},
+        persistent={**_bytes(lines[setup], sizes), "gradients": gradients},
     )
 
 
-def _lines(
-    live: Mapping[Kind, tuple[int, int]], sizes: Sequence[Polynomial]
-) -> dict[Category, Affine]:
+def _kept(walks: "Sequence[_Walk]") -> set[Key]:
+    """The instants that can be the largest of their step and moment, at any depth."""
+    moments: dict[tuple[int, MomentName], dict[Vector, Key]] = {}
+    for key, seen in walks[0].seen.items():
+        vector = seen.live if len(walks) == 1 else _from_least(seen.live, walks[1].seen[key].live)
+        moments.setdefault((seen.step, seen.moment), {}).setdefault(vector, key)
+    return {key for vectors in moments.values() for key in _undominated(vectors)}
+
+
+def _lines(ends: Sequence[Mapping[Key, Mapping[Kind, int]]]) -> dict[Key, Line]:
+    """Of counts at the first two of `DEPTHS`, or at the one depth that there is."""
+    lines: dict[Key, Line] = {}
+    for key, low in ends[0].items():
+        high = ends[-1][key]
+        slopes = {kind: high.get(kind, 0) - low.get(kind, 0) for kind in {**low, **high}}
+        lines[key] = {kind: (low.get(kind, 0) - DEPTHS[0] * s, s) for kind, s in slopes.items()}
+    return lines
+
+
+def _bytes(live: Line, sizes: Sequence[Polynomial]) -> dict[Category, Affine]:
     found: dict[Category, Affine] = {}
     for (category, size), (base, slope) in live.items():
         bytes_, more = found.get(category, Affine(ZERO, ZERO))
