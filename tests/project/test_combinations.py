@@ -8,7 +8,8 @@ from benchmarks.truth import combinations
 def test_the_page_is_up_to_date_and_has_no_empty_cell():
     page = combinations.PAGE.read_text("utf-8")
     assert page == combinations.page(), "python -m benchmarks.truth.combinations"
-    rows = re.findall(r"^\| `.*$", page, re.MULTILINE)
+    _, _, answered = page.partition("## What is answered of each method")
+    rows = re.findall(r"^\| `.*$", answered, re.MULTILINE)
     named = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
     assert sorted(named) == sorted(combinations.OPTIMIZERS * len(combinations.WAYS))
     for row in rows:
