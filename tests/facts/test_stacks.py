@@ -16,6 +16,7 @@ from commands import Run, refused
 from golden_files import Golden
 from lora_profiler import find_model, setup_for
 from lora_profiler.errors import UsageError
+from lora_profiler.facts.catalog import find_gpu
 from lora_profiler.facts.stacks import CHECKPOINT_DTYPE, Stack, Trainer, as_guided, find_stack
 from lora_profiler.facts.stacks.stack import METHODS
 from lora_profiler.planning.answers import answers
@@ -34,6 +35,7 @@ from lora_profiler.question.workload import (
     Workload,
     setup_dict,
 )
+from lora_profiler.report.answer.guided import verdict_lines
 from lora_profiler.report.answer.short_answer import _is_drawn
 from lora_profiler.report.json.predict import answer_dict
 from lora_profiler.report.setup_words import trainer_lines
@@ -418,6 +420,29 @@ def test_a_traced_answer_is_the_line_of_its_loop_and_other_lines_are_bounds() ->
     known = [line.foreseen.prediction.is_whole for line in lines if line.foreseen]
     assert known.count(True) == 1 and len(known) == 6
     assert not _is_drawn(guided([answer], options, given), [answer])
+
+
+def test_a_trainer_of_which_a_bound_is_known_is_none_that_does_not_fit() -> None:
+    given, options = {"methods"}, {**DEFAULTS, "methods": ("lora",)}
+    gpu, trainer = find_gpu("2GiB"), Trainer(stack=find_stack("guide"))
+    asked = workloads(LLAMA, options, given, Platform(), trainer.stack)
+    found = answers(asked, gpu, may_trace=False, levers="none", trainer=trainer)
+    all_known = guided(found, options, given)
+
+    def words(named: frozenset[str]) -> str:
+        lines = [
+            dataclasses.replace(line, foreseen=dataclasses.replace(line.foreseen, judged=None))
+            if line.stack.name in named and line.foreseen
+            else line
+            for line in all_known.lines
+        ]
+        (said,) = verdict_lines(dataclasses.replace(all_known, lines=tuple(lines)), found)
+        return said.words
+
+    assert words(frozenset()).endswith("does not fit a 2 GiB GPU with any trainer")
+    assert words(frozenset({"unsloth"})).endswith("with any of 7 trainers (Unsloth unknown)")
+    three = frozenset({"unsloth", "trl-sft", "litgpt"})
+    assert words(three).endswith("with any of 5 trainers (3 unknown)")
 
 
 @pytest.mark.parametrize(

@@ -52,20 +52,25 @@ def verdict_lines(guided: Guided, answers: Sequence[Answer]) -> Iterator[Verdict
         fitting = [line for line in known if _verdict(line) == "fits"]
         gpu = "" if place else a_gpu(answer.gpu)
         usable = short_in_unit(answer.gpu.usable_bytes or 0, GIB)
-        words = _fits_with(method_name(answer), known, gpu)
+        unknown = [_name(line) for line in lines if line.foreseen and not _verdict(line)]
+        words = _fits_with(method_name(answer), known, gpu, unknown)
         rest = f": {_range(fitting)}." if fitting else f": {_range(known)}, it has {usable}."
         is_open = sign_of(answer) == "does_not_fit" and fitting
         yield VerdictLine(sign="tight" if is_open else sign_of(answer), words=words, rest=rest)
 
 
-def _fits_with(method: str, lines: Lines, gpu: str) -> str:
-    """'LoRA r16 fits an RTX 4090 with 7 of 8 trainers (not LitGPT)'."""
+def _fits_with(method: str, lines: Lines, gpu: str, unknown: Sequence[str]) -> str:
+    """'LoRA r16 fits an RTX 4090 with 7 of 8 trainers (not LitGPT)'; `unknown` are the trainers of
+    which a lower bound alone is known."""
     fitting, may = ([line for line in lines if _verdict(line) == v] for v in ("fits", "tight"))
     no = [_name(line) for line in lines if _verdict(line) == "does_not_fit"]
     sign: Sign = "fits" if fitting else "tight" if may else "does_not_fit"
     words = worded(sign, method, gpu or "it" * (sign == "tight"))
     if len(lines) == 1:
         return f"{words} with {_name(lines[0])}, the one trainer that is known"
+    if sign == "does_not_fit" and unknown:
+        names = joined(unknown, "and") if len(unknown) <= _MOST_NAMES else str(len(unknown))
+        return f"{words} with any of {len(lines)} trainers ({names} unknown)"
     if sign == "does_not_fit":
         return f"{words} with any trainer"
     if sign == "tight":

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 _MOST_GPUS: Final = 2
 _ORDER: Final[Sequence[Sign]] = ("fits", "tight", "", "does_not_fit")
-_SPOKEN_WITH_A_VOWEL: Final = "AEFHILMNORSX"
+_SPOKEN_WITH_A_VOWEL: Final = "AEFHILMNORSX8"
 """Letters whose names begin with one: an RTX 4090, an H100, a T4."""
 
 
 def gpu_name(gpu: "Gpu") -> str:
-    """'RTX 4090': without the maker."""
+    """'RTX 4090': without the maker; '24 GiB GPU' where a size is all that is known."""
     name = gpu.name
-    if name.startswith("custom:"):
+    if name.partition(" ")[0] == gpu.key:  # `custom:24GiB` or `24GiB`, as typed
         less = name.partition(" ")[2]  # what vLLM has of it
         return f"{gpu.memory_gib_marketed:g} GiB GPU {less}".rstrip()
     for maker in ("NVIDIA ", "GeForce ", "AMD ", "Intel "):
@@ -38,10 +38,13 @@ def gpu_name(gpu: "Gpu") -> str:
 
 
 def a_gpu(gpu: "Gpu") -> str:
-    """'an RTX 4090', 'a Tesla V100'."""
+    """'an RTX 4090', 'a Tesla V100', 'an 8 GiB GPU'."""
     name = gpu_name(gpu)
     is_word = name[1:2].islower()
-    has_vowel = name[:1] in ("AEIOU" if is_word else _SPOKEN_WITH_A_VOWEL)
+    has_vowel = name[:1] in ("AEIOU" if is_word else _SPOKEN_WITH_A_VOWEL) or name[:2] in (
+        "11",
+        "18",
+    )
     return f"{'an' if has_vowel else 'a'} {name}"
 
 
