@@ -24,6 +24,7 @@ from benchmarks.rehearsed.peaks import Family, compared
 from benchmarks.rehearsed.scripts import share_that_ran
 from benchmarks.rows import read_rows
 from benchmarks.truth.data_lengths import errors as epoch_errors
+from benchmarks.truth.profile_times import error as off_by
 from lora_profiler.facts.evidence import command_shares, interval, measured_steps, own_rows
 from lora_profiler.report.evidence import errors_of, graded_memory
 from lora_profiler.report.labels import LEFT_OUT_LABELS, SOURCE_LABELS, TIER_LABELS
@@ -329,6 +330,16 @@ def cross_checked() -> list[Check]:
             f"{near} within 3 %",
             _spaced(farthest),
             "rehearsed_time_of_others",
+        ),
+        check(
+            "Step time from kernels read off profiles",
+            "kernels that were traced, of types that no rule counts",
+            [
+                off_by(row)
+                for row in read_document("profile_times")["rows"]
+                if "read_seconds" in row
+            ],
+            "profile_times",
         ),
         Check(
             "Settings read from public files",

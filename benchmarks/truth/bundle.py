@@ -100,6 +100,7 @@ LAWS = (
     ("plain trl-sft lora", "plain trl-sft qlora", "plain unsloth lora", "plain unsloth qlora"),
     ("plain axolotl lora", "plain axolotl qlora", "plain loop lora", "plain loop qlora"),
     ("plain llamafactory lora", "plain llamafactory qlora"),
+    tuple(f"plain {trainer} {method} x4" for trainer, method in product(LOOPS, ADAPTED)),
     tuple(f"plain {trainer} {method} h100_sxm_80gb" for trainer, method in product(LOOPS, ADAPTED)),
     tuple(f"plain {trainer} qlora t4" for trainer in LOOPS),
     tuple(f"plain {trainer} lora t4" for trainer in LOOPS),
@@ -114,7 +115,8 @@ LAWS = (
 )
 """Trainers, methods and rows that laws are bundled for, the most wanted ones first; without rows
 those of the trainer. `plain`: as a question without a trainer asks each of them, on a GPU of the
-usual kernels or on the one that is named. All of a line are made of a type before the next type."""
+usual kernels or on the one that is named, with one row or as many as behind `x`. All of a line are
+made of a type before the next type."""
 LATER = frozenset({
     "bamba", "gemma4_unified", "granitemoehybrid", "jamba", "mamba", "mamba2", "nemotron_h",
     "qwen3_5_moe", "qwen3_next",
@@ -147,10 +149,14 @@ def laws_asked() -> Iterator[tuple[str, Workload]]:
 def workload_of(model: ModelSpec, words: str) -> Workload:
     """Of the words of one of `LAWS`. Raises LoraProfilerError where the trainer cannot run it."""
     match words.split():
-        case ["plain", trainer, method, *gpu]:
-            on = find_gpu(gpu[0]).platform() if gpu else Platform()
+        case ["plain", trainer, method, *more]:
+            rows = [int(word[1:]) for word in more if re.fullmatch(r"x\d+", word)]
+            gpus = [word for word in more if not re.fullmatch(r"x\d+", word)]
+            on = find_gpu(gpus[0]).platform() if gpus else Platform()
+            options = {**DEFAULTS, "batch_size": rows[0]} if rows else DEFAULTS
+            given = ("batch_size",) if rows else ()
             stack = as_guided(find_stack(trainer))
-            return asked_of(stack, model, DEFAULTS, (), method, on)  # type: ignore[arg-type]
+            return asked_of(stack, model, options, given, method, on)  # type: ignore[arg-type]
         case [trainer, method, rows]:
             setup = setup_for(model, trainer, method, batch_size=int(rows))  # type: ignore[arg-type]
         case [trainer, method]:

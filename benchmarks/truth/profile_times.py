@@ -23,7 +23,6 @@ from lora_profiler.memory.kernels import StepKernels
 from lora_profiler.question.loop import nearest_traced
 from lora_profiler.question.workload import Workload
 from lora_profiler.steptime import predict_step_time
-from lora_profiler.trace.kernels import step_kernels
 
 GPU = find_gpu("rtx_4090")
 METHODS = ("full", "lora", "qlora")
@@ -49,6 +48,8 @@ def row_of(workload: Workload) -> dict[str, Any]:
         read = profile_kernels(workload)
     except UncountedError as e:
         return row | {"no": str(e).partition(": ")[2].partition(";")[0] or str(e)}
+    from lora_profiler.trace.kernels import step_kernels
+
     try:
         traced = step_kernels(workload)
     except LoraProfilerError as e:
