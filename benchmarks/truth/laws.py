@@ -29,6 +29,7 @@ from lora_profiler.memory.compiled.profile import Profile, unpacked
 from lora_profiler.memory.compiled.regime import regime_of
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.setups import setup_for
+from lora_profiler.question.loop import nearest_traced
 from lora_profiler.question.workload import Workload
 
 TRAINERS = (
@@ -124,6 +125,34 @@ def against_rules(types: list[str]) -> list[dict[str, Any]]:
     return found
 
 
+def by_several() -> list[dict[str, Any]]:
+    """Peaks of one sample by the profile of several, where both are there; the plain questions of
+    one row and the trainers' own with one."""
+    found = []
+    for entry, trainer, method in product(bundled_models(), TRAINERS, METHODS):
+        model = find_model(entry.id, offline=True)
+        with suppress(LoraProfilerError):
+            setup = setup_for(model, trainer, method, batch_size=1, seq_len=2048)  # type: ignore[arg-type]
+            workload = Workload(model=model, setup=nearest_traced(setup))
+            several = evaluation.of_several(workload, regime_of(workload))
+            if several is not None and evaluation.has_profile(workload):
+                own = evaluation.evaluation_of(workload).peak(workload.setup)
+                off = several.peak(workload.setup) - own
+                found.append(
+                    {"model": entry.id, "setup": f"{trainer} {method}", "own": own, "off": off}
+                )
+    return found
+
+
+def _several_words(rows: list[dict[str, Any]]) -> str:
+    equal = sum(not row["off"] for row in rows)
+    worst = max(rows, key=lambda row: abs(row["off"] / row["own"]))
+    return (
+        f"{equal} of {len(rows)} peaks of one sample are equal by the profile of several; the worst"
+        f" is {100 * worst['off'] / worst['own']:+.2f} % ({worst['model']}, {worst['setup']})."
+    )
+
+
 def _whole(counts: dict[str, dict[str, int]], *, plain: bool) -> str:
     of = [count for name, count in counts.items() if name.startswith(PLAIN) is plain]
     answers = sum(sum(count[kind] for kind in ("whole", "lower bound")) for count in of)
@@ -172,6 +201,7 @@ def markdown(result: dict[str, Any]) -> str:
                 ("of a question without a trainer", True),
             )
         ),
+        "## One sample by the profile of several\n\n" + _several_words(result["several"]),
         "## Against rules\n\n"
         f"{sum(not row['difference'] for row in exact)} of {len(exact)} peaks that rules call exact"
         f" are equal to the byte, and {sum(row['saved equal'] for row in ruled)} of {len(ruled)}"
@@ -203,6 +233,7 @@ def main() -> int:
     result = {
         "laws": rows(),
         "answers": {"without": without_laws(), "with": answered()},
+        "several": by_several(),
         "rules": rules,
     }
     tell("laws", markdown(result), result, writes=True)

@@ -279,11 +279,11 @@ def resized(workload: Workload, setup: TrainSetup, engine: str) -> Workload:
 
 def _at_hand(workload: Workload) -> str:
     """Who answers for "auto" without a trace."""
-    from lora_profiler.memory.compiled import has_profile, has_stand_in
+    from lora_profiler.memory.compiled import has_nearly, has_profile
 
     # a profile leaves the loop's state open, by which some weights are wider
     fits = has_profile(workload) and not profile_unsupported_reason(workload)
-    if fits or (not rules_know(workload) and has_stand_in(workload)):
+    if fits or (not rules_know(workload) and has_nearly(workload)):
         return "compiled"
     return "analytic"
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from lora_profiler._common.packages import missing
 from lora_profiler.errors import CompileError, UnbuildableError, UsageError
 from lora_profiler.memory.analytic import knows
-from lora_profiler.memory.compiled import has_profile, has_stand_in
+from lora_profiler.memory.compiled import has_nearly, has_profile
 from lora_profiler.memory.compiled.regime import key_of, one_of_each_regime
 from lora_profiler.question.support.check import check, profile_unsupported_reason
 from lora_profiler.question.workload import Workload
@@ -21,7 +21,7 @@ def is_worth_a_trace(workload: Workload) -> bool:
     return (
         not knows(workload)
         and not has_profile(workload)
-        and not has_stand_in(workload)
+        and not has_nearly(workload)
         and not missing()
     )
 

@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 from lora_profiler.errors import CompileError, LoraProfilerError, NoProfileError
 from lora_profiler.facts.catalog import bundled_models, find_gpu, find_model, model_from_config
 from lora_profiler.facts.stacks import stack as stacks
-from lora_profiler.memory.compiled import predict_with
+from lora_profiler.memory.compiled import evaluation, predict_with
 from lora_profiler.memory.compiled.evaluation import bytes_of, forget
 from lora_profiler.memory.compiled.law import (
     NotOfLawError,
@@ -27,7 +27,8 @@ from lora_profiler.memory.compiled.law import (
     outside_vocabulary,
     placeholders,
 )
-from lora_profiler.memory.compiled.predict import moments_with
+from lora_profiler.memory.compiled.library import find_profile
+from lora_profiler.memory.compiled.predict import SEVERAL_ERROR, moments_with
 from lora_profiler.memory.compiled.profile import Law, Monomial, Profile, packed, unpacked
 from lora_profiler.memory.compiled.regime import regime_of
 from lora_profiler.memory.compiled.tape import Birth, Death, FlatEvent, Layout
@@ -528,3 +529,26 @@ def _live(profile: Profile) -> list[Any]:
             live.update({(kind, 0): base, (kind, 1): slope})
         found.append((step, moment, {kind: count for kind, count in live.items() if count}))
     return found
+
+
+def test_one_sample_is_answered_by_the_profile_of_several(
+    the_bundle: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it has none of its own; the answer is an estimate then."""
+    model = find_model("ibm-granite/granite-3.3-8b-instruct", offline=True)
+    setup = nearest_traced(setup_for(model, "guide", "lora", batch_size=1, seq_len=2048))
+    workload = Workload(model=model, setup=setup)
+    own = engine.predict(workload, may_trace=False)
+    assert own.exactness == "exact"
+
+    def of_several(key: str) -> Profile | None:
+        found = find_profile(key)
+        return None if found is None or found.regime.one_sample else found
+
+    monkeypatch.setattr(evaluation, "find_profile", of_several)
+    forget()
+    told = engine.predict(workload, may_trace=False)
+    forget()
+    assert told.is_whole and told.peak.total_bytes == own.peak.total_bytes
+    assert told.exactness == "estimate" and told.error_bound == SEVERAL_ERROR
+    assert any("several samples" in words for words in told.assumptions)

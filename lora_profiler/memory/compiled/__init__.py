@@ -1,6 +1,6 @@
 """Traced steps compiled into profiles: exact peaks for every size, without torch."""
 
-from lora_profiler.memory.compiled.evaluation import has_profile, has_stand_in
+from lora_profiler.memory.compiled.evaluation import has_nearly, has_profile
 from lora_profiler.memory.compiled.predict import (
     peak_bytes,
     peak_polynomials,
@@ -10,8 +10,8 @@ from lora_profiler.memory.compiled.predict import (
 )
 
 __all__ = [
+    "has_nearly",
     "has_profile",
-    "has_stand_in",
     "peak_bytes",
     "peak_polynomials",
     "predict",

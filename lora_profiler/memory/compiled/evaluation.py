@@ -169,7 +169,7 @@ def evaluation_of(workload: Workload) -> Evaluation:
     """The profile of a workload at its depth, from this process's memory, the package or the cache.
     Raises NoProfileError."""
     regime = regime_of(workload)
-    evaluation = _of(workload, regime) or stand_in(workload, regime)
+    evaluation = _of(workload, regime) or stand_in(workload, regime) or of_several(workload, regime)
     if evaluation is None:
         raise NoProfileError(
             f"no compiled profile answers {workload.model.id} with this setup; make one with the"
@@ -266,8 +266,23 @@ def stand_in(workload: Workload, regime: Regime) -> Evaluation | None:
     return evaluation if same or same_but_for_seeds or for_cudnn else None
 
 
+def of_several(workload: Workload, regime: Regime) -> Evaluation | None:
+    """For one sample the profile of several, which keeps the same but where attention written out
+    copies what it could view: `benchmarks/results/laws.md` compares them."""
+    if not regime.one_sample:
+        return None
+    several = regime._replace(one_sample=False)
+    return _of(workload, several) or stand_in(workload, several)
+
+
 def has_profile(workload: Workload) -> bool:
     return _of(workload, regime_of(workload)) is not None
+
+
+def has_nearly(workload: Workload) -> bool:
+    """Whether another profile speaks for the workload: see `stand_in` and `of_several`."""
+    regime = regime_of(workload)
+    return (stand_in(workload, regime) or of_several(workload, regime)) is not None
 
 
 def _fixed(setup: TrainSetup) -> TrainSetup:
