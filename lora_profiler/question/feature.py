@@ -21,7 +21,7 @@ from typing import Any, Literal
 Kind = Literal[
     "adapters", "bases", "kernels", "loops", "lora_kernels", "losses", "optimizers", "trainers"
 ]
-File = Literal["", "keys", "law", "stand_in", "written"]
+File = Literal["", "keys", "law", "stand_in", "started", "written"]
 _FOLDER = f"{dirname(dirname(__file__))}/features"
 
 

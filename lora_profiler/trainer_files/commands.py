@@ -1,33 +1,23 @@
-"""The command line that starts a trainer, as documents: TRL's scripts, `axolotl train`,
-`llamafactory-cli train`, `tune run`, and scripts behind accelerate, torchrun or DeepSpeed. Nothing
-is run.
-
-Read of trl 1.16 (`cli/`), axolotl 0.19 (`cli/main.py`), LLaMA-Factory 0.9.4 (`launcher.py`,
-`hparams/parser.py`), torchtune 0.6 (`_cli/run.py`, `config/_parse.py`).
+"""The command line that starts a trainer, as documents: its own command, or a script behind
+accelerate, torchrun or DeepSpeed. Nothing is run. What starts each trainer is in
+`features/trainers/<name>/started.py`.
 """
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
 from lora_profiler._common.process import LAUNCHERS, launcher_at, program
+from lora_profiler.question.feature import names, part
 from lora_profiler.trainer_files.accelerate import COUNTED_BY_TORCHRUN
 from lora_profiler.trainer_files.document import Document, Entry, TrainerFileError, parse
 from lora_profiler.trainer_files.meaning import TASK, size
 from lora_profiler.trainer_files.scripts import plain
 
-_TASKS = ("sft", "dpo", "grpo", "kto", "orpo", "cpo", "reward", "rloo", "gkd", "online_dpo", "ppo")
-_TRAINERS = {
-    ("axolotl", "train"): "axolotl",
-    ("-m", "axolotl.cli.train"): "axolotl",
-    ("llamafactory-cli", "train"): "llamafactory",
-    ("lmf", "train"): "llamafactory",
-    ("tune", "run"): "torchtune",
-}
-"""Two words, and the framework that they start."""
 _SCRIPT = r".*?(?P<name>[\w\-]+)\.py"
 _FILE = r".+\.(ya?ml|json)"
 _LAUNCH_KEYS = {
@@ -41,10 +31,8 @@ _LAUNCH_KEYS = {
     "fsdp_sharding_strategy": "fsdp_config.fsdp_sharding_strategy",
     "fsdp_offload_params": "fsdp_config.fsdp_offload_params",
 }
-_LEFT_OUT = "~"
-"""Before a key that torchtune leaves out of its file."""
-_OF_LAUNCHING = ("launcher", "accelerate", "cloud", "main_process_port")
-"""Options of `axolotl train` that are none of its file."""
+LEFT_OUT = "~"
+"""Before a key that is left out of the file."""
 
 
 class Word(NamedTuple):
@@ -67,12 +55,52 @@ class Command(NamedTuple):
     accelerate_file: str | None
 
 
+class Arguments(NamedTuple):
+    """The trainer's own file, if it is named, and what the arguments say beside it."""
+
+    file: str | None
+    entries: Sequence[Entry]
+
+
+class Started(NamedTuple):
+    """How a trainer is started: by two `words`, with one of its `tasks` in place of the second
+    where it has some.
+
+    `launching`: options that are none of its file's. `has_launcher`: behind `--` stand its
+    launcher's. `is_for_each_gpu`: it starts a process for each visible GPU. `variables`: names in
+    front of the command, and options of torchrun that they stand for. `begins`: where its
+    arguments begin, of the words behind the two; `reads`: what they say; `assumed`: what holds
+    where the file does not say, of the word before the arguments.
+    """
+
+    framework: str
+    words: tuple[tuple[str, str], ...] = ()
+    tasks: tuple[str, ...] = ()
+    launching: tuple[str, ...] = ()
+    has_launcher: bool = False
+    is_for_each_gpu: bool = False
+    variables: tuple[tuple[str, str], ...] = ()
+    begins: Callable[[Sequence[Word], int, str], int] | None = None
+    reads: Callable[[Sequence[Word], str], Arguments] | None = None
+    assumed: Callable[[Word], Mapping[str, Entry]] | None = None
+
+
+@cache
+def _trainers() -> tuple[Started, ...]:
+    found = (part("trainers", name, "started", "STARTED") for name in names("trainers"))
+    return tuple(started for started in found if started)
+
+
+def _tasks() -> dict[str, Started]:
+    return {task: started for started in _trainers() for task in started.tasks}
+
+
 class _Start(NamedTuple):
     """Where the launcher's words end and the trainer's arguments begin."""
 
     launched: int
     arguments: int
-    framework: str | None
+    trainer: Started | None
     task: str | None = None
     program: str | None = None
 
@@ -110,8 +138,9 @@ def parse_command(words: Sequence[Word], name: str, folder: Path) -> Command:
     start = _start(rest, name)
     if start is None:
         raise no_trainer(words, name)
-    arguments, behind = _divided(rest[start.arguments :], start.framework)
-    file, options = _arguments(arguments, start.framework, name)
+    trainer = start.trainer
+    arguments, behind = _divided(rest[start.arguments :], trainer)
+    file, options = _arguments(arguments, trainer, name)
     entries = {entry.key: entry for entry in options}
     if start.task is not None:
         entries = {TASK: Entry(TASK, start.task, rest[start.launched].line), **entries}
@@ -122,9 +151,9 @@ def parse_command(words: Sequence[Word], name: str, folder: Path) -> Command:
     for key in ("num_processes", "mixed_precision"):
         if key in entries:
             launcher[key] = entries.pop(key)
-    if start.framework == "axolotl":
-        entries = {key: e for key, e in entries.items() if key not in _OF_LAUNCHING}
-    if start.framework is None or start.framework == "trl":
+    if trainer is not None:
+        entries = {key: e for key, e in entries.items() if key not in trainer.launching}
+    if trainer is None or trainer.tasks:
         config = entries.pop("config", None)
         file = file or (str(config.value) if config is not None else None)
     known = {
@@ -143,12 +172,12 @@ def parse_command(words: Sequence[Word], name: str, folder: Path) -> Command:
         known["distributed_type"] = Entry(
             "distributed_type", "MULTI_GPU", launcher["multi_gpu"].line
         )
-    is_recipe = start.framework == "torchtune"
+    is_assumed = trainer is not None and trainer.assumed
     return Command(
-        framework=start.framework,
+        framework=trainer and trainer.framework,
         file=file,
         program=start.program,
-        assumed=_of_recipe(rest[start.arguments - 1]) if is_recipe else {},
+        assumed=is_assumed(rest[start.arguments - 1]) if is_assumed else {},
         script=Document(name, entries, folder),
         launcher=Document(name, known, folder),
         accelerate_file=None if named is None else str(named.value),
@@ -157,13 +186,13 @@ def parse_command(words: Sequence[Word], name: str, folder: Path) -> Command:
 
 def overruled(of_file: Mapping[str, Entry], given: Mapping[str, Entry]) -> dict[str, Entry]:
     """The file's entries, with those that the command gives in place of its own."""
-    gone = [key.removeprefix(_LEFT_OUT) for key in given if key.startswith(_LEFT_OUT)]
+    gone = [key.removeprefix(LEFT_OUT) for key in given if key.startswith(LEFT_OUT)]
     kept = {
         key: entry
         for key, entry in of_file.items()
         if not any(key == name or key.startswith(f"{name}.") for name in gone)
     }
-    return kept | {key: entry for key, entry in given.items() if not key.startswith(_LEFT_OUT)}
+    return kept | {key: entry for key, entry in given.items() if not key.startswith(LEFT_OUT)}
 
 
 def no_trainer(words: Sequence[Word], name: str) -> TrainerFileError:
@@ -177,60 +206,47 @@ def no_trainer(words: Sequence[Word], name: str) -> TrainerFileError:
 
 
 def _start(words: Sequence[Word], name: str) -> _Start | None:
+    by_words = {pair: started for started in _trainers() for pair in started.words}
+    by_task = _tasks()
     for n, word in enumerate(words):
         following = words[n + 1].text if n + 1 < len(words) else ""
         name_of = program(word.text)
-        if name_of == "trl" and following in _TASKS:
-            return _Start(n + 1, n + 2, "trl", task=following)
-        framework = _TRAINERS.get((name_of, following))
-        if framework == "torchtune":
-            return _recipe_start(words, n + 2, name)
-        if framework is not None:
-            return _Start(n, n + 2, framework)
+        of_task = by_task.get(following)
+        if of_task is not None and name_of == of_task.framework:
+            return _Start(n + 1, n + 2, of_task, task=following)
+        started = by_words.get((name_of, following))
+        if started is not None and started.begins:
+            begin = started.begins(words, n + 2, name)
+            return _Start(begin - 1, begin, started)
+        if started is not None:
+            return _Start(n, n + 2, started)
         if script := re.fullmatch(_SCRIPT, word.text):
             stem = script["name"].replace("run_", "")
-            task = next((task for task in sorted(_TASKS, key=len)[::-1] if task in stem), None)
-            framework = None if task is None else "trl"
-            return _Start(n, n + 1, framework, task=task, program=word.text)
+            task = next((task for task in sorted(by_task, key=len)[::-1] if task in stem), None)
+            trainer = by_task[task] if task else None
+            return _Start(n, n + 1, trainer, task=task, program=word.text)
     return None
-
-
-def _recipe_start(words: Sequence[Word], first: int, name: str) -> _Start:
-    """`tune run [torchrun's options] RECIPE --config FILE [KEY=VALUE ...]`."""
-    for n in range(first + 1, len(words)):
-        if words[n].text.partition("=")[0] == "--config":
-            return _Start(n - 1, n, "torchtune")
-    raise TrainerFileError(f"{name}: `tune run RECIPE` names no file; add --config FILE.")
-
-
-def _of_recipe(recipe: Word) -> dict[str, Entry]:
-    """Recipes of several GPUs share the model by FSDP2, unless the file says otherwise."""
-    key = "fsdp_reshard_after_forward"
-    return {key: Entry(key, True, recipe.line)} if "distributed" in recipe.text else {}
 
 
 def _from_variables(
     words: Sequence[Word], before: Sequence[Word], start: _Start
 ) -> dict[str, Entry]:
-    """How many processes the variables in front of the command make of it: LLaMA-Factory's own,
-    or one for each visible GPU where the launcher counts them."""
+    """How many processes the variables in front of the command make of it: the trainer's own, or
+    one for each visible GPU where the launcher counts them."""
     variables = {
         key.lstrip("!"): Word(value, word.line)
         for word in words[: len(words) - len(_without_assignments(words))]
         for key, _, value in [word.text.partition("=")]
     }
     found: dict[str, Entry] = {}
-    if start.framework == "llamafactory":
-        for name, key in (("NPROC_PER_NODE", "nproc_per_node"), ("NNODES", "nnodes")):
-            if name in variables:
-                found[key] = Entry(key, plain(variables[name].text), variables[name].line)
-    counts = {program(word.text) for word in before} & {"accelerate", "deepspeed", "trl"}
+    trainer = start.trainer
+    for name, key in trainer.variables if trainer else ():
+        if name in variables:
+            found[key] = Entry(key, plain(variables[name].text), variables[name].line)
+    counting = {"accelerate", "deepspeed", *(t.framework for t in _tasks().values())}
+    counts = {program(word.text) for word in before} & counting
     cards = variables.get("CUDA_VISIBLE_DEVICES")
-    if (
-        not found
-        and cards is not None
-        and (counts or start.framework in ("axolotl", "llamafactory"))
-    ):
+    if not found and cards is not None and (counts or (trainer and trainer.is_for_each_gpu)):
         number = len(cards.text.split(","))
         if number > 1:
             found["num_processes"] = Entry("num_processes", number, cards.line)
@@ -250,37 +266,33 @@ def _without_assignments(words: Sequence[Word]) -> list[Word]:
     return list(words[launcher_at([word.text for word in words]) :])
 
 
-def _divided(words: Sequence[Word], framework: str | None) -> tuple[list[Word], list[Word]]:
-    """axolotl's own arguments, and its launcher's, which stand behind --."""
+def _divided(words: Sequence[Word], trainer: Started | None) -> tuple[list[Word], list[Word]]:
+    """A trainer's own arguments, and its launcher's, which stand behind --."""
     texts = [word.text for word in words]
-    if framework != "axolotl" or "--" not in texts:
+    if trainer is None or not trainer.has_launcher or "--" not in texts:
         return list(words), []
     return list(words[: texts.index("--")]), list(words[texts.index("--") + 1 :])
 
 
-def _arguments(
-    words: list[Word], framework: str | None, name: str
-) -> tuple[str | None, Iterator[Entry]]:
+def _arguments(words: list[Word], trainer: Started | None, name: str) -> Arguments:
     """The file that the arguments begin with, and what they say beside it."""
-    if framework == "torchtune":
-        _, equals, file = words[0].text.partition("=")
-        if not equals and len(words) == 1:
-            raise TrainerFileError(f"{name}: --config names no file.")
-        return (file or words[1].text), _assigned(words[1 if equals else 2 :], name)
+    if trainer is not None and trainer.reads:
+        return trainer.reads(words, name)
     if not words or words[0].text.startswith("-"):
-        return None, _options(words, name)
-    if framework == "axolotl" or re.fullmatch(_FILE, words[0].text):
+        return Arguments(None, list(_options(words, name)))
+    has_launcher = trainer is not None and trainer.has_launcher
+    if has_launcher or re.fullmatch(_FILE, words[0].text):
         has_options = any(word.text.startswith("--") for word in words)
-        read = _options if has_options or framework == "axolotl" else _assigned
-        return words[0].text, read(words[1:], name)
-    return None, _options(words, name)
+        read = _options if has_options or has_launcher else assigned
+        return Arguments(words[0].text, list(read(words[1:], name)))
+    return Arguments(None, list(_options(words, name)))
 
 
-def _assigned(words: Sequence[Word], name: str) -> Iterator[Entry]:
-    """key=value as OmegaConf takes it, and torchtune's ~key, which leaves the key out."""
+def assigned(words: Sequence[Word], name: str) -> Iterator[Entry]:
+    """key=value as OmegaConf takes it, and ~key, which leaves the key out."""
     for word in words:
         key, equals, value = word.text.partition("=")
-        if key.startswith(_LEFT_OUT):
+        if key.startswith(LEFT_OUT):
             yield Entry(key, None, word.line)
         elif not equals or not key:
             raise TrainerFileError(f"{name}: {word.text!r} is no KEY=VALUE.")

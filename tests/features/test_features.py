@@ -57,6 +57,7 @@ HOOKS = {
     "law": {"price", "REPLACED", "projections", "mlp", "program", "buffer_bytes", "decoding"},
     "stand_in": {"loss", "scaled_loss", "patched", "during"},
     "keys": {"FRAMEWORK"},
+    "started": {"STARTED"},
     "written": {"keys", "script", "launch"},
 }
 OF_ONE_FILE = {"FEATURE", "state_bytes", "temporaries", "made"} | {
