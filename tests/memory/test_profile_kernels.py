@@ -98,6 +98,14 @@ def test_adapters_on_experts_are_not_timed() -> None:
     assert refusal is not None and "on something else than a linear layer" in refusal
 
 
+def test_a_profile_whose_layers_do_not_repeat_is_not_timed() -> None:
+    """Its products of two activations are not known by module."""
+    setup = TrainSetup(batch_size=2, seq_len=512)
+    workload = Workload(model=find_model("google-t5/t5-small", offline=True), setup=setup)
+    with pytest.raises(UncountedError, match="no layers that repeat"):
+        profile_kernels(workload)
+
+
 def test_a_model_without_rules_has_a_time_in_a_wider_interval() -> None:
     """Ten percent wider, as where kernels are known by their bytes alone."""
     unruled = step_time(asked("ibm-granite/granite-3.3-8b-instruct", "lora"), GPU).step

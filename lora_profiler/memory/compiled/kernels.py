@@ -50,8 +50,6 @@ _UNPACKED = 4
 """4-bit weights are a quarter of those that they become."""
 _SCALED = 64
 """Weights that share a float32 scale."""
-
-
 _SEVERAL = frozenset(
     {
         "native_layer_norm", "native_layer_norm_backward", "native_dropout", "nll_loss_forward",
@@ -83,15 +81,18 @@ class _Attention(NamedTuple):
 def profile_kernels(workload: Workload) -> StepKernels:
     """The kernels of a micro-batch of `workload`, the last of several.
 
-    Raises NoProfileError, and UncountedError where the profile has no FLOPs or adapters are on
-    weights of experts: in which dtype those multiply is not known.
+    Raises NoProfileError, and UncountedError where the profile has no FLOPs, its layers do not
+    repeat, or adapters are on weights of experts: in which dtype those multiply is not known.
     """
     evaluation = evaluation_of(workload)
     profile, setup = evaluation.profile, workload.setup
     at = evaluation.values(setup)
     sizes = [size.evaluate(*at) for size in profile.sizes]
-    if not profile.flops:
-        raise UncountedError(f"the profile of {workload.model.id} has no FLOPs.")
+    if not profile.flops or profile.layout is None:
+        raise UncountedError(
+            f"the kernels of {workload.model.id} are not counted: its profile has"
+            f" {'no layers that repeat' if profile.flops else 'no FLOPs'}; a trace knows them."
+        )
     lora = setup.lora
     if lora and any(a.kind not in ("Linear", "Conv1D") for a in adapters(workload.model, lora)):
         raise UncountedError(
