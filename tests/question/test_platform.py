@@ -18,7 +18,8 @@ from lora_profiler.facts.catalog import bundled_gpus, find_gpu, find_model, mode
 from lora_profiler.measuring.harness import capabilities as device_choice
 from lora_profiler.measuring.records.serialize import record_dict, record_from_dict
 from lora_profiler.memory.analytic import predict
-from lora_profiler.memory.compiled import has_profile, has_stand_in
+from lora_profiler.memory.compiled import has_profile
+from lora_profiler.memory.compiled.evaluation import has_stand_in
 from lora_profiler.memory.compiled.predict import STAND_IN_ERROR
 from lora_profiler.memory.compiled.regime import key_of
 from lora_profiler.planning.answers import answers
