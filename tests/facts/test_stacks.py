@@ -445,6 +445,12 @@ def test_a_trainer_of_which_a_bound_is_known_is_none_that_does_not_fit() -> None
     assert words(three).endswith("with any of 5 trainers (3 unknown)")
 
 
+def test_where_a_trainer_alone_fits_the_advice_is_that_trainer(run: Run) -> None:
+    said = run("Qwen/Qwen2.5-7B", "--method", "qlora", "--gpu", "8GiB").stdout.splitlines()
+    assert said[0].startswith("! QLoRA r16 fits an 8 GiB GPU with TRL and Unsloth")
+    assert said[1] == "→ Train QLoRA r16 with Unsloth: 6.25 GiB + overhead."
+
+
 @pytest.mark.parametrize(
     ("method", "given"), [("lora", "--precision amp-float16"), ("qlora", "--precision pure")]
 )

@@ -11,6 +11,7 @@ from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.guided import Foreseen, Guided, Line, OpenChange
 from lora_profiler.question.option import flag
+from lora_profiler.question.workload import Method
 from lora_profiler.report.answer.verdicts import (
     a_gpu,
     bar_parts,
@@ -81,6 +82,19 @@ def _fits_with(method: str, lines: Lines, gpu: str, unknown: Sequence[str]) -> s
     if not may and len(no) <= _MOST_NAMES:
         others = f" (not {joined(no, 'or')})"
     return f"{words} with {_some(fitting, len(lines))}{others}"
+
+
+def trainer_advice(guided: Guided) -> dict[Method, str]:
+    """'Train QLoRA r16 with Unsloth: 14.6 GiB + overhead.', of each method that fits with a
+    trainer: the one that needs least."""
+    found: dict[Method, str] = {}
+    for lines in _by_method(guided):
+        fitting = [line for line in lines if _verdict(line) == "fits"]
+        if fitting:
+            least = min(fitting, key=lambda line: _least([line]))
+            size = size_text(_least([least]))
+            found[least.method] = f"Train {_label(lines)} with {_name(least)}: {size} + overhead."
+    return found
 
 
 def _range(lines: Lines) -> str:

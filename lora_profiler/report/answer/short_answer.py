@@ -151,12 +151,13 @@ def verdicts(answers: Sequence[Answer], guided: "Guided | None", subject: str) -
             yield paragraph(range_line(guided))
         return
     if guided is not None and any(line.foreseen and line.foreseen.judged for line in guided.lines):
-        from lora_profiler.report.answer.guided import verdict_lines
+        from lora_profiler.report.answer.guided import trainer_advice, verdict_lines
 
         yield from verdict_lines(guided, answers)
+        yield from advice_blocks(answers, subject, trainer_advice(guided))
     else:
         yield from verdict_blocks(answers, subject)
-    yield from advice_blocks(answers, subject)
+        yield from advice_blocks(answers, subject)
 
 
 # --- bars -----------------------------------------------------------------------------------------

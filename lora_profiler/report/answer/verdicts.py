@@ -3,13 +3,14 @@ how much it needs, and one thing to do."""
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from lora_profiler.facts.catalog import Gpu
 from lora_profiler.memory.prediction import Category, Prediction
 from lora_profiler.planning.answers import Answer
+from lora_profiler.question.workload import Method
 from lora_profiler.report.blocks import Paragraph, Sign, VerdictLine, advice
 from lora_profiler.report.labels import capital, way_label
 from lora_profiler.units import byte_unit, count_text, short_in_unit
@@ -186,17 +187,23 @@ def smallest_gpu(answer: Answer) -> str:
 # --- what to do -----------------------------------------------------------------------------------
 
 
-def advice_blocks(answers: Sequence[Answer], subject: str = "", most: int = 2) -> list[Paragraph]:
+def advice_blocks(
+    answers: Sequence[Answer],
+    subject: str = "",
+    trainers: Mapping[Method, str] | None = None,
+    most: int = 2,
+) -> list[Paragraph]:
     """At most `most` things to do about the methods that do not fit, the lightest method first, in
-    the words of the file `subject` where the question came from one; where a method has none, how
-    many GPUs there must be is what `plan` answers."""
+    the words of the file `subject` where the question came from one; where a method has none, which
+    of the `trainers` fits, or how many GPUs there must be, which is what `plan` answers."""
     found = []
     for answer in sorted(answers, key=lambda answer: answer.prediction.peak.total_bytes):
         if answer.fit is None or answer.fit.verdict == "fits":
             continue
         of_file = _file_lines(answer, subject) if subject else ()
         texts = [*long_samples_lines(answer), *of_file, *remedy_lines(answer)]
-        found += texts[:1] or [_several_gpus(answer)]
+        by_trainer = (trainers or {}).get(answer.prediction.workload.setup.method)
+        found += texts[:1] or [by_trainer or _several_gpus(answer)]
     return [advice(text) for text in found[:most]]
 
 
