@@ -127,24 +127,12 @@ class Polynomial:
             result = result + term
         return result
 
-    def dominates(self, other: "Polynomial") -> bool:
-        """True if no coefficient is smaller than the other's: then this is at least as large
-        wherever b, s, r >= 0."""
-        mine, theirs = self.terms, other.terms
-        for exponents, coefficient in theirs.items():
-            if mine.get(exponents, 0) < coefficient:
-                return False
-        for exponents, coefficient in mine.items():
-            if coefficient < 0 and exponents not in theirs:
-                return False
-        return True
-
     def shifted(self, batch: int, seq: int, rank: int) -> "Polynomial":
         """The same value in other symbols: b, s, r counted from the given sizes up, t, u and v from
         s up.
 
-        What is zero or more from those sizes on has no negative symbol left, so `dominates` decides
-        for that range.
+        What is zero or more from those sizes on has no negative symbol left, so that coefficients
+        decide for that range: see `undominated`.
         """
         result = Polynomial({})
         symbols = (B + batch, S + seq, R + rank, *(S + seq + more for more in (S32, S16, S8)))
@@ -207,9 +195,7 @@ def undominated(candidates: Iterable[Polynomial]) -> tuple[Polynomial, ...]:
     """The candidates that can be the maximum for some sizes: those that no other one dominates
     coefficient by coefficient.
 
-    In their own order, of equals the first. None is dominated by one whose coefficients have a
-    smaller sum: with the largest sums first, what is kept once stays, and the first ones kept rule
-    out most others.
+    In their own order, of equals the first.
     """
     known = tuple(candidates)
     monomials = {exponents for one in known for exponents in one.terms}
@@ -217,14 +203,23 @@ def undominated(candidates: Iterable[Polynomial]) -> tuple[Polynomial, ...]:
     for number, one in enumerate(known):
         terms = one.terms
         first.setdefault(tuple([terms.get(exponents, 0) for exponents in monomials]), number)
+    return tuple(known[number] for number in sorted(first[kept] for kept in front_of(first)))
+
+
+def front_of(vectors: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Of different vectors those with no other that is as large in every place.
+
+    None is dominated by one with a smaller sum: with the largest sums first, what is kept once
+    stays, and the first ones kept rule out most others.
+    """
     front: list[tuple[int, ...]] = []
-    for coefficients in sorted(first, key=sum, reverse=True):
+    for vector in sorted(vectors, key=sum, reverse=True):
         for kept in front:
-            if all(map(ge, kept, coefficients)):
+            if all(map(ge, kept, vector)):
                 break
         else:
-            front.append(coefficients)
-    return tuple(known[number] for number in sorted(first[kept] for kept in front))
+            front.append(vector)
+    return front
 
 
 class Values(NamedTuple):

@@ -3,13 +3,12 @@ largest of their moment, and the rest written as a profile has them, for any dep
 
 import re
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from math import inf
-from operator import ge
 from typing import NamedTuple
 
-from lora_profiler._common.polynomial import ZERO, Exponents, Polynomial
+from lora_profiler._common.polynomial import ZERO, Exponents, Polynomial, front_of
 from lora_profiler.memory.attribution import LOGITS_GRADIENT
 from lora_profiler.memory.compiled.affine import Affine
 from lora_profiler.memory.compiled.instants import Instant, Kind
@@ -95,7 +94,7 @@ def _kept(walks: "Sequence[_Walk]") -> set[Key]:
     for key, seen in walks[0].seen.items():
         vector = seen.live if len(walks) == 1 else _from_least(seen.live, walks[1].seen[key].live)
         moments.setdefault((seen.step, seen.moment), {}).setdefault(vector, key)
-    return {key for vectors in moments.values() for key in _undominated(vectors)}
+    return {vectors[one] for vectors in moments.values() for one in front_of(vectors)}
 
 
 def _lines(ends: Sequence[Mapping[Key, Mapping[Kind, int]]]) -> dict[Key, Line]:
@@ -147,15 +146,6 @@ def _from_least(here: Vector, next_: Vector) -> Vector:
     more = [b - a for a, b in zip(here, next_, strict=True)]
     fewer = DEPTHS[0] - LEAST_UNITS
     return (*(a - fewer * b for a, b in zip(here, more, strict=True)), *more)
-
-
-def _undominated(candidates: Mapping[Vector, Key]) -> Iterator[Key]:
-    """Of those with no other that is as large in every column."""
-    front: list[Vector] = []
-    for one in sorted(candidates, key=sum, reverse=True):  # a larger sum is never dominated
-        if not any(all(map(ge, kept, one)) for kept in front):
-            front.append(one)
-            yield candidates[one]
 
 
 # --- walking --------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ class Command(NamedTuple):
 
 
 class Arguments(NamedTuple):
-    """The trainer's own file, if it is named, and what the arguments say beside it."""
+    """The trainer's own file, if it is named, and what the other arguments set."""
 
     file: str | None
     entries: Sequence[Entry]

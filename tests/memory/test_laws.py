@@ -547,8 +547,8 @@ def test_one_sample_is_answered_by_the_profile_of_several(
 
     monkeypatch.setattr(evaluation, "find_profile", of_several)
     forget()
-    told = engine.predict(workload, may_trace=False)
+    answered = engine.predict(workload, may_trace=False)
     forget()
-    assert told.is_whole and told.peak.total_bytes == own.peak.total_bytes
-    assert told.exactness == "estimate" and told.error_bound == SEVERAL_ERROR
-    assert any("several samples" in words for words in told.assumptions)
+    assert answered.is_whole and answered.peak.total_bytes == own.peak.total_bytes
+    assert answered.exactness == "estimate" and answered.error_bound == SEVERAL_ERROR
+    assert any("several samples" in words for words in answered.assumptions)

@@ -357,8 +357,11 @@ def of_model(profile: Profile, model: ModelSpec, loss: LossBytes | None = None) 
         head = model.output_embedding or ""
         of_phases = {"forward": loss.forward_flops, "backward": loss.backward_flops}
         more = {phase: [ModuleNumber(head, p, p, p)] for phase, p in of_phases.items()}
-        beside = loss.kept + _SCALAR_BYTES * (2 + profile.regime.accumulates)
-        for monomial, turns in ((ahead, loss.ahead), (back, [b - beside for b in loss.back])):
+        kept_then = loss.kept + _SCALAR_BYTES * (2 + profile.regime.accumulates)
+        for monomial, turns in (
+            (ahead, loss.ahead),
+            (back, [size - kept_then for size in loss.back]),
+        ):
             for i, size in enumerate(profile.sizes):
                 if any(number == monomial for number, *_ in size.terms):
                     in_turn[i] = tuple(
