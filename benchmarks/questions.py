@@ -12,7 +12,7 @@ from lora_profiler.facts.catalog.bundled import CatalogEntry
 from lora_profiler.measuring.records.serialize import setup_from_dict
 from lora_profiler.question.gpu_platform import TORCH, Platform, version_of
 from lora_profiler.question.model_spec import ModelSpec
-from lora_profiler.question.option_values import OptimizerImpl
+from lora_profiler.question.option import OptimizerImpl
 from lora_profiler.question.workload import (
     LoraConfig,
     Quantization,

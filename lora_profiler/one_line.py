@@ -222,7 +222,7 @@ def _from_words(question: Any, options: Mapping[str, Any]) -> PredictionReport:
     import click
 
     from lora_profiler.cli.main import answered, predict_command, root
-    from lora_profiler.cli.option_mistakes import message_of
+    from lora_profiler.cli.option_groups import message_of
     from lora_profiler.cli.options import guided, words_of
 
     spec = question if isinstance(question, ModelSpec) else None

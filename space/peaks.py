@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from lora_profiler._common.polynomial import Polynomial, undominated
 from lora_profiler.features.losses._torchtune import CHUNKS
 from lora_profiler.features.losses.unsloth import cut_of
-from lora_profiler.memory.analytic import candidates, plan
+from lora_profiler.memory.analytic import moments, plan
 from lora_profiler.memory.analytic.families import family_of
 from lora_profiler.memory.analytic.losses import chunk_regime
 from lora_profiler.planning.engine import pads_masks, peak_polynomials, predict_checked
@@ -253,13 +253,13 @@ def held(way: Workload) -> list[int]:
 def _all_candidates() -> Iterator[None]:
     """Moments keep those that others dominate, which differ from size to size: so that each place
     of a plan has the same one at all."""
-    kept = candidates.undominated
+    kept = moments.undominated
     plan._PLANS.clear()
-    candidates.undominated = tuple  # type: ignore[assignment]
+    moments.undominated = tuple  # type: ignore[assignment]
     try:
         yield
     finally:
-        candidates.undominated = kept
+        moments.undominated = kept
         plan._PLANS.clear()
 
 

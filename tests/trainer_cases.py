@@ -11,8 +11,12 @@ import yaml
 from lora_profiler import find_model
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.trainer_files.document import parse
-from lora_profiler.trainer_files.reading import read_command, read_document, read_files
-from lora_profiler.trainer_files.resolving import resolve_images
+from lora_profiler.trainer_files.reading import (
+    read_command,
+    read_document,
+    read_files,
+    resolve_images,
+)
 from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model
 
 FOLDER = Path(__file__).parent / "cases"

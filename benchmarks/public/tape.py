@@ -14,8 +14,8 @@ from lora_profiler.memory.prediction import Category
 from lora_profiler.question.workload import Workload
 from lora_profiler.trace.flat import TapeError, difference, flat
 from lora_profiler.trace.fold import fold, labels_of
-from lora_profiler.trace.layouts import at_depth, layout_of
 from lora_profiler.trace.run import trace
+from lora_profiler.trace.toys import at_depth, layout_of
 
 Build = Callable[[Workload], nn.Module]
 Context = Callable[[], AbstractContextManager[Any]]

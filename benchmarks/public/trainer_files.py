@@ -154,7 +154,7 @@ def with_model(file: Any) -> Any:
     with it."""
     from lora_profiler.facts.catalog import find_model
     from lora_profiler.facts.catalog.bundled import vision_rows
-    from lora_profiler.trainer_files.resolving import images_of_type, resolve_images
+    from lora_profiler.trainer_files.reading import images_of_type, resolve_images
     from lora_profiler.trainer_files.trainer_file import on_model
 
     row = vision_rows().get((file.model or "").lower())
@@ -176,7 +176,7 @@ def ask(file: Any) -> None:
     from lora_profiler.facts.stacks import find_stack
     from lora_profiler.planning.engine import predict
     from lora_profiler.planning.setups import DEFAULTS, workloads
-    from lora_profiler.trainer_files.resolving import resolve_images
+    from lora_profiler.trainer_files.reading import resolve_images
     from lora_profiler.trainer_files.trainer_file import on_model
 
     given = {

@@ -294,7 +294,7 @@ def compile_laws(cases: str, until: float) -> None:
 def _order(model: ModelSpec) -> int:
     """Types that the rules do not know first, since nothing else answers them; those traced layer
     by layer, hours, at the end."""
-    from lora_profiler.trace.layouts import layout_of
+    from lora_profiler.trace.toys import layout_of
 
     return 2 if layout_of(model) is None else int(knows(Workload(model=model)))
 

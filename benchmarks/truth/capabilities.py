@@ -8,8 +8,7 @@ from typing import Any
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.facts.catalog import find_model
 from lora_profiler.facts.stacks import find_stack
-from lora_profiler.measuring.harness.preflight import refuse
-from lora_profiler.measuring.harness.trainer_refusals import LIBRARIES
+from lora_profiler.measuring.harness.preflight import LIBRARIES, refuse
 from lora_profiler.measuring.records.record import Conditions
 from lora_profiler.memory.compiled.law import law_unsupported_reason
 from lora_profiler.planning.engine import predict

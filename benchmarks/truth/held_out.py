@@ -136,9 +136,9 @@ def _compared(profile: Profile, workload: Workload, rng: random.Random) -> Itera
     """Everything said otherwise at one random point."""
     from lora_profiler.memory.compiled import predict_with
     from lora_profiler.trace.flat import Flat, flat
-    from lora_profiler.trace.layouts import at_depth
     from lora_profiler.trace.modeling import build_model
     from lora_profiler.trace.run import trace
+    from lora_profiler.trace.toys import at_depth
 
     asked = _somewhere(workload, rng)
     if profile.layout is not None:

@@ -23,8 +23,15 @@ from lora_profiler.measuring.records.load import read_records
 from lora_profiler.measuring.records.record import Record
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.report.measured.measurements import setting
-from lora_profiler.runs.comparison.errors import Comparison, ErrorSummary, compare, misses, summary
-from lora_profiler.runs.comparison.scored import Scored, scored
+from lora_profiler.runs.comparison.errors import (
+    Comparison,
+    ErrorSummary,
+    Scored,
+    compare,
+    misses,
+    scored,
+    summary,
+)
 from lora_profiler.units import error_text
 
 RECORDS = Path(__file__).parents[1] / "records"

@@ -22,7 +22,7 @@ from benchmarks.pages import parser_of
 from lora_profiler._common.paths import CACHE_VARIABLE
 from lora_profiler.measuring.records.load import read_set
 from lora_profiler.report.page import mathematics_content, report_content, write_page
-from lora_profiler.runs.comparison.scored import scored
+from lora_profiler.runs.comparison.errors import scored
 
 ROOT = Path(__file__).parents[2]
 RECORDS, REPORTS = ROOT / "benchmarks" / "records", ROOT / "reports"

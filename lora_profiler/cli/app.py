@@ -48,7 +48,7 @@ def app_command(port: int | None, records: tuple[Path, ...], no_browser: bool) -
     for path in records:
         if not path.exists():
             raise UsageError(f"--records {path}: there is no such file or folder.")
-    from lora_profiler.dashboard.settings import FIRST_PORT, SCRIPT, flags
+    from lora_profiler.dashboard.serving import FIRST_PORT, SCRIPT, flags
 
     port = _free_port(FIRST_PORT, _PORTS_TRIED) if port is None else _checked_port(port)
     headless = no_browser or not _has_display()

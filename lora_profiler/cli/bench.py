@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_profiler.cli.bench_cases import (
+from lora_profiler.cli.bench_options import (
+    bench_options,
+    check_options,
     cluster_cases,
     cluster_of,
     emit,
@@ -20,7 +22,6 @@ from lora_profiler.cli.bench_cases import (
     spread,
     spread_text,
 )
-from lora_profiler.cli.bench_options import bench_options, check_options
 from lora_profiler.cli.click_support import (
     check_new_file,
     command,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from lora_profiler.runs.campaign.progress import Progress
     from lora_profiler.runs.campaign.session import Session
     from lora_profiler.runs.cluster.scheduler import ClusterOutcome
-    from lora_profiler.runs.comparison.scored import Result
+    from lora_profiler.runs.comparison.errors import Result
 
 NOT_MEASURED = ("timeout", "crash", "unsupported", "invalid")
 """Statuses that say nothing about the case itself. Running out of memory does: it is a result."""
@@ -90,7 +91,7 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
     from lora_profiler.runs.campaign.interrupts import one_interrupt
     from lora_profiler.runs.campaign.progress import Progress
     from lora_profiler.runs.campaign.session import Session
-    from lora_profiler.runs.comparison.scored import result
+    from lora_profiler.runs.comparison.errors import result
 
     drawn_again = o["form"] == "table" and o["output"] is None and sys.stdout.isatty()
     with one_interrupt() as interrupt:
@@ -321,7 +322,7 @@ def _write_report(results: Sequence["Result"], path: str, records: "Path | None"
     import shlex
 
     from lora_profiler.report.page import report_content, write_page
-    from lora_profiler.runs.comparison.scored import Scored
+    from lora_profiler.runs.comparison.errors import Scored
 
     scored = [
         Scored(record=r.record, prediction=r.prediction, refusal=None, comparisons=r.comparisons)

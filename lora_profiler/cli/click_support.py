@@ -15,8 +15,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from lora_profiler._common.messages import ERROR, INDENT, WARNING, message_lines, message_text
-from lora_profiler._common.printable import printable
+from lora_profiler._common.messages import (
+    ERROR,
+    INDENT,
+    WARNING,
+    message_lines,
+    message_text,
+    printable,
+)
 from lora_profiler._common.process import starts_training
 from lora_profiler.cli.option_groups import (
     GroupedOption,
@@ -139,7 +145,7 @@ class HelpCommand(click.Command):
         try:
             rest = super().parse_args(ctx, args)
         except click.NoSuchOption as e:
-            from lora_profiler.cli.option_mistakes import unknown_option
+            from lora_profiler.cli.option_groups import unknown_option
 
             raise unknown_option(e, words, ctx) from None
         if not ctx.resilient_parsing:
@@ -150,7 +156,7 @@ class HelpCommand(click.Command):
         *_, order = self.make_parser(ctx).parse_args(list(words))
         for param in dict.fromkeys(order):
             if isinstance(param, GroupedOption) and not param.multiple and order.count(param) > 1:
-                from lora_profiler.cli.option_mistakes import refuse_other_value
+                from lora_profiler.cli.option_groups import refuse_other_value
 
                 refuse_other_value(param, words, ctx)
 
@@ -338,7 +344,7 @@ def run(command: click.Command, args: Sequence[str] | None, prog_name: str) -> N
         code = command.main(args, prog_name=prog_name, standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as e:
-        from lora_profiler.cli.option_mistakes import message_of
+        from lora_profiler.cli.option_groups import message_of
 
         show_message(ERROR, message_of(e))
         code = UsageError.exit_code

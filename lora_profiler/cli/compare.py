@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_profiler._common.printable import printable
+from lora_profiler._common.messages import printable
 from lora_profiler.cli.click_support import (
     NearestChoice,
     WholeRange,
@@ -26,7 +26,7 @@ from lora_profiler.errors import UsageError
 
 if TYPE_CHECKING:
     from lora_profiler.measuring.records.load import RecordSet
-    from lora_profiler.runs.comparison.scored import Scored
+    from lora_profiler.runs.comparison.errors import Scored
 
 GROUPINGS = ("method", "family", "model", "device", "engine", "category", "metric")
 PREDICTED = (
@@ -211,7 +211,7 @@ def _predictions(paths: Sequence[str], o: dict[str, Any]) -> bool | None:
 
 def _errors(read: "RecordSet", metrics: tuple[str, ...], o: dict[str, Any]) -> bool:
     """Prints; whether the limit was broken."""
-    from lora_profiler.runs.comparison.scored import scored
+    from lora_profiler.runs.comparison.errors import scored
 
     results = scored(read.records, o["engine"])
     chosen: Any = metrics or PREDICTED[:1]

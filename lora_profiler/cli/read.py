@@ -69,8 +69,7 @@ def read_command(
     """
     check_new_file(output, force)
     from lora_profiler.report.trainer_file import trainer_file_blocks, trainer_file_payload
-    from lora_profiler.trainer_files.reading import read_files
-    from lora_profiler.trainer_files.resolving import resolve_images
+    from lora_profiler.trainer_files.reading import read_files, resolve_images
     from lora_profiler.trainer_files.trainer_file import on_model
 
     file = _typed_command(words) or read_files([Path(word) for word in words], framework)
@@ -179,7 +178,7 @@ def with_images(
 ) -> tuple["TrainerFile", "ModelSpec"]:
     """Both where the command line tells of images, or the file does and they can be traced: the
     whole model, by whose names targets are found."""
-    from lora_profiler.trainer_files.resolving import resolve_images
+    from lora_profiler.trainer_files.reading import resolve_images
     from lora_profiler.trainer_files.trainer_file import with_images
 
     file = resolve_images(file, model if find_spec("torch") else None)

@@ -41,7 +41,7 @@ def report_command(
     check_spares(output, [Path(path) for path in records])
     from lora_profiler.measuring.records.load import read_set
     from lora_profiler.report.page import check_installed, report_content, write_page
-    from lora_profiler.runs.comparison.scored import scored
+    from lora_profiler.runs.comparison.errors import scored
 
     check_installed()
     read = read_set(map(Path, records))

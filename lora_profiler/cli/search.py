@@ -7,8 +7,7 @@ from difflib import get_close_matches
 import click
 
 from lora_profiler.cli.click_support import command
-from lora_profiler.cli.option_groups import GroupedOption, wrapped
-from lora_profiler.cli.option_mistakes import options_of_commands
+from lora_profiler.cli.option_groups import GroupedOption, options_of_commands, wrapped
 from lora_profiler.question.feature import of_kind
 from lora_profiler.question.loss import all_losses
 from lora_profiler.question.optimizer import all_optimizers

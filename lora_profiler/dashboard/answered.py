@@ -16,9 +16,9 @@ from lora_profiler.facts.catalog.lookup import MAX_CONFIG_BYTES
 from lora_profiler.facts.catalog.meta_build import builds_refused
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import Answer, answers
+from lora_profiler.planning.engine import is_worth_a_trace
 from lora_profiler.planning.guided import Guided, guided, has_lines
 from lora_profiler.planning.placement import find_network
-from lora_profiler.planning.profiles import is_worth_a_trace
 from lora_profiler.planning.setups import DEFAULTS, written_options
 from lora_profiler.planning.setups import workloads as planning_workloads
 from lora_profiler.question.gpu_platform import Platform

@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 import pandas as pd
 import streamlit as st
 
-from lora_profiler.dashboard import export, link, record_view, records, widgets
+from lora_profiler.dashboard import export, link, records, widgets
 from lora_profiler.dashboard.records import Loaded
-from lora_profiler.dashboard.settings import UPLOAD_MIB
+from lora_profiler.dashboard.serving import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.measuring.records.record import STATUSES
 from lora_profiler.planning.engine import ENGINES
@@ -78,7 +78,7 @@ def _show() -> None:
             return
         _draw(chosen, len(everything))
         if len(picked.loaded) > 1:
-            record_view.show_sets(picked.loaded)
+            records.show_sets(picked.loaded)
 
 
 @st.fragment(run_every=0.5)
@@ -285,10 +285,10 @@ def _table(chosen: Sequence[NumberedRun]) -> None:
         st.session_state[LINKED] = run.record_id
     link.write(link.written("Compare", record=run.record_id if run else linked))
     if run is not None:
-        other = record_view.ask_other(run, chosen)
+        other = records.ask_other(run, chosen)
         if other is not None:
-            record_view.show_pair(run, other)
-        record_view.show(run)
+            records.show_pair(run, other)
+        records.show(run)
     elif linked is not None:
         widgets.caution(
             f"The record {linked[:160]!r}, which the link names, is not among those shown."

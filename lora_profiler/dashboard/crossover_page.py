@@ -10,12 +10,11 @@ from lora_profiler.dashboard.widgets import once
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.facts.catalog import Gpu, find_gpu
 from lora_profiler.planning.crossover import BATCH_SIZES, Crossover, crossover
-from lora_profiler.report.blocks import Table
+from lora_profiler.report.blocks import Drawing, Table
 from lora_profiler.report.charts.lines import MethodLine, crossover_lines
 from lora_profiler.report.charts.plot import Limit
 from lora_profiler.report.decision.crossover import crossover_blocks, sentences
 from lora_profiler.report.labels import way_label
-from lora_profiler.report.parts import Drawing
 from lora_profiler.units import count_text
 
 

@@ -6,7 +6,7 @@ from functools import cache
 import streamlit as st
 
 from lora_profiler.dashboard import link, remembered, widgets
-from lora_profiler.dashboard.shipped import shipped
+from lora_profiler.dashboard.serving import shipped
 
 _FIRST = "Does it fit?"
 

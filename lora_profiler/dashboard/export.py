@@ -25,7 +25,7 @@ from lora_profiler.report.json.bench import bench_payload, comparison_records, r
 from lora_profiler.report.json.plan import plan_payload
 from lora_profiler.report.json.predict import layer_records, predict_records
 from lora_profiler.report.render import csv_text
-from lora_profiler.runs.comparison.scored import Scored
+from lora_profiler.runs.comparison.errors import Scored
 from lora_profiler.trainer_files.reading import frameworks
 from lora_profiler.trainer_files.writing import suffix_of, writers, written
 

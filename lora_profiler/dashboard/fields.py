@@ -20,7 +20,7 @@ from lora_profiler.dashboard.question import (
     defaults_by_method,
 )
 from lora_profiler.dashboard.remembered import BY_NAME, UPLOAD, values
-from lora_profiler.dashboard.settings import UPLOAD_MIB
+from lora_profiler.dashboard.serving import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.catalog import bundled_gpus
 from lora_profiler.facts.stacks import CHECKPOINT_DTYPE, GUIDE, find_stack, trainers

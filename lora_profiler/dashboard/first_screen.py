@@ -1,22 +1,145 @@
 """Predict's first screen: the verdict, what to change with one click, a bar for each method and
 trainer against the GPU's memory, and what it rests on."""
 
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import streamlit as st
 
-from lora_profiler.dashboard import export, link, trainers, widgets
-from lora_profiler.dashboard.answered import Answered, applied
-from lora_profiler.dashboard.question import predict_arguments
+from lora_profiler.dashboard import export, link, widgets
+from lora_profiler.dashboard.answered import Answered, applied, workloads
+from lora_profiler.dashboard.question import (
+    SETUP_OPTIONS,
+    Question,
+    completed,
+    defaults_by_method,
+    predict_arguments,
+)
 from lora_profiler.dashboard.remembered import change, shown
+from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.answers import Answer
+from lora_profiler.planning.engine import on_card
+from lora_profiler.planning.guided import Line, guided_lines, has_lines
+from lora_profiler.planning.setups import DEFAULTS, written_options
 from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.workload import TrainSetup
+from lora_profiler.report.answer.guided import line_bar, trainer_name
 from lora_profiler.report.answer.short_answer import method_bars
-from lora_profiler.report.answer.verdicts import method_name
+from lora_profiler.report.answer.verdicts import limit_of, method_name
+from lora_profiler.report.blocks import Bar, Bars
 from lora_profiler.report.first_screen import offers, speed_numbers, trust, verdict
 from lora_profiler.report.json.changes import Difference, between, difference_table
 from lora_profiler.report.json.predict import answer_dict
 from lora_profiler.report.labels import method_label
+from lora_profiler.report.page.write import drawn
+from lora_profiler.units import count_text
+
+# --- by trainer -----------------------------------------------------------------------------------
+
+# The answer by trainer: a bar each, on one scale with the GPU's memory; a click takes one.
+
+_KEY = "trainers"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerBar:
+    """A method under one trainer."""
+
+    trainer: str
+    setup: TrainSetup
+    bar: Bar
+    is_chosen: bool = False
+
+
+def show_by_trainer(result: Answered, answer: Answer, model: ModelSpec) -> None:
+    """About the method of `answer`, where there are several trainers; the key of the colours stands
+    with the bars of the methods."""
+    bars = trainer_bars(result, answer, model)
+    if len(bars) < 2:
+        return
+    setup = answer.prediction.workload.setup
+    batch = f"{count_text(setup.batch_size)} × {count_text(setup.seq_len)} tokens"
+    head = drawn("section", f"{method_label(answer.prediction)} by trainer, {batch}")
+    mounted = st.components.v2.component(
+        "lora_profiler.trainers",
+        html='<div class="lp lp-trainers"></div>',
+        js=widgets.own_text("trainers.js"),
+        isolate_styles=False,
+    )
+    limits = (limit_of(answer.gpu),) if answer.gpu else ()
+    drawn_bars = Bars(rows=tuple(each.bar for each in bars), limits=limits, has_sizes=False)
+    chosen = next((each.bar.name for each in bars if each.is_chosen), "")
+    html = head + drawn("bars", drawn_bars, chosen, True, False)
+    mounted(key=_KEY, data=html, on_taken_change=partial(_take, bars, result.question, model))
+
+
+def trainer_bars(result: Answered, answer: Answer, model: ModelSpec) -> list[TrainerBar]:
+    """As guides pass each trainer, at the batch size and sequence length of the question, the least
+    first; the answer itself stands for its own trainer."""
+    question, setup = result.question, answer.prediction.workload.setup
+    sizes = {"batch_size", "seq_len", "rank", "targets"}
+    given = {n for n in sizes if question.options[n] is not None} | question.explicit
+    options = {**DEFAULTS, **{name: question.options[name] for name in given}}
+    lines: Iterable[Line] = ()
+    if result.guided:
+        lines = result.guided.of(setup.method)
+    elif has_lines(result.answers, question.explicit):
+        on = on_card(answer.prediction.workload, answer.gpu)
+        lines = guided_lines(model, options, given, setup.method, on, answer.gpu)
+    own = question.stack.name if question.trainer else ""
+    bars = [
+        TrainerBar(
+            trainer=line.stack.name,
+            setup=line.foreseen.prediction.workload.setup,
+            bar=line_bar(line, line.foreseen),
+        )
+        for line in lines
+        if line.foreseen and line.foreseen.prediction.is_whole and line.stack.name != own
+    ]
+    if own and answer.prediction.is_whole:
+        speed = count_text(round(answer.step.time.tokens_per_second)) if answer.step else ""
+        (bar,) = method_bars([answer]).rows
+        bar = replace(bar, name=trainer_name(question.stack), speed=speed)
+        bars.append(TrainerBar(trainer=own, setup=setup, bar=bar, is_chosen=True))
+    return sorted(bars, key=lambda each: each.bar.total_bytes)
+
+
+def _take(bars: Sequence[TrainerBar], question: Question, model: ModelSpec) -> None:
+    name: Any = getattr(st.session_state[_KEY], "taken", None)
+    for each in bars:
+        if each.bar.name == name and not each.is_chosen:
+            change(taken(each, question, model))
+
+
+def taken(bar: TrainerBar, question: Question, model: ModelSpec) -> Question:
+    """`question` with the trainer of `bar`, set up as the bar is; as the trainer is by default
+    where no question has that setup."""
+    methods, method = question.options["methods"], bar.setup.method
+    default = {n: of.get(method) for n, of in defaults_by_method(bar.trainer, methods).items()}
+    written = written_options(bar.setup).items()
+    own = {n: v for n, v in written if n in SETUP_OPTIONS and default.get(n) != v}
+    options = completed(bar.trainer, {**own, "methods": methods})
+    wanted = replace(question, trainer=bar.trainer, options=options)
+    try:
+        made = [workload.setup for workload in workloads(model, wanted)]
+        if any(_is_same(setup, bar.setup) for setup in made):
+            return wanted
+    except LoraProfilerError:  # another method that is asked cannot do it
+        pass
+    explicit = {name: question.options[name] for name in question.explicit}
+    return replace(wanted, options=completed(bar.trainer, {**explicit, "methods": methods}))
+
+
+def _is_same(one: TrainSetup, other: TrainSetup) -> bool:
+    """But for alpha, which costs nothing and is none of a question where it is left to PEFT."""
+    if one.lora is not None and other.lora is not None:
+        one = replace(one, lora=replace(one.lora, lora_alpha=other.lora.lora_alpha))
+    return one == other
+
+
+# --- the first screen -----------------------------------------------------------------------------
 
 
 def show(result: Answered, answer: Answer, model: ModelSpec, *, linked: bool) -> None:
@@ -27,7 +150,7 @@ def show(result: Answered, answer: Answer, model: ModelSpec, *, linked: bool) ->
         _offers(result, answer, model)
         bars = replace(method_bars(result.answers), has_sizes=False)
         widgets.bars(bars, method_name(answer))
-        trainers.show(result, answer, model)
+        show_by_trainer(result, answer, model)
         params = link.written("Predict", result.question if linked else None, shown=shown())
         link.write(params)
         widgets.piece("trust", trust(answer))

@@ -12,7 +12,7 @@ from lora_profiler.dashboard import (
     following,
     link,
     measuring,
-    record_view,
+    records,
     remembered,
     sentence,
     widgets,
@@ -37,7 +37,7 @@ from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.running import beat_text, predicted_text
 from lora_profiler.report.page.runs import numbered
-from lora_profiler.runs.comparison.scored import scored
+from lora_profiler.runs.comparison.errors import scored
 from lora_profiler.units import bytes_text, clock_text, count_text, seconds_text
 
 
@@ -271,4 +271,4 @@ def _after(ended: Measuring) -> None:
     if not runs:
         widgets.note("No case had ended or begun to be measured; nothing was stored.")
     for run in runs:
-        record_view.show(run, f"measured.{run.number}")
+        records.show(run, f"measured.{run.number}")

@@ -21,7 +21,7 @@ from lora_profiler.dashboard.link import mark_changed
 from lora_profiler.dashboard.plan_question import DataFile, Field, PlanQuestion
 from lora_profiler.dashboard.question import MOST, Question, Shown
 from lora_profiler.dashboard.remembered import shown
-from lora_profiler.dashboard.settings import UPLOAD_MIB
+from lora_profiler.dashboard.serving import UPLOAD_MIB
 from lora_profiler.dashboard.widgets import once
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.plan import TrainingPlan
@@ -29,11 +29,10 @@ from lora_profiler.planning.planned import PlannedRun, cost_of, hours_of
 from lora_profiler.question.batching.batches import BATCHINGS
 from lora_profiler.question.batching.sample_lengths import SampleLengths
 from lora_profiler.question.model_spec import ModelSpec
-from lora_profiler.report.blocks import Paragraph, VerdictLine
+from lora_profiler.report.blocks import Drawing, Paragraph, VerdictLine
 from lora_profiler.report.charts.dots import FrontPoint, plan_front
 from lora_profiler.report.decision import plan as plan_words
 from lora_profiler.report.first_screen import LargeNumber
-from lora_profiler.report.parts import Drawing
 from lora_profiler.units import bytes_text, count_text
 
 _KEY, _ASKED, _FILE = "plan.", "plan.asked", "plan.file"

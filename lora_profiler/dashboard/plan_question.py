@@ -222,7 +222,7 @@ def _amount(
 def _figures(text: str | None) -> SampleLengths | None:
     if text is None:
         return None
-    from lora_profiler.question.batching.log_normal import from_figures
+    from lora_profiler.question.batching.sample_lengths import from_figures
 
     if "=" not in text:
         raise UsageError(

@@ -4,14 +4,18 @@ Nothing else is opened."""
 import argparse
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, TypeVar
 
+import streamlit as st
+
+from lora_profiler.dashboard import export, widgets
 from lora_profiler.dashboard.answered import INSTEAD
-from lora_profiler.dashboard.shipped import shipped
+from lora_profiler.dashboard.serving import shipped
 from lora_profiler.facts.catalog.meta_build import builds_refused
 from lora_profiler.measuring.records.load import (
     SUFFIX,
@@ -21,9 +25,22 @@ from lora_profiler.measuring.records.load import (
     read_content,
     read_set,
 )
+from lora_profiler.measuring.records.record import Record, conditions_dict
 from lora_profiler.measuring.records.store import default_records_path
-from lora_profiler.runs.comparison.scored import Scored, scored
-from lora_profiler.units import MIB
+from lora_profiler.question.workload import setup_dict
+from lora_profiler.report.blocks import Block, Drawing, Row, Table, paragraph
+from lora_profiler.report.measured import run_labels
+from lora_profiler.report.measured.comparisons import change_blocks
+from lora_profiler.report.measured.measurements import alone_table, record_details
+from lora_profiler.report.page.accuracy import step_times_drawing
+from lora_profiler.report.page.content import NOT_RECORDED, environment_table, fact_text
+from lora_profiler.report.page.runs import NumberedRun
+from lora_profiler.report.page.steps import counters_drawing, peaks_drawing, step_drawing
+from lora_profiler.runs.comparison.errors import PHASE_GROUPS, Scored, group_peaks, result, scored
+from lora_profiler.runs.comparison.regressions import changes, paired, setup_changes
+from lora_profiler.units import MIB, bytes_text, change_text, error_text, rate_text, seconds_text
+
+# --- where records come from ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,3 +205,181 @@ def merged(parts: tuple[Loaded, ...]) -> Loaded:
         warnings=tuple(warning for part in parts for warning in part.warnings),
         complete=all(part.complete for part in parts),
     )
+
+
+# --- one record in full ---------------------------------------------------------------------------
+
+# One record in full: its numbers beside the predicted ones, its timeline, its steps, what the peak
+# held, and the machine; or two side by side.
+
+
+def show(run: NumberedRun, key: str = "record") -> None:
+    record = run.record
+    widgets.section(f"{run.model}, {run.cells[1]}: {run_labels.STATUS_LABELS[run.status]}")
+    widgets.small(f"record {run.record_id}")
+    for heading, drawing in _drawings(run):
+        widgets.section(heading)
+        widgets.drawing(drawing, f"{key}.{drawing.name}")
+    widgets.section("In numbers")
+    widgets.blocks(_blocks(run.scored))
+    machine = [environment_table("Environment", [record]), conditions_table(record)]
+    widgets.fold("Machine and software", f"{key}.environment", lambda: widgets.blocks(machine))
+    widgets.downloads(key, export.of_records([run.scored], export.plain_name(run.record_id)))
+
+
+def _drawings(run: NumberedRun) -> Iterator[tuple[str, Drawing]]:
+    """(heading, figure) of all that was measured, what was predicted first beside it."""
+    record = run.record
+    measurement = record.measurement
+    if (both := step_drawing(run)) is not None:
+        word = "rehearsed" if record.is_rehearsed else "measured"
+        yield f"Memory over one step, predicted and {word}", both
+    if measurement.phases:
+        yield "Memory, phase by phase", counters_drawing(run)
+    if measurement.attribution_bytes:
+        yield "What the peak was made of", peaks_drawing("peak", [run], "Peak")
+    if run.speed is not None:
+        yield "Time of each step", step_times_drawing(run)
+
+
+def _blocks(scored: Scored) -> list[Block]:
+    if scored.prediction is not None:
+        return record_details(result(scored.record, scored.prediction))
+    alone = alone_table(scored.record)
+    return [paragraph(f"Not predicted: {scored.refusal or ''}"), *([alone] if alone.rows else [])]
+
+
+def conditions_table(record: Record) -> Table:
+    held = {
+        **conditions_dict(record.conditions),
+        "repeat": record.repeat,
+        "started": record.started_at,
+        "ended": record.ended_at,
+    }
+    if record.environment.command:
+        held["command"] = record.environment.command
+    rows = [
+        Row(cells=(name.replace("_", " "), fact_text(name, value)))
+        for name, value in held.items()
+        if value is not None
+    ]
+    return Table(title="Conditions", columns=("", ""), rows=tuple(rows), left=2)
+
+
+MOST_OFFERED = 300
+"""Records to choose from; those of the same model stand first."""
+_CASES = 5
+_AGAINST = "compare.against"
+
+
+def ask_other(run: NumberedRun, others: Sequence[NumberedRun]) -> NumberedRun | None:
+    """The record that `run` is to be held against, if one is chosen."""
+    offered = sorted(
+        (other for other in others if other.record_id != run.record_id),
+        key=lambda other: (other.model != run.model, other.number),
+    )[:MOST_OFFERED]
+    by_id = {other.record_id: other for other in offered}
+    if st.session_state.get(_AGAINST) not in by_id:
+        st.session_state[_AGAINST] = None
+    chosen = st.selectbox(
+        "Hold it against",
+        list(by_id),
+        key=_AGAINST,
+        placeholder="another record, side by side",
+        format_func=lambda record_id: by_id[record_id].name,
+    )
+    return by_id.get(chosen) if chosen else None
+
+
+def show_pair(first: NumberedRun, second: NumberedRun) -> None:
+    widgets.section("Two records side by side")
+    for place, run in zip(st.columns(2), (first, second), strict=True):
+        with place:
+            widgets.small(run.name)
+            widgets.drawing(
+                step_drawing(run),
+                f"pair.{run.record_id}",
+                nothing=("Nothing is known of its step on both sides.",),
+            )
+    widgets.blocks([pair_table(first, second)])
+
+
+def show_sets(sets: Mapping[str, Loaded]) -> None:
+    widgets.fold("One set of records against another", "sets", lambda: _sets(sets))
+
+
+def _sets(sets: Mapping[str, Loaded]) -> None:
+    names = list(sets)
+    places = st.columns(2)
+    with places[0]:
+        before = st.selectbox("Before", names, index=0, key="sets.before")
+    with places[1]:
+        after = st.selectbox("After", names, index=1, key="sets.after")
+    pairs = paired(*([s.record for s in sets[name].scored] for name in (before, after)))
+    if not pairs.pairs:
+        widgets.note(
+            "No case is in both sets: a case is a model, its setup and the conditions of the run."
+        )
+        return
+    chosen: Any = ("peak_requested_bytes", "step_seconds")
+    changed = changes(pairs.pairs, chosen)
+    widgets.blocks(change_blocks(pairs, changed, setup_changes(*pairs.sides), _CASES))
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def pair_table(first: NumberedRun, second: NumberedRun) -> Table:
+    """What differs of model, method, options and device, then the numbers that both have. What is
+    the same is left out of the former."""
+    rows = [Row(cells=("what differs",), kind="section")]
+    rows += [Row(cells=(*cells, ""), indent=1) for cells in _differences(first, second)]
+    if len(rows) == 1:
+        rows.append(Row(cells=("nothing: the same was run twice", "", "", ""), indent=1))
+    rows.append(Row(cells=("numbers",), kind="section"))
+    rows += [Row(cells=cells, indent=1) for cells in _numbers(first, second)]
+    names = (f"#{first.number}", f"#{second.number}")
+    return Table(columns=("", *names, "change"), rows=tuple(rows))
+
+
+def _differences(first: NumberedRun, second: NumberedRun) -> Iterable[tuple[str, str, str]]:
+    a, b = (run.record.workload for run in (first, second))
+    options, others = setup_dict(a.setup), setup_dict(b.setup)
+    named = [
+        ("model", a.model.id, b.model.id),
+        ("device", first.device, second.device),
+        *(
+            (name.replace("_", " "), fact_text(name, options[name]), fact_text(name, others[name]))
+            for name in options
+        ),
+    ]
+    return [each for each in named if each[1] != each[2]]
+
+
+def _numbers(first: NumberedRun, second: NumberedRun) -> Iterable[tuple[str, str, str, str]]:
+    both = (first, second)
+    counted = ["rehearsed" if run.record.is_rehearsed else "measured" for run in both]
+    word = counted[0] if counted[0] == counted[1] else "counted"
+    yield from _row(f"peak, {word}", [run.measured_bytes for run in both], bytes_text)
+    yield from _row("peak, predicted", [run.predicted_bytes for run in both], bytes_text)
+    errors = [run.error for run in both]
+    if any(error is not None for error in errors):
+        texts = [NOT_RECORDED if error is None else error_text(error) for error in errors]
+        yield "error of the peak", texts[0], texts[1], ""
+    peaks = [group_peaks(run.record.measurement.phase_peak_bytes) for run in both]
+    for group in PHASE_GROUPS:
+        name = f"peak, {run_labels.PHASE_LABELS[group]}"
+        yield from _row(name, [by_group.get(group) for by_group in peaks], bytes_text)
+    yield from _row("median step", [run.step_seconds for run in both], seconds_text)
+    yield from _row("tokens a second", [run.tokens_per_second for run in both], rate_text)
+
+
+def _row(
+    name: str, values: Sequence[_Number | None], text: Callable[[_Number], str]
+) -> Iterable[tuple[str, str, str, str]]:
+    first, second = values
+    if first is None and second is None:
+        return
+    change = change_text(second / first - 1) if first and second is not None else ""
+    texts = [NOT_RECORDED if value is None else text(value) for value in values]
+    yield name, texts[0], texts[1], change

@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import streamlit as st
 
-from lora_profiler.dashboard import drawer, export, fields, widgets
+from lora_profiler.dashboard import export, fields, remembered, widgets
 from lora_profiler.dashboard.answered import published_model, similar_models, workloads
 from lora_profiler.dashboard.fields import Inputs
 from lora_profiler.dashboard.link import mark_changed
-from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, about_of, completed
+from lora_profiler.dashboard.question import (
+    SETUP_OPTIONS,
+    Question,
+    about_of,
+    completed,
+    idle_options,
+)
 from lora_profiler.dashboard.remembered import (
     BY_NAME,
     UPLOAD,
@@ -23,21 +29,137 @@ from lora_profiler.dashboard.remembered import (
     settle,
     values,
 )
-from lora_profiler.dashboard.settings import UPLOAD_MIB
+from lora_profiler.dashboard.serving import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.facts.stacks import GUIDE, find_stack
 from lora_profiler.planning.setups import DEFAULTS, written_options
 from lora_profiler.planning.setups import workloads as planning_workloads
 from lora_profiler.question.model_spec import ModelSpec
-from lora_profiler.question.option import flag
+from lora_profiler.question.option import GROUP_TITLES, Option, flag
+from lora_profiler.report.catalogues import matching
 from lora_profiler.report.trainer_file import counts_text
-from lora_profiler.trainer_files.reading import read_content
-from lora_profiler.trainer_files.resolving import resolve_images
+from lora_profiler.trainer_files.reading import read_content, resolve_images
 from lora_profiler.trainer_files.trainer_file import TrainerFile, gaps, on_model
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
     from streamlit.runtime.uploaded_file_manager import UploadedFile
 
+
+# --- the drawer of settings -----------------------------------------------------------------------
+
+# The settings beside a page: of the options those that the trainer or the user sets, all of them on
+# request, each to be found by words.
+
+_SEARCH, ALL = "settings.search", "settings.all"
+
+
+def show(
+    leave_out: Collection[str] = (),
+    *,
+    with_methods: bool = False,
+    with_trainer: bool = False,
+    with_epochs: bool = False,
+    for_real: bool = False,
+) -> "UploadedFile | None":
+    """Draws them, but for those to `leave_out`; the file that was chosen as the model. `for_real`
+    leaves out what is no part of a measurement."""
+    own = values()
+    with st.container(key="settings", gap="xsmall"):
+        text = _head()
+        if with_trainer:
+            own["trainer"] = fields.trainer(label="visible")
+        if with_methods:
+            own["methods"] = fields.methods()
+        if with_epochs:
+            fields.of_run("epochs", "Epochs")
+            fields.of_run("price", "Price an hour")
+        every = st.session_state.get(ALL, False) or bool(text)
+        names = [n for n in _names(text, every=every) if n not in leave_out]
+        for group, title in _IN_ORDER.items():
+            options = [SETUP_OPTIONS[n] for n in names if SETUP_OPTIONS[n].declared.group == group]
+            if not options:
+                continue
+            widgets.head(title)
+            if group == "ranks":
+                own |= fields.ranks(network=not for_real)
+            else:
+                own |= {option.name: fields.option(option) for option in options}
+        file = _look_up(for_real=for_real, every=every)
+        st.toggle(f"All {len(SETUP_OPTIONS)} settings", key=ALL, persist_state="session")
+    return file
+
+
+_IN_ORDER = {group: GROUP_TITLES[group] for group in sorted(GROUP_TITLES, key="batch".__ne__)}
+"""Titles of the groups, what is of the batch first."""
+
+
+def _head() -> str:
+    """Draws the title, Reset, and the search; its text."""
+    changed = _changed()
+    with st.container(horizontal=True, vertical_alignment="center", key="settings_head"):
+        widgets.head("Settings")
+        st.button(
+            "Reset",
+            key="reset",
+            type="tertiary",
+            on_click=remembered.reset,
+            disabled=not changed,
+            help="Every setting as the trainer has it.",
+        )
+    widgets.mark(remembered.key_of(name) for name in changed)
+    text: str = st.text_input(
+        "Search all settings",
+        key=_SEARCH,
+        placeholder="Search all settings",
+        label_visibility="collapsed",
+    )
+    return text.strip()
+
+
+def _changed() -> list[str]:
+    """Options that are not left to their default."""
+    own = values()
+    explicit = Question(
+        trainer=own["trainer"], options={n: own[n] for n in ("methods", *SETUP_OPTIONS)}
+    ).explicit
+    return [name for name in SETUP_OPTIONS if name in explicit]
+
+
+def _names(text: str, *, every: bool) -> list[str]:
+    """Options to draw: what the trainer and guides set, what is most asked for, and what was
+    changed; of `every` one those that have the words of `text`."""
+    methods = values()["methods"]
+    idle = idle_options(methods)
+    able = [option for option in SETUP_OPTIONS.values() if option.name not in idle]
+    if every:
+        return [option.name for option in able if matching(text, _words(option))]
+    stacks = (find_stack(GUIDE), find_stack(values()["trainer"] or GUIDE))
+    usual = {name for s in stacks for method in methods for name in s.defaults[method]}
+    usual |= set(_changed())
+    return [option.name for option in able if option.declared.common or option.name in usual]
+
+
+def _words(option: Option) -> tuple[str, ...]:
+    return fields.label_of(option), option.name, option.flag, option.declared.help
+
+
+def _look_up(*, for_real: bool, every: bool) -> "UploadedFile | None":
+    """Where the model comes from, and who answers."""
+    own = values()
+    widgets.head("Model and GPU")
+    own["origin"] = fields.origin()
+    file = fields.config_json() if own["origin"] == UPLOAD else None
+    if not for_real:
+        fields.gpu_memory()
+    if every and not for_real:
+        own |= fields.engine()
+    if every and own["origin"] != UPLOAD:
+        own |= fields.look_up()
+    return file
+
+
+# --- the sentence ---------------------------------------------------------------------------------
 
 T = TypeVar("T")
 Asked = tuple["DeltaGenerator", Inputs]
@@ -61,7 +183,7 @@ def ask() -> Asked:
         widgets.words("tokens on average")
     with aside:
         _file_field()
-        file = drawer.show(with_methods=True, with_epochs=True)
+        file = show(with_methods=True, with_epochs=True)
     return _inputs(main, file)
 
 
@@ -76,7 +198,7 @@ def ask_between() -> Asked:
         _model("of")
         _trainer_and_gpu()
     with aside:
-        file = drawer.show(_SIZES)
+        file = show(_SIZES)
     return _inputs(main, file)
 
 
@@ -95,7 +217,7 @@ def ask_plan(form: Callable[[], None], chosen: Collection[str]) -> Asked:
             widgets.words("tokens a sequence")
         form()
     with aside:
-        file = drawer.show((*chosen, *_SIZES), with_trainer=True)
+        file = show((*chosen, *_SIZES), with_trainer=True)
     return _inputs(main, file)
 
 
@@ -110,7 +232,7 @@ def ask_measured(conditions: Callable[[], T]) -> tuple[Asked, T]:
         remembered["methods"] = fields.methods(label="collapsed")
     with aside:
         made = conditions()
-        file = drawer.show(("device",), with_trainer=True, for_real=True)
+        file = show(("device",), with_trainer=True, for_real=True)
     return _inputs(main, file), made
 
 

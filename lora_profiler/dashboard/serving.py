@@ -8,10 +8,10 @@ drives the pages must come from them. The token is exchanged for a cookie at onc
 address: a copied link holds the question alone, and still opens in the same browser.
 
 A browser sends a cookie to every port of a host. Another server on 127.0.0.1 that its user visits
-could read this one; it could not be kept from it without a script of its own in every page.
-"""
+could read this one; it could not be kept from it without a script of its own in every page."""
 
 import asyncio
+import json
 import secrets
 import tempfile
 import threading
@@ -33,8 +33,12 @@ from starlette.websockets import WebSocketClose
 from streamlit import config
 from streamlit.starlette import App
 
+import lora_profiler
 from lora_profiler.dashboard import following
 from lora_profiler.report import figures
+from lora_profiler.report.palette import ACCENT, FONT, INK, LINE, PANEL, PAPER, Theme, colour
+
+# --- serving --------------------------------------------------------------------------------------
 
 TOKEN: Final = secrets.token_urlsafe(32)
 """Of this process; nowhere but in its memory, the address that it shows, and the browser that
@@ -151,3 +155,97 @@ def opened(address: str) -> Iterator[None]:
         )
         threading.Thread(target=webbrowser.open, args=(page.as_uri(),), daemon=True).start()
         yield
+
+
+# --- folders that the wheel takes -----------------------------------------------------------------
+
+
+def shipped(folder: str) -> Path | None:
+    """That of the checkout, or its copy in the installed package; None where there is neither."""
+    package = Path(lora_profiler.__file__).resolve().parent
+    places = (package.parent / folder, package / "shipped" / folder)
+    return next((place for place in places if place.is_dir()), None)
+
+
+# --- settings of streamlit ------------------------------------------------------------------------
+
+# What streamlit is told: to serve this machine alone, to ask nobody for anything, in the colours
+# and the type of the figures.
+
+SCRIPT = Path(__file__).with_name("served.py")
+"""What `streamlit run` is given."""
+FIRST_PORT = 8501
+UPLOAD_MIB = 64
+"""A file of records or a config.json: the largest that may be uploaded."""
+
+Setting = str | int | bool | list[str]
+
+
+def _theme(theme: Theme) -> dict[str, Setting]:
+    colours = {
+        "primaryColor": ACCENT,
+        "linkColor": ACCENT,
+        "textColor": INK,
+        "backgroundColor": PAPER,
+        "secondaryBackgroundColor": PANEL,
+        "borderColor": LINE,
+        "dataframeBorderColor": LINE,
+        "dataframeHeaderBackgroundColor": PANEL,
+    }
+    return {f"theme.{theme}.{name}": colour(of, theme) for name, of in colours.items()}
+
+
+SERVED: Final[dict[str, Setting]] = {
+    "server.address": "127.0.0.1",
+    "server.allowedHosts": ["127.0.0.1", "localhost"],
+    "server.fileWatcherType": "none",
+    "server.maxUploadSize": UPLOAD_MIB,
+    "server.showEmailPrompt": False,
+    "browser.gatherUsageStats": False,
+    "logger.hideWelcomeMessage": True,
+    "client.toolbarMode": "minimal",
+    "client.showErrorDetails": "type",
+    "client.showErrorLinks": False,
+    "runner.magicEnabled": False,
+    "theme.font": FONT,
+    "theme.baseRadius": "small",
+    **_theme("light"),
+    **_theme("dark"),
+}
+
+
+def flags(port: int, *, headless: bool) -> list[str]:
+    """The options of `streamlit run`, which looks for no secrets in the user's home: one that
+    cannot be read would be an error on every page."""
+    settings = {
+        **SERVED,
+        "server.port": port,
+        "server.headless": headless,
+        "secrets.files": [str(SCRIPT.with_name("secrets.toml"))],  # there is none
+    }
+    return [f"--{name}={text}" for name, value in settings.items() for text in _texts(value)]
+
+
+def _texts(value: Setting) -> list[str]:
+    if isinstance(value, list):
+        return value
+    return [str(value).lower() if isinstance(value, bool) else str(value)]
+
+
+def config_toml() -> str:
+    """`.streamlit/config.toml`, which says the same for `streamlit run app.py`."""
+    lines = [
+        "# Written by `python -m lora_profiler.dashboard.serving`, as `lora-profile app` has it."
+    ]
+    section = ""
+    for name, value in SERVED.items():
+        head, _, key = name.rpartition(".")
+        if head != section:
+            section = head
+            lines += ["", f"[{section}]"]
+        lines.append(f"{key} = {json.dumps(value)}")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(config_toml(), end="")

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import streamlit as st
 
-from lora_profiler._common.printable import printable
+from lora_profiler._common.messages import printable
 from lora_profiler.report import figures, palette
-from lora_profiler.report.blocks import Bars, Block
+from lora_profiler.report.blocks import Bars, Block, Card, Drawing
 from lora_profiler.report.charts.plot import Figure, label
 from lora_profiler.report.page.write import colour_variables, drawn, environment, template_text
 from lora_profiler.report.palette import Theme
-from lora_profiler.report.parts import Card, Drawing
 from lora_profiler.units import error_text
 
 if TYPE_CHECKING:

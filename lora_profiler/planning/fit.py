@@ -26,7 +26,7 @@ from lora_profiler.question.option import MAX_SIZE
 from lora_profiler.question.workload import TrainSetup, Workload
 
 if TYPE_CHECKING:
-    from lora_profiler.memory.compiled.trials import Trials
+    from lora_profiler.memory.compiled.allocator import Trials
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +240,7 @@ def _trials(prediction: Prediction) -> "Trials | None":
     memory = prediction.details.device_memory if prediction.details else None
     if memory is None:
         return None
-    from lora_profiler.memory.compiled.trials import Trials
+    from lora_profiler.memory.compiled.allocator import Trials
 
     return Trials(memory.sizes, memory.events)
 

@@ -19,7 +19,7 @@ from lora_profiler.question.kernel_set import has_stand_in, kernel_set, switched
 from lora_profiler.question.loss import loss_facts
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.optimizer import all_optimizers
-from lora_profiler.question.option_values import Attention, Precision, Recipe
+from lora_profiler.question.option import Attention, Precision, Recipe
 from lora_profiler.question.support.generations import as_made
 from lora_profiler.question.support.library_memory import batch_columns, has_reference
 from lora_profiler.question.workload import (

@@ -12,8 +12,9 @@ from lora_profiler.planning.engine import engine_for_search, predict_checked
 from lora_profiler.planning.fit import smallest_cards
 from lora_profiler.planning.pareto import Front, Objectives
 from lora_profiler.planning.placement import Cluster
-from lora_profiler.planning.plan_costs import Costs, KnownWay
 from lora_profiler.planning.plan_space import (
+    Costs,
+    KnownWay,
     Limits,
     Part,
     cell,

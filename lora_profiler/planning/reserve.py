@@ -211,7 +211,7 @@ def with_product_workspaces(prediction: Prediction) -> Prediction:
 
 
 if TYPE_CHECKING:
-    from lora_profiler.memory.compiled.trials import Trials
+    from lora_profiler.memory.compiled.allocator import Trials
 
 SURE = 2
 """With so many times the bound on fragmentation to spare nothing is simulated."""

@@ -14,8 +14,7 @@ from lora_profiler.question.kernel_set import kernel_set, unsupported_reason
 from lora_profiler.question.loop import loop_facts
 from lora_profiler.question.lora_kernel_set import lora_kernels_unsupported_reason
 from lora_profiler.question.model_spec import ModelSpec, StoredBase
-from lora_profiler.question.option import Option, flag
-from lora_profiler.question.option_values import DEEPSPEED_ZERO
+from lora_profiler.question.option import DEEPSPEED_ZERO, Option, flag
 from lora_profiler.question.support.generations import as_made
 from lora_profiler.question.workload import (
     OPTIONS,

@@ -6,8 +6,7 @@ from typing import Any
 
 from lora_profiler.errors import UsageError
 from lora_profiler.question.adapter_method import adapter_method
-from lora_profiler.question.option import check_options, option, options_of
-from lora_profiler.question.option_values import (
+from lora_profiler.question.option import (
     UNMODELLED_ADAPTERS,
     UNMODELLED_BASES,
     Dtype,
@@ -15,6 +14,9 @@ from lora_profiler.question.option_values import (
     PeftType,
     QuantType,
     Recipe,
+    check_options,
+    option,
+    options_of,
 )
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from lora_profiler.errors import UsageError
 from lora_profiler.question.feature import has_file, part
 from lora_profiler.question.optimizer import optimizer_facts
-from lora_profiler.question.option_values import FULLY_SHARDED
+from lora_profiler.question.option import FULLY_SHARDED
 
 
 class LoraKernelSet(NamedTuple):

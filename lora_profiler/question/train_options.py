@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 
 from lora_profiler.question.lora_config import LoraConfig, Quantization
-from lora_profiler.question.option import option
-from lora_profiler.question.option_values import (
+from lora_profiler.question.option import (
     MAX_WORLD_SIZE,
     UNMODELLED_OPTIMIZERS,
     Attention,
@@ -20,6 +19,7 @@ from lora_profiler.question.option_values import (
     Qat,
     Sharding,
     Transformers,
+    option,
 )
 
 

@@ -9,8 +9,7 @@ from lora_profiler.question.kernel_set import kernel_set
 from lora_profiler.question.loop import loop_facts
 from lora_profiler.question.loss import loss_facts
 from lora_profiler.question.optimizer import optimizer_facts
-from lora_profiler.question.option import check_options
-from lora_profiler.question.option_values import (
+from lora_profiler.question.option import (
     DEEPSPEED_ZERO,
     FLAT,
     FROZEN_PARTS,
@@ -19,6 +18,7 @@ from lora_profiler.question.option_values import (
     Dtype,
     Method,
     Precision,
+    check_options,
 )
 from lora_profiler.question.train_options import TrainOptions
 

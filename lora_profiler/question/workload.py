@@ -10,8 +10,7 @@ from lora_profiler.question.base import base_kind
 from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.lora_config import LoraConfig, Quantization
 from lora_profiler.question.model_spec import ModelSpec, StoredBase
-from lora_profiler.question.option import Option, options_of
-from lora_profiler.question.option_values import (
+from lora_profiler.question.option import (
     DEEPSPEED_ZERO,
     DTYPE_BYTES,
     FLAT,
@@ -26,6 +25,7 @@ from lora_profiler.question.option_values import (
     Method,
     Optimizer,
     OptimizerImpl,
+    Option,
     PeftType,
     Precision,
     Qat,
@@ -33,6 +33,7 @@ from lora_profiler.question.option_values import (
     Recipe,
     Sharding,
     Transformers,
+    options_of,
 )
 from lora_profiler.question.train_setup import TrainSetup
 

@@ -22,14 +22,14 @@ from lora_profiler.facts.evidence import (
 from lora_profiler.facts.evidence.documents import Kind
 from lora_profiler.planning.answers import Answer
 from lora_profiler.report import labels
+from lora_profiler.report.answer.verdicts import interval_lines, worth_lines
 from lora_profiler.report.blocks import Rows, Table
 from lora_profiler.report.labels import METHOD_LABELS
-from lora_profiler.report.peak_interval import interval_lines, worth_lines
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text, seconds_text
 
 if TYPE_CHECKING:
+    from lora_profiler.report.blocks import Card
     from lora_profiler.report.charts.dots import ScatterPoint
-    from lora_profiler.report.parts import Card
 
 
 def likely_lines(answers: Sequence[Answer]) -> list[str]:
@@ -262,7 +262,7 @@ def kind_cards() -> "list[Card]":
 def _card(label: str, what: str, rows: Sequence[MeasuredMemory | OwnRow], where: str) -> "Card":
     from statistics import fmean
 
-    from lora_profiler.report.parts import Card
+    from lora_profiler.report.blocks import Card
 
     worst = max(rows, key=lambda row: abs(row.error))
     whose = f"{worst.model}, {METHOD_LABELS[worst.method]} on {where}"

@@ -14,13 +14,14 @@ from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import has_gaps, sureness_words
 from lora_profiler.report.answer.verdicts import (
     gpu_name,
+    interval_lines,
+    leaves_open,
     needs_block,
     size_text,
     speed_words,
     verdict_blocks,
 )
 from lora_profiler.report.blocks import VerdictLine as Sentence
-from lora_profiler.report.peak_interval import interval_lines, leaves_open
 from lora_profiler.units import (
     bytes_texts,
     count_text,

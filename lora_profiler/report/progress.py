@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lora_profiler._common.printable import printable
+from lora_profiler._common.messages import printable
 from lora_profiler.units import about_text, count_text
 
 if TYPE_CHECKING:
     from lora_profiler.question.workload import Workload
     from lora_profiler.report.claims.claim import Checked, Claim
-    from lora_profiler.trace.effort import TracingEffort
+    from lora_profiler.trace.watch import TracingEffort
 
 Tell = Callable[[str, int, int], None]
 """What is being done, how many parts are done, and of how many."""
@@ -228,7 +228,7 @@ class _Traces:
         print(printable(text), file=sys.stderr, flush=True)
 
     def began(self, workload: "Workload", effort: "TracingEffort", *, kept: bool) -> None:
-        from lora_profiler.trace.effort import LIBRARIES_SECONDS
+        from lora_profiler.trace.watch import LIBRARIES_SECONDS
 
         self.ended()
         before = 0.0 if "torch" in sys.modules else LIBRARIES_SECONDS

@@ -20,6 +20,7 @@ from lora_profiler.report.blocks import (
     Block,
     Row,
     RowKind,
+    Section,
     Table,
     VerdictLine,
     dim,
@@ -32,9 +33,7 @@ from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.measurements import package_words
 from lora_profiler.report.page.content import Content
-from lora_profiler.report.parts import Section
-from lora_profiler.runs.comparison.errors import counted, counted_peak
-from lora_profiler.runs.comparison.scored import Result
+from lora_profiler.runs.comparison.errors import Result, counted, counted_peak
 from lora_profiler.steptime import PARTS, Part, StepTime
 from lora_profiler.units import (
     GIB,

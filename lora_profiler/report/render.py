@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lora_profiler._common.printable import printable
+from lora_profiler._common.messages import printable
 from lora_profiler.report.blocks import Bars, Block, Paragraph, Table, VerdictLine, parts_table
 from lora_profiler.report.terminal import SIGNS
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lora_profiler.errors import LoraProfilerError, did_you_mean
 from lora_profiler.facts.stacks import BARE, GUIDE, Trainer, find_stack
 from lora_profiler.memory.prediction import Prediction
-from lora_profiler.planning.diagnostics import outweighed_layers, unmatched_targets
+from lora_profiler.planning.answers import outweighed_layers, unmatched_targets
 from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.question.adapter_method import adapter_method
 from lora_profiler.question.adapters.targets import attention_targets

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
-from lora_profiler._common.printable import printable
+from lora_profiler._common.messages import printable
 from lora_profiler.report.blocks import (
     Bar,
     Bars,

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lora_profiler._common.printable import printable
+from lora_profiler._common.messages import printable
 from lora_profiler.question.option import flag
 from lora_profiler.question.workload import OPTIONS
 from lora_profiler.report.answer.short_answer import is_short

@@ -197,7 +197,7 @@ def local_constants(device_key: str) -> LocalConstants | None:
     if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
         return None
     # most machines have none, and an answer about a card does without the reader of records
-    from lora_profiler.measuring.records.decode import RecordError, decoded
+    from lora_profiler.measuring.records.serialize import RecordError, decoded
 
     try:
         constants: LocalConstants = decoded(LocalConstants, document, "calibration")

@@ -34,8 +34,7 @@ def compile_profile(workload: "Workload") -> "Profile":
     if reason := profile_unsupported_reason(workload):
         raise UsageError(reason)
     from lora_profiler.memory.compiled.tape import LEAST_UNITS
-    from lora_profiler.trace.effort import Size
-    from lora_profiler.trace.watch import watched
+    from lora_profiler.trace.watch import Size, watched
 
     layers = workload.model.num_layers
     few = [
@@ -99,8 +98,7 @@ def predict(workload: "Workload") -> "Prediction":
 
 
 def _once(workload: "Workload") -> "Prediction":
-    from lora_profiler.trace.effort import Size
-    from lora_profiler.trace.watch import watched
+    from lora_profiler.trace.watch import Size, watched
 
     with watched(workload, [Size(workload.model.num_layers, workload.setup.seq_len)], kept=False):
         from lora_profiler.trace.single_size import predict_once

@@ -4,23 +4,22 @@ refused on any doubt.
 Four traces of four units give the sizes as polynomials and the tape as blocks. Traces of five and
 of six units, and one of the model as it is, at sizes of their own, must then come out of it event
 by event. A model whose folded tape is that of a relative which passed all this, sizes aside, must
-only pass the trace of five units.
-"""
+only pass the trace of five units."""
 
 import gc
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import torch
+from torch import Tensor
 
 from lora_profiler._common.packages import installed_versions
 from lora_profiler._common.polynomial import Polynomial
 from lora_profiler.errors import CompileError, UnbuildableError
-from lora_profiler.memory.compiled.affine import Affine, ModuleNumber
 from lora_profiler.memory.compiled.evaluation import bytes_of
 from lora_profiler.memory.compiled.law import (
     OF_LOSS,
@@ -50,14 +49,21 @@ from lora_profiler.memory.compiled.regime import (
     valid_sizes,
     windows_of,
 )
-from lora_profiler.memory.compiled.tape import LEAST_UNITS, Birth, Layout, Tape
+from lora_profiler.memory.compiled.tape import (
+    LEAST_UNITS,
+    Affine,
+    Birth,
+    Layout,
+    ModuleNumber,
+    Tape,
+)
 from lora_profiler.memory.prediction import Prediction
+from lora_profiler.question.feature import File, Kind, part
 from lora_profiler.question.loss import loss_facts
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.support.sdpa import MASK_ALIGNMENT
 from lora_profiler.question.workload import Workload
-from lora_profiler.trace.effort import Size
-from lora_profiler.trace.fit import NoPolynomialError, TracedSizes, fitted
+from lora_profiler.trace.fit import LawFit, NoPolynomialError, TracedSizes, fitted
 from lora_profiler.trace.flat import (
     FLOP_PHASES,
     PACKAGES,
@@ -70,15 +76,77 @@ from lora_profiler.trace.flat import (
     flat,
 )
 from lora_profiler.trace.fold import Label, fold, labels_of, template, unfolded
-from lora_profiler.trace.law_fit import LawFit
-from lora_profiler.trace.layouts import at_depth, layout_of
-from lora_profiler.trace.modeling import build_model
+from lora_profiler.trace.modeling import build_model, losses
+from lora_profiler.trace.patching import replaced
 from lora_profiler.trace.peaks import DepthError, peaks_of
 from lora_profiler.trace.run import trace
-from lora_profiler.trace.seam import Seam, SeamBytes
 from lora_profiler.trace.single_size import profile_of
-from lora_profiler.trace.toys import FITTED, toys
+from lora_profiler.trace.toys import FITTED, at_depth, layout_of, toys
+from lora_profiler.trace.watch import Size
 from lora_profiler.trace.watch import effort as expected
+
+# --- a step whose loss is left open ---------------------------------------------------------------
+
+# A step whose head and loss are numbers of bytes, so that the law of its stack leaves them open:
+# `support.losses.LossBytes` says what they are.
+
+
+class SeamBytes(NamedTuple):
+    """Of what is born and gone in the forward pass, of what is kept, and of what is born and gone
+    beside that in backward."""
+
+    ahead: int
+    kept: int
+    back: int
+
+
+class Seam:
+    """Stands for the loss of a step; `dtypes` are those of the hidden states that it was given."""
+
+    def __init__(self, sizes: SeamBytes) -> None:
+        self._sizes = sizes
+        self.dtypes: set[str] = set()
+
+    @contextmanager
+    def in_place_of_loss(self) -> Iterator[None]:
+        def part_or_seam(kind: Kind, name: str, file: File, needed: str) -> Any:
+            return scaled if needed == "scaled_loss" else part(kind, name, file, needed)
+
+        def scaled(_: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, *__: Any) -> Tensor:
+            return self._loss(hidden, weight, bias)
+
+        with replaced(losses, "part", part_or_seam):
+            yield
+
+    def _loss(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        self.dtypes.add(str(hidden.dtype).removeprefix("torch."))
+        made: Tensor = _Loss.apply(hidden, weight, bias, self._sizes)  # type: ignore[no-untyped-call]
+        return made
+
+
+class _Loss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, sizes: SeamBytes
+    ) -> Tensor:
+        hidden.new_empty((sizes.ahead,), dtype=torch.uint8)
+        ctx.save_for_backward(hidden.new_empty((sizes.kept,), dtype=torch.uint8))
+        ctx.given = [None if t is None else (t.shape, t.dtype) for t in (hidden, weight, bias)]
+        ctx.back = sizes.back
+        return hidden.new_empty((), dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = grads
+        gradient.new_empty((ctx.back,), dtype=torch.uint8)
+        made = [
+            gradient.new_empty(given[0], dtype=given[1]) if needed and given else None
+            for given, needed in zip(ctx.given, ctx.needs_input_grad, strict=False)
+        ]
+        return *made, None
+
+
+# --- compiling ------------------------------------------------------------------------------------
 
 _BATCHES, _RANKS = (3, 7, 5, 2, 4, 11, 2), (5, 11, 3, 13, 7, 2, 8)
 _SEQUENCES = (41, 67, 89, 131, 73, 101, 64)

@@ -12,12 +12,11 @@ from lora_profiler.errors import UnbuildableError
 from lora_profiler.memory.compiled.tape import LEAST_UNITS, Layout
 from lora_profiler.memory.kernels import Kernel, StepKernels, merged
 from lora_profiler.question.workload import Workload
-from lora_profiler.trace.effort import Size
-from lora_profiler.trace.layouts import at_depth, layout_of
 from lora_profiler.trace.modeling import build_model
 from lora_profiler.trace.modeling.operator_kernels import kernel_of
 from lora_profiler.trace.run import Traced, trace
-from lora_profiler.trace.watch import watched
+from lora_profiler.trace.toys import at_depth, layout_of
+from lora_profiler.trace.watch import Size, watched
 
 aten = torch.ops.aten
 Build = Callable[[Workload], torch.nn.Module]

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from lora_profiler._common.polynomial import ZERO, Exponents, Polynomial, front_of
 from lora_profiler.memory.attribution import LOGITS_GRADIENT
-from lora_profiler.memory.compiled.affine import Affine
-from lora_profiler.memory.compiled.instants import Instant, Kind
+from lora_profiler.memory.compiled.profile import Instant, Kind
 from lora_profiler.memory.compiled.tape import (
     LEAST_UNITS,
+    Affine,
     Birth,
     Death,
     Mark,

@@ -2,8 +2,7 @@
 forward pass under hooks.
 
 The loop is that of the harness (`modeling` makes model, optimizer and loss for both), so that a
-trace and a measurement speak of the same instants.
-"""
+trace and a measurement speak of the same instants."""
 
 import gc
 import warnings
@@ -11,21 +10,23 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from sysconfig import get_path
+from traceback import FrameSummary, extract_tb
 from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import _disable_current_modes
 
+from lora_profiler.errors import LoraProfilerError, UnbuildableError
 from lora_profiler.memory.attribution import EVALUATED_LOGITS, LOGITS, LOGITS_GRADIENT
 from lora_profiler.memory.prediction import Category
 from lora_profiler.question.workload import FULLY_SHARDED, Workload
 from lora_profiler.trace import modeling
 from lora_profiler.trace.attention import flash_tower
-from lora_profiler.trace.effort import Size
-from lora_profiler.trace.failures import naming_the_line
 from lora_profiler.trace.modeling.sharding import fully_sharded
-from lora_profiler.trace.numbers_with_data import batch_with_images
+from lora_profiler.trace.operators import batch_with_images
 from lora_profiler.trace.overrides import (
     device_rules,
     fallbacks_noted,
@@ -41,7 +42,63 @@ from lora_profiler.trace.sharded_on_meta import (
     replicated_on_meta,
 )
 from lora_profiler.trace.tracer import Listener, Trace, Tracer, two_steps
-from lora_profiler.trace.watch import effort
+from lora_profiler.trace.watch import Size, effort
+
+# --- what a trace cannot follow -------------------------------------------------------------------
+
+_OURS, _TORCH, _PYTHON = (
+    Path(__file__).parent.parent,
+    Path(torch.__file__).parent,
+    Path(get_path("stdlib")),
+)
+_PACKAGES = "site-packages"
+
+
+@contextmanager
+def naming_the_line(model: str, whereabouts: Callable[[], str]) -> Iterator[None]:
+    """Turns what upstream code raises on tensors without data into UnbuildableError; our own
+    mistakes stay what they are.
+
+    Backward and the optimizer run no line of the model: there `whereabouts` names the module whose
+    turn it was.
+    """
+    try:
+        yield
+    except LoraProfilerError:
+        raise
+    except Exception as e:
+        frames = extract_tb(e.__traceback__)
+        if _inside(frames[-1], _OURS):
+            raise
+        reason = " ".join(str(e).split())[:200] or type(e).__name__
+        place = _place(frames) or whereabouts()
+        message = (
+            f"{model} cannot be traced: {place} fails on a batch of text without data: {reason}"
+        )
+        raise UnbuildableError(message) from e
+
+
+def _place(frames: list[FrameSummary]) -> str:
+    """Where the innermost code stands that is neither torch's nor Python's nor ours, or ""."""
+    for f in reversed(frames):
+        if not (_inside(f, _OURS) or _inside(f, _TORCH) or _of_python(f)):
+            return (
+                f"{f.filename.rpartition(f'{_PACKAGES}/')[2]}:{f.lineno} ({(f.line or '').strip()})"
+            )
+    return ""
+
+
+def _inside(frame: FrameSummary, folder: Path) -> bool:
+    return folder in Path(frame.filename).parents
+
+
+def _of_python(frame: FrameSummary) -> bool:
+    return (
+        _inside(frame, _PYTHON) and _PACKAGES not in Path(frame.filename).parts
+    ) or frame.filename.startswith("<")
+
+
+# --- a run ----------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)

@@ -19,8 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.utils._python_dispatch import _disable_current_modes
 
 from lora_profiler._common.polynomial import constant
-from lora_profiler.memory.analytic.optimizers import state_bytes
-from lora_profiler.memory.analytic.persistent import TrainableTensor
+from lora_profiler.memory.analytic.persistent import TrainableTensor, state_bytes
 from lora_profiler.memory.prediction import Collective, Phase
 from lora_profiler.question.workload import FULLY_SHARDED, TrainSetup
 from lora_profiler.trace.modeling import make_optimizer

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from lora_profiler._common.packages import installed_versions
 from lora_profiler._common.polynomial import Polynomial, constant
-from lora_profiler.memory.compiled.affine import Affine, ModuleNumber
 from lora_profiler.memory.compiled.predict import predict_with
 from lora_profiler.memory.compiled.profile import Profile, setup_key
 from lora_profiler.memory.compiled.regime import key_of, regime_of
+from lora_profiler.memory.compiled.tape import Affine, ModuleNumber
 from lora_profiler.memory.prediction import Collective, Phase, Prediction, Traffic
 from lora_profiler.question.workload import TrainSetup, Workload
 from lora_profiler.trace.flat import FLOP_PHASES, PACKAGES, flat

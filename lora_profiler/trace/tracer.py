@@ -21,8 +21,7 @@ from torch.utils.flop_counter import flop_registry
 
 from lora_profiler.memory.attribution import Lifetimes, PhaseMark, spans_of
 from lora_profiler.memory.prediction import Category
-from lora_profiler.trace.numbers_with_data import on_one_device
-from lora_profiler.trace.operators import IN_PLACE, SHORTCUTS, held_by_nobody_else
+from lora_profiler.trace.operators import IN_PLACE, SHORTCUTS, held_by_nobody_else, on_one_device
 
 aten = torch.ops.aten
 

@@ -12,9 +12,8 @@ from lora_profiler.question.adapters import Adapter, adapters
 from lora_profiler.question.feature import part
 from lora_profiler.question.kernel_set import kernel_set
 from lora_profiler.question.model_spec import ModelSpec
-from lora_profiler.question.option_values import FROZEN_PARTS
-from lora_profiler.question.support.bases import packed_experts
-from lora_profiler.question.support.fake_quantizing import rounds_head
+from lora_profiler.question.option import FROZEN_PARTS
+from lora_profiler.question.support.bases import packed_experts, rounds_head
 from lora_profiler.question.support.generations import as_made
 from lora_profiler.question.support.losses import check_loss
 from lora_profiler.question.workload import (

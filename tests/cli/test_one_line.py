@@ -15,7 +15,7 @@ from commands import Run
 from loading import HEAVY, modules_after
 from lora_profiler import UsageError, find_gpu, find_model, fit, one_line, predict
 from lora_profiler._common.messages import ERROR, message_text
-from lora_profiler._common.moved import MOVED
+from lora_profiler._common.packages import MOVED
 from lora_profiler.errors import LoraProfilerError
 
 EXAMPLE = str(Path(__file__).parents[2] / "examples" / "qlora.yml")

@@ -49,8 +49,7 @@ from lora_profiler.facts.evidence import (
 )
 from lora_profiler.measuring.records.record import Failure
 from lora_profiler.measuring.records.serialize import record_dict
-from lora_profiler.planning.answers import Answer, answers
-from lora_profiler.planning.diagnostics import activation_excess
+from lora_profiler.planning.answers import Answer, activation_excess, answers
 from lora_profiler.planning.fit import smallest_cards
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload

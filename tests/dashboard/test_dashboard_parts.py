@@ -21,10 +21,9 @@ from hypothesis import strategies as st
 import lora_profiler
 import records
 from dashboard_app import ROOT, figures, opened, problems, tags_of, text_of, texts
-from lora_profiler._common.printable import printable
-from lora_profiler.dashboard import export, following, measuring, widgets
+from lora_profiler._common.messages import printable
+from lora_profiler.dashboard import export, following, measuring, serving, widgets
 from lora_profiler.dashboard import records as shown_records
-from lora_profiler.dashboard import settings as served
 from lora_profiler.dashboard.answered import Answered, answered
 from lora_profiler.dashboard.compare_page import FILTERS, choices, filtered, runs
 from lora_profiler.dashboard.following import AlreadyRunningError
@@ -39,13 +38,22 @@ from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import BEYOND, batches, fit, lengths, size_fits
 from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
-from lora_profiler.report.blocks import Bar, Bars, Row, Table, VerdictLine, heading, paragraph
+from lora_profiler.report.blocks import (
+    Bar,
+    Bars,
+    Card,
+    Drawing,
+    Row,
+    Table,
+    VerdictLine,
+    heading,
+    paragraph,
+)
 from lora_profiler.report.measured.comparisons import run_name
 from lora_profiler.report.page import embedded_data
 from lora_profiler.report.page.accuracy import errors_drawing, scatter_drawing
 from lora_profiler.report.page.write import drawn
-from lora_profiler.report.parts import Card, Drawing
-from lora_profiler.runs.comparison.scored import scored
+from lora_profiler.runs.comparison.errors import scored
 from lora_profiler.runs.comparison.throughput import throughput
 from lora_profiler.units import GIB
 from waiting import wait_until
@@ -139,20 +147,20 @@ def test_any_name_makes_a_file_name(text: str) -> None:
 
 def test_the_checkout_s_own_configuration_is_the_launcher_s() -> None:
     committed = ROOT / ".streamlit" / "config.toml"
-    assert committed.read_text("utf-8") == served.config_toml(), (
-        "python -m lora_profiler.dashboard.settings > .streamlit/config.toml"
+    assert committed.read_text("utf-8") == serving.config_toml(), (
+        "python -m lora_profiler.dashboard.serving > .streamlit/config.toml"
     )
 
 
 def test_streamlit_knows_every_setting_and_serves_this_machine_alone() -> None:
     from streamlit import config
 
-    for name in served.SERVED:
+    for name in serving.SERVED:
         assert name in config._config_options_template, name
-    assert served.SERVED["server.address"] == "127.0.0.1"
-    assert served.SERVED["browser.gatherUsageStats"] is False
+    assert serving.SERVED["server.address"] == "127.0.0.1"
+    assert serving.SERVED["browser.gatherUsageStats"] is False
     told = {"allowedHosts=localhost", "headless=true", "port=8501"}
-    assert {f"--server.{each}" for each in told} < set(served.flags(8501, headless=True))
+    assert {f"--server.{each}" for each in told} < set(serving.flags(8501, headless=True))
 
 
 # --- records --------------------------------------------------------------------------------------

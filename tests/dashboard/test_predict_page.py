@@ -12,9 +12,9 @@ from dashboard_app import asked, figures, opened, problems, sound, texts, viewed
 from lora_profiler import LoraConfig, TrainSetup, Workload, crossover, find_gpu, find_model
 from lora_profiler.dashboard import measuring
 from lora_profiler.dashboard.answered import answered, workloads
+from lora_profiler.dashboard.first_screen import taken, trainer_bars
 from lora_profiler.dashboard.link import parsed, written
 from lora_profiler.dashboard.question import Question, completed
-from lora_profiler.dashboard.trainers import taken, trainer_bars
 from lora_profiler.report.decision.crossover import sentences
 from lora_profiler.units import GIB
 

@@ -42,7 +42,7 @@ from lora_profiler.question.workload import (
     Workload,
 )
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Paragraph
+from lora_profiler.report.blocks import Fold, Paragraph
 from lora_profiler.report.evidence import (
     apart_lines,
     coverage_words,
@@ -58,7 +58,6 @@ from lora_profiler.report.evidence import (
 )
 from lora_profiler.report.json.predict import predict_schema
 from lora_profiler.report.page.content import public_section
-from lora_profiler.report.parts import Fold
 
 
 def results(name: str) -> Any:

@@ -26,8 +26,13 @@ from lora_profiler.errors import UsageError
 from lora_profiler.facts.catalog import find_model, model_from_config
 from lora_profiler.features.optimizers._projected import temporaries
 from lora_profiler.memory.analytic import paged_bytes, predict
-from lora_profiler.memory.analytic.optimizers import state_bytes, step_temporary_candidates
-from lora_profiler.memory.analytic.persistent import Persistent, StateKind, TrainableTensor
+from lora_profiler.memory.analytic.persistent import (
+    Persistent,
+    StateKind,
+    TrainableTensor,
+    state_bytes,
+    step_temporary_candidates,
+)
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.question.optimizer import all_optimizers, package_optimizer
 from lora_profiler.question.support.optimizers import second_averages

@@ -21,8 +21,7 @@ from lora_profiler import Workload, predict
 from lora_profiler.facts.catalog import model_from_config
 from lora_profiler.measuring.harness import Case, make_case
 from lora_profiler.measuring.harness.memory_pass import MemoryResult, memory_pass
-from lora_profiler.measuring.harness.preflight import MeasurementError, refuse
-from lora_profiler.measuring.harness.trainer_refusals import LIBRARIES
+from lora_profiler.measuring.harness.preflight import LIBRARIES, MeasurementError, refuse
 from lora_profiler.measuring.harness.trainers import make_trainer, trained_by
 from lora_profiler.measuring.harness.training import TrainingBatches
 from lora_profiler.measuring.harness.worker import measured

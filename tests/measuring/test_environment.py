@@ -30,8 +30,8 @@ from lora_profiler.measuring.harness.machine import (
     other_cpu_share,
     resident_bytes,
 )
-from lora_profiler.measuring.records.decode import decoded
 from lora_profiler.measuring.records.record import Environment
+from lora_profiler.measuring.records.serialize import decoded
 from private_text import private_text
 
 ROOT = Path(__file__).parents[2]

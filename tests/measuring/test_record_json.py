@@ -16,7 +16,6 @@ from golden_files import Golden
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError
 from lora_profiler.facts.catalog import find_model
 from lora_profiler.facts.catalog.bundled import bundled_models
-from lora_profiler.measuring.records.decode import RecordError
 from lora_profiler.measuring.records.record import (
     SCHEMA_VERSION,
     STATUSES,
@@ -26,6 +25,7 @@ from lora_profiler.measuring.records.record import (
     case_key,
 )
 from lora_profiler.measuring.records.serialize import (
+    RecordError,
     record_dict,
     record_from_dict,
     record_schema,

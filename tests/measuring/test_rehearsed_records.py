@@ -32,8 +32,7 @@ from lora_profiler.report.measured.comparisons import comparison_blocks
 from lora_profiler.report.measured.measured_runs import run_texts
 from lora_profiler.report.rehearsed import rehearsed_blocks
 from lora_profiler.report.terminal import plain
-from lora_profiler.runs.comparison.errors import claims, compare
-from lora_profiler.runs.comparison.scored import result, scored
+from lora_profiler.runs.comparison.errors import claims, compare, result, scored
 from lora_profiler.runs.comparison.throughput import card_of, throughput
 from record_checks import problems
 from records import H100, PEAK, WORKLOAD, make_prediction, make_record

@@ -17,10 +17,10 @@ from lora_profiler.memory.compiled.allocator import (
     ExpandablePool,
     Pool,
     SimulatedOutOfMemoryError,
+    Trials,
     replay,
     timeline,
 )
-from lora_profiler.memory.compiled.trials import Trials
 from lora_profiler.units import KIB, MIB
 
 # --- worked out by hand ---------------------------------------------------------------------------

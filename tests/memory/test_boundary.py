@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks.rehearsed import boundary
 from lora_profiler.facts.catalog import find_model
+from lora_profiler.memory.compiled.allocator import Trials
 from lora_profiler.memory.compiled.requests import requests_for
-from lora_profiler.memory.compiled.trials import Trials
 
 ROWS = boundary.latest_rows()
 SIMULATED = [row for row in ROWS if boundary.outcomes(row) and row["is_simulated"]]

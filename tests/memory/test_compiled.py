@@ -33,10 +33,10 @@ from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup
 from lora_profiler.trace import tracer
 from lora_profiler.trace.compiler import compile_profile, tape_signature
 from lora_profiler.trace.flat import Flat, flat
-from lora_profiler.trace.layouts import at_depth, layout_of
 from lora_profiler.trace.modeling import build_model
 from lora_profiler.trace.run import trace
 from lora_profiler.trace.single_size import predict_once
+from lora_profiler.trace.toys import at_depth, layout_of
 from tracing import share_traces, traced_once
 
 BASE = TrainSetup(device="cuda", batch_size=2, seq_len=64)

@@ -25,7 +25,7 @@ from lora_profiler.planning.fit import smallest_cards
 from lora_profiler.planning.timing import step_time
 from lora_profiler.question.adapters import adapters
 from lora_profiler.question.model_spec import ModelSpec
-from lora_profiler.question.option_values import FROZEN_PARTS
+from lora_profiler.question.option import FROZEN_PARTS
 from lora_profiler.question.support.check import check
 from lora_profiler.question.support.images import PROCESSORS, processed
 from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload

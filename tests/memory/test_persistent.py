@@ -12,7 +12,7 @@ import cases
 import truth
 from lora_profiler.facts.catalog import model_from_config
 from lora_profiler.memory.analytic import predict
-from lora_profiler.memory.analytic.optimizers import state_bytes
+from lora_profiler.memory.analytic.persistent import state_bytes
 from lora_profiler.memory.analytic.plan import plan_for
 from lora_profiler.question.base import nf4_bytes
 from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload

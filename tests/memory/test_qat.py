@@ -12,8 +12,8 @@ from lora_profiler.errors import UsageError
 from lora_profiler.facts.catalog import model_from_config
 from lora_profiler.memory.analytic.kernels.count import counted_kernels
 from lora_profiler.planning.engine import predict
+from lora_profiler.question.support.bases import RULED
 from lora_profiler.question.support.check import check
-from lora_profiler.question.support.fake_quantizing import RULED
 from lora_profiler.question.workload import LoraConfig, Qat, Quantization, TrainSetup, Workload
 from lora_profiler.trace.kernels import step_kernels
 from lora_profiler.trace.modeling import build_model

@@ -25,7 +25,7 @@ from lora_profiler.facts.catalog import find_model, model_from_config
 from lora_profiler.planning.engine import peak_bytes, predict
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.question.model_spec import ModelSpec
-from lora_profiler.question.option_values import UNMODELLED_BASES
+from lora_profiler.question.option import UNMODELLED_BASES
 from lora_profiler.question.support.model_types import MODEL_TYPES, ModelType
 from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.report.json.predict import predict_schema

@@ -8,11 +8,11 @@ import pytest
 
 from commands import THE_BUNDLE
 from lora_profiler import LoraConfig, TrainSetup, Workload, find_model
-from lora_profiler.memory.compiled import library, trials
-from lora_profiler.memory.compiled.allocator import GRAIN, Allocator, replay
+from lora_profiler.memory.compiled import allocator as trials
+from lora_profiler.memory.compiled import library
+from lora_profiler.memory.compiled.allocator import GRAIN, Allocator, Trials, replay
 from lora_profiler.memory.compiled.evaluation import forget
 from lora_profiler.memory.compiled.requests import requests_for
-from lora_profiler.memory.compiled.trials import Trials
 from lora_profiler.units import KIB, MIB
 
 SIZES = (0, 700, 64 * KIB, MIB, 3 * MIB, 9 * MIB, 12 * MIB, 25 * MIB)

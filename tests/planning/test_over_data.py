@@ -140,7 +140,7 @@ def test_nothing_of_it_is_loaded_for_other_questions() -> None:
     )
     assert not {m for m in modules_after(code.format("")) if "lora_profiler.question.batching" in m}
     loaded = modules_after(code.format(", '--lengths', 'mean=60,max=512'"))
-    assert "lora_profiler.question.batching.log_normal" in loaded
+    assert "lora_profiler.question.batching.sample_lengths" in loaded
     assert loaded.isdisjoint({"numpy", "pyarrow", "tokenizers", "statistics", "huggingface_hub"})
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.facts.catalog import find_gpu, find_model
-from lora_profiler.planning.diagnostics import activation_excess, outweighed_layers
+from lora_profiler.planning.answers import activation_excess, outweighed_layers
 from lora_profiler.planning.engine import peak_bytes, predict
 from lora_profiler.planning.fit import Fit, fit, judge, largest
 from lora_profiler.planning.memory_savings import best_lever, levers

@@ -17,9 +17,8 @@ from lora_profiler.facts.catalog.gpus import (
     processor_table,
     published_contexts,
 )
-from lora_profiler.memory.compiled.allocator import EMPTY_CACHE, GRAIN
+from lora_profiler.memory.compiled.allocator import EMPTY_CACHE, GRAIN, Trials
 from lora_profiler.memory.compiled.requests import requests_for
-from lora_profiler.memory.compiled.trials import Trials
 from lora_profiler.planning import reserve
 from lora_profiler.planning.engine import on_card, peak_bytes, predict
 from lora_profiler.planning.fit import fit

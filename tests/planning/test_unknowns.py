@@ -17,7 +17,7 @@ from lora_profiler.planning.answers import answers
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.planning.unknowns import _LOOPS, peak_interval, spread, unknowns
 from lora_profiler.question.workload import OPTIONS
-from lora_profiler.report.peak_interval import interval_lines, version_words
+from lora_profiler.report.answer.verdicts import interval_lines, version_words
 from tests.commands import Run
 
 LLAMA = find_model("meta-llama/Llama-3.1-8B")

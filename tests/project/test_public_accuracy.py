@@ -20,7 +20,7 @@ from benchmarks.public.replay import replay_of, throughput_rows
 from benchmarks.public.report import MARKS
 from benchmarks.public.tape import tape_of
 from benchmarks.public.typed import Typed, typed
-from lora_profiler.trace.layouts import at_depth
+from lora_profiler.trace.toys import at_depth
 
 DOCUMENT = read_document("public_accuracy")
 ROWS = {(row["id"], row["quantity"]): row for row in DOCUMENT["rows"]}

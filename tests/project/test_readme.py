@@ -24,7 +24,7 @@ from benchmarks.speed.terminal_pictures import (
 from benchmarks.speed.terminal_pictures import SHOWN as PICTURE_OF
 from built_pages import broken_lines
 from commands import OFFLINE, in_this_process
-from lora_profiler._common.moved import MOVED
+from lora_profiler._common.packages import MOVED
 from lora_profiler.cli.main import root
 from readme import (
     ACCURACY,

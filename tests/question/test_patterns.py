@@ -8,8 +8,7 @@ import pytest
 
 from commands import Run, refused
 from lora_profiler.facts.catalog import find_model
-from lora_profiler.question.adapters.patterns import verdict
-from lora_profiler.question.adapters.targets import all_names
+from lora_profiler.question.adapters.targets import all_names, verdict
 
 WITHOUT_END = (
     "(.*)*(.*)*(.*)*x",

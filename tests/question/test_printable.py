@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_profiler._common.printable import printable
+from lora_profiler._common.messages import printable
 
 
 @pytest.mark.parametrize(

@@ -756,7 +756,7 @@ def test_axes_write_numbers_as_the_text_does() -> None:
 def test_a_label_is_the_printable_text_as_plotly_will_show_it(text: str, longest: int) -> None:
     from html import unescape
 
-    from lora_profiler._common.printable import printable
+    from lora_profiler._common.messages import printable
     from lora_profiler.report.charts.plot import label
 
     found = label(text, longest)

@@ -52,8 +52,7 @@ from lora_profiler.report.measured.measurements import (
 )
 from lora_profiler.report.measured.run_labels import ratio_line, speed_lines
 from lora_profiler.report.page import report_content, write_page
-from lora_profiler.runs.comparison.errors import METRICS, PHASE_GROUPS, compare
-from lora_profiler.runs.comparison.scored import Scored, result
+from lora_profiler.runs.comparison.errors import METRICS, PHASE_GROUPS, Scored, compare, result
 from lora_profiler.runs.comparison.throughput import full_against_lora, throughput, utilisation
 from lora_profiler.units import seconds_text
 

@@ -37,9 +37,8 @@ from lora_profiler.report.json.bench import (
 from lora_profiler.report.json.plan import plan_payload, plan_schema
 from lora_profiler.report.json.predict import predict_payload, predict_schema
 from lora_profiler.runs.campaign.batch_search import LargestBatch
-from lora_profiler.runs.comparison.errors import Grouping, compare, summary
+from lora_profiler.runs.comparison.errors import Grouping, Scored, compare, summary
 from lora_profiler.runs.comparison.regressions import changes, paired, setup_changes
-from lora_profiler.runs.comparison.scored import Scored
 
 Place = tuple[str | int, ...]
 

@@ -39,7 +39,7 @@ from lora_profiler.planning.answers import answers
 from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.report import labels, palette
 from lora_profiler.report.answer.layers import held_by_layers, held_bytes
-from lora_profiler.report.blocks import Table
+from lora_profiler.report.blocks import Beside, Drawing, Fold, Part, Table, drawings
 from lora_profiler.report.figures import plotly_script
 from lora_profiler.report.json.predict import predict_payload
 from lora_profiler.report.measured import run_labels
@@ -48,9 +48,7 @@ from lora_profiler.report.page import write as page_write
 from lora_profiler.report.page.content import provenance_section
 from lora_profiler.report.page.runs import MOST_ROWS, full_and_lora, groups_alike, numbered
 from lora_profiler.report.page.write import PACKED_ABOVE, json_text, packed
-from lora_profiler.report.parts import Beside, Drawing, Fold, Part, drawings
-from lora_profiler.runs.comparison.errors import METRICS, compare
-from lora_profiler.runs.comparison.scored import Scored, scored
+from lora_profiler.runs.comparison.errors import METRICS, Scored, compare, scored
 from lora_profiler.units import bytes_text, error_text
 from records import CPU, H100, LORA_WORKLOAD, WORKLOAD, make_record
 

@@ -15,9 +15,8 @@ from lora_profiler.measuring.records.record import Record
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.engine import predict
 from lora_profiler.question.workload import LoraConfig, Workload
-from lora_profiler.runs.comparison import scored as module
-from lora_profiler.runs.comparison.errors import compare
-from lora_profiler.runs.comparison.scored import scored
+from lora_profiler.runs.comparison import errors
+from lora_profiler.runs.comparison.errors import compare, scored
 from record_strategies import records as any_record
 
 STRANGE = replace(
@@ -47,7 +46,7 @@ def test_one_prediction_for_each_distinct_workload(monkeypatch: pytest.MonkeyPat
         asked.append(workload)
         return predict(workload, engine, may_trace=may_trace)
 
-    monkeypatch.setattr(module, "predict", counted)
+    monkeypatch.setattr(errors, "predict", counted)
     twice = [records.WORKLOAD, records.LORA_WORKLOAD, STRANGE] * 2
     found = scored(
         records.make_record(replace(workload), repeat=i) for i, workload in enumerate(twice)

@@ -16,8 +16,8 @@ from lora_profiler.errors import UsageError
 from lora_profiler.measuring.harness import MeasurementError, make_case
 from lora_profiler.measuring.harness.machine import last_cache_bytes
 from lora_profiler.measuring.harness.preflight import refuse
-from lora_profiler.measuring.records.decode import decoded
 from lora_profiler.measuring.records.record import Conditions, Record
+from lora_profiler.measuring.records.serialize import decoded
 from lora_profiler.memory.kernels import Gemm, Kernel, StepKernels
 from lora_profiler.question.workload import Device, Dtype, LoraConfig, TrainSetup, Workload
 from lora_profiler.steptime import Constants, Fixed, Rates

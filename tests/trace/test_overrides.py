@@ -20,10 +20,10 @@ from cases import spec_of
 from lora_profiler.errors import UnbuildableError
 from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
-from lora_profiler.trace import autocast, overrides, tracer
+from lora_profiler.trace import overrides, tracer
 from lora_profiler.trace import run as runs
-from lora_profiler.trace.autocast import SPARE_KEY, Autocast
 from lora_profiler.trace.modeling import build_model, quantization_tensors
+from lora_profiler.trace.overrides import SPARE_KEY, Autocast
 from lora_profiler.trace.patching import TORCH, replaced
 
 aten = torch.ops.aten
@@ -346,21 +346,21 @@ def test_the_lists_of_cuda_are_torchs():
     added_in_cpp = {"cudnn_convolution", "cudnn_convolution_transpose"}
     # the same, for both devices
     in_float32 = {"linalg_matrix_sqrth"} if torch.__version__ >= (2, 14) else set()
-    assert autocast.LOWER["cuda"] - added_in_cpp == in_header("LOWER_PRECISION_FP")
-    assert autocast.FLOAT_RESULT["cuda"] == in_header("FP32_SET_OPT_DTYPE")
-    assert autocast.PROMOTED["cuda"] == in_header("PROMOTE")
-    wide = set(autocast.operators("cuda")) - ruled("cuda") - autocast.REFUSED
+    assert overrides.LOWER["cuda"] - added_in_cpp == in_header("LOWER_PRECISION_FP")
+    assert overrides.FLOAT_RESULT["cuda"] == in_header("FP32_SET_OPT_DTYPE")
+    assert overrides.PROMOTED["cuda"] == in_header("PROMOTE")
+    wide = set(overrides.operators("cuda")) - ruled("cuda") - overrides.REFUSED
     assert wide == in_header("FP32") | in_float32
 
 
 def ruled(device: str) -> set[str]:
-    tables = (autocast.LOWER, autocast.FLOAT_RESULT, autocast.PROMOTED)
+    tables = (overrides.LOWER, overrides.FLOAT_RESULT, overrides.PROMOTED)
     return set().union(*(table[device] for table in tables))
 
 
-@pytest.mark.parametrize("device", autocast.LISTS)
+@pytest.mark.parametrize("device", overrides.LISTS)
 def test_every_operator_with_a_rule_takes_part(device):
-    assert ruled(device) <= set(autocast.operators(device))
+    assert ruled(device) <= set(overrides.operators(device))
 
 
 def _square(x: torch.Tensor) -> torch.Tensor:

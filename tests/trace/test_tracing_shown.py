@@ -18,7 +18,7 @@ from commands import Run
 from families import TINY_BLOOM
 from lora_profiler.memory.compiled.evaluation import forget
 from lora_profiler.report import progress
-from lora_profiler.trace.effort import (
+from lora_profiler.trace.watch import (
     ADAPTED_LAYER_SECONDS,
     LAYER_SECONDS,
     EndedTrace,
@@ -66,7 +66,7 @@ def test_before_the_first_trace_layers_are_counted() -> None:
 def test_then_traces_that_ended_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(
-        "lora_profiler.trace.effort.time", SimpleNamespace(monotonic=lambda: clock[0])
+        "lora_profiler.trace.watch.time", SimpleNamespace(monotonic=lambda: clock[0])
     )
     effort = TracingEffort([], [Size(4), Size(4), Size(40)], adapted=False)
     for tokens, seconds in ((64, 9.0), (96, 2.0)):  # the first one loads libraries
@@ -164,7 +164,7 @@ def test_compile_counts_its_profiles(run: Run, config: str) -> None:
 def test_a_long_wait_names_what_is_quicker_once(
     run: Run, config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lora_profiler.trace.effort.LAYER_SECONDS", 4.0)
+    monkeypatch.setattr("lora_profiler.trace.watch.LAYER_SECONDS", 4.0)
     done = run("predict", config, "--method", "full", "--gpu", "rtx_4090", "-s", "64")
     words = "Tracing takes about 2 min (--engine analytic answers at once"
     assert done.stderr.count(words) == 1 and done.stderr.index(words) < done.stderr.index("{")

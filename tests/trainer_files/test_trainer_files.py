@@ -23,8 +23,13 @@ from lora_profiler.planning.setups import DEFAULTS, setups
 from lora_profiler.question.adapters import adapters
 from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
 from lora_profiler.trainer_files.document import parse
-from lora_profiler.trainer_files.reading import read_command, read_document, read_files, recognised
-from lora_profiler.trainer_files.resolving import resolve_images
+from lora_profiler.trainer_files.reading import (
+    read_command,
+    read_document,
+    read_files,
+    recognised,
+    resolve_images,
+)
 from lora_profiler.trainer_files.scripts import parse_calls
 from lora_profiler.trainer_files.trainer_file import TrainerFile, on_model, with_images
 from lora_profiler.trainer_files.writing import suffix_of, written

@@ -6,8 +6,7 @@ Source: Liger-Kernel `ops/{rms_norm,swiglu,rope}.py` (ead96b6), at whose functio
 """
 
 from lora_profiler._common.polynomial import ZERO, Polynomial, total
-from lora_profiler.memory.analytic.ledger import Ledger
-from lora_profiler.memory.analytic.tensors import Tensor
+from lora_profiler.memory.analytic.ledger import Ledger, Tensor
 
 
 def norm(op: Ledger, x: Tensor, weight: Tensor, rows: Polynomial) -> Tensor:

@@ -14,10 +14,8 @@ from lora_profiler.memory.analytic.families.blocks import (
     rotary,
 )
 from lora_profiler.memory.analytic.families.llama import LLAMA, residual
-from lora_profiler.memory.analytic.ledger import Ledger
-from lora_profiler.memory.analytic.lora_kernels import QKV
-from lora_profiler.memory.analytic.matmuls import linear, product, trained
-from lora_profiler.memory.analytic.tensors import Storage, Tensor
+from lora_profiler.memory.analytic.ledger import Ledger, Storage, Tensor
+from lora_profiler.memory.analytic.matmuls import QKV, linear, product, trained
 
 
 def rms_norm(op: Ledger, x: Tensor, name: str) -> Tensor:

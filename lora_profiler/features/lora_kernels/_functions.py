@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lora_profiler._common.polynomial import ZERO, Polynomial, R, constant, total
-from lora_profiler.memory.analytic.ledger import Ledger
-from lora_profiler.memory.analytic.tensors import Storage, Tensor
+from lora_profiler.memory.analytic.ledger import Ledger, Storage, Tensor
 from lora_profiler.question.adapters import Adapter
 from lora_profiler.question.base import NF4_BLOCK
 from lora_profiler.question.lora_kernel_set import lora_kernel_set

@@ -7,7 +7,7 @@ get_batch_loss_metrics), `train/trainer_utils.py` (get_batch_logps).
 from typing import NamedTuple
 
 from lora_profiler._common.polynomial import TOKENS, ZERO, B, Polynomial
-from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.ledger import Ledger, Tensor
 from lora_profiler.memory.analytic.losses import (
     INDEX,
     SCALAR,
@@ -17,7 +17,6 @@ from lora_profiler.memory.analytic.losses import (
     head_weights,
     labelled,
 )
-from lora_profiler.memory.analytic.tensors import Tensor
 from lora_profiler.question.model_spec import ModelSpec
 
 _COLUMNS = 3

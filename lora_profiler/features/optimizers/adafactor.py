@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lora_profiler._common.polynomial import Polynomial, product
-from lora_profiler.memory.analytic.optimizers import scalar_bytes
-from lora_profiler.memory.analytic.persistent import Persistent, TrainableTensor
+from lora_profiler.memory.analytic.persistent import Persistent, TrainableTensor, scalar_bytes
 from lora_profiler.question.optimizer import OptimizerFacts
 from lora_profiler.question.workload import TrainSetup
 

@@ -4,8 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from lora_profiler._common.polynomial import Polynomial
-from lora_profiler.memory.analytic.optimizers import HOST_SCALAR_BYTES, adamw_temporaries, bytes_of
-from lora_profiler.memory.analytic.persistent import Persistent, TrainableTensor
+from lora_profiler.memory.analytic.persistent import (
+    HOST_SCALAR_BYTES,
+    Persistent,
+    TrainableTensor,
+    adamw_temporaries,
+    bytes_of,
+)
 from lora_profiler.question.optimizer import OptimizerFacts
 from lora_profiler.question.workload import TrainSetup
 

@@ -6,14 +6,18 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-from lora_profiler.measuring.records.decode import decoded
 from lora_profiler.measuring.records.record import (
     Conditions,
     case_key,
     conditions_dict,
     padding_in_setup,
 )
-from lora_profiler.measuring.records.serialize import WorkloadFields, workload_dict, workload_of
+from lora_profiler.measuring.records.serialize import (
+    WorkloadFields,
+    decoded,
+    workload_dict,
+    workload_of,
+)
 from lora_profiler.question.workload import Workload
 
 

@@ -37,7 +37,6 @@ from lora_profiler.measuring.harness.process import (
     is_crowded,
     python_path,
 )
-from lora_profiler.measuring.records.decode import RecordError, decoded
 from lora_profiler.measuring.records.locks import WorkingFolder
 from lora_profiler.measuring.records.record import (
     Conditions,
@@ -51,7 +50,7 @@ from lora_profiler.measuring.records.record import (
     now,
     readings_from_dict,
 )
-from lora_profiler.measuring.records.serialize import record_from_dict
+from lora_profiler.measuring.records.serialize import RecordError, decoded, record_from_dict
 from lora_profiler.question.workload import Workload
 
 TERMINATE_SECONDS = 10.0

@@ -113,7 +113,7 @@ class TelemetrySidecar:
 def _telemetry(answer: str) -> Telemetry | None:
     import json
 
-    from lora_profiler.measuring.records.decode import RecordError, decoded
+    from lora_profiler.measuring.records.serialize import RecordError, decoded
 
     try:
         telemetry = decoded(Telemetry | None, json.loads(answer), "telemetry")

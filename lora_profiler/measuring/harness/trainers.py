@@ -10,8 +10,8 @@ import torch
 from lora_profiler._common.packages import installed_version
 from lora_profiler.errors import UnbuildableError
 from lora_profiler.measuring.harness.case import Case
+from lora_profiler.measuring.harness.preflight import name_of, optim_of
 from lora_profiler.measuring.harness.process_group import DistributedModel
-from lora_profiler.measuring.harness.trainer_refusals import name_of, optim_of
 from lora_profiler.measuring.harness.training import (
     IGNORED_LABEL,
     Enter,

@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 
 from lora_profiler._common.process import collector_paused
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.measuring.records.decode import RecordError
 from lora_profiler.measuring.records.record import Record
-from lora_profiler.measuring.records.serialize import record_from_dict
+from lora_profiler.measuring.records.serialize import RecordError, record_from_dict
 
 
 class StoreError(LoraProfilerError):

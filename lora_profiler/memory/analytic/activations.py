@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from lora_profiler._common.polynomial import TOKENS, ZERO, B, Polynomial, S, constant, total
 from lora_profiler.memory.analytic.families import Family
+from lora_profiler.memory.analytic.ledger import ITEMSIZE, Node, Storage
 from lora_profiler.memory.analytic.liveness import STASH, is_moved, on_host
 from lora_profiler.memory.analytic.losses import (
     SCALAR,
@@ -19,7 +20,6 @@ from lora_profiler.memory.analytic.losses import (
     smoothing,
 )
 from lora_profiler.memory.analytic.structure import ForwardPass, LayerRun
-from lora_profiler.memory.analytic.tensors import ITEMSIZE, Node, Storage
 from lora_profiler.question.kernel_set import kernel_set
 from lora_profiler.question.support.generations import rotary_tables, shifts_logits
 from lora_profiler.question.support.offloading import is_offloaded

@@ -3,8 +3,7 @@ comes before and after (`tensor_parallel.py` says which layers), and context par
 attention."""
 
 from lora_profiler._common.polynomial import TOKENS, ZERO, Polynomial, S, constant
-from lora_profiler.memory.analytic.ledger import Ledger
-from lora_profiler.memory.analytic.tensors import ITEMSIZE, Tensor
+from lora_profiler.memory.analytic.ledger import ITEMSIZE, Ledger, Tensor
 from lora_profiler.question.support.check import BY_COLUMNS, BY_ROWS
 from lora_profiler.question.support.library_memory import batch_columns
 from lora_profiler.question.workload import TrainSetup

@@ -13,8 +13,12 @@ from math import prod
 from typing import NamedTuple
 
 from lora_profiler._common.polynomial import ZERO, Polynomial, constant
-from lora_profiler.memory.analytic.optimizers import total_state_bytes
-from lora_profiler.memory.analytic.persistent import Persistent, TrainableTensor, numel_at
+from lora_profiler.memory.analytic.persistent import (
+    Persistent,
+    TrainableTensor,
+    numel_at,
+    total_state_bytes,
+)
 from lora_profiler.memory.analytic.sharding import ShardedParameter, ShardState
 from lora_profiler.memory.analytic.zero3_fetching import Gathered, gathered
 from lora_profiler.memory.prediction import Category, Collective, Phase, Traffic

@@ -22,15 +22,19 @@ from lora_profiler.memory.analytic.activations import (
     table_bytes,
     unsmoothed,
 )
-from lora_profiler.memory.analytic.candidates import Candidate, candidate, with_communication
 from lora_profiler.memory.analytic.families import Family
 from lora_profiler.memory.analytic.families.blocks import heads_of
 from lora_profiler.memory.analytic.forward_rules import attention_kernels
+from lora_profiler.memory.analytic.ledger import ITEMSIZE
 from lora_profiler.memory.analytic.losses import SCALAR, LossPath
-from lora_profiler.memory.analytic.moments import input_bytes
+from lora_profiler.memory.analytic.moments import (
+    Candidate,
+    candidate,
+    input_bytes,
+    with_communication,
+)
 from lora_profiler.memory.analytic.sharding import ShardState
 from lora_profiler.memory.analytic.structure import ForwardPass
-from lora_profiler.memory.analytic.tensors import ITEMSIZE
 from lora_profiler.memory.prediction import Category
 from lora_profiler.question.feature import part
 from lora_profiler.question.loss import loss_facts

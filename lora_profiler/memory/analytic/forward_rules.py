@@ -8,15 +8,19 @@ from lora_profiler._common.polynomial import Polynomial, S, constant
 from lora_profiler.memory.analytic.activations import has_one_row
 from lora_profiler.memory.analytic.families import Family, family_of
 from lora_profiler.memory.analytic.families.blocks import heads_of
+from lora_profiler.memory.analytic.ledger import Rules
 from lora_profiler.memory.analytic.losses import chunk_regime
 from lora_profiler.memory.analytic.persistent import groups, rest_dtype, unpacked_dtype
-from lora_profiler.memory.analytic.tensors import Rules
 from lora_profiler.question.kernel_set import kernel_set
 from lora_profiler.question.loop import loop_facts
 from lora_profiler.question.optimizer import optimizer_facts
-from lora_profiler.question.support.bases import adapter_dtype, base_of
+from lora_profiler.question.support.bases import (
+    adapter_dtype,
+    base_of,
+    is_of_adapted_layers,
+    rounds_head,
+)
 from lora_profiler.question.support.check import is_torchtune_dora
-from lora_profiler.question.support.fake_quantizing import is_of_adapted_layers, rounds_head
 from lora_profiler.question.support.generations import repeats_heads, rotary_tables
 from lora_profiler.question.support.model_types import type_of
 from lora_profiler.question.support.sdpa import (

@@ -8,8 +8,7 @@ from dataclasses import replace
 
 from lora_profiler._common.polynomial import ZERO, Polynomial, constant
 from lora_profiler.memory.analytic.activations import Activations
-from lora_profiler.memory.analytic.optimizers import total_state_bytes
-from lora_profiler.memory.analytic.persistent import unpacked_dtype
+from lora_profiler.memory.analytic.persistent import total_state_bytes, unpacked_dtype
 from lora_profiler.memory.analytic.sharding import ShardState, Unit
 from lora_profiler.memory.prediction import Category
 from lora_profiler.question.support.offloading import embeddings_on_host

@@ -5,19 +5,20 @@ from collections import defaultdict
 
 from lora_profiler._common.polynomial import Values
 from lora_profiler.memory.analytic.deepspeed import piece_bytes
-from lora_profiler.memory.analytic.optimizers import state_bytes, total_state_bytes
+from lora_profiler.memory.analytic.ledger import Storage
 from lora_profiler.memory.analytic.persistent import (
     TrainableTensor,
     adapter_tensors,
     kept_in_16_bit,
     module_bytes,
+    state_bytes,
+    total_state_bytes,
     whole_weights,
 )
 from lora_profiler.memory.analytic.plan import Plan
 from lora_profiler.memory.analytic.sharding import ShardedParameter, chunk
 from lora_profiler.memory.analytic.sharding_units import base_pieces
 from lora_profiler.memory.analytic.structure import LayerPass
-from lora_profiler.memory.analytic.tensors import Storage
 from lora_profiler.memory.prediction import LayerCost
 from lora_profiler.question.adapters import Adapter
 from lora_profiler.question.model_spec import ModelSpec, Module

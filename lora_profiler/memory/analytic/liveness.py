@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lora_profiler._common.polynomial import ZERO, Polynomial, constant, total, undominated
-from lora_profiler.memory.analytic.tensors import ITEMSIZE, Node, Storage, Tensor
+from lora_profiler.memory.analytic.ledger import ITEMSIZE, Node, Storage, Tensor
 
 LEAST_MOVED = 1024
 """Bytes from which on OffloadActivations moves a tensor; a size that grows with the batch is taken

@@ -3,9 +3,8 @@ on a ledger that has the head alone."""
 
 from lora_profiler._common.polynomial import TOKENS
 from lora_profiler.memory.analytic.forward_rules import AttentionKernels, rules_for
-from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.ledger import ITEMSIZE, Ledger, Storage, Tensor
 from lora_profiler.memory.analytic.losses import LossPath
-from lora_profiler.memory.analytic.tensors import ITEMSIZE, Storage, Tensor
 from lora_profiler.question.adapters import saved_modules
 from lora_profiler.question.feature import part
 from lora_profiler.question.model_spec import Module

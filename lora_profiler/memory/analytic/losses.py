@@ -9,8 +9,7 @@ is the same for each.
 from typing import NamedTuple
 
 from lora_profiler._common.polynomial import TOKENS, ZERO, B, Polynomial, S, constant, total
-from lora_profiler.memory.analytic.ledger import Ledger
-from lora_profiler.memory.analytic.tensors import ITEMSIZE, Tensor
+from lora_profiler.memory.analytic.ledger import ITEMSIZE, Ledger, Tensor
 from lora_profiler.question.loss import CORE
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.support.generations import casts_in_head, shifts_logits

@@ -20,7 +20,6 @@ from lora_profiler._common.polynomial import (
     undominated,
 )
 from lora_profiler.memory.analytic.activations import Activations, activations
-from lora_profiler.memory.analytic.candidates import Candidate, Moments, candidate, merged
 from lora_profiler.memory.analytic.cut_layers import has_long_positions
 from lora_profiler.memory.analytic.evaluation import (
     evaluation,
@@ -37,14 +36,22 @@ from lora_profiler.memory.analytic.forward_rules import (
     sequences_of,
 )
 from lora_profiler.memory.analytic.host_memory import without_embeddings
+from lora_profiler.memory.analytic.ledger import VocabularyShards
 from lora_profiler.memory.analytic.losses import chunk_regime
-from lora_profiler.memory.analytic.moments import batch_kept_bytes, moments, persistent_only
+from lora_profiler.memory.analytic.moments import (
+    Candidate,
+    Moments,
+    batch_kept_bytes,
+    candidate,
+    merged,
+    moments,
+    persistent_only,
+)
 from lora_profiler.memory.analytic.persistent import Persistent, persistent
 from lora_profiler.memory.analytic.sharding import ShardState, alone
 from lora_profiler.memory.analytic.sharding_units import gathered_to_save, shard_state
 from lora_profiler.memory.analytic.structure import ForwardPass, forward_pass
 from lora_profiler.memory.analytic.tensor_parallel import part_of, stepped
-from lora_profiler.memory.analytic.tensors import VocabularyShards
 from lora_profiler.memory.prediction import MOMENTS, MomentName
 from lora_profiler.question.adapters import Adapter, adapters, saved_modules
 from lora_profiler.question.feature import part

@@ -16,8 +16,12 @@ from math import prod
 from typing import Literal, NamedTuple
 
 from lora_profiler._common.polynomial import ZERO, Polynomial, constant, total
-from lora_profiler.memory.analytic.optimizers import state_bytes
-from lora_profiler.memory.analytic.persistent import Persistent, TrainableTensor, numel_at
+from lora_profiler.memory.analytic.persistent import (
+    Persistent,
+    TrainableTensor,
+    numel_at,
+    state_bytes,
+)
 from lora_profiler.memory.analytic.zero3_fetching import Gathered
 from lora_profiler.memory.prediction import Category, Collective, MomentName, Phase, Traffic
 from lora_profiler.question.workload import DEEPSPEED_ZERO, TrainSetup

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from lora_profiler._common.polynomial import TOKENS, ZERO, Polynomial, total
 from lora_profiler.memory.analytic.families import Family
-from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.ledger import Ledger, Node, Rules, Storage, Tensor
 from lora_profiler.memory.analytic.liveness import (
     backward_bytes,
     forward_bytes,
@@ -21,7 +21,6 @@ from lora_profiler.memory.analytic.liveness import (
 )
 from lora_profiler.memory.analytic.losses import ChunkedHead, LossPath, chunked_head
 from lora_profiler.memory.analytic.matmuls import scale_bytes
-from lora_profiler.memory.analytic.tensors import Node, Rules, Storage, Tensor
 from lora_profiler.question.adapters import Adapter
 from lora_profiler.question.feature import part
 from lora_profiler.question.model_spec import LayerStack, ModelSpec, Module

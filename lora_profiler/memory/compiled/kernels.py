@@ -21,7 +21,7 @@ from lora_profiler.memory.kernels import Gemm, Kernel, Phase, StepKernels, launc
 from lora_profiler.question.adapters import adapters
 from lora_profiler.question.loss import loss_facts
 from lora_profiler.question.model_spec import Module
-from lora_profiler.question.option_values import DTYPE_BYTES
+from lora_profiler.question.option import DTYPE_BYTES
 from lora_profiler.question.workload import Dtype, Workload
 
 _READS = {

@@ -18,7 +18,6 @@ from typing import Any
 
 from lora_profiler._common.polynomial import Exponents, Polynomial
 from lora_profiler.facts.catalog.config import class_defaults
-from lora_profiler.memory.compiled.affine import Affine, ModuleNumber
 from lora_profiler.memory.compiled.profile import (
     Law,
     Measure,
@@ -28,7 +27,7 @@ from lora_profiler.memory.compiled.profile import (
     profile_key,
 )
 from lora_profiler.memory.compiled.regime import kernel_choice, valid_sizes, windows_of
-from lora_profiler.memory.compiled.tape import LEAST_UNITS, Layout
+from lora_profiler.memory.compiled.tape import LEAST_UNITS, Affine, Layout, ModuleNumber
 from lora_profiler.question.adapters import adapters
 from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.model_spec import LayerStack, ModelSpec, Module

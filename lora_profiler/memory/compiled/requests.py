@@ -14,11 +14,10 @@ from typing import NamedTuple, TypeGuard
 
 from lora_profiler._common.polynomial import Polynomial, Values
 from lora_profiler.facts.catalog.gpus import most_multiprocessors
-from lora_profiler.memory.compiled.allocator import EMPTY_CACHE
+from lora_profiler.memory.compiled.allocator import EMPTY_CACHE, Trials
 from lora_profiler.memory.compiled.evaluation import Evaluation, tape_of
 from lora_profiler.memory.compiled.regime import regime_of
 from lora_profiler.memory.compiled.tape import Birth, Death, Event, Layout, Mark, Stretch
-from lora_profiler.memory.compiled.trials import Trials
 from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.support.bases import adapter_dtype
 from lora_profiler.question.support.library_memory import (

@@ -1,4 +1,4 @@
-"""The process that `patterns.py` matches in. It is run as a file, without site packages, so that it
+"""The process that `targets.py` matches in. It is run as a file, without site packages, so that it
 starts in 20 ms.
 
 It reads {"pattern", "keys", "whole", "seconds"} and writes {"matched": [places in keys]} or

@@ -28,7 +28,7 @@ def read_lengths(source: str, model: ModelSpec | None = None) -> SampleLengths:
 def lengths_from(text: str) -> SampleLengths:
     """What `--lengths` says: figures, or a histogram's file."""
     if is_figures(text):
-        from lora_profiler.question.batching.log_normal import from_figures
+        from lora_profiler.question.batching.sample_lengths import from_figures
 
         return from_figures(text)
     if not Path(text).is_file():

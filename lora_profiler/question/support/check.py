@@ -13,13 +13,14 @@ from lora_profiler.question.loss import loss_facts
 from lora_profiler.question.model_spec import ModelSpec, Module
 from lora_profiler.question.optimizer import optimizer_facts
 from lora_profiler.question.support.bases import (
+    RULED,
     base_of,
     check_base,
+    check_qat,
     check_quantized_experts,
     is_packed_base,
     splits_products,
 )
-from lora_profiler.question.support.fake_quantizing import RULED, check_qat
 from lora_profiler.question.support.generations import check_generation, check_traceable
 from lora_profiler.question.support.images import NO_IMAGES, check_images
 from lora_profiler.question.support.losses import check_loss

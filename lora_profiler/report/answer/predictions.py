@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_profiler.memory.prediction import Prediction
-from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.diagnostics import ActivationExcess, activation_excess
+from lora_profiler.planning.answers import ActivationExcess, Answer, activation_excess
 from lora_profiler.question.workload import Method
 from lora_profiler.report import labels
 from lora_profiler.report.answer.comparison_table import MethodRows, comparison_table
+from lora_profiler.report.answer.verdicts import leaves_open
 from lora_profiler.report.blocks import Block, Paragraph, RowKind, Table, heading, paragraph
 from lora_profiler.report.evidence import likely_lines
 from lora_profiler.report.labels import UNKNOWN, method_label, sureness
-from lora_profiler.report.peak_interval import leaves_open
 from lora_profiler.report.setup_words import (
     adapter_line,
     asked_words,

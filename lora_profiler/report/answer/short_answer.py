@@ -12,15 +12,19 @@ from lora_profiler.planning.fit import Fit
 from lora_profiler.question.loop import loop_facts
 from lora_profiler.question.workload import TrainSetup
 from lora_profiler.report.answer.verdicts import (
+    MOST,
     advice_blocks,
     bar_parts,
+    interval_lines,
     joined,
+    leaves_open,
     limit_of,
     method_name,
     needs_block,
     sign_of,
     speed_words,
     verdict_blocks,
+    version_words,
 )
 from lora_profiler.report.blocks import (
     Bar,
@@ -34,7 +38,6 @@ from lora_profiler.report.blocks import (
     table,
 )
 from lora_profiler.report.labels import method_label, sureness
-from lora_profiler.report.peak_interval import MOST, interval_lines, leaves_open, version_words
 from lora_profiler.report.setup_words import NAMED, asked_words, platform_words, short_trainer_lines
 from lora_profiler.units import (
     byte_unit,

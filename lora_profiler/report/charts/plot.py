@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_profiler._common.printable import printable
+from lora_profiler._common.messages import printable
 from lora_profiler.question.workload import Method
 from lora_profiler.report import palette
 from lora_profiler.report.palette import Colour, Paint, PointStyle

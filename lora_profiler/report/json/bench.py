@@ -11,9 +11,8 @@ from lora_profiler.question.workload import setup_dict
 from lora_profiler.report.json import SCHEMA_VERSION, cell, part, payload_schema, picked
 from lora_profiler.report.measured.measurements import rank_persistent_bytes
 from lora_profiler.runs.campaign.batch_search import LargestBatch
-from lora_profiler.runs.comparison.errors import Comparison, ErrorSummary, Grouping, Metric
+from lora_profiler.runs.comparison.errors import Comparison, ErrorSummary, Grouping, Metric, Scored
 from lora_profiler.runs.comparison.regressions import Change, Pairs, SetupChange
-from lora_profiler.runs.comparison.scored import Scored
 from lora_profiler.runs.comparison.throughput import throughput
 
 MEASURED = (

@@ -11,7 +11,7 @@ from lora_profiler.planning.planned import Counts, EstimateRange, Goal, PlannedR
 from lora_profiler.question.workload import Method, setup_dict
 from lora_profiler.report.decision.plan import miss_words, names_of, nothing_sentence, run_command
 from lora_profiler.report.json import SCHEMA_VERSION, part, payload_schema
-from lora_profiler.report.json.predict_types import TrainerJson
+from lora_profiler.report.json.predict import TrainerJson
 from lora_profiler.report.setup_words import trainer_dict
 from lora_profiler.steptime.predict import Basis
 

@@ -30,10 +30,10 @@ from lora_profiler.runs.comparison.errors import (
     ErrorSummary,
     Grouping,
     Metric,
+    Scored,
     summary,
 )
 from lora_profiler.runs.comparison.regressions import Change, Pair, Pairs, SetupChange
-from lora_profiler.runs.comparison.scored import Scored
 from lora_profiler.units import (
     bytes_text,
     count_text,

@@ -26,8 +26,7 @@ from lora_profiler.report.measured.comparisons import errors_table
 from lora_profiler.report.measured.measurements import distinctions, environment_line, record_blocks
 from lora_profiler.report.measured.run_labels import ratio_line
 from lora_profiler.runs.campaign.batch_search import LargestBatch
-from lora_profiler.runs.comparison.errors import compare, counted_peak
-from lora_profiler.runs.comparison.scored import Result
+from lora_profiler.runs.comparison.errors import Result, compare, counted_peak
 from lora_profiler.runs.comparison.throughput import Ratio, full_against_lora, throughput
 from lora_profiler.units import (
     byte_unit,

@@ -33,8 +33,7 @@ from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.run_labels import advice, speed_lines
 from lora_profiler.report.setup_words import adapter_line, attention_words, training_line, valued
-from lora_profiler.runs.comparison.errors import TOTAL, Comparison, Metric, lower_bounds
-from lora_profiler.runs.comparison.scored import Result
+from lora_profiler.runs.comparison.errors import TOTAL, Comparison, Metric, Result, lower_bounds
 from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, in_unit, percent_text
 
 

@@ -9,7 +9,19 @@ from typing import Literal
 from lora_profiler.measuring.records.checks import LEAST_SAMPLES
 from lora_profiler.measuring.records.record import Record
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Paragraph, Table, filled, paragraph, table
+from lora_profiler.report.blocks import (
+    Beside,
+    Card,
+    Drawing,
+    Fold,
+    Paragraph,
+    Part,
+    Section,
+    Table,
+    filled,
+    paragraph,
+    table,
+)
 from lora_profiler.report.charts.bars import ThroughputBar, throughput_bars
 from lora_profiler.report.charts.dots import ErrorDot, ScatterPoint, error_strip, identity_scatter
 from lora_profiler.report.charts.lines import step_times
@@ -33,7 +45,6 @@ from lora_profiler.report.page.runs import (
     tokens_text,
     worst_first,
 )
-from lora_profiler.report.parts import Beside, Card, Drawing, Fold, Part, Section
 from lora_profiler.runs.comparison.errors import METRICS, TOTAL, Comparison, Grouping, summary
 from lora_profiler.runs.comparison.throughput import utilisation
 from lora_profiler.units import (

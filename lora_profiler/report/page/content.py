@@ -13,7 +13,18 @@ from lora_profiler.question.workload import setup_dict
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import sureness_words
 from lora_profiler.report.answer.verdicts import remedy_lines, verdict_blocks
-from lora_profiler.report.blocks import Row, Rows, Table, paragraph
+from lora_profiler.report.blocks import (
+    Beside,
+    Card,
+    Fold,
+    Part,
+    Row,
+    Rows,
+    Section,
+    Table,
+    paragraph,
+    sections,
+)
 from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.evidence import (
     apart_lines,
@@ -48,10 +59,8 @@ from lora_profiler.report.page.runs import (
     runs_section,
 )
 from lora_profiler.report.page.steps import composition_section, layers_section, steps_section
-from lora_profiler.report.parts import Beside, Card, Fold, Part, Section, sections
 from lora_profiler.report.setup_words import asked_words, title_words
-from lora_profiler.runs.comparison.errors import Comparison
-from lora_profiler.runs.comparison.scored import Scored
+from lora_profiler.runs.comparison.errors import Comparison, Scored
 from lora_profiler.units import bytes_text, change_text, count_text
 
 

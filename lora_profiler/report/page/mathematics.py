@@ -4,7 +4,17 @@ be, and every number of it."""
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lora_profiler.report.blocks import paragraph
+from lora_profiler.report.blocks import (
+    Beside,
+    Card,
+    Cards,
+    Drawing,
+    Fold,
+    Part,
+    Picture,
+    Section,
+    paragraph,
+)
 from lora_profiler.report.charts.lines import claim_chart
 from lora_profiler.report.claims.claim import Chart, numbers_table
 from lora_profiler.report.claims.document import claim_blocks, grouped_charts, subject_lines
@@ -19,7 +29,6 @@ from lora_profiler.report.learn import (
     matrices,
 )
 from lora_profiler.report.page.content import Content
-from lora_profiler.report.parts import Beside, Card, Cards, Drawing, Fold, Part, Picture, Section
 from lora_profiler.units import bytes_texts, change_text, count_text, shape_text
 
 _MOST_AT_ONCE = 6

@@ -9,7 +9,7 @@ from lora_profiler.report import labels
 from lora_profiler.report.answer.explain import levers_table
 from lora_profiler.report.answer.predictions import model_parts
 from lora_profiler.report.answer.timing import device_name, time_words
-from lora_profiler.report.blocks import paragraph, table
+from lora_profiler.report.blocks import Beside, Drawing, Part, Section, paragraph, table
 from lora_profiler.report.charts.bars import (
     CategoryBar,
     category_bars,
@@ -21,7 +21,6 @@ from lora_profiler.report.charts.lines import fit_map
 from lora_profiler.report.charts.plot import Limit, shortened
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.page.steps import curve_drawing, layer_parts
-from lora_profiler.report.parts import Beside, Drawing, Part, Section
 from lora_profiler.units import bytes_text, count_text
 
 # --- the sections of each model -------------------------------------------------------------------

@@ -9,22 +9,21 @@ from typing import Final
 
 from lora_profiler.measuring.records.record import Record, Status
 from lora_profiler.question.workload import Method, Workload
-from lora_profiler.report.blocks import Table, filled, paragraph, table
+from lora_profiler.report.blocks import Card, Part, Section, Table, filled, paragraph, table
 from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.comparisons import run_cells
 from lora_profiler.report.measured.measurements import comparison_text, ranks_text
 from lora_profiler.report.measured.run_labels import advice
-from lora_profiler.report.parts import Card, Part, Section
 from lora_profiler.runs.comparison.errors import (
     TOTAL,
     Comparison,
     Metric,
+    Scored,
     counted_peak,
     lower_bounds,
 )
-from lora_profiler.runs.comparison.scored import Scored
 from lora_profiler.runs.comparison.throughput import Throughput, throughput
 from lora_profiler.units import bytes_text, count_text, rate_text, seconds_text
 

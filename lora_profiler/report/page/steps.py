@@ -7,7 +7,17 @@ from dataclasses import replace
 from lora_profiler.measuring.records.record import PhaseSample
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.report.answer.layers import held_by_layers, layer_blocks
-from lora_profiler.report.blocks import by_category, filled, paragraph, table
+from lora_profiler.report.blocks import (
+    Beside,
+    Drawing,
+    Fold,
+    Part,
+    Section,
+    by_category,
+    filled,
+    paragraph,
+    table,
+)
 from lora_profiler.report.charts.bars import (
     CategoryBar,
     category_bars,
@@ -19,7 +29,6 @@ from lora_profiler.report.charts.plot import Limit, shortened
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.page.runs import NumberedRun, full_and_lora, worst_first
-from lora_profiler.report.parts import Beside, Drawing, Fold, Part, Section
 from lora_profiler.runs.comparison.errors import counted, group_peaks, predicted_peaks
 from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, in_unit
 

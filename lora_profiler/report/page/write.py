@@ -11,16 +11,15 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_profiler._common.messages import printable
 from lora_profiler._common.packages import __version__
-from lora_profiler._common.printable import printable
 from lora_profiler.errors import UsageError
 from lora_profiler.report import figures, palette
 from lora_profiler.report.answer.verdicts import PARTS
-from lora_profiler.report.blocks import Block
+from lora_profiler.report.blocks import Block, drawings
 from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.page.content import Content
 from lora_profiler.report.palette import FONT, Colour, Theme, colour
-from lora_profiler.report.parts import drawings
 from lora_profiler.report.terminal import SIGNS
 
 if TYPE_CHECKING:

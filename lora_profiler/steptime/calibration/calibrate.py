@@ -17,8 +17,8 @@ from lora_profiler.facts.catalog import Gpu, find_gpu, model_from_config
 from lora_profiler.measuring.harness import MeasurementError, measure
 from lora_profiler.measuring.harness.environment import without_paths
 from lora_profiler.measuring.harness.runner import child_environment
-from lora_profiler.measuring.records.decode import RecordError, decoded
 from lora_profiler.measuring.records.record import Conditions, Record, now
+from lora_profiler.measuring.records.serialize import RecordError, decoded
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.workload import (
     Device,

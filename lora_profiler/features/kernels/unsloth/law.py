@@ -7,9 +7,8 @@ from typing import Any
 from lora_profiler._common.polynomial import TOKENS, Polynomial, S
 from lora_profiler.features.kernels._fused import norm
 from lora_profiler.features.kernels.unsloth import positions
-from lora_profiler.memory.analytic.candidates import Candidate, candidate
-from lora_profiler.memory.analytic.ledger import Ledger
-from lora_profiler.memory.analytic.tensors import Tensor
+from lora_profiler.memory.analytic.ledger import Ledger, Tensor
+from lora_profiler.memory.analytic.moments import Candidate, candidate
 from lora_profiler.question.feature import part
 from lora_profiler.question.workload import DTYPE_BYTES
 

@@ -25,8 +25,7 @@ from lora_profiler.features.lora_kernels._functions import (
     projected,
     recorded,
 )
-from lora_profiler.memory.analytic.ledger import Ledger
-from lora_profiler.memory.analytic.tensors import Tensor
+from lora_profiler.memory.analytic.ledger import Ledger, Tensor
 
 
 def projections(op: Ledger, x: Tensor, names: Sequence[str]) -> tuple[Tensor, ...]:

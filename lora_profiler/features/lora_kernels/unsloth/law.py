@@ -25,8 +25,7 @@ from lora_profiler.features.lora_kernels._functions import (
     recorded,
     unpacked,
 )
-from lora_profiler.memory.analytic.ledger import Ledger
-from lora_profiler.memory.analytic.tensors import Storage, Tensor
+from lora_profiler.memory.analytic.ledger import Ledger, Storage, Tensor
 
 
 def projections(op: Ledger, x: Tensor, names: Sequence[str]) -> tuple[Tensor, ...]:

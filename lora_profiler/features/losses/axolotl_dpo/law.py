@@ -1,9 +1,8 @@
 """axolotl 0.19, `monkeypatch/trainer/utils.py` (selective_log_softmax)."""
 
 from lora_profiler.features.losses._all_logits import all_logits
-from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.ledger import Ledger, Tensor
 from lora_profiler.memory.analytic.losses import INDEX, SCALAR, LossPath
-from lora_profiler.memory.analytic.tensors import Tensor
 from lora_profiler.question.model_spec import ModelSpec
 
 

@@ -1,9 +1,8 @@
 """What cut cross-entropy holds at once: `stand_in.py`, line by line."""
 
 from lora_profiler._common.polynomial import TOKENS, ZERO, B
-from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.ledger import Ledger, Tensor
 from lora_profiler.memory.analytic.losses import INDEX, SCALAR, LossPath, head_weights
-from lora_profiler.memory.analytic.tensors import Tensor
 from lora_profiler.question.model_spec import ModelSpec
 
 

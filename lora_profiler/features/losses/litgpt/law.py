@@ -3,10 +3,9 @@ the log-probabilities of all parts, in float32; backward takes the last part fir
 
 from lora_profiler._common.polynomial import TOKENS, ZERO, B, Polynomial, constant
 from lora_profiler.features.losses.litgpt import ROWS
-from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.ledger import Ledger, Tensor
 from lora_profiler.memory.analytic.losses import INDEX, SCALAR, LossPath, Product, head_weights
 from lora_profiler.memory.analytic.matmuls import unpacked_bytes
-from lora_profiler.memory.analytic.tensors import Tensor
 from lora_profiler.question.model_spec import ModelSpec
 
 

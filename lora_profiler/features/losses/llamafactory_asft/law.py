@@ -3,9 +3,8 @@
 from lora_profiler._common.polynomial import TOKENS
 from lora_profiler.features.losses._all_logits import all_logits
 from lora_profiler.memory.analytic.families.blocks import heads_of
-from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.ledger import ITEMSIZE, Ledger, Tensor
 from lora_profiler.memory.analytic.losses import INDEX, SCALAR, LossPath
-from lora_profiler.memory.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.question.model_spec import ModelSpec
 
 

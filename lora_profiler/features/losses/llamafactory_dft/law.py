@@ -2,9 +2,8 @@
 
 from lora_profiler._common.polynomial import TOKENS
 from lora_profiler.features.losses._all_logits import all_logits, weighted
-from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.ledger import Ledger, Tensor
 from lora_profiler.memory.analytic.losses import INDEX, LossPath
-from lora_profiler.memory.analytic.tensors import Tensor
 from lora_profiler.question.model_spec import ModelSpec
 
 

@@ -1,9 +1,8 @@
 """LLaMA-Factory 0.9.6, `train/trainer_utils.py` (eaft_loss_func)."""
 
 from lora_profiler.features.losses._all_logits import all_logits, weighted
-from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.ledger import Ledger, Tensor
 from lora_profiler.memory.analytic.losses import INDEX, SCALAR, LossPath
-from lora_profiler.memory.analytic.tensors import Tensor
 from lora_profiler.question.model_spec import ModelSpec
 
 _TOP = 20

@@ -1,9 +1,8 @@
 """LLaMA-Factory 0.9.6, `train/dpo/trainer.py` (concatenated_forward)."""
 
 from lora_profiler.features.losses._all_logits import all_logits, log_probabilities
-from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.ledger import Ledger, Tensor
 from lora_profiler.memory.analytic.losses import LossPath
-from lora_profiler.memory.analytic.tensors import Tensor
 from lora_profiler.question.model_spec import ModelSpec
 
 

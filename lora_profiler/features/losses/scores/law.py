@@ -1,9 +1,8 @@
 """What the head and the pooled scores hold at once."""
 
 from lora_profiler._common.polynomial import TOKENS, ZERO, B
-from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.ledger import ITEMSIZE, Ledger, Tensor
 from lora_profiler.memory.analytic.losses import SCALAR, LossPath, head_weights
-from lora_profiler.memory.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.question.model_spec import ModelSpec
 
 _COUNT = 8

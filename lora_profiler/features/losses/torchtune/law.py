@@ -6,9 +6,8 @@ of each it makes the gradient of the log-probabilities, then that of the logits.
 
 from lora_profiler._common.polynomial import TOKENS, ZERO, B, constant
 from lora_profiler.features.losses._torchtune import CHUNKS, Parts
-from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.ledger import ITEMSIZE, Ledger, Tensor
 from lora_profiler.memory.analytic.losses import INDEX, SCALAR, LossPath, head_weights
-from lora_profiler.memory.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.question.model_spec import ModelSpec
 
 

@@ -2,9 +2,8 @@
 
 from lora_profiler._common.polynomial import TOKENS, ZERO, B, constant, total
 from lora_profiler.features.losses.trl import TILE_COLUMNS, TILE_ROWS
-from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.ledger import ITEMSIZE, Ledger, Tensor
 from lora_profiler.memory.analytic.losses import SCALAR, LossPath, head_weights, labelled
-from lora_profiler.memory.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.support.losses import logit_scaling, runs_triton
 

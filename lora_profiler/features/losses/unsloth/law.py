@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 from lora_profiler._common.polynomial import TOKENS, ZERO, B, Polynomial, constant, total
 from lora_profiler.features.losses.unsloth import TILE_COLUMNS, Cut, cut_of
-from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.ledger import ITEMSIZE, Ledger, Tensor
 from lora_profiler.memory.analytic.losses import INDEX, SCALAR, Head, LossPath, head_weights
-from lora_profiler.memory.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.question.model_spec import ModelSpec
 
 _FLOAT, _DOUBLE = 4, 8

@@ -6,7 +6,7 @@ from typing import Any
 from lora_profiler.features.trainers.axolotl._readers import LORA_KERNELS
 from lora_profiler.question.loss import Spelling, spellings
 from lora_profiler.question.workload import DEEPSPEED_ZERO, TrainSetup, Workload
-from lora_profiler.trainer_files.written_keys import (
+from lora_profiler.trainer_files.writing import (
     ATTENTION,
     DATASET,
     Keys,

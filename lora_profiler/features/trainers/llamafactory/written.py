@@ -1,7 +1,7 @@
 """LLaMA-Factory's YAML that trains what a question asks."""
 
 from lora_profiler.question.workload import TrainSetup, Workload
-from lora_profiler.trainer_files.written_keys import (
+from lora_profiler.trainer_files.writing import (
     Keys,
     Launch,
     by_accelerate,

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lora_profiler.question.workload import TrainSetup, Workload
-from lora_profiler.trainer_files.written_keys import (
+from lora_profiler.trainer_files.writing import (
     ATTENTION,
     Launch,
     by_accelerate,

@@ -5,7 +5,7 @@ from lora_profiler.features.trainers.torchtune.keys import MODELS
 from lora_profiler.question.loss import spellings
 from lora_profiler.question.optimizer import CORE, optimizer_facts
 from lora_profiler.question.workload import TrainSetup, Workload
-from lora_profiler.trainer_files.written_keys import FSDP, Keys, Launch, cannot, short, told
+from lora_profiler.trainer_files.writing import FSDP, Keys, Launch, cannot, short, told
 
 TRAINER = "torchtune"
 SHARDINGS = FSDP

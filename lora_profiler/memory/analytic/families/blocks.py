@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from lora_profiler._common.polynomial import S8, S32, TOKENS, ZERO, B, Polynomial, S, constant
-from lora_profiler.memory.analytic import lora_kernels
+from lora_profiler.memory.analytic import matmuls
 from lora_profiler.memory.analytic.cut_layers import ring_attention
-from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.ledger import Ledger, Tensor
 from lora_profiler.memory.analytic.matmuls import linear, matmul
-from lora_profiler.memory.analytic.tensors import Tensor
 
 Config = Mapping[str, Any]
 
@@ -240,7 +239,7 @@ def _joined(op: Ledger, x: Tensor) -> Tensor:
 
 def gated_mlp(op: Ledger, x: Tensor, c: Config, name: str = "mlp") -> Tensor:
     """down(act(gate(x)) * up(x))."""
-    made = lora_kernels.mlp(op, x, name)
+    made = matmuls.mlp(op, x, name)
     if made is not None:
         return made
     gate = linear(op, x, f"{name}.gate_proj")

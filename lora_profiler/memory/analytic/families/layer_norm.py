@@ -15,9 +15,8 @@ from lora_profiler.memory.analytic.families.blocks import (
     rotary_dim,
 )
 from lora_profiler.memory.analytic.families.llama import residual
-from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.ledger import Ledger, Tensor
 from lora_profiler.memory.analytic.matmuls import linear
-from lora_profiler.memory.analytic.tensors import Tensor
 
 
 def gpt2_embed(op: Ledger, ids: Tensor, c: Config) -> Tensor:

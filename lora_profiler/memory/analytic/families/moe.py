@@ -10,9 +10,8 @@ from functools import partial
 from lora_profiler._common.polynomial import TOKENS, ZERO, Polynomial, R, constant
 from lora_profiler.memory.analytic.families.blocks import Config, activate, gated_mlp, rms_norm
 from lora_profiler.memory.analytic.families.llama import MISTRAL, attended, residual
-from lora_profiler.memory.analytic.ledger import Ledger
+from lora_profiler.memory.analytic.ledger import Ledger, Storage, Tensor
 from lora_profiler.memory.analytic.matmuls import linear, product
-from lora_profiler.memory.analytic.tensors import Storage, Tensor
 from lora_profiler.question.adapters import Adapter
 
 # --- on the ledger --------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ and the files that are named there.
 from collections.abc import Callable, Iterable, Sequence
 
 from lora_profiler.memory.analytic.kernels.launches import Launches, unpack
-from lora_profiler.memory.analytic.tensors import ITEMSIZE, Node
+from lora_profiler.memory.analytic.ledger import ITEMSIZE, Node
 from lora_profiler.memory.kernels import Gemm
 
 Forward = Callable[[Node, Launches], None]

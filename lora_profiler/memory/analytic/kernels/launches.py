@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lora_profiler._common.polynomial import Polynomial, Values
-from lora_profiler.memory.analytic.tensors import ITEMSIZE, Tensor
+from lora_profiler.memory.analytic.ledger import ITEMSIZE, Tensor
 from lora_profiler.memory.kernels import Gemm, Kernel, Kind, Phase, launches_of
 from lora_profiler.question.base import NF4_BLOCK, NF4_NESTED_BLOCK
 from lora_profiler.question.workload import Dtype

@@ -7,7 +7,7 @@ transformers `masking_utils.py`, `modeling_rope_utils.py`, `loss/loss_utils.py` 
 from collections.abc import Iterable
 
 from lora_profiler.memory.analytic.kernels.launches import Launches
-from lora_profiler.memory.analytic.tensors import ITEMSIZE, Tensor
+from lora_profiler.memory.analytic.ledger import ITEMSIZE, Tensor
 
 _INDEX_BYTES = 8
 
