@@ -125,7 +125,7 @@ class Law:
         regime = int(loss_regime(self._on[sizes.small], head, batch, length))
         match self.loss:
             case "trl":
-                return Sized(regime % 2, ())
+                return Sized(regime % 3, ())
             case "torchtune" if regime < 0:
                 whole, rest = divmod(-regime - 1, CHUNKS)
                 return Sized(rest, (whole,))

@@ -38,7 +38,10 @@ const OPTIMIZERS = { adamw_8bit: eightBitStates, paged_adamw_32bit: pagedStates 
 
 const LOSSES = {
   plain: () => [0, []],
-  trl: ({ batch, length }) => [+(batch * (length - 1) > TILE_ROWS), []],
+  trl: ({ batch, length }) => {
+    const labels = batch * (length - 1);
+    return [+(labels > TILE_ROWS) + +(labels > 2 * TILE_ROWS), []];
+  },
   fused: ({ model, batch, length }) => {
     const each = Math.ceil((batch * length) / Math.ceil(model.vocab / model.width));
     return [0, [powerOfTwo((power) => power >= each)]];

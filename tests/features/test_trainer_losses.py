@@ -94,6 +94,15 @@ def test_trl_takes_no_more_tokens_at_once_than_a_tile_has(tokens: int) -> None:
     assert exact_totals(predict(asked)) == exact_totals(predict_once(asked))
 
 
+@pytest.mark.parametrize("rows", [41, 60, 150])
+def test_trl_narrows_each_tile_of_a_wide_hidden_state(rows: int) -> None:
+    """LayerNorm's output is float32 under autocast: the copy of a tile is there until that of the
+    next one is made. Of 60 x 99 labels the second tile is the last, of 41 x 99 the only one."""
+    setup = replace(AMP, dtype="bfloat16", lora=LORA, batch_size=rows, seq_len=100, loss="trl")
+    asked = workload("gpt2", setup)
+    assert exact_totals(predict(asked)) == exact_totals(predict_once(asked))
+
+
 @pytest.mark.parametrize("setup", [AMP, replace(AMP, lora=LORA), replace(BASE, lora=LORA)])
 def test_gradients_of_very_many_labels_are_put_among_those_of_none(setup: TrainSetup) -> None:
     """A row's last token has no label; both are there at once, and more than a tile is."""

@@ -23,12 +23,17 @@ FEATURE = LossFacts(
 
 
 def regime(workload: Any, head: Any, batch: Any, seq: Any, sequences: Any) -> Any:
-    """Sequences of a row, whose first token nothing predicts, times two; and one more where there
-    are more labels than fit a tile. Of GRPO, which scores completions alone, minus the tokens of
-    one."""
+    """Sequences of a row, whose first token nothing predicts, times three; one more where the
+    labels fill two tiles, and two where they fill more. Of GRPO, which scores completions alone,
+    minus the tokens of one."""
     setup = workload.setup
     scored = setup.max_completion_length
     if setup.loop_state == "trl-grpo" and scored and runs_triton(setup.device):
-        return -2 * scored - (batch * scored > TILE_ROWS)
+        return -3 * scored - _more_tiles(batch * scored)
     labels = batch * (seq - (sequences if runs_triton(setup.device) else 1))
-    return 2 * sequences + (labels > TILE_ROWS)
+    return 3 * sequences + _more_tiles(labels)
+
+
+def _more_tiles(labels: Any) -> Any:
+    """Tiles beside the first, counted up to two: only the last one is smaller."""
+    return 1 * (labels > TILE_ROWS) + (labels > 2 * TILE_ROWS)

@@ -13,7 +13,8 @@ _COUNT = 8
 
 def price(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath:
     """TRL's tiled head: `stand_in.py`, line by line. `regime`: see `question.support.losses`."""
-    of_row, is_capped = divmod(abs(regime), 2)
+    of_row, more_tiles = divmod(abs(regime), 3)
+    is_capped = more_tiles > 0
     triton = runs_triton(op.rules.device)
     weight, bias, width, vocab = head = head_weights(op, model)
     tokens = B * of_row if regime < 0 else TOKENS - B * of_row  # with a label
@@ -29,7 +30,11 @@ def price(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath
         op.saved.setdefault(hidden.storage, op.scope)
     kept = copied + count * (8 + 2 * 4) + mask + _COUNT
     buffer = rows * (TILE_COLUMNS * size)
-    lowered = rows * (width * size) if hidden.dtype != compute else ZERO
+    is_lowered = hidden.dtype != compute
+    lowered = rows * (width * size) if is_lowered else ZERO
+    # of the next tile, made before that of the first is gone; of two tiles the second is the last
+    then = count - constant(TILE_ROWS) if more_tiles == 1 else rows
+    lowered_next = then * (width * size) if is_lowered and is_capped else ZERO
     first, last = min(vocab, TILE_COLUMNS), (vocab - 1) % TILE_COLUMNS + 1
     second = min(vocab - first, TILE_COLUMNS) or (first if is_capped else 0)
     word = width * size * (weight.dtype != compute)
@@ -41,7 +46,7 @@ def price(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath
     if not triton:
         ahead += [sums + tile * 13 + rows * 20]
     if is_capped:
-        ahead += [sums + lowered]
+        ahead += [sums + lowered_next]
 
     made = total(t.elements * 4 for t in head.trained)
     returned = total(t.bytes for t in head.trained if t.dtype != "float32")
@@ -53,6 +58,7 @@ def price(op: Ledger, hidden: Tensor, model: ModelSpec, regime: int) -> LossPath
         made + (first + second) * word,
         made + first * word + of_bias,
         made + last * word + returned,
+        made + last * word + lowered_next,
     ]
     if triton and hidden.requires_grad:  # rows of labels, put among those without one
         back += [kept + count * 4 + SCALAR + head.gradient_bytes + copied * 2]
