@@ -9,6 +9,7 @@ from itertools import product
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.facts.catalog import Gpu
 from lora_profiler.memory.analytic.forward_rules import AttentionKernels, attention_kernels
+from lora_profiler.memory.compiled.regime import KernelChoice, kernel_choice
 from lora_profiler.memory.kernels import StepKernels, lumped
 from lora_profiler.planning.engine import peak_bytes_checked, predict_checked, resized, rules_know
 from lora_profiler.planning.over_data import TIMED_PARTS, worst_batch
@@ -57,6 +58,9 @@ class KnownWay:
         return self.workload.setup
 
 
+_Kernels = AttentionKernels | KernelChoice
+
+
 class Costs:
     """Of ways to train one model on `amount`; `engine` as in `predict`, and nothing is traced."""
 
@@ -67,7 +71,9 @@ class Costs:
         self.untimed: dict[str, dict[str, None]] = {}
         """The cards on which no step could be timed, by the reason."""
         self.timed = 0
-        self._platforms: dict[tuple[AttentionKernels, tuple[int, int]], Platform] = {}
+        self._platforms: dict[
+            tuple[AttentionKernels | KernelChoice, tuple[int, int]], Platform
+        ] = {}
         self._layouts: dict[tuple[TrainSetup, Platform], KnownWay | None] = {}
         self._trained: dict[tuple[object, Platform], int] = {}
         self._held: dict[tuple[object, ...], int] = {}
@@ -79,8 +85,10 @@ class Costs:
     def shared(self, workload: Workload) -> Workload:
         """`workload` on the first platform that was met with the same attention kernels, which is
         all that its memory and its kernels know of a card."""
-        key = attention_kernels(workload), workload.platform.torch
-        return replace(workload, platform=self._platforms.setdefault(key, workload.platform))
+        platform = workload.platform
+        of_rules = attention_kernels(workload) if rules_know(workload) else None
+        key = of_rules or kernel_choice(workload, platform), platform.torch
+        return replace(workload, platform=self._platforms.setdefault(key, platform))
 
     def layout(self, workload: Workload, setup: TrainSetup) -> KnownWay | None:
         """`workload` with `setup`; None for what is refused, and for what nobody knows the peak
@@ -200,13 +208,8 @@ class Costs:
 
     def _kernels_of(self, workload: Workload) -> StepKernels:
         """Those of a rank, which are those of a process alone; the optimizer launches none."""
-        alone = replace(
-            _alone(workload.setup),
-            optimizer="adamw",
-            optimizer_impl="foreach",
-            accumulation=min(workload.setup.accumulation, 2),
-        )
-        key = alone, workload.platform
+        alone = replace(_alone(workload.setup), accumulation=min(workload.setup.accumulation, 2))
+        key = replace(alone, optimizer="adamw", optimizer_impl="foreach"), workload.platform
         if key not in self._kernels:
             counted = kernels_of(replace(workload, setup=alone), "auto")
             self._kernels[key] = replace(counted, kernels=lumped(counted.kernels))

@@ -32,6 +32,7 @@ from lora_profiler.memory.compiled.law import (
     of_model,
     values_of,
 )
+from lora_profiler.memory.compiled.peaks import DepthError, peaks_of
 from lora_profiler.memory.compiled.predict import moments_with
 from lora_profiler.memory.compiled.profile import (
     Law,
@@ -78,7 +79,6 @@ from lora_profiler.trace.flat import (
 from lora_profiler.trace.fold import Label, fold, labels_of, template, unfolded
 from lora_profiler.trace.modeling import build_model, losses
 from lora_profiler.trace.patching import replaced
-from lora_profiler.trace.peaks import DepthError, peaks_of
 from lora_profiler.trace.run import trace
 from lora_profiler.trace.single_size import profile_of
 from lora_profiler.trace.toys import FITTED, at_depth, layout_of, toys

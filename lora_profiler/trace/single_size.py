@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from lora_profiler._common.packages import installed_versions
 from lora_profiler._common.polynomial import Polynomial, constant
+from lora_profiler.memory.compiled.peaks import peaks_of
 from lora_profiler.memory.compiled.predict import predict_with
 from lora_profiler.memory.compiled.profile import Profile, setup_key
 from lora_profiler.memory.compiled.regime import key_of, regime_of
@@ -14,7 +15,6 @@ from lora_profiler.question.workload import TrainSetup, Workload
 from lora_profiler.trace.flat import FLOP_PHASES, PACKAGES, flat
 from lora_profiler.trace.fold import unfolded
 from lora_profiler.trace.modeling import build_model
-from lora_profiler.trace.peaks import peaks_of
 from lora_profiler.trace.run import Traced, trace
 
 

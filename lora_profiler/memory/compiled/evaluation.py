@@ -20,6 +20,7 @@ from lora_profiler._common.polynomial import (
 from lora_profiler._common.polynomial import total as sum_of
 from lora_profiler.errors import NoProfileError
 from lora_profiler.memory.attribution import LOGITS
+from lora_profiler.memory.compiled.accumulation import accumulated
 from lora_profiler.memory.compiled.law import (
     NotOfLawError,
     law_key,
@@ -502,13 +503,16 @@ def _evaluation(
 def _profile(
     model: ModelSpec, setup: TrainSetup, regime: Regime, loss: int | None
 ) -> Profile | None:
-    """The model's own, else the one that a law of its type makes."""
+    """The model's own, else the one that a law of its type makes, else one made of that of a step
+    of one micro-batch."""
     own = find_profile(profile_key(model, setup, regime))
     if own is not None:
         return own
     found = find_profile(law_key(model, setup, regime))
     if found is None:
-        return None
+        of_one = regime._replace(accumulates=False)
+        once = _profile(model, setup, of_one, loss) if regime.accumulates else None
+        return once and accumulated(once)
     rows = 1 if regime.one_sample else 2
     lora = setup.lora and replace(setup.lora, r=regime.rank or setup.lora.r)
     workload = Workload(model=model, setup=replace(setup, batch_size=rows, lora=lora))
