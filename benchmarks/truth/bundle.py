@@ -101,7 +101,7 @@ LAWS = (
     ("plain axolotl lora", "plain axolotl qlora", "plain loop lora", "plain loop qlora"),
     ("plain llamafactory lora", "plain llamafactory qlora"),
     tuple(f"plain {trainer} {method} x4" for trainer, method in product(LOOPS, ADAPTED)),
-    tuple(f"plain {trainer} {method} h100_sxm_80gb" for trainer, method in product(LOOPS, ADAPTED)),
+    tuple(f"plain {trainer} {method} x4 t4" for trainer, method in product(LOOPS, ADAPTED)),
     tuple(f"plain {trainer} qlora t4" for trainer in LOOPS),
     tuple(f"plain {trainer} lora t4" for trainer in LOOPS),
     ("plain trl-sft full", "plain axolotl full", "plain loop full"),
@@ -144,6 +144,23 @@ def laws_asked() -> Iterator[tuple[str, Workload]]:
             except LoraProfilerError:
                 continue
             yield f"{model.model_type} ({len(models)} models), {asked_as}", workload
+
+
+def of_one_micro_batch(workload: Workload) -> Workload:
+    """`workload` with a step of one, whose law answers for several too."""
+    return replace(workload, setup=replace(workload.setup, accumulation=1))
+
+
+def law_rows(
+    connection: sqlite3.Connection, workload: Workload
+) -> list[tuple[bytes | None, str | None]]:
+    """The laws that were made of a step of one micro-batch, and of as many as are asked for, each
+    with why there is none."""
+    found = []
+    for asked in (of_one_micro_batch(workload), workload):
+        key = law_key(asked.model, asked.setup, regime_of(asked))
+        found += connection.execute("SELECT data, reason FROM made WHERE key = ?", (key,))
+    return found
 
 
 def workload_of(model: ModelSpec, words: str) -> Workload:
@@ -255,28 +272,24 @@ def compile_laws(cases: str, until: float) -> None:
     import warnings
 
     from lora_profiler.trace.compiler import compile_law
-    from lora_profiler.trace.other_attention import of_flash
-
-    def made(key: str) -> Profile | None:
-        row = connection.execute("SELECT data FROM made WHERE key = ?", (key,)).fetchone()
-        return None if row is None or row[0] is None else unpacked(row[0])
 
     warnings.simplefilter("ignore")
     with closing(work()) as connection:
         refused = set()
         for label, workload in laws_asked():
-            key = law_key(workload.model, workload.setup, regime_of(workload))
-            row = connection.execute("SELECT data FROM made WHERE key = ?", (key,)).fetchone()
+            rows = law_rows(connection, workload)
             is_first = label.endswith(LAWS[0][0])
-            if row == (None,) and is_first:
+            if rows and rows[0][0] is None and is_first:
                 refused.add(workload.model.id)  # in all loops, mostly
-            if row is not None or not re.search(cases, label) or workload.model.id in refused:
+            if rows or not re.search(cases, label) or workload.model.id in refused:
                 continue
             if time.time() > until:
                 return
+            workload = of_one_micro_batch(workload)
+            key = law_key(workload.model, workload.setup, regime_of(workload))
             began, data, reason = time.monotonic(), None, None
             try:
-                data = packed(of_flash(workload, made) or compile_law(workload))
+                data = packed(compile_law(workload))
             except (ImportError, MemoryError, OSError):
                 raise  # which say nothing of the model
             except Exception as e:  # whatever a library raises belongs into the table
@@ -374,10 +387,9 @@ def pack() -> dict[str, Any]:
             )
         laws: dict[str, dict[str, Profile]] = defaultdict(dict)
         for _, workload in laws_asked():
-            key = law_key(workload.model, workload.setup, regime_of(workload))
-            row = connection.execute("SELECT data FROM made WHERE key = ?", (key,)).fetchone()
-            if row is not None and row[0] is not None:
-                laws[workload.model.model_type][key] = unpacked(row[0])
+            for data in [data for data, _ in law_rows(connection, workload) if data][:1]:
+                law = unpacked(data)
+                laws[workload.model.model_type][law.key] = law
     packs += [list(of_type.values()) for of_type in laws.values()]
     write_bundle(BUNDLED, packs)
     versions = packs[0][0].versions if packs else {}

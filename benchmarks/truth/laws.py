@@ -19,12 +19,12 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.pages import page_of, parser_of, read_document, table, tell
-from benchmarks.truth.bundle import laws_asked, work, workload_of
+from benchmarks.truth.bundle import law_rows, laws_asked, work, workload_of
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.catalog import bundled_models, find_model
 from lora_profiler.facts.stacks import guided_trainers
 from lora_profiler.memory.compiled import evaluation, predict_with
-from lora_profiler.memory.compiled.law import NotOfLawError, facts_of, law_key, of_model
+from lora_profiler.memory.compiled.law import NotOfLawError, facts_of, of_model
 from lora_profiler.memory.compiled.profile import Profile, unpacked
 from lora_profiler.memory.compiled.regime import regime_of
 from lora_profiler.planning.engine import predict
@@ -46,13 +46,9 @@ def rows() -> list[dict[str, Any]]:
     found = []
     with closing(work()) as connection:
         for label, workload in laws_asked():
-            key = law_key(workload.model, workload.setup, regime_of(workload))
-            made = connection.execute(
-                "SELECT data, reason FROM made WHERE key = ?", (key,)
-            ).fetchone()
-            if made is not None:
+            for data, reason in law_rows(connection, workload)[:1]:
                 row = {"asked": label, "model": workload.model.id}
-                found.append(row | ({"no": made[1]} if made[0] is None else _of(made[0])))
+                found.append(row | ({"no": reason} if data is None else _of(data)))
     return found
 
 

@@ -208,7 +208,7 @@ class DeviceMemory:
     def smallest_bytes(self) -> int:
         """The least that the allocator must be given to complete all steps: found by bisection,
         some tenths of a second."""
-        trials = _of("memory.compiled.trials", "Trials")(self.sizes, self.events)
+        trials = _of("memory.compiled.allocator", "Trials")(self.sizes, self.events)
         smallest: int = trials.smallest_capacity()
         return smallest
 

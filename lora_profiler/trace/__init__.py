@@ -54,11 +54,10 @@ def _compiled(workload: "Workload") -> "Profile":
     from lora_profiler.memory.compiled.regime import key_of
     from lora_profiler.trace.compiler import compile_law
     from lora_profiler.trace.compiler import compile_profile as compiled
-    from lora_profiler.trace.other_attention import of_flash
     from lora_profiler.trace.watch import note
 
     try:
-        made = of_flash(workload) or compile_law(workload)
+        made = compile_law(workload)
         profile = of_model(made, workload.model)
     except (CompileError, NotOfLawError):
         try:

@@ -344,48 +344,6 @@ def _at(
     return lambda polynomial: at_sizes(polynomial, measures)
 
 
-class ProofOfLaw:
-    """A law that was made without toys, held against the model of the question, cut to five units
-    and as long as can be."""
-
-    def __init__(self, workload: Workload, regime: Regime, law: Profile) -> None:
-        assert law.law is not None and law.layout is not None
-        self._workload, self._regime, self._law, self._layout = workload, regime, law, law.layout
-        real = at_depth(workload.model, self._layout.layers(LEAST_UNITS + 1))
-        point = _far(_points(workload, regime)[-1], workload, regime)
-        leaves_open = loss_facts(workload.setup.loss).leaves_stack
-        self._sample = _Sample(LEAST_UNITS + 1, real, point, _drawn(0) if leaves_open else None)
-
-    def proven(self, tape: Tape, sizes: Sequence[Polynomial]) -> Profile:
-        """The law of the workload, with `tape` and `sizes` in place of its own. Raises CompileError
-        with the first event that differs from a fresh trace."""
-        law, sample, layout = self._law, self._sample, self._layout
-        assert law.law is not None
-        try:
-            with _uncollected():
-                fresh, _ = _traced(self._workload, self._regime, sample)
-            at = _at(law.law, layout, self._regime, sample)
-            values = [at(size).evaluate(*sample.point) for size in sizes]
-            if wrong := difference(tape.expand(sample.units), values, fresh):
-                raise TapeError(wrong)
-            peaks = peaks_of(tape, sizes)
-        except (TapeError, DepthError, NotOfLawError) as doubt:
-            raise CompileError(f"{self._workload.model.id} has no such law: {doubt}") from None
-        return replace(
-            law,
-            key=law_key(self._workload.model, self._workload.setup, self._regime),
-            regime=self._regime,
-            kernels=fresh.kernels,
-            fallbacks=fresh.fallbacks,
-            versions=installed_versions(PACKAGES),
-            checked=((sample.model.num_layers, *sample.point),),
-            saved=_saved(tape, sizes, layout),
-            **peaks._asdict(),
-            sizes=tuple(sizes),
-            tape_source=tape,
-        )
-
-
 def _traced(workload: Workload, regime: Regime, sample: _Sample) -> tuple[Flat, Collection[str]]:
     """And the dtypes that a loss was given hidden states in, where the law leaves it open."""
     seam = None if sample.loss is None else Seam(sample.loss)

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from statistics import median
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -157,6 +156,8 @@ class TracingEffort:
         ended = list(self._ended)
         if len(ended) < 2:
             return self._layer_seconds * size.layers
+        from statistics import median  # slow to import, and most answers trace nothing
+
         rate = median(
             one.seconds / max(one.events, 1) for one in ended[1:]
         )  # the first loads what the libraries left for later

@@ -1,6 +1,5 @@
 """Laws of a type: made of small models, held against fresh traces of others; what they refuse."""
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -14,7 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from lora_profiler.errors import CompileError, LoraProfilerError, NoProfileError
-from lora_profiler.facts.catalog import bundled_models, find_gpu, find_model, model_from_config
+from lora_profiler.facts.catalog import bundled_models, find_model, model_from_config
 from lora_profiler.facts.stacks import stack as stacks
 from lora_profiler.memory.compiled import evaluation, predict_with
 from lora_profiler.memory.compiled.evaluation import bytes_of, forget
@@ -49,7 +48,6 @@ from lora_profiler.trace.compiler import compile_law, largest
 from lora_profiler.trace.flat import difference, flat
 from lora_profiler.trace.fold import fold, labels_of
 from lora_profiler.trace.modeling.build import filled_config
-from lora_profiler.trace.other_attention import with_cudnn
 from lora_profiler.trace.single_size import predict_once
 from lora_profiler.trace.toys import toys
 from tracing import share_traces, traced_once
@@ -498,37 +496,6 @@ def test_whoever_a_law_answers_for_has_its_own_weights(trainer: str) -> None:
                 assert 0 <= more < bytes_ // 1000, model.id
                 answered += 1
     assert answered > 20
-
-
-@pytest.mark.parametrize(
-    ("trainer", "method"), [("guide", "lora"), ("guide", "full"), ("trl-sft", "qlora")]
-)
-def test_the_law_under_cudnn_is_made_of_the_one_under_flash_attention(
-    trainer: Any, method: Any
-) -> None:
-    """It is the law that toys make; the order of deaths and the numbers of sizes are its own."""
-    model = find_model("ibm-granite/granite-3.3-8b-instruct", offline=True)
-    setup = nearest_traced(setup_for(model, trainer, method, batch_size=2))
-    usual = Workload(model=model, setup=setup)
-    hopper = replace(usual, platform=find_gpu("h100_sxm_80gb").platform())
-    made, traced = with_cudnn(compile_law(usual), hopper), compile_law(hopper)
-    assert made.key == traced.key and made.kernels == traced.kernels == ("cudnn",)
-    for part in ("persistent", "saved", "flops", "trainable", "valid", "regime"):
-        assert getattr(made, part) == getattr(traced, part), part
-    assert _live(made) == _live(traced)
-
-
-def _live(profile: Profile) -> list[Any]:
-    """Step, moment and storages of each instant, by category and size: (at no unit, a unit)."""
-    live: Counter[tuple[Any, int]] = Counter()
-    found = []
-    for step, moment, changes in profile.instants:
-        for number, base, slope in changes:
-            category, size = profile.kinds[number]
-            kind = (category, profile.sizes[size])
-            live.update({(kind, 0): base, (kind, 1): slope})
-        found.append((step, moment, {kind: count for kind, count in live.items() if count}))
-    return found
 
 
 def test_one_sample_is_answered_by_the_profile_of_several(

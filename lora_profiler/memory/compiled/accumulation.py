@@ -70,7 +70,7 @@ def accumulated(profile: Profile) -> Profile | None:
     seed = _seed(pieces[n] for n in steps[1])
     if first != second or seed is None:
         return None
-    holds_loss = bool(profile.setup["hold_outputs"])
+    holds_loss = bool(profile.setup.get("hold_outputs"))
     made = _Accumulating(pieces, steps, holds_loss=holds_loss).pieces()
     tape = Tape(tuple(_written(made, seed.size)), profile.layout)
     return replace(

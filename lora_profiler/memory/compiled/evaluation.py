@@ -21,6 +21,7 @@ from lora_profiler._common.polynomial import total as sum_of
 from lora_profiler.errors import NoProfileError
 from lora_profiler.memory.attribution import LOGITS
 from lora_profiler.memory.compiled.accumulation import accumulated
+from lora_profiler.memory.compiled.cudnn import under_cudnn, under_flash
 from lora_profiler.memory.compiled.law import (
     NotOfLawError,
     law_key,
@@ -503,16 +504,14 @@ def _evaluation(
 def _profile(
     model: ModelSpec, setup: TrainSetup, regime: Regime, loss: int | None
 ) -> Profile | None:
-    """The model's own, else the one that a law of its type makes, else one made of that of a step
-    of one micro-batch."""
+    """The model's own, else the one that a law of its type makes, else one made of that of another
+    kernel of attention, or of a step of one micro-batch."""
     own = find_profile(profile_key(model, setup, regime))
     if own is not None:
         return own
     found = find_profile(law_key(model, setup, regime))
     if found is None:
-        of_one = regime._replace(accumulates=False)
-        once = _profile(model, setup, of_one, loss) if regime.accumulates else None
-        return once and accumulated(once)
+        return _made_of_another(model, setup, regime, loss)
     rows = 1 if regime.one_sample else 2
     lora = setup.lora and replace(setup.lora, r=regime.rank or setup.lora.r)
     workload = Workload(model=model, setup=replace(setup, batch_size=rows, lora=lora))
@@ -522,6 +521,18 @@ def _profile(
         return of_model(found, model, None if loss is None else _bytes_of(workload, found, loss))
     except NotOfLawError:
         return None
+
+
+def _made_of_another(
+    model: ModelSpec, setup: TrainSetup, regime: Regime, loss: int | None
+) -> Profile | None:
+    if usual := under_flash(regime):
+        under = _profile(model, setup, usual, loss)
+        return under and under_cudnn(under)
+    if regime.accumulates:
+        once = _profile(model, setup, regime._replace(accumulates=False), loss)
+        return once and accumulated(once)
+    return None
 
 
 def bytes_of(workload: Workload, law: Profile) -> LossBytes:

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeGuard
 from lora_profiler._common.polynomial import Polynomial, Values
 from lora_profiler.facts.catalog.gpus import most_multiprocessors
 from lora_profiler.memory.compiled.allocator import EMPTY_CACHE, Trials
+from lora_profiler.memory.compiled.cudnn import FLASH
 from lora_profiler.memory.compiled.evaluation import Evaluation, tape_of
 from lora_profiler.memory.compiled.regime import regime_of
 from lora_profiler.memory.compiled.tape import Birth, Death, Event, Layout, Mark, Stretch
@@ -33,7 +34,6 @@ from lora_profiler.question.workload import DTYPE_BYTES, Workload
 PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm", "linear", "matmul"})
 """Operators that run in BLAS. The first one of each thread, forward and autograd's, makes its
 workspace, after its own result."""
-FLASH = "_scaled_dot_product_flash_attention"
 FLASH_BACKWARD = "_scaled_dot_product_flash_attention_backward"
 FLASH_ROWS = 128
 """Flash attention's backward kernel sums the gradient of the queries in float32, over rows padded
