@@ -32,7 +32,7 @@ from lora_profiler.memory.compiled.law import (
     of_model,
     values_of,
 )
-from lora_profiler.memory.compiled.peaks import DepthError, peaks_of
+from lora_profiler.memory.compiled.peaks import DepthError, check_depths, peaks_of
 from lora_profiler.memory.compiled.predict import moments_with
 from lora_profiler.memory.compiled.profile import (
     Law,
@@ -400,6 +400,8 @@ def _compiled(of: _OfModel | _OfType) -> Profile:
         if wrong:
             raise TapeError(f"at {sample.model.num_layers} layers, {wrong}")
         checked.append((sample.model.num_layers, *sample.point))
+    if layout is not None:
+        check_depths(tape, len(sizes))
     windows, num_layers = windows_of(workload.model), workload.model.num_layers
     has_rank = workload.setup.lora is not None
     return Profile(

@@ -527,11 +527,11 @@ def _made_of_another(
     model: ModelSpec, setup: TrainSetup, regime: Regime, loss: int | None
 ) -> Profile | None:
     if usual := under_flash(regime):
-        under = _profile(model, setup, usual, loss)
-        return under and under_cudnn(under)
+        under = _evaluation(model, setup, usual, loss)
+        return under_cudnn(under.profile) if under else None
     if regime.accumulates:
-        once = _profile(model, setup, regime._replace(accumulates=False), loss)
-        return once and accumulated(once)
+        once = _evaluation(model, setup, regime._replace(accumulates=False), loss)
+        return accumulated(once.profile) if once else None
     return None
 
 

@@ -52,15 +52,11 @@ class TapePeaks(NamedTuple):
 
 
 def peaks_of(tape: Tape, sizes: Sequence[Polynomial]) -> TapePeaks:
-    """Folded tapes answer for any depth, others for their own.
-
-    Raises DepthError where at an instant the storages of a size do not lie on a line over depth.
-    """
+    """Folded tapes answer for any depth, others for their own. What `check_depths` finds wrong is not
+    looked for."""
     weights, width = _columns(sizes)
     depths = DEPTHS[:2] if tape.layout else (0,)
     walks = [_Walk(tape, depth, weights, width) for depth in depths]
-    if tape.layout:
-        _check_depths(tape, len(sizes))
     seen = walks[0].seen
     firsts: dict[tuple[int, MomentName], Key] = {}
     for key, instant in seen.items():
@@ -118,7 +114,9 @@ def _bytes(live: Line, sizes: Sequence[Polynomial]) -> dict[Category, Affine]:
     }
 
 
-def _check_depths(tape: Tape, num_sizes: int) -> None:
+def check_depths(tape: Tape, num_sizes: int) -> None:
+    """Raises DepthError where at an instant of a folded tape the storages of a size do not lie on a
+    line over depth."""
     one_each = [((size, 1),) for size in range(num_sizes)]
     here, next_, third = (_Walk(tape, depth, one_each, num_sizes).seen for depth in DEPTHS)
     beyond = DEPTHS[2] - DEPTHS[0]
