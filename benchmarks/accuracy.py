@@ -307,6 +307,7 @@ def cross_checked() -> list[Check]:
             "0" if not wrong else "see page",
             "held_out",
         ),
+        *_several_micro_batches(),
         Check(
             "Rules for 2 to 64 ranks",
             "traces of the real DDP and FSDP2",
@@ -350,6 +351,20 @@ def cross_checked() -> list[Check]:
             "misread_keys",
         ),
     ]
+
+
+def _several_micro_batches() -> Iterator[Check]:
+    rows = [row for row in read_document("accumulation")["rows"] if "off" in row]
+    worst = max((row["off"] for row in rows), key=abs)
+    equal = sum(row["off"] == 0 for row in rows)
+    yield Check(
+        "Peak with accumulation, from a profile without",
+        f"fresh traces of {len({row['type'] for row in rows})} types of models",
+        len(rows),
+        "all equal to the byte" if equal == len(rows) else f"{equal} equal to the byte",
+        f"{worst:,} bytes" if worst else "0",
+        "accumulation",
+    )
 
 
 # --- pages ----------------------------------------------------------------------------------------

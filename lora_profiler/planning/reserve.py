@@ -38,8 +38,9 @@ class Reserve:
     """Memory that no tensor shows, in bytes, by cause.
 
     Of a run that fits or may, `context_bytes` is the most that is published of the card's class,
-    and `fragmentation_bytes` what the simulated allocator needs beyond peak and workspaces where
-    `is_simulated`, else a bound. Of a run that does not fit it is the `least`.
+    and `fragmentation_bytes` what the simulated allocator reserves beyond peak and workspaces where
+    `is_simulated`, else a bound; of one that only may, what it needs. Of a run that does not fit it
+    is the `least`.
     """
 
     context_bytes: int
@@ -216,7 +217,7 @@ if TYPE_CHECKING:
 SURE = 2
 """With so many times the bound on fragmentation to spare nothing is simulated."""
 PART = 200
-"""Of the peak: how finely the reserve is told."""
+"""Of the peak: how finely the reserve of a tight run is told."""
 
 
 class Judged:
@@ -264,8 +265,9 @@ class Judged:
     @cached_property
     def reserve(self) -> Reserve:
         """What the verdict rests on: the least of a run that does not fit; else with what the
-        simulated allocator needs, by bisection to a part of the peak, or the bound where no tape is
-        at hand."""
+        simulated allocator reserves on this card, as `torch.cuda.max_memory_reserved` tells it, or
+        where that is not enough needs, by bisection to a part of the peak; or the bound where no
+        tape is at hand."""
         if self.verdict == "does_not_fit":
             return self.bound.least
         if self._trials is None:
@@ -273,10 +275,9 @@ class Judged:
         from lora_profiler.memory.compiled.allocator import GRAIN
 
         room = self.usable - self.bound.context_bytes
-        is_fitting = self.verdict == "fits"
-        card = self._trials.smallest_capacity(max(GRAIN, self._peak // PART))
-        if is_fitting:
-            card = min(card, room)  # on which it was seen to complete
+        card = self._trials.reserved_on(room) if self.verdict == "fits" else None
+        if card is None:
+            card = self._trials.smallest_capacity(max(GRAIN, self._peak // PART))
         needed = card - self._peak - self.bound.workspace_bytes
         return replace(self.bound, fragmentation_bytes=max(0, needed), is_simulated=True)
 

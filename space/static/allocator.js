@@ -105,6 +105,12 @@ class Trials {
     return peak !== null;
   }
 
+  // The most that it reserves there; null where it does not complete.
+  reservedOn(capacity) {
+    if (!this.completes(capacity)) return null;
+    return this.completed.find(([least, most]) => least <= capacity && capacity <= most)[0];
+  }
+
   smallestCapacity(within) {
     let total = 0, least = 0;
     for (const event of this.events) {

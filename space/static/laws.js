@@ -181,8 +181,9 @@ class Judged {
     if (verdict === "does_not_fit") return this.least;
     if (!this.trials) return this.bound;
     const { usable, workspaces } = this.way.card, room = usable - this.context;
-    let needed = this.trials.smallestCapacity(Math.max(GRAIN, Math.floor(this.size / data.simulated.part)));
-    if (verdict === "fits") needed = Math.min(needed, room);
+    const needed =
+      (verdict === "fits" ? this.trials.reservedOn(room) : null) ??
+      this.trials.smallestCapacity(Math.max(GRAIN, Math.floor(this.size / data.simulated.part)));
     return this.context + workspaces + Math.max(0, needed - this.size - workspaces);
   }
 }

@@ -17,7 +17,7 @@ from lora_profiler.facts.catalog.gpus import (
     processor_table,
     published_contexts,
 )
-from lora_profiler.memory.compiled.allocator import EMPTY_CACHE, GRAIN, Trials
+from lora_profiler.memory.compiled.allocator import EMPTY_CACHE, GRAIN, Trials, replay
 from lora_profiler.memory.compiled.requests import requests_for
 from lora_profiler.planning import reserve
 from lora_profiler.planning.engine import on_card, peak_bytes, predict
@@ -136,17 +136,27 @@ def test_tight_ends_where_tensors_and_the_least_context_have_no_room() -> None:
     assert judged(least - 1).verdict == "does_not_fit"
 
 
-def test_the_reserve_says_whether_it_was_simulated() -> None:
-    simulated_reserve = judged(PEAK + GIB).reserve
-    assert simulated_reserve.is_simulated
+def test_the_reserve_of_what_fits_is_what_the_allocator_reserves_there() -> None:
+    found = judged(PEAK + GIB).reserve
+    assert found.is_simulated
     asked = requests_for(ASKED)
     assert asked is not None
-    total = PEAK + simulated_reserve.workspace_bytes + simulated_reserve.fragmentation_bytes
-    least = Trials(*asked).smallest_capacity()
-    assert least <= total < least + max(GRAIN, PEAK // PART)
+    room = PEAK + GIB - found.context_bytes
+    reserved = replay(asked.sizes, asked.events, capacity_bytes=room).reserved_bytes
+    assert PEAK + found.workspace_bytes + found.fragmentation_bytes == reserved
     bound = Judged(ASKED, PEAK, PEAK + GIB, CARD, "analytic").reserve
     assert not bound.is_simulated
     assert bound.fragmentation_bytes == PEAK * FRAGMENTATION_PERCENT // 100 + FRAGMENTATION_BYTES
+
+
+def test_the_reserve_of_a_tight_run_is_what_it_needs() -> None:
+    asked = requests_for(ASKED)
+    assert asked is not None
+    least = Trials(*asked).smallest_capacity()
+    tight = judged(least + context_of(CARD.key).most_bytes - 2 * MIB)
+    assert tight.verdict == "tight"
+    total = PEAK + tight.reserve.workspace_bytes + tight.reserve.fragmentation_bytes
+    assert least <= total < least + max(GRAIN, PEAK // PART)
 
 
 def test_nothing_is_simulated_far_from_the_boundary(monkeypatch: pytest.MonkeyPatch) -> None:

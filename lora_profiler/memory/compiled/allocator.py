@@ -559,6 +559,13 @@ class Trials:
         self._failed.add(capacity_bytes)
         return False
 
+    def reserved_on(self, capacity_bytes: int) -> int | None:
+        """The most that a `replay` with so much memory for segments reserves; None where it does
+        not go through."""
+        if not self.completes(capacity_bytes):
+            return None
+        return next(least for least, most in self._completed if least <= capacity_bytes <= most)
+
     def smallest_capacity(self, within_bytes: int = GRAIN) -> int:
         """The smallest card, a multiple of `GRAIN`, on which a `replay` completes, by bisection.
 

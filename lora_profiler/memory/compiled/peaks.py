@@ -52,8 +52,8 @@ class TapePeaks(NamedTuple):
 
 
 def peaks_of(tape: Tape, sizes: Sequence[Polynomial]) -> TapePeaks:
-    """Folded tapes answer for any depth, others for their own. What `check_depths` finds wrong is not
-    looked for."""
+    """Folded tapes answer for any depth, others for their own. The tape is one that `check_depths`
+    finds nothing in."""
     weights, width = _columns(sizes)
     depths = DEPTHS[:2] if tape.layout else (0,)
     walks = [_Walk(tape, depth, weights, width) for depth in depths]
