@@ -47,8 +47,23 @@ def compile_profile(workload: "Workload") -> "Profile":
 
 
 def _compiled(workload: "Workload") -> "Profile":
+    """Of a step of one micro-batch, of which that of several is made."""
+    from lora_profiler.memory.compiled.accumulation import accumulated
+    from lora_profiler.memory.compiled.regime import key_of
+
+    if workload.setup.accumulation == 1:
+        return _kept(workload)
+    try:
+        once = _kept(replace(workload, setup=replace(workload.setup, accumulation=1)))
+    except CompileError:
+        _refused.add(key_of(workload))
+        raise
+    return accumulated(once) or _kept(workload)
+
+
+def _kept(workload: "Workload") -> "Profile":
     """Of a law of the model's type where one holds, else of the model alone."""
-    from lora_profiler.memory.compiled.evaluation import forget
+    from lora_profiler.memory.compiled.evaluation import bytes_of, forget
     from lora_profiler.memory.compiled.law import NotOfLawError, of_model
     from lora_profiler.memory.compiled.library import cache_path, keep
     from lora_profiler.memory.compiled.regime import key_of
@@ -58,7 +73,9 @@ def _compiled(workload: "Workload") -> "Profile":
 
     try:
         made = compile_law(workload)
-        profile = of_model(made, workload.model)
+        leaves_loss = made.law is not None and made.law.hidden_dtype
+        loss = bytes_of(workload, made) if leaves_loss else None
+        profile = of_model(made, workload.model, loss)
     except (CompileError, NotOfLawError):
         try:
             made = profile = compiled(workload)

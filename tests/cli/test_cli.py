@@ -318,7 +318,7 @@ def test_a_peak_comes_with_an_interval_and_the_nearest_measured_one() -> None:
     ("asked", "words"),
     [
         ("gpt2 -s 512 --gpu custom:24GiB", "the time of a step on custom:24GiB is not known"),
-        ("microsoft/phi-2 --gpu h100_sxm_80gb --method lora", "--engine traced"),
+        ("allenai/OLMoE-1B-7B-0924 --gpu h100_sxm_80gb --method lora", "--engine traced"),
         ("gpt2 -s 512 --gpu l4 --optimizer adafactor", "adafactor's update is not known"),
     ],
 )

@@ -162,6 +162,12 @@ def test_a_model_that_nobody_traced_is_answered_by_its_stack_and_the_loss() -> N
     assert {row.name: row.saved_activation_bytes > 0 for row in said.layers}["loss"]
 
 
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_what_is_traced_has_the_loss_that_its_law_leaves_open(accumulation: int) -> None:
+    asked = Workload(model=granite(), setup=replace(TRL, accumulation=accumulation))
+    assert largest(engine.predict(asked, "traced")) == largest(predict_once(asked))
+
+
 def test_a_loss_that_keeps_the_hidden_state_is_no_number_of_bytes() -> None:
     """As TRL's on a CPU, whose one row is a view."""
     setup = replace(TRL, device="cpu", batch_size=1, precision="pure")

@@ -70,8 +70,12 @@ def accumulated(profile: Profile) -> Profile | None:
     seed = _seed(pieces[n] for n in steps[1])
     if first != second or seed is None:
         return None
-    holds_loss = bool(profile.setup.get("hold_outputs"))
-    made = _Accumulating(pieces, steps, holds_loss=holds_loss).pieces()
+    made = _Accumulating(
+        pieces,
+        steps,
+        holds_loss=bool(profile.setup.get("hold_outputs")),
+        is_open=bool(profile.in_turn),
+    ).pieces()
     tape = Tape(tuple(_written(made, seed.size)), profile.layout)
     return replace(
         profile,
@@ -146,12 +150,14 @@ def _seed(pieces: Iterable[_Piece]) -> Birth | None:
 
 class _Accumulating:
     """`steps` are the pieces of both steps, without their optimizers'. `holds_loss`: the loop holds
-    the model's loss beside the divided one."""
+    the model's loss beside the divided one. `is_open`: numbers of bytes stand for the loss, the
+    largest of which are there when the gradient of what was divided is gone."""
 
     def __init__(
-        self, pieces: Sequence[_Piece], steps: Sequence[range], *, holds_loss: bool
+        self, pieces: Sequence[_Piece], steps: Sequence[range], *, holds_loss: bool, is_open: bool
     ) -> None:
-        self._pieces, self._steps, self._holds_loss = pieces, steps, holds_loss
+        self._pieces, self._steps = pieces, steps
+        self._holds_loss, self._is_open = holds_loss, is_open
         self._tied = dict(self._gradients_of_tables())
 
     def pieces(self) -> dict[Key, _Piece]:
@@ -306,7 +312,7 @@ class _Accumulating:
         births = -1  # since backward began
         for entry in entries:
             if _is_backward(entry):
-                births = 0
+                births = -1 if self._is_open else 0
                 made.append(_Added("loss", "logits_and_loss"))
                 made += [] if self._holds_loss else [_Gone(key, "single", 0, "loss")]
             made.append(entry)
