@@ -232,6 +232,24 @@ def test_neighbours_and_what_binds() -> None:
         assert neighbour.run.setup.lora.r == 8
 
 
+@pytest.mark.usefixtures("the_bundle")
+def test_a_model_that_laws_alone_know_is_planned_for(run: Run) -> None:
+    """On GPUs whose kernels of attention are unlike, with several micro-batches a step; the first
+    GPU has no bfloat16."""
+    name, gpus = "ibm-granite/granite-3.1-2b-base", ("t4", "rtx_4090")
+    asked = ("plan", name, "--tokens", "10M", "--methods", "lora", "--ranks", "8")
+    found = {}
+    for few in (*((gpu,) for gpu in gpus), gpus):
+        plan = json.loads(run(*asked, "--gpus", ",".join(few), "--format", "json").stdout)
+        found[few] = plan["recommended"]["run"]
+        assert found[few]["hours"]["low"] > 0, few
+        assert found[few]["setup"]["accumulation"] > 1
+    assert found[gpus] == found[gpus[1:]]
+    command = ("--method", "lora", "-r", "8", "--accumulation", "16", "--gpu", "rtx_4090")
+    answer = json.loads(run(name, *command, "--format", "json", "--full").stdout)
+    assert answer["predictions"][0]["peak"]["total_bytes"] == found[gpus]["peak_bytes"]
+
+
 def test_a_slow_link_binds() -> None:
     offers = offers_of(
         QWEN, ["2xrtx_3060_ti"], methods=["full"], network=find_network("0.001GB/s"), seq_len=256
