@@ -118,6 +118,20 @@ def test_a_model_that_nobody_traced_is_answered_by_the_law_of_its_type() -> None
     assert said.peak == engine.predict(other, "traced").peak
 
 
+def test_names_of_all_linear_layers_are_answered_by_the_law_of_all_linear() -> None:
+    compile_profile(Workload(model=granite(), setup=LORA))
+    names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    for targets, exactness in ((names, "exact"), (names[:-1], "estimate")):
+        assert LORA.lora is not None
+        named = replace(LORA, lora=replace(LORA.lora, target_modules=targets))
+        asked = Workload(model=granite(), setup=named)
+        said = engine.predict(asked, may_trace=False)
+        assert said.is_whole == (exactness == "exact")
+        if said.is_whole:
+            assert said.exactness == exactness
+            assert said.peak.total_bytes == predict_once(asked).peak.total_bytes
+
+
 TRL = TrainSetup(
     batch_size=3, seq_len=50, lora=LoraConfig(r=6), precision="amp", dtype="float32", loss="trl",
     checkpointing=True, optimizer_impl="fused", loop_state="trl",

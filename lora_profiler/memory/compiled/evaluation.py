@@ -3,6 +3,7 @@ numbers in."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from importlib import import_module
@@ -18,7 +19,7 @@ from lora_profiler._common.polynomial import (
     constant,
 )
 from lora_profiler._common.polynomial import total as sum_of
-from lora_profiler.errors import NoProfileError
+from lora_profiler.errors import NoProfileError, TargetModulesError
 from lora_profiler.memory.attribution import LOGITS
 from lora_profiler.memory.compiled.accumulation import accumulated
 from lora_profiler.memory.compiled.cudnn import under_cudnn, under_flash
@@ -44,6 +45,7 @@ from lora_profiler.memory.compiled.tape import (
     total,
 )
 from lora_profiler.memory.prediction import Category, MomentName
+from lora_profiler.question.adapters import adapters
 from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.loss import loss_facts
 from lora_profiler.question.model_spec import ModelSpec
@@ -504,8 +506,8 @@ def _evaluation(
 def _profile(
     model: ModelSpec, setup: TrainSetup, regime: Regime, loss: int | None
 ) -> Profile | None:
-    """The model's own, else the one that a law of its type makes, else one made of that of another
-    kernel of attention, or of a step of one micro-batch."""
+    """The model's own, else the one that a law of its type makes, else that of the same layers by
+    another name, or one made of that of another kernel of attention, or of one micro-batch."""
     own = find_profile(profile_key(model, setup, regime))
     if own is not None:
         return own
@@ -526,12 +528,30 @@ def _profile(
 def _made_of_another(
     model: ModelSpec, setup: TrainSetup, regime: Regime, loss: int | None
 ) -> Profile | None:
+    if all_linear := _with_all_linear(model, setup):
+        alike = _evaluation(model, all_linear, regime, loss)
+        if alike is not None:
+            return alike.profile
     if usual := under_flash(regime):
         under = _evaluation(model, setup, usual, loss)
         return under_cudnn(under.profile) if under else None
     if regime.accumulates:
         once = _evaluation(model, setup, regime._replace(accumulates=False), loss)
         return accumulated(once.profile) if once else None
+    return None
+
+
+@lru_cache(maxsize=64)
+def _with_all_linear(model: ModelSpec, setup: TrainSetup) -> TrainSetup | None:
+    """`setup` with PEFT's "all-linear" in place of a list of names that adapts the same layers;
+    None where it does not."""
+    lora = setup.lora
+    if lora is None or not isinstance(lora.target_modules, tuple):
+        return None
+    every = replace(lora, target_modules="all-linear")
+    with suppress(TargetModulesError):
+        if adapters(model, lora) == adapters(model, every):
+            return replace(setup, lora=every)
     return None
 
 
