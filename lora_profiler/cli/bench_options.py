@@ -394,8 +394,8 @@ def cluster_of(o: dict[str, Any]) -> "Iterator[RayCluster | None]":
 
 
 def cluster_cases(cluster: "RayCluster", o: dict[str, Any]) -> "tuple[list[Planned], int]":
-    """The suite's cases that a machine of the cluster has room for, and how many it has none for,
-    each of which is told of.
+    """The suite's cases that a machine of the cluster has room for, and how many it has none for;
+    a warning names each of those.
 
     Without --device they are for CUDA where any machine has GPUs, else for the CPU. Raises
     UsageError where none has room.

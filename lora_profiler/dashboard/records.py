@@ -209,7 +209,7 @@ def merged(parts: tuple[Loaded, ...]) -> Loaded:
 
 # --- one record in full ---------------------------------------------------------------------------
 
-# One record in full: its numbers beside the predicted ones, its timeline, its steps, what the peak
+# One record in full: its numbers next to the predicted ones, its timeline, its steps, what the peak
 # held, and the machine; or two side by side.
 
 
@@ -228,7 +228,7 @@ def show(run: NumberedRun, key: str = "record") -> None:
 
 
 def _drawings(run: NumberedRun) -> Iterator[tuple[str, Drawing]]:
-    """(heading, figure) of all that was measured, what was predicted first beside it."""
+    """(heading, figure) of all that was measured, next to what was predicted first."""
     record = run.record
     measurement = record.measurement
     if (both := step_drawing(run)) is not None:

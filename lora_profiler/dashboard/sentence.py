@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 # --- the drawer of settings -----------------------------------------------------------------------
 
-# The settings beside a page: of the options those that the trainer or the user sets, all of them on
-# request, each to be found by words.
+# The settings at the side of a page: the options that the trainer or the user sets, all of them on
+# request, and a search by words.
 
 _SEARCH, ALL = "settings.search", "settings.all"
 

@@ -35,5 +35,5 @@ def regime(workload: Any, head: Any, batch: Any, seq: Any, sequences: Any) -> An
 
 
 def _more_tiles(labels: Any) -> Any:
-    """Tiles beside the first, counted up to two: only the last one is smaller."""
+    """Tiles after the first one, at most two are counted: only the last tile is smaller."""
     return 1 * (labels > TILE_ROWS) + (labels > 2 * TILE_ROWS)
