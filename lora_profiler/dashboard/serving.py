@@ -169,8 +169,8 @@ def shipped(folder: str) -> Path | None:
 
 # --- settings of streamlit ------------------------------------------------------------------------
 
-# Settings for streamlit: it serves this machine alone and sends nothing anywhere, in the colours and
-# the type of the figures.
+# Settings for streamlit: it serves this machine alone and sends nothing anywhere, in the colours
+# and the type of the figures.
 
 SCRIPT = Path(__file__).with_name("served.py")
 """What `streamlit run` is given."""
