@@ -188,17 +188,17 @@ class _Accumulating:
         storages go."""
         own = next((step for step in self._steps if number in step), range(0))
 
-        def gone(entry: Entry) -> Entry:
+        def gone(entry: Entry, unit: int) -> Entry:
             if (
                 not isinstance(entry, _Gone)
                 or entry.key[1] in own
-                or self._category(entry) == "gradients"
+                or self._category(entry, unit) == "gradients"
             ):
                 return entry
             return entry._replace(key=self._of_second(entry.key))
 
         direction, blocks = self._pieces[number]
-        entries = [[gone(entry) for entry in block] for block in blocks]
+        entries = [[gone(entry, unit) for entry in block] for unit, block in enumerate(blocks)]
         return _Piece(direction, [self._with_scalars(block, (0, number)) for block in entries])
 
     def _of_second(self, key: Key) -> Key:
@@ -297,11 +297,11 @@ class _Accumulating:
             entry
             for number, piece in enumerate(self._pieces)
             if number not in steps
-            for block in piece.blocks
+            for unit, block in enumerate(piece.blocks)
             for entry in block
             if isinstance(entry, _Gone)
             and entry.key[1] in first
-            and self._category(entry) != "gradients"
+            and self._category(entry, unit) != "gradients"
         ]
         return [e._replace(key=(0, pieces[first.index(e.key[1])])) for e in found]
 
@@ -325,13 +325,13 @@ class _Accumulating:
                     births = -1
         return [*made, *([_Gone(key, "single", 0, "gradient")] if births == 1 else [])]
 
-    def _category(self, entry: _Gone) -> Category:
-        """Of what goes."""
+    def _category(self, entry: _Gone, unit: int = 0) -> Category:
+        """Of what goes; `unit` is the one of `LEAST_UNITS` whose block has `entry`. The blocks of
+        the first and the last layers may have other births than those between."""
         direction, blocks = self._pieces[entry.key[1]]
-        variant = 0 if not direction else LEAST_UNITS // 2
-        if direction and entry.anchor in ("first", "last"):
-            variant = entry.unit if entry.anchor == "first" else LEAST_UNITS - 1 - entry.unit
-        births = [each for each in blocks[variant] if isinstance(each, Birth)]
+        units = {"here": unit + entry.unit, "first": entry.unit, "single": 0}
+        at = units.get(entry.anchor, LEAST_UNITS - 1 - entry.unit)
+        births = [each for each in blocks[at if direction else 0] if isinstance(each, Birth)]
         assert isinstance(entry.ordinal, int)
         return births[entry.ordinal].category
 
