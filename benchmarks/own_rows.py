@@ -3,20 +3,16 @@ list a row, as `lora_profiler.facts.evidence.documents` reads it."""
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from lora_profiler.facts.evidence import OwnKind, OwnRow
 
-DATA = Path(__file__).parents[1] / "lora_profiler" / "evidence" / "data"
+DATA = Path(__file__).parents[1] / "lora_profiler" / "facts" / "evidence" / "data"
 
 
 def own_document(rows: Iterable[OwnRow]) -> dict[str, Any]:
-    return {
-        "columns": [field.name for field in fields(OwnRow)],
-        "rows": [list(asdict(row).values()) for row in rows],
-    }
+    return {"columns": list(OwnRow._fields), "rows": [list(row) for row in rows]}
 
 
 def write_rows(kind: OwnKind, document: Mapping[str, Any]) -> None:

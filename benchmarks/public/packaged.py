@@ -3,7 +3,6 @@ results that are committed."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 from typing import Any, get_args
@@ -138,6 +137,6 @@ def _left_out(reasons: Mapping[str, str]) -> list[dict[str, Any]]:
     for name, reason in reasons.items():
         ids[reason].append(name)
     return [
-        asdict(Unexpressed(reason=reason, rows=len(found), example=found[0]))
+        Unexpressed(reason=reason, rows=len(found), example=found[0])._asdict()
         for reason, found in ids.items()
     ]

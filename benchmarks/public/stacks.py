@@ -6,7 +6,7 @@ Every rule is read from the library that it is about. None was chosen by the err
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 
 from lora_profiler.memory.kernels import Gemm, Kernel, Phase, merged
@@ -65,7 +65,7 @@ def reentrant(kernels: Kernels, sizes: Sizes) -> Kernels:
     again; the other kind stops at the last tensor that backward needs. torch
     `utils/checkpoint.py`."""
     again = [
-        replace(k, phase="recompute") for k in kernels if k.phase == "forward" and ".*" in k.module
+        k._replace(phase="recompute") for k in kernels if k.phase == "forward" and ".*" in k.module
     ]
     return (*(k for k in kernels if k.phase != "recompute"), *again)
 
@@ -93,7 +93,7 @@ def loss_in_16_bit(kernels: Kernels, sizes: Sizes) -> Kernels:
             found.append(k)
         elif k.op != "_to_copy":
             found.append(
-                replace(k, read_bytes=k.read_bytes // 2, written_bytes=k.written_bytes // 2)
+                k._replace(read_bytes=k.read_bytes // 2, written_bytes=k.written_bytes // 2)
             )
     return tuple(found)
 
@@ -140,7 +140,7 @@ def attention_dropout(kernels: Kernels, sizes: Sizes) -> Kernels:
     of its tensor cores. At the shares of the peak that attention reaches that is 26 % of a score's
     two products of 128 forward, and 8 % of its five backward."""
     more = {"attention_forward": 0.26, "attention_backward": 0.08}
-    return tuple(replace(k, flops=round(k.flops * (1 + more.get(k.kind, 0)))) for k in kernels)
+    return tuple(k._replace(flops=round(k.flops * (1 + more.get(k.kind, 0)))) for k in kernels)
 
 
 def fused_norms(kernels: Kernels, sizes: Sizes) -> Kernels:
@@ -280,7 +280,7 @@ def fused_lora(kernels: Kernels, sizes: Sizes) -> Kernels:
         ):
             more.append(k)  # dY B once more
         elif k.phase == "forward" and k.gemm.n <= _MOST_RANK:
-            more.append(replace(k, phase="backward"))  # A X once more
+            more.append(k._replace(phase="backward"))  # A X once more
     return (*kept, *more)
 
 

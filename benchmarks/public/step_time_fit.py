@@ -2,7 +2,7 @@
 the interval that the errors give."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from math import ceil, inf, log
 from typing import Any
@@ -86,7 +86,7 @@ class Traces:
         assert moved is not None
         elements = sum(plain.trainable.values())
         step = Step(
-            micro=replace(plain, kernels=kernels),
+            micro=plain._replace(kernels=kernels),
             accumulation=setup.accumulation,
             update_bytes=moved,
             update_launches=update_launches(setup, plain.trained_tensors, elements),
@@ -171,7 +171,7 @@ def fit_with_launch(rows: Rows, usual: float) -> tuple[Fitted, float]:
 def with_launch(rows: Rows, times: float) -> list[Measured]:
     """The rows, with launches that take so many times as long where the host has torch 2.0."""
     return [
-        replace(row, load=row.load.on_host(times)) if case.replay.older_host else row
+        row._replace(load=row.load.on_host(times)) if case.replay.older_host else row
         for case, row in rows
     ]
 

@@ -6,6 +6,8 @@ of 32, u to one of 16, v to one of 8.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from math import prod
 from operator import ge
 from typing import NamedTuple
 
@@ -95,11 +97,8 @@ class Polynomial:
         return {e: c for e, c in self.terms.items() if c}
 
     def evaluate(self, batch: int, seq: int, rank: int) -> int:
-        t, u, v = (rounded_up(seq, multiple) for multiple in ROUNDINGS)
-        return sum(
-            c * batch**i * seq**j * rank**k * t**m * u**n * v**o
-            for (i, j, k, m, n, o), c in self.terms.items()
-        )
+        monomials = _monomials_at(batch, seq, rank)
+        return sum([c * monomials[e] for e, c in self.terms.items()])
 
     def at_batch(self, batch: int) -> "Polynomial":
         """The same with a number for b."""
@@ -220,6 +219,21 @@ def front_of(vectors: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
         else:
             front.append(vector)
     return front
+
+
+class _Monomials(dict[Exponents, int]):
+    """The values of monomials at one point, each worked out when it is first looked up: thousands
+    of polynomials are evaluated at the point of a question."""
+
+    def __init__(self, batch: int, seq: int, rank: int) -> None:
+        self._symbols = batch, seq, rank, *(rounded_up(seq, multiple) for multiple in ROUNDINGS)
+
+    def __missing__(self, exponents: Exponents) -> int:
+        value = self[exponents] = prod(map(pow, self._symbols, exponents))
+        return value
+
+
+_monomials_at = lru_cache(maxsize=16)(_Monomials)
 
 
 class Values(NamedTuple):

@@ -247,7 +247,11 @@ def rows_table(rows: Sequence[Measured], key: str, says: str) -> None:
 
 
 def records(rows: Sequence[Measured]) -> list[dict[str, Any]]:
-    return [{**asdict(row), "error": row.error} for row in rows]
+    return [{**_fields(row), "error": row.error} for row in rows]
+
+
+def _fields(row: Measured) -> dict[str, Any]:
+    return asdict(row) if isinstance(row, MeasuredStep) else row._asdict()
 
 
 def source_of(row: Measured) -> str:

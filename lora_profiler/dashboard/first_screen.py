@@ -101,7 +101,7 @@ def trainer_bars(result: Answered, answer: Answer, model: ModelSpec) -> list[Tra
     if own and answer.prediction.is_whole:
         speed = count_text(round(answer.step.time.tokens_per_second)) if answer.step else ""
         (bar,) = method_bars([answer]).rows
-        bar = replace(bar, name=trainer_name(question.stack), speed=speed)
+        bar = bar._replace(name=trainer_name(question.stack), speed=speed)
         bars.append(TrainerBar(trainer=own, setup=setup, bar=bar, is_chosen=True))
     return sorted(bars, key=lambda each: each.bar.total_bytes)
 
@@ -148,7 +148,7 @@ def show(result: Answered, answer: Answer, model: ModelSpec, *, linked: bool) ->
         widgets.piece("verdict", verdict(answer), speed_numbers(answer, shown().run))
     with st.container(key="first"):
         _offers(result, answer, model)
-        bars = replace(method_bars(result.answers), has_sizes=False)
+        bars = method_bars(result.answers)._replace(has_sizes=False)
         widgets.bars(bars, method_name(answer))
         show_by_trainer(result, answer, model)
         params = link.written("Predict", result.question if linked else None, shown=shown())

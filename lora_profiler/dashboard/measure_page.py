@@ -242,7 +242,7 @@ def _progress(running: Measuring) -> Table:
         ),
         left=4,
     )
-    return steps if steps.rows else replace(steps, rows=(Row(cells=("", "", "", "starting")),))
+    return steps if steps.rows else steps._replace(rows=(Row(cells=("", "", "", "starting")),))
 
 
 def where(case: CaseState) -> str:

@@ -169,7 +169,7 @@ def _answer(plan: TrainingPlan, question: Question) -> None:
         plan, trainer=question.trainer_defaults, detail=True, price_from=price
     )
     assert isinstance(head, VerdictLine)
-    head = replace(head, words=head.words.removesuffix(":"), rest="") if run else head
+    head = head._replace(words=head.words.removesuffix(":"), rest="") if run else head
     with st.container(key="verdict"):
         widgets.piece("verdict", head, _numbers(run) if run else ())
     for block in blocks:

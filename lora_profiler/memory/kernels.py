@@ -2,9 +2,8 @@
 does it."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
 from operator import attrgetter
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lora_profiler.question.workload import Dtype
 
@@ -33,22 +32,20 @@ def launches_of(op: str, *, is_grouped: bool = False) -> int:
     return 2 if op in FILLS_FIRST else 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gemm:
+class Gemm(NamedTuple):
     """`batches` products of (m x k) by (k x n) matrices."""
 
-    batches: int = 1
     m: int
     n: int
     k: int
+    batches: int = 1
 
     @property
     def flops(self) -> int:
         return 2 * self.batches * self.m * self.n * self.k
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kernel:
+class Kernel(NamedTuple):
     """An operator that runs `count` times on one set of shapes, with so many `launches` each.
 
     Bytes and FLOPs are those of one time. `read_bytes` and `written_bytes`: every input and
@@ -68,7 +65,7 @@ class Kernel:
     gemm: Gemm | None = None
     flops: int = 0
     parameters: int = 0
-    count: int = 1
+    count: int = 1  # type: ignore[assignment]  # which takes the place of the method of tuples
     launches: int = 1
 
     @property
@@ -76,8 +73,7 @@ class Kernel:
         return self.read_bytes + self.written_bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepKernels:
+class StepKernels(NamedTuple):
     """The kernels of one micro-batch, and what its optimizer step is about.
 
     `tokens`: of the micro-batch. `trainable`: elements that train by the bytes that one of them
@@ -117,14 +113,14 @@ def _together(
         firsts.setdefault(key, kernel)
         counts[key] = counts.get(key, 0) + kernel.count
     return tuple(
-        first if first.count == counts[key] else replace(first, count=counts[key])
+        first if first.count == counts[key] else first._replace(count=counts[key])
         for key, first in firsts.items()
         if counts[key]
     )
 
 
 def _identity(*left_out: str) -> Callable[[Kernel], object]:
-    return attrgetter(*(f.name for f in fields(Kernel) if f.name not in left_out))
+    return attrgetter(*(name for name in Kernel._fields if name not in left_out))
 
 
 _all_but_count = _identity("count")

@@ -1,7 +1,7 @@
 """What makes a workload fit a card: the sets of changes that suffice, the quickest first."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from lora_profiler.errors import LoraProfilerError
@@ -31,8 +31,7 @@ MOST_GROWN = 3
 """Sets that do not suffice yet and are tried with one change more: those of the lowest peaks."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remedy:
+class Remedy(NamedTuple):
     """Changes that together make a workload fit: each one's name, option and price in words, how
     far they take the update from what it was, the workload that they end in, its peak, and its step
     where the time is known.
@@ -135,8 +134,7 @@ class _Tried(NamedTuple):
     peak_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Search:
+class _Search(NamedTuple):
     """For sets of changes that suffice on a card."""
 
     gpu: Gpu

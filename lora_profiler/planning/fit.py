@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lora_profiler.errors import LoraProfilerError, NoProfileError, UsageError
 from lora_profiler.facts.catalog import as_gpu, bundled_gpus
@@ -404,8 +404,7 @@ UNKNOWN_LENGTH = 8192
 """Up to here where a config does not say for what length its model was made."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SizeFit:
+class SizeFit(NamedTuple):
     """One batch and length: its steady-state peak and the card's verdict, both None where the
     engine has no answer."""
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import log
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.catalog import Gpu
@@ -56,8 +56,7 @@ class Foreseen:
         return step_time(workload, self.gpu, self.engine, self.prediction).step
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class Line(NamedTuple):
     """A method under one trainer: what is foreseen, or in a sentence why nothing is."""
 
     model: str
@@ -67,8 +66,7 @@ class Line:
     refusal: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenChange:
+class OpenChange(NamedTuple):
     """What one thing that the question leaves open is worth: all as in the headline, but for
     `option`, which is `value`."""
 
@@ -81,8 +79,7 @@ class OpenChange:
         return self.foreseen.prediction.peak.total_bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Guided:
+class Guided(NamedTuple):
     """A question by trainer: `lines` for each trainer and method, `changes` by method, the largest
     first. `own_defaults`: with each trainer's defaults, batch size and sequence length among them,
     in place of what its guides pass."""

@@ -1,7 +1,7 @@
 """Single changes that lower the peak, each predicted anew."""
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import IntEnum
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,8 +22,7 @@ AWAY_FROM_HEAD = ("setup", "last_layer_forward", "optimizer_step")
 """Moments that do not depend on how the head makes the loss."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lever:
+class Lever(NamedTuple):
     """One change that lowers the peak: what it is, the option that makes it, the peak after it, and
     its price in words.
 

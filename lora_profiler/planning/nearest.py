@@ -428,5 +428,5 @@ def kernels_of(rows: Sequence[Mapping[str, Any]]) -> list[Kernel]:
         if kernel.op == "_softmax_backward_data":
             # CUDA's multiplies gradient and output first, below what a dispatcher sees (torch
             # `native/cuda/SoftMax.cu`, softmax_backward_cuda_out)
-            kernels.append(replace(kernel, op="mul"))
+            kernels.append(kernel._replace(op="mul"))
     return kernels

@@ -220,8 +220,7 @@ def _averaged(
         return sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)
 
     utilisations = [time.mfu for time in times if time.mfu is not None]
-    time = replace(
-        times[nearest],
+    time = times[nearest]._replace(
         seconds=total,
         low=mean([time.low for time in times]),
         high=mean([time.high for time in times]),
@@ -234,4 +233,4 @@ def _averaged(
         },
     )
     flops = round(mean([step.flops for step in steps]))
-    return replace(steps[nearest], time=time, flops=flops)
+    return steps[nearest]._replace(time=time, flops=flops)

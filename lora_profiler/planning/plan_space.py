@@ -212,7 +212,7 @@ class Costs:
         key = replace(alone, optimizer="adamw", optimizer_impl="foreach"), workload.platform
         if key not in self._kernels:
             counted = kernels_of(replace(workload, setup=alone), "auto")
-            self._kernels[key] = replace(counted, kernels=lumped(counted.kernels))
+            self._kernels[key] = counted._replace(kernels=lumped(counted.kernels))
         return self._kernels[key]
 
     def _sending(self, layout: KnownWay, network: Network | None) -> float | None:

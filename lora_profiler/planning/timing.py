@@ -3,8 +3,7 @@ device is known by."""
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lora_profiler._common.packages import require
 from lora_profiler.errors import LoraProfilerError, NoProfileError, UncountedError, UsageError
@@ -28,8 +27,7 @@ from lora_profiler.steptime import (
 from lora_profiler.steptime.roofline import Step, check_base_timed, loaded
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimedStep:
+class TimedStep(NamedTuple):
     """The time of one optimizer step of `workload` on a device, the kernels of its micro-batch, and
     the FLOPs of the whole step.
 
@@ -44,8 +42,7 @@ class TimedStep:
     evidence: MeasuredStep | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
+class Timing(NamedTuple):
     """What is known of a step's time. `step` is None where nothing is, and `refusal` then says why
     in a sentence; else it is None."""
 
@@ -150,8 +147,7 @@ def no_speed(gpu: Gpu) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimedDevice:
+class TimedDevice(NamedTuple):
     """What a step's time is worked out with: a device's rates and constants, where they come from,
     and half the interval's width as a share where they bring one of their own."""
 
@@ -215,8 +211,7 @@ def _evidence(workload: Workload, gpu: Gpu) -> MeasuredStep:
     return nearest_step(setup.method, gpu.key, workload.model.num_parameters, tokens)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunTime:
+class RunTime(NamedTuple):
     """Seconds of training, and the interval of the step's time carried over to all of it. Neither
     evaluation nor loading is among them."""
 
@@ -252,8 +247,7 @@ Cause = Literal[
 ]  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpeedGap:
+class SpeedGap(NamedTuple):
     """A step with adapters beside full fine-tuning of the same model and sizes.
 
     `seconds` are its own, `flops_ratio` and `seconds_ratio` shares of full's. `gap_seconds`: how
@@ -314,7 +308,7 @@ def _seconds_of_new_products(full: TimedStep, lora: TimedStep) -> float:
         if kernel.kind == "gemm" and kernel.gemm not in known
     )
     accumulation, time = lora.workload.setup.accumulation, lora.time
-    step = Step(micro=replace(lora.kernels, kernels=new), accumulation=accumulation, update_bytes=0)
+    step = Step(micro=lora.kernels._replace(kernels=new), accumulation=accumulation, update_bytes=0)
     return accumulation * loaded(step, time.rates, time.constants.fixed).device_seconds(
         time.constants.eta, time.constants.beta
     )

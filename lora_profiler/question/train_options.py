@@ -23,7 +23,7 @@ from lora_profiler.question.option import (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, init=False, repr=False, eq=False)
 class StepOptions:
     """The first fields of `TrainSetup`, whose docstring says what they mean."""
 
@@ -229,7 +229,7 @@ class StepOptions:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, init=False, repr=False, eq=False)
 class TrainOptions(StepOptions):
     """The fields of `TrainSetup`, whose docstring says what they mean."""
 

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from lora_profiler.memory.prediction import CATEGORIES, Category
 from lora_profiler.report.labels import CATEGORY_SHORT
@@ -21,8 +21,7 @@ Held = Mapping[Category, int]
 RowKind = Literal["plain", "section", "total", "peak"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """Cells from left to right; a row may be shorter than the table. `indent` shifts the first
     cell's text."""
 
@@ -31,8 +30,7 @@ class Row:
     indent: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class Table(NamedTuple):
     """Rows under column labels; the first `left` columns are left aligned, the others right.
     `spare`: labels of columns that a terminal too narrow for all leaves out, the first one
     first."""
@@ -129,8 +127,8 @@ def with_words_last(table: Table) -> Table:
     def padded(row: tuple[str, ...]) -> tuple[str, ...]:
         return (*row[:last], *(cell and cell.ljust(width) for cell in row[last:]))
 
-    rows = tuple(replace(row, cells=padded(row.cells)) for row in table.rows)
-    return replace(table, columns=padded(table.columns), rows=rows)
+    rows = tuple(row._replace(cells=padded(row.cells)) for row in table.rows)
+    return table._replace(columns=padded(table.columns), rows=rows)
 
 
 def without_columns(table: Table, labels: Collection[str]) -> Table:
@@ -138,11 +136,10 @@ def without_columns(table: Table, labels: Collection[str]) -> Table:
 
 
 def _picked(table: Table, numbers: Sequence[int]) -> Table:
-    return replace(
-        table,
+    return table._replace(
         columns=tuple(table.columns[n] for n in numbers),
         rows=tuple(
-            replace(row, cells=tuple(row.cells[n] for n in numbers if n < len(row.cells)))
+            row._replace(cells=tuple(row.cells[n] for n in numbers if n < len(row.cells)))
             for row in table.rows
         ),
         left=sum(n < table.left for n in numbers),
@@ -154,8 +151,7 @@ Sign = Literal["fits", "tight", "does_not_fit", ""]
 """The verdict that a line opens with; '' without one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerdictLine:
+class VerdictLine(NamedTuple):
     """The line that decides: `words` stand out, `rest` has the numbers."""
 
     sign: Sign
@@ -163,8 +159,7 @@ class VerdictLine:
     rest: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bar:
+class Bar(NamedTuple):
     """One bar: `parts` in bytes by name, in the order in which they are drawn, then the overhead
     outside tensors, None where it is not known. `detail` and `speed` are columns of their own."""
 
@@ -190,8 +185,7 @@ _SEEN = 0.005
 """Of a bar: parts that are smaller have no place in its legend."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bars:
+class Bars(NamedTuple):
     """Bars of one scale. `limits`: where memory of a GPU ends, in bytes, and its label.
     `has_sizes`: each bar's parts are written below it; else one key stands below all."""
 
@@ -325,8 +319,7 @@ def narrowed(block: Paragraph, width: int) -> Paragraph:
 # pictures, folds, sections.
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
+class Card(NamedTuple):
     """What stands first on a page: one number with its unit as `value`, or `rows` of (name, value,
     change); and a line on it."""
 
@@ -341,8 +334,7 @@ class Card:
         return [n for n in range(1, len(self.rows[0])) if any(row[n] for row in self.rows)]
 
 
-@dataclass(frozen=True, slots=True)
-class Drawing:
+class Drawing(NamedTuple):
     """A figure. `name` is its id on the page; `description` says in words what is seen; `numbers`
     are the same as a table; `lines` stand under the caption.
 
@@ -357,8 +349,7 @@ class Drawing:
     lines: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(NamedTuple):
     """A drawing that needs no script: `svg` of this program's own, which says what is seen."""
 
     name: str
@@ -366,23 +357,20 @@ class Picture:
     svg: str
 
 
-@dataclass(frozen=True, slots=True)
-class Fold:
+class Fold(NamedTuple):
     """Parts that are shown when asked for."""
 
     title: str
     parts: tuple["Part", ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Beside:
+class Beside(NamedTuple):
     """Parts next to each other where the window is wide enough, else below each other."""
 
     parts: tuple["Part", ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Cards:
+class Cards(NamedTuple):
     """Cards side by side, as many in a row as there is room for."""
 
     cards: tuple[Card, ...]
@@ -391,8 +379,7 @@ class Cards:
 Part = Block | Cards | Drawing | Picture | Fold | Beside
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(NamedTuple):
     """A part of the page with a heading and an id to link to."""
 
     name: str

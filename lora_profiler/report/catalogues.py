@@ -69,7 +69,7 @@ def models_table(entries: Sequence[CatalogEntry]) -> Table:
 
 
 def model_records(entries: Sequence[CatalogEntry]) -> list[dict[str, Any]]:
-    return [{**asdict(e), "aliases": list(e.aliases)} for e in entries]
+    return [{**e._asdict(), "aliases": list(e.aliases)} for e in entries]
 
 
 def gpus_table(gpus: Sequence[Gpu]) -> Table:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lora_profiler.facts.catalog import Gpu, find_gpu
 from lora_profiler.question.gpu_platform import BFLOAT16_CAPABILITY
@@ -179,8 +179,7 @@ papers). The half rate is nearly reached, the whole is not: torch's products in 
 an A100's 312 (github.com/zzc0721/torch-performance-test-data, `database.md`)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bundled:
+class Bundled(NamedTuple):
     """`half_width`: of the interval around what hosts within `HOSTS` take, as a share: what nine in
     ten rows are within whose model was left out, each model weighing the same, or whose source."""
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from math import exp, log
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 from lora_profiler._common.paths import cache_folder
 from lora_profiler._common.process import allowed_cpus, cpu_model
@@ -34,8 +35,7 @@ _SETTLED = 1e-9
 _LONGEST_STRIDE = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(NamedTuple):
     """A measured step: its id, what it asks of the card, the seconds it took."""
 
     id: str
@@ -43,8 +43,7 @@ class Measured:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Fitted:
+class Fitted(NamedTuple):
     """The two constants, and the ids of the rows behind them."""
 
     eta: float

@@ -1,8 +1,7 @@
 """Seconds of a step on a card, with an interval, and where they go."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lora_profiler.facts.catalog import Gpu
 from lora_profiler.memory.kernels import StepKernels
@@ -35,8 +34,7 @@ PARTS: tuple[Part, ...] = (
 """Where the time of a step goes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepTime:
+class StepTime(NamedTuple):
     """`low` and `high` hold the measured time nine times in ten, were it as far off as the public
     steps whose model or source was left out of the fit: as far below the fastest host's time and
     above the slowest's.
@@ -113,7 +111,7 @@ def step_time_at(
         width,
         stated_kernels=not kernels.is_estimate,
     )
-    return replace(time, mfu=_mfu(flops, setup, time.seconds, kernels, rates))
+    return time._replace(mfu=_mfu(flops, setup, time.seconds, kernels, rates))
 
 
 def time_of(

@@ -14,7 +14,7 @@ step       accumulation x micro + update + what a step takes besides; the first 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import hypot, log
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lora_profiler.errors import UsageError
 from lora_profiler.memory.kernels import Gemm, Kernel, Kind, StepKernels
@@ -36,8 +36,7 @@ half on average is computed for nothing (FlashAttention 2 `flash_fwd_launch_temp
 `flash_bwd_launch_template.h`)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(NamedTuple):
     """One optimizer step: `accumulation` micro-batches and an update that moves `update_bytes` in
     `update_launches`.
 

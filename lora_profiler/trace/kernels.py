@@ -56,7 +56,7 @@ def at_units(two: StepKernels, three: StepKernels, units: int) -> StepKernels:
     """The kernels of `units` units, on the line through those of two and of three."""
     first, second = (dict(_counted(step.kernels)) for step in (two, three))
     kernels = [
-        replace(one, count=_on_line(first.get(one, 0), second.get(one, 0), units))
+        one._replace(count=_on_line(first.get(one, 0), second.get(one, 0), units))
         for one in dict.fromkeys([*first, *second])
     ]
     return StepKernels(
@@ -75,7 +75,7 @@ def _on_line(two: int, three: int, units: int) -> int:
 
 
 def _counted(kernels: tuple[Kernel, ...]) -> list[tuple[Kernel, int]]:
-    return [(replace(kernel, count=1), kernel.count) for kernel in merged(kernels)]
+    return [(kernel._replace(count=1), kernel.count) for kernel in merged(kernels)]
 
 
 def _same(line: StepKernels, fresh: StepKernels, workload: Workload) -> None:
@@ -114,7 +114,7 @@ def recorded(
         if kernel is None:
             return
         if numbers is not None:
-            kernel = replace(kernel, module=numbers.sub(r"\1.*", module))
+            kernel = kernel._replace(module=numbers.sub(r"\1.*", module))
         kernels.append(kernel)
 
     trained: dict[int, int] = {}

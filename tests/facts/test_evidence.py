@@ -3,7 +3,7 @@ each, and the nearest."""
 
 import csv
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from math import ceil, lcm, log
 from pathlib import Path
 from typing import Any
@@ -320,15 +320,15 @@ def test_the_method_goes_before_checkpointing_and_that_before_the_type(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = nearest_peak(asked("lora", checkpointing=True, tokens=(4, 4096)))
-    other_method = replace(found, id="method", method="full")
-    other_checkpointing = replace(found, id="checkpointing", checkpointing=False)
-    other_type = replace(found, id="type", model_type="llama")
-    far = replace(found, id="far", parameters=10 * found.parameters)
+    other_method = found._replace(id="method", method="full")
+    other_checkpointing = found._replace(id="checkpointing", checkpointing=False)
+    other_type = found._replace(id="type", model_type="llama")
+    far = found._replace(id="far", parameters=10 * found.parameters)
     for near, rows in (
         ("checkpointing", [other_method, other_checkpointing]),
         ("type", [other_checkpointing, other_type]),
         ("far", [other_type, far]),
-        ("far", [replace(found, cards=2), replace(found, reading="at rest"), far]),
+        ("far", [found._replace(cards=2), found._replace(reading="at rest"), far]),
     ):
         monkeypatch.setattr(
             "lora_profiler.facts.evidence.memory.measured_memory", lambda rows=rows: rows
@@ -404,7 +404,7 @@ def test_the_package_shows_every_committed_record() -> None:
     from benchmarks.truth.records import RECORDS, packaged, scored_records
 
     found = [s for folder in sorted(RECORDS.iterdir()) for s in scored_records(folder)]
-    assert packaged(found)["rows"] == [list(asdict(row).values()) for row in own_rows("recorded")]
+    assert packaged(found)["rows"] == [list(row) for row in own_rows("recorded")]
     assert len(found) == len(own_rows("recorded"))
     for row, s in zip(own_rows("recorded"), found, strict=True):
         (peak,) = (c for c in s.comparisons if c.metric == "peak_requested_bytes")

@@ -219,7 +219,7 @@ def test_the_reference_of_dpo_is_a_forward_pass_without_adapters(
     reference = with_reference - alone
     assert alone - with_reference == Counter()
     if quantization is None:
-        assert reference == by_kernel(replace(counted_kernels(step("llama")), kernels=tuple(ahead)))
+        assert reference == by_kernel(counted_kernels(step("llama"))._replace(kernels=tuple(ahead)))
     flops = sum(k.count * k.flops for k in ahead)
     assert sum(count * one[5] for one, count in reference.items()) == flops
     without, beside, whole = (predict(w).flops for w in (*asked, step("llama")))
@@ -361,7 +361,7 @@ def test_kernels_that_differ_in_place_alone_are_weighed_together() -> None:
     setup = TrainSetup(lora=LoraConfig(r=8), checkpointing=True, seq_len=64)
     workload = Workload(model=find_model("Qwen/Qwen2.5-0.5B"), setup=setup)
     whole = counted_kernels(workload)
-    lumps = replace(whole, kernels=lumped(whole.kernels))
+    lumps = whole._replace(kernels=lumped(whole.kernels))
     assert len(lumps.kernels) < len(whole.kernels) and lumps.launches == whole.launches
     one, other = (predict_step_time(k, find_gpu("t4"), setup) for k in (whole, lumps))
     assert one == other

@@ -5,7 +5,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -305,8 +304,8 @@ def test_counts_of_a_deep_model_are_those_of_its_own_trace(
     line = step_kernels(workload)
     own = recorded(workload, on_meta, None)
     real = [(k, re.sub(r"layers\.\d+", "layers.*", k.module)) for k in own.kernels]
-    whole = merged(replace(k, module=module) for k, module in real)
-    found, expected = ({replace(k, count=1): k.count for k in ks} for ks in (line.kernels, whole))
+    whole = merged(k._replace(module=module) for k, module in real)
+    found, expected = ({k._replace(count=1): k.count for k in ks} for ks in (line.kernels, whole))
     assert found == expected
     assert line.launches == sum(k.count * k.launches for k in whole)
 
@@ -325,10 +324,10 @@ def test_layers_that_differ_are_refused() -> None:
 
 def test_equal_kernels_are_merged_and_lines_go_on() -> None:
     one = Kernel(kind="memory", op="add", phase="forward", module="", read_bytes=8, written_bytes=4)
-    other = replace(one, op="mul")
-    each = [one, replace(one, count=2), other, replace(other, count=-1)]
-    assert merged(each) == (replace(one, count=3),)
-    counted = ((replace(one, count=n), {4: 10 * n}) for n in (5, 8))
+    other = one._replace(op="mul")
+    each = [one, one._replace(count=2), other, other._replace(count=-1)]
+    assert merged(each) == (one._replace(count=3),)
+    counted = ((one._replace(count=n), {4: 10 * n}) for n in (5, 8))
     two, three = (StepKernels(kernels=(k,), tokens=1, trainable=t) for k, t in counted)
     ten = at_units(two, three, 10)
     assert ten.kernels[0].count == 5 + 3 * 8

@@ -3,7 +3,6 @@
 import json
 import sys
 from ctypes import c_int
-from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -216,7 +215,7 @@ def test_rows_of_kernels_come_back_as_they_were(work: Any) -> None:
         kind="memory", op="add", phase="forward", module="", read_bytes=3, written_bytes=2
     )
     assert work._row(kernel, 7) == row(read_bytes=3, written_bytes=2, count=7)
-    assert replace(kernel, count=7).count == 7
+    assert kernel._replace(count=7).count == 7
     assert isinstance(rehearsed_time(None, A100), RehearsedTime)
 
 

@@ -260,7 +260,7 @@ def test_a_fit_finds_the_constants_that_made_the_times(
 def test_one_wrong_row_hardly_moves_a_fit() -> None:
     steps = [replace(step, besides=0.01 * i) for i in range(10) for step in ANCHORS]
     rows = [Measured(f"{n}", step, step.seconds(0.8, 0.6)) for n, step in enumerate(steps)]
-    rows[3] = replace(rows[3], seconds=3 * rows[3].seconds)
+    rows[3] = rows[3]._replace(seconds=3 * rows[3].seconds)
     found = fit(rows)
     assert found.eta == pytest.approx(0.8, rel=0.01)
     assert found.beta == pytest.approx(0.6, rel=0.01)

@@ -52,7 +52,7 @@ def product(m: int, n: int, k: int, dtype: Any = "bfloat16", count: int = 1) -> 
     gemm, size = Gemm(m=m, n=n, k=k), 4 if dtype == "float32" else 2
     made = copies(0, count, "gemm")
     moved = {"read_bytes": size * (m + n) * k, "written_bytes": size * m * n}
-    return replace(made, op="mm", dtype=dtype, gemm=gemm, flops=gemm.flops, **moved)
+    return made._replace(op="mm", dtype=dtype, gemm=gemm, flops=gemm.flops, **moved)
 
 
 def copies(moved: int, count: int = 1, kind: Any = "memory") -> Kernel:
@@ -316,7 +316,7 @@ def test_each_cause_is_what_the_kernels_of_its_kind_take() -> None:
     every, own = lora.kernels.kernels, lora.time
     bare = tuple(k for k in every if k.gemm is None or RANK not in (k.gemm.n, k.gemm.k))
     assert len(bare) == len(every) - 2
-    rest = replace(lora.kernels, kernels=bare)
+    rest = lora.kernels._replace(kernels=bare)
     time = step_time_at(rest, setup, own.rates, own.constants, "fitted")
     assert gap.causes["adapter_products"] == pytest.approx(without["gemm"] - time.parts["gemm"])
     assert gap.causes["update"] < 0  # 0.3 million weights to update instead of 7
@@ -351,7 +351,7 @@ def test_the_sentence_is_made_of_the_numbers() -> None:
         " to products of the adapters, and gains 100.00 ms in the optimizer's update; all else"
         " +4.00 ms."
     )
-    nothing = replace(gap, gap_seconds=-0.01, causes=dict.fromkeys(causes, 0.0) | {"update": -0.01})
+    nothing = gap._replace(gap_seconds=-0.01, causes=dict.fromkeys(causes, 0.0) | {"update": -0.01})
     said = "of its time, 10.00 ms less than its FLOPs suggest: in all -10.00 ms."
     assert gap_line("LoRA r32", nothing).endswith(said)
 
@@ -390,9 +390,9 @@ def test_a_step_that_does_not_fit_is_timed_with_that_said() -> None:
 def test_every_basis_has_words(likeness: Any) -> None:
     (answer,) = answers([ask()], A100)
     assert answer.timing is not None and answer.timing.step is not None
-    time: StepTime = replace(answer.timing.step.time, likeness=likeness)
-    step = replace(answer.timing.step, time=time)
-    times: Any = SimpleNamespace(found=[(replace(answer.timing, step=step), None)])
+    time: StepTime = answer.timing.step.time._replace(likeness=likeness)
+    step = answer.timing.step._replace(time=time)
+    times: Any = SimpleNamespace(found=[(answer.timing._replace(step=step), None)])
     changed = replace(answer, times=times)
     table = time_table([changed])
     assert table is not None and table.title.endswith(labels.BASIS_LABELS[likeness])

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from csv import DictReader
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from functools import cache
 from io import StringIO
 from typing import Any, NamedTuple
@@ -17,8 +17,7 @@ from lora_profiler.facts.catalog.config import data_line, data_text
 from lora_profiler.question.model_spec import LayerStack, Module, StoredBase, Weight
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CatalogEntry:
+class CatalogEntry(NamedTuple):
     """One bundled model. `num_parameters` is transformers' own count of `architecture`, tied
     weights once.
 
@@ -51,7 +50,7 @@ def bundled_models() -> tuple[CatalogEntry, ...]:
         >>> "openai-community/gpt2" in {entry.id for entry in bundled_models()}
         True
     """
-    names = [f.name for f in fields(CatalogEntry)]
+    names = CatalogEntry._fields
     made: Iterator[dict[str, Any]] = ({name: row.get(name) for name in names} for row in rows())
     return tuple(CatalogEntry(**{**each, "aliases": tuple(each["aliases"])}) for each in made)
 

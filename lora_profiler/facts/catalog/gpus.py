@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from io import StringIO
-from typing import Any
+from typing import Any, NamedTuple
 
 from lora_profiler.errors import UsageError, nearest
 from lora_profiler.facts.catalog.config import data_text
@@ -388,16 +388,14 @@ def read_price(text: str) -> tuple[str, Price]:
 # --- contexts -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """Bytes; what is published of cards of this class lies between the two."""
 
     least_bytes: int
     most_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedContext:
+class PublishedContext(NamedTuple):
     """One row of the table. `what`: "context" or "process"."""
 
     key: str

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from math import log
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lora_profiler.question.workload import Method
 
@@ -26,8 +26,7 @@ def document(kind: Kind) -> dict[str, Any]:
     return content
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unexpressed:
+class Unexpressed(NamedTuple):
     """As many `rows` are left out for one `reason`; `example` is the id of the first."""
 
     reason: str
@@ -45,8 +44,7 @@ def unexpressed(kind: Kind) -> tuple[Unexpressed, ...]:
 OwnKind = Literal["rehearsed", "recorded"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnRow:
+class OwnRow(NamedTuple):
     """The steady peak of one configuration in bytes that tensors ask for: `counted_bytes`, as it
     was rehearsed or measured, beside `predicted_bytes`.
 

@@ -5,7 +5,6 @@ No constant was fitted to any of them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from math import log
 from typing import Literal, NamedTuple
@@ -18,8 +17,7 @@ Reading = Literal["peak", "at rest", "after the update", "reserved"]
 what is reserved."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuredMemory:
+class MeasuredMemory(NamedTuple):
     """One counter of one run, in bytes of one card; `cards` of them shared the model where there
     are several.
 

@@ -16,9 +16,8 @@ import sys
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
 from operator import length_hint
-from typing import Self
+from typing import NamedTuple, Self
 
 from lora_profiler.units import MIB
 
@@ -60,8 +59,7 @@ class SimulatedOutOfMemoryError(Exception):
         self.capacity_bytes = capacity_bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AllocatorPeak:
+class AllocatorPeak(NamedTuple):
     """The largest value of each counter over a replay; the three need not fall together."""
 
     requested_bytes: int

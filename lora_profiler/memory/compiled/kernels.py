@@ -7,7 +7,6 @@ reads is not in it, and follows from what it is (`_READS`, `_REDUCES`); how far 
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
 from math import prod
 from typing import NamedTuple
 
@@ -340,10 +339,10 @@ def _of_experts(
         m, (side, inner) = rows, (k, n) if phase == "backward" else (n, k)
         ahead = _of_gemm(Gemm(m=m, n=side, k=inner), count, phase, dtype)
         more = DTYPE_BYTES[dtype] * (experts - 1) * n * k
-        yield replace(ahead, read_bytes=ahead.read_bytes + more)
+        yield ahead._replace(read_bytes=ahead.read_bytes + more)
         if has_gradients:
             back = _of_gemm(Gemm(m=n, n=k, k=m), count, phase, dtype)
-            yield replace(back, written_bytes=back.written_bytes + more)
+            yield back._replace(written_bytes=back.written_bytes + more)
 
 
 def _of_no_weight(

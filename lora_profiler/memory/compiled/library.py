@@ -64,23 +64,35 @@ def _reading(path: Path, options: str = "") -> Iterator["sqlite3.Connection"]:
 
 def bundled_profile(key: str) -> Profile | None:
     """None where the package has none of this key, or a file that cannot be read."""
-    if not BUNDLED.is_file():
+    try:
+        written_at = os.stat(BUNDLED).st_mtime_ns
+    except OSError:
         return None
     import sqlite3
 
     try:
-        with _reading(BUNDLED, "&immutable=1") as connection:
-            if connection.execute("PRAGMA user_version").fetchone() != (FORMAT,):
-                return None
-            place = connection.execute(
-                "SELECT pack, line FROM profiles WHERE key = ?", (key,)
-            ).fetchone()
+        bundle = _bundle(BUNDLED, written_at)
+        if bundle is None:
+            return None
+        place = bundle.execute("SELECT pack, line FROM profiles WHERE key = ?", (key,)).fetchone()
         if place is None:
             return None
         pack, line = place
         return profile_from_json(json.loads(_lines(BUNDLED, pack)[line]))
     except (sqlite3.Error, ProfileError, ValueError, KeyError, TypeError, IndexError, EOFError):
         return None
+
+
+@lru_cache(maxsize=1)
+def _bundle(path: Path, written_at: int) -> "sqlite3.Connection | None":
+    """The bundle, open for all lookups of this process; None for one of another format. A question
+    looks up dozens of keys, and most of them are not there."""
+    import sqlite3
+
+    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
+    is_known = connection.execute("PRAGMA user_version").fetchone() == (FORMAT,)
+    return connection if is_known else None
 
 
 def bundled_profiles() -> Iterator[Profile]:

@@ -3,7 +3,6 @@ answers with only what differs; and what lengths of samples say: the batches of 
 one's memory, the average one's time."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from lora_profiler.memory.prediction import CATEGORIES, MOMENTS, Category, Moment
@@ -119,7 +118,7 @@ class MethodRows(Rows):
 
     def of_methods(self, title: str = "", unit: str = "") -> Table:
         table = self.table(unit, *self.names, *self.shares, title=title)
-        return replace(table, spare=tuple(self.shares if len(self.shares) > 1 else ()))
+        return table._replace(spare=tuple(self.shares if len(self.shares) > 1 else ()))
 
     def texts(
         self, label: str, texts: Sequence[str], shares: Sequence[str] = (), kind: RowKind = "plain"

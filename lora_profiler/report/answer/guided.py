@@ -2,7 +2,6 @@
 answer most."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -131,7 +130,7 @@ def trainer_bars(guided: Guided, gpu: "Gpu | None") -> Bars:
     """One method by trainer, on one scale with the GPU's memory."""
     (lines,) = _by_method(guided)
     rows = [
-        replace(line_bar(line, line.foreseen), detail=_sizes(line) if guided.own_defaults else "")
+        line_bar(line, line.foreseen)._replace(detail=_sizes(line) if guided.own_defaults else "")
         for line in lines
         if line.foreseen
     ]

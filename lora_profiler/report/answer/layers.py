@@ -3,7 +3,7 @@ check it, and what layers hold by category, all copies together."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lora_profiler.memory.prediction import Category, LayerCost, Prediction
 from lora_profiler.report.blocks import Block, Row, RowKind, Table
@@ -116,7 +116,7 @@ def parameter_table(predictions: Sequence[Prediction]) -> Table:
     return Table(
         title="Trained weights per layer",
         columns=columns[:length],
-        rows=tuple(replace(row, cells=row.cells[:length]) for row in rows),
+        rows=tuple(row._replace(cells=row.cells[:length]) for row in rows),
         spare=("in x out", "fewer"),
     )
 

@@ -2,8 +2,7 @@
 holds the peak against the GPU's memory, one table, and what was assumed."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import Answer
@@ -57,8 +56,7 @@ if TYPE_CHECKING:
     from lora_profiler.planning.timing import TimedStep
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
+class Room(NamedTuple):
     """Texts in `unit`. `context`, `workspaces` and `fragmentation` add up to `reserve`."""
 
     unit: str

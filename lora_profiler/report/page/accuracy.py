@@ -96,7 +96,7 @@ def errors_section(runs: Sequence[NumberedRun]) -> Section | None:
 
     def errors_by(grouping: Grouping) -> Table:
         table = errors_table(peaks, (grouping,), records)
-        return replace(table, title=f"{table.title}, by {run_labels.GROUPING_LABELS[grouping]}")
+        return table._replace(title=f"{table.title}, by {run_labels.GROUPING_LABELS[grouping]}")
 
     if peaks:
         by = (errors_by("method"), errors_by("family"))

@@ -12,7 +12,6 @@ in the script's own process, where tensors are a card's.
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -107,16 +106,15 @@ def kernel_of(
     )
     if kernel.kind == "gemm":
         gemm, dtype = _product(op, args)
-        return replace(kernel, gemm=gemm, flops=gemm.flops, dtype=dtype)
+        return kernel._replace(gemm=gemm, flops=gemm.flops, dtype=dtype)
     if kernel.kind.startswith("attention"):
-        return replace(
-            kernel,
+        return kernel._replace(
             flops=_attention_flops(func, args, kwargs, kernel.kind),
             dtype=_DTYPES[given[0].dtype],
             launches=launches_of(op, is_grouped=_is_grouped(func, args, kwargs)),
         )
     if op == "dequantize_4bit":
-        return replace(kernel, parameters=new[0].numel())
+        return kernel._replace(parameters=new[0].numel())
     return kernel
 
 

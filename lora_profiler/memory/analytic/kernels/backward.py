@@ -6,8 +6,7 @@ one whose tokens stand between heads and features. A tensor that was used twice 
 and a kernel that adds them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lora_profiler.memory.analytic.kernels.forward import (
     ATTENTION_OP,
@@ -31,8 +30,7 @@ from lora_profiler.memory.kernels import Gemm
 First = Literal["tokens", "heads", "features"]
 
 
-@dataclass(frozen=True, slots=True)
-class Gradient:
+class Gradient(NamedTuple):
     """Of a tensor with those `bytes`; `first` in memory."""
 
     bytes: int
