@@ -18,6 +18,8 @@ import recording
 import slow_tests
 from commands import THE_BUNDLE, Done, Run
 from golden_files import Golden
+from lora_profiler.memory.analytic import plan
+from lora_profiler.memory.analytic.families import by_modules
 from lora_profiler.memory.compiled import evaluation, library
 
 if TYPE_CHECKING:
@@ -50,6 +52,15 @@ def own_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(sys, "argv", ["app.py"])
+
+
+@pytest.fixture
+def no_estimates(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is read off a model's modules: a type without rules and laws has a lower bound."""
+    monkeypatch.setattr(by_modules, "family_by_modules", lambda _: None)
+    plan._PLANS.clear()
+    yield
+    plan._PLANS.clear()
 
 
 @pytest.fixture

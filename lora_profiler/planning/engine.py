@@ -129,7 +129,8 @@ def predict_checked(workload: Workload, engine: str) -> Prediction:
     is_unrun = is_unrun or known != workload or has_newer_layers(workload)
     is_unrun = is_unrun or _has_unheld_head(workload)
     if is_unrun or model.text_side_of is not None:
-        prediction = replace(prediction, exactness="estimate", error_bound=None)
+        kept = prediction.error_bound if is_read_off_modules(prediction) else None
+        prediction = replace(prediction, exactness="estimate", error_bound=kept)
     if optimizer_facts(workload.setup.optimizer).reduces:
         from lora_profiler.planning.reserve import with_reductions
 
@@ -141,6 +142,13 @@ def predict_checked(workload: Workload, engine: str) -> Prediction:
     if not words:
         return prediction
     return replace(prediction, assumptions=(*prediction.assumptions, *words))
+
+
+def is_read_off_modules(prediction: Prediction) -> bool:
+    """Whether neither rules nor a profile of the type answered, but the names and shapes of the
+    model's modules."""
+    is_whole = prediction.engine == "analytic" and prediction.is_whole
+    return is_whole and not rules_know(prediction.priced_as or prediction.workload)
 
 
 def common_assumptions(workload: Workload) -> tuple[str, ...]:
@@ -347,8 +355,11 @@ def rules_know(workload: Workload) -> bool:
 
 
 def answers_without_trace(workload: Workload) -> bool:
-    """Whether rules or a profile at hand know the whole peak of a workload that is ready."""
-    return rules_know(workload) or _at_hand(workload) == "compiled"
+    """Whether rules or a profile at hand know the whole peak of a workload that is ready, or its
+    modules give an estimate."""
+    from lora_profiler.memory.analytic import tells
+
+    return tells(workload) or _at_hand(workload) == "compiled"
 
 
 def check_engine(engine: str) -> None:

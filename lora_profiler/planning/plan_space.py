@@ -11,7 +11,13 @@ from lora_profiler.facts.catalog import Gpu
 from lora_profiler.memory.analytic.forward_rules import AttentionKernels, attention_kernels
 from lora_profiler.memory.compiled.regime import KernelChoice, kernel_choice
 from lora_profiler.memory.kernels import StepKernels, lumped
-from lora_profiler.planning.engine import peak_bytes_checked, predict_checked, resized, rules_know
+from lora_profiler.planning.engine import (
+    answers_without_trace,
+    peak_bytes_checked,
+    predict_checked,
+    resized,
+    rules_know,
+)
 from lora_profiler.planning.over_data import TIMED_PARTS, worst_batch
 from lora_profiler.planning.placement import SHARDINGS, Cluster, Network, communication, world_sizes
 from lora_profiler.planning.planned import (
@@ -117,8 +123,8 @@ class Costs:
             return None
 
     def _answerer(self, workload: Workload) -> str:
-        """Rules give a lower bound of a model that they do not know, which no plan may rest on."""
-        is_known = self._engine != "auto" or rules_know(workload)
+        """No plan may rest on a lower bound."""
+        is_known = self._engine != "auto" or answers_without_trace(workload)
         return self._engine if is_known else "compiled"
 
     def _over_amount(self, workload: Workload) -> tuple[Workload, float]:

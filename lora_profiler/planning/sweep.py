@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lora_profiler._common.polynomial import ROUNDINGS, Exponents, Polynomial, undominated
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.engine import (
+    answers_without_trace,
     check_engine,
     pads_masks,
     peak_polynomials,
@@ -127,7 +128,8 @@ class _Plans:
         """`low` and `high`: the least and the largest batch, sequence and rank."""
         self.np, self.workload = np, workload
         check_engine(engine)
-        self._engine = "compiled" if engine == "auto" and not rules_know(workload) else engine
+        is_known = engine != "auto" or answers_without_trace(workload)
+        self._engine = engine if is_known else "compiled"
         self.low, self.high = low, high
         (b0, s0, _), (b1, s1, r1) = low, high
         packed = workload.setup.packed

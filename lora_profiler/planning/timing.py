@@ -11,7 +11,7 @@ from lora_profiler.facts.catalog import Gpu, as_gpu
 from lora_profiler.facts.evidence import MeasuredStep, nearest_step
 from lora_profiler.memory.kernels import StepKernels
 from lora_profiler.memory.prediction import Prediction
-from lora_profiler.planning.engine import as_known, check_engine, on_card, predict
+from lora_profiler.planning.engine import as_known, check_engine, on_card, predict, rules_know
 from lora_profiler.question.support.check import UNTIMED, profile_unsupported_reason
 from lora_profiler.question.workload import Workload
 from lora_profiler.steptime import (
@@ -181,7 +181,7 @@ def device_for(workload: Workload, gpu: Gpu | None) -> TimedDevice | None:
 
 def kernels_of(workload: Workload, engine: str) -> StepKernels:
     """The kernels of a micro-batch: traced, or counted by rules, or read off a profile where no
-    rule knows them and there is one.
+    rule knows them and there is one, or counted over an estimate of the layers.
 
     Raises UncountedError where nothing does, and what tracing raises.
     """
@@ -192,17 +192,16 @@ def kernels_of(workload: Workload, engine: str) -> StepKernels:
         return step_kernels(as_known(workload, engine))
     from lora_profiler.memory.analytic.kernels import counted_kernels
 
-    try:
-        return counted_kernels(workload)
-    except UncountedError:
+    if rules_know(workload):
+        with suppress(UncountedError):
+            return counted_kernels(workload)
+    known = as_known(workload, engine)
+    if engine != "analytic" and not profile_unsupported_reason(known):
         from lora_profiler.memory.compiled.kernels import profile_kernels
 
-        known = as_known(workload, engine)
-        if engine == "analytic" or profile_unsupported_reason(known):
-            raise
         with suppress(NoProfileError):
             return profile_kernels(known)
-        raise
+    return counted_kernels(workload)
 
 
 def _evidence(workload: Workload, gpu: Gpu) -> MeasuredStep:

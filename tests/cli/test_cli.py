@@ -251,6 +251,7 @@ def test_text_and_json_rest_on_the_same_reserve(card: str, code: int, words: str
     assert f"Full {said}" in " ".join(answer(*asked, code=code).split())
 
 
+@pytest.mark.usefixtures("no_estimates")
 def test_fit_that_nobody_can_tell_is_no_yes() -> None:
     question = ("--method", "lora", "--gpu", "h100_sxm_80gb", "--engine", "analytic")
     document = json.loads(

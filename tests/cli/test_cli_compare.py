@@ -122,6 +122,7 @@ def sets() -> dict[str, list[Record]]:
     }
 
 
+@pytest.mark.usefixtures("no_estimates")
 def test_what_it_says_of_sets_of_records(compare: Compare, golden_file: Golden) -> None:
     """Errors and changes are those that `off_by` and `before_and_after` make."""
     newer = json.dumps(record_dict(off_by(0.0, repeat=5)) | {"schema_version": "7.0"})

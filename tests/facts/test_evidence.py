@@ -252,6 +252,7 @@ def test_a_loop_that_holds_what_nothing_prices_has_the_error_of_such_runs() -> N
     assert likely.half_width == command_shares()["not"].half_width
 
 
+@pytest.mark.usefixtures("no_estimates")
 def test_public_rows_say_nothing_of_lower_bounds_and_of_other_devices() -> None:
     assert peak_interval(predict(Workload(model=MISTRAL, setup=TrainSetup(device="cpu")))) is None
     unknown = predict(Workload(model=find_model("bigscience/bloom-560m")), "analytic")

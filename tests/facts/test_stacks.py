@@ -406,6 +406,7 @@ def test_a_trainer_that_cannot_run_the_question_says_why(run: Run) -> None:
         assert lines["trl-sft"]["peak_bytes"]
 
 
+@pytest.mark.usefixtures("no_estimates")
 def test_a_traced_answer_is_the_line_of_its_loop_and_other_lines_are_bounds() -> None:
     """Nothing is traced for a line; a table says of each what it is, where bars could not."""
     model, stack = find_model("tiiuae/Falcon-H1-0.5B-Instruct"), find_stack("guide")
@@ -496,7 +497,7 @@ def test_what_cannot_be_is_one_clear_line(run: Run, golden_file: Golden) -> None
     golden_file.compare_answers("refusals-trainer", lambda words: refused(run(*words.split())))
 
 
-@pytest.mark.usefixtures("the_bundle")
+@pytest.mark.usefixtures("the_bundle", "no_estimates")
 def test_trainers_stand_in_the_order_of_what_they_need(run: Run) -> None:
     """After whole answers the lower bounds, after these who cannot run the model."""
     shown = run("google/gemma-3-4b-it", "--method", "qlora", "--gpu", "t4").stdout

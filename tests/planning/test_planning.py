@@ -128,6 +128,7 @@ def test_fit_adds_up_and_says_none_as_zero() -> None:
     assert found.headroom_bytes == found.usable_bytes - found.peak_bytes - found.reserve_bytes < 0
 
 
+@pytest.mark.usefixtures("no_estimates")
 def test_fit_of_unknown_activations_is_only_ever_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
     # nothing to trace with
     monkeypatch.setattr("lora_profiler._common.packages.find_spec", lambda name: None)

@@ -259,6 +259,7 @@ def test_a_compiled_run_is_an_upper_end_and_says_so(
     assert framework != "torchtune" or ends[1][0] < 42.9 * 1024**3 < ends[1][1]
 
 
+@pytest.mark.usefixtures("no_estimates")
 def test_a_lower_bound_is_called_so_under_a_trainer_with_gaps(run: Run) -> None:
     words = ("microsoft/phi-1_5", "--trainer", "litgpt", "--method", "lora", "--gpu", "a10g")
     done = run(*words)

@@ -8,6 +8,15 @@ from lora_profiler.memory.analytic.predict import (
     peak_polynomials,
     predict,
     shared_parts,
+    tells,
 )
 
-__all__ = ["knows", "paged_bytes", "peak_bytes", "peak_polynomials", "predict", "shared_parts"]
+__all__ = [
+    "knows",
+    "paged_bytes",
+    "peak_bytes",
+    "peak_polynomials",
+    "predict",
+    "shared_parts",
+    "tells",
+]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from lora_profiler._common.polynomial import Polynomial, S, constant
 from lora_profiler.memory.analytic.activations import has_one_row
-from lora_profiler.memory.analytic.families import Family, family_of
+from lora_profiler.memory.analytic.families import Family, program_by_type
 from lora_profiler.memory.analytic.families.blocks import heads_of
 from lora_profiler.memory.analytic.ledger import Rules
 from lora_profiler.memory.analytic.losses import chunk_regime
@@ -52,7 +52,7 @@ def attention_kernels(workload: Workload, *, trains: bool = True) -> AttentionKe
     whatever is asked.
     """
     setup, model = workload.setup, workload.model
-    if family_of(model) is None:
+    if program_by_type(model) is None:
         return AttentionKernels(setup.attention, setup.attention)
     if setup.attention == "eager" or type_of(model).eager_only:
         return AttentionKernels("eager", "eager")

@@ -28,7 +28,7 @@ from lora_profiler.memory.analytic.evaluation import (
     generation_workload,
     scores,
 )
-from lora_profiler.memory.analytic.families import Family, family_of
+from lora_profiler.memory.analytic.families import Family, family_of, program_by_type
 from lora_profiler.memory.analytic.forward_rules import (
     attention_kernels,
     masked_layers,
@@ -202,20 +202,27 @@ _MAX_SHARDS = 256
 @lru_cache(maxsize=256)
 def windows_of(model: ModelSpec) -> tuple[int, ...]:
     """The distinct sliding windows of the model's layers, in tokens."""
-    family = family_of(model)
+    family = program_by_type(model)
     if family is None:
         return ()
     found = {family.window(model.config, i) for i in range(model.num_layers)}
     return tuple(sorted(w for w in found if w is not None))
 
 
-def program_of(workload: Workload) -> Family | None:
+def known_program(workload: Workload) -> Family | None:
     """What the model's layers run, None where no rule describes that."""
     if rules_unsupported_reason(workload.setup):
         return None
     own = part("kernels", workload.setup.kernels, "law", "program")
     program: Family | None = own(workload) if own else None
     return program or family_of(workload.model)
+
+
+def program_of(workload: Workload) -> Family | None:
+    """`known_program`, else one read off the model's modules, which is an estimate."""
+    if rules_unsupported_reason(workload.setup):
+        return None
+    return known_program(workload) or program_by_type(workload.model)
 
 
 def _build(workload: Workload, *, spread: VocabularyShards | None = None, **changes: Any) -> Plan:

@@ -9,7 +9,13 @@ from lora_profiler.memory.analytic.host_memory import host_bytes
 from lora_profiler.memory.analytic.losses import ChunkedHead
 from lora_profiler.memory.analytic.moments import held_outputs
 from lora_profiler.memory.analytic.persistent import paged_state_bytes
-from lora_profiler.memory.analytic.plan import EXACT_MOMENTS, Plan, plan_for, program_of
+from lora_profiler.memory.analytic.plan import (
+    EXACT_MOMENTS,
+    Plan,
+    known_program,
+    plan_for,
+    program_of,
+)
 from lora_profiler.memory.analytic.sharding import Part
 from lora_profiler.memory.analytic.tensor_parallel import traffic
 from lora_profiler.memory.prediction import (
@@ -206,6 +212,12 @@ def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:
             " GPU: torch.cuda.max_memory_allocated()."
         )
         return tuple(sentences)
+    if _is_read_off(plan):
+        sentences.append(
+            f"What the layers of {workload.model.model_type} keep is read off the names and shapes"
+            " of their modules: an estimate. `lora-profile compile` makes it exact where torch is"
+            " installed."
+        )
     sentences.append(rows_words(setup, plan.kernel_text))
     sentences += (*evaluation_words(workload), *generation_words(setup))
     if setup.is_shared:
@@ -274,6 +286,11 @@ _OF_THE_LAST_PASS: tuple[MomentName, ...] = ("setup", "last_layer_forward", "end
 
 def knows(workload: Workload) -> bool:
     """Whether there is a program of what the model's layers keep."""
+    return known_program(workload) is not None
+
+
+def tells(workload: Workload) -> bool:
+    """Whether the whole peak is known, or estimated by the model's modules."""
     return program_of(workload) is not None
 
 
@@ -343,7 +360,7 @@ def predict(workload: Workload) -> Prediction:
         exactness=exactness,
         assumptions=assumptions(workload, plan, at),
         error_bound=(
-            _error_inside(peak.moment, setup)
+            _error_of(plan, peak.moment)
             if exactness == "estimate" and known and is_checked
             else None
         ),
@@ -390,6 +407,21 @@ def layers_of(prediction: Prediction) -> tuple[LayerCost, ...]:
 
 def layer_error(checkpointing: bool) -> float:
     return CHECKPOINTED_LAYER_ERROR if checkpointing else LAYER_ERROR
+
+
+def _is_read_off(plan: Plan) -> bool:
+    """Whether the program of the layers is an estimate."""
+    return plan.forward is not None and known_program(plan.workload) is None
+
+
+def _error_of(plan: Plan, moment: MomentName) -> float:
+    """Of the peak, which falls on `moment`."""
+    inside = _error_inside(moment, plan.workload.setup)
+    if not _is_read_off(plan):
+        return inside
+    from lora_profiler.memory.analytic.families.by_modules import error_of
+
+    return max(inside, error_of(plan.workload))
 
 
 def _error_inside(moment: MomentName, setup: TrainSetup) -> float:
@@ -450,7 +482,7 @@ def _moments(plan: Plan, totals: list[int], at: Values) -> tuple[Moment, ...]:
 def _exactness(plan: Plan, setup: TrainSetup, totals: list[int]) -> Exactness:
     """Exact if an exact moment holds the peak even when the moments inside layers are as much
     larger as they ever were."""
-    if plan.forward is None or doubts(plan, setup):
+    if plan.forward is None or _is_read_off(plan) or doubts(plan, setup):
         return "estimate"
     exact, inside = 0, 0.0
     for (moment, number), size in zip(plan.order, totals, strict=True):

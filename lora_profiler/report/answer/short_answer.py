@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.engine import common_assumptions
+from lora_profiler.planning.engine import common_assumptions, is_read_off_modules
 from lora_profiler.planning.fit import Fit
 from lora_profiler.question.loop import loop_facts
 from lora_profiler.question.workload import TrainSetup
@@ -262,6 +262,12 @@ def notes(answers: Sequence[Answer], guided: "Guided | None", *, is_brief: bool)
     model = predictions[0].workload.model
     size = "" if is_brief else f" ({short_count_text(model.num_parameters)} parameters)"
     computed = "Computed for each trainer's loop; not measured on a GPU."
+    foreseen = (
+        [line.foreseen.prediction for line in guided.lines if line.foreseen] if guided else []
+    )
+    if read_off := [each for each in foreseen if is_read_off_modules(each)]:
+        bound = max(each.error_bound or 0.0 for each in read_off)
+        computed = f"{READ_OFF.format(f'{100 * bound:g} %')}."
     if guided is not None and guided.own_defaults:
         yield f"{model.id}{size}: each trainer with its own defaults."
         yield computed
@@ -350,7 +356,16 @@ def sureness_words(answer: Answer) -> str:
     if leaves_open(answer):
         exact = version_words(answer)
     within = "Within {}: parts of this loop are bounded, not computed"
+    if is_read_off_modules(answer.prediction):
+        within = READ_OFF
     return sureness(answer.prediction, exact, lower, within, "Estimate")
+
+
+READ_OFF = (
+    "Within {}: estimated by the names and shapes of the model's layers; `lora-profile compile`"
+    " makes it exact"
+)
+"""Of a type that neither rules nor laws describe."""
 
 
 def missing_words(answer: Answer) -> str:

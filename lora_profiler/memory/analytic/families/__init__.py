@@ -43,6 +43,16 @@ def family_of(model: ModelSpec) -> Family | None:
     return _program(FAMILIES[model.model_type]) if model.model_type in FAMILIES else None
 
 
+def program_by_type(model: ModelSpec) -> Family | None:
+    """`family_of`, else an estimate of it; None where there is neither."""
+    known = family_of(model)
+    if known is not None:
+        return known
+    from lora_profiler.memory.analytic.families.by_modules import family_by_modules
+
+    return family_by_modules(model)
+
+
 @cache
 def _program(path: str) -> Family:
     module, _, name = path.partition(".")
@@ -67,4 +77,4 @@ _UNMODELLED = (
     "reorder_and_upcast_attn",
 )
 
-__all__ = ["FAMILIES", "Family", "family_of", "unmodelled"]
+__all__ = ["FAMILIES", "Family", "family_of", "program_by_type", "unmodelled"]

@@ -18,7 +18,7 @@ FLASH_ALIGNMENT = 8
 """Flash attention pads heads of a width that is no multiple of it, and keeps them padded
 (`attention.cpp`, pad_last_dim)."""
 _KEEP_INPUT = frozenset({"gelu", "gelu_pytorch_tanh", "silu", "swish"})
-KNOWN_ACTIVATIONS = _KEEP_OUTPUT | _KEEP_INPUT | {"gelu_new", "gelu_fast", "quick_gelu"}
+KNOWN_ACTIVATIONS = _KEEP_OUTPUT | _KEEP_INPUT | {"gelu_new", "gelu_fast", "quick_gelu", "relu2"}
 
 
 class Heads(NamedTuple):
@@ -145,7 +145,7 @@ def attention(
     dropout = dropout if op.rules.trains else 0.0
     kernel = op.rules.masked_kernel if masked else op.rules.kernel
     if kernel == "eager":
-        return _eager(op, q, k, v, heads, dropout, upcast, softcap)
+        return eager(op, q, k, v, heads, dropout, upcast, softcap)
     if kernel == "math" or (kernel == "cpu" and dropout > 0.0):
         return _math(op, q, k, v, heads, dropout)
     if masked or op.rules.repeats_always or (kernel == "efficient" and op.rules.repeats_heads):
@@ -195,7 +195,7 @@ def attention(
     return op.copy(out) if as_q or op.rules.copies_attention else op.view(out)
 
 
-def _eager(
+def eager(
     op: Ledger,
     q: Tensor,
     k: Tensor,
@@ -267,6 +267,8 @@ def activate(op: Ledger, x: Tensor, kind: str) -> Tensor:
     if kind == "gelu_fast":  # 0.5 * x * (1 + tanh(x * c * (1 + 0.044715 * x * x)))
         inner = op.multiply(op.scale(x), op.shift(op.multiply(op.scale(x), x)))
         return op.multiply(op.scale(x), op.shift(op.activation(inner, "tanh", keeps_output=True)))
+    if kind == "relu2":
+        return op.square(op.activation(x, "relu", keeps_output=True))
     if kind == "quick_gelu":  # x * sigmoid(1.702 * x)
         return op.multiply(x, op.activation(op.scale(x), "sigmoid", keeps_output=True))
     return op.activation(x, kind, keeps_output=kind in _KEEP_OUTPUT)

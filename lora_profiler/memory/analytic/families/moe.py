@@ -6,6 +6,7 @@ transformers `integrations/moe.py` (`grouped_mm_experts_forward`), `modeling_mix
 """
 
 from functools import partial
+from math import prod
 
 from lora_profiler._common.polynomial import TOKENS, ZERO, Polynomial, R, constant
 from lora_profiler.memory.analytic.families.blocks import Config, activate, gated_mlp, rms_norm
@@ -161,7 +162,14 @@ def normalize(op: Ledger, x: Tensor, rows: Polynomial) -> Tensor:
 
 
 def route(
-    op: Ledger, x: Tensor, experts: int, chosen: Polynomial, *, renormalises: bool, narrows: bool
+    op: Ledger,
+    x: Tensor,
+    experts: int,
+    chosen: Polynomial,
+    *,
+    renormalises: bool,
+    narrows: bool,
+    router: str = "mlp.gate",
 ) -> tuple[Tensor, Tensor]:
     """Routing weights of the chosen experts, and which these are.
 
@@ -169,9 +177,9 @@ def route(
 
     `narrows`: converted to the router logits' dtype at the end.
     """
-    op.scope = "mlp.gate"
-    hidden = op.modules["mlp.gate"].weight("weight").shape[1]
-    logits = product(op, x, parameter(op, "mlp.gate", "weight"), hidden, experts)
+    op.scope = router
+    hidden = op.modules[router].weight("weight").shape[1]
+    logits = product(op, x, parameter(op, router, "weight"), hidden, experts)
     probabilities = op.softmax(logits, "float32")
     indices = op.fresh(chosen, "int64", False)
     weights = select(op, probabilities, chosen, indices, "topk")
@@ -188,12 +196,14 @@ def run_experts(
     c: Config,
     chosen: Polynomial,
     experts: int,
+    block: str = "mlp.experts",
 ) -> Tensor:
     """Tokens sorted by expert, gate-up and down products per group, weighted, put back in order and
     summed."""
-    op.scope = "mlp.experts"
-    double_width, hidden = op.modules["mlp.experts"].weight("gate_up_proj").shape[1:]
-    width = double_width // 2
+    op.scope = block
+    shape = op.modules[block].weight("gate_up_proj").shape[1:]
+    hidden = c["hidden_size"]
+    width = prod(shape) // hidden // 2  # whichever comes first
     in_order, order, places, counting, back = (op.fresh(chosen, "int64", False) for _ in range(5))
     narrow = op.fresh(chosen, "int32", False)
     counts, offsets = (op.fresh(constant(experts), "int32", False) for _ in range(2))
@@ -205,12 +215,12 @@ def run_experts(
     derive(op, "_to_int", (in_order,), narrow)
     derive(op, "histc", (narrow,), counts)
     derive(op, "cumsum", (counts,), offsets)
-    gate_up = parameter(op, "mlp.experts", "gate_up_proj")
+    gate_up = parameter(op, block, "gate_up_proj")
     fused = grouped_product(op, gathered, gate_up, chosen, hidden, 2 * width, offsets)
     fused = with_adapter(op, "gate_up_proj", gathered, fused, chosen, offsets)
     gate, up = op.split(fused, [chosen * width] * 2)
-    inner = op.multiply(activate(op, gate, c["hidden_act"]), up)
-    down = parameter(op, "mlp.experts", "down_proj")
+    inner = op.multiply(activate(op, gate, c.get("hidden_act") or "silu"), up)
+    down = parameter(op, block, "down_proj")
     out = grouped_product(op, inner, down, chosen, width, hidden, offsets)
     out = with_adapter(op, "down_proj", inner, out, chosen, offsets)
     weighted = op.multiply(out, sorted_weights)

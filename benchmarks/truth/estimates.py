@@ -1,0 +1,139 @@
+"""Peaks by programs that are read off a model's modules, against rules and laws of the same type.
+
+    python -m benchmarks.truth.estimates
+
+Two bundled models of every type that has rules or laws; five trainers as a question without one
+asks them, three methods, one row and four, the usual GPU and a T4. No figure of the estimate is
+fitted to any of these. Writes `results/estimates.md` and `results/estimates.json`; three minutes,
+no torch.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import product
+from math import ceil
+from statistics import median
+from typing import Any
+from unittest.mock import patch
+
+from benchmarks.pages import page_of, parser_of, table, write_document, write_page
+from benchmarks.truth.bundle import workload_of
+from lora_profiler.errors import LoraProfilerError
+from lora_profiler.facts.catalog import bundled_models, find_model
+from lora_profiler.memory.analytic import knows, plan
+from lora_profiler.memory.analytic import peak_bytes as analytic_peak
+from lora_profiler.memory.analytic.families.by_modules import family_by_modules, mixing_of
+from lora_profiler.memory.compiled import peak_bytes as law_peak
+from lora_profiler.planning.engine import as_known
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.workload import Workload
+
+TRAINERS = ("loop", "transformers", "trl-sft", "unsloth", "axolotl")
+QUESTIONS = [
+    " ".join(("plain", *words)).strip()
+    for words in product(TRAINERS, ("full", "lora", "qlora"), ("", "x4"), ("", "t4"))
+]
+MODELS_A_TYPE = 2
+
+
+def models() -> Iterator[ModelSpec]:
+    seen: Counter[str] = Counter()
+    for entry in bundled_models():
+        model = find_model(entry.id, offline=True)
+        if family_by_modules(model) is not None and seen[model.model_type] < MODELS_A_TYPE:
+            seen[model.model_type] += 1
+            yield model
+
+
+def estimated(workload: Workload) -> int:
+    """As if no rule knew the type."""
+    plan._PLANS.clear()
+    with (
+        patch.object(plan, "known_program", lambda _: None),
+        patch.object(plan, "program_by_type", family_by_modules),
+    ):
+        found = analytic_peak(workload)
+    plan._PLANS.clear()
+    return found
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    for model in models():
+        for question in QUESTIONS:
+            with suppress(LoraProfilerError):  # which the trainer cannot run, or has no law
+                workload = as_known(workload_of(model, question), "auto")
+                known = knows(workload)
+                truth = analytic_peak(workload) if known else law_peak(workload)
+                yield {
+                    "type": model.model_type,
+                    "model": model.id,
+                    "mixing": mixing_of(model),
+                    "question": question,
+                    "against": "rules" if known else "laws",
+                    "error": estimated(workload) / truth - 1,
+                }
+
+
+def within(errors: Sequence[float], share: float) -> float:
+    """What that share of the errors is within."""
+    return sorted(map(abs, errors))[ceil(share * len(errors)) - 1]
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def markdown(found: Sequence[dict[str, Any]]) -> str:
+    by_mixing, by_type = defaultdict(list), defaultdict(list)
+    for row in found:
+        by_mixing[row["mixing"]].append(row)
+        by_type[row["type"]].append(row)
+    kinds = [
+        (
+            mixing,
+            len({row["type"] for row in of}),
+            len(of),
+            *(
+                percent(within([row["error"] for row in of], share))
+                for share in (0.5, 0.9, 0.95, 1)
+            ),
+        )
+        for mixing, of in sorted(by_mixing.items())
+    ]
+    types = []
+    for name, of in by_type.items():
+        worst = max(of, key=lambda row: abs(row["error"]))
+        middle = median(abs(row["error"]) for row in of)
+        types.append((name, of[0]["mixing"], of[0]["against"], len(of), percent(middle), worst))
+    types.sort(key=lambda row: -abs(row[-1]["error"]))
+    return page_of(
+        "Estimates read off modules",
+        "Written by `python -m benchmarks.truth.estimates`. The peak by a program that is read off"
+        " the names and shapes of a model's modules, against rules or laws of its type. Nothing is"
+        " fitted. It answers where a type has neither.",
+        table("layers have | types | questions | half within | 90 % | 95 % | worst", kinds),
+        "By type, the worst first:",
+        table(
+            "type | layers have | against | questions | median | worst | of",
+            (
+                (
+                    *row[:5],
+                    f"{100 * row[5]['error']:+.1f} %",
+                    f"{row[5]['model']}, {row[5]['question']}",
+                )
+                for row in types
+            ),
+        ),
+    )
+
+
+def main() -> None:
+    parser_of(__doc__).parse_args()
+    found = list(rows())
+    write_document("estimates", {"rows": found})
+    write_page("estimates", markdown(found))
+
+
+if __name__ == "__main__":
+    main()
