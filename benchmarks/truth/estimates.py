@@ -17,13 +17,13 @@ from statistics import median
 from typing import Any
 from unittest.mock import patch
 
-from benchmarks.pages import page_of, parser_of, table, write_document, write_page
+from benchmarks.pages import RESULTS, page_of, parser_of, table, write_lines, write_page
 from benchmarks.truth.bundle import workload_of
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.catalog import bundled_models, find_model
 from lora_profiler.memory.analytic import knows, plan
 from lora_profiler.memory.analytic import peak_bytes as analytic_peak
-from lora_profiler.memory.analytic.families.by_modules import family_by_modules, mixing_of
+from lora_profiler.memory.analytic.families.by_modules import family_by_modules, group_of
 from lora_profiler.memory.compiled import peak_bytes as law_peak
 from lora_profiler.planning.engine import as_known
 from lora_profiler.question.model_spec import ModelSpec
@@ -68,10 +68,10 @@ def rows() -> Iterator[dict[str, Any]]:
                 yield {
                     "type": model.model_type,
                     "model": model.id,
-                    "mixing": mixing_of(model),
+                    "group": group_of(workload),
                     "question": question,
                     "against": "rules" if known else "laws",
-                    "error": estimated(workload) / truth - 1,
+                    "error": round(estimated(workload) / truth - 1, 5),
                 }
 
 
@@ -85,13 +85,13 @@ def percent(value: float) -> str:
 
 
 def markdown(found: Sequence[dict[str, Any]]) -> str:
-    by_mixing, by_type = defaultdict(list), defaultdict(list)
+    by_group, by_type = defaultdict(list), defaultdict(list)
     for row in found:
-        by_mixing[row["mixing"]].append(row)
+        by_group[row["group"]].append(row)
         by_type[row["type"]].append(row)
     kinds = [
         (
-            mixing,
+            group,
             len({row["type"] for row in of}),
             len(of),
             *(
@@ -99,13 +99,13 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
                 for share in (0.5, 0.9, 0.95, 1)
             ),
         )
-        for mixing, of in sorted(by_mixing.items())
+        for group, of in sorted(by_group.items())
     ]
     types = []
     for name, of in by_type.items():
         worst = max(of, key=lambda row: abs(row["error"]))
         middle = median(abs(row["error"]) for row in of)
-        types.append((name, of[0]["mixing"], of[0]["against"], len(of), percent(middle), worst))
+        types.append((name, of[0]["against"], len(of), percent(middle), worst))
     types.sort(key=lambda row: -abs(row[-1]["error"]))
     return page_of(
         "Estimates read off modules",
@@ -115,12 +115,12 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
         table("layers have | types | questions | half within | 90 % | 95 % | worst", kinds),
         "By type, the worst first:",
         table(
-            "type | layers have | against | questions | median | worst | of",
+            "type | against | questions | median | worst | of",
             (
                 (
-                    *row[:5],
-                    f"{100 * row[5]['error']:+.1f} %",
-                    f"{row[5]['model']}, {row[5]['question']}",
+                    *row[:4],
+                    f"{100 * row[4]['error']:+.1f} %",
+                    f"{row[4]['model']}, {row[4]['question']}",
                 )
                 for row in types
             ),
@@ -131,7 +131,9 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     parser_of(__doc__).parse_args()
     found = list(rows())
-    write_document("estimates", {"rows": found})
+    kept = ("model", "question", "group", "error")
+    short = ({name: row[name] for name in kept} for row in found)
+    write_lines(RESULTS / "estimates.json", {"models_a_type": MODELS_A_TYPE}, short)
     write_page("estimates", markdown(found))
 
 

@@ -9,6 +9,7 @@ from lora_profiler.facts.catalog import Gpu, as_gpu
 from lora_profiler.facts.stacks import Trainer
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.engine import (
+    doubt_bytes,
     engine_for_search,
     engines_for,
     on_card,
@@ -123,7 +124,8 @@ def _judged(
     workload: Workload, prediction: Prediction, usable: int, gpu: Gpu, engine: str
 ) -> Judged:
     peak, held = prediction.peak.total_bytes, held_bytes(prediction)
-    return Judged(workload, peak, usable, gpu, engine, held=held)
+    doubt = doubt_bytes(prediction)
+    return Judged(workload, peak, usable, gpu, engine, held=held, doubt=doubt)
 
 
 class _Tried(NamedTuple):
@@ -191,8 +193,9 @@ class _Search(NamedTuple):
         """By the bound on fragmentation."""
         if judge(tried.peak_bytes, self.usable, self.gpu, held=tried.peak_bytes) != "fits":
             return False  # not even if all of it were held
-        held = held_bytes(predict_checked(tried.workload, self.engine))
-        return judge(tried.peak_bytes, self.usable, self.gpu, held) == "fits"
+        prediction = predict_checked(tried.workload, self.engine)
+        most = tried.peak_bytes + doubt_bytes(prediction)
+        return judge(most, self.usable, self.gpu, held_bytes(prediction)) == "fits"
 
     def with_largest_batch(self, tried: _Tried, before: Workload) -> _Tried:
         """With the largest micro-batch that fits, where a smaller one is among the changes."""

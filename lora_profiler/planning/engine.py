@@ -151,6 +151,13 @@ def is_read_off_modules(prediction: Prediction) -> bool:
     return is_whole and not rules_know(prediction.priced_as or prediction.workload)
 
 
+def doubt_bytes(prediction: Prediction) -> int:
+    """By which the peak may be off where it is read off the model's modules."""
+    if not is_read_off_modules(prediction):
+        return 0
+    return int((prediction.error_bound or 0.0) * prediction.peak.total_bytes)
+
+
 def common_assumptions(workload: Workload) -> tuple[str, ...]:
     """What every answer to `workload` says of its checkpoint, base and an optimizer of another
     package, whoever gives it."""

@@ -228,7 +228,8 @@ class Judged:
     where the tensors and the context at its least would have room, so that only expandable segments
     or luck would do; else 'does_not_fit'. Without a tape a bound stands for the allocator: see
     `reserve.judge`. `engine` "analytic" has none. `trials` are of what the allocator is asked for,
-    where that is known already.
+    where that is known already. With `doubt` bytes more and less the verdict must be the same, or
+    it is 'tight'.
     """
 
     def __init__(
@@ -240,13 +241,16 @@ class Judged:
         engine: str = "auto",
         trials: "Trials | None" = None,
         held: int = 0,
+        doubt: int = 0,
     ) -> None:
         self._workload, self._peak = workload, peak
         self.gpu, self.usable, self.held = gpu, usable, held
         self._engine, self._known = engine, trials
         self.bound = reserve_for(gpu, peak, held)
         """The reserve with a bound on fragmentation, at once."""
-        self._by_bound = judge(peak, usable, gpu, held)
+        sizes = (peak - doubt, peak, peak + doubt)
+        verdicts = {judge(size, usable, gpu, held) for size in sizes}
+        self._by_bound: Verdict = verdicts.pop() if len(verdicts) == 1 else "tight"
 
     @cached_property
     def verdict(self) -> Verdict:

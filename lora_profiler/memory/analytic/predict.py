@@ -213,10 +213,12 @@ def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:
         )
         return tuple(sentences)
     if _is_read_off(plan):
+        from lora_profiler.memory.analytic.families.by_modules import states_words
+
         sentences.append(
             f"What the layers of {workload.model.model_type} keep is read off the names and shapes"
             " of their modules: an estimate. `lora-profile compile` makes it exact where torch is"
-            " installed."
+            " installed." + states_words(workload.model)
         )
     sentences.append(rows_words(setup, plan.kernel_text))
     sentences += (*evaluation_words(workload), *generation_words(setup))

@@ -6,8 +6,9 @@ experts), each between the norms that the layer has, in the order in which they 
 `benchmarks/results/estimates.md` holds it against laws and programs of types that have them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Literal, NamedTuple
 
 from lora_profiler._common.polynomial import TOKENS, Polynomial
@@ -34,7 +35,7 @@ from lora_profiler.question.support.model_types import type_of
 from lora_profiler.question.workload import Workload
 
 _DECODERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-_OTHER_SIDES = ("vision", "visual", "audio", "image", "encoder", "resampler")
+_OTHER_SIDES = ("vision", "visual", "audio", "image", "resampler")
 _QUERY = ("q_proj", "q_b_proj", "q_lin", "query", "wq")
 _KEY = ("k_proj", "k_lin", "key", "wk")
 _VALUE = ("v_proj", "v_lin", "value", "wv")
@@ -43,14 +44,17 @@ _LATENT = ("kv_b_proj",)
 """Keys and values of all heads, made of a narrow vector a token (DeepSeek)."""
 
 
-Mixing = Literal["attention", "experts", "states"]
+Group = Literal["attention", "experts", "packed experts", "states", "states, checkpointed"]
 
-ERRORS: Mapping[Mixing, float] = {"attention": 0.05, "experts": 0.05, "states": 0.50}
-"""How far off an estimate of a peak is taken to be, by what the layers have: what 95 of 100 were
-within where they have attention and MLPs alone, or experts too; of states, which few types with
-laws have, the worst. `benchmarks/results/estimates.md`, rounded up."""
-PACKED_EXPERTS_ERROR = 0.40
-"""The same where experts are in 4 bit: the worst."""
+ERRORS: Mapping[Group, float] = {
+    "attention": 0.05,
+    "experts": 0.05,
+    "packed experts": 0.40,
+    "states": 0.50,
+    "states, checkpointed": 0.20,
+}
+"""How far off an estimate of a peak is taken to be: what 95 of 100 were within, where there are few
+the worst, rounded up. `benchmarks/results/estimates.md` has them all."""
 
 
 def family_by_modules(model: ModelSpec) -> Family | None:
@@ -59,24 +63,44 @@ def family_by_modules(model: ModelSpec) -> Family | None:
     return None if model.is_embedding or type_of(model).own_linears else _family(model)
 
 
-def mixing_of(model: ModelSpec) -> Mixing:
-    """What the layers have that decides how far off an estimate may be."""
+def error_of(workload: Workload) -> float:
+    """Of the peak of a workload whose layers are read off their modules."""
+    return ERRORS[group_of(workload)]
+
+
+def group_of(workload: Workload) -> Group:
+    """What decides how far off an estimate may be."""
+    base = workload.setup.quantization
+    if has_states(workload.model):
+        return "states, checkpointed" if workload.setup.checkpointing else "states"
+    if not any(_holds_experts(module) for module in _in_layers(workload.model)):
+        return "attention"
+    return "packed experts" if base is not None and base.quantize_experts else "experts"
+
+
+def has_states(model: ModelSpec) -> bool:
+    """Whether tokens are mixed by anything else than attention in some layer."""
     stack, hidden = _text_stack(model), model.config["hidden_size"]
     assert stack is not None
     layers = [{module.name: module for module in kind} for kind in stack.kinds]
-    mixers = [(layer, block) for layer in layers for block in _parts(layer, hidden).mixers]
-    if not all(_attends(layer, block) for layer, block in mixers):
-        return "states"
-    experts = any(_holds_experts(module) for layer in layers for module in layer.values())
-    return "experts" if experts else "attention"
+    return any(
+        not _attends(layer, block) for layer in layers for block in _parts(layer, hidden).mixers
+    )
 
 
-def error_of(workload: Workload) -> float:
-    """Of the peak of a workload whose layers are read off their modules."""
-    mixing, base = mixing_of(workload.model), workload.setup.quantization
-    if mixing == "experts" and base is not None and base.quantize_experts:
-        return PACKED_EXPERTS_ERROR
-    return ERRORS[mixing]
+def _in_layers(model: ModelSpec) -> Iterator[Module]:
+    stack = _text_stack(model)
+    return chain.from_iterable(stack.kinds) if stack else iter(())
+
+
+def states_words(model: ModelSpec) -> str:
+    """What an answer says of states; empty for a model without."""
+    if not has_states(model):
+        return ""
+    return (
+        " States are kept as by the CUDA kernels of mamba-ssm and flash-linear-attention; without"
+        " these packages transformers needs more."
+    )
 
 
 @lru_cache(maxsize=64)
@@ -121,13 +145,15 @@ def _family(model: ModelSpec) -> Family | None:
 
 
 def _text_stack(model: ModelSpec) -> LayerStack | None:
+    """None too for an encoder and a decoder."""
     stacks = [
         part
         for part in model.parts
-        if isinstance(part, LayerStack)
-        and len(part.order) == model.num_layers
-        and not any(word in part.name for word in _OTHER_SIDES)
+        if isinstance(part, LayerStack) and not any(word in part.name for word in _OTHER_SIDES)
     ]
+    if any("encoder" in stack.name for stack in stacks):
+        return None
+    stacks = [stack for stack in stacks if len(stack.order) == model.num_layers]
     return stacks[0] if len(stacks) == 1 else None
 
 

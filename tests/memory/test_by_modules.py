@@ -1,0 +1,123 @@
+"""Programs that are read off the names and shapes of a model's modules, against programs, laws and
+traces of the same types."""
+
+from collections import defaultdict
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.pages import read_document
+from benchmarks.truth.estimates import estimated, within
+from lora_profiler import LoraConfig, Quantization, TrainSetup, Workload, find_model, predict
+from lora_profiler.facts.catalog import bundled_models, find_gpu
+from lora_profiler.memory.analytic import peak_bytes
+from lora_profiler.memory.analytic.families.by_modules import ERRORS, family_by_modules, group_of
+from lora_profiler.planning.fit import judged_on
+from lora_profiler.question.model_spec import LayerStack, ModelSpec
+from lora_profiler.trace.single_size import predict_once
+
+FULL, LORA = TrainSetup(), TrainSetup(lora=LoraConfig())
+QLORA = replace(LORA, quantization=Quantization(), checkpointing=True)
+ROWS = read_document("estimates")["rows"]
+
+
+def test_errors_are_those_of_the_results() -> None:
+    errors = defaultdict(list)
+    for row in ROWS:
+        errors[row["group"]].append(row["error"])
+    assert errors.keys() == ERRORS.keys()
+    for group, of in errors.items():
+        share = 1.0 if group in ("packed experts", "states") else 0.95
+        assert ERRORS[group] / 8 < within(of, share) < ERRORS[group], group
+
+
+@pytest.mark.parametrize("setup", [FULL, LORA, QLORA], ids=["full", "lora", "qlora"])
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("meta-llama/Llama-3.1-8B", 0),
+        ("Qwen/Qwen2.5-7B", 0),
+        ("Qwen/Qwen3-8B", 0),
+        ("Qwen/Qwen3-30B-A3B", 0),
+        ("microsoft/Phi-4-mini-instruct", 0),
+        ("google/gemma-3-1b-it", 0.01),
+        ("allenai/OLMo-2-1124-7B", 0.05),
+        ("openai-community/gpt2", 0.02),
+    ],
+)
+def test_it_says_nearly_what_the_program_of_the_type_says(
+    name: str, most: float, setup: TrainSetup
+) -> None:
+    workload = Workload(model=find_model(name), setup=replace(setup, seq_len=512))
+    assert abs(estimated(workload) / peak_bytes(workload) - 1) <= most
+
+
+def of_layers(model: ModelSpec, count: int) -> ModelSpec:
+    """The same model with its first layers alone."""
+    parts = [
+        replace(part, order=part.order[:count])
+        if isinstance(part, LayerStack) and len(part.order) == model.num_layers
+        else part
+        for part in model.parts
+    ]
+    config = {**model.config, "num_hidden_layers": count}
+    return replace(model, id=f"{model.id} {count}", config=config, parts=tuple(parts))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setup", [FULL, QLORA], ids=["full", "qlora"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bigcode/starcoder2-3b",
+        "zai-org/GLM-4-9B-0414",
+        "allenai/OLMoE-1B-7B-0924",
+        "google/gemma-4-31B",
+        "HuggingFaceTB/SmolLM3-3B",
+    ],
+)
+def test_it_is_near_a_fresh_trace_of_a_type_that_has_no_program(
+    name: str, setup: TrainSetup
+) -> None:
+    workload = Workload(model=find_model(name), setup=replace(setup, seq_len=256))
+    said = predict(workload, "analytic")
+    assert (said.exactness, said.error_bound) == ("estimate", ERRORS[group_of(workload)])
+    assert said.error_bound is not None
+    truth = predict_once(workload).peak.total_bytes
+    assert abs(said.peak.total_bytes / truth - 1) < said.error_bound
+
+
+def test_what_is_no_decoder_of_one_stack_has_none() -> None:
+    for name in (
+        "google-t5/t5-small",
+        "facebook/bart-base",
+        "google-bert/bert-base-uncased",
+        "google/vit-base-patch16-224-in21k",
+        "tiiuae/falcon-7b",  # whose linear layers are a class of its own
+        "facebook/opt-350m",  # whose embedding is narrower than its layers
+    ):
+        model = find_model(name)
+        assert family_by_modules(model) is None, name
+
+
+def test_every_other_bundled_model_of_one_stack_has_one() -> None:
+    without = set()
+    for entry in bundled_models():
+        model = find_model(entry.id, offline=True)
+        if model.architecture.endswith("ForCausalLM") and family_by_modules(model) is None:
+            without.add(model.model_type)
+        elif family_by_modules(model) is not None:
+            group_of(Workload(model=model))
+    assert without <= {"falcon", "opt"}
+
+
+def test_a_verdict_within_the_error_is_none() -> None:
+    """Gemma 4 31B in 4 bit, on GPUs around its peak."""
+    workload = Workload(model=find_model("google/gemma-4-31B"), setup=QLORA)
+    said = predict(workload, "analytic")
+    peak = said.peak.total_bytes / 2**30
+    verdicts = []
+    for share in (0.9, 1.0, 1.5):
+        judged = judged_on(said, find_gpu(f"{peak * share:.1f}GiB"), "analytic")
+        verdicts.append(judged and judged.verdict)
+    assert verdicts == ["does_not_fit", "tight", "fits"]
