@@ -92,7 +92,7 @@ def test_what_is_no_decoder_of_one_stack_has_none() -> None:
         "google-t5/t5-small",
         "facebook/bart-base",
         "google-bert/bert-base-uncased",
-        "google/vit-base-patch16-224-in21k",
+        "google/vit-base-patch16-224",
         "tiiuae/falcon-7b",  # whose linear layers are a class of its own
         "facebook/opt-350m",  # whose embedding is narrower than its layers
     ):
