@@ -8,6 +8,7 @@ Prints the tables; `python tests/readme.py --update` puts them into the pages.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from statistics import fmean, median
@@ -24,6 +25,7 @@ from benchmarks.rehearsed.peaks import Family, compared
 from benchmarks.rehearsed.scripts import share_that_ran
 from benchmarks.rows import read_rows
 from benchmarks.truth.data_lengths import errors as epoch_errors
+from benchmarks.truth.estimates import percent, within
 from benchmarks.truth.profile_times import error as off_by
 from lora_profiler.facts.evidence import command_shares, interval, measured_steps, own_rows
 from lora_profiler.report.evidence import errors_of, graded_memory
@@ -308,6 +310,7 @@ def cross_checked() -> list[Check]:
             "held_out",
         ),
         *_several_micro_batches(),
+        *_estimates(),
         Check(
             "Rules for 2 to 64 ranks",
             "traces of the real DDP and FSDP2",
@@ -365,6 +368,22 @@ def _several_micro_batches() -> Iterator[Check]:
         f"{worst:,} bytes" if worst else "0",
         "accumulation",
     )
+
+
+def _estimates() -> Iterator[Check]:
+    by_group: dict[str, list[float]] = defaultdict(list)
+    for row in read_document("estimates")["rows"]:
+        by_group[row["group"]].append(row["error"])
+    for group, errors in sorted(by_group.items()):
+        share = within(errors, 0.95)
+        yield Check(
+            f"Peak estimated by a model's modules: {group}",
+            "rules and laws of the same types",
+            len(errors),
+            f"95 of 100 within {percent(share)}",
+            f"{100 * max(errors, key=abs):+.2f} %",
+            "estimates",
+        )
 
 
 # --- pages ----------------------------------------------------------------------------------------

@@ -265,6 +265,7 @@ def test_an_unknown_card_is_judged_by_its_memory_and_no_card_not_at_all(
     assert predicted_start(case("cuda", budget_bytes=2**33)) is not None
 
 
+@pytest.mark.usefixtures("no_estimates")
 def test_a_model_whose_activations_are_not_known_has_no_predicted_start() -> None:
     from lora_profiler.facts.catalog import find_model
 

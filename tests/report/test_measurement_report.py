@@ -254,6 +254,7 @@ def test_every_status_can_be_shown_with_nothing_else_known(status: str) -> None:
     assert run_texts(bare, records.make_prediction()) == texts
 
 
+@pytest.mark.usefixtures("no_estimates")
 def test_a_real_prediction_of_an_unknown_family_is_only_a_lower_bound() -> None:
     setup = TrainSetup(seq_len=16, device="cpu")
     workload = Workload(model=find_model("microsoft/phi-2"), setup=setup)

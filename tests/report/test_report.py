@@ -223,6 +223,7 @@ def test_room_adds_up_for_any_peak_on_any_card(peak: int, usable: int, gpu: Gpu)
         assert (shown(found.headroom) >= 0) == (fit.headroom_bytes >= 0)
 
 
+@pytest.mark.usefixtures("no_estimates")
 def test_card_of_a_model_with_unknown_activations_shows_question_marks() -> None:
     text = terminal.plain(model_blocks(ask("microsoft/phi-2", "h100_sxm_80gb")))
     assert re.search(r"verdict +\? +\? +\?", text)
@@ -278,6 +279,7 @@ def test_csv_has_one_record_a_prediction_with_the_paths_of_the_json() -> None:
     assert render.csv_text([]) == ""
 
 
+@pytest.mark.usefixtures("no_estimates")
 def test_csv_of_known_and_unknown_models_together_keeps_its_columns() -> None:
     records = predict_records([*ask("microsoft/phi-2"), *ask("gpt2")])
     assert len({tuple(r) for r in records}) == 1

@@ -180,6 +180,7 @@ def test_an_engine_that_does_not_know_the_activations_claims_no_peak() -> None:
     assert {c for m, c in found if m == "phase_peak_bytes"} == {"setup", "optimizer"}
 
 
+@pytest.mark.usefixtures("no_estimates")
 def test_an_unknown_family_s_real_prediction_claims_no_peak() -> None:
     model = find_model("microsoft/phi-2")
     workload = Workload(model=model, setup=replace(records.WORKLOAD.setup, seq_len=16))

@@ -210,6 +210,7 @@ def test_one_method_without_a_trusted_profile_leaves_the_other_s(
     assert tried == ["full", "lora"]  # what was refused once is not tried again
 
 
+@pytest.mark.usefixtures("no_estimates")
 def test_a_step_that_cannot_be_traced_is_said_from_python_too(
     config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -216,9 +216,9 @@ def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:
         from lora_profiler.memory.analytic.families.by_modules import states_words
 
         sentences.append(
-            f"What the layers of {workload.model.model_type} keep is read off the names and shapes"
-            " of their modules: an estimate. `lora-profile compile` makes it exact where torch is"
-            " installed." + states_words(workload.model)
+            f"The layers of {workload.model.model_type} are estimated by the names and shapes of"
+            " their modules. `lora-profile compile` makes it exact where torch is installed."
+            + states_words(workload.model)
         )
     sentences.append(rows_words(setup, plan.kernel_text))
     sentences += (*evaluation_words(workload), *generation_words(setup))

@@ -98,7 +98,7 @@ def states_words(model: ModelSpec) -> str:
     if not has_states(model):
         return ""
     return (
-        " States are kept as by the CUDA kernels of mamba-ssm and flash-linear-attention; without"
+        " Their states are those of CUDA kernels (mamba-ssm, flash-linear-attention). Without"
         " these packages transformers needs more."
     )
 
