@@ -158,6 +158,16 @@ def doubt_bytes(prediction: Prediction) -> int:
     return int((prediction.error_bound or 0.0) * prediction.peak.total_bytes)
 
 
+def doubt_share(workload: Workload, engine: str) -> float:
+    """`doubt_bytes` of `peak_bytes_checked`, as a share of it."""
+    workload = as_known(workload, engine)
+    if (_at_hand(workload) if engine == "auto" else engine) != "analytic":
+        return 0.0
+    from lora_profiler.memory.analytic import read_off_error
+
+    return read_off_error(workload)
+
+
 def common_assumptions(workload: Workload) -> tuple[str, ...]:
     """What every answer to `workload` says of its checkpoint, base and an optimizer of another
     package, whoever gives it."""

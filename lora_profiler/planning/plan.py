@@ -405,6 +405,7 @@ class _Search:
             price=part.offer.price,
             network=part.network,
             peak_bytes=layout.peak_bytes,
+            doubt_bytes=layout.doubt_bytes,
             headroom_bytes=part.headroom_bytes(layout),
             trained=layout.trained,
             steps=layout.steps,

@@ -13,6 +13,7 @@ from lora_profiler.memory.compiled.regime import KernelChoice, kernel_choice
 from lora_profiler.memory.kernels import StepKernels, lumped
 from lora_profiler.planning.engine import (
     answers_without_trace,
+    doubt_share,
     peak_bytes_checked,
     predict_checked,
     resized,
@@ -48,13 +49,15 @@ from lora_profiler.steptime import step_time_at
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownWay:
-    """A way whose peak is known, `held_bytes` of it through every step. `workload` is as asked, on
+    """A way whose peak is known but for `doubt_bytes`, `held_bytes` of it through every step.
+    `workload` is as asked, on
     the first platform that runs the same kernels; `worst` is that of the worst batch where there
     are data."""
 
     workload: Workload
     worst: Workload
     peak_bytes: int
+    doubt_bytes: int
     held_bytes: int
     trained: int
     steps: float
@@ -110,10 +113,12 @@ class Costs:
             worst, steps = self._over_amount(workload)
             engine = self._answerer(worst)
             check(worst, engine)
+            peak = peak_bytes_checked(worst, engine)
             return KnownWay(
                 workload=workload,
                 worst=worst,
-                peak_bytes=peak_bytes_checked(worst, engine),
+                peak_bytes=peak,
+                doubt_bytes=int(doubt_share(worst, engine) * peak),
                 held_bytes=self._held_by(worst, engine),
                 trained=self._trained_by(workload),
                 steps=steps,
@@ -273,11 +278,11 @@ class Part:
     def headroom_bytes(self, layout: KnownWay) -> int:
         """Beside the reserve with the bound on fragmentation: thousands of ways are judged, and
         each simulation takes tens of milliseconds."""
-        peak, held = layout.peak_bytes, layout.held_bytes
+        peak, held = layout.peak_bytes + layout.doubt_bytes, layout.held_bytes
         return self.usable_bytes - peak - reserve_for(self.cluster.gpu, peak, held).total_bytes
 
     def fits(self, layout: KnownWay) -> bool:
-        peak, held = layout.peak_bytes, layout.held_bytes
+        peak, held = layout.peak_bytes + layout.doubt_bytes, layout.held_bytes
         return judge(peak, self.usable_bytes, self.cluster.gpu, held) == "fits"
 
 

@@ -219,6 +219,7 @@ class PlannedTime:
 class PlannedRun:
     """One way to train worked out: `workload` on `cluster`, all of whose cards it takes. `worst`
     is the same at the longest batch of the data, of which `peak_bytes` is; equal without data.
+    The peak may be off by `doubt_bytes`, which the headroom leaves free.
 
     `trained` parameters, `steps` in all, `time` None where the card's speed or the model's kernels
     are not known. `price` of one card's hour, `network` what several cards send each other over.
@@ -238,6 +239,7 @@ class PlannedRun:
     price: Price | None
     network: Network | None
     peak_bytes: int
+    doubt_bytes: int
     headroom_bytes: int
     trained: int
     steps: float

@@ -7,6 +7,7 @@ from lora_profiler.memory.analytic.predict import (
     peak_bytes,
     peak_polynomials,
     predict,
+    read_off_error,
     shared_parts,
     tells,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "peak_bytes",
     "peak_polynomials",
     "predict",
+    "read_off_error",
     "shared_parts",
     "tells",
 ]

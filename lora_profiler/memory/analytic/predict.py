@@ -418,12 +418,17 @@ def _is_read_off(plan: Plan) -> bool:
 
 def _error_of(plan: Plan, moment: MomentName) -> float:
     """Of the peak, which falls on `moment`."""
-    inside = _error_inside(moment, plan.workload.setup)
-    if not _is_read_off(plan):
-        return inside
+    return max(_error_inside(moment, plan.workload.setup), read_off_error(plan.workload))
+
+
+def read_off_error(workload: Workload) -> float:
+    """How far off a peak may be that is estimated by the model's modules; 0 where no estimate is
+    needed, or none can be made."""
+    if knows(workload) or not tells(workload):
+        return 0.0
     from lora_profiler.memory.analytic.families.by_modules import error_of
 
-    return max(inside, error_of(plan.workload))
+    return error_of(workload)
 
 
 def _error_inside(moment: MomentName, setup: TrainSetup) -> float:

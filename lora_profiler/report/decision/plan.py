@@ -421,7 +421,12 @@ def question_lines(plan: TrainingPlan, trainer: Trainer | None = None) -> list[s
         extent = "per million tokens (--tokens says how many)"
     loop = [] if trainer is None else short_trainer_lines(trainer, ways)
     batch = f"Batch {count_text(plan.space.effective_batch)} × {tokens}, {extent}."
-    return [batch, f"{'. '.join((f'Searched {over}', *loop))}."]
+    lines = [batch, f"{'. '.join((f'Searched {over}', *loop))}."]
+    chosen = plan.recommended
+    if chosen is not None and chosen.doubt_bytes:
+        share = f"{100 * chosen.doubt_bytes / chosen.peak_bytes:.0f} %"
+        lines.append(f"Within {share}: estimated by the model's layers; so much is left free.")
+    return lines
 
 
 def _ranks_words(plan: TrainingPlan) -> str:
