@@ -149,6 +149,7 @@ def notebook_questions() -> Iterator[Question]:
         is_asked = (
             row["trainer"] in ("SFTTrainer", "UnslothTrainer")
             and row["vision"] == "False"
+            and "Audio" not in row["file"]
             and length
             and row["per_device_train_batch_size"].isdecimal()
             and row["peak_reserved_gb"]
