@@ -18,14 +18,19 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.pages import RESULTS, page_of, parser_of, table, write_lines, write_page
+from benchmarks.questions import workload_on
+from benchmarks.rehearsed import rules as rehearsed_rules
+from benchmarks.rows import read_rows
 from benchmarks.truth.bundle import workload_of
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.catalog import bundled_models, find_model
+from lora_profiler.measuring.records.serialize import setup_from_dict
 from lora_profiler.memory.analytic import knows, plan
 from lora_profiler.memory.analytic import peak_bytes as analytic_peak
 from lora_profiler.memory.analytic.families.by_modules import family_by_modules, group_of
 from lora_profiler.memory.compiled import peak_bytes as law_peak
-from lora_profiler.planning.engine import as_known
+from lora_profiler.memory.prediction import Prediction
+from lora_profiler.planning.engine import as_known, predict
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.workload import Workload
 
@@ -75,6 +80,21 @@ def rows() -> Iterator[dict[str, Any]]:
                 }
 
 
+def rehearsed() -> Iterator[tuple[Prediction, float]]:
+    """Estimates of types that no rule knows, whose step was rehearsed over torch's CUDA build, and
+    how far off they are."""
+    for row in read_rows(rehearsed_rules.BENCHMARK.path):
+        if "rehearsed" not in row:
+            continue
+        setup = setup_from_dict(row["setup"])
+        workload = workload_on(row["model"], setup, row["card"], row["torch"])
+        with suppress(LoraProfilerError):
+            said = predict(workload, "analytic", may_trace=False)
+            if said.is_whole and not knows(workload):
+                counted = said.peak.total_bytes + row["workspaces_bytes"]
+                yield said, counted / row["rehearsed"]["requested_bytes"] - 1
+
+
 def within(errors: Sequence[float], share: float) -> float:
     """What that share of the errors is within."""
     return sorted(map(abs, errors))[ceil(share * len(errors)) - 1]
@@ -113,6 +133,8 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
         " the names and shapes of a model's modules, against rules or laws of its type. Nothing is"
         " fitted. It answers where a type has neither.",
         table("layers have | types | questions | half within | 90 % | 95 % | worst", kinds),
+        "Against rehearsals of types that no rule knows, over torch's CUDA build:",
+        table("model | method | error", _rehearsed_cells()),
         "By type, the worst first:",
         table(
             "type | against | questions | median | worst | of",
@@ -126,6 +148,12 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
             ),
         ),
     )
+
+
+def _rehearsed_cells() -> Iterator[tuple[str, str, str]]:
+    for said, error in sorted(rehearsed(), key=lambda pair: -abs(pair[1])):
+        workload = said.workload
+        yield workload.model.id, workload.setup.method, f"{100 * error:+.2f} %"
 
 
 def main() -> None:

@@ -47,6 +47,19 @@ def require(purpose: str, packages: Iterable[str] = TRACING) -> None:
         )
 
 
+def load(packages: Iterable[str] = TRACING) -> None:
+    """Imports `packages`. Raises UnbuildableError for one that is installed and broken, as torch is
+    beside libraries of another CUDA."""
+    for name in packages:
+        try:
+            import_module(name)
+        except (ImportError, OSError) as e:
+            from lora_profiler.errors import UnbuildableError
+
+            why = str(e).partition("\n")[0]
+            raise UnbuildableError(f"{name} is installed and cannot be loaded: {why}") from e
+
+
 def attach_stub(
     package: str, file: str
 ) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:

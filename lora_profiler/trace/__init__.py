@@ -4,7 +4,7 @@ knows torch, this file not."""
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lora_profiler._common.packages import require
+from lora_profiler._common.packages import load, require
 from lora_profiler.errors import CompileError, UsageError
 from lora_profiler.question.adapters import check_patterns
 from lora_profiler.question.support.check import profile_unsupported_reason
@@ -63,6 +63,7 @@ def _compiled(workload: "Workload") -> "Profile":
 
 def _kept(workload: "Workload") -> "Profile":
     """Of a law of the model's type where one holds, else of the model alone."""
+    load()
     from lora_profiler.memory.compiled.evaluation import bytes_of, forget
     from lora_profiler.memory.compiled.law import NotOfLawError, of_model
     from lora_profiler.memory.compiled.library import cache_path, keep
@@ -117,6 +118,7 @@ def _once(workload: "Workload") -> "Prediction":
     from lora_profiler.trace.watch import Size, watched
 
     with watched(workload, [Size(workload.model.num_layers, workload.setup.seq_len)], kept=False):
+        load()
         from lora_profiler.trace.single_size import predict_once
 
         return predict_once(workload)

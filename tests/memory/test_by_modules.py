@@ -3,12 +3,16 @@ traces of the same types."""
 
 from collections import defaultdict
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from benchmarks.pages import read_document
-from benchmarks.truth.estimates import estimated, within
+from benchmarks.truth.estimates import estimated, rehearsed, within
 from lora_profiler import LoraConfig, Quantization, TrainSetup, Workload, find_model, predict
+from lora_profiler._common import packages
 from lora_profiler.facts.catalog import bundled_models, find_gpu
 from lora_profiler.memory.analytic import peak_bytes
 from lora_profiler.memory.analytic.families.by_modules import ERRORS, family_by_modules, group_of
@@ -29,6 +33,12 @@ def test_errors_are_those_of_the_results() -> None:
     for group, of in errors.items():
         share = 1.0 if group in ("packed experts", "states") else 0.95
         assert ERRORS[group] / 8 < within(of, share) < ERRORS[group], group
+
+
+def test_rehearsals_over_torch_s_cuda_build_say_the_same() -> None:
+    found = list(rehearsed())
+    assert all(abs(error) < (said.error_bound or 0) for said, error in found)
+    assert len(found) > 30 and within([error for _, error in found], 0.75) < 0.001
 
 
 @pytest.mark.parametrize("setup", [FULL, LORA, QLORA], ids=["full", "lora", "qlora"])
@@ -109,6 +119,24 @@ def test_every_other_bundled_model_of_one_stack_has_one() -> None:
         elif family_by_modules(model) is not None:
             group_of(Workload(model=model))
     assert without <= {"falcon", "opt"}
+
+
+def test_a_torch_that_cannot_be_loaded_leaves_the_estimate(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LORA_PROFILER_CACHE", str(tmp_path))
+
+    def broken(name: str) -> ModuleType:
+        if name in packages.TRACING:
+            raise OSError("libcudart.so.12: cannot open shared object file\nand more")
+        return import_module(name)
+
+    monkeypatch.setattr(packages, "import_module", broken)
+    with pytest.warns(
+        UserWarning, match=r"torch is installed and cannot be loaded: libcudart\S+ c"
+    ):
+        said = predict(Workload(model=find_model("EleutherAI/gpt-j-6b"), setup=LORA))
+    assert said.is_whole and said.exactness == "estimate"
 
 
 def test_a_verdict_within_the_error_is_none() -> None:
