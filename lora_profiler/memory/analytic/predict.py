@@ -39,6 +39,7 @@ from lora_profiler.question.support.check import (
     BY_ROWS,
     STOPPED,
     omissions,
+    profile_unsupported_reason,
     rules_unsupported_reason,
 )
 from lora_profiler.question.support.generations import version_words
@@ -215,9 +216,11 @@ def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:
     if _is_read_off(plan):
         from lora_profiler.memory.analytic.families.by_modules import states_words
 
+        is_compilable = profile_unsupported_reason(workload) is None
         sentences.append(
             f"The layers of {workload.model.model_type} are estimated by the names and shapes of"
-            " their modules. `lora-profile compile` makes it exact where torch is installed."
+            " their modules."
+            + (" `lora-profile compile` makes it exact where torch is installed." * is_compilable)
             + states_words(workload.model)
         )
     sentences.append(rows_words(setup, plan.kernel_text))

@@ -9,6 +9,7 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import common_assumptions, is_read_off_modules
 from lora_profiler.planning.fit import Fit
 from lora_profiler.question.loop import loop_facts
+from lora_profiler.question.support.check import profile_unsupported_reason
 from lora_profiler.question.workload import TrainSetup
 from lora_profiler.report.answer.verdicts import (
     MOST,
@@ -267,7 +268,7 @@ def notes(answers: Sequence[Answer], guided: "Guided | None", *, is_brief: bool)
     )
     if read_off := [each for each in foreseen if is_read_off_modules(each)]:
         bound = max(each.error_bound or 0.0 for each in read_off)
-        computed = f"{READ_OFF.format(f'{100 * bound:g} %')}."
+        computed = f"{read_off_words(read_off[0]).format(f'{100 * bound:g} %')}."
     if guided is not None and guided.own_defaults:
         yield f"{model.id}{size}: each trainer with its own defaults."
         yield computed
@@ -357,15 +358,16 @@ def sureness_words(answer: Answer) -> str:
         exact = version_words(answer)
     within = "Within {}: parts of this loop are bounded, not computed"
     if is_read_off_modules(answer.prediction):
-        within = READ_OFF
+        within = read_off_words(answer.prediction)
     return sureness(answer.prediction, exact, lower, within, "Estimate")
 
 
-READ_OFF = (
-    "Within {}: estimated by the names and shapes of the model's layers; `lora-profile compile`"
-    " makes it exact"
-)
-"""Of a type that neither rules nor laws describe."""
+def read_off_words(prediction: Prediction) -> str:
+    """Of a type that neither rules nor laws describe; {} is for the bound."""
+    words = "Within {}: estimated by the names and shapes of the model's layers"
+    if profile_unsupported_reason(prediction.priced_as or prediction.workload):
+        return words
+    return f"{words}; `lora-profile compile` makes it exact"
 
 
 def missing_words(answer: Answer) -> str:
