@@ -6,7 +6,7 @@ COPY . /source
 RUN pip install --no-cache-dir "/source[app]" && rm -rf /source
 WORKDIR /app
 COPY app.py .
-RUN mkdir .streamlit && python -m lora_profiler.dashboard.settings >.streamlit/config.toml
+RUN mkdir .streamlit && python -m lora_profiler.dashboard.serving >.streamlit/config.toml
 ENV HOME=/tmp HF_HOME=/tmp/huggingface LORA_PROFILER_CACHE=/tmp/lora-profiler \
     STREAMLIT_SERVER_ADDRESS=0.0.0.0 STREAMLIT_SERVER_HEADLESS=true
 USER nobody

@@ -110,3 +110,18 @@ def test_what_is_built_passes_twine(tmp_path: Path) -> None:
         text=True,
     )
     assert checked.returncode == 0, checked.stdout
+
+
+def test_every_module_that_a_file_runs_is_there() -> None:
+    """In the Dockerfile, the release script, docs and docstrings; where git is, its files."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    names = listed.stdout.split() or ["Dockerfile", "release", "README.md"]
+    kinds = {".py", ".md", ".yml", ".yaml", ".toml", ".j2", ""}
+    texts = {name: ROOT / name for name in names if Path(name).suffix in kinds}
+    for name, path in texts.items():
+        for module in re.findall(
+            r"python3? -m ((?:lora_profiler|benchmarks|space)(?:\.\w+)*)", path.read_text("utf-8")
+        ):
+            file = ROOT / module.replace(".", "/")
+            found = (file.with_suffix(".py"), file / "__main__.py", file / "__init__.py")
+            assert any(each.is_file() for each in found), f"{name}: python -m {module}"
