@@ -145,7 +145,7 @@ def _is_same(one: TrainSetup, other: TrainSetup) -> bool:
 def show(result: Answered, answer: Answer, model: ModelSpec, *, linked: bool) -> None:
     """About `answer`, one of those of `result`; `linked` where a link can hold the question."""
     with st.container(key="verdict"):
-        widgets.piece("verdict", verdict(answer), speed_numbers(answer, shown().run))
+        widgets.piece("verdict", verdict(answer, result.guided), speed_numbers(answer, shown().run))
     with st.container(key="first"):
         _offers(result, answer, model)
         bars = method_bars(result.answers)._replace(has_sizes=False)

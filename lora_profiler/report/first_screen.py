@@ -3,7 +3,7 @@ second, how long a training takes), what a peak rests on, and what to change."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lora_profiler.planning.advise import Remedy, advise
 from lora_profiler.planning.answers import Answer
@@ -11,6 +11,7 @@ from lora_profiler.planning.fit import Fit, smallest_cards
 from lora_profiler.planning.timing import TimedStep, run_time
 from lora_profiler.question.workload import TrainSetup
 from lora_profiler.report import labels
+from lora_profiler.report.answer.guided import verdict_lines
 from lora_profiler.report.answer.short_answer import has_gaps, sureness_words
 from lora_profiler.report.answer.verdicts import (
     gpu_name,
@@ -30,11 +31,16 @@ from lora_profiler.units import (
     short_seconds_text,
 )
 
+if TYPE_CHECKING:
+    from lora_profiler.planning.guided import Guided
 
-def verdict(answer: Answer) -> Sentence:
-    """The terminal's sentence on the method of `answer`; without a GPU how large a one is
-    enough."""
+
+def verdict(answer: Answer, guided: "Guided | None" = None) -> Sentence:
+    """The terminal's sentence on the method of `answer`, with how many trainers it fits where it is
+    `guided`; without a GPU how large a one is enough."""
     if answer.gpu is not None:
+        if guided is not None and answer.prediction.is_whole:
+            return next(verdict_lines(guided, [answer]))
         return verdict_blocks([answer])[0]
     return needs_block([answer])
 

@@ -119,11 +119,8 @@ def test_the_first_page_answers_the_first_question(monkeypatch: pytest.MonkeyPat
     model, gpu = find_model("meta-llama/Llama-3.1-8B"), find_gpu("rtx_4090")
     setups = [setup_for(model, "guide", method) for method in ("full", "lora", "qlora")]
     found = answers([Workload(model=model, setup=s) for s in setups], gpu)
-    fit = found[1].fit
-    assert fit is not None
     above = texts(app).partition("Memory over one step")[0]
-    says = verdict(found[1])
-    assert f"✓ {says.words}{says.rest}" in above
+    assert "✓ LoRA r16 fits an RTX 4090 with 7 of 8 trainers (not LitGPT): " in above
     for answer in found:
         assert f"\n{short_in_unit(answer.prediction.peak.total_bytes, GIB)} + " in above
     shown = all_texts(app)

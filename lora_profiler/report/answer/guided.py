@@ -97,10 +97,10 @@ def trainer_advice(guided: Guided) -> dict[Method, str]:
 
 
 def _range(lines: Lines) -> str:
-    """'15.8 to 30.3 GiB'; '' where no peak is known."""
+    """'15.8 to 30.3 GiB'; where no peak is known 'at least 16.0 GiB'."""
     sizes = [p.peak.total_bytes for p in _predictions(lines) if p.is_whole]
     if not sizes:
-        return "an unknown size"
+        return f"at least {size_text(_least(lines))}"
     unit, size = byte_unit(max(sizes))
     low, high = (short_in_unit(each, size) for each in (min(sizes), max(sizes)))
     return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
