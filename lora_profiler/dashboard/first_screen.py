@@ -27,7 +27,7 @@ from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.workload import TrainSetup
 from lora_profiler.report.answer.guided import line_bar, trainer_name
 from lora_profiler.report.answer.short_answer import method_bars
-from lora_profiler.report.answer.verdicts import limit_of, method_name
+from lora_profiler.report.answer.verdicts import limit_of, method_name, size_text
 from lora_profiler.report.blocks import Bar, Bars
 from lora_profiler.report.first_screen import offers, speed_numbers, trust, verdict
 from lora_profiler.report.json.changes import Difference, between, difference_table
@@ -53,10 +53,11 @@ class TrainerBar:
     is_chosen: bool = False
 
 
-def show_by_trainer(result: Answered, answer: Answer, model: ModelSpec) -> None:
+def show_by_trainer(
+    bars: Sequence[TrainerBar], result: Answered, answer: Answer, model: ModelSpec
+) -> None:
     """About the method of `answer`, where there are several trainers; the key of the colours stands
     with the bars of the methods."""
-    bars = trainer_bars(result, answer, model)
     if len(bars) < 2:
         return
     setup = answer.prediction.workload.setup
@@ -113,6 +114,13 @@ def _take(bars: Sequence[TrainerBar], question: Question, model: ModelSpec) -> N
             change(taken(each, question, model))
 
 
+def least_that_fits(bars: Sequence[TrainerBar], answer: Answer) -> TrainerBar | None:
+    """The trainer to take where `answer` does not fit."""
+    if answer.fit is None or answer.fit.verdict == "fits":
+        return None
+    return next((each for each in bars if each.bar.sign == "fits"), None)
+
+
 def taken(bar: TrainerBar, question: Question, model: ModelSpec) -> Question:
     """`question` with the trainer of `bar`, set up as the bar is; as the trainer is by default
     where no question has that setup."""
@@ -147,10 +155,12 @@ def show(result: Answered, answer: Answer, model: ModelSpec, *, linked: bool) ->
     with st.container(key="verdict"):
         widgets.piece("verdict", verdict(answer, result.guided), speed_numbers(answer, shown().run))
     with st.container(key="first"):
-        _offers(result, answer, model)
+        by_trainer = trainer_bars(result, answer, model)
+        trainer = least_that_fits(by_trainer, answer) if result.guided else None
+        _offers(trainer, result, answer, model)
         bars = method_bars(result.answers)._replace(has_sizes=False)
         widgets.bars(bars, method_name(answer))
-        show_by_trainer(result, answer, model)
+        show_by_trainer(by_trainer, result, answer, model)
         params = link.written("Predict", result.question if linked else None, shown=shown())
         link.write(params)
         widgets.piece("trust", trust(answer))
@@ -164,14 +174,22 @@ def show(result: Answered, answer: Answer, model: ModelSpec, *, linked: bool) ->
             st.button("Compare with this", key="pin", on_click=_pin, args=(answer,))
 
 
-def _offers(result: Answered, answer: Answer, model: ModelSpec) -> None:
+def _offers(trainer: TrainerBar | None, result: Answered, answer: Answer, model: ModelSpec) -> None:
     found = offers(answer, result.question.engine)
     wanted = [(offer, applied(offer, answer, model, result.question)) for offer in found]
     able = [(offer, question) for offer, question in wanted if question is not None]
-    if not able:
+    if not able and trainer is None:
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", key="offers"):
         widgets.words("Change one thing:")
+        if trainer is not None:
+            st.button(
+                f"{trainer.bar.name}: {size_text(trainer.bar.peak_bytes)}",
+                key="apply.trainer",
+                help="The trainer that needs least.",
+                on_click=change,
+                args=(taken(trainer, result.question, model),),
+            )
         for number, (offer, question) in enumerate(able):
             st.button(
                 widgets.plain(offer.text),

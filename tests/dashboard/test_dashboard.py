@@ -133,6 +133,16 @@ def test_the_first_page_answers_the_first_question(monkeypatch: pytest.MonkeyPat
     assert every <= set(all_figures(app))
 
 
+def test_where_a_trainer_fits_it_is_one_click_away() -> None:
+    app = sound(opened(model="google/gemma-4-E4B", method="qlora", gpu="t4"))
+    assert "! QLoRA r16 fits a T4 with TRL and Unsloth: " in texts(app)
+    offer = app.button(key="apply.trainer")
+    assert offer.label.startswith("TRL: ")
+    sound(offer.click().run())
+    assert app.query_params["trainer"] == "trl-sft"
+    assert "✓ QLoRA r16 fits a T4" in texts(app)
+
+
 def test_without_a_card_the_page_says_what_is_enough_and_offers_it() -> None:
     app = sound(opened(model="meta-llama/Llama-3.1-8B", method="qlora", trainer="bare"))
     setup = TrainSetup(lora=LoraConfig(), quantization=Quantization())
