@@ -27,6 +27,7 @@ from lora_profiler.measuring.records.serialize import record_dict
 from lora_profiler.report.page import embedded_data
 from lora_profiler.report.palette import PAPER
 from lora_profiler.trainer_files.writing import written as written_file
+from lora_profiler.units import GIB, short_in_unit
 from serving import served
 
 pytestmark = pytest.mark.browser
@@ -504,7 +505,7 @@ def test_a_plan_is_asked_in_a_form_and_taken_to_predict(window: Any, width: int)
     assert shown.split() == expected["command"].split()
     w.button("See it in Predict").click()
     w.page.locator(".lp-verdict", has_text=" fits ").wait_for()
-    assert f": {expected['peak_bytes'] / 2**30:.2f} GiB + " in w.settle().first()
+    assert short_in_unit(expected["peak_bytes"], GIB) in w.settle().first()
 
 
 FRONT = (
