@@ -175,6 +175,7 @@ def test_changes_that_go_together_widen_more_than_one() -> None:
     assert found.high_bytes * (1 - found.half_width) > highest * 1.02
 
 
+@pytest.mark.usefixtures("no_estimates")
 def test_where_only_a_trace_would_tell_no_interval_is_stated(run: Run) -> None:
     model = ("bigcode/gpt_bigcode-santacoder", "--trainer", "bare")
     words = (*model, "--checkpointing", "--method", "full")
