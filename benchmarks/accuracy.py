@@ -377,7 +377,7 @@ def _estimates() -> Iterator[Check]:
     for group, errors in sorted(by_group.items()):
         share = within(errors, 0.95)
         yield Check(
-            f"Peak estimated by a model's modules: {group}",
+            f"Peak estimated from a model's modules: {group}",
             "rules and laws of the same types",
             len(errors),
             f"95 of 100 within {percent(share)}",
@@ -490,7 +490,7 @@ def headlines() -> str:
             f" argument keeps from it, {100 * ran / able:.0f} %.",
             f"- **{len(runs)} runs measured here on a CPU**: mean error"
             f" {percent_text(fmean(map(abs, runs)))}, worst {error_text(max(runs, key=abs))}."
-            " Models that neither rules nor laws describe are estimated by their modules: of"
+            " Models that neither rules nor laws describe are estimated from their modules: of"
             f" {len(estimates):,} such estimates 95 in 100 are within"
             f" {percent(within(estimates, 0.95))} of rules and laws.",
             f"- **{steps.rows} step times that others measured**: mean error"

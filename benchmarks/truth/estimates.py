@@ -54,10 +54,7 @@ def models() -> Iterator[ModelSpec]:
 def estimated(workload: Workload) -> int:
     """As if no rule knew the type."""
     plan._PLANS.clear()
-    with (
-        patch.object(plan, "known_program", lambda _: None),
-        patch.object(plan, "program_by_type", family_by_modules),
-    ):
+    with patch.object(plan, "program_by_type", family_by_modules):
         found = analytic_peak(workload)
     plan._PLANS.clear()
     return found

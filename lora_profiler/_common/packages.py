@@ -49,7 +49,7 @@ def require(purpose: str, packages: Iterable[str] = TRACING) -> None:
 
 def load(packages: Iterable[str] = TRACING) -> None:
     """Imports `packages`. Raises UnbuildableError for one that is installed and broken, as torch is
-    beside libraries of another CUDA."""
+    with libraries of another CUDA."""
     for name in packages:
         try:
             import_module(name)

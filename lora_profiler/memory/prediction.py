@@ -232,7 +232,9 @@ class Prediction:
     `saved_activation_bytes` is everything autograd keeps at the end of forward, parameters left
     out; None where the engine does not know it. `exactness` tells whether `peak` is exact by
     construction; `error_bound` is the largest relative error seen where it is an estimate (0.15:
-    within 15 %), None where nothing is claimed. Of several ranks it is the one that holds most, and
+    within 15 %), None where nothing is claimed. `modules_error` is how far off the peak may be
+    where no rule, profile or trace knows the layers, so that they are estimated from the model's
+    modules; None elsewhere. Of several ranks it is the one that holds most, and
     `traffic` is what each takes part in; `host_bytes` are tensors that a rank keeps in the host's
     memory instead of the card's. `has_tape` tells that a profile can be replayed for the
     curve and the allocator. `priced_as` is the nearest question, where that was answered in place
@@ -261,6 +263,7 @@ class Prediction:
     traffic: tuple[Traffic, ...] = ()
     host_bytes: Mapping[Category, int] = field(default_factory=dict)
     has_tape: bool = field(default=False, repr=False, compare=False)
+    modules_error: float | None = None
     priced_as: Workload | None = field(default=None, repr=False, compare=False)
     details: Details | None = field(default=None, repr=False, compare=False)
 
@@ -302,6 +305,11 @@ class Prediction:
     def is_whole(self) -> bool:
         """Whether the peak has the activations, which come on top of a lower bound."""
         return self.saved_activation_bytes is not None
+
+    @property
+    def doubt_bytes(self) -> int:
+        """By which the peak may be off where the layers are estimated from the model's modules."""
+        return int((self.modules_error or 0.0) * self.peak.total_bytes)
 
     @cached_property
     def peak(self) -> Moment:

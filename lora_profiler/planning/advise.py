@@ -9,7 +9,6 @@ from lora_profiler.facts.catalog import Gpu, as_gpu
 from lora_profiler.facts.stacks import Trainer
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.engine import (
-    doubt_bytes,
     engine_for_search,
     engines_for,
     on_card,
@@ -124,8 +123,7 @@ def _judged(
     workload: Workload, prediction: Prediction, usable: int, gpu: Gpu, engine: str
 ) -> Judged:
     peak, held = prediction.peak.total_bytes, held_bytes(prediction)
-    doubt = doubt_bytes(prediction)
-    return Judged(workload, peak, usable, gpu, engine, held=held, doubt=doubt)
+    return Judged(workload, peak, usable, gpu, engine, held=held, doubt=prediction.doubt_bytes)
 
 
 class _Tried(NamedTuple):
@@ -194,7 +192,7 @@ class _Search(NamedTuple):
         if judge(tried.peak_bytes, self.usable, self.gpu, held=tried.peak_bytes) != "fits":
             return False  # not even if all of it were held
         prediction = predict_checked(tried.workload, self.engine)
-        most = tried.peak_bytes + doubt_bytes(prediction)
+        most = tried.peak_bytes + prediction.doubt_bytes
         return judge(most, self.usable, self.gpu, held_bytes(prediction)) == "fits"
 
     def with_largest_batch(self, tried: _Tried, before: Workload) -> _Tried:

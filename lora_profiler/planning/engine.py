@@ -129,7 +129,7 @@ def predict_checked(workload: Workload, engine: str) -> Prediction:
     is_unrun = is_unrun or known != workload or has_newer_layers(workload)
     is_unrun = is_unrun or _has_unheld_head(workload)
     if is_unrun or model.text_side_of is not None:
-        kept = prediction.error_bound if is_read_off_modules(prediction) else None
+        kept = None if prediction.modules_error is None else prediction.error_bound
         prediction = replace(prediction, exactness="estimate", error_bound=kept)
     if optimizer_facts(workload.setup.optimizer).reduces:
         from lora_profiler.planning.reserve import with_reductions
@@ -144,28 +144,15 @@ def predict_checked(workload: Workload, engine: str) -> Prediction:
     return replace(prediction, assumptions=(*prediction.assumptions, *words))
 
 
-def is_read_off_modules(prediction: Prediction) -> bool:
-    """Whether neither rules nor a profile of the type answered, but the names and shapes of the
-    model's modules."""
-    is_whole = prediction.engine == "analytic" and prediction.is_whole
-    return is_whole and not rules_know(prediction.priced_as or prediction.workload)
-
-
-def doubt_bytes(prediction: Prediction) -> int:
-    """By which the peak may be off where it is read off the model's modules."""
-    if not is_read_off_modules(prediction):
-        return 0
-    return int((prediction.error_bound or 0.0) * prediction.peak.total_bytes)
-
-
 def doubt_share(workload: Workload, engine: str) -> float:
-    """`doubt_bytes` of `peak_bytes_checked`, as a share of it."""
+    """By which `peak_bytes_checked` may be off where the layers are estimated from the model's
+    modules, as a share of it."""
     workload = as_known(workload, engine)
     if (_at_hand(workload) if engine == "auto" else engine) != "analytic":
         return 0.0
-    from lora_profiler.memory.analytic import read_off_error
+    from lora_profiler.memory.analytic import modules_error
 
-    return read_off_error(workload)
+    return modules_error(workload) or 0.0
 
 
 def common_assumptions(workload: Workload) -> tuple[str, ...]:
@@ -377,6 +364,17 @@ def answers_without_trace(workload: Workload) -> bool:
     from lora_profiler.memory.analytic import tells
 
     return tells(workload) or _at_hand(workload) == "compiled"
+
+
+def engine_for_all(workload: Workload, engine: str) -> str:
+    """The one engine that answers for `workload` at every size: without rules a profile where there
+    is one, whose numbers no estimate is mixed with."""
+    if engine != "auto" or rules_know(workload):
+        return engine
+    from lora_profiler.memory.analytic import tells
+
+    is_estimated = tells(workload) and _at_hand(workload) == "analytic"
+    return "analytic" if is_estimated else "compiled"
 
 
 def check_engine(engine: str) -> None:

@@ -12,7 +12,6 @@ from lora_profiler.facts.catalog import as_gpu, bundled_gpus
 from lora_profiler.facts.catalog.gpus import Gpu
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.engine import (
-    doubt_bytes,
     engine_for_search,
     engines_for,
     on_card,
@@ -233,7 +232,7 @@ def _judged(prediction: Prediction, gpu: Gpu, engine: str) -> Judged:
         engine,
         _trials(prediction),
         held_bytes(prediction),
-        doubt_bytes(prediction),
+        prediction.doubt_bytes,
     )
 
 

@@ -9,7 +9,7 @@ from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.facts.catalog import find_gpu
 from lora_profiler.facts.catalog.gpus import Gpu
 from lora_profiler.memory.prediction import Prediction, Traffic
-from lora_profiler.planning.engine import doubt_bytes, on_card, predict
+from lora_profiler.planning.engine import on_card, predict
 from lora_profiler.planning.reserve import Verdict, held_bytes, judge
 from lora_profiler.planning.timing import step_time
 from lora_profiler.question.workload import Sharding, TrainSetup, Workload
@@ -237,7 +237,7 @@ def _placed(
     )
     prediction = predict(replace(workload, setup=shared), engine, may_trace=False)
     assert gpu.usable_bytes is not None
-    peak = prediction.peak.total_bytes + doubt_bytes(prediction)
+    peak = prediction.peak.total_bytes + prediction.doubt_bytes
     held = held_bytes(prediction)
     return Placement(prediction=prediction, verdict=judge(peak, gpu.usable_bytes, gpu, held))
 

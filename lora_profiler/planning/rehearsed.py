@@ -116,6 +116,7 @@ def _answer(record: Record, base: Prediction) -> Prediction:
         engine="rehearsed",
         exactness="estimate" if _has_experts(record.workload) else "exact",
         error_bound=None,
+        modules_error=None,
         assumptions=(_ran_on(record), *record.environment.limits),
         persistent_bytes={str(name): size for name, size in m.persistent_bytes.items()},
         saved_activation_bytes=m.saved_activation_bytes,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from lora_profiler._common.polynomial import ROUNDINGS, Exponents, Polynomial, undominated
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.engine import (
-    answers_without_trace,
     check_engine,
+    engine_for_all,
     pads_masks,
     peak_polynomials,
     rules_know,
@@ -128,8 +128,7 @@ class _Plans:
         """`low` and `high`: the least and the largest batch, sequence and rank."""
         self.np, self.workload = np, workload
         check_engine(engine)
-        is_known = engine != "auto" or answers_without_trace(workload)
-        self._engine = engine if is_known else "compiled"
+        self._engine = engine_for_all(workload, engine)
         self.low, self.high = low, high
         (b0, s0, _), (b1, s1, r1) = low, high
         packed = workload.setup.packed

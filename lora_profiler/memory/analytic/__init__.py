@@ -3,22 +3,22 @@
 
 from lora_profiler.memory.analytic.predict import (
     knows,
+    modules_error,
     paged_bytes,
     peak_bytes,
     peak_polynomials,
     predict,
-    read_off_error,
     shared_parts,
     tells,
 )
 
 __all__ = [
     "knows",
+    "modules_error",
     "paged_bytes",
     "peak_bytes",
     "peak_polynomials",
     "predict",
-    "read_off_error",
     "shared_parts",
     "tells",
 ]

@@ -211,18 +211,20 @@ def windows_of(model: ModelSpec) -> tuple[int, ...]:
 
 def known_program(workload: Workload) -> Family | None:
     """What the model's layers run, None where no rule describes that."""
+    return _program(workload, family_of)
+
+
+def program_of(workload: Workload) -> Family | None:
+    """`known_program`, else an estimate made from the model's modules."""
+    return _program(workload, program_by_type)
+
+
+def _program(workload: Workload, of_type: Callable[[ModelSpec], Family | None]) -> Family | None:
     if rules_unsupported_reason(workload.setup):
         return None
     own = part("kernels", workload.setup.kernels, "law", "program")
     program: Family | None = own(workload) if own else None
-    return program or family_of(workload.model)
-
-
-def program_of(workload: Workload) -> Family | None:
-    """`known_program`, else one read off the model's modules, which is an estimate."""
-    if rules_unsupported_reason(workload.setup):
-        return None
-    return known_program(workload) or program_by_type(workload.model)
+    return program or of_type(workload.model)
 
 
 def _build(workload: Workload, *, spread: VocabularyShards | None = None, **changes: Any) -> Plan:

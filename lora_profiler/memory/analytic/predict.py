@@ -213,12 +213,12 @@ def assumptions(workload: Workload, plan: Plan, at: Values) -> tuple[str, ...]:
             " GPU: torch.cuda.max_memory_allocated()."
         )
         return tuple(sentences)
-    if _is_read_off(plan):
+    if modules_error(workload) is not None:
         from lora_profiler.memory.analytic.families.by_modules import states_words
 
         is_compilable = profile_unsupported_reason(workload) is None
         sentences.append(
-            f"The layers of {workload.model.model_type} are estimated by the names and shapes of"
+            f"The layers of {workload.model.model_type} are estimated from the names and shapes of"
             " their modules."
             + (" `lora-profile compile` makes it exact where torch is installed." * is_compilable)
             + states_words(workload.model)
@@ -295,7 +295,7 @@ def knows(workload: Workload) -> bool:
 
 
 def tells(workload: Workload) -> bool:
-    """Whether the whole peak is known, or estimated by the model's modules."""
+    """Whether the whole peak is known, or estimated from the model's modules."""
     return program_of(workload) is not None
 
 
@@ -357,6 +357,7 @@ def predict(workload: Workload) -> Prediction:
     is_in_others = own is not None and own(setup)
     unchecked = is_unchecked(setup) or plan.masks_in_math or moves_all or is_in_others
     exactness, is_checked = _exactness(plan, setup, totals), not unchecked
+    of_modules = modules_error(workload)
     moments = _moments(plan, totals, at)
     peak = max((m for m in moments if m.step == "steady"), key=lambda m: m.total_bytes)
     return Prediction(
@@ -365,7 +366,7 @@ def predict(workload: Workload) -> Prediction:
         exactness=exactness,
         assumptions=assumptions(workload, plan, at),
         error_bound=(
-            _error_of(plan, peak.moment)
+            max(_error_inside(peak.moment, setup), of_modules or 0.0)
             if exactness == "estimate" and known and is_checked
             else None
         ),
@@ -390,6 +391,7 @@ def predict(workload: Workload) -> Prediction:
             if known
             else None
         ),
+        modules_error=of_modules,
         traffic=(
             traffic(plan.forward, workload)
             if setup.sharding == "tp" and plan.forward is not None
@@ -414,21 +416,11 @@ def layer_error(checkpointing: bool) -> float:
     return CHECKPOINTED_LAYER_ERROR if checkpointing else LAYER_ERROR
 
 
-def _is_read_off(plan: Plan) -> bool:
-    """Whether the program of the layers is an estimate."""
-    return plan.forward is not None and known_program(plan.workload) is None
-
-
-def _error_of(plan: Plan, moment: MomentName) -> float:
-    """Of the peak, which falls on `moment`."""
-    return max(_error_inside(moment, plan.workload.setup), read_off_error(plan.workload))
-
-
-def read_off_error(workload: Workload) -> float:
-    """How far off a peak may be that is estimated by the model's modules; 0 where no estimate is
-    needed, or none can be made."""
+def modules_error(workload: Workload) -> float | None:
+    """How far off a peak may be whose layers are estimated from the model's modules; None where a
+    program of the type is known, or no estimate can be made."""
     if knows(workload) or not tells(workload):
-        return 0.0
+        return None
     from lora_profiler.memory.analytic.families.by_modules import error_of
 
     return error_of(workload)
@@ -492,7 +484,7 @@ def _moments(plan: Plan, totals: list[int], at: Values) -> tuple[Moment, ...]:
 def _exactness(plan: Plan, setup: TrainSetup, totals: list[int]) -> Exactness:
     """Exact if an exact moment holds the peak even when the moments inside layers are as much
     larger as they ever were."""
-    if plan.forward is None or _is_read_off(plan) or doubts(plan, setup):
+    if plan.forward is None or modules_error(plan.workload) or doubts(plan, setup):
         return "estimate"
     exact, inside = 0, 0.0
     for (moment, number), size in zip(plan.order, totals, strict=True):

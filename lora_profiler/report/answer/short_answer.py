@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.engine import common_assumptions, is_read_off_modules
+from lora_profiler.planning.engine import common_assumptions
 from lora_profiler.planning.fit import Fit
 from lora_profiler.question.loop import loop_facts
 from lora_profiler.question.support.check import profile_unsupported_reason
@@ -263,12 +263,11 @@ def notes(answers: Sequence[Answer], guided: "Guided | None", *, is_brief: bool)
     model = predictions[0].workload.model
     size = "" if is_brief else f" ({short_count_text(model.num_parameters)} parameters)"
     computed = "Computed for each trainer's loop; not measured on a GPU."
-    foreseen = (
-        [line.foreseen.prediction for line in guided.lines if line.foreseen] if guided else []
-    )
-    if read_off := [each for each in foreseen if is_read_off_modules(each)]:
-        bound = max(each.error_bound or 0.0 for each in read_off)
-        computed = f"{read_off_words(read_off[0]).format(f'{100 * bound:g} %')}."
+    lines = guided.lines if guided else ()
+    foreseen = [line.foreseen.prediction for line in lines if line.foreseen]
+    if estimated := [each for each in foreseen if each.modules_error is not None]:
+        most = max(estimated, key=lambda each: each.modules_error or 0.0)
+        computed = f"{estimated_words(most).format(f'{100 * (most.modules_error or 0):g} %')}."
     if guided is not None and guided.own_defaults:
         yield f"{model.id}{size}: each trainer with its own defaults."
         yield computed
@@ -357,14 +356,14 @@ def sureness_words(answer: Answer) -> str:
     if leaves_open(answer):
         exact = version_words(answer)
     within = "Within {}: parts of this loop are bounded, not computed"
-    if is_read_off_modules(answer.prediction):
-        within = read_off_words(answer.prediction)
+    if answer.prediction.modules_error is not None:
+        within = estimated_words(answer.prediction)
     return sureness(answer.prediction, exact, lower, within, "Estimate")
 
 
-def read_off_words(prediction: Prediction) -> str:
+def estimated_words(prediction: Prediction) -> str:
     """Of a type that neither rules nor laws describe; {} is for the bound."""
-    words = "Within {}: estimated by the names and shapes of the model's layers"
+    words = "Within {}: estimated from the names and shapes of the model's layers"
     if profile_unsupported_reason(prediction.priced_as or prediction.workload):
         return words
     return f"{words}; `lora-profile compile` makes it exact"

@@ -425,7 +425,7 @@ def question_lines(plan: TrainingPlan, trainer: Trainer | None = None) -> list[s
     chosen = plan.recommended
     if chosen is not None and chosen.doubt_bytes:
         share = f"{100 * chosen.doubt_bytes / chosen.peak_bytes:.0f} %"
-        lines.append(f"Within {share}: estimated by the model's layers; so much is left free.")
+        lines.append(f"Within {share}: estimated from the model's layers; that much is left free.")
     return lines
 
 

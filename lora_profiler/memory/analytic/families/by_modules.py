@@ -81,8 +81,8 @@ def states_words(model: ModelSpec) -> str:
     if not has_states(model):
         return ""
     return (
-        " Their states are those of CUDA kernels (mamba-ssm, flash-linear-attention). Without"
-        " these packages transformers needs more."
+        " Of states their inputs are counted. Without mamba-ssm or flash-linear-attention"
+        " transformers' own code for them keeps more."
     )
 
 
@@ -488,7 +488,7 @@ class _Layer:
                 out = self.op.add(out, self.dense(x, name))
         return out
 
-    def experts(self, x: Tensor, name: str, beside: Iterable[str]) -> Tensor:
+    def experts(self, x: Tensor, name: str, block: Iterable[str]) -> Tensor:
         op, c = self.op, self.config
         number = next(w.shape[0] for w in self.modules[name].weights if len(w.shape) == 3)
         chosen = TOKENS * int(c.get("num_experts_per_tok") or c.get("top_k_experts") or 1)
@@ -497,7 +497,7 @@ class _Layer:
             shape = self.modules[other].weights[0].shape
             return other != name and len(shape) == 2 and shape[0] == number
 
-        router = _first(beside, routes)
+        router = _first(block, routes)
         if router is None:
             weights = op.fresh(chosen, x.dtype, x.requires_grad)
             indices = op.fresh(chosen, "int64", False)
