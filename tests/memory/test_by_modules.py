@@ -17,10 +17,12 @@ from lora_profiler.facts.catalog import bundled_models, find_gpu
 from lora_profiler.memory.analytic import peak_bytes
 from lora_profiler.memory.analytic.families.by_modules import ERRORS, family_by_modules, group_of
 from lora_profiler.planning.fit import judged_on
+from lora_profiler.planning.sweep import sweep
 from lora_profiler.question.model_spec import LayerStack, ModelSpec
 from lora_profiler.trace.single_size import predict_once
 
 FULL, LORA = TrainSetup(), TrainSetup(lora=LoraConfig())
+LIGER = replace(LORA, kernels="liger", loss="fused")
 QLORA = replace(LORA, quantization=Quantization(), checkpointing=True)
 ROWS = read_document("estimates")["rows"]
 
@@ -41,7 +43,9 @@ def test_rehearsals_over_torch_s_cuda_build_say_the_same() -> None:
     assert len(found) > 30 and within([error for _, error in found], 0.75) < 0.001
 
 
-@pytest.mark.parametrize("setup", [FULL, LORA, QLORA], ids=["full", "lora", "qlora"])
+@pytest.mark.parametrize(
+    "setup", [FULL, LORA, QLORA, LIGER], ids=["full", "lora", "qlora", "liger"]
+)
 @pytest.mark.parametrize(
     ("name", "most"),
     [
@@ -149,3 +153,11 @@ def test_a_verdict_within_the_error_is_none() -> None:
         judged = judged_on(said, find_gpu(f"{peak * share:.1f}GiB"), "analytic")
         verdicts.append(judged and judged.verdict)
     assert verdicts == ["does_not_fit", "tight", "fits"]
+
+
+def test_a_sweep_of_estimates_is_of_estimates_alone() -> None:
+    workload = Workload(model=find_model("google/gemma-4-31B"), setup=QLORA)
+    swept = sweep(workload, batch_size=[1, 2, 5]).ravel()
+    for batch, peak in zip((1, 2, 5), swept, strict=True):
+        sized = replace(workload, setup=replace(QLORA, batch_size=batch))
+        assert peak == peak_bytes(sized)

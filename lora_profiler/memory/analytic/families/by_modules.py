@@ -360,10 +360,7 @@ class _Layer:
         q, k, v, heads, gate = self.projected(x, block, self.reads(out) or self.hidden)
         op.scope = block
         q, k = (self.head_norm(t, block, letter, heads) for t, letter in ((q, "q"), (k, "k")))
-        if _rotates(c):
-            q, k = (rotary(op, t, heads.dim, _rotated(c, heads.dim)) for t in (q, k))
-        else:
-            q, k = op.turn(q), op.turn(k)
+        q, k = self.turned(q, k, heads.dim)
         op.scope = block
         dropout = c.get("attention_dropout") or 0.0
         has_places = _rotates(c) or self.ends.positions is not None
@@ -377,6 +374,16 @@ class _Layer:
         (update,) = projections(op, mixed, out)
         op.keep(x, q, k, v)
         return update
+
+    def turned(self, q: Tensor, k: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        op, width = self.op, _rotated(self.config, dim)
+        if not _rotates(self.config):
+            return op.turn(q), op.turn(k)
+        is_gemma = any("Gemma" in module.kind for module in self.modules.values())
+        if width == dim and not is_gemma and (own := op.rules.replaced("rotary")):
+            turned: tuple[Tensor, Tensor] = own(op, q, k, dim)
+            return turned
+        return rotary(op, q, dim, width), rotary(op, k, dim, width)
 
     def projected(self, x: Tensor, block: str, width: int) -> _Projected:
         """Of attention whose output is `width` wide."""
