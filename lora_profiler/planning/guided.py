@@ -16,7 +16,7 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import engines_for, on_card, predict_checked
 from lora_profiler.planning.fit import judged_on
 from lora_profiler.planning.reserve import Judged
-from lora_profiler.planning.setups import workloads
+from lora_profiler.planning.setups import read_by, workloads
 from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.support.generations import has_packed_experts
@@ -185,9 +185,11 @@ def asked_of(
     method: Method,
     platform: Platform,
 ) -> Workload:
-    """The question as one trainer runs it. Raises LoraProfilerError where it cannot."""
+    """The question as one trainer runs it by one of the question's methods. Raises
+    LoraProfilerError where it cannot."""
     stack.check_model(model)
-    written, names = spelled(stack, {**options, "methods": (method,)}, given)
+    asked = {**options, "methods": (method,)}
+    written, names = spelled(stack, asked, read_by((method,), given))
     (workload,) = workloads(model, written, names, platform, stack)
     return workload
 
@@ -221,14 +223,14 @@ def open_changes(
         if has_packed_experts(workload.model):  # of which older ones make 4-bit layers
             values["transformers"] = "4.57"
     assert answer.trainer is not None
-    changes = []
+    changes, read = [], read_by((setup.method,), given)
     for option, value in values.items():
         if option in given:
             continue
         changed = {**options, option: value, "methods": (setup.method,)}
         try:
             (other,) = workloads(
-                workload.model, changed, {*given, option}, workload.platform, answer.trainer.stack
+                workload.model, changed, {*read, option}, workload.platform, answer.trainer.stack
             )
             foreseen = foresee(other, answer.gpu)
         except LoraProfilerError:

@@ -1,7 +1,7 @@
 """From the options of a training setup, as people write them, to the setups they mean: one place
 for every face that asks."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -289,18 +289,24 @@ def _with_adapter(
     return replace(base, lora=lora, quantization=quantization)
 
 
-def _refuse_idle_options(methods: Sequence[str], given: Collection[str]) -> None:
+def read_by(methods: Collection[Method], given: Collection[str]) -> set[str]:
+    """The options among `given` that one of `methods` reads: an adapter's mean nothing to full
+    fine-tuning."""
+    idle = {*QLORA_OPTIONS} if "qlora" not in methods else set()
+    if {*methods} == {"full"}:
+        idle.update(LORA_OPTIONS)
+    return {*given} - idle
+
+
+def _refuse_idle_options(methods: Collection[Method], given: Collection[str]) -> None:
     """An option that none of the methods would read is a mistake, not a wish to be ignored."""
-    idle = (
-        [] if {"lora", "qlora"} & set(methods) else [name for name in LORA_OPTIONS if name in given]
-    )
-    if idle:
-        raise UsageError(f"{flag(idle[0])} needs LoRA; add --method lora, or leave it out.")
-    idle = [] if "qlora" in methods else [name for name in QLORA_OPTIONS if name in given]
-    if idle:
-        raise UsageError(
-            f"{flag(idle[0])} is about a 4-bit base; add --method qlora, or leave it out."
-        )
+    read = read_by(methods, given)
+    for name in (*LORA_OPTIONS, *QLORA_OPTIONS):
+        if name in given and name not in read:
+            needs = "needs LoRA; add --method lora"
+            if name in QLORA_OPTIONS:
+                needs = "is about a 4-bit base; add --method qlora"
+            raise UsageError(f"{flag(name)} {needs}, or leave it out.")
 
 
 def _parsed(option: Option, value: Any, model: ModelSpec) -> Any:

@@ -24,8 +24,11 @@ from lora_profiler import (
     predict,
     step_time,
 )
+from lora_profiler.errors import UsageError
 from lora_profiler.facts.catalog import bundled_gpus
+from lora_profiler.facts.stacks import Stack
 from lora_profiler.planning import advise as advising
+from lora_profiler.planning import guided as guiding
 from lora_profiler.planning.advise import advise
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import on_card, peak_bytes
@@ -321,3 +324,29 @@ def test_what_a_file_s_keys_cannot_say_is_advised_as_options(tmp_path: Path) -> 
     path.write_text(yaml.safe_dump(FILES["llamafactory"] | larger))
     text = answer(str(path), "--gpu", "rtx_4090")
     assert text.splitlines()[1].startswith("→ LoRA r8 fits with --checkpointing --loss fused: ")
+
+
+@pytest.mark.parametrize("options", [("--rank", "8"), ("--targets", "attention")])
+def test_an_adapter_s_options_change_nothing_of_full_fine_tuning(options: tuple[str, ...]) -> None:
+    def full(*methods: str) -> list[dict[str, Any]]:
+        said = json.loads(answer(LLAMA, "--gpu", "a100_sxm_80gb", "--format", "json", *methods))
+        return [line for line in said["by_trainer"] if line["method"] == "full"]
+
+    lines = full("--method", "full,lora", *options)
+    assert lines == full("--method", "full") and all(line["peak_bytes"] for line in lines)
+
+
+def test_a_method_that_no_trainer_can_run_has_the_verdict_of_the_guides_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked_of = guiding.asked_of
+
+    def refusing_full(stack: Stack, *asked: Any) -> Workload:
+        if (workload := asked_of(stack, *asked)).setup.method == "full":
+            raise UsageError(f"{stack.title} trains adapters alone")
+        return workload
+
+    monkeypatch.setattr(guiding, "asked_of", refusing_full)
+    lora, full, *_ = answer(LLAMA, "--gpu", "rtx_4090").splitlines()
+    assert lora.startswith("✓ LoRA r16 fits an RTX 4090 with ")
+    assert full.startswith("✗ Full does not fit an RTX 4090: needs at least 60")

@@ -20,6 +20,7 @@ from lora_profiler.report.answer.verdicts import (
     method_name,
     sign_of,
     size_text,
+    verdict_blocks,
     worded,
 )
 from lora_profiler.report.blocks import Bar, Bars, Block, Sign, Table, VerdictLine, paragraph, table
@@ -39,16 +40,20 @@ Lines = Sequence[Line]
 def guided_blocks(guided: Guided) -> list[Block]:
     """The lines of all trainers, what changes the answer most, and the range, for the detailed
     answer and the dashboard."""
-    return [lines_table(guided), paragraph(*change_lines(guided), range_line(guided))]
+    return [lines_table(guided), paragraph(*change_lines(guided), *range_lines(guided))]
 
 
 def verdict_lines(guided: Guided, answers: Sequence[Answer]) -> Iterator[VerdictLine]:
     """'LoRA r16 fits an RTX 4090 with 7 of 8 trainers (not LitGPT): 15.8 to 30.3 GiB.', of each
-    method; the sign is that of the loop of guides."""
+    method; the sign is that of the loop of guides, which speaks alone where no trainer's verdict is
+    known."""
     for place, answer in enumerate(best_first(answers)):
         assert answer.gpu is not None
         lines = guided.of(answer.prediction.workload.setup.method)
         known = [line for line in lines if _verdict(line)]
+        if not known:
+            yield from verdict_blocks([answer])
+            continue
         fitting = [line for line in known if _verdict(line) == "fits"]
         gpu = "" if place else a_gpu(answer.gpu)
         usable = short_in_unit(answer.gpu.usable_bytes or 0, GIB)
@@ -106,24 +111,22 @@ def _range(lines: Lines) -> str:
     return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
 
 
-def range_line(guided: Guided) -> str:
+def range_lines(guided: Guided) -> Iterator[str]:
     """'The trainer decides: LoRA r16 15.8 to 30.3 GiB, full 50.1 to 120 GiB.'"""
-    by_need = sorted(_by_method(guided), key=_least)
-    ranges = (f"{_label(lines)} {_range(lines)}" for lines in by_need)
-    return f"The trainer decides: {', '.join(ranges)}."
+    if ranges := [f"{_label(lines)} {_range(lines)}" for lines in _by_need(guided)]:
+        yield f"The trainer decides: {', '.join(ranges)}."
 
 
 def change_lines(guided: Guided) -> Iterator[str]:
     """'What would change LoRA r16 most: `--no-checkpointing` 31.7 GiB ✗, ...', of the method that
     needs least."""
-    lines = min(_by_method(guided), key=_least)
-    words = [_change(change) for change in guided.changes[lines[0].method]]
-    if words:
-        yield f"{_label(lines)} changes most with {', '.join(words)}."
+    for lines in _by_need(guided)[:1]:
+        if words := [_change(change) for change in guided.changes[lines[0].method]]:
+            yield f"{_label(lines)} changes most with {', '.join(words)}."
 
 
 def _least(lines: Lines) -> int:
-    return min((p.peak.total_bytes for p in _predictions(lines)), default=0)
+    return min(p.peak.total_bytes for p in _predictions(lines))
 
 
 def trainer_bars(guided: Guided, gpu: "Gpu | None") -> Bars:
@@ -184,6 +187,11 @@ def _of(place: int, text: Callable[[Line], str]) -> Callable[[Lines], str]:
 
 def _by_method(guided: Guided) -> list[Lines]:
     return [guided.of(method) for method in guided.changes]
+
+
+def _by_need(guided: Guided) -> list[Lines]:
+    """The lines of each method that a trainer can run, the one that needs least first."""
+    return sorted((lines for lines in _by_method(guided) if _predictions(lines)), key=_least)
 
 
 def _predictions(lines: Lines) -> list[Prediction]:

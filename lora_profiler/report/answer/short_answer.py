@@ -148,9 +148,9 @@ def verdicts(answers: Sequence[Answer], guided: "Guided | None", subject: str) -
     if answers[0].gpu is None:
         yield needs_block(answers)
         if guided is not None:
-            from lora_profiler.report.answer.guided import range_line
+            from lora_profiler.report.answer.guided import range_lines
 
-            yield paragraph(range_line(guided))
+            yield paragraph(*range_lines(guided))
         return
     if guided is not None and any(line.foreseen and line.foreseen.judged for line in guided.lines):
         from lora_profiler.report.answer.guided import trainer_advice, verdict_lines
