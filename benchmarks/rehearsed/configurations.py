@@ -2,12 +2,13 @@
 
 The first part draws the usual options over the smallest and the largest model of each family of
 the rules; the second what the first leaves out; the third is no draw: every optimizer of
-bitsandbytes and Muon; the last draws float16 autocast.
+bitsandbytes and Muon; the rest draws float16 autocast, and names some with shards.
 """
 
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 from benchmarks.questions import drawn_models
@@ -36,7 +37,9 @@ class Configuration(NamedTuple):
 def configurations() -> Iterator[Configuration]:
     """Without packed rows, which no rehearsal can tell: transformers asks the card whether rows are
     packed, and a card that computes nothing says no."""
-    for configuration in (*_first(), *_second(), *_third(), *_scaled(), *_fourth()):
+    for configuration in chain(
+        _first(), _second(), _third(), _scaled(), _fourth(), _scaled_shards()
+    ):
         if not configuration.setup.is_packed:
             yield configuration
 
@@ -168,6 +171,18 @@ def _scaled() -> Iterator[Configuration]:
             seq_len=128, dtype="float32", precision="amp-float16", optimizer_impl=impl
         )
         yield Configuration("openai-community/gpt2", setup, CARDS[0])
+
+
+def _scaled_shards() -> Iterator[Configuration]:
+    """The same over two ranks of FSDP2."""
+    for model in ("Qwen/Qwen2.5-0.5B", "HuggingFaceTB/SmolLM2-135M"):
+        full = TrainSetup(
+            seq_len=512, dtype="float32", precision="amp-float16", sharding="fsdp", world_size=2
+        )
+        narrow = replace(full, dtype="float16", lora=LoraConfig(), checkpointing=True)
+        yield Configuration(model, full, CARDS[0])
+        yield Configuration(model, replace(narrow, optimizer_impl="fused"), CARDS[0])
+        yield Configuration(model, replace(narrow, sharding="fsdp-no-reshard"), CARDS[0])
 
 
 def _adapted(setup: TrainSetup, r: int) -> TrainSetup:

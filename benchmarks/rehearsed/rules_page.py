@@ -5,7 +5,6 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.pages import page_of, table
-from benchmarks.rehearsed.configurations import configurations
 from benchmarks.rows import Row, grouped
 from lora_profiler.facts.catalog import find_model
 from lora_profiler.measuring.records.serialize import setup_from_dict
@@ -22,7 +21,6 @@ def page(
     """`results` of answers, and those of traces."""
     refused = sum("refused" in row for row in rows)
     failed = [row for row in rows if "failed" in row]
-    count = sum(1 for _ in configurations())
     kinds = {
         "answers": lambda r: f"{r['engine']}, {r['exactness']}",
         "card": lambda r: r["card"],
@@ -32,10 +30,10 @@ def page(
     }
     return page_of(
         "Predicted and rehearsed",
-        f"`python -m benchmarks.rehearsed.rules`: {len(rows)} of {count} seeded configurations so "
-        "far, over the real CUDA build of torch on pretended cards of plenty of memory, at full "
-        "model size; steady peak of three steps. Rehearsed, not measured. BLAS workspaces are "
-        "added to the prediction. "
+        f"`python -m benchmarks.rehearsed.rules`: {len(rows)} seeded configurations, over "
+        "the real CUDA build of torch on pretended cards of plenty of memory, at full model size; "
+        "steady peak of three steps. Rehearsed, not measured. BLAS workspaces are added to the "
+        "prediction. "
         f"{refused} are refused before they run, {len(failed)} did not run.",
         _nearness(results),
         _summaries({"all": results} | grouped(results, kinds)),

@@ -122,7 +122,10 @@ def predict_checked(workload: Workload, engine: str) -> Prediction:
     """`predict` of a workload that is ready."""
     known = as_known(workload, engine)
     priced_as = None if known == workload else known
-    prediction = replace(_predicted(known, engine), workload=workload, priced_as=priced_as)
+    prediction = _predicted(known, engine)
+    if engine == REHEARSED:  # which knows the torch that it ran
+        workload = replace(workload, platform=prediction.workload.platform)
+    prediction = replace(prediction, workload=workload, priced_as=priced_as)
     words, model = common_assumptions(workload), workload.model
     is_partly = model.stored is not None and model.stored.partly
     is_unrun = is_partly or is_unchecked(workload.setup) or _has_stood_in_kernels(workload)

@@ -175,10 +175,10 @@ def _check_scaled(setup: "TrainSetup") -> None:
             "torch cannot unscale 16-bit gradients under float16 autocast; use --adapter-dtype"
             " float32, no --recipe trl, and --modules-to-save with --dtype float32 only."
         )
-    if setup.sharding not in ("none", "ddp"):
+    if setup.sharding not in ("none", "ddp", "fsdp", "fsdp-no-reshard"):
         raise UsageError(
-            "float16 autocast is modelled for one process and DDP; use --precision amp, or another"
-            " --sharding."
+            "float16 autocast is modelled for one process, DDP and FSDP2; use --precision amp, or"
+            " another --sharding."
         )
 
 

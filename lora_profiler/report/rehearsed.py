@@ -234,7 +234,7 @@ def _changes(result: Rehearsal, tried: Sequence[Tried]) -> Table:
 
 def _verdict(result: Rehearsal, card: PretendedCard, script: str) -> VerdictLine:
     count = result.document["device"]["count"]
-    gpus = card_name(card) if count == 1 else f"{count} × {gpu_name(find_gpu(card.key))}"
+    gpus = a_gpu(find_gpu(card.key), count)
     whole = result.peak("whole")
     sizes = (whole["reserved_bytes"] if whole else 0, card.total_bytes)
     reserved, of = (short_in_unit(size, GIB) for size in sizes)

@@ -90,10 +90,14 @@ def resolved(
         yield from _without_autocast(options, usual, file)
 
 
+_SCALED = ("ddp", "fsdp", "fsdp-no-reshard")
+"""Where float16 autocast and its loss scaling are modelled."""
+
+
 def _able(options: dict[str, Any], usual: dict[str, Any], file: str) -> Iterator[KeyReading]:
     """Where what is asked for has no rules on such ranks, the nearest that has."""
     optimizer, methods = usual.get("optimizer", "adamw"), options.get("methods", ())
-    if usual.get("precision") == "amp-float16" and options["sharding"] != "ddp":
+    if usual.get("precision") == "amp-float16" and options["sharding"] not in _SCALED:
         options["precision"] = "amp"
         what = "mixed precision in float16 on shards, answered as bfloat16's"
         yield instead(file, "precision", "amp-float16", "amp", what, "either way")

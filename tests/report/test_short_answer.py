@@ -350,3 +350,13 @@ def test_a_method_that_no_trainer_can_run_has_the_verdict_of_the_guides_loop(
     lora, full, *_ = answer(LLAMA, "--gpu", "rtx_4090").splitlines()
     assert lora.startswith("✓ LoRA r16 fits an RTX 4090 with ")
     assert full.startswith("✗ Full does not fit an RTX 4090: needs at least 60")
+
+
+@pytest.mark.parametrize("trainer", [(), ("--trainer", "trl-sft")])
+def test_several_gpus_are_counted_where_they_are_named(trainer: tuple[str, ...]) -> None:
+    asked = ("Qwen/Qwen2.5-7B", "--gpu", "2xt4", *trainer)
+    verdict = " ".join(answer(*asked).partition("\n\n")[0].split())
+    assert (
+        " 2 × T4" in verdict and ("each GPU has 14.6" if trainer else "which has 14.6") in verdict
+    )
+    assert "2 × T4, 14.6 GiB each ▼" in answer(*asked, "--method", "lora")

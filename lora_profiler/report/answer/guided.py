@@ -15,9 +15,11 @@ from lora_profiler.report.answer.verdicts import (
     a_gpu,
     bar_parts,
     best_first,
+    gpu_count,
     joined,
     limit_of,
     method_name,
+    on_each,
     sign_of,
     size_text,
     verdict_blocks,
@@ -55,11 +57,13 @@ def verdict_lines(guided: Guided, answers: Sequence[Answer]) -> Iterator[Verdict
             yield from verdict_blocks([answer])
             continue
         fitting = [line for line in known if _verdict(line) == "fits"]
-        gpu = "" if place else a_gpu(answer.gpu)
+        count = gpu_count(answer)
+        gpu = "" if place else a_gpu(answer.gpu, count)
         usable = short_in_unit(answer.gpu.usable_bytes or 0, GIB)
         unknown = [_name(line) for line in lines if line.foreseen and not _verdict(line)]
         words = _fits_with(method_name(answer), known, gpu, unknown)
-        rest = f": {_range(fitting)}." if fitting else f": {_range(known)}, it has {usable}."
+        rest = f": {_range(fitting or known)}{on_each(count)}"
+        rest += "." if fitting else f", {'which' if count > 1 else 'it'} has {usable}."
         is_open = sign_of(answer) == "does_not_fit" and fitting
         yield VerdictLine(sign="tight" if is_open else sign_of(answer), words=words, rest=rest)
 
@@ -137,7 +141,8 @@ def trainer_bars(guided: Guided, gpu: "Gpu | None") -> Bars:
         for line in lines
         if line.foreseen
     ]
-    limits = (limit_of(gpu),) if gpu else ()
+    count = max(p.workload.setup.world_size for p in _predictions(lines))
+    limits = (limit_of(gpu, count),) if gpu else ()
     ordered = tuple(sorted(rows, key=lambda row: row.total_bytes))
     return Bars(rows=ordered, limits=limits, has_sizes=False)
 

@@ -15,6 +15,7 @@ from lora_profiler.report.answer.verdicts import (
     MOST,
     advice_blocks,
     bar_parts,
+    gpu_count,
     interval_lines,
     joined,
     leaves_open,
@@ -116,6 +117,8 @@ def short_blocks(
     """About one model in one setup by one or more methods; `guided` is the same by trainer, of a
     question that names none, `subject` the file that the question came from. Less of it where it
     would not fit the screen."""
+    if guided is not None and not any(line.foreseen for line in guided.lines):
+        guided = None
     above = list(verdicts(answers, guided, subject))
     if guided is not None and _is_drawn(guided, answers):
         from lora_profiler.report.answer.guided import trainer_bars
@@ -181,7 +184,7 @@ def method_bars(answers: Sequence[Answer]) -> Bars:
 
 def _limits(answers: Sequence[Answer]) -> Iterator[tuple[int, str]]:
     if answers[0].gpu is not None:
-        yield limit_of(answers[0].gpu)
+        yield limit_of(answers[0].gpu, gpu_count(answers[0]))
         return
     on_cuda = (a for a in answers if a.prediction.workload.setup.device == "cuda")
     cards = [a.smallest_card for a in on_cuda if a.prediction.is_whole]

@@ -42,9 +42,11 @@ def gpu_name(gpu: "Gpu") -> str:
     return name
 
 
-def a_gpu(gpu: "Gpu") -> str:
-    """'an RTX 4090', 'a Tesla V100', 'an 8 GiB GPU'."""
+def a_gpu(gpu: "Gpu", count: int = 1) -> str:
+    """'an RTX 4090', 'a Tesla V100', 'an 8 GiB GPU', '2 × RTX 4090'."""
     name = gpu_name(gpu)
+    if count > 1:
+        return f"{count} × {name}"
     is_word = name[1:2].islower()
     has_vowel = name[:1] in ("AEIOU" if is_word else _SPOKEN_WITH_A_VOWEL) or name[:2] in (
         "11",
@@ -80,6 +82,15 @@ def verdict_blocks(answers: Sequence[Answer], subject: str = "") -> list[Verdict
     ]
 
 
+def gpu_count(answer: Answer) -> int:
+    """How many GPUs train: one rank on each."""
+    return answer.prediction.workload.setup.world_size
+
+
+def on_each(count: int) -> str:
+    return " on each" * (count > 1)
+
+
 def best_first(answers: Sequence[Answer]) -> list[Answer]:
     return sorted(answers, key=lambda answer: _ORDER.index(sign_of(answer)))
 
@@ -105,7 +116,8 @@ def _verdict(answers: Sequence[Answer], subject: str, *, has_gpu: bool) -> Verdi
     gpu = answers[0].gpu
     assert gpu is not None
     names, one = subject or joined([method_name(a) for a in answers]), len(answers) == 1
-    on, usable, need = a_gpu(gpu) if has_gpu else "", _usable(gpu), "needs" if one else "need"
+    count = gpu_count(answers[0])
+    on, usable, need = a_gpu(gpu, count) * has_gpu, _usable(gpu), "needs" if one else "need"
     fits = [answer.fit for answer in answers if answer.fit]
     if not fits:
         sizes = joined([size_text(a.prediction.peak.total_bytes) for a in answers])
@@ -116,15 +128,17 @@ def _verdict(answers: Sequence[Answer], subject: str, *, has_gpu: bool) -> Verdi
     least = [fit.peak_bytes + fit.least_reserve_bytes for fit in fits]
     if sign == "does_not_fit":
         sizes = joined([*map(_short, least[:-1]), size_text(least[-1])])
-        rest = f"{need} at least {sizes}, the GPU has {_short(fits[0].usable_bytes)}"
+        the_gpu = "each GPU" if count > 1 else "the GPU"
+        rest = f"{need} at least {sizes}, {the_gpu} has {_short(fits[0].usable_bytes)}"
     elif sign == "tight":
         most = (fit.peak_bytes + fit.reserve_bytes for fit in fits)
         ends = (f"{_short(a)} to {_short(b)}" for a, b in zip(least, most, strict=True))
-        rest = f"{joined(list(ends))} of {usable}"
+        rest = f"{joined(list(ends))} of {usable}{on_each(count)}"
     elif one:
-        rest = _adds_up(fits[0])
+        rest = _adds_up(fits[0]) + on_each(count)
     else:
-        rest = f"{joined([_short(fit.headroom_bytes) for fit in fits])} of {usable} free"
+        free = joined([_short(fit.headroom_bytes) for fit in fits])
+        rest = f"{free} of {usable} free{on_each(count)}"
     modelled = "" if sign == "tight" else _as_modelled(answers)
     words = worded(sign, names, on, several=not one, more=modelled)
     return VerdictLine(sign=sign, words=f"{words}:", rest=f" {rest}.")
@@ -306,9 +320,11 @@ def bar_parts(prediction: Prediction) -> dict[str, int]:
     return {**parts, **({"rest": rest} if rest else {})}
 
 
-def limit_of(gpu: "Gpu") -> tuple[int, str]:
+def limit_of(gpu: "Gpu", count: int = 1) -> tuple[int, str]:
+    """The usable memory of each of `count` GPUs, and what it is."""
     usable = gpu.usable_bytes or 0
-    return usable, f"{gpu_name(gpu)}, {size_text(usable)}"
+    name = gpu_name(gpu) if count == 1 else a_gpu(gpu, count)
+    return usable, f"{name}, {size_text(usable)}{' each' * (count > 1)}"
 
 
 # --- the shortest names of GPUs -------------------------------------------------------------------
