@@ -50,6 +50,10 @@ def require(purpose: str, packages: Iterable[str] = TRACING) -> None:
 def load(packages: Iterable[str] = TRACING) -> None:
     """Imports `packages`. Raises UnbuildableError for one that is installed and broken, as torch is
     with libraries of another CUDA."""
+    import logging
+
+    # which warns of faster products on CPUs where PEFT imports it; a trace computes none
+    logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
     for name in packages:
         try:
             import_module(name)

@@ -102,7 +102,8 @@ def setups(
     """One setup for each method, in the order asked. `options` are those of `DEFAULTS` with their
     values, `given` names those that were written down, not left to default: what `stack` says of
     them goes before the default. For a quantised checkpoint LoRA means QLoRA, and what is left to
-    default is as it is stored, or as its kind of base takes it.
+    default is as it is stored, or as its kind of base takes it. A default length is at most the
+    model's context length.
 
     On a platform without arithmetic of bfloat16, where no dtype was given, adapters train on a
     float16 base, and a trainer's autocast is float16's; what trains itself takes float32 weights,
@@ -136,8 +137,10 @@ def setups(
             own["target_parameters"] = None
         if "target_parameters" in given and "dropout" in own:
             own["dropout"] = 0.0  # nothing else goes with it in PEFT
+        written = {**options, **own, **stored}
+        if model.trained_length and "seq_len" not in given:
+            written["seq_len"] = min(written["seq_len"], model.trained_length)
         try:
-            written = {**options, **own, **stored}
             if method == "qlora":
                 written |= _of_base(written["quant_type"], given)
             setup = _setup(model, method, written, given, platform)

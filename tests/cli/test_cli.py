@@ -19,6 +19,7 @@ import commands
 import families
 from commands import OFFLINE, lora_profile
 from golden_files import Golden
+from lora_profiler import setup_for
 from lora_profiler.report.json.predict import predict_schema
 from lora_profiler.units import GIB, short_in_unit
 
@@ -400,6 +401,15 @@ def test_a_sequence_longer_than_the_model_was_made_for_is_a_warning() -> None:
     assert done.exit_code == 0
     said = "openai-community/gpt2's context length is 1,024\n  --seq-len is 2,048."
     assert done.stderr == f"warning: {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("asked", "tokens"),
+    [("gpt2", 1024), ("google-bert/bert-base-uncased", 512), ("meta-llama/Llama-3.2-1B", 2048)],
+)
+def test_a_length_that_is_not_given_is_at_most_the_model_s_context(asked: str, tokens: int) -> None:
+    assert setup_for(asked).seq_len == setup_for(asked, "unsloth").seq_len == tokens
+    assert setup_for(asked, seq_len=4096).seq_len == 4096
 
 
 def test_a_target_among_others_that_matches_nothing_is_a_warning() -> None:
