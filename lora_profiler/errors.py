@@ -17,12 +17,26 @@ class UsageError(LoraProfilerError, ValueError):
     exit_code = 2
 
 
+class AmbiguousNameError(LoraProfilerError):
+    """A name that several things have: `choices` are their own names, each with what tells it from
+    the others, or ''."""
+
+    def __init__(self, kind: str, name: str, choices: Mapping[str, str], more: str = "") -> None:
+        self.name, self.choices = name, choices
+        named = (f"{choice} ({what})" if what else choice for choice, what in choices.items())
+        super().__init__(f"{kind} {name} is ambiguous; name one: {', '.join(named)}{more}")
+
+
 def refuse(reasons: Mapping[str, object]) -> None:
     """Raises UsageError with the first of `reasons`, each a sentence and whether it applies, that
     does."""
     for sentence, applies in reasons.items():
         if applies:
             raise UsageError(sentence)
+
+
+class AmbiguousGpuError(AmbiguousNameError, UsageError):
+    """Several GPUs of the catalogue are called so."""
 
 
 class TargetModulesError(UsageError):
@@ -39,6 +53,10 @@ class ModelNotFoundError(LoraProfilerError):
     thing."""
 
     exit_code = 3
+
+
+class AmbiguousModelError(AmbiguousNameError, ModelNotFoundError):
+    """Several bundled models are called so."""
 
 
 class UnsupportedModelError(ModelNotFoundError):

@@ -3,7 +3,7 @@ the answer starts at once."""
 
 import gc
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeVar
 
@@ -47,6 +47,7 @@ from lora_profiler.cli.options import (
     training_data,
     workloads,
 )
+from lora_profiler.errors import AmbiguousGpuError, AmbiguousNameError, LoraProfilerError
 from lora_profiler.facts.stacks import GUIDE
 
 if TYPE_CHECKING:
@@ -154,7 +155,12 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     in_summary = o["form"] == "json" and not o["full"]
     is_whole = o["explain"] or (o["form"] == "json" and o["full"])
     levers: Levers = "all" if is_whole else "none" if short or in_summary else "best"
-    found = answered(ctx, levers)
+    try:
+        found = answered(ctx, levers)
+    except AmbiguousNameError as error:
+        if short:
+            error.args = (f"{error}{_by_choice(error, ctx)}",)
+        raise
     for one_model in found:
         warn_of([answer.prediction for answer in one_model.answers], one_model.gpu)
     if short:
@@ -176,6 +182,25 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     is_enough = all(fits) if all(one.subject for one in found) else any(fits)
     if _above(found, o["max_peak"]) or (o["gpu"] and not is_enough):
         ctx.exit(1)
+
+
+def _by_choice(error: AmbiguousNameError, ctx: click.Context) -> str:
+    """What each of the choices would answer, a sentence each; of those that can be."""
+    from lora_profiler.report.answer.short_answer import verdicts
+    from lora_profiler.report.terminal import plain
+
+    asked, said = dict(ctx.params), []
+    of_gpu = isinstance(error, AmbiguousGpuError)
+    for choice in error.choices:
+        models = asked["models"] if of_gpu else (choice,)
+        gpu = asked["gpu"].replace(error.name, choice) if of_gpu else asked["gpu"]
+        ctx.params.update(models=models, gpu=gpu, engine="analytic")  # which traces nothing
+        with suppress(LoraProfilerError):
+            (found,) = answered(ctx, "none", quiet=True)
+            blocks = list(verdicts(found.answers, guided(found.answers, ctx), found.subject))
+            said.append(f"\n{choice}: {plain(blocks[:1], 1000).strip()}")
+    ctx.params.update(asked)
+    return "".join(said)
 
 
 def _above(found: Sequence["OfModel"], limit: int | None) -> bool:

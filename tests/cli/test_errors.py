@@ -62,3 +62,14 @@ def test_messages_are_found_again_among_other_lines() -> None:
         "torch 2.11 will do.",
         "Take it",
     ]
+
+
+@pytest.mark.parametrize("asked", ["Qwen/Qwen2.5-7B --gpu 2xa100", "mistral 7b --gpu t4"])
+def test_an_ambiguous_name_says_what_each_choice_would_answer(asked: str) -> None:
+    done = lora_profile(*asked.split(), "--method", "qlora")
+    answers = re.findall(r"^  (\S+): (.*)$", done.stderr, re.MULTILINE)
+    assert done.exit_code in (2, 3) and len(answers) > 1 and not done.stdout
+    for choice, words in answers:
+        whole = asked.replace("a100", choice).replace("mistral 7b", choice)
+        said = lora_profile(*whole.split(), "--method", "qlora").stdout
+        assert " ".join(said.split()).startswith(words)

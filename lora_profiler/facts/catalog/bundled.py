@@ -12,7 +12,7 @@ from functools import cache
 from io import StringIO
 from typing import Any, NamedTuple
 
-from lora_profiler.errors import ModelNotFoundError, did_you_mean, nearest
+from lora_profiler.errors import AmbiguousModelError, did_you_mean, nearest
 from lora_profiler.facts.catalog.config import data_line, data_text
 from lora_profiler.question.model_spec import LayerStack, Module, StoredBase, Weight
 
@@ -124,10 +124,13 @@ def bare_names() -> dict[str, str]:
     return {name: ids[0] for name, ids in by_name.items() if len(ids) == 1}
 
 
+_MOST_NAMED = 8
+
+
 def named_by_words(text: str) -> str | None:
     """The id of the one bundled model that people call `text`: "qwen2.5 7b" and "llama3.1-8b" have
     the letters of its name, "olmo 7b" and "Llama-3.3-70B" the words of one alone. Raises
-    ModelNotFoundError where several have the words, with all, if they are apart."""
+    AmbiguousModelError where several have the words, if they are apart."""
     words, is_loose = _words(text), " " in text
     fitting: dict[str, list[str]] = {}
     for line in _lines():
@@ -142,9 +145,9 @@ def named_by_words(text: str) -> str | None:
     if len(few) > 1 and not is_loose:
         return None
     if len(few) > 1:
-        named = ", ".join(sorted(few, key=len)[:8])
-        more = f" and {len(few) - 8} more" if len(few) > 8 else ""
-        raise ModelNotFoundError(f"model {text!r} is ambiguous; name one: {named}{more}")
+        shown = dict.fromkeys(sorted(few, key=len)[:_MOST_NAMED], "")
+        more = f" and {len(few) - len(shown)} more" if len(few) > len(shown) else ""
+        raise AmbiguousModelError("model", text, shown, more)
     return few[0] if few else None
 
 

@@ -8,7 +8,7 @@ from functools import cache, lru_cache
 from io import StringIO
 from typing import Any, NamedTuple
 
-from lora_profiler.errors import UsageError, nearest
+from lora_profiler.errors import AmbiguousGpuError, UsageError, nearest
 from lora_profiler.facts.catalog.config import data_text
 from lora_profiler.question.gpu_platform import SMALL_MEMORY_BYTES, TORCH, Platform, capability_of
 from lora_profiler.units import GIB, MIB, is_finite, parse_bytes
@@ -163,8 +163,8 @@ def find_gpu(name: str) -> Gpu:
     for nothing (`colab`, `kaggle`), or `custom:24GiB`.
 
     Of a short form that fits several the SXM one is taken. Raises UsageError for an unknown card,
-    with the nearest, and for a short form that fits several with none or more than one of them,
-    with all.
+    with the nearest, and AmbiguousGpuError for a short form that fits several with none or more
+    than one of them.
 
     Examples:
         >>> from lora_profiler import find_gpu
@@ -191,8 +191,8 @@ def find_gpu(name: str) -> Gpu:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        keys = ", ".join(f"{card.key} ({card.memory_gib_marketed:g} GB)" for card in fitting)
-        raise UsageError(f"GPU {name} is ambiguous; name one: {keys}")
+        sizes = {card.key: f"{card.memory_gib_marketed:g} GB" for card in fitting}
+        raise AmbiguousGpuError("GPU", name, sizes)
     raise UsageError(
         f"unknown GPU {name}.{_nearest(wanted)} List all: `lora-profile gpus`."
         " Any size: `--gpu 24GiB`"
