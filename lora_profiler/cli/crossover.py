@@ -3,6 +3,7 @@
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from lora_profiler.cli.click_support import (
     check_new_file,
@@ -53,12 +54,13 @@ Examples:
 @click.pass_context
 def crossover_command(ctx: click.Context, /, model: str, **o: Any) -> None:
     """Find where one method of training MODEL overtakes another in memory.
-    With --gpu also in time.
+    With --gpu also in time. All methods are compared without checkpointing,
+    or with --checkpointing all with it.
     """
     check_new_file(o["output"], o["force"])
     say_own_defaults(ctx)
     o = {name: ctx.params[name] for name in o}
-    from lora_profiler.planning.crossover import BATCH_SIZES, LENGTHS, crossover
+    from lora_profiler.planning.crossover import BATCH_SIZES, LENGTHS, checkpoints_some, crossover
     from lora_profiler.report.decision.crossover import crossover_blocks, crossover_payload
     from lora_profiler.report.progress import shown_traces
 
@@ -67,9 +69,14 @@ def crossover_command(ctx: click.Context, /, model: str, **o: Any) -> None:
     if not given(ctx, "methods"):
         ctx.params["methods"] = ("full", "lora", "qlora")
     gpu, spec = gpu_of(o), model_called(model, o)
+    ways = workloads(spec, ctx, platform_of(o, gpu))
+    if checkpoints_some(ways):
+        ctx.params["checkpointing"] = False
+        ctx.set_parameter_source("checkpointing", ParameterSource.COMMANDLINE)
+        ways = workloads(spec, ctx, platform_of(o, gpu))
     with shown_traces():
         answer = crossover(
-            workloads(spec, ctx, platform_of(o, gpu)),
+            ways,
             gpu,
             lengths=_numbers(o["lengths"], "--lengths") or LENGTHS,
             batch_sizes=_numbers(o["batches"], "--batches") or BATCH_SIZES,

@@ -6,10 +6,14 @@ import streamlit as st
 from lora_profiler.dashboard import link, sentence, widgets
 from lora_profiler.dashboard.answered import NOT_TRACED_HERE, workloads
 from lora_profiler.dashboard.fields import Inputs
+from lora_profiler.dashboard.question import Question
 from lora_profiler.dashboard.widgets import once
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.facts.catalog import Gpu, find_gpu
-from lora_profiler.planning.crossover import BATCH_SIZES, Crossover, crossover
+from lora_profiler.planning.crossover import BATCH_SIZES, Crossover, checkpoints_some, crossover
+from lora_profiler.planning.setups import workloads as planning_workloads
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.workload import Workload
 from lora_profiler.report.blocks import Drawing, Table
 from lora_profiler.report.charts.lines import MethodLine, crossover_lines
 from lora_profiler.report.charts.plot import Limit
@@ -57,9 +61,19 @@ def _crossover(inputs: Inputs, *, timed: bool) -> Crossover:
     return once(
         "crossover",
         (question, model.fingerprint, timed),
-        lambda: crossover(workloads(model, question), gpu, engine=question.engine),
+        lambda: crossover(_ways(model, question), gpu, engine=question.engine),
         "Looking for the lengths",
     )
+
+
+def _ways(model: ModelSpec, question: Question) -> list[Workload]:
+    """With or without checkpointing all of them."""
+    ways = workloads(model, question)
+    if not checkpoints_some(ways):
+        return ways
+    options = {**question.options, "checkpointing": False}
+    given = question.explicit | {"checkpointing"}
+    return planning_workloads(model, options, given, ways[0].platform, question.stack)
 
 
 def crossover_drawing(

@@ -87,6 +87,12 @@ FRUGAL: tuple[tuple[Method, Method], ...] = (("lora", "full"), ("qlora", "full")
 """Pairs of which people take the first for the cheaper."""
 
 
+def checkpoints_some(workloads: Sequence[Workload]) -> bool:
+    """Whether some ways have checkpointing and others not, as guides pass it for adapters alone: a
+    comparison of them would be of checkpointing."""
+    return len({workload.setup.checkpointing for workload in workloads}) > 1
+
+
 def crossover(
     workloads: Sequence[Workload],
     gpu: Gpu | str | None = None,

@@ -1,11 +1,13 @@
 """Where one way overtakes another: each end of a span against the predictions on both sides of it."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from benchmarks.rehearsed import crossover as crossover_points
 from benchmarks.rows import read_rows
+from commands import lora_profile
 from lora_profiler import (
     LoraConfig,
     Quantization,
@@ -126,3 +128,12 @@ def test_both_sides_of_an_end_are_as_rehearsed_to_the_byte() -> None:
         assert [peak_bytes(way) for way in ways] == [row["full_bytes"], row["lora_bytes"]], row
     sides = {row["lora_bytes"] > row["full_bytes"] for row in rows}
     assert sides == {True, False}
+
+
+@pytest.mark.parametrize("words", ["", "--checkpointing", "--trainer trl-sft", "--trainer litgpt"])
+def test_the_command_compares_methods_with_checkpointing_in_all_or_none(words: str) -> None:
+    """Guides pass it for adapters alone, whose steps are then slower for its sake."""
+    asked = (MODEL.id, *words.split(), "--lengths", "128", "--batches", "1", "--format", "json")
+    setups = json.loads(lora_profile("crossover", *asked).stdout)["setups"]
+    on = {setup["checkpointing"] for setup in setups}
+    assert on == {"trl" in words or words == "--checkpointing"}

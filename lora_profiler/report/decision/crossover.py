@@ -11,6 +11,7 @@ from lora_profiler.planning.crossover import (
     Crossover,
     CrossoverPoint,
     Quantity,
+    checkpoints_some,
 )
 from lora_profiler.question.workload import Method, setup_dict
 from lora_profiler.report import labels
@@ -55,7 +56,11 @@ def _blocks(
     blocks: list[Block] = [*verdicts(found)]
     if any(point.highest_rank is not None for point in found.points):
         blocks.append(_ranks(found, batches))
-    lines = [f"{first.model.id}{where}: {training_line(first.setup).split(', ', 1)[1]}."]
+    words = training_line(first.setup).partition(", ")[2]
+    checkpointing = "with checkpointing" if first.setup.checkpointing else "no checkpointing"
+    if checkpoints_some(found.workloads):
+        checkpointing = "checkpointing in some"
+    lines = [f"{first.model.id}{where}: {words}, {checkpointing}."]
     if any(point.seconds for point in found.points):
         lines.append(_TIMES)
     elif maps:
