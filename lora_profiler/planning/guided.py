@@ -3,22 +3,32 @@ and sequence length of the question, so that trainers can be compared; and what 
 answer most."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from math import log
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.catalog import Gpu
-from lora_profiler.facts.stacks import Stack, as_guided, find_stack, guided_trainers, spelled
+from lora_profiler.facts.stacks import (
+    GUIDE,
+    Stack,
+    Trainer,
+    as_guided,
+    find_stack,
+    guided_trainers,
+    spelled,
+)
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.engine import engines_for, on_card, predict_checked
-from lora_profiler.planning.fit import judged_on
-from lora_profiler.planning.reserve import Judged
+from lora_profiler.planning.engine import engines_for, on_card, peak_bytes_checked, predict_checked
+from lora_profiler.planning.fit import fit, judged_on
+from lora_profiler.planning.reserve import Judged, held_bytes
 from lora_profiler.planning.setups import read_by, workloads
 from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.option import flag
 from lora_profiler.question.support.generations import has_packed_experts
 from lora_profiler.question.workload import Method, Workload
 
@@ -79,13 +89,21 @@ class OpenChange(NamedTuple):
         return self.foreseen.prediction.peak.total_bytes
 
 
+class WayIn(NamedTuple):
+    """Options beside the question with which a method fits that surely fits with no trainer."""
+
+    options: tuple[str, ...]
+    peak_bytes: int
+
+
 class Guided(NamedTuple):
     """A question by trainer: `lines` for each trainer and method, `changes` by method, the largest
-    first. `own_defaults`: with each trainer's defaults, batch size and sequence length among them,
-    in place of what its guides pass."""
+    first, and `ways_in` where there is one. `own_defaults`: with each trainer's defaults, batch
+    size and sequence length among them, in place of what its guides pass."""
 
     lines: tuple[Line, ...]
     changes: Mapping[Method, tuple[OpenChange, ...]]
+    ways_in: Mapping[Method, WayIn]
     own_defaults: bool = False
 
     def of(self, method: Method) -> tuple[Line, ...]:
@@ -105,28 +123,28 @@ def guided(
     if answers[0].over_data is not None:
         sizes = {"batch_size": first.setup.batch_size, "seq_len": first.setup.seq_len}
         options, given = {**options, **sizes}, {*given, *sizes}
-    lines = (
-        line
-        for answer in answers
-        for line in guided_lines(
-            first.model,
-            options,
-            given,
-            answer.prediction.workload.setup.method,
-            on_card(first, answer.gpu),
-            answer.gpu,
-            own_defaults=own_defaults,
-            known=answer,
+    lines: dict[Method, tuple[Line, ...]] = {}
+    changes: dict[Method, tuple[OpenChange, ...]] = {}
+    ways_in: dict[Method, WayIn] = {}
+    for answer in answers:
+        method, on = answer.prediction.workload.setup.method, on_card(first, answer.gpu)
+        lines[method] = tuple(
+            guided_lines(
+                first.model,
+                options,
+                given,
+                method,
+                on,
+                answer.gpu,
+                own_defaults=own_defaults,
+                known=answer,
+            )
         )
-    )
-    return Guided(
-        own_defaults=own_defaults,
-        lines=tuple(lines),
-        changes={
-            answer.prediction.workload.setup.method: tuple(open_changes(answer, options, given))
-            for answer in answers
-        },
-    )
+        changes[method] = tuple(open_changes(answer, options, given))
+        if way := way_in(answer, options, given, lines[method]):
+            ways_in[method] = way
+    every = tuple(chain.from_iterable(lines.values()))
+    return Guided(lines=every, changes=changes, ways_in=ways_in, own_defaults=own_defaults)
 
 
 def has_lines(answers: Sequence[Answer], given: Collection[str]) -> bool:
@@ -175,6 +193,66 @@ def foresee(workload: Workload, gpu: Gpu | None) -> Foreseen:
     """By rules and profiles at hand. Raises what `predict` raises."""
     (engine,) = engines_for([workload], "auto", may_trace=False)
     return _foreseen(predict_checked(workload, engine), gpu, engine)
+
+
+def way_in(
+    answer: Answer, options: Mapping[str, Any], given: Collection[str], lines: Sequence[Line]
+) -> WayIn | None:
+    """By the trainer that needs least, where the method surely fits with none: what makes it fit,
+    else the longest sequence that does. None where what lives through the step has no room."""
+    gpu, workload = answer.gpu, answer.prediction.workload
+    judged = [line for line in lines if line.foreseen and line.foreseen.judged]
+    if gpu is None or not judged or any(_verdict(line) == "fits" for line in judged):
+        return None
+    least = min(judged, key=lambda line: _prediction(line).peak.total_bytes)
+    stack = find_stack(least.stack.name)
+    if stack.name == GUIDE or held_bytes(_prediction(least)) > (gpu.usable_bytes or 0):
+        return None
+    sizes = {"batch_size": workload.setup.batch_size, "seq_len": workload.setup.seq_len}
+    names = read_by((least.method,), {*given, *sizes})
+    try:
+        asked = asked_of(
+            stack, workload.model, {**options, **sizes}, names, least.method, workload.platform
+        )
+        foreseen = foresee(asked, gpu)
+    except LoraProfilerError:
+        return None
+    from lora_profiler.planning.advise import advise
+
+    trainer = Trainer(stack=stack, explicit=frozenset(names))
+    remedies = advise(
+        asked, gpu, foreseen.engine, foreseen.prediction, besides=answer.besides, trainer=trainer
+    )
+    if remedies:
+        words, peak = remedies[0].options, remedies[0].peak_bytes
+    else:
+        grown = fit(asked, gpu, foreseen.engine, foreseen.prediction, may_trace=False)
+        longest = (grown.longest_seq_len or 0) // _STEP * _STEP if grown else 0
+        if not longest:
+            return None
+        words = (f"-s {longest}",)
+        shorter = replace(asked, setup=replace(asked.setup, seq_len=longest))
+        peak = peak_bytes_checked(shorter, foreseen.engine)
+    pinned = [
+        f"{short} {value}"
+        for (name, value), short in zip(sizes.items(), ("-b", "-s"), strict=True)
+        if name not in given and not any(o.startswith((short, flag(name))) for o in words)
+    ]
+    return WayIn((f"--trainer {stack.name}", *pinned, *words), peak)
+
+
+_STEP = 64
+"""Tokens of which a length that is proposed is a multiple."""
+
+
+def _prediction(line: Line) -> Prediction:
+    assert line.foreseen is not None
+    return line.foreseen.prediction
+
+
+def _verdict(line: Line) -> str:
+    judged = line.foreseen.judged if line.foreseen else None
+    return judged.verdict if judged else ""
 
 
 def asked_of(

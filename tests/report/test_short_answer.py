@@ -360,3 +360,19 @@ def test_several_gpus_are_counted_where_they_are_named(trainer: tuple[str, ...])
         " 2 × T4" in verdict and ("each GPU has 14.6" if trainer else "which has 14.6") in verdict
     )
     assert "2 × T4, 14.6 GiB each ▼" in answer(*asked, "--method", "lora")
+
+
+@pytest.mark.parametrize(
+    ("model", "card"), [("Qwen/Qwen3-30B-A3B", "rtx_4090"), ("Qwen/Qwen2.5-7B", "7GiB")]
+)
+def test_what_surely_fits_with_no_trainer_has_a_way_in_that_holds_when_typed(
+    model: str, card: str
+) -> None:
+    asked = (model, "--method", "qlora", "--gpu", card)
+    text = " ".join(answer(*asked).split())
+    found = re.search(r"QLoRA r16 fits with (--trainer .*?): ([\d.]+) GiB \+ overhead", text)
+    assert text[0] in "✗!" and found, text
+    typed = answer(*asked, *found[1].split())
+    assert f"fits a{'n' * (card == 'rtx_4090')} " in typed and f" {found[2]} GiB" in typed
+    for name in ("-b", "--batch-size"):
+        assert text.count(f" {name} ") <= 1

@@ -64,7 +64,8 @@ def verdict_lines(guided: Guided, answers: Sequence[Answer]) -> Iterator[Verdict
         words = _fits_with(method_name(answer), known, gpu, unknown)
         rest = f": {_range(fitting or known)}{on_each(count)}"
         rest += "." if fitting else f", {'which' if count > 1 else 'it'} has {usable}."
-        is_open = sign_of(answer) == "does_not_fit" and fitting
+        is_no = all(_verdict(line) == "does_not_fit" for line in known)
+        is_open = sign_of(answer) == "does_not_fit" and not is_no
         yield VerdictLine(sign="tight" if is_open else sign_of(answer), words=words, rest=rest)
 
 
@@ -94,7 +95,7 @@ def _fits_with(method: str, lines: Lines, gpu: str, unknown: Sequence[str]) -> s
 
 def trainer_advice(guided: Guided) -> dict[Method, str]:
     """'Train QLoRA r16 with Unsloth: 14.6 GiB + overhead.', of each method that fits with a
-    trainer: the one that needs least."""
+    trainer: the one that needs least; else with what options one fits."""
     found: dict[Method, str] = {}
     for lines in _by_method(guided):
         fitting = [line for line in lines if _verdict(line) == "fits"]
@@ -102,6 +103,9 @@ def trainer_advice(guided: Guided) -> dict[Method, str]:
             least = min(fitting, key=lambda line: _least([line]))
             size = size_text(_least([least]))
             found[least.method] = f"Train {_label(lines)} with {_name(least)}: {size} + overhead."
+        elif way := guided.ways_in.get(lines[0].method):
+            size = f"{size_text(way.peak_bytes)} + overhead"
+            found[lines[0].method] = f"{_label(lines)} fits with `{' '.join(way.options)}`: {size}."
     return found
 
 
