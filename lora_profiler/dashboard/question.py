@@ -4,15 +4,16 @@ shown of its answer. Pure; widgets are made elsewhere."""
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple, get_args
 
-from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean
+from lora_profiler.facts.catalog import find_model
 from lora_profiler.facts.stacks import CHECKPOINT_DTYPE, GUIDE, Stack, Trainer, find_stack
 from lora_profiler.planning.engine import ENGINES
-from lora_profiler.planning.setups import DEFAULTS, LORA_OPTIONS, QLORA_OPTIONS
+from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.question.option import MAX_SIZE, Option, flag
-from lora_profiler.question.workload import OPTIONS, Method
+from lora_profiler.question.workload import OPTIONS, Method, idle_options
 from lora_profiler.report.first_screen import TrainingRun
 
 FIRST_MODEL = "meta-llama/Llama-3.1-8B"
@@ -55,8 +56,11 @@ class Question:
 
     @property
     def explicit(self) -> frozenset[str]:
+        """The options that are no default, and a length of which a default would be less."""
         defaults = defaults_of(self.trainer, self.options)
-        return frozenset(name for name in DEFAULTS if self.options[name] != defaults[name])
+        names = frozenset(name for name in DEFAULTS if self.options[name] != defaults[name])
+        is_beyond = self.options["seq_len"] > (_context(self.model) or MAX_SIZE)
+        return names | {"seq_len"} if is_beyond else names
 
     @property
     def stack(self) -> Stack:
@@ -67,6 +71,15 @@ class Question:
     def trainer_defaults(self) -> Trainer:
         is_pinned = self.trainer is not None and "@" in self.trainer
         return Trainer(stack=self.stack, explicit=self.explicit, is_pinned=is_pinned)
+
+
+@cache
+def _context(model: str) -> int | None:
+    """Of a bundled model, in tokens."""
+    try:
+        return find_model(model, offline=True).trained_length
+    except LoraProfilerError:
+        return None
 
 
 def defaults_of(trainer: str | None, options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -91,7 +104,10 @@ def defaults_by_method(
     stack = find_stack(trainer or GUIDE)
     own = {method: stack.defaults[method] for method in methods}
     names = dict.fromkeys(name for of in own.values() for name in of)
-    found = {n: {m: of.get(n, DEFAULTS[n]) for m, of in own.items() if reads(m, n)} for n in names}
+    found = {
+        n: {m: of.get(n, DEFAULTS[n]) for m, of in own.items() if n not in idle_options((m,))}
+        for n in names
+    }
     return {name: of for name, of in found.items() if of}
 
 
@@ -159,23 +175,12 @@ def from_params(params: Mapping[str, Sequence[str]]) -> tuple[Question, tuple[st
 
 def _without_idle(question: Question, complaints: list[str]) -> Question:
     methods = question.options["methods"]
-    idle = [name for name in idle_options(methods) if name in question.explicit]
+    idle = [name for name in SETUP_OPTIONS if name in idle_options(methods) & question.explicit]
     for name in idle:
         complaints.append(f"{flag(name)} does not apply to {', '.join(methods)}.")
     defaults = defaults_of(question.trainer, question.options)
     left_out = {name: defaults[name] for name in idle}
     return replace(question, options={**question.options, **left_out})
-
-
-def idle_options(methods: Iterable[Method]) -> tuple[str, ...]:
-    """Options of a setup that none of `methods` reads."""
-    of_some = (*LORA_OPTIONS, *QLORA_OPTIONS)
-    return tuple(n for n in of_some if not any(reads(method, n) for method in methods))
-
-
-def reads(method: Method, name: str) -> bool:
-    of_lora, of_qlora = name in LORA_OPTIONS, name in QLORA_OPTIONS
-    return method == "qlora" or not (of_qlora or (of_lora and method == "full"))
 
 
 def pop_params(

@@ -12,13 +12,7 @@ from lora_profiler.dashboard import export, fields, remembered, widgets
 from lora_profiler.dashboard.answered import published_model, similar_models, workloads
 from lora_profiler.dashboard.fields import Inputs
 from lora_profiler.dashboard.link import mark_changed
-from lora_profiler.dashboard.question import (
-    SETUP_OPTIONS,
-    Question,
-    about_of,
-    completed,
-    idle_options,
-)
+from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, about_of, completed
 from lora_profiler.dashboard.remembered import (
     BY_NAME,
     UPLOAD,
@@ -36,6 +30,7 @@ from lora_profiler.planning.setups import DEFAULTS, written_options
 from lora_profiler.planning.setups import workloads as planning_workloads
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.option import GROUP_TITLES, Option, flag
+from lora_profiler.question.workload import idle_options
 from lora_profiler.report.catalogues import matching
 from lora_profiler.report.trainer_file import counts_text
 from lora_profiler.trainer_files.reading import read_content, resolve_images

@@ -25,12 +25,12 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import engines_for, on_card, peak_bytes_checked, predict_checked
 from lora_profiler.planning.fit import fit, judged_on
 from lora_profiler.planning.reserve import Judged, held_bytes
-from lora_profiler.planning.setups import read_by, workloads
+from lora_profiler.planning.setups import workloads
 from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.option import flag
 from lora_profiler.question.support.generations import has_packed_experts
-from lora_profiler.question.workload import Method, Workload
+from lora_profiler.question.workload import Method, Workload, idle_options
 
 if TYPE_CHECKING:
     from lora_profiler.planning.timing import TimedStep
@@ -209,7 +209,7 @@ def way_in(
     if stack.name == GUIDE or held_bytes(_prediction(least)) > (gpu.usable_bytes or 0):
         return None
     sizes = {"batch_size": workload.setup.batch_size, "seq_len": workload.setup.seq_len}
-    names = read_by((least.method,), {*given, *sizes})
+    names = {*given, *sizes} - idle_options((least.method,))
     try:
         asked = asked_of(
             stack, workload.model, {**options, **sizes}, names, least.method, workload.platform
@@ -267,7 +267,7 @@ def asked_of(
     LoraProfilerError where it cannot."""
     stack.check_model(model)
     asked = {**options, "methods": (method,)}
-    written, names = spelled(stack, asked, read_by((method,), given))
+    written, names = spelled(stack, asked, {*given} - idle_options((method,)))
     (workload,) = workloads(model, written, names, platform, stack)
     return workload
 
@@ -301,7 +301,7 @@ def open_changes(
         if has_packed_experts(workload.model):  # of which older ones make 4-bit layers
             values["transformers"] = "4.57"
     assert answer.trainer is not None
-    changes, read = [], read_by((setup.method,), given)
+    changes, read = [], {*given} - idle_options((setup.method,))
     for option, value in values.items():
         if option in given:
             continue

@@ -230,7 +230,7 @@ class PlannedRun:
         >>> plan = make_plan(offers, Amount(tokens=1_000_000), Space(ranks=(8,)))
         >>> run = plan.recommended
         >>> run.steps, run.hours.low < run.hours.middle < run.hours.high, run.cost
-        (31, True, None)
+        (62, True, None)
     """
 
     workload: Workload

@@ -18,16 +18,16 @@ from lora_profiler.question.option import DEEPSPEED_ZERO, Option, flag
 from lora_profiler.question.support.generations import as_made
 from lora_profiler.question.workload import (
     OPTIONS,
+    QLORA_OPTIONS,
     LoraConfig,
     Method,
     Quantization,
     TrainSetup,
     Workload,
+    idle_options,
 )
 
 DEFAULT_METHODS: tuple[Method, ...] = ("full", "lora")
-LORA_OPTIONS = tuple(o.name for o in OPTIONS if o.owner is LoraConfig)
-QLORA_OPTIONS = tuple(o.name for o in OPTIONS if o.owner is Quantization)
 DEFAULTS: Mapping[str, Any] = {"methods": DEFAULT_METHODS, **{o.name: o.default for o in OPTIONS}}
 """The options of a setup by name, as people write them: lists are text with commas."""
 CPU_DEFAULTS: Mapping[str, int | str] = {"seq_len": 128, "dtype": "float32"}
@@ -292,24 +292,14 @@ def _with_adapter(
     return replace(base, lora=lora, quantization=quantization)
 
 
-def read_by(methods: Collection[Method], given: Collection[str]) -> set[str]:
-    """The options among `given` that one of `methods` reads: an adapter's mean nothing to full
-    fine-tuning."""
-    idle = {*QLORA_OPTIONS} if "qlora" not in methods else set()
-    if {*methods} == {"full"}:
-        idle.update(LORA_OPTIONS)
-    return {*given} - idle
-
-
 def _refuse_idle_options(methods: Collection[Method], given: Collection[str]) -> None:
     """An option that none of the methods would read is a mistake, not a wish to be ignored."""
-    read = read_by(methods, given)
-    for name in (*LORA_OPTIONS, *QLORA_OPTIONS):
-        if name in given and name not in read:
-            needs = "needs LoRA; add --method lora"
-            if name in QLORA_OPTIONS:
-                needs = "is about a 4-bit base; add --method qlora"
-            raise UsageError(f"{flag(name)} {needs}, or leave it out.")
+    idle = idle_options(methods) & {*given}
+    for name in (option.name for option in OPTIONS if option.name in idle):
+        needs = "needs LoRA; add --method lora"
+        if name in QLORA_OPTIONS:
+            needs = "is about a 4-bit base; add --method qlora"
+        raise UsageError(f"{flag(name)} {needs}, or leave it out.")
 
 
 def _parsed(option: Option, value: Any, model: ModelSpec) -> Any:

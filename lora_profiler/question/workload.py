@@ -1,7 +1,7 @@
 """The question: which model, trained how. Frozen, hashable, and refused with a clear message when
 it makes no sense. Its parts have files of their own, and are imported from here."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,8 +42,10 @@ __all__ = [
     "DTYPE_BYTES",
     "FLAT",
     "FULLY_SHARDED",
+    "LORA_OPTIONS",
     "MAX_WORLD_SIZE",
     "OPTIONS",
+    "QLORA_OPTIONS",
     "STORED_OPTIONS",
     "UPDATES_SHARED",
     "Attention",
@@ -66,6 +68,7 @@ __all__ = [
     "Transformers",
     "Workload",
     "canonical",
+    "idle_options",
     "key_fields",
     "setup_dict",
 ]
@@ -73,6 +76,17 @@ __all__ = [
 
 OPTIONS: tuple[Option, ...] = options_of(TrainSetup)
 """In the order of the command line's help."""
+LORA_OPTIONS = frozenset(o.name for o in OPTIONS if o.owner is LoraConfig)
+QLORA_OPTIONS = frozenset(o.name for o in OPTIONS if o.owner is Quantization)
+
+
+def idle_options(methods: Iterable[str]) -> frozenset[str]:
+    """Options that none of the methods reads, as an adapter's in full fine-tuning."""
+    if "qlora" in (asked := {*methods}):
+        return frozenset()
+    return QLORA_OPTIONS if "lora" in asked else LORA_OPTIONS | QLORA_OPTIONS
+
+
 STORED_OPTIONS = sorted(
     OPTIONS, key=lambda option: (option.declared.added, option.owner is TrainSetup)
 )

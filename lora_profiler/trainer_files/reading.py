@@ -19,7 +19,13 @@ from lora_profiler.question.optimizer import optimizer_facts
 from lora_profiler.question.option import WHOLE_WEIGHTS, check_value
 from lora_profiler.question.support.images import PROCESSORS
 from lora_profiler.question.support.optimizers import steps_on_shards
-from lora_profiler.question.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED, OPTIONS
+from lora_profiler.question.workload import (
+    DEEPSPEED_ZERO,
+    FLAT,
+    FULLY_SHARDED,
+    OPTIONS,
+    idle_options,
+)
 from lora_profiler.trainer_files.accelerate import ACCELERATE, DEEPSPEED
 from lora_profiler.trainer_files.document import (
     Document,
@@ -44,7 +50,6 @@ from lora_profiler.trainer_files.trainer_file import (
     KeyReading,
     State,
     TrainerFile,
-    idle_options,
     instead,
     settled_by,
     usual_options,

@@ -18,13 +18,12 @@ from lora_profiler.question.support.generations import as_made
 from lora_profiler.question.support.losses import check_loss
 from lora_profiler.question.workload import (
     DEEPSPEED_ZERO,
-    OPTIONS,
     LoraConfig,
     Loss,
     Method,
-    Quantization,
     TrainSetup,
     Workload,
+    idle_options,
 )
 from lora_profiler.trainer_files.document import TrainerFileError
 from lora_profiler.trainer_files.meaning import GATED_NORM, IMAGES, Direction, is_on
@@ -39,8 +38,6 @@ _DIRECTIONS: Mapping[Direction, str] = {
     "too high": "too high",
     "either way": "too low or too high",
 }
-_OF_ADAPTERS = frozenset(o.name for o in OPTIONS if o.owner is LoraConfig)
-_OF_A_4_BIT_BASE = frozenset(o.name for o in OPTIONS if o.owner is Quantization)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,11 +320,3 @@ def usual_options(stack: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """The stack's defaults of the method asked for."""
     method: Method = next(iter(options.get("methods", ())), "full")
     return find_stack(stack).defaults[method]
-
-
-def idle_options(methods: Sequence[str]) -> frozenset[str]:
-    """Options that none of the methods reads."""
-    idle: frozenset[str] = frozenset()
-    if not {"lora", "qlora"} & set(methods):
-        idle |= _OF_ADAPTERS
-    return idle if "qlora" in methods else idle | _OF_A_4_BIT_BASE

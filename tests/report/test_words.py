@@ -74,7 +74,7 @@ def test_a_new_user_is_answered_at_the_second_try_at_most(user: str) -> None:
 
 
 def test_several_gpus_that_are_too_few_need_more() -> None:
-    words = "Qwen/Qwen2.5-7B --method full --gpu 2x4090 --sharding fsdp -s 8192"
+    words = "meta-llama/Llama-3.1-70B --method full --gpu 2x4090 --sharding fsdp"
     assert "needs more GPUs" in lora_profile(*words.split()).stdout
 
 

@@ -26,7 +26,7 @@ from lora_profiler.report.answer.verdicts import (
     worded,
 )
 from lora_profiler.report.blocks import Bar, Bars, Block, Sign, Table, VerdictLine, paragraph, table
-from lora_profiler.report.labels import method_label
+from lora_profiler.report.labels import capital, method_label
 from lora_profiler.report.terminal import SIGNS
 from lora_profiler.units import GIB, byte_unit, count_text, short_in_unit
 
@@ -105,7 +105,9 @@ def trainer_advice(guided: Guided) -> dict[Method, str]:
             found[least.method] = f"Train {_label(lines)} with {_name(least)}: {size} + overhead."
         elif way := guided.ways_in.get(lines[0].method):
             size = f"{size_text(way.peak_bytes)} + overhead"
-            found[lines[0].method] = f"{_label(lines)} fits with `{' '.join(way.options)}`: {size}."
+            found[lines[0].method] = (
+                f"{capital(_label(lines))} fits with `{' '.join(way.options)}`: {size}."
+            )
     return found
 
 
