@@ -147,7 +147,8 @@ class PredictionReport:
     def cautions(self) -> list[str]:
         from lora_profiler.report.setup_words import caution_lines
 
-        return caution_lines([answer.prediction for answer in self.answers], self._first.gpu)
+        predictions = [answer.prediction for answer in self.answers]
+        return caution_lines(predictions, self._first.gpu, self.answers[0].trainer)
 
     # --- as text, HTML, JSON, a table and a figure ------------------------------------------------
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from lora_profiler.facts.catalog import Gpu
+    from lora_profiler.facts.stacks import Trainer
     from lora_profiler.memory.prediction import Prediction
     from lora_profiler.report.blocks import Block
 
@@ -497,9 +498,13 @@ def warn(text: str) -> None:
     show_message(WARNING, text)
 
 
-def warn_of(predictions: Sequence["Prediction"], gpu: "Gpu | None" = None) -> None:
+def warn_of(
+    predictions: Sequence["Prediction"],
+    gpu: "Gpu | None" = None,
+    trainer: "Trainer | None" = None,
+) -> None:
     """Everything worth a warning about the ways to train one model on `gpu`, each once."""
     from lora_profiler.report.setup_words import caution_lines
 
-    for line in caution_lines(predictions, gpu):
+    for line in caution_lines(predictions, gpu, trainer):
         warn(line)

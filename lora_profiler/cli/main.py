@@ -162,7 +162,8 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
             error.args = (f"{error}{_by_choice(error, ctx)}",)
         raise
     for one_model in found:
-        warn_of([answer.prediction for answer in one_model.answers], one_model.gpu)
+        predictions = [answer.prediction for answer in one_model.answers]
+        warn_of(predictions, one_model.gpu, one_model.answers[0].trainer)
     if short:
         from lora_profiler.report.answer.short_answer import short_blocks
         from lora_profiler.report.blocks import heading

@@ -142,7 +142,7 @@ def answered(model: ModelSpec, question: Question) -> Answered:
     return Answered(
         question=question,
         answers=tuple(method_answers),
-        cautions=tuple(caution_lines(predictions, gpu)),
+        cautions=tuple(caution_lines(predictions, gpu, method_answers[0].trainer)),
         guided=beside,
     )
 

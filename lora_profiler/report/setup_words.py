@@ -319,14 +319,19 @@ def trainer_dict(trainer: Trainer | None, workload: Workload) -> dict[str, Any] 
 # --- what was probably not meant ------------------------------------------------------------------
 
 
-def caution_lines(predictions: Sequence[Prediction], gpu: "Gpu | None" = None) -> list[str]:
-    """Everything worth a warning about the ways to train one model on `gpu`, each once."""
+def caution_lines(
+    predictions: Sequence[Prediction], gpu: "Gpu | None" = None, trainer: Trainer | None = None
+) -> list[str]:
+    """Everything worth a warning about the ways to train one model on `gpu`, each once; nothing of
+    targets that are `trainer`'s own, which it passes whatever the model has."""
     lines = []
     if gpu is not None and gpu.vendor in ("amd", "intel"):
         lines.append(
             f"torch's kernels on {gpu.name} are not known; using those of NVIDIA sm_80 to sm_89."
         )
-    model, targets = predictions[-1].workload.model, unmatched_targets(predictions[-1].workload)
+    workload = predictions[-1].workload
+    is_own = trainer is not None and "targets" not in trainer.explicit
+    model, targets = workload.model, () if is_own else unmatched_targets(workload)
     for target in targets:
         leaves = {name.rpartition(".")[2] for name, module in model.modules() if module.is_linear}
         near = did_you_mean(target, sorted(leaves))

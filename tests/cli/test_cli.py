@@ -412,6 +412,12 @@ def test_a_length_that_is_not_given_is_at_most_the_model_s_context(asked: str, t
     assert setup_for(asked, seq_len=4096).seq_len == 4096
 
 
+def test_a_trainer_s_own_targets_are_no_warning() -> None:
+    asked = ("microsoft/Phi-3.5-mini-instruct", "--trainer", "unsloth", "--method", "lora")
+    assert lora_profile(*asked).stderr == ""
+    assert "q_proj" in lora_profile(*asked, "--targets", "q_proj,qkv_proj").stderr
+
+
 def test_a_target_among_others_that_matches_nothing_is_a_warning() -> None:
     done = lora_profile("meta-llama/Llama-3.1-8B", "--targets", "q_prj,v_proj")
     assert done.exit_code == 0
