@@ -499,9 +499,7 @@ def warn(text: str) -> None:
 
 
 def warn_of(
-    predictions: Sequence["Prediction"],
-    gpu: "Gpu | None" = None,
-    trainer: "Trainer | None" = None,
+    predictions: Sequence["Prediction"], gpu: "Gpu | None" = None, trainer: "Trainer | None" = None
 ) -> None:
     """Everything worth a warning about the ways to train one model on `gpu`, each once."""
     from lora_profiler.report.setup_words import caution_lines

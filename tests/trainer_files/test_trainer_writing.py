@@ -20,6 +20,7 @@ from lora_profiler.trainer_files.reading import read_command
 from lora_profiler.trainer_files.trainer_file import on_model
 from lora_profiler.trainer_files.writing import (
     Written,
+    shardings_of,
     suffix_of,
     trainer_of,
     writers,
@@ -95,7 +96,7 @@ def test_what_is_written_reads_as_what_was_asked(
 
 
 @pytest.mark.parametrize("method", ("lora", "qlora"))
-@pytest.mark.parametrize("name", ("axolotl", "trl", "llamafactory", "peft"))
+@pytest.mark.parametrize("name", ("axolotl", "trl", "llamafactory", "peft", "unsloth"))
 def test_float16_is_what_trains_adapters_without_bfloat16(name: str, method: str) -> None:
     workload = asked(trainer_of(name), "t4", method)
     setup = written_files(name, workload, f"run{suffix_of(name)}", set()).workload.setup
@@ -114,8 +115,9 @@ def test_on_several_gpus_the_launcher_s_file_stands_beside(
         options |= {"dtype": "bfloat16", "precision": "pure"}
     given = {"methods", "batch_size", "seq_len", *options}
     workload = asked(trainer_of(name), "a100_sxm_80gb", "lora", **options)
-    if name == "torchtune" and not sharding.startswith("fsdp"):
-        with pytest.raises(UsageError, match="take one of fsdp, fsdp-no-reshard"):
+    if sharding not in (known := shardings_of(name)):
+        assert name in ("torchtune", "unsloth")
+        with pytest.raises(UsageError, match=f"take one of {', '.join(known)}"):
             written_files(name, workload, file, given)
         return
     files = written_files(name, workload, file, given)

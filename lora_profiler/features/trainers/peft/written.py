@@ -1,9 +1,9 @@
 """A question as a short script: transformers' Trainer, with PEFT's adapters."""
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lora_profiler.question.workload import TrainSetup, Workload
+from lora_profiler.trainer_files.script_text import ROWS, STEPS, Code, assigned, called
 from lora_profiler.trainer_files.writing import (
     ATTENTION,
     Launch,
@@ -14,13 +14,6 @@ from lora_profiler.trainer_files.writing import (
     optim_key,
     short,
 )
-
-_STEPS = 100
-_WIDTH = 99
-
-
-class _Code(str):
-    """An expression, written as it is."""
 
 
 def script(workload: Workload) -> str:
@@ -46,34 +39,28 @@ def script(workload: Workload) -> str:
         "",
         f"MAX_LENGTH = {setup.seq_len}",
         "",
-        *_assigned("model", "AutoModelForCausalLM.from_pretrained", _loading(workload)),
+        *assigned("model", "AutoModelForCausalLM.from_pretrained", _loading(workload)),
     ]
     if base is not None and base.recipe == "kbit":
         prepared = {
-            "": _Code("model"),
+            "": Code("model"),
             "use_gradient_checkpointing": setup.checkpointing,
             "gradient_checkpointing_kwargs": {"use_reentrant": setup.use_reentrant},
         }
-        lines += _assigned("model", "prepare_model_for_kbit_training", prepared)
+        lines += assigned("model", "prepare_model_for_kbit_training", prepared)
     if lora is not None:
-        lines += _assigned("adapter", "LoraConfig", _adapter(setup))
+        lines += assigned("adapter", "LoraConfig", _adapter(setup))
         narrow = ", autocast_adapter_dtype=False" if lora.adapter_dtype != "float32" else ""
         lines.append(f"model = get_peft_model(model, adapter{narrow})")
         if setup.is_reentrant:
             lines.append("model.enable_input_require_grads()")
     rows = setup.batch_size * setup.accumulation
     lines += [
-        *_assigned("arguments", "TrainingArguments", _training_arguments(setup)),
+        *assigned("arguments", "TrainingArguments", _training_arguments(setup)),
         "",
         "",
-        "def rows(count: int) -> list:",
-        '    """Random tokens: put your own data in their place."""',
-        "    vocabulary = model.get_input_embeddings().num_embeddings",
-        "    tokens = torch.randint(0, vocabulary, (count, MAX_LENGTH))",
-        '    return [{"input_ids": row, "labels": row} for row in tokens]',
-        "",
-        "",
-        *_assigned("trainer", "Trainer", _trainer(setup, 4 * rows)),
+        *ROWS,
+        *assigned("trainer", "Trainer", _trainer(setup, 4 * rows)),
         "trainer.train()",
     ]
     return "\n".join(lines) + "\n"
@@ -91,7 +78,7 @@ def _loading(workload: Workload) -> dict[str, Any]:
     setup, base = workload.setup, workload.setup.quantization
     arguments: dict[str, Any] = {
         "": workload.model.id,
-        "dtype": _Code(f"torch.{setup.dtype}"),
+        "dtype": Code(f"torch.{setup.dtype}"),
         "attn_implementation": ATTENTION.get(setup.attention),
     }
     if arguments["attn_implementation"] is None:
@@ -104,10 +91,10 @@ def _loading(workload: Workload) -> dict[str, Any]:
             "load_in_4bit": True,
             "bnb_4bit_quant_type": base.quant_type,
             "bnb_4bit_use_double_quant": base.double_quant,
-            "bnb_4bit_compute_dtype": _Code(f"torch.{setup.dtype}"),
+            "bnb_4bit_compute_dtype": Code(f"torch.{setup.dtype}"),
         }
-    config = _call("BitsAndBytesConfig", quantized, indent=4)
-    return arguments | {"quantization_config": _Code(config), "device_map": {"": 0}}
+    config = called("BitsAndBytesConfig", quantized, indent=4)
+    return arguments | {"quantization_config": Code(config), "device_map": {"": 0}}
 
 
 def _adapter(setup: TrainSetup) -> dict[str, Any]:
@@ -145,7 +132,7 @@ def _training_arguments(setup: TrainSetup) -> dict[str, Any]:
         "eval_steps": None if evaluated is None else 1,
         "per_device_eval_batch_size": evaluated,
         "learning_rate": 2e-4,
-        "max_steps": _STEPS,
+        "max_steps": STEPS,
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": "none",
@@ -155,43 +142,13 @@ def _training_arguments(setup: TrainSetup) -> dict[str, Any]:
 
 def _trainer(setup: TrainSetup, rows: int) -> dict[str, Any]:
     arguments = {
-        "model": _Code("model"),
-        "args": _Code("arguments"),
-        "train_dataset": _Code(f"rows({rows})"),
+        "model": Code("model"),
+        "args": Code("arguments"),
+        "train_dataset": Code(f"rows({rows})"),
     }
     if setup.eval_batch_size is not None:
-        arguments["eval_dataset"] = _Code(f"rows({2 * setup.eval_batch_size})")
+        arguments["eval_dataset"] = Code(f"rows({2 * setup.eval_batch_size})")
     return arguments
-
-
-def _assigned(name: str, function: str, arguments: Mapping[str, Any]) -> Iterator[str]:
-    yield from f"{name} = {_call(function, arguments)}".split("\n")
-
-
-def _call(function: str, arguments: Mapping[str, Any], indent: int = 0) -> str:
-    """A call, in one line where there is room; the argument of no name stands first."""
-    words = [
-        (f"{key}=" if key else "") + (value if isinstance(value, _Code) else _text(value))
-        for key, value in arguments.items()
-        if value is not None
-    ]
-    line = f"{function}({', '.join(words)})"
-    if "\n" not in line and len(line) + indent + 16 <= _WIDTH:
-        return line
-    inner, outer = " " * (indent + 4), " " * indent
-    return "\n".join([f"{function}(", *(f"{inner}{word}," for word in words), f"{outer})"])
-
-
-def _text(value: Any) -> str:
-    """A literal, texts in double quotes."""
-    if isinstance(value, str):
-        quoted = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{quoted}"'
-    if isinstance(value, list):
-        return f"[{', '.join(map(_text, value))}]"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{_text(k)}: {_text(v)}' for k, v in value.items())}}}"
-    return repr(value)
 
 
 def launch(setup: TrainSetup, file: str) -> Launch:
