@@ -110,6 +110,8 @@ def nearest(
 def _refuse_other_steps(facts: Mapping[str, Any]) -> None:
     """Raises UsageError for a step that no stack has."""
     trainer, changed = facts.get("trainer"), facts.get("changed_in_trainer") or ()
+    if "model" not in facts:
+        raise UsageError("no model was found when the script ended")
     if trainer not in _STACKS:
         raise UsageError(f"what {trainer} computes in a step is not predicted")
     if changed:

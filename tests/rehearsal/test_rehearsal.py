@@ -1667,6 +1667,12 @@ def test_what_is_not_predicted_is_said(
 ) -> None:
     found = nearest({**FACTS, **changes}, world_size, 80, "2.13.0+cu130")
     assert found.prediction is None and words in found.reason
+
+
+def test_a_script_that_leaves_no_model_has_no_nearest_question() -> None:
+    left = {name: FACTS[name] for name in ("optimizers", "trainer", "versions") if name in FACTS}
+    found = nearest(left, 1, 80, "2.13.0+cu130")
+    assert found.reason == "no model was found when the script ended"
     held = HELD | {"categories": {"parameters": 1}}
     text = plain(
         rehearsal_blocks([Rehearsal(document(held=held))], CARD, "train.py", found, detail=False)
