@@ -3,9 +3,8 @@ and sequence length of the question, so that trainers can be compared; and what 
 answer most."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain
 from math import log
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -96,18 +95,38 @@ class WayIn(NamedTuple):
     peak_bytes: int
 
 
-class Guided(NamedTuple):
-    """A question by trainer: `lines` for each trainer and method, `changes` by method, the largest
-    first, and `ways_in` where there is one. `own_defaults`: with each trainer's defaults, batch
-    size and sequence length among them, in place of what its guides pass."""
+@dataclass(frozen=True, kw_only=True)
+class Guided:
+    """A question by trainer: `lines` for each trainer and method of its `answers`. `own_defaults`:
+    with each trainer's defaults, batch size and sequence length among them, in place of what its
+    guides pass. What else there is to say of a method is worked out when it is asked for."""
 
     lines: tuple[Line, ...]
-    changes: Mapping[Method, tuple[OpenChange, ...]]
-    ways_in: Mapping[Method, WayIn]
+    answers: Sequence[Answer]
+    options: Mapping[str, Any] = field(repr=False)
+    given: Collection[str] = field(repr=False)
     own_defaults: bool = False
+    _changes: dict[Method, tuple[OpenChange, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    @property
+    def by_method(self) -> dict[Method, Answer]:
+        return {answer.prediction.workload.setup.method: answer for answer in self.answers}
 
     def of(self, method: Method) -> tuple[Line, ...]:
         return tuple(line for line in self.lines if line.method == method)
+
+    def changes(self, method: Method) -> tuple[OpenChange, ...]:
+        """What matters most of what the question leaves open, the largest first."""
+        if method not in self._changes:
+            answer = self.by_method[method]
+            self._changes[method] = tuple(open_changes(answer, self.options, self.given))
+        return self._changes[method]
+
+    def way_in(self, method: Method) -> WayIn | None:
+        """Where the method surely fits with no trainer, how it does."""
+        return way_in(self.by_method[method], self.options, self.given, self.of(method))
 
 
 def guided(
@@ -123,28 +142,23 @@ def guided(
     if answers[0].over_data is not None:
         sizes = {"batch_size": first.setup.batch_size, "seq_len": first.setup.seq_len}
         options, given = {**options, **sizes}, {*given, *sizes}
-    lines: dict[Method, tuple[Line, ...]] = {}
-    changes: dict[Method, tuple[OpenChange, ...]] = {}
-    ways_in: dict[Method, WayIn] = {}
-    for answer in answers:
-        method, on = answer.prediction.workload.setup.method, on_card(first, answer.gpu)
-        lines[method] = tuple(
-            guided_lines(
-                first.model,
-                options,
-                given,
-                method,
-                on,
-                answer.gpu,
-                own_defaults=own_defaults,
-                known=answer,
-            )
+    lines = (
+        line
+        for answer in answers
+        for line in guided_lines(
+            first.model,
+            options,
+            given,
+            answer.prediction.workload.setup.method,
+            on_card(first, answer.gpu),
+            answer.gpu,
+            own_defaults=own_defaults,
+            known=answer,
         )
-        changes[method] = tuple(open_changes(answer, options, given))
-        if way := way_in(answer, options, given, lines[method]):
-            ways_in[method] = way
-    every = tuple(chain.from_iterable(lines.values()))
-    return Guided(lines=every, changes=changes, ways_in=ways_in, own_defaults=own_defaults)
+    )
+    return Guided(
+        lines=tuple(lines), answers=answers, options=options, given=given, own_defaults=own_defaults
+    )
 
 
 def has_lines(answers: Sequence[Answer], given: Collection[str]) -> bool:

@@ -437,7 +437,7 @@ def test_a_trainer_of_which_a_bound_is_known_is_none_that_does_not_fit() -> None
             else line
             for line in all_known.lines
         ]
-        (said,) = verdict_lines(all_known._replace(lines=tuple(lines)), found)
+        (said,) = verdict_lines(dataclasses.replace(all_known, lines=tuple(lines)), found)
         return said.words
 
     assert words(frozenset()).endswith("does not fit a 2 GiB GPU with any trainer")

@@ -93,22 +93,19 @@ def _fits_with(method: str, lines: Lines, gpu: str, unknown: Sequence[str]) -> s
     return f"{words} with {_some(fitting, len(lines))}{others}"
 
 
-def trainer_advice(guided: Guided) -> dict[Method, str]:
-    """'Train QLoRA r16 with Unsloth: 14.6 GiB + overhead.', of each method that fits with a
-    trainer: the one that needs least; else with what options one fits."""
-    found: dict[Method, str] = {}
-    for lines in _by_method(guided):
-        fitting = [line for line in lines if _verdict(line) == "fits"]
-        if fitting:
-            least = min(fitting, key=lambda line: _least([line]))
-            size = size_text(_least([least]))
-            found[least.method] = f"Train {_label(lines)} with {_name(least)}: {size} + overhead."
-        elif way := guided.ways_in.get(lines[0].method):
-            size = f"{size_text(way.peak_bytes)} + overhead"
-            found[lines[0].method] = (
-                f"{capital(_label(lines))} fits with `{' '.join(way.options)}`: {size}."
-            )
-    return found
+def trainer_advice(guided: Guided, method: Method) -> str:
+    """'Train QLoRA r16 with Unsloth: 14.6 GiB + overhead.', the trainer that needs least of those
+    with which it fits; else with what options it fits, if any."""
+    lines = guided.of(method)
+    fitting = [line for line in lines if _verdict(line) == "fits"]
+    if fitting:
+        least = min(fitting, key=lambda line: _least([line]))
+        size = size_text(_least([least]))
+        return f"Train {_label(lines)} with {_name(least)}: {size} + overhead."
+    if way := guided.way_in(method):
+        size = f"{size_text(way.peak_bytes)} + overhead"
+        return f"{capital(_label(lines))} fits with `{' '.join(way.options)}`: {size}."
+    return ""
 
 
 def _range(lines: Lines) -> str:
@@ -131,7 +128,7 @@ def change_lines(guided: Guided) -> Iterator[str]:
     """'What would change LoRA r16 most: `--no-checkpointing` 31.7 GiB ✗, ...', of the method that
     needs least."""
     for lines in _by_need(guided)[:1]:
-        if words := [_change(change) for change in guided.changes[lines[0].method]]:
+        if words := [_change(change) for change in guided.changes(lines[0].method)]:
             yield f"{_label(lines)} changes most with {', '.join(words)}."
 
 
@@ -197,7 +194,7 @@ def _of(place: int, text: Callable[[Line], str]) -> Callable[[Lines], str]:
 
 
 def _by_method(guided: Guided) -> list[Lines]:
-    return [guided.of(method) for method in guided.changes]
+    return [guided.of(method) for method in guided.by_method]
 
 
 def _by_need(guided: Guided) -> list[Lines]:

@@ -2,6 +2,7 @@
 holds the peak against the GPU's memory, one table, and what was assumed."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from lora_profiler.memory.prediction import Prediction
@@ -159,7 +160,7 @@ def verdicts(answers: Sequence[Answer], guided: "Guided | None", subject: str) -
         from lora_profiler.report.answer.guided import trainer_advice, verdict_lines
 
         yield from verdict_lines(guided, answers)
-        yield from advice_blocks(answers, subject, trainer_advice(guided))
+        yield from advice_blocks(answers, subject, partial(trainer_advice, guided))
     else:
         yield from verdict_blocks(answers, subject)
         yield from advice_blocks(answers, subject)

@@ -3,7 +3,7 @@ how much it needs, and one thing to do."""
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
@@ -208,20 +208,20 @@ def smallest_gpu(answer: Answer) -> str:
 def advice_blocks(
     answers: Sequence[Answer],
     subject: str = "",
-    trainers: Mapping[Method, str] | None = None,
+    by_trainer: Callable[[Method], str] = lambda _: "",
     most: int = 2,
 ) -> list[Paragraph]:
     """At most `most` things to do about the methods that do not fit, the lightest method first, in
-    the words of the file `subject` where the question came from one; where a method has none, which
-    of the `trainers` fits, or how many GPUs there must be, which is what `plan` answers."""
+    the words of the file `subject` where the question came from one; where a method has none, what
+    `by_trainer` says of it, or how many GPUs there must be, which is what `plan` answers."""
     found = []
     for answer in sorted(answers, key=lambda answer: answer.prediction.peak.total_bytes):
         if answer.fit is None or answer.fit.verdict == "fits":
             continue
         of_file = _file_lines(answer, subject) if subject else ()
         texts = [*long_samples_lines(answer), *of_file, *remedy_lines(answer)]
-        by_trainer = (trainers or {}).get(answer.prediction.workload.setup.method)
-        found += texts[:1] or [by_trainer or _several_gpus(answer)]
+        method = answer.prediction.workload.setup.method
+        found += texts[:1] or [by_trainer(method) or _several_gpus(answer)]
     return [advice(text) for text in found[:most]]
 
 
