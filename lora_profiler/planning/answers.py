@@ -93,14 +93,14 @@ class Answer:
 
         return long_samples(self.over_data, self.fit)
 
-    @property
+    @cached_property
     def smallest_cards(self) -> "tuple[Gpu, ...]":
         """The cards of the smallest memory that suffices."""
         from lora_profiler.planning.fit import smallest_cards
 
         return smallest_cards(self.prediction)
 
-    @property
+    @cached_property
     def smallest_card(self) -> "Gpu | None":
         """The one of them with the most to use; None where no single card suffices."""
         from lora_profiler.planning.fit import smallest_card

@@ -188,9 +188,11 @@ def _enough(answer: Answer, *, with_names: bool) -> str:
         return f"more than {size}"
     if prediction.workload.setup.device != "cuda":
         return size
-    names = list(dict.fromkeys(map(gpu_name, answer.smallest_cards)))[:_MOST_GPUS]
-    like = f" ({', '.join(names)})" if with_names else ""
-    return f"{smallest_gpu(answer)}{like}" if names else f"several GPUs, {size} in all"
+    if answer.smallest_card is None:
+        return f"several GPUs, {size} in all"
+    names = dict.fromkeys(map(gpu_name, answer.smallest_cards)) if with_names else {}
+    like = f" ({', '.join([*names][:_MOST_GPUS])})" if names else ""
+    return f"{smallest_gpu(answer)}{like}"
 
 
 def smallest_gpu(answer: Answer) -> str:
