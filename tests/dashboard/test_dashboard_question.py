@@ -327,9 +327,11 @@ def test_another_optimizer_than_the_trainer_s_leaves_its_implementation_behind(
     trainer: str, optimizer: str
 ) -> None:
     """As on the command line: TRL's fused belongs to its AdamW, and 8-bit AdamW has none."""
-    own = as_the_form_has_it(trainer, {"methods": ("lora",)}, model="gpt2", offline=True)
+    own = as_the_form_has_it(
+        trainer, {"methods": ("lora",)}, model="EleutherAI/pythia-160m", offline=True
+    )
     asked = {"methods": ("lora",), "optimizer": optimizer}
-    question = as_the_form_has_it(trainer, asked, model="gpt2", offline=True)
+    question = as_the_form_has_it(trainer, asked, model="EleutherAI/pythia-160m", offline=True)
     assert own.options["optimizer_impl"] == "fused"
     assert question.options["optimizer_impl"] == "foreach"
     assert question.explicit == {"methods", "optimizer"}
