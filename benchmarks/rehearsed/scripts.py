@@ -232,6 +232,7 @@ def _outcome(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
 
 def _plain(text: str) -> str:
     """Without this machine's folders."""
+    text = text.replace(str(Path.home()), "...")
     text = re.sub(r"(/[\w.+-]+)+/(site-packages|lib/python[\d.]+)/", "", " ".join(text.split()))
     return re.sub(r"(/[\w.+-]+){2,}/(?=[\w.-])", ".../", text)[:500]
 

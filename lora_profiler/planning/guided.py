@@ -89,7 +89,7 @@ class OpenChange(NamedTuple):
 
 
 class WayIn(NamedTuple):
-    """Options beside the question with which a method fits that surely fits with no trainer."""
+    """Options to add to a question, so that a method fits that surely fits with no trainer."""
 
     options: tuple[str, ...]
     peak_bytes: int

@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-STEPS: Final = 100
+from lora_profiler.question.workload import TrainSetup
+
+_STEPS: Final = 100
 _WIDTH = 99
 
 
@@ -21,6 +23,22 @@ ROWS = (
     "",
 )
 """Lines of a function that makes rows of MAX_LENGTH tokens for `model`."""
+
+
+def run_arguments(setup: TrainSetup) -> dict[str, Any]:
+    """TrainingArguments of a short run that saves and reports nothing, evaluated after each step
+    where the question evaluates."""
+    evaluated = setup.eval_batch_size
+    return {
+        "eval_strategy": "no" if evaluated is None else "steps",
+        "eval_steps": None if evaluated is None else 1,
+        "per_device_eval_batch_size": evaluated,
+        "learning_rate": 2e-4,
+        "max_steps": _STEPS,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+    }
 
 
 def assigned(name: str, function: str, arguments: Mapping[str, Any]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lora_profiler.question.workload import TrainSetup, Workload
-from lora_profiler.trainer_files.script_text import ROWS, STEPS, Code, assigned, called
+from lora_profiler.trainer_files.script_text import ROWS, Code, assigned, called, run_arguments
 from lora_profiler.trainer_files.writing import (
     ATTENTION,
     Launch,
@@ -116,7 +116,6 @@ def _adapter(setup: TrainSetup) -> dict[str, Any]:
 
 
 def _training_arguments(setup: TrainSetup) -> dict[str, Any]:
-    evaluated = setup.eval_batch_size
     return {
         "output_dir": "outputs",
         "per_device_train_batch_size": setup.batch_size,
@@ -128,14 +127,7 @@ def _training_arguments(setup: TrainSetup) -> dict[str, Any]:
         "optim": optim_key(setup),
         "use_liger_kernel": setup.kernels == "liger" or None,
         "label_smoothing_factor": setup.label_smoothing_factor or None,
-        "eval_strategy": "no" if evaluated is None else "steps",
-        "eval_steps": None if evaluated is None else 1,
-        "per_device_eval_batch_size": evaluated,
-        "learning_rate": 2e-4,
-        "max_steps": STEPS,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
+        **run_arguments(setup),
         "use_cpu": setup.device == "cpu" or None,
     }
 

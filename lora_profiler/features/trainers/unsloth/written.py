@@ -4,7 +4,7 @@ from typing import Any
 
 from lora_profiler.question.adapters import adapters
 from lora_profiler.question.workload import Sharding, TrainSetup, Workload
-from lora_profiler.trainer_files.script_text import ROWS, STEPS, Code, assigned
+from lora_profiler.trainer_files.script_text import ROWS, Code, assigned, run_arguments
 from lora_profiler.trainer_files.writing import (
     Launch,
     by_accelerate,
@@ -106,7 +106,6 @@ def _adapter(workload: Workload) -> dict[str, Any]:
 
 
 def _training_arguments(setup: TrainSetup) -> dict[str, Any]:
-    evaluated = setup.eval_batch_size
     return {
         "output_dir": "outputs",
         "max_length": Code("MAX_LENGTH"),
@@ -116,14 +115,7 @@ def _training_arguments(setup: TrainSetup) -> dict[str, Any]:
         "bf16": is_bf16(setup),
         "fp16": setup.precision == "amp-float16" or None,
         "optim": optim_key(setup),
-        "eval_strategy": "no" if evaluated is None else "steps",
-        "eval_steps": None if evaluated is None else 1,
-        "per_device_eval_batch_size": evaluated,
-        "learning_rate": 2e-4,
-        "max_steps": STEPS,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
+        **run_arguments(setup),
     }
 
 
