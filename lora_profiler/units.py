@@ -127,12 +127,13 @@ def percent_text(fraction: float) -> str:
 
 
 def error_text(relative_error: float) -> str:
-    """A signed relative error as a percentage: 0.0047 -> '+0.47 %'. No error at all reads 'exact',
-    and nothing else does."""
+    """A signed relative error as a percentage: 0.0047 -> '+0.47 %', '<0.01 %' in either direction.
+    No error at all reads 'exact', and nothing else does."""
     if relative_error == 0:
         return "exact"
-    sign = "+" if relative_error > 0 else "-"
-    return f"{sign}<0.01 %" if abs(relative_error) < 0.00005 else f"{100 * relative_error:+,.2f} %"
+    if abs(relative_error) < 0.00005:
+        return "<0.01 %"
+    return f"{100 * relative_error:+,.2f} %"
 
 
 def change_text(ratio: float) -> str:

@@ -315,6 +315,18 @@ def complete_model(ctx: click.Context, param: Any, incomplete: str) -> list["Com
     return items(names)
 
 
+def model_argument(metavar: str) -> Callable[[Any], Any]:
+    """One model of a command, whose name may be several words: `llama 3.1 70b`."""
+    return click.argument(
+        "model",
+        metavar=metavar,
+        nargs=-1,
+        required=True,
+        shell_complete=complete_model,
+        callback=lambda ctx, param, words: " ".join(words),
+    )
+
+
 def complete_gpu(ctx: click.Context, param: Any, incomplete: str) -> list["CompletionItem"]:
     from lora_profiler.facts.catalog import bundled_gpus
 

@@ -9,7 +9,7 @@ from lora_profiler.cli.click_support import (
     check_new_file,
     command,
     complete_gpu,
-    complete_model,
+    model_argument,
     print_answer,
 )
 from lora_profiler.cli.option_groups import CARD, grouped, option
@@ -41,7 +41,7 @@ Examples:
   lora-profile crossover gpt2 --lengths 64,256,1024 --batches 1,8 --format json
 """,
 )
-@click.argument("model", metavar="MODEL", shell_complete=complete_model)
+@model_argument("MODEL")
 @grouped(CARD)(
     "--gpu", "KEY|custom:24GiB", "GPU to model; compares times too", shell_complete=complete_gpu
 )

@@ -12,7 +12,7 @@ from lora_profiler.cli.click_support import (
     WholeRange,
     check_new_file,
     command,
-    complete_model,
+    model_argument,
     print_answer,
     warn_of,
 )
@@ -159,7 +159,7 @@ Examples:
 Exit: 0 a run fits within the limits, 1 none does, 2 usage, 3 no such model.
 """,
 )
-@click.argument("model", metavar="MODEL|FILE", shell_complete=complete_model)
+@model_argument("MODEL|FILE")
 @option("--gpus", "GPU,8xGPU,...", "available GPUs: t4,8xh100", show_default="with a price")
 @option("--tokens", "10M", "training tokens per epoch, with padding")
 @option("--methods method_list", "full,lora,qlora", "methods to search", show_default="all")

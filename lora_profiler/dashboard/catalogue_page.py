@@ -1,4 +1,4 @@
-"""Catalogue: the bundled models and cards, to search, to sort, and to take to the page of
+"""Catalogue: the bundled models and GPUs, to search, to sort, and to take to the page of
 predictions."""
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ def show() -> None:
     link.write(link.written("Catalogue", remembered.question()))
     widgets.title("Catalogue", "What is known offline. Choose a row to predict it.")
     _models()
-    _cards()
+    _gpus()
 
 
 def _models() -> None:
@@ -59,15 +59,15 @@ def _models() -> None:
     widgets.downloads("models", export.of_rows("models", "models", model_records(matches)))
 
 
-def _cards() -> None:
-    cards = bundled_gpus()
+def _gpus() -> None:
+    gpus = bundled_gpus()
     matches = _matches(
-        "cards", cards, gpu_names, "4090; h100; amd", "custom:24GiB is any GPU of that size."
+        "GPUs", gpus, gpu_names, "4090; h100; amd", "custom:24GiB is any GPU of that size."
     )
     if not matches:
         return
     columns: dict[str, list[Any]] = {
-        "card": [c.name for c in matches],
+        "GPU": [c.name for c in matches],
         "key": [c.key for c in matches],
         "architecture": [c.architecture for c in matches],
         "usable, GiB": [None if c.usable_bytes is None else c.usable_bytes / GIB for c in matches],
@@ -78,16 +78,16 @@ def _cards() -> None:
         "source": [c.source for c in matches],
     }
     formats = {"usable, GiB": "%,.2f", "bandwidth, GB/s": "%,.0f", "bf16, TFLOP/s": "%,.1f"}
-    chosen = _table("cards", columns, formats, len(cards))
+    chosen = _table("GPUs", columns, formats, len(gpus))
     if chosen is not None and matches[chosen].usable_bytes is None:
         widgets.note(
             f"{matches[chosen].name} is sold with several memory sizes; type one as GPU memory on"
             " Predict."
         )
     elif chosen is not None:
-        card = matches[chosen]
-        _button(f"Predict on {card.name}", "cards_go", replace(remembered.question(), gpu=card.key))
-    widgets.downloads("cards", export.of_rows("cards", "cards", gpu_records(matches)))
+        gpu = matches[chosen]
+        _button(f"Predict on {gpu.name}", "gpus_go", replace(remembered.question(), gpu=gpu.key))
+    widgets.downloads("gpus", export.of_rows("gpus", "gpus", gpu_records(matches)))
 
 
 def _matches(
@@ -98,7 +98,7 @@ def _matches(
     instead: str,
 ) -> list[E]:
     """Those whose words, the name first, match the search; says what to do where none does."""
-    widgets.section(what.capitalize())
+    widgets.section(what[0].upper() + what[1:])
     text = st.text_input(f"Search the {what}", key=f"{what}_text", placeholder=example)
     matches = [entry for entry in entries if matching(text, words(entry))]
     if not matches:
@@ -107,10 +107,10 @@ def _matches(
     return matches
 
 
-def _memory_source(card: Gpu) -> str:
-    if card.usable_bytes is None:
+def _memory_source(gpu: Gpu) -> str:
+    if gpu.usable_bytes is None:
         return "several sizes"
-    return "estimated" if card.usable_is_estimated else "the driver's figure"
+    return "estimated" if gpu.usable_is_estimated else "the driver's figure"
 
 
 def _table(

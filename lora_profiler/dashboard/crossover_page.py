@@ -17,7 +17,7 @@ from lora_profiler.question.workload import Workload
 from lora_profiler.report.blocks import Drawing, Table
 from lora_profiler.report.charts.lines import MethodLine, crossover_lines
 from lora_profiler.report.charts.plot import Limit
-from lora_profiler.report.decision.crossover import crossover_blocks, sentences
+from lora_profiler.report.decision.crossover import crossover_blocks, sentences, setup_sentence
 from lora_profiler.report.labels import way_label
 from lora_profiler.units import count_text
 
@@ -46,6 +46,7 @@ def _show(inputs: Inputs) -> None:
     drawing = crossover_drawing("crossover", crossover, batch, _gpu(inputs))
     widgets.drawing(drawing, "crossover", nothing=nothing)
     widgets.blocks(block for block in crossover_blocks(crossover) if isinstance(block, Table))
+    widgets.small(setup_sentence(crossover))
 
 
 def _gpu(inputs: Inputs) -> Gpu | None:

@@ -214,7 +214,7 @@ def chosen_row(
 
 
 def percents_off(percents: float) -> str:
-    """A signed error for a column of per cent: '+0.47', '-<0.01', 'exact'."""
+    """A signed error for a column of per cent: '+0.47', '<0.01', 'exact'."""
     return error_text(percents / 100).removesuffix(" %")
 
 

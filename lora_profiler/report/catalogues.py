@@ -85,7 +85,7 @@ def gpus_table(gpus: Sequence[Gpu]) -> Table:
         gpus,
         (
             ("key", lambda gpu: gpu.key),
-            ("card", lambda gpu: gpu.name),
+            ("GPU", lambda gpu: gpu.name),
             ("architecture", lambda gpu: gpu.architecture),
             ("usable", usable),
             ("GB/s", lambda gpu: number(gpu.bandwidth_gb_s)),

@@ -65,7 +65,7 @@ def command_words() -> str:
 
 def nearest_peak_line(row: MeasuredMemory) -> str:
     """'Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 4 x 4,096 tokens with
-    checkpointing on a100_sxm_80gb peaked at 24.87 GiB; the prediction's error is -<0.01 % with its
+    checkpointing on a100_sxm_80gb peaked at 24.87 GiB; the prediction's error is <0.01 % with its
     stack replayed.'"""
     error = f"the prediction's error is {error_text(row.error)} with its stack replayed"
     apart = f", and is no test: {row.apart}" if row.apart else ""

@@ -179,6 +179,8 @@ def option_argument(option: Option, value: Any, name: str) -> Sequence[str]:
 
 NAMED = 8
 """So many of what a trainer sets are named in the short answer."""
+LOOP_OF_GUIDES = "transformers' Trainer"
+
 BARE_LINE = "Plain PyTorch loop; the model output is freed before backward"
 
 
@@ -256,7 +258,7 @@ def short_trainer_lines(
 
 def _for(trainer: Trainer) -> str:
     if trainer.stack.name == GUIDE:
-        return "Trained as in PEFT's and TRL's guides, by transformers' Trainer"
+        return f"Trained as in PEFT's and TRL's guides, by {LOOP_OF_GUIDES}"
     if trainer.stack.name == BARE:
         return BARE_LINE
     return f"Trained by {trainer.stack.title} (--trainer {trainer.stack.key})"

@@ -781,7 +781,7 @@ def test_models_and_cards_are_searchable() -> None:
     names = app.dataframe[0].value["model"].tolist()
     rows = app.dataframe[0].value.values.tolist()
     assert "meta-llama/Llama-3.1-8B" in names and all("8b" in str(row).lower() for row in rows)
-    app.text_input(key="cards_text").set_value("h100").run()
+    app.text_input(key="GPUs_text").set_value("h100").run()
     assert 0 < len(sound(app).dataframe[1].value) < 10
     app.text_input(key="models_text").set_value("<b>nothing").run()
     assert "No bundled model is called '<b>nothing'" in texts(sound(app))

@@ -161,6 +161,7 @@ def test_crossover_says_what_the_command_line_does() -> None:
     of_memory = [line for line in sentences(crossover(ways, gpu)) if "memory" in line]
     assert of_memory and all(line in shown for line in of_memory)
     assert "takes longer" not in shown and "Highest rank at which" in shown
+    assert "no checkpointing." in shown  # whatever the settings beside it say of each method
     (drawn,) = figures(app).values()
     assert {trace["name"] for trace in drawn["data"]} == {"full", "LoRA r16"}
     sound(app.toggle(key="crossover.timed").set_value(True).run())

@@ -100,6 +100,23 @@ def test_every_refusal_is_one_clear_line(key: str) -> None:
             assert str(refused.value).startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("word", "key"),
+    [
+        ("trl", "trl-sft"), ("TRL@1", "trl-sft"), ("SFTTrainer", "trl-sft"), ("GRPOTrainer", "trl-grpo"),
+        ("Trainer", "transformers"), ("LLaMA-Factory", "llamafactory"), ("Unsloth", "unsloth"),
+    ],
+)  # fmt: skip
+def test_a_trainer_is_found_by_its_library_or_class(word: str, key: str) -> None:
+    assert find_stack(word).name == key
+
+
+@pytest.mark.parametrize("word", ["", "peft", "trainer", "sft"])
+def test_a_word_that_could_be_several_trainers_is_none(word: str) -> None:
+    with pytest.raises(UsageError, match="unknown trainer"):
+        find_stack(word)
+
+
 def test_the_page_has_what_the_stacks_say() -> None:
     text = PAGE.read_text("utf-8")
     assert text == with_trainers(PAGE, text), (

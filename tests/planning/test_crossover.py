@@ -137,3 +137,11 @@ def test_the_command_compares_methods_with_checkpointing_in_all_or_none(words: s
     setups = json.loads(lora_profile("crossover", *asked).stdout)["setups"]
     on = {setup["checkpointing"] for setup in setups}
     assert on == {"trl" in words or words == "--checkpointing"}
+
+
+@pytest.mark.parametrize("verb", [("crossover", "--batches", "1"), ("plan", "--gpus", "t4")])
+def test_one_model_may_be_several_words(verb: tuple[str, ...]) -> None:
+    command, *options = verb
+    spaced = lora_profile(command, "llama", "3.2", "1b", *options, "--format", "json")
+    named = lora_profile(command, "meta-llama/Llama-3.2-1B", *options, "--format", "json")
+    assert spaced.stdout == named.stdout != ""

@@ -252,15 +252,18 @@ def versions(name: str) -> tuple[Stack, ...]:
 def find_stack(text: str) -> Stack:
     """The stack that `text` names, the newest version of it, or that after an @.
 
-    A version may be shorter than the one that is known, or longer: 1, 1.16 and 1.16.2 are all
-    answered by 1.16. Raises UsageError for a name or a version that is not known.
+    The name is the stack's key, its library or its class. A version may be shorter than the one
+    that is known, or longer: 1, 1.16 and 1.16.2 are all answered by 1.16. Raises UsageError for a
+    name or a version that is not known.
 
     Examples:
         >>> find_stack("trl-sft@1.16").title
         "TRL 1.16's SFTTrainer"
+        >>> find_stack("TRL").name
+        'trl-sft'
     """
-    name, at, version = text.strip().lower().partition("@")
-    stacks = versions(name)
+    word, at, version = text.strip().partition("@")
+    stacks = versions(name := _key_of(word))
     if not at:
         return stacks[0]
     for stack in stacks:
@@ -273,6 +276,18 @@ def find_stack(text: str) -> Stack:
         f"{name} is known in version {' and '.join(known)}, not {version[:60]!r}; name one that is"
         " known, or leave @ out for the newest."
     )
+
+
+def _key_of(word: str) -> str:
+    """The key itself; of a library the stack of supervised fine-tuning; of a class, spelled as in
+    code, its own; the word where nothing is so called."""
+    key = word.lower()
+    if key in trainers():
+        return key
+    newest = [versions(name)[0] for name in (*guided_trainers(), *trainers())]
+    by_library = [s for s in newest[: len(guided_trainers())] if s.library.lower() == key]
+    by_class = [s for s in newest if s.call == word != key]
+    return next((stack.name for stack in (*by_library, *by_class) if word), key)
 
 
 def _agree(version: str, known: str) -> bool:

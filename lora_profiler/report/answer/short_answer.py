@@ -40,7 +40,13 @@ from lora_profiler.report.blocks import (
     table,
 )
 from lora_profiler.report.labels import method_label, sureness
-from lora_profiler.report.setup_words import NAMED, asked_words, platform_words, short_trainer_lines
+from lora_profiler.report.setup_words import (
+    LOOP_OF_GUIDES,
+    NAMED,
+    asked_words,
+    platform_words,
+    short_trainer_lines,
+)
 from lora_profiler.units import (
     byte_unit,
     bytes_text,
@@ -160,7 +166,9 @@ def verdicts(answers: Sequence[Answer], guided: "Guided | None", subject: str) -
         from lora_profiler.report.answer.guided import trainer_advice, verdict_lines
 
         yield from verdict_lines(guided, answers)
-        yield from advice_blocks(answers, subject, partial(trainer_advice, guided))
+        yield from advice_blocks(
+            answers, subject, partial(trainer_advice, guided), by=f"By {LOOP_OF_GUIDES}"
+        )
     else:
         yield from verdict_blocks(answers, subject)
         yield from advice_blocks(answers, subject)

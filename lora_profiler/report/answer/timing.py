@@ -203,7 +203,7 @@ def smallest_cards_table(answers: Sequence[Answer], engine: str = "auto") -> Tab
         return None
     return Table(
         title="the smallest memory that is enough, the fastest GPU first",
-        columns=("", "card", "memory", "tokens a second"),
+        columns=("", "GPU", "memory", "tokens a second"),
         rows=tuple(row for answer in known for row in _rows(answer, engine)),
         left=2,
     )

@@ -212,6 +212,7 @@ def advice_blocks(
     subject: str = "",
     by_trainer: Callable[[Method], str] = lambda _: "",
     most: int = 2,
+    by: str = "",
 ) -> list[Paragraph]:
     """At most `most` things to do about the methods that do not fit, the lightest method first, in
     the words of the file `subject` where the question came from one; where a method has none, what
@@ -221,7 +222,7 @@ def advice_blocks(
         if answer.fit is None or answer.fit.verdict == "fits":
             continue
         of_file = _file_lines(answer, subject) if subject else ()
-        texts = [*long_samples_lines(answer), *of_file, *remedy_lines(answer)]
+        texts = [*long_samples_lines(answer), *of_file, *remedy_lines(answer, by)]
         method = answer.prediction.workload.setup.method
         found += texts[:1] or [by_trainer(method) or _several_gpus(answer)]
     return [advice(text) for text in found[:most]]
@@ -261,7 +262,7 @@ def long_samples_lines(answer: Answer) -> Iterator[str]:
     )
 
 
-def remedy_lines(answer: Answer) -> list[str]:
+def remedy_lines(answer: Answer, by: str = "") -> list[str]:
     """The change that keeps the training as it is, or changes it least; then the quickest."""
     remedies = answer.remedies if answer.fit and answer.fit.verdict != "fits" else ()
     if not remedies:
@@ -269,8 +270,9 @@ def remedy_lines(answer: Answer) -> list[str]:
     first = remedies[0]
     quickest = max(remedies, key=lambda remedy: remedy.tokens_per_second or 0)
     both = (first, quickest) if first.departure < quickest.departure else (first,)
+    who = f"{by} {way_label(answer.prediction.workload.setup)}" if by else method_name(answer)
     return [
-        f"{method_name(answer)} fits with `{' '.join(remedy.options)}`: {_outcome(remedy, answer)}."
+        f"{who} fits with `{' '.join(remedy.options)}`: {_outcome(remedy, answer)}."
         for remedy in both
     ]
 

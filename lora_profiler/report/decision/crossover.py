@@ -51,16 +51,10 @@ def crossover_blocks(found: Crossover) -> list[Block]:
 def _blocks(
     found: Crossover, batches: Sequence[int], maps: Sequence[Quantity] = ("memory", "time")
 ) -> list[Block]:
-    first = found.workloads[0]
-    where = f" on {a_gpu(found.gpu)}" if found.gpu else ""
     blocks: list[Block] = [*verdicts(found)]
     if any(point.highest_rank is not None for point in found.points):
         blocks.append(_ranks(found, batches))
-    words = training_line(first.setup).partition(", ")[2]
-    checkpointing = "with checkpointing" if first.setup.checkpointing else "no checkpointing"
-    if checkpoints_some(found.workloads):
-        checkpointing = "checkpointing in some"
-    lines = [f"{first.model.id}{where}: {words}, {checkpointing}."]
+    lines = [setup_sentence(found)]
     if any(point.seconds for point in found.points):
         lines.append(_TIMES)
     elif maps:
@@ -69,6 +63,17 @@ def _blocks(
     if len(batches) < len({point.batch_size for point in found.points}):
         lines.append("All batches and lengths: `--format json`.")
     return [*blocks, dim(*lines)]
+
+
+def setup_sentence(found: Crossover) -> str:
+    """'gpt2 on a T4: float32 weights, adamw (fused), no checkpointing.', what all methods share."""
+    first = found.workloads[0]
+    where = f" on {a_gpu(found.gpu)}" if found.gpu else ""
+    words = training_line(first.setup).partition(", ")[2]
+    checkpointing = "with checkpointing" if first.setup.checkpointing else "no checkpointing"
+    if checkpoints_some(found.workloads):
+        checkpointing = "checkpointing in some"
+    return f"{first.model.id}{where}: {words}, {checkpointing}."
 
 
 _TIMES = "Times are estimates: intervals that overlap may turn the order."
