@@ -53,8 +53,8 @@ def predict(workload: Workload, engine: str = "auto", *, may_trace: bool = True)
         >>> predict(workload).peak.total_bytes
         1331468072
     """
-    (engine,) = engines_for([workload], engine, may_trace=may_trace)
-    return predict_checked(workload, engine)
+    (ready,) = engines_for([workload], engine, may_trace=may_trace)
+    return predict_or_estimate(workload, ready, engine)[0]
 
 
 def peak_bytes(workload: Workload, engine: str = "auto") -> int:
@@ -116,6 +116,21 @@ def engines_for(
             adapters(workload.model, workload.setup.lora)  # what PEFT refuses is not traced first
     untrusted = make_missing(workloads, other_sizes=other_sizes)
     return ["traced" if workload in untrusted else engine for workload in workloads]
+
+
+def predict_or_estimate(workload: Workload, engine: str, asked: str) -> tuple[Prediction, str]:
+    """`predict_checked`, and the engine that answered: where "auto" was `asked` and the trace that
+    it chose fails, the estimate from the model's modules; whoever watches is told.
+
+    Raises UnbuildableError where the trace fails and the modules give no estimate.
+    """
+    try:
+        return predict_checked(workload, engine), engine
+    except UnbuildableError as e:
+        if asked != "auto" or not answers_without_trace(as_known(workload, asked)):
+            raise
+        warn(f"the step could not be traced: {e}")
+    return predict_checked(workload, asked), asked
 
 
 def predict_checked(workload: Workload, engine: str) -> Prediction:

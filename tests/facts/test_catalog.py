@@ -425,17 +425,30 @@ def test_usable_memory_is_the_cards_own_or_marked_as_an_estimate():
         assert 0.85 < card.usable_bytes / 2**30 / card.memory_gib_marketed <= 1
 
 
-SIZES = {
-    "custom:24GiB": 24 * 2**30,
-    "custom:24GB": 24 * 10**9,
-    "custom: 24576 mib": 24 * 2**30,
-    "CUSTOM:1.5GiB": 3 * 2**29,
-}
+SIZES = {"custom:24GiB": 24 * 2**30, "custom: 24576 mib": 24 * 2**30, "CUSTOM:1.5GiB": 3 * 2**29}
 
 
 @pytest.mark.parametrize(("name", "size"), SIZES.items())
 def test_custom_cards(name, size):
     assert find_gpu(name).usable_bytes == size and not find_gpu(name).usable_is_estimated
+
+
+def test_models_with_the_words_of_a_name_come_before_those_spelled_like_it():
+    with pytest.raises(ModelNotFoundError, match="Did you mean meta-llama/Llama-4-Scout"):
+        find_model("llama4", offline=True)
+
+
+def test_a_cpu_is_no_gpu():
+    with pytest.raises(UsageError, match="`--device cpu`"):
+        find_gpu("CPU")
+
+
+@pytest.mark.parametrize(("sold", "like"), [("24GB", "rtx_4090"), ("custom:32 GB", "rtx_5090")])
+def test_a_gpu_of_a_printed_size_loses_what_others_do(sold, like):
+    """A program has less than what a GPU is sold with; some GPUs with ECC have less again."""
+    gpu = find_gpu(sold)
+    assert gpu.usable_is_estimated and gpu.name == f"{find_gpu(like).memory_gib_marketed:g} GB GPU"
+    assert gpu.usable_bytes == pytest.approx(find_gpu(like).usable_bytes, rel=0.005)
 
 
 BAD_SIZES = ("", "24", "0GiB", "-1GiB", "1e9TiB", "99999999999TiB")

@@ -17,6 +17,7 @@ from lora_profiler.errors import CompileError, UnbuildableError
 from lora_profiler.facts.catalog import find_model
 from lora_profiler.memory.compiled.evaluation import forget
 from lora_profiler.memory.compiled.profile import Profile
+from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import engines_for, peak_bytes, predict
 from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
@@ -225,6 +226,30 @@ def test_a_step_that_cannot_be_traced_is_said_from_python_too(
     with pytest.warns(UserWarning, match="could not be traced: no such operator"):
         found = predict(workload)
     assert (found.engine, found.saved_activation_bytes) == ("analytic", None)
+
+
+def first_answer(workload: Workload, engine: str = "auto") -> Prediction:
+    return answers([workload], engine=engine)[0].prediction
+
+
+@pytest.mark.parametrize("ask", [predict, first_answer])
+def test_shards_that_cannot_be_traced_are_estimated(
+    monkeypatch: pytest.MonkeyPatch, ask: Any
+) -> None:
+    """Shards are traced at exactly their size; what a trace refuses has an estimate all the same,
+    and an error where a trace is what was asked for."""
+
+    def fail(workload: Workload) -> Prediction:
+        raise UnbuildableError("no such operator.")
+
+    monkeypatch.setattr("lora_profiler.trace.predict", fail)
+    setup = TrainSetup(seq_len=72, world_size=2, sharding="fsdp", checkpointing=True)
+    workload = Workload(model=find_model("google/gemma-4-E2B-it"), setup=setup)
+    with pytest.warns(UserWarning, match="could not be traced: no such operator"):
+        found = ask(workload)
+    assert (found.engine, found.exactness) == ("analytic", "estimate") and found.is_whole
+    with pytest.raises(UnbuildableError, match="no such operator"):
+        ask(workload, "traced")
 
 
 def test_without_a_profile_the_engine_says_how_to_make_one(run: Run, config: str) -> None:

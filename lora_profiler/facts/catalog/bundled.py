@@ -132,14 +132,10 @@ def named_by_words(text: str) -> str | None:
     the letters of its name, "olmo 7b" and "Llama-3.3-70B" the words of one alone. Raises
     AmbiguousModelError where several have the words, if they are apart."""
     words, is_loose = _words(text), " " in text
-    fitting: dict[str, list[str]] = {}
-    for line in _lines():
-        id = _names(line)[0]
-        own = _words(id.rpartition("/")[2])
+    for id, own in _own_words():
         if "".join(own) == "".join(words):
             return id
-        if set(words) <= set(own):
-            fitting[id] = own
+    fitting = {id: own for id, own in _own_words() if set(words) <= set(own)}
     exact = [id for id, own in fitting.items() if len(own) == len(words)]
     few = exact or list(fitting)
     if len(few) > 1 and not is_loose:
@@ -151,8 +147,17 @@ def named_by_words(text: str) -> str | None:
     return few[0] if few else None
 
 
+def _own_words() -> Iterator[tuple[str, list[str]]]:
+    """Of each bundled model its id, and the words of it without its organisation."""
+    for line in _lines():
+        id = _names(line)[0]
+        yield id, _words(id.rpartition("/")[2])
+
+
 def _words(name: str) -> list[str]:
-    return [word for word in re.split(r"[\s/_\-]+", name.lower()) if word]
+    """Lower case; a number behind a name is a word of its own, as in Qwen3 and Gemma 3."""
+    apart = re.sub(r"(?<=[a-z]{2})(?=\d)", " ", name.lower())
+    return [word for word in re.split(r"[\s/_\-]+", apart) if word]
 
 
 def similar_names(name: str) -> str:
@@ -161,6 +166,8 @@ def similar_names(name: str) -> str:
     ids = [spelling for id, aliases in map(_names, _lines()) for spelling in (id, *aliases)]
     if "/" in name:
         return did_you_mean(name, ids)
+    if holding := [id for id, own in _own_words() if set(_words(name)) <= set(own)]:
+        return f" Did you mean {', '.join(sorted(holding, key=len)[:4])}?"
     by_tail = {full.rsplit("/", 1)[-1].lower(): full for full in reversed(ids)}
     close = [by_tail[tail] for tail in nearest(name, by_tail)]
     return f" Did you mean {', '.join(close)}?" if close else ""

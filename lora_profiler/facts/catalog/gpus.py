@@ -179,6 +179,8 @@ def find_gpu(name: str) -> Gpu:
         )
     if wanted.lower().startswith("custom") or re.fullmatch(_ANY_SIZE, wanted.lower()):
         return _custom(wanted)
+    if wanted.lower() == "cpu":
+        raise UsageError("a CPU is no GPU; write `--device cpu` in place of `--gpu cpu`.")
     if wanted.lower() == "auto":
         return find_gpu(_installed())
     cards = bundled_gpus()
@@ -241,6 +243,16 @@ def _all_words(card: Gpu) -> set[str]:
 
 
 def _custom(name: str) -> Gpu:
+    """24GiB are usable bytes; 24GB is what a GPU is sold as, of which NVIDIA's lose a share."""
+    sold = re.fullmatch(r"(?:custom:)? *(\d+(?:\.\d+)?) ?gb", name.lower())
+    if sold and MIB <= float(sold[1]) * GIB < 1 << 60:
+        return Gpu(
+            key=name,
+            name=f"{float(sold[1]):g} GB GPU",
+            memory_gib_marketed=float(sold[1]),
+            source="given by the user",
+            lost_share=_lost_share_of_nvidia(),
+        )
     try:
         memory = parse_bytes(name.rpartition(":")[2])
     except UsageError:
@@ -254,6 +266,13 @@ def _custom(name: str) -> Gpu:
         memory_bytes_usable=memory,
         source="given by the user",
     )
+
+
+@cache
+def _lost_share_of_nvidia() -> float:
+    """The median over its GPUs."""
+    shares = [gpu.lost_share for gpu in bundled_gpus() if gpu.vendor == "nvidia"]
+    return sorted(shares)[len(shares) // 2]
 
 
 def _installed() -> str:

@@ -36,7 +36,7 @@ def gpu_name(gpu: "Gpu") -> str:
     name = gpu.name
     if name.partition(" ")[0] == gpu.key:  # `custom:24GiB` or `24GiB`, as typed
         less = name.partition(" ")[2]  # what vLLM has of it
-        return f"{gpu.memory_gib_marketed:g} GiB GPU {less}".rstrip()
+        return f"{gpu.memory_gib_marketed:.4g} GiB GPU {less}".rstrip()
     for maker in ("NVIDIA ", "GeForce ", "AMD ", "Intel "):
         name = name.removeprefix(maker)
     return name
@@ -217,14 +217,19 @@ def advice_blocks(
     """At most `most` things to do about the methods that do not fit, the lightest method first, in
     the words of the file `subject` where the question came from one; where a method has none, what
     `by_trainer` says of it, or how many GPUs there must be, which is what `plan` answers."""
-    found = []
+    found: list[str] = []
+    lacking: list[Answer] = []
     for answer in sorted(answers, key=lambda answer: answer.prediction.peak.total_bytes):
         if answer.fit is None or answer.fit.verdict == "fits":
             continue
         of_file = _file_lines(answer, subject) if subject else ()
         texts = [*long_samples_lines(answer), *of_file, *remedy_lines(answer, by)]
         method = answer.prediction.workload.setup.method
-        found += texts[:1] or [by_trainer(method) or _several_gpus(answer)]
+        texts = texts[:1] or list(filter(None, [by_trainer(method)]))
+        found += texts
+        lacking += [] if texts else [answer]
+    if lacking:
+        found.append(_several_gpus(lacking))
     return [advice(text) for text in found[:most]]
 
 
@@ -241,11 +246,15 @@ def _file_lines(answer: Answer, file: str) -> Iterator[str]:
             yield f"Set {words} in {file}: {_outcome(remedy, answer)}."
 
 
-def _several_gpus(answer: Answer) -> str:
-    workload = answer.prediction.workload
+def _several_gpus(answers: Sequence[Answer]) -> str:
+    workload = answers[0].prediction.workload
     how_many = "more" if workload.setup.is_shared else "several"
+    ways, need = (
+        [way_label(a.prediction.workload.setup) for a in answers],
+        "s" * (len(answers) == 1),
+    )
     plan = f"`lora-profile plan {workload.model.id}`"
-    return f"{method_name(answer)} needs {how_many} GPUs: {plan}."
+    return f"{capital(joined(ways))} need{need} {how_many} GPUs: {plan}."
 
 
 def long_samples_lines(answer: Answer) -> Iterator[str]:
