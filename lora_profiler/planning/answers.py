@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.facts.stacks import Trainer
 from lora_profiler.memory.prediction import LayerCost, Prediction
-from lora_profiler.planning.engine import (
-    REHEARSED,
-    engines_for,
-    on_card,
-    predict,
-    predict_or_estimate,
-)
+from lora_profiler.planning.engine import REHEARSED, engines_for, on_card, predict, predict_checked
 from lora_profiler.planning.memory_savings import Lever, best_lever
 from lora_profiler.planning.memory_savings import levers as every_lever
 from lora_profiler.question.model_spec import Module
@@ -201,8 +195,10 @@ def answers(
             raise
         own = {name: v for w in ready for name, v in trainer.from_stack(w).items()}
         raise UsageError(trainer.explained(str(e), own)) from e
-    answered = [predict_or_estimate(w, e, engine) for w, e in zip(ready, engines, strict=True)]
-    predictions, engines = [_of_loop(p, trainer) for p, _ in answered], [e for _, e in answered]
+    predictions = [
+        _of_loop(predict_checked(workload, engine), trainer)
+        for workload, engine in zip(ready, engines, strict=True)
+    ]
     if engine == REHEARSED:  # what else is asked would each take a rehearsal
         engines = ["auto"] * len(engines)
     times = Times(predictions, gpu, engines, batches)

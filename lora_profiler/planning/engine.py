@@ -41,9 +41,10 @@ def predict(workload: Workload, engine: str = "auto", *, may_trace: bool = True)
     """The prediction of the named answerer.
 
     "auto" takes a compiled profile where one is bundled or cached, else rules that know the model,
-    else a profile made now: see `engines_for`. "traced" traces the real step anew, which needs
-    torch and takes seconds to minutes, and keeps the profile. "rehearsed" runs the harness' own
-    steps on a pretended card, which takes a CUDA build of torch and some seconds.
+    else the estimate from its modules, else a profile made now: see `engines_for`. "traced" traces
+    the real step anew, which needs torch and takes seconds to minutes, and keeps the profile.
+    "rehearsed" runs the harness' own steps on a simulated GPU, which takes a CUDA build of torch
+    and some seconds.
 
     Raises UsageError for an engine that is unknown, and whatever the answerer raises.
 
@@ -53,8 +54,8 @@ def predict(workload: Workload, engine: str = "auto", *, may_trace: bool = True)
         >>> predict(workload).peak.total_bytes
         1331468072
     """
-    (ready,) = engines_for([workload], engine, may_trace=may_trace)
-    return predict_or_estimate(workload, ready, engine)[0]
+    (engine,) = engines_for([workload], engine, may_trace=may_trace)
+    return predict_checked(workload, engine)
 
 
 def peak_bytes(workload: Workload, engine: str = "auto") -> int:
@@ -83,12 +84,13 @@ def engines_for(
 ) -> list[str]:
     """Makes workloads ready: checks them, once, and tells the engine to ask for each.
 
-    "auto" stands for a profile that is bundled or cached, else the rules. Where neither knows what
-    the model keeps, the step is traced here and now, and the profile kept, if torch is installed;
-    "traced" comes back for a workload of which no profile could be trusted: it is traced at exactly
-    its size. Without `may_trace` nothing is, and the rules give a lower bound. With `other_sizes`
-    the profiles for other batches and lengths are made too: the largest that fit are searched for
-    among all. Whoever watches (`trace.watch`) is told of traces and of what could not be traced.
+    "auto" stands for a profile that is bundled or cached, else the rules, else the estimate from
+    the model's modules, which is there at once. Where there is none of these, the step is traced
+    here and now, and the profile kept, if torch is installed; "traced" comes back for a workload of
+    which no profile could be trusted: it is traced at exactly its size. Without `may_trace` nothing
+    is, and the rules give a lower bound. With `other_sizes` the profiles for other batches and
+    lengths are made too: the largest that fit are searched for among all. Whoever watches
+    (`trace.watch`) hears of traces and of what could not be traced.
 
     Raises UsageError for an unknown engine, and for a workload that cannot be answered.
     """
@@ -105,32 +107,20 @@ def engines_for(
             check(workload, "traced")
         return ["traced"] * len(workloads)
     workloads = [as_known(workload, engine) for workload in workloads]
-    if engine != "auto" or not may_trace or all(map(rules_know, workloads)):
+    from lora_profiler.memory.analytic import tells
+
+    unknown = [workload for workload in workloads if not tells(workload)]
+    if engine != "auto" or not may_trace or not unknown:
         return [engine] * len(workloads)
     from lora_profiler.question.adapters import adapters
 
-    for workload in workloads:
-        if not rules_know(workload) and (reason := trace_unsupported_reason(workload.setup)):
+    for workload in unknown:
+        if reason := trace_unsupported_reason(workload.setup):
             raise UsageError(f"{workload.model.id} has layers that no rule describes, and {reason}")
         if workload.setup.lora is not None:
             adapters(workload.model, workload.setup.lora)  # what PEFT refuses is not traced first
-    untrusted = make_missing(workloads, other_sizes=other_sizes)
+    untrusted = make_missing(unknown, other_sizes=other_sizes)
     return ["traced" if workload in untrusted else engine for workload in workloads]
-
-
-def predict_or_estimate(workload: Workload, engine: str, asked: str) -> tuple[Prediction, str]:
-    """`predict_checked`, and the engine that answered: where "auto" was `asked` and the trace that
-    it chose fails, the estimate from the model's modules; whoever watches is told.
-
-    Raises UnbuildableError where the trace fails and the modules give no estimate.
-    """
-    try:
-        return predict_checked(workload, engine), engine
-    except UnbuildableError as e:
-        if asked != "auto" or not answers_without_trace(as_known(workload, asked)):
-            raise
-        warn(f"the step could not be traced: {e}")
-    return predict_checked(workload, asked), asked
 
 
 def predict_checked(workload: Workload, engine: str) -> Prediction:
@@ -313,7 +303,6 @@ def resized(workload: Workload, setup: TrainSetup, engine: str) -> Workload:
 
 def _at_hand(workload: Workload) -> str:
     """Who answers for "auto" without a trace."""
-    from lora_profiler.memory.compiled import has_nearly, has_profile
 
     # a profile leaves the loop's state open, by which some weights are wider
     fits = has_profile(workload) and not profile_unsupported_reason(workload)
@@ -371,7 +360,6 @@ def engine_for_search(prediction: Prediction, engine: str) -> str:
 
 def rules_know(workload: Workload) -> bool:
     """Whether the rules know what the model's layers keep."""
-    from lora_profiler.memory.analytic import knows
 
     return knows(workload)
 
@@ -462,22 +450,17 @@ def _checkpoint_words(workload: Workload) -> tuple[str, ...]:
 
 
 def is_worth_a_trace(workload: Workload) -> bool:
-    """Whether neither rules nor a profile know the model's activations, and what a trace needs is
+    """Whether nothing at hand tells the model's activations, and what a trace needs is
     installed."""
     if profile_unsupported_reason(workload):
         return False
-    return (
-        not knows(workload)
-        and not has_profile(workload)
-        and not has_nearly(workload)
-        and not missing()
-    )
+    return not answers_without_trace(workload) and not missing()
 
 
 def _is_traced_alone(workload: Workload) -> bool:
-    """Whether neither rules nor a profile for other sizes can know the activations, as of a
-    trainer's own loss, where a trace of exactly this size can be made."""
-    if not profile_unsupported_reason(workload) or knows(workload) or missing():
+    """Whether neither what is at hand nor a profile for other sizes can tell the activations, as of
+    a trainer's own loss, where a trace of exactly this size can be made."""
+    if not profile_unsupported_reason(workload) or answers_without_trace(workload) or missing():
         return False
     try:
         check(workload, "traced")

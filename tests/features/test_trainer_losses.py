@@ -186,7 +186,8 @@ def test_a_loss_of_layers_without_rules_is_traced(scale: dict[str, float]) -> No
     config = {**tracing.config_of("llama"), "model_type": "granite", **scale}
     config["architectures"] = ["GraniteForCausalLM"]
     model = model_from_config(config, id="granite", source="test")
-    prediction = predict_by_any(Workload(model=model, setup=replace(AMP, lora=LORA, loss="trl")))
+    asked = Workload(model=model, setup=replace(AMP, lora=LORA, loss="trl"))
+    prediction = predict_by_any(asked, "traced")
     assert prediction.engine == "traced"
     assert prediction.exactness == "estimate"
     assert "No rehearsal held TRL's head" in " ".join(prediction.assumptions)

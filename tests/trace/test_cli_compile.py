@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 from commands import Run
 from families import TINY_BLOOM
 from lora_profiler.errors import CompileError, UnbuildableError
-from lora_profiler.facts.catalog import find_model
+from lora_profiler.facts.catalog import find_gpu, find_model
 from lora_profiler.memory.compiled.evaluation import forget
 from lora_profiler.memory.compiled.profile import Profile
 from lora_profiler.memory.prediction import Prediction
@@ -72,6 +72,7 @@ def test_a_compiled_model_is_answered_exactly_for_every_size(run: Run, config: s
     assert "largest batch" in words.stdout
 
 
+@pytest.mark.usefixtures("no_estimates")
 def test_auto_traces_what_the_rules_do_not_know_once(run: Run, config: str) -> None:
     for length, is_traced in (("64", True), ("99", False)):
         done = run(
@@ -81,6 +82,7 @@ def test_auto_traces_what_the_rules_do_not_know_once(run: Run, config: str) -> N
         assert json.loads(done.stdout)["predictions"][0]["engine"] == "compiled"
 
 
+@pytest.mark.usefixtures("no_estimates")
 def test_with_a_card_other_sizes_are_traced_too_since_they_are_searched(
     run: Run, config: str
 ) -> None:
@@ -93,6 +95,7 @@ def test_with_a_card_other_sizes_are_traced_too_since_they_are_searched(
     assert "may run out of memory" in one_more.stdout or "does not fit" in one_more.stdout
 
 
+@pytest.mark.usefixtures("no_estimates")
 def test_sizes_that_no_line_shows_are_not_traced(
     run: Run, config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +144,7 @@ def test_a_profile_that_cannot_be_trusted_leaves_the_others(
     assert "warning: its tape changes" in done.stderr
 
 
+@pytest.mark.usefixtures("no_estimates")
 def test_auto_traces_the_size_asked_where_no_profile_can_be_trusted(
     run: Run, config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,20 +175,18 @@ def test_auto_traces_the_size_asked_where_no_profile_can_be_trusted(
 
 def test_auto_means_the_same_from_python_as_on_the_command_line(run: Run, config: str) -> None:
     words = ("predict", config, "--method", "full", "-s", "64", "--trainer", "bare")
-    (said,) = predictions(run, *words)
-    (Path(os.environ["LORA_PROFILER_CACHE"]) / "profiles.sqlite").unlink()
-    forget()
     workload = Workload(model=find_model(config), setup=TrainSetup(seq_len=64))
-    (first,) = answers([workload], may_trace=False)
-    assert first.prediction.exactness == "estimate"  # by its modules
-    found = predict(workload)
-    assert found.saved_activation_bytes == said["saved_activation_bytes"]
-    assert found.peak.total_bytes == said["peak"]["total_bytes"] == peak_bytes(workload)
-    (again,) = answers([workload], may_trace=False)  # as the dashboard asks: the profile is there
-    assert again.prediction == found
-    assert found.exactness == "exact"
+    for exactness in ("estimate", "exact"):
+        (said,), found = predictions(run, *words), predict(workload)
+        assert found.saved_activation_bytes == said["saved_activation_bytes"]
+        assert found.peak.total_bytes == said["peak"]["total_bytes"] == peak_bytes(workload)
+        (again,) = answers([workload], may_trace=False)  # as the dashboard asks
+        assert again.prediction == found and found.exactness == exactness
+        assert run("compile", config, "--method", "full", "--trainer", "bare").exit_code == 0
+        forget()
 
 
+@pytest.mark.usefixtures("no_estimates")
 def test_one_method_without_a_trusted_profile_leaves_the_other_s(
     config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,28 +230,22 @@ def test_a_step_that_cannot_be_traced_is_said_from_python_too(
     assert (found.engine, found.saved_activation_bytes) == ("analytic", None)
 
 
-def first_answer(workload: Workload, engine: str = "auto") -> Prediction:
-    return answers([workload], engine=engine)[0].prediction
-
-
-@pytest.mark.parametrize("ask", [predict, first_answer])
-def test_shards_that_cannot_be_traced_are_estimated(
-    monkeypatch: pytest.MonkeyPatch, ask: Any
+@pytest.mark.parametrize("shards", [{}, {"world_size": 2, "sharding": "fsdp"}])
+def test_a_trace_is_made_on_request_where_the_modules_give_an_estimate(
+    monkeypatch: pytest.MonkeyPatch, shards: dict[str, Any]
 ) -> None:
-    """Shards are traced at exactly their size; what a trace refuses has an estimate all the same,
-    and an error where a trace is what was asked for."""
-
     def fail(workload: Workload) -> Prediction:
         raise UnbuildableError("no such operator.")
 
+    without_laws(monkeypatch)
     monkeypatch.setattr("lora_profiler.trace.predict", fail)
-    setup = TrainSetup(seq_len=72, world_size=2, sharding="fsdp", checkpointing=True)
+    monkeypatch.setattr("lora_profiler.trace.compiler.compile_profile", fail)
+    setup = TrainSetup(seq_len=72, checkpointing=True, **shards)
     workload = Workload(model=find_model("google/gemma-4-E2B-it"), setup=setup)
-    with pytest.warns(UserWarning, match="could not be traced: no such operator"):
-        found = ask(workload)
-    assert (found.engine, found.exactness) == ("analytic", "estimate") and found.is_whole
+    for found in (predict(workload), answers([workload], find_gpu("h100"))[0].prediction):
+        assert (found.engine, found.exactness, found.is_whole) == ("analytic", "estimate", True)
     with pytest.raises(UnbuildableError, match="no such operator"):
-        ask(workload, "traced")
+        predict(workload, "traced")
 
 
 def test_without_a_profile_the_engine_says_how_to_make_one(run: Run, config: str) -> None:

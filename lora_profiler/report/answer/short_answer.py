@@ -10,7 +10,10 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import common_assumptions
 from lora_profiler.planning.fit import Fit
 from lora_profiler.question.loop import loop_facts
-from lora_profiler.question.support.check import profile_unsupported_reason
+from lora_profiler.question.support.check import (
+    profile_unsupported_reason,
+    trace_unsupported_reason,
+)
 from lora_profiler.question.workload import TrainSetup
 from lora_profiler.report.answer.verdicts import (
     MOST,
@@ -376,9 +379,12 @@ def sureness_words(answer: Answer) -> str:
 def estimated_words(prediction: Prediction) -> str:
     """Of a type that neither rules nor laws describe; {} is for the bound."""
     words = "Within {}: estimated from the names and shapes of the model's layers"
-    if profile_unsupported_reason(prediction.priced_as or prediction.workload):
-        return words
-    return f"{words}; `lora-profile compile` makes it exact"
+    workload = prediction.priced_as or prediction.workload
+    if not profile_unsupported_reason(workload):
+        return f"{words}; `lora-profile compile` makes it exact"
+    if not trace_unsupported_reason(workload.setup):
+        return f"{words}; `--engine traced` makes it exact"
+    return words
 
 
 def missing_words(answer: Answer) -> str:
