@@ -48,13 +48,19 @@ def message_lines(text: str) -> list[str]:
     parts = [
         re.sub(r"`\.$", "`", printable(part.strip()))
         for line in text.split("\n")
-        for part in _SENTENCE_END.split(line)
+        for part in _sentences(line)
         if part.strip()
     ]
     first, *rest = parts or [""]
     if re.match(r"(There|The|No|This|These|An?) ", first):
         first = first[0].lower() + first[1:]
     return [first.rstrip(".;"), *(_capitalised(part.rstrip(";")) for part in rest)]
+
+
+def _sentences(line: str) -> Iterator[str]:
+    """Split outside backticks: `trl sft ... --bf16 false` is one command."""
+    whole = re.sub(r"`[^`]*`", lambda typed: typed[0].replace(" ", "\0"), line)
+    return (part.replace("\0", " ") for part in _SENTENCE_END.split(whole))
 
 
 def message_text(kind: str, text: str) -> str:

@@ -57,6 +57,11 @@ def test_messages_are_found_again_among_other_lines() -> None:
     lines = ["Training", "warning: a", "  b", "error: c", "  Try: d", "done"]
     assert list(messages_in(WARNING, lines)) == ["a\nb"]
     assert list(messages_in(ERROR, lines)) == ["c\nTry: d"]
+    typed = "Type `lora-profile --gpu t4 ... trl sft ... --bf16`. Then wait."
+    assert message_lines(typed) == [
+        "Type `lora-profile --gpu t4 ... trl sft ... --bf16`",
+        "Then wait.",
+    ]
     assert message_lines("torch is old; torch 2.11 will do. take it") == [
         "torch is old",
         "torch 2.11 will do.",
