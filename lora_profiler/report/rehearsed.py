@@ -2,6 +2,7 @@
 says of every figure that it was rehearsed, not measured."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from lora_profiler.report.blocks import (
     Section,
     Table,
     VerdictLine,
+    advice,
     dim,
     paragraph,
     table,
@@ -289,7 +291,21 @@ def _failure(result: Rehearsal, *, detail: bool) -> list[Block]:
     if read and result.status == "error":
         value = f"{read['value']}, which the simulated GPU did not compute"
         places += [f"The script last read {value}:", f"  {_place(read['where'])}"]
-    return [paragraph(f"{error['type']}: {words}", *places)]
+    return [paragraph(f"{error['type']}: {words}", *places), *_pretended(result)]
+
+
+_OF_HUB = re.compile(r"on the Hub|huggingface\.co|OfflineMode", re.IGNORECASE)
+
+
+def _pretended(result: Rehearsal) -> Iterator[Block]:
+    """What to type where something of the hub is not on this disk and could be simulated."""
+    document = result.document
+    if result.status != "error" or document.get("pretends_data", True):
+        return
+    if names := document["without_tokenizer"]:
+        yield advice(f"The tokenizer of {', '.join(names)} is not here: add `--pretend-data`.")
+    elif _OF_HUB.search(document["error"]["message"]):
+        yield advice("Data that is not on this disk can be simulated: add `--pretend-data`.")
 
 
 def _when(moment: Mapping[str, Any]) -> str:

@@ -1675,6 +1675,28 @@ def test_what_is_not_predicted_is_said(
     assert "No prediction to compare with" in text
 
 
+@pytest.mark.parametrize(
+    ("without", "message", "advice"),
+    [
+        (["org/tiny"], "cannot reshape", "The tokenizer of org/tiny is not here"),
+        (
+            [],
+            "Couldn't reach 'trl-lib/Capybara' on the Hub",
+            "Data that is not on this disk can be",
+        ),
+        ([], "cannot reshape", ""),
+    ],
+)
+def test_what_can_be_simulated_is_advised(without: list[str], message: str, advice: str) -> None:
+    error = {"type": "RuntimeError", "message": message, "step": 0, "phase": "", "where": []}
+    failed = {"status": "error", "error": error, "without_tokenizer": without}
+    for pretends in (False, True):
+        result = Rehearsal(document(**failed, pretends_data=pretends))
+        text = plain(rehearsal_blocks([result], CARD, "train.py", None, detail=False))
+        assert ("--pretend-data" in text) == (bool(advice) and not pretends)
+        assert pretends or advice in " ".join(text.split())
+
+
 def test_a_script_that_leaves_no_model_has_no_nearest_question() -> None:
     left = {name: value for name, value in FACTS.items() if name in ("optimizers", "accumulation")}
     found = nearest(left, 1, 80, "2.13.0+cu130")

@@ -17,7 +17,7 @@ from .kernels_by_name import attention_kernels, runs_other_cudnn
 from .peaks import COUNTERS, Key, Peaks
 from .settings import Settings
 from .tensors import Owner
-from .tokens import DATA_STOOD_IN, TEXTS
+from .tokens import DATA_STOOD_IN, NOT_FOUND, TEXTS, TOKENIZER
 from .trained_model import training_summary
 from .values import DECOMPOSED, LARGEST_CASE, LAST_READ
 from .weights import STOOD_IN
@@ -132,6 +132,12 @@ def _document(run: Run, status: str, error: Mapping[str, Any] | None) -> dict[st
         "dtypes_of_holes": STOOD_IN,
         "data_stood_in": list(dict.fromkeys(DATA_STOOD_IN)),
         "data_sizes": TEXTS,
+        "pretends_data": run.settings.pretends_data,
+        "without_tokenizer": [
+            name
+            for name, folder in NOT_FOUND.items()  # not even after the script looked for it
+            if not any(folder.glob(f"snapshots/*/{TOKENIZER[0]}"))
+        ],
         "changed": CHANGED,
         "values_read": kernels.values_read(),
         "facts": {

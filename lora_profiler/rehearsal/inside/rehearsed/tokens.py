@@ -9,6 +9,8 @@ from typing import Any
 
 DATA_STOOD_IN: list[str] = []
 """What was stood in for, in words."""
+NOT_FOUND: dict[str, Path] = {}
+"""Models without a tokenizer on this disk, where none may be simulated -> the model's folder."""
 TEXTS: dict[str, str] = {}
 """Kinds of what was made in place of data -> the size of each, in words."""
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")

@@ -17,6 +17,7 @@ from .checkpoints import catalogue_dtype, known_checkpoint
 from .settings import Settings
 from .tokens import (
     DATA_STOOD_IN,
+    NOT_FOUND,
     PREPROCESSORS,
     TOKENIZER,
     tokenizer_class,
@@ -140,6 +141,8 @@ def _prepare(settings: Settings, repository: str, name: str, place: str) -> None
             DATA_STOOD_IN.append(f"the tokenizer of {repository}")
         elif path.name in PREPROCESSORS:
             write_preprocessor(path)
+    elif path.name in TOKENIZER:
+        NOT_FOUND[repository] = folder
     if not path.exists():
         _mark_missing(folder, snapshot.name, name)
 
