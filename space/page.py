@@ -1,6 +1,8 @@
-"""Predict for a part of the catalogue as one HTML file without a server: opened from disk, offline.
+"""Predict without a server: an HTML page, opened from disk, offline. The first model is in it, each
+other one in a file of its own beside it, in `predict-models`, loaded where it is chosen.
 
-`python -m space.page FILE` writes it; `mkdocs build` makes it anew as `predict.html`.
+`python -m space.page FILE` writes both, of every model whose layers the rules know, which takes
+half an hour; `mkdocs build` makes `predict.html` anew, of the most wanted models.
 Peaks are the polynomials of the rules with exact integers, in the browser. What a card keeps free
 is what the allocator needs, simulated there over the same requests as in `planning.simulated`; the
 bound on fragmentation where there is no tape, as there is none for cards without bfloat16.
@@ -12,6 +14,7 @@ import os
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -25,7 +28,7 @@ from lora_profiler.facts.catalog import Gpu, bundled_gpus, bundled_models
 from lora_profiler.facts.stacks import BARE, GUIDE, as_guided, find_stack, guided_trainers, spelled
 from lora_profiler.memory.compiled.regime import KernelChoice, kernel_choice
 from lora_profiler.memory.compiled.requests import FLASH_ROWS, room_of
-from lora_profiler.planning.engine import pads_masks, windows_of
+from lora_profiler.planning.engine import pads_masks, rules_know, windows_of
 from lora_profiler.planning.fit import BATCHES, LENGTHS, NEAR, RANKS, lengths
 from lora_profiler.planning.reserve import (
     FRAGMENTATION_BYTES,
@@ -46,7 +49,7 @@ from lora_profiler.report.answer.verdicts import gpu_name
 from space.peaks import ENGINE, Law, Tables, held, of_model
 from space.tapes import Tapes
 
-ALL_MODELS = (
+WANTED = (
     "meta-llama/Llama-3.1-8B",
     "HuggingFaceTB/SmolLM2-1.7B",
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
@@ -73,9 +76,12 @@ ALL_MODELS = (
     "allenai/OLMo-2-1124-7B",
     "openai-community/gpt2",
 )
-MODELS = ALL_MODELS[: int(os.environ.get("LORA_PROFILER_PAGE_MODELS") or len(ALL_MODELS))]
+MODELS = WANTED[: int(os.environ.get("LORA_PROFILER_PAGE_MODELS") or len(WANTED))]
 """LORA_PROFILER_PAGE_MODELS=2 makes a page of two in seconds, to check that the pages build."""
-FIRST = ("meta-llama/Llama-3.1-8B", "rtx_4090")
+FOLDER = "predict-models"
+FEW = 9
+"""Fewer models are made in one process."""
+FIRST = "rtx_4090"
 METHODS: tuple[Method, ...] = get_args(Method)
 TRAINERS = (GUIDE, BARE, *guided_trainers())
 LEAST_LENGTH = 64
@@ -83,9 +89,35 @@ LEAST_LENGTH = 64
 HERE = Path(__file__).parent / "static"
 
 
-@cache
-def page() -> str:
-    """The whole file, the same whenever it is made."""
+def files(name: str, models: Sequence[str]) -> dict[str, str]:
+    """The page called `name`, and the file of each model but the first; the same whenever they are
+    made. Raises UsageError for no model."""
+    if not models:
+        raise UsageError("the page needs at least one model.")
+    if len(models) < FEW:
+        first, *others = map(packed_model, models)
+    else:
+        with ProcessPoolExecutor() as processes:
+            first, *others = processes.map(packed_model, models)
+    made = {name: page(models, first)}
+    for model, text in zip(models[1:], others, strict=True):
+        made[f"{FOLDER}/{file_of(model)}"] = f"received({json.dumps(text)});\n"
+    return made
+
+
+def write(place: Path, models: Sequence[str]) -> None:
+    """The page at `place`, and the files of its models beside it."""
+    (place.parent / FOLDER).mkdir(exist_ok=True)
+    for name, content in files(place.name, models).items():
+        (place.parent / name).write_text(content, "utf-8")
+
+
+def file_of(model: str) -> str:
+    return f"{model.replace('/', '--')}.js"
+
+
+def page(models: Sequence[str], first: str) -> str:
+    """`first`: of the first of `models`, as `packed_model` has it."""
     from jinja2 import Environment, FileSystemLoader
 
     from lora_profiler.report.page.write import colour_variables
@@ -96,37 +128,61 @@ def page() -> str:
         dark=colour_variables("dark"),
         style=(HERE / "page.css").read_text("utf-8"),
         script="".join((HERE / name).read_text("utf-8") for name in SCRIPTS),
-        data=packed(data()),
-        models=len(MODELS),
+        files=json.dumps({model: f"{FOLDER}/{file_of(model)}" for model in models}),
+        first=first,
+        models=len(models),
         catalogue=len(bundled_models()),
         version=__version__,
     )
 
 
+def by_rules() -> list[str]:
+    """Every bundled model whose layers the rules know: the wanted first, then by name."""
+    names = (entry.id for entry in bundled_models())
+    known = {name for name in names if _is_known(find_model(name, offline=True))}
+    return [*WANTED, *sorted(known - {*WANTED})]
+
+
+def _is_known(spec: ModelSpec) -> bool:
+    if any(start % MASK_ALIGNMENT for start in _starts(spec)):
+        return False  # as of Phi-3-mini-4k, whose window is of 2,047 tokens
+    try:
+        return rules_know(way(spec, GUIDE, "lora", Platform()))
+    except UsageError:
+        return False
+
+
+def _starts(spec: ModelSpec) -> list[int]:
+    """Lengths from which on other rules hold."""
+    return [LEAST_LENGTH, *(window for window in windows_of(spec) if window > LEAST_LENGTH)]
+
+
 SCRIPTS = ("allocator.js", "laws.js", "page.js")
 
 
-def packed(document: dict[str, Any]) -> str:
+@cache
+def packed_model(model: str) -> str:
     """JSON, deflated, as base64."""
-    text = json.dumps(document, separators=(",", ":"))
+    text = json.dumps(data(model), separators=(",", ":"))
     return base64.b64encode(zlib.compress(text.encode(), 9)).decode("ascii")
 
 
-def data() -> dict[str, Any]:
-    """What the script evaluates. `tables` are as `matrix` has them. A model's `ways` are by
-    trainer, method and kernels of a GPU, `usual` without one: a place among all `ways`, or ~ one of
-    `refusals`. A way has `leaves` without and with checkpointing: ~ one of `refusals`, or tables
-    and tapes by batch (one, or more), by the span of lengths that begins at one of `starts`, and by
-    whether the length is a multiple of `alignment`. `held` is [bytes, bytes a rank]. `stops`, and
-    `lengths` of a model, are those of sliders."""
-    specs = [find_model(name, offline=True) for name in MODELS]
+def data(model: str) -> dict[str, Any]:
+    """What the script evaluates of one model. `tables` are as `matrix` has them. A model's `ways`
+    are by trainer, method and kernels of a GPU, `usual` without one: a place among all `ways`, or ~
+    one of `refusals`; its `length` is that of a question that gives none. A way has `leaves`
+    without and with checkpointing: ~ one of `refusals`, or tables and tapes by batch (one, or
+    more), by the span of lengths that begins at one of `starts`, and by whether the length is a
+    multiple of `alignment`. `held` is [bytes, bytes a rank]. `stops`, and `lengths` of a model, are
+    those of sliders."""
+    spec = find_model(model, offline=True)
     platforms: dict[Kernels, Platform] = {}
-    shown = [_card(gpu, specs, platforms) for gpu in cards()]
-    usual = platforms.setdefault(_kernels(specs, Platform()), Platform())
+    shown = [_card(gpu, spec, platforms) for gpu in cards()]
+    usual = platforms.setdefault(_kernels(spec, Platform()), Platform())
     known = Known(list(platforms.values()))
-    models = [known.model(spec) for spec in specs]
+    described = known.model(spec)
     return {
-        "first": list(FIRST),
+        "first": FIRST,
         "least_length": LEAST_LENGTH,
         "alignment": MASK_ALIGNMENT,
         "near": NEAR,
@@ -136,7 +192,7 @@ def data() -> dict[str, Any]:
         "usual": list(platforms.values()).index(usual),
         "cards": shown,
         "trainers": [_trainer(name) for name in TRAINERS],
-        "models": models,
+        "model": described,
         "ways": known.document("way"),
         "leaves": known.document("leaf"),
         "places": known.document("places"),
@@ -171,23 +227,18 @@ def way(
 
 
 Kernels = tuple[tuple[KernelChoice, str], ...]
-"""Of attention, and the dtype, for each model, trainer and method."""
+"""Of attention, and the dtype, for each method."""
 
 
-def _kernels(specs: Sequence[ModelSpec], platform: Platform) -> Kernels:
-    return tuple(
-        (kernel_choice(asked, platform), asked.setup.dtype)
-        for spec in specs
-        for asked in (way(spec, GUIDE, method, platform) for method in METHODS)
-    )
+def _kernels(spec: ModelSpec, platform: Platform) -> Kernels:
+    ways = (way(spec, GUIDE, method, platform) for method in METHODS)
+    return tuple((kernel_choice(asked, platform), asked.setup.dtype) for asked in ways)
 
 
-def _card(
-    gpu: Gpu, specs: Sequence[ModelSpec], platforms: dict[Kernels, Platform]
-) -> dict[str, Any]:
+def _card(gpu: Gpu, spec: ModelSpec, platforms: dict[Kernels, Platform]) -> dict[str, Any]:
     """`platforms` are those met so far, one for each choice of attention kernels."""
     platform, reserve = gpu.platform(), reserve_for(gpu, 0)
-    chosen = _kernels(specs, platform)
+    chosen = _kernels(spec, platform)
     platforms.setdefault(chosen, platform)
     return {
         "key": gpu.key,
@@ -226,7 +277,7 @@ def _words(trainer: str, method: Method, has_bfloat16: bool) -> str:
         return ""
     platform = Platform(capability=None if has_bfloat16 else BFLOAT16_CAPABILITY - 5)
     stack, given = find_stack(trainer), dict[str, Any]()
-    spec = find_model(FIRST[0], offline=True)
+    spec = find_model(WANTED[0], offline=True)
     guided = written_options(way(spec, trainer, method, platform).setup)
     while True:
         options = {**DEFAULTS, **given, "methods": (method,)}
@@ -248,7 +299,7 @@ def _word(name: str, value: Any) -> str:
 
 
 class Known:
-    """Everything of several models, which share what is equal."""
+    """Everything of a model, whose ways share what is equal."""
 
     def __init__(self, platforms: Sequence[Platform]) -> None:
         self.tables, self.tapes = Tables(), Tapes()
@@ -264,14 +315,14 @@ class Known:
         return known.setdefault(json.dumps(what), len(known))
 
     def model(self, spec: ModelSpec) -> dict[str, Any]:
-        starts = [LEAST_LENGTH, *(w for w in windows_of(spec) if w > LEAST_LENGTH)]
-        assert not any(start % MASK_ALIGNMENT for start in starts)
+        starts = _starts(spec)
         ways = [
             [[self._way(spec, t, m, p, starts) for p in self._platforms] for m in METHODS]
             for t in TRAINERS
         ]
         return {
             "id": spec.id,
+            "length": way(spec, GUIDE, "lora", Platform()).setup.seq_len,
             "starts": starts,
             "lengths": lengths(LENGTHS[0], spec.trained_length),
             **of_model(way(spec, GUIDE, "lora", Platform())),
@@ -335,9 +386,16 @@ def on_files(files: Any, config: Any) -> Any:
     """Adds the page to the documentation (mkdocs' hook)."""
     from mkdocs.structure.files import File
 
-    files.append(File.generated(config, "predict.html", content=page()))
+    for name, content in made("predict.html").items():
+        files.append(File.generated(config, name, content=content))
     return files
 
 
+@cache
+def made(name: str) -> dict[str, str]:
+    """Once, where `mkdocs serve` builds again and again."""
+    return files(name, MODELS)
+
+
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(page(), "utf-8")
+    write(Path(sys.argv[1]), by_rules())

@@ -172,7 +172,7 @@ def of_predictions(browser: Any, address: str) -> dict[str, list[float]]:
 def of_the_page_without_a_server(browser: Any, folder: Path) -> dict[str, list[float]]:
     """Milliseconds of its sliders; the file is made anew."""
     file = folder / "predict.html"
-    file.write_text(static_page.page(), "utf-8")
+    static_page.write(file, static_page.WANTED[:1])
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.goto(file.as_uri())
     found = dragged(page)

@@ -1,13 +1,35 @@
 
 // --- peaks and verdicts --------------------------------------------------------------------------
-// The same peaks as `lora_profiler.planning.engine.peak_bytes`, of the polynomials in `packed`.
+// The same peaks as `lora_profiler.planning.engine.peak_bytes`, of the polynomials in a model's file.
 
-const data = await unpacked();
-data.tables = data.tables.map(table);
-data.tapes.sizes = data.tapes.sizes.map((size) => size.map?.((one) => (one.map ? table(one) : one)) ?? size);
+let data;
 const METHODS = ["full", "lora", "qlora"];
 
-async function unpacked() {
+// From here on `data` is of that model; null where its file cannot be loaded.
+async function choose(id) {
+  const packed = await fileOf(id);
+  if (packed === null) return null;
+  const found = await unpacked(packed);
+  found.tables = found.tables.map(table);
+  found.tapes.sizes = found.tapes.sizes.map((size) => size.map?.((one) => (one.map ? table(one) : one)) ?? size);
+  data = found;
+  globalThis.loraProfiler = { data, answer, smallestCard, choose };
+  return data;
+}
+
+// A script, since a page that is opened from disk may fetch nothing.
+function fileOf(id) {
+  return new Promise((resolve) => {
+    if (id in packedModels) return resolve(packedModels[id]);
+    const script = document.createElement("script");
+    globalThis.received = (packed) => resolve((packedModels[id] = packed));
+    script.addEventListener("error", () => resolve(null));
+    script.src = modelFiles[id];
+    document.head.append(script);
+  });
+}
+
+async function unpacked(packed) {
   const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return JSON.parse(await new Response(stream).text());
@@ -203,5 +225,3 @@ function smallestCard(way) {
     return true;
   });
 }
-
-globalThis.loraProfiler = { data, answer, smallestCard };

@@ -6,15 +6,14 @@ const VERDICTS = { fits: "fits", tight: "may run out of memory", does_not_fit: "
 const SIGNS = { fits: "✓", tight: "~", does_not_fit: "✗" };
 const FIELDS = {
   model: "", method: "lora", rank: "16", trainer: "", card: "", batch: "1", length: "2048", checkpointing: "",
-};
+}; // of a question that says no more; the length is the model's
 const SLIDES = { length: "Length", batch: "Batch", rank: "Rank" };
-const LISTED = data.trainers.filter((trainer) => trainer.listed);
 const of = (id) => document.getElementById(id);
 
 function asked() {
   const number = (id) => Math.min(Math.max(Math.trunc(of(id).value) || 1, +of(id).min), +of(id).max);
   return {
-    model: data.models.find((model) => model.id === of("model").value),
+    model: data.model,
     card: data.cards.find((card) => card.key === of("card").value) ?? null,
     trainer: data.trainers.find((trainer) => trainer.name === of("trainer").value),
     method: of("method").value,
@@ -113,7 +112,8 @@ function bars(way) {
 
 // The same question under each trainer, as its guides pass it, the smallest first.
 function trainers(way) {
-  const found = LISTED.map((trainer) => [trainer, answer({ ...way, trainer })]);
+  const listed = data.trainers.filter((trainer) => trainer.listed);
+  const found = listed.map((trainer) => [trainer, answer({ ...way, trainer })]);
   const known = found.filter(([, one]) => !one.refusal).sort(([, one], [, other]) => one.size - other.size);
   of("count").textContent = counted(way, known);
   const rows = known.map(([trainer, one]) => {
@@ -176,7 +176,7 @@ function command(way) {
   if (named) words.push("--trainer", trainer.name, ...said(way));
   if (method !== "full" && (named || rank !== 16)) words.push("-r", rank);
   if (named || batch !== 1) words.push("-b", batch);
-  if (named || length !== 2048) words.push("-s", length);
+  if (named || length !== way.model.length) words.push("-s", length);
   if (named || checkpointing !== undefined) words.push(found.on ? "--checkpointing" : "--no-checkpointing");
   if (card) words.push("--gpu", card.key);
   return words.join(" ");
@@ -218,10 +218,21 @@ function slide() {
 }
 
 // Another question, from a field or a button.
-function change() {
+async function change() {
+  const id = of("model").value, usual = FIELDS.length;
+  if (id !== data.model.id && !(await choose(id))) return lack(id);
+  if (id !== of("model").value) return;
+  FIELDS.length = String(data.model.length);
+  if (of("length").value === usual) of("length").value = FIELDS.length;
   show();
   slide();
   keep();
+}
+
+function lack(id) {
+  of("verdict").className = "";
+  of("verdict").textContent = "Not possible";
+  of("numbers").textContent = `${modelFiles[id]} is not beside this page.`;
 }
 
 // --- the address ---------------------------------------------------------------------------------
@@ -232,9 +243,11 @@ function keep() {
   history.replaceState(null, "", `#${new URLSearchParams(said)}`);
 }
 
-function begin() {
+async function begin() {
   const add = (place, value, text) => place.append(new Option(text, value));
-  data.models.forEach((model) => add(of("model"), model.id, model.id));
+  const models = Object.keys(modelFiles);
+  models.forEach((id) => add(of("model"), id, id));
+  await choose(models[0]);
   data.trainers.forEach((trainer) => add(of("trainer"), trainer.name, trainer.label));
   for (const memory of new Set(data.cards.map((card) => card.memory))) {
     const group = element("optgroup");
@@ -242,8 +255,7 @@ function begin() {
     data.cards.filter((card) => card.memory === memory).forEach((card) => add(group, card.key, card.name));
     of("card").append(group);
   }
-  [FIELDS.model, FIELDS.card] = data.first;
-  FIELDS.trainer = data.trainers[0].name;
+  Object.assign(FIELDS, { model: models[0], card: data.first, trainer: data.trainers[0].name });
   const given = { ...FIELDS, ...Object.fromEntries(new URLSearchParams(location.hash.slice(1))) };
   for (const [id, usual] of Object.entries(FIELDS)) {
     of(id).value = given[id];
@@ -251,7 +263,7 @@ function begin() {
   }
   of("ask").addEventListener("input", change);
   of("ask").addEventListener("submit", (event) => event.preventDefault());
-  change();
+  await change();
 }
 
 begin();

@@ -48,8 +48,12 @@ def opened(
     )
     page = context.new_page()
     page.wrong = []
-    own = (path.as_uri(), url)
-    page.on("request", lambda r: page.wrong.append(r.url) if r.url not in own else None)
+    own, folder = (path.as_uri(), url), (path.parent / static_page.FOLDER).as_uri()
+
+    def is_own(address: str) -> bool:
+        return address in own or address.startswith(folder)
+
+    page.on("request", lambda r: page.wrong.append(r.url) if not is_own(r.url) else None)
     page.on("pageerror", lambda e: page.wrong.append(str(e)))
     page.on("console", lambda m: page.wrong.append(m.text) if m.type == "error" else None)
     page.goto(url or path.as_uri())
@@ -62,18 +66,18 @@ def opened(
 def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The page of some models, which is made in seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(static_page, "MODELS", SOME)
         patch.setattr(library, "BUNDLED", THE_BUNDLE)
         evaluation.forget()
         path = tmp_path_factory.mktemp("page") / "predict.html"
-        path.write_text(static_page.page.__wrapped__(), "utf-8")
+        static_page.write(path, SOME)
     yield path
 
 
-ANSWER = """([id, key, trainer, method, checkpointing, batch, length, rank]) => {
+ANSWER = """async ([id, key, trainer, method, checkpointing, batch, length, rank]) => {
+    if (loraProfiler.data.model.id !== id) await loraProfiler.choose(id);
     const { data, answer, smallestCard } = loraProfiler;
     const way = {
-        model: data.models.find((each) => each.id === id),
+        model: data.model,
         card: data.cards.find((each) => each.key === key) ?? null,
         trainer: data.trainers.find((each) => each.name === trainer),
         checkpointing: checkpointing ?? undefined,
@@ -185,7 +189,8 @@ def test_its_trainers_are_those_of_the_command(chromium: Any, file: Path, key: s
     page = opened(chromium, file)
     gpu = find_gpu(key) if key else None
     for name, method in product(SOME, static_page.METHODS):
-        asked: Asked = (name, key, GUIDE, method, None, 1, 2048, 16)
+        length = page.evaluate("async (id) => (await loraProfiler.choose(id)).model.length", name)
+        asked: Asked = (name, key, GUIDE, method, None, 1, length, 16)
         on = workload_of(asked)
         lines = guided_lines(on.model, DEFAULTS, {"methods"}, method, on, gpu)
         for line in lines:
@@ -217,6 +222,28 @@ def test_its_command_asks_the_same(chromium: Any, file: Path) -> None:
         assert prediction["peak"]["total_bytes"] == size, words
 
 
+def test_another_model_is_loaded_where_it_is_chosen(chromium: Any, file: Path) -> None:
+    """And where the address names it; a file that is not there is said."""
+    page = opened(chromium, file)
+    page.get_by_label("Fine-tune").select_option(SOME[2])
+    page.locator("#command", has_text=SOME[2]).wait_for()
+    assert page.get_by_role("spinbutton", name="Length").input_value() == "1024"
+    assert page.locator("#command").inner_text().split() == [
+        *("lora-profile", SOME[2], "--method", "lora", "--gpu", "rtx_4090")
+    ]
+    text = said(page)
+    assert text != said(opened(chromium, file)) and page.wrong == []
+    assert said(opened(chromium, file, url=page.url)) == text
+    lone = file.parent / "lone.html"
+    lone.write_bytes(file.read_bytes().replace(b"predict-models/", b"nowhere/"))
+    alone = opened(chromium, lone)
+    alone.get_by_label("Fine-tune").select_option(SOME[2])
+    alone.locator("#verdict", has_text="Not possible").wait_for()
+    assert "is not beside this page" in alone.locator("#numbers").inner_text()
+    alone.get_by_label("Fine-tune").select_option(SOME[0])
+    alone.locator("#verdict", has_text="Fits").wait_for()
+
+
 def test_the_first_question(chromium: Any, file: Path) -> None:
     """LoRA of an 8B model in the loop of the guides, as the README has it from the command."""
     page = opened(chromium, file)
@@ -227,17 +254,18 @@ def test_the_first_question(chromium: Any, file: Path) -> None:
     assert page.locator("#trainers tr", has_text="Unsloth").inner_text().split()[1] == "15.78"
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(5400)
 def test_every_model_of_the_whole_page(
     chromium: Any, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     if not pytestconfig.getoption("--whole"):
-        pytest.skip("five minutes of processor; --whole runs it")
+        pytest.skip("an hour of processor; --whole runs it")
+    models = static_page.by_rules()
     path = tmp_path / "predict.html"
-    path.write_text(static_page.page(), "utf-8")
-    assert path.stat().st_size < 1_500_000
+    static_page.write(path, models)
+    assert path.stat().st_size < 150_000 and len(models) > 100
     page = opened(chromium, path)
-    holds_up(page, static_page.MODELS, 8 * len(static_page.MODELS))
+    holds_up(page, tuple(models), 4 * len(models))
     assert page.wrong == []
 
 
@@ -323,8 +351,8 @@ def test_broken_addresses_and_numbers_are_borne(chromium: Any, file: Path) -> No
 
 def test_it_is_the_same_whenever_it_is_made() -> None:
     code = (
-        "from space import page as s; s.MODELS = ('openai-community/gpt2',);"
-        "import sys; sys.stdout.write(s.packed(s.data()))"
+        "from space import page as s;"
+        "import sys; sys.stdout.write(s.packed_model('openai-community/gpt2'))"
     )
     made = {in_python(code, env={**os.environ, "PYTHONHASHSEED": seed}) for seed in ("1", "2")}
     assert len(made) == 1
