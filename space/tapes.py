@@ -112,11 +112,14 @@ class _Recorded(Asking):
         return Open(super()._workspace, "workspace")
 
 
+KINDS = ("sizes", "befores", "shapes", "stretches", "ways")
+
+
 class Tapes:
     """Those of several ways to train, which share what is equal."""
 
     def __init__(self) -> None:
-        self._known: dict[str, dict[str, int]] = {}
+        self._known: dict[str, dict[str, int]] = {kind: {} for kind in KINDS}
         self._of: dict[tuple[Evaluation, str, bool], int] = {}
 
     @property
@@ -140,7 +143,7 @@ class Tapes:
         return self._of[key]
 
     def _put(self, kind: str, what: Any) -> int:
-        known = self._known.setdefault(kind, {})
+        known = self._known[kind]
         return known.setdefault(json.dumps(what), len(known))
 
     def _folded(self, found: _Recorded) -> int:
