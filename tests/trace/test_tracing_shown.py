@@ -135,6 +135,7 @@ def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN", 0.1)
 
 
+@pytest.mark.usefixtures("no_estimates")
 @pytest.mark.parametrize("engine", ["auto", "traced"])
 def test_auto_and_traced_say_how_long_before_and_while_they_trace(
     run: Run, config: str, monkeypatch: pytest.MonkeyPatch, engine: str
@@ -161,6 +162,7 @@ def test_compile_counts_its_profiles(run: Run, config: str) -> None:
     ]
 
 
+@pytest.mark.usefixtures("no_estimates")
 def test_a_long_wait_names_what_is_quicker_once(
     run: Run, config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
