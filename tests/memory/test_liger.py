@@ -179,6 +179,7 @@ def test_smollm3_is_llama_where_each_layer_rotates() -> None:
     assert mine.saved_activation_bytes == llama.saved_activation_bytes
 
 
+@pytest.mark.usefixtures("no_estimates")
 @pytest.mark.parametrize(
     ("setup", "engine"),
     [
