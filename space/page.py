@@ -1,5 +1,5 @@
 """Predict without a server: an HTML page, opened from disk, offline. The first model is in it, each
-other one in a file of its own beside it, in `predict-models`, loaded where it is chosen.
+other one in a file of its own in `predict-models`, loaded when it is chosen.
 
 `python -m space.page FILE` writes both, of every model whose layers the rules know, which takes
 half an hour; `mkdocs build` makes `predict.html` anew, of the most wanted models.
@@ -106,7 +106,7 @@ def files(name: str, models: Sequence[str]) -> dict[str, str]:
 
 
 def write(place: Path, models: Sequence[str]) -> None:
-    """The page at `place`, and the files of its models beside it."""
+    """The page at `place`, and the files of its models in `FOLDER` there."""
     (place.parent / FOLDER).mkdir(exist_ok=True)
     for name, content in files(place.name, models).items():
         (place.parent / name).write_text(content, "utf-8")

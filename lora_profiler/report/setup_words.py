@@ -180,7 +180,6 @@ def option_argument(option: Option, value: Any, name: str) -> Sequence[str]:
 NAMED = 8
 """So many of what a trainer sets are named in the short answer."""
 LOOP_OF_GUIDES = "transformers' Trainer"
-
 BARE_LINE = "Plain PyTorch loop; the model output is freed before backward"
 
 

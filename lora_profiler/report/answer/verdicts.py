@@ -216,7 +216,8 @@ def advice_blocks(
 ) -> list[Paragraph]:
     """At most `most` things to do about the methods that do not fit, the lightest method first, in
     the words of the file `subject` where the question came from one; where a method has none, what
-    `by_trainer` says of it, or how many GPUs there must be, which is what `plan` answers."""
+    `by_trainer` says of it, or how many GPUs there must be, which is what `plan` answers. `by`: whose
+    loop the changes are for, "By transformers' Trainer"."""
     found: list[str] = []
     lacking: list[Answer] = []
     for answer in sorted(answers, key=lambda answer: answer.prediction.peak.total_bytes):
@@ -249,10 +250,8 @@ def _file_lines(answer: Answer, file: str) -> Iterator[str]:
 def _several_gpus(answers: Sequence[Answer]) -> str:
     workload = answers[0].prediction.workload
     how_many = "more" if workload.setup.is_shared else "several"
-    ways, need = (
-        [way_label(a.prediction.workload.setup) for a in answers],
-        "s" * (len(answers) == 1),
-    )
+    ways = [way_label(answer.prediction.workload.setup) for answer in answers]
+    need = "s" * (len(answers) == 1)
     plan = f"`lora-profile plan {workload.model.id}`"
     return f"{capital(joined(ways))} need{need} {how_many} GPUs: {plan}."
 
