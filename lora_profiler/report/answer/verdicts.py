@@ -216,8 +216,8 @@ def advice_blocks(
 ) -> list[Paragraph]:
     """At most `most` things to do about the methods that do not fit, the lightest method first, in
     the words of the file `subject` where the question came from one; where a method has none, what
-    `by_trainer` says of it, or how many GPUs there must be, which is what `plan` answers. `by`: whose
-    loop the changes are for, "By transformers' Trainer"."""
+    `by_trainer` says of it, or how many GPUs there must be, which is what `plan` answers. `by`
+    begins a change of the setup, as "By transformers' Trainer"."""
     found: list[str] = []
     lacking: list[Answer] = []
     for answer in sorted(answers, key=lambda answer: answer.prediction.peak.total_bytes):
