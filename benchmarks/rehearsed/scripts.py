@@ -38,7 +38,7 @@ from lora_profiler.units import error_text, percent_text
 
 SUITS, SMALL = "h100_sxm_80gb", "t4"
 MOST_RANKS = 2
-HOST_BYTES = 8 << 30
+HOST_BYTES = 12 << 30
 
 
 class Project(NamedTuple):
@@ -78,16 +78,18 @@ _COMMAND = Fault("script", "its documented command does not run on one GPU")
 _FAULTS: tuple[tuple[str, Fault], ...] = (
     (
         "this machine's( own)? memory|SIGKILL",
-        Fault("environment", "more memory of this machine than 8 GiB"),
+        Fault("environment", "more memory of this machine than 12 GiB"),
     ),
     ("still running after", Fault("product", "no answer within the limit of time")),
     ("cusolver|svd|geqrf", Fault("values", "QR, SVD or eigenvalues on the GPU")),
     ("ModuleNotFoundError|No module named", _PACKAGE),
     ("([Rr]equire|need|[Pp]lease|must).{0,60}install|not installed|xformers|flash.attn", _PACKAGE),
+    ("seem to be installed|Make sure to install|use a version >=", _PACKAGE),
     ("[Vv]llm|[Dd]eep[Ss]peed|[Mm]egatron", _PACKAGE),
     ("cannot import name|unexpected keyword argument|has no attribute|deprecated", _AGE),
+    ("features can't be aligned", _AGE),  # pandas 3 made strings large_string
     ("unscale FP16 gradients|must be divisible by num_generations|stat: path should", _COMMAND),
-    ("exit (code|status) 2|[Ee]ither a dataset", _COMMAND),
+    ("exit (code|status) 2|[Ee]ither a dataset|RANK expected|not used by the Hf", _COMMAND),
     ("Connect|Offline|LocalEntryNotFound|cached files|Max retries|URLError|module script", _HUB),
     ("FileNotFound|No such file", Fault("script", "reads files that it does not bring")),
 )
@@ -177,13 +179,6 @@ def _private_bytes(pid: int) -> int:
                 memory = each.memory_info()
                 total += memory.rss - memory.shared
     return total
-
-
-def _copied(checkout: Path, copy: Path) -> None:
-    """Also of a clone whose history is not whole."""
-    shutil.copytree(checkout, copy, symlinks=True, ignore=shutil.ignore_patterns(".git"))
-    for words in (("init", "-q"), ("add", "-fA")):
-        _git(copy, *words)
 
 
 def _provide(copy: Path, case: Documented) -> None:

@@ -107,7 +107,8 @@ def _made(path: str, subset: Any, split: Any, settings: Settings, *, is_streamed
 
 
 def known_columns(path: str, subset: Any) -> tuple[str, ...]:
-    """Of a data set by its name, () where nothing is known of it. "prompt:u" holds messages."""
+    """Of a data set by its name, () where nothing is known of it. "prompt:u" holds messages,
+    "doc_ids:*" lists."""
     known: dict[str, list[str]] = json.loads(_KNOWN.read_text("utf-8"))
     name = path.lower().rpartition("/")[2]
     for each in (f"{name}:{subset}".lower(), name):
@@ -138,7 +139,9 @@ def _feature(name: str) -> Any:
 
 def _value(name: str, tokens: int, row: int, roles: str = "") -> Any:
     """By what columns of that name hold in published data sets; with `roles`, "ua" or a part of it,
-    a conversation of a user and an assistant."""
+    a conversation of a user and an assistant; with "*" ten of them."""
+    if roles == "*":
+        return [_value(name.removesuffix("s"), tokens, each) for each in range(10)]
     question = _text(tokens // 4, row)
     answer = _text(tokens - tokens // 4 - _OF_TEMPLATES, row)
     text = question if name in _QUESTIONS else answer if name in _ANSWERS else _text(tokens, row)

@@ -45,12 +45,22 @@ def write_tokenizer(folder: Path) -> None:
     _end_with_marks(tokenizer, named)
     each = "{{ message['role'] }}: {{ message['content'] }}" + named["eos_token"]
     chat = f"{{% for message in messages %}}{each}{{% endfor %}}"
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **named, "chat_template": chat}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **named}
+    if not _is_encoder(fields):
+        settings["chat_template"] = chat
     if limit := of_text.get("max_position_embeddings"):
         tokens = limit - 2  # RoBERTa's kind begins behind the position of padding
         settings["model_max_length"] = tokens if tokens & (tokens - 1) == 0 else limit
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+
+
+def _is_encoder(fields: dict[str, Any]) -> bool:
+    """Whether the model fills masks: its tokenizer knows no chats."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as encoders
+
+    names = fields.get("architectures") or ()
+    return fields.get("model_type") in encoders and not any("CausalLM" in name for name in names)
 
 
 def _bytes(special: list[str], size: int, named: dict[str, str]) -> Any:
