@@ -37,7 +37,7 @@ _SIZES = ("batch_size", "seq_len")
     """
 Examples:
   lora-profile crossover Qwen/Qwen2.5-0.5B
-  lora-profile crossover meta-llama/Llama-3.1-8B --gpu a100_sxm_80gb --checkpointing
+  lora-profile crossover meta-llama/Llama-3.1-8B --gpu a100_sxm_80gb --no-checkpointing
   lora-profile crossover gpt2 --lengths 64,256,1024 --batches 1,8 --format json
 """,
 )
@@ -54,8 +54,8 @@ Examples:
 @click.pass_context
 def crossover_command(ctx: click.Context, /, model: str, **o: Any) -> None:
     """Find where one method of training MODEL overtakes another in memory.
-    With --gpu also in time. All methods are compared without checkpointing,
-    or with --checkpointing all with it.
+    With --gpu also in time. All methods are compared with checkpointing, or
+    with --no-checkpointing all without it.
     """
     check_new_file(o["output"], o["force"])
     say_own_defaults(ctx)
@@ -71,7 +71,7 @@ def crossover_command(ctx: click.Context, /, model: str, **o: Any) -> None:
     gpu, spec = gpu_of(o), model_called(model, o)
     ways = workloads(spec, ctx, platform_of(o, gpu))
     if checkpoints_some(ways):
-        ctx.params["checkpointing"] = False
+        ctx.params["checkpointing"] = True
         ctx.set_parameter_source("checkpointing", ParameterSource.COMMANDLINE)
         ways = workloads(spec, ctx, platform_of(o, gpu))
     with shown_traces():

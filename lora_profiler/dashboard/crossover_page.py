@@ -68,11 +68,11 @@ def _crossover(inputs: Inputs, *, timed: bool) -> Crossover:
 
 
 def _ways(model: ModelSpec, question: Question) -> list[Workload]:
-    """With or without checkpointing all of them."""
+    """All with checkpointing, or all without it."""
     ways = workloads(model, question)
     if not checkpoints_some(ways):
         return ways
-    options = {**question.options, "checkpointing": False}
+    options = {**question.options, "checkpointing": True}
     given = question.explicit | {"checkpointing"}
     return planning_workloads(model, options, given, ways[0].platform, question.stack)
 

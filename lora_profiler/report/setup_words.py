@@ -12,6 +12,7 @@ from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import outweighed_layers, unmatched_targets
 from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.question.adapter_method import adapter_method
+from lora_profiler.question.adapters import adapters
 from lora_profiler.question.adapters.targets import attention_targets
 from lora_profiler.question.base import base_kind
 from lora_profiler.question.option import Option, flag
@@ -337,6 +338,7 @@ def caution_lines(
         leaves = {name.rpartition(".")[2] for name, module in model.modules() if module.is_linear}
         near = did_you_mean(target, sorted(leaves))
         lines.append(f"no module of {model.id} matches {target}; PEFT ignores it.{near}")
+    lines += _adapted_routers(predictions)
     lines += _large_ranks(predictions)
     model, seq_len = predictions[0].workload.model, predictions[0].workload.setup.seq_len
     if model.trained_length is not None and seq_len > model.trained_length:
@@ -395,6 +397,20 @@ def _left_in_16_bit(predictions: Sequence[Prediction]) -> Iterator[str]:
                 " transformers 4 quantised them: `--transformers 4.57`"
             )
             return
+
+
+def _adapted_routers(predictions: Sequence[Prediction]) -> Iterator[str]:
+    """Where PEFT attaches adapters and the first step raises; once for all methods."""
+    model = predictions[0].workload.model
+    router = type_of(model).tuple_router
+    loras = filter(None, (prediction.workload.setup.lora for prediction in predictions))
+    if router is None:
+        return
+    if any(each.module.endswith(f".{router}") for lora in loras for each in adapters(model, lora)):
+        yield (
+            f"adapters on the routers of {model.id} fail in the first step; name --targets"
+            f" without {router}."
+        )
 
 
 def _large_ranks(predictions: Sequence[Prediction]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import torch
 
 import commands
 import families
@@ -394,6 +395,32 @@ def test_a_rank_that_outweighs_its_layers_is_a_warning() -> None:
     assert done.stderr.startswith("warning: rank 2000 is larger than 48 of the adapted layers")
     json.loads(done.stdout)
     assert lora_profile("gpt2", "-s", "64", "--rank", "8").stderr == ""
+
+
+def test_adapters_on_the_routers_of_llama_4_are_a_warning_since_peft_fails() -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import Llama4ForCausalLM, Llama4TextConfig
+
+    config = Llama4TextConfig(
+        hidden_size=32, intermediate_size=32, intermediate_size_mlp=32, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, head_dim=16, num_local_experts=2,
+        vocab_size=32, pad_token_id=0,
+    )  # fmt: skip
+    ids = torch.ones(1, 4, dtype=torch.long)
+    with torch.random.fork_rng():
+        all_linear = get_peft_model(
+            Llama4ForCausalLM(config), LoraConfig(target_modules="all-linear")
+        )
+        attention = get_peft_model(
+            Llama4ForCausalLM(config), LoraConfig(target_modules=["q_proj", "v_proj"])
+        )
+    with pytest.raises(AttributeError, match="tuple"):
+        all_linear(input_ids=ids)
+    attention(input_ids=ids)
+    said = lora_profile("meta-llama/Llama-4-Scout-17B-16E-Instruct", "--gpu", "8xh100").stderr
+    assert "fail in the first step" in said
+    some = ("--targets", "q_proj,v_proj")
+    assert not lora_profile("meta-llama/Llama-4-Scout-17B-16E-Instruct", *some).stderr
 
 
 def test_a_sequence_longer_than_the_model_was_made_for_is_a_warning() -> None:

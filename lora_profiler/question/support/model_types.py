@@ -19,6 +19,9 @@ class ModelType(NamedTuple):
     own_linears: bool = False
     """Its linear layers are a class of its own, derived from torch's: transformers 5 quantises
     torch's alone (`integrations/bitsandbytes.py`, `replace_with_bnb_linear`)."""
+    tuple_router: str | None = None
+    """The name of its routers, linear layers that return two tensors: PEFT attaches adapters to
+    them, and the first step raises AttributeError."""
     tensor_parallel: bool = False
     """One linear layer for each of q, k, v, gate and up, and no norm over all heads."""
 
@@ -32,6 +35,8 @@ MODEL_TYPES: Mapping[str, ModelType] = {
     "gpt2": ModelType(learned_positions=True),
     "gpt_bigcode": ModelType(learned_positions=True),
     "gpt_neo": ModelType(learned_positions=True),
+    "llama4": ModelType(tuple_router="router"),
+    "llama4_text": ModelType(tuple_router="router"),
     "llama": ModelType(tensor_parallel=True),
     "mistral": ModelType(tensor_parallel=True),
     "opt": ModelType(learned_positions=True, packing_blind=True),
