@@ -183,11 +183,13 @@ def _private_bytes(pid: int) -> int:
 
 def _provide(copy: Path, case: Documented) -> None:
     """What a project has its readers fetch first: pictures of a subject, a tokenised text."""
-    for folder in re.findall(r"--instance_data_dir[= ](\w+)", " ".join(case.words)):
+    command = " ".join(case.words)
+    pictures = [copy / case.folder / name for name in re.findall(r"\./(\w+\.png)", command)]
+    for folder in re.findall(r"--instance_data_dir[= ](\w+)", command):
         (copy / case.folder / folder).mkdir(exist_ok=True)
-        for number in range(5):
-            picture = copy / case.folder / folder / f"{number}.png"
-            Image.new("RGB", (1024, 1024)).save(picture)
+        pictures += [copy / case.folder / folder / f"{number}.png" for number in range(5)]
+    for picture in pictures:
+        Image.new("RGB", (1024, 1024)).save(picture)
     for place in TOKENISED.get(case.repository, ()):
         with (copy / place).open("wb") as file:
             file.truncate(20_000_000)

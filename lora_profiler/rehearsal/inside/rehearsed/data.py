@@ -72,6 +72,7 @@ def stand_in_for_data(settings: Settings) -> None:
     load.load_dataset = load_dataset
     for name in _ON_DEMAND:
         setattr(Dataset, name, _with_columns_on_demand(getattr(Dataset, name), settings))
+    Dataset.filter = _leaves_some(Dataset.filter)
     Dataset.select = _as_many_as_there_are(Dataset.select)
     Dataset.train_test_split = _split_at_a_quarter(Dataset.train_test_split)
 
@@ -286,6 +287,17 @@ def _missing_columns(error: Exception) -> list[str]:
     if named:
         return re.findall(r"\w+", named[1])
     return [words] if isinstance(error, KeyError) and words else []
+
+
+def _leaves_some(keep: Callable[..., Any]) -> Callable[..., Any]:
+    """A script keeps rows by values that simulated ones do not have, as images below some size."""
+
+    @wraps(keep)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        kept = keep(self, *args, **kwargs)
+        return kept if len(kept) or self.info.description != _MARK else self
+
+    return call
 
 
 def _as_many_as_there_are(select: Callable[..., Any]) -> Callable[..., Any]:

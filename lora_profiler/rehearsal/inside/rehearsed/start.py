@@ -50,6 +50,13 @@ def _arguments_imported() -> None:
     change_arguments(read_settings().changes)
 
 
+def _hub_api_imported() -> None:
+    from .weights import stand_in_for_lists
+
+    publish_nothing()
+    stand_in_for_lists(read_settings())
+
+
 def _timm_imported() -> None:
     from .weights import stand_in_for_timm
 
@@ -76,7 +83,7 @@ if _IS_RECORDED:
     observe_failures(read_settings().folder)
     after_import("transformers.utils.hub", _hub_imported)
     after_import("huggingface_hub.file_download", _downloads_imported)
-    after_import("huggingface_hub.hf_api", publish_nothing)
+    after_import("huggingface_hub.hf_api", _hub_api_imported)
     after_import("timm.models._builder", _timm_imported)
     after_import("evaluate.loading", _metrics_imported)
     if read_settings().changes:

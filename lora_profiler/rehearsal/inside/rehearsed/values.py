@@ -101,8 +101,11 @@ def _noted(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_guard(file: str, number: int) -> bool:
-    """Whether the condition on that line does nothing but raise: `if (std == 0).any(): raise`."""
+    """Whether the line looks for what no step computes, `torch.isnan(x).any()`, or its condition
+    does nothing but raise: `if (std == 0).any(): raise`."""
     line = linecache.getline(file, number).strip()
+    if "isnan(" in line or "isinf(" in line:
+        return True
     if not line.startswith(("if ", "elif ")) or not line.endswith(":"):
         return False
     return linecache.getline(file, number + 1).strip().startswith("raise ")

@@ -74,6 +74,29 @@ def stand_in_for_files(settings: Settings) -> None:
     file_download.hf_hub_download = hf_hub_download
 
 
+def stand_in_for_lists(settings: Settings) -> None:
+    """Scripts look in the list of a repository's files for a part of a pipeline."""
+    from huggingface_hub import constants, hf_api
+
+    original: Callable[..., Any] = hf_api.HfApi.model_info
+
+    def model_info(api: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(api, repo_id, *args, **kwargs)
+        except OSError:
+            folder = Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}"
+            is_ours = settings.folder in folder.parents
+            snapshot = _snapshot(folder, settings, repo_id) if is_ours else None
+            if snapshot is None:
+                raise
+            files = [path for path in snapshot.rglob("*") if path.is_file()]
+            listed = [{"rfilename": path.relative_to(snapshot).as_posix()} for path in files]
+            return hf_api.ModelInfo(id=repo_id, siblings=listed)
+
+    hf_api.HfApi.model_info = model_info  # type: ignore[method-assign]
+    hf_api.model_info = hf_api.api.model_info
+
+
 def stand_in_for_urls() -> None:
     """Weights that torch.hub fetches, as torchvision's: a model that loads them stays as it is."""
     import torch
