@@ -307,10 +307,6 @@ def _asked(ctx: click.Context, file: "TrainerFile | None") -> tuple[dict[str, An
     """Values of all options, and the names of those that the command line or `file` gives."""
     options = {name: ctx.params[name] for name in DEFAULTS}
     names = names_given(ctx)
-    if file is not None:
-        own = file.completing({name: options[name] for name in names})
-        options |= own
-        names |= own.keys()
     cluster = _cluster(ctx.params)
     if cluster is not None:
         ranks = cluster.cards
@@ -321,9 +317,14 @@ def _asked(ctx: click.Context, file: "TrainerFile | None") -> tuple[dict[str, An
             )
         options["world_size"] = ranks
         names.add("world_size")
-        if "sharding" not in names and ranks > 1:
-            options["sharding"] = SHARDING_OF_SEVERAL
-            names.add("sharding")
+    if file is not None:
+        own = file.completing({name: options[name] for name in names})
+        options |= own
+        names |= own.keys()
+    is_open = "sharding" not in names and (cluster is not None or file is not None)
+    if is_open and options["world_size"] > 1:
+        options["sharding"] = file.sharding_of_several if file else SHARDING_OF_SEVERAL
+        names.add("sharding")
     return options, names
 
 

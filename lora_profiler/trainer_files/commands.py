@@ -28,9 +28,21 @@ _LAUNCH_KEYS = {
     "zero_stage": "deepspeed_config.zero_stage",
     "offload_optimizer_device": "deepspeed_config.offload_optimizer_device",
     "offload_param_device": "deepspeed_config.offload_param_device",
-    "fsdp_sharding_strategy": "fsdp_config.fsdp_sharding_strategy",
-    "fsdp_offload_params": "fsdp_config.fsdp_offload_params",
+    "deepspeed_config_file": "deepspeed_config.deepspeed_config_file",
+    **{
+        f"fsdp_{name}": f"fsdp_config.fsdp_{name}"
+        for name in (
+            "sharding_strategy",
+            "offload_params",
+            "version",
+            "backward_prefetch",
+            "activation_checkpointing",
+            "reshard_after_forward",
+        )
+    },
 }
+_KINDS = {"multi_gpu": "MULTI_GPU", "use_fsdp": "FSDP", "use_deepspeed": "DEEPSPEED"}
+"""Switches of `accelerate launch` -> its distributed_type."""
 LEFT_OUT = "~"
 """Before a key that is left out of the file."""
 
@@ -168,10 +180,9 @@ def parse_command(words: Sequence[Word], name: str, folder: Path) -> Command:
         except ValueError as e:
             raise TrainerFileError(f"{name}: the launcher's number of processes: {e}") from None
         known["num_processes"] = of_each._replace(value=ranks)
-    if "multi_gpu" in launcher:
-        known["distributed_type"] = Entry(
-            "distributed_type", "MULTI_GPU", launcher["multi_gpu"].line
-        )
+    for key, kind in _KINDS.items():
+        if key in launcher:
+            known["distributed_type"] = Entry("distributed_type", kind, launcher[key].line)
     is_assumed = trainer is not None and trainer.assumed
     return Command(
         framework=trainer and trainer.framework,

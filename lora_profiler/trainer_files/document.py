@@ -41,7 +41,8 @@ class Entry(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Document:
     """The keys of one file, nested ones joined by dots; lists are values. `name` stands in
-    messages, `folder` is where files named in it are looked for, nowhere where it is None.
+    messages, `folder` is where files named in it are looked for after the working directory,
+    nowhere where it is None.
     `computed`: the lines of keys whose value only running the file would tell."""
 
     name: str
@@ -53,7 +54,7 @@ class Document:
         """The file that a value names; None where there is none."""
         if self.folder is None or not isinstance(value, str) or not value.strip():
             return None
-        path = self.folder / value
+        path = at_hand(self.folder, value)
         return path if isfile(path) else None
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -70,6 +71,12 @@ class Document:
     def place(self, key: str) -> str:
         line = self.entries[key].line if key in self.entries else 0
         return f"{self.name}:{line}" if line else self.name
+
+
+def at_hand(folder: Path, name: str) -> Path:
+    """The file `name` in the working directory, where trainers look, else in `folder`."""
+    path = Path(name)
+    return path if isfile(path) else folder / path
 
 
 def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:

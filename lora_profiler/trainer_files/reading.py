@@ -31,6 +31,7 @@ from lora_profiler.trainer_files.document import (
     Document,
     Entry,
     TrainerFileError,
+    at_hand,
     parse,
     read_text,
     text_of,
@@ -406,7 +407,8 @@ def _command_documents(words: Sequence[Any], name: str, folder: Path) -> _Docume
 
     command = parse_command(words, name, folder)
     script, beside, framework = command.script, [command.launcher], command.framework
-    if command.program is not None and (document := _program(command, folder)) is not None:
+    document = None if command.program is None else _program(command, folder)
+    if document is not None:
         script, framework = document, None
     elif command.file is not None:
         of_file = _file_of(command.file, framework, folder)
@@ -415,8 +417,11 @@ def _command_documents(words: Sequence[Any], name: str, folder: Path) -> _Docume
         script = Document(of_file.name if is_typed else name, entries, folder)
     if framework is None and recognised(script) not in frameworks():
         raise no_trainer(words, name)
+    config = "deepspeed_config.deepspeed_config_file"
+    if (named := command.launcher.named_file(command.launcher.get(config))) is not None:
+        beside += _companion_documents(named)
     if command.accelerate_file is not None:
-        path = folder / command.accelerate_file
+        path = at_hand(folder, command.accelerate_file)
         if isfile(path):
             beside = [*_companion_documents(path), *beside]
         else:
@@ -426,7 +431,7 @@ def _command_documents(words: Sequence[Any], name: str, folder: Path) -> _Docume
 
 def _file_of(file: str, framework: str | None, folder: Path) -> Document:
     """The trainer's own file that a command names."""
-    path = folder / file
+    path = at_hand(folder, file)
     if framework == "torchtune" and path.suffix not in (".yaml", ".yml"):
         raise TrainerFileError(
             f"{file} is in torchtune's package; copy it with `tune cp {file} {path.name}.yaml` and"
@@ -444,14 +449,19 @@ def _program(command: Any, folder: Path) -> Document | None:
     trains."""
     from lora_profiler.trainer_files import scripts
 
-    path = folder / command.program
+    path = at_hand(folder, command.program)
     if not isfile(path):
         return None
     text = read_text(path, scripts.MAX_BYTES)
     if re.search(_OF_ARGUMENTS, text):
         return None
     given = {entry.key: entry.value for entry in command.script.entries.values()}
-    return scripts.parse_calls(text, path.name, path.parent, given)
+    try:
+        return scripts.parse_calls(text, path.name, path.parent, given)
+    except TrainerFileError:
+        if command.file is None:
+            raise
+        return None  # it starts the trainer that the file is for
 
 
 def replace_entry(document: Document, key: str, value: Any) -> Document:

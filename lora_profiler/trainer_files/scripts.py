@@ -15,7 +15,8 @@ from lora_profiler.trainer_files.document import Document, Entry, TrainerFileErr
 from lora_profiler.trainer_files.meaning import TASK
 
 LOADED, ADAPTED, PREPARED, TRAINED = "(loaded by)", "(adapted by)", "(prepared by)", "(trained by)"
-QUANTIZED, STEPPED = "(quantised by)", "(stepped by)"
+QUANTIZED, STEPPED, CONFIGURED = "(quantised by)", "(stepped by)", "(configured by)"
+FAST_ADAPTED = "(adapted by Unsloth)"
 """Keys of a script's document: the functions and classes that it calls."""
 STANDBY = "UNSLOTH_VLLM_STANDBY"
 """Of the environment, which a notebook sets in its first cells."""
@@ -46,13 +47,17 @@ _CALLED: Mapping[str, str] = {
     "(GPTQ|Awq|FineGrainedFP8)Config": QUANTIZED,
     r"(optimizers\.)?create_lorafa_optimizer": STEPPED,
     r"\w*Trainer": TRAINED,
+    r"(Seq2Seq)?TrainingArguments|(SFT|DPO|GRPO|KTO|ORPO|Reward)Config": CONFIGURED,
 }
 """The keys of a script that say what is called; each with the name of it."""
 _TASK_OF = {
     f"{name.upper()}Trainer": name for name in ("grpo", "dpo", "orpo", "kto", "cpo", "rloo")
 }
 """Unsloth's trainers beside SFTTrainer, as TRL's command line names them."""
-_OTHER_UNSLOTH_TRAINERS = {"SentenceTransformerTrainer": TRAINED}
+_CALLED_OF_UNSLOTH = {
+    "SentenceTransformerTrainer": TRAINED,
+    rf"{_FAST}\.get_peft_model": FAST_ADAPTED,
+}
 """Of Unsloth's notebooks: other keys tell which of TRL's trainers it is."""
 _LENGTHS = r"(?i)(max_)?(seq(uence)?_?)?len(gth)?|block_size"
 """Names that scripts give to the length of their sequences."""
@@ -151,16 +156,18 @@ def _add_cell(
             if len(function) > LONGEST_NAME or not re.fullmatch(calls, function):
                 continue
             is_script = calls == _OF_A_SCRIPT
-            called = _CALLED if is_script else _OTHER_UNSLOTH_TRAINERS
+            called = _CALLED if is_script else _CALLED_OF_UNSLOTH
             _add_called(called, function, start + node.lineno, entries)
             if not is_script and (task := _TASK_OF.get(function)) is not None:
                 entries.setdefault(TASK, Entry(TASK, task, start + node.lineno))
-            for key, value in _arguments(node, function):
-                line, plain = start + value.lineno, _plain(value, constants)
-                if plain is _UNKNOWN:
+            for key, value in _arguments(node, function, constants):
+                line = start + node.lineno
+                if isinstance(value, ast.expr):
+                    line, value = start + value.lineno, _plain(value, constants)
+                if value is _UNKNOWN:
                     computed.setdefault(key, line)
                 else:
-                    entries.setdefault(key, Entry(key, plain, line))
+                    entries.setdefault(key, Entry(key, value, line))
 
 
 def _add_default(call: ast.Call, constants: dict[str, Any]) -> None:
@@ -197,8 +204,19 @@ def _add_called(
             entries.setdefault(key, Entry(key, name, line))
 
 
-def _arguments(call: ast.Call, function: str) -> Iterator[tuple[str, ast.expr]]:
-    named = [(word.arg, word.value) for word in call.keywords if word.arg]
+def _arguments(
+    call: ast.Call, function: str, constants: Mapping[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    """Names with expressions, or with the values of a mapping that is passed as keywords, or on to
+    from_pretrained."""
+    named: list[tuple[str, Any]] = []
+    for word in call.keywords:
+        is_passed_on = word.arg in (None, "model_init_kwargs")
+        mapping = _plain(word.value, constants) if is_passed_on else None
+        if isinstance(mapping, dict):
+            named += [(key, value) for key, value in mapping.items() if isinstance(key, str)]
+        elif word.arg:
+            named.append((word.arg, word.value))
     if call.args and function.endswith("from_pretrained"):
         is_unsloth = function.startswith("Fast")
         key = "model_name" if is_unsloth else "pretrained_model_name_or_path"
@@ -230,6 +248,12 @@ def _plain(node: ast.expr, constants: Mapping[str, Any]) -> Any:
             operator = _OPERATORS.get(type(node.op))
             return _UNKNOWN if operator is None else _meant(operator(left, right))
         return _UNKNOWN
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "dict" and not node.args:
+        return {word.arg: _plain(word.value, constants) for word in node.keywords if word.arg}
+    if isinstance(node, ast.Dict) and None not in node.keys:
+        keys = [_plain(key, constants) for key in node.keys if key is not None]
+        if all(isinstance(key, str) for key in keys):
+            return {k: _plain(v, constants) for k, v in zip(keys, node.values, strict=True)}
     try:
         return _meant(ast.literal_eval(node))
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):

@@ -97,6 +97,12 @@ class TrainerFile:
         row = next(key for key in self.keys if "model" in key.options)
         return self.model, f"{row.file}:{row.line} ({row.key})" if row.line else row.key
 
+    @property
+    def sharding_of_several(self) -> str:
+        """What several GPUs do where the file names no sharding: torchtune's recipes take FSDP2,
+        every other trainer DistributedDataParallel."""
+        return "fsdp" if self.framework == "torchtune" else "ddp"
+
     def completing(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Its options where `given`, which overrule them, leave something open; those that no
         method asked for would read are left out. Raises TrainerFileError for what neither tells."""

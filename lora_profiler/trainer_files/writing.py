@@ -208,6 +208,8 @@ def changed_keys(trainer: str, before: Workload, after: Workload) -> dict[str, A
     if name is None:
         return {}
     keys = _written(name, "keys")
+    if keys is None:
+        return {}
     values, others = setup_dict(before.setup), setup_dict(after.setup)
     differing = [option for option in values if values[option] != others[option]]
     try:

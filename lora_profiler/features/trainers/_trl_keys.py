@@ -88,6 +88,13 @@ def _old_length(value: Any, document: Document) -> Meaning:
     return meaning._replace(note="a key of TRL up to 0.19: answered as 0.14")
 
 
+def _length(value: Any, document: Document) -> Meaning:
+    """An explicit null cuts nothing off."""
+    if value is None:
+        return Meaning(asks=("seq_len",), note="no cut-off: the length is the data's")
+    return shared.cut_off(value, document)
+
+
 def _is_plain(document: Document) -> bool:
     """TrainingArguments alone, without a key of TRL's."""
     return TASK not in document.entries and not any(
@@ -111,10 +118,12 @@ def _packing(value: Any, document: Document) -> Meaning:
 
 
 def _liger(value: Any, document: Document) -> Meaning:
-    """TRL's trainers keep their own loss; transformers' Trainer takes Liger's with its kernels."""
+    """TRL's trainers keep their own loss; transformers' Trainer takes Liger's with its kernels, as
+    TRL 0.14 does."""
     if is_off(value):
         return NO_EFFECT
-    own = {"loss": "fused"} if _is_plain(document) else {}
+    takes_loss = _is_plain(document) or _OLD_LENGTH in document.entries
+    own = {"loss": "fused"} if takes_loss else {}
     return Meaning({"kernels": "liger", **own})
 
 
@@ -222,11 +231,8 @@ def _together(
 
 def _idle_adapter(document: Document) -> tuple[str, str] | None:
     key = "load_in_4bit"
-    if (
-        is_on(document.get(key))
-        and "use_peft" in document.entries
-        and is_off(document.get("use_peft"))
-    ):
+    is_named = {"use_peft", "model_name_or_path"} & document.entries.keys()
+    if is_on(document.get(key)) and is_named and is_off(document.get("use_peft")):
         return key, f"{key} is about a frozen base, and use_peft is off."
     return None
 
@@ -273,9 +279,9 @@ TRL = Framework(
         "lora_modules_to_save": sets("modules_to_save"),
         "use_rslora": sets("use_rslora"),
         "use_dora": sets("use_dora"),
-        "use_liger_kernel": _liger,
+        **dict.fromkeys(("use_liger_kernel", "use_liger"), _liger),
         "label_smoothing_factor": _smoothing,
-        "max_length": shared.cut_off,
+        "max_length": _length,
         _OLD_LENGTH: _old_length,
         "padding_free": _packing,
         "packing": _packing,

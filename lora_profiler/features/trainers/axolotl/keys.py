@@ -41,6 +41,8 @@ _FREE = Path(__file__).with_name("free_keys.toml")
 
 def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
     adapter = document.get("adapter")
+    if document.get("sequence_len") is None:
+        yield "sequence_len", Meaning({"seq_len": 512})  # utils/schemas/config.py
     if document.get("gradient_checkpointing") is None:
         yield "gradient_checkpointing", Meaning({"checkpointing": False})
     elif not document.has_under("gradient_checkpointing_kwargs") and (

@@ -30,6 +30,7 @@ from lora_profiler.trainer_files.shared_keys import (
     TRAINING_ARGUMENTS,
     TRAINING_ARGUMENTS_UNDER,
     evaluated,
+    evaluates,
 )
 
 _FREE = Path(__file__).with_name("free_keys.toml")
@@ -192,12 +193,17 @@ def _mixed(precision: str) -> Reader:
 
 
 def _validation(value: Any, document: Document) -> Meaning:
-    return NO_EFFECT if is_off(value) else evaluated(document)
+    """Held back rows are evaluated where the trainer evaluates (train/sft/workflow.py)."""
+    return NO_EFFECT if is_off(value) or not evaluates(document) else evaluated(document)
 
 
 def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
     if "finetuning_type" not in document.entries:
         yield "finetuning_type", _method("lora", document)
+    if not any(is_on(document.get(key)) for key in ("bf16", "fp16", "pure_bf16")):
+        is_full = document.get("finetuning_type", "lora") in ("full", "freeze")
+        dtype = {"dtype": "float32"} if is_full else {}  # weights that train are cast to it
+        yield "bf16", Meaning({"precision": "pure", **dtype}, note="no autocast")
     if "disable_gradient_checkpointing" not in document.entries:
         yield "disable_gradient_checkpointing", Meaning({"checkpointing": True})
     if "cutoff_len" not in document.entries:

@@ -1,6 +1,7 @@
 """The calls of a plain script: from_pretrained, PEFT's LoraConfig and a Trainer of transformers or
 TRL, with their own defaults."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from lora_profiler.trainer_files.meaning import (
 )
 from lora_profiler.trainer_files.scripts import (
     ADAPTED,
+    CONFIGURED,
     LOADED,
     PREPARED,
     QUANTIZED,
@@ -43,7 +45,9 @@ _PEFT_TYPES = {"LoraConfig": "lora", "VeraConfig": "vera", "IA3Config": "ia3", "
 
 
 def _stack(document: Document) -> str:
-    return STACKS.get(str(document.get(TRAINED)), "transformers")
+    stack = STACKS.get(str(document.get(TRAINED)), "transformers")
+    is_old = stack == "trl-sft" and "max_seq_length" in document.entries
+    return f"{stack}@0.14" if is_old else stack
 
 
 def _method(document: Document) -> str:
@@ -51,6 +55,13 @@ def _method(document: Document) -> str:
         return "full"
     is_quantised = shared.loads_quantised(document) or QUANTIZED in document.entries
     return "qlora" if is_quantised else "lora"
+
+
+def _loaded(value: Any, document: Document) -> Meaning:
+    is_classifier = re.search(r"For(Sequence|Token)Classification$", str(value))
+    if is_classifier is None or _stack(document) == "trl-reward":
+        return NO_EFFECT
+    return not_modelled("a classifier's head, answered as a language model's", "too high")
 
 
 def _model(value: Any, document: Document) -> Meaning:
@@ -152,6 +163,11 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
         yield ADAPTED, Meaning({"methods": ("full",)})
     if LOADED in document.entries and _loaded_dtype(document) == AUTO_DTYPE:
         yield "dtype", Meaning({"dtype": AUTO_DTYPE}, note="the checkpoint's")
+    is_plain = str(document.get(CONFIGURED)).endswith("TrainingArguments")
+    if is_plain and _stack(document).startswith("trl"):  # SFTConfig(**args.to_dict()), TRL 1.16
+        yield "gradient_checkpointing", Meaning({"checkpointing": False})
+        if not is_on(document.get("fp16")):
+            yield "bf16", Meaning({"precision": "pure"})
     if document.get(ADAPTED) == "VeraConfig":
         yield "r", Meaning({"rank": 256})
     if document.get("max_length") is None and _stack(document) == "transformers":
@@ -175,7 +191,8 @@ FRAMEWORK = Framework(
     checks=(shared.ONE_BASE, shared.ONE_AUTOCAST),
     keys={
         **TRL.keys,
-        LOADED: no_effect,
+        LOADED: _loaded,
+        CONFIGURED: no_effect,
         TRAINED: trainer,
         "pretrained_model_name_or_path": sets("model"),
         "model": _model,

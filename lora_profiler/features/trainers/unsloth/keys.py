@@ -27,7 +27,7 @@ from lora_profiler.trainer_files.meaning import (
     share,
     size,
 )
-from lora_profiler.trainer_files.scripts import STANDBY, TRAINED
+from lora_profiler.trainer_files.scripts import FAST_ADAPTED, STANDBY, TRAINED
 from lora_profiler.trainer_files.trainer_file import KeyReading, TrainerFile, instead, settled_by
 
 LEAST_OFFLOADED_LENGTH = 512
@@ -51,9 +51,13 @@ def _checkpointing(value: Any, document: Document) -> Meaning:
 
 
 def _method(document: Document) -> str:
-    if is_on(document.get("full_finetuning")) or "r" not in document.entries:
+    """In 4 bit unless it says otherwise, but embeddings (unsloth 015bdef, `models/loader.py`)."""
+    is_adapted = {"r", FAST_ADAPTED} & document.entries.keys()
+    if is_on(document.get("full_finetuning")) or not is_adapted:
         return "full"
-    return "qlora" if is_on(document.get("load_in_4bit")) else "lora"
+    others = ("load_in_8bit", "load_in_16bit", "load_in_fp8")
+    is_other = TRAINED in document.entries or any(is_on(document.get(key)) for key in others)
+    return "qlora" if is_on(document.get("load_in_4bit", not is_other)) else "lora"
 
 
 def _adapted(value: Any, document: Document) -> Meaning:
@@ -162,6 +166,8 @@ def _fake_quantized(value: Any, document: Document) -> Meaning:
 
 def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
     yield "get_peft_model", Meaning({"methods": (_method(document),)})
+    if FAST_ADAPTED in document.entries and _method(document) != "full":
+        yield "r", Meaning({"rank": 16})
     kind = task(document)
     if kind not in ("sft", "dpo", "grpo"):
         yield "loss", not_modelled(f"{kind.upper()}'s loss, answered as SFT's", "too low")
@@ -222,7 +228,14 @@ FRAMEWORK = Framework(
     name="unsloth",
     title="Unsloth",
     marks=frozenset(
-        {"model_name", "r", "random_state", "use_gradient_checkpointing", "fast_inference"}
+        {
+            "model_name",
+            FAST_ADAPTED,
+            "r",
+            "random_state",
+            "use_gradient_checkpointing",
+            "fast_inference",
+        }
         | {"full_finetuning", "finetune_vision_layers"}
     ),
     stack=_stack,
@@ -253,6 +266,7 @@ FRAMEWORK = Framework(
         "gpu_memory_utilization": _share,
         STANDBY: no_effect,
         TRAINED: trainer,
+        FAST_ADAPTED: no_effect,
         "float8_kv_cache": no_effect,
         "max_lora_rank": no_effect,
         "qat_scheme": _fake_quantized,
