@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from io import StringIO
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from lora_profiler._common.process import LAUNCHERS, launcher_at, program
 from lora_profiler.question.feature import names, part
@@ -78,7 +79,7 @@ class Started(NamedTuple):
     """How a trainer is started: by two `words`, with one of its `tasks` in place of the second
     where it has some.
 
-    `launching`: options that are none of its file's. `has_launcher`: behind `--` stand its
+    `accelerate_files`: accelerate's files that it brings, by name. `launching`: options that are none of its file's. `has_launcher`: behind `--` stand its
     launcher's. `is_for_each_gpu`: it starts a process for each visible GPU. `variables`: names in
     front of the command, and options of torchrun that they stand for. `begins`: where its
     arguments begin, of the words behind the two; `reads`: what they say; `assumed`: what holds
@@ -88,6 +89,7 @@ class Started(NamedTuple):
     framework: str
     words: tuple[tuple[str, str], ...] = ()
     tasks: tuple[str, ...] = ()
+    accelerate_files: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     launching: tuple[str, ...] = ()
     has_launcher: bool = False
     is_for_each_gpu: bool = False
@@ -159,6 +161,7 @@ def parse_command(words: Sequence[Word], name: str, folder: Path) -> Command:
     before = [*rest[: start.launched], *behind]
     launched = {entry.key: entry for entry in _options(before, name)}
     named = launched.get("config_file") or entries.pop("accelerate_config", None)
+    brought = trainer.accelerate_files.get(str(named.value)) if trainer and named else None
     launcher = {**_from_variables(words, before, start), **launched}
     for key in ("num_processes", "mixed_precision"):
         if key in entries:
@@ -183,6 +186,9 @@ def parse_command(words: Sequence[Word], name: str, folder: Path) -> Command:
     for key, kind in _KINDS.items():
         if key in launcher:
             known["distributed_type"] = Entry("distributed_type", kind, launcher[key].line)
+    if named is not None and brought is not None:
+        known = {key: Entry(key, value, named.line) for key, value in brought.items()} | known
+        named = None
     is_assumed = trainer is not None and trainer.assumed
     return Command(
         framework=trainer and trainer.framework,
@@ -232,8 +238,9 @@ def _start(words: Sequence[Word], name: str) -> _Start | None:
         if started is not None:
             return _Start(n, n + 2, started)
         if script := re.fullmatch(_SCRIPT, word.text):
-            stem = script["name"].replace("run_", "")
-            task = next((task for task in sorted(by_task, key=len)[::-1] if task in stem), None)
+            parts = set(re.split("[_-]", script["name"]))
+            longest_first = sorted(by_task, key=len, reverse=True)
+            task = next((t for t in longest_first if parts >= set(t.split("_"))), None)
             trainer = by_task[task] if task else None
             return _Start(n, n + 1, trainer, task=task, program=word.text)
     return None

@@ -18,6 +18,8 @@ Direction = Literal["too low", "too high", "either way"]
 """Of the answer, where something is not modelled."""
 TASK = "task"
 """TRL's trainer, as a command line names it: `trl dpo`."""
+PLAIN_TASK = "trainer"
+"""In its place, of a script that calls transformers' own Trainer."""
 ONE_ROW = "one_row"
 """Among the options of a meaning: that a batch is laid into one row."""
 HIDDEN_SQUARED = "hidden_squared"

@@ -41,6 +41,8 @@ from lora_profiler.trainer_files.meaning import (
     HIDDEN_SQUARED,
     IMAGES,
     ONE_ROW,
+    PLAIN_TASK,
+    TASK,
     VLLM_SHARE,
     Framework,
     Meaning,
@@ -415,8 +417,15 @@ def _command_documents(words: Sequence[Any], name: str, folder: Path) -> _Docume
         is_typed = not any(word.line for word in words)
         entries = {**command.assumed, **overruled(of_file.entries, script.entries)}
         script = Document(of_file.name if is_typed else name, entries, folder)
-    if framework is None and recognised(script) not in frameworks():
+    known = recognised(script)
+    if framework is None and known not in frameworks():
         raise no_trainer(words, name)
+    takes_tasks = known is not None and TASK in known.keys
+    if framework is None and document is None and takes_tasks and command.program:
+        task = _task_in(command, folder)
+        if task is None:
+            raise no_trainer(words, name)
+        script = replace_entry(script, TASK, task)
     config = "deepspeed_config.deepspeed_config_file"
     if (named := command.launcher.named_file(command.launcher.get(config))) is not None:
         beside += _companion_documents(named)
@@ -462,6 +471,20 @@ def _program(command: Any, folder: Path) -> Document | None:
         if command.file is None:
             raise
         return None  # it starts the trainer that the file is for
+
+
+def _task_in(command: Any, folder: Path) -> str | None:
+    """The task of the Trainer that the script at hand calls; None where none is there, since its
+    arguments alone do not say what it trains."""
+    from lora_profiler.trainer_files import scripts
+
+    path = at_hand(folder, command.program)
+    if not isfile(path):
+        return None
+    called = re.search(r"\b(\w*)Trainer\(", read_text(path, scripts.MAX_BYTES))
+    if called is None:
+        return None
+    return PLAIN_TASK if called[1] in ("", "Seq2Seq") else called[1].lower()
 
 
 def replace_entry(document: Document, key: str, value: Any) -> Document:

@@ -9,6 +9,7 @@ from lora_profiler.trainer_files import shared_keys as shared
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.meaning import (
     NO_EFFECT,
+    PLAIN_TASK,
     TASK,
     VLLM_SHARE,
     Framework,
@@ -96,7 +97,9 @@ def _length(value: Any, document: Document) -> Meaning:
 
 
 def _is_plain(document: Document) -> bool:
-    """TrainingArguments alone, without a key of TRL's."""
+    """TrainingArguments alone, without a key of TRL's, or a script that calls their Trainer."""
+    if document.get(TASK) == PLAIN_TASK:
+        return True
     return TASK not in document.entries and not any(
         key in document.entries
         for key in TRL.keys
@@ -163,7 +166,7 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
     kind = task(document)
     if not is_on(document.get("use_peft")):
         yield "use_peft", Meaning({"methods": ("full",)})
-    if kind not in _KNOWN:
+    if kind not in _KNOWN and not _is_plain(document):
         yield "trainer", not_modelled(f"{kind.upper()}'s loss, answered as SFT", "too low")
     elif kind == "grpo":
         yield from _generation(document)
