@@ -79,11 +79,12 @@ class Started(NamedTuple):
     """How a trainer is started: by two `words`, with one of its `tasks` in place of the second
     where it has some.
 
-    `accelerate_files`: accelerate's files that it brings, by name. `launching`: options that are none of its file's. `has_launcher`: behind `--` stand its
-    launcher's. `is_for_each_gpu`: it starts a process for each visible GPU. `variables`: names in
-    front of the command, and options of torchrun that they stand for. `begins`: where its
-    arguments begin, of the words behind the two; `reads`: what they say; `assumed`: what holds
-    where the file does not say, of the word before the arguments.
+    `accelerate_files`: accelerate's files that it brings, by name. `launching`: options that are
+    none of its file's. `has_launcher`: behind `--` stand its launcher's. `is_for_each_gpu`: it
+    starts a process for each visible GPU. `variables`: names in front of the command, and options
+    of torchrun that they stand for. `begins`: where its arguments begin, of the words behind the
+    two; `reads`: what they say; `assumed`: what holds where the file does not say, of the word
+    before the arguments.
     """
 
     framework: str

@@ -130,7 +130,9 @@ def test_both_sides_of_an_end_are_as_rehearsed_to_the_byte() -> None:
     assert sides == {True, False}
 
 
-@pytest.mark.parametrize("words", ["", "--no-checkpointing", "--trainer trl-sft", "--trainer litgpt"])
+@pytest.mark.parametrize(
+    "words", ["", "--no-checkpointing", "--trainer trl-sft", "--trainer litgpt"]
+)
 def test_the_command_compares_methods_with_checkpointing_in_all_or_none(words: str) -> None:
     """Guides pass it for adapters alone, whose steps are then slower for its sake."""
     asked = (MODEL.id, *words.split(), "--lengths", "128", "--batches", "1", "--format", "json")

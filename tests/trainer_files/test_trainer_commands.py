@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from commands import Run, refused
-from lora_profiler.trainer_files.reading import read_command
+from commands import Run, lora_profile, refused
+from lora_profiler.trainer_files.reading import read_command, read_files
 from trainer_cases import STARTED, TEXTS
 
 MODEL = "--model_name_or_path Qwen/Qwen2.5-0.5B"
@@ -43,6 +43,41 @@ def test_recipes_of_several_gpus_are_estimates(folder: Path, run: Run) -> None:
     assert [("Estimate: " in said) for said in (several, one)] == [True, False]
 
 
+def test_a_script_that_reads_arguments_is_for_the_trainer_that_it_calls(folder: Path) -> None:
+    for called, stack in (("Trainer", "transformers"), ("DPOTrainer", "trl-dpo")):
+        (folder / "own_args.py").write_text(f"HfArgumentParser()\n{called}(model)\n")
+        words = ["python", "own_args.py", *MODEL.split(), "--dataset_name", "x"]
+        assert read_command(words, folder).stack == stack
+
+
+def test_several_gpus_take_what_the_trainer_takes(folder: Path, run: Run) -> None:
+    """DistributedDataParallel where the file names no sharding, FSDP2 of torchtune's recipes."""
+    (folder / "ax.yml").write_text("base_model: openai-community/gpt2\nmicro_batch_size: 1\n")
+    for file, sharding in (("ax.yml", "ddp"), ("tt.yaml", "fsdp")):
+        said = json.loads(run("--gpu", "2xl4", file, "--full", "--format", "json").stdout)
+        setup = said["predictions"][0]["setup"]
+        assert (setup["sharding"], setup["world_size"]) == (sharding, 2)
+
+
+def test_files_named_in_a_file_are_looked_for_where_the_command_runs(folder: Path) -> None:
+    (folder / "configs").mkdir()
+    (folder / "ds").mkdir()
+    (folder / "ds" / "own.json").write_text('{"zero_optimization": {"stage": 2}}')
+    text = "base_model: openai-community/gpt2\nmicro_batch_size: 1\ndeepspeed: ds/own.json\n"
+    (folder / "configs" / "ax.yml").write_text(text)
+    assert read_files([folder / "configs" / "ax.yml"]).options["sharding"] == "zero2"
+
+
+def test_a_file_without_keys_of_its_trainer_s_has_remedies_too(folder: Path, run: Run) -> None:
+    text = (
+        "model, tokenizer = FastLanguageModel.from_pretrained('unsloth/Meta-Llama-3.1-8B')\n"
+        "model = FastLanguageModel.get_peft_model(model, r=16)\n"
+        "SFTTrainer(model=model, args=SFTConfig(per_device_train_batch_size=64))\n"
+    )
+    (folder / "nb.py").write_text(text)
+    assert lora_profile("nb.py", "--gpu", "t4", "-s", "8192").exit_code == 1
+
+
 def test_a_key_that_is_left_out_takes_what_is_under_it_along(folder: Path) -> None:
     words = ["tune", "run", "lora_finetune_single_device", "--config", "tt.yaml", "~loss"]
     assert "loss" not in read_command(words, folder).options
@@ -66,6 +101,9 @@ def test_typed_behind_the_name_alone_and_behind_the_verb(folder: Path, run: Run)
     ("command", "message"),
     (
         ("swift sft --model X", "starts no known trainer"),
+        (f"python run_clm.py {MODEL} --dataset_name x", "starts no known trainer"),
+        (f"python nash_md.py {MODEL}", "starts no known trainer"),
+        (f"trl sft {MODEL} --load_in_4bit", "use_peft is off"),
         ("python other.py --x", "lora-profile rehearse --gpu t4 -- python other.py"),
         ("python nowhere.py --x 1", "rehearse --gpu t4 -- python nowhere.py --x 1"),
         ("axolotl preprocess ax.yml", "rehearse --gpu t4 -- axolotl preprocess ax.yml"),
