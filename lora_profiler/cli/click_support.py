@@ -406,7 +406,7 @@ def check_new_file(path: str | None, force: bool) -> None:
         return
     target = Path(path)
     if target.is_dir():
-        raise UsageError(f"{path} is a folder; name a file in it.")
+        raise UsageError(f"`{path}` is a folder; name a file in it.")
     if target.exists() and not force:
         raise UsageError(f"{path} exists; name another file, or add --force to replace it.")
     if not target.absolute().parent.is_dir():

@@ -180,11 +180,15 @@ def _predictions(paths: Sequence[str], o: dict[str, Any]) -> bool | None:
         too_much,
     )
 
-    read = [predictions_in(Path(path)) for path in paths if path.endswith(".json")]
-    documents = [document for document in read if document is not None]
+    read = {path: predictions_in(Path(path)) for path in paths if path.endswith(".json")}
+    documents = [document for document in read.values() if document is not None]
     if not documents:
         return None
-    if len(documents) != 2 or len(paths) != 2:
+    if other := next((path for path in paths if read.get(path) is None), None):
+        if not Path(other).exists():
+            raise UsageError(f"There is no file `{other}`; check the path.")
+        raise UsageError(f"`{other}` holds no predictions of `lora-profile predict --format json`.")
+    if len(documents) != 2:
         raise UsageError(
             "predictions are compared in pairs. Try: `lora-profile compare BEFORE.json AFTER.json`"
         )

@@ -195,11 +195,13 @@ def _by_choice(error: AmbiguousNameError, ctx: click.Context) -> str:
     for choice in error.choices:
         models = asked["models"] if of_gpu else (choice,)
         gpu = asked["gpu"].replace(error.name, choice) if of_gpu else asked["gpu"]
-        ctx.params.update(models=models, gpu=gpu, engine="analytic")  # which traces nothing
+        # which traces and writes nothing
+        ctx.params.update(models=models, gpu=gpu, engine="analytic", write=None)
         with suppress(LoraProfilerError):
             (found,) = answered(ctx, "none", quiet=True)
             blocks = list(verdicts(found.answers, guided(found.answers, ctx), found.subject))
-            said.append(f"\n{choice}: {plain(blocks[:1], 1000).strip()}")
+            words = plain(blocks[:1], 1000).strip().removeprefix("! ")
+            said.append(f"\n{choice}: {words}")
     ctx.params.update(asked)
     return "".join(said)
 
@@ -218,9 +220,12 @@ def _above(found: Sequence["OfModel"], limit: int | None) -> bool:
     ]
     for name, answer in above:
         prediction = answer.prediction
-        size = size_text(prediction.peak.total_bytes)
-        is_ = f"of {size} is above" if prediction.is_whole else f"is not known, at least {size};"
-        click.echo(f"{name}: the peak {is_} --max-peak {size_text(limit)}.", err=True)
+        sizes = size_text(prediction.peak.total_bytes), size_text(limit)
+        if sizes[0] == sizes[1]:
+            sizes = f"{prediction.peak.total_bytes:,} bytes", f"{limit:,} bytes"
+        is_ = "of {} is above" if prediction.is_whole else "is not known, at least {};"
+        by = f" by {answer.trainer.stack.title}" if answer.trainer else ""
+        click.echo(f"{name}{by}: the peak {is_.format(sizes[0])} --max-peak {sizes[1]}.", err=True)
     return bool(above)
 
 
@@ -267,10 +272,10 @@ def answered(
     for name, file in named(o["models"], o["framework"]):
         if o["write"]:
             named_options = names_asked(ctx, file)
-            if file is None:
-                assume_trainer(ctx, platform)
         if file is None:
             model = spec or model_called(name, o)
+            if o["write"]:
+                assume_trainer(ctx, platform, model.trained_length)
         else:
             model = model_of(file, o["model"], o)
             from lora_profiler.trainer_files.trainer_file import on_model

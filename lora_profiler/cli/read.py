@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -192,11 +193,13 @@ _SIZES = ("batch_size", "seq_len")
 _OF_ADAPTERS = ("rank", "alpha", "dropout", "targets")
 
 
-def assume_trainer(ctx: click.Context, platform: "Platform | None" = None) -> None:
+def assume_trainer(
+    ctx: click.Context, platform: "Platform | None" = None, longest: int | None = None
+) -> None:
     """The trainer whose file --write names, where nothing names another, with what guides pass to
     it. Sizes and adapters stay those of the question as it is without --write; `plan` searches
     them. On a `platform` without bfloat16 float16 stands in for it, float32 where all weights
-    train."""
+    train; `longest`: the tokens that the model was made for."""
     from click.core import ParameterSource
 
     from lora_profiler.trainer_files.writing import guide_of, trainer_of
@@ -210,6 +213,8 @@ def assume_trainer(ctx: click.Context, platform: "Platform | None" = None) -> No
         has_data = o["data"] is not None or lengths_of(o) is not None
         kept = (*_SIZES[: 1 if has_data else 2], *(() if "full" in methods else _OF_ADAPTERS))
         assumed |= {**{key: o[key] for key in kept}, **guide_of(name, methods[0])}
+        if longest is not None and "seq_len" in assumed:
+            assumed["seq_len"] = min(assumed["seq_len"], longest)
         if assumed.get("dtype") == "bfloat16" and platform and not platform.has_bfloat16:
             assumed["dtype"] = "float32" if "full" in methods else "float16"
     for key, value in assumed.items():
@@ -225,6 +230,7 @@ def writable(ctx: click.Context, workloads: Sequence["Workload"], named: set[str
     from lora_profiler.trainer_files.writing import written_files
 
     name, path = ctx.params["write"]
+    _check_trainer(ctx, name)
     if len(workloads) != 1:
         one = len({workload.model.id for workload in workloads}) == 1
         todo = "add --method full, lora or qlora" if one else "name one MODEL and one --method"
@@ -233,6 +239,17 @@ def writable(ctx: click.Context, workloads: Sequence["Workload"], named: set[str
     for other in files.texts:
         check_new_file(str(Path(path).with_name(other)), ctx.params["force"])
     return files
+
+
+def _check_trainer(ctx: click.Context, name: str) -> None:
+    """Raises UsageError for a trainer whose runs no file called `name` describes."""
+    from lora_profiler.facts.stacks import find_stack
+    from lora_profiler.trainer_files.writing import trainer_of
+
+    own, asked = trainer_of(name), ctx.params["trainer"]
+    if own is None or not given(ctx, "trainer") or find_stack(asked).name == find_stack(own).name:
+        return
+    raise UsageError(f"--write {name} writes runs of --trainer {own} alone, and not of {asked}.")
 
 
 def as_written(
@@ -264,7 +281,9 @@ def write(ctx: click.Context, files: "Written", answer: "Answer") -> None:
         return
     for other, text in files.texts.items():
         write_out(text, str(Path(path).with_name(other)))
-    click.echo(f"Start it with: {files.command}", err=True)
+    folder = Path(path).parent
+    inside = "" if folder == Path() else f"cd {shlex.quote(str(folder))} && "
+    click.echo(f"Start it with: {inside}{files.command}", err=True)
 
 
 def print_reading(file: "TrainerFile", model: "ModelSpec") -> "TrainerFile":

@@ -268,7 +268,7 @@ def _shardings(setup: TrainSetup, cluster: Cluster) -> tuple[Sharding, ...]:
     if cluster.cards == 1:
         return ("none",)
     if setup.precision == "amp-float16":
-        return ("ddp",)  # under no other is float16 autocast known
+        return ("ddp", "fsdp", "fsdp-no-reshard")  # under no other is float16 autocast known
     if setup.optimizer not in ("adamw", "sgd"):
         return ("ddp", "zero1")  # FSDP2's shards are not for the others
     return SHARDINGS

@@ -354,6 +354,8 @@ def _yaml(name: str, workload: Workload, more: Mapping[str, Any]) -> str:
 def _document(text: str, name: str, file_name: str) -> Document:
     """The file's text as it is read."""
     if not _written(name, "script"):
+        if not file_name.endswith((".yaml", ".yml")):
+            raise UsageError(f"what {name} trains is YAML; its name ends in {suffix_of(name)}.")
         return parse(text, file_name, Path(), is_json=False)
     from lora_profiler.trainer_files.scripts import parse_calls
 

@@ -245,10 +245,40 @@ def _room(answers: Sequence[Answer]) -> Table:
         (f"free, {unit}", lambda a: short_in_unit(max(a.fit.headroom_bytes, 0), size)),
         ("max batch", lambda a: most(a.fit.largest_batch_size)),
         ("max tokens", lambda a: most(a.fit.longest_seq_len)),
-        ("step", lambda a: seconds_text(a.step.time.seconds) if a.step else ""),
-        ("tokens/s", lambda a: f"{a.step.time.tokens_per_second:,.0f}" if a.step else ""),
+        ("step", _step_words),
+        (_rate_title(answers[0]), _rate),
     )
     return filled(table(answers, columns))
+
+
+def _rate_title(answer: Answer) -> str:
+    return "tokens/s each" if answer.prediction.workload.setup.world_size > 1 else "tokens/s"
+
+
+def _step_words(answer: Answer) -> str:
+    """With what the ranks send each other, where the network is known."""
+    if bounds := _bounds(answer):
+        return " to ".join(map(seconds_text, bounds))
+    return seconds_text(answer.step.time.seconds) if answer.step else ""
+
+
+def _rate(answer: Answer) -> str:
+    if answer.step is None:
+        return ""
+    time = answer.step.time
+    rates = [time.tokens_per_second]
+    if bounds := _bounds(answer):
+        rates = [time.tokens_per_second * time.seconds / seconds for seconds in bounds[::-1]]
+    return " to ".join(f"{rate:,.0f}" for rate in rates)
+
+
+def _bounds(answer: Answer) -> tuple[float, float] | None:
+    """Seconds of a step over a network that is known."""
+    if answer.communication is None or not answer.communication.seconds:
+        return None
+    from lora_profiler.report.answer.timing import step_bounds
+
+    return step_bounds(answer)
 
 
 def _ways(answer: Answer) -> Table:
@@ -316,6 +346,9 @@ def _assumed(
     training, attention = asked_words(predictions)
     kernels = "" if answers[0].gpu else platform_words(workloads[0])
     yield f"{model}: {worst}{training}, {attention}{kernels}."
+    sent = answers[0].communication
+    if sent and sent.network is None and answers[0].step:
+        yield "Times are of compute alone; `--interconnect` adds what GPUs send each other."
     if any(generates(workload.setup) for workload in workloads) and answers[0].step:
         yield "Times are without the generation of completions."
     if guided is None or not is_brief:

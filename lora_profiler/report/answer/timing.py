@@ -279,7 +279,5 @@ def communication_lines(answers: Sequence[Answer]) -> list[str]:
     """What the times leave out where several ranks train and no link was named."""
     for a in answers:
         if a.communication and a.communication.network is None and a.step:
-            return [
-                "Times are of compute alone; --interconnect adds what the ranks send each other."
-            ]
+            return ["Times are of compute alone; `--interconnect` adds what GPUs send each other."]
     return []

@@ -112,14 +112,20 @@ def between(
     """What differs between two predictions; `name` is what both are called."""
     one, other = (_at(row, ("fit", "verdict")) for row in (before, after))
     if one != other:
-        known = one in _ORDER and other in _ORDER
-        worse = float("inf") if known and _ORDER.index(other) > _ORDER.index(one) else None
+        is_lost = one in _ORDER and other not in _ORDER
+        is_worse = is_lost or (one in _ORDER and _ORDER.index(other) > _ORDER.index(one))
+        worse = float("inf") if is_worse else None
         yield Difference(prediction=name, name="verdict", before=one, after=other, worse=worse)
     for metric, (_, place, direction) in _NUMBERS.items():
         a, b = _number(before, place), _number(after, place)
         if a != b:
             change = direction * (b / a - 1) if direction and a and b is not None else None
+            if direction and a and b is None:
+                change = float("inf")
             yield Difference(prediction=name, name=metric, before=a, after=b, worse=change)
+    a, b = (_at(row, ("fit", "gpu")) for row in (before, after))
+    if a != b:
+        yield Difference(prediction=name, name="GPU", before=a, after=b)
     for part in ("setup", "trainer", "platform"):
         a, b = before.get(part) or {}, after.get(part) or {}
         if isinstance(a, Mapping) and isinstance(b, Mapping):

@@ -42,6 +42,7 @@ def keys(workload: Workload) -> Keys:
         }
     return keys | {
         "dataset_name": DATASET,
+        "dataset_test_split": "train" if setup.eval_batch_size else None,  # its only one
         "max_length": setup.seq_len,
         "packing": setup.packed is not None,
         "gradient_checkpointing": setup.checkpointing,
