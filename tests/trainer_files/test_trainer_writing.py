@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from commands import Run, refused
+from commands import Run, lora_profile, refused
 from lora_profiler.errors import UsageError
 from lora_profiler.facts.catalog import find_gpu, find_model
 from lora_profiler.facts.stacks import find_stack
@@ -173,7 +173,8 @@ def test_a_plan_tries_what_the_file_can_say(tmp_path: Path, run: Run) -> None:
         "plan", model, "--gpus", "8xh100", "--tokens", "10M", "--write", "axolotl", str(path)
     )
     assert done.exit_code == 0 and path.exists(), done.stderr
-    assert f"# {done.stderr.partition('Start it with: ')[2].strip()}" in path.read_text()
+    folder, _, command = done.stderr.partition("Start it with: ")[2].strip().partition(" && ")
+    assert folder == f"cd {path.parent}" and f"# {command}" in path.read_text()
 
 
 def test_a_plan_writes_what_it_recommends(tmp_path: Path, run: Run) -> None:
@@ -202,3 +203,22 @@ def test_trl_s_own_parser_reads_it(tmp_path: Path, gpu: str, method: str) -> Non
     )
     assert (arguments.max_length, arguments.per_device_train_batch_size) == (512, 1)
     assert model.load_in_4bit == (method == "qlora")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "name"), [("axolotl-dpo", "axolotl"), ("trl-grpo", "trl"), ("litgpt", "axolotl")]
+)
+def test_a_file_of_another_trainer_than_was_named_is_not_written(
+    trainer: str, name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.yaml"
+    done = lora_profile(
+        "gpt2", "--method", "lora", "--trainer", trainer, "--write", name, str(path)
+    )
+    assert done.exit_code == 2 and f"not of {trainer}" in done.stderr and not path.exists()
+
+
+def test_a_written_file_asks_for_no_more_tokens_than_the_model_has(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    lora_profile("gpt2", "--method", "lora", "--gpu", "l4", "--write", "axolotl", str(path))
+    assert "sequence_len: 1024" in path.read_text()
