@@ -120,6 +120,20 @@ class _Start(NamedTuple):
     program: str | None = None
 
 
+_SETTING = r"(?m)^[ \t]*(?:(?:set|cd|source|echo|mkdir)\b.*|(?:export[ \t]+)?(\w+)=(\S*))[ \t]*$"
+"""A line of a shell that starts nothing, or gives a variable its value."""
+
+
+def without_settings(text: str) -> str:
+    """A shell's script without such lines, each of which stays empty, and with the values of its
+    variables in their places."""
+    values = {name: value.strip("\"'") for name, value in re.findall(_SETTING, text) if name}
+    text = re.sub(_SETTING, "", text)
+    return re.sub(
+        r"\$(?:\{(\w+)\}|(\w+))", lambda m: values.get(m[1] or m[2], m[0]), text
+    )
+
+
 def words_of(text: str, name: str) -> list[Word]:
     """The words of a command, with the line that each stands in."""
     stream = StringIO(text.replace("\\\n", " \n"))

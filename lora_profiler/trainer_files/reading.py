@@ -372,9 +372,9 @@ def _documents(path: Path) -> _Documents:
         return scripts.parse_calls(text, name, path.parent), [], None
     text = read_text(path)
     if path.suffix not in (".yaml", ".yml", ".json"):
-        from lora_profiler.trainer_files.commands import is_command, words_of
+        from lora_profiler.trainer_files.commands import is_command, without_settings, words_of
 
-        words = words_of(text, name)
+        words = words_of(without_settings(text), name)
         if is_command(words):
             return _command_documents(words, name, path.parent)
     document = parse(text, name, path.parent, is_json=path.suffix == ".json")
