@@ -106,14 +106,18 @@ class PredictedVsMeasured:
             return
         if self._watch is not None:  # of a start that failed, as where a batch size is searched
             self._watch.unhook()
-        trainer = _trainer_with(self)
-        optimizer = given["optimizer"]
-        optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's holds the real one
+        try:
+            self._begin(args, state, given)
+        except Exception as error:  # which is no reason to end a training
+            _say(f"not measured: {type(error).__name__}: {error}")
+
+    def _begin(self, args: Any, state: Any, given: Mapping[str, Any]) -> None:
+        trainer, optimizer = _trainer_of(state), _unwrapped(given["optimizer"])
         if why := _unwatchable(given["model"], optimizer, args):
             _say(f"not measured: {why}.")
             return
         watch = _Watch(given["model"], optimizer, trainer, self.steps, args.world_size)
-        watch.end = lambda: self._end(watch, trainer)
+        watch.end = lambda: self._end(watch)
         self._watch = watch
         data = getattr(given.get("train_dataloader"), "dataset", None)
         _say(watch.at_start(args.per_device_train_batch_size, _longest(data, args)))
@@ -127,17 +131,18 @@ class PredictedVsMeasured:
         self, model: "torch.nn.Module", optimizer: "torch.optim.Optimizer"
     ) -> "Iterator[PredictedVsMeasured]":
         """Watches the steps of `optimizer` inside; `outcome` is there when they are measured."""
+        optimizer = _unwrapped(optimizer)
         if why := _unwatchable(model, optimizer):
             raise UsageError(f"not measured: {why}.")
         watch = _Watch(model, optimizer, None, self.steps, 1)
-        watch.end = lambda: self._end(watch, None)
+        watch.end = lambda: self._end(watch)
         try:
             yield self
         finally:
             watch.close()
 
-    def _end(self, watch: "_Watch", trainer: Any) -> None:
-        self._watch = None  # which holds the model
+    def _end(self, watch: "_Watch") -> None:
+        self._watch, trainer = None, watch.trainer()  # the watch holds the model
         self.outcome = outcome = watch.outcome()
         _say(outcome.sentence)
         if trainer is not None:
@@ -160,14 +165,19 @@ def _say(text: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def _trainer_with(callback: PredictedVsMeasured) -> Any:
-    """The trainer that has the callback, which it does not tell."""
+def _unwrapped(optimizer: Any) -> Any:
+    """The optimizer that accelerate's holds."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
+def _trainer_of(state: Any) -> Any:
+    """The trainer whose state it is, which no event names."""
     import gc
 
     from transformers import Trainer
 
     for each in gc.get_objects():
-        if issubclass(type(each), Trainer) and callback in each.callback_handler.callbacks:
+        if issubclass(type(each), Trainer) and getattr(each, "state", None) is state:
             return each
     return None
 
@@ -186,6 +196,8 @@ def _longest(data: Any, args: Any) -> int | None:
     """Tokens of the longest of the first rows, as far as the trainer keeps them; else the most that
     it keeps; None where neither is known."""
     most = getattr(args, "max_length", None)
+    if not hasattr(data, "__len__"):  # it streams
+        return most
     column = "input_ids" in (getattr(data, "column_names", None) or ())
     if not column and not (isinstance(data, list) and data and "input_ids" in data[0]):
         return most
@@ -211,7 +223,10 @@ class _Watch:
 
         from lora_profiler.measuring.harness.counters import Counters
 
-        self._torch, self._model, self._optimizer, self._trainer = torch, model, optimizer, trainer
+        self._torch, self._model = torch, model
+        # a training that fails must leave neither alive
+        self._optimizer = weakref.ref(optimizer)
+        self.trainer = (lambda: None) if trainer is None else weakref.ref(trainer)
         self._steps, self._world_size = steps, world_size
         self.kind = next((p.device.type for p in model.parameters()), "cpu")
         self._counters = Counters(self.kind)
@@ -225,15 +240,17 @@ class _Watch:
         self._holds_outputs = self._holds_cache = False
         self._began = self._seconds = 0.0
         self._timed = 0
+        self._is_recorded = False
+        """Whether the peak is known, of the step whose sizes are."""
         self._peak: int | None = None
         self._reserved: int | None = None
         self.end: Any = lambda: None
         embedding = getattr(model, "get_input_embeddings", lambda: None)()
         self._hooks = [
-            model.register_forward_pre_hook(self._called, with_kwargs=True),
-            model.register_forward_hook(self._returned),
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
+            model.register_forward_pre_hook(self._called, with_kwargs=True),
+            model.register_forward_hook(self._returned),
         ]
         if embedding is not None:
             self._hooks.append(embedding.register_forward_pre_hook(self._inside))
@@ -242,6 +259,9 @@ class _Watch:
 
     def _called(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if not self._torch.is_grad_enabled():
+            return
+        if self._optimizer() is None:  # its training failed
+            self.unhook()
             return
         given = [v for v in (*args, *kwargs.values()) if isinstance(v, self._torch.Tensor)]
         if self._has_stepped:
@@ -255,7 +275,7 @@ class _Watch:
         shapes = input_shapes(args, kwargs)
         tokens = _tokens(shapes)
         self._measured_tokens += tokens if self._timed else 0
-        if self._number == 1 or tokens > self._tokens:
+        if not self._is_recorded and (self._number == 1 or tokens > self._tokens):
             self._shapes, self._tokens = shapes, tokens
             storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in given}
             self._input_bytes = sum(s.nbytes() for s in storages.values())
@@ -310,7 +330,7 @@ class _Watch:
             output = self._output()
             ending = [*gradient_tensors(self._model), *([] if output is None else [output])]
             alive = [t for _, t in model_tensors(self._model)] + inputs + ending
-            alive += optimizer_tensors(self._optimizer)
+            alive += optimizer_tensors(self._optimizer())
             storages = [storage_of(tensor) for tensor in alive if tensor.device.type == "cpu"]
             record = AllocatorRecord({by_address(s): s.nbytes() for s in storages})
             try:
@@ -333,13 +353,14 @@ class _Watch:
             for each in timeline.allocations:
                 if each.born < 0 and each.key in ended:
                     each.died = ended[each.key]
-            self._peak = max(timeline.live_bytes())
+            self._peak, self._is_recorded = max(timeline.live_bytes()), True
 
     def unhook(self) -> bool:
         """Takes every hook off; whether there was one."""
         hooks, self._hooks = self._hooks, []
         for hook in hooks:
             hook.remove()
+        self._end_record()
         return bool(hooks)
 
     def close(self) -> None:
@@ -348,7 +369,6 @@ class _Watch:
             return
         if self._number == self._steps and self._has_stepped:
             self._timed += 1 if self._timed else 0
-        self._end_record()
         if self._counters.available and self._number > 1:
             self._counters.synchronize()
             read = self._counters.read()
@@ -363,7 +383,7 @@ class _Watch:
     def _facts(self) -> dict[str, Any]:
         from lora_profiler.rehearsal.inside.rehearsed.trained_model import training_summary
 
-        return training_summary([self._optimizer], self._model, self._trainer) | {
+        return training_summary([self._optimizer()], self._model, self.trainer()) | {
             "inputs": self._shapes,
             "input_bytes": self._input_bytes,
             "autocast": self._autocast,
@@ -428,7 +448,7 @@ class _Watch:
             return "the lengths of samples are not known before the first step."
         shape = [batch_size, seq_len]
         self._shapes = {"input_ids": shape, "attention_mask": shape, "labels": shape}
-        args = self._trainer.args if self._trainer is not None else None
+        args = getattr(self.trainer(), "args", None)
         self._autocast = _autocast(args)
         self._accumulation = getattr(args, "gradient_accumulation_steps", 1)
         answer, reason = self._answer()
@@ -486,10 +506,9 @@ class _Watch:
                 "setup": setup_dict(workload.setup),
             }
         gpu = self._gpu()
-        trainer = type(self._trainer).__name__ if self._trainer is not None else None
-        known = trainer is None or type(self._trainer).__module__.startswith(
-            ("transformers", "trl")
-        )
+        of_trainer = None if self.trainer() is None else type(self.trainer())
+        trainer = None if of_trainer is None else of_trainer.__name__
+        known = of_trainer is None or of_trainer.__module__.startswith(("transformers", "trl"))
         return {
             "schema_version": "1.0",
             "kind": "predicted against measured",

@@ -228,8 +228,16 @@ def _from_words(question: Any, options: Mapping[str, Any]) -> PredictionReport:
 
     spec = question if isinstance(question, ModelSpec) else None
     names = question if isinstance(question, list | tuple) else [spec.id if spec else question]
+    if not names or not all(isinstance(name, str | os.PathLike) for name in names):
+        raise UsageError(
+            "predict takes the name of a model, a ModelSpec, or the path of a trainer's file."
+        )
+    from lora_profiler.facts.catalog import Gpu
+
     gpu = options.get("gpu")
-    on = None if gpu is None or isinstance(gpu, str) else gpu
+    if not isinstance(gpu, str | Gpu | None):
+        raise UsageError(f"gpu is {gpu!r}; name one, as 't4' or '24GiB'.")
+    on = gpu if isinstance(gpu, Gpu) else None
     given = {**options, "gpu": on.key} if on else options
     words = [word for option, value in given.items() for word in words_of(option, value)]
     words += ["--", *map(os.fspath, names)]
@@ -241,7 +249,9 @@ def _from_words(question: Any, options: Mapping[str, Any]) -> PredictionReport:
 
     def ask(levers: Any) -> "OfModel":
         with ctx.scope(cleanup=False):
-            (found,) = answered(ctx, levers, spec=spec, on=on, quiet=True)
+            found, *others = answered(ctx, levers, spec=spec, on=on, quiet=True)
+            if others:
+                raise UsageError("predict answers one model; call it for each.")
             return found
 
     def by_trainer(answers: "Sequence[Answer]") -> "Guided | None":

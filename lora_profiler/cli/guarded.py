@@ -7,9 +7,11 @@ import io
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC
@@ -17,14 +19,15 @@ _CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.link", "os.sym
 _LISTS = ("os.listdir", "os.scandir")
 
 
-def guard(folder: Path) -> None:
+def guard(folder: Path, temporary: str) -> None:
     """From here on every open of another file raises PermissionError, for good. Read may be the
     folder, Python and what is installed, the caches of models and profiles, and the user's own
-    defaults; written only these caches."""
+    defaults; written only these caches and the folder `temporary`, which building a model takes."""
     from lora_profiler._common.own_defaults import config_path
     from lora_profiler._common.paths import cache_folder, hub_home
 
     caches = [os.path.realpath(place) for place in (cache_folder(), hub_home()) if place]
+    caches.append(os.path.realpath(temporary))
     installed = [sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), *filter(None, sys.path)]
     others = [str(config_path()), os.devnull, "/proc/cpuinfo", "/proc/meminfo"]
     readable = [*caches, *(os.path.realpath(r) for r in (str(folder), *installed, *others))]
@@ -69,8 +72,10 @@ def _run(arguments: Sequence[str]) -> dict[str, Any]:
 
 def main() -> None:
     asked = json.load(sys.stdin)
-    guard(Path.cwd())
-    json.dump([_run(arguments) for arguments in asked], sys.stdout)
+    with TemporaryDirectory() as temporary:
+        tempfile.tempdir = temporary
+        guard(Path.cwd(), temporary)
+        json.dump([_run(arguments) for arguments in asked], sys.stdout)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """`lora-profile mcp`: the same answers for agents, over the Model Context Protocol on stdin and
 stdout."""
 
+import inspect
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -43,13 +45,24 @@ def mcp_command() -> None:
 
 def server() -> Any:
     from mcp.server import MCPServer
+    from mcp.server.mcpserver.exceptions import ToolError
     from mcp.types import ToolAnnotations
 
-    made = MCPServer(
+    class Strict(MCPServer):
+        """Refuses what a tool does not take, which would be left out without a word."""
+
+        async def call_tool(self, name: str, arguments: Any, *more: Any, **named: Any) -> Any:
+            tool = _TOOLS.get(name)
+            known = inspect.signature(tool).parameters if tool else arguments
+            if other := [key for key in arguments if key not in known]:
+                raise ToolError(f"{name} takes no {', '.join(other)}; put it into `options`.")
+            return await super().call_tool(name, arguments, *more, **named)
+
+    made = Strict(
         "lora-profiler", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING"
     )
     annotations = ToolAnnotations(read_only_hint=True, open_world_hint=False)
-    for tool in (predict, fit, plan, read, compare):
+    for tool in _TOOLS.values():
         made.tool(annotations=annotations)(tool)
     return made
 
@@ -83,11 +96,15 @@ async def fit(
     gpu: str,
     method: list[str] | None = None,
     trainer: str | None = None,
+    batch_size: int | None = None,
+    seq_len: int | None = None,
+    rank: int | None = None,
     options: Options | None = None,
 ) -> dict[str, Any]:
     """Whether fine-tuning fits a GPU, what to change where it does not, and the largest batch size
     and sequence length. Arguments as for predict."""
-    return await predict(model, method=method, gpu=gpu, trainer=trainer, options=options)
+    sizes = {"batch_size": batch_size, "seq_len": seq_len, "rank": rank}
+    return await predict(model, method, gpu, trainer, **sizes, options=options)
 
 
 async def plan(
@@ -123,6 +140,9 @@ async def compare(before: str, after: str, fail_above: str | None = None) -> dic
     return await _answer("compare", names, {"fail_above": fail_above})
 
 
+_TOOLS = {tool.__name__: tool for tool in (predict, fit, plan, read, compare)}
+
+
 async def _answer(verb: str, names: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
     """The text and the JSON of a command. Raises ToolError with its error message."""
     import anyio
@@ -138,7 +158,10 @@ async def _answer(verb: str, names: Sequence[str], options: Mapping[str, Any]) -
     except UsageError as e:
         raise ToolError(str(e)) from None
     asked = [[verb, *words, *form, *names] for form in ([], ["--format=json"])]
-    text, data = await anyio.to_thread.run_sync(partial(_guarded, asked))
+    try:
+        text, data = await anyio.to_thread.run_sync(partial(_guarded, asked))
+    except (RuntimeError, subprocess.TimeoutExpired) as e:
+        raise ToolError(f"no answer: {e}") from None
     if not text["stdout"]:
         raise ToolError(text["stderr"].strip().removeprefix("error: "))
     found = json.loads(data["stdout"])
@@ -152,8 +175,6 @@ async def _answer(verb: str, names: Sequence[str], options: Mapping[str, Any]) -
 
 def _guarded(asked: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
     """Each command's exit code and output, from a process that reads this folder alone."""
-    import subprocess
-
     done = subprocess.run(
         [sys.executable, "-P", "-m", "lora_profiler.cli.guarded"],
         input=json.dumps(asked),
@@ -164,6 +185,6 @@ def _guarded(asked: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
         env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1"},
     )
     if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
+        raise RuntimeError(done.stderr.strip()[-2000:])
     answers: list[dict[str, Any]] = json.loads(done.stdout)
     return answers

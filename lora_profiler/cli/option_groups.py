@@ -226,7 +226,8 @@ def message_of(error: click.ClickException) -> str:
         missing = error.param.make_metavar(error.ctx).removesuffix("...")
         return f"{missing} is missing. {error.ctx.get_usage()}"
     if isinstance(error, click.BadOptionUsage):
-        return f"{error.option_name} needs a value"
+        takes_none = "does not take a value" in error.message
+        return f"{error.option_name} {'takes no value' if takes_none else 'needs a value'}"
     if isinstance(error, click.NoSuchOption):
         return error.message
     if isinstance(error, click.BadParameter) and isinstance(error.param, GroupedOption):

@@ -218,6 +218,9 @@ class LoraConfig:
     )
 
     def __post_init__(self) -> None:
+        for one in options_of(LoraConfig):
+            if isinstance(value := getattr(self, one.field), list):  # as PEFT takes them
+                object.__setattr__(self, one.field, tuple(value))
         check_options(self)
         self._check_peft_type()
         if self.target_modules == () or self.target_modules == "":

@@ -129,9 +129,7 @@ def without_settings(text: str) -> str:
     variables in their places."""
     values = {name: value.strip("\"'") for name, value in re.findall(_SETTING, text) if name}
     text = re.sub(_SETTING, "", text)
-    return re.sub(
-        r"\$(?:\{(\w+)\}|(\w+))", lambda m: values.get(m[1] or m[2], m[0]), text
-    )
+    return re.sub(r"\$(?:\{(\w+)\}|(\w+))", lambda m: values.get(m[1] or m[2], m[0]), text)
 
 
 def words_of(text: str, name: str) -> list[Word]:

@@ -1,12 +1,15 @@
 """Predicted against measured inside of real trainings on the CPU, by transformers, TRL and a plain
 loop."""
 
+import gc
 import json
 import os
 import platform
 import re
 import subprocess
 import sys
+import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +143,66 @@ def test_a_loop_of_one_s_own(keeps: bool) -> None:
             optimizer.zero_grad()
     holds(watch.outcome, 0.0005)
     assert not optimizer._optimizer_step_post_hooks
+
+
+def test_accelerate_s_optimizer_is_the_one_that_it_holds() -> None:
+    torch, accelerate = pytest.importorskip("torch"), pytest.importorskip("accelerate")
+    trained = model()
+    held = torch.optim.AdamW(trained.parameters())
+    prepared, optimizer = accelerate.Accelerator(cpu=True).prepare(trained, held)
+    batch = torch.tensor(ids()[:2])
+    watch = PredictedVsMeasured(steps=3)
+    with watch.loop(prepared, optimizer):
+        for _ in range(4):
+            prepared(input_ids=batch, labels=batch, use_cache=False).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    holds(watch.outcome, 0.0005)
+
+
+def test_a_training_that_failed_is_let_go(tmp_path: Path) -> None:
+    """And a trainer that could not be made is in nobody's way."""
+    transformers = pytest.importorskip("transformers")
+    callback, alive = PredictedVsMeasured(), []
+    half_made = transformers.Trainer.__new__(transformers.Trainer)
+
+    class Fails(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            raise MemoryError
+
+    trained = model()
+    for callbacks in ([Fails(), callback], [callback]):
+        trainer = transformers.Trainer(
+            model=trained,
+            args=transformers.TrainingArguments(**arguments(tmp_path)),
+            train_dataset=[{"input_ids": row, "labels": row} for row in ids()],
+            callbacks=callbacks,
+        )
+        with suppress(MemoryError):
+            trainer.train()
+        alive.append(weakref.ref(trainer))
+        del trainer
+        gc.collect()
+    assert alive[0]() is None and half_made is not None
+    holds(callback.outcome, 0.0005)
+
+
+def test_a_data_set_that_streams_has_no_length(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+
+    class Streams(torch.utils.data.IterableDataset):  # type: ignore[misc]
+        def __iter__(self) -> Any:
+            return ({"input_ids": row, "labels": row} for row in ids())
+
+    callback = PredictedVsMeasured(steps=3)
+    transformers.Trainer(
+        model=model(),
+        args=transformers.TrainingArguments(**arguments(tmp_path)),
+        train_dataset=Streams(),
+        callbacks=[callback],
+    ).train()
+    holds(callback.outcome, 0.01)
 
 
 def test_a_training_that_ends_early_says_what_there_is(tmp_path: Path) -> None:

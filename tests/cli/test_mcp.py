@@ -86,6 +86,17 @@ def test_its_process_reads_its_folder_and_no_other_file(folder: Path) -> None:
     assert not (folder / "answer.txt").exists() and not (outside / "answer.txt").exists()
 
 
+def test_a_model_that_has_to_be_built_is_answered(folder: Path) -> None:
+    config = {
+        "model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 64, "vocab_size": 100, "architectures": ["BertForMaskedLM"],
+    }  # fmt: skip
+    (folder / "tiny").mkdir()
+    (folder / "tiny" / "config.json").write_text(json.dumps(config))
+    (answer,) = guarded(folder, ["tiny", "--method", "lora", "-s", "32", "--format", "json"])
+    assert json.loads(answer["stdout"])["predictions"], answer["stderr"]
+
+
 def test_what_others_than_python_open_is_refused_too(folder: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     from pyarrow.parquet import write_table
@@ -198,6 +209,7 @@ def test_a_client_gets_the_command_s_refusals(folder: Path) -> None:
         ("predict", {"model": "--output=x"}),
         ("predict", {"model": "gpt2", "options": {"write": "axolotl"}}),
         ("compare", {"before": "../secret.jsonl", "after": "rows.jsonl"}),
+        ("fit", {"model": "gpt2", "gpu": "t4", "checkpointing": False}),
     )
     said = [result.content[0].text for result in results]
     assert all(result.is_error for result in results), said
@@ -205,6 +217,7 @@ def test_a_client_gets_the_command_s_refusals(folder: Path) -> None:
     assert "outside the folder of the server" in said[1]
     assert "is no name of a model or file" in said[2]
     assert "leave it out" in said[3]
+    assert "fit takes no checkpointing" in said[5]
     assert sorted(path.name for path in folder.iterdir()) == [
         "link.yml", "outside.yml", "qlora.yml", "rows.jsonl",
     ]  # fmt: skip

@@ -28,7 +28,7 @@ from lora_profiler.report.answer.verdicts import (
 from lora_profiler.report.blocks import Bar, Bars, Block, Sign, Table, VerdictLine, paragraph, table
 from lora_profiler.report.labels import capital, method_label
 from lora_profiler.report.terminal import SIGNS
-from lora_profiler.units import GIB, byte_unit, count_text, short_in_unit
+from lora_profiler.units import byte_unit, count_text, short_in_unit
 
 if TYPE_CHECKING:
     from lora_profiler.facts.catalog import Gpu
@@ -59,10 +59,13 @@ def verdict_lines(guided: Guided, answers: Sequence[Answer]) -> Iterator[Verdict
         fitting = [line for line in known if _verdict(line) == "fits"]
         count = gpu_count(answer)
         gpu = "" if place else a_gpu(answer.gpu, count)
-        usable = short_in_unit(answer.gpu.usable_bytes or 0, GIB)
+        usable = size_text(answer.gpu.usable_bytes or 0)
         unknown = [_name(line) for line in lines if line.foreseen and not _verdict(line)]
         words = _fits_with(method_name(answer), known, gpu, unknown)
-        rest = f": {_range(fitting or known)}{on_each(count)}"
+        peaks = _range(fitting or known)
+        if peaks.split()[-1] == usable.split()[-1]:  # the unit
+            usable = usable.partition(" ")[0]
+        rest = f": {peaks}{on_each(count)}"
         rest += "." if fitting else f", {'which' if count > 1 else 'it'} has {usable}."
         is_no = all(_verdict(line) == "does_not_fit" for line in known)
         is_open = sign_of(answer) == "does_not_fit" and not is_no

@@ -129,7 +129,9 @@ def _verdict(answers: Sequence[Answer], subject: str, *, has_gpu: bool) -> Verdi
     if sign == "does_not_fit":
         sizes = joined([*map(_short, least[:-1]), size_text(least[-1])])
         the_gpu = "each GPU" if count > 1 else "the GPU"
-        rest = f"{need} at least {sizes}, {the_gpu} has {_short(fits[0].usable_bytes)}"
+        is_alike = sizes.split()[-1] == usable.split()[-1]  # the unit
+        has = _short(fits[0].usable_bytes) if is_alike else usable
+        rest = f"{need} at least {sizes}, {the_gpu} has {has}"
     elif sign == "tight":
         most = (fit.peak_bytes + fit.reserve_bytes for fit in fits)
         ends = (f"{_short(a)} to {_short(b)}" for a, b in zip(least, most, strict=True))

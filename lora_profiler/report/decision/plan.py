@@ -330,7 +330,8 @@ def _fit_words(plan: TrainingPlan, nearest: NearestFit | None) -> tuple[str, str
         known = (each.reason for each in plan.methods if each.reason)
         return "No plan can be made", next(known, "the memory of these methods is not known")
     gpus = gpus_text(nearest.cards, nearest.gpu, names_of(plan))
-    least = f"{spoken(nearest.layout.setup)} needs {gib_text(nearest.peak_bytes)} GiB a GPU"
+    way, peak = spoken(nearest.layout.setup), gib_text(nearest.peak_bytes)
+    least = f"{way} needs {peak} GiB and overhead a GPU"
     return f"No plan fits {gpus}", f"{least}, {gib_text(nearest.missing_bytes)} too much."
 
 

@@ -445,7 +445,7 @@ _SUMMARY: Mapping[str, str] = {
     "data": "epoch_seconds total_seconds",
 }
 """What a summary has of a prediction, and of each of these what keys; all where none are named."""
-_BY_TRAINER = "trainer model method peak_bytes verdict refusal"
+_BY_TRAINER = "trainer model method peak_bytes is_whole verdict refusal"
 
 
 def summary(document: Mapping[str, Any]) -> dict[str, Any]:
