@@ -225,7 +225,7 @@ class _Watch:
 
         self._torch, self._model = torch, model
         # a training that fails must leave neither alive
-        self._optimizer = weakref.ref(optimizer)
+        self._optimizer: Any = weakref.ref(optimizer)
         self.trainer = (lambda: None) if trainer is None else weakref.ref(trainer)
         self._steps, self._world_size = steps, world_size
         self.kind = next((p.device.type for p in model.parameters()), "cpu")

@@ -93,7 +93,7 @@ def stand_in_for_lists(settings: Settings) -> None:
             listed = [{"rfilename": path.relative_to(snapshot).as_posix()} for path in files]
             return hf_api.ModelInfo(id=repo_id, siblings=listed)
 
-    hf_api.HfApi.model_info = model_info  # type: ignore[method-assign]
+    hf_api.HfApi.model_info = model_info  # type: ignore[method-assign, assignment]
     hf_api.model_info = hf_api.api.model_info
 
 
