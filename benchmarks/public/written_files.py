@@ -11,6 +11,7 @@ in, TRL is the one that is installed. Writes `results/written_files.md`. Two min
 
 import ast
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -74,7 +75,7 @@ def written(parsers: Mapping[str, Parse]) -> Iterator[tuple[str, ...]]:
             done = subprocess.run(
                 [*command, "--write", writer, str(path)], capture_output=True, text=True
             )
-            start = done.stderr.partition("Start it with: ")[2].partition("\n")[0]
+            start = done.stderr.partition(" && ")[2].partition("\n")[0]
             wrong = parsers[writer](path) if path.exists() else done.stderr.strip()
         yield writer, f"`{words}`", f"`{start}`", wrong[:120].replace("\n", " ") or "yes"
 
@@ -91,14 +92,21 @@ def _held(parse: Callable[[Mapping[str, Any]], Mapping[str, Any]], path: Path) -
     return ", ".join(f"{name} {a!r}, its own {b!r}" for name, (a, b) in wrong.items())
 
 
+_READ_WHERE_GIVEN = {"get", "profiler", "dataset_val"}
+
+
 def _components(root: Path, path: Path) -> str:
-    """Those of its own that torchtune's package does not have."""
+    """Those of its own that torchtune's package does not have, and keys that its recipe reads and
+    the file lacks."""
     from omegaconf import OmegaConf  # type: ignore[import-not-found]
 
-    names = _named(OmegaConf.to_container(OmegaConf.load(path)))
-    return ", ".join(
-        name for name in names if name.startswith("torchtune.") and not _is_there(root, name)
-    )
+    document = OmegaConf.to_container(OmegaConf.load(path))
+    names = [name for name in _named(document) if name.startswith("torchtune.")]
+    kind = "lora" if "lora_" in document["model"]["_component_"] else "full"
+    recipe = (root / "recipes" / f"{kind}_finetune_single_device.py").read_text("utf-8")
+    read = set(re.findall(r"\bcfg\.(\w+)", recipe)) - _READ_WHERE_GIVEN
+    missing = [name for name in names if not _is_there(root, name)]
+    return ", ".join([*missing, *sorted(read - document.keys())])
 
 
 def _named(value: Any) -> Iterator[str]:

@@ -222,3 +222,26 @@ def test_a_written_file_asks_for_no_more_tokens_than_the_model_has(tmp_path: Pat
     path = tmp_path / "run.yaml"
     lora_profile("gpt2", "--method", "lora", "--gpu", "l4", "--write", "axolotl", str(path))
     assert "sequence_len: 1024" in path.read_text()
+
+
+_READ_BY_RECIPES = {
+    "output_dir", "log_level", "seed", "max_steps_per_epoch", "resume_from_checkpoint", "compile",
+    "metric_logger", "shuffle", "tokenizer", "checkpointer", "dataset", "device", "epochs",
+}  # fmt: skip
+"""torchtune bd2a0fc, recipes/: its command merges no defaults into a file. See
+benchmarks/public/written_files.py, which reads them off its recipes."""
+
+
+@pytest.mark.parametrize(
+    ("method", "own"), [("lora", "lr_scheduler"), ("full", "optimizer_in_bwd")]
+)
+def test_torchtune_s_file_has_all_that_its_recipe_reads(
+    method: str, own: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.yaml"
+    words = ("--method", method, "--gpu", "h200", "--write", "torchtune", str(path))
+    lora_profile("meta-llama/Llama-3.1-8B", *words)
+    document = yaml.safe_load(path.read_text())
+    assert document.keys() >= {own, *_READ_BY_RECIPES}
+    files = {"filename_format": "model-{}-of-{}.safetensors", "max_filename": "00004"}
+    assert document["checkpointer"]["checkpoint_files"] == files

@@ -1,13 +1,18 @@
 """torchtune's YAML that trains what a question asks."""
 
+from pathlib import Path
+from typing import Any
+
 from lora_profiler.errors import UsageError
 from lora_profiler.features.trainers.torchtune.keys import MODELS
 from lora_profiler.question.loss import spellings
 from lora_profiler.question.optimizer import CORE, optimizer_facts
 from lora_profiler.question.workload import TrainSetup, Workload
+from lora_profiler.trainer_files.meaning import read_table
 from lora_profiler.trainer_files.writing import FSDP, Keys, Launch, cannot, short, told
 
 TRAINER = "torchtune"
+_FAMILIES = Path(__file__).with_name("families.toml")
 SHARDINGS = FSDP
 """Its recipes of several GPUs share by FSDP2 alone (torchtune 0.6, recipes/)."""
 
@@ -27,6 +32,13 @@ def keys(workload: Workload) -> Keys:
             " another trainer's file."
         )
     family, _, builder = builders[model.id].partition(".")
+    known = read_table(_FAMILIES).get(family, {})
+    count = known.get("files", {}).get(builder.removesuffix("_instruct"))
+    if count is None:
+        raise UsageError(
+            f"what torchtune's recipes read of {model.id} is not known; write another trainer's"
+            " file."
+        )
     kind = {"full": "", "lora": "lora_", "qlora": "qlora_"}[setup.method]
     parts: Keys = {"_component_": f"torchtune.models.{family}.{kind}{builder}"}
     if lora is not None:
@@ -59,12 +71,20 @@ def keys(workload: Workload) -> Keys:
         optimizer["fused"] = setup.optimizer_impl == "fused"
     return {
         "model": parts,
-        "tokenizer": {"path": f"{folder}/tokenizer.model", "max_seq_len": setup.seq_len},
+        "output_dir": "outputs",
+        "tokenizer": {
+            **{key: f"{folder}/{name}" for key, name in known["tokenizer"].items()},
+            "_component_": f"torchtune.models.{known['tokenizer']['_component_']}",
+            "max_seq_len": setup.seq_len,
+        },
         "checkpointer": {
             "_component_": "torchtune.training.FullModelHFCheckpointer",
             "checkpoint_dir": folder,
+            "checkpoint_files": _checkpoint_files(count),
             "output_dir": "outputs",
+            "model_type": known["model_type"],
         },
+        "resume_from_checkpoint": False,
         "dataset": {"_component_": "torchtune.datasets.alpaca_dataset", "packed": False},
         "batch_size": setup.batch_size,
         "gradient_accumulation_steps": setup.accumulation,
@@ -72,9 +92,33 @@ def keys(workload: Workload) -> Keys:
         "loss": {"_component_": losses.get(setup.loss, losses["plain"]).component},
         "dtype": "fp32" if setup.dtype == "float32" else "bf16",
         "enable_activation_checkpointing": setup.checkpointing,
+        "compile": False,
         "epochs": 1,
+        "max_steps_per_epoch": 1_000_000,  # recipes want one; more than any epoch has
+        "seed": 0,
+        "shuffle": True,
+        **_of_method(setup),
+        "metric_logger": {
+            "_component_": "torchtune.training.metric_logging.DiskLogger",
+            "log_dir": "outputs/logs",
+        },
+        "log_level": "INFO",
         "device": "cuda",
     }
+
+
+def _checkpoint_files(count: int) -> Any:
+    if count == 1:
+        return ["model.safetensors"]
+    return {"filename_format": "model-{}-of-{}.safetensors", "max_filename": f"{count:05}"}
+
+
+def _of_method(setup: TrainSetup) -> Keys:
+    """What the recipes of either kind alone read."""
+    if setup.lora is None:
+        return {"optimizer_in_bwd": setup.optimizer_in_bwd}
+    schedule = "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup"
+    return {"lr_scheduler": {"_component_": schedule, "num_warmup_steps": 100}}
 
 
 def launch(setup: TrainSetup, file: str) -> Launch:

@@ -1,6 +1,7 @@
 """Calls that would change the hub or ask it for more than files, answered here: a rehearsal has
 nothing to publish."""
 
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -17,7 +18,8 @@ def publish_nothing() -> None:
     from huggingface_hub import hf_api
 
     def create_repo(_: Any, repo_id: str, **kwargs: Any) -> Any:
-        name = repo_id if "/" in repo_id else f"{_USER}/{repo_id}"
+        words = [re.sub(r"[^\w.]+", "-", word) for word in repo_id.split("/")[-2:]]
+        name = "/".join(words if len(words) > 1 else [_USER, *words])
         return hf_api.RepoUrl(f"https://huggingface.co/{name}")
 
     def written(_: Any, *args: Any, run_as_future: bool = False, **kwargs: Any) -> Any:
