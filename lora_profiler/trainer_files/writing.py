@@ -136,7 +136,12 @@ def _accelerate(setup: TrainSetup) -> str:
     if setup.sharding in DEEPSPEED_ZERO:
         content["distributed_type"] = "DEEPSPEED"
         stage = DEEPSPEED_ZERO.index(setup.sharding) + 1
-        content["deepspeed_config"] = {"zero_stage": stage, "zero3_init_flag": stage == 3}
+        content["deepspeed_config"] = {
+            "zero_stage": stage,
+            "zero3_init_flag": stage == 3,
+            "offload_optimizer_device": setup.offload_optimizer_device,
+            "offload_param_device": setup.offload_param_device,
+        }
     elif setup.sharding in FSDP:
         content["distributed_type"] = "FSDP"
         content["fsdp_config"] = {

@@ -104,6 +104,18 @@ def test_float16_is_what_trains_adapters_without_bfloat16(name: str, method: str
     assert setup.autocast_dtype == "float16" or setup.dtype == "float16"
 
 
+@pytest.mark.parametrize("name", ("axolotl", "llamafactory", "trl"))
+def test_deepspeed_s_offloading_is_written(tmp_path: Path, name: str) -> None:
+    options = {
+        "world_size": 4, "sharding": "zero3", "offload_optimizer_device": "cpu",
+        "offload_param_device": "cpu",
+    }  # fmt: skip
+    workload = asked(trainer_of(name), "a100_sxm_80gb", "full", **options)
+    files = written_files(name, workload, "run.yaml", {"methods", *options})
+    setup = read_back(files, tmp_path).setup
+    assert (setup.offload_optimizer_device, setup.offload_param_device) == ("cpu", "cpu")
+
+
 @pytest.mark.parametrize("sharding", ("ddp", "fsdp", "fsdp-no-reshard", "zero2", "zero3"))
 @pytest.mark.parametrize("name", writers())
 def test_on_several_gpus_the_launcher_s_file_stands_beside(

@@ -99,8 +99,13 @@ def launch(setup: TrainSetup, file: str) -> Launch:
 def _shared(setup: TrainSetup, file: str) -> tuple[dict[str, Any], dict[str, str]]:
     if setup.sharding in DEEPSPEED_ZERO:
         other = f"{stem(file)}.deepspeed.json"
+        places = {
+            "offload_optimizer": setup.offload_optimizer_device,
+            "offload_param": setup.offload_param_device,
+        }
+        moved = {part: {"device": place} for part, place in places.items() if place != "none"}
         content: dict[str, Any] = {
-            "zero_optimization": {"stage": DEEPSPEED_ZERO.index(setup.sharding) + 1},
+            "zero_optimization": {"stage": DEEPSPEED_ZERO.index(setup.sharding) + 1, **moved},
             "bf16": {"enabled": "auto"},
             "fp16": {"enabled": "auto"},
             "train_micro_batch_size_per_gpu": "auto",
