@@ -146,9 +146,10 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     """
     check_new_file(o["output"], o["force"])
     if ctx.default_map is not None:
-        from lora_profiler.cli.read import names_a_trainer
+        from lora_profiler.cli.read import names_a_trainer, writes_another
 
-        say_own_defaults(ctx, without=("trainer",) if names_a_trainer(models) else ())
+        is_named = names_a_trainer(models) or writes_another(ctx)
+        say_own_defaults(ctx, without=("trainer",) if is_named else ())
         o = {name: ctx.params[name] for name in o}
     detailed = o["detail"] or o["per_layer"] or o["explain"]
     short = o["form"] in ("table", "md") and not detailed

@@ -208,6 +208,9 @@ def assume_trainer(
     trainer, methods = trainer_of(name), ctx.params["methods"]
     if given(ctx, "trainer") or trainer is None:
         return
+    from_config = ctx.get_parameter_source("trainer") == ParameterSource.DEFAULT_MAP
+    if from_config and _is_alike(o["trainer"], trainer):
+        return
     assumed: dict[str, Any] = {"trainer": trainer}
     if ctx.command.name == "predict" and len(methods) == 1:
         has_data = o["data"] is not None or lengths_of(o) is not None
@@ -243,13 +246,28 @@ def writable(ctx: click.Context, workloads: Sequence["Workload"], named: set[str
 
 def _check_trainer(ctx: click.Context, name: str) -> None:
     """Raises UsageError for a trainer whose runs no file called `name` describes."""
-    from lora_profiler.facts.stacks import find_stack
     from lora_profiler.trainer_files.writing import trainer_of
 
     own, asked = trainer_of(name), ctx.params["trainer"]
-    if own is None or not given(ctx, "trainer") or find_stack(asked).name == find_stack(own).name:
+    if own is None or not given(ctx, "trainer") or _is_alike(asked, own):
         return
     raise UsageError(f"--write {name} writes runs of --trainer {own} alone, and not of {asked}.")
+
+
+def writes_another(ctx: click.Context) -> bool:
+    """Whether --write names a file of another trainer than the user's own default."""
+    from lora_profiler.trainer_files.writing import trainer_of
+
+    if not ctx.params["write"] or given(ctx, "trainer"):
+        return False
+    own = trainer_of(ctx.params["write"][0])
+    return own is not None and not _is_alike(ctx.params["trainer"], own)
+
+
+def _is_alike(one: str, other: str) -> bool:
+    from lora_profiler.facts.stacks import find_stack
+
+    return find_stack(one).name == find_stack(other).name
 
 
 def as_written(

@@ -67,6 +67,17 @@ def test_a_trainer_s_file_has_its_own_trainer(run: Run, written: Any) -> None:
     assert found == ("rtx_4090", "axolotl", f"From {path}: --gpu rtx_4090")
 
 
+def test_a_trainer_writes_its_own_file_and_no_other_s(
+    run: Run, written: Any, tmp_path: Path
+) -> None:
+    written('trainer = "trl-sft"\n')
+    for name, is_own in (("trl", True), ("axolotl", False)):
+        path = tmp_path / f"{name}.yaml"
+        done = run("gpt2", "--method", "lora", "--gpu", "l4", "--write", name, str(path))
+        assert ("--trainer trl-sft" in done.stderr) == is_own
+        assert (f"lora_r: {8 if is_own else 16}\n") in path.read_text()
+
+
 def test_plan_takes_gpus_and_prices(run: Run, written: Any) -> None:
     path = written(GOOD)
     words = ("plan", "gpt2", "--tokens", "1M", "--methods", "lora", "--ranks", "8")
