@@ -122,6 +122,10 @@ class PredictedVsMeasured:
         data = getattr(given.get("train_dataloader"), "dataset", None)
         _say(watch.at_start(args.per_device_train_batch_size, _longest(data, args)))
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        if self._watch is not None and (control.should_evaluate or control.should_save):
+            self._watch.pause()
+
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         if self._watch is not None:
             self._watch.close()
@@ -239,6 +243,7 @@ class _Watch:
         self._output: Any = lambda: None
         self._holds_outputs = self._holds_cache = False
         self._began = self._seconds = 0.0
+        self._paused: float | None = None
         self._timed = 0
         self._is_recorded = False
         """Whether the peak is known, of the step whose sizes are."""
@@ -264,6 +269,10 @@ class _Watch:
             self.unhook()
             return
         given = [v for v in (*args, *kwargs.values()) if isinstance(v, self._torch.Tensor)]
+        if self._paused is not None:
+            self._counters.synchronize()
+            self._began += time.perf_counter() - self._paused
+            self._paused = None
         if self._has_stepped:
             self._has_stepped = False
             self._number += 1
@@ -298,7 +307,19 @@ class _Watch:
         self._holds_outputs = self._output() is not None
 
     def _after_step(self, *_: Any) -> None:
+        """What runs until the next forward pass, as an evaluation, is no part of a step."""
         self._has_stepped = True
+        self._end_record()
+        if self._counters.available and self._number > 1:
+            read = self._counters.read()
+            self._peak = max(self._peak or 0, read["requested_peak_bytes"] or 0)
+            self._reserved = max(self._reserved or 0, read["reserved_peak_bytes"] or 0)
+
+    def pause(self) -> None:
+        """The clock stands until the next forward pass."""
+        if self._timed:
+            self._counters.synchronize()
+            self._paused = time.perf_counter()
 
     def _boundary(self, inputs: list[Any]) -> None:
         """At the first forward pass of step `_number`."""
@@ -306,13 +327,14 @@ class _Watch:
             self._tokens = 0  # the first step's sizes are not measured
             self._begin_memory(inputs)
         elif self._number == _FEWEST:
-            self._end_record()
             self._counters.synchronize()
             self._began, self._timed = time.perf_counter(), 1
         elif self._number > self._steps:
             self.close()
         elif self._timed:
             self._timed += 1
+        if self._counters.available and 2 < self._number <= self._steps:
+            self._counters.reset_peaks()
 
     def _begin_memory(self, inputs: list[Any]) -> None:
         if self._counters.available:
@@ -369,13 +391,9 @@ class _Watch:
             return
         if self._number == self._steps and self._has_stepped:
             self._timed += 1 if self._timed else 0
-        if self._counters.available and self._number > 1:
-            self._counters.synchronize()
-            read = self._counters.read()
-            self._peak, self._reserved = read["requested_peak_bytes"], read["reserved_peak_bytes"]
         if self._timed:
             self._counters.synchronize()
-            self._seconds = time.perf_counter() - self._began
+            self._seconds = (self._paused or time.perf_counter()) - self._began
         self.end()
 
     # --- what is predicted ------------------------------------------------------------------------

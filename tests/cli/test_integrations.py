@@ -187,6 +187,30 @@ def test_a_training_that_failed_is_let_go(tmp_path: Path) -> None:
     holds(callback.outcome, 0.0005)
 
 
+def test_evaluating_and_saving_are_no_part_of_a_step(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    rows = [{"input_ids": row, "labels": row} for row in ids()]
+    seconds = []
+    for each in (
+        {},
+        {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 3},
+    ):
+        callback = PredictedVsMeasured()
+        transformers.Trainer(
+            model=model(),
+            args=transformers.TrainingArguments(
+                **arguments(tmp_path, per_device_eval_batch_size=16, **each)
+            ),
+            train_dataset=rows,
+            eval_dataset=rows * 4,
+            callbacks=[callback],
+        ).train()
+        holds(callback.outcome, 0.0005)
+        assert callback.outcome and callback.outcome.measured_step_seconds
+        seconds.append(callback.outcome.measured_step_seconds)
+    assert seconds[1] < 3 * seconds[0]
+
+
 def test_a_data_set_that_streams_has_no_length(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")
