@@ -229,9 +229,7 @@ def _from_words(question: Any, options: Mapping[str, Any]) -> PredictionReport:
     spec = question if isinstance(question, ModelSpec) else None
     names = question if isinstance(question, list | tuple) else [spec.id if spec else question]
     if not names or not all(isinstance(name, str | os.PathLike) for name in names):
-        raise UsageError(
-            "predict takes the name of a model, a ModelSpec, or the path of a trainer's file."
-        )
+        raise UsageError("predict takes the name of a model, a ModelSpec, or a trainer's file.")
     from lora_profiler.facts.catalog import Gpu
 
     gpu = options.get("gpu")

@@ -55,7 +55,7 @@ def server() -> Any:
             tool = _TOOLS.get(name)
             known = inspect.signature(tool).parameters if tool else arguments
             if other := [key for key in arguments if key not in known]:
-                raise ToolError(f"{name} takes no {', '.join(other)}; put it into `options`.")
+                raise ToolError(f"{name} does not know {', '.join(other)}; put it into `options`.")
             return await super().call_tool(name, arguments, *more, **named)
 
     made = Strict(

@@ -217,7 +217,7 @@ def test_a_client_gets_the_command_s_refusals(folder: Path) -> None:
     assert "outside the folder of the server" in said[1]
     assert "is no name of a model or file" in said[2]
     assert "leave it out" in said[3]
-    assert "fit takes no checkpointing" in said[5]
+    assert "fit does not know checkpointing" in said[5]
     assert sorted(path.name for path in folder.iterdir()) == [
         "link.yml", "outside.yml", "qlora.yml", "rows.jsonl",
     ]  # fmt: skip

@@ -116,7 +116,11 @@ def prediction(peak: int, verdict: str | None = "fits", **more: Any) -> dict[str
             ["LoRA m: may run out of memory; before: fits."],
         ),
         ([prediction(100, "tight")], [prediction(100)], []),
-        ([prediction(100)], [prediction(100, None)], []),
+        (
+            [prediction(100, step_time={"seconds": 1.0})],
+            [prediction(100, None)],
+            ["LoRA m: no verdict; before: fits.", "LoRA m: one step is no longer predicted."],
+        ),
         ([prediction(100)], [], ["LoRA m is no longer predicted."]),
         (
             [prediction(100), prediction(200)],
@@ -163,7 +167,8 @@ def test_a_peak_above_the_limit_ends_with_1(run: Run) -> None:
     above = run(*ASKED, "--max-peak", f"{peak - 1}")
     assert above.exit_code == 1 and "✓ LoRA r16 fits" in above.stdout
     words = (
-        r"LoRA r16 of openai-community/gpt2: the peak of \d+ MiB is above --max-peak \d+ MiB\.\n"
+        r"LoRA r16 of openai-community/gpt2 by a loop that holds its output: the peak of [\d,]+ bytes"
+        r" is above --max-peak [\d,]+ bytes\.\n"
     )
     assert re.search(words, above.stderr)
     wrong = refused(run(*ASKED, "--max-peak", "much"))

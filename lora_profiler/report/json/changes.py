@@ -154,11 +154,16 @@ def too_much(found: Differences, metrics: Sequence[str], limit: float) -> list[s
         if each.worse is None or each.worse <= limit:
             continue
         if each.name == "verdict":
-            words = [labels.VERDICT_LABELS[v] for v in (each.before, each.after)]
-            sentences.append(f"{each.prediction}: {words[1]}; before: {words[0]}.")
+            before, after = (
+                labels.VERDICT_LABELS.get(v, "no verdict") for v in (each.before, each.after)
+            )
+            sentences.append(f"{each.prediction}: {after}; before: {before}.")
         elif each.name in metrics:
             label, more = _NUMBERS[each.name][0], "lower" if _NUMBERS[each.name][2] < 0 else "more"
-            sentences.append(f"{each.prediction}: {label} {percent_text(each.worse)} {more}.")
+            change = f"{percent_text(each.worse)} {more}"
+            if each.after is None:
+                change = "is no longer predicted"
+            sentences.append(f"{each.prediction}: {label} {change}.")
     return sentences
 
 

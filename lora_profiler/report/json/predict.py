@@ -429,8 +429,12 @@ def predict_payload(answers: Sequence[Answer], guided: "Sequence[Guided]" = ()) 
 
 _SUMMARY: Mapping[str, str] = {
     "model": "id",
-    "setup": "method rank batch_size seq_len accumulation dtype precision optimizer checkpointing"
-    " world_size sharding targets alpha dropout loss attention kernels",
+    "setup": " ".join(
+        (
+            "method rank batch_size seq_len accumulation dtype precision optimizer checkpointing",
+            "world_size sharding targets alpha dropout loss attention kernels",
+        )
+    ),
     "platform": "compute_capability torch",
     "exactness": "",
     "error_bound": "",
