@@ -101,7 +101,7 @@ def test_a_table_tells_what_sending_adds_to_a_step() -> None:
     hidden, added = (row.cells[1] for row in table.rows[-2:])
     assert (hidden, added) == tuple(seconds_text(end, bounds[1]) for end in bounds)
     (alone,) = answers([Workload(model=model, setup=SETUP)], card)
-    assert "--interconnect adds" in communication_lines([alone])[-1]
+    assert "`--interconnect` adds" in communication_lines([alone])[-1]
 
 
 @pytest.mark.parametrize(
