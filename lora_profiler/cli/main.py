@@ -2,8 +2,8 @@
 the answer starts at once."""
 
 import gc
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeVar
 
@@ -47,7 +47,12 @@ from lora_profiler.cli.options import (
     training_data,
     workloads,
 )
-from lora_profiler.errors import AmbiguousGpuError, AmbiguousNameError, LoraProfilerError
+from lora_profiler.errors import (
+    AmbiguousGpuError,
+    AmbiguousNameError,
+    LoraProfilerError,
+    UsageError,
+)
 from lora_profiler.facts.stacks import GUIDE
 
 if TYPE_CHECKING:
@@ -55,6 +60,7 @@ if TYPE_CHECKING:
     from lora_profiler.planning.answers import Answer
     from lora_profiler.question.model_spec import ModelSpec
     from lora_profiler.report.blocks import Block, Table
+    from lora_profiler.trainer_files.trainer_file import TrainerFile
 
 E = TypeVar("E")
 Levers = Literal["none", "best", "all"]
@@ -239,6 +245,19 @@ class OfModel(NamedTuple):
     gpu: "Gpu | None"
 
 
+@contextmanager
+def _refused_by_keys(file: "TrainerFile | None") -> Iterator[None]:
+    """What is refused of a trainer's file names its keys."""
+    try:
+        yield
+    except UsageError as e:
+        if file is None:
+            raise
+        from lora_profiler.trainer_files.trainer_file import by_keys
+
+        raise UsageError(by_keys(file, str(e))) from e
+
+
 def answered(
     ctx: click.Context,
     levers: Levers,
@@ -283,10 +302,12 @@ def answered(
 
             file, model = with_images(file, model, is_asked=o["images"] is not None)
             file = (on_model if quiet else print_reading)(file, model)
-        of_model = workloads(model, ctx, platform, file=file)
+        with _refused_by_keys(file):
+            of_model = workloads(model, ctx, platform, file=file)
         share = o["vllm_share"] or (file.vllm_share if file is not None else 0.0)
         card = gpu and shared_with_vllm(gpu, share)
-        questions.append((of_model, trainer(ctx, file), training_data(ctx, o, model, file), card))
+        data = training_data(ctx, o, model, file)
+        questions.append((of_model, trainer(ctx, file), data, card, file))
         subjects.append(file.name if file is not None else "")
     files = None
     if o["write"]:
@@ -298,11 +319,12 @@ def answered(
     )
     if o["engine"] == "rehearsed" and not quiet:
         click.echo("Rehearsing on a simulated GPU, some seconds each.", err=True)
+    found = []
     with nullcontext() if quiet else shown_traces():
-        found = [
-            OfModel(ask(of_model, card, trainer=whose, data=data), subject, gpu)
-            for (of_model, whose, data, card), subject in zip(questions, subjects, strict=True)
-        ]
+        for (of_model, own, data, card, file), subject in zip(questions, subjects, strict=True):
+            with _refused_by_keys(file):
+                answer = ask(of_model, card, trainer=own, data=data)
+            found.append(OfModel(answer, subject, gpu))
     if files is not None:
         write(ctx, files, found[0].answers[0])
     return found

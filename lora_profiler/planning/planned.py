@@ -167,6 +167,8 @@ class Space:
             raise UsageError(f"effective batch is {self.effective_batch}; it must be at least 1.")
         if not self.ranks:
             raise UsageError("ranks are empty; name at least one.")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise UsageError(f"micro-batch is {self.micro_batch}; it must be at least 1.")
         if self.micro_batch is not None and self.effective_batch % self.micro_batch:
             raise UsageError(
                 f"effective batch {self.effective_batch} is not a multiple of micro-batch"
@@ -186,6 +188,11 @@ class Budget:
 
     max_hours: float | None = None
     max_cost: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in (("hours", self.max_hours), ("cost", self.max_cost)):
+            if limit is not None and not limit > 0:
+                raise UsageError(f"the most {name} are {limit:g}; they must be more than 0.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

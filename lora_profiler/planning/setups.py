@@ -6,7 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 from lora_profiler.errors import UsageError, did_you_mean
-from lora_profiler.facts.stacks.stack import BARE, Stack, Trainer, check_able, find_stack, spelled
+from lora_profiler.facts.stacks.stack import (
+    BARE,
+    METHODS,
+    Stack,
+    Trainer,
+    check_able,
+    find_stack,
+    spelled,
+)
 from lora_profiler.question.adapter_method import adapter_method
 from lora_profiler.question.base import base_kind
 from lora_profiler.question.gpu_platform import Platform
@@ -119,6 +127,8 @@ def setups(
     options, given = spelled(stack, options, given)
     check_able(stack, options, given)
     methods = tuple(dict.fromkeys(options["methods"])) or DEFAULT_METHODS
+    if other := next((name for name in methods if name not in METHODS), None):
+        raise UsageError(f"unknown method {other!r}.{did_you_mean(other, METHODS)}")
     stored: Mapping[str, Any] = {}
     if model.stored is not None:
         methods = _able_methods(methods, given)

@@ -423,7 +423,7 @@ def _command_documents(words: Sequence[Any], name: str, folder: Path) -> _Docume
     takes_tasks = known is not None and TASK in known.keys
     if framework is None and document is None and takes_tasks and command.program:
         task = _task_in(command, folder)
-        if task is None:
+        if task is None or any(map(_is_about_adapters, _unknown_keys(script, known))):
             raise no_trainer(words, name)
         script = replace_entry(script, TASK, task)
     config = "deepspeed_config.deepspeed_config_file"
@@ -471,6 +471,15 @@ def _program(command: Any, folder: Path) -> Document | None:
         if command.file is None:
             raise
         return None  # it starts the trainer that the file is for
+
+
+def _unknown_keys(document: Document, known: Framework | None) -> list[str]:
+    return [key for key in document.entries if known is None or known.reader(key) is None]
+
+
+def _is_about_adapters(key: str) -> bool:
+    """Whether an argument that is not known decides what trains."""
+    return bool(re.search(r"lora|peft|adapter|quanti|[48]_?bit", key))
 
 
 def _task_in(command: Any, folder: Path) -> str | None:

@@ -12,7 +12,7 @@ from lora_profiler.question.adapters import Adapter, adapters
 from lora_profiler.question.feature import part
 from lora_profiler.question.kernel_set import kernel_set
 from lora_profiler.question.model_spec import ModelSpec
-from lora_profiler.question.option import FROZEN_PARTS
+from lora_profiler.question.option import FROZEN_PARTS, flag
 from lora_profiler.question.support.bases import packed_experts, rounds_head
 from lora_profiler.question.support.generations import as_made
 from lora_profiler.question.support.losses import check_loss
@@ -133,6 +133,16 @@ class TrainerFile:
             return self.name
         line = f":{asking.line}" if asking.line else ""
         return f"{asking.file}{line} ({asking.key})"
+
+
+def by_keys(file: TrainerFile, refusal: str) -> str:
+    """`refusal`, with the file's keys in place of options that nobody typed: 'Change lora_r in
+    run.yml.' in place of 'Leave --rank out.'"""
+    for row in file.keys:
+        for name in row.options:
+            advice = rf"\b([Ll])eave {re.escape(flag(name))} out"
+            refusal = re.sub(advice, f"Change {row.key} in {file.name}", refusal)
+    return refusal
 
 
 def gaps(file: TrainerFile) -> list[Gap]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from commands import Run, lora_profile, refused
+from lora_profiler.errors import UsageError
 from lora_profiler.trainer_files.reading import read_command, read_files
 from trainer_cases import STARTED, TEXTS
 
@@ -48,6 +49,24 @@ def test_a_script_that_reads_arguments_is_for_the_trainer_that_it_calls(folder: 
         (folder / "own_args.py").write_text(f"HfArgumentParser()\n{called}(model)\n")
         words = ["python", "own_args.py", *MODEL.split(), "--dataset_name", "x"]
         assert read_command(words, folder).stack == stack
+
+
+def test_arguments_that_decide_what_trains_and_are_not_known_are_refused(folder: Path) -> None:
+    """As of PEFT's examples/sft."""
+    (folder / "own_args.py").write_text("HfArgumentParser()\nSFTTrainer(model)\n")
+    words = ["python", "own_args.py", *MODEL.split(), "--use_peft_lora", "True"]
+    with pytest.raises(UsageError, match="starts no known trainer"):
+        read_command(words, folder)
+
+
+def test_a_refusal_of_a_file_names_its_keys(folder: Path) -> None:
+    text = (
+        "base_model: openai-community/gpt2\nmicro_batch_size: 1\nsequence_len: 64\n"
+        "attn_implementation: flash_attention_2\n"
+    )
+    (folder / "fa.yml").write_text(text)
+    said = lora_profile("fa.yml", "--gpu", "t4").stderr
+    assert "Change attn_implementation in fa.yml" in said and "--attention" not in said
 
 
 def test_several_gpus_take_what_the_trainer_takes(folder: Path, run: Run) -> None:

@@ -6,6 +6,11 @@ from collections.abc import Mapping, Sequence
 from lora_profiler.trainer_files.commands import Arguments, Started, Word, assigned
 from lora_profiler.trainer_files.document import Entry, TrainerFileError
 
+_COMPONENTS = (
+    "model", "tokenizer", "checkpointer", "dataset", "optimizer", "lr_scheduler", "loss",
+    "metric_logger", "profiler",
+)  # fmt: skip
+
 
 def _begins(words: Sequence[Word], first: int, name: str) -> int:
     for n in range(first + 1, len(words)):
@@ -18,7 +23,15 @@ def _reads(words: Sequence[Word], name: str) -> Arguments:
     _, equals, file = words[0].text.partition("=")
     if not equals and len(words) == 1:
         raise TrainerFileError(f"{name}: --config names no file.")
-    return Arguments(file or words[1].text, list(assigned(words[1 if equals else 2 :], name)))
+    entries = assigned(words[1 if equals else 2 :], name)
+    return Arguments(file or words[1].text, [_component(entry) for entry in entries])
+
+
+def _component(entry: Entry) -> Entry:
+    """`optimizer=torch.optim.SGD` names the component (config/_utils.py, _merge_yaml_and_cli)."""
+    if entry.key in _COMPONENTS and isinstance(entry.value, str) and "." in entry.value:
+        return entry._replace(key=f"{entry.key}._component_")
+    return entry
 
 
 def _assumed(recipe: Word) -> Mapping[str, Entry]:
