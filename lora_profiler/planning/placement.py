@@ -12,6 +12,7 @@ from lora_profiler.memory.prediction import Prediction, Traffic
 from lora_profiler.planning.engine import on_card, predict
 from lora_profiler.planning.reserve import Verdict, held_bytes, judge
 from lora_profiler.planning.timing import step_time
+from lora_profiler.question.support.sharded_precision import as_accelerate_shares
 from lora_profiler.question.workload import Sharding, TrainSetup, Workload
 from lora_profiler.units import is_finite, shown
 
@@ -235,6 +236,7 @@ def _placed(
     shared = replace(
         workload.setup, world_size=world_size, sharding=sharding if world_size > 1 else "none"
     )
+    shared = as_accelerate_shares(shared)
     prediction = predict(replace(workload, setup=shared), engine, may_trace=False)
     assert gpu.usable_bytes is not None
     peak = prediction.peak.total_bytes + prediction.doubt_bytes

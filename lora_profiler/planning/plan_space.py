@@ -38,6 +38,7 @@ from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.support.bases import stored_base
 from lora_profiler.question.support.check import check
+from lora_profiler.question.support.sharded_precision import as_accelerate_shares
 from lora_profiler.question.workload import DTYPE_BYTES, FLAT, Loss, Sharding, TrainSetup, Workload
 from lora_profiler.steptime import step_time_at
 
@@ -329,6 +330,7 @@ def _rows(
                 optimizer=optimizer,
                 optimizer_impl=base.optimizer_impl if optimizer == base.optimizer else "foreach",
             )
+            first = as_accelerate_shares(first)
         except UsageError:  # these do not go together
             continue
         if sizes:

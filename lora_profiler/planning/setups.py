@@ -24,6 +24,7 @@ from lora_profiler.question.lora_kernel_set import lora_kernels_unsupported_reas
 from lora_profiler.question.model_spec import ModelSpec, StoredBase
 from lora_profiler.question.option import DEEPSPEED_ZERO, Option, flag
 from lora_profiler.question.support.generations import as_made
+from lora_profiler.question.support.sharded_precision import as_accelerate_shares
 from lora_profiler.question.workload import (
     OPTIONS,
     QLORA_OPTIONS,
@@ -154,6 +155,8 @@ def setups(
             if method == "qlora":
                 written |= _of_base(written["quant_type"], given)
             setup = _setup(model, method, written, given, platform)
+            if "precision" not in given:
+                setup = as_accelerate_shares(setup)
         except UsageError as e:
             raise UsageError(trainer.explained(str(e), own)) from e
         setup = _with_able_kernels(model, setup, given)

@@ -33,7 +33,8 @@ class LoopFacts(NamedTuple):
     trains. moves_weights: weights that layers save wait on the host too. own_4_bit: adapters on
     experts in 4 bit train, and a 4-bit checkpoint multiplies in the dtype of the rest.
 
-    held_in_parts: a rehearsal was held against context parallelism.
+    held_in_parts: a rehearsal was held against context parallelism. by_accelerate: it shares the
+    model among ranks.
     """
 
     columns: int = 3
@@ -56,12 +57,13 @@ class LoopFacts(NamedTuple):
     moves_weights: bool = False
     own_4_bit: bool = False
     held_in_parts: bool = False
+    by_accelerate: bool = False
 
 
 CORE: Mapping[str, LoopFacts] = {
     "none": LoopFacts(columns=1, held_in_parts=True),
-    "transformers": LoopFacts(3, 8, 8, held_in_parts=True),
-    "transformers-unmasked": LoopFacts(2, 8, 8, held_in_parts=True),
+    "transformers": LoopFacts(3, 8, 8, held_in_parts=True, by_accelerate=True),
+    "transformers-unmasked": LoopFacts(2, 8, 8, held_in_parts=True, by_accelerate=True),
 }
 
 

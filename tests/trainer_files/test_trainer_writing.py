@@ -104,6 +104,20 @@ def test_float16_is_what_trains_adapters_without_bfloat16(name: str, method: str
     assert setup.autocast_dtype == "float16" or setup.dtype == "float16"
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ("axolotl", "llamafactory", "trl"))
+def test_on_shards_the_question_is_what_its_file_is(name: str, method: str) -> None:
+    """accelerate keeps what trains in float32 there, whoever asks."""
+    options = {"world_size": 4, "sharding": "fsdp"}
+    workload = asked(trainer_of(name), "a100_sxm_80gb", method, **options)
+    files = written_files(name, workload, "run.yaml", {"methods", *options})
+    formats = FORMATS | {"adapter_dtype"}
+    assert not differences(files.workload, workload) & formats
+    assert workload.setup.precision == (
+        "amp" if method == "qlora" and name == "trl" else "fsdp-mixed"
+    )
+
+
 @pytest.mark.parametrize("name", ("axolotl", "llamafactory", "trl"))
 def test_deepspeed_s_offloading_is_written(tmp_path: Path, name: str) -> None:
     options = {

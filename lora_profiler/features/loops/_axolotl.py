@@ -6,4 +6,6 @@ has in float32, and which inputs require a gradient: 067b021, `loaders/model.py`
 
 from lora_profiler.question.loop import LoopFacts
 
-FEATURE = LoopFacts(3, 8, 4, widens=True, input_gradients=True, moves_weights=True)
+FEATURE = LoopFacts(
+    3, 8, 4, widens=True, input_gradients=True, moves_weights=True, by_accelerate=True
+)

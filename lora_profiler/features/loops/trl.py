@@ -3,4 +3,4 @@
 
 from lora_profiler.question.loop import LoopFacts
 
-FEATURE = LoopFacts(3, 8, 4, held_in_parts=True)
+FEATURE = LoopFacts(3, 8, 4, held_in_parts=True, by_accelerate=True)

@@ -2,4 +2,4 @@
 
 from lora_profiler.question.loop import LoopFacts
 
-FEATURE = LoopFacts(3, 4, 4, compares=True)
+FEATURE = LoopFacts(3, 4, 4, compares=True, by_accelerate=True)

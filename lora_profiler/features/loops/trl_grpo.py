@@ -4,4 +4,6 @@ completions; for a pass it puts prompts and completions together, and makes labe
 
 from lora_profiler.question.loop import LoopFacts
 
-FEATURE = LoopFacts(2, 4, 4, pass_columns=3, generates=True, corrects_generated=True)
+FEATURE = LoopFacts(
+    2, 4, 4, pass_columns=3, generates=True, corrects_generated=True, by_accelerate=True
+)

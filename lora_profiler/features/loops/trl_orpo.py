@@ -3,4 +3,4 @@ of both answers for a pass (concatenated_inputs)."""
 
 from lora_profiler.question.loop import LoopFacts
 
-FEATURE = LoopFacts(3, 4, 8, pass_columns=3)
+FEATURE = LoopFacts(3, 4, 8, pass_columns=3, by_accelerate=True)

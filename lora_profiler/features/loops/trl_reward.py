@@ -2,4 +2,4 @@
 
 from lora_profiler.question.loop import LoopFacts
 
-FEATURE = LoopFacts(2, 4, 4)
+FEATURE = LoopFacts(2, 4, 4, by_accelerate=True)
