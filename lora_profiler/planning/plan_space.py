@@ -246,6 +246,9 @@ class Costs:
 
 
 def _alone(setup: TrainSetup) -> TrainSetup:
+    """What one rank computes, with weights in bfloat16 where it gathers them in that."""
+    if setup.precision == "fsdp-mixed":
+        setup = replace(setup, sharding="ddp", precision="amp", dtype="bfloat16")
     return replace(setup, world_size=1, sharding="none")
 
 

@@ -222,7 +222,8 @@ def _setup(
         unscaled = ("bfloat16", "float16") if method == "full" else ("bfloat16",)
         if "dtype" not in given or base.dtype not in unscaled:
             precision = "pure" if has_narrow_adapters else "amp-float16"
-    is_open = lacks_bfloat16 and "dtype" not in given
+    keeps_dtype = method != "full" and loop_facts(base.loop_state).keeps_dtype
+    is_open = lacks_bfloat16 and "dtype" not in given and not keeps_dtype
     if is_open:
         base = replace(base, dtype="float32")
     if method == "full":

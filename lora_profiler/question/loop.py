@@ -34,7 +34,7 @@ class LoopFacts(NamedTuple):
     experts in 4 bit train, and a 4-bit checkpoint multiplies in the dtype of the rest.
 
     held_in_parts: a rehearsal was held against context parallelism. by_accelerate: it shares the
-    model among ranks.
+    model among ranks. keeps_dtype: a frozen base is in the checkpoint's dtype, whatever the GPU.
     """
 
     columns: int = 3
@@ -58,6 +58,7 @@ class LoopFacts(NamedTuple):
     own_4_bit: bool = False
     held_in_parts: bool = False
     by_accelerate: bool = False
+    keeps_dtype: bool = False
 
 
 CORE: Mapping[str, LoopFacts] = {

@@ -369,9 +369,11 @@ def _formats(predictions: Sequence[Prediction], gpu: "Gpu | None") -> Iterator[s
             methods: dict[str, dict[str, None]] = {}
             for s in setups:
                 autocast = f" with {s.autocast_dtype} autocast" if s.autocast_dtype else ""
-                methods.setdefault(s.dtype + autocast, {})[labels.METHOD_LABELS[s.method]] = None
-            used = ", ".join(f"{format_} ({', '.join(of)})" for format_, of in methods.items())
-            yield f"{name} does not support bfloat16; using {used}."
+                kept = " weights" if s.dtype == "bfloat16" else ""  # as the trainer loads them
+                used = f"{s.dtype}{kept}{autocast}"
+                methods.setdefault(used, {})[labels.METHOD_LABELS[s.method]] = None
+            words = ", ".join(f"{format_} ({', '.join(of)})" for format_, of in methods.items())
+            yield f"{name} does not support bfloat16; using {words}."
     if any(s.method == "full" and s.dtype == "float16" for s in setups):
         yield (
             "full fine-tuning in float16 without loss scaling ends in NaN; use --dtype float32,"

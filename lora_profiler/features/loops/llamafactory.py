@@ -4,4 +4,4 @@ this one's undivided. Held against its own code by `benchmarks/rehearsed/framewo
 
 from lora_profiler.question.loop import LoopFacts
 
-FEATURE = LoopFacts(3, 12, 8, by_accelerate=True)
+FEATURE = LoopFacts(3, 12, 8, by_accelerate=True, keeps_dtype=True)
