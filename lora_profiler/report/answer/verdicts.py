@@ -219,7 +219,7 @@ def advice_blocks(
     """At most `most` things to do about the methods that do not fit, the lightest method first, in
     the words of the file `subject` where the question came from one; where a method has none, what
     `by_trainer` says of it, or how many GPUs there must be, which is what `plan` answers. `by`
-    begins a change of the setup, as "By transformers' Trainer"."""
+    begins the first change of the setup, as "By transformers' Trainer"."""
     found: list[str] = []
     lacking: list[Answer] = []
     for answer in sorted(answers, key=lambda answer: answer.prediction.peak.total_bytes):
@@ -228,6 +228,7 @@ def advice_blocks(
         of_file = _file_lines(answer, subject) if subject else ()
         texts = [*long_samples_lines(answer), *of_file, *remedy_lines(answer, by)]
         method = answer.prediction.workload.setup.method
+        by = "" if texts else by
         texts = texts[:1] or list(filter(None, [by_trainer(method)]))
         found += texts
         lacking += [] if texts else [answer]
