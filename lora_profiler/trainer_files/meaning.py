@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from lora_profiler.question.model_spec import ModelSpec
-from lora_profiler.question.option import Kind
+from lora_profiler.question.option import Kind, Sharding
 from lora_profiler.question.workload import OPTIONS
 from lora_profiler.trainer_files.document import Document
 
@@ -239,7 +239,8 @@ class Framework:
     several ranks make of a stack, all options and all keys. computed: what a key means whose value
     a script works out. stack: the trainer whose defaults hold,
     by what the file says; None where the file is of no trainer, but beside one. files: keys that
-    name a file beside this one. on_model: readings of what the trainer makes of a model, of the
+    name a file beside this one. sharding_of_several: what several GPUs do where no key says it.
+    on_model: readings of what the trainer makes of a model, of the
     file and the model."""
 
     name: str
@@ -255,6 +256,7 @@ class Framework:
     checks: tuple[Check, ...] = ()
     stack: Callable[[Document], str] | None = None
     files: tuple[str, ...] = ()
+    sharding_of_several: Sharding = "ddp"
     on_model: Callable[[Any, ModelSpec], Iterator[Any]] = lambda file, model: iter(())
 
     def reader(self, key: str) -> Reader | None:

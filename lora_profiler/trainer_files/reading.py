@@ -490,10 +490,16 @@ def _task_in(command: Any, folder: Path) -> str | None:
     path = at_hand(folder, command.program)
     if not isfile(path):
         return None
-    called = re.search(r"\b(\w*)Trainer\(", read_text(path, scripts.MAX_BYTES))
+    text = read_text(path, scripts.MAX_BYTES)
+    bases = dict(re.findall(r"\bclass (\w*Trainer)\((?:\w+\.)*(\w*Trainer)\)", text))
+    called = re.search(r"(?<!class )\b(\w*Trainer)\(", text)
     if called is None:
         return None
-    return PLAIN_TASK if called[1] in ("", "Seq2Seq") else called[1].lower()
+    name = called[1]
+    while name in bases:
+        name = bases.pop(name)
+    name = name.removesuffix("Trainer")
+    return PLAIN_TASK if name in ("", "Seq2Seq") else name.lower()
 
 
 def replace_entry(document: Document, key: str, value: Any) -> Document:
@@ -543,6 +549,7 @@ def _read(first: Document, beside: Sequence[Document], framework: str | None) ->
         vllm_share=vllm_share,
         asks=tuple(asks),
         keys=tuple(sorted(rows, key=lambda row: (row.file != first.name, row.file, row.line))),
+        sharding_of_several=known.sharding_of_several,
     )
 
 

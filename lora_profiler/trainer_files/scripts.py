@@ -164,10 +164,16 @@ def _add_cell(
                 line = start + node.lineno
                 if isinstance(value, ast.expr):
                     line, value = start + value.lineno, _plain(value, constants)
-                if value is _UNKNOWN:
+                if not _is_known(value):
                     computed.setdefault(key, line)
                 else:
                     entries.setdefault(key, Entry(key, value, line))
+
+
+def _is_known(value: Any) -> bool:
+    """Whether no part of a value would have to be worked out."""
+    parts = value.values() if isinstance(value, dict) else ()
+    return value is not _UNKNOWN and all(map(_is_known, parts))
 
 
 def _add_default(call: ast.Call, constants: dict[str, Any]) -> None:

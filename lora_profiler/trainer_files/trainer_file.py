@@ -65,7 +65,8 @@ class TrainerFile:
     cannot tell. `has_one_row`: the trainer lays a packed batch into one row. `has_hidden_bucket`:
     DeepSpeed's bucket has as many elements as the square of the hidden size.
     `has_checkpoint_dtype`: weights are loaded in the checkpoint's format. `vllm_share`: of the
-    card, taken by vLLM beside the training."""
+    card, taken by vLLM beside the training. `sharding_of_several`: of several GPUs that are asked
+    about beside it."""
 
     name: str
     framework: str
@@ -80,6 +81,7 @@ class TrainerFile:
     vllm_share: float
     asks: tuple[str, ...]
     keys: tuple[KeyReading, ...]
+    sharding_of_several: str
 
     @property
     def not_modelled(self) -> tuple[KeyReading, ...]:
@@ -96,12 +98,6 @@ class TrainerFile:
             raise TrainerFileError(f"{self.name} names no model of the hub; add --model ID.")
         row = next(key for key in self.keys if "model" in key.options)
         return self.model, f"{row.file}:{row.line} ({row.key})" if row.line else row.key
-
-    @property
-    def sharding_of_several(self) -> str:
-        """What several GPUs do where the file names no sharding: torchtune's recipes take FSDP2,
-        every other trainer DistributedDataParallel."""
-        return "fsdp" if self.framework == "torchtune" else "ddp"
 
     def completing(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Its options where `given`, which overrule them, leave something open; those that no

@@ -45,7 +45,10 @@ def test_recipes_of_several_gpus_are_estimates(folder: Path, run: Run) -> None:
 
 
 def test_a_script_that_reads_arguments_is_for_the_trainer_that_it_calls(folder: Path) -> None:
-    for called, stack in (("Trainer", "transformers"), ("DPOTrainer", "trl-dpo")):
+    own = "class OwnTrainer(Trainer):\n    pass\nOwnTrainer"
+    for called, stack in (
+        ("Trainer", "transformers"), (own, "transformers"), ("DPOTrainer", "trl-dpo"),
+    ):  # fmt: skip
         (folder / "own_args.py").write_text(f"HfArgumentParser()\n{called}(model)\n")
         words = ["python", "own_args.py", *MODEL.split(), "--dataset_name", "x"]
         assert read_command(words, folder).stack == stack

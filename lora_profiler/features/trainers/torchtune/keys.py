@@ -264,6 +264,7 @@ def _params_on_host(value: Any, document: Document) -> Meaning:
 FRAMEWORK = Framework(
     name="torchtune",
     title="torchtune",
+    sharding_of_several="fsdp",  # of its recipes (torchtune 0.6, recipes/)
     marks=frozenset(
         {"model._component_", "optimizer._component_", "tokenizer._component_", "loss._component_"}
     ),
