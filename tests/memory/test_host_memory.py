@@ -242,13 +242,18 @@ def test_the_answer_tells_of_a_rank_and_of_all(run: Run) -> None:
     assert "power of two" in shown
 
 
-def test_the_answer_tells_what_the_host_has_to_hold(run: Run) -> None:
-    """8,030,261,248 parameters in bfloat16, as many gradients, and two averages of each."""
+@pytest.mark.parametrize(("trainer", "bytes_each"), [("bare", 2), ("transformers", 4)])
+def test_the_answer_tells_what_the_host_has_to_hold(
+    run: Run, trainer: str, bytes_each: int
+) -> None:
+    """8,030,261,248 parameters, as many gradients, and two averages of each: in bfloat16, or in
+    float32, in which accelerate keeps what trains on shards."""
     words = ("--method", "full", "--sharding", "fsdp", "--world-size", "8", "--offload-params")
-    said = " ".join(run("meta-llama/Llama-3.1-8B", *words).stdout.split())
-    in_all = 8_030_261_248 * (2 + 2 + 2 * 2)
+    more = ("--trainer", trainer, "--dtype", "bfloat16") if trainer == "bare" else ()
+    said = " ".join(run("meta-llama/Llama-3.1-8B", *words, *more).stdout.split())
+    in_all = 8_030_261_248 * 4 * bytes_each
     text = f"{in_all / 8 / GIB:.2f} GiB a rank of CPU memory (full), {in_all / GIB:.2f} GiB in all"
-    assert f"Also needs {text}." in said
+    assert f"Also needs {text}." in said, said
     assert "CPU memory" not in run("gpt2").stdout
 
 
