@@ -239,7 +239,7 @@ class Framework:
     several ranks make of a stack, all options and all keys. computed: what a key means whose value
     a script works out. stack: the trainer whose defaults hold,
     by what the file says; None where the file is of no trainer, but beside one. files: keys that
-    name a file beside this one. sharding_of_several: what several GPUs do where no key says it.
+    name another file. sharding_of_several: how several GPUs share the work where no key says it.
     on_model: readings of what the trainer makes of a model, of the
     file and the model."""
 

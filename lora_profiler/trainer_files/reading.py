@@ -19,6 +19,7 @@ from lora_profiler.question.optimizer import optimizer_facts
 from lora_profiler.question.option import WHOLE_WEIGHTS, check_value
 from lora_profiler.question.support.images import PROCESSORS
 from lora_profiler.question.support.optimizers import steps_on_shards
+from lora_profiler.question.support.sharded_precision import as_shards
 from lora_profiler.question.workload import (
     DEEPSPEED_ZERO,
     FLAT,
@@ -190,7 +191,7 @@ def _without_autocast(
             return
         if usual.get("dtype", "bfloat16") != "bfloat16":
             return
-        made = {"precision": "fsdp-mixed"}
+        made = as_shards(is_4_bit=True)
         note = "under FSDP bf16 is its own mixed precision: what trains is gathered in bfloat16"
     elif options["sharding"] in FLAT:
         made = {"precision": "amp", "adapter_dtype": "float32"}
@@ -198,9 +199,8 @@ def _without_autocast(
             made["dtype"] = "float32"
         note = "under FSDP1 bf16 is its own mixed precision: what trains is kept in float32"
     elif options["sharding"] in FULLY_SHARDED:
-        made = {"precision": "fsdp-mixed", "adapter_dtype": "float32"}
-        if "lora" not in options.get("methods", ()) or options.get("modules_to_save"):
-            made["dtype"] = "float32"
+        is_adapted = "lora" in options.get("methods", ())
+        made = as_shards(trains_whole=not is_adapted or bool(options.get("modules_to_save")))
         note = "under FSDP bf16 is its own mixed precision: what trains is kept in float32"
     else:
         return
@@ -423,7 +423,8 @@ def _command_documents(words: Sequence[Any], name: str, folder: Path) -> _Docume
     takes_tasks = known is not None and TASK in known.keys
     if framework is None and document is None and takes_tasks and command.program:
         task = _task_in(command, folder)
-        if task is None or any(map(_is_about_adapters, _unknown_keys(script, known))):
+        unknown = [key for key in script.entries if known and known.reader(key) is None]
+        if task is None or any(map(_is_about_adapters, unknown)):
             raise no_trainer(words, name)
         script = replace_entry(script, TASK, task)
     config = "deepspeed_config.deepspeed_config_file"
@@ -471,10 +472,6 @@ def _program(command: Any, folder: Path) -> Document | None:
         if command.file is None:
             raise
         return None  # it starts the trainer that the file is for
-
-
-def _unknown_keys(document: Document, known: Framework | None) -> list[str]:
-    return [key for key in document.entries if known is None or known.reader(key) is None]
 
 
 def _is_about_adapters(key: str) -> bool:

@@ -65,8 +65,8 @@ class TrainerFile:
     cannot tell. `has_one_row`: the trainer lays a packed batch into one row. `has_hidden_bucket`:
     DeepSpeed's bucket has as many elements as the square of the hidden size.
     `has_checkpoint_dtype`: weights are loaded in the checkpoint's format. `vllm_share`: of the
-    card, taken by vLLM beside the training. `sharding_of_several`: of several GPUs that are asked
-    about beside it."""
+    card, taken by vLLM beside the training. `sharding_of_several`: where `--gpu 8xh100`
+    names several GPUs and no key a sharding."""
 
     name: str
     framework: str
