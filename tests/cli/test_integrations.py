@@ -211,11 +211,15 @@ def test_evaluating_and_saving_are_no_part_of_a_step(tmp_path: Path) -> None:
     assert seconds[1] < 3 * seconds[0]
 
 
-def test_a_data_set_that_streams_has_no_length(tmp_path: Path) -> None:
+def test_a_data_set_that_streams_has_no_length(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")
 
     class Streams(torch.utils.data.IterableDataset):  # type: ignore[misc]
+        column_names = ("input_ids", "labels")  # as datasets' own has
+
         def __iter__(self) -> Any:
             return ({"input_ids": row, "labels": row} for row in ids())
 
@@ -227,6 +231,7 @@ def test_a_data_set_that_streams_has_no_length(tmp_path: Path) -> None:
         callbacks=[callback],
     ).train()
     holds(callback.outcome, 0.01)
+    assert "not measured" not in capsys.readouterr().err
 
 
 def test_a_training_that_ends_early_says_what_there_is(tmp_path: Path) -> None:
