@@ -163,7 +163,7 @@ def test_accelerate_s_optimizer_is_the_one_that_it_holds() -> None:
 def test_a_training_that_failed_is_let_go(tmp_path: Path) -> None:
     """And a trainer that could not be made is in nobody's way."""
     transformers = pytest.importorskip("transformers")
-    callback, alive = PredictedVsMeasured(), []
+    callback = PredictedVsMeasured()
     half_made = transformers.Trainer.__new__(transformers.Trainer)
 
     class Fails(transformers.TrainerCallback):  # type: ignore[misc]
@@ -180,10 +180,11 @@ def test_a_training_that_failed_is_let_go(tmp_path: Path) -> None:
         )
         with suppress(MemoryError):
             trainer.train()
-        alive.append(weakref.ref(trainer))
+        alive = weakref.ref(trainer), weakref.ref(trainer.optimizer.optimizer)
         del trainer
         gc.collect()
-    assert alive[0]() is None and half_made is not None
+        assert [each() for each in alive] == [None, None]
+    assert half_made is not None
     holds(callback.outcome, 0.0005)
 
 
