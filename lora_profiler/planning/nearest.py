@@ -13,7 +13,7 @@ from lora_profiler.facts.stacks import Stack, versions
 from lora_profiler.memory.kernels import Gemm, Kernel, StepKernels
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.engine import predict
-from lora_profiler.question.adapter_method import all_methods, of_method
+from lora_profiler.question.adapter_method import adapter_method, all_methods, of_method
 from lora_profiler.question.gpu_platform import Platform, version_of
 from lora_profiler.question.kernel_set import has_stand_in, kernel_set, switched_on
 from lora_profiler.question.loss import loss_facts
@@ -282,33 +282,27 @@ def _known(dtype: str) -> Dtype:
 
 
 def _lora(config: Mapping[str, Any]) -> LoraConfig:
-    kind = next((k for k, m in all_methods().items() if m.config == config["type"]), None)
+    kinds = (k for k, m in all_methods().items() if m.config == config["type"] and m.has_rules)
+    kind = next(kinds, None)
     if kind is None:
         raise UsageError(f"{config['type']} is not predicted")
+    if check := of_method(kind, "check_config"):
+        check(config)
     targets = config["target_modules"]
-    named: dict[str, Any] = {
-        "peft_type": kind,
-        "target_modules": tuple(targets) if isinstance(targets, list) else targets,
-        "modules_to_save": tuple(config["modules_to_save"] or ()),
-        "adapter_dtype": _known(config["dtype"]),
-    }
-    if read := of_method(kind, "read"):
-        return LoraConfig(**named, **read(config))
-    return LoraConfig(
-        **named,
-        r=config["r"],
-        lora_alpha=config["lora_alpha"],
-        lora_dropout=config["lora_dropout"],
-        use_rslora=config["use_rslora"],
-        use_dora=config.get("use_dora", False),
-        target_parameters=_listed(config.get("target_parameters")),
-    )
-
-
-def _listed(names: Any) -> tuple[str, ...]:
-    if isinstance(names, str):
+    if isinstance(config.get("feedforward_modules"), str):
         raise UsageError("a pattern of feedforward modules is not predicted")
-    return tuple(names or ())
+    own: dict[str, Any] = {
+        field: tuple(value) if isinstance(value, list) else value
+        for field, argument in adapter_method(kind).spelled.items()
+        if (value := config.get(argument)) is not None
+    }
+    return LoraConfig(
+        **own,
+        peft_type=kind,
+        target_modules=tuple(targets) if isinstance(targets, list) else targets,
+        modules_to_save=tuple(config["modules_to_save"] or ()),
+        adapter_dtype=_known(config["dtype"]),
+    )
 
 
 def _quantization(facts: Mapping[str, Any]) -> Quantization:

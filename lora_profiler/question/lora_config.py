@@ -1,10 +1,11 @@
 """What LoRA trains and what it stands on: the adapter's configuration, and the quantised base."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lora_profiler.errors import UsageError
+from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.question.adapter_method import adapter_method
 from lora_profiler.question.option import (
     UNMODELLED_ADAPTERS,
@@ -24,8 +25,10 @@ from lora_profiler.question.option import (
 class LoraConfig:
     """An adapter, LoRA unless `peft_type` says otherwise, spelled as in `peft.LoraConfig`.
 
-    peft_type: which of PEFT's methods it is. VeRA's rank is `r`, `lora_dropout` its `vera_dropout`
-    or OFT's `module_dropout`; IA3 and OFT have no rank. `feedforward_modules` are those whose input
+    peft_type: which of PEFT's methods it is. `r`, `lora_alpha` and `lora_dropout` are the arguments
+    of its config class with such a meaning, as VeRA's `vera_dropout` and OFT's `module_dropout`;
+    IA3 and OFT have no rank. `peft_arg` are other arguments of that class, each as "key=value" with
+    the value in JSON. `feedforward_modules` are those whose input
     IA3 scales in place of their output, () for PEFT's default of the model type; `oft_block_size`
     is the width of OFT's rotations, which PEFT brings to a divisor of the layer's input.
 
@@ -45,7 +48,7 @@ class LoraConfig:
     peft_type: PeftType = field(
         default="lora",
         metadata=option(
-            "PEFT method: lora, vera, ia3, oft",
+            "PEFT method: lora, vera, ia3, oft, loha, lokr, miss, hra, ...",
             unmodelled=tuple(UNMODELLED_ADAPTERS.items()),
             added=18,
             group="adapter",
@@ -217,6 +220,21 @@ class LoraConfig:
         ),
     )
 
+    peft_arg: tuple[str, ...] = field(
+        default=(),
+        metadata=option(
+            "other arguments of PEFT's config class",
+            metavar="KEY=VALUE,...",
+            noun="PEFT argument",
+            added=45,
+            group="adapter",
+            label="PEFT's other arguments",
+            placeholder="none; or decompose_both=true",
+            words="{}",
+            heading="{}",
+        ),
+    )
+
     def __post_init__(self) -> None:
         for one in options_of(LoraConfig):
             if isinstance(value := getattr(self, one.field), list):  # as PEFT takes them
@@ -235,6 +253,18 @@ class LoraConfig:
                     f"{one.flag} does not apply to {self.method_name}; leave it out, or take"
                     " another --peft-type."
                 )
+        method = adapter_method(self.peft_type)
+        for key in self.peft_arguments:
+            own = next((field for field, name in method.spelled.items() if name == key), None)
+            if own is not None:
+                named = next(one for one in options_of(LoraConfig) if one.field == own)
+                raise UsageError(f"--peft-arg {key}: {named.flag} says that; use it instead.")
+            if key not in method.arguments:
+                raise UsageError(
+                    f"{method.config} has no argument {key!r}."
+                    f"{did_you_mean(key, method.arguments)}"
+                    f" It has: {', '.join(method.arguments)}"
+                )
         targets = self.target_modules
         if self.feedforward_modules and isinstance(targets, tuple):
             outside = [name for name in self.feedforward_modules if name not in targets]
@@ -252,6 +282,26 @@ class LoraConfig:
     def has_rank(self) -> bool:
         """Whether `r` changes anything."""
         return "r" not in adapter_method(self.peft_type).idle
+
+    @property
+    def peft_arguments(self) -> dict[str, Any]:
+        """`peft_arg` by name; a value that is no JSON is text. Raises UsageError for one without a
+        value."""
+        found = {}
+        for argument in self.peft_arg:
+            key, equals, text = argument.partition("=")
+            if not equals:
+                raise UsageError(f"--peft-arg {argument}: write it as KEY=VALUE.")
+            try:
+                found[key.strip()] = json.loads(text)
+            except ValueError:
+                found[key.strip()] = text.strip()
+        return found
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether what trains is known without a trace."""
+        return adapter_method(self.peft_type).has_rules and not self.peft_arg
 
     @property
     def method_name(self) -> str:

@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeAlias, get_args
 
 from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.question.adapter_method import traced_methods, untraceable_methods
 from lora_profiler.question.feature import names
 from lora_profiler.units import is_finite, shown
 
@@ -255,7 +256,7 @@ else:
     Optimizer = Literal[("adamw", "sgd", *names("optimizers"))]
     Loss = Literal[("plain", "chunked", "fused", *names("losses"))]
     QuantType = Literal[("nf4", "int8", *names("bases"))]
-    PeftType = Literal[("lora", *names("adapters"))]
+    PeftType = Literal[traced_methods()]
     Kernels = Literal[("transformers", *names("kernels"))]
     LoopState = Literal[("none", "transformers", "transformers-unmasked", *names("loops"))]
     LoraKernels = Literal[("peft", *names("lora_kernels"))]
@@ -307,18 +308,17 @@ UNMODELLED_BASES: Mapping[str, str] = {
 }
 """Quantised bases that people name and that are no answer."""
 UNMODELLED_ADAPTERS: Mapping[str, str] = {
+    **{name: f"no trace can be of it: {reason}." for name, reason in untraceable_methods().items()},
     "adalora": "its ranks change as it trains; LoRA of its first rank (init_r) is the nearest.",
     "boft": "its butterfly factors are multiplied by a kernel of its own; oft is the nearest.",
     "dora": "it is LoRA with --use-dora.",
     "rslora": "it is LoRA with --use-rslora.",
     "pissa": "it is LoRA that begins from other values; take lora.",
     "qlora": "it is --method qlora.",
+    "ln_tuning": "it trains norms, not layers.",
+    "trainable_tokens": "it trains rows of the embedding, not layers.",
     **dict.fromkeys(
-        ("loha", "lokr", "fourierft", "randlora", "vblora", "hra", "c3a", "shira", "ln_tuning"),
-        "what it trains was held against no count of PEFT's; lora, vera, ia3 and oft were.",
-    ),
-    **dict.fromkeys(
-        ("prompt", "prefix", "p_tuning", "adaption"),
+        ("prompt", "prefix", "p_tuning", "adaption", "multitask", "cpt", "cartridge"),
         "it trains extra prompt tokens, not layers; every sequence gets longer.",
     ),
 }

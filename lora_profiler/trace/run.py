@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._python_dispatch import _disable_current_modes
 
 from lora_profiler.errors import LoraProfilerError, UnbuildableError
@@ -116,21 +117,20 @@ class Traced:
     fallbacks: tuple[str, ...] = ()
 
 
-_WRAPPING = (
-    *(".parametrizations", ".base_layer", ".lora_", ".vera_", ".ia3_", ".oft_", ".modules_to_save"),
-    ".original_module",
-)
-"""Where PEFT's own names begin within a module's."""
-
-
-def plain_name(name: str) -> str:
-    """A module's name without PEFT's wrapping: that of the base model."""
-    if name in ("base_model", "base_model.model"):
-        return ""
-    name = name.removeprefix("base_model.model.")
-    for mark in _WRAPPING:
-        name = name.partition(mark)[0]
-    return name
+def _plain_names(model: torch.nn.Module) -> dict[torch.nn.Module, str]:
+    """Names of modules without PEFT's wrapping: those of the base model. What is inside of a layer
+    that PEFT, or torch's parametrizations, wrapped has the layer's own."""
+    names: dict[torch.nn.Module, str] = {}
+    wrapped = "."
+    for name, module in model.named_modules():
+        if not name.startswith(f"{wrapped}."):
+            is_wrapper = hasattr(module, "adapter_layer_names")
+            wrapped = name if is_wrapper or is_parametrized(module) else "."
+        else:
+            name = wrapped
+        plain = "" if name in ("base_model", "base_model.model") else name
+        names[module] = plain.removeprefix("base_model.model.")
+    return names
 
 
 def trace(
@@ -179,7 +179,7 @@ def _traced(
     kernels: set[str] = set()
     fallbacks: set[str] = set()
     sent: list[Sent] = []
-    names = {module: plain_name(name) for name, module in model.named_modules()}
+    names = _plain_names(model)
     noted = substitutes(setup.device, workload.platform)
     tracer = Tracer(
         names,

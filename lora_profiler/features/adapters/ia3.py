@@ -1,11 +1,9 @@
 """PEFT's IA3 (`tuners/ia3/{layer,bnb}.py`): a vector scales a layer's output, or its input."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from lora_profiler._common.polynomial import constant
 from lora_profiler.memory.analytic.persistent import TrainableTensor
-from lora_profiler.question.adapter_method import OF_LORA, AdapterMethod
 from lora_profiler.question.adapters.targets import refuse
 
 _TARGETS: dict[str, str | tuple[str, ...]] = {
@@ -39,14 +37,13 @@ FEEDFORWARD: dict[str, tuple[str, ...]] = {
 }
 """The same, TRANSFORMERS_MODELS_TO_FEEDFORWARD_MODULES_MAPPING: which of them IA3 takes as
 feedforward."""
-FEATURE = AdapterMethod(
-    title="IA3",
-    config="IA3Config",
-    idle=("r", "lora_alpha", "lora_dropout", "layers_to_transform", "oft_block_size", *OF_LORA),
-    adapts=frozenset({"Linear", "Conv1D", "Conv2d", "Conv3d"}),
-    targets=_TARGETS,
-    formula="out of every adapted layer, in of a feedforward one",
-)
+FEATURE = {
+    "title": "IA3",
+    "adapts": frozenset({"Linear", "Conv1D", "Conv2d", "Conv3d"}),
+    "targets": _TARGETS,
+    "formula": "out of every adapted layer, in of a feedforward one",
+    "matrices": True,
+}
 
 
 def feedforward_names(spec: Any, lora: Any) -> tuple[str, ...]:
@@ -62,16 +59,6 @@ def feedforward_names(spec: Any, lora: Any) -> tuple[str, ...]:
             "ValueError",
         )
     return names
-
-
-def peft_config(common: dict[str, Any], lora: Any) -> Any:
-    import peft
-
-    return peft.IA3Config(**common, feedforward_modules=list(lora.feedforward_modules) or None)
-
-
-def read(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"feedforward_modules": tuple(config["feedforward_modules"] or ())}
 
 
 def tensors(adapter: Any, dtype: str, lora: Any) -> tuple[TrainableTensor, ...]:

@@ -6,17 +6,15 @@ from typing import Any
 from lora_profiler._common.polynomial import Polynomial, constant
 from lora_profiler.errors import UsageError
 from lora_profiler.memory.analytic.persistent import TrainableTensor
-from lora_profiler.question.adapter_method import OF_LORA, AdapterMethod
 
-FEATURE = AdapterMethod(
-    title="OFT",
-    config="OFTConfig",
-    idle=("r", "lora_alpha", "feedforward_modules", *OF_LORA),
-    adapts=frozenset({"Linear", "Embedding", "Conv2d"}),
-    error="TypeError",
-    formula="in / w x w (w - 1) / 2 of every adapted layer, w its width of a rotation",
-    size="blocks of {0.oft_block_size}, ",
-)
+FEATURE = {
+    "title": "OFT",
+    "error": "TypeError",
+    "formula": "in / w x w (w - 1) / 2 of every adapted layer, w its width of a rotation",
+    "size": "blocks of {0.oft_block_size}, ",
+    "matrices": True,
+    "without": ("r",),  # its `r` is a number of blocks
+}
 
 
 def block_size(in_features: int, requested: int) -> int:
@@ -34,22 +32,10 @@ def _skew_elements(width: int) -> int:
     return width * (width - 1) // 2
 
 
-def peft_config(common: dict[str, Any], lora: Any) -> Any:
-    import peft
-
-    layers = list(lora.layers_to_transform) or None
-    return peft.OFTConfig(
-        **common,
-        layers_to_transform=layers,
-        oft_block_size=lora.oft_block_size,
-        module_dropout=lora.lora_dropout,
-    )
-
-
-def read(config: Mapping[str, Any]) -> dict[str, Any]:
+def check_config(config: Mapping[str, Any]) -> None:
+    """Raises UsageError for one by the number of blocks, which `r` is here."""
     if config["r"]:
         raise UsageError("OFT by its number of blocks is not predicted")
-    return {"oft_block_size": config["oft_block_size"], "lora_dropout": config["module_dropout"]}
 
 
 def tensors(adapter: Any, dtype: str, lora: Any) -> tuple[TrainableTensor, ...]:

@@ -1,40 +1,19 @@
 """PEFT's VeRA (`tuners/vera/{layer,model}.py`): all layers share two frozen random matrices."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from lora_profiler._common.polynomial import Polynomial, R, constant
 from lora_profiler.memory.analytic.persistent import TrainableTensor
-from lora_profiler.question.adapter_method import OF_LORA, AdapterMethod
-from lora_profiler.question.adapters.targets import DEFAULT_TARGETS
 from lora_profiler.question.support.bases import adapter_dtype
 from lora_profiler.question.workload import DTYPE_BYTES
 
-FEATURE = AdapterMethod(
-    title="VeRA",
-    config="VeraConfig",
-    idle=("lora_alpha", "feedforward_modules", "oft_block_size", *OF_LORA),
-    adapts=frozenset({"Linear", "Conv1D"}),
-    error="TypeError",
-    empty_error="ValueError",  # it looks for its largest layer first (`model.py`, _find_dim)
-    targets=DEFAULT_TARGETS | {"phi": ("q_proj", "v_proj")},
-    formula="out + R of every adapted layer; A and B, which all share, are frozen",
-    matrices=False,
-    shared=True,
-)
-
-
-def peft_config(common: dict[str, Any], lora: Any) -> Any:
-    import peft
-
-    layers = list(lora.layers_to_transform) or None
-    return peft.VeraConfig(
-        **common, layers_to_transform=layers, r=lora.r, vera_dropout=lora.lora_dropout
-    )
-
-
-def read(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"r": config["r"], "lora_dropout": config["vera_dropout"]}
+FEATURE = {
+    "title": "VeRA",
+    "error": "TypeError",
+    "empty_error": "ValueError",  # it looks for its largest layer first (`model.py`, _find_dim)
+    "formula": "out + R of every adapted layer; A and B, which all share, are frozen",
+    "shared": True,
+}
 
 
 def tensors(adapter: Any, dtype: str, lora: Any) -> tuple[TrainableTensor, ...]:

@@ -8,7 +8,12 @@ import torch
 from lora_profiler.measuring.harness.timeline import AllocationClaims
 from lora_profiler.measuring.harness.training import Training
 from lora_profiler.memory.prediction import Category
-from lora_profiler.trace.modeling import code_books, quantization_tensors, state_tensors
+from lora_profiler.trace.modeling import (
+    adapter_parameters,
+    code_books,
+    quantization_tensors,
+    state_tensors,
+)
 
 Key = Callable[[torch.UntypedStorage], int]
 
@@ -30,20 +35,16 @@ def by_storage(storage: torch.UntypedStorage) -> int:
 def model_tensors(model: torch.nn.Module) -> Iterator[tuple[Category, torch.Tensor]]:
     """Parameters, adapters (copies made for `modules_to_save` among them), quantisation constants
     and buffers."""
+    of_peft = {id(parameter) for parameter in adapter_parameters(model)}
     for name, parameter in model.named_parameters():
-        yield ("adapters" if is_adapter(name) else "parameters"), parameter
+        is_adapter = "lora_" in name or id(parameter) in of_peft
+        yield ("adapters" if is_adapter else "parameters"), parameter
     # whose weight is a plain shard once ranks share it; it keeps the constants itself
     for module in model.modules():
         for tensor in quantization_tensors(module):
             yield "quantization_state", tensor
     for _, buffer in model.named_buffers():
         yield "buffers", buffer
-
-
-def is_adapter(name: str) -> bool:
-    """Whether PEFT made the parameter of this name."""
-    marks = ("lora_", ".vera_lambda_", ".ia3_l.", ".oft_R.", ".modules_to_save.")
-    return any(mark in name for mark in marks)
 
 
 def gradient_tensors(model: torch.nn.Module) -> Iterator[torch.Tensor]:

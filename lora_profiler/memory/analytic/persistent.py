@@ -19,6 +19,7 @@ from lora_profiler._common.polynomial import (
     total,
     undominated,
 )
+from lora_profiler.errors import UsageError
 from lora_profiler.question.adapter_method import of_method
 from lora_profiler.question.adapters import Adapter
 from lora_profiler.question.base import nf4_bytes
@@ -42,6 +43,11 @@ from lora_profiler.question.support.optimizers import (
     widens_embeddings,
 )
 from lora_profiler.question.workload import DTYPE_BYTES, Dtype, TrainSetup
+
+TRACED_ALONE = (
+    "what {} trains is known by a trace of PEFT's own code alone. Leave --engine out, and install"
+    " what a trace needs: pip install 'lora-profiler[measure]'."
+)
 
 # --- what lives through the step ------------------------------------------------------------------
 
@@ -337,10 +343,12 @@ def adapter_tensors(adapter: Adapter, dtype: str, setup: TrainSetup) -> tuple[Tr
     """What trains of one adapter, with the rank left open, as `named_parameters()` has it.
 
     LoRA: A and B, (rank, in, ...) and (out, rank, ...); with DoRA the magnitudes, one for each
-    output (PEFT `tuners/lora/dora.py`).
+    output (PEFT `tuners/lora/dora.py`). Raises UsageError for a method that traces alone know.
     """
     lora = setup.lora
     assert lora is not None
+    if not lora.has_rules:
+        raise UsageError(TRACED_ALONE.format(lora.method_name))
     if own := of_method(lora.peft_type, "tensors"):
         return own(adapter, dtype, lora)  # type: ignore[no-any-return]
     (_, *inner), (outer, _, *ones) = adapter.a_shape(1), adapter.b_shape(1)

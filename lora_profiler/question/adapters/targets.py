@@ -97,36 +97,6 @@ def shown(pattern: str) -> str:
 
 # --- targets --------------------------------------------------------------------------------------
 
-DEFAULT_TARGETS: dict[str, str | tuple[str, ...]] = {
-    **dict.fromkeys(("bert", "electra", "layoutlm", "roberta", "xlm-roberta"), ("query", "value")),
-    **dict.fromkeys(
-        ("bloom", "chatglm", "falcon", "gpt_neox", "RefinedWeb", "RefinedWebModel"),
-        ("query_key_value",),
-    ),
-    **dict.fromkeys(
-        (
-            *("bart", "gemma", "gemma2", "gemma3_text", "gpt_neo", "gptj", "llama", "llama4"),
-            *("mistral", "mixtral", "opt", "qwen2", "qwen3", "stablelm"),
-        ),
-        ("q_proj", "v_proj"),
-    ),
-    **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn",)),
-    **dict.fromkeys(("mt5", "t5"), ("q", "v")),
-    "blip-2": ("q", "v", "q_proj", "v_proj"),
-    "btlm": ("c_proj", "c_attn"),
-    "codegen": ("qkv_proj",),
-    "deberta": ("in_proj",),
-    "deberta-v2": ("query_proj", "value_proj"),
-    "gemma4": r".*language_model\..*\.(q_proj|v_proj)",
-    "mpt": ("Wqkv",),
-    "nemotron_h": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "phi": ("q_proj", "v_proj", "fc1", "fc2"),
-    "rwkv": ("key", "value", "receptance", "output"),
-    "rwkv7": ("r_proj", "k_proj", "v_proj", "o_proj", "key", "value"),
-}
-"""peft/utils/constants.py, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING: model type ->
-suffixes, or a pattern."""
-
 MAMBA_TYPES = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"})
 NOT_OF_MAMBA = ("out_proj", "conv1d")
 """tuners_utils.py, _check_lora_target_modules_mamba."""
@@ -237,7 +207,7 @@ def resolve(spec: ModelSpec, lora: LoraConfig) -> Targets:
 
 def default_targets(peft_type: PeftType) -> Mapping[str, str | tuple[str, ...]]:
     """Of a method, by model type."""
-    return adapter_method(peft_type).targets or DEFAULT_TARGETS
+    return adapter_method(peft_type).targets
 
 
 def able_targets(spec: ModelSpec, peft_type: PeftType, wanted: str) -> str:

@@ -314,8 +314,9 @@ def rules_unsupported_reason(setup: TrainSetup) -> str | None:
         return "a vision tower"
     if setup.lora is not None and setup.lora.use_dora and not is_torchtune_dora(setup):
         return "DoRA's layers"
-    if setup.lora is not None and setup.lora.peft_type != "lora":
-        return f"{setup.lora.method_name}'s layers"
+    if setup.lora is not None and (setup.lora.peft_type != "lora" or setup.lora.peft_arg):
+        with_arguments = f" with {', '.join(setup.lora.peft_arg)}" if setup.lora.peft_arg else ""
+        return f"{setup.lora.method_name}'s layers{with_arguments}"
     if _is_int8(setup):
         return "layers in LLM.int8"
     if setup.qat not in ("none", *RULED):

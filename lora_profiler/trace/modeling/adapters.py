@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from lora_profiler.question.adapter_method import of_method
+from lora_profiler.question.adapter_method import adapter_method
 from lora_profiler.question.support.images import part_of
 from lora_profiler.question.workload import TrainSetup
 
@@ -59,18 +59,22 @@ def adapter_config(model: Any, setup: TrainSetup) -> Any:
     if setup.freeze:
         inside = [name for name, _ in model.named_modules() if part_of(name) in setup.freeze]
         common["exclude_modules"] = inside
-    if own := of_method(lora.peft_type, "peft_config"):
-        return own(common, lora)
-    return peft.LoraConfig(
-        **common,
-        layers_to_transform=list(lora.layers_to_transform) or None,
-        r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT declares an int and takes any number
-        lora_dropout=lora.lora_dropout,
-        use_rslora=lora.use_rslora,
-        use_dora=lora.use_dora,
-        target_parameters=list(lora.target_parameters) or None,
-    )
+    method = adapter_method(lora.peft_type)
+    values = {
+        "r": lora.r,
+        "lora_alpha": lora.alpha if lora.peft_type == "lora" else lora.lora_alpha,
+        "lora_dropout": lora.lora_dropout,
+        "use_rslora": lora.use_rslora,
+        "use_dora": lora.use_dora,
+        "layers_to_transform": list(lora.layers_to_transform) or None,
+        "target_parameters": list(lora.target_parameters) or None,
+        "feedforward_modules": list(lora.feedforward_modules) or None,
+        "oft_block_size": lora.oft_block_size,
+    }
+    own = {argument: values[name] for name, argument in method.spelled.items()}
+    if own.get("alpha", 0) is None:  # PEFT's default
+        del own["alpha"]
+    return getattr(peft, method.config)(**common, **own, **lora.peft_arguments)
 
 
 def freeze(model: torch.nn.Module, setup: TrainSetup) -> None:

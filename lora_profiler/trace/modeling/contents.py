@@ -29,7 +29,7 @@ from lora_profiler.trace.modeling.third_party import quiet, refusals, require
 
 
 def adapter_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that PEFT added: low-rank factors and the copies of `modules_to_save`. None
+    """The parameters that PEFT added: of its method, and the copies of `modules_to_save`. None
     without PEFT."""
     found: dict[int, nn.Parameter] = {}
     for module in model.modules():
@@ -37,6 +37,8 @@ def adapter_parameters(model: nn.Module) -> list[nn.Parameter]:
             layer = getattr(module, name, None)
             if isinstance(layer, nn.Module):
                 found |= {id(p): p for p in layer.parameters()}
+            elif isinstance(layer, nn.Parameter):
+                found[id(layer)] = layer
     return list(found.values())
 
 
