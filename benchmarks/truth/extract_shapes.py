@@ -20,6 +20,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from copy import deepcopy
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,7 @@ def peft_types() -> dict[str, Any]:
             "adapts": [name for name, make in _KINDS.items() if adapts(config, make)],
             "arguments": {name: v if plain(v) else None for name, v in fields.items()},
             "targets": own_targets(tuner),
+            "on_quantized": find_spec(f"{tuner.__module__.rpartition('.')[0]}.bnb") is not None,
         }
     return found
 

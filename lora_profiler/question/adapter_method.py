@@ -25,7 +25,8 @@ class AdapterMethod(NamedTuple):
     else than the rank sizes it, with {} for the setup's `lora`.
 
     matrices: what trains are matrices alone. shared: all layers share frozen matrices. has_rules:
-    what it trains is known without a trace.
+    what it trains is known without a trace. on_quantized: PEFT has layers of it for a base of
+    bitsandbytes.
     """
 
     title: str
@@ -42,10 +43,18 @@ class AdapterMethod(NamedTuple):
     matrices: bool = True
     shared: bool = False
     has_rules: bool = True
+    on_quantized: bool = True
 
 
-_NOT_OF_LAYERS = ("ln_tuning", "trainable_tokens")
-"""Methods that train norms, and rows of an embedding."""
+LEFT_OUT = {
+    "ln_tuning": "it trains norms, not layers.",
+    "trainable_tokens": "it trains rows of the embedding, not layers.",
+    "c3a": "its Fourier transforms take scratch that no trace sees.",
+    "osf": "it begins with a decomposition whose storage no trace tells.",
+    "psoft": "it begins with a decomposition whose storage no trace tells.",
+}
+"""Methods of the table that are not answered, and why: traces of the last three were not equal to
+real steps."""
 _OF_LAYERS = ("feedforward_modules", "oft_block_size", "target_parameters")
 """Fields of `LoraConfig` that no other field of a config class is another name of."""
 _KERNELS = ("fast_lora", "lora_kernels")
@@ -71,9 +80,7 @@ def _table() -> Mapping[str, Mapping[str, Any]]:
 
 def traced_methods() -> tuple[str, ...]:
     """Values of the option that a trace answers, LoRA first."""
-    return tuple(
-        name for name, row in _table().items() if "adapts" in row and name not in _NOT_OF_LAYERS
-    )
+    return tuple(name for name, row in _table().items() if "adapts" in row and name not in LEFT_OUT)
 
 
 def untraceable_methods() -> Mapping[str, str]:
@@ -109,6 +116,7 @@ def adapter_method(name: str) -> AdapterMethod:
         },
         "matrices": name == "lora",
         "has_rules": name == "lora" or name in names("adapters"),
+        "on_quantized": row["on_quantized"] or name in names("adapters"),
         "size": "alpha {0.alpha:g}, " if name == "lora" else "",
     }
     return AdapterMethod(**{**facts, **own})

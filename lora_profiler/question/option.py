@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeAlias, get_args
 
 from lora_profiler.errors import UsageError, did_you_mean
-from lora_profiler.question.adapter_method import traced_methods, untraceable_methods
+from lora_profiler.question.adapter_method import LEFT_OUT, traced_methods, untraceable_methods
 from lora_profiler.question.feature import names
 from lora_profiler.units import is_finite, shown
 
@@ -315,8 +315,7 @@ UNMODELLED_ADAPTERS: Mapping[str, str] = {
     "rslora": "it is LoRA with --use-rslora.",
     "pissa": "it is LoRA that begins from other values; take lora.",
     "qlora": "it is --method qlora.",
-    "ln_tuning": "it trains norms, not layers.",
-    "trainable_tokens": "it trains rows of the embedding, not layers.",
+    **LEFT_OUT,
     **dict.fromkeys(
         ("prompt", "prefix", "p_tuning", "adaption", "multitask", "cpt", "cartridge"),
         "it trains extra prompt tokens, not layers; every sequence gets longer.",

@@ -194,15 +194,16 @@ def test_what_lives_between_steps(name, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_process_that_is_measured_trains_them(kind):
     """The harness' own steps, and whose memory is whose."""
-    from lora_profiler.measuring.harness.ownership import is_adapter
+    from lora_profiler.measuring.harness.ownership import model_tensors
     from lora_profiler.trace.modeling import build_model
 
     setup = TrainSetup(lora=LoraConfig(r=3, peft_type=kind), device="cpu", seq_len=8)
     config = cases.CONFIGS["llama"]
     spec = model_from_config(dict(config), id="llama", source="test")
     model = build_model(Workload(model=spec, setup=setup))
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert trained == {name for name, _ in model.named_parameters() if is_adapter(name)}
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    owned = model_tensors(model)
+    assert trained == {id(tensor) for category, tensor in owned if category == "adapters"}
     assert truth.trains(config, setup)
 
 

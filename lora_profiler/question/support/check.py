@@ -3,7 +3,7 @@
 from itertools import chain
 
 from lora_profiler.errors import UsageError, refuse
-from lora_profiler.question.adapter_method import of_method
+from lora_profiler.question.adapter_method import adapter_method, of_method
 from lora_profiler.question.adapters import adapters
 from lora_profiler.question.base import base_kind
 from lora_profiler.question.kernel_set import check_kernels, kernel_set
@@ -458,6 +458,11 @@ def check_adapters(workload: Workload) -> None:
                 "LoRA-FA is known of adapters on linear layers by rules alone; take --targets"
                 " attention, or --optimizer adamw."
             )
+    if base is not None and not adapter_method(setup.lora.peft_type).on_quantized:
+        raise UsageError(
+            f"PEFT's {setup.lora.method_name} reads its layers' weights, which a quantised base has"
+            " packed; take --method lora, or another --peft-type."
+        )
     if own := of_method(setup.lora.peft_type, "refusals"):
         refuse(own(setup))
     if not setup.lora.use_dora:
