@@ -464,12 +464,15 @@ def space_of(
     has_own_defaults: bool = False,
 ) -> Space:
     """What is tried. Options of a setup that are `given` are taken as they are; `has_own_defaults`
-    where a trainer or its file says what else is. Raises UsageError."""
+    where a trainer or its file says what else is: its batch is of one GPU, so that of several GPUs
+    each has at least one sequence of a step. Raises UsageError."""
     if ranks is not None and "rank" in given:
         raise UsageError("--ranks and --rank both say which; leave one out.")
     requested = offers[0].workloads[0].setup
     has_size = has_own_defaults or bool({"batch_size", "accumulation"} & set(given))
     own = requested.batch_size * requested.accumulation
+    if own < (most := max(offer.cluster.cards for offer in offers)):
+        own = math.lcm(own, most)
     tried = Space().ranks
     if ranks is not None:
         tried = read_ranks(ranks)
