@@ -265,9 +265,11 @@ def answered(
     spec: "ModelSpec | None" = None,
     on: "Gpu | None" = None,
     quiet: bool = False,
+    read: "Sequence[tuple[str, TrainerFile | None]] | None" = None,
 ) -> list[OfModel]:
     """The answers to the parameters of `ctx`, which `predict_command` parsed. `spec` and `on` are
-    the model and the GPU where no name leads to them. Writes the files of --write, and prints how a
+    the model and the GPU where no name leads to them, `read` the models' names with trainers'
+    files, where these are read already. Writes the files of --write, and prints how a
     file is read and how far a trace is, but not where `quiet`.
 
     Raises LoraProfilerError.
@@ -289,7 +291,7 @@ def answered(
     gpu, network = on or gpu_of(o), network_of(o)
     platform = platform_of(o, gpu)
     questions, subjects = [], list[str]()
-    for name, file in named(o["models"], o["framework"]):
+    for name, file in named(o["models"], o["framework"]) if read is None else read:
         if o["write"]:
             named_options = names_asked(ctx, file)
         if file is None:
