@@ -493,3 +493,16 @@ def test_gpus_that_cannot_share_the_batch_are_named_with_a_batch_that_they_can(r
     said = run(*words, "--effective-batch", "3").stdout
     (more,) = re.findall(r"Not tried: 2 × RTX 4090 .* (--effective-batch \d+)", said)
     assert "Not tried" not in run(*words, *more.split()).stdout
+
+
+def test_a_file_that_always_checkpoints_is_planned_and_written(run: Run, tmp_path: Path) -> None:
+    """No option is refused that nobody gave: a plan tries only what the file can say."""
+    words = ("plan", QWEN.id, "--tokens", "1M", "--gpus", "2xl4", "--method", "lora")
+    for name in ("unsloth", "trl"):
+        file = tmp_path / f"{name}.{'py' if name == 'unsloth' else 'yaml'}"
+        done = run(*words, "--write", name, str(file), "--format", "json")
+        assert done.exit_code == 0, done.stderr
+        best = json.loads(done.stdout)["recommended"]["run"]
+        read = run(str(file), "--gpu", "l4", "--full", "--format", "json")
+        (found,) = json.loads(read.stdout)["predictions"]
+        assert found["setup"]["checkpointing"] == best["setup"]["checkpointing"]
