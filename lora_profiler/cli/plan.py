@@ -341,7 +341,7 @@ def _choose_methods(ctx: click.Context, has_file: bool) -> None:
     if text is not None:
         if given(ctx, "methods"):
             raise UsageError("--methods and --method both say which; leave one out.")
-        names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+        names = tuple(dict.fromkeys(part.strip().lower() for part in text.split(",")))
         if unknown := [name for name in names if name not in known]:
             raise UsageError(
                 f"{flag('methods')} names {unknown[0][:40]!r}; accepted: {', '.join(known)}."

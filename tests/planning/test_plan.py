@@ -506,3 +506,9 @@ def test_a_file_that_always_checkpoints_is_planned_and_written(run: Run, tmp_pat
         read = run(str(file), "--gpu", "l4", "--full", "--format", "json")
         (found,) = json.loads(read.stdout)["predictions"]
         assert found["setup"]["checkpointing"] == best["setup"]["checkpointing"]
+
+
+def test_methods_are_read_in_any_case(run: Run) -> None:
+    words = ("plan", "gpt2", "--gpus", "l4", "--tokens", "1M", "--ranks", "8", "--format", "json")
+    plans = [json.loads(run(*words, "--methods", name).stdout) for name in ("QLoRA", "qlora")]
+    assert plans[0] == plans[1]
