@@ -239,6 +239,7 @@ class _Watch:
         self._accumulation = 1
         self._autocast: str | None = None
         self._shapes: dict[str, list[int]] = {}
+        self._padding = 0.0
         self._input_bytes = self._tokens = self._measured_tokens = 0
         self._output: Any = lambda: None
         self._holds_outputs = self._holds_cache = False
@@ -286,6 +287,7 @@ class _Watch:
         self._measured_tokens += tokens if self._timed else 0
         if not self._is_recorded and (self._number == 1 or tokens > self._tokens):
             self._shapes, self._tokens = shapes, tokens
+            self._padding = _padded_share(kwargs.get("attention_mask"))
             storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in given}
             self._input_bytes = sum(s.nbytes() for s in storages.values())
 
@@ -403,6 +405,7 @@ class _Watch:
 
         return training_summary([self._optimizer()], self._model, self.trainer()) | {
             "inputs": self._shapes,
+            "padding": self._padding,
             "input_bytes": self._input_bytes,
             "autocast": self._autocast,
             "accumulation": self._accumulation,
@@ -537,6 +540,11 @@ class _Watch:
             **asdict(outcome),
             "versions": {"python": platform.python_version(), **packages()},
         }
+
+
+def _padded_share(mask: Any) -> float:
+    """Of a batch with such an attention mask, which models drop where nothing is padded."""
+    return 0.0 if mask is None or mask.ndim != 2 else 1 - mask.bool().float().mean().item()
 
 
 def _tokens(shapes: Mapping[str, list[int]]) -> int:

@@ -8,7 +8,7 @@ shows it.
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, overload
 
@@ -140,8 +140,19 @@ class PredictionReport:
 
     @property
     def verdict(self) -> str | None:
-        """'fits', 'tight' or 'does_not_fit'; None without a GPU, or where it cannot be known."""
-        return self.fit.verdict if self.fit else None
+        """'fits', 'tight' or 'does_not_fit', as the command line's sign; None without a GPU, or
+        where it cannot be known. Without a trainer it is that of the guides' loop, 'tight' where
+        this does not fit and some trainer may."""
+        if self.fit is None:
+            return None
+        lines = self.by_trainer.lines if self.by_trainer else ()
+        may = any(
+            line.foreseen
+            and line.foreseen.judged
+            and line.foreseen.judged.verdict != "does_not_fit"
+            for line in lines
+        )
+        return "tight" if may and self.fit.verdict == "does_not_fit" else self.fit.verdict
 
     @property
     def cautions(self) -> list[str]:
@@ -225,6 +236,7 @@ def _from_words(question: Any, options: Mapping[str, Any]) -> PredictionReport:
     from lora_profiler.cli.main import answered, predict_command, root
     from lora_profiler.cli.option_groups import message_of
     from lora_profiler.cli.options import guided, words_of
+    from lora_profiler.cli.read import named
 
     spec = question if isinstance(question, ModelSpec) else None
     names = question if isinstance(question, list | tuple) else [spec.id if spec else question]
@@ -245,9 +257,11 @@ def _from_words(question: Any, options: Mapping[str, Any]) -> PredictionReport:
     except click.ClickException as e:
         raise UsageError(message_of(e)) from None
 
+    read = cache(lambda: list(named(ctx.params["models"], ctx.params["framework"])))
+
     def ask(levers: Any) -> "OfModel":
         with ctx.scope(cleanup=False):
-            found, *others = answered(ctx, levers, spec=spec, on=on, quiet=True)
+            found, *others = answered(ctx, levers, spec=spec, on=on, quiet=True, read=read())
             if others:
                 raise UsageError("predict answers one model; call it for each.")
             return found

@@ -9,7 +9,8 @@ t4 = 0.35
 """
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,17 +51,38 @@ def read_config(path: Path) -> dict[str, Any]:
     except ValueError as e:  # no TOML, or no UTF-8
         raise UsageError(f"{path} is not TOML: {e}.") from None
     for key, value in found.items():
+        at = _place(path, key)
         if key not in _KEYS:
             known = did_you_mean(key, _KEYS) or f" Supported: {', '.join(_KEYS)}"
-            raise UsageError(f"{path}: unknown key {key}.{known}")
+            raise UsageError(f"{at}: unknown key {key}.{known}")
         if wanted := _wanted(key, value):
-            raise UsageError(f"{path}: {key} is {value!r}; write {wanted}.")
+            raise UsageError(f"{at}: {key} is {value!r}; write {wanted}.")
     values = dict(found)
     if isinstance(found.get("gpus"), list):
         values["gpus"] = ",".join(found["gpus"])
     if "prices" in found:
         values["prices"] = [f"{name}={price:g}/h" for name, price in found["prices"].items()]
     return values
+
+
+def _place(path: Path, key: str) -> str:
+    """The file and the line that begins with `key`, as a table's too."""
+    start = re.compile(rf"""\s*\[?\s*["']?{re.escape(key)}\b""")
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        if start.match(line):
+            return f"{path}, line {number}"
+    return str(path)
+
+
+def check_names(path: Path, known: Mapping[str, Callable[[str], object]]) -> None:
+    """Of a file that `read_config` reads: `known` raises UsageError for a name of that key that is
+    none. Raises it with the line of the file."""
+    for key, values in read_config(path).items():
+        for value in values if isinstance(values, list) else values.split(","):
+            try:
+                known[key](value)
+            except UsageError as e:
+                raise UsageError(f"{_place(path, key)}: {key}: {e}") from None
 
 
 def _wanted(key: str, value: Any) -> str:

@@ -29,6 +29,7 @@ from lora_profiler.cli.click_support import (
 )
 from lora_profiler.cli.option_groups import CARD, OUTPUT, grouped, rare
 from lora_profiler.cli.options import (
+    ALL_TRAINERS,
     answer_options,
     data_options,
     file_options,
@@ -56,6 +57,8 @@ from lora_profiler.errors import (
 from lora_profiler.facts.stacks import GUIDE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lora_profiler.facts.catalog import Gpu
     from lora_profiler.planning.answers import Answer
     from lora_profiler.question.model_spec import ModelSpec
@@ -265,9 +268,11 @@ def answered(
     spec: "ModelSpec | None" = None,
     on: "Gpu | None" = None,
     quiet: bool = False,
+    read: "Sequence[tuple[str, TrainerFile | None]] | None" = None,
 ) -> list[OfModel]:
     """The answers to the parameters of `ctx`, which `predict_command` parsed. `spec` and `on` are
-    the model and the GPU where no name leads to them. Writes the files of --write, and prints how a
+    the model and the GPU where no name leads to them, `read` the models' names with trainers'
+    files, where these are read already. Writes the files of --write, and prints how a
     file is read and how far a trace is, but not where `quiet`.
 
     Raises LoraProfilerError.
@@ -289,7 +294,7 @@ def answered(
     gpu, network = on or gpu_of(o), network_of(o)
     platform = platform_of(o, gpu)
     questions, subjects = [], list[str]()
-    for name, file in named(o["models"], o["framework"]):
+    for name, file in named(o["models"], o["framework"]) if read is None else read:
         if o["write"]:
             named_options = names_asked(ctx, file)
         if file is None:
@@ -454,6 +459,7 @@ def doctor_command(form: str, output: str | None, force: bool) -> None:
     Tokens are never printed.
     """
     check_new_file(output, force)
+    from lora_profiler._common.own_defaults import config_path, has_config
     from lora_profiler.measuring.harness.doctor import SECTIONS, Diagnosis, diagnosed, missing
     from lora_profiler.report.catalogues import doctor_table, doctor_verdict
     from lora_profiler.report.progress import shown_work
@@ -478,6 +484,28 @@ def doctor_command(form: str, output: str | None, force: bool) -> None:
             lambda: {"schema_version": "1.0", "lora_profiler": __version__, **diagnosis.as_dict()},
             lambda: [*verdict, doctor_table(diagnosis)],
         )
+    if has_config(path := config_path()):
+        _check_own_defaults(path)
+
+
+def _check_own_defaults(path: "Path") -> None:
+    """Raises UsageError, with the line of the file, for a name that no command would take."""
+    from lora_profiler._common.own_defaults import check_names
+    from lora_profiler.facts.stacks import find_stack
+    from lora_profiler.planning.planned import cluster_of, read_prices
+
+    def gpu(name: str) -> None:
+        if name != "auto":  # which may be there on another day
+            cluster_of(name)
+
+    def trainer_named(name: str) -> None:
+        if name != ALL_TRAINERS:
+            find_stack(name)
+
+    def price(text: str) -> None:
+        read_prices([text])
+
+    check_names(path, {"gpu": gpu, "gpus": gpu, "trainer": trainer_named, "prices": price})
 
 
 for _verb in (predict_command, models_command, gpus_command, doctor_command):

@@ -223,8 +223,13 @@ _ANY_SIZE = 1
 
 def message_of(error: click.ClickException) -> str:
     if isinstance(error, click.MissingParameter) and error.param is not None and error.ctx:
-        missing = error.param.make_metavar(error.ctx).removesuffix("...")
-        return f"{missing} is missing. {error.ctx.get_usage()}"
+        missing, usage = error.param.make_metavar(error.ctx), error.ctx.get_usage()
+        if isinstance(error.param, click.Option):
+            missing = f"{error.param.opts[0]} {missing}"
+            command = error.ctx.command_path
+            rest = usage.partition(command)[2].removesuffix("[OPTIONS]").strip()
+            usage = f"Usage: {command} {missing} {rest}"
+        return f"{missing.removesuffix('...')} is missing. {usage}"
     if isinstance(error, click.BadOptionUsage):
         takes_none = "does not take a value" in error.message
         return f"{error.option_name} {'takes no value' if takes_none else 'needs a value'}"

@@ -2,6 +2,7 @@
 cluster."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -266,7 +267,10 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
         from lora_profiler.trainer_files.writing import shardings_of
 
         shardings = tuple(s for s in SHARDINGS if s in shardings_of(o["write"][0]))
-        space = replace(space, loss=offers[0].workloads[0].setup.loss, shardings=shardings)
+        first = offers[0].workloads[0]
+        space = replace(space, loss=first.setup.loss, shardings=shardings)
+        if space.checkpointing is None:
+            space = replace(space, checkpointing=_checkpointing_written(ctx, first, asked))
     budget = Budget(max_hours=o["max_hours"], max_cost=o["max_cost"])
     with shown_work("Searching", "layouts") as tell:
         plan = make_plan(
@@ -306,6 +310,21 @@ def _ways(
     return as_written(ctx, ways, asked)
 
 
+def _checkpointing_written(
+    ctx: click.Context, workload: "Workload", asked: set[str]
+) -> bool | None:
+    """The one that files of --write can say; None for both."""
+    from lora_profiler.cli.read import as_written
+
+    able = []
+    for value in (False, True):
+        with suppress(UsageError):
+            setup = replace(workload.setup, checkpointing=value)
+            as_written(ctx, [replace(workload, setup=setup)], asked | {"checkpointing"})
+            able.append(value)
+    return able[0] if len(able) == 1 else None
+
+
 def _write(ctx: click.Context, run: "PlannedRun", asked: set[str], whose: "Trainer | None") -> None:
     from lora_profiler.cli.read import writable, write
     from lora_profiler.planning.answers import answers
@@ -322,7 +341,7 @@ def _choose_methods(ctx: click.Context, has_file: bool) -> None:
     if text is not None:
         if given(ctx, "methods"):
             raise UsageError("--methods and --method both say which; leave one out.")
-        names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+        names = tuple(dict.fromkeys(part.strip().lower() for part in text.split(",")))
         if unknown := [name for name in names if name not in known]:
             raise UsageError(
                 f"{flag('methods')} names {unknown[0][:40]!r}; accepted: {', '.join(known)}."

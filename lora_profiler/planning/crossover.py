@@ -19,6 +19,7 @@ from lora_profiler.planning.engine import (
 from lora_profiler.planning.fit import largest
 from lora_profiler.planning.timing import step_time
 from lora_profiler.question.workload import Method, Workload
+from lora_profiler.units import count_text
 
 Quantity = Literal["memory", "time"]
 
@@ -81,6 +82,8 @@ class Crossover:
     gpu: Gpu | None
     points: tuple[CrossoverPoint, ...]
     crossings: tuple[Crossing, ...]
+    left_out: tuple[str, ...] = ()
+    """Which of the sizes asked about have no answer, and why, a sentence each."""
 
 
 FRUGAL: tuple[tuple[Method, Method], ...] = (("lora", "full"), ("qlora", "full"), ("qlora", "lora"))
@@ -151,11 +154,23 @@ def crossover(
         )
 
     points = tuple(point(batch, length) for batch in sizes for length in kept)
+    beyond = sorted({*lengths} - {*kept}) if tuple(lengths) != LENGTHS else []
+    left_out = [
+        f"Left out {', '.join(map(count_text, beyond))} tokens: the context length of"
+        f" {ready[0].model.id} is {count_text(trained_for or 0)}."
+    ] * bool(beyond)
+    for method, cost in costs.items():
+        if cost.refused:
+            at = ", ".join(map(count_text, sorted(cost.refused)))
+            left_out.append(
+                f"No answer for {method} at {at} tokens: {min(cost.refused.items())[1]}"
+            )
     return Crossover(
         workloads=tuple(ready),
         gpu=gpu,
         points=points,
         crossings=tuple(_crossings(costs, sizes, kept, gpu is not None)),
+        left_out=tuple(left_out),
     )
 
 
@@ -178,6 +193,8 @@ class _Costs:
 
     def __init__(self, workload: Workload, engine: str, gpu: Gpu | None) -> None:
         self._workload, self._engine, self._gpu = workload, engine, gpu
+        self.refused: dict[int, str] = {}
+        """By length, why no peak is known."""
         self._peaks: dict[tuple[int, int, int | None], int | None] = {}
         self._seconds: dict[tuple[int, int], float | None] = {}
 
@@ -197,8 +214,10 @@ class _Costs:
         if key not in self._peaks:
             try:
                 self._peaks[key] = peak_bytes_checked(self._sized(*key), self._engine)
-            except LoraProfilerError:  # nobody knows this size
+            except LoraProfilerError as e:  # nobody knows this size
                 self._peaks[key] = None
+                if rank is None:
+                    self.refused.setdefault(seq_len, str(e))
         return self._peaks[key]
 
     def seconds(self, batch_size: int, seq_len: int) -> float | None:

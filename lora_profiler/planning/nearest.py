@@ -182,6 +182,7 @@ def _setup(facts: Mapping[str, Any], stack: Stack) -> TrainSetup:
         optimizer_impl=_implementation(facts.get("optimizer_options") or {}, device),
         checkpointing=facts["checkpointing"],
         use_reentrant=bool(facts["checkpointing"] and facts.get("use_reentrant")),
+        padding=facts.get("padding") or 0.0,
         attention=_listed_in(_ATTENTION, facts["attention_implementation"], "attention by {} is"),
         label_smoothing_factor=arguments.get("label_smoothing_factor") or 0.0,
         offload_activations=bool(arguments.get("activation_offloading")),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from lora_profiler.errors import UsageError
+from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.facts.catalog import Gpu, as_model
 from lora_profiler.facts.catalog.gpus import Price, read_price, table_prices
 from lora_profiler.planning.over_data import TrainingData
@@ -139,6 +139,11 @@ class Amount:
         return math.ceil(steps) if self.tokens else steps
 
 
+def _check_word(name: str, word: str, known: Sequence[str]) -> None:
+    if word not in known:
+        raise UsageError(f"unknown {name} {word[:40]!r}.{did_you_mean(word, known)}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
     """What is tried beside cards and methods. `effective_batch`: sequences of one optimizer step,
@@ -167,6 +172,12 @@ class Space:
             raise UsageError(f"effective batch is {self.effective_batch}; it must be at least 1.")
         if not self.ranks:
             raise UsageError("ranks are empty; name at least one.")
+        if self.optimizer is not None:
+            _check_word("optimizer", self.optimizer, get_args(Optimizer))
+        if self.loss is not None:
+            _check_word("loss", self.loss, get_args(Loss))
+        for sharding in self.shardings or ():
+            _check_word("sharding", sharding, get_args(Sharding))
         if self.micro_batch is not None and self.micro_batch < 1:
             raise UsageError(f"micro-batch is {self.micro_batch}; it must be at least 1.")
         if self.micro_batch is not None and self.effective_batch % self.micro_batch:
@@ -464,12 +475,15 @@ def space_of(
     has_own_defaults: bool = False,
 ) -> Space:
     """What is tried. Options of a setup that are `given` are taken as they are; `has_own_defaults`
-    where a trainer or its file says what else is. Raises UsageError."""
+    where a trainer or its file says what else is: its batch is of one GPU, so that of several GPUs
+    each has at least one sequence of a step. Raises UsageError."""
     if ranks is not None and "rank" in given:
         raise UsageError("--ranks and --rank both say which; leave one out.")
     requested = offers[0].workloads[0].setup
     has_size = has_own_defaults or bool({"batch_size", "accumulation"} & set(given))
     own = requested.batch_size * requested.accumulation
+    if own < (most := max(offer.cluster.cards for offer in offers)):
+        own = math.lcm(own, most)
     tried = Space().ranks
     if ranks is not None:
         tried = read_ranks(ranks)

@@ -3,7 +3,7 @@ for every face that asks."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.facts.stacks.stack import (
@@ -22,7 +22,7 @@ from lora_profiler.question.kernel_set import kernel_set, unsupported_reason
 from lora_profiler.question.loop import loop_facts
 from lora_profiler.question.lora_kernel_set import lora_kernels_unsupported_reason
 from lora_profiler.question.model_spec import ModelSpec, StoredBase
-from lora_profiler.question.option import DEEPSPEED_ZERO, Option, flag
+from lora_profiler.question.option import DEEPSPEED_ZERO, Option, PeftType, flag, invalid_value_hint
 from lora_profiler.question.support.generations import as_made
 from lora_profiler.question.support.sharded_precision import as_accelerate_shares
 from lora_profiler.question.workload import (
@@ -101,6 +101,14 @@ def setup_for(
     return setup
 
 
+def _as_listed(kind: str) -> str:
+    """PEFT's method of an adapter in any case, as 'VeRA'. Raises UsageError for another word."""
+    if kind.lower() not in get_args(PeftType):
+        (option,) = (option for option in OPTIONS if option.name == "peft_type")
+        raise UsageError(f"unknown peft_type {kind[:40]!r}.{invalid_value_hint(option, kind)}")
+    return kind.lower()
+
+
 def setups(
     model: ModelSpec,
     options: Mapping[str, Any],
@@ -123,11 +131,12 @@ def setups(
     of the methods would read, or that make no sense.
     """
     stack = stack or find_stack(BARE)
+    options = {**options, "peft_type": _as_listed(options["peft_type"])}
     if options["images"] is not None and model.text_side_of is not None:
         model = model.text_side_of.whole()
     options, given = spelled(stack, options, given)
     check_able(stack, options, given)
-    methods = tuple(dict.fromkeys(options["methods"])) or DEFAULT_METHODS
+    methods = tuple(dict.fromkeys(m.lower() for m in options["methods"])) or DEFAULT_METHODS
     if other := next((name for name in methods if name not in METHODS), None):
         raise UsageError(f"unknown method {other!r}.{did_you_mean(other, METHODS)}")
     stored: Mapping[str, Any] = {}

@@ -21,7 +21,7 @@ from lora_profiler.facts.evidence import (
     interval,
     nearest_peak,
 )
-from lora_profiler.facts.stacks import trainers
+from lora_profiler.facts.stacks import guided_trainers
 from lora_profiler.facts.stacks.stack import (
     BARE,
     GUIDE,
@@ -43,8 +43,6 @@ from lora_profiler.question.support.check import check
 from lora_profiler.question.support.library_memory import workspaces_bytes
 from lora_profiler.question.workload import OPTIONS, Workload, setup_dict
 
-_LOOPS: Final = ("loop", "transformers", "trl-sft", "axolotl", "torchtune", "unsloth")
-"""Who may train where a question names nobody, of those that are here."""
 WHO: Final = "the trainer"
 STATED: Final = frozenset({
     "batch_size", "seq_len", "accumulation", "dtype", "optimizer", "checkpointing", "rank", "alpha",
@@ -223,14 +221,10 @@ def _left_open(trainer: Trainer | None) -> Collection[str] | None:
     each of them leaves, and what the versions of transformers differ in."""
     if trainer is not None and not _is_open(trainer) and trainer.stack.name != BARE:
         return trainer.stack.leaves
-    left = {name for stack in _known_loops() for name in stack.leaves or ()}
+    left = {name for stack in map(find_stack, guided_trainers()) for name in stack.leaves or ()}
     if trainer is not None and trainer.stack.name == BARE:
         left |= OF_OWN_LOOPS
     return {*left, "transformers", *APART} - (STATED - {"seq_len"})
-
-
-def _known_loops() -> Iterator[Stack]:
-    return (find_stack(name) for name in _LOOPS if name in trainers())
 
 
 def version_of(stack: Stack) -> str:
@@ -256,8 +250,11 @@ def _is_cap(name: str, workload: Workload, trainer: Trainer | None) -> bool:
 def _loops(mine: Stack, workload: Workload, given: Collection[str]) -> Iterator[Options]:
     """What each of those who may train sets, as guides pass it where `mine` is theirs, and what
     under this sharding comes with it."""
-    for stack in _known_loops():
-        own = _loop(mine, as_guided(stack) if mine.name == GUIDE else stack, workload, given)
+    for stack in map(find_stack, guided_trainers()):
+        if not stack.trains(workload.model):
+            continue
+        other = as_guided(stack) if mine.name == GUIDE else stack
+        own = _loop(mine, other, workload, given)
         yield own
         for variant in stack.variants:
             if variant.shardings and variant.holds(workload.setup):

@@ -186,8 +186,8 @@ def launch(name: str, setup: TrainSetup, file: str) -> Launch:
     no such file says."""
     if setup.is_shared and setup.sharding not in (known := shardings_of(name)):
         raise UsageError(
-            f"no file of {name} is written for --sharding {setup.sharding}; take one of"
-            f" {', '.join(known)}."
+            f"a file of {name} trains on several GPUs with --sharding {' or '.join(known)} only;"
+            " add it, or name one GPU."
         )
     started: Launch = _written(name, "launch")(setup, file)
     return started

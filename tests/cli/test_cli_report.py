@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benching import Bench, bench, record_of, statuses
+from commands import Run, refused
 from lora_profiler.cli.main import main
 from lora_profiler.measuring.records.record import Record
 from lora_profiler.measuring.records.serialize import record_dict
@@ -216,3 +217,8 @@ def test_a_page_that_could_not_be_written_is_refused_before_anything_starts(
     code, _, err = bench.tiny("--report", str(tmp_path / "new.html"))
     assert (code, bench.asked) == (2, [])
     assert "pip install 'lora-profiler[report]'" in err
+
+
+def test_a_page_without_a_name_is_asked_for_with_its_option(run: Run) -> None:
+    said = " ".join(refused(run("report", "records.jsonl")).split())
+    assert said == "[2] error: -o FILE is missing Usage: lora-profile report -o FILE RECORDS..."

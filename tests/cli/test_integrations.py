@@ -106,6 +106,24 @@ def test_transformers_logs_both(
     assert "/" not in share.read_text() and platform.node() not in share.read_text()
 
 
+def test_padded_batches_are_predicted_as_padded(tmp_path: Path) -> None:
+    """The mask makes attention take another kernel, which holds more."""
+    transformers = pytest.importorskip("transformers")
+    rows = [
+        {"input_ids": row, "labels": row, "attention_mask": [1] * (LENGTH - n % 9) + [0] * (n % 9)}
+        for n, row in enumerate(ids(), 1)
+    ]
+    callback = PredictedVsMeasured()
+    transformers.Trainer(
+        model=model(),
+        args=transformers.TrainingArguments(**arguments(tmp_path)),
+        train_dataset=rows,
+        data_collator=transformers.default_data_collator,
+        callbacks=[callback],
+    ).train()
+    holds(callback.outcome, 0.005)
+
+
 def test_trl_logs_both(tmp_path: Path) -> None:
     trl, datasets, peft = map(pytest.importorskip, ("trl", "datasets", "peft"))
     from lora_profiler.measuring.harness.trainers import _tokenizer

@@ -143,3 +143,20 @@ def test_old_names_work_and_warn() -> None:
         warnings.simplefilter("error")
         for name in lora_profiler.__all__:
             getattr(lora_profiler, name)
+
+
+def test_the_whole_document_is_of_the_file_as_it_was_read(tmp_path: Path) -> None:
+    file = tmp_path / "qlora.yml"
+    file.write_text(Path("examples/qlora.yml").read_text("utf-8"))
+    report = predict(str(file), gpu="rtx_4090")
+    file.unlink()
+    (found,) = report.to_dict()["predictions"]
+    assert found["peak"]["total_bytes"] == report.peak_bytes
+
+
+@pytest.mark.parametrize("gpu", ["2GiB", "8GiB", "10GiB", "24GiB"])
+def test_the_verdict_without_a_trainer_is_the_sign_of_the_command(run: Run, gpu: str) -> None:
+    words = ("meta-llama/Llama-3.2-3B", "--method", "lora", "--gpu", gpu)
+    sign = run(*words).stdout[0]
+    report = predict(words[0], method="lora", gpu=gpu)
+    assert report.verdict == {"✓": "fits", "!": "tight", "✗": "does_not_fit"}[sign]

@@ -1,6 +1,7 @@
 """Before anything is measured: which device, which suite, what is refused, and where a search
 begins."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,8 +14,8 @@ import pytest
 import families
 from fake_nvml import FakeDevice, FakeNvml
 from lora_profiler.errors import UsageError
-from lora_profiler.facts.catalog import model_from_config
-from lora_profiler.measuring.harness import Case, MeasurementError, make_case
+from lora_profiler.facts.catalog import find_model, model_from_config
+from lora_profiler.measuring.harness import Case, MeasurementError, make_case, measure
 from lora_profiler.measuring.harness import capabilities as device_choice
 from lora_profiler.measuring.harness.capabilities import check_device, present_device
 from lora_profiler.measuring.records.record import Conditions
@@ -274,3 +275,12 @@ def test_a_model_whose_activations_are_not_known_has_no_predicted_start() -> Non
         Workload(model=find_model("microsoft/phi-2"), setup=setup), Conditions(budget_bytes=2**34)
     )
     assert predicted_start(asked) is None
+
+
+@pytest.mark.parametrize("name", ["weights", "text"])
+def test_conditions_that_only_name_their_inputs_are_refused(name: str) -> None:
+    workload = Workload(model=find_model("gpt2"), setup=TrainSetup(device="cpu"))
+    words: dict[str, Any] = {name: "foo"}
+    conditions = Conditions(**words)
+    with pytest.raises(UsageError, match=re.escape(f"add {name}='foo' to measure()")):
+        measure(workload, conditions)

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.rehearsed import crossover as crossover_points
 from benchmarks.rows import read_rows
-from commands import lora_profile
+from commands import Run, lora_profile
 from lora_profiler import (
     LoraConfig,
     Quantization,
@@ -147,3 +147,14 @@ def test_one_model_may_be_several_words(verb: tuple[str, ...]) -> None:
     spaced = lora_profile(command, "llama", "3.2", "1b", *options, "--format", "json")
     named = lora_profile(command, "meta-llama/Llama-3.2-1B", *options, "--format", "json")
     assert spaced.stdout == named.stdout != ""
+
+
+def test_lengths_without_an_answer_are_named_with_the_reason(run: Run) -> None:
+    """gpt2 was made for 1,024 tokens (its config.json's n_positions)."""
+    words = ("crossover", "gpt2", "--batches", "1", "--lengths")
+    said = " ".join(run(*words, "512,2048,4096").stdout.split())
+    assert (
+        "Left out 2,048, 4,096 tokens: the context length of openai-community/gpt2 is 1,024."
+        in (said)
+    )
+    assert "Left out" not in run(*words, "512,1024").stdout

@@ -476,3 +476,39 @@ def test_what_costs_less_than_a_cent_is_not_free() -> None:
         "0.00 USD", "<0.01 USD", "0.01 USD", "99.99 USD", "1,234 USD"
     ]  # fmt: skip
     assert money_text(0.001, "") == "<0.01"
+
+
+@pytest.mark.parametrize(("trainer", "batch"), [("axolotl", 2), ("torchtune", 2)])
+def test_each_gpu_offered_has_a_sequence_of_a_trainers_own_batch(
+    run: Run, trainer: str, batch: int
+) -> None:
+    words = ("plan", QWEN.id, "--trainer", trainer, "--tokens", "1M", "--gpus", "2xrtx_4090")
+    plan = json.loads(run(*words, "--format", "json").stdout)
+    assert plan["searched"]["effective_batch"] == batch
+    assert {row["cards_each"] for row in plan["front"]} == {1, 2}
+
+
+def test_gpus_that_cannot_share_the_batch_are_named_with_a_batch_that_they_can(run: Run) -> None:
+    words = ("plan", QWEN.id, "--tokens", "1M", "--gpus", "2xrtx_4090", "--method", "lora")
+    said = run(*words, "--effective-batch", "3").stdout
+    (more,) = re.findall(r"Not tried: 2 × RTX 4090 .* (--effective-batch \d+)", said)
+    assert "Not tried" not in run(*words, *more.split()).stdout
+
+
+def test_a_file_that_always_checkpoints_is_planned_and_written(run: Run, tmp_path: Path) -> None:
+    """No option is refused that nobody gave: a plan tries only what the file can say."""
+    words = ("plan", QWEN.id, "--tokens", "1M", "--gpus", "2xl4", "--method", "lora")
+    for name in ("unsloth", "trl"):
+        file = tmp_path / f"{name}.{'py' if name == 'unsloth' else 'yaml'}"
+        done = run(*words, "--write", name, str(file), "--format", "json")
+        assert done.exit_code == 0, done.stderr
+        best = json.loads(done.stdout)["recommended"]["run"]
+        read = run(str(file), "--gpu", "l4", "--full", "--format", "json")
+        (found,) = json.loads(read.stdout)["predictions"]
+        assert found["setup"]["checkpointing"] == best["setup"]["checkpointing"]
+
+
+def test_methods_are_read_in_any_case(run: Run) -> None:
+    words = ("plan", "gpt2", "--gpus", "l4", "--tokens", "1M", "--ranks", "8", "--format", "json")
+    plans = [json.loads(run(*words, "--methods", name).stdout) for name in ("QLoRA", "qlora")]
+    assert plans[0] == plans[1]

@@ -1,13 +1,15 @@
 """Verdicts, searches and levers. The bisection runs on made-up predictors, the rest on the real
 one."""
 
+import re
 from dataclasses import dataclass, replace
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lora_profiler import Space, setup_for
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.facts.catalog import find_gpu, find_model
 from lora_profiler.planning.answers import activation_excess, outweighed_layers
@@ -306,3 +308,23 @@ def test_rows_that_are_packed_only_where_they_are_longer_are_checked_there() -> 
     with pytest.raises(UsageError, match="does not separate packed sequences"):
         sweep(asked, seq_len=[512, 4096])
     assert sweep(asked, seq_len=[512, 2048]).shape == (2,)
+
+
+def test_words_of_python_are_taken_in_any_case_or_refused() -> None:
+    vera = setup_for("gpt2", "bare", "lora", peft_type="VeRA")
+    assert vera == setup_for("gpt2", "bare", "lora", peft_type="vera")
+    qlora: Any = "QLoRA"
+    assert setup_for("gpt2", "bare", qlora).method == "qlora"
+    with pytest.raises(UsageError, match="AdaLoRA is not modelled: its ranks change"):
+        setup_for("gpt2", "bare", "lora", peft_type="AdaLoRA")
+    words: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"optimizer": "adam"}, "unknown optimizer 'adam'. Did you mean adamw"),
+        ({"shardings": ("foo",)}, "unknown sharding 'foo'"),
+        ({"loss": "fussed"}, "unknown loss 'fussed'. Did you mean fused"),
+    )
+    for refused, said in words:
+        with pytest.raises(UsageError, match=re.escape(said)):
+            Space(**refused)
+    workload = Workload(model=find_model("gpt2"), setup=TrainSetup())
+    with pytest.raises(UsageError, match=re.escape("8xh100. That is several GPUs")):
+        fit(workload, "8xh100")

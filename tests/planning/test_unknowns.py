@@ -12,10 +12,10 @@ import pytest
 from benchmarks.public import peak_intervals
 from benchmarks.public.grade import headline
 from lora_profiler import Workload, find_model, predict
-from lora_profiler.facts.stacks import Trainer, find_stack, trainers, versions
+from lora_profiler.facts.stacks import Trainer, find_stack, guided_trainers, trainers, versions
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.setups import setup_for
-from lora_profiler.planning.unknowns import _LOOPS, peak_interval, spread, unknowns
+from lora_profiler.planning.unknowns import WHO, peak_interval, spread, unknowns
 from lora_profiler.question.workload import OPTIONS
 from lora_profiler.report.answer.verdicts import interval_lines, version_words
 from tests.commands import Run
@@ -98,7 +98,7 @@ def test_lengths_that_a_file_caps_are_open_and_those_of_packed_rows_are_not() ->
 def test_every_alternative_is_one_that_some_question_has() -> None:
     """Nothing is declared that the package always refuses."""
     alive: set[str] = set()
-    for trainer in (None, "bare", *_LOOPS, "litgpt", "llamafactory"):
+    for trainer in (None, "bare", *guided_trainers()):
         for method in ("full", "lora", "qlora"):
             for more in ({}, {"checkpointing": False}, {"loss": "fused"}):
                 if trainer not in (None, "bare") and "loss" in more:
@@ -127,12 +127,31 @@ def test_the_answer_to_what_was_left_open_lies_in_the_interval(options: dict[str
     assert plain.likely.low_bytes < pinned.prediction.peak.total_bytes < plain.likely.high_bytes
 
 
-@pytest.mark.parametrize("trainer", _LOOPS)
+@pytest.mark.parametrize("trainer", guided_trainers())
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_whoever_trains_lies_in_the_interval_of_nobody_named(trainer: str, method: str) -> None:
     plain = told(None, method)
     named = told(trainer, method, dtype="bfloat16", targets="all-linear", rank=16)
     assert plain.likely.low_bytes < named.prediction.peak.total_bytes < plain.likely.high_bytes
+
+
+@pytest.mark.parametrize("name", [LLAMA.id, "gpt2"])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_interval_is_over_the_trainers_of_the_table(name: str, method: str) -> None:
+    """Those that the table answers, and no refused one; where the first lines' settings are the
+    question's, each peak of the table lies in the interval."""
+    stated: dict[str, Any] = {"dtype": "bfloat16", "optimizer": "adamw", "accumulation": 1}
+    report = predict(name, method=method, batch_size=2, seq_len=1024, checkpointing=True, **stated)
+    answer, table = report.answer, report.by_trainer
+    assert table is not None and answer.likely is not None
+    lines = [line.foreseen.prediction for line in table.lines if line.foreseen]
+    who = next(u for u in unknowns(answer.prediction.workload, answer.trainer, ()) if u.what == WHO)
+    kernels = {options["kernels"] for options in who.alternatives}
+    assert kernels >= {line.workload.setup.kernels for line in lines}
+    assert ("litgpt" in kernels) == (name == LLAMA.id)
+    for line in lines:
+        assert answer.likely.low_bytes < line.peak.total_bytes < answer.likely.high_bytes
+    assert " with the setup above: " in interval_lines([answer])[0]
 
 
 @pytest.mark.parametrize(

@@ -95,11 +95,14 @@ def test_plan_takes_gpus_and_prices(run: Run, written: Any) -> None:
     ("text", "said"),
     [
         ("gpu = ", "is not TOML: "),
-        ("gpu = 3", ': gpu is 3\n  Write text, as in gpu = "t4".'),
-        ("gpus = []", ": gpus is []\n"),
-        ("gpuz = 't4'", ": unknown key gpuz\n  Did you mean gpu?"),
-        ("[prices]\nt4 = 'cheap'", ": prices is {'t4': 'cheap'}\n  Write a table of numbers"),
-        ("[prices]\nt4 = -1", ": prices is {'t4': -1}\n"),
+        ("gpu = 3", ', line 1: gpu is 3\n  Write text, as in gpu = "t4".'),
+        ("gpus = []", ", line 1: gpus is []\n"),
+        ("gpu = 't4'\n\ngpuz = 't4'", ", line 3: unknown key gpuz\n  Did you mean gpu?"),
+        (
+            "[prices]\nt4 = 'cheap'",
+            ", line 1: prices is {'t4': 'cheap'}\n  Write a table of numbers",
+        ),
+        ("[prices]\nt4 = -1", ", line 1: prices is {'t4': -1}\n"),
     ],
 )
 def test_a_bad_file_is_one_sentence(run: Run, written: Any, text: str, said: str) -> None:
@@ -123,6 +126,30 @@ def test_a_gpu_that_is_unknown_comes_after_where_it_is_from(run: Run, written: A
     done = run(*WORDS)
     assert done.exit_code == 2
     assert done.stderr.startswith(f"From {path}: --gpu t5\nerror: unknown GPU t5")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (GOOD, ""),
+        ('gpu = "auto"\ntrainer = "all"', ""),
+        ('gpu = "8xcustom:24GiB"', ""),
+        ('trainer = "loop"\ngpu = "t5"', "line 2: gpu: unknown GPU t5"),
+        ('gpus = ["t4", "l5"]', "line 1: gpus: unknown GPU l5"),
+        ('gpu = "t4"\ntrainer = "trl-sfd"', "line 2: trainer: unknown trainer trl-sfd"),
+        ("[prices]\nt5 = 0.3", "line 1: prices: unknown GPU t5"),
+        ("gpu = 't4'\ngpuz = 't4'", "line 2: unknown key gpuz"),
+    ],
+)
+def test_doctor_refuses_what_the_commands_would(
+    run: Run, written: Any, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    monkeypatch.setattr("lora_profiler.measuring.harness.doctor.SECTIONS", ())
+    monkeypatch.setattr("lora_profiler.measuring.harness.doctor.diagnosed", lambda: iter(()))
+    path = written(text)
+    done = run("doctor")
+    assert done.exit_code == (2 if said else 0)
+    assert not said or f"error: {path}, {said}" in done.stderr
 
 
 def test_without_a_file_nothing_more_is_loaded() -> None:

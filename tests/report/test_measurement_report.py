@@ -237,6 +237,12 @@ def test_a_failure_says_what_happened_where_and_what_to_try(golden_file: Golden)
     golden_file.compare("record-out-of-memory", shown(record))
 
 
+def test_a_run_that_ended_outside_of_a_step_names_its_pass() -> None:
+    failure = Failure(reason="out of memory: 5 B alive", phase="memory")
+    text = shown(records.make_record(status="oom", failure=failure, step_seconds=None))
+    assert "It ended in the memory pass: out of memory: 5 B alive" in text
+
+
 @pytest.mark.parametrize("status", STATUSES)
 def test_every_status_can_be_shown_with_nothing_else_known(status: str) -> None:
     failure = None if status in ("ok", "noisy") else Failure(reason="It was so.")

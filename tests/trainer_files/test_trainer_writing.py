@@ -3,6 +3,7 @@ without bfloat16, on one and on several."""
 
 import ast
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,7 @@ def test_on_several_gpus_the_launcher_s_file_stands_beside(
     workload = asked(trainer_of(name), "a100_sxm_80gb", "lora", **options)
     if sharding not in (known := shardings_of(name)):
         assert name in ("torchtune", "unsloth")
-        with pytest.raises(UsageError, match=f"take one of {', '.join(known)}"):
+        with pytest.raises(UsageError, match=f"with --sharding {' or '.join(known)} only"):
             written_files(name, workload, file, given)
         return
     files = written_files(name, workload, file, given)
@@ -271,3 +272,12 @@ def test_torchtune_s_file_has_all_that_its_recipe_reads(
     assert document.keys() >= {own, *_READ_BY_RECIPES}
     files = {"filename_format": "model-{}-of-{}.safetensors", "max_filename": "00004"}
     assert document["checkpointer"]["checkpoint_files"] == files
+
+
+def test_several_gpus_of_a_question_are_refused_with_what_to_add(run: Run, tmp_path: Path) -> None:
+    """--gpu 2xl4 chooses a sharding that nobody typed."""
+    words = ("Qwen/Qwen2.5-0.5B", "--method", "lora", "--gpu", "2xl4", "--write", "unsloth")
+    said = refused(run(*words, str(tmp_path / "a.py")))
+    (more,) = re.findall("with (--sharding ddp) only", said)
+    assert "fsdp" not in said
+    assert run(*words, str(tmp_path / "a.py"), *more.split()).exit_code == 0

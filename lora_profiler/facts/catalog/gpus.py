@@ -210,6 +210,8 @@ def _nearest(wanted: str) -> str:
     """' Did you mean ...?': the GPUs with a spelling close to `wanted`, each once."""
     if size := re.fullmatch(r"(\d+) ?g?", wanted.lower()):
         return f" Did you mean `--gpu {size[1]}GiB`?"
+    if re.fullmatch(r"\d+ ?[x×].+", wanted.lower()):
+        return " That is several GPUs: name one, with world_size and sharding in the setup."
     keys = {
         spelling.lower(): card.key
         for card in bundled_gpus()

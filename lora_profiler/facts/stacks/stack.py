@@ -126,9 +126,13 @@ class Stack:
         versioned = " ".join(filter(None, (self.library, self.version)))
         return f"{versioned}'s {self.call}" if versioned else self.call
 
+    def trains(self, model: ModelSpec) -> bool:
+        """Whether its own code has the model."""
+        return not self.model_types or model.model_type in self.model_types
+
     def check_model(self, model: ModelSpec) -> None:
         """Raises UsageError for a model that its own code does not have."""
-        if self.model_types and model.model_type not in self.model_types:
+        if not self.trains(model):
             raise UsageError(f"{self.library} has no models of type {model.model_type}.")
 
     @property

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from lora_profiler.errors import LoraProfilerError
+from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.measuring.harness.case import Case, case_dict, make_case
 from lora_profiler.measuring.harness.environment import without_paths
 from lora_profiler.measuring.harness.machine import oom_kills
@@ -106,6 +106,9 @@ def measure(
         >>> record.measurement.peak_requested_bytes
         165302104
     """
+    for name, given in (("weights", weights), ("text", text)):
+        if given is None and conditions and (said := getattr(conditions, name)) != "random":
+            raise UsageError(f"conditions name {name} {said!r}; add {name}={said!r} to measure().")
     case = make_case(workload, conditions, weights=weights, text=text)
     return measure_case(case, timeout_seconds=timeout_seconds, progress=progress)
 

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from lora_profiler.facts.catalog import Gpu
+from lora_profiler.facts.stacks import GUIDE
 from lora_profiler.memory.prediction import Category, Prediction
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.unknowns import version_of
@@ -381,12 +382,15 @@ MOST: Final = 3
 def interval_lines(answers: Sequence[Answer], most: int = MOST) -> list[str]:
     """'Expect 35.4 to 41.2 GiB: the k-bit recipe and the lengths of samples are not given.' One
     line for all methods, which are named where there are several; of answers of which no interval
-    is known another. With about `most` names of what is not given."""
+    is known another. With about `most` names of what is not given. Where no trainer is named, the
+    table of trainers goes further: each has its own dtype, optimizer and checkpointing."""
     known = [answer for answer in answers if ends_words(answer)]
     others = [answer for answer in answers if answer.likely and not ends_words(answer)]
     lines = []
     if known:
-        lines.append(f"Expect {_ends(known, len(answers) > 1)}{_unknown(known, most)}")
+        is_open = any(a.trainer is not None and a.trainer.stack.name == GUIDE for a in known)
+        same = " with the setup above" if is_open else ""
+        lines.append(f"Expect {_ends(known, len(answers) > 1)}{same}{_unknown(known, most)}")
     if others:
         names = ", ".join(method_label(answer.prediction) for answer in others)
         lines.append(f"{names}: no interval, parts are not modelled{_unknown(others, most)}")

@@ -54,7 +54,7 @@ def _blocks(
     blocks: list[Block] = [*verdicts(found)]
     if any(point.highest_rank is not None for point in found.points):
         blocks.append(_ranks(found, batches))
-    lines = [setup_sentence(found)]
+    lines = [*found.left_out, setup_sentence(found)]
     if any(point.seconds for point in found.points):
         lines.append(_TIMES)
     elif maps:
@@ -199,4 +199,5 @@ def crossover_payload(found: Crossover) -> dict[str, Any]:
             }
             for span in found.crossings
         ],
+        "left_out": list(found.left_out),
     }

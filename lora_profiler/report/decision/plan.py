@@ -441,6 +441,14 @@ def notes(plan: TrainingPlan, price_from: str = "") -> Iterator[str]:
     pay."""
     for refused in plan.unknown:
         yield f"{', '.join(refused.cards)}: {refused.reason}"
+    batch = plan.space.effective_batch
+    for cluster in dict.fromkeys(offer.cluster for offer in plan.offers):
+        if batch % cluster.cards:
+            yield (
+                f"Not tried: {cluster.cards} × {short_gpu_names([cluster.gpu])[cluster.gpu.key]}"
+                f" cannot share batch {count_text(batch)}. Try --effective-batch"
+                f" {math.lcm(batch, cluster.cards)}"
+            )
     yours = price_from or f"--price {plan.offers[0].gpu.key}=2.49/h"
     prices = [offer.price for offer in plan.offers if offer.price and offer.price.date]
     if prices:

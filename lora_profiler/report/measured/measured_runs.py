@@ -173,7 +173,7 @@ def _warnings(results: Sequence[Result]) -> Iterator[str]:
         failure = r.record.measurement.failure
         if failure is not None and not r.record.measurement.went_through:
             phase = failure.phase or ""
-            where = f" in {run_labels.PHASE_LABELS.get(phase, phase)}" if phase else ""
+            where = f" in {run_labels.phase_label(phase)}" if phase else ""
             status = run_labels.STATUS_LABELS[r.record.measurement.status]
             yield f"✗ {capital(method_label(r.prediction))}, {status}{where}: {failure.reason}"
     for flag in flags:

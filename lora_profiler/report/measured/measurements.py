@@ -199,7 +199,7 @@ def _failure_lines(record: Record, prediction: Prediction) -> list[str]:
     lines = []
     if failure:
         phase = failure.phase
-        where = f" in {run_labels.PHASE_LABELS.get(phase, phase)}" if phase else ""
+        where = f" in {run_labels.phase_label(phase)}" if phase else ""
         step = f", step {failure.step}" if failure.step is not None else ""
         lines.append(f"It ended{where}{step}: {failure.reason}")
         sizes = {

@@ -27,6 +27,15 @@ PHASE_LABELS: Final[dict[str, str]] = {
 """Measured phases; "forward" also names the group of forward and loss that is compared with a
 prediction."""
 
+PASS_LABELS: Final[dict[str, str]] = {"memory": "the memory pass", "timing": "the timing pass"}
+"""Passes of a run that ended outside of a step's phases."""
+
+
+def phase_label(phase: str) -> str:
+    """Where a run ended."""
+    return PHASE_LABELS.get(phase) or PASS_LABELS.get(phase, phase)
+
+
 PHASE_SHORT: Final[dict[str, str]] = PHASE_LABELS | {
     "setup": "the batch",
     "forward": "forward",
