@@ -43,10 +43,6 @@ from lora_profiler.question.workload import (
     setup_dict,
 )
 
-if TYPE_CHECKING:
-    pass
-
-
 # --- values of annotated types --------------------------------------------------------------------
 
 # Values that json read as instances of annotated types, by msgspec, with errors that name the
