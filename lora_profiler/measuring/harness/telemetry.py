@@ -146,7 +146,9 @@ class Sampler:
 
     def telemetry(self) -> Telemetry:
         values_by_name = self._series.items()
-        read = {n: tuple(of) if n in _SERIES else max(of) for n, of in values_by_name}
+        read: dict[str, Any] = {
+            n: tuple(of) if n in _SERIES else max(of) for n, of in values_by_name
+        }
         return Telemetry(
             **read,
             default_sm_clock_mhz=self._nvml.default_sm_clock_mhz(),
