@@ -1,6 +1,7 @@
 """What the parent hands to the measured process: the question, the conditions, and where local
 inputs lie."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -69,6 +70,10 @@ def case_dict(case: Case) -> dict[str, Any]:
     return {f.name: getattr(case, f.name) for f in fields(case)} | parts
 
 
+def write_case(path: Path, case: Case) -> None:
+    path.write_text(json.dumps(case_dict(case), allow_nan=False), "utf-8")
+
+
 class CaseFields(TypedDict):
     workload: WorkloadFields
     conditions: Conditions
@@ -84,3 +89,7 @@ def case_from_dict(data: Mapping[str, Any]) -> Case:
     workload, conditions = padding_in_setup(workload_of(read["workload"]), read["conditions"])
     values: dict[str, Any] = {**read, "workload": workload, "conditions": conditions}
     return Case(**values)
+
+
+def read_case(path: Path) -> Case:
+    return case_from_dict(json.loads(path.read_text("utf-8")))

@@ -135,14 +135,14 @@ def _card_text(card: Nvml) -> str:
 
 def _measuring_lines(abilities: Abilities) -> Iterator[tuple[str, str]]:
     """What `bench` can train here, and why not."""
-    missing = [name for name in MEASURING if not _installed(name)]
+    lacking = missing()
     devices = ", ".join(abilities.devices)
     trains = f"yes, on {devices}" if devices else f"no: {abilities.problem}"
-    if missing:
-        names = ", ".join(missing)
+    if lacking:
+        names = ", ".join(lacking)
         trains = f"no: {names} not installed; pip install 'lora-profiler[measure]'"
     yield "full, LoRA", trains
-    yield "QLoRA", _qlora_text(abilities, bool(missing))
+    yield "QLoRA", _qlora_text(abilities, bool(lacking))
     if devices:
         bfloat16 = [f"{device}: {text}" for device, text in abilities.bfloat16.items()]
         yield "torch", f"{abilities.torch}, sees {devices}"
