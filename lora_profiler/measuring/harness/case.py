@@ -46,20 +46,12 @@ def make_case(
     weights: str | None = None,
     text: str | None = None,
     repeat: int = 0,
-    command: str | None = None,
 ) -> Case:
     """A case whose conditions name its inputs, without saying where on this machine they lie."""
     name = "random" if weights is None else "hub" if weights == "hub" else Path(weights).name
     workload, conditions = padding_in_setup(workload, conditions or Conditions())
     named = replace(conditions, weights=name, text="random" if text is None else Path(text).name)
-    return Case(
-        workload=workload,
-        conditions=named,
-        repeat=repeat,
-        weights=weights,
-        text=text,
-        command=command,
-    )
+    return Case(workload=workload, conditions=named, repeat=repeat, weights=weights, text=text)
 
 
 def case_dict(case: Case) -> dict[str, Any]:

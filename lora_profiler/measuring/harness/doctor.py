@@ -96,11 +96,6 @@ def _section(name: str, lines: Iterable[tuple[str, str]]) -> Diagnosis:
     return Diagnosis(lines=tuple((name, *line) for line in lines))
 
 
-def diagnose(environ: Mapping[str, str] | None = None) -> Diagnosis:
-    """All of `diagnosed`."""
-    return Diagnosis(lines=tuple(line for each in diagnosed(environ) for line in each.lines))
-
-
 def _version(distribution: str) -> str:
     return installed_version(distribution) or f"not installed ({PACKAGES[distribution]})"
 
