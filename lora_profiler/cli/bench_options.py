@@ -459,8 +459,9 @@ def spread(
     from lora_profiler.runs.cluster.scheduler import spread_cases
 
     progress.at_once = cluster.at_once(together(needs(each, cluster.cpus) for each in cases))
-    rows = [progress.add(each) for each in cases]
-    result = spread_cases(cases, store, progress.observer(rows[0]), cluster, schedule_of(o))
+    for each in cases:
+        progress.add(each)
+    result = spread_cases(cases, store, progress, cluster, schedule_of(o))
     interrupt.requested |= result.interrupted
     progress.interrupt(None)
     return result

@@ -114,6 +114,14 @@ def workloads(model: ModelSpec, question: Question) -> list[Workload]:
         )
 
 
+def setups(model: ModelSpec, question: Question) -> list[TrainSetup]:
+    """One for each method; none where one of the methods cannot do what is asked."""
+    try:
+        return [workload.setup for workload in workloads(model, question)]
+    except LoraProfilerError:
+        return []
+
+
 def answered(model: ModelSpec, question: Question) -> Answered:
     """Every method's answer. Raises UsageError for what the command line would refuse, and what the
     engine raises.
@@ -167,11 +175,7 @@ def applied(
     changed = _changed(answer.prediction.workload.setup, offer.setup, question)
     options = completed(question.trainer, {**question.options, **changed, "methods": methods})
     wanted = replace(question, options=options)
-    try:
-        made = [workload.setup for workload in workloads(model, wanted)]
-    except LoraProfilerError:  # another method that is asked beside cannot do it
-        return None
-    return wanted if offer.setup in made else None
+    return wanted if offer.setup in setups(model, wanted) else None
 
 
 def asking(workload: Workload, question: Question) -> Question | None:
@@ -180,11 +184,7 @@ def asking(workload: Workload, question: Question) -> Question | None:
     own = {n: v for n, v in written_options(setup).items() if n in SETUP_OPTIONS}
     options = completed(question.trainer, {**own, "methods": (setup.method,)})
     wanted = replace(question, options=options)
-    try:
-        made = [each.setup for each in workloads(workload.model, wanted)]
-    except LoraProfilerError:
-        return None
-    return wanted if made == [setup] else None
+    return wanted if setups(workload.model, wanted) == [setup] else None
 
 
 def _changed(before: TrainSetup, after: TrainSetup, question: Question) -> dict[str, Any]:

@@ -1,6 +1,9 @@
-"""The fields of a question, one function each, with the same options as the command line's."""
+"""The fields of a question, one function each, with the same options as the command line's. Each
+keeps what it says among `remembered.values`."""
 
 import math
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,7 +31,7 @@ from lora_profiler.planning.engine import ENGINES
 from lora_profiler.planning.placement import LINKS
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.option import MAX_SIZE, Option
-from lora_profiler.question.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED, Method
+from lora_profiler.question.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED
 from lora_profiler.report import labels
 
 if TYPE_CHECKING:
@@ -57,11 +60,11 @@ class Inputs:
 # --- the model ------------------------------------------------------------------------------------
 
 
-def origin() -> str:
+def origin() -> None:
     chosen = st.segmented_control(
         "Model", (BY_NAME, UPLOAD), **remembered.kept("origin"), required=True
     )
-    return chosen or BY_NAME
+    values()["origin"] = chosen or BY_NAME
 
 
 def config_json() -> "UploadedFile | None":
@@ -98,7 +101,7 @@ def look_up_model(question: Question, file: "UploadedFile | None", *, uploaded: 
 # --- the sentence ---------------------------------------------------------------------------------
 
 
-def methods(label: LabelVisibility = "visible") -> tuple[Method, ...]:
+def methods(label: LabelVisibility = "visible") -> None:
     chosen = st.pills(
         "Methods",
         METHODS,
@@ -108,14 +111,14 @@ def methods(label: LabelVisibility = "visible") -> tuple[Method, ...]:
         label_visibility=label,
         **remembered.kept("methods"),
     )
-    return remembered.ordered_methods(chosen)
+    values()["methods"] = remembered.ordered_methods(chosen)
 
 
-def about() -> Method:
+def about() -> None:
     """The method that the page is about, among those asked."""
     if values()["about"] is None:
         values()["about"] = about_of(values()["methods"])
-    chosen: Method = st.selectbox(
+    values()["about"] = st.selectbox(
         "Method",
         METHODS,
         **remembered.kept("about") | {"on_change": remembered.choose_method},
@@ -123,15 +126,14 @@ def about() -> Method:
         label_visibility="collapsed",
         width=105,
     )
-    return chosen
 
 
-def size(name: str, width: int) -> Any:
-    return _number(SETUP_OPTIONS[name], label_visibility="collapsed", width=width)
+def size(name: str, width: int) -> None:
+    values()[name] = _number(SETUP_OPTIONS[name], label_visibility="collapsed", width=width)
 
 
-def trainer(label: LabelVisibility = "collapsed") -> str | None:
-    return st.selectbox(
+def trainer(label: LabelVisibility = "collapsed") -> None:
+    values()["trainer"] = st.selectbox(
         "Trainer",
         remembered.with_linked("trainer", [name for name in trainers() if name != GUIDE]),
         index=None,
@@ -150,7 +152,7 @@ def _trainer_name(name: str) -> str:
     return f"{stack.library}: {name}" if stack.library else stack.title.removeprefix("a ")
 
 
-def model() -> str:
+def model() -> None:
     text = st.text_input(
         "Model's name",
         **remembered.kept("model"),
@@ -158,13 +160,13 @@ def model() -> str:
         label_visibility="collapsed",
         width=270,
     )
-    return text.strip() or Question().model
+    values()["model"] = text.strip() or Question().model
 
 
-def gpu() -> str | None:
+def gpu() -> None:
     keys = [gpu.key for gpu in bundled_gpus() if gpu.usable_bytes is not None]
     names = {gpu.key: gpu.name for gpu in bundled_gpus()} | {"auto": "this machine's GPU"}
-    return st.selectbox(
+    values()["gpu"] = st.selectbox(
         "GPU",
         remembered.with_linked("gpu", [*keys, "auto"]),
         index=None,
@@ -220,15 +222,14 @@ def of_run(
 # --- the options of a setup -----------------------------------------------------------------------
 
 
-def option(option: Option) -> Any:
+def option(name: str) -> None:
     """The widget of an option. Where the methods have different defaults it begins empty, and says
     which each has, for which it needs the whole width."""
+    option = SETUP_OPTIONS[name]
     own = _own_defaults(option)
-    remembered.begin_anew(option.name, "by method" if own else option.kind)
-    if own:
-        with st.container(key=f"stacked-{option.name}"):
-            return _widget(option, own)
-    return _widget(option, own)
+    remembered.begin_anew(name, "by method" if own else option.kind)
+    with st.container(key=f"stacked-{name}") if own else nullcontext():
+        values()[name] = _widget(option, own)
 
 
 def _widget(option: Option, own: str) -> Any:
@@ -311,27 +312,34 @@ def _suggested(option: Option) -> str:
     return text or option.default
 
 
-def ranks(*, network: bool) -> dict[str, Any]:
-    sharding = option(SETUP_OPTIONS["sharding"])
+_OF_SHARDINGS: Mapping[str, Collection[str]] = {
+    "reduce_bucket_size": DEEPSPEED_ZERO,
+    "offload_optimizer_device": DEEPSPEED_ZERO,
+    "offload_param_device": DEEPSPEED_ZERO,
+    "use_orig_params": FLAT,
+    "context_parallel_size": ("fsdp",),
+    "offload_params": FULLY_SHARDED,
+}
+"""Options that are asked beside the number of ranks, and under which sharding."""
+
+
+def ranks(*, network: bool) -> None:
+    option("sharding")
+    sharding = values()["sharding"]
     if sharding == "none":
-        return {"sharding": sharding, "world_size": 1, "interconnect": None}
+        values().update(world_size=1, interconnect=None)
+        return
     own = remembered.kept("world_size")
     least = 1 if sharding in DEEPSPEED_ZERO else 2
     st.session_state[own["key"]] = max(least, st.session_state[own["key"]])
-    world_size = st.number_input(label_of(SETUP_OPTIONS["world_size"]), least, MAX_SIZE, **own)
-    values: dict[str, Any] = {"sharding": sharding, "world_size": world_size}
-    names: tuple[str, ...] = ()
-    if sharding in DEEPSPEED_ZERO:
-        names += ("reduce_bucket_size", "offload_optimizer_device", "offload_param_device")
-    if sharding in FLAT:
-        names += ("use_orig_params",)
-    if sharding == "fsdp":
-        names += ("context_parallel_size",)
-    if sharding in FULLY_SHARDED:
-        names += ("offload_params",)
-    values |= {name: option(SETUP_OPTIONS[name]) for name in names}
+    values()["world_size"] = st.number_input(
+        label_of(SETUP_OPTIONS["world_size"]), least, MAX_SIZE, **own
+    )
+    for name, shardings in _OF_SHARDINGS.items():
+        if sharding in shardings:
+            option(name)
     if network:
-        values["interconnect"] = st.selectbox(
+        values()["interconnect"] = st.selectbox(
             "Interconnect",
             remembered.with_linked("interconnect", list(LINKS)),
             index=None,
@@ -340,19 +348,17 @@ def ranks(*, network: bool) -> dict[str, Any]:
             placeholder="none, or 25GB/s",
             help="The slowest link among the ranks.",
         )
-    return values
 
 
-def engine() -> dict[str, Any]:
+def engine() -> None:
     says = "auto takes a compiled profile, else the rules. This page traces nothing."
-    return {"engine": st.selectbox("Engine", ENGINES, help=says, **remembered.kept("engine"))}
+    kept = remembered.kept("engine")
+    values()["engine"] = st.selectbox("Engine", ENGINES, help=says, **kept)
 
 
-def look_up() -> dict[str, Any]:
+def look_up() -> None:
     revision = st.text_input(
         "Revision", help="Branch, tag or commit on the hub.", **remembered.kept("revision")
     )
-    return {
-        "revision": revision.strip() or "main",
-        "offline": st.toggle("Never ask the hub", **remembered.kept("offline")),
-    }
+    values()["revision"] = revision.strip() or "main"
+    values()["offline"] = st.toggle("Never ask the hub", **remembered.kept("offline"))

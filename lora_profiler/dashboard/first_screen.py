@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from lora_profiler.dashboard import export, link, widgets
-from lora_profiler.dashboard.answered import Answered, applied, workloads
+from lora_profiler.dashboard.answered import Answered, applied, setups
 from lora_profiler.dashboard.question import (
     SETUP_OPTIONS,
     Question,
@@ -18,7 +18,6 @@ from lora_profiler.dashboard.question import (
     predict_arguments,
 )
 from lora_profiler.dashboard.remembered import change, shown
-from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import on_card
 from lora_profiler.planning.guided import Line, guided_lines, has_lines
@@ -130,12 +129,8 @@ def taken(bar: TrainerBar, question: Question, model: ModelSpec) -> Question:
     own = {n: v for n, v in written if n in SETUP_OPTIONS and default.get(n) != v}
     options = completed(bar.trainer, {**own, "methods": methods})
     wanted = replace(question, trainer=bar.trainer, options=options)
-    try:
-        made = [workload.setup for workload in workloads(model, wanted)]
-        if any(_is_same(setup, bar.setup) for setup in made):
-            return wanted
-    except LoraProfilerError:  # another method that is asked cannot do it
-        pass
+    if any(_is_same(setup, bar.setup) for setup in setups(model, wanted)):
+        return wanted
     explicit = {name: question.options[name] for name in question.explicit}
     return replace(wanted, options=completed(bar.trainer, {**explicit, "methods": methods}))
 

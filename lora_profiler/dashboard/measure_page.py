@@ -109,7 +109,7 @@ def _conditions() -> BenchConditions:
         no_timing=no_timing,
         budget=budget.strip() or None,
         repeats=repeats,
-        timeout_seconds=timeout,
+        timeout=timeout,
     )
 
 

@@ -11,7 +11,7 @@ from lora_profiler.dashboard import following
 from lora_profiler.dashboard.answered import Answered
 from lora_profiler.dashboard.export import plain_name
 from lora_profiler.dashboard.following import Followed
-from lora_profiler.dashboard.question import Question, setup_arguments, with_model
+from lora_profiler.dashboard.question import Question, changed, setup_arguments, with_model
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.catalog import Gpu, find_gpu
 from lora_profiler.facts.stacks import GUIDE
@@ -34,8 +34,9 @@ from lora_profiler.units import about_text, parse_memory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchConditions:
-    """What `bench` is told beside the question; None leaves its default. `rehearsed_on` is the card
-    to pretend, on which nothing is timed; None trains for real."""
+    """What `bench` is told beside the question, by the names of its options, times in seconds; None
+    leaves its default. `rehearsed_on` is the card to pretend, on which nothing is timed; None
+    trains for real."""
 
     rehearsed_on: str | None = None
     device: Device | None = None
@@ -44,7 +45,7 @@ class BenchConditions:
     no_timing: bool = False
     budget: str | None = None
     repeats: int = 1
-    timeout_seconds: float = 1800.0
+    timeout: float = 1800.0
 
 
 def bench_arguments(model: str, question: Question, conditions: BenchConditions) -> list[str]:
@@ -68,19 +69,10 @@ def bench_arguments(model: str, question: Question, conditions: BenchConditions)
     if conditions.rehearsed_on is not None:
         arguments += ["--rehearse", "--gpu", conditions.rehearsed_on]
         return with_model("bench", model, arguments)
-    default, c = BenchConditions(), conditions
-    named = {
-        "--device": c.device,
-        "--steps": c.steps,
-        "--timing-seconds": c.timing_seconds,
-        "--budget": c.budget,
-        "--repeats": c.repeats if c.repeats > 1 else None,
-        "--timeout": None if c.timeout_seconds == default.timeout_seconds else c.timeout_seconds,
-    }
-    for name, value in named.items():
-        if value is not None:
-            arguments += [name, f"{value:g}" if isinstance(value, float) else str(value)]
-    if c.no_timing:
+    names = ("device", "steps", "timing_seconds", "budget", "repeats", "timeout")
+    for name, values in changed(conditions, BenchConditions(), names).items():
+        arguments += [flag(name), *values]
+    if conditions.no_timing:
         arguments.append("--no-timing")
     return with_model("bench", model, arguments)
 

@@ -59,27 +59,27 @@ def show(
 ) -> "UploadedFile | None":
     """Draws them, but for those to `leave_out`; the file that was chosen as the model. `for_real`
     leaves out what is no part of a measurement."""
-    own = values()
     with st.container(key="settings", gap="xsmall"):
         text = _head()
         if with_trainer:
-            own["trainer"] = fields.trainer(label="visible")
+            fields.trainer(label="visible")
         if with_methods:
-            own["methods"] = fields.methods()
+            fields.methods()
         if with_epochs:
             fields.of_run("epochs", "Epochs")
             fields.of_run("price", "Price an hour")
         every = st.session_state.get(ALL, False) or bool(text)
         names = [n for n in _names(text, every=every) if n not in leave_out]
         for group, title in _IN_ORDER.items():
-            options = [SETUP_OPTIONS[n] for n in names if SETUP_OPTIONS[n].declared.group == group]
-            if not options:
+            of_group = [n for n in names if SETUP_OPTIONS[n].declared.group == group]
+            if not of_group:
                 continue
             widgets.head(title)
             if group == "ranks":
-                own |= fields.ranks(network=not for_real)
+                fields.ranks(network=not for_real)
             else:
-                own |= {option.name: fields.option(option) for option in options}
+                for name in of_group:
+                    fields.option(name)
         file = _look_up(for_real=for_real, every=every)
         st.toggle(f"All {len(SETUP_OPTIONS)} settings", key=ALL, persist_state="session")
     return file
@@ -141,16 +141,16 @@ def _words(option: Option) -> tuple[str, ...]:
 
 def _look_up(*, for_real: bool, every: bool) -> "UploadedFile | None":
     """Where the model comes from, and who answers."""
-    own = values()
     widgets.head("Model and GPU")
-    own["origin"] = fields.origin()
-    file = fields.config_json() if own["origin"] == UPLOAD else None
+    fields.origin()
+    by_name = values()["origin"] == BY_NAME
+    file = None if by_name else fields.config_json()
     if not for_real:
         fields.gpu_memory()
     if every and not for_real:
-        own |= fields.engine()
-    if every and own["origin"] != UPLOAD:
-        own |= fields.look_up()
+        fields.engine()
+    if every and by_name:
+        fields.look_up()
     return file
 
 
@@ -166,11 +166,10 @@ def ask() -> Asked:
     """Draws "Fine-tune [model] with [method] by [trainer] on [GPU], [rows] of [tokens]", and beside
     it every other option."""
     main, aside = widgets.beside()
-    remembered = values()
     with main, _sentence():
         _model("Fine-tune")
         widgets.words("with")
-        remembered["about"] = fields.about()
+        fields.about()
         _trainer_and_gpu()
         fields.of_run("rows", "Rows", 92, "collapsed")
         widgets.words("rows of")
@@ -186,10 +185,9 @@ def ask_between() -> Asked:
     """Draws "Between [methods] of [model] by [trainer] on [GPU]", and beside it the options but for
     batch and length, which Crossover asks about all of."""
     main, aside = widgets.beside()
-    remembered = values()
     with main, _sentence():
         widgets.words("Between")
-        remembered["methods"] = fields.methods(label="collapsed")
+        fields.methods(label="collapsed")
         _model("of")
         _trainer_and_gpu()
     with aside:
@@ -201,14 +199,13 @@ def ask_plan(form: Callable[[], None], chosen: Collection[str]) -> Asked:
     """Draws "Train [model] by [methods] at [length] tokens", what `form` draws, and beside it the
     options but for those `chosen` by the plan."""
     main, aside = widgets.beside()
-    remembered = values()
     with main:
         with _sentence():
             _model("Train")
             widgets.words("by")
-            remembered["methods"] = fields.methods(label="collapsed")
+            fields.methods(label="collapsed")
             widgets.words("at")
-            remembered["seq_len"] = fields.size("seq_len", 92)
+            fields.size("seq_len", 92)
             widgets.words("tokens a sequence")
         form()
     with aside:
@@ -220,11 +217,10 @@ def ask_measured(conditions: Callable[[], T]) -> tuple[Asked, T]:
     """Draws "Train [model] with [methods]", and beside it `conditions` of a measurement and the
     options but for what a real run does not ask about: the GPU, the link, the engine."""
     main, aside = widgets.beside()
-    remembered = values()
     with main, _sentence():
         _model("Train")
         widgets.words("with")
-        remembered["methods"] = fields.methods(label="collapsed")
+        fields.methods(label="collapsed")
     with aside:
         made = conditions()
         file = show(("device",), with_trainer=True, for_real=True)
@@ -238,20 +234,18 @@ def _sentence() -> Iterator[None]:
 
 
 def _model(word: str) -> None:
-    remembered = values()
-    if remembered["origin"] == UPLOAD:
+    if values()["origin"] == UPLOAD:
         widgets.words(word, name=fields.config_name() or "a config.json")
     else:
         widgets.words(word)
-        remembered["model"] = fields.model()
+        fields.model()
 
 
 def _trainer_and_gpu() -> None:
-    remembered = values()
     widgets.words("by")
-    remembered["trainer"] = fields.trainer()
+    fields.trainer()
     widgets.words("on")
-    remembered["gpu"] = fields.gpu()
+    fields.gpu()
 
 
 # --- the model that is asked, or what may be meant ------------------------------------------------

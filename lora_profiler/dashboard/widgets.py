@@ -68,11 +68,7 @@ def section(text: str) -> None:
 
 
 def piece(macro: str, *arguments: object, width: Width = "stretch") -> None:
-    st.html(piece_text(macro, *arguments), width=width)
-
-
-def piece_text(macro: str, *arguments: object) -> str:
-    return str(getattr(_pieces(), macro)(*arguments))
+    st.html(str(getattr(_pieces(), macro)(*arguments)), width=width)
 
 
 @cache

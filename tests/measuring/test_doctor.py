@@ -36,7 +36,7 @@ def sections(
         doctor, "_version", lambda name: "not installed (x)" if name in absent else "1.0"
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml or FakeNvml(driver=False))
-    return doctor.diagnose(env).as_dict()
+    return {name: of for each in doctor.diagnosed(env) for name, of in each.as_dict().items()}
 
 
 def measuring(

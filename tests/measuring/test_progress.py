@@ -68,9 +68,9 @@ def progress_of(*cases: Planned, clock: Clock | None = None, **options: Any) -> 
 
 def run(progress: Progress, clock: Clock, index: int, seconds: float, **measured: Any) -> None:
     each = progress.rows[index].planned
-    progress.observer().started(index, each.case)
+    progress.started(index, each.case)
     clock.now += seconds
-    progress.observer().finished(index, record_of(each, **measured), False)
+    progress.finished(index, record_of(each, **measured), False)
 
 
 # --- times ----------------------------------------------------------------------------------------
@@ -82,14 +82,14 @@ def test_time_left_is_known_once_something_is_known() -> None:
         planned(), planned(rank=4), planned(batch_size=4), planned(rank=8), clock=clock
     )
     assert progress.seconds_left() is None
-    progress.observer().started(0, progress.rows[0].planned.case)
+    progress.started(0, progress.rows[0].planned.case)
     clock.now += 5
     assert progress.seconds_left() is None
     run(progress, clock, 0, 10)
     assert progress.seconds_left() == 30  # nothing else is known of the two LoRAs
     run(progress, clock, 1, 40)
     assert progress.seconds_left() == 10 + 40  # by kind: one more in full, one more LoRA
-    progress.observer().started(2, progress.rows[2].planned.case)
+    progress.started(2, progress.rows[2].planned.case)
     clock.now += 4
     assert progress.seconds_left() == 6 + 40
     clock.now += 100
@@ -113,7 +113,7 @@ def test_a_case_takes_what_it_took_before_and_what_is_stored_takes_nothing() -> 
     )
     assert progress.rows[0].expected == 60  # records of this stand-in last a minute
     assert progress.rows[1].expected is None  # what ran out of memory before may take longer now
-    progress.observer().finished(1, record_of(cases[1]), True)
+    progress.finished(1, record_of(cases[1]), True)
     assert progress.seconds_left() == 60
     assert progress.elapsed(progress.rows[1]) is None
 
@@ -121,7 +121,7 @@ def test_a_case_takes_what_it_took_before_and_what_is_stored_takes_nothing() -> 
 def test_probes_have_their_own_rows() -> None:
     progress, clock = progress_of(planned()), Clock()
     place = progress.add(planned(batch_size=3))
-    progress.observer(place).started(0, progress.rows[1].planned.case)
+    progress.started(place, progress.rows[1].planned.case)
     assert [row.state for row in progress.rows] == ["waiting", "running"]
     progress.interrupt(None)
     assert [row.state for row in progress.rows] == ["waiting", "interrupted"]
@@ -147,9 +147,9 @@ def test_probes_have_their_own_rows() -> None:
 def test_status_text(beat: Heartbeat | None, text: str) -> None:
     progress = progress_of(planned())
     assert status_text(progress.rows[0]) == "waiting"
-    progress.observer().started(0, progress.rows[0].planned.case)
+    progress.started(0, progress.rows[0].planned.case)
     if beat:
-        progress.observer().progressed(0, beat)
+        progress.progressed(0, beat)
     assert status_text(progress.rows[0]) == text
 
 
@@ -164,8 +164,8 @@ def test_an_event_for_each_start_and_end(capsys: pytest.CaptureFixture[str]) -> 
     progress = progress_of(planned(), planned(rank=4), clock=clock)
     with shown_runs(progress, total=2, deadline_seconds=None, transient=False):
         run(progress, clock, 0, 75.2)
-        progress.observer().started(1, progress.rows[1].planned.case)
-        progress.observer().progressed(1, Heartbeat(phase="backward", step=2))
+        progress.started(1, progress.rows[1].planned.case)
+        progress.progressed(1, Heartbeat(phase="backward", step=2))
         progress.interrupt(None)
     events = [json.loads(text) for text in capsys.readouterr().err.splitlines()]
     assert [(e["case"], e["of"], e["state"], e["left_s"]) for e in events] == [
@@ -212,8 +212,8 @@ def busy(count: int = 4) -> Progress:
     run(progress, clock, 0, 7)
     full = Failure(reason="full")
     run(progress, clock, 1, 4000, status="oom", failure=full, peak_requested_bytes=57 * 2**30 // 5)
-    progress.observer().started(2, cases[2].case)
-    progress.observer().progressed(2, Heartbeat(phase="optimizer_build"))
+    progress.started(2, cases[2].case)
+    progress.progressed(2, Heartbeat(phase="optimizer_build"))
     return progress
 
 
@@ -245,7 +245,7 @@ def test_the_row_that_runs_is_in_sight_in_a_long_list() -> None:
     progress = progress_of(*(planned(batch_size=1 + i) for i in range(40)), clock=clock)
     for i in range(25):
         run(progress, clock, i, 1)
-    progress.observer().started(25, progress.rows[25].planned.case)
+    progress.started(25, progress.rows[25].planned.case)
     first, last = window(progress.rows, 12)
     assert last - first == 12
     assert first < 25 < last - 1
@@ -270,7 +270,7 @@ def test_every_heartbeat_is_a_line_of_json_where_that_is_asked_for(
     clock = Clock()
     progress = progress_of(planned(), planned(rank=4), clock=clock)
     with shown_runs(progress, total=2, deadline_seconds=None, transient=False, as_json=True):
-        observer, case = progress.observer(), progress.rows[1].planned.case
+        observer, case = progress, progress.rows[1].planned.case
         observer.started(1, case)
         observer.progressed(1, Heartbeat(phase="backward", step=2))
         observer.progressed(1, Heartbeat(phase="timing", done=7, read=READ))

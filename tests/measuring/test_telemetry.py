@@ -362,7 +362,6 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[Card, DeviceView, SlowSide
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(device_view, "TelemetrySidecar", lambda pid: sidecar)
     view = DeviceView("cuda")
-    assert view._nvml is not None
     view._energy = EnergyMeter(view._nvml, clock=lambda: card.now, sleep=card.spend)
     return card, view, sidecar
 

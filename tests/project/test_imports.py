@@ -65,7 +65,7 @@ DIAGNOSED = """
 from lora_profiler.measuring.harness import doctor
 from lora_profiler.measuring.harness.capabilities import Abilities
 doctor.abilities = lambda environ: Abilities()
-doctor.diagnose({})
+[*doctor.diagnosed({})]
 """
 DESCRIBED = """
 from lora_profiler.measuring.harness.environment import environment

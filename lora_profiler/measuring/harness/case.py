@@ -1,6 +1,7 @@
 """What the parent hands to the measured process: the question, the conditions, and where local
 inputs lie."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -45,20 +46,12 @@ def make_case(
     weights: str | None = None,
     text: str | None = None,
     repeat: int = 0,
-    command: str | None = None,
 ) -> Case:
     """A case whose conditions name its inputs, without saying where on this machine they lie."""
     name = "random" if weights is None else "hub" if weights == "hub" else Path(weights).name
     workload, conditions = padding_in_setup(workload, conditions or Conditions())
     named = replace(conditions, weights=name, text="random" if text is None else Path(text).name)
-    return Case(
-        workload=workload,
-        conditions=named,
-        repeat=repeat,
-        weights=weights,
-        text=text,
-        command=command,
-    )
+    return Case(workload=workload, conditions=named, repeat=repeat, weights=weights, text=text)
 
 
 def case_dict(case: Case) -> dict[str, Any]:
@@ -67,6 +60,10 @@ def case_dict(case: Case) -> dict[str, Any]:
         "conditions": conditions_dict(case.conditions),
     }
     return {f.name: getattr(case, f.name) for f in fields(case)} | parts
+
+
+def write_case(path: Path, case: Case) -> None:
+    path.write_text(json.dumps(case_dict(case), allow_nan=False), "utf-8")
 
 
 class CaseFields(TypedDict):
@@ -84,3 +81,7 @@ def case_from_dict(data: Mapping[str, Any]) -> Case:
     workload, conditions = padding_in_setup(workload_of(read["workload"]), read["conditions"])
     values: dict[str, Any] = {**read, "workload": workload, "conditions": conditions}
     return Case(**values)
+
+
+def read_case(path: Path) -> Case:
+    return case_from_dict(json.loads(path.read_text("utf-8")))

@@ -96,11 +96,6 @@ def _section(name: str, lines: Iterable[tuple[str, str]]) -> Diagnosis:
     return Diagnosis(lines=tuple((name, *line) for line in lines))
 
 
-def diagnose(environ: Mapping[str, str] | None = None) -> Diagnosis:
-    """All of `diagnosed`."""
-    return Diagnosis(lines=tuple(line for each in diagnosed(environ) for line in each.lines))
-
-
 def _version(distribution: str) -> str:
     return installed_version(distribution) or f"not installed ({PACKAGES[distribution]})"
 
@@ -135,14 +130,14 @@ def _card_text(card: Nvml) -> str:
 
 def _measuring_lines(abilities: Abilities) -> Iterator[tuple[str, str]]:
     """What `bench` can train here, and why not."""
-    missing = [name for name in MEASURING if not _installed(name)]
+    lacking = missing()
     devices = ", ".join(abilities.devices)
     trains = f"yes, on {devices}" if devices else f"no: {abilities.problem}"
-    if missing:
-        names = ", ".join(missing)
+    if lacking:
+        names = ", ".join(lacking)
         trains = f"no: {names} not installed; pip install 'lora-profiler[measure]'"
     yield "full, LoRA", trains
-    yield "QLoRA", _qlora_text(abilities, bool(missing))
+    yield "QLoRA", _qlora_text(abilities, bool(lacking))
     if devices:
         bfloat16 = [f"{device}: {text}" for device, text in abilities.bfloat16.items()]
         yield "torch", f"{abilities.torch}, sees {devices}"

@@ -41,18 +41,14 @@ class DeviceView:
         self.telemetry: Telemetry | None = None
         self.other_cpu_share: float | None = None
         self.exclusive: bool | None = None
-        self._nvml: Nvml | None = open_device() if kind == "cuda" else None
-        self._energy = (
-            EnergyMeter(self._nvml) if self._nvml is not None and self._nvml.available else None
-        )
-        self._others_at_start = (
-            self._nvml.other_processes(os.getpid(), holds_context=False) if self._nvml else None
-        )
+        self._nvml = open_device() if kind == "cuda" else Nvml(None, None)
+        self._energy = EnergyMeter(self._nvml)
+        self._others_at_start = self._nvml.other_processes(os.getpid(), holds_context=False)
         self.sample("idle")
 
     def sample(self, when: str) -> None:
-        used = self._nvml.used_bytes() if self._nvml is not None else None
-        if self._nvml is None or used is None:
+        used = self._nvml.used_bytes()
+        if used is None:
             return
         process = self._nvml.process_bytes(os.getpid())
         reserved = Counters(self.kind).read()["reserved_bytes"]
@@ -97,8 +93,8 @@ class DeviceView:
 
         What is yielded is to be called when the warm-up is over; all three count from then on.
         """
-        sidecar = TelemetrySidecar(os.getpid()) if self._energy is not None else None
-        if self._energy is not None and seconds >= MIN_BLOCK_SECONDS:
+        sidecar = TelemetrySidecar(os.getpid()) if self._nvml.available else None
+        if seconds >= MIN_BLOCK_SECONDS:
             self._energy.idle()
         if sidecar is not None:
             sidecar.start()
@@ -110,8 +106,7 @@ class DeviceView:
                     warm.append(cpu_times())
                     if sidecar is not None:
                         sidecar.begin()
-                    if self._energy is not None:
-                        block.enter_context(self._energy.block())
+                    block.enter_context(self._energy.block())
 
                 yield begin
         finally:  # after the block of energy: the device is idle while the sidecar is waited for
@@ -120,7 +115,7 @@ class DeviceView:
                 self.telemetry = sidecar.stop()
 
     def energy(self, steps: int) -> Energy | None:
-        return self._energy.result(steps) if self._energy is not None and steps else None
+        return self._energy.result(steps) if steps else None
 
     def sampled(self, when: str) -> DeviceSample | None:
         return next((s for s in self.samples if s.when == when), None)
@@ -139,7 +134,7 @@ class DeviceView:
 
     @property
     def process_vram_method(self) -> VramMethod:
-        return self._nvml.vram_method(os.getpid()) if self._nvml is not None else "none"
+        return self._nvml.vram_method(os.getpid())
 
     @property
     def clock_flag(self) -> Flag | None:
@@ -147,14 +142,10 @@ class DeviceView:
 
     def failure_counters(self) -> dict[str, int | None]:
         """Free, allocated and reserved bytes, as far as the device tells them after a failure."""
-        counters = Counters(self.kind)
-        read = counters.read()
-        free = None
-        if counters.available and self._nvml is not None:
-            total, used = self._nvml.total_bytes(), self._nvml.used_bytes()
-            free = total - used if total is not None and used is not None else None
+        read = Counters(self.kind).read()
+        total, used = self._nvml.total_bytes(), self._nvml.used_bytes()
         return {
-            "free_bytes": free,
+            "free_bytes": total - used if total is not None and used is not None else None,
             "allocated_bytes": read["allocated_bytes"],
             "reserved_bytes": read["reserved_bytes"],
         }
@@ -162,32 +153,29 @@ class DeviceView:
     def note_others(self) -> None:
         """Sees at the end who else is on the device: by the driver's list of processes, else by
         memory."""
-        if self._nvml is None:
-            return
         others = self._nvml.other_processes(os.getpid())
         if self._others_at_start or others:
             self.exclusive = False
         else:
             self.exclusive = (
-                True if self._others_at_start == others == 0 else self._alone_by_memory(self._nvml)
+                True if self._others_at_start == others == 0 else self._alone_by_memory()
             )
 
-    def _alone_by_memory(self, nvml: Nvml) -> bool | None:
+    def _alone_by_memory(self) -> bool | None:
         """Where processes are hidden, as in most containers: nobody's memory at the start, and only
         this process's at the end."""
-        idle, now = self.sampled("idle"), nvml.used_bytes()
+        idle, now = self.sampled("idle"), self._nvml.used_bytes()
         if idle is None or now is None:
             return None
         context, reserved = self.context_bytes(), Counters(self.kind).read()["reserved_bytes"]
         explained = None
         if context is not None and reserved is not None:
             explained = now - idle.used_bytes - context - reserved <= UNEXPLAINED_BYTES
-        empty = None if nvml.counts_reserve else idle.used_bytes <= IDLE_BYTES
+        empty = None if self._nvml.counts_reserve else idle.used_bytes <= IDLE_BYTES
         if empty is False or explained is False:
             return False
         return True if empty and explained else None
 
     def close(self) -> None:
         """Lets NVML go."""
-        if self._nvml is not None:
-            self._nvml.close()
+        self._nvml.close()

@@ -20,7 +20,7 @@ from typing import Any
 from lora_profiler._common.packages import __version__, installed_versions
 from lora_profiler._common.process import cpu_model
 from lora_profiler.measuring.harness.machine import memory_limit_bytes, physical_memory_bytes
-from lora_profiler.measuring.harness.nvml import Nvml, open_device, uuid_hash
+from lora_profiler.measuring.harness.nvml import OF_DRIVER, Nvml, open_device, uuid_hash
 from lora_profiler.measuring.harness.pretended import is_pretended, marked
 from lora_profiler.measuring.records.record import Device, Environment
 
@@ -327,18 +327,14 @@ def _described(torch: Any, properties: Any, uuid: Any, nvml: Nvml) -> Device:
             if hip
             else f"{properties.major}.{properties.minor}"
         )
+    of_driver = {name: getattr(nvml, name)() for name in OF_DRIVER}
+    of_driver["uuid_hash"] = of_driver["uuid_hash"] or (uuid and uuid_hash(str(uuid)))
     return Device(
         kind="cuda",
         name=(nvml.name() if properties is None else str(properties.name)) or "unknown",
         total_bytes=nvml.total_bytes() if properties is None else int(properties.total_memory),
-        uuid_hash=nvml.uuid_hash() or (None if uuid is None else uuid_hash(str(uuid))),
         compute_capability=capability,
-        driver=nvml.driver(),
         cuda=f"rocm {hip}" if hip else None if torch is None else torch.version.cuda,
         cudnn=None if cudnn is None else str(cudnn),
-        vbios=nvml.vbios(),
-        ecc=nvml.ecc(),
-        mig=nvml.mig(),
-        power_limit_watts=nvml.power_limit_watts(),
-        clocks_locked=nvml.clocks_locked(),
+        **of_driver,
     )

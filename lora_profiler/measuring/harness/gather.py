@@ -54,8 +54,9 @@ def gathered(
     """
     complete = {rank: record for rank, record in records.items() if record is not None}
     cause = _cause(records, exits, killed_for_memory)
+    status, failure = cause or (None, None)
     ranks = tuple(_rank(rank, records[rank], exits.get(rank)) for rank in sorted(records))
-    source = complete.get(cause.rank) if cause is not None and cause.rank is not None else None
+    source = complete.get(failure.rank) if failure and failure.rank is not None else None
     source = source or (complete[_highest(complete)] if complete else None)
     if source is None:
         empty = Measurement(status="crash")
@@ -65,11 +66,10 @@ def gathered(
             environment=environment(),
             measurement=empty,
         )
-    status = source.measurement.status if cause is None else cause.status
     measurement = replace(
         source.measurement,
-        status=status,
-        failure=None if cause is None else cause.failure,
+        status=status or source.measurement.status,
+        failure=failure,
         loss=(
             _mean([r.measurement.loss for r in complete.values()])
             if len(complete) == len(records)
@@ -129,17 +129,13 @@ def _rank(rank: int, record: Record | None, exit_code: int | None) -> RankMeasur
     )
 
 
-class _Cause:
-    """What ended a case: which rank, as what, and how it is told."""
-
-    def __init__(self, rank: int | None, status: Status, failure: Failure) -> None:
-        self.rank, self.status = rank, status
-        self.failure = replace(failure, rank=rank)
+Cause = tuple[Status, Failure]
+"""What ended a case; the failure names the rank."""
 
 
 def _cause(
     records: Mapping[int, Record | None], exits: Mapping[int, int], killed_for_memory: bool
-) -> _Cause | None:
+) -> Cause | None:
     """The failure that the others followed from: memory that ran out, then a rank that died without
     a word, then an error of a rank's own, then what only tells of a lost peer, then silence."""
     failed = {
@@ -165,20 +161,20 @@ def _cause(
         return _of(rank, failed[rank])
     missing = [rank for rank, record in records.items() if record is None]
     if missing:
-        return _Cause(missing[0], "crash", Failure(reason=f"rank {missing[0]} left no result"))
+        reason = f"rank {missing[0]} left no result"
+        return "crash", Failure(reason=reason, rank=missing[0])
     return None
 
 
-def _of(rank: int, m: Measurement) -> _Cause:
+def _of(rank: int, m: Measurement) -> Cause:
     failure = m.failure or Failure(reason=m.status)
-    return _Cause(rank, m.status, replace(failure, reason=f"rank {rank}: {failure.reason}"))
+    return m.status, replace(failure, reason=f"rank {rank}: {failure.reason}", rank=rank)
 
 
-def _silent(rank: int, code: int, killed_for_memory: bool) -> _Cause:
+def _silent(rank: int, code: int, killed_for_memory: bool) -> Cause:
     if code == -signal.SIGKILL and killed_for_memory:
         reason = f"the kernel ended rank {rank} because the machine ran out of memory"
-        return _Cause(rank, "host_oom", Failure(reason=reason, exit_code=code))
+        return "host_oom", Failure(reason=reason, exit_code=code, rank=rank)
     how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    return _Cause(
-        rank, "crash", Failure(reason=f"rank {rank} {how} and left no result", exit_code=code)
-    )
+    reason = f"rank {rank} {how} and left no result"
+    return "crash", Failure(reason=reason, exit_code=code, rank=rank)

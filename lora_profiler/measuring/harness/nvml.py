@@ -153,6 +153,10 @@ _CLOCK_SM, _CLOCK_MEMORY, _APPLICATION_DEFAULT, _SENSOR_GPU = 1, 2, 2, 0
 """NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_CLOCK_ID_APP_CLOCK_DEFAULT, NVML_TEMPERATURE_GPU."""
 
 
+OF_DRIVER = ("uuid_hash", "driver", "vbios", "ecc", "mig", "power_limit_watts", "clocks_locked")
+"""Fields of `record.Device` that the driver alone knows, and the names of `Nvml`'s methods."""
+
+
 class Nvml:
     """A handle on one device, or on none: then `problem` says why and every figure is None. Close
     it, or use `with`."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lora_profiler.measuring.harness.nvml import OF_DRIVER
 from lora_profiler.measuring.records.checks import NOT_REHEARSED
 from lora_profiler.measuring.records.record import REHEARSED, Device, Environment, Measurement
 from lora_profiler.question.gpu_platform import TORCH, Platform, version_of
@@ -28,7 +29,6 @@ RUN_VARIABLE = "LORA_PROFILER_RUN"
 sizes that depend on values."""
 _MARK = "pretended_launches"
 _OF_HOST = ("cpu", "logical_cpus", "threads", "memory_bytes", "memory_limit_bytes")
-_OF_DRIVER = ("uuid_hash", "driver", "vbios", "ecc", "mig", "power_limit_watts", "clocks_locked")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ def marked(environment: Environment) -> Environment:
         environment.device,
         kind=REHEARSED,
         name=f"{environment.device.name}, {REHEARSED}",
-        **dict.fromkeys(_OF_DRIVER),
+        **dict.fromkeys(OF_DRIVER),
     )
     variables = {k: v for k, v in environment.variables.items() if k != "LD_PRELOAD"}
     nothing: dict[str, Any] = dict.fromkeys(_OF_HOST)

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import _disable_current_modes
 
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.measuring.harness.case import Case, case_dict, case_from_dict
+from lora_profiler.measuring.harness.case import Case, read_case, write_case
 from lora_profiler.measuring.harness.counters import Counters, recorded
 from lora_profiler.measuring.harness.environment import environment
 from lora_profiler.measuring.harness.gather import gathered, rank_result, with_reference
@@ -261,7 +261,7 @@ def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
 def main(arguments: Sequence[str]) -> int:
     count, *child, case_path, result_path = arguments[1:]
     os.environ[PARENT_VARIABLE] = str(os.getpid())  # the children's
-    case = case_from_dict(json.loads(Path(case_path).read_text("utf-8")))
+    case = read_case(Path(case_path))
     started = now()
     kills = oom_kills()
     exits = _run_ranks(int(count), [*child, case_path, result_path])
@@ -310,7 +310,7 @@ def _reference_losses(case: Case, case_path: Path) -> tuple[float, ...]:
     alone = replace(setup, world_size=1, sharding="none", accumulation=accumulation)
     same = replace(case, workload=replace(case.workload, setup=alone))
     request, answer = case_path.with_suffix(".alone.json"), case_path.with_suffix(".losses.json")
-    request.write_text(json.dumps(case_dict(same), allow_nan=False), "utf-8")
+    write_case(request, same)
     command = [*CHILD, "--losses", str(request), str(answer)]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     losses = tuple(json.loads(answer.read_text("utf-8"))) if done.returncode == 0 else ()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lora_profiler.errors import LoraProfilerError, UsageError
-from lora_profiler.measuring.harness.case import Case, case_dict, make_case
+from lora_profiler.measuring.harness.case import Case, make_case, write_case
 from lora_profiler.measuring.harness.environment import without_paths
 from lora_profiler.measuring.harness.machine import oom_kills
 from lora_profiler.measuring.harness.preflight import (
@@ -133,7 +133,7 @@ def measure_case(
     with WorkingFolder() as folder:
         result = result_path or Path(folder) / "result.json"
         case_path = Path(folder) / "case.json"
-        case_path.write_text(json.dumps(case_dict(case), allow_nan=False), "utf-8")
+        write_case(case_path, case)
         with open(Path(folder) / "log", "w+b") as log:
             command = [*_launcher(case, child), *child, str(case_path), str(result)]
             variables = child_environment(case.weights, pretended)

@@ -52,18 +52,15 @@ def _clock_is_low(telemetry: Telemetry) -> bool:
 # --- the sidecar, seen from the measured process --------------------------------------------------
 
 
+_COMMAND = (sys.executable, "-m", "lora_profiler.measuring.harness.telemetry")
+
+
 class TelemetrySidecar:
     """Samples the device of process `pid` from `start` (or the last `begin`) to `stop`. None of the
     three raises."""
 
-    def __init__(self, pid: int, *, uuid: str | None = None, seconds_between: float = 0.1) -> None:
-        """`uuid` is that of the device where the framework knows it; else it is found as
-        `nvml.open_device` does."""
-        self._arguments = [
-            f"--pid={pid}",
-            f"--seconds-between={seconds_between}",
-            *([f"--uuid={uuid}"] if uuid else []),
-        ]
+    def __init__(self, pid: int, *, seconds_between: float = 0.1) -> None:
+        self._command = [*_COMMAND, str(pid), str(seconds_between)]
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
@@ -71,12 +68,7 @@ class TelemetrySidecar:
         second later."""
         try:
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "lora_profiler.measuring.harness.telemetry",
-                    *self._arguments,
-                ],
+                self._command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -125,6 +117,10 @@ def _telemetry(answer: str) -> Telemetry | None:
 # --- the sidecar itself ---------------------------------------------------------------------------
 
 
+_SERIES = ("sm_clock_mhz", "memory_clock_mhz", "temperature_celsius", "power_watts")
+"""Fields of `Telemetry` that hold every sample, by the names of `Nvml`'s methods."""
+
+
 class Sampler:
     """Collects what `nvml` says; figures that it does not tell stay out."""
 
@@ -140,29 +136,23 @@ class Sampler:
 
     def sample(self) -> None:
         """Takes one sample."""
-        nvml = self._nvml
-        figures = {
-            "sm_clock_mhz": nvml.sm_clock_mhz(),
-            "memory_clock_mhz": nvml.memory_clock_mhz(),
-            "temperature_celsius": nvml.temperature_celsius(),
-            "power_watts": nvml.power_watts(),
-            "others": nvml.other_processes(self._pid),
-            "used": nvml.used_bytes(),
-        }
+        figures = {name: getattr(self._nvml, name)() for name in _SERIES}
+        figures["other_processes"] = self._nvml.other_processes(self._pid)
+        figures["used_bytes_peak"] = self._nvml.used_bytes()
         for name, value in figures.items():
             if value is not None:
                 self._series.setdefault(name, []).append(value)
-        self._reasons |= nvml.throttle_reasons() or 0
+        self._reasons |= self._nvml.throttle_reasons() or 0
 
     def telemetry(self) -> Telemetry:
-        series = {name: tuple(values) for name, values in self._series.items()}
-        others, used = series.pop("others", ()), series.pop("used", ())
+        values_by_name = self._series.items()
+        read: dict[str, Any] = {
+            n: tuple(of) if n in _SERIES else max(of) for n, of in values_by_name
+        }
         return Telemetry(
-            **series,
+            **read,
             default_sm_clock_mhz=self._nvml.default_sm_clock_mhz(),
             throttle_reasons=self._reasons,
-            other_processes=max(others, default=None),
-            used_bytes_peak=max(used, default=None),
         )
 
 
@@ -188,28 +178,21 @@ def watch(sampler: Sampler, commands: IO[str], seconds_between: float) -> Teleme
     return sampler.telemetry()
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(pid: str, seconds_between: str) -> None:
     """Prints one Telemetry as JSON, or null without NVML, when standard input closes."""
     import json
     import signal
-    from argparse import ArgumentParser
     from dataclasses import asdict
 
     # Ctrl-C reaches the whole group; the run decides when this ends
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parser = ArgumentParser(description=main.__doc__)
-    parser.add_argument("--pid", type=int, required=True)
-    parser.add_argument("--uuid")
-    parser.add_argument("--seconds-between", type=float, default=0.1)
-    options = parser.parse_args(arguments)
-    with open_device(options.uuid) as nvml:
-        telemetry = (
-            watch(Sampler(nvml, options.pid), sys.stdin, options.seconds_between)
-            if nvml.available
-            else None
-        )
+    answer = None
+    with open_device() as nvml:
+        if nvml.available:
+            telemetry = watch(Sampler(nvml, int(pid)), sys.stdin, float(seconds_between))
+            answer = asdict(telemetry)
     try:
-        print(json.dumps(None if telemetry is None else asdict(telemetry)), flush=True)
+        print(json.dumps(answer), flush=True)
     except BrokenPipeError:  # nobody is there to read it
         os._exit(0)
 
@@ -286,4 +269,4 @@ def _difference(
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

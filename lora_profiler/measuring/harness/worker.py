@@ -21,7 +21,7 @@ from typing import IO, Any, NoReturn
 
 import torch
 
-from lora_profiler.measuring.harness.case import Case, case_from_dict
+from lora_profiler.measuring.harness.case import Case, read_case
 from lora_profiler.measuring.harness.counters import Counters, driver_bytes, empty_cache
 from lora_profiler.measuring.harness.driver_view import DeviceView
 from lora_profiler.measuring.harness.environment import environment
@@ -156,13 +156,7 @@ def _train(run: CaseRun, view: DeviceView, ranks: Ranks) -> None:
     if not ranks.rank:
         run.emit({"environment": asdict(environment(setup.device, command=case.command))})
     view.limit(case.conditions.budget_bytes)
-    weights = case.workload.model.id if case.weights in (None, "hub") else case.weights
-    text = modeling.text_tokens(case.text, weights) if case.text else None
-    vocabulary = case.workload.model.config["vocab_size"]
-    batches = TrainingBatches(
-        setup, case.conditions, vocabulary, text, ranks.rank, case.workload.model
-    )
-    del text
+    batches = _batches(case, ranks.rank)
     training = (_by_trainer if case.conditions.trained_by else _by_own_loop)(run, batches)
     alike = TrainingBatches(setup, case.conditions, 2, seen_by=case.workload.model)
     padded, real, supervised = token_counts(alike.next())
@@ -225,17 +219,21 @@ def _by_trainer(run: CaseRun, batches: TrainingBatches) -> Training:
     return training
 
 
+def _batches(case: Case, rank: int = 0) -> TrainingBatches:
+    spec = case.workload.model
+    weights = spec.id if case.weights in (None, "hub") else case.weights
+    text = modeling.text_tokens(case.text, weights) if case.text else None
+    vocabulary = spec.config["vocab_size"]
+    return TrainingBatches(case.workload.setup, case.conditions, vocabulary, text, rank, spec)
+
+
 def losses_alone(case: Case) -> list[float]:
     """The losses of `memory_steps` optimizer steps of one process, and nothing else measured: what
     ranks are held against."""
     setup = case.workload.setup
-    weights = case.workload.model.id if case.weights in (None, "hub") else case.weights
-    text = modeling.text_tokens(case.text, weights) if case.text else None
     model = modeling.build_model(case.workload, weights=case.weights)
     optimizer = modeling.make_optimizer(model, setup)
-    spec = case.workload.model
-    batches = TrainingBatches(setup, case.conditions, spec.config["vocab_size"], text, seen_by=spec)
-    training = Training(model, optimizer, setup, batches)
+    training = Training(model, optimizer, setup, _batches(case))
     return [
         float(training.step(lambda step, phase: None)) for _ in range(case.conditions.memory_steps)
     ]
@@ -389,14 +387,13 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps(asdict(environment(arguments[1], command=None))))
         return 0
     if arguments[0] == "--losses":
-        case = case_from_dict(json.loads(Path(arguments[1]).read_text("utf-8")))
-        write_durably(Path(arguments[2]), json.dumps(losses_alone(case)))
+        losses = losses_alone(read_case(Path(arguments[1])))
+        write_durably(Path(arguments[2]), json.dumps(losses))
         return 0
     case_path, result_path = map(Path, arguments)
     heartbeats = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries that print may not spoil the line to the parent
-    case = case_from_dict(json.loads(case_path.read_text("utf-8")))
-    record, rank = measured(case, heartbeats), own_rank()
+    record, rank = measured(read_case(case_path), heartbeats), own_rank()
     text = json.dumps(record_dict(record))
     if rank is not None:
         write_durably(rank_result(case_path, rank), text)

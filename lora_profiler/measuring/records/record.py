@@ -7,7 +7,7 @@ a missing phase or category was not seen.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal
@@ -448,17 +448,13 @@ class Readings:
     def since(self, before: "Readings") -> "Readings":
         """What `before` did not have yet."""
         return Readings(
-            phases=self.phases[len(before.phases) :],
-            warmup_seconds=self.warmup_seconds[len(before.warmup_seconds) :],
-            step_seconds=self.step_seconds[len(before.step_seconds) :],
+            **{f.name: getattr(self, f.name)[len(getattr(before, f.name)) :] for f in fields(self)}
         )
 
     def with_later(self, later: "Readings") -> "Readings":
         """And what was read after it."""
         return Readings(
-            phases=self.phases + later.phases,
-            warmup_seconds=self.warmup_seconds + later.warmup_seconds,
-            step_seconds=self.step_seconds + later.step_seconds,
+            **{f.name: getattr(self, f.name) + getattr(later, f.name) for f in fields(self)}
         )
 
 

@@ -5,7 +5,6 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, make_dataclass
 from functools import cache, reduce
-from inspect import cleandoc
 from operator import or_
 from sys import float_info
 from typing import (
@@ -43,10 +42,6 @@ from lora_profiler.question.workload import (
     Workload,
     setup_dict,
 )
-
-if TYPE_CHECKING:
-    import msgspec.inspect as mi
-
 
 # --- values of annotated types --------------------------------------------------------------------
 
@@ -460,71 +455,39 @@ def json_schema(
     own. With `optional` as it is written: all fields are there but those of these names, and of a
     TypedDict those that are not required; a later version may add some.
     """
-    import msgspec.inspect as mi
+    import msgspec
 
-    writer = _Writer(limits, optional)
-    writer.schema(mi.type_info(kind))
-    body = writer.definitions.pop(kind.__name__)
-    return {"$schema": DIALECT, "title": title, **body, "$defs": writer.definitions}
-
-
-class _Writer:
-    def __init__(self, limits: Limits, optional: frozenset[str] | None) -> None:
-        self.definitions: dict[str, dict[str, Any]] = {}
-        self._limits, self._optional = limits, optional
-
-    def schema(self, info: "mi.Type", limit: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """`limit` is of all numbers in it."""
-        import msgspec.inspect as mi
-
-        limit = limit or {}
-        match info:
-            case mi.DataclassType() | mi.TypedDictType():
-                return self._reference(info)
-            case mi.UnionType(types=types):
-                return {"anyOf": [self.schema(each, limit) for each in types]}
-            case mi.LiteralType(values=values):
-                return {"enum": list(values)} if len(values) > 1 else {"const": values[0]}
-            case mi.ListType(item_type=item) | mi.VarTupleType(item_type=item):
-                return {"type": "array", "items": self.schema(item, limit)}
-            case mi.DictType(key_type=key, value_type=value):
-                names = self.schema(key)
-                of_names = {} if names == {"type": "string"} else {"propertyNames": names}
-                of_values = {"additionalProperties": self.schema(value, limit)}
-                return {"type": "object", **of_names, **of_values}
-            case mi.IntType() | mi.FloatType():
-                return {"type": "integer" if isinstance(info, mi.IntType) else "number", **limit}
-            case mi.AnyType():
-                return {}
-        return {"type": _PLAIN[type(info).__name__]}
-
-    def _reference(self, info: "mi.DataclassType | mi.TypedDictType") -> dict[str, Any]:
-        name = info.cls.__name__
-        if name not in self.definitions:
-            self.definitions[name] = {}  # its place, before those of its parts
-            self.definitions[name] |= self._object(info)
-        return {"$ref": f"#/$defs/{name}"}
-
-    def _object(self, info: "mi.DataclassType | mi.TypedDictType") -> dict[str, Any]:
-        import msgspec.inspect as mi
-
-        is_closed = isinstance(info, mi.DataclassType) and self._optional is None
-        if isinstance(info, mi.TypedDictType) or self._optional is None:
-            needed = [f.name for f in info.fields if f.required]
+    definitions: dict[str, dict[str, Any]] = msgspec.json.schema(kind)["$defs"]
+    for name, is_closed in {k.__name__: is_dataclass(k) for k in _object_kinds(kind)}.items():
+        body = definitions[name]
+        del body["title"]
+        for field_name, schema in body["properties"].items():
+            _reduce(schema, limits(field_name))
+        if not is_closed:
+            continue
+        if optional is None:
+            body["additionalProperties"] = False
         else:
-            needed = [f.name for f in info.fields if f.name not in self._optional]
-        text = info.cls.__dict__.get("__doc__") or ""
-        return {
-            **(
-                {"description": cleandoc(text)}
-                if text and not text.startswith(f"{info.cls.__name__}(")
-                else {}
-            ),
-            "type": "object",
-            "required": needed,
-            "properties": {f.name: self.schema(f.type, self._limits(f.name)) for f in info.fields},
-            **({"additionalProperties": False} if is_closed else {}),
-        }
+            body["required"] = [name for name in body["properties"] if name not in optional]
+    body = definitions.pop(kind.__name__)
+    return {"$schema": DIALECT, "title": title, **body, "$defs": definitions}
 
 
-_PLAIN = {"StrType": "string", "BoolType": "boolean", "NoneType": "null"}
+def _object_kinds(hint: Any) -> set[Any]:
+    """The dataclasses and TypedDicts that a value of `hint` may hold."""
+    if not (is_dataclass(hint) or is_typeddict(hint)):
+        return set().union(*map(_object_kinds, get_args(hint)))
+    return {hint}.union(*map(_object_kinds, _hints(hint).values()))
+
+
+def _reduce(schema: dict[str, Any], limit: Mapping[str, Any]) -> None:
+    """Leaves out msgspec's defaults, and puts `limit` on every number."""
+    schema.pop("default", None)
+    if schema.get("type") in ("integer", "number"):
+        schema |= limit
+    if len(schema.get("enum", ())) == 1:
+        schema["const"] = schema.pop("enum")[0]
+    parts = [schema.get("items"), schema.get("additionalProperties"), *schema.get("anyOf", ())]
+    for part in parts:
+        if isinstance(part, dict):
+            _reduce(part, limit)

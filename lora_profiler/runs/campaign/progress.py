@@ -38,8 +38,10 @@ class CaseRow:
 
 @dataclass(slots=True)
 class Progress:
-    """All rows of a run; `tell` is called with the place and the row whenever one starts or ends,
-    `beat` with each heartbeat.
+    """All rows of a run, which it observes (`runs.Observer`).
+
+    `tell` is called with the place and the row whenever one starts or ends, `beat` with each
+    heartbeat.
 
     `clock` gives seconds. `at_once` cases run side by side.
     """
@@ -67,9 +69,21 @@ class Progress:
         )
         return len(self.rows) - 1
 
-    def observer(self, first: int = 0) -> "RowObserver":
-        """What listens to a list of cases whose rows begin at `first`."""
-        return RowObserver(self, first)
+    def started(self, index: int, case: Case) -> None:
+        row = self.rows[index]
+        row.state, row.began = "running", self.clock()
+        self.tell(index, row)
+
+    def progressed(self, index: int, heartbeat: Heartbeat) -> None:
+        row = self.rows[index]
+        row.heartbeat = heartbeat
+        self.beat(index, row)
+
+    def finished(self, index: int, record: Record, stored_before: bool) -> None:
+        row = self.rows[index]
+        row.seconds = self.elapsed(row)
+        row.state, row.record = "stored" if stored_before else "done", record
+        self.tell(index, row)
 
     def interrupt(self, record: Record | None) -> None:
         """The row that runs was stopped by hand; `record` tells where it stood."""
@@ -113,30 +127,3 @@ class Progress:
         taken = [r for r in self.rows if r.state == "done" and r.seconds is not None]
         alike = [r for r in taken if r.kind == row.kind] or taken
         return fmean(r.seconds for r in alike if r.seconds is not None) if alike else None
-
-
-@dataclass(frozen=True, slots=True)
-class RowObserver:
-    """`runs.Observer` that writes into the rows of a `Progress`, from the one at `first` on."""
-
-    progress: Progress
-    first: int
-
-    def started(self, index: int, case: Case) -> None:
-        row = self._row(index)
-        row.state, row.began = "running", self.progress.clock()
-        self.progress.tell(self.first + index, row)
-
-    def progressed(self, index: int, heartbeat: Heartbeat) -> None:
-        row = self._row(index)
-        row.heartbeat = heartbeat
-        self.progress.beat(self.first + index, row)
-
-    def finished(self, index: int, record: Record, stored_before: bool) -> None:
-        row = self._row(index)
-        row.seconds = self.progress.elapsed(row)
-        row.state, row.record = "stored" if stored_before else "done", record
-        self.progress.tell(self.first + index, row)
-
-    def _row(self, index: int) -> CaseRow:
-        return self.progress.rows[self.first + index]

@@ -113,6 +113,7 @@ def run_cases(
     observer: Observer,
     schedule: Schedule = EVERY_CASE,
     *,
+    first: int = 0,
     measure: Measure = measure_case,
     environment_key: EnvironmentKey = key_of_environment,
     clock: Callable[[], float] = time.monotonic,
@@ -124,6 +125,8 @@ def run_cases(
     after one that would miss the deadline later ones may be shorter, so they are looked at too. One
     that the deadline cuts off before its own time limit has not shown that it takes too long: its
     record is `interrupted`, and the next piece measures it again.
+
+    The observer is told of the cases by numbers from `first` on.
 
     Raises StoreError where a record cannot be kept, and what `measure` raises before it starts a
     process.
@@ -141,7 +144,7 @@ def run_cases(
     )
     records: list[Record] = []
     left: list[Case] = []
-    for index, case in enumerate(cases):
+    for index, case in enumerate(cases, first):
         known = stored.get((case.key, case.repeat))
         if known is not None:
             records.append(known)
@@ -172,7 +175,8 @@ def run_cases(
         except MeasurementInterrupted as stop:
             store.append(stop.record)
             records.append(stop.record)
-            return Outcome(records=tuple(records), left=tuple(cases[index + 1 :]), interrupted=True)
+            rest_of_cases = cases[index - first + 1 :]
+            return Outcome(records=tuple(records), left=tuple(rest_of_cases), interrupted=True)
         if rest < timeout_seconds and record.measurement.status == "timeout":
             record = _cut_off(record, rest)
             left.append(case)

@@ -79,8 +79,9 @@ class Session:
         outcome = runs.run_cases(
             cases,
             self.store,
-            self.progress.observer(first_row),
+            self.progress,
             schedule,
+            first=first_row,
             measure=last_when_interrupted(measure, self.interrupt),
             environment_key=self._environment_key,
         )

@@ -3,6 +3,7 @@ both speak of."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -430,44 +431,31 @@ def scored(records: Iterable[Record], engine: str = "auto") -> list[Scored]:
     """
     check_engine(engine)
     answerer = "compiled" if engine == "traced" else engine
-    answers: dict[Workload, _Answer] = {}
+
+    @cache
+    def answer(
+        workload: Workload,
+    ) -> tuple[Prediction | None, str | None, Callable[[], Claims] | None]:
+        try:
+            prediction = predict(workload, answerer, may_trace=False)
+        except LoraProfilerError as e:
+            return None, str(e), None
+        # worked out with the first run that went through: on CUDA that can take a while
+        return prediction, None, cache(lambda: claims(prediction))
+
     rows = []
     with collector_paused():
         for record in records:
-            answer = answers.get(record.workload)
-            if answer is None:
-                answer = answers[record.workload] = _answer(record.workload, answerer)
-            rows.append(answer.scored(record))
+            prediction, refusal, claimed = answer(record.workload)
+            comparisons: tuple[Comparison, ...] = ()
+            if claimed is not None and record.measurement.went_through:
+                comparisons = claimed().against(record)
+            rows.append(
+                Scored(
+                    record=record, prediction=prediction, refusal=refusal, comparisons=comparisons
+                )
+            )
     return rows
-
-
-class _Answer:
-    """Of one workload. What it claims is worked out with the first run that went through: on CUDA
-    that can take a while."""
-
-    def __init__(self, prediction: Prediction | None, refusal: str | None) -> None:
-        self._prediction, self._refusal = prediction, refusal
-        self._claims: Claims | None = None
-
-    def scored(self, record: Record) -> Scored:
-        comparisons: tuple[Comparison, ...] = ()
-        if self._prediction is not None and record.measurement.went_through:
-            if self._claims is None:
-                self._claims = claims(self._prediction)
-            comparisons = self._claims.against(record)
-        return Scored(
-            record=record,
-            prediction=self._prediction,
-            refusal=self._refusal,
-            comparisons=comparisons,
-        )
-
-
-def _answer(workload: Workload, engine: str) -> _Answer:
-    try:
-        return _Answer(predict(workload, engine, may_trace=False), None)
-    except LoraProfilerError as e:
-        return _Answer(None, str(e))
 
 
 # --- a record with everything that is worked out from it ------------------------------------------
