@@ -88,6 +88,8 @@ _FAULTS: tuple[tuple[str, Fault], ...] = (
     ("[Vv]llm|[Dd]eep[Ss]peed|[Mm]egatron", _PACKAGE),
     ("cannot import name|unexpected keyword argument|has no attribute|deprecated", _AGE),
     ("features can't be aligned", _AGE),  # pandas 3 made strings large_string
+    (r"for \+: 'Column' and 'list'", _AGE),  # a column was a list before datasets 4
+    ("expected one argument|[Rr]e-run with --", _COMMAND),
     ("unscale FP16 gradients|must be divisible by num_generations|stat: path should", _COMMAND),
     ("exit (code|status) 2|[Ee]ither a dataset|RANK expected|not used by the Hf", _COMMAND),
     ("Connect|Offline|LocalEntryNotFound|cached files|Max retries|URLError|module script", _HUB),
