@@ -65,6 +65,8 @@ def test_a_script_s_failure_has_a_fault_and_running_out_of_memory_is_none() -> N
     assert fault("ModuleNotFoundError: No module named 'x'")[0] == "environment"
     assert fault("KeyError: 'text'")[0] == "product"
     assert fault("unsupported operand type(s) for +: 'Column' and 'list'")[0] == "script"
+    assert fault("", status="ended", steps=0) == ("script", "ends before it trains")
+    assert fault("", status="ended", steps=2)[0] == "product"
     assert fault("ssd.py: error: argument --bf16: expected one argument")[0] == "script"
     assert fault("error: x was still running after 4 minutes (--minutes).") == (
         "product",

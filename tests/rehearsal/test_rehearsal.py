@@ -1032,6 +1032,8 @@ def test_holes_in_another_dtype_hold_no_memory(monkeypatch: pytest.MonkeyPatch) 
     assert large.to(torch.float64).all()
     weights.STOOD_IN["some/model"] = "float32"
     assert not large.to(torch.float64).any() and large.to(torch.float64).dtype == torch.float64
+    trained = torch.ones(1 << 21, requires_grad=True)
+    assert trained.to(torch.float64).requires_grad and trained.to(torch.float64).all()
     assert (
         small.to(torch.float64).all()
         and large.to("cpu").all()
