@@ -1253,6 +1253,8 @@ pictures = datasets.load_dataset("fusing/fill50k", split="train", streaming=True
 ids = datasets.load_dataset("any/set", "triplet-50-ids", split="train")[7]
 scored = datasets.load_dataset("lightonai/ms-marco-en-bge-gemma", "train", split="train")[0]
 assert (ids["query"], ids["positive"], ids["negative_50"], len(ids)) == (7, 0, 50, 52)
+taught = datasets.load_dataset("tomaarsen/msmarco-Qwen3-Reranker-0.6B", split="train")[0]
+assert taught["label"] == [0, 1, 0] and len(taught) == 5
 assert scored["scores"][:2] == [0.5, -1.5] and scored["document_ids"] == list(range(10))
 chosen = datasets.load_dataset("trl-lib/ultrafeedback_binarized", split="train")[0]["chosen"]
 roles = [said["role"] for said in chosen]

@@ -138,7 +138,8 @@ def _with_columns(dataset: Any, names: Iterable[str], settings: Settings) -> Any
     for spec in names:
         name, _, roles = spec.partition(":")
         values = [_value(name, settings.tokens, row, roles) for row in range(len(made))]
-        made = Dataset.add_column(made, name, values, feature=_feature(name))
+        kind = None if roles else _feature(name)
+        made = Dataset.add_column(made, name, values, feature=kind)
     return made
 
 
