@@ -106,7 +106,9 @@ def _commands(checkout: Path, page: Path, entry: str | None) -> Iterator[Documen
     variables: dict[str, str] = {}
     for number, line in _joined(page.read_text("utf-8", "replace")):
         if given := _SET.match(line):
-            variables[given[1]] = given[2].strip("\"'")
+            value = given[2].strip("\"'")
+            is_named = value.startswith("path to ")  # "path to save model": one word is typed there
+            variables[given[1]] = value.replace(" ", "-") if is_named else value
         started = _STARTED.match(line)
         if started is None:
             continue

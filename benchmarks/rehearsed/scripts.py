@@ -88,6 +88,8 @@ _FAULTS: tuple[tuple[str, Fault], ...] = (
     ("[Vv]llm|[Dd]eep[Ss]peed|[Mm]egatron", _PACKAGE),
     ("cannot import name|unexpected keyword argument|has no attribute|deprecated", _AGE),
     ("features can't be aligned", _AGE),  # pandas 3 made strings large_string
+    (r"for \+: 'Column' and 'list'", _AGE),  # a column was a list before datasets 4
+    ("expected one argument|[Rr]e-run with --|requires setting mixed_precision", _COMMAND),
     ("unscale FP16 gradients|must be divisible by num_generations|stat: path should", _COMMAND),
     ("exit (code|status) 2|[Ee]ither a dataset|RANK expected|not used by the Hf", _COMMAND),
     ("Connect|Offline|LocalEntryNotFound|cached files|Max retries|URLError|module script", _HUB),
@@ -103,6 +105,8 @@ def fault_of(row: Row) -> Fault | None:
     for pattern, fault in _FAULTS:
         if re.search(pattern, row["words"]):
             return fault
+    if row.get("steps") and row.get("status") == "ended":
+        return Fault("product", "simulated data for fewer than three steps")
     if row.get("status") == "ended" or "ended with exit code 0" in row["words"]:
         return Fault("script", "ends before it trains")
     return Fault("product", "an error over simulated data or values")

@@ -41,16 +41,18 @@ def test_documented_commands_are_read_with_their_folder_and_variables(tmp_path: 
     (examples / "plain.py").write_text('"""python plain.py --its own"""\ntrainer.train()\n')
     (examples / "show.py").write_text("print(1)\n")
     (project / "README.md").write_text(
-        'export MODEL="a/b"\n'
+        'export MODEL="a/b"\nexport OUTPUT="path to save model"\n'
         "torchrun --nproc_per_node 8 examples/sums/train.py\n"
         "python examples/sums/train.py --model <yours>\n"
-        "CUDA_VISIBLE_DEVICES=0 X=1 accelerate launch examples/sums/train.py \\\n  --model $MODEL\n"
+        "CUDA_VISIBLE_DEVICES=0 X=1 accelerate launch examples/sums/train.py \\\n  --model $MODEL"
+        " --to=$OUTPUT\n"
         "python examples/sums/plain.py --other\npython examples/sums/show.py\n"
     )
     found = {each.script: each for each in documented(project, ("examples",), None)}
     train = found["examples/sums/train.py"]
-    assert train.words == ("accelerate", "launch", "examples/sums/train.py", "--model", "a/b")
-    assert (train.folder, train.environment, train.source) == (".", {"X": "1"}, "README.md:4")
+    assert train.words[:3] == ("accelerate", "launch", "examples/sums/train.py")
+    assert train.words[3:] == ("--model", "a/b", "--to=path-to-save-model")
+    assert (train.folder, train.environment, train.source) == (".", {"X": "1"}, "README.md:5")
     assert set(found) == {"examples/sums/train.py", "examples/sums/plain.py"}
 
 
@@ -62,6 +64,10 @@ def test_a_script_s_failure_has_a_fault_and_running_out_of_memory_is_none() -> N
     assert fault("", exit_code=0, status="done") is None
     assert fault("ModuleNotFoundError: No module named 'x'")[0] == "environment"
     assert fault("KeyError: 'text'")[0] == "product"
+    assert fault("unsupported operand type(s) for +: 'Column' and 'list'")[0] == "script"
+    assert fault("", status="ended", steps=0) == ("script", "ends before it trains")
+    assert fault("", status="ended", steps=2)[0] == "product"
+    assert fault("ssd.py: error: argument --bf16: expected one argument")[0] == "script"
     assert fault("error: x was still running after 4 minutes (--minutes).") == (
         "product",
         "no answer within the limit of time",

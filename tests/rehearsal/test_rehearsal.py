@@ -884,7 +884,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     models.write_text(json.dumps({"models": [{"id": "known/One", **kind, "config": CONFIG}]}))
     asked = Settings(tmp_path / "run", steps=3, models=models, snapshot=None, pretends_data=True)
     weights.stand_in(asked)
+    ASKED_OF[snapshot] = asked
     yield snapshot
+
+
+ASKED_OF: dict[Path, Settings] = {}
 
 
 def files_of(folder: Path) -> list[str]:
@@ -970,6 +974,73 @@ def test_a_pipeline_that_is_listed_has_an_index_of_its_parts(hub: Path) -> None:
     assert parts["tokenizer"] == ["transformers", "CLIPTokenizer"]
 
 
+def test_a_part_is_as_another_repository_has_it_but_for_what_goes_with_it() -> None:
+    from lora_profiler.rehearsal.inside.rehearsed.checkpoints import known_checkpoint
+
+    models = Path(build.__file__).parents[1] / "facts" / "catalog" / "data" / "models.json"
+    asked = Settings(Path(), steps=3, models=models, snapshot=None, pretends_data=False)
+    flux, lumina, gemma = (
+        known_checkpoint(asked, name)
+        for name in (
+            "black-forest-labs/FLUX.1-dev", "Alpha-VLLM/Lumina-Image-2.0", "google/gemma-2-2b",
+        )
+    )  # fmt: skip
+    assert flux is not None and lumina is not None and gemma is not None
+    assert lumina.configs["vae"] == flux.configs["vae"]
+    encoder = lumina.configs["text_encoder"]
+    assert encoder["architectures"] == ["Gemma2Model"]
+    assert encoder["hidden_size"] == gemma.configs[""]["hidden_size"] == 2304
+
+
+def test_modules_of_sentence_transformers_are_listed_with_their_places(hub: Path) -> None:
+    hugging = pytest.importorskip("huggingface_hub")
+    safetensors = pytest.importorskip("safetensors")
+    pytest.importorskip("transformers")
+    from lora_profiler.rehearsal.inside.rehearsed import weights
+
+    name, place = "sentence-transformers/static-retrieval-mrl-en-v1", "0_StaticEmbedding"
+    for file in ("modules.json", f"{place}/model.safetensors", f"{place}/tokenizer.json"):
+        weights._prepare(ASKED_OF[hub], name, file, "")
+    run = Path(hugging.constants.HF_HUB_CACHE)
+    (listed,) = (run / f"models--{name.replace('/', '--')}").rglob("modules.json")
+    (module,) = json.loads(listed.read_text())
+    assert (module["path"], module["type"].rpartition(".")[2]) == (place, "StaticEmbedding")
+    with safetensors.safe_open(listed.parent / place / "model.safetensors", "pt") as file:
+        assert {key: file.get_slice(key).get_shape() for key in dict.fromkeys(file.keys())} == {
+            "embedding.weight": [30522, 1024]
+        }
+    assert (listed.parent / place / "tokenizer.json").exists()
+
+
+def test_a_cache_of_the_script_s_own_without_the_model_is_left(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    config = transformers.AutoConfig.from_pretrained("some/model", cache_dir=str(tmp_path / "own"))
+    assert config.hidden_size == CONFIG["hidden_size"]
+
+
+def test_holes_in_another_dtype_hold_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from lora_profiler.rehearsal.inside.rehearsed import weights
+
+    monkeypatch.setattr(torch.Tensor, "to", torch.Tensor.to)
+    monkeypatch.setattr(weights, "STOOD_IN", {})
+    weights.stand_in_for_casts()
+    large, small = torch.ones(1 << 21), torch.ones(2)
+    assert large.to(torch.float64).all()
+    weights.STOOD_IN["some/model"] = "float32"
+    assert not large.to(torch.float64).any() and large.to(torch.float64).dtype == torch.float64
+    trained = torch.ones(1 << 21, requires_grad=True)
+    assert trained.to(torch.float64).requires_grad and trained.to(torch.float64).all()
+    assert (
+        small.to(torch.float64).all()
+        and large.to("cpu").all()
+        and large.int().to(torch.int64).all()
+    )
+
+
 CHECKPOINTS = json.loads(
     (Path(build.__file__).parent / "inside" / "rehearsed" / "checkpoints.json").read_text()
 )
@@ -1033,6 +1104,30 @@ def test_a_tokenizer_that_is_stood_in_for_gives_a_token_a_byte_and_is_as_large_a
     assert len(tokenizer(7 * WORD)["input_ids"]) == 7
 
 
+def test_a_chat_is_rendered_with_calls_of_tools_and_one_mark_an_image(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    from lora_profiler.rehearsal.inside.rehearsed.tokens import write_tokenizer
+
+    config = {"model_type": "qwen2_5_vl", "vocab_size": 2000, "image_token_id": 1655}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    write_tokenizer(tmp_path)
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    chat = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "name": "add", "content": "2"},
+    ]
+    text = tokenizer.apply_chat_template(chat, tokenize=False)
+    assert text.startswith("user: <|image_pad|>What?<") and text.count("<|image_pad|>") == 1
+    assert "assistant: [" in text and '"a": 1' in text and "tool: 2" in text
+    assert tokenizer.convert_tokens_to_ids("<|image_pad|>") == 1655 and len(tokenizer) == 2000
+    smol = {"model_type": "smolvlm", "vocab_size": 2000}
+    (tmp_path / "config.json").write_text(json.dumps(smol))
+    write_tokenizer(tmp_path)  # the class names a mark around an image first
+    assert "<image>" in (tmp_path / "chat_template.jinja").read_text()
+
+
 @pytest.mark.parametrize(
     ("config", "longest", "marks"),
     [
@@ -1067,7 +1162,7 @@ def test_a_tokenizer_that_is_stood_in_for_has_its_family_s_marks_and_longest_tex
         (
             'tokenizer(examples["sentence1"], examples["sentence2"])\n'
             'remove_columns=["idx", "sentence1"]; rename_column("label", "labels")\n'
-            'config["lr"]; dataset["train"]',
+            'config["lr"]; dataset["train"]; dataset["eval"]',
             ("sentence1", "sentence2", "idx", "label"),
         ),
     ],
@@ -1135,6 +1230,8 @@ print(json.dumps([sorted(made), part[:2], len(made["dev"]), DATA_STOOD_IN, TEXTS
         ('len(made.select(range(10_000, 10_010)))', 10),
         ('[len(part) for part in made.train_test_split(test_size=1000).values()]', [384, 128]),
         ('made.select_columns(["messages"])[0]["messages"][1]["role"]', "assistant"),
+        ('made.select_columns(["tool_arguments", "_id"])[1]', {"tool_arguments": "{}", "_id": "1"}),
+        ('len(__import__("random").sample(made["text"], 10_000))', 512),
         ('made.features.get("x", made.select_columns("label").features["label"].num_classes)', 2),
     ],
 )  # fmt: skip
@@ -1153,6 +1250,12 @@ def test_columns_of_well_known_data_sets_are_their_own(tmp_path: Path) -> None:
     script = """
 mrpc = datasets.load_dataset("nyu-mll/glue", "mrpc")["train"]
 pictures = datasets.load_dataset("fusing/fill50k", split="train", streaming=True)
+ids = datasets.load_dataset("any/set", "triplet-50-ids", split="train")[7]
+scored = datasets.load_dataset("lightonai/ms-marco-en-bge-gemma", "train", split="train")[0]
+assert (ids["query"], ids["positive"], ids["negative_50"], len(ids)) == (7, 0, 50, 52)
+taught = datasets.load_dataset("tomaarsen/msmarco-Qwen3-Reranker-0.6B", split="train")[0]
+assert taught["label"] == [0, 1, 0] and len(taught) == 5
+assert scored["scores"][:2] == [0.5, -1.5] and scored["document_ids"] == list(range(10))
 chosen = datasets.load_dataset("trl-lib/ultrafeedback_binarized", split="train")[0]["chosen"]
 roles = [said["role"] for said in chosen]
 print(json.dumps([mrpc.column_names, next(iter(pictures))["image"].size, TEXTS, roles]))
@@ -1162,6 +1265,28 @@ print(json.dumps([mrpc.column_names, next(iter(pictures))["image"].size, TEXTS, 
     assert roles == ["user", "assistant"] and texts["conversations"] == "1,024 tokens"
     assert names == ["sentence1", "sentence2", "label", "idx"]
     assert size == [512, 512] and texts["images"] == "512 x 512 pixels"
+
+
+def test_a_text_is_one_sentence_where_nltk_has_no_data_of_its_language(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / "nltk" / "tokenize").mkdir(parents=True)
+    for folder in ("nltk", "nltk/tokenize"):
+        (tmp_path / folder / "__init__.py").touch()
+    (tmp_path / "nltk" / "tokenize" / "punkt.py").write_text(
+        "class PunktParameters: ...\n"
+        "class PunktTokenizer:\n    def load_lang(self, lang):\n        raise LookupError(lang)\n"
+    )
+    script = """
+sys.path.insert(0, sys.argv[2])
+from nltk.tokenize.punkt import PunktTokenizer
+tokenizer = PunktTokenizer()
+tokenizer.load_lang("german")
+print(json.dumps([tokenizer._lang, type(tokenizer._params).__name__, DATA_STOOD_IN]))
+"""
+    done = pretending(tmp_path, script, pretends_data=True)
+    answer = json.loads(done.stdout)
+    assert answer == ["german", "PunktParameters", ["nltk's sentences of german"]]
+    assert pretending(tmp_path, script).returncode == 1
 
 
 def test_nothing_is_published_and_a_missing_metric_answers_zeros(tmp_path: Path) -> None:

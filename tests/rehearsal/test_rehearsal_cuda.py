@@ -911,3 +911,20 @@ def test_a_model_smaller_than_the_workspace_of_a_product_is_within_the_bound(
     assert predicted.exactness == "exact" or predicted.error_bound is not None
     assert predicted.peak.total_bytes <= real
     assert real <= predicted.peak.total_bytes * (1 + (predicted.error_bound or 0))
+
+
+ORDERED = """
+scores = torch.rand(2, 3, 50, device="cuda")
+values, first = scores.topk(4, dim=1 - 2)
+ranks = scores.argsort(dim=1, descending=True)
+print("INDICES", first.tolist()[0][0], ranks.cpu()[0, :, 7].tolist(), tuple(values.shape), flush=True)
+found = (torch.arange(5, device="cuda") == 3).nonzero()
+sparse = torch.ones(3, 4, device="cuda").to_sparse().cpu().coalesce()
+print("FOUND", found.item(), sparse.indices().tolist(), flush=True)
+"""
+
+
+def test_what_the_host_reads_of_an_order_names_elements_that_are_there(tmp_path: Path) -> None:
+    done = rehearse("--gpu", "t4", "--", "python", script(tmp_path, "import torch" + ORDERED))
+    assert "INDICES [0, 1, 2, 3] [0, 1, 2] (2, 3, 4)" in done.stderr
+    assert f"FOUND 0 {[[0] * 12] * 2}" in done.stderr

@@ -11,7 +11,8 @@ from .settings import Settings
 
 _LISTED = Path(__file__).with_name("checkpoints.json")
 """Repository -> folder in it, "" for the index of several -> config with `_parameters` as
-published and the `_dtype` of its files; or the name of another repository of the same shapes."""
+published and the `_dtype` of its files, or as a module of sentence-transformers with its class as
+`_module`; in place of a repository or a config, the name of another of the same shapes."""
 _TUNING = re.compile(r"([-_.](hf|instruct|chat|it|base|pt|v\d[\d.]*|\d{4}))+$")
 """Words at the end of a name that say how a model was trained, not what its shapes are."""
 _CHECKPOINT = r'checkpoint="{}"\)\s*(?:@\w+\s*)*class (\w+)\('
@@ -39,7 +40,7 @@ def known_checkpoint(settings: Settings, repository: str) -> Known | None:
         other = known_checkpoint(settings, known)
         return other and Known(other.configs, f"as {known}")
     if known is not None:
-        return Known(known)
+        return Known({place: _part(settings, config) for place, config in known.items()})
     if not settings.pretends_data or not os.environ.get("HF_HUB_OFFLINE"):
         return None
     config = _class_defaults(repository)
@@ -47,6 +48,18 @@ def known_checkpoint(settings: Settings, repository: str) -> Known | None:
         return Known({"": config}, "by the defaults of its config class")
     row = _namesake(settings, repository)
     return Known({"": _config(row)}, f"as {row['id']}") if row else None
+
+
+def _part(settings: Settings, config: dict[str, Any] | str) -> dict[str, Any]:
+    """A config, or that of "owner/name/place" in another repository, but for what goes with it."""
+    if not isinstance(config, str):
+        like = config.get("_as")
+        return (_part(settings, like) | config) if like else config
+    owner, name, *place = config.split("/")
+    known = known_checkpoint(settings, f"{owner}/{name}")
+    if known is None:
+        raise KeyError(config)
+    return known.configs["/".join(place)]
 
 
 def catalogue_row(settings: Settings, repository: str) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 that are known of a data set, that its script reads, or that it asks for as it runs."""
 
 import json
+import random
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +16,7 @@ from .tokens import DATA_STOOD_IN, TEXTS, WORD, WORDS
 ROWS = 512
 PIXELS = 512
 _SPLITS = ("train", "validation", "test")
+_OTHER_SPLITS = ("eval", "dev")
 _MARK = "simulated"
 _KNOWN = Path(__file__).with_name("data_sets.json")
 _OF_TRAINERS = {
@@ -38,6 +40,8 @@ room for an answer, or longer than they take."""
 _OF_TEMPLATES = 32
 _IMAGES = re.compile(r"image|(^|_)img($|_)|photo|picture|pixel_values")
 _LABELS = re.compile(r"label$|^is_|^class$|^target$", re.IGNORECASE)
+_SCORES = re.compile("score|similarity|rating|margin")
+_NUMBERED = re.compile(r"(\w+_)1\.\.(\d+):#")
 _READ = re.compile(
     r"""\b(?:examples?|batch|samples?|rows?|items?|elements?|data|dataset|x)\[\s*["'](\w+)["']\s*\]"""
 )
@@ -75,6 +79,7 @@ def stand_in_for_data(settings: Settings) -> None:
     Dataset.filter = _leaves_some(Dataset.filter)
     Dataset.select = _as_many_as_there_are(Dataset.select)
     Dataset.train_test_split = _split_at_a_quarter(Dataset.train_test_split)
+    random.sample = _of_all_there_are(random.sample)
 
 
 def _made(path: str, subset: Any, split: Any, settings: Settings, *, is_streamed: bool) -> Any:
@@ -108,14 +113,22 @@ def _made(path: str, subset: Any, split: Any, settings: Settings, *, is_streamed
 
 
 def known_columns(path: str, subset: Any) -> tuple[str, ...]:
-    """Of a data set by its name, () where nothing is known of it. "prompt:u" holds messages,
-    "doc_ids:*" lists."""
+    """Of a data set by its name, or by that of its part alone; () where nothing is known of it.
+    "prompt:u" holds messages, "doc_ids:*" lists of ten, "positive:#0" ids, all 0;
+    "negative_1..50:#" are 50 columns, each with the id that its name ends in."""
     known: dict[str, list[str]] = json.loads(_KNOWN.read_text("utf-8"))
     name = path.lower().rpartition("/")[2]
-    for each in (f"{name}:{subset}".lower(), name):
+    for each in (f"{name}:{subset}".lower(), name, f":{subset}".lower()):
         if each in known:
-            return tuple(known[each])
+            return tuple(column for named in known[each] for column in _each_of(named))
     return ()
+
+
+def _each_of(named: str) -> list[str]:
+    numbered = _NUMBERED.fullmatch(named)
+    if numbered is None:
+        return [named]
+    return [f"{numbered[1]}{each}:#{each}" for each in range(1, int(numbered[2]) + 1)]
 
 
 def _with_columns(dataset: Any, names: Iterable[str], settings: Settings) -> Any:
@@ -125,7 +138,8 @@ def _with_columns(dataset: Any, names: Iterable[str], settings: Settings) -> Any
     for spec in names:
         name, _, roles = spec.partition(":")
         values = [_value(name, settings.tokens, row, roles) for row in range(len(made))]
-        made = Dataset.add_column(made, name, values, feature=_feature(name))
+        kind = None if roles else _feature(name)
+        made = Dataset.add_column(made, name, values, feature=kind)
     return made
 
 
@@ -140,9 +154,15 @@ def _feature(name: str) -> Any:
 
 def _value(name: str, tokens: int, row: int, roles: str = "") -> Any:
     """By what columns of that name hold in published data sets; with `roles`, "ua" or a part of it,
-    a conversation of a user and an assistant; with "*" ten of them."""
-    if roles == "*":
-        return [_value(name.removesuffix("s"), tokens, each) for each in range(10)]
+    a conversation of a user and an assistant; with "*" ten of them, with "*3" three; with "#" an
+    id, the row's or the one that follows."""
+    if roles.startswith("*"):
+        count = int(roles[1:] or 10)
+        if _SCORES.search(name):
+            return [0.5 - 2 * each for each in range(count)]  # the best first
+        return [_value(name.removesuffix("s"), tokens, each) for each in range(count)]
+    if roles.startswith("#"):
+        return int(roles[1:] or row)
     question = _text(tokens // 4, row)
     answer = _text(tokens - tokens // 4 - _OF_TEMPLATES, row)
     text = question if name in _QUESTIONS else answer if name in _ANSWERS else _text(tokens, row)
@@ -156,10 +176,13 @@ def _value(name: str, tokens: int, row: int, roles: str = "") -> Any:
         return [said[role] for role in roles]
     if _LABELS.search(name):
         return row % 2
-    if re.search(r"score|similarity|rating|margin", name):
+    if _SCORES.search(name):
         return 0.5
+    if name.endswith("arguments"):
+        return "{}"
     if re.search(r"(^|[_-])(id|ids|idx|index|[qp]id\d?)$", name):
-        return list(range(10)) if name.endswith("-ids") else row
+        ids = [str(each) for each in range(10)]  # as BEIR has them
+        return ids if name.endswith("-ids") else str(row) if "-" in name or name == "_id" else row
     several = [_text(tokens, 8 * row + each) for each in range(8)]
     nested: dict[str, Any] = {
         "completions": [text, text],
@@ -226,7 +249,7 @@ def columns_of(source: str, words: Sequence[str] = ()) -> tuple[str, ...]:
     names = [*given, *(match[1] for match in _READ.finditer(source))]
     for match in _LISTED.finditer(source):
         names += re.findall(r"""["'](\w+)["']""", match[1])
-    names = [name for name in names if name not in (*_SPLITS, *_MADE)]
+    names = [name for name in names if name not in (*_SPLITS, *_OTHER_SPLITS, *_MADE)]
     return tuple(dict.fromkeys(names)) or ("text",)
 
 
@@ -307,6 +330,16 @@ def _as_many_as_there_are(select: Callable[..., Any]) -> Callable[..., Any]:
             wanted = list(indices)[: len(self)]
             indices = [index % len(self) for index in wanted] or range(len(self))
         return select(self, indices, *args, **kwargs)
+
+    return call
+
+
+def _of_all_there_are(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """Where a script draws more of simulated rows than there are."""
+
+    @wraps(draw)
+    def call(population: Any, k: int, **kwargs: Any) -> Any:
+        return draw(population, min(k, len(population)) if DATA_STOOD_IN else k, **kwargs)
 
     return call
 

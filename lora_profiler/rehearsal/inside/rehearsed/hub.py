@@ -56,6 +56,22 @@ def stand_in_for_metrics() -> None:
     loading.load = load
 
 
+def stand_in_for_texts() -> None:
+    """From here on nltk takes a text of a language that it has no data of as one sentence."""
+    from nltk.tokenize import punkt
+
+    original: Callable[..., Any] = punkt.PunktTokenizer.load_lang
+
+    def load_lang(tokenizer: Any, lang: str = "english") -> None:
+        try:
+            original(tokenizer, lang)
+        except LookupError:
+            DATA_STOOD_IN.append(f"nltk's sentences of {lang}")
+            tokenizer._params, tokenizer._lang = punkt.PunktParameters(), lang
+
+    punkt.PunktTokenizer.load_lang = load_lang
+
+
 class _Zeros(dict[str, float]):
     def __missing__(self, name: str) -> float:
         return 0.0

@@ -6,7 +6,7 @@ import os
 
 from .dequantised import observe_bitsandbytes
 from .failure import observe_failures
-from .hub import publish_nothing, stand_in_for_metrics
+from .hub import publish_nothing, stand_in_for_metrics, stand_in_for_texts
 from .imports import after_import
 from .settings import read_settings
 
@@ -19,6 +19,7 @@ def _torch_imported() -> None:
     from . import values
 
     values.take_largest_cases()
+    values.sort_nothing()
     values.decompose_nothing()
     values.read_masks_as_true()
     values.note_reads()
@@ -26,9 +27,10 @@ def _torch_imported() -> None:
     values.draw_no_weights()
     if _IS_RECORDED:
         from .recorder import Recorder
-        from .weights import stand_in_for_urls
+        from .weights import stand_in_for_casts, stand_in_for_urls
 
         stand_in_for_urls()
+        stand_in_for_casts()
         Recorder(read_settings()).install()
 
 
@@ -68,6 +70,11 @@ def _metrics_imported() -> None:
         stand_in_for_metrics()
 
 
+def _nltk_imported() -> None:
+    if read_settings().pretends_data:
+        stand_in_for_texts()
+
+
 def _datasets_imported() -> None:
     from .data import stand_in_for_data
 
@@ -86,6 +93,7 @@ if _IS_RECORDED:
     after_import("huggingface_hub.hf_api", _hub_api_imported)
     after_import("timm.models._builder", _timm_imported)
     after_import("evaluate.loading", _metrics_imported)
+    after_import("nltk.tokenize.punkt", _nltk_imported)
     if read_settings().changes:
         after_import("transformers.training_args", _arguments_imported)
     after_import("datasets.load", _datasets_imported)

@@ -13,13 +13,23 @@ NOT_FOUND: dict[str, Path] = {}
 """Models without a tokenizer on this disk, where none may be simulated -> the model's folder."""
 TEXTS: dict[str, str] = {}
 """Kinds of what was made in place of data -> the size of each, in words."""
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 PREPROCESSORS = ("preprocessor_config.json",)
 WORDS = tuple(f" {letter}" for letter in "abcdefghij")
 """Tokens of their own in most vocabularies."""
 WORD = WORDS[0]
 _SPACE, _METASPACE = "\u0120", "\u2581"
 _PAD, _END = "<|pad|>", "<|end|>"
+_IMAGE = "<image>"
+_IMAGE_OF_CLASS = re.compile(r"""self\.image_token\b.{0,60}?"(<[^"]+>|\[[A-Z_]+\])\"""")
+_CHAT = """\
+{%- for message in messages -%}
+{{ message['role'] }}: {% if message['content'] is string %}{{ message['content'] }}
+{%- else %}{% for part in message['content'] or [] -%}
+{{ 'IMAGE' if part['type'] == 'image' else part.get('text', '') }}
+{%- endfor %}{% endif %}
+{%- if message['tool_calls'] %}{{ message['tool_calls'] | tojson }}{% endif %}END
+{%- endfor %}"""
 _OF_CHATS = (
     "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|begin_of_text|>",
     "<|end_of_text|>", "<start_of_turn>", "<end_of_turn>", "<|user|>", "<|assistant|>",
@@ -37,17 +47,21 @@ def write_tokenizer(folder: Path) -> None:
     kind = tokenizer_class(str(fields.get("model_type", "")))
     named = {"pad_token": _PAD, "eos_token": _END} | _named_tokens(kind)
     given = [word for word in sys.argv[1:] if re.fullmatch(r"<\S+>|\[[A-Z]+\]", word)]
-    special = [*dict.fromkeys([*named.values(), *_OF_CHATS, *given])]
+    image = _image_token(str(fields.get("model_type", "")))
+    special = [*dict.fromkeys([*named.values(), *_OF_CHATS, image, *given])]
     of_text = (fields.get("text_config") or {}) | {k: v for k, v in fields.items() if v is not None}
     size = of_text.get("vocab_size") or 0
     is_of_pieces = getattr(getattr(kind, "model", None), "__name__", "") == "Unigram"
-    tokenizer = (_pieces if is_of_pieces else _bytes)(special, int(size), named)
+    if is_of_pieces:
+        tokenizer = _pieces(special, int(size), named)
+    else:
+        place = fields.get("image_token_id", fields.get("image_token_index"))
+        tokenizer = _bytes(special, int(size), {image: place} if 0 < (place or 0) < size else {})
     _end_with_marks(tokenizer, named)
-    each = "{{ message['role'] }}: {{ message['content'] }}" + named["eos_token"]
-    chat = f"{{% for message in messages %}}{each}{{% endfor %}}"
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", **named}
     if not _is_encoder(fields):
-        settings["chat_template"] = chat
+        chat = _CHAT.replace("IMAGE", image).replace("END", named["eos_token"])
+        (folder / TOKENIZER[-1]).write_text(chat, "utf-8")
     if limit := of_text.get("max_position_embeddings"):
         tokens = limit - 2  # RoBERTa's kind begins behind the position of padding
         settings["model_max_length"] = tokens if tokens & (tokens - 1) == 0 else limit
@@ -63,12 +77,27 @@ def _is_encoder(fields: dict[str, Any]) -> bool:
     return fields.get("model_type") in encoders and not any("CausalLM" in name for name in names)
 
 
-def _bytes(special: list[str], size: int, named: dict[str, str]) -> Any:
+def _image_token(model_type: str) -> str:
+    """What stands for an image in a text, as transformers' processor of that type has it."""
+    import transformers
+    from transformers.models.auto.auto_mappings import PROCESSOR_MAPPING_NAMES as names
+
+    kind = getattr(transformers, names.get(model_type, ""), None)
+    named = _IMAGE_OF_CLASS.search(inspect.getsource(kind.__init__)) if kind else None
+    return named[1] if named else _IMAGE
+
+
+def _bytes(special: list[str], size: int, places: dict[str, int]) -> Any:
+    """`places`: ids that the model's config gives to some."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     merges = [(_SPACE, word.strip()) for word in WORDS]
     known = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges), *special]
-    vocabulary = {each: i for i, each in enumerate(_filled(known, size))}
+    tokens = _filled(known, size)
+    for token, place in places.items():
+        at = tokens.index(token)
+        tokens[at], tokens[place] = tokens[place], token
+    vocabulary = {each: i for i, each in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.add_special_tokens(special)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

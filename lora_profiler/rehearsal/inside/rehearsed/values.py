@@ -1,5 +1,6 @@
 """Where the bytes that a step asks for depend on values, which a pretended card has none of."""
 
+import ctypes
 import linecache
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ _DRAWN = (
     "kaiming_uniform_",
 )  # fmt: skip
 _LARGE = 1 << 16
+_MOST_INDICES = 1 << 22
 _library = torch.library.Library("aten", "IMPL")
 
 
@@ -35,6 +37,44 @@ def _everything(tensor: torch.Tensor) -> torch.Tensor:
         LARGEST_CASE.append("nonzero")
     # as torch's own: one row a dimension, then transposed
     return torch.empty((tensor.dim(), tensor.numel()), dtype=torch.int64, device=tensor.device).t()
+
+
+def sort_nothing() -> None:
+    """What is sorted on the card is in the order in which it lies there, so that the host finds
+    what the indices name."""
+    _library.impl("topk", _first_ones, "CUDA", allow_override=True)
+    _library.impl("sort.stable", _as_they_lie, "CUDA", allow_override=True)
+
+
+def _first_ones(
+    tensor: torch.Tensor, k: int, dim: int = -1, largest: bool = True, is_sorted: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    sizes = list(tensor.shape)
+    if sizes:
+        sizes[dim] = k
+    values, indices = tensor.new_empty(sizes), tensor.new_empty(sizes, dtype=torch.int64)
+    torch.ops.aten.topk.values(tensor, k, dim, largest, is_sorted, values=values, indices=indices)
+    _count_up(indices, dim)
+    return values, indices
+
+
+def _as_they_lie(
+    tensor: torch.Tensor, *, stable: bool | None, dim: int = -1, descending: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    values, indices = torch.empty_like(tensor), torch.empty_like(tensor, dtype=torch.int64)
+    torch.ops.aten.sort.values_stable(
+        tensor, stable=stable, dim=dim, descending=descending, values=values, indices=indices
+    )
+    _count_up(indices, dim)
+    return values, indices
+
+
+def _count_up(indices: torch.Tensor, dim: int) -> None:
+    """0, 1, 2, ... along a dimension; written into the simulated memory, since no kernel would."""
+    if indices.dim() and indices.numel() < _MOST_INDICES and indices.is_contiguous():
+        shape = [-1 if each == dim % indices.dim() else 1 for each in range(indices.dim())]
+        counted = torch.arange(indices.shape[dim]).view(shape).expand(indices.shape).contiguous()
+        ctypes.memmove(indices.data_ptr(), counted.data_ptr(), counted.nbytes)
 
 
 def decompose_nothing() -> None:
@@ -60,7 +100,8 @@ def _of_its_sizes(name: str, operator: Any, *args: Any, **kwargs: Any) -> Any:
 
 def read_masks_as_true() -> None:
     """A mask that is copied to the host selects everything there, too: generated texts end where
-    they were allowed to, and not before they begin."""
+    they were allowed to, and not before they begin. A sparse tensor has its elements at the first
+    place."""
     for name in ("cpu", "to", "tolist", "numpy"):
         setattr(torch.Tensor, name, _of_true(getattr(torch.Tensor, name)))
 
@@ -68,6 +109,11 @@ def read_masks_as_true() -> None:
 def _of_true(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def read(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if tensor.is_sparse and tensor.is_cuda:
+            moved = original(tensor, *args, **kwargs)
+            if not moved.is_cuda:
+                moved._indices().zero_()
+            return moved
         if tensor.dtype is not torch.bool or not tensor.is_cuda:
             return original(tensor, *args, **kwargs)
         if original.__name__ == "tolist":
@@ -88,7 +134,11 @@ def note_reads() -> None:
 def _noted(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def read(tensor: torch.Tensor) -> Any:
-        value = original(tensor)
+        is_largest = LARGEST_CASE and tensor.is_cuda and tensor.numel() > 1
+        if is_largest and original.__name__ == "item":  # where a real card finds one element
+            value = original(torch.zeros((), dtype=tensor.dtype))
+        else:
+            value = original(tensor)
         if tensor.is_cuda:
             frame = sys._getframe(1)
             if value is True and _is_guard(frame.f_code.co_filename, frame.f_lineno):

@@ -35,6 +35,8 @@ _WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(\.fp16)?\.safetensors")
 _INDEX = "model.safetensors.index.json"
 _OTHER_WEIGHTS = (_INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
 _ASSUMED = "float32 (assumed: the config names no dtype)"
+_MODULES = "sentence_transformers.models"
+_LARGE = 1 << 20
 _SHARD_BYTES = 5_000_000_000
 _DTYPES = {
     "bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64", "int64": "I64",
@@ -53,6 +55,7 @@ def stand_in(settings: Settings) -> None:
         path_or_repo_id: Any, filenames: Sequence[str], *args: Any, **kwargs: Any
     ) -> Any:
         if not os.path.isdir(path_or_repo_id):
+            _leave_empty_cache(kwargs, str(path_or_repo_id))
             for name in filenames:
                 _prepare(settings, str(path_or_repo_id), name, kwargs.get("subfolder") or "")
         return original(path_or_repo_id, filenames, *args, **kwargs)
@@ -68,6 +71,7 @@ def stand_in_for_files(settings: Settings) -> None:
 
     def hf_hub_download(repo_id: str, filename: str, **kwargs: Any) -> Any:
         if kwargs.get("repo_type") in (None, "model"):
+            _leave_empty_cache(kwargs, repo_id)
             _prepare(settings, repo_id, filename, kwargs.get("subfolder") or "")
         return original(repo_id, filename, **kwargs)
 
@@ -121,6 +125,25 @@ def stand_in_for_urls() -> None:
     torch.nn.Module.load_state_dict = load_state_dict  # type: ignore[method-assign, assignment]
 
 
+def stand_in_for_casts() -> None:
+    """Weights that are holes stay so in another dtype: zeros that no memory of the host is behind,
+    where a checkpoint is loaded in a wider format than it is stored in."""
+    import torch
+
+    cast: Callable[..., Any] = torch.Tensor.to
+
+    def to(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        if STOOD_IN and tensor.device.type == "cpu" and tensor.numel() > _LARGE:
+            dtype = kwargs.get("dtype", next((x for x in args if isinstance(x, torch.dtype)), None))
+            is_weight = tensor.is_floating_point() and tensor.is_contiguous()
+            is_in_graph = tensor.requires_grad and torch.is_grad_enabled()
+            if dtype not in (None, tensor.dtype) and is_weight and not is_in_graph:
+                tensor = torch.zeros(tensor.shape, dtype=dtype)
+        return cast(tensor, *args, **kwargs)
+
+    torch.Tensor.to = to  # type: ignore[method-assign, assignment]
+
+
 class _AsItIs(dict[str, Any]):
     """In place of a state that could not be fetched."""
 
@@ -138,6 +161,14 @@ def stand_in_for_timm() -> None:
             STOOD_IN[f"timm/{name}"] = str(next(model.parameters()).dtype).removeprefix("torch.")
 
     _builder.load_pretrained = load_pretrained
+
+
+def _leave_empty_cache(kwargs: dict[str, Any], repository: str) -> None:
+    """Of the script's own, which would be filled from the hub."""
+    folder = kwargs.get("cache_dir")
+    name = f"models--{repository.replace('/', '--')}"
+    if folder and os.environ.get("HF_HUB_OFFLINE") and not Path(folder, name).exists():
+        kwargs["cache_dir"] = None
 
 
 def _prepare(settings: Settings, repository: str, name: str, place: str) -> None:
@@ -159,7 +190,7 @@ def _prepare(settings: Settings, repository: str, name: str, place: str) -> None
         dtype = catalogue_dtype(settings, repository)
         STOOD_IN[part] = write_holes(path.parent, dtype, path.name)
     elif settings.pretends_data and config.exists():
-        if path.name in TOKENIZER:
+        if path.name in TOKENIZER and not path.with_name(TOKENIZER[0]).exists():
             write_tokenizer(path.parent)
             DATA_STOOD_IN.append(f"the tokenizer of {repository}")
         elif path.name in PREPROCESSORS:
@@ -197,12 +228,17 @@ def _snapshot(folder: Path, settings: Settings, repository: str) -> Path | None:
         DATA_STOOD_IN.append(f"{repository} {known.by}")
     snapshot = folder / "snapshots" / _COMMIT
     configs = dict(known.configs)
-    if len(configs) > 1:
-        snapshot.mkdir(parents=True, exist_ok=True)
+    snapshot.mkdir(parents=True, exist_ok=True)
+    if any("_module" in config for config in configs.values()):
+        modules = json.dumps(_modules_of(configs))
+        (snapshot / "modules.json").write_text(modules, "utf-8")
+    elif len(configs) > 1:
         index = configs.pop("", {}) | _index_of(configs)
         (snapshot / "model_index.json").write_text(json.dumps(index), "utf-8")
     for place, config in configs.items():
         (snapshot / place).mkdir(parents=True, exist_ok=True)
+        if "model_type" not in config:
+            config = {key: value for key, value in config.items() if key != "_module"}
         kind = str(config.get("_class_name"))
         name = "scheduler_config.json" if kind.endswith("Scheduler") else "config.json"
         (snapshot / place / name).write_text(json.dumps(config), "utf-8")
@@ -221,6 +257,15 @@ def _index_of(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             names = config.get("architectures")
             index[place] = ["transformers", *(names or [_tokenizer_name(config["model_type"])])]
     return index
+
+
+def _modules_of(configs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """As sentence-transformers' modules.json has them."""
+    named = ((place, config.get("_module", "Transformer")) for place, config in configs.items())
+    return [
+        {"idx": number, "name": str(number), "path": place, "type": f"{_MODULES}.{kind}"}
+        for number, (place, kind) in enumerate(named)
+    ]
 
 
 def _tokenizer_name(model_type: str) -> str:
@@ -254,7 +299,10 @@ def write_holes(
     where they are several; their data is a hole. Returns their dtype in words: that of the config,
     else `dtype`, else float32, as checkpoints are stored that are older than the field."""
     fields = json.loads((snapshot / "config.json").read_text("utf-8"))
-    if "_class_name" in fields:
+    if fields.get("_module") == "StaticEmbedding":
+        stated = str(fields["dtype"])
+        tensors = _tensors_of_static(fields, stated)
+    elif "_class_name" in fields:
         stated = str(fields.get("_dtype") or dtype or "")
         tensors = _tensors_of_diffusers(fields, stated or "float32")
     else:
@@ -315,6 +363,15 @@ def _tensors_of(config: Any, architecture: str, dtype: str) -> "Iterator[tuple[s
     with torch.device("meta"):
         model = kind._from_config(config, dtype=getattr(torch, dtype))
     yield from _stored(model)
+
+
+def _tensors_of_static(
+    fields: Mapping[str, Any], dtype: str
+) -> "Iterator[tuple[str, torch.Tensor]]":
+    import torch
+
+    sizes = fields["vocab_size"], fields["hidden_size"]
+    yield "embedding.weight", torch.empty(sizes, dtype=getattr(torch, dtype), device="meta")
 
 
 def _tensors_of_diffusers(
