@@ -1,6 +1,7 @@
 """From the options of a training setup, as people write them, to the setups they mean: one place
 for every face that asks."""
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, get_args
@@ -399,7 +400,8 @@ def _targets(text: str, model: ModelSpec, flag: str) -> str | tuple[str, ...] | 
 def _names(text: str | None, flag: str) -> tuple[str, ...]:
     if text is None:
         return ()
-    names = tuple(name.strip() for name in text.split(","))
+    between = r",(?=\s*\w+=)" if "=" in text else ","  # values in JSON have commas of their own
+    names = tuple(name.strip() for name in re.split(between, text))
     if not all(names):
         raise UsageError(f"{flag} is {text!r}; write names with commas between them.")
     return names

@@ -50,8 +50,8 @@ LEFT_OUT = {
     "ln_tuning": "it trains norms, not layers.",
     "trainable_tokens": "it trains rows of the embedding, not layers.",
     "c3a": "its Fourier transforms take scratch that no trace sees.",
-    "osf": "it begins with a decomposition whose storage no trace tells.",
-    "psoft": "it begins with a decomposition whose storage no trace tells.",
+    "osf": "it begins with a decomposition; its layout in memory is unknown to a trace.",
+    "psoft": "it begins with a decomposition; its layout in memory is unknown to a trace.",
 }
 """Methods of the table that are not answered, and why: traces of the last three were not equal to
 real steps."""

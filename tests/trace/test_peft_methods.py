@@ -9,6 +9,7 @@ import oracle
 from lora_profiler.errors import UsageError
 from lora_profiler.facts.catalog import find_model
 from lora_profiler.planning.engine import predict
+from lora_profiler.planning.setups import setup_for, written_options
 from lora_profiler.question.adapter_method import LEFT_OUT, adapter_method, traced_methods
 from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from tracing import BASE, config_of, peaks_of, traced_of
@@ -89,6 +90,18 @@ def test_the_table_has_what_peft_has() -> None:
 def test_unknown_arguments(method: str, argument: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         LoraConfig(peft_type=method, peft_arg=(argument,))
+
+
+def test_values_in_json_have_commas_of_their_own() -> None:
+    model = find_model("HuggingFaceTB/SmolLM2-135M")
+    text = 'rank_pattern={"q_proj":8,"v_proj":4},lora_bias=true'
+    setup = setup_for(model, "bare", peft_arg=text)
+    assert setup.lora is not None
+    assert setup.lora.peft_arguments == {
+        "rank_pattern": {"q_proj": 8, "v_proj": 4},
+        "lora_bias": True,
+    }
+    assert written_options(setup)["peft_arg"] == text
 
 
 def test_without_a_trace_nothing_is_made_up() -> None:
