@@ -89,6 +89,7 @@ def setups(draw: st.DrawFn) -> TrainSetup:
                 "lora_dropout": st.sampled_from([0, 0.0, 0.05, 0.5]),
                 "feedforward_modules": st.sampled_from([(), ("mlp.c_proj", "down_proj")]),
                 "oft_block_size": sizes["r"],
+                "peft_arg": st.just(()),
             }
             | {
                 "target_modules": TARGETS,

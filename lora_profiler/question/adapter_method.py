@@ -100,10 +100,11 @@ def adapter_method(name: str) -> AdapterMethod:
         for field, others in _OTHER_NAMES.items()
         if field not in without
     }
+    title = row["config"].removesuffix("Config")
     idle = [*without, *(field for field, argument in spelled.items() if not argument)]
     idle += [] if name == "lora" else _KERNELS
     facts: dict[str, Any] = {
-        "title": row["config"].removesuffix("Config"),
+        "title": title.replace("Lora", "LoRA").replace("lora", "LoRA"),
         "config": row["config"],
         "idle": tuple(idle),
         "adapts": frozenset(row["adapts"]),

@@ -133,6 +133,7 @@ def test_every_option_reaches_the_setup() -> None:
         "offload_params": False, "offload_activations": False, "offload_optimizer_device": "none",
         "offload_param_device": "none", "offload_embedding": False, "use_orig_params": False,
         "beta": 0.0, "use_vllm": False, "quantize_experts": False, "target_parameters": [],
+        "peft_arg": [],
         "context_parallel_size": 1,
     }  # fmt: skip
 

@@ -338,7 +338,7 @@ def test_schema_1_1_is_read_whole() -> None:
         (written["measurement"], LATER_OF_A_MEASUREMENT),
     ):
         for name, meant in later.items():
-            is_list = name in ("feedforward_modules", "freeze", "target_parameters")
+            is_list = name in ("feedforward_modules", "freeze", "target_parameters", "peft_arg")
             assert place.pop(name) == ([] if is_list else meant)
     written["conditions"]["padding"] = padding
     for named_by_the_setup in ("case_key", "id"):

@@ -234,10 +234,10 @@ def test_peft_tables_are_pefts_own():
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as MAPPING
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-    from lora_profiler.question.adapters.targets import DEFAULT_TARGETS, PACKED_EXPERTS
+    from lora_profiler.question.adapters.targets import PACKED_EXPERTS, default_targets
 
     assert {
-        k: list(v) if isinstance(v, tuple) else v for k, v in DEFAULT_TARGETS.items()
+        k: list(v) if isinstance(v, tuple) else v for k, v in default_targets("lora").items()
     } == MAPPING
     patterns = conversion._MODEL_TO_CONVERSION_PATTERN
     real = {

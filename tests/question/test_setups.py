@@ -52,6 +52,7 @@ LISTS = {
     "layers_to_transform": ("0-1,5", (0, 1, 5)),
     "modules_to_save": ("lm_head", ("lm_head",)),
     "target_parameters": ("experts.down_proj", ("experts.down_proj",)),
+    "peft_arg": ("lora_bias=true", ("lora_bias=true",)),
     "freeze": ("vision_tower", ("vision_tower",)),
     "feedforward_modules": ("mlp.c_proj", ("mlp.c_proj",)),
 }
@@ -128,7 +129,7 @@ def test_json_and_csv_have_what_came_later_last() -> None:
         *("freeze", "qat", "qat_group_size"),
         *("offload_params", "offload_activations", "beta", "use_vllm", "offload_embedding"),
         *("use_orig_params", "offload_optimizer_device", "offload_param_device"),
-        *("quantize_experts", "context_parallel_size", "target_parameters"),
+        *("quantize_experts", "context_parallel_size", "target_parameters", "peft_arg"),
     ]
 
 
