@@ -73,14 +73,11 @@ def resolved(
 ) -> Iterator[KeyReading]:
     """Readings of what no key says alone. `options` are changed: one rank shares nothing, unless it
     is DeepSpeed's, several share at least the work."""
-    if options.get("world_size") == 1 and options.get("sharding") not in DEEPSPEED_ZERO:
-        options.pop("sharding", None)
-        options.pop("use_orig_params", None)
-        options.pop("context_parallel_size", None)
+    is_one = options.get("world_size") == 1 and options.get("sharding") not in DEEPSPEED_ZERO
+    if is_one:
         del options["world_size"]
-        yield from _kept_on_card(options, rows[0].file)
     has_ranks = "world_size" in options or any("world_size" in row.asks for row in rows)
-    if not has_ranks:
+    if is_one or not has_ranks:
         options.pop("sharding", None)
         options.pop("use_orig_params", None)
         options.pop("context_parallel_size", None)
@@ -525,9 +522,9 @@ def _read(first: Document, beside: Sequence[Document], framework: str | None) ->
     has_checkpoint_dtype = options.get("dtype") == AUTO_DTYPE
     if has_checkpoint_dtype:
         del options["dtype"]
+    asks = dict.fromkeys(ask for row in rows for ask in row.asks if ask not in options)
     rows += resolved(options, rows, known, stack)
     model, revision = options.pop("model", None), options.pop("revision", None)
-    asks = dict.fromkeys(ask for row in rows for ask in row.asks if ask not in options)
     if model is None:
         asks["model"] = None
     rows = [_without_idle(row, methods) for row in rows]
