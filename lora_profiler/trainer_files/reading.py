@@ -13,7 +13,7 @@ from typing import Any
 from lora_profiler.errors import did_you_mean
 from lora_profiler.question.feature import names, part
 from lora_profiler.question.lora_kernel_set import SHARDED_APART, lora_kernel_set
-from lora_profiler.question.loss import loss_facts
+from lora_profiler.question.loss import is_predicted_only, loss_facts
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.optimizer import optimizer_facts
 from lora_profiler.question.option import WHOLE_WEIGHTS, check_value
@@ -230,7 +230,9 @@ def images_of_type(file: TrainerFile, kind: str | None) -> TrainerFile:
     if "images" not in file.options:
         return file
     usual = file.effective_options
-    if kind is None or kind not in PROCESSORS or file.has_one_row or _is_shared(usual):
+    untraced = is_predicted_only(str(usual.get("loss", "plain")))
+    is_priced = kind in PROCESSORS and not (file.has_one_row or untraced or _is_shared(usual))
+    if kind is None or not is_priced:
         keys = tuple(_unseen(row) if "images" in row.options else row for row in file.keys)
         options = {name: v for name, v in file.options.items() if name not in _ABOUT}
         return replace(file, options=options, keys=keys)

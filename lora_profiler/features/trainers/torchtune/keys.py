@@ -268,7 +268,9 @@ def _no_training(document: Document) -> tuple[str, str] | None:
         return None
     idle = ("tasks", "prompt", "prompt.user", "max_new_tokens", "quantizer._component_")
     key = next((key for key in idle if key in document.entries), None)
-    return key and (key, f"{key} without optimizer: this file trains nothing; name one that does.")
+    if key is None:
+        return None
+    return key, f"{key} without optimizer: this file trains nothing; name one that does."
 
 
 FRAMEWORK = Framework(
