@@ -36,6 +36,7 @@ from lora_profiler.trainer_files.document import (
     parse,
     read_text,
     text_of,
+    unfolded,
 )
 from lora_profiler.trainer_files.meaning import (
     AUTO_DTYPE,
@@ -383,10 +384,10 @@ def _documents(path: Path) -> _Documents:
 def _named_files(document: Document) -> list[Document]:
     """The files that a document names and that are there."""
     beside = []
-    for key in ("deepspeed", "fsdp_config"):
+    for key in _SETTINGS:
         named = document.entries.get(key)
         path = document.named_file(named.value) if named is not None else None
-        if path is not None:
+        if path is not None and (key == "deepspeed" or is_companion(path)):
             beside += _companion_documents(path)
     return beside
 
@@ -503,7 +504,35 @@ def replace_entry(document: Document, key: str, value: Any) -> Document:
     return Document(document.name, entries, document.folder)
 
 
+_SETTINGS = ("deepspeed", "fsdp_config")
+"""Keys of TrainingArguments whose value is the name of a JSON file, or what stands in one."""
+
+
+def _with_settings(document: Document) -> tuple[Document, list[Document]]:
+    """The document with the settings of FSDP that it names or has inline among its keys, and its
+    own of DeepSpeed as a document (transformers 5.24 `training_args.py`, _VALID_DICT_FIELDS,
+    _process_fsdp_args)."""
+    entries: dict[str, Entry] = {}
+    inline: dict[str, Entry] = {}
+    for entry in document.entries.values():
+        own = unfolded(entry, document.name) if entry.key in _SETTINGS else [entry]
+        path = document.named_file(entry.value) if entry.key == "fsdp_config" else None
+        if path is not None and not is_companion(path):
+            named = parse(read_text(path), path.name, None, is_json=path.suffix == ".json")
+            own = [
+                Entry(f"fsdp_config.{key}", e.value, entry.line) for key, e in named.entries.items()
+            ]
+        for each in own:
+            key = each.key.removeprefix("deepspeed.")
+            into = entries if key == each.key else inline
+            into[key] = each._replace(key=key)
+    settings = Document(document.name, inline, None)
+    return replace(document, entries=entries), [settings] if inline else []
+
+
 def _read(first: Document, beside: Sequence[Document], framework: str | None) -> TrainerFile:
+    first, inline = _with_settings(first)
+    beside = [*inline, *beside]
     known = _framework(first, framework)
     for check in known.checks:
         if (contradiction := check(first)) is not None:
