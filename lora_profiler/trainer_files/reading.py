@@ -412,6 +412,8 @@ def _command_documents(words: Sequence[Any], name: str, folder: Path) -> _Docume
     document = None if command.program is None else _program(command, folder)
     if document is not None:
         script, framework = document, None
+    elif command.program is not None and _decides_itself(command, folder):
+        raise no_trainer(words, name)
     elif command.file is not None:
         of_file = _file_of(command.file, framework, folder)
         is_typed = not any(word.line for word in words)
@@ -452,6 +454,22 @@ def _file_of(file: str, framework: str | None, folder: Path) -> Document:
 
 _OF_ARGUMENTS = r"\b(HfArgumentParser|TrlParser|H4ArgumentParser)\b"
 """Parsers whose script trains what its arguments say."""
+
+
+_OWN_ADAPTERS = r"\b(get_peft_model|\w*LoraConfig|BitsAndBytesConfig|load_in_[48]bit)\b"
+"""What a script decides by arguments of its own, unless it takes TRL's ModelConfig."""
+
+
+def _decides_itself(command: Any, folder: Path) -> bool:
+    """Whether the script at hand makes adapters or a quantised base of arguments that it alone
+    knows: `bits` of qlora.py."""
+    from lora_profiler.trainer_files import scripts
+
+    path = at_hand(folder, command.program)
+    if not isfile(path):
+        return False
+    text = read_text(path, scripts.MAX_BYTES)
+    return bool(re.search(_OWN_ADAPTERS, text)) and not re.search(r"\bModelConfig\b", text)
 
 
 def _program(command: Any, folder: Path) -> Document | None:
