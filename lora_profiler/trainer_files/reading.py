@@ -369,7 +369,13 @@ def _documents(path: Path) -> _Documents:
         from lora_profiler.trainer_files import scripts
 
         text = read_text(path, scripts.MAX_BYTES)
-        return scripts.parse_calls(text, name, path.parent), [], None
+        try:
+            return scripts.parse_calls(text, name, path.parent), [], None
+        except TrainerFileError:
+            started = _started_in(text, name) if path.suffix == ".ipynb" else None
+            if started is None:
+                raise
+            return _command_documents(started, name, path.parent)
     text = read_text(path)
     if path.suffix not in (".yaml", ".yml", ".json"):
         from lora_profiler.trainer_files.commands import is_command, without_settings, words_of
@@ -379,6 +385,18 @@ def _documents(path: Path) -> _Documents:
             return _command_documents(words, name, path.parent)
     document = parse(text, name, path.parent, is_json=path.suffix == ".json")
     return document, _named_files(document), None
+
+
+def _started_in(text: str, name: str) -> Sequence[Any] | None:
+    """The words of the first command in a notebook that starts a training, None where none does."""
+    from lora_profiler.trainer_files import commands, scripts
+
+    for command, before in scripts.shell_commands(text, name):
+        with suppress(TrainerFileError):  # another command of the shell
+            words = commands.words_of(commands.without_settings(command), name)
+            if commands.is_command(words) and commands.parse_command(words, name, Path()):
+                return [word._replace(line=word.line + before) for word in words]
+    return None
 
 
 def _named_files(document: Document) -> list[Document]:
