@@ -103,7 +103,7 @@ def test_a_notebook_that_starts_a_trainer_is_its_command(read_notebook: Any, cel
 
 def test_a_notebook_without_a_training_is_none(read_notebook: Any) -> None:
     with pytest.raises(
-        TrainerFileError, match="nbconvert --to script train.ipynb.*python train.py"
+        TrainerFileError, match=r"nbconvert --to script train\.ipynb.*python train\.py"
     ):
         read_notebook(notebook("!tune download meta-llama/Llama-3.2-1B \\\n  --x y", "print(1)"))
 
