@@ -3,7 +3,7 @@ JSON."""
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,21 @@ def parser_of(
         else:
             parser.add_argument(flag, type=type(default), default=default)
     return parser
+
+
+def checkouts(
+    arguments: Sequence[str], known: Collection[str], *, needs_all: bool = False
+) -> dict[str, str]:
+    """NAME=FOLDER of a command line, by name. Raises SystemExit with the usage where none is there,
+    a name is not known, or one is missing that is needed."""
+    named = dict(argument.partition("=")[::2] for argument in arguments)
+    if not named or not all(named.values()) or not named.keys() <= set(known):
+        raise SystemExit(f"usage: NAME=FOLDER ..., of {', '.join(known)}; no page was written")
+    if needs_all and (missing := [name for name in known if name not in named]):
+        raise SystemExit(
+            f"usage: add {' '.join(f'{n}=FOLDER' for n in missing)}; no page was written"
+        )
+    return named
 
 
 def write_page(name: str, text: str) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.pages import write_page
+from benchmarks.pages import checkouts, write_page
 from benchmarks.public.trainer_files import CORPORA, configurations, git
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.setups import DEFAULTS
@@ -62,8 +62,7 @@ def main() -> None:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     notes = []
-    for argument in sys.argv[1:]:
-        name, _, repository = argument.partition("=")
+    for name, repository in checkouts(sys.argv[1:], PARSERS).items():
         with tempfile.TemporaryDirectory() as folder:
             row, wrong, refused = compared(name, repository, Path(folder))
         lines.append(row)

@@ -23,7 +23,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.pages import page_of, table, write_page
+from benchmarks.pages import checkouts, page_of, table, write_page
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError
 
 LENGTH = 2048
@@ -104,8 +104,7 @@ class Tally:
 def main() -> None:
     sys.modules["torch"] = None  # type: ignore[assignment]
     tallies = {}
-    for argument in sys.argv[1:]:
-        name, _, repository = argument.partition("=")
+    for name, repository in checkouts(sys.argv[1:], CORPORA).items():
         with tempfile.TemporaryDirectory() as folder:
             tallies[name] = tally(name, repository, Path(folder))
     write_page("trainer_files", document(tallies, *seconds()))

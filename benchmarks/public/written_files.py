@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.pages import page_of, table, write_page
+from benchmarks.pages import checkouts, page_of, table, write_page
 from benchmarks.public.misread_keys import PARSERS, meant, same
 from lora_profiler.trainer_files.reading import read_files
 from lora_profiler.trainer_files.writing import suffix_of, writers
@@ -38,6 +38,8 @@ QUESTIONS = (
     "meta-llama/Llama-3.1-8B --method lora --gpu a100_sxm_80gb",
     "meta-llama/Llama-3.2-1B --method full --gpu 2xh100 --sharding fsdp",
 )
+FRAMEWORKS = ("axolotl", "llamafactory", "torchtune")
+"""Those of which a folder is needed."""
 NO_FLOAT16 = ("torchtune",)
 Parse = Callable[[Path], str]
 """What is wrong with a written file; '' for nothing."""
@@ -45,7 +47,7 @@ Parse = Callable[[Path], str]
 
 def main() -> None:
     os.environ |= {"HF_HUB_OFFLINE": "1", "DISABLE_VERSION_CHECK": "1", "WANDB_DISABLED": "true"}
-    folders = dict(argument.split("=") for argument in sys.argv[1:])
+    folders = checkouts(sys.argv[1:], FRAMEWORKS, needs_all=True)
     sys.path[:0] = folders.values()
     parsers: dict[str, Parse] = {
         "peft": lambda path: ast.parse(path.read_text("utf-8")) and "",

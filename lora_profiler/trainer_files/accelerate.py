@@ -25,14 +25,16 @@ _HERE = Path(__file__).parent
 
 
 def _distributed(value: Any, document: Document) -> Meaning:
+    """On every GPU that there is, unless num_processes says how many."""
     kind = str(value).upper()
     if kind in ("MULTI_GPU", "MULTI_CPU"):
-        return Meaning({"sharding": "ddp"})
+        return Meaning({"sharding": "ddp"}, asks=("world_size",))
     if kind == "FSDP":
-        return Meaning(ranks.fsdp_switch(1)(True, document).options)
+        return Meaning(ranks.fsdp_switch(1)(True, document).options, asks=("world_size",))
     if kind == "DEEPSPEED":
         named = any(document.get(key) is not None for key in _STAGES)
-        return NO_EFFECT if named else Meaning({"sharding": "zero2"})  # DeepSpeedPlugin's own
+        own = {} if named else {"sharding": "zero2"}  # DeepSpeedPlugin's
+        return Meaning(own, asks=("world_size",))
     if kind in ("NO", "NONE", "FALSE"):
         return NO_EFFECT
     return not_modelled(f"{value}, predicted as one GPU", "either way")

@@ -16,15 +16,14 @@ from lora_profiler._common.process import LAUNCHERS, launcher_at, program
 from lora_profiler.question.feature import names, part
 from lora_profiler.trainer_files.accelerate import COUNTED_BY_TORCHRUN
 from lora_profiler.trainer_files.document import Document, Entry, TrainerFileError, parse
-from lora_profiler.trainer_files.meaning import TASK, size
+from lora_profiler.trainer_files.meaning import TASK, is_on, size
 from lora_profiler.trainer_files.scripts import plain
 
 _SCRIPT = r".*?(?P<name>[\w\-]+)\.py"
 _FILE = r".+\.(ya?ml|json)"
+_OF_A_NODE = ("nproc_per_node", "num_gpus")
 _LAUNCH_KEYS = {
-    **dict.fromkeys(
-        ("num_processes", "nproc_per_node", "nproc-per-node", "num_gpus"), "num_processes"
-    ),
+    **dict.fromkeys(("num_processes", *_OF_A_NODE), "num_processes"),
     "mixed_precision": "mixed_precision",
     "zero_stage": "deepspeed_config.zero_stage",
     "offload_optimizer_device": "deepspeed_config.offload_optimizer_device",
@@ -44,6 +43,8 @@ _LAUNCH_KEYS = {
 }
 _KINDS = {"multi_gpu": "MULTI_GPU", "use_fsdp": "FSDP", "use_deepspeed": "DEEPSPEED"}
 """Switches of `accelerate launch` -> its distributed_type."""
+FORCED = "torchrun"
+"""What a trainer's variable stands for that has torchrun start it on every visible GPU."""
 LEFT_OUT = "~"
 """Before a key that is left out of the file."""
 
@@ -79,6 +80,7 @@ class Started(NamedTuple):
     """How a trainer is started: by two `words`, with one of its `tasks` in place of the second
     where it has some.
 
+    `idle`: other words in place of the second, which train nothing.
     `accelerate_files`: accelerate's files that it brings, by name. `launching`: options that are
     none of its file's. `has_launcher`: behind `--` stand its launcher's. `is_for_each_gpu`: it
     starts a process for each visible GPU. `variables`: names in front of the command, and options
@@ -90,6 +92,7 @@ class Started(NamedTuple):
     framework: str
     words: tuple[tuple[str, str], ...] = ()
     tasks: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
     accelerate_files: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     launching: tuple[str, ...] = ()
     has_launcher: bool = False
@@ -120,15 +123,21 @@ class _Start(NamedTuple):
     program: str | None = None
 
 
-_SETTING = r"(?m)^[ \t]*(?:(?:set|cd|source|echo|mkdir)\b.*|(?:export[ \t]+)?(\w+)=(\S*))[ \t]*$"
+_SETTING = r"(?m)^[ \t]*(?:(?:set|cd|source|echo|mkdir)\b.*|(export[ \t]+)?(\w+)=(\S*))[ \t]*$"
 """A line of a shell that starts nothing, or gives a variable its value."""
+_CARDS = "CUDA_VISIBLE_DEVICES"
 
 
 def without_settings(text: str) -> str:
-    """A shell's script without such lines, each of which stays empty, and with the values of its
-    variables in their places."""
-    values = {name: value.strip("\"'") for name, value in re.findall(_SETTING, text) if name}
-    text = re.sub(_SETTING, "", text)
+    """A shell's script without such lines, each of which stays empty but for an exported number of
+    processes, and with the values of its variables in their places."""
+    counting = {_CARDS, *(name for started in _trainers() for name, _ in started.variables)}
+    values = {name: value.strip("\"'") for _, name, value in re.findall(_SETTING, text) if name}
+
+    def kept(setting: re.Match[str]) -> str:
+        return f"{setting[2]}={setting[3]}" if setting[1] and setting[2] in counting else ""
+
+    text = re.sub(_SETTING, kept, text)
     return re.sub(r"\$(?:\{(\w+)\}|(\w+))", lambda m: values.get(m[1] or m[2], m[0]), text)
 
 
@@ -176,6 +185,8 @@ def parse_command(words: Sequence[Word], name: str, folder: Path) -> Command:
     named = launched.get("config_file") or entries.pop("accelerate_config", None)
     brought = trainer.accelerate_files.get(str(named.value)) if trainer and named else None
     launcher = {**_from_variables(words, before, start), **launched}
+    if "nnodes" in launcher and not {"num_processes", *_OF_A_NODE} & launcher.keys():
+        launcher["nproc_per_node"] = launcher["nnodes"]._replace(value=1)  # torchrun's own
     for key in ("num_processes", "mixed_precision"):
         if key in entries:
             launcher[key] = entries.pop(key)
@@ -227,20 +238,29 @@ def overruled(of_file: Mapping[str, Entry], given: Mapping[str, Entry]) -> dict[
 
 def no_trainer(words: Sequence[Word], name: str) -> TrainerFileError:
     """Of a command that starts no trainer whose arguments are known."""
-    command = " ".join(shlex.quote(word.text) for word in words[:4])
-    more = " ..." if len(words) > 4 else ""
+    own = _without_assignments(words)
+    command = " ".join(shlex.quote(word.text) for word in own[:4])
+    more = " ..." if len(own) > 4 else ""
     return TrainerFileError(
         f"{name} starts no known trainer (TRL, axolotl, LLaMA-Factory, torchtune). Run it on a"
         f" simulated GPU: `lora-profile rehearse --gpu t4 -- {command}{more}`"
     )
 
 
+def trains_nothing(started: str, name: str) -> TrainerFileError:
+    """Of a command of a trainer's that is no training."""
+    return TrainerFileError(f"{name}: `{started}` trains nothing; name a command that does.")
+
+
 def _start(words: Sequence[Word], name: str) -> _Start | None:
     by_words = {pair: started for started in _trainers() for pair in started.words}
     by_task = _tasks()
+    idle = {first: started.idle for started in _trainers() for first, _ in started.words}
     for n, word in enumerate(words):
         following = words[n + 1].text if n + 1 < len(words) else ""
         name_of = program(word.text)
+        if following in idle.get(name_of, ()):
+            raise trains_nothing(f"{name_of} {following}", name)
         of_task = by_task.get(following)
         if of_task is not None and name_of == of_task.framework:
             return _Start(n + 1, n + 2, of_task, task=following)
@@ -272,15 +292,20 @@ def _from_variables(
     found: dict[str, Entry] = {}
     trainer = start.trainer
     for name, key in trainer.variables if trainer else ():
-        if name in variables:
-            found[key] = Entry(key, plain(variables[name].text), variables[name].line)
+        if name in variables and is_on(value := plain(variables[name].text)):
+            found[key] = Entry(key, value, variables[name].line)
+    if "nproc_per_node" in found:
+        return found
     counting = {"accelerate", "deepspeed", *(t.framework for t in _tasks().values())}
     counts = {program(word.text) for word in before} & counting
-    cards = variables.get("CUDA_VISIBLE_DEVICES")
-    if not found and cards is not None and (counts or (trainer and trainer.is_for_each_gpu)):
+    cards = variables.get(_CARDS)
+    forced = next((e for key, e in found.items() if key == FORCED or e.value != 1), None)
+    if cards is not None and (counts or (trainer and trainer.is_for_each_gpu)):
         number = len(cards.text.split(","))
-        if number > 1:
+        if number > 1 or forced:
             found["num_processes"] = Entry("num_processes", number, cards.line)
+    elif forced is not None:
+        found["num_processes"] = forced._replace(key="num_processes", value="gpu")
     return found
 
 

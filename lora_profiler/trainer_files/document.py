@@ -124,6 +124,19 @@ def parse(text: str, name: str, folder: Path | None, *, is_json: bool) -> Docume
     return Document(name=name, entries=by_key, folder=folder)
 
 
+def unfolded(entry: Entry, name: str) -> list[Entry]:
+    """A mapping, or a text that is one in JSON, as entries under the entry's key; the entry itself
+    where it is neither. Raises TrainerFileError for JSON that is broken."""
+    key, value, line = entry
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        place = f"{name}:{line} ({key})" if line else f"{name} ({key})"
+        found = parse(f'{{"{key}": {value}}}', place, None, is_json=True).entries.values()
+        return [each._replace(line=line) for each in found]
+    if not isinstance(value, dict) or not value:
+        return [entry]
+    return [Entry(f"{key}.{inner}", each, line) for inner, each in _flat(value, name, 0)]
+
+
 def is_writable(number: int) -> bool:
     """Whether a whole number is one that a configuration can mean. Python refuses to write numbers
     of over 4,300 digits."""

@@ -81,11 +81,13 @@ def fsdp_strategy(usual_version: int) -> Reader:
 
 
 def fsdp_settings(usual_version: int) -> Reader:
-    """The mapping fsdp_config without anything in it; its keys are read by themselves."""
+    """The mapping fsdp_config without anything in it, or a file; keys are read by themselves."""
 
     def read(value: Any, document: Document) -> Meaning:
-        if is_off(value) or isinstance(value, str):
+        if is_off(value) or document.named_file(value):
             return NO_EFFECT
+        if isinstance(value, str):
+            return not_modelled("FSDP's settings in a file that is not at hand", "either way")
         return _sharing("full_shard", usual_version, document, asks=True)
 
     return read

@@ -13,7 +13,7 @@ from typing import Any
 from lora_profiler.errors import did_you_mean
 from lora_profiler.question.feature import names, part
 from lora_profiler.question.lora_kernel_set import SHARDED_APART, lora_kernel_set
-from lora_profiler.question.loss import loss_facts
+from lora_profiler.question.loss import is_predicted_only, loss_facts
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.optimizer import optimizer_facts
 from lora_profiler.question.option import WHOLE_WEIGHTS, check_value
@@ -36,6 +36,7 @@ from lora_profiler.trainer_files.document import (
     parse,
     read_text,
     text_of,
+    unfolded,
 )
 from lora_profiler.trainer_files.meaning import (
     AUTO_DTYPE,
@@ -73,14 +74,11 @@ def resolved(
 ) -> Iterator[KeyReading]:
     """Readings of what no key says alone. `options` are changed: one rank shares nothing, unless it
     is DeepSpeed's, several share at least the work."""
-    if options.get("world_size") == 1 and options.get("sharding") not in DEEPSPEED_ZERO:
-        options.pop("sharding", None)
-        options.pop("use_orig_params", None)
-        options.pop("context_parallel_size", None)
+    is_one = options.get("world_size") == 1 and options.get("sharding") not in DEEPSPEED_ZERO
+    if is_one:
         del options["world_size"]
-        yield from _kept_on_card(options, rows[0].file)
     has_ranks = "world_size" in options or any("world_size" in row.asks for row in rows)
-    if not has_ranks:
+    if is_one or not has_ranks:
         options.pop("sharding", None)
         options.pop("use_orig_params", None)
         options.pop("context_parallel_size", None)
@@ -233,7 +231,9 @@ def images_of_type(file: TrainerFile, kind: str | None) -> TrainerFile:
     if "images" not in file.options:
         return file
     usual = file.effective_options
-    if kind is None or kind not in PROCESSORS or file.has_one_row or _is_shared(usual):
+    untraced = is_predicted_only(str(usual.get("loss", "plain")))
+    is_priced = kind in PROCESSORS and not (file.has_one_row or untraced or _is_shared(usual))
+    if kind is None or not is_priced:
         keys = tuple(_unseen(row) if "images" in row.options else row for row in file.keys)
         options = {name: v for name, v in file.options.items() if name not in _ABOUT}
         return replace(file, options=options, keys=keys)
@@ -369,7 +369,13 @@ def _documents(path: Path) -> _Documents:
         from lora_profiler.trainer_files import scripts
 
         text = read_text(path, scripts.MAX_BYTES)
-        return scripts.parse_calls(text, name, path.parent), [], None
+        try:
+            return scripts.parse_calls(text, name, path.parent), [], None
+        except TrainerFileError:
+            started = _started_in(text, name) if path.suffix == ".ipynb" else None
+            if started is None:
+                raise
+            return _command_documents(started, name, path.parent)
     text = read_text(path)
     if path.suffix not in (".yaml", ".yml", ".json"):
         from lora_profiler.trainer_files.commands import is_command, without_settings, words_of
@@ -381,13 +387,25 @@ def _documents(path: Path) -> _Documents:
     return document, _named_files(document), None
 
 
+def _started_in(text: str, name: str) -> Sequence[Any] | None:
+    """The words of the first command in a notebook that starts a training, None where none does."""
+    from lora_profiler.trainer_files import commands, scripts
+
+    for command, before in scripts.shell_commands(text, name):
+        with suppress(TrainerFileError):  # another command of the shell
+            words = commands.words_of(commands.without_settings(command), name)
+            if commands.is_command(words) and commands.parse_command(words, name, Path()):
+                return [word._replace(line=word.line + before) for word in words]
+    return None
+
+
 def _named_files(document: Document) -> list[Document]:
     """The files that a document names and that are there."""
     beside = []
-    for key in ("deepspeed", "fsdp_config"):
+    for key in _SETTINGS:
         named = document.entries.get(key)
         path = document.named_file(named.value) if named is not None else None
-        if path is not None:
+        if path is not None and (key == "deepspeed" or is_companion(path)):
             beside += _companion_documents(path)
     return beside
 
@@ -412,6 +430,8 @@ def _command_documents(words: Sequence[Any], name: str, folder: Path) -> _Docume
     document = None if command.program is None else _program(command, folder)
     if document is not None:
         script, framework = document, None
+    elif command.program is not None and _decides_itself(command, folder):
+        raise no_trainer(words, name)
     elif command.file is not None:
         of_file = _file_of(command.file, framework, folder)
         is_typed = not any(word.line for word in words)
@@ -452,6 +472,22 @@ def _file_of(file: str, framework: str | None, folder: Path) -> Document:
 
 _OF_ARGUMENTS = r"\b(HfArgumentParser|TrlParser|H4ArgumentParser)\b"
 """Parsers whose script trains what its arguments say."""
+
+
+_OWN_ADAPTERS = r"\b(get_peft_model|\w*LoraConfig|BitsAndBytesConfig|load_in_[48]bit)\b"
+"""What a script decides by arguments of its own, unless it takes TRL's ModelConfig."""
+
+
+def _decides_itself(command: Any, folder: Path) -> bool:
+    """Whether the script at hand makes adapters or a quantised base of arguments that it alone
+    knows: `bits` of qlora.py."""
+    from lora_profiler.trainer_files import scripts
+
+    path = at_hand(folder, command.program)
+    if not isfile(path):
+        return False
+    text = read_text(path, scripts.MAX_BYTES)
+    return bool(re.search(_OWN_ADAPTERS, text)) and not re.search(r"\bModelConfig\b", text)
 
 
 def _program(command: Any, folder: Path) -> Document | None:
@@ -504,7 +540,35 @@ def replace_entry(document: Document, key: str, value: Any) -> Document:
     return Document(document.name, entries, document.folder)
 
 
+_SETTINGS = ("deepspeed", "fsdp_config")
+"""Keys of TrainingArguments whose value is the name of a JSON file, or what stands in one."""
+
+
+def _with_settings(document: Document) -> tuple[Document, list[Document]]:
+    """The document with the settings of FSDP that it names or has inline among its keys, and its
+    own of DeepSpeed as a document (transformers 5.24 `training_args.py`, _VALID_DICT_FIELDS,
+    _process_fsdp_args)."""
+    entries: dict[str, Entry] = {}
+    inline: dict[str, Entry] = {}
+    for entry in document.entries.values():
+        own = unfolded(entry, document.name) if entry.key in _SETTINGS else [entry]
+        path = document.named_file(entry.value) if entry.key == "fsdp_config" else None
+        if path is not None and not is_companion(path):
+            named = parse(read_text(path), path.name, None, is_json=path.suffix == ".json")
+            own = [
+                Entry(f"fsdp_config.{key}", e.value, entry.line) for key, e in named.entries.items()
+            ]
+        for each in own:
+            key = each.key.removeprefix("deepspeed.")
+            into = entries if key == each.key else inline
+            into[key] = each._replace(key=key)
+    settings = Document(document.name, inline, None)
+    return replace(document, entries=entries), [settings] if inline else []
+
+
 def _read(first: Document, beside: Sequence[Document], framework: str | None) -> TrainerFile:
+    first, inline = _with_settings(first)
+    beside = [*inline, *beside]
     known = _framework(first, framework)
     for check in known.checks:
         if (contradiction := check(first)) is not None:
@@ -525,9 +589,9 @@ def _read(first: Document, beside: Sequence[Document], framework: str | None) ->
     has_checkpoint_dtype = options.get("dtype") == AUTO_DTYPE
     if has_checkpoint_dtype:
         del options["dtype"]
+    asks = dict.fromkeys(ask for row in rows for ask in row.asks if ask not in options)
     rows += resolved(options, rows, known, stack)
     model, revision = options.pop("model", None), options.pop("revision", None)
-    asks = dict.fromkeys(ask for row in rows for ask in row.asks if ask not in options)
     if model is None:
         asks["model"] = None
     rows = [_without_idle(row, methods) for row in rows]

@@ -71,7 +71,9 @@ _OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.Mult: mul,
 }
 _UNKNOWN = object()
-_MAGIC = r"(?m)^(\s*)[!%?].*$"
+_MAGIC = r"(?m)^(\s*)[!%?]((?:.*\\\n)*.*)$"
+"""A line of a notebook that is none of Python's, with those that it goes on in."""
+_SHELL_CELL = r"\s*%%(bash|sh|script)\b.*"
 
 
 def cells_of(text: str, name: str) -> list[str]:
@@ -87,6 +89,23 @@ def cells_of(text: str, name: str) -> list[str]:
         ) from None
     except (KeyError, TypeError, RecursionError):
         raise TrainerFileError(f"{name} is no notebook: it has no list of cells.") from None
+
+
+def _passed(magic: re.Match[str]) -> str:
+    return f"{magic[1]}pass" + magic[2].count("\n") * "\n"
+
+
+def shell_commands(text: str, name: str) -> Iterator[tuple[str, int]]:
+    """What the cells of a notebook hand to a shell, each with the lines of code before it."""
+    start = 0
+    for cell in cells_of(text, name):
+        if head := re.match(_SHELL_CELL, cell):
+            yield cell[head.end() :], start + head[0].count("\n")
+        else:
+            for magic in re.finditer(_MAGIC, cell):
+                if cell[magic.end(1)] == "!":
+                    yield magic[2], start + cell.count("\n", 0, magic.end(1))
+        start += cell.count("\n") + 1
 
 
 def parse_calls(
@@ -111,7 +130,7 @@ def parse_calls(
         )
     start, calls = 0, _OF_UNSLOTH if re.search(rf"\b{_FAST}\b", text) else _OF_A_SCRIPT
     for cell in cells:
-        source = re.sub(_MAGIC, r"\1pass", cell)
+        source = "" if re.match(_SHELL_CELL, cell) else re.sub(_MAGIC, _passed, cell)
         try:
             _add_cell(ast.parse(source), start, calls, constants, entries, computed)
         except SyntaxError as e:
@@ -121,9 +140,11 @@ def parse_calls(
         start += cell.count("\n") + 1
     if calls == _OF_A_SCRIPT:
         if TRAINED not in entries:
+            script = f"{name.removesuffix('.ipynb')}.py" if name.endswith(".ipynb") else name
+            made = f"`jupyter nbconvert --to script {name}` and " if script != name else ""
             raise TrainerFileError(
                 f"{name}{wrong or ': no call of a Trainer is read there'}; rehearse any script:"
-                f" `lora-profile rehearse --gpu t4 -- python {name}`"
+                f" {made}`lora-profile rehearse --gpu t4 -- python {script}`"
             )
     elif "model_name" not in entries:
         raise TrainerFileError(f"{name}: no call of from_pretrained with a model is read there.")

@@ -1,6 +1,8 @@
 """That benchmarks/README.md names everything that is there, and that everything there can be
 imported."""
 
+import os
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -31,6 +33,21 @@ def test_every_module_is_imported(name: str) -> None:
     if name in SELDOM:
         pytest.importorskip(SELDOM[name])
     import_module(f"benchmarks.{name}")
+
+
+@pytest.mark.parametrize("name", ["trainer_files", "misread_keys", "written_files"])
+@pytest.mark.parametrize("arguments", [[], ["axolotl"], ["axolotl=x", "other=x"]])
+def test_a_command_without_its_checkouts_leaves_the_page_alone(
+    name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page_before = (RESULTS / f"{name}.md").read_bytes()
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(os, "environ", {**os.environ})
+    monkeypatch.setitem(sys.modules, "torch", sys.modules.get("torch"))
+    with pytest.raises(SystemExit, match="usage: NAME=FOLDER"):
+        import_module(f"benchmarks.public.{name}").main()
+    assert (RESULTS / f"{name}.md").read_bytes() == page_before
 
 
 def test_documented_commands_are_read_with_their_folder_and_variables(tmp_path: Path) -> None:

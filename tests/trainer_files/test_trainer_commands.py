@@ -62,6 +62,33 @@ def test_arguments_that_decide_what_trains_and_are_not_known_are_refused(folder:
         read_command(words, folder)
 
 
+@pytest.mark.parametrize("name", ["qlora.py", "sft_llama2.py"])
+@pytest.mark.parametrize(
+    "own",
+    [
+        "BitsAndBytesConfig(load_in_4bit=args.bits == 4)",
+        "get_peft_model(model, config)",
+        "LoraConfig(r=args.lora_r)",
+    ],
+)
+def test_scripts_that_make_adapters_of_their_own_arguments_are_refused(
+    folder: Path, name: str, own: str
+) -> None:
+    """As qlora.py, whose `bits` is 4 unless it is said: never full fine-tuning."""
+    (folder / name).write_text(f"HfArgumentParser((ModelArguments,))\n{own}\nTrainer(model)\n")
+    for arguments in (MODEL, f"{MODEL} --bits 4 --lora_r 64"):
+        with pytest.raises(UsageError, match=f"rehearse --gpu t4 -- python {name}"):
+            read_command(["python", name, *arguments.split()], folder)
+
+
+def test_scripts_that_take_trl_s_own_arguments_are_read(folder: Path) -> None:
+    """As TRL's examples, which hand ModelConfig on."""
+    own = "TrlParser((ModelConfig,))\nBitsAndBytesConfig()\nSFTTrainer(model)\n"
+    (folder / "sft_own.py").write_text(own)
+    file = read_command(["python", "sft_own.py", *TRL.split()], folder)
+    assert file.options["methods"] == ("lora",)
+
+
 def test_a_refusal_of_a_file_names_its_keys(folder: Path) -> None:
     text = (
         "base_model: openai-community/gpt2\nmicro_batch_size: 1\nsequence_len: 64\n"
@@ -127,8 +154,16 @@ def test_typed_behind_the_name_alone_and_behind_the_verb(folder: Path, run: Run)
         (f"python nash_md.py {MODEL}", "starts no known trainer"),
         (f"trl sft {MODEL} --load_in_4bit", "use_peft is off"),
         ("python other.py --x", "lora-profile rehearse --gpu t4 -- python other.py"),
+        ("HF_HUB_OFFLINE=1 swift sft --model X", "--gpu t4 -- swift sft --model X"),
         ("python nowhere.py --x 1", "rehearse --gpu t4 -- python nowhere.py --x 1"),
-        ("axolotl preprocess ax.yml", "rehearse --gpu t4 -- axolotl preprocess ax.yml"),
+        ("axolotl preprocess ax.yml", "axolotl preprocess trains nothing"),
+        ("axolotl merge-lora ax.yml", "axolotl merge-lora trains nothing"),
+        ("llamafactory-cli export lf.yaml", "llamafactory-cli export trains nothing"),
+        ("tune run generate --config tt.yaml", "tune run generate trains nothing"),
+        (
+            "tune run --nproc_per_node 2 eleuther_eval --config tt.yaml",
+            "tune run eleuther_eval trains nothing",
+        ),
         (f"trl sft {TRL} --gpu t4", "--gpu would go to TRL"),
         (f"trl sft {TRL} -b 4", "-b would go to TRL"),
         ("axolotl train nowhere.yml", "there is no file nowhere.yml"),

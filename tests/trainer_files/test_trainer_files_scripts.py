@@ -34,6 +34,16 @@ def read(tmp_path: Path) -> Any:
     return run
 
 
+@pytest.fixture
+def read_notebook(tmp_path: Path) -> Any:
+    def run(text: str) -> TrainerFile:
+        path = tmp_path / "train.ipynb"
+        path.write_text(text)
+        return read_files([path])
+
+    return run
+
+
 def test_gpt_oss_as_its_guides_train_it(read: Any) -> None:
     """OpenAI's cookbook and TRL's example: MXFP4 brought back, experts of three layers."""
     experts = [f"{n}.mlp.experts.{one}_proj" for n in (7, 15, 23) for one in ("gate_up", "down")]
@@ -60,6 +70,42 @@ def test_every_adapter_of_the_installed_peft_is_known_for_one(read: Any) -> None
     for config in set(peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING.values()):
         text = f'SFTTrainer(model="gpt2", peft_config={config.__name__}())\n'
         assert read(text).options["methods"] == ("lora",), config
+
+
+def notebook(*cells: str) -> str:
+    code = [{"cell_type": "code", "source": cell.splitlines(keepends=True)} for cell in cells]
+    return json.dumps({"cells": code})
+
+
+def test_magics_of_several_lines_are_no_python(read_notebook: Any) -> None:
+    own = "SFTTrainer(model='gpt2', args=SFTConfig(max_length=64))"
+    file = read_notebook(notebook(f"!pip install -q \\\n  'trl>=1' \\\n  peft\n{own}"))
+    (length,) = (key for key in file.keys if key.key == "max_length")
+    assert (file.model, file.options["seq_len"], length.line) == ("gpt2", 64, 4)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "!accelerate launch \\\n  --num_processes 2 \\\n  sft.py --model_name_or_path gpt2 \\\n"
+        "  --use_peft --max_length 512\n",
+        "%%bash\nexport CUDA_VISIBLE_DEVICES=0,1\n\ntrl sft --model_name_or_path gpt2 \\\n"
+        "  --use_peft --max_length 512\n",
+    ],
+)
+def test_a_notebook_that_starts_a_trainer_is_its_command(read_notebook: Any, cell: str) -> None:
+    file = read_notebook(notebook("!pip install -q trl\n!python --version", cell))
+    assert (file.stack, file.model, file.options["methods"]) == ("trl-sft", "gpt2", ("lora",))
+    assert (file.options["world_size"], file.options["seq_len"]) == (2, 512)
+    (length,) = (key for key in file.keys if key.key == "max_length")
+    assert length.line == 2 + cell.count("\n")
+
+
+def test_a_notebook_without_a_training_is_none(read_notebook: Any) -> None:
+    with pytest.raises(
+        TrainerFileError, match=r"nbconvert --to script train\.ipynb.*python train\.py"
+    ):
+        read_notebook(notebook("!tune download meta-llama/Llama-3.2-1B \\\n  --x y", "print(1)"))
 
 
 NO_SCRIPTS = {

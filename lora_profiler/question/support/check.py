@@ -21,7 +21,11 @@ from lora_profiler.question.support.bases import (
     is_packed_base,
     splits_products,
 )
-from lora_profiler.question.support.generations import check_generation, check_traceable
+from lora_profiler.question.support.generations import (
+    check_generation,
+    check_traceable,
+    way_to_rules,
+)
 from lora_profiler.question.support.images import NO_IMAGES, check_images
 from lora_profiler.question.support.losses import check_loss
 from lora_profiler.question.support.model_types import TENSOR_PARALLEL_TYPES, type_of
@@ -274,17 +278,17 @@ def trace_unsupported_reason(setup: TrainSetup) -> str | None:
     can."""
     if optimizer_facts(setup.optimizer).rules_alone:
         return (
-            f"{setup.optimizer} is known to the rules alone, as its package's source has it; take"
-            " --engine analytic, or another --optimizer."
+            f"{setup.optimizer} is known to the rules alone, as its package's source has it;"
+            f" {way_to_rules(setup, 'another --optimizer')}."
         )
     if is_torchtune_dora(setup):
-        return "torchtune's DoRA is known to the rules alone; take --engine analytic."
+        return f"torchtune's DoRA is known to the rules alone; {way_to_rules(setup)}."
     if setup.quantization is None or not is_packed_base(setup):
         return None
     title = base_kind(setup.quantization.quant_type).title
     return (
-        f"a base in {title} is known to the rules alone: its layers are its package's own; take"
-        " --engine analytic, or --quant-type nf4."
+        f"a base in {title} is known to the rules alone: its layers are its package's own;"
+        f" {way_to_rules(setup, '--quant-type nf4')}."
     )
 
 

@@ -152,30 +152,34 @@ def has_packed_experts(model: ModelSpec) -> bool:
     return model.model_type in _APART and any(_is_packed(m) for _, m in model.modules())
 
 
+def way_to_rules(setup: TrainSetup, other: str = "") -> str:
+    """What has the rules answer, or `other` in place of what they alone know. They know no images:
+    to name the rules would lead in a circle."""
+    way, verb = "take --engine analytic", ""
+    if setup.images is not None:
+        way, verb = "leave --images out", "take "
+    return f"{way}, or {verb}{other}" if other else way
+
+
 def check_traceable(workload: Workload) -> None:
     """Raises UsageError for what the installed libraries cannot be made to run."""
     setup, model = workload.setup, workload.model
     functions = lora_kernel_set(setup.lora.lora_kernels if setup.lora else "peft")
+    way = way_to_rules(setup)
     refuse(
         {
-            "FSDP1 is known to the rules alone; take --engine analytic.": setup.sharding in FLAT,
-            "torchao's states on FSDP's shards are known to the rules alone; take --engine"
-            " analytic.": setup.sharding in FULLY_SHARDED and package_of(setup) == "torchao",
-            "what waits on the host is known to the rules alone; take --engine analytic.": (
-                setup.offloads
-            ),
-            f"the {setup.loss} loss is known to the rules alone; take --engine analytic, or another"
-            " --loss.": is_predicted_only(setup.loss),
-            f"{functions.title} are known to the rules alone; take --engine analytic.": (
-                functions.rules_alone
-            ),
-            f"{setup.kernels} is known to the rules alone; take --engine analytic.": (
+            f"FSDP1 is known to the rules alone; {way}.": setup.sharding in FLAT,
+            f"torchao's states on FSDP's shards are known to the rules alone;"
+            f" {way}.": setup.sharding in FULLY_SHARDED and package_of(setup) == "torchao",
+            f"what waits on the host is known to the rules alone; {way}.": (setup.offloads),
+            f"the {setup.loss} loss is known to the rules alone;"
+            f" {way_to_rules(setup, 'another --loss')}.": is_predicted_only(setup.loss),
+            f"{functions.title} are known to the rules alone; {way}.": (functions.rules_alone),
+            f"{setup.kernels} is known to the rules alone; {way}.": (
                 kernel_set(setup.kernels).rules_alone
             ),
             f"no transformers that is installed makes the experts of {model.id} layers of their"
-            " own; take --engine analytic.": any(
-                ".experts." in name for name, _ in model.modules()
-            ),
+            f" own; {way}.": any(".experts." in name for name, _ in model.modules()),
         }
     )
 

@@ -223,6 +223,32 @@ def _together(
         yield "use_reentrant_gc", Meaning({"use_reentrant": False}, note=note)
 
 
+_OF_VERSION_1 = (
+    "model_class", "dist_config.name", "peft_config.name", "kernel_config.name", "train_dataset",
+)  # fmt: skip
+"""Keys of the files in examples/v1 (v1/config), whose trainer is another."""
+
+
+def _of_version_1(document: Document) -> tuple[str, str] | None:
+    key = next((key for key in _OF_VERSION_1 if key in document.entries), None)
+    if key is None:
+        return None
+    return key, (
+        f"{key} is a key of LLaMA-Factory v1, which is not modelled. Run it on a simulated GPU:"
+        f" `USE_V1=1 lora-profile rehearse --gpu t4 -- llamafactory-cli train {document.name}`"
+    )
+
+
+def _no_training(document: Document) -> tuple[str, str] | None:
+    """Files of `llamafactory-cli export`, `chat` and `api`, and of predictions (examples/inference,
+    examples/merge_lora)."""
+    idle = ("export_dir", "peft_config.export_dir", "infer_backend", "do_predict")
+    key = next((key for key in idle if is_on(document.get(key))), None)
+    if key is None or is_on(document.get("do_train")):
+        return None
+    return key, f"{key} without do_train: this file trains nothing; name one that does."
+
+
 def _needs_adapter(document: Document) -> tuple[str, str] | None:
     key = "quantization_bit"
     if is_off(document.get(key)) or document.get("finetuning_type", "lora") in ("lora", "oft"):
@@ -243,13 +269,16 @@ FRAMEWORK = Framework(
     name="llamafactory",
     title="LLaMA-Factory",
     marks=frozenset(
-        {"stage", "finetuning_type", "cutoff_len", "template", "do_train", "lora_rank"}
+        {
+            *("stage", "finetuning_type", "cutoff_len", "template", "do_train", "lora_rank"),
+            *("export_dir", "infer_backend", *_OF_VERSION_1),
+        }
     ),
     stack=_stack,
     files=("deepspeed", "fsdp_config"),
     implied=_implied,
     together=_together,
-    checks=(_needs_adapter, _two_packings),
+    checks=(_no_training, _of_version_1, _needs_adapter, _two_packings),
     keys={
         **TRAINING_ARGUMENTS,
         "model_name_or_path": sets("model"),

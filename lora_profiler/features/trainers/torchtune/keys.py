@@ -261,6 +261,18 @@ def _params_on_host(value: Any, document: Document) -> Meaning:
     return Meaning({"offload_params": True, **sharding}, asks=("world_size",))
 
 
+def _no_training(document: Document) -> tuple[str, str] | None:
+    """Files of the recipes generate, eleuther_eval and quantize (recipes/configs): no optimizer,
+    but tasks, a prompt or a quantizer."""
+    if any(key.startswith("optimizer") for key in document.entries):
+        return None
+    idle = ("tasks", "prompt", "prompt.user", "max_new_tokens", "quantizer._component_")
+    key = next((key for key in idle if key in document.entries), None)
+    if key is None:
+        return None
+    return key, f"{key} without optimizer: this file trains nothing; name one that does."
+
+
 FRAMEWORK = Framework(
     name="torchtune",
     title="torchtune",
@@ -270,7 +282,7 @@ FRAMEWORK = Framework(
     ),
     stack=_stack,
     implied=_implied,
-    checks=(_other_framework,),
+    checks=(_other_framework, _no_training),
     keys={
         "model._component_": _model,
         "model.lora_rank": sets("rank"),

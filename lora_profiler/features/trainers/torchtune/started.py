@@ -1,9 +1,10 @@
 """`tune run [torchrun's options] RECIPE --config FILE [KEY=VALUE ...]`. Source: torchtune 0.6
 `_cli/run.py`, `config/_parse.py`."""
 
+import re
 from collections.abc import Mapping, Sequence
 
-from lora_profiler.trainer_files.commands import Arguments, Started, Word, assigned
+from lora_profiler.trainer_files.commands import Arguments, Started, Word, assigned, trains_nothing
 from lora_profiler.trainer_files.document import Entry, TrainerFileError
 
 _COMPONENTS = (
@@ -12,7 +13,14 @@ _COMPONENTS = (
 )  # fmt: skip
 
 
+_IDLE = r"(generate|eleuther_eval|quantize)\w*"
+"""Recipes that train nothing."""
+
+
 def _begins(words: Sequence[Word], first: int, name: str) -> int:
+    recipe = next((w.text for w in words[first:] if re.fullmatch(_IDLE, w.text)), None)
+    if recipe is not None:
+        raise trains_nothing(f"tune run {recipe}", name)
     for n in range(first + 1, len(words)):
         if words[n].text.partition("=")[0] == "--config":
             return n
