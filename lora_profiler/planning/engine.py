@@ -137,8 +137,9 @@ def predict_checked(workload: Workload, engine: str) -> Prediction:
     is_unrun = is_unrun or known != workload or has_newer_layers(workload)
     is_unrun = is_unrun or _has_unheld_head(workload)
     if is_unrun or model.text_side_of is not None:
-        kept = None if prediction.modules_error is None else prediction.error_bound
-        prediction = replace(prediction, exactness="estimate", error_bound=kept)
+        is_bounded = prediction.modules_error is not None and not has_newer_layers(workload)
+        bound = prediction.error_bound if is_bounded else None
+        prediction = replace(prediction, exactness="estimate", error_bound=bound)
     if optimizer_facts(workload.setup.optimizer).reduces:
         from lora_profiler.planning.reserve import with_reductions
 
