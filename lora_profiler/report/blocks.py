@@ -42,6 +42,14 @@ class Table(NamedTuple):
     spare: tuple[str, ...] = ()
 
 
+def cell_table(
+    columns: Iterable[str], rows: Iterable[Iterable[str]], *, title: str = "", left: int = 1
+) -> Table:
+    """A table of plain rows whose cells are at hand."""
+    plain = tuple(Row(cells=tuple(cells)) for cells in rows)
+    return Table(columns=tuple(columns), rows=plain, title=title, left=left)
+
+
 class Rows:
     """Rows of a table as they are made; a section's bytes are in the unit of the largest."""
 

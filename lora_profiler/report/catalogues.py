@@ -13,11 +13,11 @@ from lora_profiler.memory.compiled.profile import Profile, packed
 from lora_profiler.question.support.sdpa import MASK_ALIGNMENT
 from lora_profiler.report.blocks import (
     Block,
-    Row,
     Rows,
     Table,
     VerdictLine,
     advice,
+    cell_table,
     heading,
     paragraph,
     table,
@@ -204,9 +204,7 @@ def calibration_blocks(found: "Calibration", path: Path | None) -> list[Block]:
     threads = f", {made.threads} threads" if made.threads and local.rates.is_host else ""
     blocks: list[Block] = [
         heading(f"{made.device}{threads}, torch {made.torch}"),
-        Table(
-            columns=("measured", "rate"), rows=tuple(Row(cells=cells) for cells in _measured(found))
-        ),
+        cell_table(("measured", "rate"), _measured(found)),
         table(
             found.steps,
             (

@@ -98,9 +98,9 @@ PART_PAINTS: "Final[Mapping[Part, Paint]]" = {
 # --- methods, verdicts, sides ---------------------------------------------------------------------
 
 METHOD_MARKS: Final[Mapping[Method, PointStyle]] = {
-    "full": PointStyle(colour=Colour(light="#4b85da", dark="#4695ea"), symbol="circle"),
-    "lora": PointStyle(colour=Colour(light="#b24200", dark="#ef8030"), symbol="diamond"),
-    "qlora": PointStyle(colour=Colour(light="#309e70", dark="#5cc496"), symbol="square"),
+    "full": PointStyle(colour=CATEGORY_PAINTS["parameters"].colour, symbol="circle"),
+    "lora": PointStyle(colour=CATEGORY_PAINTS["adapters"].colour, symbol="diamond"),
+    "qlora": PointStyle(colour=CATEGORY_PAINTS["optimizer_states"].colour, symbol="square"),
 }
 
 VERDICT_COLOURS: "Final[Mapping[Verdict, Colour]]" = {
@@ -112,30 +112,20 @@ VERDICT_COLOURS: "Final[Mapping[Verdict, Colour]]" = {
 VERDICT_SIGNS: "Final[Mapping[Verdict, str]]" = {"fits": "✓", "tight": "~", "does_not_fit": "✗"}
 
 
-REST_PAINT: Final = Paint(colour=Colour(light="#8c94a0", dark="#c5cad5"))
-SAVED_PAINT: Final = Paint(colour=Colour(light="#309e70", dark="#5cc496"), hatch="/")
+REST_PAINT: Final = Paint(colour=CATEGORY_PAINTS["temporaries"].colour)
+SAVED_PAINT: Final = Paint(colour=METHOD_MARKS["qlora"].colour, hatch="/")
 """What is left of a peak, and what a change saves of it."""
 
 COUNTER_MARKS: Final[Mapping[str, PointStyle]] = {
-    "requested_peak_bytes": PointStyle(
-        colour=Colour(light="#4b85da", dark="#4695ea"), symbol="circle"
-    ),
-    "requested_bytes": PointStyle(
-        colour=Colour(light="#4b85da", dark="#4695ea"), symbol="circle-open"
-    ),
-    "allocated_peak_bytes": PointStyle(
-        colour=Colour(light="#b24200", dark="#ef8030"), symbol="diamond"
-    ),
-    "reserved_peak_bytes": PointStyle(
-        colour=Colour(light="#309e70", dark="#5cc496"), symbol="square"
-    ),
+    "requested_peak_bytes": METHOD_MARKS["full"],
+    "requested_bytes": PointStyle(colour=METHOD_MARKS["full"].colour, symbol="circle-open"),
+    "allocated_peak_bytes": METHOD_MARKS["lora"],
+    "reserved_peak_bytes": METHOD_MARKS["qlora"],
 }
 """By the field of a phase's sample."""
 
 SERIES_MARKS: Final[tuple[PointStyle, ...]] = (
-    PointStyle(colour=METHOD_MARKS["full"].colour, symbol="circle"),
-    PointStyle(colour=METHOD_MARKS["lora"].colour, symbol="diamond"),
-    PointStyle(colour=METHOD_MARKS["qlora"].colour, symbol="square"),
+    *METHOD_MARKS.values(),
     PointStyle(colour=CATEGORY_PAINTS["gradients"].colour, symbol="triangle-up"),
     PointStyle(colour=CATEGORY_PAINTS["activations"].colour, symbol="cross"),
     PointStyle(colour=CATEGORY_PAINTS["logits_and_loss"].colour, symbol="triangle-down"),

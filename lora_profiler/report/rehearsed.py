@@ -25,6 +25,7 @@ from lora_profiler.report.blocks import (
     Table,
     VerdictLine,
     advice,
+    cell_table,
     dim,
     paragraph,
     table,
@@ -230,8 +231,8 @@ def _changes(result: Rehearsal, tried: Sequence[Tried]) -> Table:
             size = short_in_unit(peak, GIB)
             if whole and result.status == "done":
                 difference = f"{(peak - whole['reserved_bytes']) / GIB:+.2f}"
-        rows.append(Row(cells=(each.change, size, difference, words)))
-    return Table(title="one change", columns=("", "GiB reserved", "change", ""), rows=tuple(rows))
+        rows.append((each.change, size, difference, words))
+    return cell_table(("", "GiB reserved", "change", ""), rows, title="one change")
 
 
 def _verdict(result: Rehearsal, card: PretendedCard, script: str) -> VerdictLine:
@@ -353,8 +354,8 @@ def _peaks(result: Rehearsal) -> Table:
             is_peak = whole is not None and peak["requested_bytes"] == whole["requested_bytes"]
             cells = (in_unit(peak[counter], size) for counter in (COUNTERS[0], COUNTERS[2]))
             at = f"peak {_when(held)}" if is_peak and held else ""
-            rows.append(Row(cells=(PARTS_OF_RUN[part], *cells, at)))
-    return with_words_last(Table(columns=(unit, "tensors", "reserved", ""), rows=tuple(rows)))
+            rows.append((PARTS_OF_RUN[part], *cells, at))
+    return with_words_last(cell_table((unit, "tensors", "reserved", ""), rows))
 
 
 PARTS_OF_RUN: Final[dict[PartOfRun, str]] = {
@@ -381,9 +382,8 @@ def _largest(result: Rehearsal, *, most: int) -> list[Block]:
         stacks = [piece["stack"][0] for piece in pieces if piece["stack"]]
         place = _place(stacks[0]).partition(" ")[0] if stacks else ""
         cut = place if len(place) <= _LONGEST_PLACE else f"...{place[3 - _LONGEST_PLACE :]}"
-        rows.append(Row(cells=(name, f"{times}{short_in_unit(count, size)}", cut)))
-    columns = ("Largest tensors", unit, "allocated in")
-    return [with_words_last(Table(columns=columns, rows=tuple(rows)))]
+        rows.append((name, f"{times}{short_in_unit(count, size)}", cut))
+    return [with_words_last(cell_table(("Largest tensors", unit, "allocated in"), rows))]
 
 
 def _tensor_name(piece: Mapping[str, Any]) -> str:
@@ -409,10 +409,10 @@ def _nearest_line(result: Rehearsal, nearest: Nearest) -> str:
 
 def _counters(title: str, peaks: Mapping[str, Mapping[str, int]]) -> Table:
     rows = (
-        Row(cells=(name, *(count_text(peak.get(counter, 0)) for counter in COUNTERS)))
+        (name, *(count_text(peak.get(counter, 0)) for counter in COUNTERS))
         for name, peak in peaks.items()
     )
-    return Table(title=title, columns=("rehearsed, bytes", *_HEADS), rows=tuple(rows))
+    return cell_table(("rehearsed, bytes", *_HEADS), rows, title=title)
 
 
 def _held(result: Rehearsal) -> list[Block]:

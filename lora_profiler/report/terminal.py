@@ -110,15 +110,11 @@ def _layout(
 def _follows(before: Block, block: Block) -> bool:
     """Whether a block stands right below the one before: advice, words and a second verdict below a
     verdict, advice below advice."""
-    if isinstance(before, VerdictLine):
-        is_words = isinstance(block, Paragraph) and block.kind in ("advice", "text")
-        return isinstance(block, VerdictLine) or is_words
-    is_advice = isinstance(before, Paragraph) and before.kind == "advice"
-    return is_advice and isinstance(block, Paragraph | VerdictLine) and _is_close(block)
 
+    def is_one(it: Block, *kinds: str) -> bool:
+        return isinstance(it, VerdictLine) or (isinstance(it, Paragraph) and it.kind in kinds)
 
-def _is_close(block: "Paragraph | VerdictLine") -> bool:
-    return isinstance(block, VerdictLine) or block.kind in ("advice", "text")
+    return is_one(before, "advice") and is_one(block, "advice", "text")
 
 
 def _text(line: Line) -> str:

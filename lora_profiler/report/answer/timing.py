@@ -12,7 +12,7 @@ from lora_profiler.planning.placement import Communication
 from lora_profiler.planning.timing import SpeedGap, TimedStep, step_time
 from lora_profiler.report import labels
 from lora_profiler.report.answer.comparison_table import MethodRows
-from lora_profiler.report.blocks import Row, Rows, Table
+from lora_profiler.report.blocks import Rows, Table, cell_table
 from lora_profiler.report.evidence import row_label
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
@@ -201,30 +201,25 @@ def smallest_cards_table(answers: Sequence[Answer], engine: str = "auto") -> Tab
     ]
     if not known:
         return None
-    return Table(
-        title="the smallest memory that is enough, the fastest GPU first",
-        columns=("", "GPU", "memory", "tokens a second"),
-        rows=tuple(row for answer in known for row in _rows(answer, engine)),
-        left=2,
-    )
+    rows = (row for answer in known for row in _rows(answer, engine))
+    title = "the smallest memory that is enough, the fastest GPU first"
+    return cell_table(("", "GPU", "memory", "tokens a second"), rows, title=title, left=2)
 
 
-def _rows(answer: Answer, engine: str) -> list[Row]:
+def _rows(answer: Answer, engine: str) -> list[tuple[str, ...]]:
     label = method_label(answer.prediction)
     cards = smallest_cards(answer.prediction)
     if not cards:
-        return [Row(cells=(label, "none alone", "", ""))]
+        return [(label, "none alone", "", "")]
     steps = ((card, step_time(answer.prediction.workload, card, engine).step) for card in cards)
     rates = [(card, step.time.tokens_per_second if step else 0.0) for card, step in steps]
     timed = sorted(rates, key=lambda it: -it[1])
     return [
-        Row(
-            cells=(
-                label if number == 0 else "",
-                card.name,
-                f"{card.memory_gib_marketed:g} GB",
-                rate_text(rate) if rate else "not known",
-            )
+        (
+            label if number == 0 else "",
+            card.name,
+            f"{card.memory_gib_marketed:g} GB",
+            rate_text(rate) if rate else "not known",
         )
         for number, (card, rate) in enumerate(timed)
     ]

@@ -214,10 +214,9 @@ def advice_blocks(
     answers: Sequence[Answer],
     subject: str = "",
     by_trainer: Callable[[Method], str] = lambda _: "",
-    most: int = 2,
     by: str = "",
 ) -> list[Paragraph]:
-    """At most `most` things to do about the methods that do not fit, the lightest method first, in
+    """At most two things to do about the methods that do not fit, the lightest method first, in
     the words of the file `subject` where the question came from one; where a method has none, what
     `by_trainer` says of it, or how many GPUs there must be, which is what `plan` answers. `by`
     begins the first change of the setup, as "By transformers' Trainer"."""
@@ -235,7 +234,7 @@ def advice_blocks(
         lacking += [] if texts else [answer]
     if lacking:
         found.append(_several_gpus(lacking))
-    return [advice(text) for text in found[:most]]
+    return [advice(text) for text in found[:2]]
 
 
 def _file_lines(answer: Answer, file: str) -> Iterator[str]:

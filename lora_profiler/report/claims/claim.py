@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol, Self, get_type_hints
 
-from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.blocks import Table, cell_table
 from lora_profiler.units import bytes_text, count_text, percent_text, seconds_text
 
 Number = float | None
@@ -58,7 +58,6 @@ OfLimit = Annotated[Number, limit_text]
 """An error as a share of what rounding can make."""
 Norm = Annotated[Number, lambda value: number(value, ".1e")]
 Loss = Annotated[Number, lambda value: number(value, ".4f")]
-Fall = Annotated[Number, lambda value: number(value, "+.3f")]
 Size = Annotated[Number, lambda value: number(value, ".4g")]
 
 
@@ -67,9 +66,8 @@ def evidence_table(
 ) -> Table:
     """A row of cells for each of `rows`; `columns` are attributes by label, "a.b" for one of a
     part, each written as its type says."""
-    texts = (tuple(_cell(row, path) for path in columns.values()) for row in rows)
-    filled = tuple(Row(cells=cells) for cells in texts)
-    return Table(columns=tuple(columns), rows=filled, title=title, left=left)
+    texts = ((_cell(row, path) for path in columns.values()) for row in rows)
+    return cell_table(columns, texts, title=title, left=left)
 
 
 def _cell(owner: object, path: str) -> str:
@@ -153,12 +151,10 @@ def numbers_table(chart: Chart) -> Table:
     rows = []
     for x in sorted({x for series in chart.series for x in series.x}):
         ys = (points.get(x) for points in by_series)
-        rows.append(
-            Row(cells=(chart.x_text(x), *("" if y is None else chart.y_text(y) for y in ys)))
-        )
+        rows.append((chart.x_text(x), *("" if y is None else chart.y_text(y) for y in ys)))
     title = f"{chart.y_label}, by {chart.x_label}" if chart.x_label else chart.y_label
     columns = (chart.x_label, *(series.label for series in chart.series))
-    return Table(title=title, columns=columns, rows=tuple(rows))
+    return cell_table(columns, rows, title=title)
 
 
 # --- claims ---------------------------------------------------------------------------------------

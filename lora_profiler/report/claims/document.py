@@ -4,8 +4,8 @@ needed."""
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any, Literal
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any, Literal, TypedDict
 
 from lora_profiler.measuring.records.record import Device, Environment
 from lora_profiler.question.model_spec import ModelSpec
@@ -22,7 +22,7 @@ from lora_profiler.report.blocks import (
 )
 from lora_profiler.report.claims import CLAIMS
 from lora_profiler.report.claims.claim import Chart, Checked, Evidence, Verdict
-from lora_profiler.report.json import SCHEMA_VERSION, picked
+from lora_profiler.report.json import SCHEMA_VERSION, part
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
 from lora_profiler.report.measured.measurements import environment_line
 from lora_profiler.report.terminal import SIGNS
@@ -31,8 +31,7 @@ from lora_profiler.units import seconds_text, short_count_text
 Source = Literal["bundled", "hub", "local"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckedModel:
+class CheckedModel(TypedDict):
     """`note` is what must be known of a model that nobody asked for."""
 
     id: str
@@ -45,8 +44,7 @@ class CheckedModel:
     note: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckedClaim:
+class CheckedClaim(TypedDict):
     """`finding` is in words, `evidence` in numbers; its type goes with `id`."""
 
     id: int
@@ -55,12 +53,11 @@ class CheckedClaim:
     verdict: Verdict
     must_hold: bool
     seconds: float
-    finding: tuple[str, ...]
+    finding: list[str]
     evidence: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyDocument:
+class VerifyDocument(TypedDict):
     """What a check of each claim found. Shares are fractions of 1; what was not measured, or came
     to nothing finite, is null. New keys may be added under the same schema_version. `environment`
     is as in a record."""
@@ -71,7 +68,7 @@ class VerifyDocument:
     seed: int
     quick: bool
     seconds: float
-    claims: tuple[CheckedClaim, ...]
+    claims: list[CheckedClaim]
 
 
 def verify_schema() -> dict[str, Any]:
@@ -107,35 +104,29 @@ def verify_payload(
     note: str | None,
     seed: int,
     quick: bool,
-) -> dict[str, Any]:
+) -> VerifyDocument:
     """The whole document; what is no finite number, as of a broken layer, is null."""
-    sources: dict[str, Source] = {"bundled": "bundled", "hub": "hub"}
-    document = VerifyDocument(
+    return part(
+        VerifyDocument,
         schema_version=SCHEMA_VERSION,
-        model=CheckedModel(
-            **picked(spec, "id model_type num_layers num_parameters"),
-            source=sources.get(spec.source, "local"),  # a folder is private: no path of it
+        model=part(
+            CheckedModel,
+            spec,
+            # a folder is private: no path of it
+            source=spec.source if spec.source in ("bundled", "hub") else "local",
             weights=weights,
             text=text,
             note=note,
         ),
-        environment=asdict(environment),
+        environment=_plain(asdict(environment)),
         seed=seed,
         quick=quick,
         seconds=sum(claim.seconds for claim in checked),
-        claims=tuple(
-            CheckedClaim(
-                **picked(each.claim, "id title statement must_hold"),
-                verdict=each.evidence.verdict,
-                seconds=each.seconds,
-                finding=each.evidence.finding,
-                evidence=_plain(each.evidence),
-            )
+        claims=[
+            part(CheckedClaim, each, each.claim, each.evidence, evidence=_plain(each.evidence))
             for each in checked
-        ),
+        ],
     )
-    plain: dict[str, Any] = _plain(document)
-    return plain
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.blocks import Rows, Table, cell_table
 from lora_profiler.report.claims.claim import (
     Chart,
     Claim,
@@ -195,30 +195,28 @@ class Scaling(Evidence):
         )
 
     def tables(self) -> tuple[Table, ...]:
-        rows = []
+        rows = Rows()
         for scaled in self.scalings:
-            rows.append(Row(cells=(scaled.label,), kind="section"))
+            rows.section(scaled.label)
             for name, label in SIZES.items():
                 sizes = (number(getattr(run, name), ".1e") for run in scaled.runs)
                 level = getattr(scaled.levels, name).text
-                rows.append(Row(cells=(label, *sizes, level), indent=1))
+                rows.add(label, *sizes, level)
             gains, loss = (number(run.gain, "+.3f") for run in scaled.runs), scaled.levels.loss
             share = f"{percent_text(loss.least_to_best_gain)}{', level' if loss.level else ''}"
-            rows.append(Row(cells=(_FALL, *gains, share), indent=1, kind="total"))
+            rows.add(_FALL, *gains, share, kind="total")
         ranks = (f"r {run.rank}" for run in self.scalings[0].runs)
         title = "Sizes by rank, and the power of r they go with; level: within a factor of 2"
-        by_rank = Table(columns=("", *ranks, "by rank"), rows=tuple(rows), title=title)
+        by_rank = rows.table("", *ranks, "by rank", title=title)
         if not self.learning_rates:
             return (by_rank,)
         rates = (f"{gain.learning_rate:g}" for gain in self.learning_rates[0].gains)
-        by_rate = Table(
-            columns=("scaling", "rank", *rates),
-            rows=tuple(
-                Row(cells=(label, str(row.rank), *map(row.gain_text, range(len(row.gains)))))
-                for label, row in self._by_rate
-            ),
-            title=f"{_FALL.capitalize()} by learning rate, * the best",
+        gained = (
+            (label, str(row.rank), *map(row.gain_text, range(len(row.gains))))
+            for label, row in self._by_rate
         )
+        title = f"{_FALL.capitalize()} by learning rate, * the best"
+        by_rate = cell_table(("scaling", "rank", *rates), gained, title=title)
         return (by_rank, by_rate)
 
     @property

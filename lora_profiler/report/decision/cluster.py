@@ -118,11 +118,9 @@ def _table(options: Sequence[PlacementOption]) -> Table:
     )
 
 
-def _peak(placement: Placement | None) -> str:
+def _peak(placement: Placement) -> str:
     """A lower bound where activations are not known."""
-    if placement is None:
-        return ""
-    text = in_unit(placement.prediction.peak.total_bytes, GIB)
+    text = in_unit(_total(placement), GIB)
     return text if placement.prediction.is_whole else f">= {text}"
 
 

@@ -17,7 +17,7 @@ from lora_profiler.question.workload import Method, setup_dict
 from lora_profiler.report import labels
 from lora_profiler.report.answer.short_answer import is_short
 from lora_profiler.report.answer.verdicts import a_gpu, joined
-from lora_profiler.report.blocks import Block, Row, Sign, Table, VerdictLine, dim
+from lora_profiler.report.blocks import Block, Sign, Table, VerdictLine, cell_table, dim
 from lora_profiler.report.json import picked
 from lora_profiler.report.labels import way_label
 from lora_profiler.report.setup_words import training_line
@@ -173,11 +173,8 @@ def _table(
 ) -> Table:
     lengths = sorted({point.seq_len for point in found.points})
     at = {(point.batch_size, point.seq_len): point for point in found.points}
-    rows = [
-        Row(cells=(f"batch {batch}", *(cell(at[batch, length]) for length in lengths)))
-        for batch in batches
-    ]
-    return Table(title=title, columns=("", *map(count_text, lengths)), rows=tuple(rows))
+    rows = ((f"batch {batch}", *(cell(at[batch, n]) for n in lengths)) for batch in batches)
+    return cell_table(("", *map(count_text, lengths)), rows, title=title)
 
 
 def crossover_payload(found: Crossover) -> dict[str, Any]:

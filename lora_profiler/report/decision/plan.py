@@ -29,11 +29,11 @@ from lora_profiler.report import labels
 from lora_profiler.report.answer.verdicts import short_gpu_names
 from lora_profiler.report.blocks import (
     Block,
-    Row,
     RowKind,
     Table,
     VerdictLine,
     advice,
+    cell_table,
     dim,
     filled,
     paragraph,
@@ -497,17 +497,13 @@ def ways_table(plan: TrainingPlan) -> Table:
     the cheapest, the fastest, the one that trains most."""
     names, rows, text_of = names_of(plan), [], dict(_COLUMNS)
     for run, note in _ways(plan).items():
-        rows.append(
-            Row(
-                cells=(
-                    SIGNS["fits"] if run is plan.recommended else "",
-                    capital(way_label(run.setup)),
-                    gpus_text(run.cluster.cards, run.cluster.gpu, names),
-                    *(text_of[name](run) for name in ("sharding", "GiB", "free", "time", "cost")),
-                    note,
-                )
-            )
+        cells = (
+            gpus_text(run.cluster.cards, run.cluster.gpu, names),
+            *(text_of[name](run) for name in ("sharding", "GiB", "free", "time", "cost")),
+            note,
         )
+        sign = SIGNS["fits"] if run is plan.recommended else ""
+        rows.append((sign, capital(way_label(run.setup)), *cells))
     for each in plan.methods:
         if (nearest := each.nearest) is not None:
             enough = _enough(nearest, names)
@@ -519,10 +515,10 @@ def ways_table(plan: TrainingPlan) -> Table:
                 f"fits {min(enough, key=len)}" if enough else "fits no GPU",
             )
             label = capital(labels.METHOD_LABELS[each.method])
-            rows.append(Row(cells=(SIGNS["does_not_fit"], label, *cells)))
+            rows.append((SIGNS["does_not_fit"], label, *cells))
     money = _currency(plan) or "cost"
     columns = ("", "", "GPUs", "sharding", "GiB", "free", "time", money, "")
-    ways = Table(columns=columns, rows=tuple(rows), left=4, spare=("sharding", "free"))
+    ways = cell_table(columns, rows, left=4)._replace(spare=("sharding", "free"))
     return filled(with_words_last(ways))
 
 

@@ -11,7 +11,6 @@ from lora_profiler.question.workload import Method
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import (
     Block,
-    Row,
     Rows,
     Table,
     VerdictLine,
@@ -146,7 +145,7 @@ def errors_table(
 ) -> Table:
     """A section for each metric, in it a row for each group and one for all of them. `records` are
     those compared, by id."""
-    rows: list[Row] = []
+    rows = Rows()
     within = [name for name in by if name != "metric"]
     found = sorted({c.metric for c in comparisons}, key=list(run_labels.METRIC_LABELS).index)
 
@@ -161,20 +160,19 @@ def errors_table(
         if not groups:
             continue
         if len(found) > 1:
-            rows.append(Row(cells=(run_labels.METRIC_LABELS[metric],), kind="section"))
+            rows.section(run_labels.METRIC_LABELS[metric])
         for g in groups if within else ():
             named = zip(within, g.group, strict=True)
             cells = (label(metric, name, value) for name, value in named)
-            rows.append(Row(cells=(*cells, *_error_cells(g, records))))
+            rows.add(*cells, *_error_cells(g, records), indent=0)
         if len(groups) > 1 or not within:
             (whole,) = summary(members, ())
             blank = [""] * (len(within) - 1)
-            rows.append(Row(cells=("all", *blank, *_error_cells(whole, records)), kind="total"))
+            rows.add("all", *blank, *_error_cells(whole, records), kind="total", indent=0)
     names = [run_labels.GROUPING_LABELS[name] for name in within] or [""]
     title = f"Error of the {run_labels.METRIC_LABELS[found[0]]}" if len(found) == 1 else "Errors"
     columns = (*names, "n", "mean error", "worst", "within 1 %", "worst run")
-    left = len(names)
-    return with_words_last(Table(title=title, columns=columns, rows=tuple(rows), left=left))
+    return with_words_last(rows.table(*columns, title=title, left=len(names)))
 
 
 def _error_cells(found: ErrorSummary, records: Mapping[str, Record]) -> tuple[str, ...]:

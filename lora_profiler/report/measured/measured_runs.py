@@ -11,10 +11,10 @@ from lora_profiler.measuring.records.record import Record
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.report.blocks import (
     Block,
-    Row,
     Table,
     VerdictLine,
     advice,
+    cell_table,
     dim,
     filled,
     paragraph,
@@ -145,23 +145,20 @@ def peaks_table(results: Sequence[Result]) -> Table:
         model = r.record.workload.model.id.rpartition("/")[2] if len(names) > 1 else ""
         least = "" if m.went_through else "≥ "
         found = m.peak_requested_bytes
-        rows.append(
-            Row(
-                cells=(
-                    capital(method_label(r.prediction)),
-                    model,
-                    what,
-                    f"{'' if r.prediction.is_whole else '≥ '}{in_unit(peak, size)}",
-                    "" if found is None else f"{least}{in_unit(found, size)}",
-                    *(error, step, tokens),
-                    status if status != "ok" else "",
-                    run_labels.PHASE_LABELS[m.peak_phase] if m.peak_phase else "",
-                )
-            )
+        cells = (
+            capital(method_label(r.prediction)),
+            model,
+            what,
+            f"{'' if r.prediction.is_whole else '≥ '}{in_unit(peak, size)}",
+            "" if found is None else f"{least}{in_unit(found, size)}",
+            *(error, step, tokens),
+            status if status != "ok" else "",
+            run_labels.PHASE_LABELS[m.peak_phase] if m.peak_phase else "",
         )
+        rows.append(cells)
     heads = ("predicted", "measured", "error", "step", "tokens", "", "peak in")
     columns = (f"Peak, {unit}", "model", "setup", *heads)
-    return with_words_last(filled(Table(columns=columns, rows=tuple(rows), left=3)))
+    return with_words_last(filled(cell_table(columns, rows, left=3)))
 
 
 def _warnings(results: Sequence[Result]) -> Iterator[str]:

@@ -389,9 +389,9 @@ def _words(option: Option, setup: Mapping[str, Any]) -> str:
     return valued(words, value)
 
 
-def category_label(metric: str, category: str, whole: str = "whole") -> str:
+def category_label(metric: str, category: str) -> str:
     """The words for a category of a metric: a part of memory, a group of phases, or the whole."""
     if category == TOTAL:
-        return whole
+        return "whole"
     is_phase = metric.endswith("phase_peak_bytes")
     return (run_labels.PHASE_LABELS if is_phase else labels.CATEGORY_LABELS)[category]

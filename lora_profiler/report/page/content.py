@@ -18,10 +18,10 @@ from lora_profiler.report.blocks import (
     Card,
     Fold,
     Part,
-    Row,
     Rows,
     Section,
     Table,
+    cell_table,
     paragraph,
     sections,
 )
@@ -260,8 +260,8 @@ def provenance_section(runs: Sequence[NumberedRun]) -> Section | None:
     parts.append(Fold("Every set-up", (Beside(tuple(tables)),)))
     commands = list(dict.fromkeys(r.environment.command for r in records if r.environment.command))
     if commands:
-        rows = tuple(Row(cells=(command,)) for command in commands[:MOST_COMMANDS])
-        table = Table(title="As they were given", columns=("command",), rows=rows)
+        given = ((command,) for command in commands[:MOST_COMMANDS])
+        table = cell_table(("command",), given, title="As they were given")
         title = f"{counted(len(commands), 'command')} that made the records"
         parts.append(Fold(title, (table,)))
     return Section("provenance", "Environment and provenance", tuple(parts))
@@ -289,13 +289,14 @@ def environment_table(title: str, members: Sequence[Record]) -> Table:
     first = members[0].environment
     facts = {**_facts(first), **_listed("commit", members), **_listed("allocator", members)}
     found = Rows()
+    for fact in facts.items():
+        found.add(*fact, indent=0)
     for name, several in (("packages", first.packages), ("settings", first.variables)):
         if several or name == "packages":
             found.section(name)
         for item in sorted(several.items()):
             found.add(*item)
-    rows = (*(Row(cells=cells) for cells in facts.items()), *found.rows)
-    return Table(title=title, columns=("", ""), rows=rows, left=2)
+    return found.table("", "", title=title, left=2)
 
 
 def _facts(environment: Environment) -> dict[str, str]:
@@ -343,8 +344,8 @@ def definitions_section() -> Section:
     )
     tables = []
     for title, names, meanings in words:
-        rows = (Row(cells=(label, meanings[name])) for name, label in names.items())
-        tables.append(Table(title=title, columns=("", "meaning"), rows=tuple(rows), left=2))
+        rows = ((label, meanings[name]) for name, label in names.items())
+        tables.append(cell_table(("", "meaning"), rows, title=title, left=2))
     lines = (
         f"{run_labels.ERROR_DEFINITION}. Bytes are binary: 1 GiB = 1,024 MiB.",
         *run_labels.MFU_DEFINITIONS,
