@@ -86,6 +86,19 @@ def test_bars_by_trainer_and_their_key_keep_to_80_columns(model: str) -> None:
     assert "w weights" in text and ". overhead" in text
 
 
+def test_the_speed_of_several_gpus_is_that_of_each() -> None:
+    """Under DDP a step takes as long as on one GPU where nothing is sent."""
+    words = ("gpt2", "--method", "lora", "--gpu")
+    alone = answer(*words, "t4")
+    several = answer(*words, "2xt4", "--sharding", "ddp")
+    assert "tokens/s each" in several and "tokens/s each" not in alone
+    rates = [
+        re.findall(r"^your own loop .*? ([0-9,]+)  ✓$", text, re.M) for text in (alone, several)
+    ]
+    assert rates[0] == rates[1] != []
+    assert "tokens/s each" in answer(*words, "2xt4", "--trainer", "trl", "--sharding", "ddp")
+
+
 def test_what_it_says_of_a_card_that_is_too_small() -> None:
     text = answer(LLAMA, "--method", "lora", "--gpu", "rtx_4090", "--trainer", "bare")
     lines = text.splitlines()
