@@ -18,7 +18,13 @@ from lora_profiler.features.losses.unsloth import cut_of
 from lora_profiler.memory.analytic import moments, plan
 from lora_profiler.memory.analytic.families import family_of
 from lora_profiler.memory.analytic.losses import chunk_regime
-from lora_profiler.planning.engine import pads_masks, peak_polynomials, predict_checked
+from lora_profiler.planning.engine import (
+    as_known,
+    engine_for_all,
+    pads_masks,
+    peak_polynomials,
+    predict_checked,
+)
 from lora_profiler.planning.fit import largest
 from lora_profiler.planning.reserve import held_bytes
 from lora_profiler.question.adapters import adapters
@@ -47,6 +53,16 @@ OFFLOADED = 2 * (SEVERAL_PARTS + 1)
 """Added to the kind."""
 
 
+NOT_HERE = "this page cannot answer this; ask the command."
+
+
+class NotOnPageError(Exception):
+    """A way whose peak is not known as a whole, or not of the form that the page evaluates."""
+
+    def __init__(self) -> None:
+        super().__init__(NOT_HERE)
+
+
 class Sized(NamedTuple):
     """What a way's polynomials depend on at some sizes, beside `Law.lasting`. `kind`: what flips a
     rule; `numbers`: what their coefficients are affine in."""
@@ -68,8 +84,8 @@ class Law:
     """How `Sized` follows from the sizes of `way`; `written` as the page reads it."""
 
     def __init__(self, way: Workload) -> None:
+        self._way = way = as_known(way, ENGINE)
         setup = way.setup
-        self._way = way
         self.loss = "plain" if chunk_regime(way) is None else setup.loss
         self.counts_states = setup.lora is not None and counts_in_steps(setup)
         self._positions = of_set(setup.kernels, "positions")
@@ -203,13 +219,11 @@ class Law:
 
 def of_model(way: Workload) -> dict[str, Any]:
     """What all laws of a model read; `way` has adapters."""
-    model, head = way.model, head_of(way.model)
-    assert head is not None
-    config = model.config
+    config, head = way.model.config, head_of(way.model)
     return {
-        "vocab": head.out_features,
-        "width": head.in_features,
-        "hidden": config.get("hidden_size") or config["n_embd"],
+        "vocab": head.out_features if head else 0,
+        "width": head.in_features if head else 0,
+        "hidden": config.get("hidden_size") or config.get("n_embd") or 0,
         "positions": config.get("max_position_embeddings") or 0,
         "adapters": sorted(Law(way).widths.items()),
     }
@@ -222,11 +236,11 @@ class Tables:
         self._known: dict[str, int] = {}
         self.document: list[Matrix] = []
 
-    def places(self, way: Workload, end: int | None) -> list[int]:
-        """[kind, the place of its table, ...] from the batch and length of `way` on, up to length
-        `end`, at any rank."""
+    def places(self, way: Workload, start: int, end: int | None) -> list[int]:
+        """[kind, the place of its table, ...] from the batch of `way` and length `start` on, up to
+        length `end`, at any rank. Raises NotOnPageError."""
         law, places = Law(way), list[int]()
-        for kind, polynomials in sorted(_by_kind(way, law, end).items()):
+        for kind, polynomials in sorted(_by_kind(way, law, start, end).items()):
             table = matrix(polynomials)
             place = self._known.setdefault(str(table), len(self._known))
             if place == len(self.document):
@@ -236,16 +250,21 @@ class Tables:
 
 
 def held(way: Workload) -> list[int]:
-    """[bytes, bytes a rank] that live through every step, without the states that `Law` counts."""
-    if way.setup.lora is None:
-        return [held_bytes(predict_checked(way, ENGINE)), 0]
+    """[bytes, bytes a rank] that live through every step, without the states that `Law` counts.
+    Raises NotOnPageError."""
     law, found = Law(way), []
-    for rank in RANKS[:3]:
-        sized = law.way_at(Sizes(1, way.setup.seq_len, rank, small=False))
+    for rank in RANKS[:3] if way.setup.lora else RANKS[:1]:
+        lora = way.setup.lora and replace(way.setup.lora, r=rank)
+        prediction = predict_checked(replace(way, setup=replace(way.setup, lora=lora)), ENGINE)
+        if not prediction.is_whole:
+            raise NotOnPageError
         states = law.states(rank) if law.counts_states else 0
-        found.append(held_bytes(predict_checked(sized, ENGINE)) - states)
+        found.append(held_bytes(prediction) - states)
+    if way.setup.lora is None:
+        return [found[0], 0]
     each = (found[1] - found[0]) // (RANKS[1] - RANKS[0])
-    assert found[2] == found[0] + each * (RANKS[2] - RANKS[0])
+    if found[2] != found[0] + each * (RANKS[2] - RANKS[0]):
+        raise NotOnPageError
     return [found[0] - each * RANKS[0], each]
 
 
@@ -263,22 +282,23 @@ def _all_candidates() -> Iterator[None]:
         plan._PLANS.clear()
 
 
-def _by_kind(way: Workload, law: Law, end: int | None) -> dict[int, list[Polynomial]]:
-    corner = way.setup.batch_size, way.setup.seq_len, 1
+def _by_kind(way: Workload, law: Law, start: int, end: int | None) -> dict[int, list[Polynomial]]:
+    corner = way.setup.batch_size, start, 1
     if not law.is_open:
         return {0: _front([p.terms for p in peak_polynomials(way, ENGINE)], corner)}
     samples: dict[int, dict[tuple[int, ...], Sizes]] = defaultdict(dict)
-    for sizes in _sizes(way, law, end):
+    for sizes in _sizes(way, law, start, end):
         kind, numbers = law.at(sizes)
         samples[kind].setdefault(numbers, sizes)
     with _all_candidates():
         return {kind: _front(_fitted(law, of_kind), corner) for kind, of_kind in samples.items()}
 
 
-def _sizes(way: Workload, law: Law, end: int | None) -> Iterator[Sizes]:
-    """From the length of `way` to `end` some of each kind."""
-    first, is_open = way.setup.seq_len, not pads_masks(way)
-    least = first // MASK_ALIGNMENT * MASK_ALIGNMENT
+def _sizes(way: Workload, law: Law, start: int, end: int | None) -> Iterator[Sizes]:
+    """From length `start` to `end` some of each kind; where masks are padded, of lengths that are
+    multiples of the alignment as that of `way` is, or of the others."""
+    is_aligned, is_open = way.setup.seq_len % MASK_ALIGNMENT == 0, not pads_masks(way)
+    least = start // MASK_ALIGNMENT * MASK_ALIGNMENT
     ranks = cycle(RANKS if law.counts_states else RANKS[:1])
     for batch in (1,) if way.setup.batch_size == 1 else SEVERAL:
         near = {-(-tokens // batch) for tokens in law.turns}
@@ -289,8 +309,8 @@ def _sizes(way: Workload, law: Law, end: int | None) -> Iterator[Sizes]:
         steps = product(own, range(MASK_ALIGNMENT))
         lengths |= {least + step * MASK_ALIGNMENT + offset for step, offset in steps}
         for length in sorted(lengths):
-            is_alike = is_open or (length % MASK_ALIGNMENT > 0) == (first > least)
-            if least <= length < (end or MOST_TOKENS) and is_alike:
+            is_alike = is_open or (length % MASK_ALIGNMENT == 0) == is_aligned
+            if start <= length < (end or MOST_TOKENS) and is_alike:
                 for small in (False, True) if law.loss == "unsloth" else (False,):
                     yield Sizes(batch, length, next(ranks), small)
 
@@ -302,11 +322,13 @@ is to be multiplied with: 0 for none."""
 
 def _fitted(law: Law, samples: Mapping[tuple[int, ...], Sizes]) -> list[Terms]:
     """The polynomials of one kind without `Law.lasting`, whose coefficients at all `samples` are
-    those of `Terms`."""
+    those of `Terms`. Raises NotOnPageError where they are of no such form."""
     basis = _independent(list(samples))
     denominator = lcm(*(part.denominator for _, function in basis for part in function))
     functions = [[int(part * denominator) for part in function] for _, function in basis]
     known = [_coefficients(law, samples[numbers]) for numbers, _ in basis]
+    if len({len(one) for one in known}) > 1:
+        raise NotOnPageError
     fitted = []
     for place in range(len(known[0])):
         terms = {}
@@ -317,19 +339,22 @@ def _fitted(law: Law, samples: Mapping[tuple[int, ...], Sizes]) -> list[Terms]:
                 continue
             for n in range(len(functions[0])):
                 value = sum(f[n] * v for f, v in zip(functions, values, strict=True))
+                if value % denominator:
+                    raise NotOnPageError
                 if value:
-                    assert value % denominator == 0, (exponents, value)
                     terms[*exponents, n] = value // denominator
         fitted.append(terms)
     last = list(samples.items())[-1]
-    if last[0] not in dict(basis):
-        assert [_with(terms, last[0]) for terms in fitted] == _coefficients(law, last[1]), last
+    is_checked = last[0] not in dict(basis)
+    if is_checked and [_with(t, last[0]) for t in fitted] != _coefficients(law, last[1]):
+        raise NotOnPageError
     return fitted
 
 
 def _coefficients(law: Law, sizes: Sizes) -> list[dict[tuple[int, ...], int]]:
-    lasting = law.lasting(sizes)
-    totals = plan.plan_for(law.way_at(sizes)).totals.polynomials
+    lasting, way = law.lasting(sizes), law.way_at(sizes)
+    is_compiled = engine_for_all(way, ENGINE) == "compiled"
+    totals = peak_polynomials(way, ENGINE) if is_compiled else plan.plan_for(way).totals.polynomials
     return [(p - lasting).nonzero() for p in totals]
 
 
