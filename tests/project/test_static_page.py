@@ -34,7 +34,11 @@ from space import page as static_page
 from space.peaks import NOT_HERE
 from space.times import OFF
 
-pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("the_bundle")]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(900),  # the page is made in a minute or two
+    pytest.mark.usefixtures("the_bundle"),
+]
 
 SOME = ("meta-llama/Llama-3.1-8B", "google/gemma-3-1b-it", "openai-community/gpt2")
 """One of the usual kind, one whose rules change with the length, one that is small."""
