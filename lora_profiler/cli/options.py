@@ -146,7 +146,7 @@ def _take_peft_config(ctx: click.Context) -> None:
 _PEFT_CONFIG = grouped(GROUP_TITLES["adapter"])(
     "--peft-config",
     "FILE",
-    "the adapter as PEFT saved it: adapter_config.json",
+    "adapter from PEFT's adapter_config.json",
     callback=_read_peft_config,
     settle=_take_peft_config,
 )
