@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,6 +31,7 @@ from lora_profiler.facts.stacks import BARE, GUIDE, as_guided, find_stack, guide
 from lora_profiler.memory.compiled.regime import KernelChoice, kernel_choice
 from lora_profiler.memory.compiled.requests import FLASH_ROWS, room_of
 from lora_profiler.planning.engine import (
+    answers_without_trace,
     as_known,
     doubt_share,
     engine_for_all,
@@ -54,7 +56,17 @@ from lora_profiler.question.support.library_memory import workspace_bytes
 from lora_profiler.question.support.sdpa import MASK_ALIGNMENT
 from lora_profiler.question.workload import Method
 from lora_profiler.report.answer.verdicts import gpu_name
-from space.peaks import ENGINE, Law, NotOnPageError, Tables, held, of_model
+from space.peaks import (
+    ALL_RANKS,
+    ENGINE,
+    OTHER_RANKS,
+    RANK,
+    Law,
+    NotOnPageError,
+    Tables,
+    held,
+    of_model,
+)
 from space.tapes import Tapes
 from space.times import OFF, TOKENS, times_of
 
@@ -167,7 +179,7 @@ def _starts(spec: ModelSpec) -> list[int]:
     if walks_over_tokens(spec):
         for length in lengths(LENGTHS[0], spec.trained_length):
             asked = way(spec, BARE, "lora", Platform(), seq_len=length)
-            if engine_for_all(asked, ENGINE) == "compiled":
+            if _answerer(asked) == "compiled":
                 starts |= {length, length + 1}
     return sorted(starts)
 
@@ -189,8 +201,8 @@ def data(model: str) -> dict[str, Any]:
     without and with checkpointing: ~ one of `refusals`, or tables, tapes, the share by which the
     peak may be off and one of `helds`, [bytes, bytes a rank], by batch (one, or more), by the span
     of lengths that begins at one of `starts`, and by whether the length is a multiple of
-    `alignment`; and likewise one of `times` each, or null: see `times_of`. `stops`, and `lengths`
-    of a model, are those of sliders."""
+    `alignment`, then of `rank` alone where its own differ; and likewise one of `times` each, or
+    null: see `times_of`. `stops`, and `lengths` of a model, are those of sliders."""
     spec = find_model(model, offline=True)
     alike: dict[Kernels, tuple[Platform, list[Gpu]]] = {}
     shown = [_card(gpu, spec, alike) for gpu in cards()]
@@ -215,6 +227,7 @@ def data(model: str) -> dict[str, Any]:
         "places": known.document("places"),
         "helds": known.document("held"),
         "refusals": known.document("refusal"),
+        "rank": RANK,
         "tokens": TOKENS,
         "times": known.document("times"),
         "tables": known.tables.document,
@@ -406,6 +419,17 @@ class Known:
         return self._leaves[key]
 
     def _laid_out(self, asked: Workload, starts: list[int]) -> list[Any]:
+        """Of all ranks alike; where a law of one rank alone answers, of the others and then of
+        that."""
+        if not _has_law_of_rank(asked, starts):
+            return self._of_ranks(asked, starts, ALL_RANKS)
+        others = self._of_ranks(_sized(asked, rank=OTHER_RANKS[0]), starts, OTHER_RANKS)
+        own = self._of_ranks(asked, starts, (RANK,))
+        return [[*ours, *more] for ours, more in zip(others, own, strict=True)]
+
+    def _of_ranks(
+        self, asked: Workload, starts: list[int], ranks: Sequence[int]
+    ) -> list[list[Any]]:
         tables, tapes, doubts, helds = list[Any](), list[Any](), list[float](), list[int]()
         held_by: dict[str, int] = {}
         for batch in (1, 2):
@@ -414,19 +438,44 @@ class Known:
                 aligned = -(-start // MASK_ALIGNMENT) * MASK_ALIGNMENT
                 other = start if start < aligned else start + 1
                 for length in (other, aligned):
-                    sizes = {"batch_size": batch, "seq_len": min(length, (end or length + 1) - 1)}
-                    sized = replace(asked, setup=replace(asked.setup, **sizes))
+                    sized = _sized(asked, batch, min(length, (end or length + 1) - 1))
+                    if not answers_without_trace(as_known(sized, ENGINE)):
+                        raise NotOnPageError
                     if places is None or pads_masks(sized):
-                        places = self._put("places", self.tables.places(sized, start, end))
+                        of_sizes = self.tables.places(sized, start, end, ranks)
+                        places = self._put("places", of_sizes)
                         tape = self.tapes.place(sized)
                     tables.append(places)
                     tapes.append(tape)
                     doubts.append(doubt_share(sized, ENGINE))
-                    answerer = engine_for_all(as_known(sized, ENGINE), ENGINE)
+                    answerer = _answerer(sized)
                     if answerer not in held_by:
-                        held_by[answerer] = self._put("held", held(sized))
+                        held_by[answerer] = self._put("held", held(sized, ranks))
                     helds.append(held_by[answerer])
         return [tables, tapes, doubts, helds]
+
+
+def _has_law_of_rank(asked: Workload, starts: list[int]) -> bool:
+    """Whether who answers at rank `RANK` answers at no other: a law of one rank, where states are
+    counted tensor by tensor."""
+    if not Law(asked).counts_states:
+        return False
+    sizes = product((1, 2), (start + 1 for start in starts))
+    ways = [_sized(asked, *each) for each in sizes]
+    return any(_answerer(way) != _answerer(_sized(way, rank=OTHER_RANKS[0])) for way in ways)
+
+
+def _answerer(sized: Workload) -> str:
+    return engine_for_all(as_known(sized, ENGINE), ENGINE)
+
+
+def _sized(
+    asked: Workload, batch: int | None = None, length: int | None = None, rank: int | None = None
+) -> Workload:
+    setup = asked.setup
+    lora = setup.lora and replace(setup.lora, r=rank or setup.lora.r)
+    sizes = {"batch_size": batch or setup.batch_size, "seq_len": length or setup.seq_len}
+    return replace(asked, setup=replace(setup, **sizes, lora=lora))
 
 
 # --- mkdocs ---------------------------------------------------------------------------------------

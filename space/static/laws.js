@@ -147,7 +147,8 @@ function answer(way) {
   const { law, on, leaves } = data.ways[known], checkpointing = way.checkpointing ?? Boolean(on);
   const leaf = leaves[+checkpointing];
   if (leaf < 0) return { refusal: data.refusals[~leaf] };
-  const [tables, tapes, doubts, helds] = data.leaves[leaf], at = sizesAt(way);
+  const [tables, tapes, doubts, helds] = data.leaves[leaf], ofRank = 4 * way.model.starts.length;
+  const at = sizesAt(way) + (tables.length > ofRank && way.rank === data.rank ? ofRank : 0);
   const [kind, numbers] = sizedBy(law, way, checkpointing);
   const places = data.places[tables[at]];
   const place = places.findIndex((other, n) => n % 2 === 0 && other === kind) + 1;
