@@ -918,7 +918,10 @@ scores = torch.rand(2, 3, 50, device="cuda")
 values, first = scores.topk(4, dim=1 - 2)
 ranks = scores.argsort(dim=1, descending=True)
 print("INDICES", first.tolist()[0][0], ranks.cpu()[0, :, 7].tolist(), tuple(values.shape), flush=True)
-found = (torch.arange(5, device="cuda") == 3).nonzero()
+left = torch.tensor([1 << 40] * 512, device="cuda")
+del left
+found = (torch.arange(512, device="cuda") == 3).nonzero()
+assert found[1].item() == 0
 sparse = torch.ones(3, 4, device="cuda").to_sparse().cpu().coalesce()
 print("FOUND", found.item(), sparse.indices().tolist(), flush=True)
 """
@@ -928,3 +931,15 @@ def test_what_the_host_reads_of_an_order_names_elements_that_are_there(tmp_path:
     done = rehearse("--gpu", "t4", "--", "python", script(tmp_path, "import torch" + ORDERED))
     assert "INDICES [0, 1, 2, 3] [0, 1, 2] (2, 3, 4)" in done.stderr
     assert f"FOUND 0 {[[0] * 12] * 2}" in done.stderr
+
+
+SHOWN = """
+grid = torch.tensor([[1, 4, 6], [1, 2, 8]], device="cuda")
+spread = torch.tensor([2], device="cuda").expand(3)
+print("SHOWN", spread.tolist(), grid[:, 1:].tolist(), grid.t().cpu().tolist(), flush=True)
+"""
+
+
+def test_what_the_host_reads_of_a_view_is_what_it_wrote(tmp_path: Path) -> None:
+    done = rehearse("--gpu", "t4", "--", "python", script(tmp_path, "import torch" + SHOWN))
+    assert "SHOWN [2, 2, 2] [[4, 6], [2, 8]] [[1, 1], [4, 2], [6, 8]]" in done.stderr

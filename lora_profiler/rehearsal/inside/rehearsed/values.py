@@ -36,7 +36,10 @@ def _everything(tensor: torch.Tensor) -> torch.Tensor:
     if "nonzero" not in LARGEST_CASE:
         LARGEST_CASE.append("nonzero")
     # as torch's own: one row a dimension, then transposed
-    return torch.empty((tensor.dim(), tensor.numel()), dtype=torch.int64, device=tensor.device).t()
+    found = torch.empty((tensor.dim(), tensor.numel()), dtype=torch.int64, device=tensor.device)
+    if 0 < found.numel() <= _LARGE:  # what lay there before may be no index
+        ctypes.memset(found.data_ptr(), 0, found.nbytes)
+    return found.t()
 
 
 def sort_nothing() -> None:
@@ -101,7 +104,7 @@ def _of_its_sizes(name: str, operator: Any, *args: Any, **kwargs: Any) -> Any:
 def read_masks_as_true() -> None:
     """A mask that is copied to the host selects everything there, too: generated texts end where
     they were allowed to, and not before they begin. A sparse tensor has its elements at the first
-    place."""
+    place, and a view has the values that it shows, which no kernel gathers."""
     for name in ("cpu", "to", "tolist", "numpy"):
         setattr(torch.Tensor, name, _of_true(getattr(torch.Tensor, name)))
 
@@ -115,7 +118,8 @@ def _of_true(original: Callable[..., Any]) -> Callable[..., Any]:
                 moved._indices().zero_()
             return moved
         if tensor.dtype is not torch.bool or not tensor.is_cuda:
-            return original(tensor, *args, **kwargs)
+            result = original(tensor, *args, **kwargs)
+            return _gathered(tensor, result) if tensor.is_cuda else result
         if original.__name__ == "tolist":
             return original(torch.ones(tensor.shape, dtype=torch.bool))
         result = original(tensor, *args, **kwargs)
@@ -123,6 +127,19 @@ def _of_true(original: Callable[..., Any]) -> Callable[..., Any]:
         return result.fill_(True) if is_mask and result.device.type == "cpu" else result
 
     return read
+
+
+def _gathered(view: torch.Tensor, copy: Any) -> Any:
+    """`copy` on the host of a small `view` that is not contiguous, with the values that lie on the
+    card."""
+    is_here = isinstance(copy, list) or getattr(copy, "is_cpu", False)
+    is_small = type(view) is torch.Tensor and 0 < view.numel() <= _LARGE
+    if not is_here or not is_small or view.is_contiguous():
+        return copy
+    last = sum((size - 1) * stride for size, stride in zip(view.shape, view.stride(), strict=True))
+    held = (ctypes.c_char * ((last + 1) * view.element_size())).from_address(view.data_ptr())
+    values = torch.frombuffer(held, dtype=view.dtype).as_strided(view.shape, view.stride())
+    return values.tolist() if isinstance(copy, list) else copy.copy_(values)
 
 
 def note_reads() -> None:

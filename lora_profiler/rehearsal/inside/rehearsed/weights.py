@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .checkpoints import catalogue_dtype, known_checkpoint
+from .holes import DTYPES, LARGE, holes
 from .settings import Settings
 from .tokens import (
     DATA_STOOD_IN,
@@ -36,13 +37,7 @@ _INDEX = "model.safetensors.index.json"
 _OTHER_WEIGHTS = (_INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
 _ASSUMED = "float32 (assumed: the config names no dtype)"
 _MODULES = "sentence_transformers.models"
-_LARGE = 1 << 20
 _SHARD_BYTES = 5_000_000_000
-_DTYPES = {
-    "bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64", "int64": "I64",
-    "int32": "I32", "bool": "BOOL", "uint8": "U8", "int8": "I8",
-}  # fmt: skip
-"""torch's names of dtypes -> those of safetensors."""
 
 
 def stand_in(settings: Settings) -> None:
@@ -133,12 +128,12 @@ def stand_in_for_casts() -> None:
     cast: Callable[..., Any] = torch.Tensor.to
 
     def to(tensor: Any, *args: Any, **kwargs: Any) -> Any:
-        if STOOD_IN and tensor.device.type == "cpu" and tensor.numel() > _LARGE:
+        if STOOD_IN and tensor.device.type == "cpu" and tensor.numel() > LARGE:
             dtype = kwargs.get("dtype", next((x for x in args if isinstance(x, torch.dtype)), None))
             is_weight = tensor.is_floating_point() and tensor.is_contiguous()
             is_in_graph = tensor.requires_grad and torch.is_grad_enabled()
             if dtype not in (None, tensor.dtype) and is_weight and not is_in_graph:
-                tensor = torch.zeros(tensor.shape, dtype=dtype)
+                tensor = holes(tensor.shape, dtype)
         return cast(tensor, *args, **kwargs)
 
     torch.Tensor.to = to  # type: ignore[method-assign, assignment]
@@ -191,10 +186,10 @@ def _prepare(settings: Settings, repository: str, name: str, place: str) -> None
         STOOD_IN[part] = write_holes(path.parent, dtype, path.name)
     elif settings.pretends_data and config.exists():
         if path.name in TOKENIZER and not path.with_name(TOKENIZER[0]).exists():
-            write_tokenizer(path.parent)
+            write_tokenizer(path.parent, repository)
             DATA_STOOD_IN.append(f"the tokenizer of {repository}")
         elif path.name in PREPROCESSORS:
-            write_preprocessor(path)
+            write_preprocessor(path, repository)
     elif path.name in TOKENIZER:
         NOT_FOUND[repository] = folder
     if not path.exists():
@@ -339,7 +334,7 @@ def _write_shard(path: Path, tensors: "dict[str, torch.Tensor]") -> None:
     end = 0
     for name, tensor in tensors.items():
         header[name] = {
-            "dtype": _DTYPES[str(tensor.dtype).removeprefix("torch.")],
+            "dtype": DTYPES[str(tensor.dtype).removeprefix("torch.")],
             "shape": list(tensor.shape),
             "data_offsets": [end, end + tensor.nbytes],
         }
