@@ -943,3 +943,33 @@ print("SHOWN", spread.tolist(), grid[:, 1:].tolist(), grid.t().cpu().tolist(), f
 def test_what_the_host_reads_of_a_view_is_what_it_wrote(tmp_path: Path) -> None:
     done = rehearse("--gpu", "t4", "--", "python", script(tmp_path, "import torch" + SHOWN))
     assert "SHOWN [2, 2, 2] [[4, 6], [2, 8]] [[1, 1], [4, 2], [6, 8]]" in done.stderr
+
+
+SEES = """
+import torch
+from transformers.vision_utils import (
+    get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index,
+)
+
+grid = torch.tensor([[1, 8, 12], [2, 4, 6]])
+def told(grid):
+    lengths = get_vision_cu_seqlens(grid)
+    mask = (lengths >= 48)[1:].unsqueeze(-1).expand(-1, 5)
+    chosen = torch.ones(len(mask), 5, device=grid.device)[mask]
+    window = get_vision_window_index(grid, 2, 112, 14)
+    parts = torch.split(torch.ones(144, device=grid.device), (lengths[1:] - lengths[:-1]).tolist())
+    tokens = (grid.prod(-1) // 4).tolist()
+    return [
+        lengths.tolist(), get_vision_position_ids(grid, 2).tolist(), [each.tolist() for each in window],
+        chosen.numel(), [len(part) for part in parts], tokens, bool((grid == 3).any()), mask.cpu().tolist(),
+    ]
+assert told(grid.cuda()) == told(grid)
+noise = torch.rand(7, device="cuda")
+print("SEEN", len(noise[noise > 0.5]), (noise > 0.5).cpu().tolist(), flush=True)
+"""
+
+
+def test_small_integers_of_a_model_that_sees_are_those_of_the_host(tmp_path: Path) -> None:
+    """What no kernel computes, as a mask of random numbers, takes its largest case as ever."""
+    done = rehearse("--gpu", "t4", "--", "python", script(tmp_path, SEES))
+    assert f"SEEN 7 {[True] * 7}" in done.stderr, done.stderr[-2000:]

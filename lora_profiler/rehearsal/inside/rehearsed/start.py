@@ -60,6 +60,15 @@ def _hub_api_imported() -> None:
     stand_in_for_lists(read_settings())
 
 
+def _vision_imported() -> None:
+    import torch
+
+    if torch.version.cuda is not None:
+        from .integers import compute_small_integers
+
+        compute_small_integers()
+
+
 def _timm_imported() -> None:
     from .weights import stand_in_for_timm
 
@@ -98,6 +107,7 @@ if _IS_RECORDED:
     after_import("transformers.utils.hub", _hub_imported)
     after_import("huggingface_hub.file_download", _downloads_imported)
     after_import("huggingface_hub.hf_api", _hub_api_imported)
+    after_import("transformers.vision_utils", _vision_imported)
     after_import("timm.models._builder", _timm_imported)
     after_import("evaluate.loading", _metrics_imported)
     after_import("nltk.tokenize.punkt", _nltk_imported)

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from .integers import is_computed
+
 LARGEST_CASE: list[str] = []
 """Operators that were answered with their largest case, in the order in which they came."""
 LAST_READ: dict[str, str] = {}
@@ -117,7 +119,7 @@ def _of_true(original: Callable[..., Any]) -> Callable[..., Any]:
             if not moved.is_cuda:
                 moved._indices().zero_()
             return moved
-        if tensor.dtype is not torch.bool or not tensor.is_cuda:
+        if tensor.dtype is not torch.bool or is_computed(tensor):
             result = original(tensor, *args, **kwargs)
             return _gathered(tensor, result) if tensor.is_cuda else result
         if original.__name__ == "tolist":
