@@ -964,6 +964,12 @@ def told(grid):
         chosen.numel(), [len(part) for part in parts], tokens, bool((grid == 3).any()), mask.cpu().tolist(),
     ]
 assert told(grid.cuda()) == told(grid)
+assert torch.tensor([[3, 3, 5]] * 9000, device="cuda").unique_consecutive().tolist()[:3] == [3, 5, 3]
+mask = torch.tensor([[0, 1, 1], [0, 0, 1]], device="cuda")[..., None].bool().expand(2, 3, 4)
+images = torch.ones(3, 4, device="cuda", requires_grad=True)
+texts = torch.ones(2, 3, 4, device="cuda")
+texts.masked_scatter(mask, images).sum().backward()
+assert images.grad.shape == (3, 4) and texts.masked_select(mask).shape == (12,)
 noise = torch.rand(7, device="cuda")
 print("SEEN", len(noise[noise > 0.5]), (noise > 0.5).cpu().tolist(), flush=True)
 """

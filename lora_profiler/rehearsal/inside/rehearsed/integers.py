@@ -17,6 +17,7 @@ _INDEXED = (
     torch.ops.aten.index_put.default,
     torch.ops.aten.index_put_.default,
 )
+_SELECTED = (torch.ops.aten.masked_select.default, torch.ops.aten.masked_scatter_backward.default)
 _COMPUTED: set[int] = set()
 """Addresses of storages whose values lie on the card as a kernel would have left them."""
 
@@ -38,9 +39,17 @@ class _Computed(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         given = list(_tensors((args, kwargs)))
+        if func is torch.ops.aten.lift_fresh.default and given[0].is_cuda and _is_small(given[0]):
+            # `torch.tensor` has copied it here, past this mode
+            _COMPUTED.add(given[0].untyped_storage().data_ptr())
         if not all(_is_small(each) and is_computed(each) for each in given):
             if func in _INDEXED:
                 args = (args[0], _places(args[1]), *args[2:])
+            elif func in _SELECTED:
+                places = _places([args[1].expand(args[0].shape)])
+                if len(places) == args[0].dim() > 1:  # the mask is computed
+                    chosen = torch.ops.aten.index.Tensor(args[0], places)
+                    return chosen if len(args) == 2 else chosen.view(args[2])
             return _forgotten(func(*args, **kwargs))
         if func.is_view or torch.Tag.nondeterministic_seeded in func.tags:
             return func(*args, **kwargs)
