@@ -1,9 +1,11 @@
 """Weights without values that no memory of this machine stands behind: of files of holes, and of
 what is cast from them."""
 
+import json
 import mmap
 import os
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,62 +33,84 @@ def holes(shape: Sequence[int], dtype: "torch.dtype") -> "torch.Tensor":
 
 
 def read_no_holes() -> None:
-    """safetensors copies what it reads: of a file of holes, read into host memory, it need not."""
+    """safetensors maps a file as large as its weights, and copies what it reads: of a file of
+    holes, read into host memory, it need not."""
     import safetensors
 
     original: Callable[..., Any] = safetensors.safe_open
 
     def safe_open(filename: Any, framework: str = "pt", device: Any = "cpu", **how: Any) -> Any:
-        opened = original(filename, framework, device, **how)
-        is_torch = framework in ("pt", "torch", "pytorch")
-        return _Holes(opened) if is_torch and device == "cpu" and _is_hole(filename) else opened
+        if framework in ("pt", "torch", "pytorch") and device == "cpu" and _is_hole(filename):
+            return _Holes(filename)
+        return original(filename, framework, device, **how)
 
     safetensors.safe_open = safe_open  # type: ignore[assignment, misc]
 
 
 def _is_hole(path: Any) -> bool:
-    status = os.stat(path)
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False  # safetensors says so
     return 2 * _BLOCK_BYTES * status.st_blocks < status.st_size
 
 
 class _Holes:
-    """An opened file whose large tensors are not read."""
+    """What `safe_open` gives, but for large tensors, which are not read."""
 
-    def __init__(self, opened: Any) -> None:
-        self._opened = opened
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._opened, name)
+    def __init__(self, path: Any) -> None:
+        self._path = path
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            self._parts: dict[str, Any] = json.loads(file.read(length))
+        self._metadata: dict[str, str] | None = self._parts.pop("__metadata__", None)
+        self._begin = 8 + length
 
     def __enter__(self) -> "_Holes":
-        self._opened.__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._opened.__exit__(*error)
+    def __exit__(self, *error: object) -> None: ...
 
-    def get_slice(self, name: str) -> "_Slice":
-        return _Slice(self._opened.get_slice(name))
+    def metadata(self) -> dict[str, str] | None:
+        return self._metadata
+
+    def keys(self) -> list[str]:
+        return sorted(self._parts)
+
+    def offset_keys(self) -> list[str]:
+        return sorted(self._parts, key=lambda name: self._parts[name]["data_offsets"])
 
     def get_tensor(self, name: str) -> Any:
         return self.get_slice(name)[...]
 
     def get_tensors(self) -> dict[str, Any]:
-        return {name: self.get_tensor(name) for name in self._opened.keys()}  # noqa: SIM118
+        return {name: self.get_tensor(name) for name in self._parts}
+
+    def get_slice(self, name: str) -> "_Slice":
+        return _Slice(self._path, self._begin, self._parts[name])
 
 
 class _Slice:
-    def __init__(self, part: Any) -> None:
-        self._part = part
+    def __init__(self, path: Any, begin: int, part: Mapping[str, Any]) -> None:
+        self._path, self._begin, self._part = path, begin, part
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._part, name)
+    def get_shape(self) -> list[int]:
+        shape: list[int] = self._part["shape"]
+        return shape
+
+    def get_dtype(self) -> str:
+        return str(self._part["dtype"])
 
     def __getitem__(self, index: Any) -> Any:
         import torch
 
-        shape = self._part.get_shape()
-        if torch.Size(shape).numel() <= LARGE:
-            return self._part[index]
-        dtype = getattr(torch, _NAMES[self._part.get_dtype()])
-        return holes(torch.empty(shape, device="meta")[index].shape, dtype)
+        shape, dtype = self.get_shape(), getattr(torch, _NAMES[self.get_dtype()])
+        if torch.Size(shape).numel() > LARGE:
+            return holes(torch.empty(shape, device="meta")[index].shape, dtype)
+        first, end = self._part["data_offsets"]
+        if first == end:
+            return torch.empty(shape, dtype=dtype)[index]
+        with open(self._path, "rb") as file:
+            file.seek(self._begin + first)
+            data = bytearray(file.read(end - first))
+        return torch.frombuffer(data, dtype=dtype).view(shape)[index]

@@ -49,10 +49,15 @@ def stand_in(settings: Settings) -> None:
     def cached_files(
         path_or_repo_id: Any, filenames: Sequence[str], *args: Any, **kwargs: Any
     ) -> Any:
-        if not os.path.isdir(path_or_repo_id):
-            _leave_empty_cache(kwargs, str(path_or_repo_id))
-            for name in filenames:
-                _prepare(settings, str(path_or_repo_id), name, kwargs.get("subfolder") or "")
+        repository, place, names = str(path_or_repo_id), kwargs.get("subfolder") or "", filenames
+        if os.path.isdir(repository):  # a pipeline loads its parts from the snapshot
+            repository, within = _snapshot_of(repository)
+            place = os.path.join(within, place)
+            names = [*names, *["model.safetensors"] * ("config.json" in names)]
+        if repository:
+            _leave_empty_cache(kwargs, repository)
+            for name in names:
+                _prepare(settings, repository, name, place)
         return original(path_or_repo_id, filenames, *args, **kwargs)
 
     hub.cached_files = cached_files
@@ -156,6 +161,15 @@ def stand_in_for_timm() -> None:
             STOOD_IN[f"timm/{name}"] = str(next(model.parameters()).dtype).removeprefix("torch.")
 
     _builder.load_pretrained = load_pretrained
+
+
+def _snapshot_of(folder: str) -> tuple[str, str]:
+    """Repository and place in it of a folder in the hub's cache, both "" elsewhere."""
+    from huggingface_hub import constants
+
+    within = os.path.relpath(os.path.abspath(folder), os.path.abspath(constants.HF_HUB_CACHE))
+    match = re.fullmatch(r"models--([^/]+)/snapshots/[^/]+/?(.*)", within)
+    return (match[1].replace("--", "/", 1), match[2]) if match else ("", "")
 
 
 def _leave_empty_cache(kwargs: dict[str, Any], repository: str) -> None:
