@@ -936,6 +936,8 @@ def test_what_the_host_reads_of_an_order_names_elements_that_are_there(tmp_path:
 SHOWN = """
 grid = torch.tensor([[1, 4, 6], [1, 2, 8]], device="cuda")
 spread = torch.tensor([2], device="cuda").expand(3)
+many = torch.rand(4096, 100, device="cuda").topk(90).indices
+assert many.tolist() == [list(range(90))] * 4096 and torch.equal(many.cpu()[7], torch.arange(90))
 print("SHOWN", spread.tolist(), grid[:, 1:].tolist(), grid.t().cpu().tolist(), flush=True)
 """
 

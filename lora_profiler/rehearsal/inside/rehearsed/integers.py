@@ -1,5 +1,5 @@
-"""Small integers of the card, computed on the host: a model that sees asks its grid of patches how
-long its sequences are. Sizes that nobody computes stay as `values` has them."""
+"""Small integers of the card, computed on the host: a model of pictures asks its grid of patches
+how long its sequences are. Sizes that nobody computes stay as `values` has them."""
 
 import ctypes
 from collections.abc import Iterator
@@ -18,13 +18,15 @@ _INDEXED = (
     torch.ops.aten.index_put_.default,
 )
 _SELECTED = (torch.ops.aten.masked_select.default, torch.ops.aten.masked_scatter_backward.default)
+_ACTIVE: list[TorchDispatchMode] = []
 _COMPUTED: set[int] = set()
 """Addresses of storages whose values lie on the card as a kernel would have left them."""
 
 
 def compute_small_integers() -> None:
     """From here on, in this thread and in the backward passes that it starts."""
-    _Computed().__enter__()
+    if not _ACTIVE:
+        _ACTIVE.append(_Computed().__enter__())
 
 
 def is_computed(tensor: torch.Tensor) -> bool:

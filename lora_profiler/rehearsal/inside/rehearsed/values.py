@@ -27,6 +27,8 @@ _DRAWN = (
 )  # fmt: skip
 _LARGE = 1 << 16
 _MOST_INDICES = 1 << 22
+_COPIED_BYTES = 1 << 20
+"""COPIED_BYTES of stubs/runtime.c."""
 _library = torch.library.Library("aten", "IMPL")
 
 
@@ -131,16 +133,19 @@ def _of_true(original: Callable[..., Any]) -> Callable[..., Any]:
     return read
 
 
-def _gathered(view: torch.Tensor, copy: Any) -> Any:
-    """`copy` on the host of a small `view` that is not contiguous, with the values that lie on the
-    card."""
+def _gathered(tensor: torch.Tensor, copy: Any) -> Any:
+    """`copy` on the host with the values that lie on the card: of a small view that is not
+    contiguous, and of indices that are too many for the stub to copy."""
     is_here = isinstance(copy, list) or getattr(copy, "is_cpu", False)
-    is_small = type(view) is torch.Tensor and 0 < view.numel() <= _LARGE
-    if not is_here or not is_small or view.is_contiguous():
+    most = _LARGE if tensor.is_floating_point() else _MOST_INDICES
+    is_small = type(tensor) is torch.Tensor and 0 < tensor.numel() <= most
+    is_copied = tensor.is_contiguous() and tensor.nbytes <= _COPIED_BYTES
+    if not is_here or not is_small or is_copied:
         return copy
-    last = sum((size - 1) * stride for size, stride in zip(view.shape, view.stride(), strict=True))
-    held = (ctypes.c_char * ((last + 1) * view.element_size())).from_address(view.data_ptr())
-    values = torch.frombuffer(held, dtype=view.dtype).as_strided(view.shape, view.stride())
+    sizes, strides = tensor.shape, tensor.stride()
+    last = sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+    held = (ctypes.c_char * ((last + 1) * tensor.element_size())).from_address(tensor.data_ptr())
+    values = torch.frombuffer(held, dtype=tensor.dtype).as_strided(sizes, strides)
     return values.tolist() if isinstance(copy, list) else copy.copy_(values)
 
 

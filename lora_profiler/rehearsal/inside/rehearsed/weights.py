@@ -211,13 +211,13 @@ def _prepare(settings: Settings, repository: str, name: str, place: str) -> None
 
 
 def _is_missing_weights(path: Path) -> bool:
-    """Whether these are the weights that a library tries, and no others are there."""
+    """Whether these are the weights that a library tries, of a model, and no others are there."""
+    config = path.with_name("config.json")
     others = any(path.with_name(other).exists() for other in _OTHER_WEIGHTS)
-    return (
-        bool(_WEIGHTS.fullmatch(path.name))
-        and path.with_name("config.json").exists()
-        and not others
-    )
+    if not _WEIGHTS.fullmatch(path.name) or others or not config.exists():
+        return False
+    fields = json.loads(config.read_text("utf-8"))
+    return any(fields.get(name) for name in ("architectures", "_class_name", "_module"))
 
 
 def _snapshot(folder: Path, settings: Settings, repository: str) -> Path | None:
