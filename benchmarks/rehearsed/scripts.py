@@ -214,7 +214,7 @@ def _outcome(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
         lines = done.stderr.strip().splitlines()
         own = [line for line in lines if "Its own error" in line]
         last = " ".join(own or [line for line in lines if "error:" in line][-2:] or lines[-3:])
-        return {"words": _plain(last)}
+        return {"words": _plain(last, slice(-500, None))}  # a command comes before
     document = json.loads(done.stdout)
     ranks = document["ranks"]
     rank = max(ranks, key=lambda each: each["status"] != "done")
@@ -236,11 +236,11 @@ def _outcome(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
     }
 
 
-def _plain(text: str) -> str:
+def _plain(text: str, part: slice = slice(500)) -> str:
     """Without this machine's folders."""
     text = text.replace(str(Path.home()), "...")
     text = re.sub(r"(/[\w.+-]+)+/(site-packages|lib/python[\d.]+)/", "", " ".join(text.split()))
-    return re.sub(r"(/[\w.+-]+){2,}/(?=[\w.-])", ".../", text)[:500]
+    return re.sub(r"(/[\w.+-]+){2,}/(?=[\w.-])", ".../", text)[part]
 
 
 def _git(folder: Path, *words: str) -> str:
