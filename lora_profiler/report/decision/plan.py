@@ -407,7 +407,7 @@ def _about(plan: TrainingPlan, run: PlannedRun, *, detail: bool) -> Iterator[str
 def question_lines(plan: TrainingPlan, trainer: Trainer | None = None) -> list[str]:
     ways = plan.offers[0].workloads
     setup = ways[0].setup
-    methods = ", ".join(labels.METHOD_LABELS[way.setup.method] for way in ways)
+    methods = ", ".join(labels.adapter_label(way.setup) for way in ways)
     over = (
         f"{methods} (rank {_ranks_words(plan)})" if any(way.setup.lora for way in ways) else methods
     )
