@@ -121,7 +121,7 @@ def test_what_no_option_stands_for_is_refused_by_its_key(
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("OFTConfig", {"r": 4, "oft_block_size": 0}, "r is 4; OFT by its number of blocks"),
+        ("OFTConfig", {"r": 4, "oft_block_size": 0}, r"OFT by its number of blocks \(r\)"),
         ("SupertuningConfig", {}, "r is null; Supertuning without a rank is not modelled"),
     ],
 )
