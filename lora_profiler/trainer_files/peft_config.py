@@ -8,7 +8,12 @@ from typing import Any, NamedTuple
 
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.planning.setups import peft_type_named, written_options
-from lora_profiler.question.adapter_method import AdapterMethod, adapter_method, config_defaults
+from lora_profiler.question.adapter_method import (
+    AdapterMethod,
+    adapter_method,
+    config_defaults,
+    of_method,
+)
 from lora_profiler.question.workload import OPTIONS, LoraConfig, TrainSetup
 from lora_profiler.trainer_files.document import read_text
 from lora_profiler.units import shown
@@ -116,8 +121,8 @@ def _adapter(content: Mapping[str, Any]) -> LoraConfig:
             value = _numbers(key, value)
         fields[field] = value
     fields["target_modules"] = _targets(values.get("target_modules"))
-    if kind == "oft" and values["r"]:
-        raise UsageError(f"r is {shown(values['r'])}; OFT by its number of blocks is not modelled.")
+    if check_config := of_method(kind, "check_config"):
+        check_config(values)
     fields["peft_arg"] = tuple(
         f"{key}={_argument(values[key])}"
         for key, default in method.arguments.items()

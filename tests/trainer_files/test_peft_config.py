@@ -15,6 +15,7 @@ from lora_profiler.facts.catalog import model_from_config
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.question.workload import LoraConfig
 from lora_profiler.trainer_files.peft_config import NAME, PeftConfig, read_peft_config
+from lora_profiler.trainer_files.reading import read_content
 from tracing import BASE, config_of, peaks_of, traced_of
 
 peft = pytest.importorskip("peft")
@@ -121,7 +122,7 @@ def test_what_no_option_stands_for_is_refused_by_its_key(
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("OFTConfig", {"r": 4, "oft_block_size": 0}, "r is 4; OFT by its number of blocks"),
+        ("OFTConfig", {"r": 4, "oft_block_size": 0}, r"OFT by its number of blocks \(r\)"),
         ("SupertuningConfig", {}, "r is null; Supertuning without a rank is not modelled"),
     ],
 )
@@ -202,3 +203,15 @@ def test_beside_what_it_decides_it_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="adapter of PEFT; use it as --peft-config"):
         predict(tmp_path / NAME)
     assert predict("gpt2", peft_config=tmp_path, adapter_dtype="bfloat16", method="lora").peak_bytes
+
+
+def test_a_script_s_mica_is_not_the_same_training() -> None:
+    text = (
+        "from transformers import AutoModelForCausalLM, Trainer\n"
+        "from peft import LoraConfig, get_peft_model\n"
+        "model = AutoModelForCausalLM.from_pretrained('gpt2')\n"
+        "model = get_peft_model(model, LoraConfig(r=4, init_lora_weights='mica'))\n"
+        "Trainer(model=model).train()\n"
+    )
+    rows = {row.key: row for row in read_content("run.py", text.encode()).keys}
+    assert rows["init_lora_weights"].missing == "MiCA's frozen B, answered as trained"
