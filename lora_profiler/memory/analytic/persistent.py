@@ -126,7 +126,7 @@ class Persistent:
     def trainable_parameters(self) -> Polynomial:
         return total(tensor.numel * count for tensor, count in self.trainable.items())
 
-    @property
+    @cached_property
     def gradient_bytes(self) -> Polynomial:
         own = total(tensor.bytes * count for tensor, count in self.trainable.items())
         return own + self.unstepped_bytes
@@ -317,18 +317,18 @@ def whole_weights(
     """A module's own weights where they train, tied ones where they come first, those of a copy
     all. `name`: the module's in the model."""
     wide = module.kind == "Embedding" and widens_embeddings(setup)
+    facts = optimizer_facts(setup.optimizer)
+    dtype = copy_dtype(name, setup) if copied else unpacked_dtype(name, setup)
     for weight in module.weights:
         if not copied and weight.tied_to is not None:
             continue
         kind = StateKind(is_wide=True) if wide else _PLAIN
-        facts = optimizer_facts(setup.optimizer)
         if facts.projects_gradients:
             if weight.name == "weight" and module.kind == "Linear":
                 kind = StateKind(is_projected=True)
         elif facts.whole_weights_alone:
             averages = second_averages(spec, f"{name}.{weight.name}", weight.shape)
             kind = StateKind(averages=averages)
-        dtype = copy_dtype(name, setup) if copied else unpacked_dtype(name, setup)
         yield _fixed(weight.shape, dtype, kind)
 
 
