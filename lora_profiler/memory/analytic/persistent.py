@@ -5,7 +5,7 @@ Sources: `support/bases.py` for quantised bases; PEFT `tuners/lora` for adapters
 memory rules checked against real models by `tests/memory/test_persistent.py`."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -115,7 +115,7 @@ class Persistent:
     @cached_property
     def trainable(self) -> Counter[TrainableTensor]:
         """How many there are of each."""
-        return Counter(self.order)
+        return counted(self.order)
 
     @property
     def neighbours(self) -> frozenset[tuple[TrainableTensor | None, TrainableTensor]]:
@@ -226,6 +226,15 @@ def groups(spec: ModelSpec) -> Iterator[tuple[Module, int]]:
                     yield module, counts[number]
 
 
+def counted(tensors: Sequence[TrainableTensor]) -> Counter[TrainableTensor]:
+    """How many there are of each. Most are few objects many times, each of which is hashed once."""
+    times = Counter(map(id, tensors))
+    found = Counter[TrainableTensor]()
+    for number, tensor in {id(tensor): tensor for tensor in tensors}.items():
+        found[tensor] += times[number]
+    return found
+
+
 def persistent(
     spec: ModelSpec,
     setup: TrainSetup,
@@ -247,7 +256,7 @@ def persistent(
     parameters += stable_embedding_bytes(spec, setup)
     held = tuple(held_tensors(spec, setup, adapters, copies))
     order = tuple(tensor for tensor in held if not tensor.kind.is_frozen)
-    added = Counter(held if setup.lora is not None else ())
+    added = counted(held if setup.lora is not None else ())
     return Persistent(
         parameter_bytes=parameters,
         quantization_bytes=quantization,
