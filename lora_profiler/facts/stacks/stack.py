@@ -154,6 +154,11 @@ class Stack:
         return next((own["seq_len"] for own in self.defaults.values() if "seq_len" in own), None)
 
     @property
+    def version_words(self) -> str:
+        """What an answer calls a version that is not given."""
+        return f"the version of {self.library}"
+
+    @property
     def key(self) -> str:
         """'trl-sft@1.16': what names this version on the command line."""
         return f"{self.name}@{self.version}" if self.version else self.name

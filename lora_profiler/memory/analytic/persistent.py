@@ -5,7 +5,7 @@ Sources: `support/bases.py` for quantised bases; PEFT `tuners/lora` for adapters
 memory rules checked against real models by `tests/memory/test_persistent.py`."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -120,7 +120,7 @@ class Persistent:
     @cached_property
     def trainable(self) -> Counter[TrainableTensor]:
         """How many there are of each."""
-        return Counter(self.order)
+        return counted(self.order)
 
     @property
     def neighbours(self) -> frozenset[tuple[TrainableTensor | None, TrainableTensor]]:
@@ -132,7 +132,7 @@ class Persistent:
         stepped = total(tensor.numel * count for tensor, count in self.trainable.items())
         return stepped + self.idle_parameters
 
-    @property
+    @cached_property
     def gradient_bytes(self) -> Polynomial:
         own = total(tensor.bytes * count for tensor, count in self.trainable.items())
         return own + self.unstepped_bytes
@@ -232,6 +232,15 @@ def groups(spec: ModelSpec) -> Iterator[tuple[Module, int]]:
                     yield module, counts[number]
 
 
+def counted(tensors: Sequence[TrainableTensor]) -> Counter[TrainableTensor]:
+    """How many there are of each. Most are few objects many times, each of which is hashed once."""
+    times = Counter(map(id, tensors))
+    found = Counter[TrainableTensor]()
+    for number, tensor in {id(tensor): tensor for tensor in tensors}.items():
+        found[tensor] += times[number]
+    return found
+
+
 def persistent(
     spec: ModelSpec,
     setup: TrainSetup,
@@ -253,8 +262,8 @@ def persistent(
     parameters += stable_embedding_bytes(spec, setup)
     held = tuple(held_tensors(spec, setup, adapters, copies))
     trained = [tensor for tensor in held if not tensor.kind.is_frozen]
-    idle = Counter(tensor for tensor in trained if tensor.kind.is_idle)
-    added = Counter(held if setup.lora is not None else ())
+    idle = counted([tensor for tensor in trained if tensor.kind.is_idle])
+    added = counted(held if setup.lora is not None else ())
     return Persistent(
         parameter_bytes=parameters,
         quantization_bytes=quantization,
@@ -337,19 +346,19 @@ def whole_weights(
     all. `name`: the module's in the model."""
     wide = module.kind == "Embedding" and widens_embeddings(setup)
     idle = is_idle(name, setup)
+    facts = optimizer_facts(setup.optimizer)
+    dtype = copy_dtype(name, setup) if copied else unpacked_dtype(name, setup)
     for weight in module.weights:
         if not copied and weight.tied_to is not None:
             continue
         kind = StateKind(is_wide=True) if wide else _PLAIN
-        facts = optimizer_facts(setup.optimizer)
         if facts.projects_gradients:
             if weight.name == "weight" and module.kind == "Linear":
                 kind = StateKind(is_projected=True)
         elif facts.whole_weights_alone:
             averages = second_averages(spec, f"{name}.{weight.name}", weight.shape)
             kind = StateKind(averages=averages)
-        dtype = copy_dtype(name, setup) if copied else unpacked_dtype(name, setup)
-        yield _fixed(weight.shape, dtype, kind._replace(is_idle=idle))
+        yield _fixed(weight.shape, dtype, kind._replace(is_idle=True) if idle else kind)
 
 
 @lru_cache(
