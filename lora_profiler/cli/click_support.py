@@ -235,6 +235,9 @@ class DefaultGroup(click.Group):
         hub."""
         if ctx.resilient_parsing or word.startswith("-") or "/" in word or Path(word).exists():
             return
+        if (option := _OPTION_OF_VERB.get(word)) is not None and rest:
+            meant = " ".join(filter(None, ("lora-profile", *rest, option)))
+            raise click.UsageError(f"unknown command {word}. Did you mean `{meant}`?", ctx)
         close = [name for name in nearest(word, self.list_commands(ctx), 1) if _alike(word, name)]
         if close and not is_bundled(word):
             meant = " ".join(("lora-profile", close[0], *rest))
@@ -254,6 +257,10 @@ class DefaultGroup(click.Group):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem"]:
         return [*super().shell_complete(ctx, incomplete), *complete_model(ctx, None, incomplete)]
+
+
+_OPTION_OF_VERB = {"explain": "--explain", "fit": "", "layers": "--per-layer"}
+"""Words that are options of the default command where other tools have a command."""
 
 
 class CommandOrTrainers(HelpCommand):

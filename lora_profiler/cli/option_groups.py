@@ -280,9 +280,21 @@ def _of_trainers(typed: str, words: Sequence[str], ctx: click.Context) -> str:
     meaning = lone_key(key, [_ANY_SIZE]) if theirs is None else None
     if meaning is not None and (ours := _our_words(meaning, flags)):
         return _of_a_trainer(meaning, " ".join(word for word in ours if word in flags))
+    if _alike(name, shown_options(ctx.command)):
+        return ""
     if elsewhere := _other_commands(f"--{name}", ctx):
         return elsewhere
     return _of_no_option(theirs, flags) if theirs is not None and not theirs.options else ""
+
+
+def _alike(name: str, options: Sequence[GroupedOption]) -> list[str]:
+    """Options that are the plural or singular of the name, or whose help begins with it."""
+    return [
+        option.flag
+        for option in options
+        if f"--{name}" in (f"{option.flag}s", option.flag.removesuffix("s"))
+        or (option.help or "").startswith(f"{name}: ")
+    ]
 
 
 def _close(typed: str, ctx: click.Context) -> list[str]:
@@ -293,7 +305,13 @@ def _close(typed: str, ctx: click.Context) -> list[str]:
         return [f"--{name}"]
     whole = [f"{option.flag} {name}" for option in options if name in _values_of(option)]
     close = get_close_matches(f"--{name}", flags, cutoff=0.75)
-    return whole or _by_words(name, options) or _by_choice(name, options) or close
+    return (
+        whole
+        or _alike(name, options)
+        or _by_words(name, options)
+        or _by_choice(name, options)
+        or close
+    )
 
 
 def _meant(flags: Sequence[str] | None) -> str:

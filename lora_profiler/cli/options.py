@@ -39,8 +39,9 @@ from lora_profiler.question.option import (
     Option,
     flag,
     invalid_value_hint,
+    method_hint,
 )
-from lora_profiler.question.workload import OPTIONS, Device, Method, Workload
+from lora_profiler.question.workload import OPTIONS, Device, Method, Sharding, Workload
 
 if TYPE_CHECKING:
     from lora_profiler.facts.catalog import Gpu
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from lora_profiler.trainer_files.peft_config import PeftConfig
     from lora_profiler.trainer_files.trainer_file import TrainerFile
 
-SHARDING_OF_SEVERAL = "fsdp"
+SHARDING_OF_SEVERAL: Sharding = "fsdp"
 """Of several cards that --gpu names, where nothing says how they share the model."""
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -63,7 +64,7 @@ def _method_option(default: str) -> Callable[[F], F]:
         show_default=default,
         multiple=True,
         callback=flattened,
-        type=NearestChoices(get_args(Method)),
+        type=NearestChoices(get_args(Method), method_hint),
     )
 
 
@@ -363,9 +364,21 @@ def _asked(ctx: click.Context, file: "TrainerFile | None") -> tuple[dict[str, An
         names |= own.keys()
     is_open = "sharding" not in names and (cluster is not None or file is not None)
     if is_open and options["world_size"] > 1:
-        options["sharding"] = file.sharding_of_several if file else SHARDING_OF_SEVERAL
+        options["sharding"] = file.sharding_of_several if file else _sharding_of_several(ctx)
         names.add("sharding")
     return options, names
+
+
+def _sharding_of_several(ctx: click.Context) -> Sharding:
+    """What a trainer does on several GPUs: FSDP, unless its files name none of it."""
+    stack, write = stack_of(ctx), ctx.params.get("write")
+    if stack is None and not write:
+        return SHARDING_OF_SEVERAL
+    from lora_profiler.trainer_files.writing import shardings_of, writers
+
+    name = write[0] if write else stack.name.partition("-")[0]
+    known = shardings_of(name) if name in writers() else (SHARDING_OF_SEVERAL,)
+    return SHARDING_OF_SEVERAL if SHARDING_OF_SEVERAL in known else known[0]
 
 
 def stack_of(ctx: click.Context, file: "TrainerFile | None" = None) -> Stack | None:

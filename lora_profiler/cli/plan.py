@@ -39,7 +39,7 @@ from lora_profiler.cli.options import (
 from lora_profiler.errors import UsageError
 from lora_profiler.facts.stacks import BARE, GUIDE
 from lora_profiler.planning.setups import DEFAULTS
-from lora_profiler.question.option import flag
+from lora_profiler.question.option import flag, method_hint
 from lora_profiler.question.workload import Method
 
 if TYPE_CHECKING:
@@ -172,8 +172,8 @@ Exit: 0 a run fits within the limits, 1 none does, 2 usage, 3 no such model.
     show_default="16",
     type=WholeRange(1, 2**20),
 )
-@option("--max-hours", "H", "longest run to consider", type=FiniteRange(0, min_open=True))
-@option("--max-cost", "C", "highest cost to consider", type=FiniteRange(0, min_open=True))
+@option("--max-hours", "H", "deadline: longest run to consider", type=FiniteRange(0, min_open=True))
+@option("--max-cost", "C", "budget: highest cost to consider", type=FiniteRange(0, min_open=True))
 @option(
     "--price prices",
     "GPU=2.49/h",
@@ -218,11 +218,12 @@ def plan_command(ctx: click.Context, /, model: str, **o: Any) -> None:
 
 def _place(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     from lora_profiler.planning.placement import find_cluster, plan
+    from lora_profiler.planning.planned import link_of
     from lora_profiler.report.decision.cluster import cluster_blocks, cluster_payload
     from lora_profiler.report.progress import shown_traces
 
     cluster = find_cluster(o["cluster"])
-    network = network_of(o)
+    network = network_of(o) or link_of(cluster)
     spec = model_called(model, o)
     with shown_traces():
         options = plan(
@@ -344,7 +345,8 @@ def _choose_methods(ctx: click.Context, has_file: bool) -> None:
         names = tuple(dict.fromkeys(part.strip().lower() for part in text.split(",")))
         if unknown := [name for name in names if name not in known]:
             raise UsageError(
-                f"{flag('methods')} names {unknown[0][:40]!r}; accepted: {', '.join(known)}."
+                f"--methods names {unknown[0][:40]!r}.{method_hint(unknown[0])}"
+                f" Supported: {', '.join(known)}"
             )
         ctx.params["methods"] = names
         from click.core import ParameterSource

@@ -183,12 +183,12 @@ def find_cluster(text: str) -> Cluster:
     match = re.fullmatch(_CLUSTER, text)
     if match is None:
         raise UsageError(
-            f"cluster is {text[:60]!r}; write GPUs times name: 8xh100_sxm_80gb, or"
+            f"{text[:60]!r} names no GPUs; write number x name: 8xh100_sxm_80gb, or"
             " 16x8xh100_sxm_80gb."
         )
     machines, cards_each = int(match[1] or 1), int(match[2])
     if not 1 <= machines * cards_each <= MOST_CARDS:
-        raise UsageError(f"cluster is {text!r}; it must have from 1 to {MOST_CARDS:,} GPUs.")
+        raise UsageError(f"{text[:60]!r} is out of range; name 1 to {MOST_CARDS:,} GPUs.")
     gpu = find_gpu(match[3])
     if gpu.usable_bytes is None:
         raise UsageError(

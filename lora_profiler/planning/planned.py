@@ -95,8 +95,8 @@ def cluster_of(name: str) -> Cluster:
     """A card alone, or a cluster as `find_cluster` reads it. Raises UsageError."""
     if not name.strip():
         raise UsageError("a GPU has no name; write them as in rtx_4090,8xh100_sxm_80gb.")
-    leading = name.strip().lower().partition("x")[0].strip()
-    return find_cluster(name if leading.isdecimal() else f"1x{name}")
+    leading, x, _ = name.strip().lower().partition("x")
+    return find_cluster(name if x and leading.strip().isdecimal() else f"1x{name}")
 
 
 def link_of(cluster: Cluster) -> Network | None:

@@ -23,7 +23,14 @@ from lora_profiler.question.kernel_set import kernel_set, unsupported_reason
 from lora_profiler.question.loop import loop_facts
 from lora_profiler.question.lora_kernel_set import lora_kernels_unsupported_reason
 from lora_profiler.question.model_spec import ModelSpec, StoredBase
-from lora_profiler.question.option import DEEPSPEED_ZERO, Option, PeftType, flag, invalid_value_hint
+from lora_profiler.question.option import (
+    DEEPSPEED_ZERO,
+    Option,
+    PeftType,
+    flag,
+    invalid_value_hint,
+    method_hint,
+)
 from lora_profiler.question.support.generations import as_made
 from lora_profiler.question.support.sharded_precision import as_accelerate_shares
 from lora_profiler.question.workload import (
@@ -139,7 +146,9 @@ def setups(
     check_able(stack, options, given)
     methods = tuple(dict.fromkeys(m.lower() for m in options["methods"])) or DEFAULT_METHODS
     if other := next((name for name in methods if name not in METHODS), None):
-        raise UsageError(f"unknown method {other!r}.{did_you_mean(other, METHODS)}")
+        raise UsageError(
+            f"unknown method {other[:40]!r}.{method_hint(other)} Supported: {', '.join(METHODS)}"
+        )
     stored: Mapping[str, Any] = {}
     if model.stored is not None:
         methods = _able_methods(methods, given)

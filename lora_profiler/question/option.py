@@ -226,7 +226,27 @@ def invalid_value_hint(option: Option, value: str) -> str:
     reasons = {name: why for name, why in option.declared.unmodelled if word.startswith(name)}
     if not reasons:
         return did_you_mean(value, option.choices)
-    return f" {value} is not modelled: {reasons[max(reasons, key=len)]}"
+    return _reason(value, reasons[max(reasons, key=len)])
+
+
+def method_hint(value: str) -> str:
+    """What is said of a word that is no training method: where an adapter's name goes, else the
+    nearest words. Begins with a space, or is empty."""
+    word = value.lower().replace("-", "_")
+    if word in get_args(PeftType):
+        return f" Use `--method lora --peft-type {word}`."
+    if word in UNMODELLED_ADAPTERS:
+        return _reason(value, UNMODELLED_ADAPTERS[word])
+    return did_you_mean(value, get_args(Method))
+
+
+def _reason(value: str, why: str) -> str:
+    is_another_name = why.startswith("it is ")
+    return (
+        f" {value} {why.removeprefix('it ')}"
+        if is_another_name
+        else (f" {value} is not modelled: {why}")
+    )
 
 
 def _check_size(option: Option, value: object) -> None:

@@ -200,6 +200,7 @@ class Bars(NamedTuple):
     rows: tuple[Bar, ...]
     limits: tuple[tuple[int, str], ...] = ()
     has_sizes: bool = True
+    speed_title: str = "tokens/s"
 
     @property
     def scale_bytes(self) -> float:
@@ -256,7 +257,7 @@ def parts_table(bars: Bars) -> Table:
         (f"peak, {unit}", lambda row: short_in_unit(row.peak_bytes, size)),
         ("overhead", lambda row: _size_or_blank(row.overhead_bytes, size)),
         *((name, partial(_part, name, size)) for name in bars.part_names),
-        ("tokens/s", lambda row: row.speed),
+        (bars.speed_title, lambda row: row.speed),
     ]
     return filled(table(bars.rows, columns))
 

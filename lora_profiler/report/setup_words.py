@@ -75,10 +75,11 @@ def training_line(setup: TrainSetup, dtypes: Sequence[str] = ()) -> str:
     return ", ".join((sizes, weights, optimizer, *_heading_words(setup, TrainSetup)))
 
 
-def asked_words(predictions: Sequence[Prediction]) -> tuple[str, str]:
-    """(training line, attention words) of one setup and several methods."""
+def asked_words(predictions: Sequence[Prediction], dtypes: Sequence[str] = ()) -> tuple[str, str]:
+    """(training line, attention words) of one setup and several methods; `dtypes` as of
+    `training_line`, by default those of the predictions."""
     setup = predictions[0].workload.setup
-    dtypes = list(dict.fromkeys(p.workload.setup.dtype for p in predictions))
+    dtypes = dtypes or list(dict.fromkeys(p.workload.setup.dtype for p in predictions))
     kernels = list(dict.fromkeys(p.attention_kernel for p in predictions))
     words = attention_words(setup, kernels)
     checkpointed = [p for p in predictions if p.workload.setup.checkpointing]
@@ -342,8 +343,10 @@ def caution_lines(
     lines += _large_ranks(predictions)
     model, seq_len = predictions[0].workload.model, predictions[0].workload.setup.seq_len
     if model.trained_length is not None and seq_len > model.trained_length:
-        length = f"{model.trained_length:,}; --seq-len is {seq_len:,}."
-        lines.append(f"{model.id}'s context length is {length}")
+        lines.append(
+            f"{model.id}'s context length is {model.trained_length:,} tokens; this run's longest"
+            f" sequence has {seq_len:,}."
+        )
     return [*lines, *_formats(predictions, gpu), *_left_in_16_bit(predictions)]
 
 

@@ -176,7 +176,7 @@ def _bars(block: Bars, width: int, *, in_colour: bool) -> Iterator[Line]:
     with_overhead = any(row.overhead_bytes is not None for row in rows)
     heads = [f"{unit} + overhead" if with_overhead else f"{unit} at peak"]
     if any(row.speed for row in rows):
-        heads.append("tokens/s")
+        heads.append(block.speed_title)
     right = sum(len(head) + _GAP for head in heads) + (3 if any(row.sign for row in rows) else 0)
     columns = max(width - left - right, 8)
     ticks = [round(limit / block.scale_bytes * columns) for limit, _ in limits]

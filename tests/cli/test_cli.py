@@ -427,8 +427,10 @@ def test_adapters_on_the_routers_of_llama_4_are_a_warning_since_peft_fails() -> 
 def test_a_sequence_longer_than_the_model_was_made_for_is_a_warning() -> None:
     done = lora_profile("gpt2", "-s", "2048")
     assert done.exit_code == 0
-    said = "openai-community/gpt2's context length is 1,024\n  --seq-len is 2,048."
-    assert done.stderr == f"warning: {said}\n"
+    said = "openai-community/gpt2's context length is 1,024 tokens\n  This run's longest"
+    assert done.stderr == f"warning: {said} sequence has 2,048.\n"
+    of_data = lora_profile("gpt2", "--lengths", "mean=2000")
+    assert "longest sequence has 38,050" in of_data.stderr and "--seq-len" not in of_data.stderr
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_a_message_is_the_same_text_on_a_terminal_in_colour() -> None:
     coloured = on_a_terminal(command, columns=120, environment=OFFLINE)
     plain = on_a_terminal(command, columns=120, environment=OFFLINE, NO_COLOR="1")
     assert "\x1b[33m\x1b[1mwarning:" in coloured
-    assert "warning: openai-community/gpt2's context length is 1,024\r\n" in plain
+    assert "warning: openai-community/gpt2's context length is 1,024 tokens\r\n" in plain
 
 
 def test_messages_are_found_again_among_other_lines() -> None:

@@ -113,7 +113,10 @@ def test_the_command_shows_every_way_and_says_how_few_cards_do() -> None:
     assert shown.exit_code == 0
     words = " ".join(shown.stdout.split())
     assert "✓ LoRA r16 fits 4 × A100 with " in words and "; 1 GPU is enough." in words
-    assert "FSDP-no-reshard" in words
+    assert "FSDP-no-reshard" in words and "sending over nvlink3" in words
+    assert "with checkpointing" in words
+    usual = CliRunner().invoke(root, asked[:-2], catch_exceptions=False)
+    assert usual.stdout == shown.stdout  # the usual link of this GPU
     assert all(len(line) <= 80 for line in shown.stdout.splitlines())
     document = json.loads(
         CliRunner().invoke(root, [*asked, "--format", "json"], catch_exceptions=False).stdout
@@ -131,7 +134,8 @@ def test_a_model_that_no_sharding_fits_ends_with_1() -> None:
     )
     assert result.exit_code == 1
     assert result.stdout.startswith("✗ Full does not fit 2 × RTX 4090:")
-    assert "Full does not fit 256 × RTX 4090 either, with --checkpointing neither" in result.stdout
+    assert "Full does not fit 256 × RTX 4090 either, even with --checkpointing" in result.stdout
+    assert "\nno checkpointing" not in result.stdout and "checkpointing of LoRA" in result.stdout
 
 
 @pytest.mark.parametrize("more", [[], ["--checkpointing"]])

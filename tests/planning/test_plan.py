@@ -512,3 +512,8 @@ def test_methods_are_read_in_any_case(run: Run) -> None:
     words = ("plan", "gpt2", "--gpus", "l4", "--tokens", "1M", "--ranks", "8", "--format", "json")
     plans = [json.loads(run(*words, "--methods", name).stdout) for name in ("QLoRA", "qlora")]
     assert plans[0] == plans[1]
+
+
+def test_a_gpu_s_name_may_begin_with_a_number() -> None:
+    assert [cluster_of(name).gpu.key for name in ("4090", "2x4090", "rtx_4090")] == ["rtx_4090"] * 3
+    assert cluster_of("2x4090").cards == 2

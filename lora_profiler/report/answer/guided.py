@@ -20,6 +20,7 @@ from lora_profiler.report.answer.verdicts import (
     limit_of,
     method_name,
     on_each,
+    rate_title,
     sign_of,
     size_text,
     verdict_blocks,
@@ -150,7 +151,8 @@ def trainer_bars(guided: Guided, gpu: "Gpu | None") -> Bars:
     count = max(p.workload.setup.world_size for p in _predictions(lines))
     limits = (limit_of(gpu, count),) if gpu else ()
     ordered = tuple(sorted(rows, key=lambda row: row.total_bytes))
-    return Bars(rows=ordered, limits=limits, has_sizes=False)
+    title = rate_title(_predictions(lines))
+    return Bars(rows=ordered, limits=limits, has_sizes=False, speed_title=title)
 
 
 def line_bar(line: Line, foreseen: Foreseen) -> Bar:
@@ -178,7 +180,7 @@ def lines_table(guided: Guided) -> Table:
             columns.append(("+ overhead", _of(place, partial(_overhead, size))))
         columns.append(("", _of(place, lambda line: SIGNS[_verdict(line)])))
     if len(methods) == 1:
-        columns.append(("tokens/s", _of(0, _speed)))
+        columns.append((rate_title(_predictions(guided.lines)), _of(0, _speed)))
     rows: list[Lines] = sorted(zip(*methods, strict=True), key=_need)
     return table(rows, [each for each in columns if any(each[1](row) for row in rows)])
 

@@ -26,6 +26,7 @@ from lora_profiler.report.answer.verdicts import (
     limit_of,
     method_name,
     needs_block,
+    rate_title,
     sign_of,
     speed_words,
     verdict_blocks,
@@ -246,13 +247,9 @@ def _room(answers: Sequence[Answer]) -> Table:
         ("max batch", lambda a: most(a.fit.largest_batch_size)),
         ("max tokens", lambda a: most(a.fit.longest_seq_len)),
         ("step", _step_words),
-        (_rate_title(answers[0]), _rate),
+        (rate_title([answers[0].prediction]), _rate),
     )
     return filled(table(answers, columns))
-
-
-def _rate_title(answer: Answer) -> str:
-    return "tokens/s each" if answer.prediction.workload.setup.world_size > 1 else "tokens/s"
 
 
 def _step_words(answer: Answer) -> str:

@@ -61,6 +61,12 @@ def size_text(count: int) -> str:
     return f"{short_in_unit(count, size)} {unit}"
 
 
+def rate_title(predictions: Iterable[Prediction]) -> str:
+    """Of a column of tokens per second: those of one GPU."""
+    is_shared = any(p.workload.setup.world_size > 1 for p in predictions)
+    return "tokens/s each" if is_shared else "tokens/s"
+
+
 def method_name(answer: Answer) -> str:
     """'Full', 'LoRA r16': as a sentence begins with it."""
     return capital(way_label(answer.prediction.workload.setup))

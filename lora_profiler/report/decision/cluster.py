@@ -22,12 +22,7 @@ from lora_profiler.report.blocks import Block, Sign, Table, VerdictLine, advice,
 from lora_profiler.report.decision.plan import gpus_text, sharding_name
 from lora_profiler.report.json import picked
 from lora_profiler.report.labels import capital, method_label
-from lora_profiler.report.setup_words import (
-    attention_words,
-    trainer_dict,
-    trainer_lines,
-    training_line,
-)
+from lora_profiler.report.setup_words import asked_words, trainer_dict, trainer_lines
 from lora_profiler.report.terminal import SIGNS
 from lora_profiler.units import GIB, count_text, in_unit, short_in_unit
 
@@ -44,9 +39,6 @@ def cluster_blocks(
     """A verdict for each method, a row for each placement, and what was assumed; with `detail` all
     that numbers rest on."""
     wholes = [option.whole.prediction for option in options]
-    setup = wholes[0].workload.setup
-    dtypes = list(dict.fromkeys(prediction.workload.setup.dtype for prediction in wholes))
-    kernels = list(dict.fromkeys(prediction.attention_kernel for prediction in wholes))
     by_method: dict[str, list[PlacementOption]] = {}
     for option in options:
         by_method.setdefault(method_label(option.whole.prediction), []).append(option)
@@ -54,14 +46,22 @@ def cluster_blocks(
     for mine in by_method.values():
         if all(option.least is None for option in mine):
             blocks.append(advice(_remedy_words(mine[0], cluster)))
+    asked = [mine[0].whole.prediction for mine in by_method.values()]
+    dtypes = list(dict.fromkeys(prediction.workload.setup.dtype for prediction in wholes))
+    training, attention = asked_words([_on_one_gpu(prediction) for prediction in asked], dtypes)
     question = [
-        f"{training_line(replace(setup, world_size=1, sharding='none'), dtypes)} on each GPU.",
-        f"{attention_words(setup, kernels)}.",
-        *trainer_lines(trainer, [mine[0].whole.prediction.workload for mine in by_method.values()]),
+        f"{training} on each GPU.",
+        f"{attention}.",
+        *trainer_lines(trainer, [prediction.workload for prediction in asked]),
     ]
     basis = _basis(wholes)
     shown = basis if detail else [*basis[:1], "What numbers rest on: --detail"]
     return [*blocks, _table(options), dim(*question, _time_words(network), *shown)]
+
+
+def _on_one_gpu(prediction: Prediction) -> Prediction:
+    setup = replace(prediction.workload.setup, world_size=1, sharding="none")
+    return replace(prediction, workload=replace(prediction.workload, setup=setup))
 
 
 def _verdict(options: Sequence[PlacementOption], cluster: Cluster) -> VerdictLine:
@@ -131,8 +131,8 @@ def _remedy_words(option: PlacementOption, cluster: Cluster) -> str:
     found = remedy(replace(workload, setup=alone), cluster)
     name = capital(method_label(option.whole.prediction))
     if found is None:
-        both = "" if workload.setup.checkpointing else ", with --checkpointing neither"
-        return f"{name} does not fit {gpus_text(MOST_REMEDY_CARDS, cluster.gpu, {})} either{both}."
+        also = "" if workload.setup.checkpointing else ", even with --checkpointing"
+        return f"{name} does not fit {gpus_text(MOST_REMEDY_CARDS, cluster.gpu, {})} either{also}."
     switch = " and `--checkpointing`" if found.checkpointing else ""
     return f"{name} fits {gpus_text(found.cards, cluster.gpu, {}, found.sharding)}{switch}."
 

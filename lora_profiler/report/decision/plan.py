@@ -137,8 +137,9 @@ def cost_interval_words(run: PlannedRun) -> str:
     """'0.84 to 1.23 USD'; "" where it is not known."""
     if run.cost is None or run.price is None:
         return ""
-    high = money_text(run.cost.high, run.price.currency)
-    return f"{money_text(run.cost.low, '')} to {high}"
+    low, high = (money_text(end, "") for end in (run.cost.low, run.cost.high))
+    ends = low if low == high else f"{low} to {high}"
+    return f"{ends} {run.price.currency}".rstrip()
 
 
 def percent(share: float) -> str:
