@@ -372,11 +372,11 @@ def _asked(ctx: click.Context, file: "TrainerFile | None") -> tuple[dict[str, An
 def _sharding_of_several(ctx: click.Context) -> Sharding:
     """What a trainer does on several GPUs: FSDP, unless its files name none of it."""
     stack, write = stack_of(ctx), ctx.params.get("write")
-    if stack is None and not write:
+    name = write[0] if write else stack.name.partition("-")[0] if stack else ""
+    if not name:
         return SHARDING_OF_SEVERAL
     from lora_profiler.trainer_files.writing import shardings_of, writers
 
-    name = write[0] if write else stack.name.partition("-")[0]
     known = shardings_of(name) if name in writers() else (SHARDING_OF_SEVERAL,)
     return SHARDING_OF_SEVERAL if SHARDING_OF_SEVERAL in known else known[0]
 
