@@ -35,21 +35,22 @@ def predict(
 ) -> "Prediction": ...
 @overload
 def predict(
-    question: "str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | ModelSpec",
+    question: "str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | ModelSpec" = (),
     *,
     method: str | Sequence[str] | None = None,
     gpu: "str | Gpu | None" = None,
     trainer: str | None = None,
     **options: Any,
 ) -> "PredictionReport": ...
-def predict(question: Any, engine: str = "auto", **options: Any) -> Any:
+def predict(question: Any = (), engine: str = "auto", **options: Any) -> Any:
     """What a training takes, by the name of a model or by a `Workload`.
 
     The name is one on the hub, a folder, a config.json, or a trainer's YAML, notebook or script (a
-    list, where another file belongs to it). The options are those of `lora-profile predict`,
-    written with underscores: numbers, words, True and False, lists for what takes commas; the
-    answer is a `PredictionReport`. Of a `Workload` it is the `Prediction` of `engine`; without
-    `may_trace` nothing is traced.
+    list, where another file belongs to it). It may be left out where `peft_config` names the file
+    of an adapter. The options are those of `lora-profile predict`, written with underscores:
+    numbers, words, True and False, lists for what takes commas; the answer is a
+    `PredictionReport`. Of a `Workload` it is the `Prediction` of `engine`; without `may_trace`
+    nothing is traced.
 
     Raises LoraProfilerError with the sentence of the command line: UsageError for what is wrong
     with the question, ModelNotFoundError for the model.
@@ -240,7 +241,8 @@ def _from_words(question: Any, options: Mapping[str, Any]) -> PredictionReport:
 
     spec = question if isinstance(question, ModelSpec) else None
     names = question if isinstance(question, list | tuple) else [spec.id if spec else question]
-    if not names or not all(isinstance(name, str | os.PathLike) for name in names):
+    is_named = bool(names) or "peft_config" in options
+    if not is_named or not all(isinstance(name, str | os.PathLike) for name in names):
         raise UsageError("predict takes the name of a model, a ModelSpec, or a trainer's file.")
     from lora_profiler.facts.catalog import Gpu
 

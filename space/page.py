@@ -1,11 +1,12 @@
 """Predict without a server: an HTML page, opened from disk, offline. The first model is in it, each
 other one in a file of its own in `predict-models`, loaded when it is chosen.
 
-`python -m space.page FILE` writes both, of every model whose layers the rules know, which takes
-half an hour; `mkdocs build` makes `predict.html` anew, of the most wanted models.
-Peaks are the polynomials of the rules with exact integers, in the browser. What a card keeps free
-is what the allocator needs, simulated there over the same requests as in `planning.simulated`; the
-bound on fragmentation where there is no tape, as there is none for cards without bfloat16.
+`python -m space.page FILE` writes both, of every bundled model, which takes some hours;
+`mkdocs build` makes `predict.html` anew, of the most wanted models.
+Peaks are the polynomials of the rules, laws and estimates with exact integers, in the browser.
+What a card keeps free is what the allocator needs, simulated there over the same requests as in
+`planning.simulated`; the bound on fragmentation where there is no tape, as there is none for cards
+without bfloat16.
 """
 
 import base64
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,7 +30,15 @@ from lora_profiler.facts.catalog import Gpu, bundled_gpus, bundled_models
 from lora_profiler.facts.stacks import BARE, GUIDE, as_guided, find_stack, guided_trainers, spelled
 from lora_profiler.memory.compiled.regime import KernelChoice, kernel_choice
 from lora_profiler.memory.compiled.requests import FLASH_ROWS, room_of
-from lora_profiler.planning.engine import pads_masks, rules_know, windows_of
+from lora_profiler.planning.engine import (
+    answers_without_trace,
+    as_known,
+    doubt_share,
+    engine_for_all,
+    pads_masks,
+    walks_over_tokens,
+    windows_of,
+)
 from lora_profiler.planning.fit import BATCHES, LENGTHS, NEAR, RANKS, lengths
 from lora_profiler.planning.reserve import (
     FRAGMENTATION_BYTES,
@@ -46,8 +56,19 @@ from lora_profiler.question.support.library_memory import workspace_bytes
 from lora_profiler.question.support.sdpa import MASK_ALIGNMENT
 from lora_profiler.question.workload import Method
 from lora_profiler.report.answer.verdicts import gpu_name
-from space.peaks import ENGINE, Law, Tables, held, of_model
+from space.peaks import (
+    ALL_RANKS,
+    ENGINE,
+    OTHER_RANKS,
+    RANK,
+    Law,
+    NotOnPageError,
+    Tables,
+    held,
+    of_model,
+)
 from space.tapes import Tapes
+from space.times import OFF, TOKENS, times_of
 
 WANTED = (
     "meta-llama/Llama-3.1-8B",
@@ -131,30 +152,36 @@ def page(models: Sequence[str], first: str) -> str:
         files=json.dumps({model: f"{FOLDER}/{file_of(model)}" for model in models}),
         first=first,
         models=len(models),
+        off=round(100 * OFF),
         catalogue=len(bundled_models()),
         version=__version__,
     )
 
 
-def by_rules() -> list[str]:
-    """Every bundled model whose layers the rules know: the wanted first, then by name."""
-    names = (entry.id for entry in bundled_models())
-    known = {name for name in names if _is_known(find_model(name, offline=True))}
-    return [*WANTED, *sorted(known - {*WANTED})]
+def all_models() -> list[str]:
+    """Every bundled model that some trainer trains: the wanted first, then by name."""
+    names = sorted(entry.id for entry in bundled_models() if _is_trained(entry.id))
+    return [*WANTED, *(name for name in names if name not in WANTED)]
 
 
-def _is_known(spec: ModelSpec) -> bool:
-    if any(start % MASK_ALIGNMENT for start in _starts(spec)):
-        return False  # as of Phi-3-mini-4k, whose window is of 2,047 tokens
+def _is_trained(name: str) -> bool:
     try:
-        return rules_know(way(spec, GUIDE, "lora", Platform()))
+        way(find_model(name, offline=True), GUIDE, "lora", Platform())
     except UsageError:
         return False
+    return True
 
 
 def _starts(spec: ModelSpec) -> list[int]:
-    """Lengths from which on other rules hold."""
-    return [LEAST_LENGTH, *(window for window in windows_of(spec) if window > LEAST_LENGTH)]
+    """Lengths from which on other rules hold. A law of layers that walk over tokens is of one
+    length."""
+    starts = {LEAST_LENGTH, *(window for window in windows_of(spec) if window > LEAST_LENGTH)}
+    if walks_over_tokens(spec):
+        for length in lengths(LENGTHS[0], spec.trained_length):
+            asked = way(spec, BARE, "lora", Platform(), seq_len=length)
+            if _answerer(asked) == "compiled":
+                starts |= {length, length + 1}
+    return sorted(starts)
 
 
 SCRIPTS = ("allocator.js", "laws.js", "page.js")
@@ -171,15 +198,17 @@ def data(model: str) -> dict[str, Any]:
     """What the script evaluates of one model. `tables` are as `matrix` has them. A model's `ways`
     are by trainer, method and kernels of a GPU, `usual` without one: a place among all `ways`, or ~
     one of `refusals`; its `length` is that of a question that gives none. A way has `leaves`
-    without and with checkpointing: ~ one of `refusals`, or tables and tapes by batch (one, or
-    more), by the span of lengths that begins at one of `starts`, and by whether the length is a
-    multiple of `alignment`. `held` is [bytes, bytes a rank]. `stops`, and `lengths` of a model, are
-    those of sliders."""
+    without and with checkpointing: ~ one of `refusals`, or tables, tapes, the share by which the
+    peak may be off and one of `helds`, [bytes, bytes a rank], by batch (one, or more), by the span
+    of lengths that begins at one of `starts`, and by whether the length is a multiple of
+    `alignment`, then of `rank` alone where its own differ; and likewise one of `times` each, or
+    null: see `times_of`. `stops`, and `lengths` of a model, are those of sliders."""
     spec = find_model(model, offline=True)
-    platforms: dict[Kernels, Platform] = {}
-    shown = [_card(gpu, spec, platforms) for gpu in cards()]
-    usual = platforms.setdefault(_kernels(spec, Platform()), Platform())
-    known = Known(list(platforms.values()))
+    alike: dict[Kernels, tuple[Platform, list[Gpu]]] = {}
+    shown = [_card(gpu, spec, alike) for gpu in cards()]
+    usual, _ = alike.setdefault(_kernels(spec, Platform()), (Platform(), []))
+    platforms = [platform for platform, _ in alike.values()]
+    known = Known(platforms, [gpus for _, gpus in alike.values()])
     described = known.model(spec)
     return {
         "first": FIRST,
@@ -189,14 +218,18 @@ def data(model: str) -> dict[str, Any]:
         "stops": {"batch": BATCHES, "rank": RANKS},
         "fragmentation": [FRAGMENTATION_PERCENT, FRAGMENTATION_BYTES],
         "simulated": {"sure": SURE, "part": PART, "rows": FLASH_ROWS},
-        "usual": list(platforms.values()).index(usual),
+        "usual": platforms.index(usual),
         "cards": shown,
         "trainers": [_trainer(name) for name in TRAINERS],
         "model": described,
         "ways": known.document("way"),
         "leaves": known.document("leaf"),
         "places": known.document("places"),
+        "helds": known.document("held"),
         "refusals": known.document("refusal"),
+        "rank": RANK,
+        "tokens": TOKENS,
+        "times": known.document("times"),
         "tables": known.tables.document,
         "tapes": known.tapes.document,
     }
@@ -235,16 +268,21 @@ def _kernels(spec: ModelSpec, platform: Platform) -> Kernels:
     return tuple((kernel_choice(asked, platform), asked.setup.dtype) for asked in ways)
 
 
-def _card(gpu: Gpu, spec: ModelSpec, platforms: dict[Kernels, Platform]) -> dict[str, Any]:
-    """`platforms` are those met so far, one for each choice of attention kernels."""
+def _card(
+    gpu: Gpu, spec: ModelSpec, alike: dict[Kernels, tuple[Platform, list[Gpu]]]
+) -> dict[str, Any]:
+    """`alike`: a platform for each choice of attention kernels met so far, and the GPUs with it, of
+    which this one has `place`."""
     platform, reserve = gpu.platform(), reserve_for(gpu, 0)
     chosen = _kernels(spec, platform)
-    platforms.setdefault(chosen, platform)
+    _, of_kernels = alike.setdefault(chosen, (platform, []))
+    of_kernels.append(gpu)
     return {
         "key": gpu.key,
         "name": gpu_name(gpu),
         "memory": gpu.memory_gib_marketed,
-        "kernels": list(platforms).index(chosen),
+        "kernels": list(alike).index(chosen),
+        "place": len(of_kernels) - 1,
         "bfloat16": platform.has_bfloat16,
         "small": platform.has_small_memory,
         "platform": f"{platform.capability_text} {platform.has_small_memory}",
@@ -301,11 +339,13 @@ def _word(name: str, value: Any) -> str:
 class Known:
     """Everything of a model, whose ways share what is equal."""
 
-    def __init__(self, platforms: Sequence[Platform]) -> None:
+    def __init__(self, platforms: Sequence[Platform], gpus: Sequence[Sequence[Gpu]]) -> None:
+        """`gpus`: those of each of `platforms`."""
         self.tables, self.tapes = Tables(), Tapes()
-        self._platforms = platforms
+        self._alike = list(zip(platforms, gpus, strict=True))
         self._places: dict[str, dict[str, int]] = {}
         self._leaves: dict[Any, int] = {}
+        self._times: dict[Any, int | None] = {}
 
     def document(self, kind: str) -> list[Any]:
         return list(map(json.loads, self._places.get(kind, ())))
@@ -317,7 +357,7 @@ class Known:
     def model(self, spec: ModelSpec) -> dict[str, Any]:
         starts = _starts(spec)
         ways = [
-            [[self._way(spec, t, m, p, starts) for p in self._platforms] for m in METHODS]
+            [[self._way(spec, t, m, p, gpus, starts) for p, gpus in self._alike] for m in METHODS]
             for t in TRAINERS
         ]
         return {
@@ -330,31 +370,46 @@ class Known:
         }
 
     def _way(
-        self, spec: ModelSpec, trainer: str, method: Method, platform: Platform, starts: list[int]
+        self,
+        spec: ModelSpec,
+        trainer: str,
+        method: Method,
+        platform: Platform,
+        gpus: Sequence[Gpu],
+        starts: list[int],
     ) -> int:
         try:
             usual = way(spec, trainer, method, platform)
         except UsageError as e:
             return ~self._put("refusal", str(e))
-        leaves = []
+        leaves, times = list[int](), list[int | None]()
         for on in (False, True):
             try:
                 asked = way(spec, trainer, method, platform, checkpointing=on)
-            except UsageError as e:
+                leaves.append(self._leaf(asked, starts))
+            except (UsageError, NotOnPageError) as e:
                 leaves.append(~self._put("refusal", str(e)))
+                times.append(None)
                 continue
             assert on != usual.setup.checkpointing or asked.setup == usual.setup
-            leaves.append(self._leaf(asked, starts))
+            times.append(self._time(asked, gpus))
         return self._put(
             "way",
             {
                 "law": Law(usual).written,
                 "on": int(usual.setup.checkpointing),
-                "held": held(usual),
                 "bfloat16": int(usual.setup.needs_bfloat16),
                 "leaves": leaves,
+                "times": times,
             },
         )
+
+    def _time(self, asked: Workload, gpus: Sequence[Gpu]) -> int | None:
+        key = asked.setup, gpus[0].key if gpus else None
+        if key not in self._times:
+            seconds = times_of(asked, gpus)
+            self._times[key] = None if seconds is None else self._put("times", seconds)
+        return self._times[key]
 
     def _leaf(self, asked: Workload, starts: list[int]) -> int:
         """Of GPUs whose kernels are the same for this model it is the same."""
@@ -364,19 +419,63 @@ class Known:
         return self._leaves[key]
 
     def _laid_out(self, asked: Workload, starts: list[int]) -> list[Any]:
-        tables, tapes = list[Any](), list[Any]()
+        """Of all ranks alike; where a law of one rank alone answers, of the others and then of
+        that."""
+        if not _has_law_of_rank(asked, starts):
+            return self._of_ranks(asked, starts, ALL_RANKS)
+        others = self._of_ranks(_sized(asked, rank=OTHER_RANKS[0]), starts, OTHER_RANKS)
+        own = self._of_ranks(asked, starts, (RANK,))
+        return [[*ours, *more] for ours, more in zip(others, own, strict=True)]
+
+    def _of_ranks(
+        self, asked: Workload, starts: list[int], ranks: Sequence[int]
+    ) -> list[list[Any]]:
+        tables, tapes, doubts, helds = list[Any](), list[Any](), list[float](), list[int]()
+        held_by: dict[str, int] = {}
         for batch in (1, 2):
             for start, end in zip(starts, [*starts[1:], None], strict=True):
                 places = tape = None
-                for more in (1, 0):
-                    sizes = {"batch_size": batch, "seq_len": start + more}
-                    sized = replace(asked, setup=replace(asked.setup, **sizes))
+                aligned = -(-start // MASK_ALIGNMENT) * MASK_ALIGNMENT
+                other = start if start < aligned else start + 1
+                for length in (other, aligned):
+                    sized = _sized(asked, batch, min(length, (end or length + 1) - 1))
+                    if not answers_without_trace(as_known(sized, ENGINE)):
+                        raise NotOnPageError
                     if places is None or pads_masks(sized):
-                        places = self._put("places", self.tables.places(sized, end))
+                        of_sizes = self.tables.places(sized, start, end, ranks)
+                        places = self._put("places", of_sizes)
                         tape = self.tapes.place(sized)
                     tables.append(places)
                     tapes.append(tape)
-        return [tables, tapes]
+                    doubts.append(doubt_share(sized, ENGINE))
+                    answerer = _answerer(sized)
+                    if answerer not in held_by:
+                        held_by[answerer] = self._put("held", held(sized, ranks))
+                    helds.append(held_by[answerer])
+        return [tables, tapes, doubts, helds]
+
+
+def _has_law_of_rank(asked: Workload, starts: list[int]) -> bool:
+    """Whether who answers at rank `RANK` answers at no other: a law of one rank, where states are
+    counted tensor by tensor."""
+    if not Law(asked).counts_states:
+        return False
+    sizes = product((1, 2), (start + 1 for start in starts))
+    ways = [_sized(asked, *each) for each in sizes]
+    return any(_answerer(way) != _answerer(_sized(way, rank=OTHER_RANKS[0])) for way in ways)
+
+
+def _answerer(sized: Workload) -> str:
+    return engine_for_all(as_known(sized, ENGINE), ENGINE)
+
+
+def _sized(
+    asked: Workload, batch: int | None = None, length: int | None = None, rank: int | None = None
+) -> Workload:
+    setup = asked.setup
+    lora = setup.lora and replace(setup.lora, r=rank or setup.lora.r)
+    sizes = {"batch_size": batch or setup.batch_size, "seq_len": length or setup.seq_len}
+    return replace(asked, setup=replace(setup, **sizes, lora=lora))
 
 
 # --- mkdocs ---------------------------------------------------------------------------------------
@@ -398,4 +497,4 @@ def made(name: str) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]), by_rules())
+    write(Path(sys.argv[1]), all_models())

@@ -3,7 +3,7 @@ server: polynomials whose coefficients are affine in a few numbers that follow f
 how many tokens a chunk of a trainer's loss has."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -18,7 +18,13 @@ from lora_profiler.features.losses.unsloth import cut_of
 from lora_profiler.memory.analytic import moments, plan
 from lora_profiler.memory.analytic.families import family_of
 from lora_profiler.memory.analytic.losses import chunk_regime
-from lora_profiler.planning.engine import pads_masks, peak_polynomials, predict_checked
+from lora_profiler.planning.engine import (
+    as_known,
+    engine_for_all,
+    pads_masks,
+    peak_polynomials,
+    predict_checked,
+)
 from lora_profiler.planning.fit import largest
 from lora_profiler.planning.reserve import held_bytes
 from lora_profiler.question.adapters import adapters
@@ -36,7 +42,10 @@ ENGINE = "auto"
 SEVERAL = (2, 3, 4, 5, 6, 7, 9, 16, 61, 250, 1000, 4096)
 """Batches of several samples at which polynomials are compared: of every remainder of eight, into
 which torchtune parts tokens."""
-RANKS = (1, 2, 16, 100)
+RANK = 16
+"""The usual one, of which alone some laws are."""
+OTHER_RANKS = (1, 2, 100)
+ALL_RANKS = (*OTHER_RANKS, RANK)
 PARTS_OF_A_SPAN = 16
 STEPS = (0, 1, 2, 3, 8, 15, 24, 31, 56, 120, 250, 510, 1000, 2100, 8000)
 """Lengths at which they are, in alignments above the first."""
@@ -45,6 +54,16 @@ SEVERAL_PARTS = 3
 MOST_TOKENS = 2**20
 OFFLOADED = 2 * (SEVERAL_PARTS + 1)
 """Added to the kind."""
+
+
+NOT_HERE = "this page cannot answer this; ask the command."
+
+
+class NotOnPageError(Exception):
+    """A way whose peak is not known as a whole, or not of the form that the page evaluates."""
+
+    def __init__(self) -> None:
+        super().__init__(NOT_HERE)
 
 
 class Sized(NamedTuple):
@@ -68,8 +87,8 @@ class Law:
     """How `Sized` follows from the sizes of `way`; `written` as the page reads it."""
 
     def __init__(self, way: Workload) -> None:
+        self._way = way = as_known(way, ENGINE)
         setup = way.setup
-        self._way = way
         self.loss = "plain" if chunk_regime(way) is None else setup.loss
         self.counts_states = setup.lora is not None and counts_in_steps(setup)
         self._positions = of_set(setup.kernels, "positions")
@@ -203,13 +222,11 @@ class Law:
 
 def of_model(way: Workload) -> dict[str, Any]:
     """What all laws of a model read; `way` has adapters."""
-    model, head = way.model, head_of(way.model)
-    assert head is not None
-    config = model.config
+    config, head = way.model.config, head_of(way.model)
     return {
-        "vocab": head.out_features,
-        "width": head.in_features,
-        "hidden": config.get("hidden_size") or config["n_embd"],
+        "vocab": head.out_features if head else 0,
+        "width": head.in_features if head else 0,
+        "hidden": config.get("hidden_size") or config.get("n_embd") or 0,
         "positions": config.get("max_position_embeddings") or 0,
         "adapters": sorted(Law(way).widths.items()),
     }
@@ -222,11 +239,11 @@ class Tables:
         self._known: dict[str, int] = {}
         self.document: list[Matrix] = []
 
-    def places(self, way: Workload, end: int | None) -> list[int]:
-        """[kind, the place of its table, ...] from the batch and length of `way` on, up to length
-        `end`, at any rank."""
+    def places(self, way: Workload, start: int, end: int | None, ranks: Sequence[int]) -> list[int]:
+        """[kind, the place of its table, ...] from the batch of `way` and length `start` on, up to
+        length `end`, at any rank such as `ranks`. Raises NotOnPageError."""
         law, places = Law(way), list[int]()
-        for kind, polynomials in sorted(_by_kind(way, law, end).items()):
+        for kind, polynomials in sorted(_by_kind(way, law, start, end, ranks).items()):
             table = matrix(polynomials)
             place = self._known.setdefault(str(table), len(self._known))
             if place == len(self.document):
@@ -235,18 +252,23 @@ class Tables:
         return places
 
 
-def held(way: Workload) -> list[int]:
-    """[bytes, bytes a rank] that live through every step, without the states that `Law` counts."""
-    if way.setup.lora is None:
-        return [held_bytes(predict_checked(way, ENGINE)), 0]
+def held(way: Workload, ranks: Sequence[int]) -> list[int]:
+    """[bytes, bytes a rank] that live through every step, without the states that `Law` counts.
+    Raises NotOnPageError."""
     law, found = Law(way), []
-    for rank in RANKS[:3]:
-        sized = law.way_at(Sizes(1, way.setup.seq_len, rank, small=False))
+    for rank in ranks[:3] if way.setup.lora else ranks[:1]:
+        lora = way.setup.lora and replace(way.setup.lora, r=rank)
+        prediction = predict_checked(replace(way, setup=replace(way.setup, lora=lora)), ENGINE)
+        if not prediction.is_whole:
+            raise NotOnPageError
         states = law.states(rank) if law.counts_states else 0
-        found.append(held_bytes(predict_checked(sized, ENGINE)) - states)
-    each = (found[1] - found[0]) // (RANKS[1] - RANKS[0])
-    assert found[2] == found[0] + each * (RANKS[2] - RANKS[0])
-    return [found[0] - each * RANKS[0], each]
+        found.append(held_bytes(prediction) - states)
+    if len(found) == 1:
+        return [found[0], 0]
+    each = (found[1] - found[0]) // (ranks[1] - ranks[0])
+    if found[2] != found[0] + each * (ranks[2] - ranks[0]):
+        raise NotOnPageError
+    return [found[0] - each * ranks[0], each]
 
 
 @contextmanager
@@ -263,23 +285,44 @@ def _all_candidates() -> Iterator[None]:
         plan._PLANS.clear()
 
 
-def _by_kind(way: Workload, law: Law, end: int | None) -> dict[int, list[Polynomial]]:
-    corner = way.setup.batch_size, way.setup.seq_len, 1
+def _by_kind(
+    way: Workload, law: Law, start: int, end: int | None, ranks: Sequence[int]
+) -> dict[int, list[Polynomial]]:
+    corner = way.setup.batch_size, start, 1
     if not law.is_open:
         return {0: _front([p.terms for p in peak_polynomials(way, ENGINE)], corner)}
     samples: dict[int, dict[tuple[int, ...], Sizes]] = defaultdict(dict)
-    for sizes in _sizes(way, law, end):
+    for sizes in _sizes(way, law, start, end, ranks):
         kind, numbers = law.at(sizes)
         samples[kind].setdefault(numbers, sizes)
-    with _all_candidates():
-        return {kind: _front(_fitted(law, of_kind), corner) for kind, of_kind in samples.items()}
+    used = [sizes for of_kind in samples.values() for sizes in of_kind.values()]
+    answerers = {engine_for_all(law.way_at(sizes), ENGINE) for sizes in used}
+    if len(answerers) > 1:
+        raise NotOnPageError
+    if answerers == {"compiled"}:
+        fitted = {k: _fitted(law, of_kind, _of_profile) for k, of_kind in samples.items()}
+    else:
+        with _all_candidates():
+            fitted = {k: _fitted(law, of_kind, _of_rules) for k, of_kind in samples.items()}
+    return {kind: _front(terms, corner) for kind, terms in fitted.items()}
 
 
-def _sizes(way: Workload, law: Law, end: int | None) -> Iterator[Sizes]:
-    """From the length of `way` to `end` some of each kind."""
-    first, is_open = way.setup.seq_len, not pads_masks(way)
-    least = first // MASK_ALIGNMENT * MASK_ALIGNMENT
-    ranks = cycle(RANKS if law.counts_states else RANKS[:1])
+def _of_profile(way: Workload) -> Sequence[Polynomial]:
+    return peak_polynomials(way, ENGINE)
+
+
+def _of_rules(way: Workload) -> Sequence[Polynomial]:
+    return plan.plan_for(way).totals.polynomials
+
+
+def _sizes(
+    way: Workload, law: Law, start: int, end: int | None, ranks: Sequence[int]
+) -> Iterator[Sizes]:
+    """From length `start` to `end` some of each kind; where masks are padded, of lengths that are
+    multiples of the alignment as that of `way` is, or of the others."""
+    is_aligned, is_open = way.setup.seq_len % MASK_ALIGNMENT == 0, not pads_masks(way)
+    least = start // MASK_ALIGNMENT * MASK_ALIGNMENT
+    rank = cycle(ranks if law.counts_states else ranks[:1])
     for batch in (1,) if way.setup.batch_size == 1 else SEVERAL:
         near = {-(-tokens // batch) for tokens in law.turns}
         beside = (-1, 0, 1, 2) if is_open else range(-MASK_ALIGNMENT, MASK_ALIGNMENT)
@@ -289,24 +332,27 @@ def _sizes(way: Workload, law: Law, end: int | None) -> Iterator[Sizes]:
         steps = product(own, range(MASK_ALIGNMENT))
         lengths |= {least + step * MASK_ALIGNMENT + offset for step, offset in steps}
         for length in sorted(lengths):
-            is_alike = is_open or (length % MASK_ALIGNMENT > 0) == (first > least)
-            if least <= length < (end or MOST_TOKENS) and is_alike:
+            is_alike = is_open or (length % MASK_ALIGNMENT == 0) == is_aligned
+            if start <= length < (end or MOST_TOKENS) and is_alike:
                 for small in (False, True) if law.loss == "unsloth" else (False,):
-                    yield Sizes(batch, length, next(ranks), small)
+                    yield Sizes(batch, length, next(rank), small)
 
 
+TotalsOf = Callable[[Workload], Sequence[Polynomial]]
 Terms = Mapping[tuple[int, ...], int]
 """Coefficients by exponents, as of a Polynomial; with one number more, which of `Sized.numbers` it
 is to be multiplied with: 0 for none."""
 
 
-def _fitted(law: Law, samples: Mapping[tuple[int, ...], Sizes]) -> list[Terms]:
+def _fitted(law: Law, samples: Mapping[tuple[int, ...], Sizes], totals_of: TotalsOf) -> list[Terms]:
     """The polynomials of one kind without `Law.lasting`, whose coefficients at all `samples` are
-    those of `Terms`."""
+    those of `Terms`. Raises NotOnPageError where they are of no such form."""
     basis = _independent(list(samples))
     denominator = lcm(*(part.denominator for _, function in basis for part in function))
     functions = [[int(part * denominator) for part in function] for _, function in basis]
-    known = [_coefficients(law, samples[numbers]) for numbers, _ in basis]
+    known = [_coefficients(law, samples[numbers], totals_of) for numbers, _ in basis]
+    if len({len(one) for one in known}) > 1:
+        raise NotOnPageError
     fitted = []
     for place in range(len(known[0])):
         terms = {}
@@ -317,20 +363,21 @@ def _fitted(law: Law, samples: Mapping[tuple[int, ...], Sizes]) -> list[Terms]:
                 continue
             for n in range(len(functions[0])):
                 value = sum(f[n] * v for f, v in zip(functions, values, strict=True))
+                if value % denominator:
+                    raise NotOnPageError
                 if value:
-                    assert value % denominator == 0, (exponents, value)
                     terms[*exponents, n] = value // denominator
         fitted.append(terms)
     last = list(samples.items())[-1]
-    if last[0] not in dict(basis):
-        assert [_with(terms, last[0]) for terms in fitted] == _coefficients(law, last[1]), last
+    is_checked = last[0] not in dict(basis)
+    if is_checked and [_with(t, last[0]) for t in fitted] != _coefficients(law, last[1], totals_of):
+        raise NotOnPageError
     return fitted
 
 
-def _coefficients(law: Law, sizes: Sizes) -> list[dict[tuple[int, ...], int]]:
+def _coefficients(law: Law, sizes: Sizes, totals_of: TotalsOf) -> list[dict[tuple[int, ...], int]]:
     lasting = law.lasting(sizes)
-    totals = plan.plan_for(law.way_at(sizes)).totals.polynomials
-    return [(p - lasting).nonzero() for p in totals]
+    return [(p - lasting).nonzero() for p in totals_of(law.way_at(sizes))]
 
 
 def _with(terms: Terms, numbers: tuple[int, ...]) -> dict[tuple[int, ...], int]:

@@ -130,7 +130,7 @@ _WRITTEN_BY_PEFT = {
     "revision",
     "task_type",
 }
-_OF_QUESTION = {"target_modules", "exclude_modules", "modules_to_save"}
+_OF_QUESTION = {"target_modules", "modules_to_save"}
 """Fields of PEFT's configs that the question names itself, whatever the method is."""
 _KINDS: dict[str, Any] = {
     "Linear": lambda: torch.nn.Linear(512, 512),

@@ -158,6 +158,31 @@ class Polynomial:
     __repr__ = __str__
 
 
+class RunningSum:
+    """A sum that changes in place, for long chains of which few values are needed."""
+
+    __slots__ = ("_terms",)
+
+    def __init__(self, start: Polynomial) -> None:
+        self._terms = start.terms.copy()
+
+    def add(self, more: Polynomial) -> None:
+        if more.terms is not _OF_ZERO:
+            terms = self._terms
+            for exponents, coefficient in more.terms.items():
+                terms[exponents] = terms.get(exponents, 0) + coefficient
+
+    def subtract(self, less: Polynomial) -> None:
+        if less.terms is not _OF_ZERO:
+            terms = self._terms
+            for exponents, coefficient in less.terms.items():
+                terms[exponents] = terms.get(exponents, 0) - coefficient
+
+    @property
+    def value(self) -> Polynomial:
+        return Polynomial(self._terms.copy())
+
+
 def total(polynomials: Iterable[Polynomial]) -> Polynomial:
     """The sum of any number of polynomials, 0 of none."""
     terms: dict[Exponents, int] = {}

@@ -23,6 +23,7 @@ from lora_profiler.cli.bench_options import (
     spread_text,
 )
 from lora_profiler.cli.click_support import (
+    ModelArgument,
     check_new_file,
     command,
     complete_model,
@@ -71,7 +72,9 @@ Examples:
 Exit: 0 done, out of memory included; 2 usage, 3 no such model, 4 not measured, 128 + n ended by signal n.
 """,
 )
-@click.argument("models", metavar="[MODEL...]", nargs=-1, shell_complete=complete_model)
+@click.argument(
+    "models", metavar="[MODEL...]", nargs=-1, shell_complete=complete_model, cls=ModelArgument
+)
 @setup_options(device=None, device_help="device to train on")
 @bench_options
 @output_options("table", "json", "csv", "md")

@@ -151,6 +151,9 @@ class HelpCommand(click.Command):
             raise unknown_option(e, words, ctx) from None
         if not ctx.resilient_parsing:
             self._refuse_other_values(ctx, words)
+            for param in self.params:
+                if isinstance(param, GroupedOption) and param.settle and ctx.params[param.name]:
+                    param.settle(ctx)
         return rest
 
     def _refuse_other_values(self, ctx: click.Context, words: list[str]) -> None:
@@ -182,6 +185,18 @@ class HelpCommand(click.Command):
                 f"{num_rare(self)} more options: --help-all."
                 " Search them: lora-profile options WORD\n"
             )
+
+
+class ModelArgument(click.Argument):
+    """MODEL; without one the model that the file of --peft-config was trained on."""
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        config = ctx.params.get("peft_config")
+        if self.required and self.value_is_missing(value) and config is not None:
+            if not config.model:
+                raise UsageError("MODEL is missing; the adapter's config names no base model.")
+            value = (config.model,)
+        return super().process_value(ctx, value)
 
 
 class DefaultGroup(click.Group):
@@ -326,6 +341,7 @@ def model_argument(metavar: str) -> Callable[[Any], Any]:
     """One model of a command, whose name may be several words: `llama 3.1 70b`."""
     return click.argument(
         "model",
+        cls=ModelArgument,
         metavar=metavar,
         nargs=-1,
         required=True,

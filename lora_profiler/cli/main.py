@@ -16,6 +16,7 @@ from lora_profiler.cli.click_support import (
     CommandOrTrainers,
     DefaultGroup,
     MemorySize,
+    ModelArgument,
     check_new_file,
     command,
     complete_model,
@@ -135,7 +136,12 @@ Exit: 0 fits, 1 does not or may not, 2 usage, 3 no such model.
     CommandOrTrainers,
 )
 @click.argument(
-    "models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model
+    "models",
+    metavar="MODEL...",
+    nargs=-1,
+    required=True,
+    shell_complete=complete_model,
+    cls=ModelArgument,
 )
 @setup_options(device="cuda", device_help="device to model", trainer=GUIDE)
 @answer_options

@@ -41,15 +41,22 @@ _OF_TRAINING = (SUBJECT, *GROUP_TITLES.values(), DATA)
 
 class GroupedOption(click.Option):
     """An option with the group that it is shown in. One that is `rare` is left out of --help, and
-    shown by --help-all. `show_default` may be what the help says in place of the default."""
+    shown by --help-all. `show_default` may be what the help says in place of the default; `settle`
+    is called once all options are read, where this one is given."""
 
     def __init__(
-        self, names: Sequence[str], group: str = OWN, rare: bool = False, **kwargs: Any
+        self,
+        names: Sequence[str],
+        group: str = OWN,
+        rare: bool = False,
+        settle: Callable[[click.Context], None] | None = None,
+        **kwargs: Any,
     ) -> None:
         kwargs.setdefault("show_default", kwargs.get("default") is not None)
         super().__init__(names, **kwargs)
         self.group = group
         self.rare = rare
+        self.settle = settle
 
     @property
     def flag(self) -> str:

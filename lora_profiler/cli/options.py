@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from lora_profiler.planning.guided import Guided
     from lora_profiler.planning.over_data import TrainingData
     from lora_profiler.planning.placement import Cluster, Network
+    from lora_profiler.trainer_files.peft_config import PeftConfig
     from lora_profiler.trainer_files.trainer_file import TrainerFile
 
 SHARDING_OF_SEVERAL: Sharding = "fsdp"
@@ -113,6 +114,45 @@ _LOOKUP_OPTIONS = [
     rare(SUBJECT)("--offline", help="use bundled and cached models only"),
 ]
 
+
+def _read_peft_config(
+    ctx: click.Context, param: click.Parameter, name: str | None
+) -> "PeftConfig | None":
+    if name is None or ctx.resilient_parsing:
+        return None
+    from lora_profiler.trainer_files.peft_config import read_peft_config
+
+    return read_peft_config(name)
+
+
+def _take_peft_config(ctx: click.Context) -> None:
+    """The options of --peft-config as if they were given; its model's revision where the model is
+    its own. Raises UsageError beside an option that the file decides."""
+    from lora_profiler.trainer_files.peft_config import DECIDED
+
+    config: PeftConfig = ctx.params["peft_config"]
+    if other := next((name for name in DECIDED if given(ctx, name)), None):
+        raise UsageError(f"{flag(other)} and --peft-config exclude each other; leave out one.")
+    if given(ctx, "methods") and {*ctx.params["methods"]} <= {"full"}:
+        raise UsageError("--peft-config needs LoRA; add --method lora, or leave it out.")
+    taken = dict(config.options)
+    if config.revision and not given(ctx, "revision"):
+        named = ctx.params.get("models") or (ctx.params.get("model"),)
+        taken |= {"revision": config.revision} if [*named] == [config.model] else {}
+    for name, value in taken.items():
+        ctx.params[name] = value
+        ctx.set_parameter_source(name, ParameterSource.COMMANDLINE)
+
+
+_PEFT_CONFIG = grouped(GROUP_TITLES["adapter"])(
+    "--peft-config",
+    "FILE",
+    "adapter from PEFT's adapter_config.json",
+    callback=_read_peft_config,
+    settle=_take_peft_config,
+)
+
+
 TORCH_OPTION = rare(CARD)(
     "--torch",
     "VERSION",
@@ -165,7 +205,7 @@ def setup_options(
         changes["device"]["show_default"] = "accelerator, else cpu"
     setup = [_click_option(option, **changes.get(option.name, {})) for option in OPTIONS]
     method = _method_option("all" if searched else "full, lora")
-    return together(method, _trainer_option(trainer), *setup, *_LOOKUP_OPTIONS)
+    return together(method, _trainer_option(trainer), *setup, _PEFT_CONFIG, *_LOOKUP_OPTIONS)
 
 
 def output_options(*formats: str) -> Callable[[F], F]:
@@ -331,10 +371,12 @@ def _asked(ctx: click.Context, file: "TrainerFile | None") -> tuple[dict[str, An
 
 def _sharding_of_several(ctx: click.Context) -> Sharding:
     """What a trainer does on several GPUs: FSDP, unless its files name none of it."""
-    from lora_profiler.trainer_files.writing import shardings_of, writers
-
     stack, write = stack_of(ctx), ctx.params.get("write")
     name = write[0] if write else stack.name.partition("-")[0] if stack else ""
+    if not name:
+        return SHARDING_OF_SEVERAL
+    from lora_profiler.trainer_files.writing import shardings_of, writers
+
     known = shardings_of(name) if name in writers() else (SHARDING_OF_SEVERAL,)
     return SHARDING_OF_SEVERAL if SHARDING_OF_SEVERAL in known else known[0]
 

@@ -24,6 +24,7 @@ from lora_profiler.cli.click_support import (
 from lora_profiler.cli.option_groups import option
 from lora_profiler.cli.options import given, lengths_of, model_called, output_options
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UsageError
+from lora_profiler.question.adapter_method import adapter_method
 from lora_profiler.question.feature import has_file, names
 
 if TYPE_CHECKING:
@@ -190,7 +191,8 @@ def with_images(
 
 
 _SIZES = ("batch_size", "seq_len")
-_OF_ADAPTERS = ("rank", "alpha", "dropout", "targets")
+_OF_ADAPTERS = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
+"""Options of an adapter that not every method has, with their fields."""
 
 
 def assume_trainer(
@@ -214,7 +216,10 @@ def assume_trainer(
     assumed: dict[str, Any] = {"trainer": trainer}
     if ctx.command.name == "predict" and len(methods) == 1:
         has_data = o["data"] is not None or lengths_of(o) is not None
-        kept = (*_SIZES[: 1 if has_data else 2], *(() if "full" in methods else _OF_ADAPTERS))
+        idle = adapter_method(o["peft_type"]).idle
+        own = [name for name, field in _OF_ADAPTERS.items() if field not in idle]
+        kept = [*_SIZES[: 1 if has_data else 2]]
+        kept += [] if "full" in methods else [*own, "targets"]
         assumed |= {**{key: o[key] for key in kept}, **guide_of(name, methods[0])}
         if longest is not None and "seq_len" in assumed:
             assumed["seq_len"] = min(assumed["seq_len"], longest)

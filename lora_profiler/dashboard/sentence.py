@@ -33,6 +33,8 @@ from lora_profiler.question.option import GROUP_TITLES, Option, flag
 from lora_profiler.question.workload import idle_options
 from lora_profiler.report.catalogues import matching
 from lora_profiler.report.trainer_file import counts_text
+from lora_profiler.trainer_files.document import text_of
+from lora_profiler.trainer_files.peft_config import PeftConfig, is_peft_config, peft_config_in
 from lora_profiler.trainer_files.reading import read_content, resolve_images
 from lora_profiler.trainer_files.trainer_file import TrainerFile, gaps, on_model
 
@@ -307,7 +309,7 @@ class Dropped:
 def _file_field() -> None:
     with st.popover("Read a trainer's file"):
         st.file_uploader(
-            "A trainer's file: axolotl, LLaMA-Factory, torchtune, TRL, Unsloth",
+            "axolotl, LLaMA-Factory, torchtune, TRL, Unsloth, or PEFT's adapter_config.json",
             type=list(TYPES),
             key=_KEY,
             on_change=_take,
@@ -332,14 +334,19 @@ def _take() -> None:
     if file is None:
         return
     try:
-        read = read_content(file.name, file.getvalue())
-        requested, state[_READ] = dropped(read, question())
+        content = file.getvalue()
+        if is_peft_config(file.name, content):
+            config = peft_config_in(file.name, text_of(content, file.name))
+            requested, state[_READ] = dropped_adapter(file.name, config, question())
+        else:
+            read = read_content(file.name, content)
+            requested, state[_READ] = dropped(read, question())
+            export.prefer(read.framework)
     except LoraProfilerError as e:
         state[_READ] = Dropped(head="This file is no question", refusal=str(e))
         return
     values()["origin"] = BY_NAME
     state.pop("ask.origin", None)
-    export.prefer(read.framework)
     change(requested, about_of(requested.options["methods"]))
 
 
@@ -370,6 +377,17 @@ def dropped(file: TrainerFile, before: Question) -> tuple[Question, Dropped]:
     return wanted, Dropped(
         head=f"{file.name}: {file.title}. {counts_text(file)}", lines=tuple(lines)
     )
+
+
+def dropped_adapter(name: str, config: PeftConfig, before: Question) -> tuple[Question, Dropped]:
+    """The question `before` with the adapter of a file, and on its model where it names one."""
+    methods = tuple(method for method in before.options["methods"] if method != "full")
+    options = {**before.options, "methods": methods or ("lora",), **config.options}
+    wanted = replace(before, options=completed(before.trainer, options))
+    if config.model is not None:
+        wanted = replace(wanted, model=config.model, revision=config.revision or "main")
+    lines = [] if config.model else [f"It names no model of the hub: {wanted.model} is taken."]
+    return wanted, Dropped(head=f"{name}: an adapter of PEFT.", lines=tuple(lines))
 
 
 def _otherwise(model: ModelSpec, wanted: Question, own: Mapping[str, Any]) -> list[str]:

@@ -175,7 +175,7 @@ def crossover(
 
 
 def _highest_rank(costs: "Mapping[Method, _Costs]", batch_size: int, seq_len: int) -> int | None:
-    if "lora" not in costs or "full" not in costs:
+    if "lora" not in costs or "full" not in costs or not costs["lora"].has_rank:
         return None
     most = costs["full"].peak(batch_size, seq_len)
     if most is None or costs["lora"].peak(batch_size, seq_len) is None:
@@ -197,6 +197,10 @@ class _Costs:
         """By length, why no peak is known."""
         self._peaks: dict[tuple[int, int, int | None], int | None] = {}
         self._seconds: dict[tuple[int, int], float | None] = {}
+
+    @property
+    def has_rank(self) -> bool:
+        return self._workload.setup.lora is not None and self._workload.setup.lora.has_rank
 
     def _sized(self, batch_size: int, seq_len: int, rank: int | None = None) -> Workload:
         """`rank` None for the one asked about."""

@@ -306,7 +306,7 @@ def _at_hand(workload: Workload) -> str:
     """Who answers for "auto" without a trace."""
 
     # a profile leaves the loop's state open, by which some weights are wider
-    fits = has_profile(workload) and not profile_unsupported_reason(workload)
+    fits = not profile_unsupported_reason(workload) and has_profile(workload)
     if fits or (not rules_know(workload) and has_nearly(workload)):
         return "compiled"
     return "analytic"

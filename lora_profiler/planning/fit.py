@@ -201,7 +201,10 @@ class Growth:
 
     def _fits(self, changed: TrainSetup) -> bool:
         peak, judged = self._peak_of(changed), self._judged
-        return peak is not None and judge(peak, judged.usable, judged.gpu, judged.held) == "fits"
+        if peak is None:
+            return False
+        most = peak + _doubt(self._prediction, peak)
+        return judge(most, judged.usable, judged.gpu, judged.held) == "fits"
 
     def _fits_simulated(self, size: int) -> bool:
         judged, setup = self._judged, self._workload.setup
@@ -213,7 +216,15 @@ class Growth:
             return False
         other = resized(self._workload, changed, self._engine)
         usable, gpu, held = judged.usable, judged.gpu, judged.held
-        return Judged(other, peak, usable, gpu, self._engine, held=held).verdict == "fits"
+        doubt = _doubt(self._prediction, peak)
+        grown = Judged(other, peak, usable, gpu, self._engine, held=held, doubt=doubt)
+        return grown.verdict == "fits"
+
+
+def _doubt(prediction: Prediction, peak: int) -> int:
+    """By how many bytes a peak at another size or on another GPU may be off, as that of
+    `prediction`."""
+    return int((prediction.modules_error or 0.0) * peak)
 
 
 def judged_on(prediction: Prediction, gpu: Gpu, engine: str = "auto") -> Judged | None:
@@ -341,6 +352,7 @@ class _OnCards:
 
     def __init__(self, prediction: Prediction, engine: str) -> None:
         workload, peak = prediction.workload, prediction.peak.total_bytes
+        self._prediction = prediction
         self.by_memory: list[list[Gpu]] = []
         """From the smallest memory on; of one memory those with the least to use first, for what
         suffices there suffices on the others."""
@@ -363,7 +375,8 @@ class _OnCards:
         peak = self._peak_on(own)
         if peak is None:
             return False
-        judged = Judged(own, peak, usable, card, self._answerer, held=self._held)
+        doubt = _doubt(self._prediction, peak)
+        judged = Judged(own, peak, usable, card, self._answerer, held=self._held, doubt=doubt)
         room = usable - judged.bound.context_bytes
         if room >= self._room_of.get(own.platform, 2 * usable):
             return True

@@ -109,7 +109,7 @@ def setup_for(
     return setup
 
 
-def _as_listed(kind: str) -> str:
+def peft_type_named(kind: str) -> str:
     """PEFT's method of an adapter in any case, as 'VeRA'. Raises UsageError for another word."""
     if kind.lower() not in get_args(PeftType):
         (option,) = (option for option in OPTIONS if option.name == "peft_type")
@@ -139,7 +139,7 @@ def setups(
     of the methods would read, or that make no sense.
     """
     stack = stack or find_stack(BARE)
-    options = {**options, "peft_type": _as_listed(options["peft_type"])}
+    options = {**options, "peft_type": peft_type_named(options["peft_type"])}
     if options["images"] is not None and model.text_side_of is not None:
         model = model.text_side_of.whole()
     options, given = spelled(stack, options, given)

@@ -187,7 +187,7 @@ def unknowns(
         yield Unknown(WHO, tuple(_loops(stack, workload, given)))
     elif trainer is not None and not trainer.is_pinned and (older := older_versions(stack)):
         yield Unknown(
-            version_of(stack), tuple(_loop(stack, each, workload, given) for each in older)
+            stack.version_words, tuple(_loop(stack, each, workload, given) for each in older)
         )
     is_file = trainer is not None and bool(trainer.file_options)
     for variant in () if is_file else stack.variants:
@@ -225,11 +225,6 @@ def _left_open(trainer: Trainer | None) -> Collection[str] | None:
     if trainer is not None and trainer.stack.name == BARE:
         left |= OF_OWN_LOOPS
     return {*left, "transformers", *APART} - (STATED - {"seq_len"})
-
-
-def version_of(stack: Stack) -> str:
-    """What an answer calls a version that is not given."""
-    return f"the version of {stack.library}"
 
 
 def older_versions(stack: Stack) -> tuple[Stack, ...]:

@@ -71,6 +71,18 @@ _OTHER_NAMES = {
 """Fields of `LoraConfig`, by the arguments that stand for them; {} is the method."""
 
 
+_TITLES = {
+    "beft": "BEFT",
+    "deft": "DEFT",
+    "hira": "HiRA",
+    "miss": "MiSS",
+    "peanut": "PEANuT",
+    "pvera": "PVeRA",
+    "road": "RoAd",
+}
+"""Of methods whose papers spell them otherwise than PEFT's config classes do."""
+
+
 @cache
 def _table() -> Mapping[str, Mapping[str, Any]]:
     with open(f"{dirname(__file__)}/adapters/peft_types.json", encoding="utf-8") as file:
@@ -100,11 +112,11 @@ def adapter_method(name: str) -> AdapterMethod:
         for field, others in _OTHER_NAMES.items()
         if field not in without
     }
-    title = row["config"].removesuffix("Config")
+    title = row["config"].removesuffix("Config").replace("Lora", "LoRA").replace("lora", "LoRA")
     idle = [*without, *(field for field, argument in spelled.items() if not argument)]
     idle += [] if name == "lora" else _KERNELS
     facts: dict[str, Any] = {
-        "title": title.replace("Lora", "LoRA").replace("lora", "LoRA"),
+        "title": _TITLES.get(name, title),
         "config": row["config"],
         "idle": tuple(idle),
         "adapts": frozenset(row["adapts"]),
@@ -121,6 +133,12 @@ def adapter_method(name: str) -> AdapterMethod:
         "size": "alpha {0.alpha:g}, " if name == "lora" else "",
     }
     return AdapterMethod(**{**facts, **own})
+
+
+def config_defaults(name: str) -> Mapping[str, Any]:
+    """Every argument of the method's config class but its targets and modules to save."""
+    arguments: Mapping[str, Any] = _table()[name]["arguments"]
+    return arguments
 
 
 def all_methods() -> Mapping[str, AdapterMethod]:

@@ -43,6 +43,7 @@ def names(kind: Kind) -> tuple[str, ...]:
     return tuple(_modules(kind))
 
 
+@cache
 def has_file(kind: Kind, name: str, file: File) -> bool:
     """Whether a feature that is a folder has that file; "" stands for the folder itself."""
     return isfile(f"{_FOLDER}/{kind}/{_modules(kind).get(name, '_')}/{file or '__init__'}.py")

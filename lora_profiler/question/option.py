@@ -197,7 +197,7 @@ def check_options(part: object) -> None:
     """Raises UsageError for a value of `part`, a dataclass with options, that none can have."""
     for option in _checked(type(part)):  # type: ignore[arg-type]
         value = getattr(part, option.field)
-        if value is not None or option.default is not None:
+        if value is not option.default:
             check_value(option, value)
 
 

@@ -8,9 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -104,6 +105,8 @@ def pretended(gpu: Gpu, context_bytes: int) -> PretendedCard:
     )
 
 
+_TIMES_MORE = 8
+"""Rows of a second run."""
 _GRACE_SECONDS = 5
 """Between asking a process group to end and ending it."""
 _GUARD = "import os, sys; os.read(0, 1); os.killpg(int(sys.argv[1]), 9)"
@@ -115,10 +118,10 @@ the script's group is left. A signal by the kernel would reach the first of them
 class Request:
     """`is_online`: the hub may be asked for configs and tokenizers that are missing; never for
     weights of a model whose config is here. `pretends_data`: missing tokenizers and data sets are
-    stood in for, these with `columns`, () to read them off the script, and texts of `tokens`.
-    `with_work`: one more step is run, whose kernels are written down for its time. `changes`: names
-    of settings of transformers' arguments that are others than the script's. `minutes`: after which
-    the script is ended, with all that it started."""
+    stood in for, these with `columns`, () to read them off the script, `rows` and texts of
+    `tokens`. `with_work`: one more step is run, whose kernels are written down for its time.
+    `changes`: names of settings of transformers' arguments that are others than the script's.
+    `minutes`: after which the script is ended, with all that it started."""
 
     command: tuple[str, ...]
     python: Path
@@ -129,6 +132,7 @@ class Request:
     is_online: bool = False
     pretends_data: bool = False
     columns: tuple[str, ...] = ()
+    rows: int = 512
     tokens: int = 1024
     with_work: bool = False
     changes: tuple[str, ...] = ()
@@ -136,11 +140,22 @@ class Request:
 
 
 def rehearse(request: Request, stubs: Stubs, output: int) -> list[Rehearsal]:
-    """Results of all ranks, rank by rank. `output`: the descriptor where the script's own output
+    """Results of all ranks, rank by rank; where simulated data ended before the steps were done,
+    those of a second run with more rows. `output`: the descriptor where the script's own output
     goes.
 
     Raises RehearsalError where the script wrote none, KeyboardInterrupt after it has ended all that
     it started."""
+    began = time.monotonic()
+    results = _rehearse_once(request, stubs, output)
+    if not any(each.ran_out_of_rows for each in results):
+        return results
+    left = request.minutes and max(request.minutes - (time.monotonic() - began) / 60, 0.0)
+    more = replace(request, rows=_TIMES_MORE * request.rows, minutes=left)
+    return _rehearse_once(more, stubs, output)
+
+
+def _rehearse_once(request: Request, stubs: Stubs, output: int) -> list[Rehearsal]:
     with WorkingFolder() as name:
         folder = Path(name)
         _link_hub_cache(folder / "hub")
@@ -209,6 +224,7 @@ def _environment(request: Request, stubs: Stubs, folder: Path) -> dict[str, str]
         "models": str(files("lora_profiler.facts.catalog") / "data" / "models.json"),
         "pretends_data": request.pretends_data,
         "columns": request.columns,
+        "rows": request.rows,
         "tokens": request.tokens,
         "with_work": request.with_work,
         "changes": request.changes,

@@ -57,6 +57,11 @@ class Rehearsal:
         """Before any step and without an error of its own, as launchers do and `sys.exit`."""
         return self.status == "ended" and not self.steps
 
+    @property
+    def ran_out_of_rows(self) -> bool:
+        """It trained on simulated data, to their end."""
+        return self.status == "ended" and self.steps > 0 and bool(self.document["data_stood_in"])
+
     def peak(self, part: PartOfRun) -> Peak | None:
         peak: Peak | None = self.document["peaks"][part]
         return peak

@@ -111,7 +111,7 @@ def trust(answer: Answer) -> Trust:
     likely, sure = answer.likely, sureness_words(answer).replace(" (`--detail`)", "")
     if likely is None or has_gaps(answer):
         return Trust(f"{sure}." if sure else "")
-    row, interval = likely.nearest, interval_lines([answer])[0] if leaves_open(answer) else ""
+    row, interval = likely.nearest, interval_lines([answer], 2)[0] if leaves_open(answer) else ""
     measured, predicted = bytes_texts([row.measured_bytes, row.predicted_bytes])
     method, name = labels.METHOD_LABELS[row.method], row.model.rpartition("/")[2]
     nearest = f"Closest public run: {name} {method}, {measured} measured, {predicted} predicted."

@@ -356,16 +356,16 @@ def _formats(predictions: Sequence[Prediction], gpu: "Gpu | None") -> Iterator[s
     platform = predictions[0].workload.platform
     if setups[0].device == "cuda" and not platform.has_bfloat16:
         wide = [
-            s.method
+            labels.adapter_label(s)
             for s in setups
             if s.autocast_dtype != "float16" and "bfloat16" in (s.dtype, s.lowered_dtype)
         ]
         kind = platform.capability_text
         name = f"{gpu.name} ({kind})" if gpu is not None and gpu.capability else kind
         if wide:
-            methods_text = ", ".join(labels.METHOD_LABELS[method] for method in wide)
+            of = ", ".join(wide)
             yield (
-                f"{name} does not support bfloat16 ({methods_text}); torch emulates it slowly, and"
+                f"{name} does not support bfloat16 ({of}); torch emulates it slowly, and"
                 " refuses some products. Try: `--dtype float16`"
             )
         else:
@@ -374,7 +374,7 @@ def _formats(predictions: Sequence[Prediction], gpu: "Gpu | None") -> Iterator[s
                 autocast = f" with {s.autocast_dtype} autocast" if s.autocast_dtype else ""
                 kept = " weights" if s.dtype == "bfloat16" else ""  # as the trainer loads them
                 used = f"{s.dtype}{kept}{autocast}"
-                methods.setdefault(used, {})[labels.METHOD_LABELS[s.method]] = None
+                methods.setdefault(used, {})[labels.adapter_label(s)] = None
             words = ", ".join(f"{format_} ({', '.join(of)})" for format_, of in methods.items())
             yield f"{name} does not support bfloat16; using {words}."
     if any(s.method == "full" and s.dtype == "float16" for s in setups):

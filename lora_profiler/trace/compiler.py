@@ -180,6 +180,11 @@ def compile_profile(workload: Workload, proven: Collection[str] = ()) -> Profile
                 raise _refused(workload, str(doubt)) from None
         except NoPolynomialError as doubt:
             raise _refused(workload, f"no polynomial goes through {doubt}") from None
+        except UnbuildableError:
+            lora = workload.setup.lora
+            if lora is None or lora.has_rules:
+                raise
+            raise _refused(workload, "PEFT refuses these adapters at other ranks") from None
         try:
             return _compiled(_OfModel(workload, regime, None, proven))
         except (TapeError, NoPolynomialError) as doubt:

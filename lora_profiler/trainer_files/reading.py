@@ -623,6 +623,8 @@ def _framework(document: Document, name: str | None) -> Framework:
                 f"{did_you_mean(name, by_name)}"
             )
         return by_name[name]
+    if document.name.endswith(".json") and "peft_type" in document.entries:
+        raise TrainerFileError(f"{document.name} is an adapter of PEFT; use it as --peft-config.")
     known = recognised(document)
     if known is None:
         titles = ", ".join(framework.title for framework in frameworks())

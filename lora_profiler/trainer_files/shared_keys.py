@@ -156,11 +156,13 @@ def optimizer_targets(value: Any, document: Document) -> Meaning:
 
 
 def initialisation(value: Any, document: Document) -> Meaning:
-    """PEFT's init_lora_weights, under which the same tensors train; what it computes from the
-    weights it does once."""
+    """PEFT's init_lora_weights, under which the same tensors train, but for MiCA's; what it
+    computes from the weights it does once."""
     if isinstance(value, str) and value.lower().startswith(("pissa", "olora", "corda", "eva")):
         note = "decomposes weights or activations in float32, once, before training: not counted"
         return Meaning(note=note)
+    if isinstance(value, str) and value.lower() == "mica":
+        return not_modelled("MiCA's frozen B, answered as trained", "too high")
     return NO_EFFECT
 
 

@@ -84,9 +84,14 @@ def training_arguments(setup: TrainSetup) -> Keys:
     }
 
 
+def _typed(option: str, value: Any) -> str:
+    """The option as the command line has it."""
+    return f"{flag(option)} {','.join(map(str, value)) if isinstance(value, list) else value}"
+
+
 def cannot(title: str, option: str, value: Any) -> UsageError:
     return UsageError(
-        f"{title} configs cannot express {flag(option)} {value}; leave it out, or write"
+        f"{title} configs cannot express {_typed(option, value)}; leave it out, or write"
         " another trainer's."
     )
 
@@ -289,7 +294,7 @@ def written_files(
             break
         workload = back
     values = setup_dict(workload.setup)
-    named = [f"{flag(option)} {values[option]}" for option in fixed or wrong]
+    named = [_typed(option, values[option]) for option in fixed or wrong]
     if file.model != workload.model.id:
         named.append(f"MODEL {workload.model.id}")
     raise UsageError(
@@ -388,7 +393,7 @@ def _read_back(file: TrainerFile, workload: Workload) -> tuple[Workload, list[st
         )
     except UsageError as e:  # what the trainer takes beside goes with something asked for no more
         read, own = {**usual_options(file.stack, options), **options}, setup_dict(setup)
-        taken = [f"{flag(n)} {own[n]}" for n, v in read.items() if n in own and own[n] != v]
+        taken = [_typed(n, own[n]) for n, v in read.items() if n in own and own[n] != v]
         raise UsageError(f"{file.title} configs cannot express {', '.join(taken)}: {e}") from e
     values = setup_dict(replace(setup, loop_state=back.setup.loop_state))
     others = setup_dict(back.setup)

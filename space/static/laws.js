@@ -13,7 +13,7 @@ async function choose(id) {
   found.tables = found.tables.map(table);
   found.tapes.sizes = found.tapes.sizes.map((size) => size.map?.((one) => (one.map ? table(one) : one)) ?? size);
   data = found;
-  globalThis.loraProfiler = { data, answer, smallestCard, choose };
+  globalThis.loraProfiler = { data, answer, smallestCard, timeOf, choose };
   return data;
 }
 
@@ -139,24 +139,28 @@ function positionsOf(model, length, compiles) {
 // {model, card, trainer, method, rank, batch, length, checkpointing}; no card is null, checkpointing
 // as the trainer's guides pass it is undefined.
 
-// {refusal}, or {size, on}, and on a card the verdict.
+// {refusal}, or {size, on, doubt}, and on a card the verdict; `doubt` is the share by which the size
+// may be off.
 function answer(way) {
   const known = placeOf(way);
   if (known < 0) return { refusal: data.refusals[~known] };
-  const { law, on, held, leaves } = data.ways[known], checkpointing = way.checkpointing ?? Boolean(on);
+  const { law, on, leaves } = data.ways[known], checkpointing = way.checkpointing ?? Boolean(on);
   const leaf = leaves[+checkpointing];
   if (leaf < 0) return { refusal: data.refusals[~leaf] };
-  const [tables, tapes] = data.leaves[leaf], at = sizesAt(way);
+  const [tables, tapes, doubts, helds] = data.leaves[leaf], ofRank = 4 * way.model.starts.length;
+  const at = sizesAt(way) + (tables.length > ofRank && way.rank === data.rank ? ofRank : 0);
   const [kind, numbers] = sizedBy(law, way, checkpointing);
   const places = data.places[tables[at]];
   const place = places.findIndex((other, n) => n % 2 === 0 && other === kind) + 1;
-  if (!place) return { refusal: "this page has no table for these sizes; ask the command." };
+  if (!place) return { refusal: "this page cannot answer this; ask the command." };
   const sizes = valueOf(data.tables[places[place]], way, numbers);
   const size = sizes.reduce((most, one) => (one > most ? one : most)) + lastingOf(law, way);
-  if (!way.card) return { size: Number(size), on: checkpointing };
+  const doubt = doubts[at];
+  if (!way.card) return { size: Number(size), on: checkpointing, doubt };
   const states = law[2] ? statesOf(law[2], way.model, way.rank) : 0;
+  const held = data.helds[helds[at]];
   const lasting = BigInt(held[0] + states) + BigInt(held[1]) * BigInt(way.rank);
-  return new Judged(way, size, lasting, tapes[at], checkpointing);
+  return new Judged(way, size, lasting, tapes[at], checkpointing, doubt);
 }
 
 // Of its kernels, among all ways.
@@ -173,15 +177,21 @@ function sizesAt({ model, batch, length }) {
 
 // What to keep free on the card beside a peak, and the verdict: `planning.simulated.Judged`.
 class Judged {
-  constructor(way, size, lasting, tape, on) {
+  constructor(way, size, lasting, tape, on, doubt) {
     const { card } = way, [percent, most] = data.fragmentation.map(BigInt);
-    Object.assign(this, { way, tape, on, size: Number(size) });
-    this.holes = Number(((size - lasting) * percent) / 100n + most);
+    Object.assign(this, { way, tape, on, doubt, size: Number(size) });
+    const holes = (bytes) => Number(((BigInt(bytes) - lasting) * percent) / 100n + most);
+    this.holes = holes(size);
     this.context = card.contexts[1];
     this.bound = this.context + card.workspaces + this.holes;
     this.least = card.contexts[0] + card.workspaces;
-    const left = card.usable - this.size;
-    this.byBound = this.bound <= left ? "fits" : this.least <= left ? "tight" : "does_not_fit";
+    const judge = (bytes) => {
+      const left = card.usable - bytes, bound = this.context + card.workspaces + holes(bytes);
+      return bound <= left ? "fits" : this.least <= left ? "tight" : "does_not_fit";
+    };
+    const spread = Math.trunc(doubt * this.size);
+    const verdicts = new Set([-spread, 0, spread].map((off) => judge(this.size + off)));
+    this.byBound = verdicts.size > 1 ? "tight" : judge(this.size);
   }
 
   // null where there is no tape.
@@ -208,6 +218,23 @@ class Judged {
       this.trials.smallestCapacity(Math.max(GRAIN, Math.floor(this.size / data.simulated.part)));
     return this.context + workspaces + Math.max(0, needed - this.size - workspaces);
   }
+}
+
+// {seconds, tokens: of a step, rate: tokens a second}, interpolated as `space.times` describes; null
+// where no time is known.
+function timeOf(way, on) {
+  const known = placeOf(way);
+  if (!way.card || known < 0) return null;
+  const time = data.times[data.ways[known].times[+on]], own = time?.gpus[way.card.place];
+  if (!own) return null;
+  const tokens = way.batch * way.length, update = own.at(-1), squared = own.at(-2);
+  const last = data.tokens.length - 2, place = data.tokens.findLastIndex((one) => one <= tokens);
+  const at = Math.min(Math.max(place, 0), last), [low, high] = data.tokens.slice(at, at + 2);
+  const part = Math.max(0, (tokens - low) / (high - low));
+  const between = (values) => values[at] + part * (values[at + 1] - values[at]);
+  const micro = Math.hypot(between(own) + squared * tokens * way.length, between(time.host));
+  const seconds = time.steps * micro + update;
+  return { seconds, tokens: time.steps * tokens, rate: (time.steps * tokens) / seconds };
 }
 
 // `planning.fit.smallest_card` of the question without a card; undefined where none is enough.

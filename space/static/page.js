@@ -7,6 +7,8 @@ const SIGNS = { fits: "✓", tight: "~", does_not_fit: "✗" };
 const FIELDS = {
   model: "", method: "lora", rank: "16", trainer: "", card: "", batch: "1", length: "2048", checkpointing: "",
 }; // of a question that says no more; the length is the model's
+const LONG = { "-r": "rank", "-b": "batch-size", "-s": "seq-len" };
+const DASHBOARD = "http://127.0.0.1:8501/";
 const SLIDES = { length: "Length", batch: "Batch", rank: "Rank" };
 const of = (id) => document.getElementById(id);
 
@@ -43,11 +45,13 @@ function show() {
   of("rank").disabled = way.method === "full";
   of("verdict").className = found.verdict ?? "";
   of("verdict").textContent = found.refusal ? "Not possible" : headline(found);
-  of("numbers").textContent = found.refusal ?? numbers(found, way.card);
+  of("numbers").textContent = found.refusal ?? numbers(found, way.card) + estimated(found.doubt);
+  of("time").textContent = found.refusal ? "" : speed(timeOf(way, found.on));
   bars(way);
   trainers(way);
   offer(way, found);
   of("command").textContent = command(way);
+  of("dashboard").href = `${DASHBOARD}?${parameters(command(way).split(" ").slice(1))}`;
   smallest(way, found);
 }
 
@@ -66,6 +70,25 @@ function numbers(found, card) {
     `Peak ${inGib(found.size)} + ${overhead}${inGib(found.reserve)} overhead, of ` +
     `${inGib(card.usable)} GiB: ${rest}; ${checkpointing}.`
   );
+}
+
+function estimated(doubt) {
+  return doubt ? ` Within ${Number((100 * doubt).toPrecision(2))} %: estimated from the model's layers.` : "";
+}
+
+function speed(time) {
+  if (!time) return "";
+  const step = `a step of ${time.tokens.toLocaleString("en-US")} tokens takes ${duration(time.seconds)}`;
+  return `About ${rounded(time.rate)} tokens/s: ${step}.`;
+}
+
+// To the digits that the interpolation is worth.
+function rounded(rate) {
+  return Number(rate.toPrecision(2)).toLocaleString("en-US");
+}
+
+function duration(seconds) {
+  return seconds < 1 ? `${Number((1000 * seconds).toPrecision(2))} ms` : `${Number(seconds.toPrecision(2))} s`;
 }
 
 // Worked out after what is shown at once: it asks about one GPU after another.
@@ -119,11 +142,14 @@ function trainers(way) {
   const rows = known.map(([trainer, one]) => {
     const row = element("tr", undefined, trainer === way.trainer ? "chosen" : "");
     row.append(element("td", trainer.label), element("td", inGib(one.size)));
-    if (way.card) row.append(element("td", VERDICTS[one.verdict], one.verdict));
+    if (way.card) {
+      const time = timeOf({ ...way, trainer }, one.on);
+      row.append(element("td", time ? rounded(time.rate) : ""), element("td", VERDICTS[one.verdict], one.verdict));
+    }
     return row;
   });
   const head = element("tr");
-  const names = ["trainer", `${label(way.method, way.rank)}, GiB`, ...(way.card ? ["on this GPU"] : [])];
+  const names = ["trainer", `${label(way.method, way.rank)}, GiB`, ...(way.card ? ["tokens/s", "on this GPU"] : [])];
   head.append(...names.map((name) => element("th", name)));
   of("trainers").replaceChildren(head, ...rows);
   const refused = found.filter(([, one]) => one.refusal);
@@ -180,6 +206,21 @@ function command(way) {
   if (named || checkpointing !== undefined) words.push(found.on ? "--checkpointing" : "--no-checkpointing");
   if (card) words.push("--gpu", card.key);
   return words.join(" ");
+}
+
+// Those of the dashboard's address for the words of a command: '--seq-len 512 --checkpointing' is
+// seq-len=512&checkpointing=yes.
+function parameters([model, ...words]) {
+  const found = new URLSearchParams({ model });
+  words.forEach((word, n) => {
+    if (!word.startsWith("-")) return;
+    const value = words[n + 1]?.startsWith("-") ?? true ? null : words[n + 1];
+    const name = LONG[word] ?? word.slice(2);
+    if (value !== null) found.set(name, value);
+    else if (name.startsWith("no-")) found.set(name.slice(3), "no");
+    else found.set(name, "yes");
+  });
+  return found;
 }
 
 // What makes of the trainer's own defaults what its guides pass.

@@ -623,3 +623,28 @@ def test_without_torch_a_command_that_needs_it_names_what_brings_it(words: str) 
         "needs torch\n  Install them: pip install 'lora-profiler[measure]'.\n"
     )
     assert "Traceback" not in done.stderr
+
+
+def test_adapters_are_called_by_their_method_and_no_option_is_made_up(
+    run: commands.Run, tmp_path: Path
+) -> None:
+    small = ("HuggingFaceTB/SmolLM2-135M", "--peft-type", "ia3")
+    asked = run(
+        *small, "--engine", "analytic", "--gpu", "t4", "--trainer", "bare", "--method", "lora"
+    )
+    assert "Using float16 (IA3)." in asked.stderr
+    path = str(tmp_path / "run.yaml")
+    written = run(*small, "--method", "lora", "--write", "trl", path)
+    assert "TRL configs cannot express --peft-type ia3" in written.stderr
+    pattern = 'rank_pattern={"q_proj":8}'
+    own = run(small[0], "--method", "lora", "--peft-arg", pattern, "--write", "trl", path)
+    assert f"cannot express --peft-arg {pattern}\n" in own.stderr
+    crossed = run(
+        "crossover", *small, "--engine", "analytic", "--method", "full", "--method", "lora"
+    )
+    assert "IA3 needs less memory than full" in crossed.stdout
+    assert "Highest rank" not in crossed.stdout
+    planned = run("plan", *small, "--gpus", "t4", "--tokens", "1e6")
+    words = " ".join(planned.stdout.split())
+    assert "Searched full, IA3, IA3 on nf4. " in words
+    assert "IA3 is not compared: no compiled profile answers" in words

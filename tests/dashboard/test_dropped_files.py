@@ -111,3 +111,22 @@ def test_a_model_that_is_not_there_is_told_and_the_rest_is_taken() -> None:
     )
     assert any("There is no model" in problem for problem in problems(app))
     assert asked(app).options["rank"] == 32
+
+
+def test_an_adapter_of_peft_is_taken_into_the_question() -> None:
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": "HuggingFaceTB/SmolLM2-135M",
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": ["q_proj", "v_proj"],
+    }
+    app = opened(model="openai-community/gpt2", gpu="rtx_4090", seq_len="512")
+    app = sound(drop(app, "adapter_config.json", json.dumps(config)))
+    question = asked(app)
+    assert question.model == "HuggingFaceTB/SmolLM2-135M"
+    assert question.options["methods"] == ("lora",)
+    assert {question.options[name] for name in ("rank", "alpha")} == {4, 8}
+    assert question.options["targets"] == "q_proj,v_proj"
+    app = drop(app, "adapter_config.json", json.dumps(config | {"task_type": "SEQ_CLS"}))
+    assert any("task_type is 'SEQ_CLS'" in text for text in problems(app))

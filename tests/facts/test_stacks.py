@@ -90,7 +90,7 @@ def test_every_alias_means_values_that_options_have(key: str) -> None:
 @pytest.mark.parametrize("key", BY_KEY)
 def test_every_refusal_is_one_clear_line(key: str) -> None:
     stack = BY_KEY[key]
-    other = {"size": 2, "number": 0.5, "switch": True}
+    other = {"size": 2, "number": 0.5, "switch": True, "text": "lora_bias=true"}
     for refusal in stack.refusals:
         option = OF_NAME[refusal.option]
         for value in refusal.values or (other[option.kind],):

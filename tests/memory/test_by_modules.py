@@ -10,12 +10,20 @@ from types import ModuleType
 import pytest
 
 from benchmarks.pages import read_document
+from benchmarks.truth.bundle import workload_of
 from benchmarks.truth.estimates import estimated, rehearsed, within
+from benchmarks.truth.estimates import worse_types as measured_worse
 from lora_profiler import LoraConfig, Quantization, TrainSetup, Workload, find_model, predict
 from lora_profiler._common import packages
 from lora_profiler.facts.catalog import bundled_models, find_gpu
 from lora_profiler.memory.analytic import peak_bytes
-from lora_profiler.memory.analytic.families.by_modules import ERRORS, family_by_modules, group_of
+from lora_profiler.memory.analytic.families.by_modules import (
+    ERRORS,
+    error_of,
+    family_by_modules,
+    group_of,
+    worse_types,
+)
 from lora_profiler.planning.fit import judged_on
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.question.model_spec import LayerStack, ModelSpec
@@ -35,6 +43,13 @@ def test_errors_are_those_of_the_results() -> None:
     for group, of in errors.items():
         share = 1.0 if group in ("packed experts", "states") else 0.95
         assert ERRORS[group] / 8 < within(of, share) < ERRORS[group], group
+
+
+def test_of_worse_types_every_estimate_is_within_what_is_stated() -> None:
+    assert worse_types() == measured_worse(ROWS)
+    for row in (row for row in ROWS if row["against"] == "laws"):
+        of_type = worse_types().get(row["type"], {}).get(str(row["checkpointing"]), 0.0)
+        assert abs(row["error"]) <= max(ERRORS[row["group"]], of_type), row
 
 
 def test_rehearsals_over_torch_s_cuda_build_say_the_same() -> None:
@@ -96,7 +111,7 @@ def test_it_is_near_a_fresh_trace_of_a_type_that_has_no_program(
 ) -> None:
     workload = Workload(model=find_model(name), setup=replace(setup, seq_len=256))
     said = predict(workload, "analytic")
-    assert (said.exactness, said.error_bound) == ("estimate", ERRORS[group_of(workload)])
+    assert (said.exactness, said.error_bound) == ("estimate", error_of(workload))
     assert said.error_bound is not None
     truth = predict_once(workload)
     assert abs(said.peak.total_bytes / truth.peak.total_bytes - 1) < said.error_bound
@@ -164,3 +179,17 @@ def test_a_sweep_of_estimates_is_of_estimates_alone() -> None:
     for batch, peak in zip((1, 2, 5), swept, strict=True):
         sized = replace(workload, setup=replace(QLORA, batch_size=batch))
         assert peak == peak_bytes(sized)
+
+
+@pytest.mark.usefixtures("the_bundle")
+@pytest.mark.parametrize("question", ["plain axolotl lora", "plain transformers full"])
+@pytest.mark.parametrize("name", ["google/gemma-3-4b-it", "HuggingFaceTB/SmolVLM2-2.2B-Instruct"])
+def test_a_tower_that_no_text_runs_has_no_gradients(name: str, question: str) -> None:
+    """As in the law, which was traced: its weights train, and are counted, but get none."""
+    workload = workload_of(find_model(name), question)
+    said, traced = predict(workload, "analytic"), predict(workload, "compiled")
+    for kind in ("gradients", "optimizer_states", "adapters"):
+        assert said.persistent_bytes[kind] == traced.persistent_bytes[kind], kind
+    assert said.parameters.trainable == traced.parameters.trainable
+    rows = said.layers
+    assert sum(row.gradient_bytes for row in rows) == said.persistent_bytes["gradients"]

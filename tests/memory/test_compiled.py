@@ -354,6 +354,22 @@ def test_a_kept_profile_answers_every_size_and_nothing_else(
     assert not any(has_profile(replace(asked, setup=other)) for other in others)
 
 
+def test_keys_that_are_in_no_cache_open_it_once(
+    made: tuple[Workload, Profile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = made[1]
+    path = library.keep(profile)
+    opened, connect = [], sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda *at, **how: opened.append(at) or connect(*at, **how)
+    )
+    assert [library.find_profile(f"{n:024}") for n in range(9)] == [None] * 9
+    assert len(opened) == 1
+    assert path is not None
+    library.write(path, [replace(profile, key=f"{8:024}")])  # as another process does
+    assert library.find_profile(f"{8:024}") is not None
+
+
 def test_a_profile_of_other_versions_is_not_used(made: tuple[Workload, Profile]) -> None:
     asked, profile = made
     library.keep(replace(profile, versions={**profile.versions, "transformers": "1.0"}))

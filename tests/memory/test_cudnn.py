@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from lora_profiler.facts.catalog import find_gpu, find_model
-from lora_profiler.memory.compiled.cudnn import CUDNN, under_cudnn, under_flash
+from lora_profiler.memory.compiled.cudnn import under_cudnn
 from lora_profiler.memory.compiled.profile import Profile
-from lora_profiler.memory.compiled.regime import regime_of
+from lora_profiler.memory.compiled.regime import CUDNN, regime_of, under_flash
 from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
 from lora_profiler.trace.compiler import compile_profile, largest, moments_with
 from lora_profiler.trace.modeling import build_model

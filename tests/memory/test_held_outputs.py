@@ -20,7 +20,8 @@ from lora_profiler.measuring.records.record import Conditions
 from lora_profiler.memory.analytic import predict
 from lora_profiler.memory.attribution import LOGITS
 from lora_profiler.memory.compiled.allocator import AllocatorPeak, replay
-from lora_profiler.memory.compiled.evaluation import Evaluation, held_tape, tape_of
+from lora_profiler.memory.compiled.evaluation import Evaluation, tape_of
+from lora_profiler.memory.compiled.held import held_tape
 from lora_profiler.memory.compiled.profile import profile_key, setup_key
 from lora_profiler.memory.compiled.regime import regime_of
 from lora_profiler.memory.compiled.requests import requests_for, requests_of

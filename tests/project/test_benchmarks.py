@@ -3,6 +3,7 @@ imported."""
 
 import os
 import sys
+from argparse import Namespace
 from importlib import import_module
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 
 from benchmarks.__main__ import FOLDERS, README, modules, page
 from benchmarks.pages import RESULTS
-from benchmarks.rehearsed.documented_commands import documented
+from benchmarks.rehearsed import scripts
+from benchmarks.rehearsed.documented_commands import Documented, documented
 from benchmarks.rehearsed.scripts import fault_of
 
 MODULES = [each for folder in FOLDERS for each in modules(folder)]
@@ -73,6 +75,36 @@ def test_documented_commands_are_read_with_their_folder_and_variables(tmp_path: 
     assert set(found) == {"examples/sums/train.py", "examples/sums/plain.py"}
 
 
+STARTED = """
+import json, os, sys
+is_prepared = os.path.exists("rows")
+open("rows", "w").close()
+rank = {
+    "status": "done" if is_prepared else sys.argv[1], "steps": 3 * is_prepared, "error": None,
+    "peaks": {"whole": None}, "held": None, "dtypes_of_holes": {}, "data_stood_in": [],
+}
+print(json.dumps({"ranks": [rank], "nearest_prediction": None}))
+sys.exit(0 if is_prepared else 4)
+"""
+
+
+@pytest.mark.parametrize(("first", "end"), [("ended", "done"), ("error", "error")])
+def test_a_script_that_stops_before_it_trains_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, end: str
+) -> None:
+    (tmp_path / "some").mkdir()
+    monkeypatch.setattr(scripts, "_git", lambda *_: "")
+    command = [sys.executable, "-c", STARTED, first]
+    monkeypatch.setattr(scripts, "rehearsal_command", lambda *_: command)
+    case = Documented(
+        repository="some", script="train.py", folder="", words=("python", "train.py"),
+        environment={}, source="train.py",
+    )  # fmt: skip
+    options = Namespace(checkouts=tmp_path, python="python", minutes=1)
+    row = scripts.row_of(case, "t4", tmp_path, options)
+    assert (row["status"], row["exit_code"]) == (end, 0 if end == "done" else 4)
+
+
 def test_a_script_s_failure_has_a_fault_and_running_out_of_memory_is_none() -> None:
     def fault(words: str, **row: object) -> tuple[str, ...] | None:
         return fault_of({"exit_code": 4, "status": "error", "words": words, **row})
@@ -82,6 +114,8 @@ def test_a_script_s_failure_has_a_fault_and_running_out_of_memory_is_none() -> N
     assert fault("ModuleNotFoundError: No module named 'x'")[0] == "environment"
     assert fault("KeyError: 'text'")[0] == "product"
     assert fault("unsupported operand type(s) for +: 'Column' and 'list'")[0] == "script"
+    halves = "expected mat1 and mat2 to have the same dtype, but got: float != c10::Half"
+    assert fault(halves)[0] == "script"
     assert fault("", status="ended", steps=0) == ("script", "ends before it trains")
     assert fault("", status="ended", steps=2)[0] == "product"
     assert fault("ssd.py: error: argument --bf16: expected one argument")[0] == "script"

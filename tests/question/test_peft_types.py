@@ -210,7 +210,7 @@ def test_a_process_that_is_measured_trains_them(kind):
 def test_a_trainers_defaults_for_lora_are_no_wish():
     """TRL and PEFT set alpha and dropout, which IA3 has no place for."""
     model = find_model("HuggingFaceTB/SmolLM2-135M")
-    setup = setup_for(model, "axolotl", peft_type="ia3")
+    setup = setup_for(model, "trl-sft", peft_type="ia3")
     assert setup.lora == LoraConfig(
         peft_type="ia3", target_modules=setup.lora.target_modules, adapter_dtype="float32"
     )

@@ -34,7 +34,7 @@ def test_the_command_line_has_the_same_options_with_the_same_defaults() -> None:
         assert ctx.params[name] == DEFAULTS[name], name
     assert ctx.params["trainer"] == GUIDE
     beside = {"models", "revision", "offline", "gpu", "torch", "interconnect", "engine"}
-    beside |= {"model", "framework", "write", "detail"}
+    beside |= {"model", "framework", "write", "detail", "peft_config"}
     beside |= {"per_layer", "explain", "form", "output", "force", "trainer"}
     beside |= {"data", "lengths", "batching", "pad_to_multiple_of", "epochs", "vllm_share"}
     beside |= {"rows", "samples", "mean_length", "allow_tight", "max_peak", "full"}

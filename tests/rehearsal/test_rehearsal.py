@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from packaging.requirements import Requirement
 
+import lora_profiler
 from commands import Run, in_python, refused
 from golden_files import Golden
 from lora_profiler.errors import RehearsalError, UsageError
@@ -681,6 +682,28 @@ def test_a_script_is_run_with_what_the_stubs_and_the_hooks_need(tmp_path: Path) 
     assert not Path(found["HF_HUB_CACHE"]).exists()  # it went with the run
 
 
+ENDS_WITHOUT_ROWS = """
+import json, os
+settings = json.loads(os.environ["LORA_PROFILER_RUN_SETTINGS"])
+document = json.loads(os.environ["DOCUMENT"])
+if settings["rows"] > 512:
+    document |= {"steps": 3, "status": "done"}
+open(os.path.join(os.environ["LORA_PROFILER_RUN"], "result-0-1.json"), "w").write(json.dumps(document))
+"""
+
+
+@pytest.mark.parametrize(
+    ("steps", "stood_in", "status"), [(2, ["the data set a/b (text)"], "done"), (2, [], "ended")]
+)
+def test_simulated_data_that_end_too_early_are_made_anew_with_more_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, stood_in: list[str], status: str
+) -> None:
+    ended = document(status="ended", steps=steps, data_stood_in=stood_in)
+    monkeypatch.setenv("DOCUMENT", json.dumps(ended))
+    found = rehearse(request("python", "-c", ENDS_WITHOUT_ROWS), without_stubs(tmp_path), 2)
+    assert [each.status for each in found] == [status]
+
+
 USES_THE_CARD = "import os; open(os.environ['LORA_PROFILER_RUN'] + '/steps-7', 'w').write('2'); "
 KILLS_ITSELF = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 
@@ -961,6 +984,45 @@ def test_a_name_that_nobody_knows_is_its_namesake_or_the_defaults_of_a_config_cl
         transformers.AutoConfig.from_pretrained("me/another-one")
 
 
+def test_a_part_that_is_loaded_by_its_folder_in_the_cache_is_filled_too(
+    hub: Path, tmp_path: Path
+) -> None:
+    """As a pipeline of diffusers loads them."""
+    transformers = pytest.importorskip("transformers")
+    run = tmp_path / "run" / "hub" / "models--some--model" / "snapshots" / "abc"
+    model = transformers.AutoModelForCausalLM.from_pretrained(str(run))
+    assert not model.lm_head.weight.any()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(run))
+    assert len(tokenizer) == CONFIG["vocab_size"]
+    elsewhere = tmp_path / "own"
+    elsewhere.mkdir()
+    (elsewhere / "config.json").write_text(json.dumps(CONFIG))
+    with pytest.raises(OSError):
+        transformers.AutoModelForCausalLM.from_pretrained(str(elsewhere))
+    assert files_of(elsewhere) == files_of(hub) == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "like"),
+    [
+        ("Qwen/Qwen2.5-Math-1.5B-Instruct", "as Qwen/Qwen2.5-1.5B"),
+        ("Qwen/Qwen2.5-Coder-7B", "as Qwen/Qwen2.5-7B"),
+    ],
+)
+def test_a_model_of_one_subject_has_the_shapes_of_its_family(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, like: str
+) -> None:
+    pytest.importorskip("transformers")
+    from lora_profiler.rehearsal.inside.rehearsed.checkpoints import known_checkpoint
+    from lora_profiler.rehearsal.inside.rehearsed.settings import Settings
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    models = Path(lora_profiler.__file__).parent / "facts" / "catalog" / "data" / "models.json"
+    settings = Settings(tmp_path, 3, models, None, pretends_data=True)
+    found = known_checkpoint(settings, name)
+    assert found is not None and found.by == like
+
+
 def test_a_pipeline_that_is_listed_has_an_index_of_its_parts(hub: Path) -> None:
     transformers = pytest.importorskip("transformers")
     name = "CompVis/stable-diffusion-v1-4"
@@ -1041,6 +1103,50 @@ def test_holes_in_another_dtype_hold_no_memory(monkeypatch: pytest.MonkeyPatch) 
     )
 
 
+def _private_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0]) << 10
+
+
+def test_a_file_of_holes_is_read_without_memory_and_another_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    safetensors = pytest.importorskip("safetensors")
+    from safetensors.torch import save_file
+
+    from lora_profiler.rehearsal.inside.rehearsed.holes import read_no_holes
+
+    written = {
+        "large": torch.zeros(4096, 1 << 15, dtype=torch.bfloat16),
+        "small": torch.ones(2, 3),
+        "one": torch.tensor(7),
+    }
+    save_file(written, tmp_path / "full.safetensors")
+    whole = (tmp_path / "full.safetensors").read_bytes()
+    with open(tmp_path / "holes.safetensors", "wb") as file:  # as `cp --sparse=always` leaves it
+        file.write(whole[: len(whole) - (256 << 20)])
+        file.truncate(len(whole))
+    del whole
+    monkeypatch.setattr(safetensors, "safe_open", safetensors.safe_open)
+    read_no_holes()
+    before = _private_bytes()
+    with safetensors.safe_open(tmp_path / "holes.safetensors", framework="pt") as file:
+        assert file.metadata() is None
+        found = file.get_tensors()
+        part = file.get_slice("large")[2:6, :5]
+        assert sorted(file.keys()) == sorted(written)
+    large = found["large"]
+    assert (large.shape, large.dtype) == (written["large"].shape, torch.bfloat16)
+    assert torch.equal(found["small"], written["small"]) and found["one"].item() == 7
+    assert part.shape == (4, 5) and not part.any() and not large[-1].any()
+    assert _private_bytes() - before < 64 << 20
+    large[0] = 1
+    assert large[0].all()
+    full = safetensors.safe_open(tmp_path / "full.safetensors", framework="pt")
+    assert type(full) is not type(file) and torch.equal(full.get_tensor("small"), torch.ones(2, 3))
+
+
 CHECKPOINTS = json.loads(
     (Path(build.__file__).parent / "inside" / "rehearsed" / "checkpoints.json").read_text()
 )
@@ -1102,6 +1208,55 @@ def test_a_tokenizer_that_is_stood_in_for_gives_a_token_a_byte_and_is_as_large_a
     assert tokenizer.pad_token != tokenizer.eos_token
     assert len(tokenizer) == CONFIG["vocab_size"]
     assert len(tokenizer(7 * WORD)["input_ids"]) == 7
+
+
+def test_a_tokenizer_of_a_family_that_trl_knows_has_its_chats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    from lora_profiler.rehearsal.inside.rehearsed.tokens import chat_template, write_tokenizer
+
+    templates = tmp_path / "trl" / "chat_templates"
+    templates.mkdir(parents=True)
+    (tmp_path / "trl" / "__init__.py").touch()
+    for name in (
+        "qwen2_5",
+        "qwen3",
+        "qwen3_training",
+        "qwen3_instruct_2507",
+        "llama3_1",
+        "llama3_2",
+    ):
+        (templates / f"{name}.jinja").write_text(f"<|of_{name}|>")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "trl", raising=False)
+    of = {
+        "Qwen/Qwen3-1.7B": "qwen3",
+        "Qwen/Qwen3-4B-Instruct-2507": "qwen3_instruct_2507",
+        "Qwen/Qwen2.5-0.5B-Instruct": "qwen2_5",
+        "meta-llama/Llama-3.2-1B": "llama3_2",
+        "meta-llama/Llama-3.1-8B": "llama3_1",
+    }
+    assert {name: chat_template(name) for name in of} == {k: f"<|of_{v}|>" for k, v in of.items()}
+    assert chat_template("google/gemma-2b") is None
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3", "vocab_size": 1000}))
+    write_tokenizer(tmp_path, "Qwen/Qwen3-1.7B")
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    chat = tokenizer.apply_chat_template([{"role": "user", "content": "a"}], return_dict=False)
+    assert tokenizer.decode(chat) == "<|of_qwen3|>" and len(chat) == 1
+
+
+@pytest.mark.parametrize(("kind", "first"), [("llama", "<s>"), ("qwen2", None), ("bert", None)])
+def test_a_tokenizer_has_a_mark_to_begin_with_where_its_model_has(
+    tmp_path: Path, kind: str, first: str | None
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    from lora_profiler.rehearsal.inside.rehearsed.tokens import write_tokenizer
+
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "vocab_size": 1000}))
+    write_tokenizer(tmp_path)
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    assert tokenizer.bos_token == first
 
 
 def test_a_chat_is_rendered_with_calls_of_tools_and_one_mark_an_image(tmp_path: Path) -> None:
@@ -1178,6 +1333,13 @@ def test_columns_are_read_off_the_command_line() -> None:
 
     words = ["--image_column=img", "--dataset_field", "query", "response", "--lr", "1", "--bf16"]
     assert columns_of("", words) == ("img", "query", "response")
+    source = """
+    parser.add_argument("--image_column", type=str, default="image", help="Of (the) data.")
+    parser.add_argument(
+        "--caption_column", type=str, default='said')
+    parser.add_argument("--dataset_name", default="some")
+    """
+    assert columns_of(source, ["--lr", "1"]) == ("image", "said")
 
 
 PRETENDS_DATA = """
@@ -1208,8 +1370,8 @@ print(json.dumps([sorted(made), part[:2], len(made["dev"]), DATA_STOOD_IN, TEXTS
     made = pretending(tmp_path, script, pretends_data=True, **asked)
     splits, part, rows, stood_in, texts = json.loads(made.stdout)
     assert splits == ["test", "train", "validation"]
-    texts_of = [" a" * 8, " a a b" + " a" * 5]
-    assert part == {"text": texts_of, "label": [0, 1], "prompt": [" a a", " a a"]}
+    texts_of = [" b" * 8, " b b c" + " b" * 5]
+    assert part == {"text": texts_of, "label": [0, 1], "prompt": [" b b", " b b"]}
     assert rows == 512
     assert set(stood_in) == {"the data set some/set (text, label, prompt)"}
     assert texts == {"texts": "8 tokens"}
@@ -1221,9 +1383,9 @@ print(json.dumps([sorted(made), part[:2], len(made["dev"]), DATA_STOOD_IN, TEXTS
     [
         ('made.map(lambda row: {"n": 1}, remove_columns=made.column_names).column_names', ["n"]),
         ('made.map(lambda row: {"n": row["said"]}, remove_columns=made.column_names)[0]',
-         {"n": " a" * 4}),
-        ('made["said"][0]', " a" * 4),
-        ('made.map(lambda row: {"n": row["Tweet text"]})[0]["n"]', " a" * 4),
+         {"n": " b" * 4}),
+        ('made["said"][0]', " b" * 4),
+        ('made.map(lambda row: {"n": row["Tweet text"]})[0]["n"]', " b" * 4),
         ('made.rename_column("said", "text2").column_names', ["text", "text2"]),
         ('made.remove_columns(["meta", "id"]).column_names', ["text"]),
         ('len(made.select(range(10_000)))', 512),
@@ -1287,6 +1449,38 @@ print(json.dumps([tokenizer._lang, type(tokenizer._params).__name__, DATA_STOOD_
     answer = json.loads(done.stdout)
     assert answer == ["german", "PunktParameters", ["nltk's sentences of german"]]
     assert pretending(tmp_path, script).returncode == 1
+
+
+def test_lists_of_words_that_are_downloaded_are_made(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / "sentence_transformers" / "util").mkdir(parents=True)
+    for folder in ("sentence_transformers", "sentence_transformers/util"):
+        (tmp_path / folder / "__init__.py").touch()
+    (tmp_path / "sentence_transformers" / "util" / "file_io.py").write_text(
+        "def http_get(url, path):\n    raise OSError(url)\n"
+    )
+    script = """
+sys.path.insert(0, sys.argv[2])
+import gzip
+from sentence_transformers.util.file_io import http_get
+os.chdir(sys.argv[2])
+http_get("https://some.host/glove.6B.50d.txt.gz", "glove.gz")
+vectors = [line.split() for line in gzip.open("glove.gz", "rt")]
+http_get("https://some.host/wikipedia_doc_frequencies.txt", "counts.txt")
+first, *counts = open("counts.txt")
+words = [each[0] for each in vectors]
+print(json.dumps([
+    len(words), len(set(words)), {len(each) for each in vectors} == {51}, set("bcdefghjkl") < set(words),
+    int(first) >= max(int(line.split("\\t")[1]) for line in counts), DATA_STOOD_IN,
+]))
+http_get("https://some.host/other.zip", "other.zip")
+"""
+    done = pretending(tmp_path, script, pretends_data=True)
+    answer = json.loads(done.stdout)
+    files = ["the file glove.6B.50d.txt.gz", "the file wikipedia_doc_frequencies.txt"]
+    assert answer == [400_000, 400_000, True, True, True, files]
+    assert "OSError: https://some.host/other.zip" in done.stderr
+    assert "glove" in pretending(tmp_path, script).stderr.splitlines()[-1]
 
 
 def test_nothing_is_published_and_a_missing_metric_answers_zeros(tmp_path: Path) -> None:

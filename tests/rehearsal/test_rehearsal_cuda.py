@@ -918,7 +918,10 @@ scores = torch.rand(2, 3, 50, device="cuda")
 values, first = scores.topk(4, dim=1 - 2)
 ranks = scores.argsort(dim=1, descending=True)
 print("INDICES", first.tolist()[0][0], ranks.cpu()[0, :, 7].tolist(), tuple(values.shape), flush=True)
-found = (torch.arange(5, device="cuda") == 3).nonzero()
+left = torch.tensor([1 << 40] * 512, device="cuda")
+del left
+found = (torch.arange(512, device="cuda") == 3).nonzero()
+assert found[1].item() == 0
 sparse = torch.ones(3, 4, device="cuda").to_sparse().cpu().coalesce()
 print("FOUND", found.item(), sparse.indices().tolist(), flush=True)
 """
@@ -928,3 +931,53 @@ def test_what_the_host_reads_of_an_order_names_elements_that_are_there(tmp_path:
     done = rehearse("--gpu", "t4", "--", "python", script(tmp_path, "import torch" + ORDERED))
     assert "INDICES [0, 1, 2, 3] [0, 1, 2] (2, 3, 4)" in done.stderr
     assert f"FOUND 0 {[[0] * 12] * 2}" in done.stderr
+
+
+SHOWN = """
+grid = torch.tensor([[1, 4, 6], [1, 2, 8]], device="cuda")
+spread = torch.tensor([2], device="cuda").expand(3)
+many = torch.rand(4096, 100, device="cuda").topk(90).indices
+assert many.tolist() == [list(range(90))] * 4096 and torch.equal(many.cpu()[7], torch.arange(90))
+print("SHOWN", spread.tolist(), grid[:, 1:].tolist(), grid.t().cpu().tolist(), flush=True)
+"""
+
+
+def test_what_the_host_reads_of_a_view_is_what_it_wrote(tmp_path: Path) -> None:
+    done = rehearse("--gpu", "t4", "--", "python", script(tmp_path, "import torch" + SHOWN))
+    assert "SHOWN [2, 2, 2] [[4, 6], [2, 8]] [[1, 1], [4, 2], [6, 8]]" in done.stderr
+
+
+SEES = """
+import torch
+from transformers.vision_utils import (
+    get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index,
+)
+
+grid = torch.tensor([[1, 8, 12], [2, 4, 6]])
+def told(grid):
+    lengths = get_vision_cu_seqlens(grid)
+    mask = (lengths >= 48)[1:].unsqueeze(-1).expand(-1, 5)
+    chosen = torch.ones(len(mask), 5, device=grid.device)[mask]
+    window = get_vision_window_index(grid, 2, 112, 14)
+    parts = torch.split(torch.ones(144, device=grid.device), (lengths[1:] - lengths[:-1]).tolist())
+    tokens = (grid.prod(-1) // 4).tolist()
+    return [
+        lengths.tolist(), get_vision_position_ids(grid, 2).tolist(), [each.tolist() for each in window],
+        chosen.numel(), [len(part) for part in parts], tokens, bool((grid == 3).any()), mask.cpu().tolist(),
+    ]
+assert told(grid.cuda()) == told(grid)
+assert torch.tensor([[3, 3, 5]] * 9000, device="cuda").unique_consecutive().tolist()[:3] == [3, 5, 3]
+mask = torch.tensor([[0, 1, 1], [0, 0, 1]], device="cuda")[..., None].bool().expand(2, 3, 4)
+images = torch.ones(3, 4, device="cuda", requires_grad=True)
+texts = torch.ones(2, 3, 4, device="cuda")
+texts.masked_scatter(mask, images).sum().backward()
+assert images.grad.shape == (3, 4) and texts.masked_select(mask).shape == (12,)
+noise = torch.rand(7, device="cuda")
+print("SEEN", len(noise[noise > 0.5]), (noise > 0.5).cpu().tolist(), flush=True)
+"""
+
+
+def test_small_integers_of_a_model_that_sees_are_those_of_the_host(tmp_path: Path) -> None:
+    """What no kernel computes, as a mask of random numbers, takes its largest case as ever."""
+    done = rehearse("--gpu", "t4", "--", "python", script(tmp_path, SEES))
+    assert f"SEEN 7 {[True] * 7}" in done.stderr, done.stderr[-2000:]

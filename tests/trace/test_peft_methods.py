@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 import oracle
-from lora_profiler.errors import UsageError
-from lora_profiler.facts.catalog import find_model
-from lora_profiler.planning.engine import predict
+from lora_profiler.errors import UnbuildableError, UsageError
+from lora_profiler.facts.catalog import find_model, model_from_config
+from lora_profiler.planning.engine import engines_for, predict
 from lora_profiler.planning.setups import setup_for, written_options
 from lora_profiler.question.adapter_method import LEFT_OUT, adapter_method, traced_methods
 from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
@@ -111,3 +111,33 @@ def test_without_a_trace_nothing_is_made_up() -> None:
         predict(Workload(model=model, setup=setup), "analytic")
     with pytest.raises(UsageError, match="which a quantised base has packed"):
         predict(Workload(model=model, setup=replace(setup, quantization=Quantization())))
+
+
+def test_a_rank_that_only_some_sizes_go_with() -> None:
+    """GraLoRA's rank is a multiple of its blocks: a profile for all ranks cannot be traced."""
+    model = model_from_config(config_of("llama") | WIDE, id="tiny", source="test")
+    gralora = replace(BASE, lora=LoraConfig(peft_type="gralora", r=4))
+    workload = Workload(model=model, setup=gralora)
+    (engine,) = engines_for([workload], "auto")
+    model_of_peft = oracle.build(config_of("llama") | WIDE, gralora)
+    trained = sum(p.numel() for p in model_of_peft.parameters() if p.requires_grad)
+    assert predict(workload, engine).parameters.trainable == trained
+    odd = replace(workload, setup=replace(gralora, lora=LoraConfig(peft_type="gralora", r=5)))
+    with pytest.raises(UnbuildableError, match="r should be divisible by gralora_k"):
+        predict(odd, *engines_for([odd], "auto"))
+
+
+@pytest.mark.parametrize("trainer", ["axolotl", "unsloth", "torchtune", "litgpt", "llamafactory"])
+def test_trainers_attach_no_other_methods_than_their_own(trainer: str) -> None:
+    model = find_model("HuggingFaceTB/SmolLM2-135M")
+    with pytest.raises(UsageError, match="--peft-type vera does not work with"):
+        setup_for(model, trainer, peft_type="vera")
+    assert setup_for(model, trainer, "full").lora is None
+    lora = setup_for(model, trainer, peft_type="LoRA").lora
+    assert lora is not None and lora.peft_type == "lora"
+
+
+def test_methods_are_called_as_their_papers_call_them() -> None:
+    titles = {adapter_method(name).title for name in traced_methods()}
+    assert {"HiRA", "MiSS", "PVeRA", "RoAd", "DeLoRA", "GraLoRA", "RandLoRA", "FourierFT"} < titles
+    assert {"LoRA", "VeRA", "OFT", "LoHa", "LoKr", "HRA", "BEFT", "DEFT", "PEANuT"} < titles

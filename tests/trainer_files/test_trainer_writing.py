@@ -277,14 +277,16 @@ def test_torchtune_s_file_has_all_that_its_recipe_reads(
 def test_several_gpus_are_shared_as_the_trainer_s_files_can_say(run: Run, tmp_path: Path) -> None:
     """--gpu 2xl4 chooses a sharding that nobody typed; one that is typed is refused by name."""
     words = ("Qwen/Qwen2.5-0.5B", "--method", "lora", "--gpu", "2xl4")
-    write = ("--write", "unsloth", str(tmp_path / "a.py"))
+    for folder in ("typed", "chosen"):
+        (tmp_path / folder).mkdir()
+    write = ("--write", "unsloth", str(tmp_path / "chosen" / "a.py"))
     (more,) = re.findall(
         "with (--sharding ddp) only", refused(run(*words, *write, "--sharding", "fsdp"))
     )
-    typed = run(*words, "--write", "unsloth", str(tmp_path / "b.py"), *more.split())
+    typed = run(*words, "--write", "unsloth", str(tmp_path / "typed" / "a.py"), *more.split())
     chosen = run(*words, *write)
     assert typed.exit_code == chosen.exit_code == 0
-    asked, typed_so = ((tmp_path / name).read_text() for name in ("a.py", "b.py"))
-    assert asked == typed_so.replace("b.accelerate.yaml b.py", "a.accelerate.yaml a.py")
+    one, other = ((tmp_path / folder / "a.py").read_text() for folder in ("typed", "chosen"))
+    assert one == other
     assert "ddp over 2 ranks" in run(*words, "--trainer", "unsloth").stdout
     assert "fsdp over 2 ranks" in run(*words, "--trainer", "trl").stdout

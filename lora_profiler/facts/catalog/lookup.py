@@ -366,7 +366,7 @@ def _local_config(name: str) -> str | None:
 
 def _no_config(folder: str) -> str:
     if os.path.isfile(os.path.join(os.path.expanduser(folder), "adapter_config.json")):
-        return f"{folder} holds an adapter alone; give the model that it was trained on."
+        return f"{folder} holds an adapter alone; use it as --peft-config."
     return f"{folder} is a folder without a config.json; point to the model's own folder."
 
 

@@ -91,14 +91,15 @@ class Stack:
 
     name: what `--trainer` takes. version: of `library`, whose `call` trains: "TRL 1.16's
     SFTTrainer". about: what the defaults stand for, in sentences. defaults: the options that the
-    trainer sets, by method, each with what it reads alone. leaves: options that the script or the
-    data decide, whatever its default; None for all. variants: what its users often set otherwise.
-    aliases: by option, the trainer's own spelling of values, and the options they mean. rows: of
-    the model for each of a batch, 2 where pairs are compared. holds: what is alive and when, with
-    its source, priced. gaps: what is not. guide: what guides and notebooks pass to it in place of
-    its defaults, by method; model_types: those of which it has its own code, where it takes no
-    other. of_types: what it sets for models of a type, by method; of_experts: for those whose
-    experts are packed into one parameter.
+    trainer sets, by method, each with what it reads alone. peft_types: methods of PEFT that it
+    attaches, () for all. leaves: options that the script or the data decide, whatever its default;
+    None for all. variants: what its users often set otherwise. aliases: by option, the trainer's
+    own spelling of values, and the options they mean. rows: of the model for each of a batch, 2
+    where pairs are compared. holds: what is alive and when, with its source, priced. gaps: what is
+    not. guide: what guides and notebooks pass to it in place of its defaults, by method;
+    model_types: those of which it has its own code, where it takes no other. of_types: what it sets
+    for models of a type, by method; of_experts: for those whose experts are packed into one
+    parameter.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Stack:
     holds: tuple[str, ...] = ()
     gaps: tuple[Gap, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    peft_types: tuple[str, ...] = ()
     leaves: tuple[str, ...] | None = SHARED_LEAVES
     variants: tuple[Variant, ...] = ()
     guide: Mapping[Method, Options] = field(default_factory=dict)
@@ -150,6 +152,11 @@ class Stack:
     def max_length(self) -> int | None:
         """Tokens at which it cuts samples by default; None where it cuts none."""
         return next((own["seq_len"] for own in self.defaults.values() if "seq_len" in own), None)
+
+    @property
+    def version_words(self) -> str:
+        """What an answer calls a version that is not given."""
+        return f"the version of {self.library}"
 
     @property
     def key(self) -> str:
@@ -416,3 +423,9 @@ def check_able(stack: Stack, options: Options, given: Collection[str]) -> None:
                 f" {refusal.reason}."
                 " Leave it out, or name another --trainer."
             )
+    kind = options["peft_type"] if "peft_type" in given else "lora"
+    if stack.peft_types and kind not in stack.peft_types:
+        raise UsageError(
+            f"--peft-type {kind} does not work with {stack.title}; it trains"
+            f" {' and '.join(stack.peft_types)} alone. Leave it out, or name another --trainer."
+        )

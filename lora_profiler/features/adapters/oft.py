@@ -35,7 +35,7 @@ def _skew_elements(width: int) -> int:
 def check_config(config: Mapping[str, Any]) -> None:
     """Raises UsageError for one by the number of blocks, which `r` is here."""
     if config["r"]:
-        raise UsageError("OFT by its number of blocks is not predicted")
+        raise UsageError("OFT by its number of blocks (r) is not predicted")
 
 
 def tensors(adapter: Any, dtype: str, lora: Any) -> tuple[TrainableTensor, ...]:

@@ -9,6 +9,8 @@ from lora_profiler.memory.analytic.ledger import Storage
 from lora_profiler.memory.analytic.persistent import (
     TrainableTensor,
     adapter_tensors,
+    idled,
+    is_idle,
     kept_in_16_bit,
     module_bytes,
     state_bytes,
@@ -53,7 +55,7 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
                 for piece in base_pieces(module, setup, kept)
             )
         all_own = [chunk(t, world, at.rank) for t in tensors] if is_sharded else tensors
-        own = [t for t in all_own if not t.kind.is_frozen]
+        own = [t for t in all_own if not (t.kind.is_frozen or t.kind.is_idle)]
         states = (
             0
             if setup.sharding in ("zero1", *DEEPSPEED_ZERO)
@@ -144,7 +146,8 @@ def _trainable(
         tensors = list(whole_weights(model, name, module, setup, copied=copied))
     for adapter in adapters:
         assert setup.lora is not None
-        tensors += adapter_tensors(adapter, adapter_dtype(setup), setup)
+        own = adapter_tensors(adapter, adapter_dtype(setup), setup)
+        tensors += map(idled, own) if is_idle(adapter.module, setup) else own
     return tensors
 
 

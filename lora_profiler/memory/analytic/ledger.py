@@ -55,21 +55,35 @@ class Storage:
         self.name = name
 
 
-@dataclass(slots=True, eq=False)
 class Tensor:
     """A tensor without data. `merged` tells whether its (batch, head) dimensions can be viewed as
     one: a fresh tensor's can, a transposed view's only at batch size 1, and `matmul` copies what
     cannot."""
 
-    elements: Polynomial
-    dtype: str
-    requires_grad: bool
-    storage: Storage
-    merged: bool = True
+    __slots__ = ("_bytes", "dtype", "elements", "merged", "requires_grad", "storage")
+    _bytes: Polynomial
+
+    def __init__(
+        self,
+        elements: Polynomial,
+        dtype: str,
+        requires_grad: bool,
+        storage: Storage,
+        merged: bool = True,
+    ) -> None:
+        self.elements = elements
+        self.dtype = dtype
+        self.requires_grad = requires_grad
+        self.storage = storage
+        self.merged = merged
 
     @property
     def bytes(self) -> Polynomial:
-        return self.elements * ITEMSIZE[self.dtype]
+        try:
+            return self._bytes
+        except AttributeError:
+            self._bytes = self.elements * ITEMSIZE[self.dtype]
+            return self._bytes
 
 
 @dataclass(slots=True, eq=False)
@@ -246,7 +260,10 @@ class Ledger:
     def fresh(
         self, elements: Polynomial, dtype: str, requires_grad: bool, merged: bool = True
     ) -> Tensor:
-        return Tensor(elements, dtype, requires_grad, Storage(elements * ITEMSIZE[dtype]), merged)
+        size = elements * ITEMSIZE[dtype]
+        made = Tensor(elements, dtype, requires_grad, Storage(size), merged)
+        made._bytes = size
+        return made
 
     def weight(self, module: str, name: str = "weight") -> Tensor:
         """The parameter as the forward pass sees it."""

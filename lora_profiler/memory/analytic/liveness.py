@@ -12,7 +12,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lora_profiler._common.polynomial import ZERO, Polynomial, constant, total, undominated
+from lora_profiler._common.polynomial import (
+    ZERO,
+    Polynomial,
+    RunningSum,
+    constant,
+    total,
+    undominated,
+)
 from lora_profiler.memory.analytic.ledger import ITEMSIZE, Node, Storage, Tensor
 
 LEAST_MOVED = 1024
@@ -101,16 +108,16 @@ def forward_bytes(
             dying.setdefault(i, []).append(storage)
 
     seen = {start.storage}
-    live = ZERO
+    live = RunningSum(ZERO)
     candidates = []
     for i, node in enumerate(nodes[:stop]):
         for storage in (*(t.storage for t in node.outputs), *node.saved):
             if storage not in seen and storage.role == "activation":
                 seen.add(storage)
-                live = live + storage.bytes
-        candidates.append(live + _promoted(node) if promotes else live)
+                live.add(storage.bytes)
+        candidates.append(live.value + _promoted(node) if promotes else live.value)
         for storage in dying.get(i, ()):
-            live = live - storage.bytes
+            live.subtract(storage.bytes)
     return undominated(candidates)
 
 
@@ -163,9 +170,9 @@ def backward_bytes(
         for storage in node.saved:
             if storage.role != "shared" and storage not in moved:
                 users[storage] = users.get(storage, 0) + 1
-    live = total(storage.bytes for storage in users)
+    live = RunningSum(total(storage.bytes for storage in users))
     pending: dict[Tensor, _Gradient] = {output: _Gradient(output.bytes, 1 + keeps_gradient)}
-    live = live + output.bytes
+    live.add(output.bytes)
     candidates: list[Polynomial] = []
     before_it = ZERO  # what came back for the node before
 
@@ -173,13 +180,14 @@ def backward_bytes(
         arrived = [pending.pop(t) for t in node.outputs if t in pending]
         if not arrived:
             continue
-        back = total(storage.bytes for storage in node.saved if storage in moved)
-        live = live + (returned[index] if returned else back)
+        back = ZERO
+        if moved:
+            back = total(storage.bytes for storage in node.saved if storage in moved)
+        live.add(returned[index] if returned else back)
         if node.behind:
             x = node.inputs[0]
             inside = forward_bytes(node.behind, x, x, stop=len(node.behind), promotes=False)
-            candidates += [live + size for size in inside]
-        made = ZERO
+            candidates += [live.value + size for size in inside]
         sums: list[tuple[Tensor, bool]] = []
         for tensor in node.inputs:
             if not tensor.requires_grad or tensor.storage.role == "parameter":
@@ -193,28 +201,30 @@ def backward_bytes(
             else:
                 pending[tensor] = _Gradient(tensor.bytes, 1)
             if not passes_on:
-                made = made + tensor.bytes
-        live = live + made + node.gradients
+                live.add(tensor.bytes)
+        live.add(node.gradients)
         if not node.behind:  # else what it saved is let go before gradients are converted
-            candidates.append(live + node.workspace)
+            candidates.append(live.value + node.workspace)
         if not keeps_parameters:
-            live = live - node.gradients
+            live.subtract(node.gradients)
         if back != ZERO and not returned:
-            live, before_it = live - before_it, back
+            live.subtract(before_it)
+            before_it = back
 
         for storage in node.saved:
             if storage in users:
                 users[storage] -= 1
                 if users[storage] == 0:
-                    live = live - storage.bytes
+                    live.subtract(storage.bytes)
         for gradient in arrived:
-            live = live - gradient.release()
+            live.subtract(gradient.release())
         for tensor, passes_on in sums:
             before = pending[tensor]
             if before.users > 1:  # somebody else holds it, so the sum is a tensor of its own
-                live = live + tensor.bytes - before.release()
-                candidates.append(live)
+                live.add(tensor.bytes)
+                live.subtract(before.release())
+                candidates.append(live.value)
                 pending[tensor] = _Gradient(tensor.bytes, 1)
             if not passes_on:
-                live = live - tensor.bytes
-    return undominated(candidates), live
+                live.subtract(tensor.bytes)
+    return undominated(candidates), live.value

@@ -49,6 +49,7 @@ from lora_profiler.question.support.library_memory import (
     pass_scalar_bytes,
     scaler_holds,
 )
+from lora_profiler.question.support.losses import head_of
 from lora_profiler.question.support.offloading import is_offloaded
 from lora_profiler.question.support.packing import lengths
 from lora_profiler.question.workload import TrainSetup, Workload
@@ -269,8 +270,7 @@ def _tied_gradient(forward: ForwardPass, workload: Workload) -> Polynomial:
     """Bytes of the gradient of a head that is the embedding too; PEFT's copies are two."""
     if workload.setup.lora is not None:
         return ZERO
-    name = workload.model.output_embedding
-    head = next((module for full, module in workload.model.modules() if full == name), None)
+    head = head_of(workload.model)
     if head is None or head.weights[0].tied_to is None:
         return ZERO
     return constant(head.weights[0].numel * ITEMSIZE[forward.embed.output.dtype])

@@ -5,7 +5,7 @@ Sources: `support/bases.py` for quantised bases; PEFT `tuners/lora` for adapters
 memory rules checked against real models by `tests/memory/test_persistent.py`."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -36,6 +36,7 @@ from lora_profiler.question.support.bases import (
     layer_bytes,
     stored_base,
 )
+from lora_profiler.question.support.images import part_of
 from lora_profiler.question.support.library_memory import has_reference
 from lora_profiler.question.support.optimizers import (
     second_averages,
@@ -56,12 +57,14 @@ class StateKind(NamedTuple):
     """What an optimizer makes of one tensor and not of all: `is_wide` where its states are in 32
     bit whatever the optimizer's are; `is_projected` where they are of a projected gradient;
     `averages` is how many second averages there are, None for one a weight; `is_frozen` where it
-    trains nothing of it: A under LoRA-FA."""
+    trains nothing of it: A under LoRA-FA; `is_idle` where no gradient arrives: in a vision tower
+    when every batch is text."""
 
     is_wide: bool = False
     is_projected: bool = False
     averages: int | None = None
     is_frozen: bool = False
+    is_idle: bool = False
 
 
 _PLAIN = StateKind()
@@ -99,7 +102,8 @@ class Persistent:
     """Bytes and counts by kind, over the whole model; adapters and everything that follows from
     them depend on the rank.
 
-    `order` are all trainable tensors as they follow each other in the optimizer. Under tensor
+    `order` are all trainable tensors that get a gradient, as they follow each other in the
+    optimizer; `idle_parameters` are numbers of the others. Under tensor
     parallelism the gradient of an embedding that is not tied is whole on every rank:
     `stepped_bytes` are what the optimizer takes of it, `unstepped_bytes` the others.
     """
@@ -109,13 +113,14 @@ class Persistent:
     adapter_bytes: Polynomial
     adapter_parameters: Polynomial
     order: tuple[TrainableTensor, ...]
+    idle_parameters: Polynomial = ZERO
     stepped_bytes: int = 0
     unstepped_bytes: int = 0
 
     @cached_property
     def trainable(self) -> Counter[TrainableTensor]:
         """How many there are of each."""
-        return Counter(self.order)
+        return counted(self.order)
 
     @property
     def neighbours(self) -> frozenset[tuple[TrainableTensor | None, TrainableTensor]]:
@@ -124,9 +129,10 @@ class Persistent:
 
     @property
     def trainable_parameters(self) -> Polynomial:
-        return total(tensor.numel * count for tensor, count in self.trainable.items())
+        stepped = total(tensor.numel * count for tensor, count in self.trainable.items())
+        return stepped + self.idle_parameters
 
-    @property
+    @cached_property
     def gradient_bytes(self) -> Polynomial:
         own = total(tensor.bytes * count for tensor, count in self.trainable.items())
         return own + self.unstepped_bytes
@@ -226,6 +232,15 @@ def groups(spec: ModelSpec) -> Iterator[tuple[Module, int]]:
                     yield module, counts[number]
 
 
+def counted(tensors: Sequence[TrainableTensor]) -> Counter[TrainableTensor]:
+    """How many there are of each. Most are few objects many times, each of which is hashed once."""
+    times = Counter(map(id, tensors))
+    found = Counter[TrainableTensor]()
+    for number, tensor in {id(tensor): tensor for tensor in tensors}.items():
+        found[tensor] += times[number]
+    return found
+
+
 def persistent(
     spec: ModelSpec,
     setup: TrainSetup,
@@ -246,15 +261,27 @@ def persistent(
 
     parameters += stable_embedding_bytes(spec, setup)
     held = tuple(held_tensors(spec, setup, adapters, copies))
-    order = tuple(tensor for tensor in held if not tensor.kind.is_frozen)
-    added = Counter(held if setup.lora is not None else ())
+    trained = [tensor for tensor in held if not tensor.kind.is_frozen]
+    idle = counted([tensor for tensor in trained if tensor.kind.is_idle])
+    added = counted(held if setup.lora is not None else ())
     return Persistent(
         parameter_bytes=parameters,
         quantization_bytes=quantization,
         adapter_bytes=total(tensor.bytes * count for tensor, count in added.items()),
         adapter_parameters=total(tensor.numel * count for tensor, count in added.items()),
-        order=order,
+        order=tuple(tensor for tensor in trained if not tensor.kind.is_idle),
+        idle_parameters=total(tensor.numel * count for tensor, count in idle.items()),
     )
+
+
+def is_idle(module: str, setup: TrainSetup) -> bool:
+    """Whether no step runs the module, so that its weights and adapters get no gradient and no
+    optimizer state. Shards have both of all."""
+    return setup.images is None and setup.sharding == "none" and part_of(module) != "language_model"
+
+
+def idled(tensor: TrainableTensor) -> TrainableTensor:
+    return tensor._replace(kind=tensor.kind._replace(is_idle=True))
 
 
 def stable_embedding_bytes(spec: ModelSpec, setup: TrainSetup) -> int:
@@ -306,7 +333,8 @@ def held_tensors(
         sizes = adapter[3:]  # all but where it is, and on what
         if sizes not in made:
             made[sizes] = adapter_tensors(adapter, dtype, setup)
-        yield from made[sizes]
+        own = made[sizes]
+        yield from map(idled, own) if is_idle(adapter.module, setup) else own
     for name in after:
         yield from whole_weights(spec, name, saved[name], setup, copied=True)
 
@@ -317,19 +345,20 @@ def whole_weights(
     """A module's own weights where they train, tied ones where they come first, those of a copy
     all. `name`: the module's in the model."""
     wide = module.kind == "Embedding" and widens_embeddings(setup)
+    idle = is_idle(name, setup)
+    facts = optimizer_facts(setup.optimizer)
+    dtype = copy_dtype(name, setup) if copied else unpacked_dtype(name, setup)
     for weight in module.weights:
         if not copied and weight.tied_to is not None:
             continue
         kind = StateKind(is_wide=True) if wide else _PLAIN
-        facts = optimizer_facts(setup.optimizer)
         if facts.projects_gradients:
             if weight.name == "weight" and module.kind == "Linear":
                 kind = StateKind(is_projected=True)
         elif facts.whole_weights_alone:
             averages = second_averages(spec, f"{name}.{weight.name}", weight.shape)
             kind = StateKind(averages=averages)
-        dtype = copy_dtype(name, setup) if copied else unpacked_dtype(name, setup)
-        yield _fixed(weight.shape, dtype, kind)
+        yield _fixed(weight.shape, dtype, kind._replace(is_idle=True) if idle else kind)
 
 
 @lru_cache(

@@ -380,8 +380,9 @@ def _of_passes(
 
 def _flops(forward: ForwardPass, setup: TrainSetup) -> tuple[Polynomial, Polynomial, Polynomial]:
     """(forward, backward, recompute) FLOPs of one micro-batch."""
-    ahead = total(node.forward_flops * n for run, n in forward.runs for node in run.nodes)
-    back = total(node.backward_flops * n for run, n in forward.runs for node in run.nodes)
+    runs = forward.runs
+    ahead = total(total(node.forward_flops for node in run.nodes) * n for run, n in runs)
+    back = total(total(node.backward_flops for node in run.nodes) * n for run, n in runs)
     if forward.chunks is not None:
         ahead, back = ahead + forward.chunks.forward_flops, back + forward.chunks.backward_flops
     again = (

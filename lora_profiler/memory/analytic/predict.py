@@ -2,6 +2,7 @@
 thousands of sizes."""
 
 from dataclasses import replace
+from functools import cache
 
 from lora_profiler._common.polynomial import ZERO, Polynomial, Values
 from lora_profiler.memory.analytic.families import unmodelled
@@ -455,6 +456,7 @@ def _moments(plan: Plan, totals: list[int], at: Values) -> tuple[Moment, ...]:
         of_pass = moment in _OF_THE_LAST_PASS and setup.accumulation == 1
         return plan.candidate(moment, number).holds_last and (moment == "setup" or of_pass)
 
+    @cache
     def categories_of(moment: MomentName, number: int) -> dict[Category, int]:
         polynomials = plan.candidate(moment, number).bytes
         return {c: polynomials[c].evaluate(*at) for c in CATEGORIES if c in polynomials}

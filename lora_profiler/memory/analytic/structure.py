@@ -306,6 +306,7 @@ def _ran(op: Ledger, start: Tensor, end: Tensor, *, is_layer: bool = False) -> L
     )
 
 
+@lru_cache(maxsize=16)
 def _adapters_by_layer(
     adapters: tuple[Adapter, ...], stack: str
 ) -> tuple[dict[int, dict[str, list[Adapter]]], dict[str, list[Adapter]]]:

@@ -5,20 +5,14 @@ from dataclasses import replace
 
 from lora_profiler._common.polynomial import constant
 from lora_profiler.memory.compiled.peaks import peaks_of
-from lora_profiler.memory.compiled.profile import Profile, Regime
+from lora_profiler.memory.compiled.profile import Profile
+from lora_profiler.memory.compiled.regime import CUDNN
 from lora_profiler.memory.compiled.tape import LEAST_UNITS, Affine, Birth, Event, Tape
 
 FLASH = "_scaled_dot_product_flash_attention"
-CUDNN = ("cudnn", "cudnn")
-"""Of a regime: for calls without a mask and with one."""
 _FLASH_STATE, _CUDNN_STATE = 16, 8
 """Bytes of what reproduces the dropout in backward: seed and offset together under flash, each in a
 tensor of its own under cuDNN (torch `native_functions.yaml`)."""
-
-
-def under_flash(regime: Regime) -> Regime | None:
-    """The regime under flash attention; None of one that has other kernels than cuDNN's."""
-    return regime._replace(kernels=()) if regime.kernels == CUDNN else None
 
 
 def under_cudnn(profile: Profile) -> Profile | None:

@@ -183,6 +183,7 @@ def keep(profile: Profile) -> Path | None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path, [profile])
+            _cached_keys.cache_clear()  # a file's time may be too coarse to show it
             return path
         except (
             sqlite3.OperationalError
@@ -210,7 +211,13 @@ def write(path: Path, profiles: "list[Profile]") -> None:
 def _cached_profile(key: str) -> Profile | None:
     """None too for one that cannot be read, or was made with other versions."""
     path = cache_path()
-    if path is None or not os.path.isfile(path):  # Path.is_file raises for another user's home
+    if path is None:
+        return None
+    try:
+        written = os.stat(path)
+    except OSError:
+        return None
+    if key not in _cached_keys(path, (written.st_ino, written.st_size, written.st_mtime_ns)):
         return None
     import sqlite3
 
@@ -223,6 +230,20 @@ def _cached_profile(key: str) -> Profile | None:
     except (sqlite3.Error, ProfileError):
         return None
     return profile if profile is not None and _is_of_these_versions(profile.versions) else None
+
+
+@lru_cache(maxsize=1)
+def _cached_keys(path: Path, written: tuple[int, ...]) -> frozenset[str]:
+    """Those in the cache as it was last written; none of a file that cannot be read. A question
+    looks up dozens of keys, and most of them are not there."""
+    import sqlite3
+
+    try:
+        with _reading(path) as connection:
+            rows = connection.execute("SELECT key FROM profiles WHERE format = ?", (FORMAT,))
+            return frozenset(key for (key,) in rows)
+    except sqlite3.Error:
+        return frozenset()
 
 
 def _is_of_these_versions(versions: Mapping[str, str]) -> bool:

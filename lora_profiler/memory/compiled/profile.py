@@ -8,7 +8,7 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -254,17 +254,21 @@ def setup_key(setup: TrainSetup) -> dict[str, Any]:
     return {name: value for name, value in setup_dict(setup).items() if name not in OPEN_FIELDS}
 
 
+@lru_cache(maxsize=1)
+def _usual_key() -> dict[str, Any]:
+    return setup_key(TrainSetup())
+
+
+@lru_cache(maxsize=8)
 def _told(model: ModelSpec, setup: TrainSetup) -> dict[str, Any]:
     """The fixed fields that differ from the defaults: an option added later leaves the keys of
     older profiles as they are.
 
     Target modules that mean the same are written the same.
     """
-    usual, kept = setup_key(TrainSetup()), key_fields(setup)
+    usual, kept = _usual_key(), key_fields(setup)
     differences = {
-        name: value
-        for name, value in setup_key(setup).items()
-        if name in kept and value != usual[name]
+        name: value for name, value in kept.items() if name in usual and value != usual[name]
     }
     if wide := widened(model, setup):
         differences["wide"] = wide

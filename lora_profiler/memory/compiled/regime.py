@@ -48,6 +48,15 @@ def windows_of(model: ModelSpec) -> tuple[int, ...]:
     return tuple(sorted(w for w in windows if w > 1))
 
 
+CUDNN = ("cudnn", "cudnn")
+"""Of a regime: for calls without a mask and with one."""
+
+
+def under_flash(regime: Regime) -> Regime | None:
+    """The regime under flash attention; None of one that has other kernels than cuDNN's."""
+    return regime._replace(kernels=()) if regime.kernels == CUDNN else None
+
+
 def regime_of(workload: Workload) -> Regime:
     setup = workload.setup
     fixed = setup.lora is not None and counts_in_steps(setup)

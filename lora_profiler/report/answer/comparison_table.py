@@ -9,7 +9,7 @@ from lora_profiler.memory.prediction import CATEGORIES, MOMENTS, Category, Momen
 from lora_profiler.planning.answers import Answer
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import RowKind, Rows, Table
-from lora_profiler.report.labels import UNKNOWN, capital, method_label, way_label
+from lora_profiler.report.labels import UNKNOWN, adapter_label, capital, method_label, way_label
 from lora_profiler.units import (
     byte_unit,
     count_text,
@@ -114,7 +114,7 @@ class MethodRows(Rows):
         self.names = [way_label(setup) for setup in setups]
         has_share = with_share and bool(setups) and setups[0].method == "full"
         others = setups[1:] if has_share else []
-        self.shares = [f"{labels.METHOD_LABELS[setup.method]} / full" for setup in others]
+        self.shares = [f"{adapter_label(setup)} / full" for setup in others]
 
     def of_methods(self, title: str = "", unit: str = "") -> Table:
         table = self.table(unit, *self.names, *self.shares, title=title)

@@ -11,7 +11,6 @@ from lora_profiler.facts.catalog import Gpu
 from lora_profiler.facts.stacks import GUIDE
 from lora_profiler.memory.prediction import Category, Prediction
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.unknowns import version_of
 from lora_profiler.question.workload import Method
 from lora_profiler.report.blocks import Paragraph, Sign, VerdictLine, advice
 from lora_profiler.report.labels import capital, method_label, way_label
@@ -465,7 +464,7 @@ def version_words(answer: Answer) -> str:
     trainer, likely = answer.trainer, answer.likely
     if trainer is None or trainer.is_pinned or likely is None or not trainer.stack.version:
         return ""
-    what, peak = version_of(trainer.stack), answer.prediction.peak.total_bytes
+    what, peak = trainer.stack.version_words, answer.prediction.peak.total_bytes
     most = max((each.high_bytes for each in likely.unknowns if each.what == what), default=peak)
     title = f"Answered as {trainer.stack.library} {trainer.stack.version}"
     more = round(100 * (most / peak - 1))

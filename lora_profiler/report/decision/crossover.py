@@ -1,6 +1,6 @@
 """Where one way overtakes another, as sentences and maps."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -145,13 +145,18 @@ def _span_words(span: Crossing, lengths: Sequence[int]) -> str:
     return f"from {count_text(span.first)} to {count_text(span.last)} tokens"
 
 
+def _names(found: Crossover) -> Mapping[Method, str]:
+    return {w.setup.method: labels.adapter_label(w.setup) for w in found.workloads}
+
+
 def _map(found: Crossover, quantity: Quantity, batches: Sequence[int]) -> Iterator[Table]:
     """A cell names the method that costs least; nothing where that is one and the same."""
 
     def cell(point: CrossoverPoint) -> str:
         least: Method | None = point.least(quantity)
-        return labels.METHOD_LABELS[least] if least else "?"
+        return names[least] if least else "?"
 
+    names = _names(found)
     if len(set(map(cell, found.points))) > 1:
         title = f"Method with the {_TITLES[quantity]}, by batch and tokens"
         yield _table(found, title, cell, batches)
@@ -164,7 +169,8 @@ def _ranks(found: Crossover, batches: Sequence[int]) -> Table:
             return "?"
         return "any" if highest == HIGHEST_RANK else count_text(highest) if highest else "none"
 
-    title = "Highest rank at which LoRA needs no more memory than full, by batch and tokens"
+    name = _names(found)["lora"]
+    title = f"Highest rank at which {name} needs no more memory than full, by batch and tokens"
     return _table(found, title, rank, batches)
 
 

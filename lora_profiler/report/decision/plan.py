@@ -408,10 +408,9 @@ def _about(plan: TrainingPlan, run: PlannedRun, *, detail: bool) -> Iterator[str
 def question_lines(plan: TrainingPlan, trainer: Trainer | None = None) -> list[str]:
     ways = plan.offers[0].workloads
     setup = ways[0].setup
-    methods = ", ".join(labels.METHOD_LABELS[way.setup.method] for way in ways)
-    over = (
-        f"{methods} (rank {_ranks_words(plan)})" if any(way.setup.lora for way in ways) else methods
-    )
+    methods = ", ".join(labels.adapter_label(way.setup) for way in ways)
+    has_rank = any(way.setup.lora and way.setup.lora.has_rank for way in ways)
+    over = f"{methods} (rank {_ranks_words(plan)})" if has_rank else methods
     tokens, amount = f"{count_text(setup.seq_len)} tokens", plan.amount
     much = f"{short_count_text(amount.tokens or 0)} tokens"
     if amount.data is not None:
@@ -442,6 +441,11 @@ def notes(plan: TrainingPlan, price_from: str = "") -> Iterator[str]:
     pay."""
     for refused in plan.unknown:
         yield f"{', '.join(refused.cards)}: {refused.reason}"
+    if plan.recommended is not None:
+        names = {w.setup.method: labels.adapter_label(w.setup) for w in plan.offers[0].workloads}
+        for each in plan.methods:
+            if each.reason:
+                yield f"{capital(names[each.method])} is not compared: {each.reason}"
     batch = plan.space.effective_batch
     for cluster in dict.fromkeys(offer.cluster for offer in plan.offers):
         if batch % cluster.cards:
@@ -515,7 +519,7 @@ def ways_table(plan: TrainingPlan) -> Table:
                 *("no", "", ""),
                 f"fits {min(enough, key=len)}" if enough else "fits no GPU",
             )
-            label = capital(labels.METHOD_LABELS[each.method])
+            label = capital(labels.adapter_label(nearest.layout.setup))
             rows.append((SIGNS["does_not_fit"], label, *cells))
     money = _currency(plan) or "cost"
     columns = ("", "", "GPUs", "sharding", "GiB", "free", "time", money, "")

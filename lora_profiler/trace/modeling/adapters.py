@@ -1,5 +1,6 @@
 """Adapters as PEFT injects them, and activation checkpointing as transformers does it."""
 
+import re
 from typing import Any
 
 import torch
@@ -56,9 +57,9 @@ def adapter_config(model: Any, setup: TrainSetup) -> Any:
         ),
         "modules_to_save": list(lora.modules_to_save) or None,
     }
+    others = lora.peft_arguments
     if setup.freeze:
-        inside = [name for name, _ in model.named_modules() if part_of(name) in setup.freeze]
-        common["exclude_modules"] = inside
+        common["exclude_modules"] = _left_out(model, setup, others.pop("exclude_modules", None))
     method = adapter_method(lora.peft_type)
     values = {
         "r": lora.r,
@@ -74,7 +75,16 @@ def adapter_config(model: Any, setup: TrainSetup) -> Any:
     own = {argument: values[name] for name, argument in method.spelled.items()}
     if own.get("alpha", 0) is None:  # PEFT's default
         del own["alpha"]
-    return getattr(peft, method.config)(**common, **own, **lora.peft_arguments)
+    return getattr(peft, method.config)(**common, **own, **others)
+
+
+def _left_out(model: Any, setup: TrainSetup, excluded: Any) -> list[str]:
+    """Modules of the frozen parts, and those that `exclude_modules` names or matches in full."""
+    names = [name for name, _ in model.named_modules()]
+    inside = [name for name in names if part_of(name) in setup.freeze]
+    if isinstance(excluded, str):
+        return inside + [name for name in names if re.fullmatch(excluded, name)]
+    return [*inside, *(excluded or ())]
 
 
 def freeze(model: torch.nn.Module, setup: TrainSetup) -> None:

@@ -25,6 +25,7 @@ _TRAINER = Stack(
     name="axolotl",
     library="axolotl",
     version="0.18",
+    peft_types=("lora",),
     call="trainer",
     about=(
         "The schema's defaults (micro_batch_size 1, adamw_torch_fused), and of its 250 examples"

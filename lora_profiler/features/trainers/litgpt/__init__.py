@@ -8,6 +8,7 @@ _NEWEST = Stack(
     name="litgpt",
     library="LitGPT",
     version="0.5.13",
+    peft_types=("lora",),
     call="finetune",
     about=(
         "The commands' defaults: micro_batch_size 1, global_batch_size 16, bf16-mixed, which is"
@@ -86,6 +87,8 @@ _NEWEST = Stack(
     refusals=(
         Refusal("packed", "its data is padded to the longest of a batch"),
         Refusal("kernels", "its models are its own, without Liger's kernels", ("liger",)),
+        Refusal("use_dora", "it has no DoRA"),
+        Refusal("peft_arg", "its adapters are its own, not PEFT's"),
         Refusal("recipe", "its 4-bit base is not PEFT's", ("kbit", "trl")),
     ),
     leaves=("seq_len", "padding", "dropout", "targets", "double_quant"),

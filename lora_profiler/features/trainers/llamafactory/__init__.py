@@ -23,6 +23,7 @@ _TRAINER = Stack(
     name="llamafactory",
     library="LLaMA-Factory",
     version="0.9.6",
+    peft_types=("lora", "oft"),
     call="trainer",
     about=(
         "Its arguments' defaults (batch 8, cutoff_len 2,048, checkpointing, lora_rank 8,"
@@ -95,6 +96,7 @@ VERSIONS = (
     replace(
         _TRAINER,
         version="0.9.1",
+        peft_types=("lora",),
         about=(
             "As 0.9.6, over transformers 4.46: AdamW is torch's foreach, and the float32 logits are"
             " copied to shift them.",

@@ -17,6 +17,7 @@ _RECIPES = Stack(
     name="torchtune",
     library="torchtune",
     version="0.7",
+    peft_types=("lora",),
     call="recipes",
     about=(
         "What its 177 shipped configs agree in: batch_size 2, dtype bf16 throughout, fused"
@@ -84,6 +85,7 @@ _RECIPES = Stack(
             ("amp",),
         ),
         Refusal("kernels", "its models are its own, without Liger's kernels", ("liger",)),
+        Refusal("peft_arg", "its adapters are its own, not PEFT's"),
         Refusal("recipe", "its 4-bit base is torchao's, without preparation", ("kbit", "trl")),
     ),
     leaves=("seq_len", "padding", *OF_ADAPTERS),

@@ -80,6 +80,7 @@ def _stack(
         name=name,
         library="Unsloth",
         version="2026.10",
+        peft_types=("lora",),
         call=call,
         about=about,
         defaults=by_method(

@@ -15,6 +15,8 @@ published and the `_dtype` of its files, or as a module of sentence-transformers
 `_module`; in place of a repository or a config, the name of another of the same shapes."""
 _TUNING = re.compile(r"([-_.](hf|instruct|chat|it|base|pt|v\d[\d.]*|\d{4}))+$")
 """Words at the end of a name that say how a model was trained, not what its shapes are."""
+_SUBJECT = re.compile(r"-(math|coder)(?=-)")
+"""The same in the middle: Qwen2.5-Math-1.5B is a Qwen2.5-1.5B."""
 _CHECKPOINT = r'checkpoint="{}"\)\s*(?:@\w+\s*)*class (\w+)\('
 Configs = dict[str, dict[str, Any]]
 
@@ -95,7 +97,7 @@ def _config(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _namesake(settings: Settings, repository: str) -> dict[str, Any] | None:
     """Qwen/Qwen2-0.5B of trl-lib/Qwen2-0.5B-Reward: the longest name that it begins with."""
-    wanted = repository.lower().rpartition("/")[2]
+    wanted = _SUBJECT.sub("", repository.lower().rpartition("/")[2])
     found: dict[str, dict[str, Any]] = {}
     for row in _rows(settings):
         for name in (row["id"], *row.get("aliases", [])):

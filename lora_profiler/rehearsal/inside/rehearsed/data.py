@@ -13,7 +13,6 @@ from typing import Any
 from .settings import Settings
 from .tokens import DATA_STOOD_IN, TEXTS, WORD, WORDS
 
-ROWS = 512
 PIXELS = 512
 _SPLITS = ("train", "validation", "test")
 _OTHER_SPLITS = ("eval", "dev")
@@ -46,6 +45,7 @@ _READ = re.compile(
     r"""\b(?:examples?|batch|samples?|rows?|items?|elements?|data|dataset|x)\[\s*["'](\w+)["']\s*\]"""
 )
 _LISTED = re.compile(r"""(?:remove_columns=\[|rename_column\(|select_columns\(\[?)([^\])]*)""")
+_DEFAULT = re.compile(r"""add_argument\(\s*["'](--\w+)["'][^)]*?default=["'](\w+)["']""")
 _OPTION = re.compile(r"--\w*(?:column|field)s?(?:[_-]\w+)?")
 _MADE = ("input_ids", "attention_mask", "labels", "token_type_ids", "position_ids")
 """What a tokenizer gives, or a script names anew."""
@@ -88,7 +88,7 @@ def _made(path: str, subset: Any, split: Any, settings: Settings, *, is_streamed
     columns = settings.columns or known_columns(path, subset) or columns_of(_sources())
     names = ", ".join(column.partition(":")[0] for column in columns)
     DATA_STOOD_IN.append(f"the data set {path} ({names})")
-    made = _with_columns(Dataset.from_dict({"_": [0] * ROWS}), columns, settings)
+    made = _with_columns(Dataset.from_dict({"_": [0] * settings.rows}), columns, settings)
     made = made.remove_columns("_")
     made.info.description = _MARK
     if is_streamed:
@@ -242,7 +242,7 @@ def _sources() -> str:
 def columns_of(source: str, words: Sequence[str] = ()) -> tuple[str, ...]:
     """Those that a script reads, so far as its text and its command line say; one of texts where
     they say nothing."""
-    given = _columns_given(words or sys.argv[1:])
+    given = _columns_given([*_columns_by_default(source), *(words or sys.argv[1:])])
     for trainer, columns in _OF_TRAINERS.items():
         if re.search(rf"\b{trainer}\b", source):
             return columns
@@ -251,6 +251,11 @@ def columns_of(source: str, words: Sequence[str] = ()) -> tuple[str, ...]:
         names += re.findall(r"""["'](\w+)["']""", match[1])
     names = [name for name in names if name not in (*_SPLITS, *_OTHER_SPLITS, *_MADE)]
     return tuple(dict.fromkeys(names)) or ("text",)
+
+
+def _columns_by_default(source: str) -> list[str]:
+    """`add_argument("--image_column", type=str, default="image")` as words of a command line."""
+    return [f"{option}={value}" for option, value in _DEFAULT.findall(source)]
 
 
 def _columns_given(words: Sequence[str]) -> list[str]:

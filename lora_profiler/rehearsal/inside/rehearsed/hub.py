@@ -1,15 +1,20 @@
 """Calls that would change the hub or ask it for more than files, answered here: a rehearsal has
 nothing to publish."""
 
+import gzip
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
-from .tokens import DATA_STOOD_IN
+from .tokens import DATA_STOOD_IN, WORDS
 
 _USER = "user"
+_GLOVE = re.compile(r"glove\.(\d+B)\.(\d+)d\.txt")
+_GLOVE_WORDS = {"6B": 400_000, "42B": 1_917_494, "840B": 2_196_017}
+"""Source: nlp.stanford.edu/projects/glove."""
 _WRITES = ("upload_file", "upload_folder", "create_commit", "create_branch", "create_tag")
 
 
@@ -70,6 +75,42 @@ def stand_in_for_texts() -> None:
             tokenizer._params, tokenizer._lang = punkt.PunktParameters(), lang
 
     punkt.PunktTokenizer.load_lang = load_lang
+
+
+def stand_in_for_word_lists() -> None:
+    """From here on sentence-transformers downloads nothing, but makes lists of words that it knows:
+    GloVe's vectors and how many documents have a word."""
+    from sentence_transformers.util import file_io
+
+    original: Callable[..., Any] = file_io.http_get
+
+    def http_get(url: str, path: str) -> None:
+        name = url.rpartition("/")[2]
+        lines = _words_of(name) if os.environ.get("HF_HUB_OFFLINE") else None
+        if lines is None:
+            original(url, path)
+            return
+        with gzip.open(path, "wt", 1) if path.endswith(".gz") else open(path, "w") as file:
+            file.writelines(lines)
+        DATA_STOOD_IN.append(f"the file {name}")
+
+    file_io.http_get = http_get
+
+
+def _words_of(name: str) -> Iterator[str] | None:
+    vectors = _GLOVE.match(name)
+    if vectors:
+        zeros = " 0" * int(vectors[2])
+        return (f"{word}{zeros}\n" for word in _words(_GLOVE_WORDS.get(vectors[1], 400_000)))
+    if name.endswith("frequencies.txt"):
+        return (f"{word}\t1\n" if word else "2\n" for word in ("", *_words(400_000)))
+    return None
+
+
+def _words(count: int) -> Iterator[str]:
+    own = [word.strip() for word in WORDS]
+    yield from own
+    yield from (f"word{number}" for number in range(len(own), count))
 
 
 class _Zeros(dict[str, float]):

@@ -10,8 +10,8 @@ from pathlib import Path
 class Settings:
     """`folder`: where results go. `models`: the catalogue's configs, as JSON. `snapshot`: a file
     for torch's memory_viz. `columns`: of data sets that are stood in for, () to read them off the
-    script; `tokens`: how long their texts are. `with_work`: one more step is run, to see its
-    kernels. `changes`: of `changes.py`."""
+    script; `rows`: how many each has; `tokens`: how long their texts are. `with_work`: one more
+    step is run, to see its kernels. `changes`: of `changes.py`."""
 
     folder: Path
     steps: int
@@ -19,6 +19,7 @@ class Settings:
     snapshot: Path | None
     pretends_data: bool
     columns: tuple[str, ...] = ()
+    rows: int = 512
     tokens: int = 1024
     with_work: bool = False
     changes: tuple[str, ...] = ()
@@ -41,6 +42,7 @@ def read_settings() -> Settings:
         snapshot=_path(fields.get("snapshot")),
         pretends_data=fields.get("pretends_data", False),
         columns=tuple(fields.get("columns", ())),
+        rows=fields.get("rows", 512),
         tokens=fields.get("tokens", 1024),
         with_work=fields.get("with_work", False),
         changes=tuple(fields.get("changes", ())),

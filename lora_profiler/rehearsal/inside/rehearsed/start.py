@@ -6,7 +6,8 @@ import os
 
 from .dequantised import observe_bitsandbytes
 from .failure import observe_failures
-from .hub import publish_nothing, stand_in_for_metrics, stand_in_for_texts
+from .holes import read_no_holes
+from .hub import publish_nothing, stand_in_for_metrics, stand_in_for_texts, stand_in_for_word_lists
 from .imports import after_import
 from .settings import read_settings
 
@@ -59,6 +60,15 @@ def _hub_api_imported() -> None:
     stand_in_for_lists(read_settings())
 
 
+def _of_pictures_imported() -> None:
+    import torch
+
+    if torch.version.cuda is not None:
+        from .integers import compute_small_integers
+
+        compute_small_integers()
+
+
 def _timm_imported() -> None:
     from .weights import stand_in_for_timm
 
@@ -75,6 +85,11 @@ def _nltk_imported() -> None:
         stand_in_for_texts()
 
 
+def _downloads_of_words_imported() -> None:
+    if read_settings().pretends_data:
+        stand_in_for_word_lists()
+
+
 def _datasets_imported() -> None:
     from .data import stand_in_for_data
 
@@ -88,12 +103,16 @@ after_import("torch", _torch_imported)
 after_import("bitsandbytes.cextension", observe_bitsandbytes)
 if _IS_RECORDED:
     observe_failures(read_settings().folder)
+    after_import("safetensors", read_no_holes)
     after_import("transformers.utils.hub", _hub_imported)
     after_import("huggingface_hub.file_download", _downloads_imported)
     after_import("huggingface_hub.hf_api", _hub_api_imported)
+    for of_pictures in ("transformers.vision_utils", "diffusers.models.modeling_utils"):
+        after_import(of_pictures, _of_pictures_imported)
     after_import("timm.models._builder", _timm_imported)
     after_import("evaluate.loading", _metrics_imported)
     after_import("nltk.tokenize.punkt", _nltk_imported)
+    after_import("sentence_transformers.util.file_io", _downloads_of_words_imported)
     if read_settings().changes:
         after_import("transformers.training_args", _arguments_imported)
     after_import("datasets.load", _datasets_imported)

@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ TEXTS: dict[str, str] = {}
 """Kinds of what was made in place of data -> the size of each, in words."""
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 PREPROCESSORS = ("preprocessor_config.json",)
-WORDS = tuple(f" {letter}" for letter in "abcdefghij")
-"""Tokens of their own in most vocabularies."""
+WORDS = tuple(f" {letter}" for letter in "bcdefghjkl")
+"""Tokens of their own in most vocabularies, and no stop words, which a and i are."""
 WORD = WORDS[0]
 _SPACE, _METASPACE = "\u0120", "\u2581"
-_PAD, _END = "<|pad|>", "<|end|>"
+_PAD, _BEGIN, _END = "<|pad|>", "<s>", "<|end|>"
 _IMAGE = "<image>"
 _IMAGE_OF_CLASS = re.compile(r"""self\.image_token\b.{0,60}?"(<[^"]+>|\[[A-Z_]+\])\"""")
 _CHAT = """\
@@ -39,16 +40,21 @@ _OF_CHATS = (
 """What scripts name of models' vocabularies."""
 
 
-def write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path, repository: str = "") -> None:
     """A token a byte, and one for each of the words that a stood-in text is made of; as many as the
     model beside it has, since scripts resize its embeddings to that. Special tokens are those of
-    the model's own tokenizer class, those of chats, and what the command line names."""
+    the model's own tokenizer class, those of chats, and what the command line names. Its chats are
+    those that TRL knows of a repository of that name."""
     fields = json.loads((folder / "config.json").read_text("utf-8"))
     kind = tokenizer_class(str(fields.get("model_type", "")))
-    named = {"pad_token": _PAD, "eos_token": _END} | _named_tokens(kind)
+    named = {"pad_token": _PAD, "eos_token": _END} | (_named_tokens(kind) or _first_token(fields))
     given = [word for word in sys.argv[1:] if re.fullmatch(r"<\S+>|\[[A-Z]+\]", word)]
     image = _image_token(str(fields.get("model_type", "")))
-    special = [*dict.fromkeys([*named.values(), *_OF_CHATS, image, *given])]
+    chat = chat_template(repository) or _CHAT.replace("IMAGE", image).replace(
+        "END", named["eos_token"]
+    )
+    marks = re.findall(r"<\|\w+\|>", chat)
+    special = [*dict.fromkeys([*named.values(), *_OF_CHATS, *marks, image, *given])]
     of_text = (fields.get("text_config") or {}) | {k: v for k, v in fields.items() if v is not None}
     size = of_text.get("vocab_size") or 0
     is_of_pieces = getattr(getattr(kind, "model", None), "__name__", "") == "Unigram"
@@ -60,13 +66,37 @@ def write_tokenizer(folder: Path) -> None:
     _end_with_marks(tokenizer, named)
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", **named}
     if not _is_encoder(fields):
-        chat = _CHAT.replace("IMAGE", image).replace("END", named["eos_token"])
         (folder / TOKENIZER[-1]).write_text(chat, "utf-8")
     if limit := of_text.get("max_position_embeddings"):
         tokens = limit - 2  # RoBERTa's kind begins behind the position of padding
         settings["model_max_length"] = tokens if tokens & (tokens - 1) == 0 else limit
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+
+
+def chat_template(repository: str) -> str | None:
+    """TRL's copy of the template of that family of models: it looks for those that it knows. The
+    one whose words, in their order, leave out the fewest letters of the name."""
+    trl = find_spec("trl")
+    if trl is None or not trl.submodule_search_locations:
+        return None
+    name = re.sub(r"[^a-z0-9]", "", repository.lower().rpartition("/")[2])
+    found: dict[int, Path] = {}
+    for path in sorted(Path(trl.submodule_search_locations[0]).glob("chat_templates/*.jinja")):
+        words = path.stem.split("_")
+        if match := re.search(".*?".join(words), name):
+            found.setdefault(2 * len("".join(words)) - len(match[0]), path)
+    return found[max(found)].read_text("utf-8") if found else None
+
+
+def _first_token(fields: dict[str, Any]) -> dict[str, str]:
+    """Of a model whose tokenizer class names no tokens, and whose config class one that begins a
+    text."""
+    from transformers import CONFIG_MAPPING
+
+    kind = str(fields.get("model_type"))
+    begins = kind in CONFIG_MAPPING and getattr(CONFIG_MAPPING[kind](), "bos_token_id", None)
+    return {} if begins in (None, False) else {"bos_token": _BEGIN}
 
 
 def _is_encoder(fields: dict[str, Any]) -> bool:
@@ -140,7 +170,7 @@ def _filled(known: list[str], size: int) -> list[str]:
     return [*known, *(f"<|{number}|>" for number in range(max(size - len(known), 0)))]
 
 
-def write_preprocessor(path: Path) -> None:
+def write_preprocessor(path: Path, repository: str) -> None:
     """Of images or audio, as transformers' class for that type of model is by default."""
     from transformers.models.auto import auto_mappings
 
@@ -152,7 +182,7 @@ def write_preprocessor(path: Path) -> None:
     fields = {"image_processor_type": images, "feature_extractor_type": audio}
     if named := {field: name for field, name in fields.items() if name}:
         path.write_text(json.dumps(named), "utf-8")
-        DATA_STOOD_IN.append(f"the preprocessor of {path.parent.name}")
+        DATA_STOOD_IN.append(f"the preprocessor of {repository}")
 
 
 def tokenizer_class(model_type: str) -> Any:

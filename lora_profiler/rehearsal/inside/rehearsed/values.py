@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from .integers import is_computed
+
 LARGEST_CASE: list[str] = []
 """Operators that were answered with their largest case, in the order in which they came."""
 LAST_READ: dict[str, str] = {}
@@ -25,6 +27,8 @@ _DRAWN = (
 )  # fmt: skip
 _LARGE = 1 << 16
 _MOST_INDICES = 1 << 22
+_COPIED_BYTES = 1 << 20
+"""COPIED_BYTES of stubs/runtime.c."""
 _library = torch.library.Library("aten", "IMPL")
 
 
@@ -36,7 +40,10 @@ def _everything(tensor: torch.Tensor) -> torch.Tensor:
     if "nonzero" not in LARGEST_CASE:
         LARGEST_CASE.append("nonzero")
     # as torch's own: one row a dimension, then transposed
-    return torch.empty((tensor.dim(), tensor.numel()), dtype=torch.int64, device=tensor.device).t()
+    found = torch.empty((tensor.dim(), tensor.numel()), dtype=torch.int64, device=tensor.device)
+    if 0 < found.numel() <= _LARGE:  # what lay there before may be no index
+        ctypes.memset(found.data_ptr(), 0, found.nbytes)
+    return found.t()
 
 
 def sort_nothing() -> None:
@@ -101,7 +108,7 @@ def _of_its_sizes(name: str, operator: Any, *args: Any, **kwargs: Any) -> Any:
 def read_masks_as_true() -> None:
     """A mask that is copied to the host selects everything there, too: generated texts end where
     they were allowed to, and not before they begin. A sparse tensor has its elements at the first
-    place."""
+    place, and a view has the values that it shows, which no kernel gathers."""
     for name in ("cpu", "to", "tolist", "numpy"):
         setattr(torch.Tensor, name, _of_true(getattr(torch.Tensor, name)))
 
@@ -114,8 +121,9 @@ def _of_true(original: Callable[..., Any]) -> Callable[..., Any]:
             if not moved.is_cuda:
                 moved._indices().zero_()
             return moved
-        if tensor.dtype is not torch.bool or not tensor.is_cuda:
-            return original(tensor, *args, **kwargs)
+        if tensor.dtype is not torch.bool or is_computed(tensor):
+            result = original(tensor, *args, **kwargs)
+            return _gathered(tensor, result) if tensor.is_cuda else result
         if original.__name__ == "tolist":
             return original(torch.ones(tensor.shape, dtype=torch.bool))
         result = original(tensor, *args, **kwargs)
@@ -123,6 +131,22 @@ def _of_true(original: Callable[..., Any]) -> Callable[..., Any]:
         return result.fill_(True) if is_mask and result.device.type == "cpu" else result
 
     return read
+
+
+def _gathered(tensor: torch.Tensor, copy: Any) -> Any:
+    """`copy` on the host with the values that lie on the card: of a small view that is not
+    contiguous, and of indices that are too many for the stub to copy."""
+    is_here = isinstance(copy, list) or getattr(copy, "is_cpu", False)
+    most = _LARGE if tensor.is_floating_point() else _MOST_INDICES
+    is_small = type(tensor) is torch.Tensor and 0 < tensor.numel() <= most
+    is_copied = tensor.is_contiguous() and tensor.nbytes <= _COPIED_BYTES
+    if not is_here or not is_small or is_copied:
+        return copy
+    sizes, strides = tensor.shape, tensor.stride()
+    last = sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+    held = (ctypes.c_char * ((last + 1) * tensor.element_size())).from_address(tensor.data_ptr())
+    values = torch.frombuffer(held, dtype=tensor.dtype).as_strided(sizes, strides)
+    return values.tolist() if isinstance(copy, list) else copy.copy_(values)
 
 
 def note_reads() -> None:

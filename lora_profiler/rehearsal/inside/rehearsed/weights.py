@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .checkpoints import catalogue_dtype, known_checkpoint
+from .holes import DTYPES, LARGE, holes
 from .settings import Settings
 from .tokens import (
     DATA_STOOD_IN,
@@ -36,13 +37,7 @@ _INDEX = "model.safetensors.index.json"
 _OTHER_WEIGHTS = (_INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
 _ASSUMED = "float32 (assumed: the config names no dtype)"
 _MODULES = "sentence_transformers.models"
-_LARGE = 1 << 20
 _SHARD_BYTES = 5_000_000_000
-_DTYPES = {
-    "bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64", "int64": "I64",
-    "int32": "I32", "bool": "BOOL", "uint8": "U8", "int8": "I8",
-}  # fmt: skip
-"""torch's names of dtypes -> those of safetensors."""
 
 
 def stand_in(settings: Settings) -> None:
@@ -54,10 +49,15 @@ def stand_in(settings: Settings) -> None:
     def cached_files(
         path_or_repo_id: Any, filenames: Sequence[str], *args: Any, **kwargs: Any
     ) -> Any:
-        if not os.path.isdir(path_or_repo_id):
-            _leave_empty_cache(kwargs, str(path_or_repo_id))
-            for name in filenames:
-                _prepare(settings, str(path_or_repo_id), name, kwargs.get("subfolder") or "")
+        repository, place, names = str(path_or_repo_id), kwargs.get("subfolder") or "", filenames
+        if os.path.isdir(repository):  # a pipeline loads its parts from the snapshot
+            repository, within = _snapshot_of(repository)
+            place = os.path.join(within, place)
+            names = [*names, *["model.safetensors"] * ("config.json" in names)]
+        if repository:
+            _leave_empty_cache(kwargs, repository)
+            for name in names:
+                _prepare(settings, repository, name, place)
         return original(path_or_repo_id, filenames, *args, **kwargs)
 
     hub.cached_files = cached_files
@@ -133,12 +133,12 @@ def stand_in_for_casts() -> None:
     cast: Callable[..., Any] = torch.Tensor.to
 
     def to(tensor: Any, *args: Any, **kwargs: Any) -> Any:
-        if STOOD_IN and tensor.device.type == "cpu" and tensor.numel() > _LARGE:
+        if STOOD_IN and tensor.device.type == "cpu" and tensor.numel() > LARGE:
             dtype = kwargs.get("dtype", next((x for x in args if isinstance(x, torch.dtype)), None))
             is_weight = tensor.is_floating_point() and tensor.is_contiguous()
             is_in_graph = tensor.requires_grad and torch.is_grad_enabled()
             if dtype not in (None, tensor.dtype) and is_weight and not is_in_graph:
-                tensor = torch.zeros(tensor.shape, dtype=dtype)
+                tensor = holes(tensor.shape, dtype)
         return cast(tensor, *args, **kwargs)
 
     torch.Tensor.to = to  # type: ignore[method-assign, assignment]
@@ -161,6 +161,15 @@ def stand_in_for_timm() -> None:
             STOOD_IN[f"timm/{name}"] = str(next(model.parameters()).dtype).removeprefix("torch.")
 
     _builder.load_pretrained = load_pretrained
+
+
+def _snapshot_of(folder: str) -> tuple[str, str]:
+    """Repository and place in it of a folder in the hub's cache, both "" elsewhere."""
+    from huggingface_hub import constants
+
+    within = os.path.relpath(os.path.abspath(folder), os.path.abspath(constants.HF_HUB_CACHE))
+    match = re.fullmatch(r"models--([^/]+)/snapshots/[^/]+/?(.*)", within)
+    return (match[1].replace("--", "/", 1), match[2]) if match else ("", "")
 
 
 def _leave_empty_cache(kwargs: dict[str, Any], repository: str) -> None:
@@ -191,10 +200,10 @@ def _prepare(settings: Settings, repository: str, name: str, place: str) -> None
         STOOD_IN[part] = write_holes(path.parent, dtype, path.name)
     elif settings.pretends_data and config.exists():
         if path.name in TOKENIZER and not path.with_name(TOKENIZER[0]).exists():
-            write_tokenizer(path.parent)
+            write_tokenizer(path.parent, repository)
             DATA_STOOD_IN.append(f"the tokenizer of {repository}")
         elif path.name in PREPROCESSORS:
-            write_preprocessor(path)
+            write_preprocessor(path, repository)
     elif path.name in TOKENIZER:
         NOT_FOUND[repository] = folder
     if not path.exists():
@@ -202,13 +211,13 @@ def _prepare(settings: Settings, repository: str, name: str, place: str) -> None
 
 
 def _is_missing_weights(path: Path) -> bool:
-    """Whether these are the weights that a library tries, and no others are there."""
+    """Whether these are the weights that a library tries, of a model, and no others are there."""
+    config = path.with_name("config.json")
     others = any(path.with_name(other).exists() for other in _OTHER_WEIGHTS)
-    return (
-        bool(_WEIGHTS.fullmatch(path.name))
-        and path.with_name("config.json").exists()
-        and not others
-    )
+    if not _WEIGHTS.fullmatch(path.name) or others or not config.exists():
+        return False
+    fields = json.loads(config.read_text("utf-8"))
+    return any(fields.get(name) for name in ("architectures", "_class_name", "_module"))
 
 
 def _snapshot(folder: Path, settings: Settings, repository: str) -> Path | None:
@@ -339,7 +348,7 @@ def _write_shard(path: Path, tensors: "dict[str, torch.Tensor]") -> None:
     end = 0
     for name, tensor in tensors.items():
         header[name] = {
-            "dtype": _DTYPES[str(tensor.dtype).removeprefix("torch.")],
+            "dtype": DTYPES[str(tensor.dtype).removeprefix("torch.")],
             "shape": list(tensor.shape),
             "data_offsets": [end, end + tensor.nbytes],
         }
