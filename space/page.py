@@ -16,7 +16,6 @@ import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -66,6 +65,7 @@ from space.peaks import (
     Tables,
     held,
     of_model,
+    resized,
 )
 from space.tapes import Tapes
 from space.times import OFF, TOKENS, times_of
@@ -423,7 +423,7 @@ class Known:
         that."""
         if not _has_law_of_rank(asked, starts):
             return self._of_ranks(asked, starts, ALL_RANKS)
-        others = self._of_ranks(_sized(asked, rank=OTHER_RANKS[0]), starts, OTHER_RANKS)
+        others = self._of_ranks(resized(asked, rank=OTHER_RANKS[0]), starts, OTHER_RANKS)
         own = self._of_ranks(asked, starts, (RANK,))
         return [[*ours, *more] for ours, more in zip(others, own, strict=True)]
 
@@ -438,7 +438,7 @@ class Known:
                 aligned = -(-start // MASK_ALIGNMENT) * MASK_ALIGNMENT
                 other = start if start < aligned else start + 1
                 for length in (other, aligned):
-                    sized = _sized(asked, batch, min(length, (end or length + 1) - 1))
+                    sized = resized(asked, batch, min(length, (end or length + 1) - 1))
                     if not answers_without_trace(as_known(sized, ENGINE)):
                         raise NotOnPageError
                     if places is None or pads_masks(sized):
@@ -461,21 +461,12 @@ def _has_law_of_rank(asked: Workload, starts: list[int]) -> bool:
     if not Law(asked).counts_states:
         return False
     sizes = product((1, 2), (start + 1 for start in starts))
-    ways = [_sized(asked, *each) for each in sizes]
-    return any(_answerer(way) != _answerer(_sized(way, rank=OTHER_RANKS[0])) for way in ways)
+    ways = [resized(asked, *each) for each in sizes]
+    return any(_answerer(way) != _answerer(resized(way, rank=OTHER_RANKS[0])) for way in ways)
 
 
 def _answerer(sized: Workload) -> str:
     return engine_for_all(as_known(sized, ENGINE), ENGINE)
-
-
-def _sized(
-    asked: Workload, batch: int | None = None, length: int | None = None, rank: int | None = None
-) -> Workload:
-    setup = asked.setup
-    lora = setup.lora and replace(setup.lora, r=rank or setup.lora.r)
-    sizes = {"batch_size": batch or setup.batch_size, "seq_len": length or setup.seq_len}
-    return replace(asked, setup=replace(setup, **sizes, lora=lora))
 
 
 # --- mkdocs ---------------------------------------------------------------------------------------

@@ -83,6 +83,16 @@ class Sizes(NamedTuple):
     small: bool
 
 
+def resized(
+    way: Workload, batch: int | None = None, length: int | None = None, rank: int | None = None
+) -> Workload:
+    """At other sizes; None for its own."""
+    setup = way.setup
+    lora = setup.lora and replace(setup.lora, r=rank or setup.lora.r)
+    sizes = {"batch_size": batch or setup.batch_size, "seq_len": length or setup.seq_len}
+    return replace(way, setup=replace(setup, **sizes, lora=lora))
+
+
 class Law:
     """How `Sized` follows from the sizes of `way`; `written` as the page reads it."""
 
@@ -193,10 +203,7 @@ class Law:
         )
 
     def way_at(self, sizes: Sizes) -> Workload:
-        setup = self._way.setup
-        lora = setup.lora and replace(setup.lora, r=sizes.rank)
-        changed = replace(setup, batch_size=sizes.batch, seq_len=sizes.length, lora=lora)
-        return replace(self._on[sizes.small], setup=changed)
+        return resized(self._on[sizes.small], sizes.batch, sizes.length, sizes.rank)
 
     def states(self, rank: int) -> int:
         """Bytes of the optimizer's states of adapters."""
@@ -257,8 +264,7 @@ def held(way: Workload, ranks: Sequence[int]) -> list[int]:
     Raises NotOnPageError."""
     law, found = Law(way), []
     for rank in ranks[:3] if way.setup.lora else ranks[:1]:
-        lora = way.setup.lora and replace(way.setup.lora, r=rank)
-        prediction = predict_checked(replace(way, setup=replace(way.setup, lora=lora)), ENGINE)
+        prediction = predict_checked(resized(way, rank=rank), ENGINE)
         if not prediction.is_whole:
             raise NotOnPageError
         states = law.states(rank) if law.counts_states else 0

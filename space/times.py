@@ -2,7 +2,6 @@
 which the page interpolates."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from lora_profiler.errors import LoraProfilerError
@@ -12,13 +11,14 @@ from lora_profiler.planning.timing import kernels_of, step_time
 from lora_profiler.question.workload import Workload
 from lora_profiler.steptime import constants_for, rates_of
 from lora_profiler.steptime.roofline import Step, loaded, step_of
+from space.peaks import resized
 
 TOKENS = (128, 512, 1024, 2048, 8192, 65536)
 """Of a micro-batch: more where products begin to take longer than reading their weights."""
 OFF = 0.15
 """How far off a time may be that is interpolated: `tests/project/test_static_page.py` holds it."""
 SAMPLES = 4
-"""With as many tokens in so many samples what grows with the square of the length is told apart."""
+"""The same tokens in so many samples show what grows with the square of the length."""
 DIGITS = 3
 
 
@@ -29,10 +29,10 @@ def times_of(asked: Workload, gpus: Sequence[Gpu]) -> dict[str, Any] | None:
     `steps`: micro-batches of a step; `host`: seconds to launch the kernels of one, at each of
     `TOKENS`. `gpus`, null for one of unknown speed: at each of `TOKENS` seconds on the device
     without what grows with the square of the length; seconds a token squared of that; seconds of
-    the update and what a step takes besides.
+    the update and of what else a step does, as loading data.
     """
     timed = [gpu for gpu in gpus if rates_of(gpu)]
-    if not timed or step_time(_sized(asked, 1, TOKENS[-3]), timed[0]).step is None:
+    if not timed or step_time(resized(asked, 1, TOKENS[-3]), timed[0]).step is None:
         return None
     try:
         whole = [_step(asked, 1, tokens) for tokens in TOKENS]
@@ -62,13 +62,9 @@ def _seconds(gpu: Gpu, whole: Sequence[Step], parted: Step) -> list[float]:
 
 
 def _step(asked: Workload, batch: int, length: int) -> Step:
-    sized = _sized(asked, batch, length)
+    sized = resized(asked, batch, length)
     kernels = kernels_of(sized, "auto")
     return step_of(kernels._replace(kernels=lumped(kernels.kernels)), sized.setup)
-
-
-def _sized(asked: Workload, batch: int, length: int) -> Workload:
-    return replace(asked, setup=replace(asked.setup, batch_size=batch, seq_len=length))
 
 
 def _rounded(seconds: float) -> float:

@@ -127,7 +127,7 @@ def _read_peft_config(
 
 def _take_peft_config(ctx: click.Context) -> None:
     """The options of --peft-config as if they were given; its model's revision where the model is
-    its own. Raises UsageError beside an option that the file decides."""
+    its own. Raises UsageError where an option that the file decides is given too."""
     from lora_profiler.trainer_files.peft_config import DECIDED
 
     config: PeftConfig = ctx.params["peft_config"]

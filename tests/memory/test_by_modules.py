@@ -48,7 +48,7 @@ def test_errors_are_those_of_the_results() -> None:
 def test_of_worse_types_every_estimate_is_within_what_is_stated() -> None:
     assert worse_types() == measured_worse(ROWS)
     for row in (row for row in ROWS if row["against"] == "laws"):
-        of_type = worse_types().get(row["type"], {}).get(str(row["checkpointing"]), 0.0)
+        of_type = worse_types().get(row["type"], {}).get(row["layers"], 0.0)
         assert abs(row["error"]) <= max(ERRORS[row["group"]], of_type), row
 
 

@@ -14,7 +14,7 @@ from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.facts.catalog import find_gpu, find_model
 from lora_profiler.planning.answers import activation_excess, outweighed_layers
 from lora_profiler.planning.engine import peak_bytes, predict
-from lora_profiler.planning.fit import Fit, fit, judge, largest
+from lora_profiler.planning.fit import Fit, fit, judge, largest, smallest_card
 from lora_profiler.planning.memory_savings import best_lever, levers
 from lora_profiler.planning.reserve import (
     _WORKSPACE_BYTES,
@@ -120,6 +120,27 @@ def test_every_catalogue_architecture_that_has_wide_workspaces_exists() -> None:
     from lora_profiler.facts.catalog import bundled_gpus
 
     assert set(_WORKSPACE_BYTES) <= {gpu.architecture for gpu in bundled_gpus()}
+
+
+def test_sizes_that_fit_leave_room_for_an_estimate_s_error() -> None:
+    """At the largest sizes, and on the smallest GPU, the verdict is still that it fits."""
+    setup = TrainSetup(lora=LoraConfig(), checkpointing=True, seq_len=512)
+    asked = Workload(model=find_model("swiss-ai/Apertus-8B-Instruct-2509"), setup=setup)
+    prediction = predict(asked, may_trace=False)
+    assert prediction.modules_error
+    found = fit(asked, "rtx_4090", prediction=prediction, may_trace=False)
+    assert found is not None and found.verdict == "fits"
+    sizes = {"seq_len": found.longest_seq_len, "batch_size": found.largest_batch_size}
+    for name, largest_size in sizes.items():
+        assert largest_size is not None
+        for size, verdict in ((largest_size, "fits"), (largest_size + 1, "tight")):
+            other = replace(asked, setup=replace(setup, **{name: size}))
+            grown = fit(other, "rtx_4090", may_trace=False)
+            assert grown is not None and grown.verdict == verdict, (name, size)
+    card = smallest_card(prediction)
+    assert card is not None
+    on_it = fit(asked, card, may_trace=False)
+    assert on_it is not None and on_it.verdict == "fits"
 
 
 def test_fit_adds_up_and_says_none_as_zero() -> None:

@@ -53,8 +53,8 @@ the worst, rounded up. `benchmarks/results/estimates.md` has them all."""
 
 @cache
 def worse_types() -> Mapping[str, Mapping[str, float]]:
-    """Types of which some estimate was farther off than `ERRORS`: the worst, rounded up, without
-    checkpointing and with it. Written by `python -m benchmarks.truth.estimates`."""
+    """Types of which some estimate was farther off than `ERRORS`: the worst, rounded up, as "plain"
+    and "checkpointed". Written by `python -m benchmarks.truth.estimates`."""
     text = Path(__file__).with_name("estimate_errors.json").read_text("utf-8")
     worse: Mapping[str, Mapping[str, float]] = json.loads(text)
     return worse
@@ -63,7 +63,8 @@ def worse_types() -> Mapping[str, Mapping[str, float]]:
 def error_of(workload: Workload) -> float:
     """Of the peak of a workload whose layers are read off their modules."""
     of_type = worse_types().get(workload.model.model_type, {})
-    return max(ERRORS[group_of(workload)], of_type.get(str(workload.setup.checkpointing), 0.0))
+    kind = "checkpointed" if workload.setup.checkpointing else "plain"
+    return max(ERRORS[group_of(workload)], of_type.get(kind, 0.0))
 
 
 def group_of(workload: Workload) -> Group:
