@@ -1429,14 +1429,20 @@ print(json.dumps([mrpc.column_names, next(iter(pictures))["image"].size, TEXTS, 
     assert size == [512, 512] and texts["images"] == "512 x 512 pixels"
 
 
+def module(path: Path, text: str) -> None:
+    """A module two packages deep."""
+    path.parent.mkdir(parents=True)
+    for package in (path.parent.parent, path.parent):
+        (package / "__init__.py").touch()
+    path.write_text(text)
+
+
 def test_a_text_is_one_sentence_where_nltk_has_no_data_of_its_language(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
-    (tmp_path / "nltk" / "tokenize").mkdir(parents=True)
-    for folder in ("nltk", "nltk/tokenize"):
-        (tmp_path / folder / "__init__.py").touch()
-    (tmp_path / "nltk" / "tokenize" / "punkt.py").write_text(
+    module(
+        tmp_path / "nltk" / "tokenize" / "punkt.py",
         "class PunktParameters: ...\n"
-        "class PunktTokenizer:\n    def load_lang(self, lang):\n        raise LookupError(lang)\n"
+        "class PunktTokenizer:\n    def load_lang(self, lang):\n        raise LookupError(lang)\n",
     )
     script = """
 sys.path.insert(0, sys.argv[2])
@@ -1453,11 +1459,9 @@ print(json.dumps([tokenizer._lang, type(tokenizer._params).__name__, DATA_STOOD_
 
 def test_lists_of_words_that_are_downloaded_are_made(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
-    (tmp_path / "sentence_transformers" / "util").mkdir(parents=True)
-    for folder in ("sentence_transformers", "sentence_transformers/util"):
-        (tmp_path / folder / "__init__.py").touch()
-    (tmp_path / "sentence_transformers" / "util" / "file_io.py").write_text(
-        "def http_get(url, path):\n    raise OSError(url)\n"
+    module(
+        tmp_path / "sentence_transformers" / "util" / "file_io.py",
+        "def http_get(url, path):\n    raise OSError(url)\n",
     )
     script = """
 sys.path.insert(0, sys.argv[2])
