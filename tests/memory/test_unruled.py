@@ -140,3 +140,10 @@ def test_naming_an_older_version_gives_no_less(run: Run) -> None:
     peaks = [line for line in newest.stdout.splitlines() if line.startswith("LoRA r16  ")]
     assert peaks and set(peaks) <= set(older.stdout.splitlines())
     assert "\nEstimate.\n" in older.stdout
+
+
+@pytest.mark.usefixtures("the_bundle")
+def test_an_estimate_says_the_error_of_its_type(run: Run) -> None:
+    """Full without a law, estimated; LoRA by the law of its type."""
+    answer = run("swiss-ai/Apertus-8B-Instruct-2509", "--gpu", "rtx_4090", "--trainer", "bare")
+    assert "\nFull: within 25 %: estimated from" in answer.stdout

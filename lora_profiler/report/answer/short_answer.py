@@ -379,8 +379,9 @@ def _trust(answers: Sequence[Answer], most: int) -> Iterator[str]:
     for answer in answers:
         kinds.setdefault(sureness_words(answer), []).append(method_name(answer))
     for kind, names in kinds.items():
-        of = f"{joined(names)}: " if len(kinds) > 1 else ""
-        yield from ([f"{of}{kind}."] if kind else [])
+        if kind and len(kinds) > 1:
+            kind = f"{joined(names)}: {kind[0].lower()}{kind[1:]}"
+        yield from ([f"{kind}."] if kind else [])
     yield from dict.fromkeys(w for a in answers for w in common_assumptions(a.prediction.workload))
     yield from interval_lines(answers, most)
 
