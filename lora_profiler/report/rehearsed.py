@@ -1,6 +1,7 @@
 """A rehearsal as blocks and as JSON: records of a pretended card, and the answer about a script. It
 says of every figure that it was rehearsed, not measured."""
 
+import json
 import os
 import re
 import shlex
@@ -544,11 +545,14 @@ def rehearsal_document(
             }
             for each in tried
         ],
-        "ranks": [
-            {name: value for name, value in each.document.items() if name != "work"}
-            for each in results
-        ],
+        "ranks": [_strict_json(each.document, "work") for each in results],
     }
+
+
+def _strict_json(document: Mapping[str, Any], left_out: str) -> dict[str, Any]:
+    """Infinity, which configs of Mamba layers hold, as a word: JSON has no such number."""
+    kept = {name: value for name, value in document.items() if name != left_out}
+    return json.loads(json.dumps(kept), parse_constant=str)  # type: ignore[no-any-return]
 
 
 # --- the time of its step, worked out from the kernels that it launched ---------------------------

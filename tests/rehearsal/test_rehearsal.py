@@ -2020,6 +2020,28 @@ def test_what_can_be_simulated_is_advised(without: list[str], message: str, advi
         assert pretends or advice in " ".join(text.split())
 
 
+def test_the_model_that_the_optimizer_trains_is_told_from_its_reference() -> None:
+    """A reference model of DPO is as large, was made as trainable, and takes no checkpointing."""
+    import torch
+
+    from lora_profiler.rehearsal.inside.rehearsed.trained_model import training_summary
+
+    models = [torch.nn.Sequential(torch.nn.Linear(3, 3)) for _ in range(9)]
+    for trained in models:
+        trained.gradient_checkpointing = True  # type: ignore[assignment]
+        summary = training_summary([torch.optim.SGD(trained.parameters(), lr=1)])
+        trained.gradient_checkpointing = False  # type: ignore[assignment]
+        assert summary["checkpointing"]
+
+
+def test_infinity_of_a_config_is_no_number_in_json() -> None:
+    """Mamba layers have a `time_step_limit` of 0 to infinity, and JSON has no infinity."""
+    facts = FACTS | {"config": {"time_step_limit": [0.0, float("inf")]}}
+    told = rehearsal_document([Rehearsal(document(facts=facts))], CARD, None)
+    limit = told["ranks"][0]["facts"]["config"]["time_step_limit"]
+    assert limit == [0.0, "Infinity"] and json.dumps(told, allow_nan=False)
+
+
 def test_a_script_that_leaves_no_model_has_no_nearest_question() -> None:
     left = {name: value for name, value in FACTS.items() if name in ("optimizers", "accumulation")}
     found = nearest(left, 1, 80, "2.13.0+cu130")
