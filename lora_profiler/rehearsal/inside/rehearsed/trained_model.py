@@ -98,8 +98,8 @@ def training_summary(
 
 
 def _is_of_adapter(name: str) -> bool:
-    marks = ("lora_", "vera_", "ia3_", "oft_", "original_module.")
-    return any(mark in name for mark in marks)
+    marks = ("lora_", "vera_", "ia3_", "oft_", "original_module")
+    return any(part.startswith(marks) for part in name.split("."))  # mm_soft_emb_norm is none
 
 
 def _is_reentrant(module: torch.nn.Module) -> bool:
