@@ -36,6 +36,11 @@ def is_computed(tensor: torch.Tensor) -> bool:
 
 
 class _Computed(TorchDispatchMode):
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Without it torch.compile leaves all that runs under the mode uncompiled."""
+        return True
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
