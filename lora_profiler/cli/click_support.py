@@ -15,14 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from lora_profiler._common.messages import (
-    ERROR,
-    INDENT,
-    WARNING,
-    message_lines,
-    message_text,
-    printable,
-)
+from lora_profiler._common import messages
 from lora_profiler._common.process import starts_training
 from lora_profiler.cli.option_groups import (
     GroupedOption,
@@ -382,10 +375,10 @@ def run(command: click.Command, args: Sequence[str] | None, prog_name: str) -> N
     except click.ClickException as e:
         from lora_profiler.cli.option_groups import message_of
 
-        show_message(ERROR, message_of(e))
+        show_message(messages.ERROR, message_of(e))
         code = UsageError.exit_code
     except LoraProfilerError as e:
-        show_message(ERROR, str(e))
+        show_message(messages.ERROR, str(e))
         code = e.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
@@ -400,13 +393,13 @@ def run(command: click.Command, args: Sequence[str] | None, prog_name: str) -> N
         code = _READER_LEFT
     except OSError as e:
         if e.filename is not None and e.errno in _OUT_OF_REACH:
-            what = f"{printable(str(e.filename))} cannot be read or written"
+            what = f"{messages.printable(str(e.filename))} cannot be read or written"
         elif e.filename is None and e.errno in _NO_ROOM:
             _drop_stdout()
             what = "the output cannot be written"
         else:
             raise
-        show_message(ERROR, f"{what}: {e.strerror}")
+        show_message(messages.ERROR, f"{what}: {e.strerror}")
         code = UsageError.exit_code
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -503,15 +496,15 @@ def print_answer(
 def show_message(kind: str, text: str) -> None:
     """An error or a warning on stderr, in colour on a terminal, which breaks no word of it."""
     if not sys.stderr.isatty():
-        click.echo(message_text(kind, text), err=True)
+        click.echo(messages.message_text(kind, text), err=True)
         return
     width = get_terminal_size().columns
     first, *rest = (
-        wrapped(line, width, INDENT if number else " " * len(f"{kind}: "))
-        for number, line in enumerate(message_lines(text))
+        wrapped(line, width, messages.INDENT if number else " " * len(f"{kind}: "))
+        for number, line in enumerate(messages.message_lines(text))
     )
-    title = click.style(f"{kind}:", fg="red" if kind == ERROR else "yellow", bold=True)
-    is_dim = kind == WARNING
+    title = click.style(f"{kind}:", fg="red" if kind == messages.ERROR else "yellow", bold=True)
+    is_dim = kind == messages.WARNING
     for begin, line in ((f"{title} ", first.lstrip()), *(("", line) for line in rest)):
         click.echo(begin + _typed(line, dim=is_dim), err=True, color=colour())
 
@@ -530,7 +523,7 @@ def colour() -> bool | None:
 
 
 def warn(text: str) -> None:
-    show_message(WARNING, text)
+    show_message(messages.WARNING, text)
 
 
 def warn_of(

@@ -12,15 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_profiler._common.process import starts_training
-from lora_profiler.cli.click_support import (
-    CommandOrTrainers,
-    NearestChoice,
-    check_new_file,
-    command,
-    print_answer,
-    warn,
-    write_out,
-)
+from lora_profiler.cli import click_support
 from lora_profiler.cli.option_groups import option
 from lora_profiler.cli.options import given, lengths_of, model_called, output_options
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UsageError
@@ -38,7 +30,7 @@ if TYPE_CHECKING:
 FRAMEWORK_NAMES = [n for n in names("trainers") if has_file("trainers", n, "keys")]
 
 
-@command(
+@click_support.command(
     "read",
     "Show how a trainer's file is read, key by key.",
     """
@@ -53,14 +45,14 @@ Examples:
 
 Exit: 0 done, 2 unknown trainer, contradicting keys, or no such file.
 """,
-    CommandOrTrainers,
+    click_support.CommandOrTrainers,
 )
 @click.argument("words", metavar="FILE...", nargs=-1, required=True)
 @option(
     "--from framework",
     help="trainer that FILE is written for",
     show_default="by its keys",
-    type=NearestChoice(FRAMEWORK_NAMES),
+    type=click_support.NearestChoice(FRAMEWORK_NAMES),
 )
 @output_options("table", "json", "md")
 def read_command(
@@ -69,7 +61,7 @@ def read_command(
     """Show each key of a trainer's FILE as it is read, and the matching command.
     FILE: axolotl, LLaMA-Factory, torchtune, TRL, Unsloth or PEFT; nothing is run.
     """
-    check_new_file(output, force)
+    click_support.check_new_file(output, force)
     from lora_profiler.report.trainer_file import trainer_file_blocks, trainer_file_payload
     from lora_profiler.trainer_files.reading import read_files, resolve_images
     from lora_profiler.trainer_files.trainer_file import on_model
@@ -79,7 +71,7 @@ def read_command(
         with suppress(ModelNotFoundError):  # then without what only the model tells
             spec = model_of(file, None, {"revision": file.revision or "main", "offline": True})
             file = on_model(resolve_images(file, spec), spec)
-    print_answer(
+    click_support.print_answer(
         lambda: {"schema_version": "1.0", **trainer_file_payload(file)},
         lambda: trainer_file_blocks(file),
     )
@@ -245,7 +237,7 @@ def writable(ctx: click.Context, workloads: Sequence["Workload"], named: set[str
         raise UsageError(f"--write writes one run, and this asks for {len(workloads)}; {todo}.")
     files = written_files(name, workloads[0], Path(path).name, named)
     for other in files.texts:
-        check_new_file(str(Path(path).with_name(other)), ctx.params["force"])
+        click_support.check_new_file(str(Path(path).with_name(other)), ctx.params["force"])
     return files
 
 
@@ -300,10 +292,12 @@ def write(ctx: click.Context, files: "Written", answer: "Answer") -> None:
     if verdict != "fits" and not is_allowed:
         change = next((" ".join(remedy.options) for remedy in answer.remedies), "")
         why = worded(verdict, "the run", "")
-        warn(f"{path} is not written: {why}" + (f"; {change} fits." if change else "."))
+        click_support.warn(
+            f"{path} is not written: {why}" + (f"; {change} fits." if change else ".")
+        )
         return
     for other, text in files.texts.items():
-        write_out(text, str(Path(path).with_name(other)))
+        click_support.write_out(text, str(Path(path).with_name(other)))
     folder = Path(path).parent
     inside = "" if folder == Path() else f"cd {shlex.quote(str(folder))} && "
     click.echo(f"Start it with: {inside}{files.command}", err=True)
@@ -317,7 +311,7 @@ def print_reading(file: "TrainerFile", model: "ModelSpec") -> "TrainerFile":
     file = on_model(file, model)
     click.echo(f"{file.name}: {counts_text(file)[:-1]} (lora-profile read).", err=True)
     for gap in gaps(file):
-        warn(f"{gap.text}.")
+        click_support.warn(f"{gap.text}.")
     return file
 
 

@@ -11,16 +11,9 @@ from lora_profiler.memory.prediction import CATEGORIES, Category, CurvePoint
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.question.workload import Method
-from lora_profiler.report import palette
+from lora_profiler.report import labels, palette
 from lora_profiler.report.charts import plot
 from lora_profiler.report.charts.plot import Figure, Limit
-from lora_profiler.report.labels import (
-    CATEGORY_LABELS,
-    METHOD_LABELS,
-    PART_LABELS,
-    interval_text,
-    method_label,
-)
 from lora_profiler.report.measured.run_labels import COUNTER_LABELS, PHASE_CURVE, PHASE_LABELS
 from lora_profiler.report.palette import Paint
 from lora_profiler.runs.comparison.errors import PHASE_GROUPS
@@ -58,7 +51,7 @@ def category_bars(bars: Sequence[CategoryBar], *, limit: Limit | None = None) ->
     largest = plot.largest_of(totals, limit)
     axis, size = plot.bytes_axis(largest)
     positions, heads = plot.places([bar.group for bar in bars])
-    named = {c: (CATEGORY_LABELS[c], palette.CATEGORY_PAINTS[c]) for c in CATEGORIES}
+    named = {c: (labels.CATEGORY_LABELS[c], palette.CATEGORY_PAINTS[c]) for c in CATEGORIES}
     data = _stacked(bars, positions, size, named, lambda bar: bar.bytes, _category_hover)
     sums = [f"{'≥ ' if bar.at_least else ''}{bytes_text(bar.total_bytes)}" for bar in bars]
     data.append(plot.at_the_end([bar.total_bytes / size for bar in bars], positions, sums))
@@ -122,7 +115,7 @@ class TimeBar:
 
 
 def time_bars_of(answers: Sequence[Answer]) -> list[TimeBar]:
-    known = [(method_label(a.prediction), a.step.time) for a in answers if a.step]
+    known = [(labels.method_label(a.prediction), a.step.time) for a in answers if a.step]
     return [TimeBar(label=n, seconds=t.parts, low=t.low, high=t.high) for n, t in known]
 
 
@@ -131,7 +124,7 @@ def time_bars(bars: Sequence[TimeBar]) -> Figure:
     positions: list[float] = [float(place) for place in range(len(bars))]
     largest = max((bar.high for bar in bars), default=1.0)
     unit, size = ("s", 1.0) if largest >= 1 else ("ms", 1e-3)
-    named = {part: (PART_LABELS[part], palette.PART_PAINTS[part]) for part in PARTS}
+    named = {part: (labels.PART_LABELS[part], palette.PART_PAINTS[part]) for part in PARTS}
     data = _stacked(bars, positions, size, named, lambda bar: bar.seconds, _part_hover)
     sums = [seconds_text(bar.total_seconds, largest) for bar in bars]
     data += [
@@ -193,13 +186,13 @@ def throughput_bars(bars: Sequence[ThroughputBar]) -> Figure:
                 plot.label(bar.group, 80),
                 plot.label(bar.label, 80),
                 rate_text(bar.tokens_per_second, "tokens"),
-                interval_text(rate_text(bar.low), rate_text(bar.high), bar.steps),
+                labels.interval_text(rate_text(bar.low), rate_text(bar.high), bar.steps),
             )
             for bar, _ in shown
         ]
         marker = plot.hatched(Paint(colour=palette.METHOD_MARKS[method].colour))
         y = [y for _, y in shown]
-        trace = plot.level_bars(METHOD_LABELS[method], rates, y, hover, marker, _RATE_ROWS)
+        trace = plot.level_bars(labels.METHOD_LABELS[method], rates, y, hover, marker, _RATE_ROWS)
         below = [b.tokens_per_second - b.low for b, _ in shown]
         above = [b.high - b.tokens_per_second for b, _ in shown]
         data += [{**trace, "error_x": plot.whisker(below, above)}] if shown else []
@@ -344,7 +337,7 @@ def areas(
             continue
         paint = palette.CATEGORY_PAINTS[category]
         yield plot.scatter(
-            CATEGORY_LABELS[category],
+            labels.CATEGORY_LABELS[category],
             places,
             sizes,
             mode="lines",
@@ -370,7 +363,7 @@ def outline(points: Sequence[CurvePoint], places: Sequence[float], size: int) ->
 
 def _hover(point: CurvePoint) -> str:
     parts = [
-        f"{CATEGORY_LABELS[c]} {bytes_text(point.bytes[c])}"
+        f"{labels.CATEGORY_LABELS[c]} {bytes_text(point.bytes[c])}"
         for c in reversed(CATEGORIES)
         if point.bytes.get(c)
     ]

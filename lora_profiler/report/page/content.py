@@ -42,12 +42,7 @@ from lora_profiler.report.labels import method_label, way_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.comparisons import counted, environment_lines, not_compared_lines
 from lora_profiler.report.measured.measured_runs import ratio_of
-from lora_profiler.report.page.accuracy import (
-    accuracy_cards,
-    accuracy_section,
-    errors_section,
-    speed_section,
-)
+from lora_profiler.report.page import accuracy
 from lora_profiler.report.page.predicted import by_model, numbers_sections, predicted_sections
 from lora_profiler.report.page.runs import (
     NumberedRun,
@@ -96,17 +91,17 @@ def report_content(
             *answer_cards(predictions),
             *run_cards(runs),
             *pair_cards(groups),
-            *accuracy_cards(runs),
+            *accuracy.accuracy_cards(runs),
         ),
         sections=sections(  # figures, then tables
             *predicted_sections(predictions),
-            accuracy_section(runs),
+            accuracy.accuracy_section(runs),
             composition_section(runs),
             steps_section(runs, groups),
             layers_section(groups),
-            speed_section(runs, groups),
+            accuracy.speed_section(runs, groups),
             *numbers_sections(predictions),
-            errors_section(runs),
+            accuracy.errors_section(runs),
             failures_section(runs),
             runs_section(runs),
             provenance_section(runs),
