@@ -33,6 +33,7 @@ from lora_profiler.cli.click_support import (
     write_out,
 )
 from lora_profiler.cli.options import device_here, output_options, setup_options
+from lora_profiler.errors import UsageError
 
 if TYPE_CHECKING:
     from lora_profiler.measuring.harness import Case
@@ -222,8 +223,6 @@ def _cases(
 
 def _check_search(cases: Sequence["Case"]) -> None:
     """Raises UsageError where nothing would end the search but the operating system."""
-    from lora_profiler.errors import UsageError
-
     if any(
         case.workload.setup.device == "cpu" and case.conditions.budget_bytes is None
         for case in cases
@@ -245,7 +244,6 @@ def _warn_of(able: Sequence["Planned"]) -> None:
 def _check_report(path: str, store: "Store", output: str | None) -> None:
     """Raises UsageError where the page could not be written after hours of training, or would take
     another file's place."""
-    from lora_profiler.errors import UsageError
     from lora_profiler.report.page import check_installed
 
     check_installed()

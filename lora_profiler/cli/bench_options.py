@@ -28,20 +28,21 @@ from lora_profiler.cli.option_groups import (
 )
 from lora_profiler.cli.options import given, model_called, stack_of, workloads
 from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.facts.stacks import Stack
 from lora_profiler.planning.setups import CPU_DEFAULTS
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.option import GROUP_TITLES, flag
+from lora_profiler.question.workload import Device
+from lora_profiler.units import parse_memory
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from lora_profiler.facts.stacks import Stack
     from lora_profiler.measuring.harness import Case
     from lora_profiler.measuring.harness.pretended import Pretended
     from lora_profiler.measuring.records.record import Conditions
     from lora_profiler.measuring.records.store import Store
-    from lora_profiler.question.gpu_platform import Platform
-    from lora_profiler.question.model_spec import ModelSpec
-    from lora_profiler.question.workload import Device
     from lora_profiler.runs.campaign.interrupts import Interrupt
     from lora_profiler.runs.campaign.planned import Planned
     from lora_profiler.runs.campaign.progress import Progress
@@ -253,10 +254,7 @@ def rehearsed_on(o: dict[str, Any]) -> "Pretended":
 
 
 def model_cases(
-    ctx: click.Context,
-    models: tuple[str, ...],
-    device: "Device",
-    platform: "Platform | None" = None,
+    ctx: click.Context, models: tuple[str, ...], device: Device, platform: Platform | None = None
 ) -> list["Case"]:
     """One case for each model, method and repeat: odd repeats run backwards (A, B, B, A), so that a
     drift hits all alike. `platform` is that of a pretended card, else the device's here.
@@ -299,7 +297,7 @@ def model_cases(
     ]
 
 
-def _trainer_itself(stack: "Stack | None", o: dict[str, Any]) -> str:
+def _trainer_itself(stack: Stack | None, o: dict[str, Any]) -> str:
     """The trainer whose own code is to run, "" for the harness' loop."""
     from lora_profiler.measuring.harness.preflight import OWN_LOOPS
 
@@ -310,7 +308,6 @@ def _trainer_itself(stack: "Stack | None", o: dict[str, Any]) -> str:
 
 def _conditions(o: dict[str, Any]) -> "Conditions":
     from lora_profiler.measuring.records.record import Conditions
-    from lora_profiler.units import parse_memory
 
     changes: dict[str, Any] = {"seed": o["seed"]}
     if o["budget"]:
@@ -365,7 +362,7 @@ def _text(o: dict[str, Any]) -> str | None:
     return str(path)
 
 
-def _check_tokenizer(specs: list["ModelSpec"]) -> None:
+def _check_tokenizer(specs: list[ModelSpec]) -> None:
     """A text is read with the tokenizer of the weights; without weights, with that of the hub id in
     the local cache."""
     for spec in specs:

@@ -21,12 +21,16 @@ from lora_profiler.cli.option_groups import (
     GroupedOption,
     help_all,
     in_order,
+    message_of,
     num_rare,
     option_lines,
+    refuse_other_value,
     shows_all,
+    unknown_option,
     wrapped,
 )
 from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean, nearest
+from lora_profiler.units import parse_memory
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -117,8 +121,6 @@ class MemorySize(click.ParamType[int]):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from lora_profiler.units import parse_memory
-
         try:
             return value if isinstance(value, int) else parse_memory(value)
         except UsageError as e:
@@ -139,8 +141,6 @@ class HelpCommand(click.Command):
         try:
             rest = super().parse_args(ctx, args)
         except click.NoSuchOption as e:
-            from lora_profiler.cli.option_groups import unknown_option
-
             raise unknown_option(e, words, ctx) from None
         if not ctx.resilient_parsing:
             self._refuse_other_values(ctx, words)
@@ -153,8 +153,6 @@ class HelpCommand(click.Command):
         *_, order = self.make_parser(ctx).parse_args(list(words))
         for param in dict.fromkeys(order):
             if isinstance(param, GroupedOption) and not param.multiple and order.count(param) > 1:
-                from lora_profiler.cli.option_groups import refuse_other_value
-
                 refuse_other_value(param, words, ctx)
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
@@ -373,8 +371,6 @@ def run(command: click.Command, args: Sequence[str] | None, prog_name: str) -> N
         code = command.main(args, prog_name=prog_name, standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as e:
-        from lora_profiler.cli.option_groups import message_of
-
         show_message(messages.ERROR, message_of(e))
         code = UsageError.exit_code
     except LoraProfilerError as e:

@@ -5,6 +5,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeVar
 
 import click
@@ -14,14 +15,13 @@ from lora_profiler._common.packages import __version__
 from lora_profiler._common.process import collector_paused, exit_without_search
 from lora_profiler.cli import click_support, options
 from lora_profiler.cli.option_groups import CARD, OUTPUT, grouped, rare
-from lora_profiler.facts.stacks import GUIDE
+from lora_profiler.errors import did_you_mean
+from lora_profiler.facts.stacks import GUIDE, find_stack
+from lora_profiler.question.model_spec import ModelSpec
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from lora_profiler.facts.catalog import Gpu
     from lora_profiler.planning.answers import Answer
-    from lora_profiler.question.model_spec import ModelSpec
     from lora_profiler.report.blocks import Block, Table
     from lora_profiler.trainer_files.trainer_file import TrainerFile
 
@@ -234,7 +234,7 @@ def answered(
     ctx: click.Context,
     levers: Levers,
     *,
-    spec: "ModelSpec | None" = None,
+    spec: ModelSpec | None = None,
     on: "Gpu | None" = None,
     quiet: bool = False,
     read: "Sequence[tuple[str, TrainerFile | None]] | None" = None,
@@ -406,7 +406,6 @@ def _list(
 ) -> None:
     """Those of `entries` with every word of `text` in their names; the first is what each is called
     by."""
-    from lora_profiler.errors import did_you_mean
     from lora_profiler.report.catalogues import csv_records, matching
 
     words = " ".join(text)
@@ -457,10 +456,9 @@ def doctor_command(form: str, output: str | None, force: bool) -> None:
         _check_own_defaults(path)
 
 
-def _check_own_defaults(path: "Path") -> None:
+def _check_own_defaults(path: Path) -> None:
     """Raises UsageError, with the line of the file, for a name that no command would take."""
     from lora_profiler._common.own_defaults import check_names
-    from lora_profiler.facts.stacks import find_stack
     from lora_profiler.planning.planned import cluster_of, read_prices
 
     def gpu(name: str) -> None:

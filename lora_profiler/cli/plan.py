@@ -37,17 +37,15 @@ from lora_profiler.cli.options import (
     workloads,
 )
 from lora_profiler.errors import UsageError
-from lora_profiler.facts.stacks import BARE, GUIDE
+from lora_profiler.facts.stacks import BARE, GUIDE, Trainer
 from lora_profiler.planning.setups import DEFAULTS
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.option import flag, method_hint
-from lora_profiler.question.workload import Method
+from lora_profiler.question.workload import Method, Workload
 
 if TYPE_CHECKING:
-    from lora_profiler.facts.stacks import Trainer
     from lora_profiler.planning.planned import Amount, Offer, PlannedRun, Space
-    from lora_profiler.question.gpu_platform import Platform
-    from lora_profiler.question.model_spec import ModelSpec
-    from lora_profiler.question.workload import Workload
     from lora_profiler.trainer_files.trainer_file import TrainerFile
 
 
@@ -66,7 +64,7 @@ def engine_of(name: str) -> str:
 
 
 def amount_of(
-    ctx: click.Context, model: "ModelSpec", file: "TrainerFile | None"
+    ctx: click.Context, model: ModelSpec, file: "TrainerFile | None"
 ) -> "tuple[Amount, tuple[str, ...]]":
     """How much is trained on, and the arguments of `predict` that say the same.
 
@@ -106,7 +104,7 @@ def _data_arguments(ctx: click.Context) -> tuple[str, ...]:
 
 
 def offers_from(
-    ctx: click.Context, ways: "Callable[[Platform], list[Workload]]"
+    ctx: click.Context, ways: Callable[[Platform], list[Workload]]
 ) -> "tuple[Offer, ...]":
     """An offer for each of --gpus; without it for each card with a price. `ways` are those to train
     on a platform. Raises UsageError."""
@@ -297,11 +295,11 @@ _SEARCHED = frozenset(
 
 def _ways(
     ctx: click.Context,
-    model: "ModelSpec",
-    platform: "Platform",
+    model: ModelSpec,
+    platform: Platform,
     file: "TrainerFile | None",
     asked: set[str],
-) -> "list[Workload]":
+) -> list[Workload]:
     """The ways to train on a platform; with --write those that its files say, before any search."""
     ways = workloads(model, ctx, platform, file=file)
     if not ctx.params["write"]:
@@ -311,9 +309,7 @@ def _ways(
     return as_written(ctx, ways, asked)
 
 
-def _checkpointing_written(
-    ctx: click.Context, workload: "Workload", asked: set[str]
-) -> bool | None:
+def _checkpointing_written(ctx: click.Context, workload: Workload, asked: set[str]) -> bool | None:
     """The one that files of --write can say; None for both."""
     from lora_profiler.cli.read import as_written
 
@@ -326,7 +322,7 @@ def _checkpointing_written(
     return able[0] if len(able) == 1 else None
 
 
-def _write(ctx: click.Context, run: "PlannedRun", asked: set[str], whose: "Trainer | None") -> None:
+def _write(ctx: click.Context, run: "PlannedRun", asked: set[str], whose: Trainer | None) -> None:
     from lora_profiler.cli.read import writable, write
     from lora_profiler.planning.answers import answers
 

@@ -16,14 +16,15 @@ from lora_profiler.cli import click_support
 from lora_profiler.cli.option_groups import option
 from lora_profiler.cli.options import given, lengths_of, model_called, output_options
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UsageError
+from lora_profiler.facts.stacks import find_stack
 from lora_profiler.question.adapter_method import adapter_method
 from lora_profiler.question.feature import has_file, names
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.workload import Workload
 
 if TYPE_CHECKING:
     from lora_profiler.planning.answers import Answer
-    from lora_profiler.question.gpu_platform import Platform
-    from lora_profiler.question.model_spec import ModelSpec
-    from lora_profiler.question.workload import Workload
     from lora_profiler.trainer_files.trainer_file import TrainerFile
     from lora_profiler.trainer_files.writing import Written
 
@@ -151,7 +152,7 @@ def _joined(models: Sequence[str]) -> list[str]:
     return [together] if named_by_words(together) else list(models)
 
 
-def model_of(file: "TrainerFile", name: str | None, o: Mapping[str, Any]) -> "ModelSpec":
+def model_of(file: "TrainerFile", name: str | None, o: Mapping[str, Any]) -> ModelSpec:
     """The model that a file is about; `name` is another than it names. Errors say where it stands.
 
     Raises UsageError where neither tells, and what `find_model` raises.
@@ -168,8 +169,8 @@ def model_of(file: "TrainerFile", name: str | None, o: Mapping[str, Any]) -> "Mo
 
 
 def with_images(
-    file: "TrainerFile", model: "ModelSpec", *, is_asked: bool
-) -> tuple["TrainerFile", "ModelSpec"]:
+    file: "TrainerFile", model: ModelSpec, *, is_asked: bool
+) -> tuple["TrainerFile", ModelSpec]:
     """Both where the command line tells of images, or the file does and they can be traced: the
     whole model, by whose names targets are found."""
     from lora_profiler.trainer_files.reading import resolve_images
@@ -188,7 +189,7 @@ _OF_ADAPTERS = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
 
 
 def assume_trainer(
-    ctx: click.Context, platform: "Platform | None" = None, longest: int | None = None
+    ctx: click.Context, platform: Platform | None = None, longest: int | None = None
 ) -> None:
     """The trainer whose file --write names, where nothing names another, with what guides pass to
     it. Sizes and adapters stay those of the question as it is without --write; `plan` searches
@@ -223,7 +224,7 @@ def assume_trainer(
             ctx.set_parameter_source(key, ParameterSource.COMMANDLINE)
 
 
-def writable(ctx: click.Context, workloads: Sequence["Workload"], named: set[str]) -> "Written":
+def writable(ctx: click.Context, workloads: Sequence[Workload], named: set[str]) -> "Written":
     """The files of the one question that --write names, none of which is there; of its options
     those `named` are the user's. Raises UsageError for several questions, and for what a trainer's
     file cannot say."""
@@ -262,14 +263,12 @@ def writes_another(ctx: click.Context) -> bool:
 
 
 def _is_alike(one: str, other: str) -> bool:
-    from lora_profiler.facts.stacks import find_stack
-
     return find_stack(one).name == find_stack(other).name
 
 
 def as_written(
-    ctx: click.Context, workloads: Sequence["Workload"], named: set[str]
-) -> list["Workload"]:
+    ctx: click.Context, workloads: Sequence[Workload], named: set[str]
+) -> list[Workload]:
     """The questions as files of --write ask them, without those that none can. Raises UsageError
     where none is left."""
     found, refusal = [], None
@@ -303,7 +302,7 @@ def write(ctx: click.Context, files: "Written", answer: "Answer") -> None:
     click.echo(f"Start it with: {inside}{files.command}", err=True)
 
 
-def print_reading(file: "TrainerFile", model: "ModelSpec") -> "TrainerFile":
+def print_reading(file: "TrainerFile", model: ModelSpec) -> "TrainerFile":
     """The file with what rules know of the model. Says how it was understood, and what is not."""
     from lora_profiler.report.trainer_file import counts_text
     from lora_profiler.trainer_files.trainer_file import gaps, on_model

@@ -21,7 +21,7 @@ from lora_profiler.cli.click_support import (
 )
 from lora_profiler.cli.option_groups import option
 from lora_profiler.cli.options import given, output_options
-from lora_profiler.errors import UsageError
+from lora_profiler.errors import RehearsalError, UsageError
 
 if TYPE_CHECKING:
     from lora_profiler.rehearsal.launch import Request
@@ -153,7 +153,6 @@ def _tried(request: "Request", change: str) -> "Tried":
     """The same with one change; nothing else of it is shown."""
     from dataclasses import replace
 
-    from lora_profiler.errors import RehearsalError
     from lora_profiler.rehearsal.result import Tried, worst_of
 
     click.echo(f"With {change}:", err=True)

@@ -11,9 +11,9 @@ from lora_profiler.cli import click_support
 from lora_profiler.cli.option_groups import option
 from lora_profiler.cli.options import output_options
 from lora_profiler.errors import UsageError
+from lora_profiler.question.model_spec import ModelSpec
 
 if TYPE_CHECKING:
-    from lora_profiler.question.model_spec import ModelSpec
     from lora_profiler.report.claims.claim import Claim
 
 
@@ -111,7 +111,7 @@ def chosen(text: str | None) -> "list[Claim]":
     return [claim for number, claim in known.items() if number in words]
 
 
-def _admit(spec: "ModelSpec", claims: "list[Claim]") -> None:
+def _admit(spec: ModelSpec, claims: "list[Claim]") -> None:
     from lora_profiler.mathematics.verify import check_memory
     from lora_profiler.measuring.harness.machine import memory_limit_bytes, physical_memory_bytes
 

@@ -24,6 +24,7 @@ from lora_profiler.report.catalogues import csv_records
 from lora_profiler.report.json.bench import bench_payload, comparison_records, run_records
 from lora_profiler.report.json.plan import plan_payload
 from lora_profiler.report.json.predict import layer_records, predict_records
+from lora_profiler.report.page import report_content, write_page
 from lora_profiler.report.render import csv_text
 from lora_profiler.runs.comparison.errors import Scored
 from lora_profiler.trainer_files.reading import frameworks
@@ -143,6 +144,4 @@ def json_text(document: Mapping[str, Any]) -> str:
 
 
 def _page(rows: Sequence[Scored], answers: Sequence[Answer] = ()) -> str:
-    from lora_profiler.report.page import report_content, write_page
-
     return write_page(report_content(rows, answers))

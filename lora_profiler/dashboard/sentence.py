@@ -4,9 +4,11 @@ trainer's file: the fields take its values, and what of it nothing is made of is
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from lora_profiler.dashboard import export, fields, remembered, widgets
 from lora_profiler.dashboard.answered import published_model, similar_models, workloads
@@ -28,11 +30,6 @@ from lora_profiler.trainer_files.peft_config import PeftConfig, is_peft_config, 
 from lora_profiler.trainer_files.reading import read_content, resolve_images
 from lora_profiler.trainer_files.trainer_file import TrainerFile, gaps, on_model
 
-if TYPE_CHECKING:
-    from streamlit.delta_generator import DeltaGenerator
-    from streamlit.runtime.uploaded_file_manager import UploadedFile
-
-
 # --- the drawer of settings -----------------------------------------------------------------------
 
 # The settings at the side of a page: the options that the trainer or the user sets, all of them on
@@ -48,7 +45,7 @@ def show(
     with_trainer: bool = False,
     with_epochs: bool = False,
     for_real: bool = False,
-) -> "UploadedFile | None":
+) -> UploadedFile | None:
     """Draws them, but for those to `leave_out`; the file that was chosen as the model. `for_real`
     leaves out what is no part of a measurement."""
     with st.container(key="settings", gap="xsmall"):
@@ -131,7 +128,7 @@ def _words(option: Option) -> tuple[str, ...]:
     return fields.label_of(option), option.name, option.flag, option.declared.help
 
 
-def _look_up(*, for_real: bool, every: bool) -> "UploadedFile | None":
+def _look_up(*, for_real: bool, every: bool) -> UploadedFile | None:
     """Where the model comes from, and who answers."""
     widgets.head("Model and GPU")
     fields.origin()
@@ -245,7 +242,7 @@ def _trainer_and_gpu() -> None:
 _LAST = "last_model"
 
 
-def _inputs(main: "DeltaGenerator", file: "UploadedFile | None") -> Asked:
+def _inputs(main: DeltaGenerator, file: UploadedFile | None) -> Asked:
     """Where a name is of no model, the last one stays, below what may be meant."""
     inputs = fields.look_up_model(
         remembered.settle(), file, uploaded=remembered.values()["origin"] == remembered.UPLOAD

@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from lora_profiler._common.messages import printable
 from lora_profiler.report import figures, palette
@@ -20,7 +21,6 @@ from lora_profiler.units import error_text
 if TYPE_CHECKING:
     from pandas import DataFrame
     from pandas.io.formats.style import Styler
-    from streamlit.delta_generator import DeltaGenerator
 
 Width = Literal["stretch", "content"]
 MOST_WRITTEN = 1000
@@ -52,7 +52,7 @@ def theme() -> Theme:
     return "dark" if st.context.theme.type == "dark" else "light"
 
 
-def beside() -> "tuple[DeltaGenerator, DeltaGenerator]":
+def beside() -> tuple[DeltaGenerator, DeltaGenerator]:
     """Where a page is drawn, and where its settings are: beside it, below it on a phone."""
     with st.container(key="beside"):
         main, aside = st.columns([3, 1], gap="large")

@@ -14,6 +14,8 @@ from lora_profiler.planning.nearest import Nearest, RehearsedTime
 from lora_profiler.rehearsal.launch import PretendedCard
 from lora_profiler.rehearsal.result import COUNTERS, PartOfRun, Rehearsal, Tried, limits, worst_of
 from lora_profiler.report import labels
+from lora_profiler.report.answer.comparison_table import MethodRows
+from lora_profiler.report.answer.timing import add_times
 from lora_profiler.report.answer.verdicts import a_gpu, gpu_name, size_text, worded
 from lora_profiler.report.blocks import (
     Bar,
@@ -573,8 +575,6 @@ def time_line(found: RehearsedTime) -> str:
 
 
 def time_blocks(found: RehearsedTime, time: StepTime, gpu: str) -> list[Block]:
-    from lora_profiler.report.answer.comparison_table import MethodRows
-    from lora_profiler.report.answer.timing import add_times
 
     rows, title = MethodRows([]), f"one step on {gpu}, predicted from the kernels that it launched"
     add_times(rows, [time])

@@ -3,8 +3,8 @@ answer most."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
+from lora_profiler.facts.catalog import Gpu
 from lora_profiler.facts.stacks import Stack
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import Answer
@@ -16,9 +16,6 @@ from lora_profiler.report.blocks import Bar, Bars, Block, Sign, Table, VerdictLi
 from lora_profiler.report.labels import capital, method_label
 from lora_profiler.report.terminal import SIGNS
 from lora_profiler.units import byte_unit, count_text, short_in_unit
-
-if TYPE_CHECKING:
-    from lora_profiler.facts.catalog import Gpu
 
 _MOST_NAMES = 2
 """So many trainers are named where others are counted."""
@@ -130,7 +127,7 @@ def _least(lines: Lines) -> int:
     return min(p.peak.total_bytes for p in _predictions(lines))
 
 
-def trainer_bars(guided: Guided, gpu: "Gpu | None") -> Bars:
+def trainer_bars(guided: Guided, gpu: Gpu | None) -> Bars:
     """One method by trainer, on one scale with the GPU's memory."""
     (lines,) = _by_method(guided)
     rows = [

@@ -9,8 +9,13 @@ from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import ActivationExcess, Answer, activation_excess
 from lora_profiler.question.workload import Method
 from lora_profiler.report import labels, setup_words
-from lora_profiler.report.answer.comparison_table import MethodRows, comparison_table
-from lora_profiler.report.answer.verdicts import leaves_open
+from lora_profiler.report.answer.comparison_table import (
+    MethodRows,
+    comparison_table,
+    data_lines,
+    epoch_table,
+)
+from lora_profiler.report.answer.verdicts import leaves_open, long_samples_lines
 from lora_profiler.report.blocks import Block, Paragraph, RowKind, Table, heading, paragraph
 from lora_profiler.report.evidence import likely_lines
 from lora_profiler.report.labels import UNKNOWN, method_label, sureness
@@ -67,8 +72,6 @@ def model_parts(answers: Sequence[Answer], engine: str = "auto") -> ModelParts:
     data: list[str] = []
     epoch = None
     if answers[0].over_data is not None:
-        from lora_profiler.report.answer.comparison_table import data_lines, epoch_table
-
         data, epoch = data_lines(answers[0]), epoch_table(answers)
     workload = predictions[0].workload
     rules = f"memory rules of {workload.setup.device}{setup_words.platform_words(workload)}"
@@ -202,8 +205,6 @@ def _fit_notes(answer: Answer) -> list[str]:
         unknown = "because its activations are not known to this engine"
         return [f"{label}: whether it fits is not known, {unknown}."]
     if answer.long_samples:
-        from lora_profiler.report.answer.verdicts import long_samples_lines
-
         return list(long_samples_lines(answer))
     longest = answer.fit.longest_seq_len
     trained_for = answer.prediction.workload.model.trained_length

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from lora_profiler import units
+from lora_profiler.facts.stacks.stack import Gap
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import common_assumptions
@@ -48,7 +49,6 @@ from lora_profiler.report.blocks import (
 from lora_profiler.report.labels import method_label, sureness
 
 if TYPE_CHECKING:
-    from lora_profiler.facts.stacks.stack import Gap
     from lora_profiler.planning.advise import Remedy
     from lora_profiler.planning.guided import Guided
     from lora_profiler.planning.timing import TimedStep
@@ -420,6 +420,6 @@ def has_gaps(answer: Answer) -> bool:
     return bool(_gaps(answer))
 
 
-def _gaps(answer: Answer) -> "Sequence[Gap]":
+def _gaps(answer: Answer) -> Sequence[Gap]:
     trainer = answer.trainer
     return trainer.gaps(answer.prediction.workload.setup) if trainer else ()
