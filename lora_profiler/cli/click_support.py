@@ -320,12 +320,8 @@ def complete_model(ctx: click.Context, param: Any, incomplete: str) -> list["Com
     from lora_profiler.facts.catalog import bundled_models
 
     known = [name for model in bundled_models() for name in (model.id, *model.aliases)]
-    names = (
-        [name for name in known if name.lower().startswith(incomplete.lower())]
-        if incomplete
-        else []
-    )
-    return items(names)
+    begun = incomplete.lower()
+    return items(name for name in known if begun and name.lower().startswith(begun))
 
 
 def model_argument(metavar: str) -> Callable[[Any], Any]:

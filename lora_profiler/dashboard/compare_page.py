@@ -78,7 +78,8 @@ def _show() -> None:
             return
         _draw(chosen, len(everything))
         if len(picked.loaded) > 1:
-            records.show_sets(picked.loaded)
+            head = "One set of records against another"
+            widgets.fold(head, "sets", lambda: records.show_sets(picked.loaded))
 
 
 @st.fragment(run_every=0.5)

@@ -305,10 +305,6 @@ def show_pair(first: NumberedRun, second: NumberedRun) -> None:
 
 
 def show_sets(sets: Mapping[str, Loaded]) -> None:
-    widgets.fold("One set of records against another", "sets", lambda: _sets(sets))
-
-
-def _sets(sets: Mapping[str, Loaded]) -> None:
     names = list(sets)
     places = st.columns(2)
     with places[0]:

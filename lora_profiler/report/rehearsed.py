@@ -125,6 +125,9 @@ def compared(
 # --- the answer about a script --------------------------------------------------------------------
 
 _HEADS = ("requested", "allocated", "reserved")
+_TEMPORARIES = tuple(
+    f"temporaries of the {of}" for of in ("forward pass", "backward pass", "optimizer")
+)
 _ALIKE: tuple[tuple[str, tuple[str, ...], tuple[Category, ...]], ...] = (
     ("weights and adapters", ("parameters",), ("parameters", "adapters")),
     ("quantisation constants", ("quantisation constants",), ("quantization_state",)),
@@ -133,15 +136,7 @@ _ALIKE: tuple[tuple[str, tuple[str, ...], tuple[Category, ...]], ...] = (
     ("optimizer states", ("optimizer states",), ("optimizer_states",)),
     ("inputs and activations", ("saved for the backward pass",), ("inputs", "activations")),
     ("logits and loss", ("logits and loss",), ("logits_and_loss",)),
-    (
-        "temporaries",
-        (
-            "temporaries of the forward pass",
-            "temporaries of the backward pass",
-            "temporaries of the optimizer",
-        ),
-        ("temporaries",),
-    ),
+    ("temporaries", _TEMPORARIES, ("temporaries",)),
     ("workspaces of BLAS", ("workspaces of BLAS",), ("workspace",)),
 )
 """Categories of a rehearsal and of a prediction that are the same."""
@@ -215,7 +210,7 @@ def _detail(
     if nearest is not None and nearest.prediction is not None:
         yield from _nearest(result, nearest, nearest.prediction)
     if time is not None and time.time is not None:
-        yield from time_blocks(time, time.time, card_name(card))
+        yield from time_blocks(time, time.time, a_gpu(find_gpu(card.key)))
     yield paragraph(*_ran(result))
 
 
@@ -266,10 +261,6 @@ def _data_sizes(result: Rehearsal) -> Iterator[Block]:
         kinds = " and ".join(f"{name} of {size}" for name, size in sizes.items())
         option = " (--pretend-tokens)" if {"texts", "conversations"} & {*sizes} else ""
         yield paragraph(f"Its data is simulated: {kinds}{option}.")
-
-
-def card_name(card: PretendedCard) -> str:
-    return a_gpu(find_gpu(card.key))
 
 
 def _ran_out(result: Rehearsal) -> str:
@@ -640,6 +631,7 @@ def rehearsal_content(
 ) -> Content:
     """`blocks` are those of `report.rehearsed.rehearsal_blocks`, in detail."""
     verdict = next(block for block in blocks if isinstance(block, VerdictLine))
+    rest = tuple(block for block in blocks if not isinstance(block, VerdictLine))
     return Content(
         title=verdict.words.rstrip(":,"),
         lines=(
@@ -648,12 +640,6 @@ def rehearsal_content(
             "Simulated without a GPU, not measured on one.",
         ),
         cards=(),
-        sections=(
-            Section(
-                "memory",
-                "Memory and time",
-                tuple(block for block in blocks if not isinstance(block, VerdictLine)),
-            ),
-        ),
+        sections=(Section("memory", "Memory and time", rest),),
         data=dict(document),
     )

@@ -193,10 +193,8 @@ def persistent_lines(prediction: Prediction) -> Iterator[Line]:
     def product(part: str, count: int, what: str, dtype: str) -> str:
         """'8,030,261,248 weights x 2 B (bfloat16)', and a rest where that is not all, or how ranks
         share it."""
-        size, cut = (
-            workload.DTYPE_BYTES[dtype],
-            _cut(setup, "gradients" if part == "gradients" else "weights"),
-        )
+        size = workload.DTYPE_BYTES[dtype]
+        cut = _cut(setup, "gradients" if part == "gradients" else "weights")
         text, rest = f"{count_text(count)} {what} x {size} B ({dtype})", held[part] - count * size
         if cut or not rest:
             return f"{text}, {cut}" if cut else text

@@ -55,9 +55,8 @@ if TYPE_CHECKING:
 
 
 class Room(NamedTuple):
-    """Texts in `unit`. `context`, `workspaces` and `fragmentation` add up to `reserve`."""
+    """Texts. `context`, `workspaces` and `fragmentation` add up to `reserve`."""
 
-    unit: str
     usable: str
     peak: str
     reserve: str
@@ -70,7 +69,7 @@ class Room(NamedTuple):
 def room(fit: Fit) -> Room:
     """Usable memory, peak and headroom are rounded as everywhere; the reserve, an estimate, takes
     up what rounding leaves."""
-    unit, size = units.byte_unit(fit.usable_bytes)
+    size = units.byte_unit(fit.usable_bytes)[1]
     usable, peak, headroom = (
         units.hundredths(count, size)
         for count in (fit.usable_bytes, fit.peak_bytes, fit.headroom_bytes)
@@ -82,7 +81,6 @@ def room(fit: Fit) -> Room:
         units.hundredths_text(part, count) for part, count in zip(parts, exact, strict=True)
     )
     return Room(
-        unit=unit,
         usable=units.hundredths_text(usable, fit.usable_bytes),
         peak=units.hundredths_text(peak, fit.peak_bytes),
         reserve=units.hundredths_text(reserve, fit.reserve_bytes),

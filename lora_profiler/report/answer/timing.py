@@ -238,7 +238,7 @@ def communication_table(answers: Sequence[Answer]) -> Table | None:
     rows = MethodRows(answers)
     unit, rows.size = byte_unit(max(each.sent_bytes for each in known))
     for kind in dict.fromkeys((t.collective, t.phase) for each in known for t in each.traffic):
-        label = f"{labels.COLLECTIVE_LABELS[kind[0]]}, {run_labels.PHASE_SHORT[kind[1]]}"
+        label = f"{kind[0].replace('_', '-')}, {run_labels.PHASE_SHORT[kind[1]]}"
         rows.add(label, *(_cell(each, kind, rows) for each in found))
     sent = (rows.text(each.sent_bytes) if each else "" for each in found)
     rows.add("a rank sends", *sent, kind="total")

@@ -28,7 +28,7 @@ from lora_profiler.steptime.roofline import Part
 
 if TYPE_CHECKING:
     from lora_profiler.planning.guided import Guided, Line
-    from lora_profiler.planning.over_data import OverData
+    from lora_profiler.planning.over_data import BatchPeak, LongSamples, OverData
     from lora_profiler.planning.placement import Communication
     from lora_profiler.planning.timing import TimedStep
 
@@ -283,16 +283,6 @@ class RemedyJson(TypedDict):
     tokens_per_second: float | None
 
 
-class BatchJson(TypedDict):
-    """A shape of batch. `peak_bytes` is null where the step was traced at exactly the worst one.
-    `expected_per_epoch`: how many batches as long as this an epoch is expected to have."""
-
-    batch_size: int
-    seq_len: int
-    peak_bytes: int | None
-    expected_per_epoch: float
-
-
 class LengthsJson(TypedDict):
     """Lengths of the samples in tokens, before any is cut."""
 
@@ -304,13 +294,6 @@ class LengthsJson(TypedDict):
     p95: int
     longest: int
     notes: list[str]
-
-
-class LongSamplesJson(TypedDict):
-    """So many samples are longer than `seq_len` tokens; without them, or cut there, it fits."""
-
-    samples: int
-    seq_len: int
 
 
 class DataJson(TypedDict):
@@ -331,9 +314,9 @@ class DataJson(TypedDict):
     steps_per_epoch: int
     processed_tokens: float
     padding_factor: float
-    worst: BatchJson
-    median: BatchJson
-    long_samples: LongSamplesJson | None
+    worst: "BatchPeak"
+    median: "BatchPeak"
+    long_samples: "LongSamples | None"
     epoch_seconds: float | None
     epoch_low_seconds: float | None
     epoch_high_seconds: float | None
@@ -394,10 +377,12 @@ def for_schema() -> type:
     """PredictJson with those of its types whose modules no answer needs, and which take long to
     load."""
     from lora_profiler.measuring.records.serialize import SetupFields
+    from lora_profiler.planning.over_data import BatchPeak, LongSamples
     from lora_profiler.planning.timing import Cause
     from lora_profiler.question.batching.batches import Batching
 
     globals().update(Batching=Batching, Cause=Cause, SetupFields=SetupFields)
+    globals().update(BatchPeak=BatchPeak, LongSamples=LongSamples)
     return PredictJson
 
 
@@ -609,7 +594,7 @@ def _data(answer: Answer, epoch: "OverData") -> DataJson:
         lengths=part(
             LengthsJson, lengths, median=lengths.quantile(0.5), p95=lengths.quantile(0.95)
         ),
-        long_samples=part(LongSamplesJson, long) if long else None,
+        long_samples=asdict(long) if long else None,
         epoch_seconds=steps * time.seconds if time else None,
         epoch_low_seconds=steps * time.low if time else None,
         epoch_high_seconds=steps * time.high if time else None,

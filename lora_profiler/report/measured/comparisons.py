@@ -338,9 +338,8 @@ def _verdict(pairs: Pairs, found: Sequence[Change]) -> VerdictLine:
     if lost := [pair for pair in pairs.pairs if pair.is_lost]:
         fail = "no longer trains" if len(lost) == 1 else "no longer train"
         words = f"{count_text(len(lost))} of {cases} {fail}:"
-        return VerdictLine(
-            sign="does_not_fit", words=words, rest=f" {run_name(lost[0].before[0])}."
-        )
+        rest = f" {run_name(lost[0].before[0])}."
+        return VerdictLine(sign="does_not_fit", words=words, rest=rest)
     if worse := [c for c in found if c.is_worse_by_more_than(0)]:
         (worst,) = largest(worse, lambda c: c.relative_change, 1)
         what, change = run_labels.METRIC_LABELS[worst.metric], _numbers(worst)[2]
@@ -348,9 +347,8 @@ def _verdict(pairs: Pairs, found: Sequence[Change]) -> VerdictLine:
         rest = f" the worst is {what}, {change}, of {run_name(run_of(worst, pairs.pairs))}."
         return VerdictLine(sign="tight", words=words, rest=rest)
     better = sum(c.is_beyond_noise for c in found)
-    rest = (
-        f" {better} of {counted(len(found), 'number')} better." if better else " all are the same."
-    )
+    of = counted(len(found), "number")
+    rest = f" {better} of {of} better." if better else " all are the same."
     return VerdictLine(sign="fits", words=f"Nothing got worse in {cases}:", rest=rest)
 
 

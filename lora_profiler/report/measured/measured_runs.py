@@ -12,6 +12,7 @@ from lora_profiler.measuring.records.record import Record
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.report.blocks import (
     Block,
+    Sign,
     Table,
     VerdictLine,
     advice,
@@ -92,10 +93,8 @@ def _verdict(results: Sequence[Result]) -> VerdictLine:
         how = ", ".join([f"{count} {first}", *(f"{n} {label}" for label, n in others)])
         how = how if others else first
         words = f"{sum(ended.values())} of {len(results)} runs did not finish:"
-        is_none = sum(ended.values()) == len(results)
-        return VerdictLine(
-            sign="does_not_fit" if is_none else "tight", words=words, rest=f" {how}."
-        )
+        sign: Sign = "does_not_fit" if sum(ended.values()) == len(results) else "tight"
+        return VerdictLine(sign=sign, words=words, rest=f" {how}.")
     errors: dict[str, float] = {}
     for r in results:
         error = next((c.relative_error for c in r.comparisons if c.metric == COMPARED_PEAK), None)
