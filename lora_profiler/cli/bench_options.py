@@ -142,21 +142,15 @@ def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
 
     o = ctx.params
     _check_cluster_options(ctx)
-    requested = [
-        *(["MODEL"] if models else []),
-        *(f"--{name}" for name in ("suite", "case") if o[name]),
-    ]
+    requested = ["MODEL"] * bool(models) + [f"--{n}" for n in ("suite", "case") if o[n]]
     if len(requested) != 1:
-        both = (
-            f"{' and '.join(requested[:2])} each bring their own; name one of the two."
-            if requested
-            else "name a MODEL, or a --suite."
-        )
-        raise UsageError(f"what to train is not clear: {both}")
+        todo = "name a MODEL, or a --suite."
+        if requested:
+            todo = f"{' and '.join(requested[:2])} each bring their own; name one of the two."
+        raise UsageError(f"what to train is not clear: {todo}")
     for source, meant in (("suite", WITH_SUITE), ("case", WITH_CASE)):
         if o[source]:
-            idle = [name for name in o if name not in (*meant, "models")]
-            _refuse(ctx, idle, f"--{source}")
+            _refuse(ctx, [n for n in o if n not in (*meant, "models")], f"--{source}")
     if o["nproc"] is not None and given(ctx, "world_size") and o["nproc"] != o["world_size"]:
         raise UsageError(
             f"--nproc {o['nproc']} and --world-size {o['world_size']} are not one number; give one"
@@ -177,8 +171,7 @@ def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
             f"{flag(idle[0])} and --no-timing exclude each other; leave out one of them."
         )
     if o["largest_batch"]:
-        names = (*TIMING_OPTIONS, "repeats", "no_timing")
-        _refuse(ctx, names, "--largest-batch")
+        _refuse(ctx, (*TIMING_OPTIONS, "repeats", "no_timing"), "--largest-batch")
 
 
 def _refuse(ctx: click.Context, names: Iterable[str], where: str) -> None:
@@ -223,8 +216,7 @@ def _check_cluster_options(ctx: click.Context) -> None:
                 " --case."
             )
     if o["emit"]:
-        idle = [name for name in o if name not in WITH_EMIT]
-        _refuse(ctx, idle, "--emit")
+        _refuse(ctx, [name for name in o if name not in WITH_EMIT], "--emit")
         if o["output"] is None:
             raise UsageError("--emit writes a folder; name a new one with -o DIR.")
     elif given(ctx, "cpus_per_case") and not o["ray"]:

@@ -147,11 +147,10 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
 
         blocks: list[Block] = []
         for one_model in found:
+            answers = one_model.answers
             if len(found) > 1:
-                blocks.append(heading(one_model.answers[0].prediction.workload.model.id))
-            blocks += short_blocks(
-                one_model.answers, options.guided(one_model.answers, ctx), one_model.subject
-            )
+                blocks.append(heading(answers[0].prediction.workload.model.id))
+            blocks += short_blocks(answers, options.guided(answers, ctx), one_model.subject)
         click_support.print_blocks(blocks, o["form"], o["output"])
     else:
         _print_answers([one_model.answers for one_model in found], ctx)
@@ -176,10 +175,9 @@ def _by_choice(error: errors.AmbiguousNameError, ctx: click.Context) -> str:
         ctx.params.update(models=models, gpu=gpu, engine="analytic", write=None)
         with suppress(errors.LoraProfilerError):
             (found,) = answered(ctx, "none", quiet=True)
-            blocks = list(
-                verdicts(found.answers, options.guided(found.answers, ctx), found.subject)
-            )
-            words = plain(blocks[:1], 1000).strip().removeprefix("! ")
+            by_trainer = options.guided(found.answers, ctx)
+            verdict = next(verdicts(found.answers, by_trainer, found.subject))
+            words = plain([verdict], 1000).strip().removeprefix("! ")
             said.append(f"\n{choice}: {words}")
     ctx.params.update(asked)
     return "".join(said)
@@ -317,9 +315,8 @@ def _print_answers(answers: Sequence[Sequence["Answer"]], ctx: click.Context) ->
         from lora_profiler.report.json.predict import layer_records, predict_records
         from lora_profiler.report.render import csv_text
 
-        click_support.write_out(
-            csv_text(layer_records(flat) if o["per_layer"] else predict_records(flat)), o["output"]
-        )
+        rows = layer_records(flat) if o["per_layer"] else predict_records(flat)
+        click_support.write_out(csv_text(rows), o["output"])
     else:
         from lora_profiler.report.answer.guided import guided_blocks
 

@@ -1,7 +1,7 @@
 """`lora-profile plan`: which way to train a model on which cards; or where a model goes on one
 cluster."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
@@ -27,6 +27,7 @@ from lora_profiler.cli.options import (
     lengths_of,
     model_called,
     names_asked,
+    names_given,
     network_of,
     output_options,
     platform_of,
@@ -38,14 +39,13 @@ from lora_profiler.cli.options import (
 )
 from lora_profiler.errors import UsageError
 from lora_profiler.facts.stacks import BARE, GUIDE, Trainer
-from lora_profiler.planning.setups import DEFAULTS
-from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.option import flag, method_hint
 from lora_profiler.question.workload import Method, Workload
 
 if TYPE_CHECKING:
-    from lora_profiler.planning.planned import Amount, Offer, PlannedRun, Space
+    from lora_profiler.facts.catalog import Gpu
+    from lora_profiler.planning.planned import Amount, PlannedRun
     from lora_profiler.trainer_files.trainer_file import TrainerFile
 
 
@@ -53,14 +53,6 @@ _ABOUT_DATA = ("batching", "pad_to_multiple_of")
 _DATA_ARGUMENTS = (
     "data", "lengths", "rows", "samples", "mean_length", "batching", "pad_to_multiple_of", "epochs",
 )  # fmt: skip
-
-
-def engine_of(name: str) -> str:
-    if name not in ("auto", "analytic", "compiled"):
-        raise UsageError(
-            f"engine is {name[:40]!r}; a search takes auto, analytic or compiled: nothing is traced."
-        )
-    return name
 
 
 def amount_of(
@@ -100,31 +92,6 @@ def _data_arguments(ctx: click.Context) -> tuple[str, ...]:
         for name in _DATA_ARGUMENTS
         if given(ctx, name)
         for word in (flag(name), f"{o[name]:g}" if name == "epochs" else str(o[name]))
-    )
-
-
-def offers_from(
-    ctx: click.Context, ways: Callable[[Platform], list[Workload]]
-) -> "tuple[Offer, ...]":
-    """An offer for each of --gpus; without it for each card with a price. `ways` are those to train
-    on a platform. Raises UsageError."""
-    from lora_profiler.planning.planned import offers_at, read_prices
-
-    o = ctx.params
-    prices = read_prices(o["prices"])
-    return offers_at(o["gpus"], prices, network_of(o), lambda gpu: ways(platform_of(o, gpu)))
-
-
-def space_from(ctx: click.Context, offers: "Sequence[Offer]", *, has_own_defaults: bool) -> "Space":
-    """What is tried; options that were given are taken as they are. Raises UsageError."""
-    from lora_profiler.planning.planned import space_of
-
-    return space_of(
-        offers,
-        {name for name in DEFAULTS if given(ctx, name)},
-        ranks=ctx.params["ranks"],
-        effective_batch=ctx.params["effective_batch"],
-        has_own_defaults=has_own_defaults,
     )
 
 
@@ -241,7 +208,7 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     from lora_profiler.cli.read import assume_trainer, model_of, named, print_reading
     from lora_profiler.planning.placement import SHARDINGS
     from lora_profiler.planning.plan import make_plan
-    from lora_profiler.planning.planned import Budget
+    from lora_profiler.planning.planned import Budget, offers_at, read_prices, space_of
     from lora_profiler.report.decision.plan import plan_blocks
     from lora_profiler.report.json.plan import plan_payload
     from lora_profiler.report.progress import shown_work
@@ -256,11 +223,18 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
         spec = model_of(file, o["other_model"], o)
         file = print_reading(file, spec)
     _choose_methods(ctx, file is not None)
-    engine = engine_of(o["engine"])
+    if o["engine"] not in ("auto", "analytic", "compiled"):
+        taken = "a search takes auto, analytic or compiled: nothing is traced."
+        raise UsageError(f"engine is {o['engine'][:40]!r}; {taken}")
     amount, more = amount_of(ctx, spec, file)
-    offers = offers_from(ctx, lambda platform: _ways(ctx, spec, platform, file, asked))
-    space = space_from(
-        ctx, offers, has_own_defaults=file is not None or o["trainer"] not in (GUIDE, BARE)
+    prices, network = read_prices(o["prices"]), network_of(o)
+    offers = offers_at(o["gpus"], prices, network, lambda gpu: _ways(ctx, spec, gpu, file, asked))
+    space = space_of(
+        offers,
+        names_given(ctx),
+        ranks=o["ranks"],
+        effective_batch=o["effective_batch"],
+        has_own_defaults=file is not None or o["trainer"] not in (GUIDE, BARE),
     )
     if o["write"]:  # whose files have the trainer's own loss
         from lora_profiler.trainer_files.writing import shardings_of
@@ -273,7 +247,7 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     budget = Budget(max_hours=o["max_hours"], max_cost=o["max_cost"])
     with shown_work("Searching", "layouts") as tell:
         plan = make_plan(
-            offers, amount, space, budget, engine, lambda done, total: tell("", done, total)
+            offers, amount, space, budget, o["engine"], lambda done, of: tell("", done, of)
         )
     whose = trainer(ctx, file)
     if o["write"] and plan.recommended is not None:
@@ -294,14 +268,10 @@ _SEARCHED = frozenset(
 
 
 def _ways(
-    ctx: click.Context,
-    model: ModelSpec,
-    platform: Platform,
-    file: "TrainerFile | None",
-    asked: set[str],
+    ctx: click.Context, model: ModelSpec, gpu: "Gpu", file: "TrainerFile | None", asked: set[str]
 ) -> list[Workload]:
-    """The ways to train on a platform; with --write those that its files say, before any search."""
-    ways = workloads(model, ctx, platform, file=file)
+    """The ways to train on a GPU; with --write those that its files say, before any search."""
+    ways = workloads(model, ctx, platform_of(ctx.params, gpu), file=file)
     if not ctx.params["write"]:
         return ways
     from lora_profiler.cli.read import as_written

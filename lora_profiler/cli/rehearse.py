@@ -133,9 +133,8 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
         from lora_profiler.report.page import write_page
         from lora_profiler.report.rehearsed import rehearsal_content
 
-        write_out(
-            write_page(rehearsal_content(blocks(detail=True), command, document)), o["report"]
-        )
+        content = rehearsal_content(blocks(detail=True), command, document)
+        write_out(write_page(content), o["report"])
     ctx.exit(EXIT_CODES[result.status])
 
 
@@ -157,9 +156,8 @@ def _tried(request: "Request", change: str) -> "Tried":
 
     click.echo(f"With {change}:", err=True)
     try:
-        result = worst_of(
-            _rehearse(replace(request, changes=(change,), with_work=False, snapshot=None))
-        )
+        changed = replace(request, changes=(change,), with_work=False, snapshot=None)
+        result = worst_of(_rehearse(changed))
     except RehearsalError as error:
         return Tried(change, None, str(error))
     if not result.document["changed"]:

@@ -21,6 +21,10 @@ Held = Mapping[Category, int]
 RowKind = Literal["plain", "section", "total", "peak"]
 
 
+broken = partial(textwrap.wrap, break_long_words=False, break_on_hyphens=False)
+"""Text in lines, broken at spaces alone."""
+
+
 class Row(NamedTuple):
     """Cells from left to right; a row may be shorter than the table. `indent` shifts the first
     cell's text."""
@@ -291,23 +295,15 @@ def wrapped(*texts: str, width: int) -> Paragraph:
     lines = [
         line
         for text in texts
-        for line in textwrap.wrap(
-            text,
-            width,
-            subsequent_indent=" " * (len(text) - len(text.lstrip()) + 2),
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        or [""]
+        for indent in [" " * (len(text) - len(text.lstrip()) + 2)]
+        for line in broken(text, width, subsequent_indent=indent) or [""]
     ]
     return Paragraph(lines=tuple(lines), whole=texts)
 
 
 def shell_command(command: str, width: int = 78) -> Paragraph:
     """In lines of at most `width` columns, as a shell takes it from several."""
-    *first, last = textwrap.wrap(
-        command, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-    )
+    *first, last = broken(command, width, subsequent_indent="  ")
     lines = (*(f"{line} \\" for line in first), last)
     return Paragraph(lines=lines, whole=(command,), kind="command")
 

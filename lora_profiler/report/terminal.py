@@ -2,7 +2,6 @@
 Only a terminal in colour draws bars as blocks, elsewhere each part has its letter; only a terminal
 loads rich."""
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
@@ -17,6 +16,7 @@ from lora_profiler.report.blocks import (
     Sign,
     Table,
     VerdictLine,
+    broken,
     narrowed,
     without_columns,
     wrapped,
@@ -327,13 +327,7 @@ def _pieces(cell: str, width: int) -> list[str]:
     if _length(cell) <= width:
         return [cell]
     indent = " " * (len(cell) - len(cell.lstrip()))
-    return textwrap.wrap(
-        cell.replace("`", ""),
-        width,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return broken(cell.replace("`", ""), width, subsequent_indent=indent)
 
 
 def _cell(text: str, style: str) -> Line:
