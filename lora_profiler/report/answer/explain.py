@@ -255,8 +255,9 @@ def saved_lines(prediction: Prediction) -> Iterator[Line]:
     saved = prediction.saved_activation_bytes
     if saved is None:
         return
-    tokens = prediction.workload.setup.batch_size * prediction.workload.setup.rank_seq_len
-    stacks = [part.name for part in prediction.workload.model.parts if isinstance(part, LayerStack)]
+    setup, model = prediction.workload.setup, prediction.workload.model
+    tokens = setup.batch_size * setup.rank_seq_len
+    stacks = [part.name for part in model.parts if isinstance(part, LayerStack)]
     by_layer: Counter[tuple[str, int]] = Counter()
     for cost in prediction.layers:
         stack = next((name for name in stacks if cost.name.startswith(f"{name}.")), "")

@@ -212,10 +212,8 @@ def _fit_notes(answer: Answer) -> list[str]:
         exactly = "because the step was traced at exactly this size"
         return [f"{label}: which other sizes fit is not known, {exactly}."]
     if trained_for is not None and longest > trained_for:
-        allowed, made_for = count_text(longest), count_text(trained_for)
-        return [
-            f"{label}: memory allows {allowed} tokens; the model's context length is {made_for}."
-        ]
+        words = f"memory allows {count_text(longest)} tokens"
+        return [f"{label}: {words}; the model's context length is {count_text(trained_for)}."]
     return []
 
 

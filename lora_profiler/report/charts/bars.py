@@ -55,8 +55,7 @@ def category_bars(bars: Sequence[CategoryBar], *, limit: Limit | None = None) ->
     data = _stacked(bars, positions, size, named, lambda bar: bar.bytes, _category_hover)
     sums = [f"{'≥ ' if bar.at_least else ''}{bytes_text(bar.total_bytes)}" for bar in bars]
     data.append(plot.at_the_end([bar.total_bytes / size for bar in bars], positions, sums))
-    last = max(positions, default=0.0)
-    shapes, notes = plot.limit_line(limit, size, largest, below=last + 1.05)
+    shapes, notes = plot.limit_line(limit, size, largest, below=max(positions, default=0.0) + 1.05)
     return plot.figure(
         data,
         height=plot.height_px(positions, 1.0 if limit else 0.0),
@@ -225,25 +224,19 @@ def lever_bars(levers: Sequence[Lever]) -> Figure:
         )
         for lever, whole in zip(levers, wholes, strict=True)
     ]
-    saved = [
-        f"{bytes_text(lever.saved_bytes)} less, {percent_text(lever.saved_fraction)}"
-        for lever in levers
-    ]
-    left, gone = ([getattr(x, n) / size for x in levers] for n in ("peak_bytes", "saved_bytes"))
-    names = [
-        plot.lines(plot.label(lever.name, 40), plot.label(lever.option, 40)) for lever in levers
-    ]
+    saved = [f"{bytes_text(x.saved_bytes)} less, {percent_text(x.saved_fraction)}" for x in levers]
+    names = [plot.lines(plot.label(x.name, 40), plot.label(x.option, 40)) for x in levers]
+    parts = {
+        "peak that is left": ("peak_bytes", palette.REST_PAINT),
+        "saved": ("saved_bytes", palette.SAVED_PAINT),
+    }
+    data = []
+    for name, (of, paint) in parts.items():
+        sizes = [getattr(lever, of) / size for lever in levers]
+        marker = plot.hatched(paint)
+        data.append(plot.level_bars(name, sizes, positions, hover, marker, _LEVER_ROWS))
     return plot.figure(
-        [
-            *(
-                plot.level_bars(name, x, positions, hover, plot.hatched(paint), _LEVER_ROWS)
-                for name, x, paint in (
-                    ("peak that is left", left, palette.REST_PAINT),
-                    ("saved", gone, palette.SAVED_PAINT),
-                )
-            ),
-            plot.at_the_end([whole / size for whole in wholes], positions, saved),
-        ],
+        [*data, plot.at_the_end([whole / size for whole in wholes], positions, saved)],
         height=_ROW_PX * len(levers) + _ROW_PX // 5,
         x=axis,
         y=plot.rows(names, positions),
@@ -301,12 +294,9 @@ def shades(bands: Sequence[Band], *, edge_px: int = 1) -> list[dict[str, Any]]:
     """Bands in turn light and shaded, behind everything."""
     shapes = []
     for number, (_, first, after) in enumerate(bands):
-        look = {"type": "rect", "fillcolor": (palette.PANEL if number % 2 else palette.PAPER).light}
-        shapes.append(
-            plot.below(
-                plot.upright(0, palette.LINE, width=edge_px) | look | {"x0": first, "x1": after}
-            )
-        )
+        fill = palette.PANEL if number % 2 else palette.PAPER
+        look = {"type": "rect", "fillcolor": fill.light, "x0": first, "x1": after}
+        shapes.append(plot.below(plot.upright(0, palette.LINE, width=edge_px) | look))
     return shapes
 
 

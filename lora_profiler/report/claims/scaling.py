@@ -211,10 +211,9 @@ class Scaling(Evidence):
         if not self.learning_rates:
             return (by_rank,)
         rates = (f"{gain.learning_rate:g}" for gain in self.learning_rates[0].gains)
-        gained = (
-            (label, str(row.rank), *map(row.gain_text, range(len(row.gains))))
-            for label, row in self._by_rate
-        )
+        gained = []
+        for label, row in self._by_rate:
+            gained.append((label, str(row.rank), *map(row.gain_text, range(len(row.gains)))))
         title = f"{_FALL.capitalize()} by learning rate, * the best"
         by_rate = cell_table(("scaling", "rank", *rates), gained, title=title)
         return (by_rank, by_rate)

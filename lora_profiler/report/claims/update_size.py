@@ -115,12 +115,8 @@ class UpdateSize(claim.Evidence):
             "more from rank": "lora_exceeds_full_from_rank",
         }  # fmt: skip
         by_rank = {
-            "rank": "rank",
-            "A": "a",
-            "B": "b",
-            "A and B": "lora",
-            "of full": "share_of_full",
-        }
+            "rank": "rank", "A": "a", "B": "b", "A and B": "lora", "of full": "share_of_full",
+        }  # fmt: skip
         return (
             claim.evidence_table(self.layers, by_layer),
             claim.evidence_table(self.model.ranks, by_rank, "All layers together"),

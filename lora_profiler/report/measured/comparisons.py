@@ -110,17 +110,11 @@ def cut(lines: list[str], what: str, count: int) -> list[str]:
 
 def not_compared_lines(scored: Sequence[Scored]) -> list[str]:
     """Runs that failed, by status, and those without a prediction, by reason."""
-    ended = Counter(
-        s.record.measurement.status for s in scored if not s.record.measurement.went_through
-    )
-    lines = []
-    if ended:
-        words = ", ".join(
-            f"{count_text(ended[status])} {run_labels.STATUS_LABELS[status]}"
-            for status in STATUSES
-            if ended[status]
-        )
-        lines.append(f"Not compared because the run failed: {words}.")
+    measured = [s.record.measurement for s in scored]
+    ended = Counter(m.status for m in measured if not m.went_through)
+    names = {status: run_labels.STATUS_LABELS[status] for status in STATUSES if ended[status]}
+    words = ", ".join(f"{count_text(ended[status])} {name}" for status, name in names.items())
+    lines = [f"Not compared because the run failed: {words}."] if words else []
     reasons = Counter(s.refusal for s in scored if s.refusal is not None)
     common = reasons.most_common(MOST_REASONS)
     lines += [f"Not predicted, {count_text(n)}: {reason}" for reason, n in common]
@@ -375,9 +369,8 @@ def one_sided_lines(pairs: Pairs) -> list[str]:
 
 
 def _statuses(records: Sequence[Record]) -> str:
-    return " and ".join(
-        dict.fromkeys(run_labels.STATUS_LABELS[r.measurement.status] for r in records)
-    )
+    statuses = dict.fromkeys(r.measurement.status for r in records)
+    return " and ".join(run_labels.STATUS_LABELS[status] for status in statuses)
 
 
 # --- the set-up -----------------------------------------------------------------------------------
@@ -532,9 +525,8 @@ def changes_judgement(
 def _notes(found: Sequence[Change]) -> list[str]:
     if not found:
         return []
-    lines = [
-        f"{CHANGE_DEFINITION}. Bytes: the largest of a case's runs; any difference is beyond noise."
-    ]
+    of_bytes = "Bytes: the largest of a case's runs; any difference is beyond noise."
+    lines = [f"{CHANGE_DEFINITION}. {of_bytes}"]
     if any(c.before.low is not None for c in found):
         lines.append(
             "Times: the median of all steps, beyond noise where the 95 % intervals do not overlap;"

@@ -69,10 +69,8 @@ def bench_blocks(results: Sequence[Result], *, detail: bool = False) -> list[Blo
         blocks.append(paragraph(*lines))
     about = dict.fromkeys(environment_line(r.record.environment) for r in results)
     if not detail:
-        return [
-            *blocks,
-            dim(*about, "Every part, phase and time: --detail. As a page: --report FILE"),
-        ]
+        more = "Every part, phase and time: --detail. As a page: --report FILE"
+        return [*blocks, dim(*about, more)]
     blocks += [block for r in results for block in record_blocks(r)]
     comparisons = [c for r in results for c in r.comparisons]
     if len(results) > 1 and comparisons:
@@ -115,10 +113,10 @@ def _verdict(results: Sequence[Result]) -> VerdictLine:
 
 def _off(error: float) -> str:
     """'equal to the byte', 'within 0.01 %', '12 % too low'."""
+    if not error:
+        return "equal to the byte"
     if abs(error) <= 0.01:
-        return (
-            f"within {math.ceil(10_000 * abs(error)) / 100:g} %" if error else "equal to the byte"
-        )
+        return f"within {math.ceil(10_000 * abs(error)) / 100:g} %"
     return f"{100 * abs(error):.0f} % too {'low' if error < 0 else 'high'}"
 
 

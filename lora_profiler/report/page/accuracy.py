@@ -256,9 +256,8 @@ def speed_section(
     timed = [run for run in runs if run.is_timed]
     if not timed:
         return None
-    alike = [
-        members for group in groups if len(members := [run for run in group if run.is_timed]) > 1
-    ]
+    of_groups = ([run for run in group if run.is_timed] for group in groups)
+    alike = [members for members in of_groups if len(members) > 1]
     picked: list[NumberedRun] = []
     for group in alike:  # whole groups, as many as there is room for
         if len(picked) + len(group) <= MOST_BARS:

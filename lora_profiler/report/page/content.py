@@ -114,12 +114,8 @@ def report_content(
 
 def _title(scored: Sequence[Scored], predictions: Sequence[Answer]) -> str:
     """'gpt2: predicted and measured', '137 runs of 18 models: predicted and measured'."""
-    models = dict.fromkeys(
-        [
-            *(s.record.workload.model.id for s in scored),
-            *(a.prediction.workload.model.id for a in predictions),
-        ]
-    )
+    workloads = [s.record.workload for s in scored] + [a.prediction.workload for a in predictions]
+    models = dict.fromkeys(workload.model.id for workload in workloads)
     what = "predicted and measured" if scored else "predicted"
     if not models:
         return "Nothing to report"
@@ -346,9 +342,8 @@ def definitions_section() -> Section:
         *run_labels.MFU_DEFINITIONS,
         run_labels.ENERGY_CAVEAT,
     )
-    return Section(
-        "definitions", "Definitions", (paragraph(*lines), Fold("Every word", tuple(tables)))
-    )
+    parts = (paragraph(*lines), Fold("Every word", tuple(tables)))
+    return Section("definitions", "Definitions", parts)
 
 
 # --- public measurements --------------------------------------------------------------------------

@@ -141,9 +141,7 @@ def groups_alike(runs: Sequence[NumberedRun]) -> list[list[NumberedRun]]:
         rank = setup.lora.r if setup.lora else 0
         return ("full", "lora", "qlora").index(setup.method), rank, run.number
 
-    several = [
-        sorted(members.values(), key=order) for members in groups.values() if len(members) > 1
-    ]
+    several = [sorted(of.values(), key=order) for of in groups.values() if len(of) > 1]
     return sorted(several, key=lambda group: -max(run.measured_bytes or 0 for run in group))
 
 

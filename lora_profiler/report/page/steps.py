@@ -85,10 +85,8 @@ def step_drawing(run: NumberedRun) -> Drawing | None:
     if prediction is None or not prediction.is_whole or not peaks:
         return None
     predicted = predicted_peaks(prediction)
-    curve = [
-        replace(point, bytes=counted(prediction.workload, point.bytes))
-        for point in prediction.curve
-    ]
+    workload = prediction.workload
+    curve = [replace(point, bytes=counted(workload, point.bytes)) for point in prediction.curve]
     word = "rehearsed" if record.is_rehearsed else "measured"
     pairs = [(group, predicted[group], peaks[group]) for group in peaks if group in predicted]
     said = "; ".join(
@@ -147,11 +145,8 @@ def counters_drawing(run: NumberedRun) -> Drawing:
     """Memory as it was measured, of a run whose counters were read."""
     samples = run.record.measurement.phases
     peaks = [sample.requested_peak_bytes or 0 for sample in samples]
-    names = [
-        name
-        for name in run_labels.COUNTER_LABELS
-        if any(getattr(s, name) is not None for s in samples)
-    ]
+    every = run_labels.COUNTER_LABELS
+    names = [n for n in every if any(getattr(s, n) is not None for s in samples)]
     sizes = (getattr(s, name) or 0 for s in samples for name in names)
     unit, size = byte_unit(max(sizes, default=0))
 
@@ -228,11 +223,8 @@ MOST_IN_FOLDS = 300
 
 def composition_section(runs: Sequence[NumberedRun]) -> Section | None:
     """Bars of chosen runs, and of all by model where they are few; None of none known."""
-    known = [
-        r
-        for r in runs
-        if r.record.measurement.went_through and r.record.measurement.attribution_bytes
-    ]
+    known = [run for run in runs if run.record.measurement.went_through]
+    known = [run for run in known if run.record.measurement.attribution_bytes]
     if not known:
         return None
     if len(known) <= FEW:
