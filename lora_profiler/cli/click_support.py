@@ -209,9 +209,8 @@ class DefaultGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in self.lazy_commands and cmd_name not in self.commands:
-            self.add_command(
-                getattr(import_module(self.lazy_commands[cmd_name]), f"{cmd_name}_command")
-            )
+            module = import_module(self.lazy_commands[cmd_name])
+            self.add_command(getattr(module, f"{cmd_name}_command"))
         return super().get_command(ctx, cmd_name)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

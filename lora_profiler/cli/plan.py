@@ -4,6 +4,7 @@ cluster."""
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
@@ -191,9 +192,8 @@ def _place(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     network = network_of(o) or link_of(cluster)
     spec = model_called(model, o)
     with shown_traces():
-        options = plan(
-            workloads(spec, ctx, platform_of(o, cluster.gpu)), cluster, network, o["engine"]
-        )
+        ways = workloads(spec, ctx, platform_of(o, cluster.gpu))
+        options = plan(ways, cluster, network, o["engine"])
     whose = trainer(ctx)
     warn_of([option.whole.prediction for option in options], cluster.gpu)
     print_answer(
@@ -246,9 +246,8 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
             space = replace(space, checkpointing=_checkpointing_written(ctx, first, asked))
     budget = Budget(max_hours=o["max_hours"], max_cost=o["max_cost"])
     with shown_work("Searching", "layouts") as tell:
-        plan = make_plan(
-            offers, amount, space, budget, o["engine"], lambda done, of: tell("", done, of)
-        )
+        count = partial(tell, "")
+        plan = make_plan(offers, amount, space, budget, o["engine"], count)
     whose = trainer(ctx, file)
     if o["write"] and plan.recommended is not None:
         _write(ctx, plan.recommended, asked, whose)

@@ -291,9 +291,8 @@ def write(ctx: click.Context, files: "Written", answer: "Answer") -> None:
     if verdict != "fits" and not is_allowed:
         change = next((" ".join(remedy.options) for remedy in answer.remedies), "")
         why = worded(verdict, "the run", "")
-        click_support.warn(
-            f"{path} is not written: {why}" + (f"; {change} fits." if change else ".")
-        )
+        fits = f"; {change} fits" if change else ""
+        click_support.warn(f"{path} is not written: {why}{fits}.")
         return
     for other, text in files.texts.items():
         click_support.write_out(text, str(Path(path).with_name(other)))

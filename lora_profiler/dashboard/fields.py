@@ -280,10 +280,8 @@ def _number(option: Option, **more: Any) -> Any:
             most, step = math.nextafter(declared.below, 0.0), 0.05
         looks = {"min_value": 0.0, "max_value": most, "step": step, "format": "%g"}
     if option.default is None or own:
-        looks |= {
-            "value": None,
-            "placeholder": own or declared.placeholder or declared.default_text,
-        }
+        said = own or declared.placeholder or declared.default_text
+        looks |= {"value": None, "placeholder": said}
     return st.number_input(
         label_of(option), help=_tip(option), **looks, **remembered.kept(option.name), **more
     )

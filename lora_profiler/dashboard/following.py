@@ -91,9 +91,8 @@ class Followed(Generic[State]):
             threading.Thread(target=self._end, daemon=True).start()
 
     def _end(self) -> None:
-        end_group(
-            self.process, (signal.SIGINT, WIND_UP_SECONDS), (signal.SIGTERM, TERMINATE_SECONDS)
-        )
+        first, then = (signal.SIGINT, WIND_UP_SECONDS), (signal.SIGTERM, TERMINATE_SECONDS)
+        end_group(self.process, first, then)
 
     # --- listening --------------------------------------------------------------------------------
 

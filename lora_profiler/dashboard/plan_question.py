@@ -243,12 +243,11 @@ def in_words(message: str) -> str:
 def data_arguments(plan: PlanQuestion, run: TrainingRun, file: DataFile | None) -> tuple[str, ...]:
     if file is None and plan.lengths is None:
         return ()
-    words = file.arguments if file else ("--lengths", plan.lengths or "")
-    values = [(name, getattr(plan, name)) for name in OF_DATA]
-    more = [
-        word for name, value in values if value is not None for word in (flag(name), str(value))
-    ]
-    return (*words, *more, "--epochs", f"{run.epochs:g}")
+    words: tuple[str, ...] = file.arguments if file else ("--lengths", plan.lengths or "")
+    for name in OF_DATA:
+        if (value := getattr(plan, name)) is not None:
+            words = (*words, flag(name), str(value))
+    return (*words, "--epochs", f"{run.epochs:g}")
 
 
 def plan_arguments(

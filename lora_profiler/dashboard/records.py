@@ -341,14 +341,10 @@ def pair_table(first: NumberedRun, second: NumberedRun) -> Table:
 def _differences(first: NumberedRun, second: NumberedRun) -> Iterable[tuple[str, str, str]]:
     a, b = (run.record.workload for run in (first, second))
     options, others = setup_dict(a.setup), setup_dict(b.setup)
-    named = [
-        ("model", a.model.id, b.model.id),
-        ("device", first.device, second.device),
-        *(
-            (name.replace("_", " "), fact_text(name, options[name]), fact_text(name, others[name]))
-            for name in options
-        ),
-    ]
+    named = [("model", a.model.id, b.model.id), ("device", first.device, second.device)]
+    for name, value in options.items():
+        texts = fact_text(name, value), fact_text(name, others[name])
+        named.append((name.replace("_", " "), *texts))
     return [each for each in named if each[1] != each[2]]
 
 

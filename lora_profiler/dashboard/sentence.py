@@ -365,9 +365,8 @@ def dropped(file: TrainerFile, before: Question) -> tuple[Question, Dropped]:
     ]
     if model is not None:
         lines += _otherwise(model, wanted, own)
-    return wanted, Dropped(
-        head=f"{file.name}: {file.title}. {counts_text(file)}", lines=tuple(lines)
-    )
+    head = f"{file.name}: {file.title}. {counts_text(file)}"
+    return wanted, Dropped(head=head, lines=tuple(lines))
 
 
 def dropped_adapter(name: str, config: PeftConfig, before: Question) -> tuple[Question, Dropped]:

@@ -24,6 +24,7 @@ from lora_profiler.report.blocks import (
     Row,
     RowKind,
     Section,
+    Sign,
     Table,
     VerdictLine,
     advice,
@@ -249,9 +250,8 @@ def _verdict(result: Rehearsal, card: PretendedCard, script: str) -> VerdictLine
         "error": (f"{script} failed on {gpus}:", f" {error['type']} {_when(error)}."),
         "ended": (f"{script} ended too early:", f" after {result.steps} optimizer steps."),
     }[result.status]
-    return VerdictLine(
-        sign="fits" if result.status == "done" else "does_not_fit", words=words, rest=rest
-    )
+    sign: Sign = "fits" if result.status == "done" else "does_not_fit"
+    return VerdictLine(sign=sign, words=words, rest=rest)
 
 
 def _data_sizes(result: Rehearsal) -> Iterator[Block]:

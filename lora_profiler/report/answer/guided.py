@@ -53,9 +53,8 @@ def verdict_lines(guided: Guided, answers: Sequence[Answer]) -> Iterator[Verdict
         rest += "." if fitting else f", {'which' if count > 1 else 'it'} has {usable}."
         is_no = all(_verdict(line) == "does_not_fit" for line in known)
         is_open = verdicts.sign_of(answer) == "does_not_fit" and not is_no
-        yield VerdictLine(
-            sign="tight" if is_open else verdicts.sign_of(answer), words=words, rest=rest
-        )
+        sign = "tight" if is_open else verdicts.sign_of(answer)
+        yield VerdictLine(sign=sign, words=words, rest=rest)
 
 
 def _fits_with(method: str, lines: Lines, gpu: str, unknown: Sequence[str]) -> str:
@@ -68,9 +67,8 @@ def _fits_with(method: str, lines: Lines, gpu: str, unknown: Sequence[str]) -> s
     if len(lines) == 1:
         return f"{words} with {_name(lines[0])}, the one trainer that is known"
     if sign == "does_not_fit" and unknown:
-        names = (
-            verdicts.joined(unknown, "and") if len(unknown) <= _MOST_NAMES else str(len(unknown))
-        )
+        is_few = len(unknown) <= _MOST_NAMES
+        names = verdicts.joined(unknown, "and") if is_few else str(len(unknown))
         return f"{words} with any of {len(lines)} trainers ({names} unknown)"
     if sign == "does_not_fit":
         return f"{words} with any trainer"

@@ -47,11 +47,8 @@ def a_gpu(gpu: "Gpu", count: int = 1) -> str:
     name = gpu_name(gpu)
     if count > 1:
         return f"{count} × {name}"
-    is_word = name[1:2].islower()
-    has_vowel = name[:1] in ("AEIOU" if is_word else _SPOKEN_WITH_A_VOWEL) or name[:2] in (
-        "11",
-        "18",
-    )
+    vowels = "AEIOU" if name[1:2].islower() else _SPOKEN_WITH_A_VOWEL
+    has_vowel = name[:1] in vowels or name[:2] in ("11", "18")
     return f"{'an' if has_vowel else 'a'} {name}"
 
 

@@ -443,10 +443,8 @@ def _read(
     heights = [peaks[group] / size for group, *_ in known]
     ends = [end for _, first, after in known for end in (first, after, None)]
     tops = [end for height in heights for end in (height, height, None)]
-    yield plot.scatter(
-        "", ends, tops, mode="lines", line={"color": palette.INK.light, "width": 2.5}
-    )
-    edge = {"width": 2, "color": palette.INK.light}
+    look, edge = ({"color": palette.INK.light, "width": width} for width in (2.5, 2))
+    yield plot.scatter("", ends, tops, mode="lines", line=look)
     errors, hover = [], []
     for group, *_ in known:
         read, told = peaks[group], predicted.get(group)

@@ -122,10 +122,8 @@ class ForwardPath(claim.Evidence):
 
 def added_share(costs: Sequence[PathCost], what: str, base: str) -> float:
     """`what` summed over every adapted layer, as a share of `base` summed likewise."""
-    added, whole = (
-        sum(cost.copies * getattr(cost, name) for cost in costs) for name in (what, base)
-    )
-    return float(added / whole)
+    added = sum(cost.copies * getattr(cost, what) for cost in costs)
+    return float(added / sum(cost.copies * getattr(cost, base) for cost in costs))
 
 
 CLAIM = claim.Claim(

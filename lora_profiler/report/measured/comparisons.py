@@ -126,9 +126,8 @@ def equality_words(claims: Sequence[Comparison], what: str = "") -> str:
     """How many predicted numbers are equal to the measured ones, and which engines made them."""
     equal = count_text(sum(c.predicted == c.measured for c in claims))
     engines = " and ".join(sorted({c.engine for c in claims}))
-    return (
-        f"Equal to the last digit: {equal} of {count_text(len(claims))}{what} (engine: {engines})."
-    )
+    of = f"{equal} of {count_text(len(claims))}{what}"
+    return f"Equal to the last digit: {of} (engine: {engines})."
 
 
 # --- errors by group ------------------------------------------------------------------------------

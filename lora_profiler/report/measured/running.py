@@ -54,9 +54,8 @@ def shown_runs(
     if console is None:
 
         def write(index: int, row: CaseRow) -> None:
-            print(
-                run_event(index, row, total, progress.seconds_left()), file=sys.stderr, flush=True
-            )
+            event = run_event(index, row, total, progress.seconds_left())
+            print(event, file=sys.stderr, flush=True)
 
         progress.tell = write
         if as_json:

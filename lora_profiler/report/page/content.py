@@ -260,9 +260,8 @@ def provenance_section(runs: Sequence[NumberedRun]) -> Section | None:
 
 def _provenance_lines(records: Sequence[Record], count: int, shown: int) -> list[str]:
     started = sorted(r.started_at for r in records if r.started_at)
-    lines = [
-        f"{counted(len(records), 'run')} in {counted(count, 'set-up')} of machine and software."
-    ]
+    setups = f"{counted(count, 'set-up')} of machine and software"
+    lines = [f"{counted(len(records), 'run')} in {setups}."]
     if started:
         lines.append(f"Made from {started[0]} to {started[-1]}.")
     if shown < count:
