@@ -134,16 +134,8 @@ def help_all(params: list[click.Parameter]) -> list[click.Parameter]:
     """--help-all, where there are options that --help leaves out."""
     if not any(isinstance(param, GroupedOption) and param.rare for param in params):
         return []
-    return [
-        click.Option(
-            ["--help-all"],
-            is_flag=True,
-            expose_value=False,
-            is_eager=True,
-            callback=_show_all,
-            help="show all options",
-        )
-    ]
+    kind: dict[str, Any] = {"is_flag": True, "expose_value": False, "is_eager": True}
+    return [click.Option(["--help-all"], callback=_show_all, help="show all options", **kind)]
 
 
 _ALL = f"{__name__}.all"

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -113,15 +114,12 @@ def of_plan(plan: TrainingPlan, trainer: Trainer | None, more: Sequence[str]) ->
 def of_records(rows: Sequence[Scored], name: str) -> list[Offer]:
     records = [s.record for s in rows]
     comparisons = [c for s in rows for c in s.comparisons]
+    errors = partial(comparison_records, records, comparisons)
     return _offers(
         name,
         ("JSON", ".json", lambda: json_text(bench_payload(records, comparisons))),
         ("CSV of runs", "-runs.csv", lambda: csv_text(run_records(records))),
-        (
-            "CSV of errors",
-            "-errors.csv",
-            lambda: csv_text(comparison_records(records, comparisons)),
-        ),
+        ("CSV of errors", "-errors.csv", lambda: csv_text(errors())),
         ("Report, HTML", ".html", lambda: _page(rows)),
     )
 

@@ -162,6 +162,7 @@ def start(
                 "A measurement or a check runs already, and two at once would spoil each other;"
                 " wait, or cancel it."
             )
+        own = {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
         process: subprocess.Popen[str] = subprocess.Popen(
             [*_COMMAND, *arguments, "--progress", "json", "--format", "json"],
             stdin=subprocess.DEVNULL,
@@ -171,12 +172,7 @@ def start(
             encoding="utf-8",
             errors="replace",
             start_new_session=True,
-            env={
-                **os.environ,
-                "PYTHONPATH": python_path(),
-                "PYTHONUNBUFFERED": "1",
-                "NO_COLOR": "1",
-            },
+            env={**os.environ, **own},
         )
         followed = Followed(
             command=shlex.join(["lora-profile", *(shown or arguments)]),

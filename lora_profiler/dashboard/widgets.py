@@ -161,18 +161,9 @@ def figure(drawn: Figure, key: str, says: str, caption: str = "") -> None:
         js=own_text("figure.js"),
         isolate_styles=False,
     )
+    words = {"name": key, "says": printable(says), "caption": label(caption or says, 200)}
     shade = figures.colours("dark") if theme() == "dark" else {}
-    mounted(
-        key=key,
-        data={
-            "figure": drawn,
-            "name": key,
-            "says": printable(says),
-            "caption": label(caption or says, 200),
-            "look": figures.look(),
-            "colours": shade,
-        },
-    )
+    mounted(key=key, data={"figure": drawn, **words, "look": figures.look(), "colours": shade})
 
 
 def written(

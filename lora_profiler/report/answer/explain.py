@@ -233,9 +233,7 @@ _CUT: dict[str, tuple[workload.Sharding, ...]] = {
 }
 _CUT_WORDS: dict[workload.Sharding, str] = {
     "zero1": "dealt out over {} ranks, each parameter whole to one",
-    "zero1-deepspeed": "dealt out over {} ranks",
-    "zero2": "dealt out over {} ranks",
-    "zero3": "dealt out over {} ranks",
+    **dict.fromkeys(workload.DEEPSPEED_ZERO, "dealt out over {} ranks"),
     "fsdp": "of each tensor the first of {} chunks",
     "fsdp-no-reshard": "of each tensor the first of {} chunks",
     "fsdp1": "of each unit's flat parameter one of {} parts",

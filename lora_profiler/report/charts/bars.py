@@ -367,18 +367,10 @@ def peak(points: Sequence[CurvePoint], places: Sequence[float], size: int) -> di
     point, share = points[at], places[at] / max(places[-1], 1)
     where = f", {plot.label(point.module, 36)}" if point.module else f", {PHASE_CURVE[point.phase]}"
     anchor = "left" if share < 0.25 else "right" if share > 0.75 else "center"
-    return plot.note(
-        f"peak {bytes_text(point.total_bytes)}{where}",
-        x=places[at],
-        y=point.total_bytes / size,
-        showarrow=True,
-        arrowcolor=palette.INK.light,
-        ax=0,
-        ay=-22,
-        xanchor=anchor,
-        bgcolor=palette.PAPER.light,
-        font={"size": palette.BODY_PX, "color": palette.INK.light},
-    )
+    words, ink = f"peak {bytes_text(point.total_bytes)}{where}", palette.INK.light
+    arrow = {"showarrow": True, "arrowcolor": ink, "ax": 0, "ay": -22, "xanchor": anchor}
+    look = {"bgcolor": palette.PAPER.light, "font": {"size": palette.BODY_PX, "color": ink}}
+    return plot.note(words, x=places[at], y=point.total_bytes / size, **arrow, **look)
 
 
 _PHONE_LETTER = 0.024
@@ -485,14 +477,11 @@ def phase_samples(samples: Sequence[PhaseSample], limit: Limit | None = None) ->
         if after - first > 1
     ]
     lines_across, words = plot.limit_line(limit, size)
+    ticks = plot.ticks_at(range(len(samples)), [PHASE_CURVE[s.phase] for s in samples])
     return plot.figure(
         [_line(name, sizes, samples, size) for name, sizes in read.items()],
         height=_SAMPLES_PX,
-        x={
-            **plot.ticks_at(range(len(samples)), [PHASE_CURVE[s.phase] for s in samples]),
-            "tickangle": -45,
-            "range": [-0.5, max(len(samples), 1) - 0.5],
-        },
+        x={**ticks, "tickangle": -45, "range": [-0.5, max(len(samples), 1) - 0.5]},
         y=axis,
         shapes=[*shades(bands, edge_px=0), *lines_across],
         annotations=[*notes, *words],

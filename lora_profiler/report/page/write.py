@@ -145,17 +145,14 @@ def write_page(content: Content) -> str:
         f" dark){{:root{{{dark}}}}}\n{template_text('page.css')}"
         f"{template_text('blocks.css')}"
     )
-    page: str = (
-        environment(LONGEST_TEXT)
-        .get_template("page.html.j2")
-        .render(
-            content=content,
-            policy=_policy([*scripts, figures.plotly_script()]),
-            style=trusted(style),
-            scripts=list(map(trusted, scripts)),
-            blocks=blocks,
-            generator=f"lora-profiler {__version__}",
-        )
+    template = environment(LONGEST_TEXT).get_template("page.html.j2")
+    page: str = template.render(
+        content=content,
+        policy=_policy([*scripts, figures.plotly_script()]),
+        style=trusted(style),
+        scripts=list(map(trusted, scripts)),
+        blocks=blocks,
+        generator=f"lora-profiler {__version__}",
     )
     return page
 
