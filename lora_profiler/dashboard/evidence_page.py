@@ -239,11 +239,8 @@ def rows_table(rows: Sequence[Measured], key: str, says: str) -> None:
 
 
 def records(rows: Sequence[Measured]) -> list[dict[str, Any]]:
-    return [{**_fields(row), "error": row.error} for row in rows]
-
-
-def _fields(row: Measured) -> dict[str, Any]:
-    return asdict(row) if isinstance(row, MeasuredStep) else row._asdict()
+    fields = (asdict(row) if isinstance(row, MeasuredStep) else row._asdict() for row in rows)
+    return [{**of, "error": row.error} for of, row in zip(fields, rows, strict=True)]
 
 
 def source_of(row: Measured) -> str:

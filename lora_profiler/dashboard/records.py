@@ -114,16 +114,12 @@ def loaded(source: RecordSource, engine: str) -> Loaded:
             return _scored(*key)
         future = _large.get(key)
         if future is None:
-            _forget_others(key)
+            for other in [each for each in _large if (each[0], each[2]) == (key[0], key[2])]:
+                del _large[other]
             _large[key] = Future()
     if future is not None and future.done():
         return future.result()
     return _first_part(files, engine)
-
-
-def _forget_others(key: _Key) -> None:
-    for other in [other for other in _large if (other[0], other[2]) == (key[0], key[2])]:
-        del _large[other]
 
 
 def read_on() -> None:

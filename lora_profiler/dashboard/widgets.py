@@ -31,16 +31,13 @@ Offer = tuple[str, str, str, Callable[[], str]]
 
 def style() -> None:
     """Once a run, before anything else."""
-    colours = f":root {{ {colour_variables(theme())} {_more_colours()} }}"
+    verdicts = palette.VERDICT_COLOURS.items()
+    more = "".join(f"--lp-is-{name}:{palette.colour(of, theme())};" for name, of in verdicts)
+    colours = f":root {{ {colour_variables(theme())} {more} }}"
     own = own_text("style.css") + template_text("blocks.css")
     st.html(f"<style>{colours} {own}</style>")
     mounted = st.components.v2.component("lora_profiler.turned", js=own_text("turned.js"))
     mounted(key="turned", data=theme(), on_turned_change=lambda: None)
-
-
-def _more_colours() -> str:
-    colours = palette.VERDICT_COLOURS.items()
-    return "".join(f"--lp-is-{name}:{palette.colour(of, theme())};" for name, of in colours)
 
 
 @cache

@@ -121,13 +121,9 @@ def _text(line: Line) -> str:
     return "".join(text for text, _ in line).rstrip()
 
 
-def _spans(text: str, style: str = "") -> Line:
-    """Text in one style, words between backticks in bold."""
-    return next(_styled([text], style))
-
-
 def _styled(lines: Sequence[str], style: str = "") -> Iterator[Line]:
-    """The same of running text, in which backticks may pair over lines; a lone one is shown."""
+    """Running text in one style, words between backticks in bold, which may pair over lines; a lone
+    one is shown."""
     pairs = sum(line.count("`") for line in lines) // 2 * 2
     is_bold = False
     for line in lines:
@@ -332,7 +328,7 @@ def _pieces(cell: str, width: int) -> list[str]:
 
 def _cell(text: str, style: str) -> Line:
     verdict = next((name for name, sign in SIGNS.items() if sign and sign == text), "")
-    return [(text, verdict)] if verdict else _spans(text, style)
+    return [(text, verdict)] if verdict else next(_styled([text], style))
 
 
 def _length(text: str) -> int:

@@ -176,7 +176,10 @@ def reason(plan: TrainingPlan, run: PlannedRun) -> str:
     able = (other for other in plan.front if is_within(other, plan.budget))
     rivals = [other for other in able if of(other) < of(run)]
     if not rivals:
-        return f"The {best} that fits {_offered_words(plan)}{within}."
+        is_priced = all(offer.price for offer in plan.offers) or plan.goal != "cheapest"
+        return (
+            f"The {best} that fits the GPUs {'offered' if is_priced else 'with a price'}{within}."
+        )
     least = min(rivals, key=of)
     rival, mine = (run_words(each, names_of(plan)) for each in (least, run))
     method, _, place = rival.partition(" on ")
@@ -201,12 +204,6 @@ def _merit(plan: TrainingPlan, run: PlannedRun, least: PlannedRun) -> str:
         less = percent(1 - of(run) / of(least))
         return f"takes {less} less time" if plan.goal == "cheapest" else f"costs {less} less"
     return "leaves more memory free"
-
-
-def _offered_words(plan: TrainingPlan) -> str:
-    """'the GPUs offered'; where money decides and is not known of all, 'the GPUs with a price'."""
-    is_priced = all(offer.price for offer in plan.offers) or plan.goal != "cheapest"
-    return "the GPUs offered" if is_priced else "the GPUs with a price"
 
 
 def miss_words(each: MethodPlan, names: Names) -> str:
@@ -398,7 +395,9 @@ def question_lines(plan: TrainingPlan, trainer: Trainer | None = None) -> list[s
     setup = ways[0].setup
     methods = ", ".join(labels.adapter_label(way.setup) for way in ways)
     has_rank = any(way.setup.lora and way.setup.lora.has_rank for way in ways)
-    over = f"{methods} (rank {_ranks_words(plan)})" if has_rank else methods
+    ranks = plan.space.ranks
+    several = f"{ranks[0]} to {ranks[-1]}" if len(ranks) > 2 else ", ".join(map(str, ranks))
+    over = f"{methods} (rank {several})" if has_rank else methods
     tokens, amount = f"{count_text(setup.seq_len)} tokens", plan.amount
     much = f"{short_count_text(amount.tokens or 0)} tokens"
     if amount.data is not None:
@@ -416,12 +415,6 @@ def question_lines(plan: TrainingPlan, trainer: Trainer | None = None) -> list[s
         share = f"{100 * chosen.doubt_bytes / chosen.peak_bytes:.0f} %"
         lines.append(f"Within {share}: estimated from the model's layers; that much is left free.")
     return lines
-
-
-def _ranks_words(plan: TrainingPlan) -> str:
-    """'16', '16, 64', '8 to 128'."""
-    ranks = plan.space.ranks
-    return f"{ranks[0]} to {ranks[-1]}" if len(ranks) > 2 else ", ".join(map(str, ranks))
 
 
 def notes(plan: TrainingPlan, price_from: str = "") -> Iterator[str]:

@@ -212,13 +212,9 @@ def _texts(each: Difference) -> tuple[str, str, str]:
     if each.name.endswith("_bytes"):
         first, second = bytes_texts([a, b])
         return first, second, change
-    text = seconds_text if each.name == "step_seconds" else _count
+    text = seconds_text if each.name == "step_seconds" else "{:,.0f}".format
     first, second = ("not known" if value is None else text(value) for value in (a, b))
     return first, second, change
-
-
-def _count(number: float) -> str:
-    return f"{number:,.0f}"
 
 
 def _word(value: Any) -> str:
