@@ -2,7 +2,7 @@
 already."""
 
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
@@ -87,15 +87,9 @@ def table(
     spare: tuple[str, ...] = (),
 ) -> Table:
     """A row for each of `rows`; each column is its label and the text of its cell."""
-    return Table(
-        columns=tuple(label for label, _ in columns),
-        rows=tuple(
-            Row(cells=tuple(text(row) for _, text in columns), kind=kind(row)) for row in rows
-        ),
-        title=title,
-        left=left,
-        spare=spare,
-    )
+    labels, texts = tuple(label for label, _ in columns), [text for _, text in columns]
+    made = tuple(Row(cells=tuple(text(row) for text in texts), kind=kind(row)) for row in rows)
+    return Table(columns=labels, rows=made, title=title, left=left, spare=spare)
 
 
 def by_category(
@@ -105,18 +99,16 @@ def by_category(
     (cells under `names`, its bytes, whether it is the peak)."""
     unit, size = byte_unit(max((sum(held.values()) for _, held, _ in rows), default=0))
     shown = [c for c in CATEGORIES if any(held.get(c) for _, held, _ in rows)]
+
+    def texts(held: Held) -> Iterator[str]:
+        sizes = (*(held.get(category, 0) for category in shown), sum(held.values()))
+        return (in_unit(count, size) for count in sizes)
+
     return Table(
         title=f"{title}, {unit}",
         columns=(*names, *(CATEGORY_SHORT[c] for c in shown), "sum"),
         rows=tuple(
-            Row(
-                cells=(
-                    *cells,
-                    *(in_unit(held.get(c, 0), size) for c in shown),
-                    in_unit(sum(held.values()), size),
-                ),
-                kind="peak" if is_peak else "plain",
-            )
+            Row(cells=(*cells, *texts(held)), kind="peak" if is_peak else "plain")
             for cells, held, is_peak in rows
         ),
         left=len(names),

@@ -53,6 +53,7 @@ def category_bars(bars: Sequence[CategoryBar], *, limit: Limit | None = None) ->
     positions, heads = plot.places([bar.group for bar in bars])
     named = {c: (labels.CATEGORY_LABELS[c], palette.CATEGORY_PAINTS[c]) for c in CATEGORIES}
     data = _stacked(bars, positions, size, named, lambda bar: bar.bytes, _category_hover)
+    names = [plot.label(bar.label) for bar in bars]
     sums = [f"{'≥ ' if bar.at_least else ''}{bytes_text(bar.total_bytes)}" for bar in bars]
     data.append(plot.at_the_end([bar.total_bytes / size for bar in bars], positions, sums))
     shapes, notes = plot.limit_line(limit, size, largest, below=max(positions, default=0.0) + 1.05)
@@ -60,9 +61,7 @@ def category_bars(bars: Sequence[CategoryBar], *, limit: Limit | None = None) ->
         data,
         height=plot.height_px(positions, 1.0 if limit else 0.0),
         x=axis,
-        y=plot.rows(
-            [plot.label(bar.label) for bar in bars], positions, below=1.6 if limit else 0.6
-        ),
+        y=plot.rows(names, positions, below=1.6 if limit else 0.6),
         barmode="stack",
         annotations=[*(plot.head(plot.label(text, 100), y=y) for text, y in heads), *notes],
         shapes=shapes,
@@ -120,7 +119,7 @@ def time_bars_of(answers: Sequence[Answer]) -> list[TimeBar]:
 
 def time_bars(bars: Sequence[TimeBar]) -> Figure:
     """A level stacked bar for each, from top to bottom, a whisker, and its sum at the end."""
-    positions: list[float] = [float(place) for place in range(len(bars))]
+    positions = list(map(float, range(len(bars))))
     largest = max((bar.high for bar in bars), default=1.0)
     unit, size = ("s", 1.0) if largest >= 1 else ("ms", 1e-3)
     named = {part: (labels.PART_LABELS[part], palette.PART_PAINTS[part]) for part in PARTS}
@@ -265,15 +264,13 @@ def memory_curve(points: Sequence[CurvePoint], *, limit: Limit | None = None) ->
     limit = plot.in_sight(limit, totals)
     axis, size = plot.bytes_axis(plot.largest_of(totals, limit), room=1.3)
     bands = _bands(PHASE_CURVE[point.phase] for point in points)
-    places = [float(at) for at in range(len(points))]
+    places, last = list(map(float, range(len(points)))), max(len(points), 1) - 0.5
     shapes, notes = plot.limit_line(limit, size)
     words = [*names(bands), *([peak(points, places, size)] if points else [])]
     return plot.figure(
         [*areas(points, places, size), outline(points, places, size)],
         height=HEIGHT_PX,
-        x=plot.axis(
-            "one step, in order", range=[-0.5, max(len(points), 1) - 0.5], showticklabels=False
-        ),
+        x=plot.axis("one step, in order", range=[-0.5, last], showticklabels=False),
         y=axis,
         shapes=[*shades(bands), *shapes],
         annotations=[*words, *notes],

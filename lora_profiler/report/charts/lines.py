@@ -4,6 +4,7 @@ run's steps; and the map of batches and lengths that fit a card."""
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
 from lora_profiler.measuring.records.checks import median_interval
@@ -48,10 +49,7 @@ def claim_chart(chart: Chart) -> Figure:
 def _curves(chart: Chart) -> Figure:
     ends, notes = _cut(chart)
     return plot.figure(
-        [
-            _series(chart, series, mark)
-            for series, mark in zip(chart.series, palette.SERIES_MARKS, strict=False)
-        ],
+        list(map(partial(_series, chart), chart.series, palette.SERIES_MARKS)),
         height=_PLOT_PX,
         x=plot.values(plot.label(chart.x_label), type=chart.x_scale, **_ticks(chart.series)),
         y=plot.values(_y_title(chart), type=chart.y_scale, **{**_y_ticks(chart), **ends}),
@@ -100,7 +98,7 @@ def _ticks(series: Sequence[Series]) -> dict[str, Any]:
 
 
 def _by_category(chart: Chart) -> Figure:
-    places = [float(number) for number in range(len(chart.categories))]
+    places, most = list(map(float, range(len(chart.categories)))), max(1.0, _largest(chart))
     data = []
     for series, mark in zip(chart.series, palette.SERIES_MARKS, strict=False):
         points = [(int(x), y) for x, y in zip(series.x, series.y, strict=True) if y is not None]
@@ -115,9 +113,7 @@ def _by_category(chart: Chart) -> Figure:
     return plot.figure(
         data,
         height=_ROW_PX * (len(places) + 1),
-        x=plot.values(
-            _y_title(chart), range=[0, _ROOM * max(1.0, _largest(chart))], tickformat=".0%"
-        ),
+        x=plot.values(_y_title(chart), range=[0, _ROOM * most], tickformat=".0%"),
         y=plot.rows([plot.label(text) for text in chart.categories], places, showgrid=True),
         shapes=_whole(chart, plot.upright),
     )

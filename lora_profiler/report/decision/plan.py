@@ -177,9 +177,8 @@ def reason(plan: TrainingPlan, run: PlannedRun) -> str:
     rivals = [other for other in able if of(other) < of(run)]
     if not rivals:
         is_priced = all(offer.price for offer in plan.offers) or plan.goal != "cheapest"
-        return (
-            f"The {best} that fits the GPUs {'offered' if is_priced else 'with a price'}{within}."
-        )
+        gpus = f"GPUs {'offered' if is_priced else 'with a price'}"
+        return f"The {best} that fits the {gpus}{within}."
     least = min(rivals, key=of)
     rival, mine = (run_words(each, names_of(plan)) for each in (least, run))
     method, _, place = rival.partition(" on ")
