@@ -137,14 +137,10 @@ def _metrics(requested: Sequence[str], possible: Sequence[str], against: bool) -
     of comparison knows."""
     for name in requested:
         if name != ALL and name not in possible:
-            raise UsageError(
-                f"{name} is compared with predictions only; leave out --against."
-                if against
-                else (
-                    f"nothing predicts {name} yet; with --against it is compared between two sets"
-                    " of records."
-                )
-            )
+            if against:
+                raise UsageError(f"{name} is compared with predictions only; leave out --against.")
+            between = "with --against it is compared between two sets of records."
+            raise UsageError(f"nothing predicts {name} yet; {between}")
     return tuple(possible) if ALL in requested else tuple(dict.fromkeys(requested))
 
 

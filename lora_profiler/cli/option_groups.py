@@ -295,15 +295,10 @@ def _close(typed: str, ctx: click.Context) -> list[str]:
     name = typed.removeprefix("--").replace("_", "-")
     if f"--{name}" in flags:
         return [f"--{name}"]
-    whole = [f"{option.flag} {name}" for option in options if name in _values_of(option)]
-    close = get_close_matches(f"--{name}", flags, cutoff=0.75)
-    return (
-        whole
-        or _alike(name, options)
-        or _by_words(name, options)
-        or _by_choice(name, options)
-        or close
-    )
+    if whole := [f"{option.flag} {name}" for option in options if name in _values_of(option)]:
+        return whole
+    ways = (find(name, options) for find in (_alike, _by_words, _by_choice))
+    return next(filter(None, ways), None) or get_close_matches(f"--{name}", flags, cutoff=0.75)
 
 
 def _meant(flags: Sequence[str] | None) -> str:

@@ -182,13 +182,9 @@ def _rows() -> None:
         methods = _several("Method", list(get_args(Method)), "method", METHOD_LABELS)
     with places[2]:
         cards = _several("GPU", sorted({card_of(row) for row in rows}), "card")
-    matches = [
-        row
-        for row in rows
-        if (not sources or source_of(row) in sources)
-        and (not methods or row.method in methods)
-        and (not cards or card_of(row) in cards)
-    ]
+    matches = [row for row in rows if not sources or source_of(row) in sources]
+    matches = [row for row in matches if not methods or row.method in methods]
+    matches = [row for row in matches if not cards or card_of(row) in cards]
     if not matches:
         widgets.note("No row is of all that was chosen.")
         return

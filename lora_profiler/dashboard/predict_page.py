@@ -136,14 +136,11 @@ def _interval(result: Answered, parts: ModelParts) -> None:
     widgets.small(*parts.peak_interval)
     steps = [answer.step for answer in result.answers if answer.step]
     peaks = [likely.nearest for answer in result.answers if (likely := answer.likely)]
-    evidence_page.rows_table(
-        list(dict.fromkeys(peaks)), "nearest_peaks", "Measured peaks closest to this question."
-    )
     timed = [step.evidence for step in steps if step.evidence]
-    if timed:
-        evidence_page.rows_table(
-            list(dict.fromkeys(timed)), "nearest_steps", "Measured steps closest to this question."
-        )
+    for what, rows in (("peaks", peaks), ("steps", timed)):
+        if rows:
+            says = f"Measured {what} closest to this question."
+            evidence_page.rows_table(list(dict.fromkeys(rows)), f"nearest_{what}", says)
 
 
 def _time(result: Answered) -> None:
