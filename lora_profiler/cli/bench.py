@@ -82,8 +82,7 @@ Exit: 0 done, out of memory included; 2 usage, 3 no such model, 4 not measured, 
 @click.pass_context
 def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
     """Train MODEL on this machine, and compare memory and time with the prediction.
-    MODEL: hub name, alias, folder or config.json.
-    """
+    MODEL: hub name, alias, folder or config.json."""
     check_options(ctx, models)
     if o["emit"]:
         emit(o)

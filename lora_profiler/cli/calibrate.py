@@ -35,8 +35,7 @@ Exit: 0 done, 2 usage, 4 not measured.
 @output_options("table", "json", "md")
 def calibrate_command(device: Device | None, form: str, output: str | None, force: bool) -> None:
     """Measure this machine's own constants for step times, and store them.
-    Takes two or three minutes on an idle machine; nothing is downloaded.
-    """
+    Takes two or three minutes on an idle machine; nothing is downloaded."""
     check_new_file(output, force)
     require("calibrating", (*TRACING, "accelerate"))
     from lora_profiler.report.catalogues import calibration_blocks, calibration_payload

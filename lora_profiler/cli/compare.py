@@ -115,8 +115,7 @@ def compare_command(
     ctx: click.Context, /, records: tuple[str, ...], against: tuple[str, ...], **o: Any
 ) -> None:
     """Compare measured RECORDS with predictions or other records; or two predictions.
-    RECORDS: files of lora-profile bench, or folders of .jsonl files.
-    """
+    RECORDS: files of lora-profile bench, or folders of .jsonl files."""
     check_new_file(o["output"], o["force"])
     if (broken := _predictions([*records, *against], o)) is not None:
         ctx.exit(int(broken))

@@ -49,8 +49,7 @@ Exit: 0 done, 2 usage, 3 no such model, 4 cannot be traced, or the profile is wr
 @click.pass_context
 def compile_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
     """Trace the training step of MODEL, and store a profile for every size.
-    MODEL: hub name, alias, folder or config.json.
-    """
+    MODEL: hub name, alias, folder or config.json."""
     check_new_file(o["output"], o["force"])
     from lora_profiler.report.progress import shown_traces
 

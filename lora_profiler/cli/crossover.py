@@ -40,8 +40,7 @@ Examples:
 def crossover_command(ctx: click.Context, /, model: str, **o: Any) -> None:
     """Find where one method of training MODEL overtakes another in memory.
     With --gpu also in time. All methods are compared with checkpointing, or
-    with --no-checkpointing all without it.
-    """
+    with --no-checkpointing all without it."""
     click_support.check_new_file(o["output"], o["force"])
     options.say_own_defaults(ctx)
     o = {name: ctx.params[name] for name in o}

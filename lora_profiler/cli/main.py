@@ -118,8 +118,7 @@ Exit: 0 fits, 1 does not or may not, 2 usage, 3 no such model.
 @collector_paused()
 def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
     """Predict memory and step time of fine-tuning MODEL.
-    MODEL: hub name, folder, config.json, or a trainer's YAML, notebook or script.
-    """
+    MODEL: hub name, folder, config.json, or a trainer's YAML, notebook or script."""
     click_support.check_new_file(o["output"], o["force"])
     if ctx.default_map is not None:
         from lora_profiler.cli.read import names_a_trainer, writes_another
@@ -361,8 +360,7 @@ Examples:
 @options.output_options("table", "json", "csv", "md")
 def models_command(text: tuple[str, ...], form: str, output: str | None, force: bool) -> None:
     """List the bundled models, which need no network.
-    TEXT: part of a name, alias or type.
-    """
+    TEXT: part of a name, alias or type."""
     click_support.check_new_file(output, force)
     from lora_profiler.facts.catalog import bundled_models
     from lora_profiler.report.catalogues import model_names, model_records, models_table
@@ -384,8 +382,7 @@ Examples:
 @options.output_options("table", "json", "csv", "md")
 def gpus_command(text: tuple[str, ...], form: str, output: str | None, force: bool) -> None:
     """List the bundled GPUs by the name that --gpu takes; ~ marks an estimate.
-    TEXT: part of a name or architecture.
-    """
+    TEXT: part of a name or architecture."""
     click_support.check_new_file(output, force)
     from lora_profiler.facts.catalog import bundled_gpus
     from lora_profiler.report.catalogues import gpu_names, gpu_records, gpus_table
@@ -421,8 +418,7 @@ def _list(
 @options.output_options("table", "json", "md")
 def doctor_command(form: str, output: str | None, force: bool) -> None:
     """Show versions, GPUs, cache folder and hub settings of this installation.
-    Tokens are never printed.
-    """
+    Tokens are never printed."""
     click_support.check_new_file(output, force)
     from lora_profiler._common.own_defaults import config_path, has_config
     from lora_profiler.measuring.harness.doctor import SECTIONS, Diagnosis, diagnosed, missing

@@ -164,8 +164,7 @@ Exit: 0 a run fits within the limits, 1 none does, 2 usage, 3 no such model.
 @click.pass_context
 def plan_command(ctx: click.Context, /, model: str, **o: Any) -> None:
     """Find the cheapest way to train MODEL over methods, ranks, layouts and GPUs.
-    MODEL: hub name, folder, config.json, or a trainer's YAML, notebook or script.
-    """
+    MODEL: hub name, folder, config.json, or a trainer's YAML, notebook or script."""
     check_new_file(o["output"], o["force"])
     say_own_defaults(ctx, without=("gpus", "prices") if o["cluster"] else ())
     o = {name: ctx.params[name] for name in o}

@@ -60,8 +60,7 @@ def read_command(
     words: tuple[str, ...], framework: str | None, form: str, output: str | None, force: bool
 ) -> None:
     """Show each key of a trainer's FILE as it is read, and the matching command.
-    FILE: axolotl, LLaMA-Factory, torchtune, TRL, Unsloth or PEFT; nothing is run.
-    """
+    FILE: axolotl, LLaMA-Factory, torchtune, TRL, Unsloth or PEFT; nothing is run."""
     click_support.check_new_file(output, force)
     from lora_profiler.report.trainer_file import trainer_file_blocks, trainer_file_payload
     from lora_profiler.trainer_files.reading import read_files, resolve_images

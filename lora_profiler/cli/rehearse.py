@@ -69,8 +69,7 @@ Exit: 0 fits, 1 out of memory, or refused by the GPU's software; 2 usage, 4 no c
 @click.pass_context
 def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) -> None:
     """Run COMMAND for a few training steps on a simulated GPU (Linux).
-    COMMAND: what you would type on a machine with the GPU.
-    """
+    COMMAND: what you would type on a machine with the GPU."""
     if o["setup"]:
         _set_up(ctx, o["setup"], command)
         return

@@ -54,8 +54,7 @@ Exit: 0 done, 1 an exact claim fails, 2 usage, 3 no such model, 4 not run.
 def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
     """Check the mathematics of LoRA, claim by claim, on the weights of MODEL.
     MODEL: hub name, folder, or small: a tiny model trained on the spot.
-    Default: HuggingFaceTB/SmolLM2-135M, or small without its weights.
-    """
+    Default: HuggingFaceTB/SmolLM2-135M, or small without its weights."""
     click_support.check_new_file(o["output"], o["force"])
     claims = chosen(o["claims"])
     require("checking the mathematics")

@@ -164,8 +164,7 @@ def grouped_charts(document: Mapping[str, Any]) -> dict[str, list[Chart]]:
 
 def verify_blocks(document: Mapping[str, Any]) -> list[Block]:
     """A document of `verify_payload`, fresh or read from a file, as text: what was looked at, a row
-    for each claim, then each claim with its tables and sentences.
-    """
+    for each claim, then each claim with its tables and sentences."""
     blocks: list[Block] = [_verdict(document)]
     if document["model"]["note"]:
         blocks.append(paragraph(f"! {document['model']['note']}"))

@@ -11,8 +11,7 @@ from lora_profiler.units import bytes_text, percent_text, shape_text
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathRow:
     """Every adapted layer's output in one dtype. The error is the largest, as a share of what
-    rounding alone can make; the path's output is relative to the layer's, both as norms.
-    """
+    rounding alone can make; the path's output is relative to the layer's, both as norms."""
 
     dtype: str
     layers: int

@@ -28,8 +28,7 @@ Init = Literal["gaussian"] | bool
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moments:
     """Of a sample scaled to unit variance under the hypothesis; `*_z` are distances from those of
-    the standard normal, in the standard errors of a normal sample of this size.
-    """
+    the standard normal, in the standard errors of a normal sample of this size."""
 
     count: Count
     mean: Number
@@ -74,8 +73,7 @@ class FirstLogits:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gradients:
     """Over all adapted layers: the largest entry of A's gradients, the smallest norm of B's, and
-    how far either is from the chain rule, as a share of what rounding can make.
-    """
+    how far either is from the chain rule, as a share of what rounding can make."""
 
     largest_of_a: Size
     smallest_norm_of_b: Size

@@ -30,8 +30,7 @@ class ScalingRun:
     """Norms are Frobenius norms over all adapted layers, relative to that of their weights: of what
     the first step and the last step changed in the update, and of the whole update at the end.
     `first_logit_change` is the root mean square of what the first step changes in held-out logits,
-    relative to theirs; `gain` the fall of the held-out loss, None where it diverged.
-    """
+    relative to theirs; `gain` the fall of the held-out loss, None where it diverged."""
 
     rank: int
     factor: float

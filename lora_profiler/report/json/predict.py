@@ -301,8 +301,7 @@ class DataJson(TypedDict):
     the average. `long_samples` is null unless a few of them alone keep it from fitting.
     `num_tokens` are trained on in an epoch; `cut_samples` lost their end, or were left out;
     `padding_factor`: tokens that the model sees for each. Seconds of an epoch are null where those
-    of a step are, `total_seconds` too without --epochs.
-    """
+    of a step are, `total_seconds` too without --epochs."""
 
     lengths: LengthsJson
     batching: "Batching"
@@ -330,8 +329,7 @@ class AnswerJson(PredictionJson):
     `remedies` are of a card that it does not fit, the first to try first; `smallest_cards` the keys
     of those that it fits.
     `trainer` is null where none was named: a bare loop.
-    `data` is there where lengths of samples were given.
-    """
+    `data` is there where lengths of samples were given."""
 
     trainer: TrainerJson | None
     fit: FitJson | None
