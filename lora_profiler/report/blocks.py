@@ -210,6 +210,10 @@ class Bars(NamedTuple):
     def unit(self) -> tuple[str, int]:
         return byte_unit(max(row.total_bytes for row in self.rows))
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for row in self.rows for name in row.parts))
+
     def is_cut(self, row: Bar) -> bool:
         return row.total_bytes > 1.001 * self.scale_bytes
 
@@ -244,12 +248,11 @@ Block = Table | Paragraph | VerdictLine | Bars
 def parts_table(bars: Bars) -> Table:
     """The numbers of bars, for a face that draws none: the peak, the overhead, each part."""
     unit, size = bars.unit
-    names = dict.fromkeys(name for row in bars.rows for name in row.parts)
     columns: list[tuple[str, Callable[[Bar], str]]] = [
         ("", lambda row: row.name),
         (f"peak, {unit}", lambda row: short_in_unit(row.peak_bytes, size)),
         ("overhead", lambda row: _size_or_blank(row.overhead_bytes, size)),
-        *((n, lambda row, n=n: _size_or_blank(row.parts.get(n), size)) for n in names),
+        *((n, lambda row, n=n: _size_or_blank(row.parts.get(n), size)) for n in bars.part_names),
         (bars.speed_title, lambda row: row.speed),
     ]
     return filled(table(bars.rows, columns))
