@@ -432,8 +432,9 @@ def _read(
     heights = [peaks[group] / size for group, *_ in known]
     ends = [end for _, first, after in known for end in (first, after, None)]
     tops = [end for height in heights for end in (height, height, None)]
-    look, edge = ({"color": palette.INK.light, "width": width} for width in (2.5, 2))
+    look = {"color": palette.INK.light, "width": 2.5}
     yield plot.scatter("", ends, tops, mode="lines", line=look)
+    edge = {"width": 2, "color": palette.INK.light}
     errors, hover = [], []
     for group, *_ in known:
         read, told = peaks[group], predicted.get(group)
