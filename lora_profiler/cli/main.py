@@ -36,6 +36,7 @@ from lora_profiler.cli.options import (
     file_options,
     gpu_of,
     guided,
+    machines_of,
     model_called,
     names_asked,
     names_given,
@@ -326,7 +327,12 @@ def answered(
         files = writable(ctx, every, named_options)
         questions = [([files.workload], *questions[0][1:])]
     ask = partial(
-        answers, engine=o["engine"], levers=levers, network=network, given=names_given(ctx)
+        answers,
+        engine=o["engine"],
+        levers=levers,
+        network=network,
+        machines=machines_of(o),
+        given=names_given(ctx),
     )
     if o["engine"] == "rehearsed" and not quiet:
         click.echo("Rehearsing on a simulated GPU, some seconds each.", err=True)

@@ -35,6 +35,15 @@ from lora_profiler.units import bytes_text, count_text, short_count_text
 
 if TYPE_CHECKING:
     from lora_profiler.facts.catalog import Gpu
+    from lora_profiler.planning.placement import Network
+
+
+def sending_words(network: "Network | None") -> str:
+    """What times of several ranks count of what these send each other."""
+    if network is None:
+        return "Times are of compute alone; `--interconnect` adds what GPUs send each other."
+    over = f"Times include sending over {network.key}, hidden behind compute at best"
+    return f"{over} (`--interconnect`)."
 
 
 def title_words(prediction: Prediction) -> str:
