@@ -459,7 +459,7 @@ def _list(
         warn(f"no bundled {what} is called {words!r}.{meant}")
     print_answer(
         lambda: {"schema_version": "1.0", f"{what.lower()}s": records(found)},
-        lambda: [table(found)],
+        lambda: [table(found)] if found else [],
         lambda: csv_records(records(found)),
     )
 
