@@ -286,7 +286,12 @@ def answered(
         files = writable(ctx, every, named_options)
         questions = [([files.workload], *questions[0][1:])]
     ask = partial(
-        answers, engine=o["engine"], levers=levers, network=network, given=options.names_given(ctx)
+        answers,
+        engine=o["engine"],
+        levers=levers,
+        network=network,
+        machines=options.machines_of(o),
+        given=options.names_given(ctx),
     )
     if o["engine"] == "rehearsed" and not quiet:
         click.echo("Rehearsing on a simulated GPU, some seconds each.", err=True)
@@ -409,7 +414,7 @@ def _list(
         click_support.warn(f"no bundled {what} is called {words!r}.{meant}")
     click_support.print_answer(
         lambda: {"schema_version": "1.0", f"{what.lower()}s": records(found)},
-        lambda: [table(found)],
+        lambda: [table(found)] if found else [],
         lambda: csv_records(records(found)),
     )
 

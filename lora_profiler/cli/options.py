@@ -179,7 +179,7 @@ answer_options = together(
         type=FiniteRange(min=0, max=1, max_open=True), default=0.0),
     TORCH_OPTION,
     rare(CARD)("--interconnect", "nvlink4|pcie5|ndr|25GB/s|...",
-        "link between the GPUs of --world-size"),
+        "link between the GPUs of --world-size", show_default="the GPU's"),
     engine_option("auto|analytic|compiled|traced|rehearsed",
         "prediction engine; rehearsed: on a simulated GPU"),
 )
@@ -249,6 +249,12 @@ def _cluster(o: Mapping[str, Any]) -> "Cluster | None":
     from lora_profiler.planning.placement import find_cluster, is_cluster
 
     return find_cluster(name) if is_cluster(name) else None
+
+
+def machines_of(o: Mapping[str, Any]) -> int | None:
+    """That --gpu names, as in 2x8xh100; None where it names none."""
+    cluster = _cluster(o)
+    return cluster.machines if cluster else None
 
 
 def network_of(o: Mapping[str, Any]) -> "Network | None":

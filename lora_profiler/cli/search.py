@@ -69,13 +69,13 @@ def matching(options: Sequence[GroupedOption], words: Sequence[str]) -> list[Gro
     parts = [part for word in words for part in re.split(r"[-_]", word.lower()) if part]
     wanted = [re.sub(r"(?<=...)(ing|ed|s)$", "", part) for part in parts]  # packing is --packed
 
-    def score(option: GroupedOption) -> int:
+    def score(option: GroupedOption) -> tuple[int, int]:
         text = f"{option.flag} {option.help} {option.values}".lower()
-        return sum((word in option.flag) + (word in text) for word in wanted)
+        return sum(word in text for word in wanted), sum(word in option.flag for word in wanted)
 
-    best = max(map(score, options), default=0)
+    best, _ = max(map(score, options), default=(0, 0))
     if best:
-        hits = [option for option in options if score(option) > best // 2]
+        hits = [option for option in options if score(option)[0] > best // 2]
         return sorted(hits, key=score, reverse=True)
     by_flag = {option.flag.removeprefix("--"): option for option in options}
     return [by_flag[name] for word in words for name in get_close_matches(word, by_flag)]

@@ -341,7 +341,7 @@ def ranks(*, network: bool) -> None:
             index=None,
             **remembered.kept("interconnect"),
             accept_new_options=True,
-            placeholder="none, or 25GB/s",
+            placeholder="the GPU's, or 25GB/s",
             help="The slowest link among the ranks.",
         )
 

@@ -136,6 +136,7 @@ def answers(
     *,
     levers: Literal["none", "best", "all"] = "best",
     network: "Network | None" = None,
+    machines: int | None = None,
     may_trace: bool = True,
     trainer: Trainer | None = None,
     given: Collection[str] | None = None,
@@ -144,8 +145,9 @@ def answers(
     """Predict each way to train one model, judge the card if one is named, time a step, and find
     what lowers each peak most.
 
-    `levers` are those to look for. `network` is the link among several ranks. A
-    method that is among the workloads is no lever of another. `engine` and `may_trace` as in
+    `levers` are those to look for. `network` is the link among several ranks on so
+    many `machines`; without one it is the usual link inside one machine. A method that is among
+    the workloads is no lever of another. `engine` and `may_trace` as in
     `predict`; the profiles for other sizes are traced when a largest one is read. `trainer` is
     whose defaults the workloads have: where its loop holds what nothing prices, no peak is exact.
     `given` names the options that the question has, where no trainer does; the peak's interval
@@ -179,7 +181,7 @@ def answers(
         for workload in workloads:
             check_on_card(workload)
     if any(w.setup.world_size > 1 for w in workloads):
-        from lora_profiler.planning.placement import communication
+        from lora_profiler.planning.placement import communication, link_among
     methods = frozenset(w.setup.method for w in workloads)
     batches: Sequence[Batches | None] = [None] * len(workloads)
     if data is not None:
@@ -210,6 +212,9 @@ def answers(
         zip(predictions, engines, batches, strict=True)
     ):
         workload = prediction.workload
+        ranks, link = workload.setup.world_size, network
+        if gpu and not link and ranks > 1 and workload.setup.context_parallel_size == 1:
+            link = link_among(gpu, ranks, machines)
         tried: tuple[Lever, ...] = ()
         if levers == "all":
             tried = every_lever(workload, engine, prediction, besides=methods, trainer=trainer)
@@ -226,9 +231,7 @@ def answers(
                 levers=tried,
                 times=times,
                 place=place,
-                communication=(
-                    communication(prediction, network) if workload.setup.world_size > 1 else None
-                ),
+                communication=communication(prediction, link) if ranks > 1 else None,
                 over_data=over_data(prediction, data, epoch, engine) if data and epoch else None,
                 besides=methods,
             )

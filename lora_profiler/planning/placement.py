@@ -24,6 +24,7 @@ LINKS: Mapping[str, int] = {
 }  # fmt: skip
 """Bytes a second that one card can send, one way, as the makers give them: NVLink of A100, H100 and
 B200, PCIe with 16 lanes, InfiniBand HDR and NDR with four, Ethernet."""
+MACHINE_CARDS = 8
 _SXM_LINKS = {"ampere": "nvlink3", "hopper": "nvlink4", "blackwell_dc": "nvlink5"}
 _SLOT_LINKS = {
     "volta": "pcie3",
@@ -92,6 +93,13 @@ def usual_network(card: Gpu) -> Network | None:
     else:
         link = None if card.key.startswith("gh200") else _SLOT_LINKS.get(card.architecture)
     return None if link is None else find_network(link)
+
+
+def link_among(card: Gpu, ranks: int, machines: int | None = None) -> Network | None:
+    """The usual link among `ranks` inside one machine, of which more than `MACHINE_CARDS` need
+    several where `machines` are not told; nobody knows what is between several."""
+    inside = ranks <= MACHINE_CARDS if machines is None else machines == 1
+    return usual_network(card) if inside else None
 
 
 def communication(prediction: Prediction, network: Network | None = None) -> Communication | None:

@@ -12,7 +12,7 @@ from lora_profiler.facts.catalog import Gpu, as_model
 from lora_profiler.facts.catalog.gpus import Price, read_price, table_prices
 from lora_profiler.planning.over_data import TrainingData
 from lora_profiler.planning.pareto import Objectives
-from lora_profiler.planning.placement import Cluster, Network, find_cluster, usual_network
+from lora_profiler.planning.placement import Cluster, Network, find_cluster, link_among
 from lora_profiler.planning.setups import DEFAULTS, workloads
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.optimizer import package_optimizer
@@ -100,8 +100,8 @@ def cluster_of(name: str) -> Cluster:
 
 
 def link_of(cluster: Cluster) -> Network | None:
-    """The usual link inside one machine; nobody knows what is between several."""
-    return usual_network(cluster.gpu) if cluster.machines == 1 else None
+    """The usual link among all of its cards."""
+    return link_among(cluster.gpu, cluster.cards, cluster.machines)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ meant: ranks, targets, lengths, number formats."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_profiler.errors import LoraProfilerError, did_you_mean
 from lora_profiler.facts.catalog import Gpu
@@ -33,6 +33,17 @@ from lora_profiler.question.workload import (
 )
 from lora_profiler.report import labels
 from lora_profiler.units import bytes_text, count_text, short_count_text
+
+if TYPE_CHECKING:
+    from lora_profiler.planning.placement import Network
+
+
+def sending_words(network: "Network | None") -> str:
+    """What times of several ranks count of what these send each other."""
+    if network is None:
+        return "Times are of compute alone; `--interconnect` adds what GPUs send each other."
+    over = f"Times include sending over {network.key}, hidden behind compute at best"
+    return f"{over} (`--interconnect`)."
 
 
 def title_words(prediction: Prediction) -> str:

@@ -493,6 +493,7 @@ def test_a_filter_that_finds_nothing_says_so() -> None:
     assert done.exit_code == 0
     assert json.loads(done.stdout)["gpus"] == []
     assert "no bundled GPU is called '4900'" in done.stderr
+    assert not lora_profile("gpus", "4900").stdout
 
 
 def test_doctor_never_prints_a_token(tmp_path: Path) -> None:

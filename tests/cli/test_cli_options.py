@@ -137,6 +137,11 @@ def test_all_options_can_be_searched(words: list[str], first: str) -> None:
     assert all(len(line) <= 80 for line in shown.splitlines())
 
 
+def test_a_name_that_is_the_word_hides_no_text_about_it() -> None:
+    shown = lora_profile("options", "budget").stdout
+    assert shown.index("--budget ") < shown.index("\n--max-cost ")
+
+
 def test_a_word_that_no_option_is_about() -> None:
     done = lora_profile("options", "zzzz")
     assert done.stdout == "No option is about zzzz. All: lora-profile predict --help-all\n"

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 from jsonschema import validate
 
+import lora_profiler
 from lora_profiler.cli.main import root
 from lora_profiler.errors import UsageError
 from lora_profiler.facts.catalog import find_gpu, find_model
@@ -100,8 +101,28 @@ def test_a_table_tells_what_sending_adds_to_a_step() -> None:
     assert table is not None
     hidden, added = (row.cells[1] for row in table.rows[-2:])
     assert (hidden, added) == tuple(seconds_text(end, bounds[1]) for end in bounds)
-    (alone,) = answers([Workload(model=model, setup=SETUP)], card)
-    assert "`--interconnect` adds" in communication_lines([alone])[-1]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "link"),
+    [("8xh100_sxm_80gb", "nvlink4"), ("4xl4", "pcie4"), ("2x4xh100_sxm_80gb", None)],
+)
+def test_several_gpus_send_over_the_link_of_a_plan(gpu: str, link: str | None) -> None:
+    answer = lora_profiler.predict("gpt2", method="lora", trainer="trl-sft", gpu=gpu).answer
+    (offer,) = lora_profiler.offers_of("gpt2", [gpu])
+    for network in (offer.network, answer.communication and answer.communication.network):
+        assert (network.key if network else None) == link
+    words = f"sending over {link}" if link else "`--interconnect` adds"
+    assert words in communication_lines([answer])[0]
+    assert (step_bounds(answer) is None) == (link is None)
+
+
+def test_ranks_of_more_than_one_machine_have_no_usual_link() -> None:
+    model, card = find_model("gpt2", offline=True), find_gpu("h100_sxm_80gb")
+    setups = [replace(SETUP, world_size=ranks) for ranks in (8, 16)]
+    found = answers([Workload(model=model, setup=setup) for setup in setups], card)
+    links = [a.communication and a.communication.network for a in found]
+    assert [link and link.key for link in links] == ["nvlink4", None]
 
 
 @pytest.mark.parametrize(

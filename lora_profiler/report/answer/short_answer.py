@@ -328,8 +328,8 @@ def _assumed(
     kernels = "" if answers[0].gpu else setup_words.platform_words(workloads[0])
     yield f"{model}: {worst}{training}, {attention}{kernels}."
     sent = answers[0].communication
-    if sent and sent.network is None and answers[0].step:
-        yield "Times are of compute alone; `--interconnect` adds what GPUs send each other."
+    if sent and guided is None and answers[0].step:
+        yield setup_words.sending_words(sent.network)
     if any(generates(workload.setup) for workload in workloads) and answers[0].step:
         yield "Times are without the generation of completions."
     if guided is None or not is_brief:

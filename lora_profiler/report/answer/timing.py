@@ -16,6 +16,7 @@ from lora_profiler.report.blocks import Rows, Table, cell_table
 from lora_profiler.report.evidence import row_label
 from lora_profiler.report.labels import method_label
 from lora_profiler.report.measured import run_labels
+from lora_profiler.report.setup_words import sending_words
 from lora_profiler.steptime import PARTS, Part, StepTime
 from lora_profiler.units import (
     between_text,
@@ -253,8 +254,8 @@ def step_bounds(answer: Answer) -> tuple[float, float] | None:
 
 
 def communication_lines(answers: Sequence[Answer]) -> list[str]:
-    """What the times leave out where several ranks train and no link was named."""
+    """Of the times where several ranks train."""
     for a in answers:
-        if a.communication and a.communication.network is None and a.step:
-            return ["Times are of compute alone; `--interconnect` adds what GPUs send each other."]
+        if a.communication and a.step:
+            return [sending_words(a.communication.network)]
     return []

@@ -22,7 +22,7 @@ from lora_profiler.report.blocks import Block, Sign, Table, VerdictLine, advice,
 from lora_profiler.report.decision.plan import gpus_text, sharding_name
 from lora_profiler.report.json import picked
 from lora_profiler.report.labels import capital, method_label
-from lora_profiler.report.setup_words import asked_words, trainer_dict, trainer_lines
+from lora_profiler.report.setup_words import asked_words, sending_words, trainer_dict, trainer_lines
 from lora_profiler.report.terminal import SIGNS
 from lora_profiler.units import GIB, count_text, in_unit, short_in_unit
 
@@ -56,7 +56,7 @@ def cluster_blocks(
     ]
     basis = _basis(wholes)
     shown = basis if detail else [*basis[:1], "What numbers rest on: --detail"]
-    return [*blocks, _table(options), dim(*question, _time_words(network), *shown)]
+    return [*blocks, _table(options), dim(*question, sending_words(network), *shown)]
 
 
 def _on_one_gpu(prediction: Prediction) -> Prediction:
@@ -146,13 +146,6 @@ def _basis(predictions: Sequence[Prediction]) -> list[str]:
     if len(known) < len(predictions):
         lines = ["Peaks are lower bounds: activations are not known."]
     return [*lines, *assumption_lines(predictions)]
-
-
-def _time_words(network: Network | None) -> str:
-    if network is None:
-        return "Times leave out what GPUs send each other: --interconnect adds it."
-    longer = f"from the longer of computing and sending over {network.key}"
-    return f"Times: {longer} to both one after the other."
 
 
 def cluster_payload(
