@@ -93,7 +93,7 @@ def _toy(model: ModelSpec, regime: Regime, number: int, attempt: int, freedom: i
         elif name.endswith("token_id") and type(value) is int:
             language[name] = 1
     rope = language.get("rope_parameters", {})
-    if "mrope_section" in rope:  # how many of the angles turn by time, height and width
+    if "mrope_section" in rope and not rope.get("mrope_interleaved"):
         angles = int(sizes["head_dim"] * rope.get("partial_rotary_factor", 1.0)) // 2
         time, height = angles // 4, angles * 3 // 8
         rope["mrope_section"] = [time, height, angles - time - height]

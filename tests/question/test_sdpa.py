@@ -13,8 +13,12 @@ from typing import Any
 
 import pytest
 
+from commands import lora_profile
+from lora_profiler.facts.catalog import find_model
+from lora_profiler.memory.compiled.regime import kernel_choice
 from lora_profiler.question.gpu_platform import CUDNN, Platform, version_of
 from lora_profiler.question.support.sdpa import SdpaCall, cuda_backend, takes_single_head
+from lora_profiler.question.workload import TrainSetup, Workload
 
 CHOICES = json.loads((Path(__file__).parents[1] / "data" / "sdpa_choices.json").read_text("utf-8"))
 AXES = ("torch", "sm", "dtype", "heads", "mask", "dropout", "length")
@@ -85,3 +89,23 @@ def test_a_mask_that_trains_is_not_for_cudnn() -> None:
     hopper = Platform(capability=90)
     assert cuda_backend(call, hopper) == "cudnn"
     assert cuda_backend(call._replace(mask_trains=True), hopper) == "efficient"
+
+
+@pytest.mark.parametrize(("loop", "kernel"), [("unsloth", "efficient"), ("transformers", "math")])
+def test_unsloth_repeats_heads_rather_than_take_the_math_kernel(loop: str, kernel: str) -> None:
+    """Without a mask torch 2.13 takes grouped heads on a T4 by its math kernel alone."""
+    model = find_model("LiquidAI/LFM2-1.2B", offline=True)
+    setup = TrainSetup(dtype="float16", loop_state=loop)  # type: ignore[arg-type]
+    chosen = kernel_choice(Workload(model=model, setup=setup), Platform(capability=75))
+    assert set(chosen.plain) == {kernel}
+
+
+def test_unsloths_lfm2_on_a_t4_is_within_the_bound_of_its_rehearsal() -> None:
+    """Its notebook's settings with rows of 2,048 tokens, rehearsed over Unsloth 2026.10.9 and torch
+    2.14: 2,820,303,660 bytes without BLAS' workspaces, by the efficient kernel."""
+    done = lora_profile(
+        "LiquidAI/LFM2-1.2B", "--method", "lora", "--rank", "16", "--trainer", "unsloth",
+        "--gpu", "t4", "--batch-size", "2", "--seq-len", "2048", "--format", "json",
+    )  # fmt: skip
+    (answer,) = json.loads(done.stdout)["predictions"]
+    assert abs(answer["peak"]["total_bytes"] / 2_820_303_660 - 1) < answer["error_bound"] < 0.25

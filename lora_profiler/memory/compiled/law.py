@@ -62,7 +62,7 @@ _TOWER = re.compile(r"\b(visual|vision\w*|audio\w*)\.")
 """Where a model sees or hears: no part of its depth, though it may be as deep."""
 _FRACTIONS = re.compile(r"factor|pct|ratio|multiplier_ffn|partial")
 _IGNORED = re.compile(
-    r"rope_parameters\..*(theta|factor|beta|mscale|freq|position|truncate|mrope).*|"
+    r"rope_parameters\..*(theta|factor|beta|mscale|freq|position|truncate).*|"
     r"num_hidden_layers|n_layer|max_window_layers|num_mtp_layers|\w*token_id|transformers_version|"
     r"_name_or_path|query_pre_attn_scalar|floor_scale|architectures|auto_map|(torch_)?dtype|"
     r"use_cache|model_type|"
@@ -70,6 +70,8 @@ _IGNORED = re.compile(
 )
 """Fields on which no storage depends, or that other parts of a key tell: the layers by their
 kinds."""
+SECTIONS = "rope_parameters.mrope_section"
+"""How many of the angles turn by time, height and width."""
 _IN_PLACE_OF_SIZE = frozenset({0.0, 1.0})
 """Floats that turn something off."""
 _BLOCKS = (64, 64 * 256)
@@ -121,16 +123,19 @@ def sizes_of(model: ModelSpec) -> dict[str, int]:
 def facts_of(model: ModelSpec) -> str:
     """All that a law does not leave open of a model, as text to compare and hash."""
     layout, sizes, platform = repeated(kinds_of(model)), sizes_of(model), Platform()
+    fields = fields_of(model)
     heads, keys = (
         next((n for f, n in sizes.items() if role_of(f) == role), 0)
         for role in ("heads", "key_heads")
     )
     flags = {
         name: _in_units(value, model.num_layers, layout)
-        for name, value in fields_of(model).items()
+        for name, value in fields.items()
         if not (name in sizes or _IGNORED.fullmatch(name) or is_open_float(name, value))
         and value is not None
     }
+    if not fields.get("rope_parameters.mrope_interleaved"):
+        flags.pop(SECTIONS, None)  # as wide together as a head's angles
     facts = {
         "type": model.model_type,
         "flags": flags,
@@ -143,8 +148,8 @@ def facts_of(model: ModelSpec) -> str:
         "uneven": [n for n, v in sorted(sizes.items()) if role_of(n) == "head_width" and v % 8],
         "power_of_two": _has_slopes(model) and heads & (heads - 1) == 0,
     }
-    if of_state := fields_of(model).get("linear_num_key_heads"):
-        facts["heads_per_state_key"] = fields_of(model)["linear_num_value_heads"] // of_state
+    if of_state := fields.get("linear_num_key_heads"):
+        facts["heads_per_state_key"] = fields["linear_num_value_heads"] // of_state
     if outside := outside_vocabulary(model, model.published):
         facts["outside_vocabulary"] = outside
     return json.dumps(facts, sort_keys=True)
