@@ -26,7 +26,13 @@ from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.workload import TrainSetup
 from lora_profiler.report.answer.guided import line_bar, trainer_name
 from lora_profiler.report.answer.short_answer import method_bars
-from lora_profiler.report.answer.verdicts import gpu_count, limit_of, method_name, size_text
+from lora_profiler.report.answer.verdicts import (
+    gpu_count,
+    limit_of,
+    method_name,
+    rate_title,
+    size_text,
+)
 from lora_profiler.report.blocks import Bar, Bars
 from lora_profiler.report.first_screen import offers, speed_numbers, trust, verdict
 from lora_profiler.report.json.changes import Difference, between, difference_table
@@ -69,7 +75,12 @@ def show_by_trainer(
         isolate_styles=False,
     )
     limits = (limit_of(answer.gpu, gpu_count(answer)),) if answer.gpu else ()
-    drawn_bars = Bars(rows=tuple(each.bar for each in bars), limits=limits, has_sizes=False)
+    drawn_bars = Bars(
+        rows=tuple(each.bar for each in bars),
+        limits=limits,
+        has_sizes=False,
+        speed_title=rate_title([answer.prediction]),
+    )
     chosen = next((each.bar.name for each in bars if each.is_chosen), "")
     html = head + drawn("bars", drawn_bars, chosen, True, False)
     mounted(key=_KEY, data=html, on_taken_change=partial(_take, bars, result.question, model))

@@ -73,6 +73,11 @@ class Answer:
         return self.timing.step if self.timing else None
 
     @property
+    def sending_seconds(self) -> float:
+        """Of a step; 0 of a process alone, and where no link is known."""
+        return (self.communication and self.communication.seconds) or 0.0
+
+    @property
     def remedies(self) -> "tuple[Remedy, ...]":
         """The sets of changes that make it fit the card, searched for when asked; empty without a
         card, and where it fits."""

@@ -219,9 +219,10 @@ class RunTime(NamedTuple):
     high: float
 
 
-def run_time(step: TimedStep, tokens: float, epochs: float = 1.0) -> RunTime:
-    """The time of as many steps like `step` as `epochs` passes over `tokens` take; tokens of
-    padding count as tokens, and a last step that is not full as its share.
+def run_time(step: TimedStep, tokens: float, epochs: float = 1.0, sending: float = 0.0) -> RunTime:
+    """The time of as many steps like `step` on all ranks as `epochs` passes over `tokens` take;
+    tokens of padding count as tokens, and a last step that is not full as its share. The seconds of
+    `sending` in a step are hidden behind compute, at most none of them.
 
     Examples:
         >>> from lora_profiler import LoraConfig, TrainSetup, Workload
@@ -233,8 +234,13 @@ def run_time(step: TimedStep, tokens: float, epochs: float = 1.0) -> RunTime:
         1000
     """
     time = step.time
-    steps = tokens * epochs / (time.tokens_per_second * time.seconds)
-    return RunTime(seconds=steps * time.seconds, low=steps * time.low, high=steps * time.high)
+    of_step = time.tokens_per_second * time.seconds * step.workload.setup.batches_at_once
+    steps = tokens * epochs / of_step
+    return RunTime(
+        seconds=steps * max(time.seconds, sending),
+        low=steps * max(time.low, sending),
+        high=steps * (time.high + sending),
+    )
 
 
 # --- why LoRA is not as much faster than full fine-tuning as its FLOPs suggest --------------------

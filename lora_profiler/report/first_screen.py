@@ -18,6 +18,7 @@ from lora_profiler.report.answer.verdicts import (
     interval_lines,
     leaves_open,
     needs_block,
+    rate_title,
     size_text,
     speed_words,
     verdict_blocks,
@@ -48,7 +49,7 @@ def verdict(answer: Answer, guided: "Guided | None" = None) -> Sentence:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRun:
     """What is trained on: rows of the data, their tokens on average, passes over them, and the
-    price of an hour of the device in whatever money, None where it is not asked."""
+    price of an hour of each device in whatever money, None where it is not asked."""
 
     rows: int = 5000
     mean_length: int = 400
@@ -75,17 +76,19 @@ def speed_numbers(answer: Answer, run: TrainingRun) -> tuple[LargeNumber, ...]:
     if step is None:
         return ()
     time = step.time
-    tokens = time.tokens_per_second * time.seconds
+    tokens, setup = time.tokens_per_second * time.seconds, step.workload.setup
+    each = run_time(step, tokens * setup.batches_at_once, sending=answer.sending_seconds)
     unfit = answer.fit is not None and answer.fit.verdict == "does_not_fit"
     room = ", if it fitted" if unfit else ""
-    total = run_time(step, run.tokens, run.epochs)
+    total = run_time(step, run.tokens, run.epochs, answer.sending_seconds)
     between = short_between_text(total.low, total.high)
     if run.price is not None:
-        ends = (run.price * s / 3600 for s in (total.seconds, total.low, total.high))
+        price = run.price * setup.world_size
+        ends = (price * s / 3600 for s in (total.seconds, total.low, total.high))
         cost, low, high = (f"{n:,.2f}" if n < 100 else f"{n:,.0f}" for n in ends)
         between = f"{between}; costs {cost} ({low} to {high})"
-    rates = f"{_rate(tokens / time.high)} to {_rate(tokens / time.low)}{room}"
-    speed = LargeNumber("tokens/s", _rate(time.tokens_per_second), rates)
+    rates = f"{_rate(tokens / each.high)} to {_rate(tokens / each.low)}{room}"
+    speed = LargeNumber(rate_title([answer.prediction]), _rate(tokens / each.seconds), rates)
     epochs = "an epoch" if run.epochs == 1 else f"{run.epochs:g} epochs"
     much = f"for {epochs} of {short_count_text(run.tokens)} tokens"
     return speed, LargeNumber(much, short_seconds_text(total.seconds), between)

@@ -21,6 +21,7 @@ from lora_profiler.dashboard.question import METHODS, Question, completed
 from lora_profiler.planning.advise import advise
 from lora_profiler.planning.answers import Answer, answers
 from lora_profiler.planning.fit import smallest_cards
+from lora_profiler.planning.placement import find_network
 from lora_profiler.planning.setups import setups, written_options
 from lora_profiler.planning.timing import run_time
 from lora_profiler.report.answer.timing import smallest_cards_table
@@ -150,6 +151,23 @@ def test_hours_are_steps_of_the_step_time() -> None:
         and hours.label == "for 3 epochs of 10.49 M tokens"
     )
     assert f"costs {0.5 * found.seconds / 3600:.2f} " in hours.note
+
+
+def test_several_ranks_share_the_rows_and_each_has_a_price() -> None:
+    sizes = {"batch_size": 8, "seq_len": 1024, "world_size": 2, "sharding": "ddp"}
+    answer = one(GPT2, "h100_sxm_80gb", **sizes)
+    step, run = answer.step, TrainingRun(rows=16_000, mean_length=1024, epochs=1, price=2)
+    assert step is not None
+    rate, hours = speed_numbers(answer, run)
+    assert hours.value == short_seconds_text(1000 * step.time.seconds)
+    assert f"costs {2 * 2 * 1000 * step.time.seconds / 3600:.2f} " in hours.note
+    assert rate.label == "tokens/s each"
+    (slow,) = answers([answer.prediction.workload], answer.gpu, network=find_network("0.01GB/s"))
+    assert slow.communication is not None and slow.communication.seconds is not None
+    assert slow.communication.seconds > step.time.seconds
+    assert speed_numbers(slow, run)[1].value == short_seconds_text(
+        1000 * slow.communication.seconds
+    )
 
 
 def test_a_number_that_is_not_known_is_not_there() -> None:

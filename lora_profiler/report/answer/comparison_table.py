@@ -287,6 +287,8 @@ def _spans(epoch: "OverData") -> list[tuple[str, float]]:
 
 
 def _times_text(answers: Sequence[Answer], steps: float) -> list[str]:
-    seconds = [a.step.time.seconds * steps if a.step else None for a in answers]
+    seconds = [
+        max(a.step.time.seconds, a.sending_seconds) * steps if a.step else None for a in answers
+    ]
     longest = max((s for s in seconds if s is not None), default=0.0)
     return [UNKNOWN if s is None else seconds_text(s, longest) for s in seconds]
