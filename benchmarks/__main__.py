@@ -83,10 +83,6 @@ def modules(folder: str) -> list[Module]:
     return [Module(path) for path in own]
 
 
-def commands() -> dict[str, list[Module]]:
-    return {folder: [each for each in modules(folder) if each.is_command] for folder in FOLDERS}
-
-
 def tables() -> Iterator[str]:
     for folder, title in FOLDERS.items():
         yield f"\n### {folder or 'benchmarks'}: {title}\n\n"

@@ -7,6 +7,7 @@ every room to zero.
 """
 
 import ast
+import functools
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -41,6 +42,7 @@ class Sums(NamedTuple):
     """Flesch: 60 to 70 is plain English, below 30 is a law."""
 
 
+@functools.cache
 def banned_pattern() -> re.Pattern[str]:
     """Any of the first column of the file, as whole words."""
     lines = BANNED.read_text("utf-8").splitlines()
@@ -98,6 +100,7 @@ def faults(text: Text, limit: int) -> Iterator[str]:
 # --- what users read ------------------------------------------------------------------------------
 
 
+@functools.cache
 def texts() -> list[Text]:
     return [*_literals(), *_golden(), *_docs()]
 
@@ -130,8 +133,9 @@ def _strings(tree: ast.AST, *, commands: bool) -> Iterator[tuple[int, str]]:
                 for statement in body
                 if isinstance(statement, ast.Expr) and not shown
             }
-        for annotation in ("annotation", "returns"):
-            skipped |= set(ast.walk(getattr(node, annotation, None) or ast.Pass()))
+        for name in ("annotation", "returns"):
+            if annotation := getattr(node, name, None):
+                skipped |= set(ast.walk(annotation))
         if node in skipped:
             continue
         if isinstance(node, ast.JoinedStr):

@@ -15,7 +15,6 @@ their length (`MetaMathQA/utils.py` BucketIterator). Log-normal lengths of that 
 of 40 to 70 % before they are cut at 1,300 characters, give 215 to 219."""
 COUNTED = TOKENS + 1
 """What the benchmark counts for its tokens per second: one more a sample, for the end."""
-ASSUMED = f"{PADDED} padded tokens a sample of {TOKENS:.0f}"
 _NAMES = re.compile(
     r"full-finetuning/llama-3\.2-3B-lr_[\d.]+|lora/llama-3\.2-3B-rank(\d+)(-target-mlp)?"
 )

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import write_json
+from benchmarks.pages import write_lines
 from benchmarks.rehearsing import rehearsed
 
 DATA = Path(__file__).parents[2] / "tests" / "data" / "deepspeed_rehearsed.json"
@@ -123,7 +123,7 @@ def write_rows(data: Path, cases: Sequence[dict[str, Any]], script: str) -> None
         rows.append(row or {**case, **_row(case, script)})
         print(rows[-1], file=sys.stderr, flush=True)
         left = [row for row in known if row not in rows]
-        write_json(data, {"card": CARD, "rows": rows + left})
+        write_lines(data, {"card": CARD}, rows + left)
 
 
 def _row(case: dict[str, Any], script: str) -> dict[str, Any]:

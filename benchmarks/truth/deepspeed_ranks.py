@@ -39,12 +39,13 @@ def main() -> None:
     if sys.argv[1] == "--rank":
         _measure(json.loads(sys.argv[2]))
         return
+    from benchmarks.pages import write_lines  # which DeepSpeed's Python need not have
+
     rows = [_row(sys.argv[1], *case) for case in CASES]
     versions = rows[0].pop("versions")
     for row in rows[1:]:
         del row["versions"]
-    document = {"versions": versions, "config": CONFIG, "bucket": BUCKET, "rows": rows}
-    DATA.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    write_lines(DATA, {"versions": versions, "config": CONFIG, "bucket": BUCKET}, rows)
 
 
 def _row(python: str, stage: int, method: str, ranks: int) -> dict[str, Any]:

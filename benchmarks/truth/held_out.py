@@ -50,7 +50,6 @@ MODELS = (
 )  # fmt: skip
 LORA = TrainSetup(lora=LoraConfig(), batch_size=2)
 FULL = TrainSetup(batch_size=2)
-NF4 = Quantization()
 OTHERS: dict[str, TrainSetup] = {
     "dropout": replace(LORA, lora=LoraConfig(lora_dropout=0.1)),
     "dropout, checkpointing": replace(LORA, lora=LoraConfig(lora_dropout=0.1), checkpointing=True),

@@ -33,6 +33,7 @@ from lora_profiler.cli.click_support import (
     write_out,
 )
 from lora_profiler.cli.options import device_here, output_options, setup_options
+from lora_profiler.errors import UsageError
 
 if TYPE_CHECKING:
     from lora_profiler.measuring.harness import Case
@@ -81,8 +82,7 @@ Exit: 0 done, out of memory included; 2 usage, 3 no such model, 4 not measured, 
 @click.pass_context
 def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
     """Train MODEL on this machine, and compare memory and time with the prediction.
-    MODEL: hub name, alias, folder or config.json.
-    """
+    MODEL: hub name, alias, folder or config.json."""
     check_options(ctx, models)
     if o["emit"]:
         emit(o)
@@ -115,14 +115,8 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
             click.echo(f"{doing}; records go to {store.path}.", err=True)
             progress = Progress(earlier=store.records())
             total = None if o["largest_batch"] else len(cases)
-            as_json = o["progress"] == "json"
-            with shown_runs(
-                progress,
-                total=total,
-                deadline_seconds=o["deadline"],
-                transient=drawn_again,
-                as_json=as_json,
-            ):
+            look = {"transient": drawn_again, "as_json": o["progress"] == "json"}
+            with shown_runs(progress, total=total, deadline_seconds=o["deadline"], **look):
                 if cluster:
                     outcome = spread(cluster, cases, store, progress, interrupt, o)
                     num_left = 0 if outcome.interrupted else len(outcome.left)
@@ -135,11 +129,8 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
                         pretended=pretended,
                     )
                     num_left = _run(session, cases, proven, search=o["largest_batch"])
-        results = [
-            result(row.record, row.planned.prediction)
-            for row in progress.rows
-            if row.record is not None
-        ]
+        done = ((row.record, row.planned.prediction) for row in progress.rows)
+        results = [result(record, of) for record, of in done if record is not None]
         _print(results, proven, o)
         if o["report"]:
             _write_report(results, o["report"], o["records"])
@@ -149,11 +140,8 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
     if interrupt.requested:
         ctx.exit(interrupt.exit_code)
     unmeasured = outcome is not None and (outcome.refused or outcome.lost)
-    if (
-        num_refused
-        or unmeasured
-        or any(r.record.measurement.status in NOT_MEASURED for r in results)
-    ):
+    statuses = {r.record.measurement.status for r in results}
+    if num_refused or unmeasured or statuses.intersection(NOT_MEASURED):
         ctx.exit(4)
 
 
@@ -222,12 +210,8 @@ def _cases(
 
 def _check_search(cases: Sequence["Case"]) -> None:
     """Raises UsageError where nothing would end the search but the operating system."""
-    from lora_profiler.errors import UsageError
-
-    if any(
-        case.workload.setup.device == "cpu" and case.conditions.budget_bytes is None
-        for case in cases
-    ):
+    unlimited = (case for case in cases if case.conditions.budget_bytes is None)
+    if any(case.workload.setup.device == "cpu" for case in unlimited):
         raise UsageError(
             "--largest-batch on the CPU needs --budget SIZE: without one the search would end when"
             " the operating system ends it, or another program."
@@ -245,7 +229,6 @@ def _warn_of(able: Sequence["Planned"]) -> None:
 def _check_report(path: str, store: "Store", output: str | None) -> None:
     """Raises UsageError where the page could not be written after hours of training, or would take
     another file's place."""
-    from lora_profiler.errors import UsageError
     from lora_profiler.report.page import check_installed
 
     check_installed()

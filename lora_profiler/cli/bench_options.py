@@ -28,20 +28,21 @@ from lora_profiler.cli.option_groups import (
 )
 from lora_profiler.cli.options import given, model_called, stack_of, workloads
 from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.facts.stacks import Stack
 from lora_profiler.planning.setups import CPU_DEFAULTS
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.option import GROUP_TITLES, flag
+from lora_profiler.question.workload import Device
+from lora_profiler.units import parse_memory
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from lora_profiler.facts.stacks import Stack
     from lora_profiler.measuring.harness import Case
     from lora_profiler.measuring.harness.pretended import Pretended
     from lora_profiler.measuring.records.record import Conditions
     from lora_profiler.measuring.records.store import Store
-    from lora_profiler.question.gpu_platform import Platform
-    from lora_profiler.question.model_spec import ModelSpec
-    from lora_profiler.question.workload import Device
     from lora_profiler.runs.campaign.interrupts import Interrupt
     from lora_profiler.runs.campaign.planned import Planned
     from lora_profiler.runs.campaign.progress import Progress
@@ -141,21 +142,15 @@ def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
 
     o = ctx.params
     _check_cluster_options(ctx)
-    requested = [
-        *(["MODEL"] if models else []),
-        *(f"--{name}" for name in ("suite", "case") if o[name]),
-    ]
+    requested = ["MODEL"] * bool(models) + [f"--{n}" for n in ("suite", "case") if o[n]]
     if len(requested) != 1:
-        both = (
-            f"{' and '.join(requested[:2])} each bring their own; name one of the two."
-            if requested
-            else "name a MODEL, or a --suite."
-        )
-        raise UsageError(f"what to train is not clear: {both}")
+        todo = "name a MODEL, or a --suite."
+        if requested:
+            todo = f"{' and '.join(requested[:2])} each bring their own; name one of the two."
+        raise UsageError(f"what to train is not clear: {todo}")
     for source, meant in (("suite", WITH_SUITE), ("case", WITH_CASE)):
         if o[source]:
-            idle = [name for name in o if name not in (*meant, "models")]
-            _refuse(ctx, idle, f"--{source}")
+            _refuse(ctx, [n for n in o if n not in (*meant, "models")], f"--{source}")
     if o["nproc"] is not None and given(ctx, "world_size") and o["nproc"] != o["world_size"]:
         raise UsageError(
             f"--nproc {o['nproc']} and --world-size {o['world_size']} are not one number; give one"
@@ -176,8 +171,7 @@ def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
             f"{flag(idle[0])} and --no-timing exclude each other; leave out one of them."
         )
     if o["largest_batch"]:
-        names = (*TIMING_OPTIONS, "repeats", "no_timing")
-        _refuse(ctx, names, "--largest-batch")
+        _refuse(ctx, (*TIMING_OPTIONS, "repeats", "no_timing"), "--largest-batch")
 
 
 def _refuse(ctx: click.Context, names: Iterable[str], where: str) -> None:
@@ -222,8 +216,7 @@ def _check_cluster_options(ctx: click.Context) -> None:
                 " --case."
             )
     if o["emit"]:
-        idle = [name for name in o if name not in WITH_EMIT]
-        _refuse(ctx, idle, "--emit")
+        _refuse(ctx, [name for name in o if name not in WITH_EMIT], "--emit")
         if o["output"] is None:
             raise UsageError("--emit writes a folder; name a new one with -o DIR.")
     elif given(ctx, "cpus_per_case") and not o["ray"]:
@@ -253,10 +246,7 @@ def rehearsed_on(o: dict[str, Any]) -> "Pretended":
 
 
 def model_cases(
-    ctx: click.Context,
-    models: tuple[str, ...],
-    device: "Device",
-    platform: "Platform | None" = None,
+    ctx: click.Context, models: tuple[str, ...], device: Device, platform: Platform | None = None
 ) -> list["Case"]:
     """One case for each model, method and repeat: odd repeats run backwards (A, B, B, A), so that a
     drift hits all alike. `platform` is that of a pretended card, else the device's here.
@@ -299,7 +289,7 @@ def model_cases(
     ]
 
 
-def _trainer_itself(stack: "Stack | None", o: dict[str, Any]) -> str:
+def _trainer_itself(stack: Stack | None, o: dict[str, Any]) -> str:
     """The trainer whose own code is to run, "" for the harness' loop."""
     from lora_profiler.measuring.harness.preflight import OWN_LOOPS
 
@@ -310,7 +300,6 @@ def _trainer_itself(stack: "Stack | None", o: dict[str, Any]) -> str:
 
 def _conditions(o: dict[str, Any]) -> "Conditions":
     from lora_profiler.measuring.records.record import Conditions
-    from lora_profiler.units import parse_memory
 
     changes: dict[str, Any] = {"seed": o["seed"]}
     if o["budget"]:
@@ -365,7 +354,7 @@ def _text(o: dict[str, Any]) -> str | None:
     return str(path)
 
 
-def _check_tokenizer(specs: list["ModelSpec"]) -> None:
+def _check_tokenizer(specs: list[ModelSpec]) -> None:
     """A text is read with the tokenizer of the weights; without weights, with that of the hub id in
     the local cache."""
     for spec in specs:

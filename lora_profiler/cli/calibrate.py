@@ -1,8 +1,6 @@
 """`lora-profile calibrate`: this machine's own constants of the step-time model, measured and
 kept."""
 
-from typing import TYPE_CHECKING
-
 from lora_profiler._common.packages import TRACING, require
 from lora_profiler.cli.click_support import (
     NearestChoice,
@@ -14,9 +12,7 @@ from lora_profiler.cli.click_support import (
 from lora_profiler.cli.option_groups import option
 from lora_profiler.cli.options import device_here, output_options
 from lora_profiler.errors import UsageError
-
-if TYPE_CHECKING:
-    from lora_profiler.question.workload import Device
+from lora_profiler.question.workload import Device
 
 
 @command(
@@ -37,10 +33,9 @@ Exit: 0 done, 2 usage, 4 not measured.
     "--device", help="cuda, cpu", show_default="cuda, else cpu", type=NearestChoice(("cuda", "cpu"))
 )
 @output_options("table", "json", "md")
-def calibrate_command(device: "Device | None", form: str, output: str | None, force: bool) -> None:
+def calibrate_command(device: Device | None, form: str, output: str | None, force: bool) -> None:
     """Measure this machine's own constants for step times, and store them.
-    Takes two or three minutes on an idle machine; nothing is downloaded.
-    """
+    Takes two or three minutes on an idle machine; nothing is downloaded."""
     check_new_file(output, force)
     require("calibrating", (*TRACING, "accelerate"))
     from lora_profiler.report.catalogues import calibration_blocks, calibration_payload

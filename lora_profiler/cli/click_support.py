@@ -15,25 +15,22 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from lora_profiler._common.messages import (
-    ERROR,
-    INDENT,
-    WARNING,
-    message_lines,
-    message_text,
-    printable,
-)
+from lora_profiler._common import messages
 from lora_profiler._common.process import starts_training
 from lora_profiler.cli.option_groups import (
     GroupedOption,
     help_all,
     in_order,
+    message_of,
     num_rare,
     option_lines,
+    refuse_other_value,
     shows_all,
+    unknown_option,
     wrapped,
 )
 from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean, nearest
+from lora_profiler.units import parse_memory
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -124,8 +121,6 @@ class MemorySize(click.ParamType[int]):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from lora_profiler.units import parse_memory
-
         try:
             return value if isinstance(value, int) else parse_memory(value)
         except UsageError as e:
@@ -146,8 +141,6 @@ class HelpCommand(click.Command):
         try:
             rest = super().parse_args(ctx, args)
         except click.NoSuchOption as e:
-            from lora_profiler.cli.option_groups import unknown_option
-
             raise unknown_option(e, words, ctx) from None
         if not ctx.resilient_parsing:
             self._refuse_other_values(ctx, words)
@@ -160,8 +153,6 @@ class HelpCommand(click.Command):
         *_, order = self.make_parser(ctx).parse_args(list(words))
         for param in dict.fromkeys(order):
             if isinstance(param, GroupedOption) and not param.multiple and order.count(param) > 1:
-                from lora_profiler.cli.option_groups import refuse_other_value
-
                 refuse_other_value(param, words, ctx)
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
@@ -218,9 +209,8 @@ class DefaultGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in self.lazy_commands and cmd_name not in self.commands:
-            self.add_command(
-                getattr(import_module(self.lazy_commands[cmd_name]), f"{cmd_name}_command")
-            )
+            module = import_module(self.lazy_commands[cmd_name])
+            self.add_command(getattr(module, f"{cmd_name}_command"))
         return super().get_command(ctx, cmd_name)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -329,12 +319,8 @@ def complete_model(ctx: click.Context, param: Any, incomplete: str) -> list["Com
     from lora_profiler.facts.catalog import bundled_models
 
     known = [name for model in bundled_models() for name in (model.id, *model.aliases)]
-    names = (
-        [name for name in known if name.lower().startswith(incomplete.lower())]
-        if incomplete
-        else []
-    )
-    return items(names)
+    begun = incomplete.lower()
+    return items(name for name in known if begun and name.lower().startswith(begun))
 
 
 def model_argument(metavar: str) -> Callable[[Any], Any]:
@@ -380,12 +366,10 @@ def run(command: click.Command, args: Sequence[str] | None, prog_name: str) -> N
         code = command.main(args, prog_name=prog_name, standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as e:
-        from lora_profiler.cli.option_groups import message_of
-
-        show_message(ERROR, message_of(e))
+        show_message(messages.ERROR, message_of(e))
         code = UsageError.exit_code
     except LoraProfilerError as e:
-        show_message(ERROR, str(e))
+        show_message(messages.ERROR, str(e))
         code = e.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
@@ -400,13 +384,13 @@ def run(command: click.Command, args: Sequence[str] | None, prog_name: str) -> N
         code = _READER_LEFT
     except OSError as e:
         if e.filename is not None and e.errno in _OUT_OF_REACH:
-            what = f"{printable(str(e.filename))} cannot be read or written"
+            what = f"{messages.printable(str(e.filename))} cannot be read or written"
         elif e.filename is None and e.errno in _NO_ROOM:
             _drop_stdout()
             what = "the output cannot be written"
         else:
             raise
-        show_message(ERROR, f"{what}: {e.strerror}")
+        show_message(messages.ERROR, f"{what}: {e.strerror}")
         code = UsageError.exit_code
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -503,15 +487,15 @@ def print_answer(
 def show_message(kind: str, text: str) -> None:
     """An error or a warning on stderr, in colour on a terminal, which breaks no word of it."""
     if not sys.stderr.isatty():
-        click.echo(message_text(kind, text), err=True)
+        click.echo(messages.message_text(kind, text), err=True)
         return
     width = get_terminal_size().columns
     first, *rest = (
-        wrapped(line, width, INDENT if number else " " * len(f"{kind}: "))
-        for number, line in enumerate(message_lines(text))
+        wrapped(line, width, messages.INDENT if number else " " * len(f"{kind}: "))
+        for number, line in enumerate(messages.message_lines(text))
     )
-    title = click.style(f"{kind}:", fg="red" if kind == ERROR else "yellow", bold=True)
-    is_dim = kind == WARNING
+    title = click.style(f"{kind}:", fg="red" if kind == messages.ERROR else "yellow", bold=True)
+    is_dim = kind == messages.WARNING
     for begin, line in ((f"{title} ", first.lstrip()), *(("", line) for line in rest)):
         click.echo(begin + _typed(line, dim=is_dim), err=True, color=colour())
 
@@ -530,7 +514,7 @@ def colour() -> bool | None:
 
 
 def warn(text: str) -> None:
-    show_message(WARNING, text)
+    show_message(messages.WARNING, text)
 
 
 def warn_of(

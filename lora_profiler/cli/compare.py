@@ -54,16 +54,10 @@ class Percentage(click.ParamType[float]):
     ) -> float:
         text = str(value).strip()
         number = text.removesuffix("%").strip()
-        if (
-            not text.endswith("%")
-            or not re.fullmatch(r"[0-9]{0,9}\.?[0-9]{0,9}", number)
-            or not number.strip(".")
-        ):
-            self.fail(
-                f"{value!r} is no percentage of 0 or more; write a number and the sign, as in 5%.",
-                param,
-                ctx,
-            )
+        is_number = re.fullmatch(r"[0-9]{0,9}\.?[0-9]{0,9}", number) and number.strip(".")
+        if not text.endswith("%") or not is_number:
+            todo = "write a number and the sign, as in 5%."
+            self.fail(f"{value!r} is no percentage of 0 or more; {todo}", param, ctx)
         return float(number) / 100
 
 
@@ -109,8 +103,8 @@ Exit: 0 done, 1 above --fail-above, 2 usage, or no readable record.
     "--metric metrics",
     "NAME|all",
     "numbers to compare; repeatable",
-    show_default="peak_requested_bytes; with --against also step_seconds",
     multiple=True,
+    show_default="peak_requested_bytes; with --against also step_seconds",
     type=NearestChoice([*dict.fromkeys([*PREDICTED, *CHANGING]), ALL]),
 )
 @option("--worst", help="how many of the largest errors to list", type=WholeRange(min=0), default=5)
@@ -121,8 +115,7 @@ def compare_command(
     ctx: click.Context, /, records: tuple[str, ...], against: tuple[str, ...], **o: Any
 ) -> None:
     """Compare measured RECORDS with predictions or other records; or two predictions.
-    RECORDS: files of lora-profile bench, or folders of .jsonl files.
-    """
+    RECORDS: files of lora-profile bench, or folders of .jsonl files."""
     check_new_file(o["output"], o["force"])
     if (broken := _predictions([*records, *against], o)) is not None:
         ctx.exit(int(broken))
@@ -143,14 +136,10 @@ def _metrics(requested: Sequence[str], possible: Sequence[str], against: bool) -
     of comparison knows."""
     for name in requested:
         if name != ALL and name not in possible:
-            raise UsageError(
-                f"{name} is compared with predictions only; leave out --against."
-                if against
-                else (
-                    f"nothing predicts {name} yet; with --against it is compared between two sets"
-                    " of records."
-                )
-            )
+            if against:
+                raise UsageError(f"{name} is compared with predictions only; leave out --against.")
+            between = "with --against it is compared between two sets of records."
+            raise UsageError(f"nothing predicts {name} yet; {between}")
     return tuple(possible) if ALL in requested else tuple(dict.fromkeys(requested))
 
 
@@ -169,18 +158,9 @@ def _read(paths: Iterable[str]) -> "RecordSet":
 def _predictions(paths: Sequence[str], o: dict[str, Any]) -> bool | None:
     """Prints what became of the predictions; whether the limit was broken. None where no file is
     one of predictions. Raises UsageError."""
-    from lora_profiler.report.json.changes import (
-        JUDGED,
-        METRICS,
-        difference_blocks,
-        difference_payload,
-        difference_records,
-        differences,
-        predictions_in,
-        too_much,
-    )
+    from lora_profiler.report.json import changes as between
 
-    read = {path: predictions_in(Path(path)) for path in paths if path.endswith(".json")}
+    read = {path: between.predictions_in(Path(path)) for path in paths if path.endswith(".json")}
     documents = [document for document in read.values() if document is not None]
     if not documents:
         return None
@@ -192,20 +172,21 @@ def _predictions(paths: Sequence[str], o: dict[str, Any]) -> bool | None:
         raise UsageError(
             "predictions are compared in pairs. Try: `lora-profile compare BEFORE.json AFTER.json`"
         )
-    chosen = METRICS if ALL in o["metrics"] else o["metrics"] or JUDGED
-    if other := next((name for name in chosen if name not in METRICS), None):
+    able = between.METRICS
+    chosen = able if ALL in o["metrics"] else o["metrics"] or between.JUDGED
+    if other := next((name for name in chosen if name not in able), None):
         raise UsageError(
-            f"{other} is not compared between predictions; take one of {', '.join(METRICS)}."
+            f"{other} is not compared between predictions; take one of {', '.join(able)}."
         )
-    found = differences(*documents)
+    found = between.differences(*documents)
     print_answer(
-        lambda: difference_payload(found),
-        lambda: difference_blocks(found, chosen),
-        lambda: difference_records(found),
+        lambda: between.difference_payload(found),
+        lambda: between.difference_blocks(found, chosen),
+        lambda: between.difference_records(found),
     )
     if o["fail_above"] is None:
         return False
-    for sentence in (sentences := too_much(found, chosen, o["fail_above"])):
+    for sentence in (sentences := between.too_much(found, chosen, o["fail_above"])):
         click.echo(printable(sentence), err=True)
     return bool(sentences) or not found.compared
 
@@ -225,11 +206,9 @@ def _errors(read: "RecordSet", metrics: tuple[str, ...], o: dict[str, Any]) -> b
         from lora_profiler.report.measured.comparisons import comparison_blocks
 
         hints = _hints(o, metrics) if o["form"] == "table" else ()
-        print_blocks(
-            comparison_blocks(results, chosen, o["by"] or ("method",), o["worst"], hints),
-            o["form"],
-            o["output"],
-        )
+        by: Any = o["by"] or ("method",)
+        blocks = comparison_blocks(results, chosen, by, o["worst"], hints)
+        print_blocks(blocks, o["form"], o["output"])
     return o["fail_above"] is not None and _is_off(results, chosen, o["fail_above"])
 
 
@@ -246,10 +225,8 @@ def _print_errors(results: "Sequence[Scored]", shown: Sequence[str], o: dict[str
     else:
         from lora_profiler.report.render import csv_text
 
-        rows = (
-            summaries if o["by"] else comparison_records([s.record for s in results], comparisons)
-        )
-        write_out(csv_text(rows), o["output"])
+        by_run = comparison_records([s.record for s in results], comparisons)
+        write_out(csv_text(summaries if o["by"] else by_run), o["output"])
 
 
 def _hints(o: dict[str, Any], metrics: tuple[str, ...]) -> list[str]:
@@ -269,12 +246,8 @@ def _is_off(results: "Sequence[Scored]", chosen: Sequence[str], limit: float) ->
 
     judged = [c for s in results for c in s.comparisons if c.metric in chosen and c.is_claim]
     beyond = misses(judged, limit)
-    click.echo(
-        printable(
-            judgement(judged, beyond, {s.record.id: s.record for s in results}, chosen, limit)
-        ),
-        err=True,
-    )
+    records = {s.record.id: s.record for s in results}
+    click.echo(printable(judgement(judged, beyond, records, chosen, limit)), err=True)
     return bool(beyond) or not judged
 
 
@@ -307,7 +280,6 @@ def _changes(
     judged = [c for c in regressions if c.metric in chosen]
     worse = [c for c in judged if c.is_worse_by_more_than(limit)]
     lost = [pair for pair in pairs.pairs if pair.is_lost]
-    click.echo(
-        printable(changes_judgement(judged, worse, lost, pairs.pairs, chosen, limit)), err=True
-    )
+    words = changes_judgement(judged, worse, lost, pairs.pairs, chosen, limit)
+    click.echo(printable(words), err=True)
     return bool(worse or lost) or not judged

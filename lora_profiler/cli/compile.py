@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lora_profiler.cli import options
 from lora_profiler.cli.click_support import (
     check_new_file,
     command,
@@ -15,15 +16,6 @@ from lora_profiler.cli.click_support import (
     warn,
 )
 from lora_profiler.cli.option_groups import CARD, grouped
-from lora_profiler.cli.options import (
-    TORCH_OPTION,
-    gpu_of,
-    model_called,
-    output_options,
-    platform_of,
-    setup_options,
-    workloads,
-)
 from lora_profiler.errors import CompileError
 from lora_profiler.facts.stacks import GUIDE
 
@@ -48,27 +40,26 @@ Exit: 0 done, 2 usage, 3 no such model, 4 cannot be traced, or the profile is wr
 @click.argument(
     "models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model
 )
-@setup_options(device="cuda", device_help="device to model", trainer=GUIDE)
+@options.setup_options(device="cuda", device_help="device to model", trainer=GUIDE)
 @grouped(CARD)(
     "--gpu", "KEY", "GPU to model, for its attention kernels", shell_complete=complete_gpu
 )
-@TORCH_OPTION
-@output_options("table", "json", "md")
+@options.TORCH_OPTION
+@options.output_options("table", "json", "md")
 @click.pass_context
 def compile_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
     """Trace the training step of MODEL, and store a profile for every size.
-    MODEL: hub name, alias, folder or config.json.
-    """
+    MODEL: hub name, alias, folder or config.json."""
     check_new_file(o["output"], o["force"])
     from lora_profiler.report.progress import shown_traces
 
-    specs = [model_called(name, o) for name in models]
-    platform = platform_of(o, gpu_of(o))
+    specs = [options.model_called(name, o) for name in models]
+    platform = options.platform_of(o, options.gpu_of(o))
     with shown_traces(at_once=None):
         made = [
             profile
             for spec in specs
-            for workload in workloads(spec, ctx, platform)
+            for workload in options.workloads(spec, ctx, platform)
             for profile in _compiled(workload)
         ]
     from lora_profiler.report.catalogues import profile_blocks, profile_records

@@ -5,65 +5,23 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeVar
 
 import click
 
+from lora_profiler import errors
 from lora_profiler._common.packages import __version__
 from lora_profiler._common.process import collector_paused, exit_without_search
-from lora_profiler.cli.click_support import (
-    HELP_NAMES,
-    CommandOrTrainers,
-    DefaultGroup,
-    MemorySize,
-    ModelArgument,
-    check_new_file,
-    command,
-    complete_model,
-    print_answer,
-    print_blocks,
-    print_json,
-    run,
-    warn,
-    warn_of,
-    write_out,
-)
+from lora_profiler.cli import click_support, options
 from lora_profiler.cli.option_groups import CARD, OUTPUT, grouped, rare
-from lora_profiler.cli.options import (
-    ALL_TRAINERS,
-    answer_options,
-    data_options,
-    file_options,
-    gpu_of,
-    guided,
-    machines_of,
-    model_called,
-    names_asked,
-    names_given,
-    network_of,
-    output_options,
-    own_defaults,
-    platform_of,
-    say_own_defaults,
-    setup_options,
-    trainer,
-    training_data,
-    workloads,
-)
-from lora_profiler.errors import (
-    AmbiguousGpuError,
-    AmbiguousNameError,
-    LoraProfilerError,
-    UsageError,
-)
-from lora_profiler.facts.stacks import GUIDE
+from lora_profiler.errors import did_you_mean
+from lora_profiler.facts.stacks import GUIDE, find_stack
+from lora_profiler.question.model_spec import ModelSpec
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from lora_profiler.facts.catalog import Gpu
     from lora_profiler.planning.answers import Answer
-    from lora_profiler.question.model_spec import ModelSpec
     from lora_profiler.report.blocks import Block, Table
     from lora_profiler.trainer_files.trainer_file import TrainerFile
 
@@ -75,17 +33,17 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     """Ends the process with the exit code of the contract (0 done, 1 does not fit, 2 usage, 3 no
     model, 4 not run)."""
     exit_without_search()
-    run(root, args, "lora-profile")
+    click_support.run(root, args, "lora-profile")
 
 
 _LAZY = "app bench calibrate compare compile crossover mcp plan read rehearse report verify"
 
 
 @click.group(
-    cls=DefaultGroup,
+    cls=click_support.DefaultGroup,
     lazy_commands={name: f"lora_profiler.cli.{name}" for name in _LAZY.split()}
     | {"options": "lora_profiler.cli.search"},
-    context_settings=HELP_NAMES,
+    context_settings=click_support.HELP_NAMES,
     invoke_without_command=True,
     epilog="""
 Examples:
@@ -112,10 +70,10 @@ def root(ctx: click.Context) -> None:
         return
     if ctx.invoked_subcommand != "predict":
         gc.enable()  # other commands may go on for long
-    ctx.default_map = own_defaults(ctx.invoked_subcommand)
+    ctx.default_map = options.own_defaults(ctx.invoked_subcommand)
 
 
-@command(
+@click_support.command(
     "predict",
     "Predict memory and step time of fine-tuning a model.",
     """
@@ -134,38 +92,39 @@ Examples:
 
 Exit: 0 fits, 1 does not or may not, 2 usage, 3 no such model.
 """,
-    CommandOrTrainers,
+    click_support.CommandOrTrainers,
 )
 @click.argument(
     "models",
     metavar="MODEL...",
     nargs=-1,
     required=True,
-    shell_complete=complete_model,
-    cls=ModelArgument,
+    shell_complete=click_support.complete_model,
+    cls=click_support.ModelArgument,
 )
-@setup_options(device="cuda", device_help="device to model", trainer=GUIDE)
-@answer_options
-@data_options
+@options.setup_options(device="cuda", device_help="device to model", trainer=GUIDE)
+@options.answer_options
+@options.data_options
 @grouped(OUTPUT)("--detail", help="every part, overhead, time and caveat")
-@file_options("model", "MODEL", "a trainer's config, if the run fits")
+@options.file_options("model", "MODEL", "a trainer's config, if the run fits")
 @rare(OUTPUT)("--per-layer", help="weights, memory and compute of each layer")
 @grouped(OUTPUT)("--explain", help="the formula behind each number")
 @rare(OUTPUT)("--full", help="all of it, with --format json")
-@rare(CARD)("--max-peak", "SIZE", "exit 1 if a peak is above: 22GiB", type=MemorySize())
-@output_options("table", "json", "csv", "md")
+@rare(CARD)(
+    "--max-peak", "SIZE", "exit 1 if a peak is above: 22GiB", type=click_support.MemorySize()
+)
+@options.output_options("table", "json", "csv", "md")
 @click.pass_context
 @collector_paused()
 def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
     """Predict memory and step time of fine-tuning MODEL.
-    MODEL: hub name, folder, config.json, or a trainer's YAML, notebook or script.
-    """
-    check_new_file(o["output"], o["force"])
+    MODEL: hub name, folder, config.json, or a trainer's YAML, notebook or script."""
+    click_support.check_new_file(o["output"], o["force"])
     if ctx.default_map is not None:
         from lora_profiler.cli.read import names_a_trainer, writes_another
 
         is_named = names_a_trainer(models) or writes_another(ctx)
-        say_own_defaults(ctx, without=("trainer",) if is_named else ())
+        options.say_own_defaults(ctx, without=("trainer",) if is_named else ())
         o = {name: ctx.params[name] for name in o}
     detailed = o["detail"] or o["per_layer"] or o["explain"]
     short = o["form"] in ("table", "md") and not detailed
@@ -174,25 +133,24 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     levers: Levers = "all" if is_whole else "none" if short or in_summary else "best"
     try:
         found = answered(ctx, levers)
-    except AmbiguousNameError as error:
+    except errors.AmbiguousNameError as error:
         if short:
             error.args = (f"{error}{_by_choice(error, ctx)}",)
         raise
     for one_model in found:
         predictions = [answer.prediction for answer in one_model.answers]
-        warn_of(predictions, one_model.gpu, one_model.answers[0].trainer)
+        click_support.warn_of(predictions, one_model.gpu, one_model.answers[0].trainer)
     if short:
         from lora_profiler.report.answer.short_answer import short_blocks
         from lora_profiler.report.blocks import heading
 
         blocks: list[Block] = []
         for one_model in found:
+            answers = one_model.answers
             if len(found) > 1:
-                blocks.append(heading(one_model.answers[0].prediction.workload.model.id))
-            blocks += short_blocks(
-                one_model.answers, guided(one_model.answers, ctx), one_model.subject
-            )
-        print_blocks(blocks, o["form"], o["output"])
+                blocks.append(heading(answers[0].prediction.workload.model.id))
+            blocks += short_blocks(answers, options.guided(answers, ctx), one_model.subject)
+        click_support.print_blocks(blocks, o["form"], o["output"])
     else:
         _print_answers([one_model.answers for one_model in found], ctx)
     enough = ("fits", "tight") if o["allow_tight"] else ("fits",)
@@ -202,22 +160,23 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
         ctx.exit(1)
 
 
-def _by_choice(error: AmbiguousNameError, ctx: click.Context) -> str:
+def _by_choice(error: errors.AmbiguousNameError, ctx: click.Context) -> str:
     """What each of the choices would answer, a sentence each; of those that can be."""
     from lora_profiler.report.answer.short_answer import verdicts
     from lora_profiler.report.terminal import plain
 
     asked, said = dict(ctx.params), []
-    of_gpu = isinstance(error, AmbiguousGpuError)
+    of_gpu = isinstance(error, errors.AmbiguousGpuError)
     for choice in error.choices:
         models = asked["models"] if of_gpu else (choice,)
         gpu = asked["gpu"].replace(error.name, choice) if of_gpu else asked["gpu"]
         # which traces and writes nothing
         ctx.params.update(models=models, gpu=gpu, engine="analytic", write=None)
-        with suppress(LoraProfilerError):
+        with suppress(errors.LoraProfilerError):
             (found,) = answered(ctx, "none", quiet=True)
-            blocks = list(verdicts(found.answers, guided(found.answers, ctx), found.subject))
-            words = plain(blocks[:1], 1000).strip().removeprefix("! ")
+            by_trainer = options.guided(found.answers, ctx)
+            verdict = next(verdicts(found.answers, by_trainer, found.subject))
+            words = plain([verdict], 1000).strip().removeprefix("! ")
             said.append(f"\n{choice}: {words}")
     ctx.params.update(asked)
     return "".join(said)
@@ -260,19 +219,19 @@ def _refused_by_keys(file: "TrainerFile | None") -> Iterator[None]:
     """What is refused of a trainer's file names its keys."""
     try:
         yield
-    except UsageError as e:
+    except errors.UsageError as e:
         if file is None:
             raise
         from lora_profiler.trainer_files.trainer_file import by_keys
 
-        raise UsageError(by_keys(file, str(e))) from e
+        raise errors.UsageError(by_keys(file, str(e))) from e
 
 
 def answered(
     ctx: click.Context,
     levers: Levers,
     *,
-    spec: "ModelSpec | None" = None,
+    spec: ModelSpec | None = None,
     on: "Gpu | None" = None,
     quiet: bool = False,
     read: "Sequence[tuple[str, TrainerFile | None]] | None" = None,
@@ -298,14 +257,14 @@ def answered(
     from lora_profiler.report.progress import shown_traces
 
     o = dict(ctx.params)  # of which `assume_trainer` changes some
-    gpu, network = on or gpu_of(o), network_of(o)
-    platform = platform_of(o, gpu)
+    gpu, network = on or options.gpu_of(o), options.network_of(o)
+    platform = options.platform_of(o, gpu)
     questions, subjects = [], list[str]()
     for name, file in named(o["models"], o["framework"]) if read is None else read:
         if o["write"]:
-            named_options = names_asked(ctx, file)
+            named_options = options.names_asked(ctx, file)
         if file is None:
-            model = spec or model_called(name, o)
+            model = spec or options.model_called(name, o)
             if o["write"]:
                 assume_trainer(ctx, platform, model.trained_length)
         else:
@@ -315,11 +274,11 @@ def answered(
             file, model = with_images(file, model, is_asked=o["images"] is not None)
             file = (on_model if quiet else print_reading)(file, model)
         with _refused_by_keys(file):
-            of_model = workloads(model, ctx, platform, file=file)
+            of_model = options.workloads(model, ctx, platform, file=file)
         share = o["vllm_share"] or (file.vllm_share if file is not None else 0.0)
         card = gpu and shared_with_vllm(gpu, share)
-        data = training_data(ctx, o, model, file)
-        questions.append((of_model, trainer(ctx, file), data, card, file))
+        data = options.training_data(ctx, o, model, file)
+        questions.append((of_model, options.trainer(ctx, file), data, card, file))
         subjects.append(file.name if file is not None else "")
     files = None
     if o["write"]:
@@ -331,8 +290,8 @@ def answered(
         engine=o["engine"],
         levers=levers,
         network=network,
-        machines=machines_of(o),
-        given=names_given(ctx),
+        machines=options.machines_of(o),
+        given=options.names_given(ctx),
     )
     if o["engine"] == "rehearsed" and not quiet:
         click.echo("Rehearsing on a simulated GPU, some seconds each.", err=True)
@@ -353,16 +312,15 @@ def _print_answers(answers: Sequence[Sequence["Answer"]], ctx: click.Context) ->
     if o["form"] == "json":
         from lora_profiler.report.json.predict import predict_payload, summary
 
-        every = [guided(one_model, ctx) for one_model in answers]
+        every = [options.guided(one_model, ctx) for one_model in answers]
         document = predict_payload(flat, [of for of in every if of])
-        print_json(document if o["full"] else summary(document), o["output"])
+        click_support.print_json(document if o["full"] else summary(document), o["output"])
     elif o["form"] == "csv":
         from lora_profiler.report.json.predict import layer_records, predict_records
         from lora_profiler.report.render import csv_text
 
-        write_out(
-            csv_text(layer_records(flat) if o["per_layer"] else predict_records(flat)), o["output"]
-        )
+        rows = layer_records(flat) if o["per_layer"] else predict_records(flat)
+        click_support.write_out(csv_text(rows), o["output"])
     else:
         from lora_profiler.report.answer.guided import guided_blocks
 
@@ -371,9 +329,9 @@ def _print_answers(answers: Sequence[Sequence["Answer"]], ctx: click.Context) ->
             blocks += _detailed_blocks(
                 one_model, per_layer=o["per_layer"], explain=o["explain"], engine=o["engine"]
             )
-            by_trainer = guided(one_model, ctx)
+            by_trainer = options.guided(one_model, ctx)
             blocks += guided_blocks(by_trainer) if by_trainer else []
-        print_blocks(blocks, o["form"], o["output"])
+        click_support.print_blocks(blocks, o["form"], o["output"])
 
 
 def _detailed_blocks(
@@ -393,7 +351,7 @@ def _detailed_blocks(
     return blocks
 
 
-@command(
+@click_support.command(
     "models",
     "List the bundled models.",
     """
@@ -404,19 +362,18 @@ Examples:
 """,
 )
 @click.argument("text", nargs=-1)
-@output_options("table", "json", "csv", "md")
+@options.output_options("table", "json", "csv", "md")
 def models_command(text: tuple[str, ...], form: str, output: str | None, force: bool) -> None:
     """List the bundled models, which need no network.
-    TEXT: part of a name, alias or type.
-    """
-    check_new_file(output, force)
+    TEXT: part of a name, alias or type."""
+    click_support.check_new_file(output, force)
     from lora_profiler.facts.catalog import bundled_models
     from lora_profiler.report.catalogues import model_names, model_records, models_table
 
     _list(text, "model", bundled_models(), model_names, model_records, models_table)
 
 
-@command(
+@click_support.command(
     "gpus",
     "List the bundled GPUs.",
     """
@@ -427,12 +384,11 @@ Examples:
 """,
 )
 @click.argument("text", nargs=-1)
-@output_options("table", "json", "csv", "md")
+@options.output_options("table", "json", "csv", "md")
 def gpus_command(text: tuple[str, ...], form: str, output: str | None, force: bool) -> None:
     """List the bundled GPUs by the name that --gpu takes; ~ marks an estimate.
-    TEXT: part of a name or architecture.
-    """
-    check_new_file(output, force)
+    TEXT: part of a name or architecture."""
+    click_support.check_new_file(output, force)
     from lora_profiler.facts.catalog import bundled_gpus
     from lora_profiler.report.catalogues import gpu_names, gpu_records, gpus_table
 
@@ -449,28 +405,26 @@ def _list(
 ) -> None:
     """Those of `entries` with every word of `text` in their names; the first is what each is called
     by."""
-    from lora_profiler.errors import did_you_mean
     from lora_profiler.report.catalogues import csv_records, matching
 
     words = " ".join(text)
     found = [entry for entry in entries if matching(words, names(entry))]
     if not found:
         meant = did_you_mean(words, (names(entry)[0] for entry in entries))
-        warn(f"no bundled {what} is called {words!r}.{meant}")
-    print_answer(
+        click_support.warn(f"no bundled {what} is called {words!r}.{meant}")
+    click_support.print_answer(
         lambda: {"schema_version": "1.0", f"{what.lower()}s": records(found)},
         lambda: [table(found)] if found else [],
         lambda: csv_records(records(found)),
     )
 
 
-@command("doctor", "Show versions, GPUs, cache and hub settings.")
-@output_options("table", "json", "md")
+@click_support.command("doctor", "Show versions, GPUs, cache and hub settings.")
+@options.output_options("table", "json", "md")
 def doctor_command(form: str, output: str | None, force: bool) -> None:
     """Show versions, GPUs, cache folder and hub settings of this installation.
-    Tokens are never printed.
-    """
-    check_new_file(output, force)
+    Tokens are never printed."""
+    click_support.check_new_file(output, force)
     from lora_profiler._common.own_defaults import config_path, has_config
     from lora_profiler.measuring.harness.doctor import SECTIONS, Diagnosis, diagnosed, missing
     from lora_profiler.report.catalogues import doctor_table, doctor_verdict
@@ -478,7 +432,7 @@ def doctor_command(form: str, output: str | None, force: bool) -> None:
 
     sections, found, verdict = diagnosed(), list[Diagnosis](), doctor_verdict(missing())
     if form == "table" and output is None:
-        print_blocks(verdict, form, output)
+        click_support.print_blocks(verdict, form, output)
     while True:
         with shown_work("Looking at this installation") as tell:
             if len(found) < len(SECTIONS):
@@ -488,11 +442,11 @@ def doctor_command(form: str, output: str | None, force: bool) -> None:
             break
         if form == "table" and output is None:
             click.echo()
-            print_blocks([doctor_table(section)], form, output)
+            click_support.print_blocks([doctor_table(section)], form, output)
         found.append(section)
     diagnosis = Diagnosis(lines=tuple(line for each in found for line in each.lines))
     if form != "table" or output is not None:
-        print_answer(
+        click_support.print_answer(
             lambda: {"schema_version": "1.0", "lora_profiler": __version__, **diagnosis.as_dict()},
             lambda: [*verdict, doctor_table(diagnosis)],
         )
@@ -500,10 +454,9 @@ def doctor_command(form: str, output: str | None, force: bool) -> None:
         _check_own_defaults(path)
 
 
-def _check_own_defaults(path: "Path") -> None:
+def _check_own_defaults(path: Path) -> None:
     """Raises UsageError, with the line of the file, for a name that no command would take."""
     from lora_profiler._common.own_defaults import check_names
-    from lora_profiler.facts.stacks import find_stack
     from lora_profiler.planning.planned import cluster_of, read_prices
 
     def gpu(name: str) -> None:
@@ -511,7 +464,7 @@ def _check_own_defaults(path: "Path") -> None:
             cluster_of(name)
 
     def trainer_named(name: str) -> None:
-        if name != ALL_TRAINERS:
+        if name != options.ALL_TRAINERS:
             find_stack(name)
 
     def price(text: str) -> None:

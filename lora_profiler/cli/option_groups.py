@@ -134,16 +134,8 @@ def help_all(params: list[click.Parameter]) -> list[click.Parameter]:
     """--help-all, where there are options that --help leaves out."""
     if not any(isinstance(param, GroupedOption) and param.rare for param in params):
         return []
-    return [
-        click.Option(
-            ["--help-all"],
-            is_flag=True,
-            expose_value=False,
-            is_eager=True,
-            callback=_show_all,
-            help="show all options",
-        )
-    ]
+    kind: dict[str, Any] = {"is_flag": True, "expose_value": False, "is_eager": True}
+    return [click.Option(["--help-all"], callback=_show_all, help="show all options", **kind)]
 
 
 _ALL = f"{__name__}.all"
@@ -303,15 +295,10 @@ def _close(typed: str, ctx: click.Context) -> list[str]:
     name = typed.removeprefix("--").replace("_", "-")
     if f"--{name}" in flags:
         return [f"--{name}"]
-    whole = [f"{option.flag} {name}" for option in options if name in _values_of(option)]
-    close = get_close_matches(f"--{name}", flags, cutoff=0.75)
-    return (
-        whole
-        or _alike(name, options)
-        or _by_words(name, options)
-        or _by_choice(name, options)
-        or close
-    )
+    if whole := [f"{option.flag} {name}" for option in options if name in _values_of(option)]:
+        return whole
+    ways = (find(name, options) for find in (_alike, _by_words, _by_choice))
+    return next(filter(None, ways), None) or get_close_matches(f"--{name}", flags, cutoff=0.75)
 
 
 def _meant(flags: Sequence[str] | None) -> str:

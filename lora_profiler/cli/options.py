@@ -209,14 +209,9 @@ def setup_options(
 
 
 def output_options(*formats: str) -> Callable[[F], F]:
-    in_output = grouped(OUTPUT)
+    in_output, kind = grouped(OUTPUT), NearestChoice(formats)
     return together(
-        in_output(
-            "--format form",
-            help=", ".join(formats),
-            type=NearestChoice(formats),
-            default=formats[0],
-        ),
+        in_output("--format form", help=", ".join(formats), type=kind, default=formats[0]),
         in_output("-o --output", "FILE", "write to a new file"),
         in_output("--force", help="overwrite it"),
     )
@@ -226,15 +221,11 @@ def file_options(model: str, file: str, written: str) -> Callable[[F], F]:
     """Adds what can be said of a trainer's file; `model` is the parameter of --model."""
     other_model = "model for a trainer's file, in place of its own"
     formats = "axolotl|trl|llamafactory|torchtune|peft FILE"
+    whose = f"trainer that {file} is written for"
     return together(
         rare(SUBJECT)(f"--model {model}", "ID", other_model),
         rare(OUTPUT)("--write", formats, f"write {written}", nargs=2),
-        rare(SUBJECT)(
-            "--from framework",
-            "NAME",
-            f"trainer that {file} is written for",
-            show_default="by its keys",
-        ),
+        rare(SUBJECT)("--from framework", "NAME", whose, show_default="by its keys"),
     )
 
 

@@ -1,9 +1,10 @@
 """`lora-profile plan`: which way to train a model on which cards; or where a model goes on one
 cluster."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
@@ -27,6 +28,7 @@ from lora_profiler.cli.options import (
     lengths_of,
     model_called,
     names_asked,
+    names_given,
     network_of,
     output_options,
     platform_of,
@@ -37,17 +39,14 @@ from lora_profiler.cli.options import (
     workloads,
 )
 from lora_profiler.errors import UsageError
-from lora_profiler.facts.stacks import BARE, GUIDE
-from lora_profiler.planning.setups import DEFAULTS
+from lora_profiler.facts.stacks import BARE, GUIDE, Trainer
+from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.option import flag, method_hint
-from lora_profiler.question.workload import Method
+from lora_profiler.question.workload import Method, Workload
 
 if TYPE_CHECKING:
-    from lora_profiler.facts.stacks import Trainer
-    from lora_profiler.planning.planned import Amount, Offer, PlannedRun, Space
-    from lora_profiler.question.gpu_platform import Platform
-    from lora_profiler.question.model_spec import ModelSpec
-    from lora_profiler.question.workload import Workload
+    from lora_profiler.facts.catalog import Gpu
+    from lora_profiler.planning.planned import Amount, PlannedRun
     from lora_profiler.trainer_files.trainer_file import TrainerFile
 
 
@@ -57,16 +56,8 @@ _DATA_ARGUMENTS = (
 )  # fmt: skip
 
 
-def engine_of(name: str) -> str:
-    if name not in ("auto", "analytic", "compiled"):
-        raise UsageError(
-            f"engine is {name[:40]!r}; a search takes auto, analytic or compiled: nothing is traced."
-        )
-    return name
-
-
 def amount_of(
-    ctx: click.Context, model: "ModelSpec", file: "TrainerFile | None"
+    ctx: click.Context, model: ModelSpec, file: "TrainerFile | None"
 ) -> "tuple[Amount, tuple[str, ...]]":
     """How much is trained on, and the arguments of `predict` that say the same.
 
@@ -102,31 +93,6 @@ def _data_arguments(ctx: click.Context) -> tuple[str, ...]:
         for name in _DATA_ARGUMENTS
         if given(ctx, name)
         for word in (flag(name), f"{o[name]:g}" if name == "epochs" else str(o[name]))
-    )
-
-
-def offers_from(
-    ctx: click.Context, ways: "Callable[[Platform], list[Workload]]"
-) -> "tuple[Offer, ...]":
-    """An offer for each of --gpus; without it for each card with a price. `ways` are those to train
-    on a platform. Raises UsageError."""
-    from lora_profiler.planning.planned import offers_at, read_prices
-
-    o = ctx.params
-    prices = read_prices(o["prices"])
-    return offers_at(o["gpus"], prices, network_of(o), lambda gpu: ways(platform_of(o, gpu)))
-
-
-def space_from(ctx: click.Context, offers: "Sequence[Offer]", *, has_own_defaults: bool) -> "Space":
-    """What is tried; options that were given are taken as they are. Raises UsageError."""
-    from lora_profiler.planning.planned import space_of
-
-    return space_of(
-        offers,
-        {name for name in DEFAULTS if given(ctx, name)},
-        ranks=ctx.params["ranks"],
-        effective_batch=ctx.params["effective_batch"],
-        has_own_defaults=has_own_defaults,
     )
 
 
@@ -198,8 +164,7 @@ Exit: 0 a run fits within the limits, 1 none does, 2 usage, 3 no such model.
 @click.pass_context
 def plan_command(ctx: click.Context, /, model: str, **o: Any) -> None:
     """Find the cheapest way to train MODEL over methods, ranks, layouts and GPUs.
-    MODEL: hub name, folder, config.json, or a trainer's YAML, notebook or script.
-    """
+    MODEL: hub name, folder, config.json, or a trainer's YAML, notebook or script."""
     check_new_file(o["output"], o["force"])
     say_own_defaults(ctx, without=("gpus", "prices") if o["cluster"] else ())
     o = {name: ctx.params[name] for name in o}
@@ -226,9 +191,8 @@ def _place(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     network = network_of(o) or link_of(cluster)
     spec = model_called(model, o)
     with shown_traces():
-        options = plan(
-            workloads(spec, ctx, platform_of(o, cluster.gpu)), cluster, network, o["engine"]
-        )
+        ways = workloads(spec, ctx, platform_of(o, cluster.gpu))
+        options = plan(ways, cluster, network, o["engine"])
     whose = trainer(ctx)
     warn_of([option.whole.prediction for option in options], cluster.gpu)
     print_answer(
@@ -243,7 +207,7 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
     from lora_profiler.cli.read import assume_trainer, model_of, named, print_reading
     from lora_profiler.planning.placement import SHARDINGS
     from lora_profiler.planning.plan import make_plan
-    from lora_profiler.planning.planned import Budget
+    from lora_profiler.planning.planned import Budget, offers_at, read_prices, space_of
     from lora_profiler.report.decision.plan import plan_blocks
     from lora_profiler.report.json.plan import plan_payload
     from lora_profiler.report.progress import shown_work
@@ -258,11 +222,18 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
         spec = model_of(file, o["other_model"], o)
         file = print_reading(file, spec)
     _choose_methods(ctx, file is not None)
-    engine = engine_of(o["engine"])
+    if o["engine"] not in ("auto", "analytic", "compiled"):
+        taken = "a search takes auto, analytic or compiled: nothing is traced."
+        raise UsageError(f"engine is {o['engine'][:40]!r}; {taken}")
     amount, more = amount_of(ctx, spec, file)
-    offers = offers_from(ctx, lambda platform: _ways(ctx, spec, platform, file, asked))
-    space = space_from(
-        ctx, offers, has_own_defaults=file is not None or o["trainer"] not in (GUIDE, BARE)
+    prices, network = read_prices(o["prices"]), network_of(o)
+    offers = offers_at(o["gpus"], prices, network, lambda gpu: _ways(ctx, spec, gpu, file, asked))
+    space = space_of(
+        offers,
+        names_given(ctx),
+        ranks=o["ranks"],
+        effective_batch=o["effective_batch"],
+        has_own_defaults=file is not None or o["trainer"] not in (GUIDE, BARE),
     )
     if o["write"]:  # whose files have the trainer's own loss
         from lora_profiler.trainer_files.writing import shardings_of
@@ -274,9 +245,8 @@ def _plan(ctx: click.Context, model: str, o: dict[str, Any]) -> None:
             space = replace(space, checkpointing=_checkpointing_written(ctx, first, asked))
     budget = Budget(max_hours=o["max_hours"], max_cost=o["max_cost"])
     with shown_work("Searching", "layouts") as tell:
-        plan = make_plan(
-            offers, amount, space, budget, engine, lambda done, total: tell("", done, total)
-        )
+        count = partial(tell, "")
+        plan = make_plan(offers, amount, space, budget, o["engine"], count)
     whose = trainer(ctx, file)
     if o["write"] and plan.recommended is not None:
         _write(ctx, plan.recommended, asked, whose)
@@ -296,14 +266,10 @@ _SEARCHED = frozenset(
 
 
 def _ways(
-    ctx: click.Context,
-    model: "ModelSpec",
-    platform: "Platform",
-    file: "TrainerFile | None",
-    asked: set[str],
-) -> "list[Workload]":
-    """The ways to train on a platform; with --write those that its files say, before any search."""
-    ways = workloads(model, ctx, platform, file=file)
+    ctx: click.Context, model: ModelSpec, gpu: "Gpu", file: "TrainerFile | None", asked: set[str]
+) -> list[Workload]:
+    """The ways to train on a GPU; with --write those that its files say, before any search."""
+    ways = workloads(model, ctx, platform_of(ctx.params, gpu), file=file)
     if not ctx.params["write"]:
         return ways
     from lora_profiler.cli.read import as_written
@@ -311,9 +277,7 @@ def _ways(
     return as_written(ctx, ways, asked)
 
 
-def _checkpointing_written(
-    ctx: click.Context, workload: "Workload", asked: set[str]
-) -> bool | None:
+def _checkpointing_written(ctx: click.Context, workload: Workload, asked: set[str]) -> bool | None:
     """The one that files of --write can say; None for both."""
     from lora_profiler.cli.read import as_written
 
@@ -326,7 +290,7 @@ def _checkpointing_written(
     return able[0] if len(able) == 1 else None
 
 
-def _write(ctx: click.Context, run: "PlannedRun", asked: set[str], whose: "Trainer | None") -> None:
+def _write(ctx: click.Context, run: "PlannedRun", asked: set[str], whose: Trainer | None) -> None:
     from lora_profiler.cli.read import writable, write
     from lora_profiler.planning.answers import answers
 

@@ -12,33 +12,26 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_profiler._common.process import starts_training
-from lora_profiler.cli.click_support import (
-    CommandOrTrainers,
-    NearestChoice,
-    check_new_file,
-    command,
-    print_answer,
-    warn,
-    write_out,
-)
+from lora_profiler.cli import click_support
 from lora_profiler.cli.option_groups import option
 from lora_profiler.cli.options import given, lengths_of, model_called, output_options
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UsageError
+from lora_profiler.facts.stacks import find_stack
 from lora_profiler.question.adapter_method import adapter_method
 from lora_profiler.question.feature import has_file, names
+from lora_profiler.question.gpu_platform import Platform
+from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.workload import Workload
 
 if TYPE_CHECKING:
     from lora_profiler.planning.answers import Answer
-    from lora_profiler.question.gpu_platform import Platform
-    from lora_profiler.question.model_spec import ModelSpec
-    from lora_profiler.question.workload import Workload
     from lora_profiler.trainer_files.trainer_file import TrainerFile
     from lora_profiler.trainer_files.writing import Written
 
 FRAMEWORK_NAMES = [n for n in names("trainers") if has_file("trainers", n, "keys")]
 
 
-@command(
+@click_support.command(
     "read",
     "Show how a trainer's file is read, key by key.",
     """
@@ -53,23 +46,22 @@ Examples:
 
 Exit: 0 done, 2 unknown trainer, contradicting keys, or no such file.
 """,
-    CommandOrTrainers,
+    click_support.CommandOrTrainers,
 )
 @click.argument("words", metavar="FILE...", nargs=-1, required=True)
 @option(
     "--from framework",
     help="trainer that FILE is written for",
     show_default="by its keys",
-    type=NearestChoice(FRAMEWORK_NAMES),
+    type=click_support.NearestChoice(FRAMEWORK_NAMES),
 )
 @output_options("table", "json", "md")
 def read_command(
     words: tuple[str, ...], framework: str | None, form: str, output: str | None, force: bool
 ) -> None:
     """Show each key of a trainer's FILE as it is read, and the matching command.
-    FILE: axolotl, LLaMA-Factory, torchtune, TRL, Unsloth or PEFT; nothing is run.
-    """
-    check_new_file(output, force)
+    FILE: axolotl, LLaMA-Factory, torchtune, TRL, Unsloth or PEFT; nothing is run."""
+    click_support.check_new_file(output, force)
     from lora_profiler.report.trainer_file import trainer_file_blocks, trainer_file_payload
     from lora_profiler.trainer_files.reading import read_files, resolve_images
     from lora_profiler.trainer_files.trainer_file import on_model
@@ -79,7 +71,7 @@ def read_command(
         with suppress(ModelNotFoundError):  # then without what only the model tells
             spec = model_of(file, None, {"revision": file.revision or "main", "offline": True})
             file = on_model(resolve_images(file, spec), spec)
-    print_answer(
+    click_support.print_answer(
         lambda: {"schema_version": "1.0", **trainer_file_payload(file)},
         lambda: trainer_file_blocks(file),
     )
@@ -159,7 +151,7 @@ def _joined(models: Sequence[str]) -> list[str]:
     return [together] if named_by_words(together) else list(models)
 
 
-def model_of(file: "TrainerFile", name: str | None, o: Mapping[str, Any]) -> "ModelSpec":
+def model_of(file: "TrainerFile", name: str | None, o: Mapping[str, Any]) -> ModelSpec:
     """The model that a file is about; `name` is another than it names. Errors say where it stands.
 
     Raises UsageError where neither tells, and what `find_model` raises.
@@ -176,8 +168,8 @@ def model_of(file: "TrainerFile", name: str | None, o: Mapping[str, Any]) -> "Mo
 
 
 def with_images(
-    file: "TrainerFile", model: "ModelSpec", *, is_asked: bool
-) -> tuple["TrainerFile", "ModelSpec"]:
+    file: "TrainerFile", model: ModelSpec, *, is_asked: bool
+) -> tuple["TrainerFile", ModelSpec]:
     """Both where the command line tells of images, or the file does and they can be traced: the
     whole model, by whose names targets are found."""
     from lora_profiler.trainer_files.reading import resolve_images
@@ -196,7 +188,7 @@ _OF_ADAPTERS = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
 
 
 def assume_trainer(
-    ctx: click.Context, platform: "Platform | None" = None, longest: int | None = None
+    ctx: click.Context, platform: Platform | None = None, longest: int | None = None
 ) -> None:
     """The trainer whose file --write names, where nothing names another, with what guides pass to
     it. Sizes and adapters stay those of the question as it is without --write; `plan` searches
@@ -231,7 +223,7 @@ def assume_trainer(
             ctx.set_parameter_source(key, ParameterSource.COMMANDLINE)
 
 
-def writable(ctx: click.Context, workloads: Sequence["Workload"], named: set[str]) -> "Written":
+def writable(ctx: click.Context, workloads: Sequence[Workload], named: set[str]) -> "Written":
     """The files of the one question that --write names, none of which is there; of its options
     those `named` are the user's. Raises UsageError for several questions, and for what a trainer's
     file cannot say."""
@@ -245,7 +237,7 @@ def writable(ctx: click.Context, workloads: Sequence["Workload"], named: set[str
         raise UsageError(f"--write writes one run, and this asks for {len(workloads)}; {todo}.")
     files = written_files(name, workloads[0], Path(path).name, named)
     for other in files.texts:
-        check_new_file(str(Path(path).with_name(other)), ctx.params["force"])
+        click_support.check_new_file(str(Path(path).with_name(other)), ctx.params["force"])
     return files
 
 
@@ -270,14 +262,12 @@ def writes_another(ctx: click.Context) -> bool:
 
 
 def _is_alike(one: str, other: str) -> bool:
-    from lora_profiler.facts.stacks import find_stack
-
     return find_stack(one).name == find_stack(other).name
 
 
 def as_written(
-    ctx: click.Context, workloads: Sequence["Workload"], named: set[str]
-) -> list["Workload"]:
+    ctx: click.Context, workloads: Sequence[Workload], named: set[str]
+) -> list[Workload]:
     """The questions as files of --write ask them, without those that none can. Raises UsageError
     where none is left."""
     found, refusal = [], None
@@ -300,16 +290,17 @@ def write(ctx: click.Context, files: "Written", answer: "Answer") -> None:
     if verdict != "fits" and not is_allowed:
         change = next((" ".join(remedy.options) for remedy in answer.remedies), "")
         why = worded(verdict, "the run", "")
-        warn(f"{path} is not written: {why}" + (f"; {change} fits." if change else "."))
+        fits = f"; {change} fits" if change else ""
+        click_support.warn(f"{path} is not written: {why}{fits}.")
         return
     for other, text in files.texts.items():
-        write_out(text, str(Path(path).with_name(other)))
+        click_support.write_out(text, str(Path(path).with_name(other)))
     folder = Path(path).parent
     inside = "" if folder == Path() else f"cd {shlex.quote(str(folder))} && "
     click.echo(f"Start it with: {inside}{files.command}", err=True)
 
 
-def print_reading(file: "TrainerFile", model: "ModelSpec") -> "TrainerFile":
+def print_reading(file: "TrainerFile", model: ModelSpec) -> "TrainerFile":
     """The file with what rules know of the model. Says how it was understood, and what is not."""
     from lora_profiler.report.trainer_file import counts_text
     from lora_profiler.trainer_files.trainer_file import gaps, on_model
@@ -317,7 +308,7 @@ def print_reading(file: "TrainerFile", model: "ModelSpec") -> "TrainerFile":
     file = on_model(file, model)
     click.echo(f"{file.name}: {counts_text(file)[:-1]} (lora-profile read).", err=True)
     for gap in gaps(file):
-        warn(f"{gap.text}.")
+        click_support.warn(f"{gap.text}.")
     return file
 
 

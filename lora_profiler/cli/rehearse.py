@@ -21,7 +21,7 @@ from lora_profiler.cli.click_support import (
 )
 from lora_profiler.cli.option_groups import option
 from lora_profiler.cli.options import given, output_options
-from lora_profiler.errors import UsageError
+from lora_profiler.errors import RehearsalError, UsageError
 
 if TYPE_CHECKING:
     from lora_profiler.rehearsal.launch import Request
@@ -69,8 +69,7 @@ Exit: 0 fits, 1 out of memory, or refused by the GPU's software; 2 usage, 4 no c
 @click.pass_context
 def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) -> None:
     """Run COMMAND for a few training steps on a simulated GPU (Linux).
-    COMMAND: what you would type on a machine with the GPU.
-    """
+    COMMAND: what you would type on a machine with the GPU."""
     if o["setup"]:
         _set_up(ctx, o["setup"], command)
         return
@@ -133,9 +132,8 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
         from lora_profiler.report.page import write_page
         from lora_profiler.report.rehearsed import rehearsal_content
 
-        write_out(
-            write_page(rehearsal_content(blocks(detail=True), command, document)), o["report"]
-        )
+        content = rehearsal_content(blocks(detail=True), command, document)
+        write_out(write_page(content), o["report"])
     ctx.exit(EXIT_CODES[result.status])
 
 
@@ -153,14 +151,12 @@ def _tried(request: "Request", change: str) -> "Tried":
     """The same with one change; nothing else of it is shown."""
     from dataclasses import replace
 
-    from lora_profiler.errors import RehearsalError
     from lora_profiler.rehearsal.result import Tried, worst_of
 
     click.echo(f"With {change}:", err=True)
     try:
-        result = worst_of(
-            _rehearse(replace(request, changes=(change,), with_work=False, snapshot=None))
-        )
+        changed = replace(request, changes=(change,), with_work=False, snapshot=None)
+        result = worst_of(_rehearse(changed))
     except RehearsalError as error:
         return Tried(change, None, str(error))
     if not result.document["changed"]:

@@ -35,8 +35,7 @@ def report_command(
     records: tuple[str, ...], output: str, engine: str, title: str | None, force: bool
 ) -> None:
     """Write measured RECORDS and their predictions as one HTML page.
-    RECORDS: files of lora-profile bench, or folders of .jsonl files.
-    """
+    RECORDS: files of lora-profile bench, or folders of .jsonl files."""
     check_new_file(output, force)
     check_spares(output, [Path(path) for path in records])
     from lora_profiler.measuring.records.load import read_set

@@ -7,24 +7,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_profiler._common.packages import require
-from lora_profiler.cli.click_support import (
-    NearestChoice,
-    WholeRange,
-    check_new_file,
-    command,
-    complete_model,
-    print_answer,
-)
+from lora_profiler.cli import click_support
 from lora_profiler.cli.option_groups import option
 from lora_profiler.cli.options import output_options
 from lora_profiler.errors import UsageError
+from lora_profiler.question.model_spec import ModelSpec
 
 if TYPE_CHECKING:
-    from lora_profiler.question.model_spec import ModelSpec
     from lora_profiler.report.claims.claim import Claim
 
 
-@command(
+@click_support.command(
     "verify",
     "Check the mathematics of LoRA on a real model.",
     """
@@ -41,17 +34,19 @@ Examples:
 Exit: 0 done, 1 an exact claim fails, 2 usage, 3 no such model, 4 not run.
 """,
 )
-@click.argument("model", metavar="[MODEL]", required=False, shell_complete=complete_model)
+@click.argument(
+    "model", metavar="[MODEL]", required=False, shell_complete=click_support.complete_model
+)
 @option("--claims", "N,N", "claims to check", show_default="all")
 @option("--quick", help="fewer ranks, steps and tokens")
 @option("--weights", "PATH", "folder or .gguf file", show_default="of MODEL")
 @option("--text", "FILE", "text to train on", show_default="Shakespeare", type=Path)
-@option("--seed", "N", "random seed", type=WholeRange(0, 2**31 - 1), default=0)
+@option("--seed", "N", "random seed", type=click_support.WholeRange(0, 2**31 - 1), default=0)
 @option("--offline", help="use cached files only")
 @option(
     "--progress",
     help="progress on stderr; json: a line per event",
-    type=NearestChoice(("auto", "json")),
+    type=click_support.NearestChoice(("auto", "json")),
     default="auto",
 )
 @output_options("table", "json", "md")
@@ -59,9 +54,8 @@ Exit: 0 done, 1 an exact claim fails, 2 usage, 3 no such model, 4 not run.
 def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
     """Check the mathematics of LoRA, claim by claim, on the weights of MODEL.
     MODEL: hub name, folder, or small: a tiny model trained on the spot.
-    Default: HuggingFaceTB/SmolLM2-135M, or small without its weights.
-    """
-    check_new_file(o["output"], o["force"])
+    Default: HuggingFaceTB/SmolLM2-135M, or small without its weights."""
+    click_support.check_new_file(o["output"], o["force"])
     claims = chosen(o["claims"])
     require("checking the mathematics")
     from lora_profiler.measuring.records.locks import WorkingFolder
@@ -93,7 +87,7 @@ def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
         seed=o["seed"],
         quick=o["quick"],
     )
-    print_answer(lambda: document, lambda: verify_blocks(document))
+    click_support.print_answer(lambda: document, lambda: verify_blocks(document))
     if any(each.is_broken for each in checked):
         ctx.exit(1)
 
@@ -116,7 +110,7 @@ def chosen(text: str | None) -> "list[Claim]":
     return [claim for number, claim in known.items() if number in words]
 
 
-def _admit(spec: "ModelSpec", claims: "list[Claim]") -> None:
+def _admit(spec: ModelSpec, claims: "list[Claim]") -> None:
     from lora_profiler.mathematics.verify import check_memory
     from lora_profiler.measuring.harness.machine import memory_limit_bytes, physical_memory_bytes
 

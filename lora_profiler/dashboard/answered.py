@@ -64,9 +64,8 @@ def uploaded_model(file_name: str, content: bytes) -> ModelSpec:
             " thousand."
         )
     with builds_refused(INSTEAD):
-        return model_from_config(
-            parse(content, file_name), id=PurePath(file_name).stem, source=file_name
-        )
+        config = parse(content, file_name)
+        return model_from_config(config, id=PurePath(file_name).stem, source=file_name)
 
 
 NOT_TRACED_HERE = (

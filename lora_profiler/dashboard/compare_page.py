@@ -78,7 +78,8 @@ def _show() -> None:
             return
         _draw(chosen, len(everything))
         if len(picked.loaded) > 1:
-            records.show_sets(picked.loaded)
+            head = "One set of records against another"
+            widgets.fold(head, "sets", lambda: records.show_sets(picked.loaded))
 
 
 @st.fragment(run_every=0.5)
@@ -89,9 +90,8 @@ def _await_the_rest() -> None:
     gc.freeze()
     if not records.still_reading():
         st.rerun()
-    widgets.note(
-        "These are the first records of a large file. The page shows the rest when it is read."
-    )
+    rest = "The page shows the rest when it is read."
+    widgets.note(f"These are the first records of a large file. {rest}")
 
 
 # --- which records --------------------------------------------------------------------------------
@@ -290,9 +290,8 @@ def _table(chosen: Sequence[NumberedRun]) -> None:
             records.show_pair(run, other)
         records.show(run)
     elif linked is not None:
-        widgets.caution(
-            f"The record {linked[:160]!r}, which the link names, is not among those shown."
-        )
+        lost = f"The record {linked[:160]!r}, which the link names,"
+        widgets.caution(f"{lost} is not among those shown.")
     else:
         widgets.note("Choose a row to see its steps and its machine.")
 

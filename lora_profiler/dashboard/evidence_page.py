@@ -131,6 +131,7 @@ def _figures() -> None:
     )
     widgets.small(caption, *evidence.not_counted_lines(peaks))
     steps = measured_steps()
+    words = {of: f"predicted {label}" for of, label in LEFT_OUT_LABELS.items()} | {"model": ""}
     dots = [
         ErrorDot(
             group=SOURCE_LABELS[row.source],
@@ -138,9 +139,7 @@ def _figures() -> None:
             error=row.error,
             method=row.method,
             record_id=row.id,
-            not_counted=(
-                "" if row.left_out == "model" else f"predicted {LEFT_OUT_LABELS[row.left_out]}"
-            ),
+            not_counted=words[row.left_out],
         )
         for row in steps
     ]
@@ -152,13 +151,8 @@ def _figures() -> None:
     )
     widgets.figure(error_strip(dots), f"{_KEY}steps", f"{caption} The table below has the numbers.")
     why = Counter(dot.not_counted for dot in dots if dot.not_counted)
-    widgets.small(
-        caption,
-        *(
-            f"Not counted, and hollow: {count_text(number)} {reason}."
-            for reason, number in why.items()
-        ),
-    )
+    hollow = (f"Not counted, and hollow: {count_text(n)} {reason}." for reason, n in why.items())
+    widgets.small(caption, *hollow)
 
 
 def _own_figures() -> None:
@@ -182,26 +176,20 @@ def _rows() -> None:
     rows: Sequence[Measured] = _READ[kind]()
     places = st.columns(3)
     with places[0]:
-        sources = _several(
-            "Source", list(dict.fromkeys(source_of(row) for row in rows)), "source", SOURCE_LABELS
-        )
+        known = list(dict.fromkeys(map(source_of, rows)))
+        sources = _several("Source", known, "source", SOURCE_LABELS)
     with places[1]:
         methods = _several("Method", list(get_args(Method)), "method", METHOD_LABELS)
     with places[2]:
         cards = _several("GPU", sorted({card_of(row) for row in rows}), "card")
-    matches = [
-        row
-        for row in rows
-        if (not sources or source_of(row) in sources)
-        and (not methods or row.method in methods)
-        and (not cards or card_of(row) in cards)
-    ]
+    matches = [row for row in rows if not sources or source_of(row) in sources]
+    matches = [row for row in matches if not methods or row.method in methods]
+    matches = [row for row in matches if not cards or card_of(row) in cards]
     if not matches:
         widgets.note("No row is of all that was chosen.")
         return
-    rows_table(
-        matches, f"{_KEY}rows", f"{count_text(len(matches))} of {count_text(len(rows))} rows"
-    )
+    says = f"{count_text(len(matches))} of {count_text(len(rows))} rows"
+    rows_table(matches, f"{_KEY}rows", says)
     documents = records(matches)
     widgets.downloads("evidence", export.of_rows(kind, f"evidence-{kind}", documents))
 
@@ -247,11 +235,8 @@ def rows_table(rows: Sequence[Measured], key: str, says: str) -> None:
 
 
 def records(rows: Sequence[Measured]) -> list[dict[str, Any]]:
-    return [{**_fields(row), "error": row.error} for row in rows]
-
-
-def _fields(row: Measured) -> dict[str, Any]:
-    return asdict(row) if isinstance(row, MeasuredStep) else row._asdict()
+    fields = (asdict(row) if isinstance(row, MeasuredStep) else row._asdict() for row in rows)
+    return [{**of, "error": row.error} for of, row in zip(fields, rows, strict=True)]
 
 
 def source_of(row: Measured) -> str:

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -24,6 +25,7 @@ from lora_profiler.report.catalogues import csv_records
 from lora_profiler.report.json.bench import bench_payload, comparison_records, run_records
 from lora_profiler.report.json.plan import plan_payload
 from lora_profiler.report.json.predict import layer_records, predict_records
+from lora_profiler.report.page import report_content, write_page
 from lora_profiler.report.render import csv_text
 from lora_profiler.runs.comparison.errors import Scored
 from lora_profiler.trainer_files.reading import frameworks
@@ -112,15 +114,12 @@ def of_plan(plan: TrainingPlan, trainer: Trainer | None, more: Sequence[str]) ->
 def of_records(rows: Sequence[Scored], name: str) -> list[Offer]:
     records = [s.record for s in rows]
     comparisons = [c for s in rows for c in s.comparisons]
+    errors = partial(comparison_records, records, comparisons)
     return _offers(
         name,
         ("JSON", ".json", lambda: json_text(bench_payload(records, comparisons))),
         ("CSV of runs", "-runs.csv", lambda: csv_text(run_records(records))),
-        (
-            "CSV of errors",
-            "-errors.csv",
-            lambda: csv_text(comparison_records(records, comparisons)),
-        ),
+        ("CSV of errors", "-errors.csv", lambda: csv_text(errors())),
         ("Report, HTML", ".html", lambda: _page(rows)),
     )
 
@@ -143,6 +142,4 @@ def json_text(document: Mapping[str, Any]) -> str:
 
 
 def _page(rows: Sequence[Scored], answers: Sequence[Answer] = ()) -> str:
-    from lora_profiler.report.page import report_content, write_page
-
     return write_page(report_content(rows, answers))

@@ -6,9 +6,10 @@ from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from lora_profiler.dashboard import remembered
 from lora_profiler.dashboard.answered import published_model, uploaded_model
@@ -33,9 +34,6 @@ from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.option import MAX_SIZE, Option
 from lora_profiler.question.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED
 from lora_profiler.report import labels
-
-if TYPE_CHECKING:
-    from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 _TARGETS = ("all-linear", "default", "attention")
 _CONFIG = "config_json"
@@ -67,7 +65,7 @@ def origin() -> None:
     values()["origin"] = chosen or BY_NAME
 
 
-def config_json() -> "UploadedFile | None":
+def config_json() -> UploadedFile | None:
     return st.file_uploader(
         "A model's config.json",
         type="json",
@@ -83,7 +81,7 @@ def config_name() -> str:
     return PurePath(file.name).stem if file is not None else ""
 
 
-def look_up_model(question: Question, file: "UploadedFile | None", *, uploaded: bool) -> Inputs:
+def look_up_model(question: Question, file: UploadedFile | None, *, uploaded: bool) -> Inputs:
     """The model of `file` where it is to be uploaded, else of the name that is asked."""
     if uploaded and file is None:
         return Inputs(question=question, model=None, refusal=None, uploaded=True)
@@ -282,10 +280,8 @@ def _number(option: Option, **more: Any) -> Any:
             most, step = math.nextafter(declared.below, 0.0), 0.05
         looks = {"min_value": 0.0, "max_value": most, "step": step, "format": "%g"}
     if option.default is None or own:
-        looks |= {
-            "value": None,
-            "placeholder": own or declared.placeholder or declared.default_text,
-        }
+        said = own or declared.placeholder or declared.default_text
+        looks |= {"value": None, "placeholder": said}
     return st.number_input(
         label_of(option), help=_tip(option), **looks, **remembered.kept(option.name), **more
     )

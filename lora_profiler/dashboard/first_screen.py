@@ -239,9 +239,8 @@ def show_pinned(answer: Answer) -> None:
         if one != other
     ]
     found = [*places, *between(answer_dict(pinned), answer_dict(answer))]
-    widgets.section(
-        f"A, {method_label(pinned.prediction)}, and B, {method_label(answer.prediction)}"
-    )
+    a, b = (method_label(each.prediction) for each in (pinned, answer))
+    widgets.section(f"A, {a}, and B, {b}")
     if found:
         widgets.blocks([difference_table(found, "A", "B")])
     else:

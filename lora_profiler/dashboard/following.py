@@ -91,9 +91,8 @@ class Followed(Generic[State]):
             threading.Thread(target=self._end, daemon=True).start()
 
     def _end(self) -> None:
-        end_group(
-            self.process, (signal.SIGINT, WIND_UP_SECONDS), (signal.SIGTERM, TERMINATE_SECONDS)
-        )
+        first, then = (signal.SIGINT, WIND_UP_SECONDS), (signal.SIGTERM, TERMINATE_SECONDS)
+        end_group(self.process, first, then)
 
     # --- listening --------------------------------------------------------------------------------
 
@@ -163,6 +162,7 @@ def start(
                 "A measurement or a check runs already, and two at once would spoil each other;"
                 " wait, or cancel it."
             )
+        own = {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
         process: subprocess.Popen[str] = subprocess.Popen(
             [*_COMMAND, *arguments, "--progress", "json", "--format", "json"],
             stdin=subprocess.DEVNULL,
@@ -172,12 +172,7 @@ def start(
             encoding="utf-8",
             errors="replace",
             start_new_session=True,
-            env={
-                **os.environ,
-                "PYTHONPATH": python_path(),
-                "PYTHONUNBUFFERED": "1",
-                "NO_COLOR": "1",
-            },
+            env={**os.environ, **own},
         )
         followed = Followed(
             command=shlex.join(["lora-profile", *(shown or arguments)]),

@@ -4,7 +4,7 @@ of them to be checked here."""
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 import streamlit as st
 
@@ -33,6 +33,7 @@ from lora_profiler.report.learn import (
 from lora_profiler.report.page.mathematics import claim_drawing, layer_cards
 from lora_profiler.units import clock_text, count_text
 
+T = TypeVar("T")
 _KEY = "learn."
 _LABELS = {
     "d": "d, numbers out of the layer",
@@ -129,17 +130,17 @@ def _found(document: Mapping[str, Any]) -> None:
     widgets.fold(label, "learn.numbers", lambda: widgets.blocks(numbers))
 
 
+def _chosen(label: str, titles: Mapping[T, str], key: str) -> T:
+    look: dict[str, Any] = {"key": key, "persist_state": "session"}
+    chosen: T = st.selectbox(label, list(titles), format_func=titles.__getitem__, **look)
+    return chosen
+
+
 def _chart(members: list[Chart]) -> None:
     titles = {chart.key: chart.title for chart in members}
     key = members[0].key
     if len(members) > 1:
-        key = st.selectbox(
-            "Figure",
-            list(titles),
-            key=f"{_KEY}of.{key}",
-            format_func=titles.__getitem__,
-            persist_state="session",
-        )
+        key = _chosen("Figure", titles, f"{_KEY}of.{key}")
     chart = next(chart for chart in members if chart.key == key)
     if len(members) == 1:
         widgets.small(f"{chart.title}.")
@@ -191,13 +192,7 @@ def start(claim: int) -> Checking:
 def show_check() -> None:
     widgets.section("Check a claim here")
     titles = {claim.id: f"{claim.id}. {claim.title}" for claim in CLAIMS}
-    chosen = st.selectbox(
-        "Claim",
-        list(titles),
-        key="learn.claim",
-        format_func=titles.__getitem__,
-        persist_state="session",
-    )
+    chosen = _chosen("Claim", titles, "learn.claim")
     widgets.blocks([paragraph(next(claim.statement for claim in CLAIMS if claim.id == chosen))])
     widgets.small(
         "Trains a small model on bundled text, then checks the claim on it.",

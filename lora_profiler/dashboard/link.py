@@ -73,7 +73,8 @@ def parsed(params: Mapping[str, Sequence[str]]) -> Link:
     complaints: list[str] = []
     page = _page(rest.pop("page", [PAGES[0]])[-1], complaints)
     own = {"Learn": set(LAYER_STEPS), "Compare": {"record"}}.get(page, _OF_QUESTION | _more(page))
-    rest = {n: values for n, values in rest.items() if n in own or n not in _known()}
+    known = _OF_QUESTION | _more("Plan") | {"record", *LAYER_STEPS}
+    rest = {n: values for n, values in rest.items() if n in own or n not in known}
     if page == "Learn":
         layer, ignored = layer_from(rest)
         return Link(page=page, question=Question(), layer=layer, complaints=(*complaints, *ignored))
@@ -104,11 +105,6 @@ def _more(page: str) -> set[str]:
     """What an address says on this page beside the question."""
     of_plan = set(map(parameter, plan_question.FIELDS))
     return {PAGES[0]: _OF_SHOWN, "Plan": _OF_SHOWN | of_plan}.get(page, set())
-
-
-def _known() -> set[str]:
-    """What an address says on any page."""
-    return _OF_QUESTION | _more("Plan") | {"record", *LAYER_STEPS}
 
 
 def _no_option(page: str, name: str, known: Iterable[str]) -> str:
@@ -184,12 +180,8 @@ def _params() -> Params:
 
 _POWERS = tuple(2**n for n in range(15))
 _WIDTHS = tuple(sorted({2**n for n in range(6, 15)} | {3 * 2**n for n in range(5, 13)}))
-LAYER_STEPS: Mapping[str, tuple[int, ...]] = {
-    "d": _WIDTHS,
-    "k": _WIDTHS,
-    "r": _POWERS,
-    "alpha": _POWERS,
-}
+LAYER_STEPS: Mapping[str, tuple[int, ...]]
+LAYER_STEPS = {"d": _WIDTHS, "k": _WIDTHS, "r": _POWERS, "alpha": _POWERS}
 """What each slider can be set to: powers of two up to 16,384, widths one more between two of them,
 as models have."""
 

@@ -94,9 +94,8 @@ def _form() -> None:
         }
         with st.popover(plan_question.DATA_LABEL):
             st.session_state[_FILE] = _data_file()
-            said |= {
-                name: _field(name, plan_question.FIELDS[name]) for name in plan_question.OF_DATA
-            }
+            of_data = plan_question.OF_DATA
+            said |= {name: _field(name, plan_question.FIELDS[name]) for name in of_data}
     st.session_state[_ASKED] = PlanQuestion(**said)
 
 
@@ -150,13 +149,10 @@ def _field(name: str, field: Field) -> Any:
         return text.strip() or None
     if field.kind == "batching":
         return st.selectbox(field.label, BATCHINGS, index=None, **looks)
+    looks["value"] = None
     if field.kind == "size":
-        return st.number_input(
-            field.label, 1, plan_question.LARGEST_SIZE, value=None, step=1, **looks
-        )
-    return st.number_input(
-        field.label, 1e-3, float(MOST), value=None, step=1.0, format="%g", **looks
-    )
+        return st.number_input(field.label, 1, plan_question.LARGEST_SIZE, step=1, **looks)
+    return st.number_input(field.label, 1e-3, float(MOST), step=1.0, format="%g", **looks)
 
 
 # --- the answer -----------------------------------------------------------------------------------
@@ -181,19 +177,13 @@ def _answer(plan: TrainingPlan, question: Question) -> None:
 
 
 def _numbers(run: PlannedRun) -> tuple[LargeNumber, ...]:
-    numbers = [
-        LargeNumber(
-            label="a GPU", value=bytes_text(run.peak_bytes), note=plan_words.room_words(run)
-        )
-    ]
+    numbers = [LargeNumber("a GPU", bytes_text(run.peak_bytes), plan_words.room_words(run))]
     if run.hours and run.time:
         note = f"{plan_words.interval_words(run.hours)}; {plan_words.basis_words(run.time)}"
-        numbers.append(
-            LargeNumber(label="", value=plan_words.hours_text(run.hours.middle), note=note)
-        )
+        numbers.append(LargeNumber("", plan_words.hours_text(run.hours.middle), note))
     if run.cost and run.price:
         cost = plan_words.money_text(run.cost.middle, run.price.currency)
-        numbers.append(LargeNumber(label="", value=cost, note=plan_words.cost_interval_words(run)))
+        numbers.append(LargeNumber("", cost, plan_words.cost_interval_words(run)))
     return tuple(numbers)
 
 

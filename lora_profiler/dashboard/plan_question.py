@@ -32,7 +32,7 @@ from lora_profiler.planning.planned import Amount, Budget, offers_at, read_price
 from lora_profiler.planning.setups import workloads
 from lora_profiler.question.batching.batches import BATCHINGS
 from lora_profiler.question.batching.files import SUFFIXES, read_data, read_histogram
-from lora_profiler.question.batching.sample_lengths import SampleLengths
+from lora_profiler.question.batching.sample_lengths import SampleLengths, from_figures
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.option import flag
 from lora_profiler.report.first_screen import TrainingRun
@@ -222,8 +222,6 @@ def _amount(
 def _figures(text: str | None) -> SampleLengths | None:
     if text is None:
         return None
-    from lora_profiler.question.batching.sample_lengths import from_figures
-
     if "=" not in text:
         raise UsageError(
             f"--lengths is {text[:60]!r}; write figures, as in mean=600,max=4096,samples=50000."
@@ -245,12 +243,11 @@ def in_words(message: str) -> str:
 def data_arguments(plan: PlanQuestion, run: TrainingRun, file: DataFile | None) -> tuple[str, ...]:
     if file is None and plan.lengths is None:
         return ()
-    words = file.arguments if file else ("--lengths", plan.lengths or "")
-    values = [(name, getattr(plan, name)) for name in OF_DATA]
-    more = [
-        word for name, value in values if value is not None for word in (flag(name), str(value))
-    ]
-    return (*words, *more, "--epochs", f"{run.epochs:g}")
+    words: tuple[str, ...] = file.arguments if file else ("--lengths", plan.lengths or "")
+    for name in OF_DATA:
+        if (value := getattr(plan, name)) is not None:
+            words = (*words, flag(name), str(value))
+    return (*words, "--epochs", f"{run.epochs:g}")
 
 
 def plan_arguments(

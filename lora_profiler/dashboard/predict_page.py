@@ -48,13 +48,12 @@ def _caution(result: Answered) -> None:
     if result.cautions:
         widgets.caution(*result.cautions)
     if would_be_traced(result):
-        command = shlex.join(
-            ["lora-profile", "compile", result.question.model, *setup_arguments(result.question)]
-        )
+        question = result.question
+        words = ["lora-profile", "compile", question.model, *setup_arguments(question)]
         widgets.caution(
             "The activations of this model are not known: every peak is a lower bound.",
             "Trace the step once on the command line; this page then knows them too:",
-            command,
+            shlex.join(words),
         )
 
 
@@ -92,11 +91,8 @@ def _breakdown(result: Answered, answer: Answer) -> None:
     widgets.section(f"Memory by layer, {method_label(answer.prediction)}")
     nothing = ("No layer holds any of it.",)
     widgets.drawing(held_drawing("held", answer.prediction), "held", nothing=nothing)
-    widgets.fold(
-        "Every kind of layer as a table",
-        "layer_tables",
-        lambda: widgets.blocks(layer_blocks(result.predictions)),
-    )
+    head, every = "Every kind of layer as a table", result.predictions
+    widgets.fold(head, "layer_tables", lambda: widgets.blocks(layer_blocks(every)))
 
 
 def _fit_map(result: Answered, answer: Answer) -> None:
@@ -106,12 +102,8 @@ def _fit_map(result: Answered, answer: Answer) -> None:
     if fitting is not None:
         widgets.drawing(fitting, "fit_map")
         widgets.blocks([card_table([answer])])
-        widgets.small(
-            *(
-                f"{labels.VERDICT_LABELS[name]}: {words}."
-                for name, words in labels.VERDICT_DEFINITIONS.items()
-            )
-        )
+        meanings = labels.VERDICT_DEFINITIONS.items()
+        widgets.small(*(f"{labels.VERDICT_LABELS[name]}: {words}." for name, words in meanings))
     elif result.gpu is None:
         widgets.note("Choose a GPU to see which batch sizes and sequence lengths fit it.")
     else:
@@ -144,14 +136,11 @@ def _interval(result: Answered, parts: ModelParts) -> None:
     widgets.small(*parts.peak_interval)
     steps = [answer.step for answer in result.answers if answer.step]
     peaks = [likely.nearest for answer in result.answers if (likely := answer.likely)]
-    evidence_page.rows_table(
-        list(dict.fromkeys(peaks)), "nearest_peaks", "Measured peaks closest to this question."
-    )
     timed = [step.evidence for step in steps if step.evidence]
-    if timed:
-        evidence_page.rows_table(
-            list(dict.fromkeys(timed)), "nearest_steps", "Measured steps closest to this question."
-        )
+    for what, rows in (("peaks", peaks), ("steps", timed)):
+        if rows:
+            says = f"Measured {what} closest to this question."
+            evidence_page.rows_table(list(dict.fromkeys(rows)), f"nearest_{what}", says)
 
 
 def _time(result: Answered) -> None:

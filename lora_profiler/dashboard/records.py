@@ -114,16 +114,12 @@ def loaded(source: RecordSource, engine: str) -> Loaded:
             return _scored(*key)
         future = _large.get(key)
         if future is None:
-            _forget_others(key)
+            for other in [each for each in _large if (each[0], each[2]) == (key[0], key[2])]:
+                del _large[other]
             _large[key] = Future()
     if future is not None and future.done():
         return future.result()
     return _first_part(files, engine)
-
-
-def _forget_others(key: _Key) -> None:
-    for other in [other for other in _large if (other[0], other[2]) == (key[0], key[2])]:
-        del _large[other]
 
 
 def read_on() -> None:
@@ -305,10 +301,6 @@ def show_pair(first: NumberedRun, second: NumberedRun) -> None:
 
 
 def show_sets(sets: Mapping[str, Loaded]) -> None:
-    widgets.fold("One set of records against another", "sets", lambda: _sets(sets))
-
-
-def _sets(sets: Mapping[str, Loaded]) -> None:
     names = list(sets)
     places = st.columns(2)
     with places[0]:
@@ -345,14 +337,10 @@ def pair_table(first: NumberedRun, second: NumberedRun) -> Table:
 def _differences(first: NumberedRun, second: NumberedRun) -> Iterable[tuple[str, str, str]]:
     a, b = (run.record.workload for run in (first, second))
     options, others = setup_dict(a.setup), setup_dict(b.setup)
-    named = [
-        ("model", a.model.id, b.model.id),
-        ("device", first.device, second.device),
-        *(
-            (name.replace("_", " "), fact_text(name, options[name]), fact_text(name, others[name]))
-            for name in options
-        ),
-    ]
+    named = [("model", a.model.id, b.model.id), ("device", first.device, second.device)]
+    for name, value in options.items():
+        texts = fact_text(name, value), fact_text(name, others[name])
+        named.append((name.replace("_", " "), *texts))
     return [each for each in named if each[1] != each[2]]
 
 

@@ -96,13 +96,9 @@ def kept(name: str) -> dict[str, Any]:
     key = key_of(name)
     if key not in st.session_state:
         value = values()[name]
-        st.session_state[key] = (
-            list(value)
-            if isinstance(value, tuple)
-            else ""
-            if value is None and is_text_field(SETUP_OPTIONS.get(name))
-            else value
-        )
+        if value is None and is_text_field(SETUP_OPTIONS.get(name)):
+            value = ""
+        st.session_state[key] = list(value) if isinstance(value, tuple) else value
     return {"key": key, "on_change": _fill if name in _DECIDING else mark_changed}
 
 

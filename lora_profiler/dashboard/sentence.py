@@ -4,25 +4,17 @@ trainer's file: the fields take its values, and what of it nothing is made of is
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from lora_profiler.dashboard import export, fields, remembered, widgets
 from lora_profiler.dashboard.answered import published_model, similar_models, workloads
 from lora_profiler.dashboard.fields import Inputs
 from lora_profiler.dashboard.link import mark_changed
 from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, about_of, completed
-from lora_profiler.dashboard.remembered import (
-    BY_NAME,
-    UPLOAD,
-    change,
-    change_one,
-    complaints,
-    question,
-    settle,
-    values,
-)
 from lora_profiler.dashboard.serving import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.stacks import GUIDE, find_stack
@@ -37,11 +29,6 @@ from lora_profiler.trainer_files.document import text_of
 from lora_profiler.trainer_files.peft_config import PeftConfig, is_peft_config, peft_config_in
 from lora_profiler.trainer_files.reading import read_content, resolve_images
 from lora_profiler.trainer_files.trainer_file import TrainerFile, gaps, on_model
-
-if TYPE_CHECKING:
-    from streamlit.delta_generator import DeltaGenerator
-    from streamlit.runtime.uploaded_file_manager import UploadedFile
-
 
 # --- the drawer of settings -----------------------------------------------------------------------
 
@@ -58,7 +45,7 @@ def show(
     with_trainer: bool = False,
     with_epochs: bool = False,
     for_real: bool = False,
-) -> "UploadedFile | None":
+) -> UploadedFile | None:
     """Draws them, but for those to `leave_out`; the file that was chosen as the model. `for_real`
     leaves out what is no part of a measurement."""
     with st.container(key="settings", gap="xsmall"):
@@ -116,7 +103,7 @@ def _head() -> str:
 
 def _changed() -> list[str]:
     """Options that are not left to their default."""
-    own = values()
+    own = remembered.values()
     explicit = Question(
         trainer=own["trainer"], options={n: own[n] for n in ("methods", *SETUP_OPTIONS)}
     ).explicit
@@ -126,12 +113,12 @@ def _changed() -> list[str]:
 def _names(text: str, *, every: bool) -> list[str]:
     """Options to draw: what the trainer and guides set, what is most asked for, and what was
     changed; of `every` one those that have the words of `text`."""
-    methods = values()["methods"]
+    methods = remembered.values()["methods"]
     idle = idle_options(methods)
     able = [option for option in SETUP_OPTIONS.values() if option.name not in idle]
     if every:
         return [option.name for option in able if matching(text, _words(option))]
-    stacks = (find_stack(GUIDE), find_stack(values()["trainer"] or GUIDE))
+    stacks = (find_stack(GUIDE), find_stack(remembered.values()["trainer"] or GUIDE))
     usual = {name for s in stacks for method in methods for name in s.defaults[method]}
     usual |= set(_changed())
     return [option.name for option in able if option.declared.common or option.name in usual]
@@ -141,11 +128,11 @@ def _words(option: Option) -> tuple[str, ...]:
     return fields.label_of(option), option.name, option.flag, option.declared.help
 
 
-def _look_up(*, for_real: bool, every: bool) -> "UploadedFile | None":
+def _look_up(*, for_real: bool, every: bool) -> UploadedFile | None:
     """Where the model comes from, and who answers."""
     widgets.head("Model and GPU")
     fields.origin()
-    by_name = values()["origin"] == BY_NAME
+    by_name = remembered.values()["origin"] == remembered.BY_NAME
     file = None if by_name else fields.config_json()
     if not for_real:
         fields.gpu_memory()
@@ -236,7 +223,7 @@ def _sentence() -> Iterator[None]:
 
 
 def _model(word: str) -> None:
-    if values()["origin"] == UPLOAD:
+    if remembered.values()["origin"] == remembered.UPLOAD:
         widgets.words(word, name=fields.config_name() or "a config.json")
     else:
         widgets.words(word)
@@ -255,12 +242,14 @@ def _trainer_and_gpu() -> None:
 _LAST = "last_model"
 
 
-def _inputs(main: "DeltaGenerator", file: "UploadedFile | None") -> Asked:
+def _inputs(main: DeltaGenerator, file: UploadedFile | None) -> Asked:
     """Where a name is of no model, the last one stays, below what may be meant."""
-    inputs = fields.look_up_model(settle(), file, uploaded=values()["origin"] == UPLOAD)
+    inputs = fields.look_up_model(
+        remembered.settle(), file, uploaded=remembered.values()["origin"] == remembered.UPLOAD
+    )
     state = st.session_state
     with main:
-        widgets.passed_over(complaints(), "URL parameters")
+        widgets.passed_over(remembered.complaints(), "URL parameters")
         show_file_reading()
         if inputs.refusal is not None:
             _suggest(inputs)
@@ -286,7 +275,9 @@ def _suggest(inputs: Inputs) -> None:
         return
     with st.container(horizontal=True, gap="xsmall", key="suggestions"):
         for each in similar_models(name):
-            st.button(each, key=f"suggest.{each}", on_click=change_one, args=("model", each))
+            st.button(
+                each, key=f"suggest.{each}", on_click=remembered.change_one, args=("model", each)
+            )
     if _LAST in st.session_state:
         widgets.small(f"Below is still {st.session_state[_LAST][0]}.")
 
@@ -337,17 +328,17 @@ def _take() -> None:
         content = file.getvalue()
         if is_peft_config(file.name, content):
             config = peft_config_in(file.name, text_of(content, file.name))
-            requested, state[_READ] = dropped_adapter(file.name, config, question())
+            requested, state[_READ] = dropped_adapter(file.name, config, remembered.question())
         else:
             read = read_content(file.name, content)
-            requested, state[_READ] = dropped(read, question())
+            requested, state[_READ] = dropped(read, remembered.question())
             export.prefer(read.framework)
     except LoraProfilerError as e:
         state[_READ] = Dropped(head="This file is no question", refusal=str(e))
         return
-    values()["origin"] = BY_NAME
+    remembered.values()["origin"] = remembered.BY_NAME
     state.pop("ask.origin", None)
-    change(requested, about_of(requested.options["methods"]))
+    remembered.change(requested, about_of(requested.options["methods"]))
 
 
 def dropped(file: TrainerFile, before: Question) -> tuple[Question, Dropped]:
@@ -374,9 +365,8 @@ def dropped(file: TrainerFile, before: Question) -> tuple[Question, Dropped]:
     ]
     if model is not None:
         lines += _otherwise(model, wanted, own)
-    return wanted, Dropped(
-        head=f"{file.name}: {file.title}. {counts_text(file)}", lines=tuple(lines)
-    )
+    head = f"{file.name}: {file.title}. {counts_text(file)}"
+    return wanted, Dropped(head=head, lines=tuple(lines))
 
 
 def dropped_adapter(name: str, config: PeftConfig, before: Question) -> tuple[Question, Dropped]:

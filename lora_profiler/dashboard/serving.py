@@ -81,15 +81,12 @@ def _answer(connection: HTTPConnection) -> Response | None:
         response = RedirectResponse(
             connection.url.remove_query_params(PARAMETER), 303, {"Cache-Control": "no-store"}
         )
-        response.set_cookie(
-            _cookie(connection), TOKEN, httponly=True, samesite="lax"
-        )  # strict: a link in a letter would not open
+        # strict: a link in a letter would not open
+        response.set_cookie(_cookie(connection), TOKEN, httponly=True, samesite="lax")
         return response
-    return (
-        None
-        if _has_cookie(connection)
-        else HTMLResponse(_CLOSED, 403, {"Cache-Control": "no-store"})
-    )
+    if _has_cookie(connection):
+        return None
+    return HTMLResponse(_CLOSED, 403, {"Cache-Control": "no-store"})
 
 
 def _has_cookie(connection: HTTPConnection) -> bool:

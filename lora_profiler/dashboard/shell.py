@@ -30,18 +30,11 @@ _ABOUT = (
     "Evidence compares both with public measurements.",
     "Everything runs on this machine; only a model's config.json is fetched.",
 )
-_SHOW = (
-    predict_page.show,
-    plan_page.show,
-    crossover_page.show,
-    compare_page.show,
-    measure_page.show,
-    learn_page.show,
-    evidence_page.show,
-    catalogue_page.show,
-    docs_page.show,
-)
-_DRAWN = dict(zip(link.PAGES, _SHOW, strict=True))
+_MODULES = (
+    predict_page, plan_page, crossover_page, compare_page, measure_page, learn_page, evidence_page,
+    catalogue_page, docs_page,
+)  # fmt: skip
+_DRAWN = {page: module.show for page, module in zip(link.PAGES, _MODULES, strict=True)}
 
 
 def show() -> None:

@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from lora_profiler._common.messages import printable
 from lora_profiler.report import figures, palette
@@ -20,7 +21,6 @@ from lora_profiler.units import error_text
 if TYPE_CHECKING:
     from pandas import DataFrame
     from pandas.io.formats.style import Styler
-    from streamlit.delta_generator import DeltaGenerator
 
 Width = Literal["stretch", "content"]
 MOST_WRITTEN = 1000
@@ -31,16 +31,13 @@ Offer = tuple[str, str, str, Callable[[], str]]
 
 def style() -> None:
     """Once a run, before anything else."""
-    colours = f":root {{ {colour_variables(theme())} {_more_colours()} }}"
+    verdicts = palette.VERDICT_COLOURS.items()
+    more = "".join(f"--lp-is-{name}:{palette.colour(of, theme())};" for name, of in verdicts)
+    colours = f":root {{ {colour_variables(theme())} {more} }}"
     own = own_text("style.css") + template_text("blocks.css")
     st.html(f"<style>{colours} {own}</style>")
     mounted = st.components.v2.component("lora_profiler.turned", js=own_text("turned.js"))
     mounted(key="turned", data=theme(), on_turned_change=lambda: None)
-
-
-def _more_colours() -> str:
-    colours = palette.VERDICT_COLOURS.items()
-    return "".join(f"--lp-is-{name}:{palette.colour(of, theme())};" for name, of in colours)
 
 
 @cache
@@ -52,7 +49,7 @@ def theme() -> Theme:
     return "dark" if st.context.theme.type == "dark" else "light"
 
 
-def beside() -> "tuple[DeltaGenerator, DeltaGenerator]":
+def beside() -> tuple[DeltaGenerator, DeltaGenerator]:
     """Where a page is drawn, and where its settings are: beside it, below it on a phone."""
     with st.container(key="beside"):
         main, aside = st.columns([3, 1], gap="large")
@@ -161,18 +158,9 @@ def figure(drawn: Figure, key: str, says: str, caption: str = "") -> None:
         js=own_text("figure.js"),
         isolate_styles=False,
     )
+    words = {"name": key, "says": printable(says), "caption": label(caption or says, 200)}
     shade = figures.colours("dark") if theme() == "dark" else {}
-    mounted(
-        key=key,
-        data={
-            "figure": drawn,
-            "name": key,
-            "says": printable(says),
-            "caption": label(caption or says, 200),
-            "look": figures.look(),
-            "colours": shade,
-        },
-    )
+    mounted(key=key, data={"figure": drawn, **words, "look": figures.look(), "colours": shade})
 
 
 def written(

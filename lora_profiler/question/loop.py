@@ -35,6 +35,8 @@ class LoopFacts(NamedTuple):
 
     held_in_parts: a rehearsal was held against context parallelism. by_accelerate: it shares the
     model among ranks. keeps_dtype: a frozen base is in the checkpoint's dtype, whatever the GPU.
+    repeats_for_math: rather than let SDPA take its math kernel, keys and values are repeated to all
+    heads (unsloth-zoo 2026.10.9, temporary_patches/sdpa_gqa.py).
     """
 
     columns: int = 3
@@ -59,6 +61,7 @@ class LoopFacts(NamedTuple):
     held_in_parts: bool = False
     by_accelerate: bool = False
     keeps_dtype: bool = False
+    repeats_for_math: bool = False
 
 
 CORE: Mapping[str, LoopFacts] = {

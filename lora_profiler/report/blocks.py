@@ -2,7 +2,7 @@
 already."""
 
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 Held = Mapping[Category, int]
 RowKind = Literal["plain", "section", "total", "peak"]
+
+
+broken = partial(textwrap.wrap, break_long_words=False, break_on_hyphens=False)
+"""Text in lines, broken at spaces alone."""
 
 
 class Row(NamedTuple):
@@ -83,15 +87,9 @@ def table(
     spare: tuple[str, ...] = (),
 ) -> Table:
     """A row for each of `rows`; each column is its label and the text of its cell."""
-    return Table(
-        columns=tuple(label for label, _ in columns),
-        rows=tuple(
-            Row(cells=tuple(text(row) for _, text in columns), kind=kind(row)) for row in rows
-        ),
-        title=title,
-        left=left,
-        spare=spare,
-    )
+    labels, texts = tuple(label for label, _ in columns), [text for _, text in columns]
+    made = tuple(Row(cells=tuple(text(row) for text in texts), kind=kind(row)) for row in rows)
+    return Table(columns=labels, rows=made, title=title, left=left, spare=spare)
 
 
 def by_category(
@@ -101,18 +99,16 @@ def by_category(
     (cells under `names`, its bytes, whether it is the peak)."""
     unit, size = byte_unit(max((sum(held.values()) for _, held, _ in rows), default=0))
     shown = [c for c in CATEGORIES if any(held.get(c) for _, held, _ in rows)]
+
+    def texts(held: Held) -> Iterator[str]:
+        sizes = (*(held.get(category, 0) for category in shown), sum(held.values()))
+        return (in_unit(count, size) for count in sizes)
+
     return Table(
         title=f"{title}, {unit}",
         columns=(*names, *(CATEGORY_SHORT[c] for c in shown), "sum"),
         rows=tuple(
-            Row(
-                cells=(
-                    *cells,
-                    *(in_unit(held.get(c, 0), size) for c in shown),
-                    in_unit(sum(held.values()), size),
-                ),
-                kind="peak" if is_peak else "plain",
-            )
+            Row(cells=(*cells, *texts(held)), kind="peak" if is_peak else "plain")
             for cells, held, is_peak in rows
         ),
         left=len(names),
@@ -256,14 +252,10 @@ def parts_table(bars: Bars) -> Table:
         ("", lambda row: row.name),
         (f"peak, {unit}", lambda row: short_in_unit(row.peak_bytes, size)),
         ("overhead", lambda row: _size_or_blank(row.overhead_bytes, size)),
-        *((name, partial(_part, name, size)) for name in bars.part_names),
+        *((n, lambda row, n=n: _size_or_blank(row.parts.get(n), size)) for n in bars.part_names),
         (bars.speed_title, lambda row: row.speed),
     ]
     return filled(table(bars.rows, columns))
-
-
-def _part(name: str, size: int, row: Bar) -> str:
-    return _size_or_blank(row.parts.get(name), size)
 
 
 def _size_or_blank(count: int | None, size: int) -> str:
@@ -291,23 +283,15 @@ def wrapped(*texts: str, width: int) -> Paragraph:
     lines = [
         line
         for text in texts
-        for line in textwrap.wrap(
-            text,
-            width,
-            subsequent_indent=" " * (len(text) - len(text.lstrip()) + 2),
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        or [""]
+        for indent in [" " * (len(text) - len(text.lstrip()) + 2)]
+        for line in broken(text, width, subsequent_indent=indent) or [""]
     ]
     return Paragraph(lines=tuple(lines), whole=texts)
 
 
 def shell_command(command: str, width: int = 78) -> Paragraph:
     """In lines of at most `width` columns, as a shell takes it from several."""
-    *first, last = textwrap.wrap(
-        command, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-    )
+    *first, last = broken(command, width, subsequent_indent="  ")
     lines = (*(f"{line} \\" for line in first), last)
     return Paragraph(lines=lines, whole=(command,), kind="command")
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_profiler import units
 from lora_profiler.facts.catalog import CatalogEntry, Gpu
 from lora_profiler.measuring.harness.doctor import Diagnosis
 from lora_profiler.memory.compiled.library import cache_path
@@ -24,14 +25,6 @@ from lora_profiler.report.blocks import (
 )
 from lora_profiler.report.json import cell, picked
 from lora_profiler.report.labels import METHOD_LABELS
-from lora_profiler.units import (
-    bytes_text,
-    error_text,
-    flops_text,
-    percent_text,
-    seconds_text,
-    short_count_text,
-)
 
 if TYPE_CHECKING:
     from lora_profiler.steptime.calibration.calibrate import Calibration, FittedStep
@@ -59,7 +52,7 @@ def models_table(entries: Sequence[CatalogEntry]) -> Table:
             ("model", lambda e: e.id),
             ("type", lambda e: e.model_type),
             ("access", lambda e: "gated" if e.gated else ""),
-            ("parameters", lambda e: short_count_text(e.num_parameters)),
+            ("parameters", lambda e: units.short_count_text(e.num_parameters)),
             ("published in", lambda e: e.checkpoint_quantization or e.dtype or "?"),
             ("count checked", lambda e: e.verification),
         ),
@@ -76,7 +69,7 @@ def gpus_table(gpus: Sequence[Gpu]) -> Table:
     def usable(gpu: Gpu) -> str:
         if gpu.usable_bytes is None:
             return "several sizes"
-        return ("~" if gpu.usable_is_estimated else "") + bytes_text(gpu.usable_bytes)
+        return ("~" if gpu.usable_is_estimated else "") + units.bytes_text(gpu.usable_bytes)
 
     def number(value: float | None) -> str:
         return "?" if value is None else f"{value:g}"
@@ -139,7 +132,7 @@ def profile_blocks(profiles: Sequence[Profile]) -> list[Block]:
                 ("tokens", _lengths_text),
                 ("layers", lambda p: _range_text(*p.valid["num_layers"])),
                 ("instants", lambda p: str(len(p.instants))),
-                ("size", lambda p: bytes_text(len(packed(p)))),
+                ("size", lambda p: units.bytes_text(len(packed(p)))),
             ),
             left=2,
         )
@@ -211,8 +204,8 @@ def calibration_blocks(found: "Calibration", path: Path | None) -> list[Block]:
                 ("step", lambda step: step.workload.model.id),
                 ("method", method),
                 ("batch x tokens", size),
-                ("seconds", lambda step: seconds_text(step.seconds)),
-                ("error without its model", lambda step: error_text(step.error)),
+                ("seconds", lambda step: units.seconds_text(step.seconds)),
+                ("error without its model", lambda step: units.error_text(step.error)),
             ),
             left=2,
         ),
@@ -220,7 +213,7 @@ def calibration_blocks(found: "Calibration", path: Path | None) -> list[Block]:
             f"eta {constants.eta:.3f}, beta {constants.beta:.3f}: what steps reach of the rate of"
             " products and of the bandwidth.",
             "The largest error of a step, its model left out of the fit, is"
-            f" {percent_text(local.half_width)}; predictions take it as their interval.",
+            f" {units.percent_text(local.half_width)}; predictions take it as their interval.",
             f"Kept in {path} as {local.key}." if path else "Not kept.",
         ),
     ]
@@ -268,15 +261,15 @@ def _measured(found: "Calibration") -> Iterator[tuple[str, str]]:
     for dtype, rate in micro.products.items():
         yield f"large product, {dtype}", _flops_rate(rate)
     for side, share in micro.narrow:
-        yield f"    with a side of {side:.0f}", percent_text(share)
+        yield f"    with a side of {side:.0f}", units.percent_text(share)
     yield f"attention forward, {micro.attention_dtype}", _flops_rate(micro.attention_forward)
     yield f"attention backward, {micro.attention_dtype}", _flops_rate(micro.attention_backward)
     whole = _bytes_rate(micro.dequantisation) if micro.dequantisation else "not here"
     yield "4-bit weights made whole", whole
     for name, rate in sorted(micro.operators.items(), key=lambda pair: pair[1]):
         yield name, _bytes_rate(rate)
-    yield "launch of one kernel", seconds_text(fixed.launch_seconds)
-    yield "optimizer's own time", seconds_text(fixed.step_seconds)
+    yield "launch of one kernel", units.seconds_text(fixed.launch_seconds)
+    yield "optimizer's own time", units.seconds_text(fixed.step_seconds)
 
 
 def _bytes_rate(bytes_per_second: float) -> str:
@@ -284,4 +277,4 @@ def _bytes_rate(bytes_per_second: float) -> str:
 
 
 def _flops_rate(flops_per_second: float) -> str:
-    return f"{flops_text(round(flops_per_second))}/s"
+    return f"{units.flops_text(round(flops_per_second))}/s"

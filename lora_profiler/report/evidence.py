@@ -23,12 +23,11 @@ from lora_profiler.facts.evidence.documents import Kind
 from lora_profiler.planning.answers import Answer
 from lora_profiler.report import labels
 from lora_profiler.report.answer.verdicts import interval_lines, worth_lines
-from lora_profiler.report.blocks import Rows, Table
+from lora_profiler.report.blocks import Card, Rows, Table
 from lora_profiler.report.labels import METHOD_LABELS
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text, seconds_text
 
 if TYPE_CHECKING:
-    from lora_profiler.report.blocks import Card
     from lora_profiler.report.charts.dots import ScatterPoint
 
 
@@ -246,7 +245,7 @@ _Row = TypeVar("_Row", MeasuredMemory, MeasuredStep, OwnRow)
 _Shown = tuple[str, str, str, str, str]
 
 
-def kind_cards() -> "list[Card]":
+def kind_cards() -> list[Card]:
     """How far off the peaks of each kind were predicted."""
     graded = graded_memory()
     counters = f"{count_text(len(graded))} counters, their stack replayed, nothing fitted"
@@ -259,10 +258,8 @@ def kind_cards() -> "list[Card]":
     return cards
 
 
-def _card(label: str, what: str, rows: Sequence[MeasuredMemory | OwnRow], where: str) -> "Card":
+def _card(label: str, what: str, rows: Sequence[MeasuredMemory | OwnRow], where: str) -> Card:
     from statistics import fmean
-
-    from lora_profiler.report.blocks import Card
 
     worst = max(rows, key=lambda row: abs(row.error))
     whose = f"{worst.model}, {METHOD_LABELS[worst.method]} on {where}"

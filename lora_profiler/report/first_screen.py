@@ -3,11 +3,12 @@ second, how long a training takes), what a peak rests on, and what to change."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from lora_profiler.planning.advise import Remedy, advise
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.fit import Fit, smallest_cards
+from lora_profiler.planning.guided import Guided
 from lora_profiler.planning.timing import TimedStep, run_time
 from lora_profiler.question.workload import TrainSetup
 from lora_profiler.report import labels
@@ -32,11 +33,8 @@ from lora_profiler.units import (
     short_seconds_text,
 )
 
-if TYPE_CHECKING:
-    from lora_profiler.planning.guided import Guided
 
-
-def verdict(answer: Answer, guided: "Guided | None" = None) -> Sentence:
+def verdict(answer: Answer, guided: Guided | None = None) -> Sentence:
     """The terminal's sentence on the method of `answer`, with how many trainers it fits where it is
     `guided`; without a GPU how large a one is enough."""
     if answer.gpu is not None:

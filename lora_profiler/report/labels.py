@@ -95,13 +95,6 @@ tight: may run out of memory: the tensors have room, but only expandable segment
 does_not_fit: does not fit: the tensors and the driver's context have none
 """)
 
-COLLECTIVE_LABELS: Final[dict[str, str]] = {
-    "all_gather": "all-gather",
-    "reduce_scatter": "reduce-scatter",
-    "all_reduce": "all-reduce",
-    "broadcast": "broadcast",
-}
-
 CLAIM_VERDICT_LABELS: Final[dict[str, str]] = {
     "holds": "holds",
     "holds_partly": "holds in part",

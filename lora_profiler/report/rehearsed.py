@@ -1,6 +1,7 @@
 """A rehearsal as blocks and as JSON: records of a pretended card, and the answer about a script. It
 says of every figure that it was rehearsed, not measured."""
 
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,8 @@ from lora_profiler.planning.nearest import Nearest, RehearsedTime
 from lora_profiler.rehearsal.launch import PretendedCard
 from lora_profiler.rehearsal.result import COUNTERS, PartOfRun, Rehearsal, Tried, limits, worst_of
 from lora_profiler.report import labels
+from lora_profiler.report.answer.comparison_table import MethodRows
+from lora_profiler.report.answer.timing import add_times
 from lora_profiler.report.answer.verdicts import a_gpu, gpu_name, size_text, worded
 from lora_profiler.report.blocks import (
     Bar,
@@ -22,6 +25,7 @@ from lora_profiler.report.blocks import (
     Row,
     RowKind,
     Section,
+    Sign,
     Table,
     VerdictLine,
     advice,
@@ -123,6 +127,9 @@ def compared(
 # --- the answer about a script --------------------------------------------------------------------
 
 _HEADS = ("requested", "allocated", "reserved")
+_TEMPORARIES = tuple(
+    f"temporaries of the {of}" for of in ("forward pass", "backward pass", "optimizer")
+)
 _ALIKE: tuple[tuple[str, tuple[str, ...], tuple[Category, ...]], ...] = (
     ("weights and adapters", ("parameters",), ("parameters", "adapters")),
     ("quantisation constants", ("quantisation constants",), ("quantization_state",)),
@@ -131,15 +138,7 @@ _ALIKE: tuple[tuple[str, tuple[str, ...], tuple[Category, ...]], ...] = (
     ("optimizer states", ("optimizer states",), ("optimizer_states",)),
     ("inputs and activations", ("saved for the backward pass",), ("inputs", "activations")),
     ("logits and loss", ("logits and loss",), ("logits_and_loss",)),
-    (
-        "temporaries",
-        (
-            "temporaries of the forward pass",
-            "temporaries of the backward pass",
-            "temporaries of the optimizer",
-        ),
-        ("temporaries",),
-    ),
+    ("temporaries", _TEMPORARIES, ("temporaries",)),
     ("workspaces of BLAS", ("workspaces of BLAS",), ("workspace",)),
 )
 """Categories of a rehearsal and of a prediction that are the same."""
@@ -213,7 +212,7 @@ def _detail(
     if nearest is not None and nearest.prediction is not None:
         yield from _nearest(result, nearest, nearest.prediction)
     if time is not None and time.time is not None:
-        yield from time_blocks(time, time.time, card_name(card))
+        yield from time_blocks(time, time.time, a_gpu(find_gpu(card.key)))
     yield paragraph(*_ran(result))
 
 
@@ -252,9 +251,8 @@ def _verdict(result: Rehearsal, card: PretendedCard, script: str) -> VerdictLine
         "error": (f"{script} failed on {gpus}:", f" {error['type']} {_when(error)}."),
         "ended": (f"{script} ended too early:", f" after {result.steps} optimizer steps."),
     }[result.status]
-    return VerdictLine(
-        sign="fits" if result.status == "done" else "does_not_fit", words=words, rest=rest
-    )
+    sign: Sign = "fits" if result.status == "done" else "does_not_fit"
+    return VerdictLine(sign=sign, words=words, rest=rest)
 
 
 def _data_sizes(result: Rehearsal) -> Iterator[Block]:
@@ -264,10 +262,6 @@ def _data_sizes(result: Rehearsal) -> Iterator[Block]:
         kinds = " and ".join(f"{name} of {size}" for name, size in sizes.items())
         option = " (--pretend-tokens)" if {"texts", "conversations"} & {*sizes} else ""
         yield paragraph(f"Its data is simulated: {kinds}{option}.")
-
-
-def card_name(card: PretendedCard) -> str:
-    return a_gpu(find_gpu(card.key))
 
 
 def _ran_out(result: Rehearsal) -> str:
@@ -544,11 +538,14 @@ def rehearsal_document(
             }
             for each in tried
         ],
-        "ranks": [
-            {name: value for name, value in each.document.items() if name != "work"}
-            for each in results
-        ],
+        "ranks": [_strict_json(each.document, "work") for each in results],
     }
+
+
+def _strict_json(document: Mapping[str, Any], left_out: str) -> dict[str, Any]:
+    """Infinity, which configs of Mamba layers hold, as a word: JSON has no such number."""
+    kept = {name: value for name, value in document.items() if name != left_out}
+    return json.loads(json.dumps(kept), parse_constant=str)  # type: ignore[no-any-return]
 
 
 # --- the time of its step, worked out from the kernels that it launched ---------------------------
@@ -573,8 +570,6 @@ def time_line(found: RehearsedTime) -> str:
 
 
 def time_blocks(found: RehearsedTime, time: StepTime, gpu: str) -> list[Block]:
-    from lora_profiler.report.answer.comparison_table import MethodRows
-    from lora_profiler.report.answer.timing import add_times
 
     rows, title = MethodRows([]), f"one step on {gpu}, predicted from the kernels that it launched"
     add_times(rows, [time])
@@ -640,6 +635,7 @@ def rehearsal_content(
 ) -> Content:
     """`blocks` are those of `report.rehearsed.rehearsal_blocks`, in detail."""
     verdict = next(block for block in blocks if isinstance(block, VerdictLine))
+    rest = tuple(block for block in blocks if not isinstance(block, VerdictLine))
     return Content(
         title=verdict.words.rstrip(":,"),
         lines=(
@@ -648,12 +644,6 @@ def rehearsal_content(
             "Simulated without a GPU, not measured on one.",
         ),
         cards=(),
-        sections=(
-            Section(
-                "memory",
-                "Memory and time",
-                tuple(block for block in blocks if not isinstance(block, VerdictLine)),
-            ),
-        ),
+        sections=(Section("memory", "Memory and time", rest),),
         data=dict(document),
     )

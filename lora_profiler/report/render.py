@@ -16,14 +16,11 @@ def markdown(blocks: Sequence[Block]) -> str:
 
 def _markdown_block(block: Block) -> str:
     if isinstance(block, VerdictLine):
-        return f"**{_signed(block)}**{printable(block.rest)}"
+        words = f"{SIGNS[block.sign]} {printable(block.words)}".strip()
+        return f"**{words}**{printable(block.rest)}"
     if isinstance(block, Bars):
         return _markdown_table(parts_table(block))
     return _markdown_table(block) if isinstance(block, Table) else _markdown_paragraph(block)
-
-
-def _signed(block: VerdictLine) -> str:
-    return f"{SIGNS[block.sign]} {printable(block.words)}".strip()
 
 
 def _markdown_paragraph(block: Paragraph) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lora_profiler.errors import LoraProfilerError, did_you_mean
+from lora_profiler.facts.catalog import Gpu
 from lora_profiler.facts.stacks import BARE, GUIDE, Trainer, find_stack
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import outweighed_layers, unmatched_targets
@@ -34,7 +35,6 @@ from lora_profiler.report import labels
 from lora_profiler.units import bytes_text, count_text, short_count_text
 
 if TYPE_CHECKING:
-    from lora_profiler.facts.catalog import Gpu
     from lora_profiler.planning.placement import Network
 
 
@@ -332,7 +332,7 @@ def trainer_dict(trainer: Trainer | None, workload: Workload) -> dict[str, Any] 
 
 
 def caution_lines(
-    predictions: Sequence[Prediction], gpu: "Gpu | None" = None, trainer: Trainer | None = None
+    predictions: Sequence[Prediction], gpu: Gpu | None = None, trainer: Trainer | None = None
 ) -> list[str]:
     """Everything worth a warning about the ways to train one model on `gpu`, each once; nothing of
     targets that are `trainer`'s own, which it passes whatever the model has."""
@@ -359,7 +359,7 @@ def caution_lines(
     return [*lines, *_formats(predictions, gpu), *_left_in_16_bit(predictions)]
 
 
-def _formats(predictions: Sequence[Prediction], gpu: "Gpu | None") -> Iterator[str]:
+def _formats(predictions: Sequence[Prediction], gpu: Gpu | None) -> Iterator[str]:
     """Number formats that the GPU does not compute in, or in which training goes wrong."""
     setups = [p.workload.setup for p in predictions]
     platform = predictions[0].workload.platform

@@ -2,7 +2,6 @@
 Only a terminal in colour draws bars as blocks, elsewhere each part has its letter; only a terminal
 loads rich."""
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
@@ -17,6 +16,7 @@ from lora_profiler.report.blocks import (
     Sign,
     Table,
     VerdictLine,
+    broken,
     narrowed,
     without_columns,
     wrapped,
@@ -121,13 +121,9 @@ def _text(line: Line) -> str:
     return "".join(text for text, _ in line).rstrip()
 
 
-def _spans(text: str, style: str = "") -> Line:
-    """Text in one style, words between backticks in bold."""
-    return next(_styled([text], style))
-
-
 def _styled(lines: Sequence[str], style: str = "") -> Iterator[Line]:
-    """The same of running text, in which backticks may pair over lines; a lone one is shown."""
+    """Running text in one style, words between backticks in bold, which may pair over lines; a lone
+    one is shown."""
     pairs = sum(line.count("`") for line in lines) // 2 * 2
     is_bold = False
     for line in lines:
@@ -327,18 +323,12 @@ def _pieces(cell: str, width: int) -> list[str]:
     if _length(cell) <= width:
         return [cell]
     indent = " " * (len(cell) - len(cell.lstrip()))
-    return textwrap.wrap(
-        cell.replace("`", ""),
-        width,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return broken(cell.replace("`", ""), width, subsequent_indent=indent)
 
 
 def _cell(text: str, style: str) -> Line:
     verdict = next((name for name, sign in SIGNS.items() if sign and sign == text), "")
-    return [(text, verdict)] if verdict else _spans(text, style)
+    return [(text, verdict)] if verdict else next(_styled([text], style))
 
 
 def _length(text: str) -> int:

@@ -23,6 +23,7 @@ from lora_profiler.question.support.sdpa import (
     SdpaCall,
     cuda_backend,
     efficient_takes_grouped,
+    repeats_for_math,
     takes_single_head,
 )
 from lora_profiler.question.workload import Dtype, TrainSetup, Workload
@@ -217,7 +218,10 @@ def attention_kernel(
         dropout=dropout,
         one_token=key.shape[-2] == 1,
     )
-    return cuda_backend(call, workload.platform)
+    chosen = cuda_backend(call, workload.platform)
+    if chosen == "math" and grouped and repeats_for_math(setup):
+        return cuda_backend(call._replace(grouped=False), workload.platform)
+    return chosen
 
 
 def _fused(

@@ -92,6 +92,11 @@ def _toy(model: ModelSpec, regime: Regime, number: int, attempt: int, freedom: i
             language[name] = value * (1 + (number + 1) / 16)
         elif name.endswith("token_id") and type(value) is int:
             language[name] = 1
+    rope = language.get("rope_parameters", {})
+    if "mrope_section" in rope:  # how many of the angles turn by time, height and width
+        angles = int(sizes["head_dim"] * rope.get("partial_rotary_factor", 1.0)) // 2
+        time, height = angles // 4, angles * 3 // 8
+        rope["mrope_section"] = [time, height, angles - time - height]
     outside = outside_vocabulary(model, whole)
     raw |= {name: 1 for name in placeholders(whole) if name not in outside}  # others: a default
     return model_from_config(raw, id=f"toy {number} of {model.model_type}", source="toy")

@@ -45,7 +45,6 @@ from trainers_page import stacks
 
 LLAMA = find_model("meta-llama/Llama-3.2-1B")
 REHEARSED_SCRIPTS = Path(__file__).parents[2] / "benchmarks/results/rehearsed_scripts.json"
-GPT2 = find_model("gpt2")  # its checkpoint is float32
 BY_KEY = {stack.key: stack for stack in stacks()}
 OF_NAME = {option.name: option for option in OPTIONS}
 

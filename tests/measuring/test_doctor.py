@@ -15,7 +15,6 @@ from fake_nvml import FakeDevice, FakeNvml
 from lora_profiler.measuring.harness import doctor
 from lora_profiler.measuring.harness.capabilities import Abilities, abilities
 
-ROOT = Path(__file__).parents[2]
 HAS_TORCH = find_spec("torch") is not None
 needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs torch")
 FOUND = Abilities(

@@ -26,7 +26,6 @@ from lora_profiler.memory.analytic.families.by_modules import (
 )
 from lora_profiler.planning.fit import judged_on
 from lora_profiler.planning.sweep import sweep
-from lora_profiler.question.model_spec import LayerStack, ModelSpec
 from lora_profiler.trace.single_size import predict_once
 
 FULL, LORA = TrainSetup(), TrainSetup(lora=LoraConfig())
@@ -79,18 +78,6 @@ def test_it_says_nearly_what_the_program_of_the_type_says(
 ) -> None:
     workload = Workload(model=find_model(name), setup=replace(setup, seq_len=512))
     assert abs(estimated(workload) / peak_bytes(workload) - 1) <= most
-
-
-def of_layers(model: ModelSpec, count: int) -> ModelSpec:
-    """The same model with its first layers alone."""
-    parts = [
-        replace(part, order=part.order[:count])
-        if isinstance(part, LayerStack) and len(part.order) == model.num_layers
-        else part
-        for part in model.parts
-    ]
-    config = {**model.config, "num_hidden_layers": count}
-    return replace(model, id=f"{model.id} {count}", config=config, parts=tuple(parts))
 
 
 @pytest.mark.slow

@@ -74,15 +74,27 @@ def opened(
     return page
 
 
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The page of some models, which is made in seconds."""
+def written(folder: Path, *models: str) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(library, "BUNDLED", THE_BUNDLE)
         evaluation.forget()
-        path = tmp_path_factory.mktemp("page") / "predict.html"
-        static_page.write(path, (*SOME, WITHOUT_RULES))
-    yield path
+        static_page.write(folder / "predict.html", models)
+    return folder / "predict.html"
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of one model, which is made in seconds."""
+    return written(tmp_path_factory.mktemp("page"), SOME[0])
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of several, which takes five times as long."""
+    return written(tmp_path_factory.mktemp("larger"), *SOME, WITHOUT_RULES)
+
+
+on_larger = pytest.mark.slow("the larger page")
 
 
 ANSWER = """async ([id, key, trainer, method, checkpointing, batch, length, rank]) => {
@@ -196,13 +208,24 @@ def holds_up(page: Any, models: tuple[str, ...], count: int) -> dict[str, int]:
 
 def test_its_peaks_and_verdicts_are_the_command_s(chromium: Any, file: Path) -> None:
     page = opened(chromium, file)
+    decided = holds_up(page, SOME[:1], 30)
+    assert decided and "absent" not in decided, decided
+    assert page.wrong == []
+
+
+@on_larger
+def test_peaks_and_verdicts_of_models_are_the_command_s(chromium: Any, larger: Path) -> None:
+    page = opened(chromium, larger)
     decided = holds_up(page, SOME, 150)
     assert sum(decided.values()) > 3 and "absent" not in decided, decided
     assert page.wrong == []
 
 
-def test_a_model_without_rules_is_answered_by_laws_and_estimates(chromium: Any, file: Path) -> None:
-    page = opened(chromium, file)
+@on_larger
+def test_a_model_without_rules_is_answered_by_laws_and_estimates(
+    chromium: Any, larger: Path
+) -> None:
+    page = opened(chromium, larger)
     decided = holds_up(page, (WITHOUT_RULES,), 40)
     assert decided.get("absent", 0) < 10 and page.wrong == []
 
@@ -222,9 +245,10 @@ TIME = """async ([id, key, trainer, method, checkpointing, batch, length, rank])
 }"""
 
 
-def test_its_times_are_near_the_command_s(chromium: Any, file: Path) -> None:
+@on_larger
+def test_its_times_are_near_the_command_s(chromium: Any, larger: Path) -> None:
     """Nearly equal at sizes that the page has, and within the bound that it states between them."""
-    page, draw, compared = opened(chromium, file), Random("times"), 0
+    page, draw, compared = opened(chromium, larger), Random("times"), 0
     keys = page.evaluate("loraProfiler.data.cards.map((card) => card.key)")
     for n in range(80):
         at_hand = n % 3 == 0
@@ -251,27 +275,38 @@ def test_its_times_are_near_the_command_s(chromium: Any, file: Path) -> None:
     assert compared > 60, compared
 
 
-def test_its_link_asks_the_dashboard_the_same(chromium: Any, file: Path) -> None:
-    """Of every trainer and method: the address says what the command does, nothing passed over."""
+def test_its_link_and_its_command_ask_the_same(chromium: Any, file: Path) -> None:
+    """Of every trainer and method: the peak that is shown is the command's and that of the
+    dashboard's address, in which nothing is passed over."""
     page = opened(chromium, file)
-    page.get_by_label("on", exact=True).select_option("rtx_4090")
-    page.get_by_role("spinbutton", name="Length").fill("1000")
-    for trainer, method in product(static_page.TRAINERS, static_page.METHODS):
-        page.get_by_label("in", exact=True).select_option(trainer)
-        page.get_by_label("with").select_option(method)
-        address = urlsplit(page.locator("#dashboard").get_attribute("href"))
-        link = parsed(parse_qs(address.query))
-        words = shlex.split(page.locator("#command").inner_text())
-        command = lora_profile(*words[1:], "--full", "--format", "json").stdout
-        size = json.loads(command)["predictions"][0]["peak"]["total_bytes"]
-        assert link.complaints == () and link.question.gpu == "rtx_4090", address.query
-        (workload,) = asked_by(find_model(SOME[0], offline=True), link.question)
-        assert predict(workload, may_trace=False).peak.total_bytes == size, address.query
+    for key, length, methods in (
+        ("rtx_4090", 1000, static_page.METHODS),
+        ("t4", 2048, ("lora", "qlora")),
+    ):
+        page.get_by_label("on", exact=True).select_option(key)
+        page.get_by_role("spinbutton", name="Length").fill(str(length))
+        for trainer, method in product(static_page.TRAINERS, methods):
+            page.get_by_label("in", exact=True).select_option(trainer)
+            page.get_by_label("with").select_option(method)
+            program, *words = shlex.split(page.locator("#command").inner_text())
+            assert program == "lora-profile"
+            command = lora_profile(*words, "--full", "--format", "json").stdout
+            size = json.loads(command)["predictions"][0]["peak"]["total_bytes"]
+            asked: Asked = (SOME[0], key, trainer, method, None, 1, length, 16)
+            assert page.evaluate(ANSWER, asked)[0] == size, words
+            address = urlsplit(page.locator("#dashboard").get_attribute("href"))
+            link = parsed(parse_qs(address.query))
+            assert link.complaints == () and link.question.gpu == key, address.query
+            (workload,) = asked_by(find_model(SOME[0], offline=True), link.question)
+            assert predict(workload, may_trace=False).peak.total_bytes == size, address.query
 
 
+@on_larger
 @pytest.mark.parametrize("key", ["rtx_4090", "t4", None])
-def test_its_trainers_are_those_of_the_command(chromium: Any, file: Path, key: str | None) -> None:
-    page = opened(chromium, file)
+def test_its_trainers_are_those_of_the_command(
+    chromium: Any, larger: Path, key: str | None
+) -> None:
+    page = opened(chromium, larger)
     gpu = find_gpu(key) if key else None
     for name, method in product(SOME, static_page.METHODS):
         length = page.evaluate("async (id) => (await loraProfiler.choose(id)).model.length", name)
@@ -288,28 +323,10 @@ def test_its_trainers_are_those_of_the_command(chromium: Any, file: Path, key: s
             assert judged is None or found[2] == judged.verdict, line
 
 
-def test_its_command_asks_the_same(chromium: Any, file: Path) -> None:
-    """Of every trainer and method, whose number the command gives for what the page shows."""
-    page = opened(chromium, file)
-    for key, trainer, method in product(
-        ("rtx_4090", "t4"), static_page.TRAINERS, ("lora", "qlora")
-    ):
-        page.get_by_label("on", exact=True).select_option(key)
-        page.get_by_label("in", exact=True).select_option(trainer)
-        page.get_by_label("with").select_option(method)
-        words = page.locator("#command").inner_text().split()
-        assert words.pop(0) == "lora-profile"
-        prediction = json.loads(lora_profile(*words, "--full", "--format", "json").stdout)[
-            "predictions"
-        ][0]
-        asked: Asked = (SOME[0], key, trainer, method, None, 1, 2048, 16)
-        size = page.evaluate(ANSWER, asked)[0]
-        assert prediction["peak"]["total_bytes"] == size, words
-
-
-def test_another_model_is_loaded_where_it_is_chosen(chromium: Any, file: Path) -> None:
+@on_larger
+def test_another_model_is_loaded_where_it_is_chosen(chromium: Any, larger: Path) -> None:
     """And where the address names it; a file that is not there is said."""
-    page = opened(chromium, file)
+    page = opened(chromium, larger)
     page.get_by_label("Fine-tune").select_option(SOME[2])
     page.locator("#command", has_text=SOME[2]).wait_for()
     assert page.get_by_role("spinbutton", name="Length").input_value() == "1024"
@@ -317,10 +334,10 @@ def test_another_model_is_loaded_where_it_is_chosen(chromium: Any, file: Path) -
         *("lora-profile", SOME[2], "--method", "lora", "--gpu", "rtx_4090")
     ]
     text = said(page)
-    assert text != said(opened(chromium, file)) and page.wrong == []
-    assert said(opened(chromium, file, url=page.url)) == text
-    lone = file.parent / "lone.html"
-    lone.write_bytes(file.read_bytes().replace(b"predict-models/", b"nowhere/"))
+    assert text != said(opened(chromium, larger)) and page.wrong == []
+    assert said(opened(chromium, larger, url=page.url)) == text
+    lone = larger.parent / "lone.html"
+    lone.write_bytes(larger.read_bytes().replace(b"predict-models/", b"nowhere/"))
     alone = opened(chromium, lone)
     alone.get_by_label("Fine-tune").select_option(SOME[2])
     alone.locator("#verdict", has_text="Not possible").wait_for()

@@ -1284,6 +1284,28 @@ def test_a_chat_is_rendered_with_calls_of_tools_and_one_mark_an_image(tmp_path: 
 
 
 @pytest.mark.parametrize(
+    ("model_type", "names"),
+    [
+        ("gemma3", {"image_token", "boi_token", "eoi_token"}),
+        ("gemma4", {"image_token", "boi_token", "eoi_token", "audio_token", "boa_token"}),
+        ("mistral3", set()),
+    ],
+)
+def test_a_tokenizer_has_the_tokens_that_its_processor_expects(
+    model_type: str, names: set[str], tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    from lora_profiler.rehearsal.inside.rehearsed.tokens import write_tokenizer
+
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    write_tokenizer(tmp_path)
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    ids = {getattr(tokenizer, f"{name}_id") for name in names}
+    assert len(ids) == len(names) and None not in ids and tokenizer.unk_token_id not in ids
+    assert all(len(tokenizer.tokenize(getattr(tokenizer, name))) == 1 for name in names)
+
+
+@pytest.mark.parametrize(
     ("config", "longest", "marks"),
     [
         ({"model_type": "clip", "text_config": {"max_position_embeddings": 77}}, 77, (None, None)),
@@ -2018,6 +2040,37 @@ def test_what_can_be_simulated_is_advised(without: list[str], message: str, advi
         text = plain(rehearsal_blocks([result], CARD, "train.py", None, detail=False))
         assert ("--pretend-data" in text) == (bool(advice) and not pretends)
         assert pretends or advice in " ".join(text.split())
+
+
+def test_the_model_that_the_optimizer_trains_is_told_from_its_reference() -> None:
+    """A reference model of DPO is as large, was made as trainable, and takes no checkpointing."""
+    import torch
+
+    from lora_profiler.rehearsal.inside.rehearsed.trained_model import training_summary
+
+    models = [torch.nn.Sequential(torch.nn.Linear(3, 3)) for _ in range(9)]
+    for trained in models:
+        trained.gradient_checkpointing = True  # type: ignore[assignment]
+        summary = training_summary([torch.optim.SGD(trained.parameters(), lr=1)])
+        trained.gradient_checkpointing = False  # type: ignore[assignment]
+        assert summary["checkpointing"]
+
+
+def test_a_weight_of_the_base_is_no_adapters_by_the_middle_of_its_name() -> None:
+    """Gemma 3 has an `mm_soft_emb_norm`, and PEFT's OFT an `oft_R`."""
+    from lora_profiler.rehearsal.inside.rehearsed.trained_model import _is_of_adapter
+
+    assert not _is_of_adapter("model.multi_modal_projector.mm_soft_emb_norm.weight")
+    for name in ("q_proj.oft_R.default.weight", "head.original_module.weight", "q.lora_A.weight"):
+        assert _is_of_adapter(f"base_model.model.{name}")
+
+
+def test_infinity_of_a_config_is_no_number_in_json() -> None:
+    """Mamba layers have a `time_step_limit` of 0 to infinity, and JSON has no infinity."""
+    facts = FACTS | {"config": {"time_step_limit": [0.0, float("inf")]}}
+    told = rehearsal_document([Rehearsal(document(facts=facts))], CARD, None)
+    limit = told["ranks"][0]["facts"]["config"]["time_step_limit"]
+    assert limit == [0.0, "Infinity"] and json.dumps(told, allow_nan=False)
 
 
 def test_a_script_that_leaves_no_model_has_no_nearest_question() -> None:

@@ -52,6 +52,16 @@ for step in range(10):
 """
 
 
+TRIED_FIRST = f"""
+import gc, torch
+x = torch.ones(8, 8, device="cuda", requires_grad=True)
+(x @ x).sum().backward()  # as a library tries a kernel
+del x
+{LOOP.replace("for step", "gc.freeze()" + chr(10) + "for step")}
+"""
+"""As Unsloth does: a backward pass as it is imported, and a heap frozen before training."""
+
+
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "lora_profiler", "rehearse", "--python", str(PYTHON), *arguments]
 
@@ -141,10 +151,11 @@ def test_a_plain_loop_asks_for_what_is_predicted_to_the_byte(
     assert told["priced_by_bytes"] == told["not_priced"] == []
 
 
-def test_phases_and_launches_of_a_loop_whose_sizes_are_known(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [LOOP, TRIED_FIRST])
+def test_phases_and_launches_of_a_loop_whose_sizes_are_known(text: str, tmp_path: Path) -> None:
     """Four layers of 4 MiB, activations of 1 MiB."""
     done = rehearse(
-        "--gpu", "a100_sxm_80gb", "--format", "json", "--", "python", script(tmp_path, LOOP)
+        "--gpu", "a100_sxm_80gb", "--format", "json", "--", "python", script(tmp_path, text)
     )
     rank = json.loads(done.stdout)["ranks"][0]
     phases = {(row["step"], row["phase"]): row["requested_bytes"] for row in rank["phases"]}
@@ -161,6 +172,7 @@ def test_phases_and_launches_of_a_loop_whose_sizes_are_known(tmp_path: Path) -> 
     assert rank["launches"][1] == rank["launches"][2]
     # forward, weights' gradients, inputs' but the first
     assert rank["launches"][1]["library_calls"] == 4 + 4 + 3
+    assert rank["facts"]["model"] == "Sequential" and rank["facts"]["accumulation"] == 1
     assert rank["attention"] == []
 
 

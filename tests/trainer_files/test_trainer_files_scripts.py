@@ -19,25 +19,12 @@ from lora_profiler.trainer_files.document import TrainerFileError
 from lora_profiler.trainer_files.reading import read_files
 from lora_profiler.trainer_files.trainer_file import TrainerFile
 from lora_profiler.trainer_files.writing import written
-from trainer_cases import TEXTS
-
-SCRIPT = TEXTS["SCRIPT"]
 
 
 @pytest.fixture
 def read(tmp_path: Path) -> Any:
-    def run(text: str) -> TrainerFile:
-        path = tmp_path / "train.py"
-        path.write_text(text)
-        return read_files([path])
-
-    return run
-
-
-@pytest.fixture
-def read_notebook(tmp_path: Path) -> Any:
-    def run(text: str) -> TrainerFile:
-        path = tmp_path / "train.ipynb"
+    def run(text: str, name: str = "train.py") -> TrainerFile:
+        path = tmp_path / name
         path.write_text(text)
         return read_files([path])
 
@@ -77,9 +64,9 @@ def notebook(*cells: str) -> str:
     return json.dumps({"cells": code})
 
 
-def test_magics_of_several_lines_are_no_python(read_notebook: Any) -> None:
+def test_magics_of_several_lines_are_no_python(read: Any) -> None:
     own = "SFTTrainer(model='gpt2', args=SFTConfig(max_length=64))"
-    file = read_notebook(notebook(f"!pip install -q \\\n  'trl>=1' \\\n  peft\n{own}"))
+    file = read(notebook(f"!pip install -q \\\n  'trl>=1' \\\n  peft\n{own}"), "train.ipynb")
     (length,) = (key for key in file.keys if key.key == "max_length")
     assert (file.model, file.options["seq_len"], length.line) == ("gpt2", 64, 4)
 
@@ -93,19 +80,22 @@ def test_magics_of_several_lines_are_no_python(read_notebook: Any) -> None:
         "  --use_peft --max_length 512\n",
     ],
 )
-def test_a_notebook_that_starts_a_trainer_is_its_command(read_notebook: Any, cell: str) -> None:
-    file = read_notebook(notebook("!pip install -q trl\n!python --version", cell))
+def test_a_notebook_that_starts_a_trainer_is_its_command(read: Any, cell: str) -> None:
+    file = read(notebook("!pip install -q trl\n!python --version", cell), "train.ipynb")
     assert (file.stack, file.model, file.options["methods"]) == ("trl-sft", "gpt2", ("lora",))
     assert (file.options["world_size"], file.options["seq_len"]) == (2, 512)
     (length,) = (key for key in file.keys if key.key == "max_length")
     assert length.line == 2 + cell.count("\n")
 
 
-def test_a_notebook_without_a_training_is_none(read_notebook: Any) -> None:
+def test_a_notebook_without_a_training_is_none(read: Any) -> None:
     with pytest.raises(
         TrainerFileError, match=r"nbconvert --to script train\.ipynb.*python train\.py"
     ):
-        read_notebook(notebook("!tune download meta-llama/Llama-3.2-1B \\\n  --x y", "print(1)"))
+        read(
+            notebook("!tune download meta-llama/Llama-3.2-1B \\\n  --x y", "print(1)"),
+            "train.ipynb",
+        )
 
 
 NO_SCRIPTS = {

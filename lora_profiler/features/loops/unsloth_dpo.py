@@ -8,7 +8,15 @@ from typing import Any
 from lora_profiler.question.loop import LoopFacts
 
 FEATURE = LoopFacts(
-    3, 4, 4, compares=True, scores=True, copies_adapters=True, pads=True, own_4_bit=True
+    3,
+    4,
+    4,
+    compares=True,
+    scores=True,
+    copies_adapters=True,
+    pads=True,
+    own_4_bit=True,
+    repeats_for_math=True,
 )
 
 

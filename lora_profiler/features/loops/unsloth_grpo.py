@@ -24,6 +24,7 @@ FEATURE = LoopFacts(
     returns_all=True,
     plain_checkpoints=True,
     own_4_bit=True,
+    repeats_for_math=True,
 )
 
 

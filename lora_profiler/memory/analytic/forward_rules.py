@@ -29,6 +29,7 @@ from lora_profiler.question.support.sdpa import (
     cuda_backend,
     efficient_keeps_seeds,
     efficient_takes_grouped,
+    repeats_for_math,
 )
 from lora_profiler.question.workload import TrainSetup, Workload
 
@@ -80,7 +81,7 @@ def attention_kernels(workload: Workload, *, trains: bool = True) -> AttentionKe
     plain = cuda_backend(
         call._replace(grouped=grouped and not repeats_heads(workload)), workload.platform
     )
-    if plain == "math" and kernel_set(setup.kernels).repeats_for_math:
+    if plain == "math" and repeats_for_math(setup):
         plain = cuda_backend(call, workload.platform)
     return AttentionKernels(plain, cuda_backend(call._replace(masked=True), workload.platform))
 

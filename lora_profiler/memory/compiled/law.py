@@ -62,9 +62,10 @@ _TOWER = re.compile(r"\b(visual|vision\w*|audio\w*)\.")
 """Where a model sees or hears: no part of its depth, though it may be as deep."""
 _FRACTIONS = re.compile(r"factor|pct|ratio|multiplier_ffn|partial")
 _IGNORED = re.compile(
-    r"rope_parameters\..*(theta|factor|beta|mscale|freq|position|truncate).*|num_hidden_layers|n_layer|"
-    r"max_window_layers|num_mtp_layers|\w*token_id|transformers_version|_name_or_path|"
-    r"query_pre_attn_scalar|floor_scale|architectures|auto_map|(torch_)?dtype|use_cache|model_type|"
+    r"rope_parameters\..*(theta|factor|beta|mscale|freq|position|truncate|mrope).*|"
+    r"num_hidden_layers|n_layer|max_window_layers|num_mtp_layers|\w*token_id|transformers_version|"
+    r"_name_or_path|query_pre_attn_scalar|floor_scale|architectures|auto_map|(torch_)?dtype|"
+    r"use_cache|model_type|"
     r"quantization_config"
 )
 """Fields on which no storage depends, or that other parts of a key tell: the layers by their

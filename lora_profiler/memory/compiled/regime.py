@@ -18,6 +18,7 @@ from lora_profiler.question.support.sdpa import (
     cuda_backend,
     efficient_keeps_seeds,
     efficient_takes_grouped,
+    repeats_for_math,
 )
 from lora_profiler.question.workload import Dtype, Workload
 
@@ -151,17 +152,22 @@ def kernel_choice(workload: Workload, platform: Platform) -> KernelChoice:
     """What `platform` takes for the calls of `workload`."""
     setup = workload.setup
     dtype = setup.lowered_dtype or setup.dtype
-    return _kernel_choice(workload.model, dtype, platform)
+    return _kernel_choice(workload.model, dtype, platform, repeats_for_math(setup))
 
 
 @lru_cache(maxsize=256)
-def _kernel_choice(model: ModelSpec, dtype: Dtype, platform: Platform) -> KernelChoice:
-    """The same for every batch and length."""
+def _kernel_choice(
+    model: ModelSpec, dtype: Dtype, platform: Platform, repeats: bool
+) -> KernelChoice:
+    """The same for every batch and length. `repeats`: heads, rather than take the math kernel."""
     config = model.config
     dropout = next((config[name] for name in _DROPOUTS if config.get(name)), 0.0)
     call = SdpaCall(dtype=dtype, head_dim=0, value_dim=0, dropout=dropout)
     calls = [call._replace(head_dim=width, value_dim=value) for width, value in _widths(config)]
     plain = [cuda_backend(call._replace(grouped=True), platform) for call in calls]
+    if repeats:
+        both = zip(plain, calls, strict=True)
+        plain = [cuda_backend(c, platform) if kernel == "math" else kernel for kernel, c in both]
     masked = [cuda_backend(call._replace(masked=True), platform) for call in calls]
     seeds = "efficient" in (*plain, *masked) and efficient_keeps_seeds(platform, dropout)
     return KernelChoice(tuple(plain), tuple(masked), seeds)

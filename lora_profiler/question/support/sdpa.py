@@ -10,7 +10,9 @@ from typing import Literal, NamedTuple
 
 from lora_profiler.errors import UsageError
 from lora_profiler.question.gpu_platform import Platform
-from lora_profiler.question.workload import Dtype, Workload
+from lora_profiler.question.kernel_set import kernel_set
+from lora_profiler.question.loop import loop_facts
+from lora_profiler.question.workload import Dtype, TrainSetup, Workload
 
 Backend = Literal["cudnn", "flash", "efficient", "math"]
 
@@ -93,6 +95,12 @@ def efficient_takes_grouped(platform: Platform) -> bool:
     """Whether the efficient kernel takes heads of which several share k and v (`supports_gqa` in
     can_use_mem_efficient_attention)."""
     return platform.torch >= (2, 14)
+
+
+def repeats_for_math(setup: TrainSetup) -> bool:
+    """Whether keys and values are repeated to all heads where SDPA would take its math kernel."""
+    of_loop = loop_facts(setup.loop_state).repeats_for_math
+    return of_loop or kernel_set(setup.kernels).repeats_for_math
 
 
 def efficient_keeps_seeds(platform: Platform, dropout: float) -> bool:

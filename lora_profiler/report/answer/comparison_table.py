@@ -88,20 +88,12 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
     flops = [p.flops for p in predictions]
     if any(f is not None for f in flops):
         builder.section("compute per micro-batch")
-        for label, name in _FLOPS.items():
+        for name in ("forward", "backward", "recompute", "total", "per_token"):
             counts = [getattr(f, name) if f else None for f in flops]
             if name != "recompute" or any(counts):
+                label = "sum" if name == "total" else name.replace("_", " ")
                 builder.numbers(label, counts, flops_text, "total" if name == "total" else "plain")
     return builder.of_methods()
-
-
-_FLOPS = {
-    "forward": "forward",
-    "backward": "backward",
-    "recompute": "recompute",
-    "sum": "total",
-    "per token": "per_token",
-}
 
 
 class MethodRows(Rows):

@@ -13,18 +13,12 @@ from typing import Final
 from lora_profiler.memory.prediction import Moment, MomentName, Prediction
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.memory_savings import Lever
+from lora_profiler.question import workload
 from lora_profiler.question.adapter_method import adapter_method
 from lora_profiler.question.base import base_kind
 from lora_profiler.question.loss import loss_facts
 from lora_profiler.question.model_spec import LayerStack, ModelSpec
 from lora_profiler.question.optimizer import optimizer_facts
-from lora_profiler.question.workload import (
-    DEEPSPEED_ZERO,
-    DTYPE_BYTES,
-    FULLY_SHARDED,
-    Sharding,
-    TrainSetup,
-)
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Table, by_category, heading, paragraph, table
 from lora_profiler.report.labels import PERSISTENT_LABELS, method_label, told
@@ -199,10 +193,8 @@ def persistent_lines(prediction: Prediction) -> Iterator[Line]:
     def product(part: str, count: int, what: str, dtype: str) -> str:
         """'8,030,261,248 weights x 2 B (bfloat16)', and a rest where that is not all, or how ranks
         share it."""
-        size, cut = (
-            DTYPE_BYTES[dtype],
-            _cut(setup, "gradients" if part == "gradients" else "weights"),
-        )
+        size = workload.DTYPE_BYTES[dtype]
+        cut = _cut(setup, "gradients" if part == "gradients" else "weights")
         text, rest = f"{count_text(count)} {what} x {size} B ({dtype})", held[part] - count * size
         if cut or not rest:
             return f"{text}, {cut}" if cut else text
@@ -226,7 +218,7 @@ def persistent_lines(prediction: Prediction) -> Iterator[Line]:
     yield "gradients", sizes["gradients"], gradients
     optimizer = optimizer_facts(setup.optimizer).keeps
     if setup.optimizer == "adamw":
-        count, size = parameters.trainable, DTYPE_BYTES[trained]
+        count, size = parameters.trainable, workload.DTYPE_BYTES[trained]
         over, cut = held["optimizer_states"] - 2 * count * size, _cut(setup, "states")
         rest = f" + {count_text(over)} B of step counters" if over > 0 else ""
         weights = f"{count_text(count)} trained weights x {size} B"
@@ -234,16 +226,14 @@ def persistent_lines(prediction: Prediction) -> Iterator[Line]:
     yield "optimizer", sizes["optimizer_states"], optimizer
 
 
-_CUT: dict[str, tuple[Sharding, ...]] = {
-    "weights": ("zero3", *FULLY_SHARDED, "tp"),
-    "gradients": ("zero2", "zero3", *FULLY_SHARDED, "tp"),
-    "states": ("zero1", *DEEPSPEED_ZERO, *FULLY_SHARDED, "tp"),
+_CUT: dict[str, tuple[workload.Sharding, ...]] = {
+    "weights": ("zero3", *workload.FULLY_SHARDED, "tp"),
+    "gradients": ("zero2", "zero3", *workload.FULLY_SHARDED, "tp"),
+    "states": ("zero1", *workload.DEEPSPEED_ZERO, *workload.FULLY_SHARDED, "tp"),
 }
-_CUT_WORDS: dict[Sharding, str] = {
+_CUT_WORDS: dict[workload.Sharding, str] = {
     "zero1": "dealt out over {} ranks, each parameter whole to one",
-    "zero1-deepspeed": "dealt out over {} ranks",
-    "zero2": "dealt out over {} ranks",
-    "zero3": "dealt out over {} ranks",
+    **dict.fromkeys(workload.DEEPSPEED_ZERO, "dealt out over {} ranks"),
     "fsdp": "of each tensor the first of {} chunks",
     "fsdp-no-reshard": "of each tensor the first of {} chunks",
     "fsdp1": "of each unit's flat parameter one of {} parts",
@@ -252,7 +242,7 @@ _CUT_WORDS: dict[Sharding, str] = {
 }
 
 
-def _cut(setup: TrainSetup, what: str) -> str:
+def _cut(setup: workload.TrainSetup, what: str) -> str:
     """How ranks share weights, gradients or states, in words; nothing where each has them whole."""
     is_cut = setup.sharding in _CUT[what] and setup.world_size > 1
     return _CUT_WORDS[setup.sharding].format(setup.world_size) if is_cut else ""
@@ -263,8 +253,9 @@ def saved_lines(prediction: Prediction) -> Iterator[Line]:
     saved = prediction.saved_activation_bytes
     if saved is None:
         return
-    tokens = prediction.workload.setup.batch_size * prediction.workload.setup.rank_seq_len
-    stacks = [part.name for part in prediction.workload.model.parts if isinstance(part, LayerStack)]
+    setup, model = prediction.workload.setup, prediction.workload.model
+    tokens = setup.batch_size * setup.rank_seq_len
+    stacks = [part.name for part in model.parts if isinstance(part, LayerStack)]
     by_layer: Counter[tuple[str, int]] = Counter()
     for cost in prediction.layers:
         stack = next((name for name in stacks if cost.name.startswith(f"{name}.")), "")

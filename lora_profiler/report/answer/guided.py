@@ -3,36 +3,19 @@ answer most."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
+from lora_profiler.facts.catalog import Gpu
 from lora_profiler.facts.stacks import Stack
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.guided import Foreseen, Guided, Line, OpenChange
 from lora_profiler.question.option import flag
 from lora_profiler.question.workload import Method
-from lora_profiler.report.answer.verdicts import (
-    a_gpu,
-    bar_parts,
-    best_first,
-    gpu_count,
-    joined,
-    limit_of,
-    method_name,
-    on_each,
-    rate_title,
-    sign_of,
-    size_text,
-    verdict_blocks,
-    worded,
-)
+from lora_profiler.report.answer import verdicts
 from lora_profiler.report.blocks import Bar, Bars, Block, Sign, Table, VerdictLine, paragraph, table
 from lora_profiler.report.labels import capital, method_label
 from lora_profiler.report.terminal import SIGNS
 from lora_profiler.units import byte_unit, count_text, short_in_unit
-
-if TYPE_CHECKING:
-    from lora_profiler.facts.catalog import Gpu
 
 _MOST_NAMES = 2
 """So many trainers are named where others are counted."""
@@ -50,27 +33,28 @@ def verdict_lines(guided: Guided, answers: Sequence[Answer]) -> Iterator[Verdict
     """'LoRA r16 fits an RTX 4090 with 7 of 8 trainers (not LitGPT): 15.8 to 30.3 GiB.', of each
     method; the sign is that of the loop of guides, which speaks alone where no trainer's verdict is
     known."""
-    for place, answer in enumerate(best_first(answers)):
+    for place, answer in enumerate(verdicts.best_first(answers)):
         assert answer.gpu is not None
         lines = guided.of(answer.prediction.workload.setup.method)
         known = [line for line in lines if _verdict(line)]
         if not known:
-            yield from verdict_blocks([answer])
+            yield from verdicts.verdict_blocks([answer])
             continue
         fitting = [line for line in known if _verdict(line) == "fits"]
-        count = gpu_count(answer)
-        gpu = "" if place else a_gpu(answer.gpu, count)
-        usable = size_text(answer.gpu.usable_bytes or 0)
+        count = verdicts.gpu_count(answer)
+        gpu = "" if place else verdicts.a_gpu(answer.gpu, count)
+        usable = verdicts.size_text(answer.gpu.usable_bytes or 0)
         unknown = [_name(line) for line in lines if line.foreseen and not _verdict(line)]
-        words = _fits_with(method_name(answer), known, gpu, unknown)
+        words = _fits_with(verdicts.method_name(answer), known, gpu, unknown)
         peaks = _range(fitting or known)
         if peaks.split()[-1] == usable.split()[-1]:  # the unit
             usable = usable.partition(" ")[0]
-        rest = f": {peaks}{on_each(count)}"
+        rest = f": {peaks}{verdicts.on_each(count)}"
         rest += "." if fitting else f", {'which' if count > 1 else 'it'} has {usable}."
         is_no = all(_verdict(line) == "does_not_fit" for line in known)
-        is_open = sign_of(answer) == "does_not_fit" and not is_no
-        yield VerdictLine(sign="tight" if is_open else sign_of(answer), words=words, rest=rest)
+        is_open = verdicts.sign_of(answer) == "does_not_fit" and not is_no
+        sign = "tight" if is_open else verdicts.sign_of(answer)
+        yield VerdictLine(sign=sign, words=words, rest=rest)
 
 
 def _fits_with(method: str, lines: Lines, gpu: str, unknown: Sequence[str]) -> str:
@@ -79,11 +63,12 @@ def _fits_with(method: str, lines: Lines, gpu: str, unknown: Sequence[str]) -> s
     fitting, may = ([line for line in lines if _verdict(line) == v] for v in ("fits", "tight"))
     no = [_name(line) for line in lines if _verdict(line) == "does_not_fit"]
     sign: Sign = "fits" if fitting else "tight" if may else "does_not_fit"
-    words = worded(sign, method, gpu or "it" * (sign == "tight"))
+    words = verdicts.worded(sign, method, gpu or "it" * (sign == "tight"))
     if len(lines) == 1:
         return f"{words} with {_name(lines[0])}, the one trainer that is known"
     if sign == "does_not_fit" and unknown:
-        names = joined(unknown, "and") if len(unknown) <= _MOST_NAMES else str(len(unknown))
+        is_few = len(unknown) <= _MOST_NAMES
+        names = verdicts.joined(unknown, "and") if is_few else str(len(unknown))
         return f"{words} with any of {len(lines)} trainers ({names} unknown)"
     if sign == "does_not_fit":
         return f"{words} with any trainer"
@@ -93,7 +78,7 @@ def _fits_with(method: str, lines: Lines, gpu: str, unknown: Sequence[str]) -> s
         return f"{words} with all {len(lines)} trainers"
     others = f" (may run out with {_some(may, len(lines))})" if may else ""
     if not may and len(no) <= _MOST_NAMES:
-        others = f" (not {joined(no, 'or')})"
+        others = f" (not {verdicts.joined(no, 'or')})"
     return f"{words} with {_some(fitting, len(lines))}{others}"
 
 
@@ -104,10 +89,10 @@ def trainer_advice(guided: Guided, method: Method) -> str:
     fitting = [line for line in lines if _verdict(line) == "fits"]
     if fitting:
         least = min(fitting, key=lambda line: _least([line]))
-        size = size_text(_least([least]))
+        size = verdicts.size_text(_least([least]))
         return f"Train {_label(lines)} with {_name(least)}: {size} + overhead."
     if way := guided.way_in(method):
-        size = f"{size_text(way.peak_bytes)} + overhead"
+        size = f"{verdicts.size_text(way.peak_bytes)} + overhead"
         return f"{capital(_label(lines))} fits with `{' '.join(way.options)}`: {size}."
     return ""
 
@@ -116,7 +101,7 @@ def _range(lines: Lines) -> str:
     """'15.8 to 30.3 GiB'; where no peak is known 'at least 16.0 GiB'."""
     sizes = [p.peak.total_bytes for p in _predictions(lines) if p.is_whole]
     if not sizes:
-        return f"at least {size_text(_least(lines))}"
+        return f"at least {verdicts.size_text(_least(lines))}"
     unit, size = byte_unit(max(sizes))
     low, high = (short_in_unit(each, size) for each in (min(sizes), max(sizes)))
     return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
@@ -140,7 +125,7 @@ def _least(lines: Lines) -> int:
     return min(p.peak.total_bytes for p in _predictions(lines))
 
 
-def trainer_bars(guided: Guided, gpu: "Gpu | None") -> Bars:
+def trainer_bars(guided: Guided, gpu: Gpu | None) -> Bars:
     """One method by trainer, on one scale with the GPU's memory."""
     (lines,) = _by_method(guided)
     rows = [
@@ -149,16 +134,16 @@ def trainer_bars(guided: Guided, gpu: "Gpu | None") -> Bars:
         if line.foreseen
     ]
     count = max(p.workload.setup.world_size for p in _predictions(lines))
-    limits = (limit_of(gpu, count),) if gpu else ()
+    limits = (verdicts.limit_of(gpu, count),) if gpu else ()
     ordered = tuple(sorted(rows, key=lambda row: row.total_bytes))
-    title = rate_title(_predictions(lines))
+    title = verdicts.rate_title(_predictions(lines))
     return Bars(rows=ordered, limits=limits, has_sizes=False, speed_title=title)
 
 
 def line_bar(line: Line, foreseen: Foreseen) -> Bar:
     return Bar(
         name=trainer_name(line.stack),
-        parts=bar_parts(foreseen.prediction),
+        parts=verdicts.bar_parts(foreseen.prediction),
         overhead_bytes=foreseen.judged.reserve.total_bytes if foreseen.judged else None,
         sign=_verdict(line),
         speed=_speed(line),
@@ -180,7 +165,7 @@ def lines_table(guided: Guided) -> Table:
             columns.append(("+ overhead", _of(place, partial(_overhead, size))))
         columns.append(("", _of(place, lambda line: SIGNS[_verdict(line)])))
     if len(methods) == 1:
-        columns.append((rate_title(_predictions(guided.lines)), _of(0, _speed)))
+        columns.append((verdicts.rate_title(_predictions(guided.lines)), _of(0, _speed)))
     rows: list[Lines] = sorted(zip(*methods, strict=True), key=_need)
     return table(rows, [each for each in columns if any(each[1](row) for row in rows)])
 
@@ -241,7 +226,7 @@ def _verdict(line: Line) -> Sign:
 def _some(lines: Lines, count: int) -> str:
     """'TRL and axolotl', '6 of 8 trainers'."""
     if len(lines) <= _MOST_NAMES < count:
-        return joined([_name(line) for line in lines])
+        return verdicts.joined([_name(line) for line in lines])
     return f"{len(lines)} of {count} trainers"
 
 
@@ -270,4 +255,4 @@ def _change(change: OpenChange) -> str:
         option = flag(change.option if change.value else f"no_{change.option}")
     else:
         option = f"{flag(change.option)} {change.value}"
-    return f"`{option}` ({size_text(change.peak_bytes)}{sign})"
+    return f"`{option}` ({verdicts.size_text(change.peak_bytes)}{sign})"

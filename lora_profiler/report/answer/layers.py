@@ -197,7 +197,8 @@ def held_by_layers(prediction: Prediction) -> list[HeldByLayers]:
         )
         for members in kinds.values()
     ]
-    rows = sorted((row for row in rows if any(row.bytes.values())), key=_held_size, reverse=True)
+    rows = [row for row in rows if any(row.bytes.values())]
+    rows.sort(key=lambda row: -sum(row.bytes.values()))
     first, others = rows[:_MOST_HELD], rows[_MOST_HELD:]
     if others:
         together = {c: sum(row.bytes[c] for row in others) for c in _HELD}
@@ -211,23 +212,18 @@ def held_by_layers(prediction: Prediction) -> list[HeldByLayers]:
 
 def held_bytes(prediction: Prediction) -> dict[Category, int]:
     """What a step holds throughout and saves for backward, whether in a layer or not."""
-    persistent = prediction.persistent_bytes
-    saved = prediction.saved_activation_bytes
+    persistent, saved = prediction.persistent_bytes, prediction.saved_activation_bytes
     weights: tuple[Category, ...] = ("parameters", "quantization_state", "adapters")
+    if saved is None:
+        saved = sum(cost.saved_activation_bytes for cost in prediction.layers)
     return {
         "parameters": sum(persistent.get(category, 0) for category in weights),
         "gradients": persistent.get("gradients", 0),
         "optimizer_states": persistent.get("optimizer_states", 0),
-        "activations": sum(c.saved_activation_bytes for c in prediction.layers)
-        if saved is None
-        else saved,
+        "activations": saved,
     }
 
 
 def _held_sum(layers: Iterable[LayerCost]) -> dict[Category, int]:
     members = list(layers)
     return {name: sum(getattr(cost, of) for cost in members) for name, of in _HELD.items()}
-
-
-def _held_size(row: HeldByLayers) -> int:
-    return sum(row.bytes.values())

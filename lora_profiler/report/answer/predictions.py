@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import ActivationExcess, Answer, activation_excess
 from lora_profiler.question.workload import Method
-from lora_profiler.report import labels
-from lora_profiler.report.answer.comparison_table import MethodRows, comparison_table
-from lora_profiler.report.answer.verdicts import leaves_open
+from lora_profiler.report import labels, setup_words
+from lora_profiler.report.answer.comparison_table import (
+    MethodRows,
+    comparison_table,
+    data_lines,
+    epoch_table,
+)
+from lora_profiler.report.answer.verdicts import leaves_open, long_samples_lines
 from lora_profiler.report.blocks import Block, Paragraph, RowKind, Table, heading, paragraph
 from lora_profiler.report.evidence import likely_lines
 from lora_profiler.report.labels import UNKNOWN, method_label, sureness
-from lora_profiler.report.setup_words import (
-    adapter_line,
-    asked_words,
-    platform_words,
-    title_words,
-    trainer_lines,
-)
 from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit
 
 if TYPE_CHECKING:
@@ -74,18 +72,18 @@ def model_parts(answers: Sequence[Answer], engine: str = "auto") -> ModelParts:
     data: list[str] = []
     epoch = None
     if answers[0].over_data is not None:
-        from lora_profiler.report.answer.comparison_table import data_lines, epoch_table
-
         data, epoch = data_lines(answers[0]), epoch_table(answers)
     workload = predictions[0].workload
-    rules = f"memory rules of {workload.setup.device}{platform_words(workload)}"
+    rules = f"memory rules of {workload.setup.device}{setup_words.platform_words(workload)}"
     worst = "worst " if answers[0].over_data else ""
-    training, attention = asked_words(predictions)
+    training, attention = setup_words.asked_words(predictions)
     setup = [worst + training, f"{attention}, {rules}"]
-    setup += trainer_lines(answers[0].trainer, [p.workload for p in predictions])
-    setup += [adapter_line(p.workload.setup) for p in predictions if p.workload.setup.lora]
+    setup += setup_words.trainer_lines(answers[0].trainer, [p.workload for p in predictions])
+    setup += [
+        setup_words.adapter_line(p.workload.setup) for p in predictions if p.workload.setup.lora
+    ]
     return ModelParts(
-        title=title_words(predictions[0]),
+        title=setup_words.title_words(predictions[0]),
         setup=tuple(setup),
         data=tuple(data),
         epoch=epoch,
@@ -207,8 +205,6 @@ def _fit_notes(answer: Answer) -> list[str]:
         unknown = "because its activations are not known to this engine"
         return [f"{label}: whether it fits is not known, {unknown}."]
     if answer.long_samples:
-        from lora_profiler.report.answer.verdicts import long_samples_lines
-
         return list(long_samples_lines(answer))
     longest = answer.fit.longest_seq_len
     trained_for = answer.prediction.workload.model.trained_length
@@ -216,10 +212,8 @@ def _fit_notes(answer: Answer) -> list[str]:
         exactly = "because the step was traced at exactly this size"
         return [f"{label}: which other sizes fit is not known, {exactly}."]
     if trained_for is not None and longest > trained_for:
-        allowed, made_for = count_text(longest), count_text(trained_for)
-        return [
-            f"{label}: memory allows {allowed} tokens; the model's context length is {made_for}."
-        ]
+        words = f"memory allows {count_text(longest)} tokens"
+        return [f"{label}: {words}; the model's context length is {count_text(trained_for)}."]
     return []
 
 

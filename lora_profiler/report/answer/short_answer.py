@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from lora_profiler import units
+from lora_profiler.facts.stacks.stack import Gap
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.engine import common_assumptions
@@ -15,6 +17,7 @@ from lora_profiler.question.support.check import (
     trace_unsupported_reason,
 )
 from lora_profiler.question.workload import TrainSetup
+from lora_profiler.report import setup_words
 from lora_profiler.report.answer.verdicts import (
     MOST,
     advice_blocks,
@@ -44,36 +47,16 @@ from lora_profiler.report.blocks import (
     table,
 )
 from lora_profiler.report.labels import method_label, sureness
-from lora_profiler.report.setup_words import (
-    LOOP_OF_GUIDES,
-    NAMED,
-    asked_words,
-    platform_words,
-    sending_words,
-    short_trainer_lines,
-)
-from lora_profiler.units import (
-    byte_unit,
-    bytes_text,
-    count_text,
-    hundredths,
-    hundredths_text,
-    seconds_text,
-    short_count_text,
-    short_in_unit,
-)
 
 if TYPE_CHECKING:
-    from lora_profiler.facts.stacks.stack import Gap
     from lora_profiler.planning.advise import Remedy
     from lora_profiler.planning.guided import Guided
     from lora_profiler.planning.timing import TimedStep
 
 
 class Room(NamedTuple):
-    """Texts in `unit`. `context`, `workspaces` and `fragmentation` add up to `reserve`."""
+    """Texts. `context`, `workspaces` and `fragmentation` add up to `reserve`."""
 
-    unit: str
     usable: str
     peak: str
     reserve: str
@@ -86,25 +69,25 @@ class Room(NamedTuple):
 def room(fit: Fit) -> Room:
     """Usable memory, peak and headroom are rounded as everywhere; the reserve, an estimate, takes
     up what rounding leaves."""
-    unit, size = byte_unit(fit.usable_bytes)
+    size = units.byte_unit(fit.usable_bytes)[1]
     usable, peak, headroom = (
-        hundredths(count, size) for count in (fit.usable_bytes, fit.peak_bytes, fit.headroom_bytes)
+        units.hundredths(count, size)
+        for count in (fit.usable_bytes, fit.peak_bytes, fit.headroom_bytes)
     )
     reserve = max(0, usable - peak - headroom)
     exact = fit.reserve.context_bytes, fit.reserve.workspace_bytes, fit.reserve.fragmentation_bytes
     parts = shared(reserve, [100 * count / size for count in exact])
     context, workspaces, fragmentation = (
-        hundredths_text(part, count) for part, count in zip(parts, exact, strict=True)
+        units.hundredths_text(part, count) for part, count in zip(parts, exact, strict=True)
     )
     return Room(
-        unit=unit,
-        usable=hundredths_text(usable, fit.usable_bytes),
-        peak=hundredths_text(peak, fit.peak_bytes),
-        reserve=hundredths_text(reserve, fit.reserve_bytes),
+        usable=units.hundredths_text(usable, fit.usable_bytes),
+        peak=units.hundredths_text(peak, fit.peak_bytes),
+        reserve=units.hundredths_text(reserve, fit.reserve_bytes),
         context=context,
         workspaces=workspaces,
         fragmentation=fragmentation,
-        headroom=hundredths_text(usable - peak - reserve, fit.headroom_bytes),
+        headroom=units.hundredths_text(usable - peak - reserve, fit.headroom_bytes),
     )
 
 
@@ -172,7 +155,7 @@ def verdicts(answers: Sequence[Answer], guided: "Guided | None", subject: str) -
 
         yield from verdict_lines(guided, answers)
         yield from advice_blocks(
-            answers, subject, partial(trainer_advice, guided), by=f"By {LOOP_OF_GUIDES}"
+            answers, subject, partial(trainer_advice, guided), by=f"By {setup_words.LOOP_OF_GUIDES}"
         )
     else:
         yield from verdict_blocks(answers, subject)
@@ -237,14 +220,14 @@ def _is_drawn(guided: "Guided", answers: Sequence[Answer]) -> bool:
 
 def _room(answers: Sequence[Answer]) -> Table:
     """What is free, how far each size can go with all else as asked, and how fast it is."""
-    unit, size = byte_unit(answers[0].gpu.usable_bytes or 0 if answers[0].gpu else 0)
+    unit, size = units.byte_unit(answers[0].gpu.usable_bytes or 0 if answers[0].gpu else 0)
 
     def most(count: int | None) -> str:
-        return count_text(count) if count else ""
+        return units.count_text(count) if count else ""
 
     columns = (
         ("Room", method_name),
-        (f"free, {unit}", lambda a: short_in_unit(max(a.fit.headroom_bytes, 0), size)),
+        (f"free, {unit}", lambda a: units.short_in_unit(max(a.fit.headroom_bytes, 0), size)),
         ("max batch", lambda a: most(a.fit.largest_batch_size)),
         ("max tokens", lambda a: most(a.fit.longest_seq_len)),
         ("step", _step_words),
@@ -256,8 +239,8 @@ def _room(answers: Sequence[Answer]) -> Table:
 def _step_words(answer: Answer) -> str:
     """With what the ranks send each other, where the network is known."""
     if bounds := _bounds(answer):
-        return " to ".join(map(seconds_text, bounds))
-    return seconds_text(answer.step.time.seconds) if answer.step else ""
+        return " to ".join(map(units.seconds_text, bounds))
+    return units.seconds_text(answer.step.time.seconds) if answer.step else ""
 
 
 def _rate(answer: Answer) -> str:
@@ -282,11 +265,11 @@ def _bounds(answer: Answer) -> tuple[float, float] | None:
 def _ways(answer: Answer) -> Table:
     """Changes that make it fit, each with its peak, its speed and what it means."""
     remedies = answer.remedies[:_MOST_WAYS]
-    unit, size = byte_unit(max(remedy.peak_bytes for remedy in remedies))
+    unit, size = units.byte_unit(max(remedy.peak_bytes for remedy in remedies))
     columns = (
         (f"Ways to fit {method_label(answer.prediction)}", lambda r: f"`{' '.join(r.options)}`"),
         ("", lambda r: _cost(r, answer.step)),
-        (unit, lambda r: short_in_unit(r.peak_bytes, size)),
+        (unit, lambda r: units.short_in_unit(r.peak_bytes, size)),
         ("tokens/s", lambda r: f"{r.tokens_per_second:,.0f}" if r.tokens_per_second else ""),
     )
     return filled(table(remedies, columns, left=2))
@@ -304,7 +287,7 @@ def notes(answers: Sequence[Answer], guided: "Guided | None", *, is_brief: bool)
     """What was assumed, what the number is worth, where more is."""
     predictions = [answer.prediction for answer in answers]
     model = predictions[0].workload.model
-    size = "" if is_brief else f" ({short_count_text(model.num_parameters)} parameters)"
+    size = "" if is_brief else f" ({units.short_count_text(model.num_parameters)} parameters)"
     computed = "Computed for each trainer's loop; not measured on a GPU."
     lines = guided.lines if guided else ()
     foreseen = [line.foreseen.prediction for line in lines if line.foreseen]
@@ -341,17 +324,17 @@ def _assumed(
 
         yield from change_lines(guided)
     worst = "worst " if answers[0].over_data else ""
-    training, attention = asked_words(predictions)
-    kernels = "" if answers[0].gpu else platform_words(workloads[0])
+    training, attention = setup_words.asked_words(predictions)
+    kernels = "" if answers[0].gpu else setup_words.platform_words(workloads[0])
     yield f"{model}: {worst}{training}, {attention}{kernels}."
     sent = answers[0].communication
     if sent and guided is None and answers[0].step:
-        yield sending_words(sent.network)
+        yield setup_words.sending_words(sent.network)
     if any(generates(workload.setup) for workload in workloads) and answers[0].step:
         yield "Times are without the generation of completions."
     if guided is None or not is_brief:
-        names = 0 if is_brief else NAMED
-        lines = short_trainer_lines(answers[0].trainer, workloads, names)
+        names = 0 if is_brief else setup_words.NAMED
+        lines = setup_words.short_trainer_lines(answers[0].trainer, workloads, names)
         yield from (f"{line}." for line in lines)
 
 
@@ -366,9 +349,9 @@ def _on_host(predictions: Sequence[Prediction]) -> Iterator[str]:
         if size := sum(prediction.host_bytes.values()):
             ranks, name = prediction.workload.setup.world_size, method_label(prediction)
             rank, in_all = (
-                (" a rank", f", {bytes_text(size * ranks)} in all") if ranks > 1 else ("", "")
+                (" a rank", f", {units.bytes_text(size * ranks)} in all") if ranks > 1 else ("", "")
             )
-            sizes.append(f"{bytes_text(size)}{rank} of CPU memory ({name}){in_all}")
+            sizes.append(f"{units.bytes_text(size)}{rank} of CPU memory ({name}){in_all}")
     if sizes:
         yield f"Also needs {joined(sizes)}."
 
@@ -435,6 +418,6 @@ def has_gaps(answer: Answer) -> bool:
     return bool(_gaps(answer))
 
 
-def _gaps(answer: Answer) -> "Sequence[Gap]":
+def _gaps(answer: Answer) -> Sequence[Gap]:
     trainer = answer.trainer
     return trainer.gaps(answer.prediction.workload.setup) if trainer else ()

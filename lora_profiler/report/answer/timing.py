@@ -99,12 +99,8 @@ def time_lines(answers: Sequence[Answer]) -> list[str]:
     known = [answer.step for answer in answers if answer.step]
     if not known:
         return lines
-    beyond = [
-        method_label(a.prediction)
-        for a in answers
-        if a.step and a.fit and a.fit.verdict == "does_not_fit"
-    ]
-    if beyond:
+    unfit = (a for a in answers if a.fit and a.fit.verdict == "does_not_fit")
+    if beyond := [method_label(a.prediction) for a in unfit if a.step]:
         lines.append(f"{', '.join(beyond)}: speed if it fitted.")
     basis, cards = known[0].time.likeness, known[0].time.constants.cards
     like = f" ({', '.join(cards)})" if cards and basis == "same class" else ""
@@ -117,14 +113,11 @@ def time_lines(answers: Sequence[Answer]) -> list[str]:
         )
     kernels = (kernel for step in known for kernel in step.kernels.kernels)
     ops = {kernel.op for kernel in kernels if kernel.kind == "attention_forward"}
-    borrowed = [
-        words for kernel, words in _TIMED_AS_FLASH.items() if any(kernel in op for op in ops)
-    ]
+    borrowed = [words for part, words in _TIMED_AS_FLASH.items() if any(part in op for op in ops)]
     if borrowed and basis != "this machine":
-        names = " and ".join(borrowed)
         lines.append(
-            f"Attention by {names} is timed at the share of the peak that flash attention reaches:"
-            " no source times it."
+            f"Attention by {' and '.join(borrowed)} is timed at the share of the peak that flash"
+            " attention reaches: no source times it."
         )
     evidence = (evidence_line(step.evidence) for step in known if step.evidence)
     return [*lines, *dict.fromkeys(evidence)]
@@ -141,15 +134,12 @@ def gap_line(label: str, gap: SpeedGap) -> str:
     update; all else +0.01 s.'"""
     least = _LEAST_SHARE * gap.seconds
     text = partial(seconds_text, largest=max(map(abs, (gap.gap_seconds, *gap.causes.values()))))
-    named = sorted(
-        (item for item in gap.causes.items() if abs(item[1]) >= least),
-        key=lambda item: -abs(item[1]),
-    )
+    named = [item for item in gap.causes.items() if abs(item[1]) >= least]
+    named.sort(key=lambda item: -abs(item[1]))
     lost = [f"{text(spent)} to {labels.CAUSE_LABELS[cause]}" for cause, spent in named if spent > 0]
     won = [f"{text(-spent)} in {labels.CAUSE_LABELS[cause]}" for cause, spent in named if spent < 0]
-    said = [
-        f"{verb} {', '.join(words)}" for verb, words in (("loses", lost), ("gains", won)) if words
-    ]
+    both = ("loses", lost), ("gains", won)
+    said = [f"{verb} {', '.join(words)}" for verb, words in both if words]
     rest = gap.gap_seconds - sum(spent for _, spent in named)
     longer = "more" if gap.gap_seconds >= 0 else "less"
     more = f"{text(abs(gap.gap_seconds))} {longer} than its FLOPs suggest"
@@ -195,11 +185,8 @@ def smallest_cards_table(answers: Sequence[Answer], engine: str = "auto") -> Tab
     """A row for each method and card of the smallest memory that is enough, with its tokens a
     second where they are known; None for a device that has no cards, and where nobody knows the
     activations."""
-    known = [
-        answer
-        for answer in answers
-        if answer.prediction.is_whole and answer.prediction.workload.setup.device == "cuda"
-    ]
+    known = [a for a in answers if a.prediction.is_whole]
+    known = [a for a in known if a.prediction.workload.setup.device == "cuda"]
     if not known:
         return None
     rows = (row for answer in known for row in _rows(answer, engine))
@@ -214,16 +201,11 @@ def _rows(answer: Answer, engine: str) -> list[tuple[str, ...]]:
         return [(label, "none alone", "", "")]
     steps = ((card, step_time(answer.prediction.workload, card, engine).step) for card in cards)
     rates = [(card, step.time.tokens_per_second if step else 0.0) for card, step in steps]
-    timed = sorted(rates, key=lambda it: -it[1])
-    return [
-        (
-            label if number == 0 else "",
-            card.name,
-            f"{card.memory_gib_marketed:g} GB",
-            rate_text(rate) if rate else "not known",
-        )
-        for number, (card, rate) in enumerate(timed)
-    ]
+    rows: list[tuple[str, ...]] = []
+    for card, rate in sorted(rates, key=lambda it: -it[1]):
+        speed = rate_text(rate) if rate else "not known"
+        rows.append(("" if rows else label, card.name, f"{card.memory_gib_marketed:g} GB", speed))
+    return rows
 
 
 # --- between ranks --------------------------------------------------------------------------------
@@ -239,7 +221,7 @@ def communication_table(answers: Sequence[Answer]) -> Table | None:
     rows = MethodRows(answers)
     unit, rows.size = byte_unit(max(each.sent_bytes for each in known))
     for kind in dict.fromkeys((t.collective, t.phase) for each in known for t in each.traffic):
-        label = f"{labels.COLLECTIVE_LABELS[kind[0]]}, {run_labels.PHASE_SHORT[kind[1]]}"
+        label = f"{kind[0].replace('_', '-')}, {run_labels.PHASE_SHORT[kind[1]]}"
         rows.add(label, *(_cell(each, kind, rows) for each in found))
     sent = (rows.text(each.sent_bytes) if each else "" for each in found)
     rows.add("a rank sends", *sent, kind="total")

@@ -18,7 +18,6 @@ from lora_profiler.units import byte_unit, count_text, short_in_unit
 
 if TYPE_CHECKING:
     from lora_profiler.planning.advise import Remedy
-    from lora_profiler.planning.fit import Fit
     from lora_profiler.planning.over_data import LongSamples
     from lora_profiler.planning.timing import TimedStep
 
@@ -47,11 +46,8 @@ def a_gpu(gpu: "Gpu", count: int = 1) -> str:
     name = gpu_name(gpu)
     if count > 1:
         return f"{count} × {name}"
-    is_word = name[1:2].islower()
-    has_vowel = name[:1] in ("AEIOU" if is_word else _SPOKEN_WITH_A_VOWEL) or name[:2] in (
-        "11",
-        "18",
-    )
+    vowels = "AEIOU" if name[1:2].islower() else _SPOKEN_WITH_A_VOWEL
+    has_vowel = name[:1] in vowels or name[:2] in ("11", "18")
     return f"{'an' if has_vowel else 'a'} {name}"
 
 
@@ -123,7 +119,8 @@ def _verdict(answers: Sequence[Answer], subject: str, *, has_gpu: bool) -> Verdi
     assert gpu is not None
     names, one = subject or joined([method_name(a) for a in answers]), len(answers) == 1
     count = gpu_count(answers[0])
-    on, usable, need = a_gpu(gpu, count) * has_gpu, _usable(gpu), "needs" if one else "need"
+    on, need = a_gpu(gpu, count) * has_gpu, "needs" if one else "need"
+    usable = f"{'~' * gpu.usable_is_estimated}{size_text(gpu.usable_bytes or 0)}"
     fits = [answer.fit for answer in answers if answer.fit]
     if not fits:
         sizes = joined([size_text(a.prediction.peak.total_bytes) for a in answers])
@@ -135,7 +132,7 @@ def _verdict(answers: Sequence[Answer], subject: str, *, has_gpu: bool) -> Verdi
     if sign == "does_not_fit":
         sizes = joined([*map(_short, least[:-1]), size_text(least[-1])])
         the_gpu = "each GPU" if count > 1 else "the GPU"
-        is_alike = sizes.split()[-1] == usable.split()[-1]  # the unit
+        is_alike = sizes.split()[-1] == usable.rsplit(maxsplit=1)[-1]  # the unit
         has = _short(fits[0].usable_bytes) if is_alike else usable
         rest = f"{need} at least {sizes}, {the_gpu} has {has}"
     elif sign == "tight":
@@ -143,7 +140,9 @@ def _verdict(answers: Sequence[Answer], subject: str, *, has_gpu: bool) -> Verdi
         ends = (f"{_short(a)} to {_short(b)}" for a, b in zip(least, most, strict=True))
         rest = f"{joined(list(ends))} of {usable}{on_each(count)}"
     elif one:
-        rest = _adds_up(fits[0]) + on_each(count)
+        peak, overhead = fits[0].peak_bytes, fits[0].reserve_bytes
+        held = f"{size_text(peak)} + up to {_short(overhead, peak)} overhead"
+        rest = f"{held}, {size_text(fits[0].headroom_bytes)} free{on_each(count)}"
     else:
         free = joined([_short(fit.headroom_bytes) for fit in fits])
         rest = f"{free} of {usable} free{on_each(count)}"
@@ -152,20 +151,9 @@ def _verdict(answers: Sequence[Answer], subject: str, *, has_gpu: bool) -> Verdi
     return VerdictLine(sign=sign, words=f"{words}:", rest=f" {rest}.")
 
 
-def _adds_up(fit: "Fit") -> str:
-    """'18.9 GiB + up to 1.65 overhead, 3.00 GiB free'."""
-    held = f"{size_text(fit.peak_bytes)} + up to {_short(fit.reserve_bytes, fit.peak_bytes)}"
-    return f"{held} overhead, {size_text(fit.headroom_bytes)} free"
-
-
 def _short(count: int, of: int | None = None) -> str:
     """Without a unit, in that of `of`."""
     return short_in_unit(count, byte_unit(of or count)[1])
-
-
-def _usable(gpu: "Gpu") -> str:
-    about = "~" if gpu.usable_is_estimated else ""
-    return f"{about}{size_text(gpu.usable_bytes or 0)}"
 
 
 def _as_modelled(answers: Sequence[Answer]) -> str:

@@ -11,16 +11,9 @@ from lora_profiler.memory.prediction import CATEGORIES, Category, CurvePoint
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.question.workload import Method
-from lora_profiler.report import palette
+from lora_profiler.report import labels, palette
 from lora_profiler.report.charts import plot
 from lora_profiler.report.charts.plot import Figure, Limit
-from lora_profiler.report.labels import (
-    CATEGORY_LABELS,
-    METHOD_LABELS,
-    PART_LABELS,
-    interval_text,
-    method_label,
-)
 from lora_profiler.report.measured.run_labels import COUNTER_LABELS, PHASE_CURVE, PHASE_LABELS
 from lora_profiler.report.palette import Paint
 from lora_profiler.runs.comparison.errors import PHASE_GROUPS
@@ -58,19 +51,17 @@ def category_bars(bars: Sequence[CategoryBar], *, limit: Limit | None = None) ->
     largest = plot.largest_of(totals, limit)
     axis, size = plot.bytes_axis(largest)
     positions, heads = plot.places([bar.group for bar in bars])
-    named = {c: (CATEGORY_LABELS[c], palette.CATEGORY_PAINTS[c]) for c in CATEGORIES}
+    named = {c: (labels.CATEGORY_LABELS[c], palette.CATEGORY_PAINTS[c]) for c in CATEGORIES}
     data = _stacked(bars, positions, size, named, lambda bar: bar.bytes, _category_hover)
+    names = [plot.label(bar.label) for bar in bars]
     sums = [f"{'≥ ' if bar.at_least else ''}{bytes_text(bar.total_bytes)}" for bar in bars]
     data.append(plot.at_the_end([bar.total_bytes / size for bar in bars], positions, sums))
-    last = max(positions, default=0.0)
-    shapes, notes = plot.limit_line(limit, size, largest, below=last + 1.05)
+    shapes, notes = plot.limit_line(limit, size, largest, below=max(positions, default=0.0) + 1.05)
     return plot.figure(
         data,
         height=plot.height_px(positions, 1.0 if limit else 0.0),
         x=axis,
-        y=plot.rows(
-            [plot.label(bar.label) for bar in bars], positions, below=1.6 if limit else 0.6
-        ),
+        y=plot.rows(names, positions, below=1.6 if limit else 0.6),
         barmode="stack",
         annotations=[*(plot.head(plot.label(text, 100), y=y) for text, y in heads), *notes],
         shapes=shapes,
@@ -122,16 +113,16 @@ class TimeBar:
 
 
 def time_bars_of(answers: Sequence[Answer]) -> list[TimeBar]:
-    known = [(method_label(a.prediction), a.step.time) for a in answers if a.step]
+    known = [(labels.method_label(a.prediction), a.step.time) for a in answers if a.step]
     return [TimeBar(label=n, seconds=t.parts, low=t.low, high=t.high) for n, t in known]
 
 
 def time_bars(bars: Sequence[TimeBar]) -> Figure:
     """A level stacked bar for each, from top to bottom, a whisker, and its sum at the end."""
-    positions: list[float] = [float(place) for place in range(len(bars))]
+    positions = list(map(float, range(len(bars))))
     largest = max((bar.high for bar in bars), default=1.0)
     unit, size = ("s", 1.0) if largest >= 1 else ("ms", 1e-3)
-    named = {part: (PART_LABELS[part], palette.PART_PAINTS[part]) for part in PARTS}
+    named = {part: (labels.PART_LABELS[part], palette.PART_PAINTS[part]) for part in PARTS}
     data = _stacked(bars, positions, size, named, lambda bar: bar.seconds, _part_hover)
     sums = [seconds_text(bar.total_seconds, largest) for bar in bars]
     data += [
@@ -193,13 +184,13 @@ def throughput_bars(bars: Sequence[ThroughputBar]) -> Figure:
                 plot.label(bar.group, 80),
                 plot.label(bar.label, 80),
                 rate_text(bar.tokens_per_second, "tokens"),
-                interval_text(rate_text(bar.low), rate_text(bar.high), bar.steps),
+                labels.interval_text(rate_text(bar.low), rate_text(bar.high), bar.steps),
             )
             for bar, _ in shown
         ]
         marker = plot.hatched(Paint(colour=palette.METHOD_MARKS[method].colour))
         y = [y for _, y in shown]
-        trace = plot.level_bars(METHOD_LABELS[method], rates, y, hover, marker, _RATE_ROWS)
+        trace = plot.level_bars(labels.METHOD_LABELS[method], rates, y, hover, marker, _RATE_ROWS)
         below = [b.tokens_per_second - b.low for b, _ in shown]
         above = [b.high - b.tokens_per_second for b, _ in shown]
         data += [{**trace, "error_x": plot.whisker(below, above)}] if shown else []
@@ -232,25 +223,19 @@ def lever_bars(levers: Sequence[Lever]) -> Figure:
         )
         for lever, whole in zip(levers, wholes, strict=True)
     ]
-    saved = [
-        f"{bytes_text(lever.saved_bytes)} less, {percent_text(lever.saved_fraction)}"
-        for lever in levers
-    ]
-    left, gone = ([getattr(x, n) / size for x in levers] for n in ("peak_bytes", "saved_bytes"))
-    names = [
-        plot.lines(plot.label(lever.name, 40), plot.label(lever.option, 40)) for lever in levers
-    ]
+    saved = [f"{bytes_text(x.saved_bytes)} less, {percent_text(x.saved_fraction)}" for x in levers]
+    names = [plot.lines(plot.label(x.name, 40), plot.label(x.option, 40)) for x in levers]
+    parts = {
+        "peak that is left": ("peak_bytes", palette.REST_PAINT),
+        "saved": ("saved_bytes", palette.SAVED_PAINT),
+    }
+    data = []
+    for name, (of, paint) in parts.items():
+        sizes = [getattr(lever, of) / size for lever in levers]
+        marker = plot.hatched(paint)
+        data.append(plot.level_bars(name, sizes, positions, hover, marker, _LEVER_ROWS))
     return plot.figure(
-        [
-            *(
-                plot.level_bars(name, x, positions, hover, plot.hatched(paint), _LEVER_ROWS)
-                for name, x, paint in (
-                    ("peak that is left", left, palette.REST_PAINT),
-                    ("saved", gone, palette.SAVED_PAINT),
-                )
-            ),
-            plot.at_the_end([whole / size for whole in wholes], positions, saved),
-        ],
+        [*data, plot.at_the_end([whole / size for whole in wholes], positions, saved)],
         height=_ROW_PX * len(levers) + _ROW_PX // 5,
         x=axis,
         y=plot.rows(names, positions),
@@ -279,15 +264,13 @@ def memory_curve(points: Sequence[CurvePoint], *, limit: Limit | None = None) ->
     limit = plot.in_sight(limit, totals)
     axis, size = plot.bytes_axis(plot.largest_of(totals, limit), room=1.3)
     bands = _bands(PHASE_CURVE[point.phase] for point in points)
-    places = [float(at) for at in range(len(points))]
+    places, last = list(map(float, range(len(points)))), max(len(points), 1) - 0.5
     shapes, notes = plot.limit_line(limit, size)
     words = [*names(bands), *([peak(points, places, size)] if points else [])]
     return plot.figure(
         [*areas(points, places, size), outline(points, places, size)],
         height=HEIGHT_PX,
-        x=plot.axis(
-            "one step, in order", range=[-0.5, max(len(points), 1) - 0.5], showticklabels=False
-        ),
+        x=plot.axis("one step, in order", range=[-0.5, last], showticklabels=False),
         y=axis,
         shapes=[*shades(bands), *shapes],
         annotations=[*words, *notes],
@@ -308,12 +291,9 @@ def shades(bands: Sequence[Band], *, edge_px: int = 1) -> list[dict[str, Any]]:
     """Bands in turn light and shaded, behind everything."""
     shapes = []
     for number, (_, first, after) in enumerate(bands):
-        look = {"type": "rect", "fillcolor": (palette.PANEL if number % 2 else palette.PAPER).light}
-        shapes.append(
-            plot.below(
-                plot.upright(0, palette.LINE, width=edge_px) | look | {"x0": first, "x1": after}
-            )
-        )
+        fill = palette.PANEL if number % 2 else palette.PAPER
+        look = {"type": "rect", "fillcolor": fill.light, "x0": first, "x1": after}
+        shapes.append(plot.below(plot.upright(0, palette.LINE, width=edge_px) | look))
     return shapes
 
 
@@ -344,7 +324,7 @@ def areas(
             continue
         paint = palette.CATEGORY_PAINTS[category]
         yield plot.scatter(
-            CATEGORY_LABELS[category],
+            labels.CATEGORY_LABELS[category],
             places,
             sizes,
             mode="lines",
@@ -370,7 +350,7 @@ def outline(points: Sequence[CurvePoint], places: Sequence[float], size: int) ->
 
 def _hover(point: CurvePoint) -> str:
     parts = [
-        f"{CATEGORY_LABELS[c]} {bytes_text(point.bytes[c])}"
+        f"{labels.CATEGORY_LABELS[c]} {bytes_text(point.bytes[c])}"
         for c in reversed(CATEGORIES)
         if point.bytes.get(c)
     ]
@@ -384,18 +364,10 @@ def peak(points: Sequence[CurvePoint], places: Sequence[float], size: int) -> di
     point, share = points[at], places[at] / max(places[-1], 1)
     where = f", {plot.label(point.module, 36)}" if point.module else f", {PHASE_CURVE[point.phase]}"
     anchor = "left" if share < 0.25 else "right" if share > 0.75 else "center"
-    return plot.note(
-        f"peak {bytes_text(point.total_bytes)}{where}",
-        x=places[at],
-        y=point.total_bytes / size,
-        showarrow=True,
-        arrowcolor=palette.INK.light,
-        ax=0,
-        ay=-22,
-        xanchor=anchor,
-        bgcolor=palette.PAPER.light,
-        font={"size": palette.BODY_PX, "color": palette.INK.light},
-    )
+    words, ink = f"peak {bytes_text(point.total_bytes)}{where}", palette.INK.light
+    arrow = {"showarrow": True, "arrowcolor": ink, "ax": 0, "ay": -22, "xanchor": anchor}
+    look = {"bgcolor": palette.PAPER.light, "font": {"size": palette.BODY_PX, "color": ink}}
+    return plot.note(words, x=places[at], y=point.total_bytes / size, **arrow, **look)
 
 
 _PHONE_LETTER = 0.024
@@ -460,9 +432,8 @@ def _read(
     heights = [peaks[group] / size for group, *_ in known]
     ends = [end for _, first, after in known for end in (first, after, None)]
     tops = [end for height in heights for end in (height, height, None)]
-    yield plot.scatter(
-        "", ends, tops, mode="lines", line={"color": palette.INK.light, "width": 2.5}
-    )
+    look = {"color": palette.INK.light, "width": 2.5}
+    yield plot.scatter("", ends, tops, mode="lines", line=look)
     edge = {"width": 2, "color": palette.INK.light}
     errors, hover = [], []
     for group, *_ in known:
@@ -504,14 +475,11 @@ def phase_samples(samples: Sequence[PhaseSample], limit: Limit | None = None) ->
         if after - first > 1
     ]
     lines_across, words = plot.limit_line(limit, size)
+    ticks = plot.ticks_at(range(len(samples)), [PHASE_CURVE[s.phase] for s in samples])
     return plot.figure(
         [_line(name, sizes, samples, size) for name, sizes in read.items()],
         height=_SAMPLES_PX,
-        x={
-            **plot.ticks_at(range(len(samples)), [PHASE_CURVE[s.phase] for s in samples]),
-            "tickangle": -45,
-            "range": [-0.5, max(len(samples), 1) - 0.5],
-        },
+        x={**ticks, "tickangle": -45, "range": [-0.5, max(len(samples), 1) - 0.5]},
         y=axis,
         shapes=[*shades(bands, edge_px=0), *lines_across],
         annotations=[*notes, *words],

@@ -4,29 +4,18 @@ run's steps; and the map of batches and lengths that fit a card."""
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
 from lora_profiler.measuring.records.checks import median_interval
 from lora_profiler.planning.fit import SizeFit
 from lora_profiler.planning.reserve import Verdict
 from lora_profiler.question.workload import Method
+from lora_profiler.report import palette
 from lora_profiler.report.charts import plot
 from lora_profiler.report.charts.plot import Figure, Limit
 from lora_profiler.report.claims.claim import Chart, Series
 from lora_profiler.report.labels import VERDICT_LABELS, interval_text
-from lora_profiler.report.palette import (
-    ACCENT,
-    CELL_PX,
-    FAINT_INK,
-    INK,
-    METHOD_MARKS,
-    PANEL,
-    PAPER,
-    SERIES_MARKS,
-    VERDICT_COLOURS,
-    VERDICT_SIGNS,
-    PointStyle,
-)
 from lora_profiler.units import (
     byte_unit,
     bytes_text,
@@ -53,17 +42,14 @@ def claim_chart(chart: Chart) -> Figure:
 
     It has no more series than there are marks. A point that is None is left out.
     """
-    assert len(chart.series) <= len(SERIES_MARKS), chart.key
+    assert len(chart.series) <= len(palette.SERIES_MARKS), chart.key
     return _by_category(chart) if chart.categories else _curves(chart)
 
 
 def _curves(chart: Chart) -> Figure:
     ends, notes = _cut(chart)
     return plot.figure(
-        [
-            _series(chart, series, mark)
-            for series, mark in zip(chart.series, SERIES_MARKS, strict=False)
-        ],
+        list(map(partial(_series, chart), chart.series, palette.SERIES_MARKS)),
         height=_PLOT_PX,
         x=plot.values(plot.label(chart.x_label), type=chart.x_scale, **_ticks(chart.series)),
         y=plot.values(_y_title(chart), type=chart.y_scale, **{**_y_ticks(chart), **ends}),
@@ -85,7 +71,7 @@ def _cut(chart: Chart) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return {"range": [-_ROOM * best, _ROOM * best]}, [note]
 
 
-def _series(chart: Chart, series: Series, mark: PointStyle) -> dict[str, Any]:
+def _series(chart: Chart, series: Series, mark: palette.PointStyle) -> dict[str, Any]:
     points = [
         (x, y)
         for x, y in zip(series.x, series.y, strict=True)
@@ -112,9 +98,9 @@ def _ticks(series: Sequence[Series]) -> dict[str, Any]:
 
 
 def _by_category(chart: Chart) -> Figure:
-    places = [float(number) for number in range(len(chart.categories))]
+    places, most = list(map(float, range(len(chart.categories)))), max(1.0, _largest(chart))
     data = []
-    for series, mark in zip(chart.series, SERIES_MARKS, strict=False):
+    for series, mark in zip(chart.series, palette.SERIES_MARKS, strict=False):
         points = [(int(x), y) for x, y in zip(series.x, series.y, strict=True) if y is not None]
         trace = plot.scatter(
             plot.label(series.label, 60),
@@ -127,9 +113,7 @@ def _by_category(chart: Chart) -> Figure:
     return plot.figure(
         data,
         height=_ROW_PX * (len(places) + 1),
-        x=plot.values(
-            _y_title(chart), range=[0, _ROOM * max(1.0, _largest(chart))], tickformat=".0%"
-        ),
+        x=plot.values(_y_title(chart), range=[0, _ROOM * most], tickformat=".0%"),
         y=plot.rows([plot.label(text) for text in chart.categories], places, showgrid=True),
         shapes=_whole(chart, plot.upright),
     )
@@ -137,7 +121,7 @@ def _by_category(chart: Chart) -> Figure:
 
 def _whole(chart: Chart, line: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
     """A line at all of it, where the chart comes near."""
-    return [plot.below(line(1, FAINT_INK, dash="dash"))] if _largest(chart) >= 0.5 else []
+    return [plot.below(line(1, palette.FAINT_INK, dash="dash"))] if _largest(chart) >= 0.5 else []
 
 
 def _y_ticks(chart: Chart) -> dict[str, Any]:
@@ -189,7 +173,7 @@ def crossover_lines(
     and a line across at what a card has."""
     lengths = sorted({tokens for line in methods for tokens in line.peak_bytes})
     sizes = [size for line in methods for size in line.peak_bytes.values()] or [1]
-    rules = [plot.upright(at, FAINT_INK, dash="dot") for at in crossings]
+    rules = [plot.upright(at, palette.FAINT_INK, dash="dot") for at in crossings]
     limits, words = plot.limit_line(limit, 1, is_log=True)
     texts = [short_count_text(n) if n >= 10**6 else count_text(n) for n in lengths]
     notes = [
@@ -206,7 +190,7 @@ def crossover_lines(
     ]
     traces = []
     for line in methods:
-        mark, sizes_at = METHOD_MARKS[line.method], line.peak_bytes
+        mark, sizes_at = palette.METHOD_MARKS[line.method], line.peak_bytes
         hover = [
             plot.lines(plot.label(line.name), f"{count_text(tokens)} tokens: {bytes_text(size)}")
             for tokens, size in sizes_at.items()
@@ -268,7 +252,7 @@ def _dots(
         range(first, first + len(seconds)),
         [scale * s for s in seconds],
         [f"step {first + i}, {name}: {seconds_text(s)}" for i, s in enumerate(seconds)],
-        marker={"color": ACCENT.light, "symbol": symbol, "size": 7},
+        marker={"color": palette.ACCENT.light, "symbol": symbol, "size": 7},
     )
 
 
@@ -276,9 +260,9 @@ def _median(
     timed: Sequence[float], scale: float
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     low, middle, high = (scale * s for s in median_interval(timed))
-    look = {"type": "rect", "y0": low, "y1": high, "fillcolor": PANEL.light}
-    band = plot.below(plot.across(0, PANEL, width=0) | look)
-    line = plot.below(plot.across(middle, FAINT_INK, dash="dash"))
+    look = {"type": "rect", "y0": low, "y1": high, "fillcolor": palette.PANEL.light}
+    band = plot.below(plot.across(0, palette.PANEL, width=0) | look)
+    line = plot.below(plot.across(middle, palette.FAINT_INK, dash="dash"))
     low_text, middle_text, high_text = (
         seconds_text(end / scale, high / scale) for end in (low, middle, high)
     )
@@ -307,7 +291,7 @@ def fit_map(cells: Sequence[SizeFit], asked: tuple[int, int] | None = None) -> F
     if asked is not None and asked in by_size:
         row, column = batches.index(asked[0]), lengths.index(asked[1])
         ends = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
-        marks = [{"type": "rect", **ends, "line": {"color": INK.light, "width": 2.5}}]
+        marks = [{"type": "rect", **ends, "line": {"color": palette.INK.light, "width": 2.5}}]
     placed = [
         (row, column, cell)
         for row, batch in enumerate(batches)
@@ -339,7 +323,7 @@ def _cells(
     """The cells of one verdict, each at its (row, column): bars of one row's height."""
     here = [(row, column, cell) for row, column, cell in placed if cell.verdict == verdict]
     if here:
-        sign, peaks = VERDICT_SIGNS[verdict], [cell.peak_bytes or 0 for *_, cell in here]
+        sign, peaks = palette.VERDICT_SIGNS[verdict], [cell.peak_bytes or 0 for *_, cell in here]
         yield {
             "type": "bar",
             "name": f"{sign} {VERDICT_LABELS[verdict]}",
@@ -348,15 +332,15 @@ def _cells(
             "base": [row - 0.5 for row, *_ in here],
             "width": 1,
             "marker": {
-                "color": VERDICT_COLOURS[verdict].light,
-                "line": {"color": PAPER.light, "width": 2},
+                "color": palette.VERDICT_COLOURS[verdict].light,
+                "line": {"color": palette.PAPER.light, "width": 2},
             },
             "text": [f"{sign}{short_in_unit(peak, size)}" for peak in peaks],
             "textposition": "inside",
             "insidetextanchor": "middle",
             "textangle": 0,
             "constraintext": "none",
-            "insidetextfont": {"color": INK.light, "size": CELL_PX},
+            "insidetextfont": {"color": palette.INK.light, "size": palette.CELL_PX},
             **plot.told(_cell_hover(cell) for *_, cell in here),
         }
 

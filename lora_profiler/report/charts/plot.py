@@ -211,13 +211,11 @@ def told(hover: Iterable[str] | None) -> dict[str, Any]:
     return {"hovertext": list(hover), "hoverinfo": "text"}
 
 
-def at_the_end(
-    x: Sequence[float], y: Sequence[float], texts: Sequence[str], ink: Colour = palette.INK
-) -> dict[str, Any]:
+def at_the_end(x: Sequence[float], y: Sequence[float], texts: Sequence[str]) -> dict[str, Any]:
     """What is written behind the end of each bar, beside marks that are not seen."""
-    font = {"size": palette.BODY_PX, "color": ink.light}
+    font = {"size": palette.BODY_PX, "color": palette.INK.light}
     words = {"text": list(texts), "textposition": "middle right", "textfont": font}
-    unseen = {"size": 12, "opacity": 0, "color": ink.light}
+    unseen = {"size": 12, "opacity": 0, "color": palette.INK.light}
     return scatter("", x, y, mode="markers+text", marker=unseen, **words)
 
 

@@ -15,11 +15,6 @@ from lora_profiler.report.claims import (
 from lora_profiler.report.claims.claim import Claim
 
 CLAIMS: Final[tuple[Claim, ...]] = (
-    update_size.CLAIM,
-    merging.CLAIM,
-    forward_path.CLAIM,
-    initialisation.CLAIM,
-    scaling.CLAIM,
-    intrinsic_dimension.CLAIM,
-    cost.CLAIM,
-)
+    update_size.CLAIM, merging.CLAIM, forward_path.CLAIM, initialisation.CLAIM, scaling.CLAIM,
+    intrinsic_dimension.CLAIM, cost.CLAIM,
+)  # fmt: skip

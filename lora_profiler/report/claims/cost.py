@@ -224,9 +224,8 @@ class Cost(Evidence):
             "Adam": "measured.optimizer_states", "saved": "measured.saved_activations",
             "peak": "measured.peak", "predicted": "peak_error", "step": "step",
         }  # fmt: skip
-        shares = {"dtype": "dtypes", "tokens": "tokens"} | {
-            label: name for name, label in SHARES.items()
-        }
+        named = {label: name for name, label in SHARES.items()}
+        shares = {"dtype": "dtypes", "tokens": "tokens"} | named
         return (
             evidence_table(self.rows, measured, "Measured", left=3),
             evidence_table(self.pairs, shares, f"LoRA r{self.rank} as a share of full", left=2),

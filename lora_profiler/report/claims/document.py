@@ -164,8 +164,7 @@ def grouped_charts(document: Mapping[str, Any]) -> dict[str, list[Chart]]:
 
 def verify_blocks(document: Mapping[str, Any]) -> list[Block]:
     """A document of `verify_payload`, fresh or read from a file, as text: what was looked at, a row
-    for each claim, then each claim with its tables and sentences.
-    """
+    for each claim, then each claim with its tables and sentences."""
     blocks: list[Block] = [_verdict(document)]
     if document["model"]["note"]:
         blocks.append(paragraph(f"! {document['model']['note']}"))
@@ -208,12 +207,10 @@ def _verdict(document: Mapping[str, Any]) -> VerdictLine:
     holding, every = counts["holds"], len(claims)
     noun = "claim" if every == 1 else "claims"
     words = f"{holding} of {every} {noun} {'holds' if every == 1 else 'hold'} on {model};"
-    others = [
-        f"{count} {'hold' if count > 1 else 'holds'} in part"
-        for count in [counts["holds_partly"]]
-        if count
-    ] + [f"{n} fail{'s' * (n == 1)}" for n in [counts["fails"]] if n]
-    sign: Sign = "fits" if holding == every else "does_not_fit" if counts["fails"] else "tight"
+    partly, failed = counts["holds_partly"], counts["fails"]
+    others = [f"{partly} {'hold' if partly > 1 else 'holds'} in part"] if partly else []
+    others += [f"{failed} fail{'s' * (failed == 1)}"] if failed else []
+    sign: Sign = "fits" if holding == every else "does_not_fit" if failed else "tight"
     exact = [claim for claim in claims if claim["must_hold"]]
     broken = sum(claim["verdict"] != "holds" for claim in exact)
     must = f"{len(exact) - broken} of {len(exact)} exact ones hold" if exact else "none is exact"

@@ -4,33 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lora_profiler.report.blocks import Table
-from lora_profiler.report.claims.claim import (
-    Bytes,
-    Claim,
-    Evidence,
-    Number,
-    OfLimit,
-    Share,
-    Verdict,
-    at_most,
-    evidence_table,
-    within_rounding,
-    worst_of,
-)
+from lora_profiler.report.claims import claim
 from lora_profiler.units import bytes_text, percent_text, shape_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathRow:
     """Every adapted layer's output in one dtype. The error is the largest, as a share of what
-    rounding alone can make; the path's output is relative to the layer's, both as norms.
-    """
+    rounding alone can make; the path's output is relative to the layer's, both as norms."""
 
     dtype: str
     layers: int
-    error_of_limit: OfLimit
+    error_of_limit: claim.OfLimit
     worst_layer: str
-    largest_path_of_output: Share
+    largest_path_of_output: claim.Share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +32,8 @@ class PathCost:
     base_flops: int
     predicted_flops: int
     measured_flops: int
-    predicted_bytes: Bytes
-    measured_bytes: Bytes
+    predicted_bytes: claim.Bytes
+    measured_bytes: claim.Bytes
     base_seconds: float
     adapted_seconds: float
 
@@ -55,15 +42,15 @@ class PathCost:
         return shape_text(self.out_features, self.in_features)
 
     @property
-    def predicted_share(self) -> Share:
+    def predicted_share(self) -> claim.Share:
         return self.predicted_flops / self.base_flops
 
     @property
-    def measured_share(self) -> Share:
+    def measured_share(self) -> claim.Share:
         return self.measured_flops / self.base_flops
 
     @property
-    def more_time(self) -> Share:
+    def more_time(self) -> claim.Share:
         return self.adapted_seconds / self.base_seconds - 1
 
 
@@ -76,7 +63,7 @@ class ModelSeconds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ForwardPath(Evidence):
+class ForwardPath(claim.Evidence):
     rank: int
     alpha: float
     rows: tuple[PathRow, ...]
@@ -85,12 +72,12 @@ class ForwardPath(Evidence):
     model: ModelSeconds
 
     @property
-    def _worst(self) -> Number:
-        return worst_of(row.error_of_limit for row in self.rows)
+    def _worst(self) -> claim.Number:
+        return claim.worst_of(row.error_of_limit for row in self.rows)
 
     @property
-    def verdict(self) -> Verdict:
-        if not at_most(self._worst, 1):
+    def verdict(self) -> claim.Verdict:
+        if not claim.at_most(self._worst, 1):
             return "fails"
         is_predicted = all(
             cost.predicted_flops == cost.measured_flops
@@ -107,7 +94,7 @@ class ForwardPath(Evidence):
         model = self.model.adapted_seconds / self.model.base_seconds - 1
         as_predicted = "as predicted" if self.verdict == "holds" else "NOT all as predicted"
         return (
-            f"All {self.rows[0].layers} layers agree {within_rounding(self._worst)}.",
+            f"All {self.rows[0].layers} layers agree {claim.within_rounding(self._worst)}.",
             f"The adapter adds {percent_text(flops)} FLOPs to its layers and {kept} for backward,"
             f" {as_predicted}.",
             f"It adds {100 * layers:.0f} % to their time and {100 * model:.0f} % to the forward"
@@ -127,18 +114,18 @@ class ForwardPath(Evidence):
         }  # fmt: skip
         title = f"What the adapter adds to a layer, rank {self.rank}, {self.tokens} tokens"
         of_limit = "Error, of the limit of rounding"
-        return evidence_table(self.rows, errors, of_limit), evidence_table(self.costs, costs, title)
+        return claim.evidence_table(self.rows, errors, of_limit), claim.evidence_table(
+            self.costs, costs, title
+        )
 
 
 def added_share(costs: Sequence[PathCost], what: str, base: str) -> float:
     """`what` summed over every adapted layer, as a share of `base` summed likewise."""
-    added, whole = (
-        sum(cost.copies * getattr(cost, name) for cost in costs) for name in (what, base)
-    )
-    return float(added / whole)
+    added = sum(cost.copies * getattr(cost, what) for cost in costs)
+    return float(added / sum(cost.copies * getattr(cost, base) for cost in costs))
 
 
-CLAIM = Claim(
+CLAIM = claim.Claim(
     id=3,
     title="Forward path",
     statement="A layer's output is h = W x + (alpha / r) B (A x).",

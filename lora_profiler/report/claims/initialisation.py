@@ -28,8 +28,7 @@ Init = Literal["gaussian"] | bool
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moments:
     """Of a sample scaled to unit variance under the hypothesis; `*_z` are distances from those of
-    the standard normal, in the standard errors of a normal sample of this size.
-    """
+    the standard normal, in the standard errors of a normal sample of this size."""
 
     count: Count
     mean: Number
@@ -74,8 +73,7 @@ class FirstLogits:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gradients:
     """Over all adapted layers: the largest entry of A's gradients, the smallest norm of B's, and
-    how far either is from the chain rule, as a share of what rounding can make.
-    """
+    how far either is from the chain rule, as a share of what rounding can make."""
 
     largest_of_a: Size
     smallest_norm_of_b: Size
@@ -107,16 +105,15 @@ class Initialisation(Evidence):
     @property
     def verdict(self) -> Verdict:
         gaussian, first, second = self.gaussian, self.gradients.first, self.gradients.second
-        is_gaussian = (gaussian.p_value or 0) >= LEAST_P and at_most(
-            gaussian.moments.largest_z, MOST_Z
+        holds = (
+            (gaussian.p_value or 0) >= LEAST_P,
+            at_most(gaussian.moments.largest_z, MOST_Z),
+            self._is_equal and gaussian.largest_of_b == self.default.largest_of_b == 0,
+            first.largest_of_a == 0 < (first.smallest_norm_of_b or 0),
+            (second.largest_of_a or 0) > 0,
+            at_most(first.error_of_limit, 1) and at_most(second.error_of_limit, 1),
         )
-        is_start = self._is_equal and gaussian.largest_of_b == self.default.largest_of_b == 0
-        is_learning = (
-            first.largest_of_a == 0 < (first.smallest_norm_of_b or 0)
-            and (second.largest_of_a or 0) > 0
-        )
-        by_chain_rule = at_most(first.error_of_limit, 1) and at_most(second.error_of_limit, 1)
-        return "holds" if is_gaussian and is_start and is_learning and by_chain_rule else "fails"
+        return "holds" if all(holds) else "fails"
 
     @property
     def finding(self) -> tuple[str, ...]:

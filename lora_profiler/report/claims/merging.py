@@ -26,8 +26,7 @@ from lora_profiler.report.claims.claim import (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergedRow:
     """One model in one dtype. `*_error_of_limit`: the largest error, as a share of what rounding
-    alone can make; above 1 the claim fails. Differences are relative to the root mean square.
-    """
+    alone can make; above 1 the claim fails. Differences are relative to the root mean square."""
 
     model: str
     layouts: tuple[str, ...]

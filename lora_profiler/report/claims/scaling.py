@@ -30,8 +30,7 @@ class ScalingRun:
     """Norms are Frobenius norms over all adapted layers, relative to that of their weights: of what
     the first step and the last step changed in the update, and of the whole update at the end.
     `first_logit_change` is the root mean square of what the first step changes in held-out logits,
-    relative to theirs; `gain` the fall of the held-out loss, None where it diverged.
-    """
+    relative to theirs; `gain` the fall of the held-out loss, None where it diverged."""
 
     rank: int
     factor: float
@@ -211,10 +210,9 @@ class Scaling(Evidence):
         if not self.learning_rates:
             return (by_rank,)
         rates = (f"{gain.learning_rate:g}" for gain in self.learning_rates[0].gains)
-        gained = (
-            (label, str(row.rank), *map(row.gain_text, range(len(row.gains))))
-            for label, row in self._by_rate
-        )
+        gained = []
+        for label, row in self._by_rate:
+            gained.append((label, str(row.rank), *map(row.gain_text, range(len(row.gains)))))
         title = f"{_FALL.capitalize()} by learning rate, * the best"
         by_rate = cell_table(("scaling", "rank", *rates), gained, title=title)
         return (by_rank, by_rate)

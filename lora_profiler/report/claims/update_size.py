@@ -3,16 +3,7 @@
 from dataclasses import dataclass
 
 from lora_profiler.report.blocks import Table
-from lora_profiler.report.claims.claim import (
-    Chart,
-    Claim,
-    Count,
-    Evidence,
-    Part,
-    Series,
-    Verdict,
-    evidence_table,
-)
+from lora_profiler.report.claims import claim
 from lora_profiler.units import count_text, percent_text, shape_text
 
 FEWER_THAN_FULL = 0.996
@@ -36,8 +27,8 @@ class LayerRank:
     """Numbers in A and in B."""
 
     rank: int
-    a: Count
-    b: Count
+    a: claim.Count
+    b: claim.Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +40,7 @@ class AlikeLayers:
     copies: int
     out_features: int
     in_features: int
-    full: Count
+    full: claim.Count
     lora_exceeds_full_from_rank: int
     ranks: tuple[LayerRank, ...]
 
@@ -61,19 +52,19 @@ class AlikeLayers:
     def first(self) -> LayerRank:
         return self.ranks[0]
 
-    def shares(self, label: str) -> Series:
+    def shares(self, label: str) -> claim.Series:
         """Of its full update, by rank."""
         shares = tuple((row.a + row.b) / self.full for row in self.ranks)
-        return Series(label=label, x=tuple(row.rank for row in self.ranks), y=shares)
+        return claim.Series(label=label, x=tuple(row.rank for row in self.ranks), y=shares)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRank:
     rank: int
-    a: Count
-    b: Count
-    lora: Count
-    share_of_full: Part
+    a: claim.Count
+    b: claim.Count
+    lora: claim.Count
+    share_of_full: claim.Part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,14 +78,14 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UpdateSize(Evidence):
+class UpdateSize(claim.Evidence):
     example: Example
     layers: tuple[AlikeLayers, ...]
     model: Model
     counts_equal_formula: bool
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> claim.Verdict:
         if not self.counts_equal_formula:
             return "fails"
         ranks = (row for row in self.model.ranks if row.rank <= self.example.rank)
@@ -124,19 +115,15 @@ class UpdateSize(Evidence):
             "more from rank": "lora_exceeds_full_from_rank",
         }  # fmt: skip
         by_rank = {
-            "rank": "rank",
-            "A": "a",
-            "B": "b",
-            "A and B": "lora",
-            "of full": "share_of_full",
-        }
+            "rank": "rank", "A": "a", "B": "b", "A and B": "lora", "of full": "share_of_full",
+        }  # fmt: skip
         return (
-            evidence_table(self.layers, by_layer),
-            evidence_table(self.model.ranks, by_rank, "All layers together"),
+            claim.evidence_table(self.layers, by_layer),
+            claim.evidence_table(self.model.ranks, by_rank, "All layers together"),
         )
 
-    def charts(self) -> tuple[Chart, ...]:
-        chart = Chart(
+    def charts(self) -> tuple[claim.Chart, ...]:
+        chart = claim.Chart(
             key="trained_share",
             heading="How many numbers train",
             title="Numbers that LoRA trains, as a share of the full update",
@@ -145,7 +132,7 @@ class UpdateSize(Evidence):
             y_scale="log",
             y_is_share=True,
             series=(
-                Series.of("all adapted layers", self.model.ranks, "rank", "share_of_full"),
+                claim.Series.of("all adapted layers", self.model.ranks, "rank", "share_of_full"),
                 *(
                     layer.shares(f"{layer.name.rpartition('*.')[2]}, {layer.shape}")
                     for layer in self.layers
@@ -156,7 +143,7 @@ class UpdateSize(Evidence):
         return (chart,)
 
 
-CLAIM = Claim(
+CLAIM = claim.Claim(
     id=1,
     title="Size of the update",
     statement="Full fine-tuning updates all d x k numbers of W; LoRA only r (d + k).",

@@ -33,19 +33,13 @@ _TITLES: dict[Quantity, str] = {"memory": "least memory", "time": "fastest step"
 def crossover_blocks(found: Crossover) -> list[Block]:
     """A verdict for each pair, the ranks up to which LoRA saves memory, and maps of batch and
     length where not all cells are alike; of these less where it would not fit the screen."""
-    whole = _blocks(found, sorted({point.batch_size for point in found.points}))
+    batches = sorted({point.batch_size for point in found.points})
+    whole = _blocks(found, batches)
     if is_short(whole):
         return whole
-    batches = sorted({point.batch_size for point in found.points})
     few = sorted({batches[0], batches[len(batches) // 2], batches[-1]})
-    return next(
-        (
-            blocks
-            for quantities in (("memory", "time"), ("time",), ())
-            if is_short(blocks := _blocks(found, few, quantities))
-        ),
-        whole,
-    )
+    some = (_blocks(found, few, quantities) for quantities in (("memory", "time"), ("time",), ()))
+    return next(filter(is_short, some), whole)
 
 
 def _blocks(

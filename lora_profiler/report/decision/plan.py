@@ -121,10 +121,6 @@ def room_words(run: PlannedRun) -> str:
     return f"{bytes_text(run.headroom_bytes)} ({percent(run.headroom_share)}) free"
 
 
-def trains_words(run: PlannedRun) -> str:
-    return f"trains {short_count_text(run.trained)} parameters"
-
-
 def basis_words(time: PlannedTime) -> str:
     return labels.BASIS_LABELS[time.basis]
 
@@ -158,11 +154,10 @@ def run_command(run: PlannedRun, more: Sequence[str]) -> str:
 # --- the plan -------------------------------------------------------------------------------------
 
 
-_GOALS: Final[dict[Goal, tuple[str, str]]] = {
-    "cheapest": ("Costs", "more than"),
-    "quickest": ("Takes", "longer than"),
+_GOALS: Final[dict[Goal, tuple[str, str, str]]] = {
+    "cheapest": ("cheapest", "Costs", "more than"),
+    "quickest": ("fastest", "Takes", "longer than"),
 }
-_BEST: Final[dict[Goal, str]] = {"cheapest": "cheapest", "quickest": "fastest"}
 
 
 def names_of(plan: TrainingPlan) -> Names:
@@ -174,17 +169,17 @@ def names_of(plan: TrainingPlan) -> Names:
 def reason(plan: TrainingPlan, run: PlannedRun) -> str:
     """One sentence: what the run is best at, of all that was searched within the limits, or by how
     little another one is better, and what speaks for this one."""
-    within, best = _limit_words(plan), _BEST.get(plan.goal)
-    if best is None:
+    if plan.goal not in _GOALS:
         return "Leaves the most memory free; no time is known."
+    within, (best, verb, more) = _limit_words(plan), _GOALS[plan.goal]
     of = cost_of if plan.goal == "cheapest" else hours_of
-    rivals = [
-        other for other in plan.front if of(other) < of(run) and is_within(other, plan.budget)
-    ]
+    able = (other for other in plan.front if is_within(other, plan.budget))
+    rivals = [other for other in able if of(other) < of(run)]
     if not rivals:
-        return f"The {best} that fits {_offered_words(plan)}{within}."
+        is_priced = all(offer.price for offer in plan.offers) or plan.goal != "cheapest"
+        gpus = f"GPUs {'offered' if is_priced else 'with a price'}"
+        return f"The {best} that fits the {gpus}{within}."
     least = min(rivals, key=of)
-    verb, more = _GOALS[plan.goal]
     rival, mine = (run_words(each, names_of(plan)) for each in (least, run))
     method, _, place = rival.partition(" on ")
     if rival == mine:
@@ -210,12 +205,6 @@ def _merit(plan: TrainingPlan, run: PlannedRun, least: PlannedRun) -> str:
     return "leaves more memory free"
 
 
-def _offered_words(plan: TrainingPlan) -> str:
-    """'the GPUs offered'; where money decides and is not known of all, 'the GPUs with a price'."""
-    is_priced = all(offer.price for offer in plan.offers) or plan.goal != "cheapest"
-    return "the GPUs offered" if is_priced else "the GPUs with a price"
-
-
 def miss_words(each: MethodPlan, names: Names) -> str:
     """'does not fit 8 × H100 with FSDP: needs 82.1 GiB a GPU, 12.2 over; 16 × H100 would fit'."""
     nearest = each.nearest
@@ -223,7 +212,10 @@ def miss_words(each: MethodPlan, names: Names) -> str:
         return f"not planned: {each.reason or 'its memory is not known'}"
     gpus = gpus_text(nearest.cards, nearest.gpu, names, nearest.layout.setup.sharding)
     needs = f"{gib_text(nearest.peak_bytes)} GiB a GPU, {gib_text(nearest.missing_bytes)} over"
-    return f"does not fit {gpus}: needs {needs}; {_would_words(nearest, names)}"
+    would = "no single GPU fits it, nor as many as share the effective batch"
+    if enough := _enough(nearest, names):
+        would = f"{' or '.join(enough)} would fit"
+    return f"does not fit {gpus}: needs {needs}; {would}"
 
 
 def _enough(nearest: NearestFit, names: Names) -> list[str]:
@@ -237,13 +229,6 @@ def _sufficient(nearest: NearestFit) -> Iterator[tuple[int, Gpu]]:
         yield nearest.enough_cards, nearest.gpu
     if nearest.smallest_cards:
         yield 1, min(nearest.smallest_cards, key=lambda gpu: len(gpu.key))
-
-
-def _would_words(nearest: NearestFit, names: Names) -> str:
-    enough = _enough(nearest, names)
-    if not enough:
-        return "no single GPU fits it, nor as many as share the effective batch"
-    return f"{' or '.join(enough)} would fit"
 
 
 def _limit_words(plan: TrainingPlan) -> str:
@@ -295,9 +280,7 @@ def neighbour_words(plan: TrainingPlan, neighbour: Neighbour) -> str:
 
 def nothing_words(plan: TrainingPlan) -> tuple[str, str]:
     """Where no run is recommended: ("No plan fits", what is nearest)."""
-    if plan.front:
-        return _budget_words(plan)
-    return _fit_words(plan, _leanest(plan))
+    return _budget_words(plan) if plan.front else _fit_words(plan, _leanest(plan))
 
 
 def _leanest(plan: TrainingPlan) -> NearestFit | None:
@@ -402,7 +385,8 @@ def _about(plan: TrainingPlan, run: PlannedRun, *, detail: bool) -> Iterator[str
         yield neighbour_words(plan, neighbour)
     yield f"{capital(layout_words(run.setup))}."
     if detail:
-        yield f"Peak {bytes_text(run.peak_bytes)} a GPU, {room_words(run)}; {trains_words(run)}."
+        trains = f"trains {short_count_text(run.trained)} parameters"
+        yield f"Peak {bytes_text(run.peak_bytes)} a GPU, {room_words(run)}; {trains}."
 
 
 def question_lines(plan: TrainingPlan, trainer: Trainer | None = None) -> list[str]:
@@ -410,7 +394,9 @@ def question_lines(plan: TrainingPlan, trainer: Trainer | None = None) -> list[s
     setup = ways[0].setup
     methods = ", ".join(labels.adapter_label(way.setup) for way in ways)
     has_rank = any(way.setup.lora and way.setup.lora.has_rank for way in ways)
-    over = f"{methods} (rank {_ranks_words(plan)})" if has_rank else methods
+    ranks = plan.space.ranks
+    several = f"{ranks[0]} to {ranks[-1]}" if len(ranks) > 2 else ", ".join(map(str, ranks))
+    over = f"{methods} (rank {several})" if has_rank else methods
     tokens, amount = f"{count_text(setup.seq_len)} tokens", plan.amount
     much = f"{short_count_text(amount.tokens or 0)} tokens"
     if amount.data is not None:
@@ -428,12 +414,6 @@ def question_lines(plan: TrainingPlan, trainer: Trainer | None = None) -> list[s
         share = f"{100 * chosen.doubt_bytes / chosen.peak_bytes:.0f} %"
         lines.append(f"Within {share}: estimated from the model's layers; that much is left free.")
     return lines
-
-
-def _ranks_words(plan: TrainingPlan) -> str:
-    """'16', '16, 64', '8 to 128'."""
-    ranks = plan.space.ranks
-    return f"{ranks[0]} to {ranks[-1]}" if len(ranks) > 2 else ", ".join(map(str, ranks))
 
 
 def notes(plan: TrainingPlan, price_from: str = "") -> Iterator[str]:

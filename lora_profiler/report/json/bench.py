@@ -247,11 +247,11 @@ def _ranks(record: Record) -> RanksJson:
 
 
 def run_records(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """A flat record a run for CSV: what was asked, bytes measured, and speed."""
-    return [_run_record(record) for record in records]
+    return list(map(_run_record, records))
 
 
 def _run_record(record: Record) -> dict[str, Any]:
+    """Flat for CSV: what was asked, bytes measured, and speed."""
     measurement, speed = record.measurement, throughput(record)
     return {
         "record_id": record.id,

@@ -10,7 +10,7 @@ from typing import Any, Final
 from lora_profiler.errors import UsageError
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Table, VerdictLine, dim, filled, table
-from lora_profiler.report.json import SCHEMA_VERSION
+from lora_profiler.report.json import SCHEMA_VERSION, picked
 from lora_profiler.units import bytes_texts, change_text, count_text, percent_text, seconds_text
 
 MOST_BYTES: Final = 64 << 20
@@ -75,14 +75,8 @@ def predictions_in(path: Path) -> list[dict[str, Any]] | None:
 
 
 def _is_prediction(row: Any) -> bool:
-    return all(
-        isinstance(value, kind)
-        for value, kind in (
-            (_at(row, ("model", "id")), str),
-            (_at(row, ("setup", "method")), str),
-            (_at(row, ("peak", "total_bytes")), int),
-        )
-    )
+    wanted = (("model", "id", str), ("setup", "method", str), ("peak", "total_bytes", int))
+    return all(isinstance(_at(row, (part, name)), kind) for part, name, kind in wanted)
 
 
 def differences(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> Differences:
@@ -218,13 +212,9 @@ def _texts(each: Difference) -> tuple[str, str, str]:
     if each.name.endswith("_bytes"):
         first, second = bytes_texts([a, b])
         return first, second, change
-    text = seconds_text if each.name == "step_seconds" else _count
+    text = seconds_text if each.name == "step_seconds" else "{:,.0f}".format
     first, second = ("not known" if value is None else text(value) for value in (a, b))
     return first, second, change
-
-
-def _count(number: float) -> str:
-    return f"{number:,.0f}"
 
 
 def _word(value: Any) -> str:
@@ -247,12 +237,6 @@ def difference_payload(found: Differences) -> dict[str, Any]:
 
 def difference_records(found: Differences) -> list[dict[str, Any]]:
     return [
-        {
-            "prediction": each.prediction,
-            "name": each.name,
-            "before": each.before,
-            "after": each.after,
-            "is_worse": bool(each.worse and each.worse > 0),
-        }
+        picked(each, "prediction name before after") | {"is_worse": (each.worse or 0) > 0}
         for each in found.found
     ]

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypedDict
 
 from lora_profiler.facts.stacks import Trainer
 from lora_profiler.measuring.records.serialize import SetupFields
-from lora_profiler.planning.plan import Bound, TrainingPlan
+from lora_profiler.planning.plan import Binding, TrainingPlan
 from lora_profiler.planning.planned import Counts, EstimateRange, Goal, PlannedRun, Refused
 from lora_profiler.question.workload import Method, setup_dict
 from lora_profiler.report.decision.plan import miss_words, names_of, nothing_sentence, run_command
@@ -90,11 +90,6 @@ class RunJson(TypedDict):
     command: str
 
 
-class BindingJson(TypedDict):
-    kind: Bound
-    without_memory_seconds: float | None
-
-
 class NeighbourJson(TypedDict):
     """The quickest run of the recommended method and rank with another number of its cards."""
 
@@ -105,7 +100,7 @@ class NeighbourJson(TypedDict):
 class RecommendedJson(TypedDict):
     goal: Goal
     run: RunJson
-    binding: BindingJson | None
+    binding: Binding | None
     neighbours: list[NeighbourJson]
 
 

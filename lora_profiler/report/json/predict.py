@@ -28,7 +28,7 @@ from lora_profiler.steptime.roofline import Part
 
 if TYPE_CHECKING:
     from lora_profiler.planning.guided import Guided, Line
-    from lora_profiler.planning.over_data import OverData
+    from lora_profiler.planning.over_data import BatchPeak, LongSamples, OverData
     from lora_profiler.planning.placement import Communication
     from lora_profiler.planning.timing import TimedStep
 
@@ -283,16 +283,6 @@ class RemedyJson(TypedDict):
     tokens_per_second: float | None
 
 
-class BatchJson(TypedDict):
-    """A shape of batch. `peak_bytes` is null where the step was traced at exactly the worst one.
-    `expected_per_epoch`: how many batches as long as this an epoch is expected to have."""
-
-    batch_size: int
-    seq_len: int
-    peak_bytes: int | None
-    expected_per_epoch: float
-
-
 class LengthsJson(TypedDict):
     """Lengths of the samples in tokens, before any is cut."""
 
@@ -306,20 +296,12 @@ class LengthsJson(TypedDict):
     notes: list[str]
 
 
-class LongSamplesJson(TypedDict):
-    """So many samples are longer than `seq_len` tokens; without them, or cut there, it fits."""
-
-    samples: int
-    seq_len: int
-
-
 class DataJson(TypedDict):
     """The epoch of which `setup`, `peak`, `fit` and `levers` are the worst batch, and `step_time`
     the average. `long_samples` is null unless a few of them alone keep it from fitting.
     `num_tokens` are trained on in an epoch; `cut_samples` lost their end, or were left out;
     `padding_factor`: tokens that the model sees for each. Seconds of an epoch are null where those
-    of a step are, `total_seconds` too without --epochs.
-    """
+    of a step are, `total_seconds` too without --epochs."""
 
     lengths: LengthsJson
     batching: "Batching"
@@ -331,9 +313,9 @@ class DataJson(TypedDict):
     steps_per_epoch: int
     processed_tokens: float
     padding_factor: float
-    worst: BatchJson
-    median: BatchJson
-    long_samples: LongSamplesJson | None
+    worst: "BatchPeak"
+    median: "BatchPeak"
+    long_samples: "LongSamples | None"
     epoch_seconds: float | None
     epoch_low_seconds: float | None
     epoch_high_seconds: float | None
@@ -347,8 +329,7 @@ class AnswerJson(PredictionJson):
     `remedies` are of a card that it does not fit, the first to try first; `smallest_cards` the keys
     of those that it fits.
     `trainer` is null where none was named: a bare loop.
-    `data` is there where lengths of samples were given.
-    """
+    `data` is there where lengths of samples were given."""
 
     trainer: TrainerJson | None
     fit: FitJson | None
@@ -394,10 +375,12 @@ def for_schema() -> type:
     """PredictJson with those of its types whose modules no answer needs, and which take long to
     load."""
     from lora_profiler.measuring.records.serialize import SetupFields
+    from lora_profiler.planning.over_data import BatchPeak, LongSamples
     from lora_profiler.planning.timing import Cause
     from lora_profiler.question.batching.batches import Batching
 
     globals().update(Batching=Batching, Cause=Cause, SetupFields=SetupFields)
+    globals().update(BatchPeak=BatchPeak, LongSamples=LongSamples)
     return PredictJson
 
 
@@ -609,7 +592,7 @@ def _data(answer: Answer, epoch: "OverData") -> DataJson:
         lengths=part(
             LengthsJson, lengths, median=lengths.quantile(0.5), p95=lengths.quantile(0.95)
         ),
-        long_samples=part(LongSamplesJson, long) if long else None,
+        long_samples=asdict(long) if long else None,
         epoch_seconds=steps * time.seconds if time else None,
         epoch_low_seconds=steps * time.low if time else None,
         epoch_high_seconds=steps * time.high if time else None,

@@ -156,9 +156,7 @@ def flow_words(layer: LoraLayer) -> str:
 
 def _sizes(layer: LoraLayer) -> dict[str, str]:
     return {
-        "d": count_text(layer.d),
-        "k": count_text(layer.k),
-        "r": count_text(layer.r),
+        **{side: count_text(getattr(layer, side)) for side in "dkr"},
         "w": shape_text(layer.d, layer.k),
         "a": shape_text(layer.r, layer.k),
         "b": shape_text(layer.d, layer.r),

@@ -110,17 +110,11 @@ def cut(lines: list[str], what: str, count: int) -> list[str]:
 
 def not_compared_lines(scored: Sequence[Scored]) -> list[str]:
     """Runs that failed, by status, and those without a prediction, by reason."""
-    ended = Counter(
-        s.record.measurement.status for s in scored if not s.record.measurement.went_through
-    )
-    lines = []
-    if ended:
-        words = ", ".join(
-            f"{count_text(ended[status])} {run_labels.STATUS_LABELS[status]}"
-            for status in STATUSES
-            if ended[status]
-        )
-        lines.append(f"Not compared because the run failed: {words}.")
+    measured = [s.record.measurement for s in scored]
+    ended = Counter(m.status for m in measured if not m.went_through)
+    names = {status: run_labels.STATUS_LABELS[status] for status in STATUSES if ended[status]}
+    words = ", ".join(f"{count_text(ended[status])} {name}" for status, name in names.items())
+    lines = [f"Not compared because the run failed: {words}."] if words else []
     reasons = Counter(s.refusal for s in scored if s.refusal is not None)
     common = reasons.most_common(MOST_REASONS)
     lines += [f"Not predicted, {count_text(n)}: {reason}" for reason, n in common]
@@ -132,9 +126,8 @@ def equality_words(claims: Sequence[Comparison], what: str = "") -> str:
     """How many predicted numbers are equal to the measured ones, and which engines made them."""
     equal = count_text(sum(c.predicted == c.measured for c in claims))
     engines = " and ".join(sorted({c.engine for c in claims}))
-    return (
-        f"Equal to the last digit: {equal} of {count_text(len(claims))}{what} (engine: {engines})."
-    )
+    of = f"{equal} of {count_text(len(claims))}{what}"
+    return f"Equal to the last digit: {of} (engine: {engines})."
 
 
 # --- errors by group ------------------------------------------------------------------------------
@@ -338,9 +331,8 @@ def _verdict(pairs: Pairs, found: Sequence[Change]) -> VerdictLine:
     if lost := [pair for pair in pairs.pairs if pair.is_lost]:
         fail = "no longer trains" if len(lost) == 1 else "no longer train"
         words = f"{count_text(len(lost))} of {cases} {fail}:"
-        return VerdictLine(
-            sign="does_not_fit", words=words, rest=f" {run_name(lost[0].before[0])}."
-        )
+        rest = f" {run_name(lost[0].before[0])}."
+        return VerdictLine(sign="does_not_fit", words=words, rest=rest)
     if worse := [c for c in found if c.is_worse_by_more_than(0)]:
         (worst,) = largest(worse, lambda c: c.relative_change, 1)
         what, change = run_labels.METRIC_LABELS[worst.metric], _numbers(worst)[2]
@@ -348,9 +340,8 @@ def _verdict(pairs: Pairs, found: Sequence[Change]) -> VerdictLine:
         rest = f" the worst is {what}, {change}, of {run_name(run_of(worst, pairs.pairs))}."
         return VerdictLine(sign="tight", words=words, rest=rest)
     better = sum(c.is_beyond_noise for c in found)
-    rest = (
-        f" {better} of {counted(len(found), 'number')} better." if better else " all are the same."
-    )
+    of = counted(len(found), "number")
+    rest = f" {better} of {of} better." if better else " all are the same."
     return VerdictLine(sign="fits", words=f"Nothing got worse in {cases}:", rest=rest)
 
 
@@ -377,9 +368,8 @@ def one_sided_lines(pairs: Pairs) -> list[str]:
 
 
 def _statuses(records: Sequence[Record]) -> str:
-    return " and ".join(
-        dict.fromkeys(run_labels.STATUS_LABELS[r.measurement.status] for r in records)
-    )
+    statuses = dict.fromkeys(r.measurement.status for r in records)
+    return " and ".join(run_labels.STATUS_LABELS[status] for status in statuses)
 
 
 # --- the set-up -----------------------------------------------------------------------------------
@@ -534,9 +524,8 @@ def changes_judgement(
 def _notes(found: Sequence[Change]) -> list[str]:
     if not found:
         return []
-    lines = [
-        f"{CHANGE_DEFINITION}. Bytes: the largest of a case's runs; any difference is beyond noise."
-    ]
+    of_bytes = "Bytes: the largest of a case's runs; any difference is beyond noise."
+    lines = [f"{CHANGE_DEFINITION}. {of_bytes}"]
     if any(c.before.low is not None for c in found):
         lines.append(
             "Times: the median of all steps, beyond noise where the 95 % intervals do not overlap;"

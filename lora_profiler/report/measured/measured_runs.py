@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from lora_profiler import units
 from lora_profiler.errors import UsageError
 from lora_profiler.measuring.records.record import Record
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.report.blocks import (
     Block,
+    Sign,
     Table,
     VerdictLine,
     advice,
@@ -28,15 +30,6 @@ from lora_profiler.report.measured.run_labels import ratio_line
 from lora_profiler.runs.campaign.batch_search import LargestBatch
 from lora_profiler.runs.comparison.errors import Result, compare, counted_peak
 from lora_profiler.runs.comparison.throughput import Ratio, full_against_lora, throughput
-from lora_profiler.units import (
-    byte_unit,
-    bytes_text,
-    count_text,
-    error_text,
-    in_unit,
-    rate_text,
-    seconds_text,
-)
 
 COMPARED_PEAK = "peak_requested_bytes"
 
@@ -52,11 +45,11 @@ def run_texts(record: Record, prediction: Prediction) -> tuple[str, str, str, st
     lower = "" if prediction.is_whole else ">= "
     return (
         run_labels.status_label(record),
-        at_least + bytes_text(measured) if measured is not None else "",
-        lower + bytes_text(counted_peak(prediction)),
-        error_text(error) if error is not None else "",
-        seconds_text(speed.steps.median) if speed else "",
-        rate_text(tokens) if tokens is not None else "",
+        at_least + units.bytes_text(measured) if measured is not None else "",
+        lower + units.bytes_text(counted_peak(prediction)),
+        units.error_text(error) if error is not None else "",
+        units.seconds_text(speed.steps.median) if speed else "",
+        units.rate_text(tokens) if tokens is not None else "",
     )
 
 
@@ -76,10 +69,8 @@ def bench_blocks(results: Sequence[Result], *, detail: bool = False) -> list[Blo
         blocks.append(paragraph(*lines))
     about = dict.fromkeys(environment_line(r.record.environment) for r in results)
     if not detail:
-        return [
-            *blocks,
-            dim(*about, "Every part, phase and time: --detail. As a page: --report FILE"),
-        ]
+        more = "Every part, phase and time: --detail. As a page: --report FILE"
+        return [*blocks, dim(*about, more)]
     blocks += [block for r in results for block in record_blocks(r)]
     comparisons = [c for r in results for c in r.comparisons]
     if len(results) > 1 and comparisons:
@@ -100,10 +91,8 @@ def _verdict(results: Sequence[Result]) -> VerdictLine:
         how = ", ".join([f"{count} {first}", *(f"{n} {label}" for label, n in others)])
         how = how if others else first
         words = f"{sum(ended.values())} of {len(results)} runs did not finish:"
-        is_none = sum(ended.values()) == len(results)
-        return VerdictLine(
-            sign="does_not_fit" if is_none else "tight", words=words, rest=f" {how}."
-        )
+        sign: Sign = "does_not_fit" if sum(ended.values()) == len(results) else "tight"
+        return VerdictLine(sign=sign, words=words, rest=f" {how}.")
     errors: dict[str, float] = {}
     for r in results:
         error = next((c.relative_error for c in r.comparisons if c.metric == COMPARED_PEAK), None)
@@ -124,10 +113,10 @@ def _verdict(results: Sequence[Result]) -> VerdictLine:
 
 def _off(error: float) -> str:
     """'equal to the byte', 'within 0.01 %', '12 % too low'."""
+    if not error:
+        return "equal to the byte"
     if abs(error) <= 0.01:
-        return (
-            f"within {math.ceil(10_000 * abs(error)) / 100:g} %" if error else "equal to the byte"
-        )
+        return f"within {math.ceil(10_000 * abs(error)) / 100:g} %"
     return f"{100 * abs(error):.0f} % too {'low' if error < 0 else 'high'}"
 
 
@@ -136,7 +125,7 @@ def peaks_table(results: Sequence[Result]) -> Table:
     and how fast it went."""
     measured = [r.record.measurement for r in results]
     peaks = [counted_peak(r.prediction) for r in results]
-    unit, size = byte_unit(max([*peaks, *(m.peak_requested_bytes or 0 for m in measured)]))
+    unit, size = units.byte_unit(max([*peaks, *(m.peak_requested_bytes or 0 for m in measured)]))
     names = {r.record.workload.model.id for r in results}
     words = distinctions([r.record.workload for r in results])
     rows = []
@@ -149,8 +138,8 @@ def peaks_table(results: Sequence[Result]) -> Table:
             capital(method_label(r.prediction)),
             model,
             what,
-            f"{'' if r.prediction.is_whole else '≥ '}{in_unit(peak, size)}",
-            "" if found is None else f"{least}{in_unit(found, size)}",
+            f"{'' if r.prediction.is_whole else '≥ '}{units.in_unit(peak, size)}",
+            "" if found is None else f"{least}{units.in_unit(found, size)}",
             *(error, step, tokens),
             status if status != "ok" else "",
             run_labels.PHASE_LABELS[m.peak_phase] if m.peak_phase else "",
@@ -219,7 +208,7 @@ def search_blocks(found: Sequence[LargestBatch], probes: Mapping[str, Result]) -
         workload = results[0].record.workload
         first, *rest = search_lines(each)
         name = f"{workload.model.id}, {method_label(results[0].prediction)}"
-        tokens = f"{count_text(workload.setup.seq_len)} tokens"
+        tokens = f"{units.count_text(workload.setup.seq_len)} tokens"
         words = f"{name}: {first if each.batch_size else 'no batch trains.'}"
         blocks += [
             VerdictLine(sign="fits" if each.batch_size else "does_not_fit", words=words),
@@ -234,19 +223,19 @@ def search_lines(found: LargestBatch) -> list[str]:
     """What is proven, what was predicted, and what a doubt is."""
     device = found.records[0].environment.device
     memory = found.records[0].conditions.budget_bytes or device.total_bytes
-    within = f"{bytes_text(memory)} of {device.name}" if memory else device.name
-    size = count_text(found.batch_size)
+    within = f"{units.bytes_text(memory)} of {device.name}" if memory else device.name
+    size = units.count_text(found.batch_size)
     lines = [f"Not even one sequence trains within {within}."]
     if found.batch_size:
         sizes = (record.workload.setup.batch_size for record in found.records)
         larger = [other for other in sizes if other > found.batch_size]
-        failed = f", and {count_text(min(larger))} did not fit" if larger else ""
+        failed = f", and {units.count_text(min(larger))} did not fit" if larger else ""
         trained = f"it trained in two processes{failed}"
         lines = [f"{size} is the largest batch within {within}; {trained}."]
     if found.predicted is not None:
-        lines.append(f"Predicted: {count_text(found.predicted)}.")
+        lines.append(f"Predicted: {units.count_text(found.predicted)}.")
     if not found.monotone:
-        upper = count_text(found.upper)
+        upper = units.count_text(found.upper)
         doubt = f"trained although a smaller one had not: the truth lies between {size} and {upper}"
         lines.append(f"! A larger batch, {upper}, {doubt}.")
     if found.emulated:

@@ -6,15 +6,8 @@ from typing import Any
 
 from lora_profiler.measuring.records.record import Environment, RankMeasurement, Record
 from lora_profiler.memory.prediction import CATEGORIES, Prediction
+from lora_profiler.question import workload
 from lora_profiler.question.option import Option
-from lora_profiler.question.workload import (
-    OPTIONS,
-    LoraConfig,
-    Quantization,
-    TrainSetup,
-    Workload,
-    setup_dict,
-)
 from lora_profiler.report import labels
 from lora_profiler.report.answer.predictions import exactness_lines
 from lora_profiler.report.answer.timing import predicted_time_line
@@ -338,19 +331,19 @@ def alone_table(record: Record) -> Table:
 # --- what sets runs apart -------------------------------------------------------------------------
 
 
-def distinctions(workloads: Sequence[Workload]) -> list[str]:
+def distinctions(workloads: Sequence[workload.Workload]) -> list[str]:
     """For each workload, in words, the settings in which they differ; model, method and rank have
     cells of their own."""
-    setups = [setup_dict(w.setup) for w in workloads]
+    setups = [workload.setup_dict(w.setup) for w in workloads]
     values = ({str(s[o.name]) for s in setups if s[o.name] is not None} for o in _TOLD)
     differing = [option for option, found in zip(_TOLD, values, strict=True) if len(found) > 1]
     return [", ".join(filter(None, (_words(o, setup) for o in differing))) for setup in setups]
 
 
-def setting(setup: TrainSetup) -> str:
+def setting(setup: workload.TrainSetup) -> str:
     """'batch 4 x 256, bfloat16, fused, float32 adapters': sizes and dtype, then whatever is not as
     by default."""
-    own, usual = setup_dict(setup), setup_dict(_USUAL)
+    own, usual = workload.setup_dict(setup), workload.setup_dict(_USUAL)
     usual["adapter_dtype"] = setup.dtype  # another one costs memory, the default too
     rest = [
         _words(option, own)
@@ -362,8 +355,8 @@ def setting(setup: TrainSetup) -> str:
     return ", ".join(filter(None, (sizes, setup.dtype, *rest)))
 
 
-_USUAL = TrainSetup(lora=LoraConfig(), quantization=Quantization())
-_PARTS = (TrainSetup, LoraConfig, Quantization)
+_USUAL = workload.TrainSetup(lora=workload.LoraConfig(), quantization=workload.Quantization())
+_PARTS = (workload.TrainSetup, workload.LoraConfig, workload.Quantization)
 _FIRST = (
     *("batch_size", "seq_len", "accumulation", "dtype", "precision", "checkpointing"),
     *("targets", "adapter_dtype", "dropout", "alpha", "use_rslora"),
@@ -373,7 +366,7 @@ _FIRST = (
 
 
 _TOLD = sorted(
-    (option for option in OPTIONS if option.declared.words),
+    (option for option in workload.OPTIONS if option.declared.words),
     key=lambda o: (
         o.declared.added,
         _PARTS.index(o.owner),

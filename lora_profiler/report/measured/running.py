@@ -54,9 +54,8 @@ def shown_runs(
     if console is None:
 
         def write(index: int, row: CaseRow) -> None:
-            print(
-                run_event(index, row, total, progress.seconds_left()), file=sys.stderr, flush=True
-            )
+            event = run_event(index, row, total, progress.seconds_left())
+            print(event, file=sys.stderr, flush=True)
 
         progress.tell = write
         if as_json:
@@ -95,8 +94,7 @@ def run_event(index: int, row: CaseRow, total: int | None, left_seconds: float |
     `step` and `done` as the measured process says them, and `read`, what it read since. `left_s` is
     of all cases.
     `case` counts from 1; `predicted_bytes` is the peak with BLAS workspaces, which a card's
-    counters hold too, null where a part of it is not known.
-    """
+    counters hold too, null where a part of it is not known."""
     workload, prediction = row.planned.case.workload, row.planned.prediction
     is_known = prediction.is_whole
     beat = row.heartbeat if row.state == "running" else None
@@ -127,8 +125,7 @@ def drawn(
     deadline_seconds: float | None = None,
 ) -> "Group":
     """The rows around the one that runs, as many as the terminal has lines for, and how far the
-    whole is. `words` are those of `row_distinctions`.
-    """
+    whole is. `words` are those of `row_distinctions`."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

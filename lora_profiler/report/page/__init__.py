@@ -6,10 +6,6 @@ from lora_profiler.report.page.mathematics import mathematics_content
 from lora_profiler.report.page.write import check_installed, embedded_data, write_page
 
 __all__ = [
-    "Content",
-    "check_installed",
-    "embedded_data",
-    "mathematics_content",
-    "report_content",
+    "Content", "check_installed", "embedded_data", "mathematics_content", "report_content",
     "write_page",
-]
+]  # fmt: skip

@@ -27,14 +27,7 @@ from lora_profiler.report.charts.dots import ErrorDot, ScatterPoint, error_strip
 from lora_profiler.report.charts.lines import step_times
 from lora_profiler.report.charts.plot import shortened
 from lora_profiler.report.labels import way_label
-from lora_profiler.report.measured import run_labels
-from lora_profiler.report.measured.comparisons import (
-    equality_words,
-    errors_table,
-    largest_errors,
-    largest_errors_table,
-    run_name,
-)
+from lora_profiler.report.measured import comparisons, run_labels
 from lora_profiler.report.measured.measured_runs import ratio_of
 from lora_profiler.report.measured.measurements import setting
 from lora_profiler.report.measured.run_labels import ratio_line
@@ -95,15 +88,15 @@ def errors_section(runs: Sequence[NumberedRun]) -> Section | None:
     parts: list[Part] = []
 
     def errors_by(grouping: Grouping) -> Table:
-        table = errors_table(peaks, (grouping,), records)
+        table = comparisons.errors_table(peaks, (grouping,), records)
         return table._replace(title=f"{table.title}, by {run_labels.GROUPING_LABELS[grouping]}")
 
     if peaks:
         by = (errors_by("method"), errors_by("family"))
-        if worst := largest_errors(peaks, MOST_ERRORS):
-            parts.append(largest_errors_table(worst, records))
+        if worst := comparisons.largest_errors(peaks, MOST_ERRORS):
+            parts.append(comparisons.largest_errors_table(worst, records))
         parts.append(Beside(by))
-    table = errors_table(claims, ("category",), records)
+    table = comparisons.errors_table(claims, ("category",), records)
     parts += [paragraph(*_notes(claims)), Fold("Errors of every part", (table,))]
     return Section("errors", "Errors, the largest first", tuple(parts))
 
@@ -141,7 +134,7 @@ def accuracy_cards(runs: Sequence[NumberedRun]) -> list[Card]:
 
 def _notes(claims: Sequence[Comparison]) -> list[str]:
     mean = f"{run_labels.ERROR_DEFINITION}. Mean is that of absolute errors"
-    lines = [f"{mean}. {equality_words(claims, ' numbers')}"]
+    lines = [f"{mean}. {comparisons.equality_words(claims, ' numbers')}"]
     if any(c.metric == "attribution_bytes" for c in claims):
         lines.append(run_labels.PARTS_CAVEAT)
     return lines
@@ -237,7 +230,7 @@ def _metrics(claims: Sequence[Comparison], records: dict[str, Record]) -> Drawin
     dots = [
         ErrorDot(
             group=run_labels.METRIC_LABELS[c.metric],
-            label=run_name(records[c.record_id]),
+            label=comparisons.run_name(records[c.record_id]),
             error=c.relative_error or 0.0,
             method=records[c.record_id].workload.setup.method,
         )
@@ -263,9 +256,8 @@ def speed_section(
     timed = [run for run in runs if run.is_timed]
     if not timed:
         return None
-    alike = [
-        members for group in groups if len(members := [run for run in group if run.is_timed]) > 1
-    ]
+    of_groups = ([run for run in group if run.is_timed] for group in groups)
+    alike = [members for members in of_groups if len(members) > 1]
     picked: list[NumberedRun] = []
     for group in alike:  # whole groups, as many as there is room for
         if len(picked) + len(group) <= MOST_BARS:

@@ -42,12 +42,7 @@ from lora_profiler.report.labels import method_label, way_label
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.comparisons import counted, environment_lines, not_compared_lines
 from lora_profiler.report.measured.measured_runs import ratio_of
-from lora_profiler.report.page.accuracy import (
-    accuracy_cards,
-    accuracy_section,
-    errors_section,
-    speed_section,
-)
+from lora_profiler.report.page import accuracy
 from lora_profiler.report.page.predicted import by_model, numbers_sections, predicted_sections
 from lora_profiler.report.page.runs import (
     NumberedRun,
@@ -96,17 +91,17 @@ def report_content(
             *answer_cards(predictions),
             *run_cards(runs),
             *pair_cards(groups),
-            *accuracy_cards(runs),
+            *accuracy.accuracy_cards(runs),
         ),
         sections=sections(  # figures, then tables
             *predicted_sections(predictions),
-            accuracy_section(runs),
+            accuracy.accuracy_section(runs),
             composition_section(runs),
             steps_section(runs, groups),
             layers_section(groups),
-            speed_section(runs, groups),
+            accuracy.speed_section(runs, groups),
             *numbers_sections(predictions),
-            errors_section(runs),
+            accuracy.errors_section(runs),
             failures_section(runs),
             runs_section(runs),
             provenance_section(runs),
@@ -119,12 +114,8 @@ def report_content(
 
 def _title(scored: Sequence[Scored], predictions: Sequence[Answer]) -> str:
     """'gpt2: predicted and measured', '137 runs of 18 models: predicted and measured'."""
-    models = dict.fromkeys(
-        [
-            *(s.record.workload.model.id for s in scored),
-            *(a.prediction.workload.model.id for a in predictions),
-        ]
-    )
+    workloads = [s.record.workload for s in scored] + [a.prediction.workload for a in predictions]
+    models = dict.fromkeys(workload.model.id for workload in workloads)
     what = "predicted and measured" if scored else "predicted"
     if not models:
         return "Nothing to report"
@@ -269,9 +260,8 @@ def provenance_section(runs: Sequence[NumberedRun]) -> Section | None:
 
 def _provenance_lines(records: Sequence[Record], count: int, shown: int) -> list[str]:
     started = sorted(r.started_at for r in records if r.started_at)
-    lines = [
-        f"{counted(len(records), 'run')} in {counted(count, 'set-up')} of machine and software."
-    ]
+    setups = f"{counted(count, 'set-up')} of machine and software"
+    lines = [f"{counted(len(records), 'run')} in {setups}."]
     if started:
         lines.append(f"Made from {started[0]} to {started[-1]}.")
     if shown < count:
@@ -351,9 +341,8 @@ def definitions_section() -> Section:
         *run_labels.MFU_DEFINITIONS,
         run_labels.ENERGY_CAVEAT,
     )
-    return Section(
-        "definitions", "Definitions", (paragraph(*lines), Fold("Every word", tuple(tables)))
-    )
+    parts = (paragraph(*lines), Fold("Every word", tuple(tables)))
+    return Section("definitions", "Definitions", parts)
 
 
 # --- public measurements --------------------------------------------------------------------------

@@ -16,20 +16,13 @@ from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.comparisons import run_cells
 from lora_profiler.report.measured.measurements import comparison_text, ranks_text
 from lora_profiler.report.measured.run_labels import advice
-from lora_profiler.runs.comparison.errors import (
-    TOTAL,
-    Comparison,
-    Metric,
-    Scored,
-    counted_peak,
-    lower_bounds,
-)
+from lora_profiler.runs.comparison import errors
 from lora_profiler.runs.comparison.throughput import Throughput, throughput
 from lora_profiler.units import bytes_text, count_text, rate_text, seconds_text
 
 MOST_ROWS = 800
 """Rows of the tables of all runs. The embedded data hold more."""
-PEAK: Metric = "peak_requested_bytes"
+PEAK: errors.Metric = "peak_requested_bytes"
 LONGEST_ID = 120
 FEW = 4
 """Runs whose peaks are headlines."""
@@ -42,11 +35,11 @@ class NumberedRun:
     where both are known."""
 
     number: int
-    scored: Scored
+    scored: errors.Scored
     record_id: str
     record: Record
     cells: tuple[str, str, str]
-    peak: Comparison | None
+    peak: errors.Comparison | None
     model: str
     family: str
     method: Method
@@ -87,14 +80,14 @@ class NumberedRun:
         prediction = self.scored.prediction
         if prediction is None or not prediction.is_whole:
             return None
-        return counted_peak(prediction)
+        return errors.counted_peak(prediction)
 
     @property
     def error(self) -> float | None:
         return None if self.peak is None else self.peak.relative_error
 
 
-def numbered(scored: Iterable[Scored]) -> list[NumberedRun]:
+def numbered(scored: Iterable[errors.Scored]) -> list[NumberedRun]:
     """A run for each record, failures included, in their order."""
     cells: dict[Workload, tuple[str, str, str]] = {}  # of many records few workloads differ
     runs = []
@@ -102,7 +95,7 @@ def numbered(scored: Iterable[Scored]) -> list[NumberedRun]:
         record, workload = s.record, s.record.workload
         if workload not in cells:
             cells[workload] = run_cells(record)
-        peaks = (c for c in s.comparisons if c.metric == PEAK and c.category == TOTAL)
+        peaks = (c for c in s.comparisons if c.metric == PEAK and c.category == errors.TOTAL)
         runs.append(
             NumberedRun(
                 number=number,
@@ -148,9 +141,7 @@ def groups_alike(runs: Sequence[NumberedRun]) -> list[list[NumberedRun]]:
         rank = setup.lora.r if setup.lora else 0
         return ("full", "lora", "qlora").index(setup.method), rank, run.number
 
-    several = [
-        sorted(members.values(), key=order) for members in groups.values() if len(members) > 1
-    ]
+    several = [sorted(of.values(), key=order) for of in groups.values() if len(of) > 1]
     return sorted(several, key=lambda group: -max(run.measured_bytes or 0 for run in group))
 
 
@@ -268,7 +259,7 @@ def failures_table(failed: Sequence[NumberedRun]) -> Table:
         return shortened(failure.reason, LONGEST_ID) if failure else ""
 
     def least_peak(run: NumberedRun) -> str:
-        least = lower_bounds(run.record).get(PEAK)
+        least = errors.lower_bounds(run.record).get(PEAK)
         return "" if least is None else bytes_text(least)
 
     return table(
@@ -297,7 +288,7 @@ def _where(run: NumberedRun) -> str:
 
 def _bare_prediction(run: NumberedRun) -> str:
     prediction = run.scored.prediction
-    return bytes_text(counted_peak(prediction)) if prediction else ""
+    return bytes_text(errors.counted_peak(prediction)) if prediction else ""
 
 
 def _definitions(failed: Sequence[NumberedRun]) -> list[str]:

@@ -85,10 +85,8 @@ def step_drawing(run: NumberedRun) -> Drawing | None:
     if prediction is None or not prediction.is_whole or not peaks:
         return None
     predicted = predicted_peaks(prediction)
-    curve = [
-        replace(point, bytes=counted(prediction.workload, point.bytes))
-        for point in prediction.curve
-    ]
+    workload = prediction.workload
+    curve = [replace(point, bytes=counted(workload, point.bytes)) for point in prediction.curve]
     word = "rehearsed" if record.is_rehearsed else "measured"
     pairs = [(group, predicted[group], peaks[group]) for group in peaks if group in predicted]
     said = "; ".join(
@@ -147,11 +145,8 @@ def counters_drawing(run: NumberedRun) -> Drawing:
     """Memory as it was measured, of a run whose counters were read."""
     samples = run.record.measurement.phases
     peaks = [sample.requested_peak_bytes or 0 for sample in samples]
-    names = [
-        name
-        for name in run_labels.COUNTER_LABELS
-        if any(getattr(s, name) is not None for s in samples)
-    ]
+    every = run_labels.COUNTER_LABELS
+    names = [n for n in every if any(getattr(s, n) is not None for s in samples)]
     sizes = (getattr(s, name) or 0 for s in samples for name in names)
     unit, size = byte_unit(max(sizes, default=0))
 
@@ -163,16 +158,13 @@ def counters_drawing(run: NumberedRun) -> Drawing:
         return run_labels.COUNTER_LABELS[name], text
 
     phase = ("phase", lambda s: f"step {s.step}, {run_labels.PHASE_CURVE[s.phase]}")
-    lines, title = (
-        f"Lines through {len(samples)} phases of several steps",
-        "The numbers of the figure",
-    )
+    lines = f"Lines through {len(samples)} phases of several steps"
     return Drawing(
         f"counters-{run.number}",
         f"{run.name}: memory as it was measured, phase by phase.",
         f"{lines}; the largest peak is {bytes_text(max(peaks))}.",
         phase_samples(samples),
-        table(samples, (phase, *map(counted, names)), title=f"{title}, {unit}"),
+        table(samples, (phase, *map(counted, names)), title=f"The numbers of the figure, {unit}"),
     )
 
 
@@ -199,6 +191,8 @@ def held_drawing(name: str, prediction: Prediction) -> Drawing | None:
     rows = held_by_layers(prediction)
     if not rows:
         return None
+    cells = [(row.name, f"x{row.count}" if row.count else "") for row in rows]
+    numbers = [(names, row.bytes, False) for names, row in zip(cells, rows, strict=True)]
     label = method_label(prediction)
     copies = (f" x{row.count}" if row.count > 1 else "" for row in rows)
     bars = [
@@ -211,16 +205,7 @@ def held_drawing(name: str, prediction: Prediction) -> Drawing | None:
         f"{label}: memory by layer and category, all copies of a layer together.",
         f"Stacked bars of what layers hold, the largest first: {words}, and so on.",
         category_bars(bars),
-        filled(
-            by_category(
-                "The numbers of the figure",
-                ("layer", "copies"),
-                [
-                    ((row.name, f"x{row.count}" if row.count else ""), row.bytes, False)
-                    for row in rows
-                ],
-            )
-        ),
+        filled(by_category("The numbers of the figure", ("layer", "copies"), numbers)),
         lines=(
             "Weights include adapters and quantization constants; activations are what is saved for"
             " backward, the loss among them. Gradients and activations peak at different times.",
@@ -238,33 +223,23 @@ MOST_IN_FOLDS = 300
 
 def composition_section(runs: Sequence[NumberedRun]) -> Section | None:
     """Bars of chosen runs, and of all by model where they are few; None of none known."""
-    known = [
-        r
-        for r in runs
-        if r.record.measurement.went_through and r.record.measurement.attribution_bytes
-    ]
+    known = [run for run in runs if run.record.measurement.went_through]
+    known = [run for run in known if run.record.measurement.attribution_bytes]
     if not known:
         return None
     if len(known) <= FEW:
         parts: list[Part] = [peaks_drawing("peaks", known, "Peak of every run")]
     else:
         worst = [run for run in worst_first(known)[:WORST] if run.error]
-        parts = [
-            peaks_drawing(
-                "peaks",
-                largest_of_each_kind(known),
-                "The largest peaks, one of each family and method",
-            )
-        ]
+        what = "The largest peaks, one of each family and method"
+        parts = [peaks_drawing("peaks", largest_of_each_kind(known), what)]
         if worst:
             parts.append(peaks_drawing("peaks-worst", worst, "The peaks that were predicted worst"))
         models = dict.fromkeys(run.model for run in known) if len(known) <= MOST_IN_FOLDS else ()
         for number, model in enumerate(models):
-            members, what = (
-                [r for r in known if r.model == model],
-                "Peak of every run of this model",
-            )
+            members = [r for r in known if r.model == model]
             runs_of = f"{count_text(len(members))} run{'s' if len(members) > 1 else ''}"
+            what = "Peak of every run of this model"
             drawing = peaks_drawing(f"peaks-{number}", members, what)
             parts.append(Fold(f"{shortened(model)}: {runs_of}", (drawing,)))
     return Section("composition", "What the peaks are made of", tuple(parts))

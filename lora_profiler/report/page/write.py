@@ -77,7 +77,8 @@ def environment(longest: int | None = None) -> "Environment":
 
 def drawn(macro: str, *arguments: object) -> str:
     """A piece of a page: what the macro of `blocks.html.j2` makes of the arguments."""
-    return str(getattr(_blocks(), macro)(*arguments))
+    module = environment().get_template("blocks.html.j2").module
+    return str(getattr(module, macro)(*arguments))
 
 
 def in_notebook(blocks: Sequence[Block]) -> str:
@@ -89,11 +90,6 @@ def in_notebook(blocks: Sequence[Block]) -> str:
     sheet = template_text("blocks.css")
     look = f"{colour_variables('light')}{own}"
     return f'<div style="{look}"><style>{sheet}</style>{drawn("blocks", blocks)}</div>'
-
-
-@cache
-def _blocks() -> Any:
-    return environment().get_template("blocks.html.j2").module
 
 
 def trusted(text: str) -> str:
@@ -145,17 +141,14 @@ def write_page(content: Content) -> str:
         f" dark){{:root{{{dark}}}}}\n{template_text('page.css')}"
         f"{template_text('blocks.css')}"
     )
-    page: str = (
-        environment(LONGEST_TEXT)
-        .get_template("page.html.j2")
-        .render(
-            content=content,
-            policy=_policy([*scripts, figures.plotly_script()]),
-            style=trusted(style),
-            scripts=list(map(trusted, scripts)),
-            blocks=blocks,
-            generator=f"lora-profiler {__version__}",
-        )
+    template = environment(LONGEST_TEXT).get_template("page.html.j2")
+    page: str = template.render(
+        content=content,
+        policy=_policy([*scripts, figures.plotly_script()]),
+        style=trusted(style),
+        scripts=list(map(trusted, scripts)),
+        blocks=blocks,
+        generator=f"lora-profiler {__version__}",
     )
     return page
 

@@ -30,12 +30,17 @@ def compute_small_integers() -> None:
 
 
 def is_computed(tensor: torch.Tensor) -> bool:
-    if not tensor.is_cuda:
-        return True
+    if not tensor.is_cuda or type(tensor) not in _PLAIN or _is_wrapped(tensor):
+        return True  # of one without a storage of its own nothing is known
     return bool(_COMPUTED) and tensor.untyped_storage().data_ptr() in _COMPUTED
 
 
 class _Computed(TorchDispatchMode):
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Without it torch.compile leaves all that runs under the mode uncompiled."""
+        return True
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -74,12 +79,18 @@ def _tensors(tree: Any) -> Iterator[torch.Tensor]:
     return (each for each in tree_iter(tree) if isinstance(each, torch.Tensor))
 
 
+def _is_wrapped(tensor: torch.Tensor) -> bool:
+    """By vmap and its like: of a tensor that has no storage of its own."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
 def _is_small(tensor: torch.Tensor) -> bool:
     return (
         type(tensor) in _PLAIN
         and tensor.device.type in ("cpu", "cuda")
         and tensor.dtype in _INTEGERS
         and tensor.layout is torch.strided
+        and not _is_wrapped(tensor)
         and tensor.untyped_storage().nbytes() <= _MOST_BYTES
     )
 

@@ -181,7 +181,11 @@ class Recorder:
                 for mark in marks:
                     mark.remove()
                 self.holds_outputs = self._output() is not None
-                self._enter(self.step, "forward")
+                if self._model is None and not self.optimizers:  # a library tries its kernels
+                    self.backward_passes = 0
+                    self._enter(0, "setup")
+                else:
+                    self._enter(self.step, "forward")
                 return gradients
             finally:
                 self._depth -= 1

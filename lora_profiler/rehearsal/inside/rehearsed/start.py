@@ -2,6 +2,7 @@
 rehearsal, as where the harness rehearses its own case, nobody records: only what would read the
 card's values is answered."""
 
+import gc
 import os
 
 from .dequantised import observe_bitsandbytes
@@ -99,6 +100,7 @@ def _datasets_imported() -> None:
 
 
 _IS_RECORDED = bool(os.environ.get("LORA_PROFILER_RUN_SETTINGS"))
+gc.freeze = lambda: None  # Unsloth freezes its model; models are found by gc.get_objects
 after_import("torch", _torch_imported)
 after_import("bitsandbytes.cextension", observe_bitsandbytes)
 if _IS_RECORDED:

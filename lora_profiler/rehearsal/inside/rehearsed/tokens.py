@@ -23,6 +23,9 @@ _SPACE, _METASPACE = "\u0120", "\u2581"
 _PAD, _BEGIN, _END = "<|pad|>", "<s>", "<|end|>"
 _IMAGE = "<image>"
 _IMAGE_OF_CLASS = re.compile(r"""self\.image_token\b.{0,60}?"(<[^"]+>|\[[A-Z_]+\])\"""")
+_OF_PROCESSOR = re.compile(
+    r"""\btokenizer(?:\.|, ")(?!(?:pad|bos|eos|unk|sep|cls|mask)_)(\w+_token)(?:_id)?\b"""
+)
 _CHAT = """\
 {%- for message in messages -%}
 {{ message['role'] }}: {% if message['content'] is string %}{{ message['content'] }}
@@ -54,7 +57,8 @@ def write_tokenizer(folder: Path, repository: str = "") -> None:
         "END", named["eos_token"]
     )
     marks = re.findall(r"<\|\w+\|>", chat)
-    special = [*dict.fromkeys([*named.values(), *_OF_CHATS, *marks, image, *given])]
+    extra = _tokens_of_processor(str(fields.get("model_type", ""))) | {"image_token": image}
+    special = [*dict.fromkeys([*named.values(), *_OF_CHATS, *marks, *extra.values(), *given])]
     of_text = (fields.get("text_config") or {}) | {k: v for k, v in fields.items() if v is not None}
     size = of_text.get("vocab_size") or 0
     is_of_pieces = getattr(getattr(kind, "model", None), "__name__", "") == "Unigram"
@@ -64,7 +68,9 @@ def write_tokenizer(folder: Path, repository: str = "") -> None:
         place = fields.get("image_token_id", fields.get("image_token_index"))
         tokenizer = _bytes(special, int(size), {image: place} if 0 < (place or 0) < size else {})
     _end_with_marks(tokenizer, named)
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **named}
+    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", **named}
+    if len(extra) > 1:
+        settings["extra_special_tokens"] = extra
     if not _is_encoder(fields):
         (folder / TOKENIZER[-1]).write_text(chat, "utf-8")
     if limit := of_text.get("max_position_embeddings"):
@@ -109,12 +115,22 @@ def _is_encoder(fields: dict[str, Any]) -> bool:
 
 def _image_token(model_type: str) -> str:
     """What stands for an image in a text, as transformers' processor of that type has it."""
+    named = _IMAGE_OF_CLASS.search(_processor_source(model_type))
+    return named[1] if named else _IMAGE
+
+
+def _tokens_of_processor(model_type: str) -> dict[str, str]:
+    """Those that transformers' processor of that type expects of its tokenizer by name."""
+    names = _OF_PROCESSOR.findall(_processor_source(model_type))
+    return {name: f"<|{name.removesuffix('_token')}|>" for name in names}
+
+
+def _processor_source(model_type: str) -> str:
     import transformers
     from transformers.models.auto.auto_mappings import PROCESSOR_MAPPING_NAMES as names
 
     kind = getattr(transformers, names.get(model_type, ""), None)
-    named = _IMAGE_OF_CLASS.search(inspect.getsource(kind.__init__)) if kind else None
-    return named[1] if named else _IMAGE
+    return inspect.getsource(kind.__init__) if kind else ""
 
 
 def _bytes(special: list[str], size: int, places: dict[str, int]) -> Any:

@@ -35,8 +35,8 @@ def training_summary(
     model: torch.nn.Module | None = None,
     trainer: Any = None,
 ) -> dict[str, Any]:
-    """Of `model` and `trainer`; without a model of the largest that is alive and of the trainer
-    that is."""
+    """Of `model` and `trainer`; without a model of the largest alive that an optimizer trains (a
+    reference model or a teacher may be as large, or larger) and of the trainer that is alive."""
     named: dict[str, Any] = {"optimizers": [_optimizer(each) for each in optimizers]}
     if optimizers:
         group = optimizers[0].param_groups[0]
@@ -51,7 +51,9 @@ def training_summary(
     named["scales_loss"] = any(
         issubclass(type(each), torch.amp.GradScaler) and each._enabled for each in gc.get_objects()
     )
+    stepped = {id(p) for each in optimizers for group in each.param_groups for p in group["params"]}
     models = roots() if model is None else [model]
+    models.sort(key=lambda each: stepped.isdisjoint(map(id, each.parameters())))
     if not models:
         return named
     model, modules = models[0], list(models[0].modules())
@@ -96,8 +98,8 @@ def training_summary(
 
 
 def _is_of_adapter(name: str) -> bool:
-    marks = ("lora_", "vera_", "ia3_", "oft_", "original_module.")
-    return any(mark in name for mark in marks)
+    marks = ("lora_", "vera_", "ia3_", "oft_", "original_module")
+    return any(part.startswith(marks) for part in name.split("."))  # mm_soft_emb_norm is none
 
 
 def _is_reentrant(module: torch.nn.Module) -> bool:

@@ -138,9 +138,9 @@ def _gathered(tensor: torch.Tensor, copy: Any) -> Any:
     contiguous, and of indices that are too many for the stub to copy."""
     is_here = isinstance(copy, list) or getattr(copy, "is_cpu", False)
     most = _LARGE if tensor.is_floating_point() else _MOST_INDICES
-    is_small = type(tensor) is torch.Tensor and 0 < tensor.numel() <= most
-    is_copied = tensor.is_contiguous() and tensor.nbytes <= _COPIED_BYTES
-    if not is_here or not is_small or is_copied:
+    if not is_here or type(tensor) is not torch.Tensor or not 0 < tensor.numel() <= most:
+        return copy
+    if tensor.is_contiguous() and tensor.nbytes <= _COPIED_BYTES:
         return copy
     sizes, strides = tensor.shape, tensor.stride()
     last = sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
