@@ -109,7 +109,7 @@ def test_every_kind_of_block_is_drawn() -> None:
     assert "<strong>✓ LoRA fits:</strong> 3 GiB." in html
     assert "Add <code>--checkpointing</code>, or wait." in html
     assert "<code>gpus</code>." in drawn("small", ["List: `gpus`."])
-    timed = drawn("bars", replace(bars, rows=(bars.rows[0]._replace(speed="9"),), speed_title="/s"))
+    timed = drawn("bars", bars._replace(rows=(bars.rows[0]._replace(speed="9"),), speed_title="/s"))
     assert "<span>/s</span>" in timed
     assert "LoRA r16\n3.00 + 1.00\nweights 3.00" in text_of(html) and "<h2>Parts</h2>" in html
 
