@@ -137,9 +137,9 @@ def test_where_a_trainer_fits_it_is_one_click_away() -> None:
     app = sound(opened(model="google/gemma-4-E4B", method="qlora", gpu="t4"))
     assert "! QLoRA r16 fits a T4 with TRL and Unsloth: " in texts(app)
     offer = app.button(key="apply.trainer")
-    assert offer.label.startswith("TRL: ")
+    assert offer.label.startswith("Unsloth: ")
     sound(offer.click().run())
-    assert app.query_params["trainer"] == "trl-sft"
+    assert app.query_params["trainer"] == "unsloth"
     assert "✓ QLoRA r16 fits a T4" in texts(app)
 
 

@@ -125,7 +125,7 @@ def test_a_file_that_came_meanwhile_is_kept(
     with pytest.raises(FileExistsError):
         write_for_user(tmp_path / "mine", "text", replace=False)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"mine": "mine"}
-    monkeypatch.setattr("lora_profiler.cli.main.check_new_file", lambda path, force: None)
+    monkeypatch.setattr("lora_profiler.cli.click_support.check_new_file", lambda path, force: None)
     done = done_here("models", "-o", str(tmp_path / "mine"))
     assert done.exit_code == 2 and "has come while this command ran" in done.stderr
     assert (tmp_path / "mine").read_text() == "mine"
