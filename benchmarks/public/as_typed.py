@@ -178,10 +178,10 @@ def notebook_questions() -> Iterator[Question]:
 
 
 def _steps_of_another_run(row: Row) -> str | None:
-    """The micro-batches a step that a notebook's stored output tells, where its code has another
+    """The micro-batches a step that a notebook's stored output states, where its code has another
     number: the output was copied from another notebook."""
-    told = re.search(r"Gradient Accumulation steps = (\d+)", row["banner"])
-    return told[1] if told and told[1] != row["gradient_accumulation_steps"] else None
+    stated = re.search(r"Gradient Accumulation steps = (\d+)", row["banner"])
+    return stated[1] if stated and stated[1] != row["gradient_accumulation_steps"] else None
 
 
 def failed_questions() -> Iterator[Question]:

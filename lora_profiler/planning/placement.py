@@ -25,6 +25,7 @@ LINKS: Mapping[str, int] = {
 """Bytes a second that one card can send, one way, as the makers give them: NVLink of A100, H100 and
 B200, PCIe with 16 lanes, InfiniBand HDR and NDR with four, Ethernet."""
 MACHINE_CARDS = 8
+"""The most GPUs that one machine has."""
 _SXM_LINKS = {"ampere": "nvlink3", "hopper": "nvlink4", "blackwell_dc": "nvlink5"}
 _SLOT_LINKS = {
     "volta": "pcie3",
@@ -96,8 +97,8 @@ def usual_network(card: Gpu) -> Network | None:
 
 
 def link_among(card: Gpu, ranks: int, machines: int | None = None) -> Network | None:
-    """The usual link among `ranks` inside one machine, of which more than `MACHINE_CARDS` need
-    several where `machines` are not told; nobody knows what is between several."""
+    """The usual link among `ranks` GPUs of one machine; None of several machines, whose network
+    nobody knows. Without `machines`, more than `MACHINE_CARDS` ranks need several."""
     inside = ranks <= MACHINE_CARDS if machines is None else machines == 1
     return usual_network(card) if inside else None
 

@@ -221,8 +221,9 @@ class RunTime(NamedTuple):
 
 def run_time(step: TimedStep, tokens: float, epochs: float = 1.0, sending: float = 0.0) -> RunTime:
     """The time of as many steps like `step` on all ranks as `epochs` passes over `tokens` take;
-    tokens of padding count as tokens, and a last step that is not full as its share. The seconds of
-    `sending` in a step are hidden behind compute, at most none of them.
+    tokens of padding count as tokens, and a last step that is not full as its share. `sending` is
+    how many seconds of a step the ranks send: `seconds` and `low` hide them behind compute, `high`
+    adds them.
 
     Examples:
         >>> from lora_profiler import LoraConfig, TrainSetup, Workload

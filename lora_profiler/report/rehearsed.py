@@ -538,13 +538,14 @@ def rehearsal_document(
             }
             for each in tried
         ],
-        "ranks": [_strict_json(each.document, "work") for each in results],
+        "ranks": [_strict_json(each.document) for each in results],
     }
 
 
-def _strict_json(document: Mapping[str, Any], left_out: str) -> dict[str, Any]:
-    """Infinity, which configs of Mamba layers hold, as a word: JSON has no such number."""
-    kept = {name: value for name, value in document.items() if name != left_out}
+def _strict_json(document: Mapping[str, Any]) -> dict[str, Any]:
+    """`document` without its kernels; infinity, which configs of Mamba layers have, as a word: JSON
+    has no such number."""
+    kept = {name: value for name, value in document.items() if name != "work"}
     return json.loads(json.dumps(kept), parse_constant=str)  # type: ignore[no-any-return]
 
 

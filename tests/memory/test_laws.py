@@ -236,6 +236,18 @@ def test_toys_differ_in_every_size_and_have_all_facts() -> None:
     assert len({toy.config["logits_scaling"] for toy in made}) == len(made)
 
 
+@pytest.mark.parametrize("name", ["zai-org/GLM-4.6V-Flash", "PaddlePaddle/PaddleOCR-VL"])
+def test_rotary_sections_are_all_the_angles_of_a_head_in_every_toy(name: str) -> None:
+    """transformers splits the angles by them, and refuses sections of another sum."""
+    model = find_model(name, offline=True)
+    made = next(toys(model, regime_of(Workload(model=model, setup=LORA))))
+    assert {facts_of(toy) for toy in made} == {facts_of(model)}
+    for each in (model, *made):
+        rope = each.config["rope_parameters"]
+        turned = each.config["head_dim"] * rope.get("partial_rotary_factor", 1.0)
+        assert sum(rope["mrope_section"]) == turned / 2
+
+
 def changed_law(**changes: Any) -> Profile:
     made = law(LORA)
     assert made.law is not None

@@ -62,16 +62,16 @@ _TOWER = re.compile(r"\b(visual|vision\w*|audio\w*)\.")
 """Where a model sees or hears: no part of its depth, though it may be as deep."""
 _FRACTIONS = re.compile(r"factor|pct|ratio|multiplier_ffn|partial")
 _IGNORED = re.compile(
-    r"rope_parameters\..*(theta|factor|beta|mscale|freq|position|truncate).*|"
-    r"num_hidden_layers|n_layer|max_window_layers|num_mtp_layers|\w*token_id|transformers_version|"
-    r"_name_or_path|query_pre_attn_scalar|floor_scale|architectures|auto_map|(torch_)?dtype|"
-    r"use_cache|model_type|"
+    r"rope_parameters\..*(theta|factor|beta|mscale|freq|position|truncate).*|num_hidden_layers|n_layer|"
+    r"max_window_layers|num_mtp_layers|\w*token_id|transformers_version|_name_or_path|"
+    r"query_pre_attn_scalar|floor_scale|architectures|auto_map|(torch_)?dtype|use_cache|model_type|"
     r"quantization_config"
 )
 """Fields on which no storage depends, or that other parts of a key tell: the layers by their
 kinds."""
-SECTIONS = "rope_parameters.mrope_section"
-"""How many of the angles turn by time, height and width."""
+_SECTIONS = "rope_parameters.mrope_section"
+"""How many of a head's angles turn by time, height and width: all of them, where these lie one
+after another; interleaved ones are as many as the config has, whatever the head's width."""
 _IN_PLACE_OF_SIZE = frozenset({0.0, 1.0})
 """Floats that turn something off."""
 _BLOCKS = (64, 64 * 256)
@@ -135,7 +135,7 @@ def facts_of(model: ModelSpec) -> str:
         and value is not None
     }
     if not fields.get("rope_parameters.mrope_interleaved"):
-        flags.pop(SECTIONS, None)  # as wide together as a head's angles
+        flags.pop(_SECTIONS, None)
     facts = {
         "type": model.model_type,
         "flags": flags,

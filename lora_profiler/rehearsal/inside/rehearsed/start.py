@@ -100,10 +100,10 @@ def _datasets_imported() -> None:
 
 
 _IS_RECORDED = bool(os.environ.get("LORA_PROFILER_RUN_SETTINGS"))
-gc.freeze = lambda: None  # Unsloth freezes its model; models are found by gc.get_objects
 after_import("torch", _torch_imported)
 after_import("bitsandbytes.cextension", observe_bitsandbytes)
 if _IS_RECORDED:
+    gc.freeze = lambda: None  # Unsloth freezes its model, and gc.get_objects finds no frozen one
     observe_failures(read_settings().folder)
     after_import("safetensors", read_no_holes)
     after_import("transformers.utils.hub", _hub_imported)
