@@ -986,9 +986,10 @@ texts.masked_scatter(mask, images).sum().backward()
 assert images.grad.shape == (3, 4) and texts.masked_select(mask).shape == (12,)
 batched = torch.vmap(lambda row: (row > 1).to(row.device) & row.bool())(grid.cuda())
 assert batched.shape == grid.shape
-def doubled(x):
-    return x.to(torch.float32).to(x.device) * 2
-assert torch.compile(doubled, fullgraph=True, backend="eager")(texts).shape == texts.shape
+def doubled(x, chosen):
+    return x.to(torch.float32).to(x.device) * 2 * chosen.to(x.device)
+compiled = torch.compile(doubled, fullgraph=True, dynamic=True, backend="eager")
+assert compiled(texts, texts > 0).shape == texts.shape
 noise = torch.rand(7, device="cuda")
 print("SEEN", len(noise[noise > 0.5]), (noise > 0.5).cpu().tolist(), flush=True)
 """
