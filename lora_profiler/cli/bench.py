@@ -115,8 +115,13 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
             click.echo(f"{doing}; records go to {store.path}.", err=True)
             progress = Progress(earlier=store.records())
             total = None if o["largest_batch"] else len(cases)
-            look = {"transient": drawn_again, "as_json": o["progress"] == "json"}
-            with shown_runs(progress, total=total, deadline_seconds=o["deadline"], **look):
+            with shown_runs(
+                progress,
+                total=total,
+                deadline_seconds=o["deadline"],
+                transient=drawn_again,
+                as_json=o["progress"] == "json",
+            ):
                 if cluster:
                     outcome = spread(cluster, cases, store, progress, interrupt, o)
                     num_left = 0 if outcome.interrupted else len(outcome.left)

@@ -165,8 +165,12 @@ async def _answer(verb: str, names: Sequence[str], options: Mapping[str, Any]) -
     if not text["stdout"]:
         raise ToolError(text["stderr"].strip().removeprefix("error: "))
     found = json.loads(data["stdout"])
-    said = {"text": text["stdout"], "notes": text["stderr"]}
-    return {"exit_code": text["code"], **said, "data": found}
+    return {
+        "exit_code": text["code"],
+        "text": text["stdout"],
+        "notes": text["stderr"],
+        "data": found,
+    }
 
 
 def _guarded(asked: Sequence[Sequence[str]]) -> list[dict[str, Any]]:

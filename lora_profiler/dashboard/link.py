@@ -180,8 +180,12 @@ def _params() -> Params:
 
 _POWERS = tuple(2**n for n in range(15))
 _WIDTHS = tuple(sorted({2**n for n in range(6, 15)} | {3 * 2**n for n in range(5, 13)}))
-LAYER_STEPS: Mapping[str, tuple[int, ...]]
-LAYER_STEPS = {"d": _WIDTHS, "k": _WIDTHS, "r": _POWERS, "alpha": _POWERS}
+LAYER_STEPS: Mapping[str, tuple[int, ...]] = {
+    "d": _WIDTHS,
+    "k": _WIDTHS,
+    "r": _POWERS,
+    "alpha": _POWERS,
+}
 """What each slider can be set to: powers of two up to 16,384, widths one more between two of them,
 as models have."""
 
