@@ -158,8 +158,8 @@ def law_rows(
     with why there is none."""
     found = []
     for asked in (of_one_micro_batch(workload), workload):
-        key = law_key(asked.model, asked.setup, regime_of(asked))
-        found += connection.execute("SELECT data, reason FROM made WHERE key = ?", (key,))
+        key = (_key_of_law(asked),)
+        found += connection.execute("SELECT data, reason FROM made WHERE key = ?", key)
     return found
 
 
@@ -206,9 +206,8 @@ def work() -> sqlite3.Connection:
 
 
 def _refused_before() -> Iterator[tuple[str, str]]:
-    """(key, reason) of everything that the last results say was refused."""
-    path = RESULTS / "bundle.json"
-    for entry in json.loads(path.read_text("utf-8"))["models"] if path.exists() else ():
+    """(key, reason) of all profiles and laws that the last results say were refused."""
+    for entry in _results("bundle", "models"):
         if entry["refused"]:
             model = find_model(entry["model"], offline=True)
             keys = {
@@ -217,6 +216,20 @@ def _refused_before() -> Iterator[tuple[str, str]]:
             yield from (
                 (keys[label], reason) for label, reason in entry["refused"].items() if label in keys
             )
+    refused = {(row["asked"], row["model"]): row.get("no") for row in _results("laws", "laws")}
+    for label, workload in laws_asked():
+        if reason := refused.get((label, workload.model.id)):
+            yield _key_of_law(of_one_micro_batch(workload)), reason
+
+
+def _results(name: str, of: str) -> list[dict[str, Any]]:
+    path = RESULTS / f"{name}.json"
+    found: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))[of] if path.exists() else []
+    return found
+
+
+def _key_of_law(workload: Workload) -> str:
+    return law_key(workload.model, workload.setup, regime_of(workload))
 
 
 def compile_type(names: list[str], impl: str, cases: str, until: float) -> int:
@@ -286,7 +299,7 @@ def compile_laws(cases: str, until: float) -> None:
             if time.time() > until:
                 return
             workload = of_one_micro_batch(workload)
-            key = law_key(workload.model, workload.setup, regime_of(workload))
+            key = _key_of_law(workload)
             began, data, reason = time.monotonic(), None, None
             try:
                 data = packed(compile_law(workload))
