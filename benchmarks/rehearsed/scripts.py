@@ -57,6 +57,8 @@ PROJECTS: Mapping[str, Project] = {
     "pytorch-image-models": Project(("",)),
     "nanoGPT": Project(("",)),
     "nanochat": Project(("scripts",)),
+    "pytorch-examples": Project((".",)),
+    "alignment-handbook": Project(("scripts",)),
 }
 
 
@@ -76,6 +78,7 @@ _HUB = Fault("product", "no replacement for what the hub would send")
 _AGE = Fault("script", "written for other versions of its libraries")
 _COMMAND = Fault("script", "its documented command does not run on one GPU")
 _NO_TRAINING = Fault("script", "ends before it trains")
+_NO_GPU = Fault("script", "ends without using the GPU")
 _FAULTS: tuple[tuple[str, Fault], ...] = (
     (
         "this machine's( own)? memory|SIGKILL",
@@ -83,6 +86,10 @@ _FAULTS: tuple[tuple[str, Fault], ...] = (
     ),
     ("still running after", Fault("product", "no answer within the limit of time")),
     ("cusolver|svd|geqrf", Fault("values", "QR, SVD or eigenvalues on the GPU")),
+    (
+        "SHiRA indices|last_mean should not be None",
+        Fault("values", "an initialisation that reads values of the GPU"),
+    ),
     ("ModuleNotFoundError|No module named", _PACKAGE),
     ("([Rr]equire|need|[Pp]lease|must).{0,60}install|not installed|xformers|flash.attn", _PACKAGE),
     ("seem to be installed|Make sure to install|use a version >=", _PACKAGE),
@@ -109,6 +116,8 @@ def fault_of(row: Row) -> Fault | None:
             return fault
     if row.get("steps") and row.get("status") == "ended":
         return Fault("product", "simulated data for fewer than three steps")
+    if "ended with exit code 0 before it used the GPU" in row["words"]:
+        return _NO_GPU
     if row.get("status") == "ended" or "ended with exit code 0" in row["words"]:
         return _NO_TRAINING
     return Fault("product", "an error over simulated data or values")
@@ -152,7 +161,7 @@ def row_of(case: Documented, card: str, copies: Path, options: Any) -> dict[str,
         for _ in range(2):
             done = _within(HOST_BYTES, words, copy / case.folder, environment)
             end = {"exit_code": done.returncode} | _outcome(done)
-            if fault_of(end) != _NO_TRAINING:
+            if fault_of(end) not in (_NO_TRAINING, _NO_GPU):
                 break  # others have prepared their data, and ask to be started again
     finally:
         _git(copy, "clean", "-fdxq", "-e", "__pycache__")

@@ -117,6 +117,10 @@ def test_a_script_s_failure_has_a_fault_and_running_out_of_memory_is_none() -> N
     halves = "expected mat1 and mat2 to have the same dtype, but got: float != c10::Half"
     assert fault(halves)[0] == "script"
     assert fault("", status="ended", steps=0) == ("script", "ends before it trains")
+    by_cpu = "error: python a.py ended with exit code 0 before it used the GPU"
+    assert fault(by_cpu) == ("script", "ends without using the GPU")
+    eva = "ValueError: last_mean should not be None if last_sample_count > 0."
+    assert fault(eva) == ("values", "an initialisation that reads values of the GPU")
     assert fault("", status="ended", steps=2)[0] == "product"
     assert fault("ssd.py: error: argument --bf16: expected one argument")[0] == "script"
     assert fault("error: x was still running after 4 minutes (--minutes).") == (

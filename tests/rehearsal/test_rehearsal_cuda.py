@@ -639,6 +639,41 @@ def test_sizes_that_depend_on_values_take_their_largest_case(tmp_path: Path) -> 
     assert any(piece["bytes"] == 2 * 8 * 256 * 1024 for piece in rank["held"]["largest"])
 
 
+UNIQUE = """
+ids = torch.arange(48, device="cuda").view(6, 8) % 5
+values, inverse, counts = ids.unique(return_inverse=True, return_counts=True)
+known = torch.isin(torch.zeros(6, 8, dtype=torch.int64, device="cuda"), torch.ones(64, dtype=torch.int64, device="cuda"))
+print("UNIQUE", *(tuple(each.shape) for each in (values, inverse, counts, known)), flush=True)
+"""
+
+
+def test_values_that_are_unique_are_at_most_all(tmp_path: Path) -> None:
+    """What `torch.isin` asks for where it sorts, too."""
+    done = rehearse("--gpu", "t4", "--", "python", script(tmp_path, "import torch" + UNIQUE + LOOP))
+    assert "UNIQUE (48,) (6, 8) (48,) (6, 8)" in done.stderr
+
+
+IMAGES = """
+import os, sys, torch
+from torchvision import datasets, transforms
+ten = datasets.CIFAR10(sys.argv[1], download=True, transform=transforms.ToTensor())
+digits = datasets.MNIST(sys.argv[1], False, transforms.ToTensor(), download=True)
+image, label = next(iter(torch.utils.data.DataLoader(ten, 4)))
+print("IMAGES", len(ten), tuple(image.shape), label.tolist(), len(ten.classes), len(digits), flush=True)
+print("DIGIT", tuple(digits[3][0].shape), digits[3][1], os.listdir(sys.argv[1]), flush=True)
+"""
+
+
+def test_images_of_torchvision_are_simulated_and_nothing_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    command = ("python", script(tmp_path, IMAGES + LOOP), str(folder))
+    done = rehearse("--gpu", "t4", "--pretend-data", "--", *command)
+    assert "IMAGES 50000 (4, 3, 32, 32) [0, 1, 2, 3] 10 10000" in done.stderr
+    assert "DIGIT (1, 28, 28) 3 []" in done.stderr
+    assert "the data set CIFAR10 (50,000 images)" in " ".join(done.stdout.split())
+
+
 DECOMPOSED = """
 import torch
 weight = torch.ones(6, 4, device="cuda")

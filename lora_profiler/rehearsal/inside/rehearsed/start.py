@@ -91,6 +91,20 @@ def _downloads_of_words_imported() -> None:
         stand_in_for_word_lists()
 
 
+def _mnist_imported() -> None:
+    from .image_sets import stand_in_for_mnist
+
+    if read_settings().pretends_data:
+        stand_in_for_mnist()
+
+
+def _cifar_imported() -> None:
+    from .image_sets import stand_in_for_cifar
+
+    if read_settings().pretends_data:
+        stand_in_for_cifar()
+
+
 def _datasets_imported() -> None:
     from .data import stand_in_for_data
 
@@ -117,4 +131,6 @@ if _IS_RECORDED:
     after_import("sentence_transformers.util.file_io", _downloads_of_words_imported)
     if read_settings().changes:
         after_import("transformers.training_args", _arguments_imported)
+    after_import("torchvision.datasets.mnist", _mnist_imported)
+    after_import("torchvision.datasets.cifar", _cifar_imported)
     after_import("datasets.load", _datasets_imported)

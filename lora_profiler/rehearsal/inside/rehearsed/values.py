@@ -34,11 +34,37 @@ _library = torch.library.Library("aten", "IMPL")
 
 def take_largest_cases() -> None:
     _library.impl("nonzero", _everything, "CUDA", allow_override=True)
+    _library.impl("_unique2", _all_different, "CUDA", allow_override=True)
+    _library.impl("_unique", _of_isin, "CUDA", allow_override=True)
+
+
+def _note_largest_case(name: str) -> None:
+    if name not in LARGEST_CASE:
+        LARGEST_CASE.append(name)
+
+
+def _all_different(
+    tensor: torch.Tensor,
+    is_sorted: bool = True,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """torch sorts first, also where no order is asked for: `is_sorted` changes no size."""
+    _note_largest_case("unique")
+    values, places = tensor.flatten().sort()
+    inverse = places.view(tensor.shape) if return_inverse else places.new_empty(0)
+    counts = torch.empty_like(places) if return_counts else places.new_empty(0)
+    return values, inverse, counts
+
+
+def _of_isin(
+    tensor: torch.Tensor, is_sorted: bool = True, return_inverse: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _all_different(tensor, is_sorted, return_inverse)[:2]
 
 
 def _everything(tensor: torch.Tensor) -> torch.Tensor:
-    if "nonzero" not in LARGEST_CASE:
-        LARGEST_CASE.append("nonzero")
+    _note_largest_case("nonzero")
     # as torch's own: one row a dimension, then transposed
     found = torch.empty((tensor.dim(), tensor.numel()), dtype=torch.int64, device=tensor.device)
     if 0 < found.numel() <= _LARGE:  # what lay there before may be no index
