@@ -110,7 +110,7 @@ _FAULTS: tuple[tuple[str, Fault], ...] = (
 def fault_of(row: Row) -> Fault | None:
     """None where it reached a verdict, which running out of memory is one."""
     if row["exit_code"] in (0, 1) and row.get("status") != "error":
-        return None
+        return _NO_GPU if row.get("reserved_bytes") == 0 else None
     for pattern, fault in _FAULTS:
         if re.search(pattern, row["words"]):
             return fault

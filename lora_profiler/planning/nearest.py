@@ -377,6 +377,8 @@ def rehearsed_time(work: Mapping[str, Any] | None, gpu: Gpu) -> RehearsedTime:
     if "reason" in work:
         return RehearsedTime(time=None, reason=work["reason"])
     kernels, update = kernels_of(work["step"]), kernels_of(work["update"])
+    if not kernels and not update:
+        return RehearsedTime(time=None, reason="the step ran no kernels on the GPU")
     if any(kernel.op in _INT8 for kernel in kernels):
         return RehearsedTime(time=None, reason="the time of products in int8 is not known")
     by_bytes = {*work["other_libraries"], *(k.op for k in kernels if k.op.startswith("triton"))}

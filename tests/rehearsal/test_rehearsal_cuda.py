@@ -674,6 +674,26 @@ def test_images_of_torchvision_are_simulated_and_nothing_is_written(tmp_path: Pa
     assert "the data set CIFAR10 (50,000 images)" in " ".join(done.stdout.split())
 
 
+LATE = """
+import torch
+class Late(torch.optim.SGD):
+    def step(self):
+        torch.cuda.init()
+        return super().step()
+model = torch.nn.Linear(8, 8)
+optimizer = Late(model.parameters(), lr=1e-3)
+for _ in range(9):
+    model(torch.ones(2, 8)).sum().backward()
+    optimizer.step()
+"""
+
+
+def test_an_optimizer_may_be_the_first_to_use_the_gpu(tmp_path: Path) -> None:
+    """As Adadelta, which asks it for a stream, also where it trains on the CPU."""
+    rank = answer("--gpu", "t4", "--", "python", script(tmp_path, LATE))["rank"]
+    assert (rank["status"], rank["steps"]) == ("done", 3)
+
+
 DECOMPOSED = """
 import torch
 weight = torch.ones(6, 4, device="cuda")

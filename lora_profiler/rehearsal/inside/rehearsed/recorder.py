@@ -216,7 +216,7 @@ class Recorder:
             self.owners |= owners(self.optimizers)
 
     def _after_optimizer(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        if not torch.cuda.is_initialized():
+        if id(optimizer) not in map(id, self.optimizers):  # its step was the first use of the GPU
             return
         if self._work is not None:
             self._end_work(optimizer)
