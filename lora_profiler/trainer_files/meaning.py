@@ -183,12 +183,12 @@ def targets(value: Any) -> str:
     if isinstance(value, list):
         if value in (["all-linear"], ["all"]):
             return "all-linear"
-        return names(value) or "default"
+        return names(value) or "none"
     pattern = text(value)
     if pattern in ("all-linear", "all"):
         return "all-linear"
     if "," in pattern and re.fullmatch(r"[\w.,\s]+", pattern):
-        return names(pattern) or "default"
+        return names(pattern) or "none"
     return f"re:{pattern}"
 
 
