@@ -26,6 +26,7 @@ from lora_profiler.trainer_files.meaning import (
     number,
     sets,
     size,
+    size_of,
     text,
     when_on,
 )
@@ -272,7 +273,7 @@ def _evaluation(value: Any, document: Document) -> Meaning:
 
 def evaluated(document: Document) -> Meaning:
     """In batches of 8 unless told otherwise."""
-    return Meaning({"eval_batch_size": size(document.get("per_device_eval_batch_size", 8))})
+    return Meaning({"eval_batch_size": size_of(document, "per_device_eval_batch_size", 8)})
 
 
 liger = when_on(kernels="liger", loss="fused")
