@@ -131,7 +131,8 @@ def _take_peft_config(ctx: click.Context) -> None:
     from lora_profiler.trainer_files.peft_config import DECIDED
 
     config: PeftConfig = ctx.params["peft_config"]
-    if other := next((name for name in DECIDED if given(ctx, name)), None):
+    decided = {**dict.fromkeys(DECIDED), **config.options}
+    if other := next((name for name in decided if given(ctx, name)), None):
         raise UsageError(f"{flag(other)} and --peft-config exclude each other; leave out one.")
     if given(ctx, "methods") and {*ctx.params["methods"]} <= {"full"}:
         raise UsageError("--peft-config needs LoRA; add --method lora, or leave it out.")

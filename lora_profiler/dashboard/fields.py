@@ -35,7 +35,7 @@ from lora_profiler.question.option import MAX_SIZE, Option
 from lora_profiler.question.workload import DEEPSPEED_ZERO, FLAT, FULLY_SHARDED
 from lora_profiler.report import labels
 
-_TARGETS = ("all-linear", "default", "attention")
+_TARGETS = ("all-linear", "default", "attention", "none")
 _CONFIG = "config_json"
 LabelVisibility = Literal["visible", "collapsed"]
 

@@ -31,6 +31,7 @@ from lora_profiler.report.answer.verdicts import (
     limit_of,
     method_name,
     rate_title,
+    rate_words,
     size_text,
 )
 from lora_profiler.report.blocks import Bar, Bars
@@ -98,7 +99,7 @@ def trainer_bars(result: Answered, answer: Answer, model: ModelSpec) -> list[Tra
         lines = result.guided.of(setup.method)
     elif has_lines(result.answers, question.explicit):
         on = on_card(answer.prediction.workload, answer.gpu)
-        lines = guided_lines(model, options, given, setup.method, on, answer.gpu)
+        lines = guided_lines(model, options, given, setup.method, on, answer.gpu, known=answer)
     own = question.stack.name if question.trainer else ""
     bars = [
         TrainerBar(
@@ -110,7 +111,7 @@ def trainer_bars(result: Answered, answer: Answer, model: ModelSpec) -> list[Tra
         if line.foreseen and line.foreseen.prediction.is_whole and line.stack.name != own
     ]
     if own and answer.prediction.is_whole:
-        speed = count_text(round(answer.step.time.tokens_per_second)) if answer.step else ""
+        speed = rate_words(answer.step, answer.communication)
         (bar,) = method_bars([answer]).rows
         bar = bar._replace(name=trainer_name(question.stack), speed=speed)
         bars.append(TrainerBar(trainer=own, setup=setup, bar=bar, is_chosen=True))

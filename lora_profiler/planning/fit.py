@@ -40,7 +40,8 @@ class Fit:
     each with all else as asked, are the largest that fit: the batch as its own verdict is, the
     others by the bound, on the safe side; 0 where not even 1 fits, None where no other size than
     the one traced is known, and no rank without an adapter that has one. `longest_seq_len` knows
-    memory only, not how long a sequence the model was made for.
+    memory only, not how long a sequence the model was made for; `highest_rank` of LoRA is no higher
+    than the update of a weight can be, the smaller of its dimensions.
 
     Examples:
         >>> from lora_profiler import LoraConfig, TrainSetup, Workload, find_gpu, find_model, fit
@@ -168,7 +169,9 @@ class Growth:
         if lora is None or not lora.has_rank:
             return None
         return self._most(
-            lambda size: self._fits(replace(setup, lora=replace(lora, r=size))), lora.r
+            lambda size: self._fits(replace(setup, lora=replace(lora, r=size))),
+            lora.r,
+            _full_rank(self._workload),
         )
 
     @cached_property
@@ -186,10 +189,10 @@ class Growth:
             return None
         return engine
 
-    def _most(self, fits: Callable[[int], bool], size: int) -> int | None:
+    def _most(self, fits: Callable[[int], bool], size: int, limit: int = MAX_SIZE) -> int | None:
         if not self._prediction.is_whole:
             return 0
-        return None if self._engine is None else largest(fits, guess=size)
+        return None if self._engine is None else largest(fits, guess=size, limit=limit)
 
     def _peak_of(self, changed: TrainSetup) -> int | None:
         """None at a size at which other rules hold, for which nobody has traced the step."""
@@ -219,6 +222,17 @@ class Growth:
         doubt = _doubt(self._prediction, peak)
         grown = Judged(other, peak, usable, gpu, self._engine, held=held, doubt=doubt)
         return grown.verdict == "fits"
+
+
+def _full_rank(workload: Workload) -> int:
+    """The highest rank that the update of an adapted weight can have: B A is (out, in). Other
+    methods than LoRA are not bound by it."""
+    from lora_profiler.question.adapters import adapters
+
+    lora = workload.setup.lora
+    if lora is None or lora.peft_type != "lora":
+        return MAX_SIZE
+    return max(min(a.in_features, a.out_features) for a in adapters(workload.model, lora))
 
 
 def _doubt(prediction: Prediction, peak: int) -> int:

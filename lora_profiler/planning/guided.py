@@ -32,6 +32,7 @@ from lora_profiler.question.support.generations import has_packed_experts
 from lora_profiler.question.workload import Method, Workload, idle_options
 
 if TYPE_CHECKING:
+    from lora_profiler.planning.placement import Communication, Network
     from lora_profiler.planning.timing import TimedStep
 
 MOST_CHANGES: Final = 3
@@ -42,13 +43,21 @@ EVALUATION_BATCH_SIZE: Final = 8
 @dataclass(frozen=True, kw_only=True)
 class Foreseen:
     """One way to run a question: its peak, and on a GPU the verdict, None where it is not known.
-    `answer` is the headline's, where this is the way that it takes."""
+    `answer` is the headline's, where this is the way that it takes; `network` is its ranks'."""
 
     prediction: Prediction
     judged: Judged | None
     gpu: Gpu | None
     engine: str
     answer: Answer | None = None
+    network: "Network | None" = None
+
+    @property
+    def communication(self) -> "Communication | None":
+        """What a rank sends in a step; None for a process alone."""
+        from lora_profiler.planning.placement import communication
+
+        return communication(self.prediction, self.network)
 
     @cached_property
     def step(self) -> "TimedStep | None":
@@ -186,6 +195,8 @@ def guided_lines(
     model's layers keep, the peak is a lower bound, but of the question that is `known`.
     """
     platform = on.platform
+    sent = known.communication if known is not None else None
+    network = sent.network if sent is not None else None
     for name in guided_trainers():
         stack = find_stack(name)
         if not own_defaults:
@@ -195,18 +206,18 @@ def guided_lines(
         try:
             workload = asked_of(stack, model, options, given, method, platform)
             if known is not None and known.prediction.workload == workload:
-                foreseen = _foreseen(known.prediction, gpu, "auto", known)
+                foreseen = _foreseen(known.prediction, gpu, "auto", known, network)
             else:
-                foreseen = foresee(workload, gpu)
+                foreseen = foresee(workload, gpu, network)
         except LoraProfilerError as e:
             refusal = str(e)
         yield Line(model=model.id, stack=stack, method=method, foreseen=foreseen, refusal=refusal)
 
 
-def foresee(workload: Workload, gpu: Gpu | None) -> Foreseen:
+def foresee(workload: Workload, gpu: Gpu | None, network: "Network | None" = None) -> Foreseen:
     """By rules and profiles at hand. Raises what `predict` raises."""
     (engine,) = engines_for([workload], "auto", may_trace=False)
-    return _foreseen(predict_checked(workload, engine), gpu, engine)
+    return _foreseen(predict_checked(workload, engine), gpu, engine, network=network)
 
 
 def way_in(
@@ -287,10 +298,20 @@ def asked_of(
 
 
 def _foreseen(
-    prediction: Prediction, gpu: Gpu | None, engine: str, answer: Answer | None = None
+    prediction: Prediction,
+    gpu: Gpu | None,
+    engine: str,
+    answer: Answer | None = None,
+    network: "Network | None" = None,
 ) -> Foreseen:
-    judged = judged_on(prediction, gpu, engine) if gpu else None
-    return Foreseen(prediction=prediction, judged=judged, gpu=gpu, engine=engine, answer=answer)
+    return Foreseen(
+        prediction=prediction,
+        judged=judged_on(prediction, gpu, engine) if gpu else None,
+        gpu=gpu,
+        engine=engine,
+        answer=answer,
+        network=network,
+    )
 
 
 def open_changes(

@@ -386,7 +386,7 @@ def _written(option: Option, value: Any) -> Any:
     if option.kind != "text" or option.annotation is str:
         return value
     if isinstance(value, tuple):
-        return ",".join(map(str, value)) or None
+        return ",".join(map(str, value)) or ("none" if option.name == "targets" else None)
     if value is None:
         return "default"
     return value if value == "all-linear" else f"re:{value}"
@@ -397,6 +397,8 @@ def _targets(text: str, model: ModelSpec, flag: str) -> str | tuple[str, ...] | 
         return "all-linear"
     if text == "default":
         return None
+    if text == "none":
+        return ()
     if text == "attention":
         from lora_profiler.question.adapters.targets import attention_targets
 

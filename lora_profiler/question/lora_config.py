@@ -33,7 +33,8 @@ class LoraConfig:
     is the width of OFT's rotations, which PEFT brings to a divisor of the layer's input.
 
     target_modules: "all-linear", None (PEFT's default for the model type), a tuple of names matched
-    by suffix, or one regular expression matched in full, as PEFT does. `lora_alpha` None means
+    by suffix, or one regular expression matched in full, as PEFT does; () adapts
+    `target_parameters` alone. `lora_alpha` None means
     twice the rank. `adapter_dtype` is the dtype of A and B: float32 is what PEFT makes of a 16-bit
     base unless `autocast_adapter_dtype=False`.
 
@@ -92,10 +93,10 @@ class LoraConfig:
     target_modules: str | tuple[str, ...] | None = field(
         default="all-linear",
         metadata=option(
-            "all-linear, default, attention, or names",
+            "all-linear, default, attention, none, or names",
             name="targets",
             common=True,
-            metavar="all-linear|default|attention|NAME,...|re:PATTERN",
+            metavar="all-linear|default|attention|none|NAME,...|re:PATTERN",
             group="adapter",
             alternatives=("all-linear", "attention", "default"),
             unknown="the adapted layers",
@@ -241,8 +242,11 @@ class LoraConfig:
                 object.__setattr__(self, one.field, tuple(value))
         check_options(self)
         self._check_peft_type()
-        if self.target_modules == () or self.target_modules == "":
-            raise UsageError("target modules are empty; name at least one, or use all-linear.")
+        if self.target_modules == "" or not (self.target_modules != () or self.target_parameters):
+            raise UsageError(
+                "target modules are empty; name at least one, or use all-linear."
+                " Only --target-parameters can do without."
+            )
 
     def _check_peft_type(self) -> None:
         for one in options_of(LoraConfig):

@@ -124,7 +124,7 @@ def adapter_line(setup: TrainSetup) -> str:
     lora, quantization = setup.lora, setup.quantization
     assert lora is not None
     targets = "PEFT's default" if lora.target_modules is None else lora.target_modules
-    text = targets if isinstance(targets, str) else ", ".join(targets)
+    text = targets if isinstance(targets, str) else ", ".join(targets) or "none"
     sizes = f"rank {lora.r}, " if lora.has_rank else ""
     sizes += adapter_method(lora.peft_type).size.format(lora)
     line = f"{labels.adapter_label(setup)}: {sizes}targets {text}, {lora.adapter_dtype} adapters"
@@ -174,6 +174,7 @@ def _written(option: Option, values: Mapping[str, Any]) -> Any:
             return "default"
         if isinstance(value, str):
             return value if value == "all-linear" else f"re:{value}"
+        return ",".join(value) or "none"
     if isinstance(value, list):
         return ",".join(map(str, value)) or None
     return value

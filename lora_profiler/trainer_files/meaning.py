@@ -139,6 +139,16 @@ def size(value: Any) -> int:
     return int(exact)
 
 
+def size_of(document: Document, key: str, usual: int) -> int:
+    """The size that `key` sets, for a reader of another key. Raises TrainerFileError, which names
+    the key that is wrong."""
+    value = document.get(key)
+    try:
+        return usual if value is None else size(value)
+    except ValueError as e:
+        raise document.error(key, f"{key} is {str(value)[:60]}; {e}") from None
+
+
 def number(value: Any) -> float:
     """A finite number; YAML reads 2e-5 as text."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -183,12 +193,12 @@ def targets(value: Any) -> str:
     if isinstance(value, list):
         if value in (["all-linear"], ["all"]):
             return "all-linear"
-        return names(value) or "default"
+        return names(value) or "none"
     pattern = text(value)
     if pattern in ("all-linear", "all"):
         return "all-linear"
     if "," in pattern and re.fullmatch(r"[\w.,\s]+", pattern):
-        return names(pattern) or "default"
+        return names(pattern) or "none"
     return f"re:{pattern}"
 
 

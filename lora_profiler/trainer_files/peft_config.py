@@ -37,14 +37,18 @@ _VALUES_ALONE = frozenset(
 """Arguments that change what numbers tensors hold, or what is saved of them, and none of their
 shapes; PEFT sets fan_in_fan_out by the layer's type itself."""
 _GENERATES = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
+_CLASSIFIES = "SEQ_CLS"
+_HEADS = ("classifier", "score")
+"""PEFT trains a copy of modules of these names for SEQ_CLS (PEFT 0.21 `peft_model.py`,
+PeftModelForSequenceClassification)."""
 _LISTED = ("modules_to_save", "feedforward_modules", "target_parameters")
-_KEYWORDS = ("all-linear", "attention", "default")
+_KEYWORDS = ("all-linear", "attention", "default", "none")
 """What --targets takes a lone name for."""
 
 
 class PeftConfig(NamedTuple):
-    """`options` as people write them, by name; `model` is what the adapter was trained on, at its
-    `revision` of the hub."""
+    """`options` as people write them, by name, with the loss of a classifier; `model` is what
+    the adapter was trained on, at its `revision` of the hub."""
 
     options: Mapping[str, Any]
     model: str | None
@@ -74,6 +78,8 @@ def peft_config_in(name: str, text: str) -> PeftConfig:
         for option, value in written_options(TrainSetup(lora=lora)).items()
         if option in DECIDED and owned[option] not in idle
     }
+    if _is_classifier(content):
+        options["loss"] = "scores"
     return PeftConfig(options, content.get(_BASE) or None, content.get("revision") or None)
 
 
@@ -120,6 +126,8 @@ def _adapter(content: Mapping[str, Any]) -> LoraConfig:
         elif field == "layers_to_transform":
             value = _numbers(key, value)
         fields[field] = value
+    if content.get("task_type") == _CLASSIFIES:
+        fields["modules_to_save"] = tuple(dict.fromkeys((*fields["modules_to_save"], *_HEADS)))
     fields["target_modules"] = _targets(values.get("target_modules"))
     if check_config := of_method(kind, "check_config"):
         check_config(values)
@@ -132,14 +140,27 @@ def _adapter(content: Mapping[str, Any]) -> LoraConfig:
 
 
 def _check_task(content: Mapping[str, Any]) -> None:
-    """Raises UsageError for a task whose model is no language model, which has another head."""
+    """Raises UsageError for a task whose model has another head than those that are modelled."""
     task = content.get("task_type")
-    if task is not None and task not in _GENERATES:
-        raise UsageError(f"task_type is {shown(task)}; modelled are {' and '.join(_GENERATES)}.")
+    known = (*_GENERATES, _CLASSIFIES)
+    if task is not None and task not in known:
+        raise UsageError(f"task_type is {shown(task)}; modelled are {', '.join(known)}.")
+    trained = _trained_class(content)
+    if trained.endswith(("Classification", "QuestionAnswering")) and not _is_classifier(content):
+        raise UsageError(
+            f"auto_mapping names {trained[:80]}; modelled are language models and classifiers of"
+            " sequences."
+        )
+
+
+def _is_classifier(content: Mapping[str, Any]) -> bool:
+    is_mapped = _trained_class(content).endswith("ForSequenceClassification")
+    return content.get("task_type") == _CLASSIFIES or is_mapped
+
+
+def _trained_class(content: Mapping[str, Any]) -> str:
     mapping = content.get("auto_mapping")
-    trained = str(mapping.get("base_model_class")) if isinstance(mapping, dict) else ""
-    if trained.endswith(("Classification", "QuestionAnswering")):
-        raise UsageError(f"auto_mapping names {trained[:80]}; modelled are language models.")
+    return str(mapping.get("base_model_class")) if isinstance(mapping, dict) else ""
 
 
 def _check_known(values: Mapping[str, Any], method: AdapterMethod, kind: str) -> None:
@@ -164,8 +185,6 @@ def _targets(value: Any) -> Any:
     if value is None or (isinstance(value, str) and value):
         return value
     names = _names("target_modules", value)
-    if not names:
-        raise UsageError("target_modules is empty; an adapter of no modules is not modelled.")
     if len(names) == 1 and (names[0] in _KEYWORDS or names[0].startswith("re:")):
         return rf"(.*\.)?{re.escape(names[0])}"
     return tuple(sorted(names))

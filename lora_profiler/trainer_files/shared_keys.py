@@ -20,11 +20,13 @@ from lora_profiler.trainer_files.meaning import (
     is_off,
     is_on,
     missing,
+    missing_above,
     no_effect,
     not_modelled,
     number,
     sets,
     size,
+    size_of,
     text,
     when_on,
 )
@@ -212,16 +214,22 @@ def checkpointing_kwargs(value: Any, document: Document) -> Meaning:
             raise ValueError("it must be JSON.") from None
     if not isinstance(value, dict):
         return NO_EFFECT
-    if is_on(value.get("selective")):
-        return selective(True, document)
-    return reentrant(value.get("use_reentrant"), document)
+    gaps = (_KWARGS[key](value[key], document) for key in _KWARGS if key in value)
+    gap = next((each for each in gaps if each.missing), NO_EFFECT)
+    return gap._replace(options=reentrant(value.get("use_reentrant"), document).options)
 
 
 def reentrant(value: Any, document: Document) -> Meaning:
     return NO_EFFECT if value is None else Meaning({"use_reentrant": is_on(value)})
 
 
-selective = missing("selective checkpointing", "too low")
+_KWARGS: dict[str, Reader] = {
+    "selective": missing("selective checkpointing", "too low"),
+    "every_n_layers": missing_above(1, "layers without checkpointing", "too low"),
+    "offload": missing("checkpoints offloaded to CPU, predicted on the GPU", "too high"),
+}
+"""Of checkpointing's kwargs, in transformers 5.24 (`trainer.py`, activation_checkpointing_kwargs);
+`selective` is LLaMA-Factory's and axolotl's."""
 
 
 images = when_on(images=1, note=ONE_IMAGE)
@@ -265,7 +273,7 @@ def _evaluation(value: Any, document: Document) -> Meaning:
 
 def evaluated(document: Document) -> Meaning:
     """In batches of 8 unless told otherwise."""
-    return Meaning({"eval_batch_size": size(document.get("per_device_eval_batch_size", 8))})
+    return Meaning({"eval_batch_size": size_of(document, "per_device_eval_batch_size", 8)})
 
 
 liger = when_on(kernels="liger", loss="fused")
@@ -277,7 +285,7 @@ CHECKPOINTING: dict[str, Reader] = {
         ("", checkpointing),
         ("_kwargs", checkpointing_kwargs),
         ("_kwargs.use_reentrant", reentrant),
-        ("_kwargs.selective", selective),
+        *((f"_kwargs.{part}", reader) for part, reader in _KWARGS.items()),
     )
 }
 TRAINING_ARGUMENTS: dict[str, Reader] = {

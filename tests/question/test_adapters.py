@@ -132,6 +132,7 @@ CASES = {
     "parameters-fused": on(
         ("gate_proj", "up_proj", "w1", "w3", "q_proj"), target_parameters=("experts.down_proj",)
     ),
+    "parameters-alone": on((), target_parameters=("mlp.experts.gate_up_proj",)),
     "parameters-of-targets": on(("q_proj",), target_parameters=("q_proj.weight",)),
     "parameters-of-norms": on(("q_proj",), target_parameters=("input_layernorm.weight",)),
     "parameters-router": on(("q_proj",), target_parameters=("router.weight",)),

@@ -12,7 +12,7 @@ from lora_profiler.dashboard.question import SETUP_OPTIONS, from_params
 from lora_profiler.errors import UsageError
 from lora_profiler.facts.catalog import find_model
 from lora_profiler.facts.stacks import GUIDE
-from lora_profiler.planning.setups import DEFAULTS, setup_for, setups
+from lora_profiler.planning.setups import DEFAULTS, setup_for, setups, written_options
 from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.workload import (
     LoraConfig,
@@ -137,6 +137,13 @@ def test_json_and_csv_have_what_came_later_last() -> None:
 def test_an_option_that_no_method_reads_is_refused_by_its_name(name: str) -> None:
     with pytest.raises(UsageError, match="--" + name.replace("_", "-")):
         setups(GPT2, {**DEFAULTS, "methods": ("full",)}, {name})
+
+
+def test_no_targets_come_back() -> None:
+    lora = LoraConfig(target_modules=(), target_parameters=("experts.down_proj",))
+    written = written_options(TrainSetup(lora=lora))
+    assert written["targets"] == "none"
+    assert setup_for(find_model("Qwen/Qwen3-30B-A3B"), **written).lora == lora
 
 
 def test_lists_are_text_with_commas() -> None:

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 import oracle
 from lora_profiler import predict
 from lora_profiler.errors import UsageError
 from lora_profiler.facts.catalog import model_from_config
 from lora_profiler.planning.setups import setup_for
+from lora_profiler.question.adapters import adapters, saved_modules
+from lora_profiler.question.support.generations import as_made
 from lora_profiler.question.workload import LoraConfig
 from lora_profiler.trainer_files.peft_config import NAME, PeftConfig, read_peft_config
 from lora_profiler.trainer_files.reading import read_content
@@ -86,11 +89,31 @@ def test_a_step_is_equal_to_a_real_one(case: str, tmp_path: Path) -> None:
     assert peaks_of(traced_of(LLAMA, setup).trace)[2, "step"] == real[2, "step"]
 
 
+@pytest.mark.parametrize("own", [None, ["embed_tokens"], ["score", "classifier"]])
+def test_a_classifier_of_sequences_is_peft_s(own: list[str] | None, tmp_path: Path) -> None:
+    saved(tmp_path, "LoraConfig", task_type="SEQ_CLS", modules_to_save=own)
+    config = read_peft_config(str(tmp_path))
+    setup = setup_for(model_from_config(LLAMA, id="tiny", source="test"), **config.options)
+    assert setup.lora is not None
+    spec = as_made(model_from_config(LLAMA, id="tiny", source="test"), setup)
+    found = sum(adapter.num_parameters(setup.lora.r) for adapter in adapters(spec, setup.lora))
+    found += sum(m.num_parameters for _, m in saved_modules(spec, setup.lora))
+    fields = transformers.LlamaConfig(**LLAMA, num_labels=1)
+    real = peft.get_peft_model(
+        transformers.LlamaForSequenceClassification(fields),
+        peft.PeftConfig.from_pretrained(str(tmp_path)),
+    )
+    trained = sum(p.numel() for p in real.parameters() if p.requires_grad)
+    assert found == trained
+    with pytest.raises(UsageError, match="--loss and --peft-config exclude each other"):
+        predict("gpt2", peft_config=tmp_path, method="lora", loss="trl")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"use_magic": True}, "LoraConfig has no argument 'use_magic'"),
-        ({"task_type": "SEQ_CLS"}, "task_type is 'SEQ_CLS'; modelled are CAUSAL_LM and SEQ_2"),
+        ({"task_type": "TOKEN_CLS"}, "task_type is 'TOKEN_CLS'; modelled are CAUSAL_LM, SEQ_2"),
         ({"task_type": None, "auto_mapping": {"base_model_class": "LlamaForTokenClassification"}},
          "auto_mapping names LlamaForTokenClassification"),
         ({"peft_type": "MAGIC"}, "unknown peft_type 'MAGIC'"),
@@ -102,7 +125,7 @@ def test_a_step_is_equal_to_a_real_one(case: str, tmp_path: Path) -> None:
         ({"r": "8"}, "rank is '8'"),
         ({"lora_dropout": 1.5}, "dropout is 1.5"),
         ({"use_dora": "yes"}, "use_dora is 'yes'; PEFT writes true or false"),
-        ({"target_modules": []}, "target_modules is empty"),
+        ({"target_modules": []}, "target modules are empty"),
         ({"target_modules": {"q_proj": 1}}, "target_modules is {'q_proj': 1}"),
         ({"modules_to_save": "lm_head"}, "modules_to_save is 'lm_head'; PEFT writes a list"),
         ({"layers_to_transform": [-1]}, r"layers_to_transform is \[-1\]"),

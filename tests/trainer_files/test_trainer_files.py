@@ -19,6 +19,7 @@ from lora_profiler import find_model, predict, setup_for
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.facts.catalog.bundled import vision_rows
 from lora_profiler.facts.stacks import find_stack
+from lora_profiler.features.trainers import _trl_keys
 from lora_profiler.planning.setups import DEFAULTS, setups
 from lora_profiler.question.adapters import adapters
 from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
@@ -157,6 +158,17 @@ BAD_FILES = (
     "[" * 1000,
     "x: " + "y" * 300_000,
 )
+
+
+@pytest.mark.parametrize("beside", ["eval_strategy: steps", "use_vllm: true\nnum_generations: 8"])
+def test_a_word_in_place_of_a_number_is_told_by_its_key(read: Any, beside: str) -> None:
+    """Also where a reader of another key takes it, or one of what the file does not say."""
+    before = "model_name_or_path: gpt2\nmax_length: 64\nuse_peft: true\n" + beside
+    for key in _trl_keys.TRL.keys.keys() - set(before.replace(":", "").split()):
+        try:
+            read(f"{before}\n{key}: word\n")
+        except LoraProfilerError as e:
+            assert key in str(e), key
 
 
 def test_a_bad_file_gets_one_clear_line(read: Any, golden_file: Golden, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import peft
 import pytest
+import transformers
 
 from commands import Run
 from lora_profiler import find_model
@@ -15,6 +16,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.planning.setups import DEFAULTS, setup_for, setups
 from lora_profiler.question.adapters import adapters
 from lora_profiler.question.workload import Workload
+from lora_profiler.rehearsal.inside.rehearsed.changes import change_arguments
 from lora_profiler.trainer_files.document import TrainerFileError
 from lora_profiler.trainer_files.reading import read_files
 from lora_profiler.trainer_files.trainer_file import TrainerFile
@@ -57,6 +59,26 @@ def test_every_adapter_of_the_installed_peft_is_known_for_one(read: Any) -> None
     for config in set(peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING.values()):
         text = f'SFTTrainer(model="gpt2", peft_config={config.__name__}())\n'
         assert read(text).options["methods"] == ("lora",), config
+
+
+@pytest.mark.parametrize("given", [(old, new) for old in (True, False) for new in (True, False)])
+@pytest.mark.parametrize("is_new_first", [True, False])
+def test_the_new_name_of_checkpointing_goes_first(
+    read: Any, given: tuple[bool, bool], is_new_first: bool
+) -> None:
+    names = ("gradient_checkpointing", "activation_checkpointing")
+    pairs = list(zip(names, given, strict=True))[:: -1 if is_new_first else 1]
+    resolved = transformers.TrainingArguments(output_dir="unused", **dict(pairs))
+    arguments = ", ".join(f"{name}={value}" for name, value in pairs)
+    file = read(f'SFTTrainer(model="gpt2", args=SFTConfig(max_length=64, {arguments}))\n')
+    assert file.options["checkpointing"] is resolved.activation_checkpointing
+
+
+def test_a_rehearsed_change_switches_checkpointing_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = transformers.TrainingArguments
+    monkeypatch.setattr(kind, "__post_init__", kind.__post_init__)
+    change_arguments(["checkpointing"])
+    assert kind(output_dir="unused", activation_checkpointing=False).activation_checkpointing
 
 
 def notebook(*cells: str) -> str:

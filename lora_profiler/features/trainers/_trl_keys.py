@@ -24,6 +24,7 @@ from lora_profiler.trainer_files.meaning import (
     sets,
     share,
     size,
+    size_of,
     targets,
     when_on,
 )
@@ -180,11 +181,12 @@ def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
 def _generation(document: Document) -> Iterator[tuple[str, Meaning]]:
     """What GRPO makes between steps, by transformers' generate or by vLLM (TRL 1.16,
     grpo_config.py). Older versions cut prompts at 512."""
-    prompt, answer = (document.get(key, 512) for key in ("max_prompt_length", _COMPLETION))
-    yield "max_length", Meaning({"seq_len": size(prompt) + size(answer)})
+    prompt, answer = (size_of(document, key, 512) for key in ("max_prompt_length", _COMPLETION))
+    yield "max_length", Meaning({"seq_len": prompt + answer})
     yield _COMPLETION, _completion(512, document)
-    steps = document.get("steps_per_generation") or document.get("gradient_accumulation_steps", 1)
-    rows = size(document.get("per_device_train_batch_size", 8)) * size(steps)
+    usual = size_of(document, "gradient_accumulation_steps", 1)
+    steps = size_of(document, "steps_per_generation", usual)
+    rows = size_of(document, "per_device_train_batch_size", 8) * steps
     yield "generation_batch_size", _at_once(rows, document)
     yield "vllm_gpu_memory_utilization", _share(0.3, document)
 

@@ -273,8 +273,9 @@ def _told(model: ModelSpec, setup: TrainSetup) -> dict[str, Any]:
     if wide := widened(model, setup):
         differences["wide"] = wide
     if setup.lora is not None:
-        usual_targets = default_targets(setup.lora.peft_type).get(model.model_type)
-        targets = setup.lora.target_modules or usual_targets
+        targets = setup.lora.target_modules
+        if targets is None:
+            targets = default_targets(setup.lora.peft_type).get(model.model_type)
         differences["targets"] = (
             targets if targets is None or isinstance(targets, str) else sorted(targets)
         )

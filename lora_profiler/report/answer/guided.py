@@ -244,8 +244,8 @@ def _overhead(unit_bytes: int, line: Line) -> str:
 
 
 def _speed(line: Line) -> str:
-    step = line.foreseen.step if line.foreseen else None
-    return count_text(round(step.time.tokens_per_second)) if step else ""
+    foreseen = line.foreseen
+    return verdicts.rate_words(foreseen.step, foreseen.communication) if foreseen else ""
 
 
 def _change(change: OpenChange) -> str:

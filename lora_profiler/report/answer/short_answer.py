@@ -30,6 +30,7 @@ from lora_profiler.report.answer.verdicts import (
     method_name,
     needs_block,
     rate_title,
+    rate_words,
     sign_of,
     speed_words,
     verdict_blocks,
@@ -244,13 +245,7 @@ def _step_words(answer: Answer) -> str:
 
 
 def _rate(answer: Answer) -> str:
-    if answer.step is None:
-        return ""
-    time = answer.step.time
-    rates = [time.tokens_per_second]
-    if bounds := _bounds(answer):
-        rates = [time.tokens_per_second * time.seconds / seconds for seconds in bounds[::-1]]
-    return " to ".join(f"{rate:,.0f}" for rate in rates)
+    return rate_words(answer.step, answer.communication)
 
 
 def _bounds(answer: Answer) -> tuple[float, float] | None:

@@ -246,11 +246,14 @@ def _cell(each: Communication | None, kind: tuple[str, str], rows: Rows) -> str:
 
 def step_bounds(answer: Answer) -> tuple[float, float] | None:
     """Seconds of a step at least and at most, sending included; None where not both are known."""
-    step = answer.step
-    seconds = answer.communication.seconds if answer.communication else None
-    if step is None or seconds is None:
-        return None
-    return max(step.time.low, seconds), step.time.high + seconds
+    sent = answer.communication.seconds if answer.communication else None
+    return None if answer.step is None or sent is None else with_sending(answer.step.time, sent)
+
+
+def with_sending(time: StepTime, sent: float) -> tuple[float, float]:
+    """Seconds of a step of that `time` that sends for `sent` seconds: hidden behind compute at
+    best, after it at worst."""
+    return max(time.low, sent), time.high + sent
 
 
 def communication_lines(answers: Sequence[Answer]) -> list[str]:

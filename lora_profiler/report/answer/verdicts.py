@@ -19,6 +19,7 @@ from lora_profiler.units import byte_unit, count_text, short_in_unit
 if TYPE_CHECKING:
     from lora_profiler.planning.advise import Remedy
     from lora_profiler.planning.over_data import LongSamples
+    from lora_profiler.planning.placement import Communication
     from lora_profiler.planning.timing import TimedStep
 
 
@@ -61,6 +62,19 @@ def rate_title(predictions: Iterable[Prediction]) -> str:
     """Of a column of tokens per second: those of one GPU."""
     is_shared = any(p.workload.setup.world_size > 1 for p in predictions)
     return "tokens/s each" if is_shared else "tokens/s"
+
+
+def rate_words(step: "TimedStep | None", sent: "Communication | None") -> str:
+    """Tokens per second of one GPU, with what the ranks send each other, where that is known."""
+    if step is None:
+        return ""
+    time, rates = step.time, [step.time.tokens_per_second]
+    if sent is not None and sent.seconds:
+        from lora_profiler.report.answer.timing import with_sending
+
+        bounds = with_sending(time, sent.seconds)
+        rates = [time.tokens_per_second * time.seconds / seconds for seconds in bounds[::-1]]
+    return " to ".join(f"{rate:,.0f}" for rate in rates)
 
 
 def method_name(answer: Answer) -> str:

@@ -18,6 +18,7 @@ from lora_profiler.trainer_files.meaning import (
     not_modelled,
     number,
     size,
+    size_of,
     text,
     when_on,
 )
@@ -100,8 +101,8 @@ def tested(value: Any, document: Document) -> Meaning:
 
 def evaluated(document: Document) -> Meaning:
     """In batches of its own size, or of the training's."""
-    usual = document.get("micro_batch_size", 1)
-    return Meaning({"eval_batch_size": size(document.get("eval_batch_size", usual))})
+    usual = size_of(document, "micro_batch_size", 1)
+    return Meaning({"eval_batch_size": size_of(document, "eval_batch_size", usual)})
 
 
 def preference(value: Any, document: Document) -> Meaning:
@@ -330,7 +331,7 @@ def fake_quantized(value: Any, document: Document) -> Meaning:
     if scheme is None:
         named = "-".join(filter(None, formats))
         return not_modelled(f"quantisation-aware training in {named}", "too low")
-    options = {"qat": scheme, "qat_group_size": size(document.get("qat.group_size") or 32)}
+    options = {"qat": scheme, "qat_group_size": size_of(document, "qat.group_size", 32)}
     if is_on(document.get("qat.quantize_embedding")):
         return not_modelled("a fake-quantised embedding", "too low", **options)
     return Meaning(options)

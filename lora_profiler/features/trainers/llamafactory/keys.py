@@ -23,6 +23,7 @@ from lora_profiler.trainer_files.meaning import (
     noted,
     sets,
     size,
+    size_of,
     when_on,
 )
 from lora_profiler.trainer_files.shared_keys import (
@@ -74,7 +75,7 @@ def _projected(optimizer: str) -> Reader:
             return NO_EFFECT
         if _kind_of(document) != "full":
             return not_modelled(f"{optimizer} of adapters, answered as adamw", "too high")
-        rank = size(document.get(f"{name}_rank") or 16)
+        rank = size_of(document, f"{name}_rank", 16)
         options = {"optimizer": optimizer, "optimizer_rank": rank, "optimizer_impl": "foreach"}
         if is_on(document.get(f"{name}_layerwise")):
             what = "an update inside backward, answered as one after it"

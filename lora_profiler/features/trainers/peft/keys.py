@@ -122,7 +122,7 @@ def _targets(value: Any) -> str:
     """A text is a pattern, whatever stands in it."""
     if isinstance(value, str):
         return value if value == "all-linear" else f"re:{text(value)}"
-    return names(value) or "default"
+    return "default" if value is None else names(value) or "none"
 
 
 def _adapters_as_they_come(value: Any, document: Document) -> Meaning:

@@ -27,6 +27,7 @@ from lora_profiler.trainer_files.meaning import (
     read_table,
     sets,
     size,
+    size_of,
     text,
 )
 
@@ -206,7 +207,7 @@ def _fake_quantized(value: Any, document: Document) -> Meaning:
     if not name.startswith("Int8DynActInt4WeightQATQuantizer"):
         return not_modelled(f"quantisation-aware training by {name}", "too low")
     return Meaning(
-        {"qat": "8da4w", "qat_group_size": size(document.get("quantizer.groupsize") or 256)}
+        {"qat": "8da4w", "qat_group_size": size_of(document, "quantizer.groupsize", 256)}
     )
 
 

@@ -1,11 +1,14 @@
 """A setting of transformers' TrainingArguments that is another than the script's, to see what it
-would do to the peak."""
+would do to the peak.
+
+From transformers 5.24 on activation_checkpointing goes before gradient_checkpointing
+(`training_args.py`, __post_init__); before, nothing reads it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 CHANGES: Mapping[str, Mapping[str, Any]] = {
-    "checkpointing": {"gradient_checkpointing": True},
+    "checkpointing": {"activation_checkpointing": True, "gradient_checkpointing": True},
     "fused-loss": {"use_liger_kernel": True},
     "8bit-optimizer": {"optim": "adamw_bnb_8bit"},
 }
