@@ -188,6 +188,23 @@ class ModelSpec:
         return self.output_embedding is None and is_headless(self.architecture)
 
     @property
+    def is_masked(self) -> bool:
+        """Whether it predicts tokens that are masked, as BERT does."""
+        return "MaskedLM" in self.architecture
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether an encoder reads what a decoder answers, as in T5. A masked model's head may be
+        called its decoder."""
+        words = {word for part in self.parts for word in part.name.split(".")}
+        return {"encoder", "decoder"} <= words and not self.is_masked
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether it is a causal language model, which predicts the next token."""
+        return not (self.is_embedding or self.is_masked or self.is_encoder_decoder)
+
+    @property
     def has_tied_head(self) -> bool:
         """Whether the head has no weight of its own."""
         head = self.output_embedding

@@ -99,7 +99,8 @@ class Stack:
     not. guide: what guides and notebooks pass to it in place of its defaults, by method;
     model_types: those of which it has its own code, where it takes no other. of_types: what it sets
     for models of a type, by method; of_experts: for those whose experts are packed into one
-    parameter.
+    parameter; of_encoders: in place of all that, where guides are for causal language models.
+    trains_encoders: models that predict no next token too, as BERT and T5.
     """
 
     name: str
@@ -121,6 +122,8 @@ class Stack:
     model_types: frozenset[str] = frozenset()
     of_types: Mapping[str, Mapping[Method, Options]] = field(default_factory=dict)
     of_experts: Mapping[Method, Options] = field(default_factory=dict)
+    of_encoders: Mapping[Method, Options] = field(default_factory=dict)
+    trains_encoders: bool = False
 
     @property
     def title(self) -> str:
@@ -129,13 +132,19 @@ class Stack:
         return f"{versioned}'s {self.call}" if versioned else self.call
 
     def trains(self, model: ModelSpec) -> bool:
-        """Whether its own code has the model."""
-        return not self.model_types or model.model_type in self.model_types
+        """Whether its own code has the model, and trains models that predict what it does."""
+        has_type = not self.model_types or model.model_type in self.model_types
+        return has_type and (self.trains_encoders or model.is_causal)
 
     def check_model(self, model: ModelSpec) -> None:
-        """Raises UsageError for a model that its own code does not have."""
-        if not self.trains(model):
-            raise UsageError(f"{self.library} has no models of type {model.model_type}.")
+        """Raises UsageError for a model that it does not train."""
+        if self.trains(model):
+            return
+        if not model.is_causal:
+            raise UsageError(
+                f"{self.library} trains causal language models; {model.architecture} is none."
+            )
+        raise UsageError(f"{self.library} has no models of type {model.model_type}.")
 
     @property
     def generates(self) -> bool:
@@ -202,7 +211,8 @@ def as_guided(stack: Stack) -> Stack:
     """`stack` with what its guides pass in place of its own defaults.
 
     Batch size, sequence length, rank and targets are no part of a guide: those of the question hold
-    for every trainer, so that trainers can be compared.
+    for every trainer, so that trainers can be compared. Guides to encoders, such as transformers'
+    for text classification, change nothing else, and load the weights as they are published.
     """
     guided: dict[Method, Options] = {}
     for method, own in stack.defaults.items():
@@ -212,7 +222,17 @@ def as_guided(stack: Stack) -> Stack:
         for kind, methods in stack.of_types.items()
     }
     of_experts = {method: _without_sizes(own) for method, own in stack.of_experts.items()}
-    return replace(stack, defaults=guided, of_types=of_types, of_experts=of_experts)
+    of_encoders = {
+        method: {"dtype": CHECKPOINT_DTYPE, **_without_sizes(own)}
+        for method, own in stack.defaults.items()
+    }
+    return replace(
+        stack,
+        defaults=guided,
+        of_types=of_types,
+        of_experts=of_experts,
+        of_encoders=of_encoders if stack.trains_encoders else {},
+    )
 
 
 def _without_sizes(own: Options) -> Options:
@@ -328,7 +348,8 @@ class Trainer:
 
     def defaults(self, method: Method, options: Options, model: ModelSpec) -> dict[str, Any]:
         """What the stack says of a method, the options left out that are given in `options`."""
-        every = dict(self.stack.defaults[method])
+        of_encoders = {} if model.is_causal else self.stack.of_encoders
+        every = dict(of_encoders.get(method, self.stack.defaults[method]))
         if self.stack.of_experts and packed_experts(model):
             every |= self.stack.of_experts.get(method, {})
         every |= self.stack.of_types.get(model.model_type, {}).get(method, {})

@@ -106,6 +106,7 @@ def _older(version: str, about: str, optimizer: Options) -> Stack:
         leaves=_LEAVES,
         variants=(LIGER, WIDE_SHARDS),
         guide=_GUIDE,
+        trains_encoders=True,
     )
 
 
@@ -130,6 +131,7 @@ _TRAINER = (
         leaves=_LEAVES,
         variants=(LIGER, WIDE_SHARDS),
         guide=_GUIDE,
+        trains_encoders=True,
     ),
     _older(
         "4.57",
@@ -165,6 +167,7 @@ _OWN_LOOPS = (
         aliases=ALIASES,
         holds=("no output: the logits die in backward",),
         leaves=None,
+        trains_encoders=True,
     ),
     Stack(
         name="loop",
@@ -183,6 +186,7 @@ _OWN_LOOPS = (
         guide=by_method(
             {}, adapter={"checkpointing": True}, base={"double_quant": True, "recipe": "kbit"}
         ),
+        trains_encoders=True,
     ),
 )
 _GUIDED = replace(

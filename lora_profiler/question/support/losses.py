@@ -133,9 +133,9 @@ def _reason(model: ModelSpec, lora: LoraConfig | None, *, scales: bool) -> str |
         return "it is an embedding model, which has no head"
     if head is None or not head.is_linear:
         return "no linear layer makes its logits"
-    if {"encoder", "decoder"} <= {word for part in model.parts for word in part.name.split(".")}:
+    if model.is_encoder_decoder:
         return "it has an encoder and a decoder"
-    if "MaskedLM" in model.architecture:
+    if model.is_masked:
         return "its labels are not those of the next token"
     for config in _configs(model):
         for name in _AFTER_THE_HEAD:
