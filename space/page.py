@@ -27,16 +27,19 @@ from lora_profiler import Workload, __version__, find_model
 from lora_profiler.errors import UsageError
 from lora_profiler.facts.catalog import Gpu, bundled_gpus, bundled_models
 from lora_profiler.facts.stacks import BARE, GUIDE, as_guided, find_stack, guided_trainers, spelled
-from lora_profiler.memory.compiled.regime import KernelChoice, kernel_choice
+from lora_profiler.memory.compiled.regime import (
+    KernelChoice,
+    kernel_choice,
+    pads_masks,
+    walks_over_tokens,
+    windows_of,
+)
 from lora_profiler.memory.compiled.requests import FLASH_ROWS, room_of
 from lora_profiler.planning.engine import (
     answers_without_trace,
     as_known,
     doubt_share,
     engine_for_all,
-    pads_masks,
-    walks_over_tokens,
-    windows_of,
 )
 from lora_profiler.planning.fit import BATCHES, LENGTHS, NEAR, RANKS, lengths
 from lora_profiler.planning.reserve import (

@@ -18,10 +18,10 @@ from lora_profiler.features.losses.unsloth import cut_of
 from lora_profiler.memory.analytic import moments, plan
 from lora_profiler.memory.analytic.families import family_of
 from lora_profiler.memory.analytic.losses import chunk_regime
+from lora_profiler.memory.compiled.regime import pads_masks
 from lora_profiler.planning.engine import (
     as_known,
     engine_for_all,
-    pads_masks,
     peak_polynomials,
     predict_checked,
 )

@@ -303,9 +303,6 @@ class Times:
 
 # --- what is odd about a question or its answer ---------------------------------------------------
 
-# What is odd about a question or its answer: more activations under LoRA, ranks and targets that
-# are probably not what was meant.
-
 
 class ActivationExcess(NamedTuple):
     """LoRA keeps more for backward than full fine-tuning does: by how much, why, and what 16-bit

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 from lora_profiler._common.packages import missing
 from lora_profiler.errors import CompileError, UnbuildableError, UsageError, did_you_mean
 from lora_profiler.facts.catalog.gpus import Gpu
-from lora_profiler.memory.analytic import knows
+from lora_profiler.memory.analytic import knows, modules_error, paged_bytes, tells
 from lora_profiler.memory.compiled import has_nearly, has_profile
 from lora_profiler.memory.compiled.regime import key_of, one_of_each_regime
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.question import kernel_set, lora_kernel_set
 from lora_profiler.question.base import base_kind
 from lora_profiler.question.loop import nearest_traced, of_loop
-from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.optimizer import optimizer_facts
 from lora_profiler.question.support.bases import base_words, qat_words
 from lora_profiler.question.support.check import (
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
 ENGINES = ("auto", "analytic", "compiled", "traced")
 REHEARSED = "rehearsed"
 """Answers `predict` alone, one question at a time: it runs the step, in a process of its own."""
+rules_know = knows
+"""Whether the rules know what the layers of a workload's model keep."""
 
 
 def predict(workload: Workload, engine: str = "auto", *, may_trace: bool = True) -> Prediction:
@@ -107,8 +108,6 @@ def engines_for(
             check(workload, "traced")
         return ["traced"] * len(workloads)
     workloads = [as_known(workload, engine) for workload in workloads]
-    from lora_profiler.memory.analytic import tells
-
     unknown = [workload for workload in workloads if not tells(workload)]
     if engine != "auto" or not may_trace or not unknown:
         return [engine] * len(workloads)
@@ -159,8 +158,6 @@ def doubt_share(workload: Workload, engine: str) -> float:
     workload = as_known(workload, engine)
     if (_at_hand(workload) if engine == "auto" else engine) != "analytic":
         return 0.0
-    from lora_profiler.memory.analytic import modules_error
-
     return modules_error(workload) or 0.0
 
 
@@ -182,8 +179,6 @@ def common_assumptions(workload: Workload) -> tuple[str, ...]:
     facts = optimizer_facts(workload.setup.optimizer)
     if package_of(workload.setup) is None and not facts.assumption:
         return words
-    from lora_profiler.memory.analytic import paged_bytes
-
     return (*words, *optimizer_words(workload.setup, paged_bytes(workload)))
 
 
@@ -304,7 +299,6 @@ def resized(workload: Workload, setup: TrainSetup, engine: str) -> Workload:
 
 def _at_hand(workload: Workload) -> str:
     """Who answers for "auto" without a trace."""
-
     # a profile leaves the loop's state open, by which some weights are wider
     fits = not profile_unsupported_reason(workload) and has_profile(workload)
     if fits or (not rules_know(workload) and has_nearly(workload)):
@@ -318,28 +312,6 @@ def on_card(workload: Workload, gpu: Gpu | None) -> Workload:
     if gpu is None or gpu.capability is None:
         return workload
     return replace(workload, platform=gpu.platform(workload.platform.torch))
-
-
-def windows_of(model: ModelSpec) -> tuple[int, ...]:
-    """Lengths from which on other rules hold, in tokens."""
-    from lora_profiler.memory.compiled.regime import windows_of as compiled_windows
-
-    return compiled_windows(model)
-
-
-def walks_over_tokens(model: ModelSpec) -> bool:
-    """Whether a profile holds for one length alone."""
-    from lora_profiler.memory.compiled.regime import walks_over_tokens as compiled_walks
-
-    return compiled_walks(model)
-
-
-def pads_masks(workload: Workload) -> bool:
-    """Whether a profile holds for lengths that are multiples of `MASK_ALIGNMENT`, or for the
-    others."""
-    from lora_profiler.memory.compiled.regime import pads_masks as compiled_pads_masks
-
-    return compiled_pads_masks(workload)
 
 
 def engine_for_search(prediction: Prediction, engine: str) -> str:
@@ -359,17 +331,9 @@ def engine_for_search(prediction: Prediction, engine: str) -> str:
     return engine
 
 
-def rules_know(workload: Workload) -> bool:
-    """Whether the rules know what the model's layers keep."""
-
-    return knows(workload)
-
-
 def answers_without_trace(workload: Workload) -> bool:
     """Whether rules or a profile at hand know the whole peak of a workload that is ready, or its
     modules give an estimate."""
-    from lora_profiler.memory.analytic import tells
-
     return tells(workload) or _at_hand(workload) == "compiled"
 
 
@@ -378,8 +342,6 @@ def engine_for_all(workload: Workload, engine: str) -> str:
     is one, whose numbers no estimate is mixed with."""
     if engine != "auto" or rules_know(workload):
         return engine
-    from lora_profiler.memory.analytic import tells
-
     is_estimated = tells(workload) and _at_hand(workload) == "analytic"
     return "analytic" if is_estimated else "compiled"
 
@@ -446,8 +408,6 @@ def _checkpoint_words(workload: Workload) -> tuple[str, ...]:
 
 
 # --- profiles that nobody has made yet ------------------------------------------------------------
-
-# Profiles that nobody has made yet: when one is worth a trace, and the traces that make them.
 
 
 def is_worth_a_trace(workload: Workload) -> bool:

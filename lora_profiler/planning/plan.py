@@ -11,13 +11,13 @@ from lora_profiler.facts.catalog import Gpu
 from lora_profiler.planning.engine import engine_for_search, predict_checked
 from lora_profiler.planning.fit import smallest_cards
 from lora_profiler.planning.pareto import Front, Objectives
-from lora_profiler.planning.placement import Cluster
+from lora_profiler.planning.placement import MACHINE_CARDS, Cluster
 from lora_profiler.planning.plan_space import (
     Costs,
-    KnownWay,
-    Limits,
     Part,
+    Row,
     cell,
+    cluster_of_size,
     layouts_of,
     parts_of,
     ranks_of,
@@ -31,6 +31,7 @@ from lora_profiler.planning.planned import (
     Budget,
     Counts,
     Goal,
+    KnownWay,
     Offer,
     PlannedRun,
     Refused,
@@ -151,8 +152,6 @@ Bound = Literal["memory", "compute", "launch", "network"]
 MOST_OF_HOST = 0.5
 """Share of a micro-batch's time that launching alone would take, from which on a faster card helps
 little (`steptime.StepTime`)."""
-MOST_IN_A_MACHINE = 8
-"""Cards of the usual board."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -344,7 +343,7 @@ class _Search:
                 cards = f"{part.cards} x {part.cluster.gpu.key}"
                 self._unasked.setdefault(reason, {}).setdefault(cards)
                 continue
-            seconds, limits = dict[_Key, float](), Limits()
+            seconds, limits = dict[_Key, float](), dict[Row, int]()
             for rank in ranks_of(workload.setup, self.space):
                 asked_rank = rank if only is None or only.lora is None else only.lora.r
                 if rank is not None and rank != asked_rank:
@@ -396,20 +395,19 @@ class _Search:
         )
 
     def _run(self, layout: KnownWay, workload: Workload, part: Part) -> PlannedRun:
-        gpu = part.cluster.gpu
-        time = self.costs.time(layout, gpu, part.network)
         return PlannedRun(
             workload=replace(layout.workload, platform=workload.platform),
             worst=replace(layout.worst, platform=workload.platform),
+            peak_bytes=layout.peak_bytes,
+            doubt_bytes=layout.doubt_bytes,
+            held_bytes=layout.held_bytes,
+            trained=layout.trained,
+            steps=layout.steps,
             cluster=part.cluster,
             price=part.offer.price,
             network=part.network,
-            peak_bytes=layout.peak_bytes,
-            doubt_bytes=layout.doubt_bytes,
             headroom_bytes=part.headroom_bytes(layout),
-            trained=layout.trained,
-            steps=layout.steps,
-            time=time,
+            time=self.costs.time(layout, part.cluster.gpu, part.network),
         )
 
     # --- about each method ------------------------------------------------------------------------
@@ -467,7 +465,7 @@ class _Search:
         for size in fewer + more:
             if unknown_ranks_reason(run.setup, self.space, size):
                 continue
-            part = Part(offer=own.offer, cluster=_resized(own.offer.cluster, size))
+            part = Part(offer=own.offer, cluster=_of_cards(own.offer.cluster, size))
             there: _Fronts = defaultdict(Front)
             self.add_runs(part, there, run.setup)
             best = min(there[run.setup.method].plans, key=hours_of, default=None)
@@ -505,7 +503,7 @@ def _sizes(part: Part, space: Space) -> list[int]:
     """Numbers of cards that share the effective batch: any in one machine, of several whole
     ones."""
     each = part.offer.cluster.cards_each
-    within = max(each, MOST_IN_A_MACHINE)
+    within = max(each, MACHINE_CARDS)
     return [
         size
         for size in divisors(space.effective_batch)
@@ -514,7 +512,8 @@ def _sizes(part: Part, space: Space) -> list[int]:
     ]
 
 
-def _resized(cluster: Cluster, cards: int) -> Cluster:
-    if cluster.machines == 1 or cards <= cluster.cards_each:
-        return replace(cluster, machines=1, cards_each=cards)
-    return replace(cluster, machines=cards // cluster.cards_each)
+def _of_cards(cluster: Cluster, cards: int) -> Cluster:
+    """One machine may have any number, each of several no more than it has."""
+    if cluster.machines == 1:
+        cluster = replace(cluster, cards_each=cards)
+    return cluster_of_size(cluster, cards)

@@ -24,6 +24,7 @@ from lora_profiler.planning.placement import SHARDINGS, Cluster, Network, commun
 from lora_profiler.planning.planned import (
     Amount,
     EstimateRange,
+    KnownWay,
     Offer,
     PlannedTime,
     Space,
@@ -44,29 +45,6 @@ from lora_profiler.steptime import step_time_at
 
 # --- what each way costs --------------------------------------------------------------------------
 
-# What a plan's ways cost: the peak, the trained parameters and the time of a step, each worked out
-# once, for cards that run the same kernels together.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownWay:
-    """A way whose peak is known but for `doubt_bytes`, `held_bytes` of it through every step.
-    `workload` is as asked, on
-    the first platform that runs the same kernels; `worst` is that of the worst batch where there
-    are data."""
-
-    workload: Workload
-    worst: Workload
-    peak_bytes: int
-    doubt_bytes: int
-    held_bytes: int
-    trained: int
-    steps: float
-
-    @property
-    def setup(self) -> TrainSetup:
-        return self.workload.setup
-
 
 _Kernels = AttentionKernels | KernelChoice
 
@@ -81,9 +59,7 @@ class Costs:
         self.untimed: dict[str, dict[str, None]] = {}
         """The cards on which no step could be timed, by the reason."""
         self.timed = 0
-        self._platforms: dict[
-            tuple[AttentionKernels | KernelChoice, tuple[int, int]], Platform
-        ] = {}
+        self._platforms: dict[tuple[_Kernels, tuple[int, int]], Platform] = {}
         self._layouts: dict[tuple[TrainSetup, Platform], KnownWay | None] = {}
         self._trained: dict[tuple[object, Platform], int] = {}
         self._held: dict[tuple[object, ...], int] = {}
@@ -397,22 +373,11 @@ def least_bytes(model: ModelSpec, setup: TrainSetup) -> int:
     return weights + (states if setup.world_size == 1 else 0)
 
 
-class Limits:
-    """The smallest micro-batch of each row that does not fit some cards: of a higher rank it does
-    not fit either, and needs not be worked out."""
-
-    def __init__(self) -> None:
-        self._refused: dict[tuple[object, ...], int] = {}
-
-    def allows(self, setup: TrainSetup) -> bool:
-        refused = self._refused.get(_row(setup))
-        return refused is None or setup.batch_size < refused
-
-    def refuse(self, setup: TrainSetup) -> None:
-        self._refused[_row(setup)] = setup.batch_size
+Row = tuple[object, ...]
+"""Of layouts that differ in the micro-batch and the rank alone."""
 
 
-def _row(setup: TrainSetup) -> tuple[object, ...]:
+def _row(setup: TrainSetup) -> Row:
     return setup.checkpointing, setup.loss, setup.sharding, setup.optimizer
 
 
@@ -425,11 +390,16 @@ class Cell:
 
 
 def cell(
-    part: Part, workload: Workload, space: Space, rank: int | None, costs: Costs, limits: Limits
+    part: Part,
+    workload: Workload,
+    space: Space,
+    rank: int | None,
+    costs: Costs,
+    limits: dict[Row, int],
 ) -> Cell:
     """With the optimizer asked for; with 8-bit AdamW where that is AdamW, nobody insists on it, and
-    it fits in no layout. Layouts that are sure not to fit are not worked out: `limits` knows those
-    of lower ranks."""
+    it fits in no layout. Layouts that are sure not to fit are not worked out: `limits` has the
+    smallest micro-batch of each row that does not fit, nor does it at a higher rank."""
     own = space.optimizer or workload.setup.optimizer
     fitting = _fitting(part, workload, space, rank, own, costs, limits)
     if fitting.layouts or own != "adamw" or space.optimizer is not None:
@@ -447,17 +417,20 @@ def _fitting(
     rank: int | None,
     optimizer: str,
     costs: Costs,
-    limits: Limits,
+    limits: dict[Row, int],
 ) -> Cell:
     layouts, considered = list[KnownWay](), 0
     for row in setups_of(workload.setup, space, part.cards, optimizer, rank):
         considered += len(row)
         if least_bytes(workload.model, row[0]) > part.usable_bytes:
             continue
-        for setup in filter(limits.allows, row):
+        refused = limits.get(_row(row[0]), math.inf)
+        for setup in row:
+            if setup.batch_size >= refused:
+                break
             layout = costs.layout(workload, setup)
             if layout is not None and not part.fits(layout):
-                limits.refuse(setup)
+                limits[_row(setup)] = setup.batch_size
                 break
             if layout is not None:
                 layouts.append(layout)

@@ -234,13 +234,31 @@ class PlannedTime:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedRun:
-    """One way to train worked out: `workload` on `cluster`, all of whose cards it takes. `worst`
-    is the same at the longest batch of the data, of which `peak_bytes` is; equal without data.
-    The peak may be off by `doubt_bytes`, which the headroom leaves free.
+class KnownWay:
+    """A way to train whose peak is known but for `doubt_bytes`, `held_bytes` of it through every
+    step. `workload` is as asked; `worst` the same at the longest batch of the data, of which
+    `peak_bytes` is, equal without data. `trained` parameters, `steps` in all."""
 
-    `trained` parameters, `steps` in all, `time` None where the card's speed or the model's kernels
-    are not known. `price` of one card's hour, `network` what several cards send each other over.
+    workload: Workload
+    worst: Workload
+    peak_bytes: int
+    doubt_bytes: int
+    held_bytes: int
+    trained: int
+    steps: float
+
+    @property
+    def setup(self) -> TrainSetup:
+        return self.workload.setup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRun(KnownWay):
+    """One way to train on `cluster`, all of whose cards it takes; the headroom leaves free what the
+    peak may be off by.
+
+    `time` None where the card's speed or the model's kernels are not known. `price` of one card's
+    hour, `network` what several cards send each other over.
 
     Examples:
         >>> from lora_profiler import Amount, Space, find_model, make_plan, offers_of
@@ -251,21 +269,11 @@ class PlannedRun:
         (62, True, None)
     """
 
-    workload: Workload
-    worst: Workload
     cluster: Cluster
     price: Price | None
     network: Network | None
-    peak_bytes: int
-    doubt_bytes: int
     headroom_bytes: int
-    trained: int
-    steps: float
     time: PlannedTime | None
-
-    @property
-    def setup(self) -> TrainSetup:
-        return self.workload.setup
 
     @property
     def hours(self) -> EstimateRange | None:

@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from lora_profiler._common.polynomial import ROUNDINGS, Exponents, Polynomial, undominated
 from lora_profiler.errors import UsageError
-from lora_profiler.planning.engine import (
-    check_engine,
-    engine_for_all,
-    pads_masks,
-    peak_polynomials,
-    rules_know,
-    walks_over_tokens,
-    windows_of,
-)
+from lora_profiler.memory.compiled.regime import pads_masks, walks_over_tokens, windows_of
+from lora_profiler.planning.engine import check_engine, engine_for_all, peak_polynomials, rules_know
 from lora_profiler.question.kernel_set import of_set
 from lora_profiler.question.loss import CORE, loss_facts
 from lora_profiler.question.option import MAX_SIZE

@@ -93,7 +93,7 @@ class LoraConfig:
     target_modules: str | tuple[str, ...] | None = field(
         default="all-linear",
         metadata=option(
-            "all-linear, default, attention, none, or names",
+            "all-linear, default, attention, or names",
             name="targets",
             common=True,
             metavar="all-linear|default|attention|none|NAME,...|re:PATTERN",

@@ -14,6 +14,7 @@ from lora_profiler.question.adapter_method import (
     config_defaults,
     of_method,
 )
+from lora_profiler.question.loss import all_losses
 from lora_profiler.question.workload import OPTIONS, LoraConfig, TrainSetup
 from lora_profiler.trainer_files.document import read_text
 from lora_profiler.units import shown
@@ -79,7 +80,7 @@ def peft_config_in(name: str, text: str) -> PeftConfig:
         if option in DECIDED and owned[option] not in idle
     }
     if _is_classifier(content):
-        options["loss"] = "scores"
+        options["loss"] = next(name for name, loss in all_losses().items() if loss.one_score)
     return PeftConfig(options, content.get(_BASE) or None, content.get("revision") or None)
 
 

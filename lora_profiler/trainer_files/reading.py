@@ -645,6 +645,8 @@ def _rows(document: Document, known: Framework) -> Iterator[KeyReading]:
         for key, meaning in known.implied(document):
             if document.get(key) is None:
                 yield _row(document, Entry(key, None, 0), meaning)
+    except TrainerFileError:
+        raise  # which names the file and the key
     except ValueError as e:
         raise TrainerFileError(f"{document.name}: {e}") from None
     yield from own

@@ -117,7 +117,7 @@ def test_what_a_file_implies_with_a_bad_value_is_one_clear_line(tmp_path: Path) 
     file.write_text("model_name_or_path: gpt2\nnum_generations: 4\nmax_prompt_length: many\n")
     done = lora_profile("read", str(file))
     assert done.exit_code == 2
-    assert done.stderr == "error: sft.yaml: it must be a number\n"
+    assert done.stderr == "error: sft.yaml:3: max_prompt_length is many\n  It must be a number.\n"
 
 
 @pytest.mark.parametrize(

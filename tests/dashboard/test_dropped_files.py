@@ -128,5 +128,5 @@ def test_an_adapter_of_peft_is_taken_into_the_question() -> None:
     assert question.options["methods"] == ("lora",)
     assert {question.options[name] for name in ("rank", "alpha")} == {4, 8}
     assert question.options["targets"] == "q_proj,v_proj"
-    app = drop(app, "adapter_config.json", json.dumps(config | {"task_type": "SEQ_CLS"}))
-    assert any("task_type is 'SEQ_CLS'" in text for text in problems(app))
+    app = drop(app, "adapter_config.json", json.dumps(config | {"task_type": "TOKEN_CLS"}))
+    assert any("task_type is 'TOKEN_CLS'" in text for text in problems(app))

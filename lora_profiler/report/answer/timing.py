@@ -12,6 +12,7 @@ from lora_profiler.planning.placement import Communication
 from lora_profiler.planning.timing import SpeedGap, TimedStep, step_time
 from lora_profiler.report import labels
 from lora_profiler.report.answer.comparison_table import MethodRows
+from lora_profiler.report.answer.verdicts import with_sending
 from lora_profiler.report.blocks import Rows, Table, cell_table
 from lora_profiler.report.evidence import row_label
 from lora_profiler.report.labels import method_label
@@ -248,12 +249,6 @@ def step_bounds(answer: Answer) -> tuple[float, float] | None:
     """Seconds of a step at least and at most, sending included; None where not both are known."""
     sent = answer.communication.seconds if answer.communication else None
     return None if answer.step is None or sent is None else with_sending(answer.step.time, sent)
-
-
-def with_sending(time: StepTime, sent: float) -> tuple[float, float]:
-    """Seconds of a step of that `time` that sends for `sent` seconds: hidden behind compute at
-    best, after it at worst."""
-    return max(time.low, sent), time.high + sent
 
 
 def communication_lines(answers: Sequence[Answer]) -> list[str]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lora_profiler.planning.over_data import LongSamples
     from lora_profiler.planning.placement import Communication
     from lora_profiler.planning.timing import TimedStep
+    from lora_profiler.steptime import StepTime
 
 
 # --- verdicts -------------------------------------------------------------------------------------
@@ -64,14 +65,18 @@ def rate_title(predictions: Iterable[Prediction]) -> str:
     return "tokens/s each" if is_shared else "tokens/s"
 
 
+def with_sending(time: "StepTime", sent: float) -> tuple[float, float]:
+    """Seconds of a step of that `time` that sends for `sent` seconds: hidden behind compute at
+    best, after it at worst."""
+    return max(time.low, sent), time.high + sent
+
+
 def rate_words(step: "TimedStep | None", sent: "Communication | None") -> str:
     """Tokens per second of one GPU, with what the ranks send each other, where that is known."""
     if step is None:
         return ""
     time, rates = step.time, [step.time.tokens_per_second]
     if sent is not None and sent.seconds:
-        from lora_profiler.report.answer.timing import with_sending
-
         bounds = with_sending(time, sent.seconds)
         rates = [time.tokens_per_second * time.seconds / seconds for seconds in bounds[::-1]]
     return " to ".join(f"{rate:,.0f}" for rate in rates)
