@@ -295,7 +295,7 @@ def outcome() -> dict[str, Any]:
 
 CAUSES = {
     "the trainer has no such model": "has no models of type",
-    "no causal language model": "it has an encoder|it is an embedding model|its labels are not",
+    "no causal language model": "trains causal language models",
     "no language model": "reads images",
     "the trainer has the model, not priced": "",
 }

@@ -247,7 +247,7 @@ def trainer_lines(trainer: Trainer | None, workloads: Sequence[Workload]) -> lis
         of = " and ".join(labels.METHOD_LABELS[method] for method in methods)
         parts.append(("" if methods == everywhere else f"{of}: ") + ", ".join(each))
     sets = f"; its defaults: {'; '.join(parts)}" if parts else ""
-    return [f"{_for(trainer)}{sets}", *_layout(trainer, workloads), *task_lines(workloads)]
+    return [f"{_for(trainer, workloads)}{sets}", *_layout(trainer, workloads), *task_lines(workloads)]
 
 
 def short_trainer_lines(
@@ -258,18 +258,20 @@ def short_trainer_lines(
     if trainer is None:
         return [BARE_LINE, *task_lines(workloads)]
     if trainer.stack.name == GUIDE:
-        return [_for(trainer), *task_lines(workloads)]
+        return [_for(trainer, workloads), *task_lines(workloads)]
     names = list(dict.fromkeys(_OPTIONS[name].noun for name, _ in _own(trainer, workloads)))
     if len(names) > most + 1:
         names[most:] = [f"and {len(names) - most} more"] if most else []
     sets = f"; its defaults: {', '.join(names)}" if names else ""
-    loop = "; ".join([f"{_for(trainer)}{sets}", *_layout(trainer, workloads)])
+    loop = "; ".join([f"{_for(trainer, workloads)}{sets}", *_layout(trainer, workloads)])
     return [loop, *task_lines(workloads)]
 
 
-def _for(trainer: Trainer) -> str:
+def _for(trainer: Trainer, workloads: Sequence[Workload]) -> str:
     if trainer.stack.name == GUIDE:
-        return f"Trained as in PEFT's and TRL's guides, by {LOOP_OF_GUIDES}"
+        is_causal = workloads[0].model.is_causal
+        whose = "PEFT's and TRL's guides" if is_causal else "transformers' guides"
+        return f"Trained as in {whose}, by {LOOP_OF_GUIDES}"
     if trainer.stack.name == BARE:
         return BARE_LINE
     return f"Trained by {trainer.stack.title} (--trainer {trainer.stack.key})"

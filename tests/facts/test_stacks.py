@@ -16,7 +16,7 @@ from commands import Run, refused
 from golden_files import Golden
 from lora_profiler import find_model, setup_for
 from lora_profiler.errors import UsageError
-from lora_profiler.facts.catalog import find_gpu
+from lora_profiler.facts.catalog import bundled_models, find_gpu
 from lora_profiler.facts.stacks import CHECKPOINT_DTYPE, Stack, Trainer, as_guided, find_stack
 from lora_profiler.facts.stacks.stack import METHODS
 from lora_profiler.planning.answers import answers
@@ -420,6 +420,32 @@ def test_a_trainer_that_cannot_run_the_question_says_why(run: Run) -> None:
         lines = {each["trainer"]: each for each in json.loads(done.stdout)["by_trainer"]}
         assert lines["litgpt"]["peak_bytes"] is None and why in lines["litgpt"]["refusal"]
         assert lines["trl-sft"]["peak_bytes"]
+
+
+@pytest.mark.usefixtures("the_bundle")
+def test_an_encoder_is_trained_as_transformers_guides_do(run: Run) -> None:
+    """With the weights as they are published, by trainers that train encoders."""
+    asked = ("google-bert/bert-base-uncased", "--method", "lora", "-s", "512")
+    sizes = ("-b", "1", "-r", "16", "--targets", "all-linear", "--full", "--format", "json")
+    document = json.loads(run(*asked, "--full", "--format", "json").stdout)
+    lines = {line["trainer"]: line for line in document["by_trainer"]}
+    (own,) = json.loads(run(*asked, "--trainer", "transformers", *sizes).stdout)["predictions"]
+    assert own["setup"]["dtype"] == "float32" and own["peak"]["total_bytes"]
+    assert lines["transformers"]["peak_bytes"] == own["peak"]["total_bytes"]
+    assert lines["loop"]["peak_bytes"]
+    for name in sorted({*lines} - {"transformers", "loop"}):
+        why = "trains causal language models; BertForMaskedLM is none."
+        assert why in lines[name]["refusal"], name
+
+
+def test_causal_language_models_are_those_that_transformers_registers() -> None:
+    auto = pytest.importorskip("transformers.models.auto.modeling_auto")
+    named = ("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES")
+    causal = {name for mapping in named for name in getattr(auto, mapping).values()}
+    for entry in bundled_models():
+        model = find_model(entry.id, offline=True)
+        if "vocab_size" in model.config:
+            assert model.is_causal == (model.architecture in causal), model.id
 
 
 @pytest.mark.usefixtures("no_estimates")

@@ -197,6 +197,7 @@ _GUIDED = replace(
         "As in PEFT's and TRL's guides: bf16=True over bfloat16 weights (float16 on GPUs without"
         " it), all linear layers. Adapters use gradient checkpointing; QLoRA also"
         " prepare_model_for_kbit_training and double quantisation.",
+        "Encoders as in transformers' guides: weights as they are published, no autocast.",
     ),
     refusals=(),  # who trains is open
     guide={},
