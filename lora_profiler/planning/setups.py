@@ -236,8 +236,8 @@ def _setup(
             arguments["dtype"] = "bfloat16"
     base = TrainSetup(**arguments)
     lacks_bfloat16 = platform is not None and not platform.has_bfloat16 and base.device == "cuda"
+    has_narrow_adapters = method == "qlora" and options["recipe"] == "trl"
     if lacks_bfloat16 and precision == "amp" and "precision" not in given:
-        has_narrow_adapters = method == "qlora" and options["recipe"] == "trl"
         unscaled = ("bfloat16", "float16") if method == "full" else ("bfloat16",)
         if "dtype" not in given or base.dtype not in unscaled:
             precision = "pure" if has_narrow_adapters else "amp-float16"
@@ -251,7 +251,7 @@ def _setup(
     quantization = Quantization(**_arguments(Quantization, options, model))
     adapted = _with_adapter(base, lora, quantization, method, given)
     setup = replace(adapted, precision=precision, optimizer=optimizer, optimizer_in_bwd=in_backward)
-    is_narrow = precision == "pure" or (loaded != "float32" and precision == "amp-float16")
+    is_narrow = has_narrow_adapters if loaded == "float32" else precision in ("pure", "amp-float16")
     return replace(setup, dtype="float16") if is_open and is_narrow else setup
 
 

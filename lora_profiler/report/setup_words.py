@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lora_profiler.errors import LoraProfilerError, did_you_mean
 from lora_profiler.facts.catalog import Gpu
 from lora_profiler.facts.stacks import BARE, GUIDE, Trainer, find_stack
+from lora_profiler.facts.stacks.stack import as_loaded
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.planning.answers import outweighed_layers, unmatched_targets
 from lora_profiler.planning.setups import DEFAULTS
@@ -247,7 +248,11 @@ def trainer_lines(trainer: Trainer | None, workloads: Sequence[Workload]) -> lis
         of = " and ".join(labels.METHOD_LABELS[method] for method in methods)
         parts.append(("" if methods == everywhere else f"{of}: ") + ", ".join(each))
     sets = f"; its defaults: {'; '.join(parts)}" if parts else ""
-    return [f"{_for(trainer, workloads)}{sets}", *_layout(trainer, workloads), *task_lines(workloads)]
+    return [
+        f"{_for(trainer, workloads)}{sets}",
+        *_layout(trainer, workloads),
+        *task_lines(workloads),
+    ]
 
 
 def short_trainer_lines(
@@ -362,6 +367,13 @@ def caution_lines(
     return [*lines, *_formats(predictions, gpu), *_left_in_16_bit(predictions)]
 
 
+def _is_float32(predictions: Sequence[Prediction]) -> bool:
+    """Whether weights are published in float32 and all is computed in it."""
+    setups = [p.workload.setup for p in predictions]
+    is_wide = all(s.dtype == "float32" and s.autocast_dtype is None for s in setups)
+    return is_wide and as_loaded(predictions[0].workload.model) == "float32"
+
+
 def _formats(predictions: Sequence[Prediction], gpu: Gpu | None) -> Iterator[str]:
     """Number formats that the GPU does not compute in, or in which training goes wrong."""
     setups = [p.workload.setup for p in predictions]
@@ -380,7 +392,7 @@ def _formats(predictions: Sequence[Prediction], gpu: Gpu | None) -> Iterator[str
                 f"{name} does not support bfloat16 ({of}); torch emulates it slowly, and"
                 " refuses some products. Try: `--dtype float16`"
             )
-        else:
+        elif not _is_float32(predictions):
             methods: dict[str, dict[str, None]] = {}
             for s in setups:
                 autocast = f" with {s.autocast_dtype} autocast" if s.autocast_dtype else ""

@@ -438,6 +438,17 @@ def test_an_encoder_is_trained_as_transformers_guides_do(run: Run) -> None:
         assert why in lines[name]["refusal"], name
 
 
+def test_weights_published_in_float32_stay_so_on_a_gpu_without_bfloat16(run: Run) -> None:
+    asked = ("--trainer", "transformers", "--method", "lora", "-s", "64", "--gpu", "t4")
+    done = run("gpt2", *asked, "--full", "--format", "json")
+    (own,) = json.loads(done.stdout)["predictions"]
+    assert (own["setup"]["dtype"], own["setup"]["precision"]) == ("float32", "pure")
+    assert "bfloat16" not in done.stderr
+    done = run("HuggingFaceTB/SmolLM2-135M", *asked, "--full", "--format", "json")
+    (own,) = json.loads(done.stdout)["predictions"]  # published in bfloat16
+    assert own["setup"]["dtype"] == "float16" and "does not support bfloat16" in done.stderr
+
+
 def test_causal_language_models_are_those_that_transformers_registers() -> None:
     auto = pytest.importorskip("transformers.models.auto.modeling_auto")
     named = ("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES")
