@@ -310,9 +310,10 @@ def test_what_sets_workloads_apart_in_words(golden_file: Golden) -> None:
 
 def test_one_way_against_another_in_one_line() -> None:
     a = records.make_record(step_seconds=(0.2,) * 9)
-    b = records.make_record(records.LORA_WORKLOAD, step_seconds=(0.15,) * 9)
-    line = ratio_line("full", "LoRA r4", full_against_lora([a], [b]))
-    assert line.startswith("LoRA r4 takes 0.750 of the time of full (95 % interval 0.750 to 0.750")
+    for steps, doubt in ((6, "95 % interval 0.750 to 0.750"), (5, "too few steps for a 95 %")):
+        b = records.make_record(records.LORA_WORKLOAD, step_seconds=(0.15,) * steps)
+        line = ratio_line("full", "LoRA r4", full_against_lora([a], [b]))
+        assert line.startswith(f"LoRA r4 takes 0.750 of the time of full ({doubt}")
 
 
 # --- JSON and CSV ---------------------------------------------------------------------------------

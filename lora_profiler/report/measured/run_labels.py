@@ -4,6 +4,7 @@ status, in display order; of how predictions are held to them, and of how fast a
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from lora_profiler.measuring.records.checks import LEAST_SAMPLES
 from lora_profiler.report.labels import defined, interval_text, told
 from lora_profiler.units import percent_text, rate_text, seconds_text
 
@@ -276,5 +277,12 @@ def speed_lines(speed: "Throughput", utilisation: "Utilisation | None" = None) -
 def ratio_line(name_a: str, name_b: str, ratio: "Ratio") -> str:
     """'LoRA r16 takes 0.713 of the time of full (95 % interval 0.701 to 0.726; 3 and 3 runs)'."""
     a, b = ratio.processes
-    doubt = f"95 % interval {ratio.low:.3f} to {ratio.high:.3f}; {b} and {a} runs"
+    doubt = f"{ratio_interval(ratio)}; {b} and {a} runs"
     return f"{name_b} takes {ratio.ratio:.3f} of the time of {name_a} ({doubt})"
+
+
+def ratio_interval(ratio: "Ratio") -> str:
+    """'95 % interval 0.701 to 0.726', or why there is none."""
+    if min(ratio.steps) < LEAST_SAMPLES:
+        return "too few steps for a 95 % interval"
+    return f"95 % interval {ratio.low:.3f} to {ratio.high:.3f}"

@@ -169,8 +169,7 @@ def pair_cards(groups: Sequence[Sequence[NumberedRun]]) -> Iterable[Card]:
         note = f"{model}: {bytes_text(peak)} against {bytes_text(whole)}"
         yield Card(f"Peak of {name} against full", change_text(peak / whole - 1), note=note)
     if ratio := ratio_of([full.record], [lora.record]):
-        interval = f"95 % interval {ratio.low:.3f} to {ratio.high:.3f}"
-        note = f"{model}: {ratio.ratio:.3f} of the time, {interval}"
+        note = f"{model}: {ratio.ratio:.3f} of the time, {run_labels.ratio_interval(ratio)}"
         yield Card(f"Step of {name} against full", change_text(ratio.ratio - 1), note=note)
 
 

@@ -331,8 +331,9 @@ class Ratio:
     """Median step time of `b` over that of `a`: 0.8 means that b takes 80 % of a's time. `low` and
     `high` are a 95 % interval.
 
-    `processes` are the records on either side. With one each, the interval knows nothing of how
-    runs differ.
+    `processes` are the records on either side, and `steps` the timed steps. With one process each,
+    the interval knows nothing of how runs differ; with fewer than LEAST_SAMPLES steps it is not
+    one of 95 %.
     """
 
     case_a: str
@@ -341,6 +342,7 @@ class Ratio:
     low: float
     high: float
     processes: tuple[int, int]
+    steps: tuple[int, int]
 
 
 def full_against_lora(records_a: Sequence[Record], records_b: Sequence[Record]) -> Ratio:
@@ -366,6 +368,7 @@ def full_against_lora(records_a: Sequence[Record], records_b: Sequence[Record]) 
         low=ratios[outside],
         high=ratios[-1 - outside],
         processes=(len(a), len(b)),
+        steps=(sum(map(len, a)), sum(map(len, b))),
     )
 
 
