@@ -348,7 +348,7 @@ def open_changes(
             foreseen = foresee(other, answer.gpu)
         except LoraProfilerError:
             continue
-        if foreseen.prediction.is_whole:
+        if foreseen.prediction.is_whole and foreseen.prediction.peak.total_bytes != peak:
             changes.append(OpenChange(option=option, value=value, foreseen=foreseen))
     changes.sort(key=lambda change: -abs(log(change.peak_bytes / peak)))
     return changes[:MOST_CHANGES]

@@ -26,7 +26,8 @@ Lines = Sequence[Line]
 def guided_blocks(guided: Guided) -> list[Block]:
     """The lines of all trainers, what changes the answer most, and the range, for the detailed
     answer and the dashboard."""
-    return [lines_table(guided), paragraph(*change_lines(guided), *range_lines(guided))]
+    words = (*refused_lines(guided), *change_lines(guided), *range_lines(guided))
+    return [lines_table(guided), paragraph(*words)]
 
 
 def verdict_lines(guided: Guided, answers: Sequence[Answer]) -> Iterator[VerdictLine]:
@@ -75,7 +76,7 @@ def _fits_with(method: str, lines: Lines, gpu: str, unknown: Sequence[str]) -> s
     if sign == "tight":
         return f"{words} with {_some(may, len(lines))}"
     if len(fitting) == len(lines):
-        return f"{words} with all {len(lines)} trainers"
+        return f"{words} with {'both' if len(lines) == 2 else f'all {len(lines)}'} trainers"
     others = f" (may run out with {_some(may, len(lines))})" if may else ""
     if not may and len(no) <= _MOST_NAMES:
         others = f" (not {verdicts.joined(no, 'or')})"
@@ -111,6 +112,20 @@ def range_lines(guided: Guided) -> Iterator[str]:
     """'The trainer decides: LoRA r16 15.8 to 30.3 GiB, full 50.1 to 120 GiB.'"""
     if ranges := [f"{_label(lines)} {_range(lines)}" for lines in _by_need(guided)]:
         yield f"The trainer decides: {', '.join(ranges)}."
+
+
+def refused_lines(guided: Guided) -> Iterator[str]:
+    """'LitGPT: the cce loss needs a 16-bit head.', why trainers do not run the question."""
+    refusals = ((_name(line), line.refusal) for line in guided.lines if line.refusal)
+    for name, refusal in dict.fromkeys(refusals):
+        yield refusal if refusal.startswith(name) else f"{name}: {refusal}"
+
+
+def unable_line(guided: Guided) -> Iterator[str]:
+    """'Not with LitGPT or Unsloth (`--detail`).', which run no method of the question."""
+    able = {line.stack.name for line in guided.lines if line.foreseen}
+    if unable := dict.fromkeys(_name(line) for line in guided.lines if line.stack.name not in able):
+        yield f"Not with {verdicts.joined(list(unable), 'or')} (`--detail`)."
 
 
 def change_lines(guided: Guided) -> Iterator[str]:
@@ -151,8 +166,8 @@ def line_bar(line: Line, foreseen: Foreseen) -> Bar:
 
 
 def lines_table(guided: Guided) -> Table:
-    """A row for each trainer, the one that needs least first: of one method with overhead, verdict
-    and speed, of several the peak and the verdict of each."""
+    """A row for each trainer that runs the question, the one that needs least first: of one method
+    with overhead, verdict and speed, of several the peak and the verdict of each."""
     methods = _by_method(guided)
     peaks = [p.peak.total_bytes for p in _predictions(guided.lines)]
     unit, size = byte_unit(max(peaks, default=0))
@@ -166,7 +181,7 @@ def lines_table(guided: Guided) -> Table:
         columns.append(("", _of(place, lambda line: SIGNS[_verdict(line)])))
     if len(methods) == 1:
         columns.append((verdicts.rate_title(_predictions(guided.lines)), _of(0, _speed)))
-    rows: list[Lines] = sorted(zip(*methods, strict=True), key=_need)
+    rows: list[Lines] = sorted(filter(_predictions, zip(*methods, strict=True)), key=_need)
     return table(rows, [each for each in columns if any(each[1](row) for row in rows)])
 
 

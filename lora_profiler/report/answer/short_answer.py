@@ -315,8 +315,9 @@ def _assumed(
     predictions = [answer.prediction for answer in answers]
     workloads = [prediction.workload for prediction in predictions]
     if guided is not None:
-        from lora_profiler.report.answer.guided import change_lines
+        from lora_profiler.report.answer.guided import change_lines, unable_line
 
+        yield from unable_line(guided)
         yield from change_lines(guided)
     worst = "worst " if answers[0].over_data else ""
     training, attention = setup_words.asked_words(predictions)

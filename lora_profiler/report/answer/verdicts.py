@@ -453,7 +453,10 @@ def worth_lines(answers: Sequence[Answer]) -> list[str]:
     lines = []
     for answer in answers:
         unknowns = answer.likely.unknowns if answer.likely else ()
-        spans = "; ".join(f"{u.what} {_range(u.low_bytes, u.high_bytes)}" for u in unknowns)
+        ranges = ((u.what, *_limits(u.low_bytes, u.high_bytes)) for u in unknowns)
+        spans = "; ".join(
+            f"{what} {low} to {high} {unit}" for what, low, high, unit in ranges if low != high
+        )
         if spans:
             lines.append(f"{method_label(answer.prediction)}, one by one: {spans}.")
     return lines
@@ -461,21 +464,27 @@ def worth_lines(answers: Sequence[Answer]) -> list[str]:
 
 def _range(low: int, high: int) -> str:
     """'24.6 to 25.2 GiB'."""
+    return "{} to {} {}".format(*_limits(low, high))
+
+
+def _limits(low: int, high: int) -> tuple[str, str, str]:
+    """('24.6', '25.2', 'GiB')."""
     unit, size = byte_unit(high)
-    return f"{short_in_unit(low, size)} to {short_in_unit(high, size)} {unit}"
+    return short_in_unit(low, size), short_in_unit(high, size), unit
 
 
 def version_words(answer: Answer) -> str:
     """'answered as torchtune 0.7; older versions took up to 21 % more'. Empty where a version is
-    named, or there is none; without its end where none took more."""
+    named, or there is none, or none took more."""
     trainer, likely = answer.trainer, answer.likely
     if trainer is None or trainer.is_pinned or likely is None or not trainer.stack.version:
         return ""
     what, peak = trainer.stack.version_words, answer.prediction.peak.total_bytes
     most = max((each.high_bytes for each in likely.unknowns if each.what == what), default=peak)
+    if not (more := round(100 * (most / peak - 1))):
+        return ""
     title = f"Answered as {trainer.stack.library} {trainer.stack.version}"
-    more = round(100 * (most / peak - 1))
-    return f"{title}; older versions took up to {more} % more" if more else title
+    return f"{title}; older versions took up to {more} % more"
 
 
 def leaves_open(answer: Answer) -> bool:

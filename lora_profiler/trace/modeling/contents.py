@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.parametrize import ParametrizationList
 
 from lora_profiler._common.paths import read_regular
-from lora_profiler.errors import UsageError
+from lora_profiler.errors import UnbuildableError, UsageError
 from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.support.images import (
     PROCESSORS,
@@ -162,6 +162,12 @@ def text_tokens(path: str, weights: str) -> torch.Tensor:
     require("transformers", '"lora-profiler[measure]"', "A tokenizer")
     from transformers import AutoTokenizer
 
+    folder = Path(weights).expanduser()
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else ["token"]
+    if not any(part in name for name in names for part in ("token", "vocab", ".model")):
+        raise UnbuildableError(
+            f"{weights} has no tokenizer. Save one there: tokenizer.save_pretrained({weights!r})."
+        )
     source, options = weights, {}
     if weights.endswith(".gguf"):
         require("gguf", "gguf", "Reading a GGUF file")
