@@ -24,6 +24,7 @@ LINKS: Mapping[str, int] = {
 }  # fmt: skip
 """Bytes a second that one card can send, one way, as the makers give them: NVLink of A100, H100 and
 B200, PCIe with 16 lanes, InfiniBand HDR and NDR with four, Ethernet."""
+_POWERS = {"M": 6, "G": 9, "T": 12}
 MACHINE_CARDS = 8
 """The most GPUs that one machine has."""
 _SXM_LINKS = {"ampere": "nvlink3", "hopper": "nvlink4", "blackwell_dc": "nvlink5"}
@@ -66,17 +67,25 @@ class Communication:
 
 
 def find_network(text: str) -> Network:
-    """The link of a key, or a rate as in 25GB/s. Raises UsageError for anything else."""
+    """The link of a key, or a rate as in 25GB/s or 200Gbit/s: M, G or T, a small b for bits.
+    Raises UsageError for anything else.
+
+    Examples:
+        >>> from lora_profiler.planning.placement import find_network
+        >>> find_network("25GB/s").bytes_per_second, find_network("200Gbps").bytes_per_second
+        (25000000000, 25000000000)
+    """
     if text in LINKS:
         return Network(key=text, bytes_per_second=LINKS[text])
-    rate = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*GB/s", text, flags=re.IGNORECASE)
-    if rate is None or round(float(rate[1]) * GB) == 0:
+    rate = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([MGTmgt])(B|b|bit)(?:/s|ps)", text)
+    scale = 10 ** _POWERS[rate[2].upper()] / (1 if rate[3] == "B" else 8) if rate else 0
+    if rate is None or round(float(rate[1]) * scale) == 0:
         close = did_you_mean(text[:60], LINKS)
         raise UsageError(
             f"interconnect is {shown(text)}; accepted: {', '.join(LINKS)}, or a rate such as"
             f" 25GB/s.{close}"
         )
-    return Network(key=text, bytes_per_second=round(float(rate[1]) * GB))
+    return Network(key=text, bytes_per_second=round(float(rate[1]) * scale))
 
 
 def usual_network(card: Gpu) -> Network | None:
