@@ -144,6 +144,8 @@ def setups(
         model = model.text_side_of.whole()
     options, given = spelled(stack, options, given)
     check_able(stack, options, given)
+    if not model.is_causal:
+        stack.check_model(model)
     methods = tuple(dict.fromkeys(m.lower() for m in options["methods"])) or DEFAULT_METHODS
     if other := next((name for name in methods if name not in METHODS), None):
         raise UsageError(

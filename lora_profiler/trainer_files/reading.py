@@ -624,7 +624,11 @@ def _framework(document: Document, name: str | None) -> Framework:
             )
         return by_name[name]
     if document.name.endswith(".json") and "peft_type" in document.entries:
-        raise TrainerFileError(f"{document.name} is an adapter of PEFT; use it as --peft-config.")
+        base = document.entries.get("base_model_name_or_path")
+        model = base.value if base and base.value else "MODEL"
+        raise TrainerFileError(
+            f"{document.name} is an adapter of PEFT; use `lora-profile {model} --peft-config FILE`."
+        )
     known = recognised(document)
     if known is None:
         titles = ", ".join(framework.title for framework in frameworks())

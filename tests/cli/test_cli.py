@@ -438,7 +438,7 @@ def test_a_sequence_longer_than_the_model_was_made_for_is_a_warning() -> None:
     [("gpt2", 1024), ("google-bert/bert-base-uncased", 512), ("meta-llama/Llama-3.2-1B", 2048)],
 )
 def test_a_length_that_is_not_given_is_at_most_the_model_s_context(asked: str, tokens: int) -> None:
-    assert setup_for(asked).seq_len == setup_for(asked, "unsloth").seq_len == tokens
+    assert setup_for(asked).seq_len == setup_for(asked, "transformers").seq_len == tokens
     assert setup_for(asked, seq_len=4096).seq_len == 4096
 
 

@@ -434,7 +434,7 @@ def test_an_encoder_is_trained_as_transformers_guides_do(run: Run) -> None:
     assert lines["transformers"]["peak_bytes"] == own["peak"]["total_bytes"]
     assert lines["loop"]["peak_bytes"]
     for name in sorted({*lines} - {"transformers", "loop"}):
-        why = "trains causal language models; BertForMaskedLM is none."
+        why = "trains causal language models, not BertForMaskedLM; use --trainer transformers."
         assert why in lines[name]["refusal"], name
 
 
@@ -552,15 +552,15 @@ def test_what_cannot_be_is_one_clear_line(run: Run, golden_file: Golden) -> None
 
 @pytest.mark.usefixtures("the_bundle", "no_estimates")
 def test_trainers_stand_in_the_order_of_what_they_need(run: Run) -> None:
-    """After whole answers the lower bounds, after these who cannot run the model."""
+    """After whole answers the lower bounds; who cannot run the model is named below."""
     shown = run("google/gemma-3-4b-it", "--method", "qlora", "--gpu", "t4").stdout
     rows = shown.partition("\ntrainer ")[2].partition("\n\n")[0].splitlines()[1:]
     found = []
     for row in rows:
-        (cell,) = re.findall(r" {3,}(>= \d[\d.]*|\d[\d.]*|-)(?: |$)", row)[:1]
-        kind = 2 if cell == "-" else int(cell.startswith(">="))
-        found.append((kind, 0.0 if kind == 2 else float(cell.removeprefix(">= "))))
-    assert {kind for kind, _ in found} == {0, 1, 2}
+        (cell,) = re.findall(r" {3,}(>= \d[\d.]*|\d[\d.]*)(?: |$)", row)[:1]
+        found.append((cell.startswith(">="), float(cell.removeprefix(">= "))))
+    assert {is_bound for is_bound, _ in found} == {False, True}
+    assert "Not with torchtune (--detail)." in shown
     assert found == sorted(found)
 
 

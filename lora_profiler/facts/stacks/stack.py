@@ -142,7 +142,8 @@ class Stack:
             return
         if not model.is_causal:
             raise UsageError(
-                f"{self.library} trains causal language models; {model.architecture} is none."
+                f"{self.library} trains causal language models, not {model.architecture};"
+                " use --trainer transformers."
             )
         raise UsageError(f"{self.library} has no models of type {model.model_type}.")
 

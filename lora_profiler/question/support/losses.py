@@ -58,7 +58,13 @@ def check_loss(workload: Workload) -> None:
     What they do not tell `trace.modeling.losses` sees in the first forward pass.
     """
     setup, model = workload.setup, workload.model
-    scales = loss_facts(setup.loss).scales_logits
+    loss = loss_facts(setup.loss)
+    if loss.one_score and not model.is_causal:
+        raise UsageError(
+            f"classifiers (task_type SEQ_CLS, --loss {setup.loss}) are modelled for causal language"
+            f" models, not for {model.architecture}; use another model."
+        )
+    scales = loss.scales_logits
     if setup.loss != "plain" and (reason := _reason(model, setup.lora, scales=scales)):
         raise refused(model.id, setup.loss, reason)
     if own := part("losses", setup.loss, "", "refusals"):
