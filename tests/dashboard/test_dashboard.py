@@ -839,8 +839,7 @@ def test_the_figures_of_evidence_fill_what_the_headlines_count_and_no_more() -> 
             assert not is_open or all("not counted: " in text for text in trace["hovertext"])
         assert filled == ids and hollow and not hollow & ids
         assert f"{len(ids)} of the {len(ids | hollow)} public" in shown
-    all_texts_of = (trace.get("text", ()) for trace in drawn["evidence.memory"]["data"])
-    named = {text.strip() for texts_ in all_texts_of for text in texts_ if text}
+    named = {note["text"] for note in drawn["evidence.memory"]["layout"]["annotations"]}
     apart = {row.model.partition("/")[2] for row in peaks.values() if row.apart}
     assert named == apart == {"gpt_bigcode-santacoder"}
     assert re.search(

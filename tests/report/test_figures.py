@@ -20,12 +20,28 @@ from figure_texts import crowded
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.report import figures, palette
 from lora_profiler.report.charts.bars import lever_bars
+from lora_profiler.report.charts.dots import FrontPoint, plan_front
 from lora_profiler.report.charts.plot import Figure
 from lora_profiler.report.page.write import json_text
 
 FIGURES = {
     **LIGHT,
     **{f"hostile {n}": figure for n, figure in enumerate(hostile(HOSTILE))},
+    "names": plan_front(
+        [
+            FrontPoint(
+                name=f"{n:g} h, {cost:g} USD",
+                said="",
+                method="lora",
+                hours=n,
+                cost=cost,
+                is_named=True,
+            )
+            for n in (1, 1.05, 8)
+            for cost in (1, 9)
+        ],
+        "USD",
+    ),
     "long names": lever_bars(
         [
             Lever(name=name, option=option, price="", peak_bytes=3 * GIB, saved_bytes=2 * GIB)
@@ -129,6 +145,8 @@ def test_every_number_is_drawn_and_no_word_lies_over_another(
     """In a plane as high as the figure says, or higher where names stand above their rows."""
     page = opened(browser, address, width, scheme)
     assert crowded(page) == []
+    beside = page.locator(f"{place('names')} .annotation text").all_text_contents()
+    assert beside == [note["text"] for note in FIGURES["names"]["layout"]["annotations"]]
     for name, figure in FIGURES.items():
         high, marks, bars = page.evaluate(DRAWN, place(name))
         assert (marks, bars) == numbers_of(figure), name
