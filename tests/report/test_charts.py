@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_profiler.facts.catalog import find_model
-from lora_profiler.measuring.records.record import PhaseSample
+from lora_profiler.measuring.records.record import STATUSES, Flag, PhaseSample
 from lora_profiler.memory.analytic import predict
-from lora_profiler.memory.prediction import CATEGORIES, PHASES, CurvePoint
+from lora_profiler.memory.prediction import CATEGORIES, MOMENTS, PHASES, CurvePoint
 from lora_profiler.planning.fit import SizeFit, Verdict
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.question.workload import LoraConfig, Method, TrainSetup, Workload
@@ -55,6 +55,7 @@ from lora_profiler.report.claims.document import grouped_charts
 from lora_profiler.report.labels import CATEGORY_LABELS
 from lora_profiler.report.learn import LoraLayer, committed, counts_chart
 from lora_profiler.report.measured import run_labels
+from lora_profiler.runs.comparison.errors import METRICS, PHASE_GROUPS
 from lora_profiler.steptime import PARTS
 from lora_profiler.units import GIB, MIB, byte_unit, bytes_text, seconds_text
 from records import make_record
@@ -351,15 +352,31 @@ def test_everything_stands_out_from_the_paper(theme: palette.Theme) -> None:
         assert contrast(ink, behind) >= 4.5
 
 
-def test_all_names_have_a_look() -> None:
-    assert set(palette.CATEGORY_PAINTS) == set(CATEGORIES) == set(CATEGORY_LABELS)
-    assert set(palette.PART_PAINTS) == set(PARTS) == set(labels.PART_LABELS)
-    assert set(palette.METHOD_MARKS) == set(get_args(Method))
-    assert set(palette.VERDICT_COLOURS) == set(palette.VERDICT_SIGNS) == set(get_args(Verdict))
-    assert set(run_labels.PHASE_CURVE) == set(PHASES)
-    assert len({m.symbol for m in palette.METHOD_MARKS.values()}) == len(palette.METHOD_MARKS)
-    assert len({m.symbol for m in palette.SERIES_MARKS}) == len(palette.SERIES_MARKS)
-    assert set(run_labels.COUNTER_LABELS) == set(palette.COUNTER_MARKS)
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (CATEGORIES, [palette.CATEGORY_PAINTS, CATEGORY_LABELS, labels.CATEGORY_SHORT]),
+        (CATEGORIES, [labels.CATEGORY_DEFINITIONS]),
+        (MOMENTS, [labels.MOMENT_LABELS, labels.MOMENT_DEFINITIONS]),
+        (PARTS, [palette.PART_PAINTS, labels.PART_LABELS]),
+        (get_args(Method), [palette.METHOD_MARKS]),
+        (VERDICTS, [palette.VERDICT_COLOURS, palette.VERDICT_SIGNS]),
+        (PHASES, [run_labels.PHASE_CURVE, run_labels.PHASE_LABELS]),
+        (run_labels.COUNTER_LABELS, [palette.COUNTER_MARKS]),
+        (run_labels.METRIC_LABELS, [run_labels.METRIC_DEFINITIONS]),
+        (STATUSES, [run_labels.STATUS_LABELS, run_labels.STATUS_DEFINITIONS]),
+        ({*STATUSES} - {"ok", "noisy"}, [run_labels.STATUS_ADVICE]),
+        (get_args(Flag), [run_labels.FLAG_DEFINITIONS]),
+    ],
+)
+def test_every_name_has_its_words_and_its_look(names: Any, told: list[Any]) -> None:
+    assert all({*words} == {*names} for words in told)
+
+
+def test_what_stands_for_a_name_is_told_apart() -> None:
+    assert {*run_labels.METRIC_LABELS} >= {*METRICS} and {*PHASES} >= {*PHASE_GROUPS}
+    for marks in (palette.METHOD_MARKS.values(), palette.SERIES_MARKS):
+        assert len({mark.symbol for mark in marks}) == len(marks)
 
 
 def test_a_light_colour_has_one_dark_twin() -> None:
