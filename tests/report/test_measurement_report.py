@@ -10,6 +10,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from test_report import number, sections
 
 import records
 from golden_files import Golden
@@ -27,7 +28,7 @@ from lora_profiler.memory.prediction import (
 )
 from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.report import render, terminal
-from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.blocks import Row
 from lora_profiler.report.json.bench import (
     bench_payload,
     bench_schema,
@@ -84,24 +85,9 @@ def test_a_timed_run_on_a_known_card_stands_beside_its_predicted_time(
     assert result(on_cpu, predict(workload)).timing is None and "predicted: " not in shown(on_cpu)
 
 
-def sections(table: Table) -> dict[str, dict[str, Row]]:
-    found: dict[str, dict[str, Row]] = {}
-    for row in table.rows:
-        if row.kind == "section":
-            title = row.cells[0].split(",")[0]
-            found[title] = {}
-        else:
-            found[title][row.cells[0]] = row
-    return found
-
-
 def of_peak(record: Record) -> dict[str, Row]:
     table = error_table(record, compare(record, records.make_prediction()))
-    return sections(table)["what the peak is made of"]
-
-
-def number(text: str) -> float:
-    return 0.0 if text in ("<0.01", ">-0.01") else float(text.replace(",", ""))
+    return {row.cells[0]: row for row in sections(table)["what the peak is made of"]}
 
 
 @pytest.mark.parametrize("column", [1, 2])

@@ -83,7 +83,7 @@ def sections(table: Table) -> dict[str, list[Row]]:
 
 def number(text: str) -> float:
     text = text.removeprefix("* ").replace(",", "").split(" ")[0]
-    return 0.0 if text == "<0.01" else float(text)
+    return 0.0 if text in ("<0.01", ">-0.01") else float(text)
 
 
 @pytest.mark.parametrize("name", MODELS)

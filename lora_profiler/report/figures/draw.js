@@ -100,12 +100,18 @@ const lpFigures = (() => {
     };
   }
 
-  /* Where a note named "beside" may stand around its mark, first as it is: what changes, and its box there to a pixel, as plotly rounds. */
-  const around = ({ xshift, yshift }, box) => ["bottom", "top", "middle"].flatMap((yanchor) => ["left", "right", "center"].map((xanchor) => {
-    const side = { left: 1, right: -1, center: 0 }[xanchor], up = { bottom: 1, top: -1, middle: 0 }[yanchor];
-    const x = box.x + (side - 1) * (xshift + box.width / 2), y = box.y + (1 - up) * (yshift + box.height / 2);
-    return { changes: { xanchor, yanchor, xshift: side * xshift, yshift: up * yshift }, box: new DOMRect(x - 1, y - 1, box.width + 2, box.height + 2) };
-  })).slice(0, -1);
+  /* Where a note may stand, first as it is: what changes, and its box there to a pixel, as plotly rounds. A name beside a mark stands around it; that of a part of the axis in one of two lines, within the plane. */
+  const places = {
+    beside: ({ xshift, yshift }, box) => ["bottom", "top", "middle"].flatMap((yanchor) => ["left", "right", "center"].map((xanchor) => {
+      const side = { left: 1, right: -1, center: 0 }[xanchor], up = { bottom: 1, top: -1, middle: 0 }[yanchor];
+      const moved = [(side - 1) * (xshift + box.width / 2), (1 - up) * (yshift + box.height / 2)];
+      return [{ xanchor, yanchor, xshift: side * xshift, yshift: up * yshift }, ...moved];
+    })).slice(0, -1),
+    part: (_, box, plane) => [0, 1.25 * box.height].map((down) => {
+      const xshift = Math.ceil(Math.max(0, plane.left + 1 - box.left)) - Math.ceil(Math.max(0, box.right + 1 - plane.right));
+      return [{ xshift, yshift: -down }, xshift, down];
+    }),
+  };
 
   /* What changes so that no note runs out of the figure, or into other words or a mark: the later ones stay. */
   function parted(plot) {
@@ -119,13 +125,14 @@ const lpFigures = (() => {
     for (const drawing of [...plot.querySelectorAll(".annotation")].reverse()) {
       const box = drawing.querySelector("text")?.getBoundingClientRect();
       if (!box?.width) continue;
-      const note = plot.layout.annotations[drawing.dataset.index], isBeside = note.name === "beside";
-      const inside = ({ left, right, top, bottom }) => isBeside
-        ? left >= plane.left && right <= plane.right && top >= plane.top && bottom <= plane.bottom
+      const note = plot.layout.annotations[drawing.dataset.index], tried = places[note.name]?.(note, box, plane);
+      const inside = ({ left, right, top, bottom }) => tried
+        ? left >= plane.left && right <= plane.right && top >= plane.top - LEAST_PX && bottom <= plane.bottom
         : left >= all.left - 1 && right <= all.right + 1;
-      const found = (isBeside ? around(note, box) : [{ box }]).find((place) => inside(place.box) && !taken.some((other) => meets(place.box, other)));
-      for (const [name, value] of Object.entries(found ? found.changes ?? {} : { visible: false })) changed[`annotations[${drawing.dataset.index}].${name}`] = value;
-      if (found) taken.push(found.box);
+      const found = (tried ?? [[{}, 0, 0]]).map(([changes, x, y]) => [changes, new DOMRect(box.x + x - 1, box.y + y - 1, box.width + 2, box.height + 2)])
+        .find(([, at]) => inside(at) && !taken.some((other) => meets(at, other)));
+      for (const [name, value] of Object.entries(found?.[0] ?? { visible: false })) changed[`annotations[${drawing.dataset.index}].${name}`] = value;
+      if (found) taken.push(found[1]);
     }
     return changed;
   }
