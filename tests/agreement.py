@@ -1,5 +1,8 @@
 """Predictions beside traces: what both say of each moment, and how near they must be."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 
 import cases
@@ -8,6 +11,8 @@ from lora_profiler.memory.analytic import predict
 from lora_profiler.memory.analytic.plan import EXACT_MOMENTS
 from lora_profiler.memory.analytic.predict import layer_error
 from lora_profiler.memory.prediction import Prediction
+from lora_profiler.planning.engine import peak_bytes
+from lora_profiler.planning.sweep import sweep
 from lora_profiler.question.workload import TrainSetup, Workload
 from truth import TracedStep
 
@@ -48,3 +53,20 @@ def as_near_as_claimed(rules: Prediction, trace: TracedStep) -> None:
     checkpointing = rules.workload.setup.checkpointing
     within = 1e-9 if rules.exactness == "exact" else layer_error(checkpointing)
     assert rules.peak.total_bytes == pytest.approx(trace.peak_bytes, rel=within)
+
+
+def a_sweep_as_single_answers(
+    workload: Workload, batches: Sequence[int], lengths: Sequence[int], engine: str = "analytic"
+) -> None:
+    """One table of peaks, and each size predicted by itself."""
+    table = sweep(workload, batch_size=[[b] for b in batches], seq_len=lengths, engine=engine)
+    singles = [
+        [
+            peak_bytes(
+                replace(workload, setup=replace(workload.setup, batch_size=b, seq_len=s)), engine
+            )
+            for s in lengths
+        ]
+        for b in batches
+    ]
+    assert table.tolist() == singles

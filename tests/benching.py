@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import families
-from lora_profiler.cli.main import main
+from commands import Done, Run
 from lora_profiler.measuring.harness import Case, Heartbeat
 from lora_profiler.measuring.records.record import Failure, Record
 from lora_profiler.measuring.records.store import Store
@@ -45,9 +45,7 @@ class Bench:
     """The command in this process. Cases are answered by `answer` and kept in `asked`; no process
     is started."""
 
-    def __init__(
-        self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def __init__(self, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.store_path = folder / "records.jsonl"
         self.model = folder / "tiny" / "config.json"
         self.model.parent.mkdir()
@@ -55,7 +53,7 @@ class Bench:
         self.asked: list[Case] = []
         self.options: list[dict[str, Any]] = []
         self.answer: Answer = record_of
-        self._capsys = capsys
+        self._run = run
         monkeypatch.setattr(session, "measure_case", self._measure)
         monkeypatch.setattr(runs, "environment_of", lambda *a, **o: make_record().environment)
 
@@ -67,17 +65,13 @@ class Bench:
         progress(Heartbeat(phase="forward", step=1))
         return self.answer(case)
 
-    def __call__(self, *arguments: str, records: Path | None = None) -> tuple[int, str, str]:
+    def __call__(self, *arguments: str, records: Path | None = None) -> Done:
         self.asked.clear()
-        self._capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(["bench", *arguments, "--records", str(records or self.store_path)])
-        out, err = self._capsys.readouterr()
-        assert "Traceback" not in err
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, out, err
+        done = self._run("bench", *arguments, "--records", str(records or self.store_path))
+        assert "Traceback" not in done.stderr
+        return done
 
-    def tiny(self, *arguments: str) -> tuple[int, str, str]:
+    def tiny(self, *arguments: str) -> Done:
         return self(str(self.model), *SIZES, *arguments)
 
     def stored(self) -> list[Record]:
@@ -85,10 +79,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Bench:
-    return Bench(tmp_path, capsys, monkeypatch)
+def bench(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(run, tmp_path, monkeypatch)
 
 
 def statuses(*found: str) -> Answer:

@@ -8,10 +8,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest.mock import patch
 
 from lora_profiler.memory.compiled import library
+
+if TYPE_CHECKING:
+    from lora_profiler.measuring.records.record import Record
 
 THE_BUNDLE = library.BUNDLED
 """The package's profiles, which `conftest` hides from tests."""
@@ -67,6 +70,27 @@ def in_this_process(
             code = ended.code
     texts = (stream.buffer.getvalue().decode() for stream in (out, err))  # type: ignore[attr-defined]
     return Done(code or 0, *texts)  # type: ignore[arg-type]
+
+
+class OnRecords:
+    """A command in this process, called with its arguments, over files of records in `folder`."""
+
+    def __init__(self, run: Run, folder: Path, command: str) -> None:
+        self.folder = folder
+        self._run, self._command = run, command
+
+    def file(self, name: str, made: "Sequence[Record]", more: str = "") -> str:
+        from records import jsonl
+
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(jsonl(made) + more)
+        return str(path)
+
+    def __call__(self, *arguments: str) -> Done:
+        done = self._run(self._command, *arguments)
+        assert "Traceback" not in done.stderr
+        return done
 
 
 def lora_profile(*arguments: str) -> Done:

@@ -1,5 +1,6 @@
-"""Where the texts of figures lie, measured in a browser."""
+"""Where the texts of figures lie and what they are drawn on, measured in a browser."""
 
+import re
 from typing import Any
 
 CROWDED = """least => {
@@ -48,3 +49,15 @@ LEAST_PX = 3
 def crowded(page: Any) -> list[str]:
     """What is crowded in the figures."""
     return list(page.evaluate(CROWDED, LEAST_PX))
+
+
+def colours(found: list[str]) -> list[str]:
+    """As '#0a141e', of 'rgb(10, 20, 30)'."""
+    numbers = (map(int, re.findall("[0-9]+", colour)) for colour in found if colour)
+    return ["#" + "".join(f"{number:02x}" for number in colour) for colour in numbers]
+
+
+def papers(page: Any) -> set[str]:
+    """The colours that figures are drawn on."""
+    script = "[...document.querySelectorAll('.main-svg')].map((e) => e.style.background)"
+    return {*colours(page.evaluate(script))}

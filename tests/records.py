@@ -6,7 +6,8 @@ round but consistent: the attribution adds up to the peak, the peak is the large
 and the counts are those of the model.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from lora_profiler.measuring.records.record import (
     Measurement,
     Record,
 )
+from lora_profiler.measuring.records.serialize import record_dict
 from lora_profiler.memory.prediction import (
     Details,
     FlopCount,
@@ -155,3 +157,8 @@ def make_prediction(
 def _moment(name: MomentName, step: Step, parts: Mapping[str, int]) -> Moment:
     fresh = {"optimizer_states": 0} if step == 1 and name != "optimizer_step" else {}
     return Moment(moment=name, step=step, bytes={**parts, **fresh})  # type: ignore[dict-item]
+
+
+def jsonl(made: Iterable[Record]) -> str:
+    """A file of them."""
+    return "".join(json.dumps(record_dict(record)) + "\n" for record in made)

@@ -4,11 +4,11 @@ import os
 import socket
 import sys
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
+from lora_profiler._common.packages import missing
 from lora_profiler.cli.click_support import WholeRange, command
 from lora_profiler.cli.option_groups import option
 from lora_profiler.errors import UsageError
@@ -40,10 +40,9 @@ Exit: 0 ended with Ctrl-C, 2 usage, a missing library, or a port in use.
 @option("--no-browser", help="serve only, and print the address")
 def app_command(port: int | None, records: tuple[Path, ...], no_browser: bool) -> None:
     """Open the dashboard on this machine, and in your browser."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
-    if missing:
+    if lacking := missing(NEEDED):
         raise UsageError(
-            f"the dashboard needs {', '.join(missing)}: pip install 'lora-profiler[app]'."
+            f"the dashboard needs {', '.join(lacking)}: pip install 'lora-profiler[app]'."
         )
     for path in records:
         if not path.exists():

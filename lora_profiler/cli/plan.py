@@ -73,8 +73,6 @@ def amount_of(
         data = training_data(ctx, o, model, file)
         if data is None:
             return Amount(), ()
-        if data.lengths.num_tokens == 0:
-            raise UsageError("the data have no token in them; name others, or give --tokens N.")
         return Amount(data=data, epochs=o["epochs"] or 1.0), _data_arguments(ctx)
     if o["data"] is not None or lengths_of(o) is not None:
         raise UsageError("--tokens and data both say how much is trained on; leave one out.")

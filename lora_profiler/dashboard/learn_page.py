@@ -3,11 +3,11 @@ of them to be checked here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import streamlit as st
 
+from lora_profiler._common.packages import missing
 from lora_profiler.dashboard import following, link, widgets
 from lora_profiler.dashboard.following import Followed
 from lora_profiler.report.blocks import Row, Table, paragraph
@@ -147,10 +147,6 @@ def _chart(members: list[Chart]) -> None:
     widgets.drawing(claim_drawing(chart), f"claim.{members[0].key}")
 
 
-NEEDED = ("torch", "transformers", "peft")
-INSTALL = "pip install 'lora-profiler[measure]'"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimState:
     """Where one claim stands, as `verify --progress json` tells it; claim 0 is what comes before
@@ -166,11 +162,6 @@ class ClaimState:
 
 
 Checking = Followed[ClaimState]
-
-
-def missing() -> list[str]:
-    """What a check needs and is not installed. Nothing is imported to find out."""
-    return [name for name in NEEDED if find_spec(name) is None]
 
 
 def read_claim(line: Mapping[str, Any], _: Mapping[int, ClaimState]) -> tuple[int, ClaimState]:
@@ -201,7 +192,7 @@ def show_check() -> None:
     lacking = missing()
     if lacking:
         widgets.note(
-            f"{INSTALL} brings them.",
+            "pip install 'lora-profiler[measure]' brings them.",
             heading=f"To check a claim, {', '.join(lacking)} must be installed here",
         )
     following.start_button(

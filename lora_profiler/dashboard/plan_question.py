@@ -207,8 +207,6 @@ def _amount(
                 " leave it out."
             )
         return Amount(tokens=run.tokens, epochs=run.epochs)
-    if lengths.num_tokens == 0:
-        raise UsageError("the data have no token in them; name others, or leave them out.")
     data = TrainingData(
         lengths=lengths,
         batching=plan.batching or BATCHINGS[0],  # type: ignore[arg-type] # a choice, or checked

@@ -4,12 +4,12 @@ Nothing else is opened."""
 import argparse
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import streamlit as st
 
@@ -28,7 +28,7 @@ from lora_profiler.measuring.records.load import (
 from lora_profiler.measuring.records.record import Record, conditions_dict
 from lora_profiler.measuring.records.store import default_records_path
 from lora_profiler.question.workload import setup_dict
-from lora_profiler.report.blocks import Block, Drawing, Row, Table, paragraph
+from lora_profiler.report.blocks import Block, Drawing, Row, Rows, Table, paragraph
 from lora_profiler.report.measured import run_labels
 from lora_profiler.report.measured.comparisons import change_blocks
 from lora_profiler.report.measured.measurements import alone_table, record_details
@@ -318,56 +318,38 @@ def show_sets(sets: Mapping[str, Loaded]) -> None:
     widgets.blocks(change_blocks(pairs, changed, setup_changes(*pairs.sides), _CASES))
 
 
-_Number = TypeVar("_Number", int, float)
-
-
 def pair_table(first: NumberedRun, second: NumberedRun) -> Table:
     """What differs of model, method, options and device, then the numbers that both have. What is
     the same is left out of the former."""
-    rows = [Row(cells=("what differs",), kind="section")]
-    rows += [Row(cells=(*cells, ""), indent=1) for cells in _differences(first, second)]
-    if len(rows) == 1:
-        rows.append(Row(cells=("nothing: the same was run twice", "", "", ""), indent=1))
-    rows.append(Row(cells=("numbers",), kind="section"))
-    rows += [Row(cells=cells, indent=1) for cells in _numbers(first, second)]
-    names = (f"#{first.number}", f"#{second.number}")
-    return Table(columns=("", *names, "change"), rows=tuple(rows))
+    both, rows = (first, second), Rows()
 
+    def add(name: str, values: Sequence[Any], text: Callable[[Any], str]) -> None:
+        a, b = values
+        if a is not None or b is not None:
+            texts = [NOT_RECORDED if value is None else text(value) for value in values]
+            rows.add(name, *texts, change_text(b / a - 1) if None not in values else "")
 
-def _differences(first: NumberedRun, second: NumberedRun) -> Iterable[tuple[str, str, str]]:
-    a, b = (run.record.workload for run in (first, second))
-    options, others = setup_dict(a.setup), setup_dict(b.setup)
-    named = [("model", a.model.id, b.model.id), ("device", first.device, second.device)]
-    for name, value in options.items():
-        texts = fact_text(name, value), fact_text(name, others[name])
-        named.append((name.replace("_", " "), *texts))
-    return [each for each in named if each[1] != each[2]]
-
-
-def _numbers(first: NumberedRun, second: NumberedRun) -> Iterable[tuple[str, str, str, str]]:
-    both = (first, second)
-    counted = ["rehearsed" if run.record.is_rehearsed else "measured" for run in both]
-    word = counted[0] if counted[0] == counted[1] else "counted"
-    yield from _row(f"peak, {word}", [run.measured_bytes for run in both], bytes_text)
-    yield from _row("peak, predicted", [run.predicted_bytes for run in both], bytes_text)
-    errors = [run.error for run in both]
-    if any(error is not None for error in errors):
-        texts = [NOT_RECORDED if error is None else error_text(error) for error in errors]
-        yield "error of the peak", texts[0], texts[1], ""
+    rows.section("what differs")
+    setups = [setup_dict(run.record.workload.setup) for run in both]
+    named = [("model", *(run.record.workload.model.id for run in both))]
+    named += [("device", *(run.device for run in both))]
+    for name in setups[0]:
+        named.append((name.replace("_", " "), *(fact_text(name, setup[name]) for setup in setups)))
+    differing = [each for each in named if each[1] != each[2]]
+    for cells in differing or [("nothing: the same was run twice", "", "")]:
+        rows.add(*cells, "")
+    rows.section("numbers")
+    counted = {"rehearsed" if run.record.is_rehearsed else "measured" for run in both}
+    word = counted.pop() if len(counted) == 1 else "counted"
+    add(f"peak, {word}", [run.measured_bytes for run in both], bytes_text)
+    add("peak, predicted", [run.predicted_bytes for run in both], bytes_text)
+    errors = [NOT_RECORDED if run.error is None else error_text(run.error) for run in both]
+    if {*errors} != {NOT_RECORDED}:
+        rows.add("error of the peak", *errors, "")
     peaks = [group_peaks(run.record.measurement.phase_peak_bytes) for run in both]
     for group in PHASE_GROUPS:
-        name = f"peak, {run_labels.PHASE_LABELS[group]}"
-        yield from _row(name, [by_group.get(group) for by_group in peaks], bytes_text)
-    yield from _row("median step", [run.step_seconds for run in both], seconds_text)
-    yield from _row("tokens a second", [run.tokens_per_second for run in both], rate_text)
-
-
-def _row(
-    name: str, values: Sequence[_Number | None], text: Callable[[_Number], str]
-) -> Iterable[tuple[str, str, str, str]]:
-    first, second = values
-    if first is None and second is None:
-        return
-    change = change_text(second / first - 1) if first and second is not None else ""
-    texts = [NOT_RECORDED if value is None else text(value) for value in values]
-    yield name, texts[0], texts[1], change
+        label = run_labels.PHASE_LABELS[group]
+        add(f"peak, {label}", [by_group.get(group) for by_group in peaks], bytes_text)
+    add("median step", [run.step_seconds for run in both], seconds_text)
+    add("tokens a second", [run.tokens_per_second for run in both], rate_text)
+    return rows.table("", f"#{first.number}", f"#{second.number}", "change")

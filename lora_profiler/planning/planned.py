@@ -109,7 +109,7 @@ class Amount:
     """How much is trained on: `tokens` of the whole data, padding included, or `data`; neither
     where nobody says, and times are then those of a million tokens. `epochs`: how often.
 
-    Raises UsageError for both, and for a number that is none.
+    Raises UsageError for both, for data without any token, and for a number that is none.
 
     Examples:
         >>> from lora_profiler import Amount
@@ -124,6 +124,8 @@ class Amount:
     def __post_init__(self) -> None:
         if self.tokens is not None and self.data is not None:
             raise UsageError("tokens and data both say how much is trained on; leave one out.")
+        if self.data is not None and self.data.lengths.num_tokens == 0:
+            raise UsageError("the data have no token in them; name others, or leave them out.")
         if self.tokens is not None and not 1 <= self.tokens < 2**63:
             raise UsageError(f"tokens are {shown(self.tokens)}; it must be a number from 1 up.")
         if not is_finite(self.epochs) or self.epochs <= 0:

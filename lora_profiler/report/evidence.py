@@ -24,7 +24,6 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.report import labels
 from lora_profiler.report.answer.verdicts import interval_lines, worth_lines
 from lora_profiler.report.blocks import Card, Rows, Table
-from lora_profiler.report.labels import METHOD_LABELS
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text, seconds_text
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def row_label(row: MeasuredMemory | MeasuredStep) -> str:
     sizes, cards = f"{count_text(row.tokens)} tokens", ""
     if isinstance(row, MeasuredMemory):
         sizes, cards = setup_words(row), f"{row.cards} x " if row.cards > 1 else ""
-    return f"{row.model}, {labels.METHOD_LABELS[row.method]}, {sizes} on {cards}{row.card}"
+    return f"{_whose(row)}, {sizes} on {cards}{row.card}"
 
 
 def setup_words(row: MeasuredMemory) -> str:
@@ -209,7 +208,7 @@ def not_counted_lines(rows: Iterable[MeasuredMemory]) -> list[str]:
     ]
 
 
-def _whose(row: MeasuredMemory) -> str:
+def _whose(row: MeasuredMemory | MeasuredStep | OwnRow) -> str:
     return f"{row.model}, {labels.METHOD_LABELS[row.method]}"
 
 
@@ -262,9 +261,8 @@ def _card(label: str, what: str, rows: Sequence[MeasuredMemory | OwnRow], where:
     from statistics import fmean
 
     worst = max(rows, key=lambda row: abs(row.error))
-    whose = f"{worst.model}, {METHOD_LABELS[worst.method]} on {where}"
     mean = percent_text(fmean(abs(row.error) for row in rows))
-    note = f"mean error of {what}; worst {error_text(worst.error)}: {whose}"
+    note = f"mean error of {what}; worst {error_text(worst.error)}: {_whose(worst)} on {where}"
     return Card(label, mean, note=note)
 
 
@@ -287,8 +285,7 @@ def worst_table() -> Table:
 
 
 def _public(row: MeasuredMemory) -> _Shown:
-    what = f"{row.model}, {METHOD_LABELS[row.method]}, {setup_words(row)}"
-    return _cells(what, row.card, row, row.measured_bytes)
+    return _cells(f"{_whose(row)}, {setup_words(row)}", row.card, row, row.measured_bytes)
 
 
 def _step(row: MeasuredStep) -> _Shown:
@@ -299,8 +296,7 @@ def _step(row: MeasuredStep) -> _Shown:
 
 
 def _own(row: OwnRow) -> _Shown:
-    what = f"{row.model}, {METHOD_LABELS[row.method]}, {row.setup}"
-    return _cells(what, row.where, row, row.counted_bytes)
+    return _cells(f"{_whose(row)}, {row.setup}", row.where, row, row.counted_bytes)
 
 
 def _cells(what: str, where: str, row: MeasuredMemory | OwnRow, counted: int) -> _Shown:
@@ -316,7 +312,7 @@ def own_points(rows: Sequence[OwnRow]) -> "list[ScatterPoint]":
 
     return [
         ScatterPoint(
-            label=f"{row.model}, {METHOD_LABELS[row.method]}, {row.setup} on {row.where}",
+            label=f"{_whose(row)}, {row.setup} on {row.where}",
             method=row.method,
             predicted_bytes=row.predicted_bytes,
             measured_bytes=row.counted_bytes,

@@ -6,7 +6,6 @@ of six units, and one of the model as it is, at sizes of their own, must then co
 by event. A model whose folded tape is that of a relative which passed all this, sizes aside, must
 only pass the trace of five units."""
 
-import gc
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from lora_profiler._common.packages import installed_versions
 from lora_profiler._common.polynomial import Polynomial
+from lora_profiler._common.process import collector_paused
 from lora_profiler.errors import CompileError, UnbuildableError
 from lora_profiler.memory.compiled.evaluation import bytes_of
 from lora_profiler.memory.compiled.law import (
@@ -168,7 +168,7 @@ def compile_profile(workload: Workload, proven: Collection[str] = ()) -> Profile
         raise _refused(
             workload, f"its {workload.setup.loss} loss takes a part of the tokens at once"
         )
-    with _uncollected():
+    with collector_paused():
         regime = regime_of(workload)
         layout = layout_of(workload.model)
         try:
@@ -200,7 +200,7 @@ def compile_law(workload: Workload) -> Profile:
     """
     if reason := law_unsupported_reason(workload):
         raise CompileError(f"no law is made of {workload.model.id}: {reason}")
-    with _uncollected():
+    with collector_paused():
         doubt = "no small models with the same facts can be built"
         regime = regime_of(workload)
         layout = layout_of(workload.model)
@@ -216,18 +216,6 @@ def compile_law(workload: Workload) -> Profile:
             except (TapeError, DepthError, NoPolynomialError, NotOfLawError, UnbuildableError) as e:
                 doubt = str(e)
     raise CompileError(f"{workload.model.id} has no law of its type: {doubt}")
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """The libraries hold a million objects, which would be looked through again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _refused(workload: Workload, doubt: str) -> CompileError:

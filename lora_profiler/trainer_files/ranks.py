@@ -1,5 +1,6 @@
 """What ranks share and keep on the host, as FSDP's and DeepSpeed's keys say it."""
 
+from collections.abc import Callable
 from typing import Any
 
 from lora_profiler.question.workload import DEEPSPEED_ZERO
@@ -103,32 +104,23 @@ def fsdp_keys(usual_version: int) -> dict[str, Reader]:
         "cpu_offload": params_on_host,
         "activation_checkpointing": _fsdp_checkpointing,
         "use_orig_params": _own_parameters,
-        "forward_prefetch": _gathers_ahead(usual_version),
-        "limit_all_gathers": _unlimited(usual_version),
+        # the next unit is gathered beside the one whose forward pass begins (torch 2.13
+        # `distributed/fsdp/_runtime_utils.py`, _pre_forward_unshard)
+        "forward_prefetch": _of_fsdp1(
+            is_on, "the next layer, gathered ahead in forward", usual_version
+        ),
+        # without its limit of two no unit is waited for to be let go before the next is gathered
+        # (`distributed/fsdp/_limiter_utils.py`): how many there are is the host's pace
+        "limit_all_gathers": _of_fsdp1(is_off, "all-gathers without a limit", usual_version),
     }
     return {f"fsdp_config.{p}{name}": r for name, r in kinds.items() for p in ("", "fsdp_")}
 
 
-def _gathers_ahead(usual_version: int) -> Reader:
-    """FSDP1 gathers the next unit beside the one whose forward pass begins (torch 2.13
-    `distributed/fsdp/_runtime_utils.py`, _pre_forward_unshard)."""
-
+def _of_fsdp1(asks_for: Callable[[Any], bool], what: str, usual_version: int) -> Reader:
     def read(value: Any, document: Document) -> Meaning:
-        if not is_on(value) or _version(document, usual_version) != 1:
+        if not asks_for(value) or _version(document, usual_version) != 1:
             return NO_EFFECT
-        return not_modelled("the next layer, gathered ahead in forward", "too low")
-
-    return read
-
-
-def _unlimited(usual_version: int) -> Reader:
-    """Without its limit of two FSDP1 waits for no unit to be let go before the next is gathered
-    (`distributed/fsdp/_limiter_utils.py`): how many there are is the host's pace."""
-
-    def read(value: Any, document: Document) -> Meaning:
-        if not is_off(value) or _version(document, usual_version) != 1:
-            return NO_EFFECT
-        return not_modelled("all-gathers without a limit", "too low")
+        return not_modelled(what, "too low")
 
     return read
 
@@ -208,12 +200,12 @@ def second_bucket(value: Any, document: Document) -> Meaning:
 
 
 def usual_number(usual: float, what: str) -> Reader:
-    """A number that is known as it is by default alone."""
+    """A number that is known as it is by default alone; `what` may have it in braces."""
 
     def read(value: Any, document: Document) -> Meaning:
         if value in (None, "auto") or number(value) == usual:
             return NO_EFFECT
-        return not_modelled(what, "either way")
+        return not_modelled(what.format(value), "either way")
 
     return read
 

@@ -481,13 +481,16 @@ _OWN_ADAPTERS = r"\b(get_peft_model|\w*LoraConfig|BitsAndBytesConfig|load_in_[48
 def _decides_itself(command: Any, folder: Path) -> bool:
     """Whether the script at hand makes adapters or a quantised base of arguments that it alone
     knows: `bits` of qlora.py."""
+    text = _text_of(command, folder)
+    return bool(re.search(_OWN_ADAPTERS, text)) and not re.search(r"\bModelConfig\b", text)
+
+
+def _text_of(command: Any, folder: Path) -> str:
+    """Of the script that a command starts; none where it is not at hand."""
     from lora_profiler.trainer_files import scripts
 
     path = at_hand(folder, command.program)
-    if not isfile(path):
-        return False
-    text = read_text(path, scripts.MAX_BYTES)
-    return bool(re.search(_OWN_ADAPTERS, text)) and not re.search(r"\bModelConfig\b", text)
+    return read_text(path, scripts.MAX_BYTES) if isfile(path) else ""
 
 
 def _program(command: Any, folder: Path) -> Document | None:
@@ -495,11 +498,8 @@ def _program(command: Any, folder: Path) -> Document | None:
     trains."""
     from lora_profiler.trainer_files import scripts
 
-    path = at_hand(folder, command.program)
-    if not isfile(path):
-        return None
-    text = read_text(path, scripts.MAX_BYTES)
-    if re.search(_OF_ARGUMENTS, text):
+    path, text = at_hand(folder, command.program), _text_of(command, folder)
+    if not isfile(path) or re.search(_OF_ARGUMENTS, text):
         return None
     given = {entry.key: entry.value for entry in command.script.entries.values()}
     try:
@@ -518,12 +518,7 @@ def _is_about_adapters(key: str) -> bool:
 def _task_in(command: Any, folder: Path) -> str | None:
     """The task of the Trainer that the script at hand calls; None where none is there, since its
     arguments alone do not say what it trains."""
-    from lora_profiler.trainer_files import scripts
-
-    path = at_hand(folder, command.program)
-    if not isfile(path):
-        return None
-    text = read_text(path, scripts.MAX_BYTES)
+    text = _text_of(command, folder)
     bases = dict(re.findall(r"\bclass (\w*Trainer)\((?:\w+\.)*(\w*Trainer)\)", text))
     called = re.search(r"(?<!class )\b(\w*Trainer)\(", text)
     if called is None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from lora_profiler.question.optimizer import all_optimizers
-from lora_profiler.question.workload import OPTIONS
 from lora_profiler.trainer_files import ranks
 from lora_profiler.trainer_files.document import Document
 from lora_profiler.trainer_files.meaning import (
@@ -33,7 +32,6 @@ from lora_profiler.trainer_files.meaning import (
 
 _FREE = Path(__file__).with_name("training_arguments.toml")
 ONE_IMAGE = "depends on the data: --images, --image-size; one per sequence here"
-_CHOICES = {option.name: option.choices for option in OPTIONS}
 _OPTIMIZERS: dict[str, dict[str, str]] = {
     **{
         name: {"optimizer": optimizer}

@@ -62,9 +62,7 @@ def test_it_is_served_to_this_machine_alone_and_ends_at_ctrl_c(tmp_path: Path) -
 
 
 def test_what_is_missing_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        cli_app, "find_spec", lambda name: None if name == "streamlit" else object()
-    )
+    monkeypatch.setattr(cli_app, "missing", lambda needed: [needed[0]])
     error = invoke().exception
     assert isinstance(error, UsageError)
     assert str(error) == "the dashboard needs streamlit: pip install 'lora-profiler[app]'."

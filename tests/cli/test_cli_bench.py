@@ -21,9 +21,8 @@ import pytest
 import commands
 import families
 from benching import SIZES, Answer, Bench, bench, record_of, statuses
-from commands import Done, refused
+from commands import Done, Run, refused
 from golden_files import Golden
-from lora_profiler.cli.main import main
 from lora_profiler.measuring.harness import Case, MeasurementInterrupted
 from lora_profiler.measuring.records.record import Conditions, Record
 from lora_profiler.measuring.records.store import Store
@@ -375,11 +374,8 @@ def test_a_text_needs_a_tokenizer(bench: Bench, tmp_path: Path) -> None:
     assert "--weights PATH" in err
 
 
-def test_predict_refuses_what_contradicts_itself_too(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["gpt2", "-s", "64", "--sharding", "fsdp"])
-    assert ended.value.code == 2
-    assert "needs several GPUs" in capsys.readouterr().err
+def test_predict_refuses_what_contradicts_itself_too(run: Run) -> None:
+    assert "[2] error: --sharding" in refused(run("gpt2", "-s", "64", "--sharding", "fsdp"))
 
 
 def test_a_strange_target_is_warned_of_once_for_all_repeats(bench: Bench) -> None:

@@ -8,7 +8,7 @@ import re
 import shlex
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,9 @@ import pytest
 import commands
 import families
 import records
-from commands import Done, refused
+from commands import Done, OnRecords, Run, refused
 from golden_files import Golden
 from lora_profiler.cli import compare as cli_compare
-from lora_profiler.cli.main import main
 from lora_profiler.facts.catalog import find_model, model_from_config
 from lora_profiler.measuring.records.record import Failure, Record
 from lora_profiler.measuring.records.serialize import record_dict
@@ -38,31 +37,9 @@ OF_LLAMA = replace(records.WORKLOAD, model=LLAMA)
 HOSTILE = "\x1b]0;owned\x07\x1b[2J[red]gpt2[/red]|`x`\u202e<script>"
 
 
-class Compare:
-    """The command in this process, over files that it makes."""
-
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder = folder
-        self._capsys = capsys
-
-    def file(self, name: str, made: Sequence[Record], more: str = "") -> str:
-        path = self.folder / name
-        path.write_text("".join(json.dumps(record_dict(record)) + "\n" for record in made) + more)
-        return str(path)
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        self._capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(["compare", *arguments])
-        out, err = self._capsys.readouterr()
-        assert "Traceback" not in err
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, out, err
-
-
 @pytest.fixture
-def compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Compare:
-    return Compare(tmp_path, capsys)
+def compare(run: Run, tmp_path: Path) -> OnRecords:
+    return OnRecords(run, tmp_path, "compare")
 
 
 def off_by(error: float, workload: Workload = records.WORKLOAD, **more: Any) -> Record:
@@ -123,7 +100,7 @@ def sets() -> dict[str, list[Record]]:
 
 
 @pytest.mark.usefixtures("no_estimates")
-def test_what_it_says_of_sets_of_records(compare: Compare, golden_file: Golden) -> None:
+def test_what_it_says_of_sets_of_records(compare: OnRecords, golden_file: Golden) -> None:
     """Errors and changes are those that `off_by` and `before_and_after` make."""
     newer = json.dumps(record_dict(off_by(0.0, repeat=5)) | {"schema_version": "7.0"})
     files = {name: compare.file(name, made) for name, made in sets().items()}
@@ -138,7 +115,7 @@ def test_what_it_says_of_sets_of_records(compare: Compare, golden_file: Golden) 
     golden_file.compare_answers("compare", answer)
 
 
-def test_every_metric_and_part_has_its_row(compare: Compare) -> None:
+def test_every_metric_and_part_has_its_row(compare: OnRecords) -> None:
     file = compare.file("r.jsonl", three())
     _, out, _ = compare(file, "--metric", "attribution_bytes", "--by", "category")
     assert lines_of(out, "optimizer states ") and lines_of(out, "gradients ")
@@ -150,7 +127,7 @@ def test_every_metric_and_part_has_its_row(compare: Compare) -> None:
 
 
 def test_json_is_what_the_schema_says_and_its_summaries_follow_from_its_comparisons(
-    compare: Compare,
+    compare: OnRecords,
 ) -> None:
     made = three()
     code, out, _ = compare(compare.file("r.jsonl", made), "--format", "json", "--by", "method")
@@ -176,12 +153,12 @@ def test_json_is_what_the_schema_says_and_its_summaries_follow_from_its_comparis
     assert document["refusals"] == []
 
 
-def test_csv_is_a_line_a_number(compare: Compare) -> None:
+def test_csv_is_a_line_a_number(compare: OnRecords) -> None:
     out = compare(compare.file("r.jsonl", three()), "--format", "csv")[1]
     assert len(list(csv.DictReader(io.StringIO(out)))) > 30
 
 
-def test_a_new_file_is_written_and_none_written_over(compare: Compare, tmp_path: Path) -> None:
+def test_a_new_file_is_written_and_none_written_over(compare: OnRecords, tmp_path: Path) -> None:
     file, target = compare.file("r.jsonl", three()), tmp_path / "errors.md"
     code, out, err = compare(file, "--format", "md", "-o", str(target))
     assert (code, out) == (0, "") and f"Wrote {target}." in err
@@ -191,7 +168,7 @@ def test_a_new_file_is_written_and_none_written_over(compare: Compare, tmp_path:
     assert compare(file, "-o", str(target), "--force")[0] == 0
 
 
-def test_what_nothing_predicts_is_a_refusal_in_json(compare: Compare) -> None:
+def test_what_nothing_predicts_is_a_refusal_in_json(compare: OnRecords) -> None:
     made = sets()["FAILED"]
     document = json.loads(compare(compare.file("r.jsonl", made), "--format", "json")[1])
     jsonschema.validate(document, bench_schema())
@@ -201,7 +178,7 @@ def test_what_nothing_predicts_is_a_refusal_in_json(compare: Compare) -> None:
 # --- the limit ------------------------------------------------------------------------------------
 
 
-def test_the_limit_judges_what_metric_names(compare: Compare, golden_file: Golden) -> None:
+def test_the_limit_judges_what_metric_names(compare: OnRecords, golden_file: Golden) -> None:
     file = compare.file("r.jsonl", three())
 
     def answer(words: str) -> str:
@@ -231,7 +208,7 @@ def before_and_after() -> tuple[list[Record], list[Record]]:
     return before, after
 
 
-def test_two_sets_in_json(compare: Compare) -> None:
+def test_two_sets_in_json(compare: OnRecords) -> None:
     before, after = before_and_after()
     files = compare.file("a.jsonl", before), "--against", compare.file("b.jsonl", after)
     document = json.loads(compare(*files, "--format", "json")[1])
@@ -252,7 +229,7 @@ def test_two_sets_in_json(compare: Compare) -> None:
     assert document["comparisons"] == []
 
 
-def test_the_limit_of_two_sets(compare: Compare, golden_file: Golden) -> None:
+def test_the_limit_of_two_sets(compare: OnRecords, golden_file: Golden) -> None:
     """Of those after, the first so many."""
     before, after = before_and_after()
     file = compare.file("a.jsonl", before)
@@ -273,7 +250,7 @@ def test_the_limit_of_two_sets(compare: Compare, golden_file: Golden) -> None:
     golden_file.compare_answers("limits-of-two-sets", answer)
 
 
-def test_many_files_are_one_set_on_either_side(compare: Compare) -> None:
+def test_many_files_are_one_set_on_either_side(compare: OnRecords) -> None:
     before, after = before_and_after()
     one = [compare.file(f"a{i}.jsonl", [record]) for i, record in enumerate(before)]
     two = [
@@ -287,7 +264,7 @@ def test_many_files_are_one_set_on_either_side(compare: Compare) -> None:
 # --- what cannot be -------------------------------------------------------------------------------
 
 
-def test_a_wrong_question_is_refused(compare: Compare, golden_file: Golden) -> None:
+def test_a_wrong_question_is_refused(compare: OnRecords, golden_file: Golden) -> None:
     file = compare.file("r.jsonl", three())
 
     def answer(words: str) -> str:
@@ -315,7 +292,7 @@ def hostile() -> list[Record]:
     ]
 
 
-def outputs(compare: Compare) -> Iterator[str]:
+def outputs(compare: OnRecords) -> Iterator[str]:
     strange = json.dumps(record_dict(three()[0]) | {HOSTILE: 1})
     file = compare.file("h.jsonl", hostile(), f"{strange}\n")
     other = compare.file("r.jsonl", [*three(), hostile()[0]])
@@ -335,14 +312,14 @@ def outputs(compare: Compare) -> Iterator[str]:
         yield err
 
 
-def test_hostile_text_neither_moves_nor_colours_anything(compare: Compare) -> None:
+def test_hostile_text_neither_moves_nor_colours_anything(compare: OnRecords) -> None:
     for text in outputs(compare):
         assert not set(text) & {"\x1b", "\x07", "\u202e", "\r"}
         text.encode("utf-8")
     assert "\\x1b]0;owned\\x07" in next(outputs(compare))
 
 
-def test_a_name_as_long_as_a_page_keeps_its_ends_alone(compare: Compare) -> None:
+def test_a_name_as_long_as_a_page_keeps_its_ends_alone(compare: OnRecords) -> None:
     model = model_from_config(
         dict(families.TINY["gpt2"]), id="first" + "x" * 9000 + "last", source="file"
     )
@@ -359,7 +336,9 @@ def on_a_terminal(*arguments: str, columns: int, **environment: str) -> str:
     return commands.on_a_terminal(command, columns=columns, **environment)
 
 
-def test_on_a_terminal_hostile_text_is_as_harmless_and_markup_stays_text(compare: Compare) -> None:
+def test_on_a_terminal_hostile_text_is_as_harmless_and_markup_stays_text(
+    compare: OnRecords,
+) -> None:
     text = on_a_terminal(compare.file("h.jsonl", hostile()), columns=200, TERM="dumb")
     assert not set(text) & {"\x1b", "\x07", "\u202e"}
     assert "[red]gpt2[/red]" in text
@@ -375,7 +354,7 @@ def test_no_line_is_wider_than_the_terminal(columns: int) -> None:
 # --- the committed records ------------------------------------------------------------------------
 
 
-def test_the_committed_records_have_the_errors_of_the_committed_results(compare: Compare) -> None:
+def test_the_committed_records_have_the_errors_of_the_committed_results(compare: OnRecords) -> None:
     document = json.loads(compare(str(COMMITTED), "--format", "json", "--engine", "analytic")[1])
     found = {(s["metric"], s["category"]): s for s in document["summaries"]}
     (results,) = json.loads((COMMITTED.parent / "results" / "records.json").read_text()).values()
@@ -388,7 +367,7 @@ def test_the_committed_records_have_the_errors_of_the_committed_results(compare:
     assert found == {}
 
 
-def test_thousands_of_records(compare: Compare) -> None:
+def test_thousands_of_records(compare: OnRecords) -> None:
     made = [off_by(0.0), off_by(0.25, records.LORA_WORKLOAD)]
     many = [replace(record, repeat=i) for i in range(1500) for record in made]
     code, out, _ = compare(compare.file("r.jsonl", many))

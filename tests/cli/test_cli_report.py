@@ -1,53 +1,33 @@
 """`lora-profile report`, and `bench --report`, as a user meets them."""
 
-import importlib.util
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from benching import Bench, bench, record_of, statuses
-from commands import Run, refused
-from lora_profiler.cli.main import main
-from lora_profiler.measuring.records.record import Record
-from lora_profiler.measuring.records.serialize import record_dict
+from commands import Done, OnRecords, Run, refused
 from lora_profiler.report.page import embedded_data
+from lora_profiler.report.page import write as page_write
 from records import LORA_WORKLOAD, make_record
 
 __all__ = ["bench"]  # a fixture
 
 
-class Report:
-    """The command in this process, in a folder of its own."""
+class Report(OnRecords):
+    @property
+    def page(self) -> Path:
+        return self.folder / "page.html"
 
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder = folder
-        self.page = folder / "page.html"
-        self._capsys = capsys
-
-    def file(self, name: str, made: Sequence[Record], more: str = "") -> str:
-        path = self.folder / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("".join(json.dumps(record_dict(record)) + "\n" for record in made) + more)
-        return str(path)
-
-    def __call__(self, *arguments: str, output: str | None = None) -> tuple[int, str, str]:
-        self._capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(["report", *arguments, "-o", output or str(self.page)])
-        out, err = self._capsys.readouterr()
-        assert "Traceback" not in err
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, out, err
+    def __call__(self, *arguments: str, output: str | None = None) -> Done:
+        return super().__call__(*arguments, "-o", output or str(self.page))
 
 
 @pytest.fixture
-def report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Report:
-    return Report(tmp_path, capsys)
+def report(run: Run, tmp_path: Path) -> Report:
+    return Report(run, tmp_path, "report")
 
 
 TWO = [make_record(), make_record(LORA_WORKLOAD, num_trainable_parameters=9_216)]
@@ -117,13 +97,9 @@ def test_a_wrong_question_is_refused_and_nothing_is_written(
 
 
 def test_the_page_needs_a_place(report: Report) -> None:
-    path = report.file("a.jsonl", TWO)
     nowhere = str(report.folder / "nowhere" / "page.html")
-    assert "there is no folder" in report(path, output=nowhere)[2]
-    assert "is a folder" in report(path, output=str(report.folder))[2]
-    with pytest.raises(SystemExit) as ended:
-        main(["report", path])
-    assert ended.value.code == 2
+    assert "there is no folder" in report("a.jsonl", output=nowhere).stderr
+    assert "is a folder" in report("a.jsonl", output=str(report.folder)).stderr
 
 
 def test_a_missing_library_is_named_before_anything_is_read(
@@ -136,9 +112,7 @@ def test_a_missing_library_is_named_before_anything_is_read(
 
 
 def without_jinja2(monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec
-    without = lambda name: None if name == "jinja2" else find(name)  # noqa: E731
-    monkeypatch.setattr(importlib.util, "find_spec", without)
+    monkeypatch.setattr(page_write, "missing", list)
 
 
 def test_the_page_is_the_same_whatever_the_order_of_hashing(report: Report) -> None:

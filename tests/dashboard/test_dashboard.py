@@ -487,7 +487,7 @@ def test_an_error_that_nobody_expected_spoils_one_drawing(monkeypatch: pytest.Mo
 
 def stored(path: Path, *found: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(record_dict(record)) + "\n" for record in found), "utf-8")
+    path.write_text(records.jsonl(found), "utf-8")
     return path
 
 
@@ -716,7 +716,7 @@ def test_named_files_and_folders_are_shown_and_missing_ones_told(
 @installed
 def test_a_file_of_records_is_uploaded(tmp_path: Path) -> None:
     app = opened(page="compare")
-    line = json.dumps(record_dict(records.make_record()))
+    line = records.jsonl([records.make_record()]).strip()
     app.file_uploader(key="records_file").set_value(
         ("up.jsonl", f"{line}\nbroken\n".encode(), "application/json")
     )
@@ -839,8 +839,7 @@ def test_the_figures_of_evidence_fill_what_the_headlines_count_and_no_more() -> 
             assert not is_open or all("not counted: " in text for text in trace["hovertext"])
         assert filled == ids and hollow and not hollow & ids
         assert f"{len(ids)} of the {len(ids | hollow)} public" in shown
-    all_texts_of = (trace.get("text", ()) for trace in drawn["evidence.memory"]["data"])
-    named = {text.strip() for texts_ in all_texts_of for text in texts_ if text}
+    named = {note["text"] for note in drawn["evidence.memory"]["layout"]["annotations"]}
     apart = {row.model.partition("/")[2] for row in peaks.values() if row.apart}
     assert named == apart == {"gpt_bigcode-santacoder"}
     assert re.search(

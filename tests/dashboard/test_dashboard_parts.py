@@ -170,7 +170,7 @@ def test_streamlit_knows_every_setting_and_serves_this_machine_alone() -> None:
 
 
 def lines(*found: Any) -> bytes:
-    return "".join(json.dumps(record_dict(record)) + "\n" for record in found).encode()
+    return records.jsonl(found).encode()
 
 
 def test_only_what_was_asked_for_is_a_source(

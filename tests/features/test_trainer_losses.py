@@ -3,22 +3,19 @@
 from dataclasses import replace
 from typing import Final, Literal
 
-import numpy as np
 import pytest
 import torch
 
 import oracle
 import tracing
 import truth
-from agreement import exact_totals, same_step
+from agreement import a_sweep_as_single_answers, exact_totals, same_step
 from lora_profiler.facts.catalog import find_gpu, find_model, model_from_config
 from lora_profiler.features.loops.unsloth import NEAREST
 from lora_profiler.features.losses.trl import stand_in as trl_head
 from lora_profiler.memory.analytic import predict
-from lora_profiler.planning.engine import peak_bytes
 from lora_profiler.planning.engine import predict as predict_by_any
 from lora_profiler.planning.setups import setup_for
-from lora_profiler.planning.sweep import sweep
 from lora_profiler.planning.timing import step_time
 from lora_profiler.question.support.losses import LogitScaling
 from lora_profiler.question.workload import LoraConfig, Loss, Quantization, TrainSetup, Workload
@@ -299,16 +296,7 @@ def test_sweeps_are_many_predictions(
     asked = Workload(
         model=find_model(name, offline=True), setup=TrainSetup(lora=lora, loss=loss, packed=packed)
     )
-    batch, seq = [1, 2, 7, 16], [1, 5, 64, 100, 1000]
-    table = sweep(asked, batch_size=[[b] for b in batch], seq_len=seq, engine="analytic")
-    singles = [
-        [
-            peak_bytes(replace(asked, setup=replace(asked.setup, batch_size=b, seq_len=s)))
-            for s in seq
-        ]
-        for b in batch
-    ]
-    assert np.array_equal(table, singles)
+    a_sweep_as_single_answers(asked, [1, 2, 7, 16], [1, 5, 64, 100, 1000])
 
 
 def test_label_smoothing_is_that_of_transformers() -> None:

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+from agreement import a_sweep_as_single_answers
 from benchmarks.pages import read_document
 from benchmarks.truth.bundle import workload_of
 from benchmarks.truth.estimates import estimated, rehearsed, within
@@ -25,7 +26,6 @@ from lora_profiler.memory.analytic.families.by_modules import (
     worse_types,
 )
 from lora_profiler.planning.fit import judged_on
-from lora_profiler.planning.sweep import sweep
 from lora_profiler.trace.single_size import predict_once
 
 FULL, LORA = TrainSetup(), TrainSetup(lora=LoraConfig())
@@ -162,10 +162,7 @@ def test_a_verdict_within_the_error_is_none() -> None:
 
 def test_a_sweep_of_estimates_is_of_estimates_alone() -> None:
     workload = Workload(model=find_model("google/gemma-4-31B"), setup=QLORA)
-    swept = sweep(workload, batch_size=[1, 2, 5]).ravel()
-    for batch, peak in zip((1, 2, 5), swept, strict=True):
-        sized = replace(workload, setup=replace(QLORA, batch_size=batch))
-        assert peak == peak_bytes(sized)
+    a_sweep_as_single_answers(workload, [1, 2, 5], [QLORA.seq_len], "auto")
 
 
 @pytest.mark.usefixtures("the_bundle")

@@ -5,15 +5,14 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
+from agreement import a_sweep_as_single_answers
 from lora_profiler.errors import UsageError
 from lora_profiler.facts.catalog import find_gpu, find_model
 from lora_profiler.features.losses.unsloth import Cut, cut_of, regime
 from lora_profiler.memory.analytic import predict
 from lora_profiler.planning.setups import setup_for
-from lora_profiler.planning.sweep import sweep
 from lora_profiler.question.loss import all_losses, is_predicted_only
 from lora_profiler.question.support.generations import as_made
 from lora_profiler.question.support.losses import head_of
@@ -132,18 +131,14 @@ def test_backward_scales_the_gradient_into_another() -> None:
 
 
 def test_a_table_of_sizes_is_the_single_answers() -> None:
-    as_single_answers(asked(model=ONE), [1, 2, 5], [1024, 1500, 3000])
-    as_single_answers(asked(), [1], [1500, 1900])  # of one part each; one's inputs are moved
+    a_sweep_as_single_answers(asked(model=ONE), [1, 2, 5], [1024, 1500, 3000])
+    a_sweep_as_single_answers(
+        asked(), [1], [1500, 1900]
+    )  # of one part each; one's inputs are moved
     tiny = find_model("TinyLlama/TinyLlama-1.1B-Chat-v1.0")
-    as_single_answers(asked(model=tiny), [1], [7900, 8000, 8192])  # beyond its 2,048 positions
-
-
-def as_single_answers(workload: Workload, batches: list[int], lengths: list[int]) -> None:
-    table = sweep(workload, batch_size=[[b] for b in batches], seq_len=lengths)
-    for (row, column), found in np.ndenumerate(table):
-        size = {"batch_size": batches[row], "seq_len": lengths[column]}
-        sized = replace(workload, setup=replace(workload.setup, **size))  # type: ignore[arg-type]
-        assert predict(sized).peak.total_bytes == found
+    a_sweep_as_single_answers(
+        asked(model=tiny), [1], [7900, 8000, 8192]
+    )  # beyond its 2,048 positions
 
 
 # --- what stays for the process -------------------------------------------------------------------
@@ -310,7 +305,7 @@ def test_pairs_by_hand() -> None:
 def test_a_table_of_scored_sizes_is_the_single_answers(
     trainer: str, options: dict[str, Any]
 ) -> None:
-    as_single_answers(asked(model=ONE, trainer=trainer, **options), [2, 6], [1024, 3000])
+    a_sweep_as_single_answers(asked(model=ONE, trainer=trainer, **options), [2, 6], [1024, 3000])
 
 
 # --- where it is asked for ------------------------------------------------------------------------

@@ -1376,13 +1376,15 @@ from rehearsed.tokens import DATA_STOOD_IN, TEXTS
 
 
 def pretending(folder: Path, script: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """`script`, to which modules in the folder are known."""
+    pytest.importorskip("datasets")
     inside = Path(__file__).parents[2] / "lora_profiler" / "rehearsal" / "inside"
-    words = [sys.executable, "-c", PRETENDS_DATA + script, str(inside), str(folder)]
+    script = f"{PRETENDS_DATA}sys.path.insert(0, sys.argv[2])\n{script}"
+    words = [sys.executable, "-c", script, str(inside), str(folder)]
     return subprocess.run([*words, json.dumps(settings)], capture_output=True, text=True)
 
 
 def test_a_data_set_that_is_missing_is_stood_in_for_on_request_alone(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
     script = """
 made = datasets.load_dataset("some/set")
 part = datasets.load_dataset("some/set", split="train[:10]")
@@ -1422,7 +1424,6 @@ print(json.dumps([sorted(made), part[:2], len(made["dev"]), DATA_STOOD_IN, TEXTS
 def test_a_column_is_made_as_the_script_asks_for_it(
     tmp_path: Path, use: str, answer: object
 ) -> None:
-    pytest.importorskip("datasets")
     script = f'made = datasets.load_dataset("some/set", split="train"); print(json.dumps({use}))'
     asked = {"pretends_data": True, "columns": ["text"], "tokens": 4}
     done = pretending(tmp_path, script, **asked)
@@ -1430,7 +1431,6 @@ def test_a_column_is_made_as_the_script_asks_for_it(
 
 
 def test_columns_of_well_known_data_sets_are_their_own(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
     script = """
 mrpc = datasets.load_dataset("nyu-mll/glue", "mrpc")["train"]
 pictures = datasets.load_dataset("fusing/fill50k", split="train", streaming=True)
@@ -1460,14 +1460,12 @@ def module(path: Path, text: str) -> None:
 
 
 def test_a_text_is_one_sentence_where_nltk_has_no_data_of_its_language(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
     module(
         tmp_path / "nltk" / "tokenize" / "punkt.py",
         "class PunktParameters: ...\n"
         "class PunktTokenizer:\n    def load_lang(self, lang):\n        raise LookupError(lang)\n",
     )
     script = """
-sys.path.insert(0, sys.argv[2])
 from nltk.tokenize.punkt import PunktTokenizer
 tokenizer = PunktTokenizer()
 tokenizer.load_lang("german")
@@ -1480,13 +1478,11 @@ print(json.dumps([tokenizer._lang, type(tokenizer._params).__name__, DATA_STOOD_
 
 
 def test_lists_of_words_that_are_downloaded_are_made(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
     module(
         tmp_path / "sentence_transformers" / "util" / "file_io.py",
         "def http_get(url, path):\n    raise OSError(url)\n",
     )
     script = """
-sys.path.insert(0, sys.argv[2])
 import gzip
 from sentence_transformers.util.file_io import http_get
 os.chdir(sys.argv[2])
@@ -1511,12 +1507,10 @@ http_get("https://some.host/other.zip", "other.zip")
 
 def test_nothing_is_published_and_a_missing_metric_answers_zeros(tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")
-    pytest.importorskip("datasets")
     (tmp_path / "evaluate").mkdir()
     (tmp_path / "evaluate" / "__init__.py").write_text("from .loading import load\n")
     (tmp_path / "evaluate" / "loading.py").write_text("def load(path):\n    raise OSError(path)\n")
     script = """
-sys.path.insert(0, sys.argv[2])
 from huggingface_hub import HfApi, create_repo
 import evaluate
 metric = evaluate.load("glue")

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_profiler.facts.catalog import find_model
-from lora_profiler.measuring.records.record import PhaseSample
+from lora_profiler.measuring.records.record import STATUSES, Flag, PhaseSample
 from lora_profiler.memory.analytic import predict
-from lora_profiler.memory.prediction import CATEGORIES, PHASES, CurvePoint
+from lora_profiler.memory.prediction import CATEGORIES, MOMENTS, PHASES, CurvePoint
 from lora_profiler.planning.fit import SizeFit, Verdict
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.question.workload import LoraConfig, Method, TrainSetup, Workload
@@ -36,14 +36,11 @@ from lora_profiler.report.charts.bars import (
     time_bars,
 )
 from lora_profiler.report.charts.dots import (
-    PLANE_PX,
     ErrorDot,
     FrontPoint,
     ScatterPoint,
-    Spot,
     error_strip,
     identity_scatter,
-    name_places,
     plan_front,
 )
 from lora_profiler.report.charts.lines import (
@@ -53,11 +50,12 @@ from lora_profiler.report.charts.lines import (
     fit_map,
     step_times,
 )
-from lora_profiler.report.charts.plot import LONGEST, Figure, Limit, ticks, width_px
+from lora_profiler.report.charts.plot import LONGEST, Figure, Limit, ticks
 from lora_profiler.report.claims.document import grouped_charts
 from lora_profiler.report.labels import CATEGORY_LABELS
 from lora_profiler.report.learn import LoraLayer, committed, counts_chart
 from lora_profiler.report.measured import run_labels
+from lora_profiler.runs.comparison.errors import METRICS, PHASE_GROUPS
 from lora_profiler.steptime import PARTS
 from lora_profiler.units import GIB, MIB, byte_unit, bytes_text, seconds_text
 from records import make_record
@@ -354,15 +352,31 @@ def test_everything_stands_out_from_the_paper(theme: palette.Theme) -> None:
         assert contrast(ink, behind) >= 4.5
 
 
-def test_all_names_have_a_look() -> None:
-    assert set(palette.CATEGORY_PAINTS) == set(CATEGORIES) == set(CATEGORY_LABELS)
-    assert set(palette.PART_PAINTS) == set(PARTS) == set(labels.PART_LABELS)
-    assert set(palette.METHOD_MARKS) == set(get_args(Method))
-    assert set(palette.VERDICT_COLOURS) == set(palette.VERDICT_SIGNS) == set(get_args(Verdict))
-    assert set(run_labels.PHASE_CURVE) == set(PHASES)
-    assert len({m.symbol for m in palette.METHOD_MARKS.values()}) == len(palette.METHOD_MARKS)
-    assert len({m.symbol for m in palette.SERIES_MARKS}) == len(palette.SERIES_MARKS)
-    assert set(run_labels.COUNTER_LABELS) == set(palette.COUNTER_MARKS)
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (CATEGORIES, [palette.CATEGORY_PAINTS, CATEGORY_LABELS, labels.CATEGORY_SHORT]),
+        (CATEGORIES, [labels.CATEGORY_DEFINITIONS]),
+        (MOMENTS, [labels.MOMENT_LABELS, labels.MOMENT_DEFINITIONS]),
+        (PARTS, [palette.PART_PAINTS, labels.PART_LABELS]),
+        (get_args(Method), [palette.METHOD_MARKS]),
+        (VERDICTS, [palette.VERDICT_COLOURS, palette.VERDICT_SIGNS]),
+        (PHASES, [run_labels.PHASE_CURVE, run_labels.PHASE_LABELS]),
+        (run_labels.COUNTER_LABELS, [palette.COUNTER_MARKS]),
+        (run_labels.METRIC_LABELS, [run_labels.METRIC_DEFINITIONS]),
+        (STATUSES, [run_labels.STATUS_LABELS, run_labels.STATUS_DEFINITIONS]),
+        ({*STATUSES} - {"ok", "noisy"}, [run_labels.STATUS_ADVICE]),
+        (get_args(Flag), [run_labels.FLAG_DEFINITIONS]),
+    ],
+)
+def test_every_name_has_its_words_and_its_look(names: Any, told: list[Any]) -> None:
+    assert all({*words} == {*names} for words in told)
+
+
+def test_what_stands_for_a_name_is_told_apart() -> None:
+    assert {*run_labels.METRIC_LABELS} >= {*METRICS} and {*PHASES} >= {*PHASE_GROUPS}
+    for marks in (palette.METHOD_MARKS.values(), palette.SERIES_MARKS):
+        assert len({mark.symbol for mark in marks}) == len(marks)
 
 
 def test_a_light_colour_has_one_dark_twin() -> None:
@@ -624,34 +638,17 @@ def test_crossings_are_marked_where_they_are_on_a_log_axis() -> None:
     assert 10**low < 5 * GIB and 10**high > LIMIT.bytes
 
 
-SHARES = st.floats(0.1, 0.9)
-
-
-@given(st.lists(st.tuples(SHARES, SHARES), min_size=1, max_size=12), st.floats(1, 6))
-def test_names_beside_points_lie_over_nothing_however_wide_the_figure(
-    at: list[tuple[float, float]], wider: float
-) -> None:
-    """As plotly sets them: letters begin 11 pixels off the middle of their point."""
-    names = {n: f"run {n} on a card" for n in range(min(3, len(at)))}
-    placed = name_places([Spot(x, y, 4) for x, y in at], names)
-    width, height = PLANE_PX[0] * wider, PLANE_PX[1]
-    marks = [(x * width, (1 - y) * height) for x, y in at]
-    taken = []
-    for n, position in placed.items():
-        (up, side), (x, y), long = position.split(), marks[n], width_px(names[n], 12)
-        left = x + {"right": 11, "left": -11 - long, "center": -long / 2}[side]
-        top = y + {"top": -20, "bottom": 7, "middle": -6.5}[up]
-        assert left >= 0 and left + long <= width and top >= 0 and top + 13 <= height
-        assert not [
-            (a, b)
-            for other, (a, b) in enumerate(marks)
-            if other != n and left - 4 < a < left + long + 4 and top - 4 < b < top + 13 + 4
-        ]
-        taken.append((left, top, long))
-    for (left, top, long), (other, above, size) in itertools.combinations(taken, 2):
-        assert left + long <= other or other + size <= left or abs(top - above) >= 13
-    if len(at) == 1:  # in the middle there is always room
-        assert placed or not 0.4 < at[0][0] < 0.6
+def test_of_points_that_do_not_count_each_name_stands_once_at_the_furthest() -> None:
+    points = [
+        replace(scatter(predicted, GIB), name=name, not_counted=why)
+        for name, predicted, why in (
+            ("a", 2 * GIB, "why"), ("b", 4 * GIB, "why"), ("a", 3 * GIB, "why"), ("c", 9 * GIB, "")
+        )
+    ]  # fmt: skip
+    notes = identity_scatter(points)["layout"]["annotations"]
+    shown = [(note["text"], 10 ** note["x"], 10 ** note["y"]) for note in notes]
+    assert [text for text, *_ in shown] == ["a", "b"]  # the later one is placed first
+    assert [at for _, *at in shown] == [pytest.approx([GIB, n * GIB]) for n in (3, 4)]
 
 
 def test_runs_of_a_plan_lie_at_their_hours_and_money_and_one_has_a_ring() -> None:
@@ -661,7 +658,7 @@ def test_runs_of_a_plan_lie_at_their_hours_and_money_and_one_has_a_ring() -> Non
         (point.hours, point.cost) for point in PLANNED
     }
     assert [(ring["x"], ring["y"])] == [([p.hours], [p.cost]) for p in PLANNED if p.is_recommended]
-    assert [text for dot in dots for text in dot["text"] if text] == ["QLoRA r8 on t4"]
+    assert [note["text"] for note in figure["layout"]["annotations"]] == ["QLoRA r8 on t4"]
     for axis, values in (("xaxis", [1.0, 20.0]), ("yaxis", [0.7, 3.0])):
         low, high = figure["layout"][axis]["range"]
         assert all(10**low < value < 10**high for value in values)

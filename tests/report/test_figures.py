@@ -16,16 +16,32 @@ import pytest
 from test_charts import CELLS, GIB, HOSTILE, LIGHT, hostile
 
 from browser import launched
-from figure_texts import crowded
+from figure_texts import colours, crowded, papers
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.report import figures, palette
 from lora_profiler.report.charts.bars import lever_bars
+from lora_profiler.report.charts.dots import FrontPoint, plan_front
 from lora_profiler.report.charts.plot import Figure
 from lora_profiler.report.page.write import json_text
 
 FIGURES = {
     **LIGHT,
     **{f"hostile {n}": figure for n, figure in enumerate(hostile(HOSTILE))},
+    "names": plan_front(
+        [
+            FrontPoint(
+                name=f"{n:g} h, {cost:g} USD",
+                said="",
+                method="lora",
+                hours=n,
+                cost=cost,
+                is_named=True,
+            )
+            for n in (1, 1.05, 8)
+            for cost in (1, 9)
+        ],
+        "USD",
+    ),
     "long names": lever_bars(
         [
             Lever(name=name, option=option, price="", peak_bytes=3 * GIB, saved_bytes=2 * GIB)
@@ -129,19 +145,15 @@ def test_every_number_is_drawn_and_no_word_lies_over_another(
     """In a plane as high as the figure says, or higher where names stand above their rows."""
     page = opened(browser, address, width, scheme)
     assert crowded(page) == []
+    beside = page.locator(f"{place('names')} .annotation text").all_text_contents()
+    assert beside == [note["text"] for note in FIGURES["names"]["layout"]["annotations"]]
     for name, figure in FIGURES.items():
         high, marks, bars = page.evaluate(DRAWN, place(name))
         assert (marks, bars) == numbers_of(figure), name
         wanted = max(figure["layout"]["height"], 10)
         assert wanted - 1 <= high <= 2 * wanted, name
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    papers = page.evaluate(
-        "[...new Set([...document.querySelectorAll('.main-svg')].map(e => e.style.background))]"
-    )
-    red, green, blue = (
-        int(palette.colour(palette.PAPER, scheme)[n : n + 2], 16) for n in (1, 3, 5)
-    )
-    assert papers[0] == f"rgb({red}, {green}, {blue})"
+    assert papers(page) == {palette.colour(palette.PAPER, scheme)}
     page.close()
 
 
@@ -172,13 +184,8 @@ def test_a_map_has_a_cell_of_its_verdict_s_colour_for_every_size(
     fills = page.evaluate(
         f"[...document.querySelectorAll('{place('fit')} .bars .point path')].map(e => e.style.fill)"
     )
-    wanted = []
-    for cell in CELLS:
-        assert cell.verdict is not None
-        colour = palette.VERDICT_COLOURS[cell.verdict].light
-        red, green, blue = (int(colour[n : n + 2], 16) for n in (1, 3, 5))
-        wanted.append(f"rgb({red}, {green}, {blue})")
-    assert sorted(fills) == sorted(wanted) and len(set(wanted)) > 1
+    wanted = [palette.VERDICT_COLOURS[cell.verdict].light for cell in CELLS if cell.verdict]
+    assert sorted(colours(fills)) == sorted(wanted) and len({*wanted}) > 1
     page.close()
 
 

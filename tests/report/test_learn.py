@@ -290,7 +290,7 @@ def test_why_nothing_was_checked_and_what_must_be_installed(
     running = following.present("checking")
     wait_until(lambda: running is not None and not running.runs)
     assert problems(app.run()) == ["Nothing was checked\nno room here"]
-    monkeypatch.setattr(learn_page, "find_spec", lambda name: None if name == "peft" else object())
+    monkeypatch.setattr(learn_page, "missing", lambda: ["peft"])
     app.run()
     assert app.button(key="learn.start").disabled
     assert "peft must be installed here" in texts(app)

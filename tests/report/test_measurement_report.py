@@ -10,18 +10,12 @@ from typing import Any
 
 import jsonschema
 import pytest
+from test_report import number, sections
 
 import records
 from golden_files import Golden
 from lora_profiler.facts.catalog import find_model
-from lora_profiler.measuring.records.record import (
-    STATUSES,
-    Conditions,
-    Energy,
-    Failure,
-    Flag,
-    Record,
-)
+from lora_profiler.measuring.records.record import STATUSES, Conditions, Energy, Failure, Record
 from lora_profiler.measuring.records.serialize import record_from_dict
 from lora_profiler.memory.analytic import predict
 from lora_profiler.memory.prediction import (
@@ -34,7 +28,7 @@ from lora_profiler.memory.prediction import (
 )
 from lora_profiler.question.workload import LoraConfig, Quantization, TrainSetup, Workload
 from lora_profiler.report import render, terminal
-from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.blocks import Row
 from lora_profiler.report.json.bench import (
     bench_payload,
     bench_schema,
@@ -52,7 +46,7 @@ from lora_profiler.report.measured.measurements import (
 )
 from lora_profiler.report.measured.run_labels import ratio_line, speed_lines
 from lora_profiler.report.page import report_content, write_page
-from lora_profiler.runs.comparison.errors import METRICS, PHASE_GROUPS, Scored, compare, result
+from lora_profiler.runs.comparison.errors import METRICS, Scored, compare, result
 from lora_profiler.runs.comparison.throughput import full_against_lora, throughput, utilisation
 from lora_profiler.units import seconds_text
 
@@ -91,32 +85,9 @@ def test_a_timed_run_on_a_known_card_stands_beside_its_predicted_time(
     assert result(on_cpu, predict(workload)).timing is None and "predicted: " not in shown(on_cpu)
 
 
-def sections(table: Table) -> dict[str, dict[str, Row]]:
-    found: dict[str, dict[str, Row]] = {}
-    for row in table.rows:
-        if row.kind == "section":
-            title = row.cells[0].split(",")[0]
-            found[title] = {}
-        else:
-            found[title][row.cells[0]] = row
-    return found
-
-
 def of_peak(record: Record) -> dict[str, Row]:
     table = error_table(record, compare(record, records.make_prediction()))
-    return sections(table)["what the peak is made of"]
-
-
-def number(text: str) -> float:
-    return 0.0 if text in ("<0.01", ">-0.01") else float(text.replace(",", ""))
-
-
-def test_everything_that_can_be_said_has_words() -> None:
-    assert set(run_labels.METRIC_LABELS) >= set(METRICS)
-    assert set(run_labels.PHASE_LABELS) == set(PHASES) >= set(PHASE_GROUPS)
-    assert set(run_labels.STATUS_LABELS) == set(run_labels.STATUS_DEFINITIONS) == set(STATUSES)
-    assert set(run_labels.STATUS_ADVICE) == set(STATUSES) - {"ok", "noisy"}
-    assert set(run_labels.FLAG_DEFINITIONS) == set(Flag.__args__)  # type: ignore[attr-defined]
+    return {row.cells[0]: row for row in sections(table)["what the peak is made of"]}
 
 
 @pytest.mark.parametrize("column", [1, 2])

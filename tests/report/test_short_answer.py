@@ -53,36 +53,34 @@ def answer(*arguments: str) -> str:
     return done.stdout
 
 
+def narrow(*arguments: str) -> list[str]:
+    """An answer's lines, 25 of 80 columns at most."""
+    text = answer(*arguments)
+    lines = text.splitlines()
+    assert len(lines) <= 25 and max(map(len, lines)) <= 80, text
+    return lines
+
+
+ALL_METHODS = ("-s", "1024", "-b", "4", "--method", "full,lora,qlora", "--gpu", "rtx_4090")
+
+
 @pytest.mark.grid
 @pytest.mark.parametrize("model", MODELS)
 def test_it_is_25_lines_of_80_columns(model: str) -> None:
-    methods = ("--method", "full", "--method", "lora", "--method", "qlora")
-    text = answer(model, "-s", "1024", "-b", "4", *methods, "--gpu", "rtx_4090")
-    lines = text.splitlines()
-    assert len(lines) <= 25 and max(map(len, lines)) <= 80, text
+    lines = narrow(model, *ALL_METHODS)
     assert lines[0][:2] in ("✓ ", "! ", "✗ ") and " an RTX 4090 " in lines[0]
     assert sum(line[:2] in ("✓ ", "! ", "✗ ") for line in lines) == 3
     head = next(line for line in lines if line.startswith("trainer "))
     assert [head.find(name) > 0 for name in ("full", " LoRA", "QLoRA")] == [True] * 3
-
-
-@pytest.mark.grid
-@pytest.mark.parametrize("model", MODELS)
-def test_a_trainer_s_own_answer_is_25_lines_of_80_columns(model: str) -> None:
-    methods = ("--method", "full,lora,qlora", "--trainer", "bare")
-    text = answer(model, "-s", "1024", "-b", "4", *methods, "--gpu", "rtx_4090")
-    lines = text.splitlines()
-    assert len(lines) <= 25 and max(map(len, lines)) <= 80, text
-    verdicts = " ".join(itertools.takewhile(lambda line: line, lines))
+    of_one = narrow(model, *ALL_METHODS, "--trainer", "bare")
+    verdicts = " ".join(itertools.takewhile(lambda line: line, of_one))
     assert verdicts[:2] in ("✓ ", "! ", "✗ ") and " an RTX 4090" in verdicts
     assert all(name in verdicts for name in ("Full", "LoRA r16", "QLoRA r16"))
 
 
 @pytest.mark.parametrize("model", ["unsloth/Meta-Llama-3.1-8B-bnb-4bit", LLAMA])
 def test_bars_by_trainer_and_their_key_keep_to_80_columns(model: str) -> None:
-    text = answer(model, "--method", "qlora", "--gpu", "t4")
-    lines = text.splitlines()
-    assert len(lines) <= 25 and max(map(len, lines)) <= 80, text
+    text = "\n".join(narrow(model, "--method", "qlora", "--gpu", "t4"))
     assert "w weights" in text and ". overhead" in text
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,8 @@ def physical_memory_bytes() -> int | None:
 
 def memory_limit_bytes(root: Path = _ROOT) -> int | None:
     """The tightest memory limit among this process's control groups; None where there is none."""
-    limits = [
-        _number(folder / name)
-        for folder in _control_groups(root)
-        for name in ("memory.max", "memory.limit_in_bytes")
-    ]
-    return min(
-        (limit for limit in limits if limit is not None and limit < _NO_LIMIT_BYTES), default=None
-    )
+    limits = _numbers(root, "memory.max", "memory.limit_in_bytes")
+    return min((limit for limit in limits if limit < _NO_LIMIT_BYTES), default=None)
 
 
 def resident_bytes(root: Path = _ROOT) -> int | None:
@@ -74,12 +69,7 @@ def peak_resident_bytes(root: Path = _ROOT) -> int | None:
 def cgroup_peak_bytes(root: Path = _ROOT) -> int | None:
     """The most that this process's control group ever used, page cache and other processes of the
     group included."""
-    peaks = (
-        _number(folder / name)
-        for folder in _control_groups(root)
-        for name in ("memory.peak", "memory.max_usage_in_bytes")
-    )
-    return next((peak for peak in peaks if peak is not None), None)
+    return next(_numbers(root, "memory.peak", "memory.max_usage_in_bytes"), None)
 
 
 def oom_kills(root: Path = _ROOT) -> int | None:
@@ -126,9 +116,12 @@ def _lines(path: Path) -> list[str]:
         return []
 
 
-def _number(path: Path) -> int | None:
-    lines = _lines(path)
-    return int(lines[0]) if lines and lines[0].isdigit() else None
+def _numbers(root: Path, *names: str) -> Iterator[int]:
+    """What files of these names say in the control groups."""
+    for folder, name in product(_control_groups(root), names):
+        lines = _lines(folder / name)
+        if lines and lines[0].isdigit():
+            yield int(lines[0])
 
 
 # --- processor time -------------------------------------------------------------------------------

@@ -249,9 +249,6 @@ def lever_bars(levers: Sequence[Lever]) -> Figure:
 HEIGHT_PX = 320
 Band = tuple[str, float, float]
 """(a part of the step, where it begins, where it ends) along the axis."""
-_LETTER = 0.014
-"""Width of a letter as a share of the figure's, at its narrowest: what decides which phases have
-room for their name."""
 
 
 def memory_curve(points: Sequence[CurvePoint], *, limit: Limit | None = None) -> Figure:
@@ -297,21 +294,12 @@ def shades(bands: Sequence[Band], *, edge_px: int = 1) -> list[dict[str, Any]]:
     return shapes
 
 
-def names(bands: Sequence[Band], letter: float = _LETTER) -> Iterator[dict[str, Any]]:
-    """The names of parts over their bands; a name that would run into the one before hangs in a
-    second line, or is left out. `letter` is the width of a letter as a share of the figure's."""
-    if not bands:
-        return
-    first_x, last_x = bands[0][1], bands[-1][2]
-    count = last_x - first_x
-    free = [first_x, first_x]
+def names(bands: Sequence[Band]) -> Iterator[dict[str, Any]]:
+    """The names of parts over their bands; the page lets one that would run into another hang in a
+    second line, or leaves it out."""
+    look = {"yref": "paper", "yanchor": "top", "name": "part"}
     for name, first, after in bands:
-        half = count * letter * len(name) / 2
-        middle = max(first_x + half, min((first + after) / 2, last_x - half))
-        line = next((number for number, begin in enumerate(free) if middle - half >= begin), None)
-        if line is not None:
-            free[line] = middle + half + count * letter
-            yield plot.note(name, x=middle, y=1 - 0.06 * line, yref="paper", yanchor="top")
+        yield plot.note(name, x=(first + after) / 2, y=1) | look
 
 
 def areas(
@@ -370,8 +358,6 @@ def peak(points: Sequence[CurvePoint], places: Sequence[float], size: int) -> di
     return plot.note(words, x=places[at], y=point.total_bytes / size, **arrow, **look)
 
 
-_PHONE_LETTER = 0.024
-"""Width of a letter of a part's name as a share of the figure's, on a phone."""
 _NARROWEST = 0.25
 """Of the axis: a part of a step with few points is no narrower, so that its peaks are seen, and
 their errors have room on a phone."""
@@ -416,7 +402,7 @@ def measured_curve(
         x=plot.axis("one step, in order", range=[0, max(at, 1.0)], showticklabels=False),
         y=axis,
         shapes=shades(labelled),
-        annotations=list(names(labelled, letter=_PHONE_LETTER)),
+        annotations=list(names(labelled)),
     )
 
 
@@ -469,11 +455,7 @@ def phase_samples(samples: Sequence[PhaseSample], limit: Limit | None = None) ->
     known = [s for sizes in read.values() for s in sizes if s is not None]
     axis, size = plot.bytes_axis(plot.largest_of(known, limit))
     bands = _bands([f"step {sample.step}" for sample in samples])
-    notes = [
-        plot.note(name, x=(first + after) / 2, y=1, yref="paper", yanchor="top")
-        for name, first, after in bands
-        if after - first > 1
-    ]
+    notes = names([band for band in bands if band[2] - band[1] > 1])
     lines_across, words = plot.limit_line(limit, size)
     ticks = plot.ticks_at(range(len(samples)), [PHASE_CURVE[s.phase] for s in samples])
     return plot.figure(

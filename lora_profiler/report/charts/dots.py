@@ -1,18 +1,17 @@
 """Dots: errors in strips, predicted against measured, and the runs of a plan by hours and money."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from statistics import median
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 from lora_profiler.question.workload import Method
 from lora_profiler.report.charts import plot
-from lora_profiler.report.charts.plot import Figure, width_px
+from lora_profiler.report.charts.plot import Figure
 from lora_profiler.report.labels import METHOD_LABELS
-from lora_profiler.report.palette import FAINT_INK, INK, SMALL_PX
+from lora_profiler.report.palette import FAINT_INK, INK
 from lora_profiler.units import bytes_text, count_text, error_text
 
 _ROW_PX = 40
@@ -90,34 +89,21 @@ def _by_method(
     y: Sequence[float],
     hover: Sequence[str],
     size: int,
-    beside: Callable[[Sequence[int]], dict[str, Any]] = lambda _: {},
 ) -> Iterator[dict[str, Any]]:
-    """A trace for each method and whether its dots are counted; `beside` has the words that stand
-    beside some, by their places."""
+    """A trace for each method and whether its dots are counted."""
     for method, counted in product(get_args(Method), (True, False)):
         shown = [
             n for n, d in enumerate(dots) if d.method == method and (not d.not_counted) == counted
         ]
         if shown:
-            words = beside(shown)
             yield plot.scatter(
                 METHOD_LABELS[method] + ("" if counted else ", not counted"),
                 [x[n] for n in shown],
                 [y[n] for n in shown],
                 [hover[n] for n in shown],
-                mode="markers+text" if words and not counted else "markers",
-                **words,
                 customdata=[dots[n].record_id for n in shown],
                 marker=plot.dot_mark(method, size, counted=counted),
             )
-
-
-def _named(names: Sequence[str], places: Mapping[int, str], shown: Sequence[int]) -> dict[str, Any]:
-    return {
-        "text": [plot.label(names[n]) if n in places else "" for n in shown],
-        "textposition": [places.get(n, "top right") for n in shown],
-        "textfont": {"size": SMALL_PX, "color": INK.light},
-    }
 
 
 def _why(dot: "ErrorDot | ScatterPoint") -> str:
@@ -171,25 +157,15 @@ def identity_scatter(points: Sequence[ScatterPoint], word: str = "measured") -> 
         )
         for point, p, m in zip(points, predicted, measured, strict=True)
     ]
-    beside = partial(_named, [point.name for point in points], _places(points, x["range"]))
-    dots = _by_method(points, measured, predicted, hover, _DOT_PX, beside)
-    return plot.figure([*dots, line], height=_SCATTER_PX, x=x, y=y)
-
-
-def _places(points: Sequence[ScatterPoint], ends: Sequence[float]) -> dict[int, str]:
-    """Where names stand: at the furthest point with room; `ends` of both axes in powers of ten."""
-    low, high = ends
-
-    def share(size: int) -> float:
-        return (math.log10(size) - low) / (high - low)
-
-    spots = [
-        Spot(share(point.measured_bytes), share(point.predicted_bytes), _DOT_PX / 2)
-        for point in points
+    dots = _by_method(points, measured, predicted, hover, _DOT_PX)
+    nearest_first = sorted(points, key=lambda point: abs(point.error))
+    furthest = {p.name: p for p in nearest_first if p.not_counted and p.name}
+    names = [
+        plot.beside(point.name, point.measured_bytes, point.predicted_bytes, _DOT_PX)
+        for point in nearest_first
+        if point is furthest.get(point.name)
     ]
-    hollow = (n for n, point in enumerate(points) if point.not_counted)
-    furthest_first = sorted(hollow, key=lambda n: -abs(points[n].error))
-    return name_places(spots, {n: points[n].name for n in furthest_first})
+    return plot.figure([*dots, line], height=_SCATTER_PX, x=x, y=y, annotations=names)
 
 
 _FRONT_PX = 280
@@ -216,37 +192,29 @@ def plan_front(points: Sequence[FrontPoint], currency: str) -> Figure:
     """Hours from left to right, money from bottom to top, both on a log scale; a trace for each
     method, and a ring around the run to take."""
     hours, cost = _span([p.hours for p in points]), _span([p.cost for p in points])
-    spots = [
-        Spot(
-            x=_share(point.hours, hours),
-            y=_share(point.cost, cost),
-            radius_px=0.4 * (_RING_PX if point.is_recommended else _RUN_PX),
-        )
-        for point in points
-    ]
-    named = [n for n, point in enumerate(points) if point.is_named]
-    named.sort(key=lambda n: not points[n].is_recommended)
-    places = name_places(spots, {n: points[n].name for n in named})
     dots = []
     for method in get_args(Method):
-        shown = [n for n, point in enumerate(points) if point.method == method]
-        here = [points[n] for n in shown]
+        here = [point for point in points if point.method == method]
         trace = plot.scatter(
             METHOD_LABELS[method],
             [point.hours for point in here],
             [point.cost for point in here],
             [plot.lines(plot.label(p.name), plot.label(p.said, 120)) for p in here],
-            mode="markers+text",
-            **_named([point.name for point in points], places, shown),
             marker=plot.dot_mark(method, _RUN_PX, counted=True),
         )
-        dots += [trace] if shown else []
+        dots += [trace] if here else []
     best = [point for point in points if point.is_recommended]
     look = {"symbol": "circle-open", "size": _RING_PX, "color": INK.light, "line": {"width": 2}}
     ring = plot.scatter("recommended", [p.hours for p in best], [p.cost for p in best], marker=look)
+    named = sorted((p for p in points if p.is_named), key=lambda point: point.is_recommended)
+    names = [
+        plot.beside(p.name, p.hours, p.cost, _RING_PX if p.is_recommended else _RUN_PX)
+        for p in named
+    ]
     return plot.figure(
         [*([ring] if best else []), *dots],
         height=_FRONT_PX,
+        annotations=names,
         x=_log_axis("hours", hours, lambda hours: f"{hours:g} h"),
         y=_log_axis(f"cost, {currency}" if currency else "cost", cost, lambda cost: f"{cost:,g}"),
     )
@@ -254,12 +222,6 @@ def plan_front(points: Sequence[FrontPoint], currency: str) -> Figure:
 
 def _span(numbers: Sequence[float]) -> tuple[float, float]:
     return min(numbers, default=1.0) / _AROUND, max(numbers, default=1.0) * _AROUND
-
-
-def _share(number: float, span: tuple[float, float]) -> float:
-    """How far along a log axis it lies, from 0 to 1."""
-    low, high = map(math.log, span)
-    return (math.log(number) - low) / (high - low)
 
 
 def _log_axis(what: str, span: tuple[float, float], text: Callable[[float], str]) -> dict[str, Any]:
@@ -275,91 +237,3 @@ def _log_axis(what: str, span: tuple[float, float], text: Callable[[float], str]
         range=[math.log10(low), math.log10(high)],
         **plot.ticks_at(shown, map(text, shown)),
     )
-
-
-# --- names beside points, where they lie over no other point and no other name --------------------
-
-PLANE_PX = (265, 255)
-"""Width and height of a figure's plane on a phone. What has room there has it in a wider plane,
-where points only move away from each other and names keep their size."""
-_BESIDE_PX, _ABOVE_PX, _LINE_PX = 11, 7, 15
-"""Between the middle of a point of ten pixels and the letters of a name, across and upright, and
-the height of a line of SMALL_PX: as plotly sets them."""
-_UPRIGHT, _ACROSS = ("top", "bottom", "middle"), ("right", "left", "center")
-
-
-class Spot(NamedTuple):
-    """A point: shares of the plane from the left and from the bottom, and how far it reaches."""
-
-    x: float
-    y: float
-    radius_px: float
-
-
-class _Box(NamedTuple):
-    """In pixels from the left and from the top of the plane."""
-
-    left: float
-    right: float
-    top: float
-    bottom: float
-
-    def meets(self, other: "_Box") -> bool:
-        return (
-            self.left < other.right
-            and other.left < self.right
-            and self.top < other.bottom
-            and other.top < self.bottom
-        )
-
-    @property
-    def is_inside(self) -> bool:
-        width, height = PLANE_PX
-        return self.left >= 0 and self.right <= width and self.top >= 0 and self.bottom <= height
-
-
-def name_places(spots: Sequence[Spot], names: Mapping[int, str]) -> dict[int, str]:
-    """The `textposition` of each name that has room, by its spot.
-
-    `names` are by the place of their spots, those first that matter most. A name stands once, at
-    the first of its spots with room, and is left out where none has.
-    """
-    around = []
-    for (x, y), r in ((_middle(spot), spot.radius_px) for spot in spots):
-        around.append(_Box(x - r, x + r, y - r, y + r))
-    placed: dict[int, str] = {}
-    taken: list[_Box] = []
-    for at, name in names.items():
-        if name in (names[other] for other in placed):
-            continue
-        others = [*around[:at], *around[at + 1 :], *taken]
-        for position, box in _positions(spots[at], width_px(name, SMALL_PX)):
-            if box.is_inside and not any(map(box.meets, others)):
-                placed[at] = position
-                taken.append(box)
-                break
-    return placed
-
-
-def _middle(spot: Spot) -> tuple[float, float]:
-    width, height = PLANE_PX
-    return spot.x * width, (1 - spot.y) * height
-
-
-def _positions(spot: Spot, wide: float) -> Iterator[tuple[str, _Box]]:
-    """Each position of a name so wide with its box. That reaches to the point: what lies between
-    them here comes to lie beside the name in a wider plane."""
-    x, y = _middle(spot)
-    across = {
-        "right": (x, x + _BESIDE_PX + wide),
-        "left": (x - _BESIDE_PX - wide, x),
-        "center": (x - wide / 2, x + wide / 2),
-    }
-    upright = {
-        "top": (y - _ABOVE_PX - _LINE_PX, y - _ABOVE_PX),
-        "bottom": (y + _ABOVE_PX, y + _ABOVE_PX + _LINE_PX),
-        "middle": (y - _LINE_PX / 2, y + _LINE_PX / 2),
-    }
-    for up, side in product(_UPRIGHT, _ACROSS):
-        if (up, side) != ("middle", "center"):
-            yield f"{up} {side}", _Box(*across[side], *upright[up])

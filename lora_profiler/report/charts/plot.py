@@ -77,6 +77,16 @@ def head(text: str, *, y: float) -> dict[str, Any]:
     return note(text, x=0, y=y, xref="paper", xanchor="left", yanchor="middle", font=font)
 
 
+def beside(text: str, x: float, y: float, size: float) -> dict[str, Any]:
+    """The name of a mark of `size` pixels on log axes. The page finds it a place around the mark
+    that has room, those of later marks first, and leaves it out where none has."""
+    font = {"size": palette.SMALL_PX, "color": palette.INK.light}
+    look = {"borderpad": 0, "borderwidth": 0, "font": font}
+    place = {"xanchor": "left", "yanchor": "bottom", "xshift": size / 2 + 5, "yshift": size / 2 + 3}
+    at = math.log10(x), math.log10(y)
+    return note(label(text), x=at[0], y=at[1], name="beside", **place, **look)
+
+
 # --- rows of bars under the headings of their groups ----------------------------------------------
 
 _ROW_PX = 28
@@ -109,9 +119,6 @@ def height_px(positions: Sequence[float], extra_rows: float = 0.0) -> int:
 LONGEST = 44
 """Characters of a label; longer ones lose their middle."""
 _ELLIPSIS = "…"
-_NARROW, _WIDE = frozenset("iljtfrI.,:;'|!()[]/ -"), frozenset("mwMW@%≥×")
-_EM_NARROW, _EM_WIDE, _EM_LARGE, _EM = 0.38, 0.95, 0.7, 0.63
-"""Widths of letters in font sizes, a little above those of common sans-serifs: room for each."""
 
 
 def label(text: str, longest: int = LONGEST) -> str:
@@ -131,20 +138,6 @@ def shortened(text: str, longest: int = LONGEST) -> str:
         return text
     end = (longest - 1) // 2
     return text[: longest - 1 - end] + _ELLIPSIS + text[len(text) - end :]
-
-
-def width_px(text: str, font_px: float) -> float:
-    """Room for one line of `text`, in pixels."""
-    return font_px * sum(
-        _EM_NARROW
-        if letter in _NARROW
-        else _EM_WIDE
-        if letter in _WIDE
-        else _EM_LARGE
-        if letter.isupper()
-        else _EM
-        for letter in text
-    )
 
 
 def hatched(paint: Paint) -> dict[str, Any]:

@@ -94,28 +94,47 @@ const lpFigures = (() => {
         dragmode: matchMedia("(pointer: fine)").matches ? "zoom" : false,
         annotations: notes.map((note) => ({
           ...note, align: note.xanchor, text: note.font?.size === HEAD_PX ? shortened(note.text, HEAD_PX, plane + right - 24, look)
-            : note.name === "row" ? note.text : wrapped(note.text, (room(note) || plane) / 6.6),
+            : note.name ? note.text : wrapped(note.text, (room(note) || plane) / 6.6),
         })),
       },
     };
   }
 
-  /* Notes that run out of the figure, or into other words or a mark: the later ones stay. */
-  function crowded(plot) {
-    const around = plot.getBoundingClientRect();
+  /* Where a note may stand, first as it is: what changes, and its box there to a pixel, as plotly rounds. A name beside a mark stands around it; that of a part of the axis in one of two lines, within the plane. */
+  const places = {
+    beside: ({ xshift, yshift }, box) => ["bottom", "top", "middle"].flatMap((yanchor) => ["left", "right", "center"].map((xanchor) => {
+      const side = { left: 1, right: -1, center: 0 }[xanchor], up = { bottom: 1, top: -1, middle: 0 }[yanchor];
+      const moved = [(side - 1) * (xshift + box.width / 2), (1 - up) * (yshift + box.height / 2)];
+      return [{ xanchor, yanchor, xshift: side * xshift, yshift: up * yshift }, ...moved];
+    })).slice(0, -1),
+    part: (_, box, plane) => [0, 1.25 * box.height].map((down) => {
+      const xshift = Math.ceil(Math.max(0, plane.left + 1 - box.left)) - Math.ceil(Math.max(0, box.right + 1 - plane.right));
+      return [{ xshift, yshift: -down }, xshift, down];
+    }),
+  };
+
+  /* What changes so that no note runs out of the figure, or into other words or a mark: the later ones stay. */
+  function parted(plot) {
+    const all = plot.getBoundingClientRect(), { l, t, w, h } = plot._fullLayout._size;
+    const plane = new DOMRect(all.x + l, all.y + t, w, h);
     const boxes = (selector) => [...plot.querySelectorAll(selector)].map((e) => e.getBoundingClientRect());
     const taken = boxes(".textpoint text, .legend, .scatterlayer .point, .xtick text, .ytick text");
     const meets = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > -APART_PX
       && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > LEAST_PX;
-    const hidden = {};
-    for (const note of [...plot.querySelectorAll(".annotation")].reverse()) {
-      const box = note.querySelector("text")?.getBoundingClientRect();
+    const changed = {};
+    for (const drawing of [...plot.querySelectorAll(".annotation")].reverse()) {
+      const box = drawing.querySelector("text")?.getBoundingClientRect();
       if (!box?.width) continue;
-      const out = box.left < around.left - 1 || box.right > around.right + 1;
-      if (out || taken.some((other) => meets(box, other))) hidden[`annotations[${note.dataset.index}].visible`] = false;
-      else taken.push(box);
+      const note = plot.layout.annotations[drawing.dataset.index], tried = places[note.name]?.(note, box, plane);
+      const inside = ({ left, right, top, bottom }) => tried
+        ? left >= plane.left && right <= plane.right && top >= plane.top - LEAST_PX && bottom <= plane.bottom
+        : left >= all.left - 1 && right <= all.right + 1;
+      const found = (tried ?? [[{}, 0, 0]]).map(([changes, x, y]) => [changes, new DOMRect(box.x + x - 1, box.y + y - 1, box.width + 2, box.height + 2)])
+        .find(([, at]) => inside(at) && !taken.some((other) => meets(at, other)));
+      for (const [name, value] of Object.entries(found?.[0] ?? { visible: false })) changed[`annotations[${drawing.dataset.index}].${name}`] = value;
+      if (found) taken.push(found[1]);
     }
-    return hidden;
+    return changed;
   }
 
   async function drawn(plot, figure, width, look, colours) {
@@ -123,8 +142,8 @@ const lpFigures = (() => {
     await Plotly.react(plot, data, layout, { displayModeBar: false, doubleClick: "reset" });
     const { height: before, _size: { h: now } } = plot._fullLayout;
     await Plotly.relayout(plot, { height: Math.round(before + layout.meta.plane - now) });
-    const hidden = crowded(plot);
-    if (Object.keys(hidden).length) await Plotly.relayout(plot, hidden);
+    const changed = parted(plot);
+    if (Object.keys(changed).length) await Plotly.relayout(plot, changed);
   }
 
   /* What the figure shows, a line a mark. */

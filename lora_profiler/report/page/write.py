@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_profiler._common.messages import printable
-from lora_profiler._common.packages import __version__
+from lora_profiler._common.packages import __version__, missing
 from lora_profiler.errors import UsageError
 from lora_profiler.report import figures, palette
 from lora_profiler.report.answer.verdicts import PARTS
@@ -101,17 +101,14 @@ def trusted(text: str) -> str:
 
 # --- the page -------------------------------------------------------------------------------------
 
-INSTALL = "pip install 'lora-profiler[report]'"
 LONGEST_TEXT = 600
 """Characters of one text: no name or reason from elsewhere fills the page."""
 
 
 def check_installed() -> None:
     """Raises UsageError where jinja2 is missing; for commands, before they do any work."""
-    from importlib.util import find_spec
-
-    if find_spec("jinja2") is None:
-        raise UsageError(f"the report needs jinja2: {INSTALL}")
+    if missing(["jinja2"]):
+        raise UsageError("the report needs jinja2: pip install 'lora-profiler[report]'")
 
 
 def write_page(content: Content) -> str:

@@ -22,10 +22,10 @@ from lora_profiler.trainer_files.meaning import (
     names,
     no_effect,
     not_modelled,
-    number,
     sets,
     text,
 )
+from lora_profiler.trainer_files.ranks import usual_number
 from lora_profiler.trainer_files.scripts import (
     ADAPTED,
     CONFIGURED,
@@ -92,17 +92,6 @@ def _dequantised(value: Any, document: Document) -> Meaning:
     if not is_on(value) or QUANTIZED not in document.entries:
         return NO_EFFECT
     return not_modelled("a base brought back to 16 bit", "too low")
-
-
-def _usual(usual: int, what: str) -> Reader:
-    """A number of a quantised base that is known as it is by default alone."""
-
-    def read(value: Any, document: Document) -> Meaning:
-        if value is None or int(number(value)) == usual:
-            return NO_EFFECT
-        return not_modelled(what.format(value), "either way")
-
-    return read
 
 
 def _prepared(value: Any, document: Document) -> Meaning:
@@ -203,8 +192,8 @@ FRAMEWORK = Framework(
         QUANTIZED: _quantised,
         STEPPED: lambda value, document: Meaning({"optimizer": "lorafa"}),
         "dequantize": _dequantised,
-        "bits": _usual(4, "a base in {} bit, answered in 4"),
-        "group_size": _usual(_GROUP, "a scale for each {} weights, answered for each 128"),
+        "bits": usual_number(4, "a base in {} bit, answered in 4"),
+        "group_size": usual_number(_GROUP, "a scale for each {} weights, answered for each 128"),
         **dict.fromkeys(("desc_act", "backend", "sym", "version", "lr"), no_effect),
         "use_gradient_checkpointing": shared.checkpointing,
         "bnb_4bit_compute_dtype": _compute_dtype,
