@@ -172,7 +172,9 @@ def applied(
     if offer.setup.method not in methods:
         methods = (*methods, offer.setup.method)
     changed = _changed(answer.prediction.workload.setup, offer.setup, question)
-    options = completed(question.trainer, {**question.options, **changed, "methods": methods})
+    options = completed(
+        question.trainer, {**question.options, **changed, "methods": methods}, question.model
+    )
     wanted = replace(question, options=options)
     return wanted if offer.setup in setups(model, wanted) else None
 
@@ -181,7 +183,7 @@ def asking(workload: Workload, question: Question) -> Question | None:
     """`question` with the setup of `workload`; None where no question has that setup."""
     setup = workload.setup
     own = {n: v for n, v in written_options(setup).items() if n in SETUP_OPTIONS}
-    options = completed(question.trainer, {**own, "methods": (setup.method,)})
+    options = completed(question.trainer, {**own, "methods": (setup.method,)}, question.model)
     wanted = replace(question, options=options)
     return wanted if setups(workload.model, wanted) == [setup] else None
 

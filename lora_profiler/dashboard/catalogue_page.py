@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from lora_profiler.dashboard import export, link, remembered, widgets
-from lora_profiler.dashboard.question import Question
+from lora_profiler.dashboard.question import Question, about_model
 from lora_profiler.errors import did_you_mean
 from lora_profiler.facts.catalog import Gpu, bundled_gpus, bundled_models
 from lora_profiler.report.catalogues import (
@@ -55,7 +55,7 @@ def _models() -> None:
     chosen = _table("models", columns, {"parameters, M": "%,.1f"}, len(entries))
     if chosen is not None:
         name = matches[chosen].id
-        _button(f"Predict {name}", "models_go", replace(remembered.question(), model=name))
+        _button(f"Predict {name}", "models_go", about_model(remembered.question(), name))
     widgets.downloads("models", export.of_rows("models", "models", model_records(matches)))
 
 

@@ -247,7 +247,9 @@ def _widget(option: Option, own: str) -> Any:
 
 def _own_defaults(option: Option) -> str:
     """'full off, LoRA on': what is not one default for all methods that are asked; else ''."""
-    of = defaults_by_method(values()["trainer"], values()["methods"]).get(option.name, {})
+    own = values()
+    every = defaults_by_method(own["model"], own["trainer"], own["methods"])
+    of = every.get(option.name, {})
     by_value: dict[Any, list[str]] = {}
     for method, value in of.items():
         by_value.setdefault(value, []).append(labels.METHOD_LABELS[method])

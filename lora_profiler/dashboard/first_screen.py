@@ -136,15 +136,17 @@ def taken(bar: TrainerBar, question: Question, model: ModelSpec) -> Question:
     """`question` with the trainer of `bar`, set up as the bar is; as the trainer is by default
     where no question has that setup."""
     methods, method = question.options["methods"], bar.setup.method
-    default = {n: of.get(method) for n, of in defaults_by_method(bar.trainer, methods).items()}
+    defaults = defaults_by_method(question.model, bar.trainer, methods)
+    default = {name: of.get(method) for name, of in defaults.items()}
     written = written_options(bar.setup).items()
     own = {n: v for n, v in written if n in SETUP_OPTIONS and default.get(n) != v}
-    options = completed(bar.trainer, {**own, "methods": methods})
+    options = completed(bar.trainer, {**own, "methods": methods}, question.model)
     wanted = replace(question, trainer=bar.trainer, options=options)
     if any(_is_same(setup, bar.setup) for setup in setups(model, wanted)):
         return wanted
     explicit = {name: question.options[name] for name in question.explicit}
-    return replace(wanted, options=completed(bar.trainer, {**explicit, "methods": methods}))
+    options = completed(bar.trainer, {**explicit, "methods": methods}, question.model)
+    return replace(wanted, options=options)
 
 
 def _is_same(one: TrainSetup, other: TrainSetup) -> bool:

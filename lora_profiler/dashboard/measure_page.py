@@ -176,7 +176,7 @@ def _instead(inputs: Inputs) -> None:
 
 def _small() -> None:
     own = CPU_DEFAULTS if default_device() == "cpu" else {}
-    options = completed(None, {"methods": DEFAULTS["methods"], **own})
+    options = completed(None, {"methods": DEFAULTS["methods"], **own}, SMALL_MODEL)
     remembered.seed(Question(model=SMALL_MODEL, options=options))
     link.mark_changed()
 

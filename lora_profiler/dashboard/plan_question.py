@@ -158,7 +158,7 @@ FIELDS: Mapping[str, Field] = {of.name: of.metadata["field"] for of in fields(Pl
 
 def open_question(question: Question) -> Question:
     """`question` with what a plan chooses left to its default, on no card."""
-    defaults = defaults_of(question.trainer, question.options)
+    defaults = defaults_of(question.model, question.trainer, question.options)
     left = {name: defaults[name] for name in CHOSEN}
     return replace(question, options={**question.options, **left}, gpu=None, interconnect=None)
 

@@ -12,6 +12,7 @@ from lora_profiler.facts.catalog import find_model
 from lora_profiler.facts.stacks import CHECKPOINT_DTYPE, GUIDE, Stack, Trainer, find_stack
 from lora_profiler.planning.engine import ENGINES
 from lora_profiler.planning.setups import DEFAULTS
+from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.option import MAX_SIZE, Option, flag
 from lora_profiler.question.workload import OPTIONS, Method, idle_options
 from lora_profiler.report.first_screen import TrainingRun
@@ -49,18 +50,20 @@ class Question:
     revision: str = "main"
     offline: bool = False
     trainer: str | None = None
-    options: Mapping[str, Any] = field(default_factory=lambda: defaults_of(None, DEFAULTS))
+    options: Mapping[str, Any] = field(default_factory=dict)
     gpu: str | None = None
     interconnect: str | None = None
     engine: str = "auto"
 
+    def __post_init__(self) -> None:
+        if not self.options:
+            object.__setattr__(self, "options", defaults_of(self.model, self.trainer, DEFAULTS))
+
     @property
     def explicit(self) -> frozenset[str]:
-        """The options that are no default, and a length of which a default would be less."""
-        defaults = defaults_of(self.trainer, self.options)
-        names = frozenset(name for name in DEFAULTS if self.options[name] != defaults[name])
-        is_beyond = self.options["seq_len"] > (_context(self.model) or MAX_SIZE)
-        return names | {"seq_len"} if is_beyond else names
+        """The options that are no default."""
+        defaults = defaults_of(self.model, self.trainer, self.options)
+        return frozenset(name for name in DEFAULTS if self.options[name] != defaults[name])
 
     @property
     def stack(self) -> Stack:
@@ -74,35 +77,40 @@ class Question:
 
 
 @cache
-def _context(model: str) -> int | None:
-    """Of a bundled model, in tokens."""
+def _known(model: str) -> ModelSpec | None:
+    """One that is bundled or cached here."""
     try:
-        return find_model(model, offline=True).trained_length
+        return find_model(model, offline=True)
     except LoraProfilerError:
         return None
 
 
-def defaults_of(trainer: str | None, options: Mapping[str, Any]) -> Mapping[str, Any]:
+def defaults_of(model: str, trainer: str | None, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the options are where nobody sets them, with `options`' methods and its optimizer if it
     has one; None where these methods have different defaults, or the checkpoint decides.
 
-    The implementation of an optimizer that is not the trainer's own is the command line's.
+    The implementation of an optimizer that is not the trainer's own is the command line's. A length
+    is at most the model's context length.
     """
     own: dict[str, Any] = {}
-    for name, of in defaults_by_method(trainer, options["methods"]).items():
+    for name, of in defaults_by_method(model, trainer, options["methods"]).items():
         (first, *others) = dict.fromkeys(of.values())
         own[name] = None if others or first == CHECKPOINT_DTYPE else first
     if options.get("optimizer", own.get("optimizer")) != own.get("optimizer"):
         own.pop("optimizer_impl", None)
-    return {**DEFAULTS, **own}
+    defaults = {**DEFAULTS, **own}
+    if (known := _known(model)) and known.trained_length and defaults["seq_len"]:
+        defaults["seq_len"] = min(defaults["seq_len"], known.trained_length)
+    return defaults
 
 
 def defaults_by_method(
-    trainer: str | None, methods: Sequence[Method]
+    model: str, trainer: str | None, methods: Sequence[Method]
 ) -> Mapping[str, Mapping[Method, Any]]:
     """The trainer's own defaults, by option and by each of the methods that reads it."""
-    stack = find_stack(trainer or GUIDE)
-    own = {method: stack.defaults[method] for method in methods}
+    stack, known = find_stack(trainer or GUIDE), _known(model)
+    of_encoders = stack.of_encoders if known and not known.is_causal else {}
+    own = {method: of_encoders.get(method, stack.defaults[method]) for method in methods}
     names = dict.fromkeys(name for of in own.values() for name in of)
     found = {
         n: {m: of.get(n, DEFAULTS[n]) for m, of in own.items() if n not in idle_options((m,))}
@@ -111,11 +119,20 @@ def defaults_by_method(
     return {name: of for name, of in found.items() if of}
 
 
-def completed(trainer: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+def completed(
+    trainer: str | None, options: Mapping[str, Any], model: str = FIRST_MODEL
+) -> dict[str, Any]:
     """Every option of a setup; what is left empty, and what no method reads, has its default."""
     idle = idle_options(options["methods"])
     chosen = {n: v for n, v in options.items() if v is not None and n not in idle}
-    return {**defaults_of(trainer, chosen), **chosen}
+    return {**defaults_of(model, trainer, chosen), **chosen}
+
+
+def about_model(question: Question, model: str, revision: str = "main") -> Question:
+    """`question` about another model, whose defaults hold for what nobody has set."""
+    chosen = {name: question.options[name] for name in ("methods", *question.explicit)}
+    options = completed(question.trainer, chosen, model)
+    return replace(question, model=model, revision=revision, options=options)
 
 
 # --- links ----------------------------------------------------------------------------------------
@@ -168,7 +185,8 @@ def from_params(params: Mapping[str, Sequence[str]]) -> tuple[Question, tuple[st
             (own if name in OWN_NAMES else options)[name] = _read(name, values[-1])
         except UsageError as e:
             complaints.append(str(e))
-    defaults = defaults_of(own.get("trainer"), {"methods": DEFAULTS["methods"], **options})
+    chosen = {"methods": DEFAULTS["methods"], **options}
+    defaults = defaults_of(own.get("model", FIRST_MODEL), own.get("trainer"), chosen)
     question = Question(options={**defaults, **options}, **own)
     return _without_idle(question, complaints), tuple(complaints)
 
@@ -178,7 +196,7 @@ def _without_idle(question: Question, complaints: list[str]) -> Question:
     idle = [name for name in SETUP_OPTIONS if name in idle_options(methods) & question.explicit]
     for name in idle:
         complaints.append(f"{flag(name)} does not apply to {', '.join(methods)}.")
-    defaults = defaults_of(question.trainer, question.options)
+    defaults = defaults_of(question.model, question.trainer, question.options)
     left_out = {name: defaults[name] for name in idle}
     return replace(question, options={**question.options, **left_out})
 

@@ -25,7 +25,7 @@ from lora_profiler.report.first_screen import TrainingRun
 
 BY_NAME, UPLOAD = "By name", "A config.json"
 _KEY = "ask."
-_DECIDING = ("methods", "trainer", "optimizer")
+_DECIDING = ("model", "methods", "trainer", "optimizer")
 """Widgets that decide the defaults of others."""
 
 
@@ -61,7 +61,9 @@ def settle() -> Question:
     """Makes the question of what the widgets say; options that no method reads, whose widgets are
     not shown, keep their defaults."""
     remembered = values()
-    options = completed(remembered["trainer"], {name: remembered[name] for name in DEFAULTS})
+    options = completed(
+        remembered["trainer"], {name: remembered[name] for name in DEFAULTS}, remembered["model"]
+    )
     settled = Question(options=options, **{name: remembered[name] for name in OWN_NAMES})
     st.session_state["question"] = settled
     st.session_state["first"] = st.session_state["first"] or settled
@@ -139,7 +141,7 @@ def reset() -> None:
     """Leaves every option of the setup to its default, but for the methods."""
     current = question()
     kept = {"methods": current.options["methods"]}
-    change(replace(current, options=completed(current.trainer, kept), engine="auto"))
+    change(replace(current, options=completed(current.trainer, kept, current.model), engine="auto"))
 
 
 def choose_method() -> None:
@@ -156,13 +158,14 @@ def _fill() -> None:
     """Sets every option that nobody has set to its default, which is another now."""
     mark_changed()
     state, remembered = st.session_state, values()
-    before = defaults_of(remembered["trainer"], remembered)
+    before = defaults_of(remembered["model"], remembered["trainer"], remembered)
     methods = ordered_methods(state.get(_KEY + "methods", remembered["methods"]))
     chosen: dict[str, Any] = {"methods": methods}
     remembered["optimizer"] = state.get(_KEY + "optimizer", remembered["optimizer"])
     if remembered["optimizer"] != before["optimizer"]:
         chosen["optimizer"] = remembered["optimizer"]
-    after = defaults_of(state.get(_KEY + "trainer", remembered["trainer"]), chosen)
+    model, trainer = (state.get(_KEY + n, remembered[n]) for n in ("model", "trainer"))
+    after = defaults_of(model.strip(), trainer, chosen)
     for name in SETUP_OPTIONS:
         if remembered[name] == before[name]:
             remembered[name] = after[name]

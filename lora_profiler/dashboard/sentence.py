@@ -14,7 +14,13 @@ from lora_profiler.dashboard import export, fields, remembered, widgets
 from lora_profiler.dashboard.answered import published_model, similar_models, workloads
 from lora_profiler.dashboard.fields import Inputs
 from lora_profiler.dashboard.link import mark_changed
-from lora_profiler.dashboard.question import SETUP_OPTIONS, Question, about_of, completed
+from lora_profiler.dashboard.question import (
+    SETUP_OPTIONS,
+    Question,
+    about_model,
+    about_of,
+    completed,
+)
 from lora_profiler.dashboard.serving import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.stacks import GUIDE, find_stack
@@ -105,7 +111,9 @@ def _changed() -> list[str]:
     """Options that are not left to their default."""
     own = remembered.values()
     explicit = Question(
-        trainer=own["trainer"], options={n: own[n] for n in ("methods", *SETUP_OPTIONS)}
+        model=own["model"],
+        trainer=own["trainer"],
+        options={n: own[n] for n in ("methods", *SETUP_OPTIONS)},
     ).explicit
     return [name for name in SETUP_OPTIONS if name in explicit]
 
@@ -262,7 +270,7 @@ def _inputs(main: DeltaGenerator, file: UploadedFile | None) -> Asked:
         state[_LAST] = inputs.question.model, inputs.question.revision, inputs.model
     elif inputs.refusal is not None and not inputs.uploaded and _LAST in state:
         name, revision, model = state[_LAST]
-        asked = replace(inputs.question, model=name, revision=revision)
+        asked = about_model(inputs.question, name, revision)
         return main, replace(inputs, question=asked, model=model)
     return main, inputs
 
@@ -352,7 +360,7 @@ def dropped(file: TrainerFile, before: Question) -> tuple[Question, Dropped]:
         file = on_model(file, model)
     open_ones = {n: before.options[n] for n in file.asks if n in SETUP_OPTIONS}
     own = {**open_ones, **file.completing(open_ones)}
-    options = completed(file.stack, own)
+    options = completed(file.stack, own, wanted.model)
     wanted = replace(wanted, trainer=file.stack, options=options)
     lines = [f"{gap.text}." for gap in gaps(file)]
     if file.model is None:
@@ -373,9 +381,9 @@ def dropped_adapter(name: str, config: PeftConfig, before: Question) -> tuple[Qu
     """The question `before` with the adapter of a file, and on its model where it names one."""
     methods = tuple(method for method in before.options["methods"] if method != "full")
     options = {**before.options, "methods": methods or ("lora",), **config.options}
-    wanted = replace(before, options=completed(before.trainer, options))
+    wanted = replace(before, options=completed(before.trainer, options, before.model))
     if config.model is not None:
-        wanted = replace(wanted, model=config.model, revision=config.revision or "main")
+        wanted = about_model(wanted, config.model, config.revision or "main")
     lines = [] if config.model else [f"It names no model of the hub: {wanted.model} is taken."]
     return wanted, Dropped(head=f"{name}: an adapter of PEFT.", lines=tuple(lines))
 

@@ -200,10 +200,21 @@ def test_reset_leaves_everything_to_its_default() -> None:
     app = sound(opened(**SMALL, method="lora", rank="64", dropout="0.5"))
     assert not app.button(key="reset").disabled
     sound(app.button(key="reset").click().run())
-    assert asked(app) == Question(
-        model=SMALL["model"], gpu="rtx_4090", options=completed(None, {"methods": ("lora",)})
-    )
+    options = completed(None, {"methods": ("lora",)}, SMALL["model"])
+    assert asked(app) == Question(model=SMALL["model"], gpu="rtx_4090", options=options)
     assert app.button(key="reset").disabled and "rank" not in address(app)
+
+
+def test_another_model_s_defaults_hold_for_what_nobody_has_set() -> None:
+    """BERT was made for 512 tokens, and its weights are trained as they are published."""
+    app = sound(opened(model="meta-llama/Llama-3.2-1B", method="lora", rank="64"))
+    for model, tokens, dtype in (("bert-base-uncased", 512, None), ("gpt2", 1024, "bfloat16")):
+        sound(app.text_input(key="ask.model").set_value(model).run())
+        options = asked(app).options
+        assert (options["seq_len"], options["dtype"], options["rank"]) == (tokens, dtype, 64)
+        assert {*address(app)} == {"model", "method", "rank"}
+        (setup,) = (workload.setup for workload in made(app))
+        assert (setup.seq_len, setup.dtype) == (tokens, dtype or "float32")
 
 
 def test_settings_are_what_the_trainer_sets_and_others_are_found_by_words() -> None:

@@ -223,7 +223,7 @@ def test_beside_what_it_decides_it_is_refused(tmp_path: Path) -> None:
         predict("gpt2", peft_config=tmp_path, method="full")
     with pytest.raises(UsageError, match="MODEL is missing; the adapter's config names no base"):
         predict(peft_config=tmp_path)
-    with pytest.raises(UsageError, match="adapter of PEFT; use `lora-profile .* --peft-config FILE`"):
+    with pytest.raises(UsageError, match=r"use `lora-profile .* --peft-config FILE`"):
         predict(tmp_path / NAME)
     assert predict("gpt2", peft_config=tmp_path, adapter_dtype="bfloat16", method="lora").peak_bytes
 

@@ -235,7 +235,8 @@ def short_lines(answers: Sequence[Answer]) -> list[str]:
     added = round(100 * (batches.padding_factor - 1))
     padding = f"; padding adds {added} % tokens" if batches.has_padding and added else ""
     lines = [
-        f"{count_text(lengths.num_samples)} sample{'s' * (lengths.num_samples > 1)} of {lengths.mean:,.0f} tokens on average,"
+        f"{count_text(lengths.num_samples)} {'sample' if lengths.num_samples == 1 else 'samples'}"
+        f" of {lengths.mean:,.0f} tokens on average,"
         f" {first.data.batching} batches{padding}.",
         f"The longest batch sets the peak: {_shape_text(first.worst)}, {_rarity(first)}.",
     ]
