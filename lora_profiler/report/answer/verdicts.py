@@ -293,11 +293,13 @@ def remedy_lines(answer: Answer, by: str = "") -> list[str]:
     first = remedies[0]
     quickest = max(remedies, key=lambda remedy: remedy.tokens_per_second or 0)
     both = (first, quickest) if first.departure < quickest.departure else (first,)
-    who = f"{by} {way_label(answer.prediction.workload.setup)}" if by else method_name(answer)
-    return [
-        f"{who} fits with `{' '.join(remedy.options)}`: {_outcome(remedy, answer)}."
-        for remedy in both
-    ]
+    lines = []
+    for remedy in both:
+        way = way_label(remedy.workload.setup)  # which may be another method
+        who = f"{by} {way}" if by else capital(way)
+        options = " ".join(remedy.options)
+        lines.append(f"{who} fits with `{options}`: {_outcome(remedy, answer)}.")
+    return lines
 
 
 def _outcome(remedy: "Remedy", answer: Answer) -> str:
