@@ -53,7 +53,8 @@ from lora_profiler.rehearsal.inside.rehearsed.history import held, held_at_peak,
 from lora_profiler.rehearsal.inside.rehearsed.kernels_by_name import (
     attention_kernels,
     between,
-    runs_other_cudnn,
+    runs_convolutions,
+    runs_recurrent,
 )
 from lora_profiler.rehearsal.inside.rehearsed.settings import Settings
 from lora_profiler.rehearsal.launch import PretendedCard, Request, pretended, rehearse
@@ -214,7 +215,7 @@ def test_cudnn_s_attention_is_told_from_its_convolutions(
     library.ran.restype = ctypes.c_char_p
     names = [library.ran(operation).decode()]
     assert (attention_kernels(names) == ["cudnn"]) == bool(attends)
-    assert runs_other_cudnn(names) != bool(attends)
+    assert runs_convolutions(names) != bool(attends)
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------------
@@ -585,10 +586,11 @@ def test_what_a_trainer_s_loss_function_calls_is_not_all_of_the_loss() -> None:
 def test_which_attention_ran_is_read_off_the_kernels() -> None:
     flash = "_ZN13pytorch_flash16flash_fwd_kernelI"
     names = {flash: 2, "cudnnBackendExecute attention": 1, "softmax_warp_forward": 4}
-    assert attention_kernels(names) == ["flash", "cudnn"] and not runs_other_cudnn(names)
+    assert attention_kernels(names) == ["flash", "cudnn"] and not runs_convolutions(names)
     assert attention_kernels(["cudnnBackendExecute"]) == []
     for convolution in ("cudnnBackendExecute", "cudnnConvolutionBackwardFilter"):
-        assert runs_other_cudnn([convolution])
+        assert runs_convolutions([convolution]) and not runs_recurrent([convolution])
+    assert runs_recurrent(["cudnnRNNForward"]) and not runs_convolutions(["cudnnRNNForward"])
     assert attention_kernels(["fmha_cutlassF_f16_aligned_64x64_rf_sm80"]) == ["efficient"]
     assert attention_kernels(["softmax_warp_forward"]) == []
     assert between({"a": 2, "b": 1}, {"a": 5, "b": 1, "c": 1}) == {"a": 3, "c": 1}
@@ -626,7 +628,8 @@ def document(**changes: Any) -> dict[str, Any]:
         "held": None,
         "launches": [{"kernels": 5, "library_calls": 2}],
         "attention": ["flash"],
-        "other_cudnn": False,
+        "convolutions": False,
+        "recurrent": False,
         "kernels": {},
         "out_of_memory": None,
         "error": None,
@@ -1822,7 +1825,8 @@ def test_what_an_answer_takes_for_granted() -> None:
             "largest_case": ["nonzero"],
             "values_read": 4,
             "attention": ["cudnn"],
-            "other_cudnn": True,
+            "convolutions": True,
+            "recurrent": True,
         },
         **{"world_size": 2, "facts": {"has_experts": True}},
         **{"dtypes_of_holes": {"a/b": "float32"}},
@@ -1830,6 +1834,7 @@ def test_what_an_answer_takes_for_granted() -> None:
     words = " ".join(limits(Rehearsal(document(**told)), is_custom=True))
     words_of_each = (
         "A100", "nonzero", "4 values", "cuDNN ran attention and convolutions;",
+        "cuDNN ran recurrent layers;",
         "Collectives", "experts", "a/b", "float32",
     )  # fmt: skip
     for each in words_of_each:

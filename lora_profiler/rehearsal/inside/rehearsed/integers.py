@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
-_MOST_BYTES = 1 << 20
+_MOST_BYTES = 1 << 23
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _INDEXED = (

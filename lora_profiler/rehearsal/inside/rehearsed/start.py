@@ -61,7 +61,7 @@ def _hub_api_imported() -> None:
     stand_in_for_lists(read_settings())
 
 
-def _of_pictures_imported() -> None:
+def _sizes_of_values_imported() -> None:
     import torch
 
     if torch.version.cuda is not None:
@@ -123,8 +123,12 @@ if _IS_RECORDED:
     after_import("transformers.utils.hub", _hub_imported)
     after_import("huggingface_hub.file_download", _downloads_imported)
     after_import("huggingface_hub.hf_api", _hub_api_imported)
-    for of_pictures in ("transformers.vision_utils", "diffusers.models.modeling_utils"):
-        after_import(of_pictures, _of_pictures_imported)
+    for reader in (
+        "transformers.vision_utils",
+        "diffusers.models.modeling_utils",
+        "sentence_transformers.base.losses.gradcache",  # trims padding by its mask, twice
+    ):
+        after_import(reader, _sizes_of_values_imported)
     after_import("timm.models._builder", _timm_imported)
     after_import("evaluate.loading", _metrics_imported)
     after_import("nltk.tokenize.punkt", _nltk_imported)
