@@ -1096,6 +1096,52 @@ print("SEEN", len(noise[noise > 0.5]), (noise > 0.5).cpu().tolist(), flush=True)
 """
 
 
+WRAPPED = """
+import copy, torch
+base = torch.nn.Linear(256, 256).cuda()
+base(torch.ones(2, 256, device="cuda")).sum().backward()  # before it is wrapped
+
+class Wrapper(torch.nn.Module):  # as PEFT's
+    def __init__(self):
+        super().__init__()
+        self.base = base
+    def forward(self, x):
+        return self.base.forward(x)
+
+model = Wrapper()
+optimizer = torch.optim.SGD(model.parameters())
+for _ in range(3):
+    model(torch.ones(8, 256, device="cuda")).sum().backward()
+    optimizer.step()
+"""
+
+
+def test_the_inputs_are_those_of_what_was_put_around_the_model(tmp_path: Path) -> None:
+    found = answer("--gpu", "t4", "--no-time", "--", "python", script(tmp_path, WRAPPED))
+    assert found["rank"]["facts"]["inputs"] == {"0": [8, 256]}
+
+
+BY_HAND = """
+import copy, io, torch
+model = torch.nn.Sequential(torch.nn.Linear(256, 256)).cuda()
+for _ in range(4):
+    model(torch.ones(8, 256, device="cuda")).sum().backward()
+    for weight in model.parameters():
+        weight.data.add_(weight.grad, alpha=-0.1)
+file = io.BytesIO()
+torch.save(model, file)
+file.seek(0)
+other = torch.load(file, weights_only=False)
+assert other(torch.ones(8, 256, device="cuda")).shape == (8, 256)
+copy.deepcopy(model)(torch.ones(8, 256, device="cuda"))
+"""
+
+
+def test_a_loop_without_an_optimizer_trains_and_saves_its_model_whole(tmp_path: Path) -> None:
+    found = answer("--gpu", "t4", "--no-time", "--", "python", script(tmp_path, BY_HAND))
+    assert (found["rank"]["status"], found["rank"]["steps"]) == ("done", 3)
+
+
 TRIMMED = """
 import torch
 import sentence_transformers.base.losses.gradcache
