@@ -121,7 +121,7 @@ def fault_of(row: Row) -> Fault | None:
     """None where it reached a verdict, which running out of memory is one."""
     if row["exit_code"] in (0, 1) and row.get("status") != "error":
         return _NO_GPU if row.get("reserved_bytes") == 0 else None
-    own = _LOOKED_INTO.get((row.get("project"), row.get("script")))
+    own = _LOOKED_INTO.get((row.get("project", ""), row.get("script", "")))
     if own is not None and own in row["words"]:
         return _OWN_ERROR
     for pattern, fault in _FAULTS:

@@ -1339,6 +1339,7 @@ def test_a_tokenizer_that_is_stood_in_for_has_its_family_s_marks_and_longest_tex
     [
         ("trainer.train()", ("text",)),
         ("from trl import DPOTrainer", ("prompt", "chosen", "rejected")),
+        ('item.get("question", ""); config.get("lr"); rows.get("answer")', ("question", "answer")),
         (
             'tokenizer(examples["sentence1"], examples["sentence2"])\n'
             'remove_columns=["idx", "sentence1"]; rename_column("label", "labels")\n'
@@ -1351,6 +1352,30 @@ def test_columns_are_read_off_the_script(source: str, columns: tuple[str, ...]) 
     from lora_profiler.rehearsal.inside.rehearsed.data import columns_of
 
     assert columns_of(source, ["train.py"]) == columns
+
+
+def test_json_of_a_data_set_that_is_missing_is_made_and_of_a_model_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hugging = pytest.importorskip("huggingface_hub")
+    from lora_profiler.rehearsal.inside.rehearsed import data
+
+    fetch = hugging.hf_hub_download
+    module = sys.modules["huggingface_hub.file_download"]
+    monkeypatch.setattr(module, "hf_hub_download", fetch)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    columns = ("question", "answer")
+    asked = Settings(tmp_path, 3, None, None, True, columns, rows=5, tokens=8)
+    data.stand_in_for_files_of_data(asked)
+    made: Any = module.hf_hub_download
+    offline = {"cache_dir": tmp_path, "local_files_only": True}
+    path = made("some/numbers", "train.jsonl", repo_type="dataset", **offline)
+    rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    assert [tuple(row) for row in rows] == [columns] * 40
+    with pytest.raises(OSError):
+        made("some/model", "train.json", **offline)
+    with pytest.raises(OSError):
+        made("some/numbers", "train.parquet", repo_type="dataset", **offline)
 
 
 def test_columns_are_read_off_the_command_line() -> None:
@@ -1444,6 +1469,9 @@ taught = datasets.load_dataset("tomaarsen/msmarco-Qwen3-Reranker-0.6B", split="t
 assert taught["label"] == [0, 1, 0] and len(taught) == 5
 assert scored["scores"][:2] == [0.5, -1.5] and scored["document_ids"] == list(range(10))
 chosen = datasets.load_dataset("trl-lib/ultrafeedback_binarized", split="train")[0]["chosen"]
+nano = "sentence-transformers/NanoBEIR-en"
+assert len(datasets.load_dataset(nano, "queries", split="NanoNQ")) == 50
+assert len(datasets.load_dataset(nano, "corpus", split="NanoNQ")) == 512
 roles = [said["role"] for said in chosen]
 print(json.dumps([mrpc.column_names, next(iter(pictures))["image"].size, TEXTS, roles]))
 """

@@ -14,6 +14,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
+from torch.utils.hooks import RemovableHandle
 
 from . import kernels, outcome
 from .failure import exit_code
@@ -63,16 +64,13 @@ class Recorder:
         self._modules: dict[int, str] = {}
         self.head = ""
         self._model: torch.nn.Module | None = None
+        self._hooks: list[RemovableHandle] = []
         self._output: Callable[[], Any] = lambda: None
         self._work: StepWork | None = None
 
     def __deepcopy__(self, memo: Any) -> "Recorder":
         """A copy of the model has its hooks."""
         return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """A model that is saved whole, with its hooks."""
-        return _Nobody, ()
 
     @property
     def is_done(self) -> bool:
@@ -86,6 +84,7 @@ class Recorder:
             self._first_forward
         )
         self._wrap_backward()
+        self._save_without_hooks()
         atexit.register(self._script_ended)
 
     # --- as the card is opened ---
@@ -149,8 +148,26 @@ class Recorder:
     def _observe(self, model: torch.nn.Module) -> None:
         self._model = model
         if not is_compiled(model):  # which hooks would have compiled anew
-            model.register_forward_pre_hook(self._model_called, with_kwargs=True)
-            model.register_forward_hook(self._model_returned)
+            self._hooks += [
+                model.register_forward_pre_hook(self._model_called, with_kwargs=True),
+                model.register_forward_hook(self._model_returned),
+            ]
+
+    def _save_without_hooks(self) -> None:
+        """A model that is saved whole is loaded by a script that knows none of these."""
+        original = torch.save
+
+        def save(*args: Any, **kwargs: Any) -> None:
+            observed = bool(self._hooks)
+            while self._hooks:
+                self._hooks.pop().remove()
+            try:
+                original(*args, **kwargs)
+            finally:
+                if observed and self._model is not None:
+                    self._observe(self._model)
+
+        torch.save = save
 
     def _observe_wrapper(self) -> None:
         """Of a model that was called before it was wrapped: PEFT's model calls the forward of its
@@ -388,14 +405,6 @@ class Recorder:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-class _Nobody:
-    """Of a saved model the hooks."""
-
-    def _model_called(self, *_: Any) -> None: ...
-
-    def _model_returned(self, *_: Any) -> None: ...
 
 
 def _items(output: Any) -> Sequence[Any]:

@@ -27,6 +27,7 @@ def _torch_imported() -> None:
     values.note_reads()
     values.find_no_infinities()
     values.draw_no_weights()
+    values.multiply_no_zeros()
     if _IS_RECORDED:
         from .recorder import Recorder
         from .weights import stand_in_for_casts, stand_in_for_urls
@@ -43,9 +44,13 @@ def _hub_imported() -> None:
 
 
 def _downloads_imported() -> None:
+    from .data import stand_in_for_files_of_data
     from .weights import stand_in_for_files
 
-    stand_in_for_files(read_settings())
+    settings = read_settings()
+    stand_in_for_files(settings)
+    if settings.pretends_data:
+        stand_in_for_files_of_data(settings)
 
 
 def _arguments_imported() -> None:
