@@ -41,7 +41,9 @@ room for an answer, or longer than they take."""
 _OF_TEMPLATES = 32
 _TIMES_MORE_IN_FILES = 8
 """Rows: a script takes parts of a file by number, and finds no more than are there."""
-_IMAGES = re.compile(r"image|(^|_)img($|_)|photo|picture|pixel_values")
+_IMAGES = re.compile(
+    r"(image|(^|_)img($|_)|photo|picture|pixel_values)(?!.*(name|path|url|id|caption)s?$)"
+)
 _LABELS = re.compile(r"label$|^is_|^class$|^target$", re.IGNORECASE)
 _SCORES = re.compile("score|similarity|rating|margin")
 _NUMBERED = re.compile(r"(\w+_)1\.\.(\d+):#")

@@ -66,13 +66,28 @@ def _hub_api_imported() -> None:
     stand_in_for_lists(read_settings())
 
 
-def _sizes_of_values_imported() -> None:
+def _of_pictures_imported() -> None:
     import torch
 
     if torch.version.cuda is not None:
         from .integers import compute_small_integers
 
         compute_small_integers()
+
+
+def _cached_losses_imported() -> None:
+    """These cut padding by its mask, in the forward pass and again in the backward pass."""
+    import torch
+    from sentence_transformers.base.losses import gradcache
+
+    from .integers import compute_small_integers
+
+    def new(kind: type, *args: object, **kwargs: object) -> object:
+        compute_small_integers()
+        return object.__new__(kind)
+
+    if torch.version.cuda is not None:
+        gradcache.CachedLossMixin.__new__ = new
 
 
 def _timm_imported() -> None:
@@ -128,12 +143,9 @@ if _IS_RECORDED:
     after_import("transformers.utils.hub", _hub_imported)
     after_import("huggingface_hub.file_download", _downloads_imported)
     after_import("huggingface_hub.hf_api", _hub_api_imported)
-    for reader in (
-        "transformers.vision_utils",
-        "diffusers.models.modeling_utils",
-        "sentence_transformers.base.losses.gradcache",  # trims padding by its mask, twice
-    ):
-        after_import(reader, _sizes_of_values_imported)
+    for of_pictures in ("transformers.vision_utils", "diffusers.models.modeling_utils"):
+        after_import(of_pictures, _of_pictures_imported)
+    after_import("sentence_transformers.base.losses.gradcache", _cached_losses_imported)
     after_import("timm.models._builder", _timm_imported)
     after_import("evaluate.loading", _metrics_imported)
     after_import("nltk.tokenize.punkt", _nltk_imported)
