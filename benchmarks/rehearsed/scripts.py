@@ -285,6 +285,8 @@ def _outcome(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
     if not done.stdout.startswith("{"):
         lines = done.stderr.strip().splitlines()
         own = [line for line in lines if "Its own error" in line]
+        if own and own[0].endswith(":"):  # a traceback of another process follows
+            own = lines[lines.index(own[0]) :]
         last = " ".join(own or [line for line in lines if "error:" in line][-2:] or lines[-3:])
         return {"words": _plain(last, slice(-500, None))}  # a command comes before
     document = json.loads(done.stdout)
