@@ -1079,7 +1079,6 @@ def told(grid):
         chosen.numel(), [len(part) for part in parts], tokens, bool((grid == 3).any()), mask.cpu().tolist(),
     ]
 assert told(grid.cuda()) == told(grid)
-assert torch.tensor([2], device="cuda").expand(3).tolist() == [2, 2, 2]
 assert torch.tensor([[3, 3, 5]] * 9000, device="cuda").unique_consecutive().tolist()[:3] == [3, 5, 3]
 mask = torch.tensor([[0, 1, 1], [0, 0, 1]], device="cuda")[..., None].bool().expand(2, 3, 4)
 images = torch.ones(3, 4, device="cuda", requires_grad=True)

@@ -146,9 +146,6 @@ def _on_card(value: Any) -> Any:
 
 def _write(tensor: torch.Tensor, value: torch.Tensor) -> None:
     if not tensor.is_cuda:
-        for dim, stride in enumerate(tensor.stride()):
-            if stride == 0:  # a copy of an expanded tensor is expanded
-                tensor, value = tensor.narrow(dim, 0, 1), value.narrow(dim, 0, 1)
         tensor.copy_(value)
     elif tensor.numel():
         _lying(tensor).copy_(value)
