@@ -436,5 +436,5 @@ if __name__ == "__main__":
         asked,
         checkouts={"nargs": "?", "type": Path},
         limit={"type": int, "default": 1 << 30},
-        minutes={"type": float, "default": 10.0},
+        minutes={"type": float, "default": 15.0},
     )
