@@ -171,11 +171,13 @@ def limits(result: Rehearsal, *, is_custom: bool) -> list[str]:
             "The router sends all tokens to the same experts here: in training, values decide."
         )
     by_cudnn = ["attention"] * ("cudnn" in document["attention"])
-    by_cudnn += ["convolutions"] * document["other_cudnn"]
+    by_cudnn += ["convolutions"] * document["convolutions"]
     if by_cudnn:
         sentences.append(
             f"cuDNN ran {' and '.join(by_cudnn)}; its workspace is not known and counts as 0."
         )
+    if document["recurrent"]:
+        sentences.append("cuDNN ran recurrent layers; what it keeps of them is an estimate.")
     dtypes: Mapping[str, str] = document["dtypes_of_holes"]
     sentences += [
         f"{name}'s weights are not on this disk; {dtype} zeros of the same size were used."

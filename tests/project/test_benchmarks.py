@@ -13,7 +13,7 @@ from benchmarks.__main__ import FOLDERS, README, modules, page
 from benchmarks.pages import RESULTS
 from benchmarks.rehearsed import scripts
 from benchmarks.rehearsed.documented_commands import Documented, documented
-from benchmarks.rehearsed.scripts import fault_of
+from benchmarks.rehearsed.scripts import _LOOKED_INTO, fault_of
 
 MODULES = [each for folder in FOLDERS for each in modules(folder)]
 SELDOM = {"truth.liger": "triton"}
@@ -123,6 +123,15 @@ def test_a_script_s_failure_has_a_fault_and_running_out_of_memory_is_none() -> N
     assert fault(eva) == ("values", "an initialisation that reads values of the GPU")
     assert fault("", status="ended", steps=2)[0] == "product"
     assert fault("ssd.py: error: argument --bf16: expected one argument")[0] == "script"
+    linqs = "Its own error: ConnectionError: HTTPSConnectionPool(host='linqs.edu', port=443): Max"
+    assert fault(linqs)[0] == "environment"
+    assert fault(linqs.replace("linqs.edu", "huggingface.co"))[0] == "product"
+    assert fault("AcceleratorError: CUDA error: invalid device ordinal")[0] == "script"
+    none = "TypeError: object of type 'NoneType' has no len()"
+    ((project, script), words) = list(_LOOKED_INTO.items())[-1]
+    assert words in none and fault(none)[0] == "product"
+    assert fault(none, project=project, script=script)[0] == "script"
+    assert fault("KeyError: 'text'", project=project, script=script)[0] == "product"
     assert fault("error: x was still running after 4 minutes (--minutes).") == (
         "product",
         "no answer within the limit of time",

@@ -53,7 +53,8 @@ from lora_profiler.rehearsal.inside.rehearsed.history import held, held_at_peak,
 from lora_profiler.rehearsal.inside.rehearsed.kernels_by_name import (
     attention_kernels,
     between,
-    runs_other_cudnn,
+    runs_convolutions,
+    runs_recurrent,
 )
 from lora_profiler.rehearsal.inside.rehearsed.settings import Settings
 from lora_profiler.rehearsal.launch import PretendedCard, Request, pretended, rehearse
@@ -214,7 +215,7 @@ def test_cudnn_s_attention_is_told_from_its_convolutions(
     library.ran.restype = ctypes.c_char_p
     names = [library.ran(operation).decode()]
     assert (attention_kernels(names) == ["cudnn"]) == bool(attends)
-    assert runs_other_cudnn(names) != bool(attends)
+    assert runs_convolutions(names) != bool(attends)
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------------
@@ -585,10 +586,11 @@ def test_what_a_trainer_s_loss_function_calls_is_not_all_of_the_loss() -> None:
 def test_which_attention_ran_is_read_off_the_kernels() -> None:
     flash = "_ZN13pytorch_flash16flash_fwd_kernelI"
     names = {flash: 2, "cudnnBackendExecute attention": 1, "softmax_warp_forward": 4}
-    assert attention_kernels(names) == ["flash", "cudnn"] and not runs_other_cudnn(names)
+    assert attention_kernels(names) == ["flash", "cudnn"] and not runs_convolutions(names)
     assert attention_kernels(["cudnnBackendExecute"]) == []
     for convolution in ("cudnnBackendExecute", "cudnnConvolutionBackwardFilter"):
-        assert runs_other_cudnn([convolution])
+        assert runs_convolutions([convolution]) and not runs_recurrent([convolution])
+    assert runs_recurrent(["cudnnRNNForward"]) and not runs_convolutions(["cudnnRNNForward"])
     assert attention_kernels(["fmha_cutlassF_f16_aligned_64x64_rf_sm80"]) == ["efficient"]
     assert attention_kernels(["softmax_warp_forward"]) == []
     assert between({"a": 2, "b": 1}, {"a": 5, "b": 1, "c": 1}) == {"a": 3, "c": 1}
@@ -626,7 +628,8 @@ def document(**changes: Any) -> dict[str, Any]:
         "held": None,
         "launches": [{"kernels": 5, "library_calls": 2}],
         "attention": ["flash"],
-        "other_cudnn": False,
+        "convolutions": False,
+        "recurrent": False,
         "kernels": {},
         "out_of_memory": None,
         "error": None,
@@ -1336,6 +1339,7 @@ def test_a_tokenizer_that_is_stood_in_for_has_its_family_s_marks_and_longest_tex
     [
         ("trainer.train()", ("text",)),
         ("from trl import DPOTrainer", ("prompt", "chosen", "rejected")),
+        ('item.get("question", ""); config.get("lr"); rows.get("answer")', ("question", "answer")),
         (
             'tokenizer(examples["sentence1"], examples["sentence2"])\n'
             'remove_columns=["idx", "sentence1"]; rename_column("label", "labels")\n'
@@ -1348,6 +1352,30 @@ def test_columns_are_read_off_the_script(source: str, columns: tuple[str, ...]) 
     from lora_profiler.rehearsal.inside.rehearsed.data import columns_of
 
     assert columns_of(source, ["train.py"]) == columns
+
+
+def test_json_of_a_data_set_that_is_missing_is_made_and_of_a_model_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hugging = pytest.importorskip("huggingface_hub")
+    from lora_profiler.rehearsal.inside.rehearsed import data
+
+    fetch = hugging.hf_hub_download
+    module = sys.modules["huggingface_hub.file_download"]
+    monkeypatch.setattr(module, "hf_hub_download", fetch)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    columns = ("question", "answer")
+    asked = Settings(tmp_path, 3, None, None, True, columns, rows=5, tokens=8)
+    data.stand_in_for_files_of_data(asked)
+    made: Any = module.hf_hub_download
+    offline = {"cache_dir": tmp_path, "local_files_only": True}
+    path = made("some/numbers", "train.jsonl", repo_type="dataset", **offline)
+    rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    assert [tuple(row) for row in rows] == [columns] * 40
+    with pytest.raises(OSError):
+        made("some/model", "train.json", **offline)
+    with pytest.raises(OSError):
+        made("some/numbers", "train.parquet", repo_type="dataset", **offline)
 
 
 def test_columns_are_read_off_the_command_line() -> None:
@@ -1441,6 +1469,9 @@ taught = datasets.load_dataset("tomaarsen/msmarco-Qwen3-Reranker-0.6B", split="t
 assert taught["label"] == [0, 1, 0] and len(taught) == 5
 assert scored["scores"][:2] == [0.5, -1.5] and scored["document_ids"] == list(range(10))
 chosen = datasets.load_dataset("trl-lib/ultrafeedback_binarized", split="train")[0]["chosen"]
+nano = "sentence-transformers/NanoBEIR-en"
+assert len(datasets.load_dataset(nano, "queries", split="NanoNQ")) == 50
+assert len(datasets.load_dataset(nano, "corpus", split="NanoNQ")) == 512
 roles = [said["role"] for said in chosen]
 print(json.dumps([mrpc.column_names, next(iter(pictures))["image"].size, TEXTS, roles]))
 """
@@ -1816,7 +1847,8 @@ def test_what_an_answer_takes_for_granted() -> None:
             "largest_case": ["nonzero"],
             "values_read": 4,
             "attention": ["cudnn"],
-            "other_cudnn": True,
+            "convolutions": True,
+            "recurrent": True,
         },
         **{"world_size": 2, "facts": {"has_experts": True}},
         **{"dtypes_of_holes": {"a/b": "float32"}},
@@ -1824,6 +1856,7 @@ def test_what_an_answer_takes_for_granted() -> None:
     words = " ".join(limits(Rehearsal(document(**told)), is_custom=True))
     words_of_each = (
         "A100", "nonzero", "4 values", "cuDNN ran attention and convolutions;",
+        "cuDNN ran recurrent layers;",
         "Collectives", "experts", "a/b", "float32",
     )  # fmt: skip
     for each in words_of_each:

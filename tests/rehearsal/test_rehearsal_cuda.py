@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -430,6 +431,51 @@ arguments = transformers.TrainingArguments("out", per_device_train_batch_size=4,
 trainer = transformers.Trainer(transformers.LlamaForCausalLM(config), arguments, train_dataset=rows)
 trainer.train()
 """
+
+
+RECURRENT = """
+import torch
+shapes = [
+    ("LSTM", dict(num_layers=2, bidirectional=True)), ("GRU", dict(num_layers=4, dropout=0.2)),
+    ("RNN", dict(num_layers=2)), ("LSTM", dict(proj_size=64, num_layers=2)),
+]
+for kind, options in shapes:
+    model = getattr(torch.nn, kind)(128, 256, **options)
+    before = {name: weight.shape for name, weight in model.named_parameters()}
+    model.cuda()
+    assert {name: weight.shape for name, weight in model.named_parameters()} == before
+    weights = [weight.untyped_storage() for weight in model.parameters()]
+    numbers = sum(weight.numel() for weight in model.parameters())
+    assert {each.nbytes() for each in weights} == {4 * numbers}  # one buffer, whose views do not overlap
+    places = sorted((weight.data_ptr(), 4 * weight.numel()) for weight in model.parameters())
+    assert all(place + size == after for (place, size), (after, _) in zip(places, places[1:]))
+    model(torch.ones(5, 7, 128, device="cuda"))[0].sum().backward()
+kept = []
+for kind in ("LSTM", "GRU"):  # of pytorch/pytorch#2895
+    model, x = getattr(torch.nn, kind)(123, 320, 4).cuda(), torch.ones(500, 50, 123, device="cuda")
+    before = torch.cuda.memory_allocated()
+    y = model(x)[0]
+    kept.append(torch.cuda.memory_allocated() - before - y.nbytes)
+    del model, x, y
+print("KEPT", [round(each / 1e6) for each in kept], flush=True)
+model = torch.nn.LSTM(24, 32).cuda()
+optimizer = torch.optim.SGD(model.parameters())
+for _ in range(3):
+    packed = torch.nn.utils.rnn.pack_padded_sequence(torch.ones(7, 2, 24, device="cuda"), [7, 3])
+    model(packed)[0].data.sum().backward()
+    optimizer.step()
+"""
+
+
+def test_recurrent_layers_have_one_buffer_of_weights_and_keep_what_cudnn_was_seen_to_keep(
+    tmp_path: Path,
+) -> None:
+    done = rehearse("--gpu", "t4", "--no-time", "--", "python", script(tmp_path, RECURRENT))
+    assert done.returncode == 0, done.stderr[-2000:]
+    kept = re.search(r"KEPT \[(\d+), (\d+)\]", done.stderr)
+    assert kept is not None
+    assert [int(each) for each in kept.groups()] == pytest.approx([736, 864], abs=3)
+    assert "cuDNN ran recurrent layers" in " ".join(done.stdout.split())
 
 
 def test_a_change_of_the_trainer_s_arguments_is_tried_in_a_second_rehearsal(tmp_path: Path) -> None:
@@ -1048,6 +1094,117 @@ assert compiled(texts, texts > 0).shape == texts.shape
 noise = torch.rand(7, device="cuda")
 print("SEEN", len(noise[noise > 0.5]), (noise > 0.5).cpu().tolist(), flush=True)
 """
+
+
+WRAPPED = """
+import copy, torch
+base = torch.nn.Linear(256, 256).cuda()
+base(torch.ones(2, 256, device="cuda")).sum().backward()  # before it is wrapped
+
+class Wrapper(torch.nn.Module):  # as PEFT's
+    def __init__(self):
+        super().__init__()
+        self.base = base
+    def forward(self, x):
+        return self.base.forward(x)
+
+model = Wrapper()
+optimizer = torch.optim.SGD(model.parameters())
+for _ in range(3):
+    model(torch.ones(8, 256, device="cuda")).sum().backward()
+    optimizer.step()
+"""
+
+
+def test_the_inputs_are_those_of_what_was_put_around_the_model(tmp_path: Path) -> None:
+    found = answer("--gpu", "t4", "--no-time", "--", "python", script(tmp_path, WRAPPED))
+    assert found["rank"]["facts"]["inputs"] == {"0": [8, 256]}
+
+
+BY_HAND = """
+import copy, io, torch
+model = torch.nn.Sequential(torch.nn.Linear(256, 256)).cuda()
+for _ in range(4):
+    model(torch.ones(8, 256, device="cuda")).sum().backward()
+    for weight in model.parameters():
+        weight.data.add_(weight.grad, alpha=-0.1)
+file = io.BytesIO()
+torch.save(model, file)
+file.seek(0)
+with torch.serialization.safe_globals([torch.nn.Sequential, torch.nn.Linear, set]):
+    other = torch.load(file)
+assert other(torch.ones(8, 256, device="cuda")).shape == (8, 256)
+copy.deepcopy(model)(torch.ones(8, 256, device="cuda"))
+assert len(model._forward_hooks) == 1
+"""
+
+
+def test_a_loop_without_an_optimizer_trains_and_saves_its_model_whole(tmp_path: Path) -> None:
+    found = answer("--gpu", "t4", "--no-time", "--", "python", script(tmp_path, BY_HAND))
+    assert (found["rank"]["status"], found["rank"]["steps"]) == ("done", 3)
+
+
+ON_THE_HOST = """
+import torch
+from transformers import AutoModel
+def same(*pair):
+    return torch.allclose(*pair, rtol=1e-3)
+a, b, c = torch.rand(3, 4), torch.rand(4, 5), torch.rand(5)
+by_hand = (a[:, :, None] * b).sum(1)
+assert same(a @ b, by_hand) and same(torch.addmm(c, a, b, alpha=2, beta=3), 2 * by_hand + 3 * c)
+x, y = torch.rand(2, 3, 4, requires_grad=True), torch.rand(2, 4, 5)
+torch.baddbmm(torch.rand(2, 3, 5), x, y).sum().backward()
+assert same(x.grad, y.sum(-1)[:, None].expand(2, 3, 4)) and same((x @ y)[1], x[1] @ y[1])
+big = torch.rand(1024, 1024)
+assert same((big @ torch.ones(1024, 2048))[:, 0], big.sum(1))  # no model is simulated yet
+model = AutoModel.from_pretrained("google-bert/bert-base-uncased")
+assert same((a @ b), by_hand) and not (big @ torch.ones(1024, 2048)).any()
+with torch.no_grad():
+    assert model(torch.ones(8, 128, dtype=torch.int64))[0].shape == (8, 128, 768)
+print("HELD", flush=True)
+"""
+
+
+def test_products_on_the_host_are_computed_but_large_ones_of_a_simulated_model(
+    tmp_path: Path,
+) -> None:
+    done = rehearse("--gpu", "t4", "--", "python", script(tmp_path, ON_THE_HOST))
+    assert "HELD" in done.stderr, done.stderr[-2000:]
+
+
+TRIMMED = """
+import torch
+from sentence_transformers.base.losses.gradcache import CachedLossMixin
+
+class Loss(CachedLossMixin, torch.nn.Module):
+    def __init__(self, size):
+        super().__init__()
+
+Loss(size=2)
+mask = torch.zeros(400, 1024, dtype=torch.int64)  # larger than the stub copies
+mask[:, :90] = 1
+mask = mask.cuda()
+kept = []
+x = torch.ones(3, requires_grad=True, device="cuda")
+def trim(*_):
+    columns = mask[200:300].bool().any(dim=0)
+    kept.append(int(columns.nonzero().max().item()) + 1)
+loss = x.sum()
+loss.register_hook(trim)
+trim()
+loss.backward()
+print("TRIMMED", kept, flush=True)
+"""
+
+
+def test_padding_that_is_cut_by_its_mask_is_cut_alike_before_and_in_the_backward_pass(
+    tmp_path: Path,
+) -> None:
+    package = tmp_path / "sentence_transformers" / "base" / "losses"
+    package.mkdir(parents=True)
+    (package / "gradcache.py").write_text("class CachedLossMixin: ...")
+    done = rehearse("--gpu", "t4", "--", "python", script(tmp_path, TRIMMED))
+    assert "TRIMMED [90, 90]" in done.stderr, done.stderr[-2000:]
 
 
 def test_small_integers_of_a_model_that_sees_are_those_of_the_host(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ _SPLITS = ("train", "validation", "test")
 _OTHER_SPLITS = ("eval", "dev")
 _MARK = "simulated"
 _KNOWN = Path(__file__).with_name("data_sets.json")
+_PUBLISHED_ROWS = {"nanobeir-en:queries": 50}
+"""Of small data sets that are read whole before training, as evaluators do."""
 _OF_TRAINERS = {
     "KTOTrainer": ("prompt", "completion", "label"),
     "BCOTrainer": ("prompt", "completion", "label"),
@@ -37,12 +39,17 @@ _ANSWERS = ("completion", "chosen", "rejected", "response", "output")
 """A question is a quarter of a row, and an answer what it leaves: trainers leave out a row without
 room for an answer, or longer than they take."""
 _OF_TEMPLATES = 32
-_IMAGES = re.compile(r"image|(^|_)img($|_)|photo|picture|pixel_values")
+_TIMES_MORE_IN_FILES = 8
+"""Rows: a script takes parts of a file by number, and finds no more than are there."""
+_IMAGES = re.compile(
+    r"(image|(^|_)img($|_)|photo|picture|pixel_values)(?!.*(name|path|url|id|caption)s?$)"
+)
 _LABELS = re.compile(r"label$|^is_|^class$|^target$", re.IGNORECASE)
 _SCORES = re.compile("score|similarity|rating|margin")
 _NUMBERED = re.compile(r"(\w+_)1\.\.(\d+):#")
 _READ = re.compile(
-    r"""\b(?:examples?|batch|samples?|rows?|items?|elements?|data|dataset|x)\[\s*["'](\w+)["']\s*\]"""
+    r"""\b(?:examples?|batch|samples?|rows?|items?|elements?|data|dataset|x)"""
+    r"""(?:\[|\.get\()\s*["'](\w+)["']\s*[\],)]"""
 )
 _LISTED = re.compile(r"""(?:remove_columns=\[|rename_column\(|select_columns\(\[?)([^\])]*)""")
 _DEFAULT = re.compile(r"""add_argument\(\s*["'](--\w+)["'][^)]*?default=["'](\w+)["']""")
@@ -88,7 +95,9 @@ def _made(path: str, subset: Any, split: Any, settings: Settings, *, is_streamed
     columns = settings.columns or known_columns(path, subset) or columns_of(_sources())
     names = ", ".join(column.partition(":")[0] for column in columns)
     DATA_STOOD_IN.append(f"the data set {path} ({names})")
-    made = _with_columns(Dataset.from_dict({"_": [0] * settings.rows}), columns, settings)
+    published = _PUBLISHED_ROWS.get(_part_name(path, subset), settings.rows)
+    made = Dataset.from_dict({"_": [0] * min(settings.rows, published)})
+    made = _with_columns(made, columns, settings)
     made = made.remove_columns("_")
     made.info.description = _MARK
     if is_streamed:
@@ -109,6 +118,40 @@ def _made(path: str, subset: Any, split: Any, settings: Settings, *, is_streamed
     return Splits(dict.fromkeys(_SPLITS, made))
 
 
+def stand_in_for_files_of_data(settings: Settings) -> None:
+    """From here on `hf_hub_download` makes JSON of a data set that it does not find."""
+    from huggingface_hub import file_download
+
+    original: Callable[..., Any] = file_download.hf_hub_download
+
+    def hf_hub_download(repo_id: str, filename: str, **kwargs: Any) -> Any:
+        try:
+            return original(repo_id, filename, **kwargs)
+        except OSError:  # of huggingface_hub, too
+            if kwargs.get("repo_type") != "dataset" or not filename.endswith((".json", ".jsonl")):
+                raise
+            return str(_made_file(repo_id, filename, settings))
+
+    file_download.hf_hub_download = hf_hub_download
+
+
+def _made_file(repository: str, name: str, settings: Settings) -> Path:
+    """One row a line; a list where the script loads it whole."""
+    source = _sources()
+    columns = settings.columns or known_columns(repository, None) or columns_of(source)
+    DATA_STOOD_IN.append(f"the file {name} of {repository} ({', '.join(columns)})")
+    rows = [
+        {each: _value(each, settings.tokens, row) for each in columns}
+        for row in range(_TIMES_MORE_IN_FILES * settings.rows)
+    ]
+    path = settings.folder / "data" / repository / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_whole = name.endswith(".json") and "json.load(" in source
+    text = json.dumps(rows) if is_whole else "\n".join(map(json.dumps, rows))
+    path.write_text(text, "utf-8")
+    return path
+
+
 # --- columns and their values ---------------------------------------------------------------------
 
 
@@ -117,11 +160,16 @@ def known_columns(path: str, subset: Any) -> tuple[str, ...]:
     "prompt:u" holds messages, "doc_ids:*" lists of ten, "positive:#0" ids, all 0;
     "negative_1..50:#" are 50 columns, each with the id that its name ends in."""
     known: dict[str, list[str]] = json.loads(_KNOWN.read_text("utf-8"))
-    name = path.lower().rpartition("/")[2]
-    for each in (f"{name}:{subset}".lower(), name, f":{subset}".lower()):
+    part = _part_name(path, subset)
+    name, _, subset = part.partition(":")
+    for each in (part, name, f":{subset}"):
         if each in known:
             return tuple(column for named in known[each] for column in _each_of(named))
     return ()
+
+
+def _part_name(path: str, subset: Any) -> str:
+    return f"{path.rpartition('/')[2]}:{subset}".lower()
 
 
 def _each_of(named: str) -> list[str]:

@@ -9,7 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
-_MOST_BYTES = 1 << 20
+_MOST = 1 << 19
+"""Elements: the tokens of a batch, and no mask of every pair of them."""
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _INDEXED = (
@@ -91,7 +92,7 @@ def _is_small(tensor: torch.Tensor) -> bool:
         and tensor.dtype in _INTEGERS
         and tensor.layout is torch.strided
         and not _is_wrapped(tensor)
-        and tensor.untyped_storage().nbytes() <= _MOST_BYTES
+        and tensor.untyped_storage().nbytes() <= _MOST * tensor.element_size()
     )
 
 

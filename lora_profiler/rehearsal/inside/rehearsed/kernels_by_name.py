@@ -8,8 +8,8 @@ _ATTENTION = (
     ("efficient", re.compile(r"fmha_cutlass|AttentionKernel|AttentionBackwardKernel")),
     ("cudnn", re.compile(r"cudnnBackendExecute attention")),
 )
-_OTHER_CUDNN = re.compile(r"cudnnBackendExecute$|cudnn\w*(Convolution|RNN)\w*(Forward|Backward)")
-"""Convolutions and the like; the stub library names executions of attention apart."""
+_CONVOLUTIONS = re.compile(r"cudnnBackendExecute$|cudnn\w*Convolution\w*(Forward|Backward)")
+"""The stub library names executions of attention apart."""
 
 
 def between(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
@@ -24,6 +24,10 @@ def attention_kernels(names: Iterable[str]) -> list[str]:
     return [kind for kind, pattern in _ATTENTION if any(pattern.search(name) for name in names)]
 
 
-def runs_other_cudnn(names: Iterable[str]) -> bool:
-    """Whether cuDNN ran something else than attention, as convolutions are."""
-    return any(_OTHER_CUDNN.search(name) for name in names)
+def runs_convolutions(names: Iterable[str]) -> bool:
+    return any(_CONVOLUTIONS.search(name) for name in names)
+
+
+def runs_recurrent(names: Iterable[str]) -> bool:
+    """Whether cuDNN ran an LSTM, a GRU or an RNN."""
+    return any("cudnnRNN" in name for name in names)

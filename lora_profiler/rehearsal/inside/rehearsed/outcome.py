@@ -13,7 +13,7 @@ import torch
 from . import kernels
 from .changes import CHANGED
 from .history import Log, held, held_at_peak, name_pieces, play
-from .kernels_by_name import attention_kernels, runs_other_cudnn
+from .kernels_by_name import attention_kernels, runs_convolutions, runs_recurrent
 from .peaks import COUNTERS, Key, Peaks
 from .settings import Settings
 from .tensors import Owner
@@ -30,6 +30,7 @@ _REFUSED = (
     "not supported on",
     "only supported on",
     "only supported for",
+    "enough GPU RAM to fit",  # transformers, of a quantised model that device_map would offload
 )
 
 
@@ -119,7 +120,8 @@ def _document(run: Run, status: str, error: Mapping[str, Any] | None) -> dict[st
             {"kernels": launched, "library_calls": called} for launched, called in run.launches
         ],
         "attention": attention_kernels(run.kernel_names),
-        "other_cudnn": runs_other_cudnn(run.kernel_names),
+        "convolutions": runs_convolutions(run.kernel_names),
+        "recurrent": runs_recurrent(run.kernel_names),
         "kernels": dict(
             sorted(run.kernel_names.items(), key=lambda item: (-item[1], item[0]))[:_MANY_KERNELS]
         ),

@@ -14,6 +14,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
+from torch.utils.hooks import RemovableHandle
 
 from . import kernels, outcome
 from .failure import exit_code
@@ -63,8 +64,13 @@ class Recorder:
         self._modules: dict[int, str] = {}
         self.head = ""
         self._model: torch.nn.Module | None = None
+        self._hooks: list[RemovableHandle] = []
         self._output: Callable[[], Any] = lambda: None
         self._work: StepWork | None = None
+
+    def __deepcopy__(self, memo: Any) -> "Recorder":
+        """A copy of the model has its hooks."""
+        return self
 
     @property
     def is_done(self) -> bool:
@@ -78,6 +84,7 @@ class Recorder:
             self._first_forward
         )
         self._wrap_backward()
+        self._save_without_hooks()
         atexit.register(self._script_ended)
 
     # --- as the card is opened ---
@@ -129,17 +136,46 @@ class Recorder:
                 each.requires_grad and each.is_cuda for each in module.parameters()
             ):
                 return
-            self._model = module
             self.inputs = input_shapes(args, {})
-            if not is_compiled(module):  # which hooks would have compiled anew
-                module.register_forward_pre_hook(self._model_called, with_kwargs=True)
-                module.register_forward_hook(self._model_returned)
+            self._observe(module)
             if self.step == 0:
                 self._enter(1, "forward")
         if module._parameters or is_compiled(module):  # its compiler would trace this hook, too
             self._forward_hook.remove()
             if torch.is_autocast_enabled("cuda"):
                 self.autocast = str(torch.get_autocast_dtype("cuda")).removeprefix("torch.")
+
+    def _observe(self, model: torch.nn.Module) -> None:
+        self._model = model
+        if not is_compiled(model):  # which hooks would have compiled anew
+            self._hooks += [
+                model.register_forward_pre_hook(self._model_called, with_kwargs=True),
+                model.register_forward_hook(self._model_returned),
+            ]
+
+    def _save_without_hooks(self) -> None:
+        """A model that is saved whole is loaded by a script that knows none of these."""
+        original = torch.save
+
+        def save(*args: Any, **kwargs: Any) -> None:
+            observed = bool(self._hooks)
+            while self._hooks:
+                self._hooks.pop().remove()
+            try:
+                original(*args, **kwargs)
+            finally:
+                if observed and self._model is not None:
+                    self._observe(self._model)
+
+        torch.save = save
+
+    def _observe_wrapper(self) -> None:
+        """Of a model that was called before it was wrapped: PEFT's model calls the forward of its
+        base, past the hooks of that."""
+        for root in roots():
+            if root is not self._model and any(each is self._model for each in root.modules()):
+                self._observe(root)
+                return
 
     def _model_called(
         self, _: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -246,6 +282,8 @@ class Recorder:
     def _end_step(self) -> None:
         self._stepped, self._stepped_before = [], self._stepped
         self._count_launches()
+        if self._model is not None and self._step_of_inputs < self.step:
+            self._observe_wrapper()
         if self.step + 1 == self.settings.steps and not self._modules:
             self._name_modules()
         self.backward_passes = 0
@@ -340,7 +378,9 @@ class Recorder:
             return
         self.peaks.sample()
         if error is None:
-            self._write("ended")
+            if not self.optimizers and self.backward_passes >= self.settings.steps:
+                self.steps_done = self.settings.steps  # the script updates its weights itself
+            self._write("done" if self.is_done else "ended")
             self._leave(exit_code())
         facts = outcome.error_summary(error) | {"step": self.step, "phase": self.phase}
         self._write(outcome.status_of(error), error=facts)

@@ -27,6 +27,7 @@ def _torch_imported() -> None:
     values.note_reads()
     values.find_no_infinities()
     values.draw_no_weights()
+    values.multiply_no_zeros()
     if _IS_RECORDED:
         from .recorder import Recorder
         from .weights import stand_in_for_casts, stand_in_for_urls
@@ -43,9 +44,13 @@ def _hub_imported() -> None:
 
 
 def _downloads_imported() -> None:
+    from .data import stand_in_for_files_of_data
     from .weights import stand_in_for_files
 
-    stand_in_for_files(read_settings())
+    settings = read_settings()
+    stand_in_for_files(settings)
+    if settings.pretends_data:
+        stand_in_for_files_of_data(settings)
 
 
 def _arguments_imported() -> None:
@@ -68,6 +73,21 @@ def _of_pictures_imported() -> None:
         from .integers import compute_small_integers
 
         compute_small_integers()
+
+
+def _cached_losses_imported() -> None:
+    """These cut padding by its mask, in the forward pass and again in the backward pass."""
+    import torch
+    from sentence_transformers.base.losses import gradcache
+
+    from .integers import compute_small_integers
+
+    def new(kind: type, *args: object, **kwargs: object) -> object:
+        compute_small_integers()
+        return object.__new__(kind)
+
+    if torch.version.cuda is not None:
+        gradcache.CachedLossMixin.__new__ = new
 
 
 def _timm_imported() -> None:
@@ -125,6 +145,7 @@ if _IS_RECORDED:
     after_import("huggingface_hub.hf_api", _hub_api_imported)
     for of_pictures in ("transformers.vision_utils", "diffusers.models.modeling_utils"):
         after_import(of_pictures, _of_pictures_imported)
+    after_import("sentence_transformers.base.losses.gradcache", _cached_losses_imported)
     after_import("timm.models._builder", _timm_imported)
     after_import("evaluate.loading", _metrics_imported)
     after_import("nltk.tokenize.punkt", _nltk_imported)

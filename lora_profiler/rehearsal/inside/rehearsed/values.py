@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from .holes import holes
 from .integers import is_computed
+from .weights import STOOD_IN
 
 LARGEST_CASE: list[str] = []
 """Operators that were answered with their largest case, in the order in which they came."""
@@ -27,6 +29,7 @@ _DRAWN = (
 )  # fmt: skip
 _LARGE = 1 << 16
 _MOST_INDICES = 1 << 22
+_LARGE_FLOPS = 1 << 31
 _COPIED_BYTES = 1 << 20
 """COPIED_BYTES of stubs/runtime.c."""
 _library = torch.library.Library("aten", "IMPL")
@@ -129,6 +132,24 @@ def _of_its_sizes(name: str, operator: Any, *args: Any, **kwargs: Any) -> Any:
         for each in (sizes if isinstance(sizes, tuple) else (sizes,))
     ]
     return tuple(made) if isinstance(sizes, tuple) else made[0]
+
+
+def multiply_no_zeros() -> None:
+    """Products on the host with the weights of a model that is simulated, as where a script
+    evaluates it before it goes to the GPU: they would take minutes, and be zeros."""
+    for name in ("mm", "addmm", "bmm", "baddbmm"):
+        _library.impl(name, partial(_product, name), "CPU", allow_override=True)
+
+
+def _product(name: str, *args: Any, **kwargs: Any) -> torch.Tensor:
+    left, right = args[-2:]
+    sizes = (*left.shape[:-1], right.shape[-1])
+    if STOOD_IN and 2 * left.numel() * right.shape[-1] > _LARGE_FLOPS:
+        return holes(sizes, left.dtype)
+    computed: torch.Tensor = getattr(torch.ops.aten, name).out(
+        *args, out=left.new_empty(sizes), **kwargs
+    )
+    return computed
 
 
 def read_masks_as_true() -> None:

@@ -57,7 +57,7 @@ def stand_in(settings: Settings) -> None:
         if repository:
             _leave_empty_cache(kwargs, repository)
             for name in names:
-                _prepare(settings, repository, name, place)
+                _prepare(settings, repository, name, place, kwargs.get("revision"))
         return original(path_or_repo_id, filenames, *args, **kwargs)
 
     hub.cached_files = cached_files
@@ -72,7 +72,8 @@ def stand_in_for_files(settings: Settings) -> None:
     def hf_hub_download(repo_id: str, filename: str, **kwargs: Any) -> Any:
         if kwargs.get("repo_type") in (None, "model"):
             _leave_empty_cache(kwargs, repo_id)
-            _prepare(settings, repo_id, filename, kwargs.get("subfolder") or "")
+            place, revision = kwargs.get("subfolder") or "", kwargs.get("revision")
+            _prepare(settings, repo_id, filename, place, revision)
         return original(repo_id, filename, **kwargs)
 
     file_download.hf_hub_download = hf_hub_download
@@ -180,17 +181,25 @@ def _leave_empty_cache(kwargs: dict[str, Any], repository: str) -> None:
         kwargs["cache_dir"] = None
 
 
-def _prepare(settings: Settings, repository: str, name: str, place: str) -> None:
+def _prepare(
+    settings: Settings, repository: str, name: str, place: str, revision: str | None = None
+) -> None:
     from huggingface_hub import constants, try_to_load_from_cache
 
     name = os.path.normpath(os.path.join(place, name))
-    if isinstance(try_to_load_from_cache(repository, name), str):
+    if isinstance(try_to_load_from_cache(repository, name, revision=revision), str):
         return
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
     if settings.folder not in folder.parents:
         return  # the script has set a cache of its own
     snapshot = _snapshot(folder, settings, repository)
-    if snapshot is None or (snapshot / name).exists():
+    if snapshot is None:
+        return
+    if revision and snapshot.name == _COMMIT:  # any branch of what is simulated is the same
+        branch = folder / "refs" / revision
+        branch.parent.mkdir(parents=True, exist_ok=True)
+        branch.write_text(_COMMIT, "utf-8")
+    if (snapshot / name).exists():
         return
     path = snapshot / name
     config = path.with_name("config.json")
