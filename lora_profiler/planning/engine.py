@@ -363,8 +363,8 @@ def _text_side_words(workload: Workload) -> tuple[str, ...]:
         return ()
     vision = short_count_text(whole.num_parameters - workload.model.num_parameters)
     return (
-        f"Of {whole.name} the language model alone, which has the sizes of {workload.model.id}: the"
-        f" vision side's {vision} parameters, and images, are left out.",
+        f"Answered for the language model of {whole.name}, sized as {workload.model.id}. Its vision"
+        f" tower of {vision} parameters is left out; --images adds it.",
     )
 
 

@@ -442,6 +442,14 @@ def test_a_length_that_is_not_given_is_at_most_the_model_s_context(asked: str, t
     assert setup_for(asked, seq_len=4096).seq_len == 4096
 
 
+@pytest.mark.parametrize("trainers", [(), ("--trainer", "all"), ("--trainer", "trl-sft")])
+def test_what_is_left_out_of_a_vision_language_model_is_said(trainers: tuple[str, ...]) -> None:
+    asked = ("Qwen/Qwen2.5-VL-7B-Instruct", "--method", "lora", "--gpu", "rtx_4090", *trainers)
+    said = " ".join(lora_profile(*asked).stdout.split())
+    assert "the language model of Qwen/Qwen2.5-VL-7B-Instruct, sized as Qwen/Qwen2.5-7B." in said
+    assert "vision tower of 676.6 M parameters is left out; --images adds it." in said
+
+
 def test_a_trainer_s_own_targets_are_no_warning() -> None:
     asked = ("microsoft/Phi-3.5-mini-instruct", "--trainer", "unsloth", "--method", "lora")
     assert lora_profile(*asked).stderr == ""

@@ -526,7 +526,7 @@ def test_an_answer_for_a_text_side_is_an_estimate_that_says_so() -> None:
     for prediction in json.loads(done.stdout)["predictions"]:
         assert prediction["exactness"] == "estimate"
         said = "\n".join(prediction["assumptions"])
-        assert "Of unsloth/Qwen2-VL-7B-Instruct the language model alone" in said
+        assert "the language model of unsloth/Qwen2-VL-7B-Instruct, sized as" in said
 
 
 def test_what_vllm_takes_is_no_room_for_the_training(tmp_path: Path) -> None:

@@ -291,14 +291,16 @@ def notes(answers: Sequence[Answer], guided: "Guided | None", *, is_brief: bool)
         computed = f"{estimated_words(most).format(f'{100 * (most.modules_error or 0):g} %')}."
     if guided is not None and guided.own_defaults:
         yield f"{model.id}{size}: each trainer with its own defaults."
+        yield from _common(predictions)
         yield computed
     else:
         yield from _on_host(predictions)
         yield from _assumed(answers, guided, f"{model.id}{size}", is_brief=is_brief)
         if guided is None or not all(prediction.is_whole for prediction in predictions):
             yield from _trust(answers, 0 if is_brief or guided else MOST)
-        elif not is_brief:
-            yield computed
+        else:
+            yield from _common(predictions)
+            yield from () if is_brief else (computed,)
     options = (
         *(() if answers[0].gpu else ("`--gpu KEY` (does it fit)",)),
         *(() if guided is None else ("`--trainer NAME`",)),
@@ -362,8 +364,12 @@ def _trust(answers: Sequence[Answer], most: int) -> Iterator[str]:
         if kind and len(kinds) > 1:
             kind = f"{joined(names)}: {kind[0].lower()}{kind[1:]}"
         yield from ([f"{kind}."] if kind else [])
-    yield from dict.fromkeys(w for a in answers for w in common_assumptions(a.prediction.workload))
+    yield from _common([answer.prediction for answer in answers])
     yield from interval_lines(answers, most)
+
+
+def _common(predictions: Sequence[Prediction]) -> Iterator[str]:
+    yield from dict.fromkeys(w for p in predictions for w in common_assumptions(p.workload))
 
 
 def sureness_words(answer: Answer) -> str:
