@@ -34,6 +34,7 @@ from lora_profiler.report.first_screen import (
     trust,
     verdict,
 )
+from lora_profiler.report.page.predicted import times_drawing
 from lora_profiler.units import GIB, rate_text, short_seconds_text
 
 LLAMA, GPT2 = "meta-llama/Llama-3.1-8B", "openai-community/gpt2"
@@ -165,6 +166,8 @@ def test_several_ranks_share_the_rows_and_each_has_a_price() -> None:
     (slow,) = answers([answer.prediction.workload], answer.gpu, network=find_network("0.01GB/s"))
     assert slow.communication is not None and slow.communication.seconds is not None
     assert slow.communication.seconds > step.time.seconds
+    drawings = [times_drawing("times", [each]) for each in (slow, one(GPT2, "h100_sxm_80gb"))]
+    assert ["send each other" in each.caption for each in drawings if each] == [True, False]
     assert speed_numbers(slow, run)[1].value == short_seconds_text(
         1000 * slow.communication.seconds
     )

@@ -109,8 +109,10 @@ def times_drawing(name: str, answers: Sequence[Answer]) -> Drawing | None:
         return None
     caption = f"Where the time of one step on {device_name(answers)} goes"
     description = f"Stacked bars of where the time of one step goes. {time_words(answers)}."
+    sends = any(answer.sending_seconds for answer in answers)
+    without = "; what GPUs send each other is not in it" if sends else ""
     numbers = "the numbers are in the table below"
-    return Drawing(name, f"{caption}; {numbers}.", description, time_bars(bars))
+    return Drawing(name, f"{caption}{without}; {numbers}.", description, time_bars(bars))
 
 
 def answer_curve(name: str, answer: Answer) -> Drawing:
