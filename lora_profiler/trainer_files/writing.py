@@ -86,7 +86,7 @@ def training_arguments(setup: TrainSetup) -> Keys:
 
 def _typed(option: str, value: Any) -> str:
     """The option as the command line has it."""
-    return f"{flag(option)} {','.join(map(str, value)) if isinstance(value, list) else value}"
+    return f"{flag(option)} {','.join(map(str, value)) or 'none' if isinstance(value, list) else value}"
 
 
 def cannot(title: str, option: str, value: Any) -> UsageError:

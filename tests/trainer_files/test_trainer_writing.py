@@ -193,6 +193,17 @@ def test_what_no_file_says_is_refused_before_any_search(tmp_path: Path, run: Run
     assert "exists" in refused(run(*PLAIN, "--write", "axolotl", path))
 
 
+@pytest.mark.parametrize("trainer", ["trl", "axolotl", "llamafactory"])
+def test_experts_without_target_modules_are_refused_by_their_option(
+    trainer: str, tmp_path: Path, run: Run
+) -> None:
+    words = ("--targets", "none", "--target-parameters", "mlp.experts.gate_up_proj")
+    path = str(tmp_path / "run.yaml")
+    done = run("openai/gpt-oss-20b", "--method", "lora", *words, "--write", trainer, path)
+    assert "configs cannot express --targets none" in refused(done)
+    assert not Path(path).exists()
+
+
 def test_a_plan_tries_what_the_file_can_say(tmp_path: Path, run: Run) -> None:
     """Left alone it would recommend torch's ZeRO-1, which no trainer's file says."""
     path, model = tmp_path / "run.yaml", "meta-llama/Llama-3.3-70B-Instruct"

@@ -5,6 +5,7 @@ from lora_profiler.trainer_files.writing import (
     Keys,
     Launch,
     by_accelerate,
+    cannot,
     is_int8,
     is_pure_bf16,
     short,
@@ -25,6 +26,8 @@ def keys(workload: Workload) -> Keys:
     }
     if lora is not None:
         names = lora.target_modules
+        if names == ():
+            raise cannot("LLaMA-Factory", "targets", [])
         keys |= {
             "quantization_bit": None if base is None else 8 if is_int8(base) else 4,
             "quantization_method": None if base is None else "bnb",
