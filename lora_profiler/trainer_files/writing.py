@@ -86,7 +86,9 @@ def training_arguments(setup: TrainSetup) -> Keys:
 
 def _typed(option: str, value: Any) -> str:
     """The option as the command line has it."""
-    return f"{flag(option)} {','.join(map(str, value)) or 'none' if isinstance(value, list) else value}"
+    if isinstance(value, list):
+        value = ",".join(map(str, value)) or "none"
+    return f"{flag(option)} {value}"
 
 
 def cannot(title: str, option: str, value: Any) -> UsageError:
