@@ -101,6 +101,15 @@ class WholeRange(click.IntRange):
     name = "integer"
 
 
+class Size(click.types.IntParamType):
+    """A whole number; 32k is 32,768, as lengths of context are called."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        is_short = isinstance(value, str) and value[-1:] in ("k", "K") and value[:-1].isdecimal()
+        number: int = super().convert(value[:-1] if is_short else value, param, ctx)
+        return 1024 * number if is_short else number
+
+
 class FiniteRange(click.FloatRange):
     """A number in a range; neither infinite nor none at all."""
 

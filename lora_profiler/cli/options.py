@@ -12,6 +12,7 @@ from lora_profiler.cli.click_support import (
     FiniteRange,
     NearestChoice,
     NearestChoices,
+    Size,
     SpelledChoice,
     WholeRange,
     complete_gpu,
@@ -83,7 +84,7 @@ def _trainer_option(default: str | None) -> Callable[[F], F]:
     )
 
 
-_TYPES: Mapping[Kind, Any] = {"switch": bool, "size": int, "number": float, "text": str}
+_TYPES: Mapping[Kind, Any] = {"switch": bool, "size": Size(), "number": float, "text": str}
 
 
 def _click_option(option: Option, **changes: Any) -> Callable[[F], F]:

@@ -450,6 +450,12 @@ def test_what_is_left_out_of_a_vision_language_model_is_said(trainers: tuple[str
     assert "vision tower of 676.6 M parameters is left out; --images adds it." in said
 
 
+def test_a_length_in_thousands_is_one_of_1024() -> None:
+    said = lora_profile("Qwen/Qwen2.5-7B", "--method", "lora", "-s", "32k").stdout
+    assert said == lora_profile("Qwen/Qwen2.5-7B", "--method", "lora", "-s", "32768").stdout
+    assert "--seq-len: '32kk' is not a valid integer" in lora_profile("gpt2", "-s", "32kk").stderr
+
+
 def test_a_trainer_s_own_targets_are_no_warning() -> None:
     asked = ("microsoft/Phi-3.5-mini-instruct", "--trainer", "unsloth", "--method", "lora")
     assert lora_profile(*asked).stderr == ""
