@@ -59,6 +59,10 @@ PROJECTS: Mapping[str, Project] = {
     "nanochat": Project(("scripts",)),
     "pytorch-examples": Project((".",)),
     "alignment-handbook": Project(("scripts",)),
+    "qlora": Project(("",)),
+    "alpaca-lora": Project(("",)),
+    "minGPT": Project(("projects",)),
+    "litgpt": Project(("tutorials",)),
 }
 
 
@@ -112,7 +116,10 @@ _FAULTS: tuple[tuple[str, Fault], ...] = (
     ("exit (code|status) 2|[Ee]ither a dataset|RANK expected|not used by the Hf", _COMMAND),
     ("host='(?!huggingface)", Fault("environment", "a download from another site than the hub")),
     ("Connect|Offline|LocalEntryNotFound|cached files|Max retries|URLError|module script", _HUB),
-    ("FileNotFound|No such file", Fault("script", "reads files that it does not bring")),
+    (
+        "FileNotFound|No such file|directory does not exist",
+        Fault("script", "reads files that it does not bring"),
+    ),
 )
 """Of an error's type and words; the first that matches. Others are the product's."""
 
