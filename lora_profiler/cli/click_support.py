@@ -101,7 +101,7 @@ class WholeRange(click.IntRange):
     name = "integer"
 
 
-class Size(click.types.IntParamType):
+class WholeNumber(click.types.IntParamType):
     """A whole number; 32k is 32,768, as lengths of context are called."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:

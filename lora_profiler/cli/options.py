@@ -12,8 +12,8 @@ from lora_profiler.cli.click_support import (
     FiniteRange,
     NearestChoice,
     NearestChoices,
-    Size,
     SpelledChoice,
+    WholeNumber,
     WholeRange,
     complete_gpu,
     complete_trainer,
@@ -84,7 +84,7 @@ def _trainer_option(default: str | None) -> Callable[[F], F]:
     )
 
 
-_TYPES: Mapping[Kind, Any] = {"switch": bool, "size": Size(), "number": float, "text": str}
+_TYPES: Mapping[Kind, Any] = {"switch": bool, "size": WholeNumber(), "number": float, "text": str}
 
 
 def _click_option(option: Option, **changes: Any) -> Callable[[F], F]:
