@@ -327,7 +327,7 @@ def pair_table(first: NumberedRun, second: NumberedRun) -> Table:
         a, b = values
         if a is not None or b is not None:
             texts = [NOT_RECORDED if value is None else text(value) for value in values]
-            rows.add(name, *texts, change_text(b / a - 1) if None not in values else "")
+            rows.add(name, *texts, change_text(b / a - 1) if a and b is not None else "")
 
     rows.section("what differs")
     setups = [setup_dict(run.record.workload.setup) for run in both]

@@ -300,7 +300,8 @@ def notes(answers: Sequence[Answer], guided: "Guided | None", *, is_brief: bool)
             yield from _trust(answers, 0 if is_brief or guided else MOST)
         else:
             yield from _common(predictions)
-            yield from () if is_brief else (computed,)
+            if not is_brief:
+                yield computed
     options = (
         *(() if answers[0].gpu else ("`--gpu KEY` (does it fit)",)),
         *(() if guided is None else ("`--trainer NAME`",)),

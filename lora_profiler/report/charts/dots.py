@@ -161,7 +161,7 @@ def identity_scatter(points: Sequence[ScatterPoint], word: str = "measured") -> 
     nearest_first = sorted(points, key=lambda point: abs(point.error))
     furthest = {p.name: p for p in nearest_first if p.not_counted and p.name}
     names = [
-        plot.beside(point.name, point.measured_bytes, point.predicted_bytes, _DOT_PX)
+        plot.point_label(point.name, point.measured_bytes, point.predicted_bytes, _DOT_PX)
         for point in nearest_first
         if point is furthest.get(point.name)
     ]
@@ -208,7 +208,7 @@ def plan_front(points: Sequence[FrontPoint], currency: str) -> Figure:
     ring = plot.scatter("recommended", [p.hours for p in best], [p.cost for p in best], marker=look)
     named = sorted((p for p in points if p.is_named), key=lambda point: point.is_recommended)
     names = [
-        plot.beside(p.name, p.hours, p.cost, _RING_PX if p.is_recommended else _RUN_PX)
+        plot.point_label(p.name, p.hours, p.cost, _RING_PX if p.is_recommended else _RUN_PX)
         for p in named
     ]
     return plot.figure(

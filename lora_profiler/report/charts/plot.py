@@ -77,7 +77,7 @@ def head(text: str, *, y: float) -> dict[str, Any]:
     return note(text, x=0, y=y, xref="paper", xanchor="left", yanchor="middle", font=font)
 
 
-def beside(text: str, x: float, y: float, size: float) -> dict[str, Any]:
+def point_label(text: str, x: float, y: float, size: float) -> dict[str, Any]:
     """The name of a mark of `size` pixels on log axes. The page finds it a place around the mark
     that has room, those of later marks first, and leaves it out where none has."""
     font = {"size": palette.SMALL_PX, "color": palette.INK.light}
