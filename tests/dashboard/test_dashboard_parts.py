@@ -52,6 +52,7 @@ from lora_profiler.report.blocks import (
 from lora_profiler.report.measured.comparisons import run_name
 from lora_profiler.report.page import embedded_data
 from lora_profiler.report.page.accuracy import errors_drawing, scatter_drawing
+from lora_profiler.report.page.runs import numbered
 from lora_profiler.report.page.write import drawn
 from lora_profiler.runs.comparison.errors import scored
 from lora_profiler.runs.comparison.throughput import throughput
@@ -313,6 +314,13 @@ def test_speeds_in_the_table_are_those_of_the_record() -> None:
             (speed.steps.median, speed.tokens_per_second) if speed else (None, None)
         )
         assert run.name == f"#{run.number} {run_name(run.scored.record)}"
+
+
+def test_two_records_are_compared_where_one_holds_nothing() -> None:
+    made = [records.make_record(peak_requested_bytes=size) for size in (0, 2**20)]
+    table = shown_records.pair_table(*numbered(scored(made)))
+    (peak,) = (row.cells for row in table.rows if row.cells[0] == "peak, measured")
+    assert peak[1:] == ("0 B", "1.00 MiB", "")
 
 
 def test_figures_of_many_records_leave_out_what_was_not_compared() -> None:
