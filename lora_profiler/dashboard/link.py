@@ -10,6 +10,7 @@ import streamlit as st
 from lora_profiler.dashboard import plan_question
 from lora_profiler.dashboard.plan_question import PlanQuestion
 from lora_profiler.dashboard.question import (
+    FIRST_MODEL,
     METHODS,
     NUMBERS,
     PARAMETERS,
@@ -56,7 +57,7 @@ class Link:
 def first_question() -> Question:
     """What is asked where nobody has asked, so that a page opens on an answer: every method of the
     first model on this machine's card, or the usual one."""
-    return Question(options=completed(None, {"methods": METHODS}), gpu=_card())
+    return Question(options=completed(None, {"methods": METHODS}, FIRST_MODEL), gpu=_card())
 
 
 @cache

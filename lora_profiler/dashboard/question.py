@@ -119,9 +119,7 @@ def defaults_by_method(
     return {name: of for name, of in found.items() if of}
 
 
-def completed(
-    trainer: str | None, options: Mapping[str, Any], model: str = FIRST_MODEL
-) -> dict[str, Any]:
+def completed(trainer: str | None, options: Mapping[str, Any], model: str) -> dict[str, Any]:
     """Every option of a setup; what is left empty, and what no method reads, has its default."""
     idle = idle_options(options["methods"])
     chosen = {n: v for n, v in options.items() if v is not None and n not in idle}

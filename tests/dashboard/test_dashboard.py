@@ -199,7 +199,9 @@ def test_a_trainer_fills_in_what_nobody_has_set() -> None:
     assert "batch-size" not in app.query_params
     assert "Trained by TRL 1.16's SFTTrainer" in texts(viewed(app, "Explanation"))
     sound(app.selectbox(key="ask.trainer").set_value(None).run())
-    assert asked(app).options == completed(None, {"methods": ("lora",), "rank": 4, "seq_len": 256})
+    assert asked(app).options == completed(
+        None, {"methods": ("lora",), "rank": 4, "seq_len": 256}, asked(app).model
+    )
 
 
 def test_another_optimizer_takes_no_implementation_of_the_trainer_s_own() -> None:

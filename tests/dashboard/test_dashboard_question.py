@@ -19,6 +19,7 @@ from lora_profiler.dashboard.answered import answered, published_model, uploaded
 from lora_profiler.dashboard.link import PAGES, parsed, written
 from lora_profiler.dashboard.measuring import BenchConditions, bench_arguments
 from lora_profiler.dashboard.question import (
+    FIRST_MODEL,
     METHODS,
     SETUP_OPTIONS,
     Question,
@@ -74,7 +75,9 @@ def options(
 
 
 def as_the_form_has_it(trainer: str | None, drawn: dict[str, Any], **own: Any) -> Question:
-    return Question(trainer=trainer, options=completed(trainer, drawn), **own)
+    return Question(
+        trainer=trainer, options=completed(trainer, drawn, own.get("model", FIRST_MODEL)), **own
+    )
 
 
 def questions(
@@ -150,7 +153,9 @@ def test_what_is_not_said_is_the_default_and_what_is_the_default_is_not_said() -
     assert to_params(Question()) == {"model": [Question().model]}
     asked = Question(
         model="gpt2",
-        options=completed(None, {"seq_len": 512, "methods": ("qlora",), "double_quant": False}),
+        options=completed(
+            None, {"seq_len": 512, "methods": ("qlora",), "double_quant": False}, "gpt2"
+        ),
         gpu="rtx_4090",
     )
     assert to_params(asked) == {
@@ -202,14 +207,14 @@ def test_what_a_link_says_wrongly_is_told_and_keeps_its_default(
     assert len(found.complaints) == 1 and said in found.complaints[0], found.complaints
     seq_len = 512 if name != "seq-len" else 2048
     assert found.question == Question(
-        options=completed(None, {"methods": ("full", "lora"), "seq_len": seq_len})
+        options=completed(None, {"methods": ("full", "lora"), "seq_len": seq_len}, FIRST_MODEL)
     )
     assert len(found.complaints[0]) < 600
 
 
 def test_options_that_no_method_reads_are_told() -> None:
     question, complaints = from_params({"method": ["full"], "rank": ["8"], "recipe": ["kbit"]})
-    assert question == Question(options=completed(None, {"methods": ("full",)}))
+    assert question == Question(options=completed(None, {"methods": ("full",)}, FIRST_MODEL))
     assert [text.split()[0] for text in complaints] == ["--rank", "--recipe"]
 
 

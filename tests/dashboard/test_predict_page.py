@@ -259,7 +259,7 @@ def test_a_click_takes_the_trainer_as_its_bar_has_it() -> None:
     question = Question(
         model=SMALL["model"],
         gpu="rtx_4090",
-        options=completed(None, {"methods": ("full", "lora"), "seq_len": 256}),
+        options=completed(None, {"methods": ("full", "lora"), "seq_len": 256}, SMALL["model"]),
     )
     model = find_model(question.model)
     result = answered(model, question)

@@ -43,7 +43,7 @@ LLAMA, GPT2 = "meta-llama/Llama-3.1-8B", "openai-community/gpt2"
 def asked(
     model: str = LLAMA, gpu: str | None = "rtx_4090", trainer: str | None = None, **options: Any
 ) -> Question:
-    chosen = completed(trainer, {"methods": METHODS, **options})
+    chosen = completed(trainer, {"methods": METHODS, **options}, model)
     return Question(model=model, gpu=gpu, trainer=trainer, options=chosen, offline=True)
 
 
