@@ -306,6 +306,7 @@ def device_rules(workload: Workload, kernels: set[str], tracer: Tracer) -> Itera
         stack.enter_context(heads_repeated(repeats_heads(workload)))
         stack.enter_context(packed_sequences(setup.is_packed))
         stack.enter_context(padding_check_skipped())
+        stack.enter_context(finite_values())
         stack.enter_context(known_padding(tracer))
         stack.enter_context(fused_on_meta())
         stack.enter_context(int8_on_meta(setup))
@@ -426,6 +427,26 @@ def padding_check_skipped() -> Iterator[None]:
     with replaced(
         PreTrainedModel, "warn_if_padding_and_no_attention_mask", lambda *args, **kwargs: None
     ):
+        yield
+
+
+class _Holds(Tensor):
+    """A check whose answer is yes; what is computed of it keeps that answer."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
+@contextmanager
+def finite_values() -> Iterator[None]:
+    """Layers of BART and its like clamp float16 values after `if not torch.isfinite(x).all()`,
+    which a tensor without data cannot answer. A step that trains has finite values."""
+    plain = torch.isfinite
+
+    def isfinite(tensor: Tensor) -> Tensor:
+        return plain(tensor).as_subclass(_Holds)
+
+    with replaced(torch, "isfinite", isfinite):
         yield
 
 

@@ -535,3 +535,13 @@ def test_bitsandbytes_packs_nothing_on_its_way_to_the_meta_device():
     weight = Params4bit(torch.empty(8, 64, device="meta"), quant_type="nf4").to("meta")
     assert weight.shape == (8, 64)
     assert weight.quant_state is None
+
+
+def test_checks_for_finite_values_pass_without_data() -> None:
+    values = torch.empty(2, 3, device="meta", dtype=torch.float16)
+    with pytest.raises(RuntimeError, match="meta"):
+        bool(torch.isfinite(values).all())
+    with overrides.finite_values():
+        assert bool(torch.isfinite(values).all())
+    with pytest.raises(RuntimeError, match="meta"):
+        bool(torch.isfinite(values).all())
