@@ -431,7 +431,7 @@ def padding_check_skipped() -> Iterator[None]:
 
 
 class _Holds(Tensor):
-    """A check whose answer is yes; what is computed of it keeps that answer."""
+    """A tensor that is true as a bool, and so is each that is computed from it."""
 
     def __bool__(self) -> bool:
         return True

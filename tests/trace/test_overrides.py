@@ -63,6 +63,7 @@ def test_without_it_the_trace_is_another(name, monkeypatch):
 FAILING: dict[str, tuple[str, TrainSetup, dict[str, Any]]] = {
     "packed_sequences": ("llama", BASE, {}),
     "padding_check_skipped": ("gpt2", BASE, {"pad_token_id": 0}),
+    "finite_values": ("bart", replace(BASE, dtype="float16"), {}),
     "known_padding": ("llama", PADDED, {}),
     "fused_on_meta": ("llama", replace(BASE, optimizer_impl="fused"), {}),
     "no_autocast_on_meta": ("mixtral", replace(BASE, lora=ALL), {}),
@@ -535,13 +536,3 @@ def test_bitsandbytes_packs_nothing_on_its_way_to_the_meta_device():
     weight = Params4bit(torch.empty(8, 64, device="meta"), quant_type="nf4").to("meta")
     assert weight.shape == (8, 64)
     assert weight.quant_state is None
-
-
-def test_checks_for_finite_values_pass_without_data() -> None:
-    values = torch.empty(2, 3, device="meta", dtype=torch.float16)
-    with pytest.raises(RuntimeError, match="meta"):
-        bool(torch.isfinite(values).all())
-    with overrides.finite_values():
-        assert bool(torch.isfinite(values).all())
-    with pytest.raises(RuntimeError, match="meta"):
-        bool(torch.isfinite(values).all())
