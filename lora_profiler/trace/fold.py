@@ -139,33 +139,30 @@ def _reference(
 def template(module: str, unit: Label, layout: Layout) -> str:
     """`module` with its layer counted from the first layer of `unit`; outside the units from the
     nearer end of the stack."""
-    head = f"{layout.stack}."
-    if not module.startswith(head):
+    place = layout.place(module)
+    if place is None:
         return module
-    number, dot, rest = module[len(head) :].partition(".")
-    index, layers = int(number), layout.layers(LEAST_UNITS)
+    head, index, rest = place
     if unit is not None:
-        return f"{head}{{{index - layout.prefix - unit * layout.period}}}{dot}{rest}"
+        return f"{head}{{{index - layout.prefix - unit * layout.period}}}{rest}"
     if index < layout.prefix + LEAST_UNITS // 2 * layout.period:
         return module
-    return f"{head}{{~{layers - index}}}{dot}{rest}"
+    return f"{head}{{~{layout.layers(LEAST_UNITS) - index}}}{rest}"
 
 
 def labels_of(where: Sequence[str], layout: Layout, units: int) -> list[Label]:
     """The unit of each module name."""
-    head = f"{layout.stack}."
     known: dict[str, Label] = {}
 
     def label(name: str) -> Label:
-        if not name.startswith(head):
-            return None
-        index = int(name[len(head) :].partition(".")[0]) - layout.prefix
+        place = layout.place(name)
+        index = -1 if place is None else place[1] - layout.prefix
         return index // layout.period if 0 <= index < units * layout.period else None
 
     for name in where:
         if name not in known:
             known[name] = label(name)
-    around = {"", *(layout.stack[:i] for i, letter in enumerate(layout.stack) if letter == ".")}
+    around = {"", *(s[:i] for s in layout.stacks for i, letter in enumerate(s) if letter == ".")}
     return _joined(
         [known[name] for name in where],
         [known[name] is None and name not in around for name in where],

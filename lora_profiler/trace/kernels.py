@@ -99,7 +99,8 @@ def recorded(
     """The kernels of `workload` at the depth that it has, in one trace; layers of the layout's
     stack under one name."""
     kernels: list[Kernel] = []
-    numbers = re.compile(rf"^({re.escape(layout.stack)})\.\d+(?=\.|$)") if layout else None
+    stacks = "|".join(map(re.escape, layout.stacks)) if layout else ""
+    numbers = re.compile(rf"^({stacks})\.\d+(?=\.|$)") if layout else None
 
     def listen(
         func: Any,

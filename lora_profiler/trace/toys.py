@@ -19,7 +19,7 @@ from lora_profiler.memory.compiled.law import (
     repeated,
     role_of,
     sizes_of,
-    stack_of,
+    stacks_of,
 )
 from lora_profiler.memory.compiled.profile import Regime
 from lora_profiler.memory.compiled.regime import windows_of
@@ -176,18 +176,21 @@ def _of_one_width(fields: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[s
 
 # --- how layers repeat ----------------------------------------------------------------------------
 
-_DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_DEPTHS = (
+    *("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    *("num_decoder_layers", "encoder_layers", "decoder_layers"),
+)
 
 
 def layout_of(model: ModelSpec) -> Layout | None:
-    """The units of the one stack that makes the model's depth: the shortest period that repeats
-    from some layer on. None where a full trace is due: several such stacks, too few layers, or
-    layers that do not repeat. A guess from shapes and the config, as published and as transformers
-    fills it in; the compiler checks it. Raises UnbuildableError as `filled_config` does.
+    """The units of the stacks that are as deep as the model: the shortest period that repeats from
+    some layer on. None where a full trace is due: no such stack, too few layers, or layers that do
+    not repeat. A guess from shapes and the config, as published and as transformers fills it in;
+    the compiler checks it. Raises UnbuildableError as `filled_config` does.
     """
-    stack = stack_of(model)
-    found = None if stack is None else repeated(kinds_of(model, [filled_config(model)]))
-    return None if stack is None or found is None else Layout(stack.name, *found)
+    stacks = stacks_of(model)
+    found = repeated(kinds_of(model, [filled_config(model)])) if stacks else None
+    return None if found is None else Layout(tuple(stack.name for stack in stacks), *found)
 
 
 def at_depth(model: ModelSpec, layers: int) -> ModelSpec:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -39,7 +40,7 @@ _SCALAR_BYTES = 4
 """Of the loss and its gradient, which a tape has apart from what backward holds, and of the
 gradient of what is divided by the number of micro-batches, which no more is there."""
 ROLES: Mapping[str, str] = {
-    "heads": r"num_attention_heads|n_heads?|num_heads|n_head",
+    "heads": r"num_attention_heads|n_heads?|num_heads|n_head|(en|de)coder_attention_heads",
     "key_heads": r"num_key_value_heads|num_kv_heads|n_head_kv",
     "state_keys": r"linear_num_key_heads",
     "head_width": r"head_dim|kv_channels|\w+_head_dim|d_kv",
@@ -63,6 +64,7 @@ _TOWER = re.compile(r"\b(visual|vision\w*|audio\w*)\.")
 _FRACTIONS = re.compile(r"factor|pct|ratio|multiplier_ffn|partial")
 _IGNORED = re.compile(
     r"rope_parameters\..*(theta|factor|beta|mscale|freq|position|truncate).*|num_hidden_layers|n_layer|"
+    r"num_(decoder_)?layers|(en|de)coder_layers|"
     r"max_window_layers|num_mtp_layers|\w*token_id|transformers_version|_name_or_path|"
     r"query_pre_attn_scalar|floor_scale|architectures|auto_map|(torch_)?dtype|use_cache|model_type|"
     r"quantization_config"
@@ -205,24 +207,22 @@ def _in_units(value: Any, depth: int, layout: tuple[int, int, int] | None) -> An
 
 def kinds_of(model: ModelSpec, more: Sequence[Mapping[str, Any]] = ()) -> Sequence[tuple[Any, ...]]:
     """What tells one layer of the model's stack from another: its weights, and what lists with an
-    entry a layer say, of the config and of `more`. Empty where several stacks make the depth."""
-    stack = stack_of(model)
-    if stack is None:
-        return ()
-    depth = len(stack.order)
+    entry a layer say, of the config and of `more`. Empty where no stack is as deep as the model."""
+    depth = model.num_layers
     lists = [each for c in (model.published, model.config, *more) for each in _lists(c, depth)]
-    return [(kind, *(str(values[i]) for values in lists)) for i, kind in enumerate(stack.order)]
+    orders = [stack.order for stack in stacks_of(model)]
+    return list(zip(*orders, *(map(str, values) for values in lists), strict=True))
 
 
-def stack_of(model: ModelSpec) -> LayerStack | None:
-    stacks = [
+def stacks_of(model: ModelSpec) -> list[LayerStack]:
+    """Those that are as deep as the model: one, or an encoder and a decoder of one depth."""
+    return [
         part
         for part in model.parts
         if isinstance(part, LayerStack)
         and len(part.order) == model.num_layers
         and not _TOWER.search(part.name)
     ]
-    return stacks[0] if len(stacks) == 1 else None
 
 
 def _lists(config: Mapping[str, Any], length: int) -> Iterator[Sequence[Any]]:
@@ -288,9 +288,8 @@ def factors_of(model: ModelSpec, layout: Layout, rank: int | None = None) -> dic
     """All that a size can be a multiple of, by name; of the layers those of the first unit. `rank`:
     of adapters whose states come in blocks."""
     found = dict(sizes_of(model))
-    stack, counted = f"{layout.stack}.", layout.prefix + layout.period
     for name, module in model.modules():
-        if name.startswith(stack) and int(name[len(stack) :].partition(".")[0]) >= counted:
+        if layout.first_like(name) != name:
             continue
         for weight in module.weights:
             full = f"{name}.{weight.name}"
@@ -321,12 +320,12 @@ def values_of(
         if found.get(name, constant) != constant:
             raise NotOfLawError(f"{name} is {found[name]}, {constant} in the law")
     values: list[int] = []
-    for names in law.factors:
+    for i, names in enumerate(law.factors):
         known = {name: found[name] for name in names if name in found}  # a config may lack a field
-        if len({*known.values()}) != 1:
+        if len({*known.values()}) != 1 and (known or law.uses(i)):
             told = ", ".join(f"{name} ({value})" for name, value in [*known.items()][:6])
             raise NotOfLawError(f"the law cannot separate {told or names[0]}")
-        values += {*known.values()}
+        values += {*known.values()} or {1}
     for one, other, p, q in law.ratios:
         if values[one] * q != values[other] * p:
             names = law.factors[one][0], law.factors[other][0]
@@ -413,13 +412,13 @@ def _with(measures: Sequence[Measure], number: int | None, size: Polynomial) -> 
 
 
 def _check_layers(model: ModelSpec, layout: Layout) -> None:
-    stack = stack_of(model)
-    if stack is None or layout.units_of(model.num_layers) is None:
+    stacks = stacks_of(model)
+    if not stacks or layout.units_of(model.num_layers) is None:
         raise NotOfLawError(f"{model.num_layers} layers are no whole number of units")
-    unit, body = layout.prefix + layout.period, len(stack.order) - layout.tail
-    for i, kind in enumerate(stack.order):
+    unit, body = layout.prefix + layout.period, model.num_layers - layout.tail
+    for order, i in product((stack.order for stack in stacks), range(model.num_layers)):
         like = layout.prefix + (i - layout.prefix) % layout.period
-        is_like = kind == stack.order[like] if unit <= i < body else kind in stack.order[:unit]
+        is_like = order[i] == order[like] if unit <= i < body else order[i] in order[:unit]
         if not is_like:
             raise NotOfLawError(f"layer {i} is not as the others of the type are")
 

@@ -165,6 +165,11 @@ class Law(NamedTuple):
     ratios: tuple[tuple[int, int, int, int], ...]
     hidden_dtype: str = ""
 
+    def uses(self, factor: int) -> bool:
+        """Whether any size is made of the factor, or of one that it was a multiple of."""
+        in_ratio = any(factor in ratio[:2] for ratio in self.ratios)
+        return in_ratio or any(factor in monomial.factors for monomial in self.monomials)
+
 
 class ProfileError(LoraProfilerError):
     """What was read is no profile of this format."""
@@ -323,7 +328,7 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         "setup": dict(profile.setup),
         "facts": _regime_dict(profile.regime),
         "valid": {name: list(ends) for name, ends in profile.valid.items()},
-        "layout": profile.layout._asdict() if profile.layout else None,
+        "layout": list(profile.layout) if profile.layout else None,
         "num_layers": profile.num_layers,
         "kernels": list(profile.kernels),
         **({"fallbacks": list(profile.fallbacks)} if profile.fallbacks else {}),
@@ -359,7 +364,7 @@ def profile_from_json(data: Mapping[str, Any]) -> Profile:
             }
         ),
         valid={name: (ends[0], ends[1]) for name, ends in data["valid"].items()},
-        layout=Layout(**data["layout"]) if data["layout"] else None,
+        layout=_layout_from_json(data["layout"]) if data["layout"] else None,
         num_layers=data["num_layers"],
         kernels=tuple(data["kernels"]),
         fallbacks=tuple(data.get("fallbacks", ())),
@@ -378,6 +383,14 @@ def profile_from_json(data: Mapping[str, Any]) -> Profile:
         tape_source=data["tape"],
         law=_law_from_json(*data["law"]) if "law" in data else None,
     )
+
+
+def _layout_from_json(data: Any) -> Layout:
+    """A profile of an earlier version names its one stack."""
+    if isinstance(data, dict):
+        data = [[data["stack"]], data["prefix"], data["period"], data["tail"]]
+    stacks, prefix, period, tail = data
+    return Layout(tuple(stacks), prefix, period, tail)
 
 
 def _law_from_json(

@@ -103,13 +103,14 @@ def one_of_each_regime(workload: Workload) -> Iterator[Workload]:
 
 
 def pads_masks(workload: Workload) -> bool:
-    """Whether the efficient kernel gets a mask, of padding, of a filled window or of ALiBi, whose
-    rows are padded to a multiple of `MASK_ALIGNMENT`."""
+    """Whether the efficient kernel gets a mask, of padding, of a filled window, of ALiBi or of
+    T5's relative positions, whose rows are padded to a multiple of `MASK_ALIGNMENT`."""
     setup, model = workload.setup, workload.model
     is_masked = (
         setup.is_padded
         or any(setup.seq_len >= window for window in windows_of(model))
         or bool(model.config.get("alibi"))
+        or "relative_attention_num_buckets" in model.config
     )
     if not is_masked or setup.device != "cuda" or setup.attention in ("eager", "math", "cudnn"):
         return False

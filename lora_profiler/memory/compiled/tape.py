@@ -94,12 +94,21 @@ class BlockRun(NamedTuple):
 
 class Layout(NamedTuple):
     """How units lie in a stack of layers: `prefix` layers before them, `period` layers a unit,
-    `tail` layers behind."""
+    `tail` layers behind. An encoder and a decoder of one depth are two stacks that lie alike."""
 
-    stack: str
+    stacks: tuple[str, ...]
     prefix: int
     period: int
     tail: int
+
+    def place(self, module: str) -> tuple[str, int, str] | None:
+        """What stands before a layer's number in a module's name, the number, and what stands
+        behind it; None outside the stacks."""
+        for stack in self.stacks:
+            if module.startswith(head := f"{stack}."):
+                number = module[len(head) :].partition(".")[0]
+                return head, int(number), module[len(head) + len(number) :]
+        return None
 
     def layers(self, units: int) -> int:
         return self.prefix + units * self.period + self.tail
@@ -111,14 +120,13 @@ class Layout(NamedTuple):
 
     def first_like(self, module: str) -> str:
         """The module before the units, or of the first one, that `module` repeats."""
-        head = f"{self.stack}."
-        if not module.startswith(head):
+        place = self.place(module)
+        if place is None:
             return module
-        number, dot, rest = module[len(head) :].partition(".")
-        index = int(number)
+        head, index, rest = place
         if index >= self.prefix:
             index = self.prefix + (index - self.prefix) % self.period
-        return f"{head}{index}{dot}{rest}"
+        return f"{head}{index}{rest}"
 
     def name(self, template: str, unit: int, units: int) -> str:
         """A module's name: `template` has "{k}" for the layer k places behind the unit's first,
