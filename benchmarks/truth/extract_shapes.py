@@ -19,7 +19,6 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
-from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from lora_profiler.facts.catalog import meta_build
 from lora_profiler.facts.catalog.architectures import FAMILIES
 from lora_profiler.facts.catalog.bundled import encode
 from lora_profiler.facts.catalog.meta_build import describe
@@ -110,13 +110,8 @@ def models() -> list[dict[str, Any]]:
 
 def build(facts: dict[str, Any]) -> PreTrainedModel:
     model_type = facts.get("transformers_model_type") or facts["model_type"]
-    config = CONFIG_MAPPING[model_type].from_dict(
-        deepcopy(
-            {**facts["config"], "model_type": model_type, "architectures": [facts["architecture"]]}
-        )
-    )
-    with torch.device("meta"):
-        return getattr(transformers, facts["architecture"])(config)
+    named = {"model_type": model_type, "architectures": [facts["architecture"]]}
+    return meta_build.build({**facts["config"], **named}, facts["id"])
 
 
 # --- PEFT -----------------------------------------------------------------------------------------

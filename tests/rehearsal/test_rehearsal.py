@@ -27,7 +27,7 @@ import lora_profiler
 from commands import Run, in_python, refused
 from golden_files import Golden
 from lora_profiler.errors import RehearsalError, UsageError
-from lora_profiler.facts.catalog import bundled_gpus, find_gpu, find_model
+from lora_profiler.facts.catalog import bundled_gpus, find_gpu, find_model, model_from_config
 from lora_profiler.measuring.records.locks import WorkingFolder
 from lora_profiler.planning.nearest import nearest
 from lora_profiler.question.gpu_platform import Platform
@@ -859,6 +859,34 @@ def test_a_checkpoint_of_holes_has_the_model_s_tensors_and_no_storage(tmp_path: 
     assert path.stat().st_blocks * 512 < 100_000
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     assert loaded.num_parameters() == real.num_parameters() and loaded.dtype == torch.bfloat16
+
+
+def test_a_head_that_a_checkpoint_holds_apart_is_loaded_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T5's class ties it all the same, unless the values differ."""
+    transformers = pytest.importorskip("transformers")
+    from lora_profiler.rehearsal.inside.rehearsed import holes
+    from lora_profiler.rehearsal.inside.rehearsed.weights import write_holes
+
+    config = {
+        "model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "d_model": 64,
+        "d_ff": 96, "num_layers": 2, "num_heads": 4, "d_kv": 16, "vocab_size": 500,
+        "tie_word_embeddings": False,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    write_holes(tmp_path)
+    monkeypatch.setattr(holes, "LARGE", 10_000)
+    safetensors = pytest.importorskip("safetensors")
+    monkeypatch.setattr(safetensors, "safe_open", safetensors.safe_open)
+    holes.read_no_holes()
+    monkeypatch.setattr("transformers.modeling_utils.safe_open", safetensors.safe_open)
+    loaded = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path)
+    assert loaded.lm_head.weight is not loaded.shared.weight
+    spec = model_from_config(config, id="t", source="test")
+    assert loaded.num_parameters() == spec.num_parameters
+    config["tie_word_embeddings"] = True
+    assert model_from_config(config, id="t", source="test").num_parameters < spec.num_parameters
 
 
 def test_a_large_checkpoint_of_holes_is_in_shards(

@@ -79,6 +79,7 @@ def build(raw: Mapping[str, Any], source: str) -> "PreTrainedModel":
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model: PreTrainedModel = _model_class(raw, config)(config)
+            untie_head(model, raw)
             return model
     # third-party constructors on any input: whatever they raise says that the config does not fit
     except Exception as e:
@@ -100,6 +101,19 @@ def _model_class(raw: Mapping[str, Any], config: Any) -> Any:
         if isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel):
             return model_class
     return transformers.AutoModelForCausalLM._model_mapping[type(config)]
+
+
+def untie_head(model: "PreTrainedModel", raw: Mapping[str, Any]) -> None:
+    """Gives the output layer a weight of its own where config.json says so and the class ties it
+    all the same, as T5's does from transformers 5 on: such a checkpoint holds both weights, and
+    from_pretrained leaves them apart (PreTrainedModel.tie_weights)."""
+    from torch import nn
+
+    ends = model.get_output_embeddings(), model.get_input_embeddings()  # type: ignore[no-untyped-call]
+    if raw.get("tie_word_embeddings") is False and None not in ends:
+        head, embedding = ends
+        if head.weight is embedding.weight:
+            head.weight = nn.Parameter(embedding.weight.detach().clone())
 
 
 def _check_counts(raw: Mapping[str, Any], source: str) -> None:

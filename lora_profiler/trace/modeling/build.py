@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from lora_profiler.errors import UnbuildableError, UsageError
+from lora_profiler.facts.catalog.meta_build import untie_head
 from lora_profiler.question.feature import part
 from lora_profiler.question.model_spec import HEADLESS, ModelSpec
 from lora_profiler.question.support.bases import is_of_adapted_layers, is_wide_end
@@ -232,6 +233,7 @@ def base_model(
         place = torch.device(device or setup.device)
         with refusals(f"transformers cannot build {spec.id}"), place, deferred or nullcontext():
             model: torch.nn.Module = model_class._from_config(config, **_options(spec, setup))
+            untie_head(model, spec.published)
             return model.to(
                 place
             )  # torch.normal, for one, makes its tensors on the CPU all the same

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -314,8 +314,10 @@ def write_holes(
     snapshot: Path, dtype: str | None = None, weights: str = "model.safetensors"
 ) -> str:
     """safetensors files of all that the architecture of the config.json there holds, with an index
-    where they are several; their data is a hole. Returns their dtype in words: that of the config,
-    else `dtype`, else float32, as checkpoints are stored that are older than the field."""
+    where they are several; their data is a hole, but for one byte of a tensor that stands there
+    under two names, by which the second differs from the first. Returns their dtype in words: that
+    of the config, else `dtype`, else float32, as checkpoints are stored that are older than the
+    field."""
     fields = json.loads((snapshot / "config.json").read_text("utf-8"))
     if fields.get("_module") == "StaticEmbedding":
         stated = str(fields["dtype"])
@@ -329,10 +331,16 @@ def write_holes(
         config = transformers.AutoConfig.for_model(**fields)
         named = (each.dtype for each in (config, config.get_text_config()))
         stated = str(next(filter(None, named), dtype) or "").removeprefix("torch.")
-        tensors = _tensors_of(config, fields["architectures"][0], stated or "float32")
+        ties = fields.get("tie_word_embeddings") is not False
+        tensors = _tensors_of(config, fields["architectures"][0], stated or "float32", ties)
     shards: list[dict[str, torch.Tensor]] = [{}]
+    known: set[int] = set()
+    twice: set[str] = set()
     filled = total = 0
     for name, tensor in tensors:
+        if id(tensor) in known:
+            twice.add(name)
+        known.add(id(tensor))
         if filled and filled + tensor.nbytes > _SHARD_BYTES and "_class_name" not in fields:
             shards.append({})
             filled = 0
@@ -340,19 +348,19 @@ def write_holes(
         filled += tensor.nbytes
         total += tensor.nbytes
     if len(shards) == 1:
-        _write_shard(snapshot / weights, shards[0])
+        _write_shard(snapshot / weights, shards[0], twice)
         return stated or _ASSUMED
     places: dict[str, str] = {}
     for number, held in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        _write_shard(snapshot / file, held)
+        _write_shard(snapshot / file, held, twice)
         places |= dict.fromkeys(held, file)
     index = {"metadata": {"total_size": total}, "weight_map": places}
     (snapshot / _INDEX).write_text(json.dumps(index), "utf-8")
     return stated or _ASSUMED
 
 
-def _write_shard(path: Path, tensors: "dict[str, torch.Tensor]") -> None:
+def _write_shard(path: Path, tensors: "dict[str, torch.Tensor]", twice: Collection[str]) -> None:
     header: dict[str, dict[str, Any]] = {}
     end = 0
     for name, tensor in tensors.items():
@@ -368,12 +376,17 @@ def _write_shard(path: Path, tensors: "dict[str, torch.Tensor]") -> None:
     with open(partial, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         file.truncate(8 + len(text) + end)
+        for name in tensors.keys() & twice:
+            file.seek(8 + len(text) + header[name]["data_offsets"][0])
+            file.write(b"\x01")
     os.replace(partial, path)
 
 
-def _tensors_of(config: Any, architecture: str, dtype: str) -> "Iterator[tuple[str, torch.Tensor]]":
+def _tensors_of(
+    config: Any, architecture: str, dtype: str, ties: bool
+) -> "Iterator[tuple[str, torch.Tensor]]":
     """Of the model on the meta device; what is tied to another tensor is stored once, as the hub's
-    checkpoints do."""
+    checkpoints do, unless config.json says that it `ties` none."""
     import torch
     import transformers
 
@@ -381,6 +394,9 @@ def _tensors_of(config: Any, architecture: str, dtype: str) -> "Iterator[tuple[s
     with torch.device("meta"):
         model = kind._from_config(config, dtype=getattr(torch, dtype))
     yield from _stored(model)
+    if not ties and (head := model.get_output_embeddings()) is not None:
+        name = next(name for name, module in model.named_modules() if module is head)
+        yield f"{name}.weight", head.weight  # T5's class ties it whatever config.json says
 
 
 def _tensors_of_static(
