@@ -108,6 +108,44 @@ def test_a_law_is_a_fresh_trace_of_another_model_event_by_event(setup: TrainSetu
     )
 
 
+ENCODER_DECODERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "T5": (
+        {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "d_model": 64,
+         "d_ff": 112, "num_layers": 6, "num_decoder_layers": 6, "num_heads": 4, "d_kv": 16,
+         "vocab_size": 300, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
+         "relative_attention_num_buckets": 32, "decoder_start_token_id": 0, "pad_token_id": 0},
+        {"d_model": 240, "d_ff": 328, "num_layers": 9, "num_decoder_layers": 9, "num_heads": 6,
+         "d_kv": 40, "vocab_size": 517},
+    ),
+    "BART": (
+        {"model_type": "bart", "architectures": ["BartForConditionalGeneration"], "d_model": 64,
+         "encoder_ffn_dim": 112, "decoder_ffn_dim": 176, "encoder_layers": 6, "decoder_layers": 6,
+         "encoder_attention_heads": 4, "decoder_attention_heads": 4, "vocab_size": 300,
+         "max_position_embeddings": 256},
+        {"d_model": 240, "encoder_ffn_dim": 328, "decoder_ffn_dim": 520, "encoder_layers": 9,
+         "decoder_layers": 9, "encoder_attention_heads": 6, "decoder_attention_heads": 6,
+         "vocab_size": 517},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("raw", "changes"), ENCODER_DECODERS.values(), ids=ENCODER_DECODERS)
+def test_the_law_of_an_encoder_and_a_decoder_is_a_fresh_trace_of_others(
+    raw: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    """Of other sizes and another depth, with masks whose rows are padded."""
+    made = compile_law(Workload(model=model_from_config(raw, id="tiny", source="test"), setup=LORA))
+    assert made.layout is not None and len(made.layout.stacks) == 2
+    model = model_from_config(raw | changes, id="other", source="test")
+    for tokens in (50, 203):
+        other = Workload(model=model, setup=replace(LORA, seq_len=tokens))
+        fresh = flat(traced_once(other))
+        profile = of_model(unpacked(packed(made)), model)
+        values = [size.evaluate(3, tokens, 6) for size in profile.sizes]
+        expanded = profile.tape.expand(made.layout.units_of(9) or 0)
+        assert difference(expanded, values, fresh) is None
+
+
 def test_a_model_that_nobody_traced_is_answered_by_the_law_of_its_type() -> None:
     known = Workload(model=granite(), setup=LORA)
     other = replace(known, model=granite(**OTHER))
@@ -413,7 +451,7 @@ def test_what_a_unit_gives_back_of_the_one_before_is_the_same_at_any_depth(first
             add([*births(1, f"layers.{unit}"), *map(death, gone)], f"layers.{unit}")
         return events, where
 
-    layout = Layout("layers", 0, 1, 0)
+    layout = Layout(("layers",), 0, 1, 0)
     events, where = step(4)
     tape = fold(events, labels_of(where, layout, 4), layout)
     for units in (4, 5, 6):
