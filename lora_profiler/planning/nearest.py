@@ -5,6 +5,7 @@ the same roofline as those of a predicted one."""
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, TypeVar, get_args
 
 from lora_profiler.errors import LoraProfilerError, UsageError
@@ -21,7 +22,11 @@ from lora_profiler.question.model_spec import ModelSpec
 from lora_profiler.question.optimizer import all_optimizers
 from lora_profiler.question.option import Attention, Precision, Recipe
 from lora_profiler.question.support.generations import as_made
-from lora_profiler.question.support.library_memory import batch_columns, has_reference
+from lora_profiler.question.support.library_memory import (
+    batch_columns,
+    has_reference,
+    micro_batches_held,
+)
 from lora_profiler.question.workload import (
     Device,
     Dtype,
@@ -47,7 +52,7 @@ _OF_LOOP = ("loss", "loop_state", "kernels")
 """What a stack's defaults say that no fact of the script does."""
 _LIBRARIES = {"transformers": "transformers", "trl": "trl-sft"}
 """With a stack whose newest version is the one that was rehearsed."""
-_ID_BYTES = 8
+_ID_BYTES, _FLOAT_BYTES = 8, 4
 _Known = TypeVar("_Known")
 _USUAL_ARGUMENTS: Mapping[str, tuple[Any, ...]] = {
     "loss_type": (None, "nll", "chunked_nll", "sigmoid", ["sigmoid"], "kto"),
@@ -247,8 +252,11 @@ def _with_inputs(prediction: Prediction, facts: Mapping[str, Any]) -> Prediction
     """With the tensors of a batch that the script has beside those of the question, as a collator's
     attention mask: they live through the step as the others do."""
     setup = prediction.workload.setup
-    at_once = 1 if setup.loop_state == "none" else setup.accumulation
+    at_once = micro_batches_held(setup)
     counted = batch_columns(setup) * setup.batch_size * setup.seq_len * _ID_BYTES
+    if (sound := prediction.workload.model.sound) is not None:
+        of_row = setup.seq_len * _ID_BYTES + prod(sound) * _FLOAT_BYTES
+        counted = at_once * setup.batch_size * of_row
     more = max(facts.get("input_bytes", 0) * at_once - counted, 0)
     if not more:
         return prediction
@@ -261,6 +269,8 @@ def _with_inputs(prediction: Prediction, facts: Mapping[str, Any]) -> Prediction
 
 def _sizes(inputs: Mapping[str, list[int]]) -> tuple[int, int]:
     shape = inputs.get("input_ids") or inputs.get("0") or []
+    if "input_features" in inputs:  # of sound
+        shape = inputs.get("labels") or []
     if len(shape) != 2:
         raise UsageError("the model was not called with input_ids of batch x tokens")
     return shape[0], shape[1]

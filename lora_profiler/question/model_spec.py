@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 
 HEADLESS = "AutoModel"
 """The class of a model without a head, whatever its type: what sentence-transformers loads."""
-LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len")
+Sound = tuple[int, int]
+"""Bands and frames of a log-mel spectrum."""
+LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")
 """What configs call the longest sequence that a model was made for."""
 LINEAR_KINDS = frozenset({"Linear", "Conv1D"})
 
@@ -198,6 +200,15 @@ class ModelSpec:
         called its decoder."""
         words = {word for part in self.parts for word in part.name.split(".")}
         return {"encoder", "decoder"} <= words and not self.is_masked
+
+    @property
+    def sound(self) -> Sound | None:
+        """The spectrum that the encoder of each sequence reads, None of a model that reads text.
+        Whisper takes windows of 30 seconds and refuses any other length (transformers
+        `modeling_whisper.py`, WhisperEncoder.forward)."""
+        if self.model_type != "whisper":
+            return None
+        return self.published["num_mel_bins"], 2 * self.published["max_source_positions"]
 
     @property
     def is_causal(self) -> bool:

@@ -336,6 +336,9 @@ class _Run:
                 "labels": torch.empty_like(ids),
                 "position_ids": torch.empty_like(ids),
             }
+        if (sound := self._workload.model.sound) is not None:
+            features = torch.empty((rows, *sound), device="meta")
+            return {"input_features": features, "labels": ids}
         if not setup.is_padded:
             return {"input_ids": ids, "labels": ids}
         mask = torch.empty_like(ids)

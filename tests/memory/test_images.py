@@ -374,7 +374,7 @@ def test_what_a_card_does_with_images_is_an_estimate() -> None:
 
 def test_measured_batches_have_images() -> None:
     workload = workload_of("smolvlm", FULL)
-    batches = TrainingBatches(FULL, Conditions(), seeing.VOCABULARY, seen_by=workload.model)
+    batches = TrainingBatches(FULL, Conditions(), seeing.VOCABULARY, model=workload.model)
     one, other = batches.next(), batches.next()
     assert one["pixel_values"].shape == (2, 17, 3, 56, 56)
     assert not torch.equal(one["pixel_values"], other["pixel_values"])

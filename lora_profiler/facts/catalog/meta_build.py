@@ -103,13 +103,13 @@ def _model_class(raw: Mapping[str, Any], config: Any) -> Any:
     return transformers.AutoModelForCausalLM._model_mapping[type(config)]
 
 
-def untie_head(model: "PreTrainedModel", raw: Mapping[str, Any]) -> None:
+def untie_head(model: Any, raw: Mapping[str, Any]) -> None:
     """Gives the output layer a weight of its own where config.json says so and the class ties it
     all the same, as T5's does from transformers 5 on: such a checkpoint holds both weights, and
     from_pretrained leaves them apart (PreTrainedModel.tie_weights)."""
     from torch import nn
 
-    ends = model.get_output_embeddings(), model.get_input_embeddings()  # type: ignore[no-untyped-call]
+    ends = model.get_output_embeddings(), model.get_input_embeddings()
     if raw.get("tie_word_embeddings") is False and None not in ends:
         head, embedding = ends
         if head.weight is embedding.weight:

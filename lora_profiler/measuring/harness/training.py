@@ -40,8 +40,8 @@ class TrainingBatches:
     Without padding the labels are the input ids themselves and there is no mask, as a data set of
     one long text gives them. Packed sequences come with position ids that begin anew, and without a
     label for their first token. To CUDA they go from pinned memory, as a data loader sends them: a
-    copy from any other makes the host wait for the device. Images are those that the model
-    `seen_by` sees.
+    copy from any other makes the host wait for the device. Images and sound are those that
+    `model` reads.
     """
 
     def __init__(
@@ -51,9 +51,10 @@ class TrainingBatches:
         vocab_size: int,
         text: torch.Tensor | None = None,
         rank: int = 0,
-        seen_by: ModelSpec | None = None,
+        model: ModelSpec | None = None,
     ) -> None:
-        self._setup, self._seen_by = setup, seen_by
+        self._setup, self._model = setup, model
+        self.sound = None if model is None else model.sound
         self._shape = (setup.batch_size, setup.seq_len)
         self._device = setup.device
         self._vocab_size = vocab_size
@@ -79,12 +80,15 @@ class TrainingBatches:
                 name: self._moved(t)
                 for name, t in (("input_ids", ids), ("labels", labels), ("position_ids", positions))
             }
+        if self.sound is not None:
+            features = torch.randn(ids.shape[0], *self.sound)
+            return {"input_features": self._moved(features), "labels": self._moved(ids)}
         if not self._padded and self._setup.images is None:
             ids = self._moved(ids)
             return {"input_ids": ids, "labels": ids}
         batch = self._padded_batch(ids) if self._padded else {"input_ids": ids, "labels": ids}
-        if self._setup.images is not None and self._seen_by is not None:
-            batch = with_images(self._seen_by, self._setup, batch)
+        if self._setup.images is not None and self._model is not None:
+            batch = with_images(self._model, self._setup, batch)
         return {name: self._moved(tensor) for name, tensor in batch.items()}
 
     def _padded_batch(self, ids: torch.Tensor) -> Batch:
@@ -134,7 +138,7 @@ def size_of(model: torch.nn.Module) -> int:
 def token_counts(batch: Batch) -> tuple[int, int, int]:
     """(padded, not padding, supervised) tokens of one micro-batch; supervised are the labels that
     are not ignored."""
-    padded = batch["input_ids"].numel()
+    padded = batch["labels"].numel()
     real = int(batch["attention_mask"].sum()) if "attention_mask" in batch else padded
     return padded, real, int((batch["labels"] != IGNORED_LABEL).sum())
 
@@ -163,7 +167,8 @@ class Training:
     ) -> None:
         self.model, self.optimizer, self.setup, self.batches = model, optimizer, setup, batches
         self.ballast = ballast(setup, ballast_bytes)
-        kept = extra_loop_bytes(setup) + (size_of(model) if has_reference(setup) else 0)
+        sound = batches.sound if batches is not None else None
+        kept = extra_loop_bytes(setup, sound) + (size_of(model) if has_reference(setup) else 0)
         self.of_loop = torch.zeros(kept, dtype=torch.uint8, device=setup.device) if kept else None
         self.of_pass: torch.Tensor | None = None
         self.spread = spread or DistributedModel(module=model)

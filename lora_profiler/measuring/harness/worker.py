@@ -158,7 +158,7 @@ def _train(run: CaseRun, view: DeviceView, ranks: Ranks) -> None:
     view.limit(case.conditions.budget_bytes)
     batches = _batches(case, ranks.rank)
     training = (_by_trainer if case.conditions.trained_by else _by_own_loop)(run, batches)
-    alike = TrainingBatches(setup, case.conditions, 2, seen_by=case.workload.model)
+    alike = TrainingBatches(setup, case.conditions, 2, model=case.workload.model)
     padded, real, supervised = token_counts(alike.next())
     run.tokens = (
         padded * setup.accumulation,

@@ -11,6 +11,7 @@ from typing import Any
 from lora_profiler._common.polynomial import (
     TOKENS,
     ZERO,
+    B,
     Polynomial,
     PolynomialTable,
     Values,
@@ -32,10 +33,11 @@ from lora_profiler.memory.prediction import Category, MomentName
 from lora_profiler.question.adapters import adapters
 from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.loss import loss_facts
-from lora_profiler.question.model_spec import ModelSpec
+from lora_profiler.question.model_spec import ModelSpec, Sound
 from lora_profiler.question.support.library_memory import (
     code_book_bytes,
     extra_loop_columns,
+    extra_row_bytes,
     has_reference,
     loop_scalar_bytes,
     pass_scalar_bytes,
@@ -51,10 +53,13 @@ _BESIDE_PASSES: tuple[MomentName, ...] = ("setup", "optimizer_step")
 
 class Evaluation:
     """Everything of a profile that depends on the depth alone, and on what `setup` fixes. `beside`:
-    what a library holds and a trainer's loop keeps through a step, which no trace shows."""
+    what a library holds and a trainer's loop keeps through a step, which no trace shows. `sound`:
+    `ModelSpec.sound`."""
 
-    def __init__(self, profile: Profile, units: int, setup: TrainSetup) -> None:
-        self.profile, self.units = profile, units
+    def __init__(
+        self, profile: Profile, units: int, setup: TrainSetup, sound: Sound | None = None
+    ) -> None:
+        self.profile, self.units, self.sound = profile, units, sound
         self.saved = profile.saved.at(units)
         self.persistent = {
             category: affine.at(units) for category, affine in profile.persistent.items()
@@ -62,7 +67,11 @@ class Evaluation:
         scaler = scaler_holds(setup)
         beside: dict[Category, Polynomial] = {
             "buffers": constant(code_book_bytes(setup) + scaler.lasting),
-            "inputs": TOKENS * (8 * extra_loop_columns(setup)) + loop_scalar_bytes(setup),
+            "inputs": (
+                TOKENS * (8 * extra_loop_columns(setup, sound))
+                + B * extra_row_bytes(setup, sound)
+                + loop_scalar_bytes(setup)
+            ),
         }
         if has_reference(setup):
             for name in _OF_REFERENCE:
@@ -232,7 +241,7 @@ def _holding_outputs(dropped: Evaluation, setup: TrainSetup) -> Evaluation | Non
     if tape is None:
         return None
     profile = replace(dropped.profile, tape_source=tape, instants=())
-    return Evaluation(profile, dropped.units, setup)
+    return Evaluation(profile, dropped.units, setup, dropped.sound)
 
 
 def has_stand_in(workload: Workload) -> bool:
@@ -314,7 +323,7 @@ def _evaluation(
     if profile is None:
         return None
     units = profile.units(model.num_layers)
-    return None if units is None else Evaluation(profile, units, setup)
+    return None if units is None else Evaluation(profile, units, setup, model.sound)
 
 
 def _profile(

@@ -48,7 +48,8 @@ ROLES: Mapping[str, str] = {
     "experts": r"(num|n)_(local_|routed_)?experts|moe_num_experts",
     "chosen": r"num_experts_per_tok(en)?|moe_k|moe_topk|top_k|experts_per_token",
     "window": r"sliding_window|attention_chunk_size|window_size|local_attention|index_topk",
-    "positions": r"max_position_embeddings|n_positions|max_seq_len|n_ctx",
+    "positions": r"max_(position_embeddings|(source|target)_positions)|n_positions|max_seq_len"
+    r"|n_ctx",
     "vocabulary": r"vocab_size",
     "inner": r"\w*(intermediate|ffn|d_ff|n_inner)\w*(size|dim|inner|ff|mlp)",
 }

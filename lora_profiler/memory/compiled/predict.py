@@ -94,7 +94,7 @@ def moments_with(profile: Profile, workload: Workload) -> Prediction:
 def _evaluation_with(profile: Profile, workload: Workload) -> Evaluation:
     units = profile.units(workload.model.num_layers)
     assert units is not None, f"the profile serves no model of {workload.model.num_layers} layers"
-    return Evaluation(profile, units, workload.setup)
+    return Evaluation(profile, units, workload.setup, workload.model.sound)
 
 
 def _prediction(evaluation: Evaluation, workload: Workload) -> Prediction:

@@ -127,7 +127,8 @@ class Asking:
             if module.kind == "Linear" and any(w.tied_to is None for w in module.weights)
         }
         self._take(code_book_bytes(workload.setup))
-        self._take(extra_loop_bytes(workload.setup) + pass_scalar_bytes(workload.setup))
+        of_loop = extra_loop_bytes(workload.setup, workload.model.sound)
+        self._take(of_loop + pass_scalar_bytes(workload.setup))
         for each in scaler_holds(workload.setup)[:2]:
             if each:
                 self._take(each)

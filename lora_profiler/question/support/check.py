@@ -406,11 +406,11 @@ def check_model(workload: Workload) -> None:
 
 
 def check_inputs(model: ModelSpec) -> None:
-    """Raises UsageError for a model that reads no text: images alone, or sound."""
+    """Raises UsageError for a model that neither reads nor writes text: images or sound alone."""
     published = model.published
     reads = None
     if {"num_mel_bins", "feat_extract_norm"} & published.keys():
-        reads = "sound"
+        reads = None if model.sound else "sound"
     elif {"image_size", "num_channels"} & published.keys() and "text_config" not in published:
         reads = None if "vocab_size" in model.config else "images"
     if reads is not None:

@@ -2,11 +2,13 @@
 takes for granted between two steps. No torch."""
 
 from dataclasses import replace
+from math import prod
 from typing import NamedTuple
 
 from lora_profiler.question.gpu_platform import Platform
 from lora_profiler.question.kernel_set import of_set
 from lora_profiler.question.loop import loop_facts
+from lora_profiler.question.model_spec import Sound
 from lora_profiler.question.support.losses import head_of
 from lora_profiler.question.workload import DTYPE_BYTES, TrainSetup, Workload
 from lora_profiler.units import bytes_text
@@ -66,14 +68,19 @@ def copies_adapters(setup: TrainSetup) -> bool:
 
 def batch_columns(setup: TrainSetup) -> int:
     """Tensors of int64, one value for each token of a micro-batch, that are on the device during a
-    step. The Trainer takes all micro-batches of a step at once."""
+    step."""
     loop = loop_facts(setup.loop_state)
     columns = loop.columns
     if not loop.generates and (setup.is_packed or setup.is_padded):
         columns = max(columns, _EXTRA_COLUMNS)
     if setup.context_parallel_size > 1:
         columns = max(columns, _CUT_APART)
-    return columns * (1 if setup.loop_state == "none" else setup.accumulation)
+    return columns * micro_batches_held(setup)
+
+
+def micro_batches_held(setup: TrainSetup) -> int:
+    """How many are on the device at once: the Trainer takes all of a step."""
+    return 1 if setup.loop_state == "none" else setup.accumulation
 
 
 def pass_columns(setup: TrainSetup) -> int:
@@ -102,15 +109,24 @@ def pass_scalar_bytes(setup: TrainSetup) -> int:
     return loop_facts(setup.loop_state).pass_scalar_bytes
 
 
-def extra_loop_columns(setup: TrainSetup) -> int:
-    """Of `batch_columns` those that the harness' own loop has not."""
+def extra_loop_columns(setup: TrainSetup, sound: Sound | None = None) -> int:
+    """Of `batch_columns` those that the harness' own loop has not; `sound`: `ModelSpec.sound`,
+    beside which labels are the only one."""
+    if sound is not None:
+        return micro_batches_held(setup) - 1
     return batch_columns(setup) - batch_columns(replace(setup, loop_state="none"))
 
 
-def extra_loop_bytes(setup: TrainSetup) -> int:
+def extra_row_bytes(setup: TrainSetup, sound: Sound | None) -> int:
+    """The same of what each row of a batch has beside its tokens: sound in float32."""
+    return 0 if sound is None else _FLOAT32 * prod(sound) * (micro_batches_held(setup) - 1)
+
+
+def extra_loop_bytes(setup: TrainSetup, sound: Sound | None = None) -> int:
     """What a trainer's loop keeps through a step and the harness' own does not."""
-    tokens = setup.batch_size * setup.seq_len
-    return extra_loop_columns(setup) * tokens * _INT64 + loop_scalar_bytes(setup)
+    of_row = extra_loop_columns(setup, sound) * setup.seq_len * _INT64
+    rows = setup.batch_size * (of_row + extra_row_bytes(setup, sound))
+    return rows + loop_scalar_bytes(setup)
 
 
 def workspace_bytes(platform: Platform) -> int:

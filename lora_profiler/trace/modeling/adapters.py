@@ -95,8 +95,10 @@ def freeze(model: torch.nn.Module, setup: TrainSetup) -> None:
 
 
 def _task_type(model: Any) -> str | None:
-    """PEFT's wrapper: one that generates for models that do, else the plain one."""
-    if not hasattr(model, "prepare_inputs_for_generation"):
+    """PEFT's wrapper: one that generates for models that read and write text, else the plain one,
+    as PEFT's guide to Whisper has it."""
+    writes = hasattr(model, "prepare_inputs_for_generation")
+    if not writes or model.main_input_name != "input_ids":
         return None
     return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
 

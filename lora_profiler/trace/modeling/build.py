@@ -234,6 +234,8 @@ def base_model(
         with refusals(f"transformers cannot build {spec.id}"), place, deferred or nullcontext():
             model: torch.nn.Module = model_class._from_config(config, **_options(spec, setup))
             untie_head(model, spec.published)
+            for parameter in model.parameters():  # as from_pretrained leaves them, Whisper's table
+                parameter.requires_grad_(parameter.is_floating_point())  # of positions among them
             return model.to(
                 place
             )  # torch.normal, for one, makes its tensors on the CPU all the same

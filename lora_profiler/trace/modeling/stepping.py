@@ -171,7 +171,8 @@ def forward(
     on to be held, logits among it where the loss path makes all of them.
 
     `batch` has input_ids and labels on the model's device, attention_mask only where something is
-    padded, position_ids only where rows are packed. It runs under autocast where the precision says
+    padded, position_ids only where rows are packed; of sound input_features, (rows, bands, frames)
+    in float32, in place of input_ids. It runs under autocast where the precision says
     so. Raises UnbuildableError for a class of models without a loss, UsageError for one that the
     loss path of `setup` cannot take, or to which packed sequences are one.
     """
@@ -184,6 +185,8 @@ def forward(
             out = loss_without_logits(model, setup, batch)
             return Forward(out.loss, out if setup.hold_outputs else None)
         base, given = within(model)[0], dict(batch)
+        if "input_features" in given and not setup.autocast_dtype:
+            given["input_features"] = _in_dtype_of_convolution(base, given["input_features"])
         is_embedding = is_headless(type(base).__name__)
         if is_smoothed or is_embedding:
             del given["labels"]
@@ -203,6 +206,12 @@ def forward(
             f"{type(model).__name__} returns no loss to train on; ask about a class with a head."
         )
     return Forward(made, held)
+
+
+def _in_dtype_of_convolution(model: torch.nn.Module, features: torch.Tensor) -> torch.Tensor:
+    """Sound as the first layer takes it, which no other dtype than its own enters."""
+    first = next(m for m in model.modules() if isinstance(m, torch.nn.Conv1d))
+    return features.to(first.weight.dtype)
 
 
 @contextmanager
