@@ -51,7 +51,7 @@ def loss_without_logits(
     is_linear = type(layer) is nn.Linear or hasattr(layer, "weight_fake_quantizer")
     if head is None or not is_linear:
         raise refused(name, setup.loss, "no plain linear layer makes its logits")
-    if base.config.is_encoder_decoder or base.loss_function.__name__ != "ForCausalLMLoss":
+    if not is_of_next_token(base):
         raise refused(name, setup.loss, "its loss is not that of the next token")
     seen: list[Tensor] = []
     made: list[LossAndLogits] = []
@@ -178,6 +178,13 @@ def smoothed_loss(model: nn.Module, setup: TrainSetup, output: Any, labels: Tens
     count = (labels[..., is_causal:] != IGNORED_LABEL).sum()
     loss: Tensor = smoother(output, labels, shift_labels=is_causal, num_items_in_batch=count)
     return loss
+
+
+def is_of_next_token(base: Any) -> bool:
+    """Whether a transformers model makes its loss as causal language models do, of logits that it
+    has turned into float32."""
+    own: str = base.loss_function.__name__
+    return own == "ForCausalLMLoss" and not base.config.is_encoder_decoder
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lora_profiler.errors import UnbuildableError
 from lora_profiler.question.feature import part
+from lora_profiler.question.loop import loop_facts
 from lora_profiler.question.model_spec import is_headless
 from lora_profiler.question.optimizer import PackageOptimizer, package_optimizer
 from lora_profiler.question.support.optimizers import steps_in_groups, widens_embeddings
@@ -20,6 +21,7 @@ from lora_profiler.question.workload import TrainSetup
 from lora_profiler.trace.modeling.contents import told_apart, within
 from lora_profiler.trace.modeling.losses import (
     contrastive_loss,
+    is_of_next_token,
     labels_for,
     loss_without_logits,
     smoothed_loss,
@@ -193,6 +195,8 @@ def forward(
         else:
             given["labels"] = labels_for(base, batch["labels"])
         output = model(**given, use_cache=False)
+        if setup.autocast_dtype and loop_facts(setup.loop_state).by_accelerate:
+            output = _converted(base, output)
         made: torch.Tensor | None = getattr(output, "loss", None)
         if is_embedding:
             made = contrastive_loss(output.last_hidden_state, batch.get("attention_mask"))
@@ -206,6 +210,20 @@ def forward(
             f"{type(model).__name__} returns no loss to train on; ask about a class with a head."
         )
     return Forward(made, held)
+
+
+def _converted(base: Any, output: Any) -> Any:
+    """As accelerate hands on what a model returns under autocast (`convert_outputs_to_fp32`). Of
+    the next token's loss the output stays: it made as many float32 logits before."""
+    if is_of_next_token(base):
+        return output
+    halves = (torch.float16, torch.bfloat16)
+    return type(output)(
+        **{
+            name: v.float() if getattr(v, "dtype", None) in halves else v
+            for name, v in output.items()
+        }
+    )
 
 
 def _in_dtype_of_convolution(model: torch.nn.Module, features: torch.Tensor) -> torch.Tensor:
