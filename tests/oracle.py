@@ -102,8 +102,11 @@ def make_ids(model: Any, setup: TrainSetup) -> torch.Tensor:
 
 def make_batch(model: Any, setup: TrainSetup) -> Batch:
     """Without an attention mask, but for padded sequences; packed rows with positions that begin
-    anew, and no label where they do."""
+    anew, and no label where they do; sound for Whisper."""
     ids = make_ids(model, setup)
+    if model.main_input_name == "input_features":
+        shape = (setup.batch_size, model.config.num_mel_bins, 2 * model.config.max_source_positions)
+        return {"input_features": torch.ones(shape), "labels": ids}
     if setup.padding:
         mask = torch.ones_like(ids)
         mask[:, -max(1, round(setup.seq_len * setup.padding)) :] = 0

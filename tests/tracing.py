@@ -76,6 +76,10 @@ OTHERS: dict[str, Config] = {
         "encoder_attention_heads": 4, "decoder_attention_heads": 4} | {"encoder_ffn_dim": 112,
         "decoder_ffn_dim": 112, "dropout": 0.0, "max_position_embeddings": 256}
         | {"architectures": ["BartForConditionalGeneration"]},
+    "whisper": SEQ2SEQ | {"d_model": 48, "encoder_layers": 2, "decoder_layers": 2,
+        "encoder_attention_heads": 4, "decoder_attention_heads": 4} | {"encoder_ffn_dim": 112,
+        "decoder_ffn_dim": 112, "num_mel_bins": 20, "max_source_positions": 120}
+        | {"max_target_positions": 256, "architectures": ["WhisperForConditionalGeneration"]},
     "bert": SIZES | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
         "max_position_embeddings": 256} | {"architectures": ["BertForMaskedLM"]},
     "gemma3": {"text_config": GROUPED | {"model_type": "gemma3_text", "head_dim": 12},

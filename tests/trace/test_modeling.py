@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 import cases
 import families
 import oracle
+import tracing
 from lora_profiler.errors import UnbuildableError, UsageError
 from lora_profiler.facts.catalog import bundled_models, find_model, model_from_config
 from lora_profiler.measuring.harness.counters import recorded
@@ -32,6 +33,7 @@ from lora_profiler.trace.modeling import (
     attention_context,
     build_model,
     count_parameters,
+    forward,
     forward_loss,
     make_optimizer,
     output_head,
@@ -576,3 +578,26 @@ def test_real_weights_on_real_text() -> None:
     packed = build_model(replace(workload, setup=four_bit), weights=str(weights))
     assert count_parameters(packed)[0] == 134_515_008
     assert 3 < forward_loss(packed, four_bit, batch).item() < 5
+
+
+@pytest.mark.parametrize(("name", "widens"), [("t5", True), ("llama", False)])
+def test_what_a_model_returns_under_autocast_is_as_accelerate_hands_it_on(
+    name: str, widens: bool
+) -> None:
+    """Of a causal language model its float32 logits were there before, in the loss."""
+    operations = pytest.importorskip("accelerate.utils.operations")
+    setup = replace(
+        tracing.BASE, precision="amp", dtype="float32", loop_state="transformers", hold_outputs=True
+    )
+    workload = Workload(
+        model=model_from_config(tracing.config_of(name), id="t", source="test"), setup=setup
+    )
+    model = build_model(workload)
+    batch = oracle.make_batch(model, setup)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = model(**batch, use_cache=False)
+    theirs = operations.convert_to_fp32(plain) if widens else plain
+    held = forward(model, setup, batch).held
+    assert type(held) is type(theirs) and held.keys() == theirs.keys()
+    assert [v.dtype for v in held.values()] == [v.dtype for v in theirs.values()]
+    assert torch.bfloat16 in {v.dtype for v in plain.values()}

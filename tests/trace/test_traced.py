@@ -88,6 +88,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
     "deepseek_v3": ("full", "amp"),
     "t5": ("full", "lora checkpointed", "half"),
     "bart": ("full", "half"),
+    "whisper": ("full", "lora checkpointed", "amp"),
     "bert": ("full", "half lora"),
     "gemma3": ("lora checkpointed", "amp"),
 }

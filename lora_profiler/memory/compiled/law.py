@@ -17,7 +17,7 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from lora_profiler._common.polynomial import Exponents, Polynomial
+from lora_profiler._common.polynomial import Exponents, Polynomial, rounded_up
 from lora_profiler.facts.catalog.config import class_defaults
 from lora_profiler.memory.compiled.profile import (
     Law,
@@ -289,6 +289,8 @@ def factors_of(model: ModelSpec, layout: Layout, rank: int | None = None) -> dic
     """All that a size can be a multiple of, by name; of the layers those of the first unit. `rank`:
     of adapters whose states come in blocks."""
     found = dict(sizes_of(model))
+    if model.sound is not None:  # as long as the rows of sums that efficient attention keeps
+        found["max_source_positions, whole 32"] = rounded_up(found["max_source_positions"], 32)
     for name, module in model.modules():
         if layout.first_like(name) != name:
             continue
