@@ -16,6 +16,8 @@ HEADLESS = "AutoModel"
 """The class of a model without a head, whatever its type: what sentence-transformers loads."""
 Sound = tuple[int, int]
 """Bands and frames of a log-mel spectrum."""
+FRAMES_A_SECOND = 100
+"""Whisper's feature extractor makes one for 160 samples of 16,000 a second."""
 LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")
 """What configs call the longest sequence that a model was made for."""
 LINEAR_KINDS = frozenset({"Linear", "Conv1D"})

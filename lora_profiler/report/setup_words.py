@@ -17,6 +17,7 @@ from lora_profiler.question.adapter_method import adapter_method
 from lora_profiler.question.adapters import adapters
 from lora_profiler.question.adapters.targets import attention_targets
 from lora_profiler.question.base import base_kind
+from lora_profiler.question.model_spec import FRAMES_A_SECOND
 from lora_profiler.question.option import Option, flag
 from lora_profiler.question.support.bases import check_quantized_experts, packed_expert_bytes
 from lora_profiler.question.support.generations import has_packed_experts
@@ -96,6 +97,8 @@ def asked_words(predictions: Sequence[Prediction], dtypes: Sequence[str] = ()) -
     if 0 < len(checkpointed) < len(predictions):
         methods = " and ".join(labels.method_label(p) for p in checkpointed)
         words = f"checkpointing of {methods}, {words.partition(', ')[2]}"
+    if (sound := predictions[0].workload.model.sound) is not None:
+        words = f"{sound[1] / FRAMES_A_SECOND:g} s of sound a row, {words}"
     return training_line(setup, dtypes), words
 
 

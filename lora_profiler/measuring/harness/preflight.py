@@ -239,6 +239,9 @@ def refuse(
             f"the {setup.loss} loss is predicted here and not run; leave out --loss to measure.": (
                 is_predicted_only(setup.loss)
             ),
+            "sound is measured by this tool's own loop; add --own-loop.": (
+                model.sound is not None and bool(conditions.trained_by)
+            ),
             "what waits on the host is predicted here and not run; leave out --offload-checkpoints,"
             " --offload-activations and --offload-params to measure.": setup.offloads,
             "FlashAttention 2 is predicted here and not run; take --attention flash, torch's"
