@@ -179,6 +179,9 @@ class LawFit:
             for i in self._of_config
             if {"experts", "chosen"} & {role_of(name) for name in self._factors[i]}
         ]
+        self._frames = tuple(
+            i for i, names in enumerate(self._factors) if "max_source_positions" in names
+        )
         self._symbols = [
             (exponents, tuple(Polynomial({exponents: 1}).evaluate(*point) for point in points))
             for exponents in (MONOMIALS if len({p.seq for p in points}) > 1 else _WITHOUT_LENGTH)
@@ -230,14 +233,27 @@ class LawFit:
         basis = {
             self._column(factors, symbols): (factors, exponents)
             for exponents, symbols in reversed(self._symbols)
-            for degree in degrees.get(exponents, ())
-            for factors in combinations_with_replacement(own or self._of_config, degree)
+            for degree, times in self._degrees(degrees, exponents)
+            for widths in combinations_with_replacement(own or self._of_config, degree)
+            for factors in [(*widths, *self._frames * times)]
         }
         for chosen in spanning([*basis], sizes):
             solution = solved(chosen, sizes)
             if solution and all(x.denominator == 1 and x > 0 for x in solution):
                 return self._sum([(x, *basis[c]) for x, c in zip(solution, chosen, strict=True)])
         return None
+
+    def _degrees(
+        self, degrees: Mapping[Exponents, tuple[int, ...]], exponents: Exponents
+    ) -> Iterator[tuple[int, int]]:
+        """How many widths stand beside `exponents`, and how often the length of an encoder's input
+        in place of the tokens."""
+        yield from ((degree, 0) for degree in degrees.get(exponents, ()))
+        if self._frames and not exponents[1]:
+            batch, _, *rest = exponents
+            for times in (1, 2):
+                of_tokens = degrees.get((batch, times, *rest), ())  # type: ignore[call-overload]
+                yield from ((degree, times) for degree in of_tokens)
 
     def _column(self, factors: Sequence[int], symbols: Column) -> Column:
         return tuple(

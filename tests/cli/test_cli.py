@@ -491,7 +491,7 @@ def test_models() -> None:
     assert found["schema_version"] == "1.0"
     assert {m["num_parameters"] for m in found["models"]} == {8_030_261_248}
     assert all(m["source"] for m in found["models"])
-    assert len(list(csv.DictReader(io.StringIO(answer("models", "--format", "csv"))))) == 255
+    assert len(list(csv.DictReader(io.StringIO(answer("models", "--format", "csv"))))) == 262
 
 
 def test_gpus() -> None:

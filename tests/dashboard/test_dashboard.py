@@ -443,7 +443,7 @@ def test_an_address_changed_from_outside_is_followed() -> None:
     assert asked(app).options["rank"] == 32
     assert [n.value for n in app.number_input if n.key == "ask.rank"] == [32]
     app.query_params["page"] = "catalogue"
-    assert "255 of 255 models" in texts(sound(app.run()))
+    assert "262 of 262 models" in texts(sound(app.run()))
 
 
 def upload(app: AppTest, name: str, content: bytes) -> AppTest:

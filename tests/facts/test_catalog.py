@@ -47,9 +47,9 @@ def test_every_bundled_model_has_its_true_count(entry):
     assert spec.source == "bundled" and spec.id == entry.id and spec.num_layers >= 1
 
 
-def test_there_are_255_models_each_with_a_source():
+def test_there_are_262_models_each_with_a_source():
     entries = bundled_models()
-    assert len(entries) == 255
+    assert len(entries) == 262
     assert all(entry.source and entry.architecture for entry in entries)
     exact = [entry for entry in entries if entry.verification == "exact"]
     assert (

@@ -126,6 +126,17 @@ ENCODER_DECODERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
          "decoder_layers": 9, "encoder_attention_heads": 6, "decoder_attention_heads": 6,
          "vocab_size": 517},
     ),
+    "Whisper": (
+        {"model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"],
+         "d_model": 64, "encoder_ffn_dim": 112, "decoder_ffn_dim": 176, "encoder_layers": 6,
+         "decoder_layers": 6, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+         "vocab_size": 300, "max_target_positions": 240, "num_mel_bins": 80, "pad_token_id": 0,
+         "max_source_positions": 150, "bos_token_id": 1, "eos_token_id": 1,
+         "decoder_start_token_id": 1},
+        {"d_model": 240, "encoder_ffn_dim": 328, "decoder_ffn_dim": 520, "encoder_layers": 9,
+         "decoder_layers": 9, "encoder_attention_heads": 6, "decoder_attention_heads": 6,
+         "vocab_size": 517, "num_mel_bins": 128, "max_source_positions": 190},
+    ),
 }  # fmt: skip
 
 
@@ -133,14 +144,18 @@ ENCODER_DECODERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_the_law_of_an_encoder_and_a_decoder_is_a_fresh_trace_of_others(
     raw: dict[str, Any], changes: dict[str, Any]
 ) -> None:
-    """Of other sizes and another depth, with masks whose rows are padded."""
-    made = compile_law(Workload(model=model_from_config(raw, id="tiny", source="test"), setup=LORA))
+    """Of other sizes and another depth, with masks and sums whose rows are padded."""
+    setup = replace(LORA, dtype="float32")
+    tiny = model_from_config(raw, id="tiny", source="test")
+    made = compile_law(Workload(model=tiny, setup=setup))
     assert made.layout is not None and len(made.layout.stacks) == 2
     model = model_from_config(raw | changes, id="other", source="test")
     for tokens in (50, 203):
-        other = Workload(model=model, setup=replace(LORA, seq_len=tokens))
+        other = Workload(model=model, setup=replace(setup, seq_len=tokens))
         fresh = flat(traced_once(other))
         profile = of_model(unpacked(packed(made)), model)
+        said = predict_with(profile, other).flops
+        assert said is not None and said.forward == sum(fresh.flops_of("forward").values())
         values = [size.evaluate(3, tokens, 6) for size in profile.sizes]
         expanded = profile.tape.expand(made.layout.units_of(9) or 0)
         assert difference(expanded, values, fresh) is None
