@@ -161,6 +161,25 @@ def test_nulls_that_say_something_are_kept():
     assert said.config["sliding_window"] is None
 
 
+@pytest.mark.parametrize(
+    ("model_type", "of", "kind"),
+    [
+        ("deberta-v2", "AutoModelForMaskedLM", "is_masked"),
+        ("pegasus", "AutoModelForSeq2SeqLM", "is_encoder_decoder"),
+    ],
+)
+def test_a_config_that_names_no_class_is_of_what_its_type_has(model_type, of, kind):
+    """As microsoft/deberta-v3-base, whose type has no causal language model."""
+    transformers = pytest.importorskip("transformers")
+    raw = {"model_type": model_type, "hidden_size": 48, "d_model": 48, "vocab_size": 300}
+    spec = model_from_config(raw, id="x", source="test")
+    theirs = transformers.AutoConfig.for_model(**raw)
+    with pytest.importorskip("torch").device("meta"):
+        model = getattr(transformers, of).from_config(theirs)
+    assert spec.architecture == type(model).__name__ and getattr(spec, kind)
+    assert spec.num_parameters == model.num_parameters()
+
+
 def test_a_config_with_a_bundled_models_fields_needs_no_torch():
     rows = json.loads(cfg.data_text("models.json"))["models"]
     row = next(row for row in rows if row["id"] == "google/gemma-3-4b-it")

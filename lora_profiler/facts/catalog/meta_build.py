@@ -41,8 +41,8 @@ def builds_refused(instead: str) -> Iterator[None]:
 
 
 def build(raw: Mapping[str, Any], source: str) -> "PreTrainedModel":
-    """The model of a config.json on the meta device, of the class that it names, else the type's
-    causal language model.
+    """The model of a config.json on the meta device, of the class that it names, else of the
+    language model that its type has.
 
     Raises UnsupportedModelError without torch and transformers, or for a type that transformers
     does not know; ModelNotFoundError where transformers refuses the config.
@@ -100,7 +100,13 @@ def _model_class(raw: Mapping[str, Any], config: Any) -> Any:
         model_class = getattr(transformers, name, None) if isinstance(name, str) else None
         if isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel):
             return model_class
-    return transformers.AutoModelForCausalLM._model_mapping[type(config)]
+    kinds = (  # an encoder's type may have a causal language model too, and a decoder alone
+        *((transformers.AutoModelForSeq2SeqLM,) if config.is_encoder_decoder else ()),
+        transformers.AutoModelForMaskedLM,
+        transformers.AutoModelForCausalLM,
+        transformers.AutoModel,
+    )
+    return next(k._model_mapping[type(config)] for k in kinds if type(config) in k._model_mapping)
 
 
 def untie_head(model: Any, raw: Mapping[str, Any]) -> None:
