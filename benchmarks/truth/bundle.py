@@ -135,8 +135,7 @@ def laws_asked() -> Iterator[tuple[str, Workload]]:
             alike[facts_of(model)].append(model)
     groups = sorted(alike.values(), key=lambda of: (of[0].model_type in LATER, -len(of), of[0].id))
     for line, models in product(LAWS, groups):
-        model = min(models, key=lambda m: m.num_parameters)
-        for asked_as in line:
+        for model, asked_as in product(_smallest(models), line):
             try:
                 workload = workload_of(model, asked_as)
                 workload = replace(workload, setup=nearest_traced(workload.setup))
@@ -144,6 +143,13 @@ def laws_asked() -> Iterator[tuple[str, Workload]]:
             except LoraProfilerError:
                 continue
             yield f"{model.model_type} ({len(models)} models), {asked_as}", workload
+
+
+def _smallest(models: list[ModelSpec]) -> list[ModelSpec]:
+    """Those that are no causal language models train in the dtype that they are published in: of
+    each dtype the smallest model."""
+    by_size = sorted(models, key=lambda m: -m.num_parameters)
+    return [*{None if m.is_causal else m.dtype: m for m in by_size}.values()]
 
 
 def of_one_micro_batch(workload: Workload) -> Workload:
