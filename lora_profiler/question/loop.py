@@ -36,7 +36,9 @@ class LoopFacts(NamedTuple):
     held_in_parts: a rehearsal was held against context parallelism. by_accelerate: it shares the
     model among ranks. keeps_dtype: a frozen base is in the checkpoint's dtype, whatever the GPU.
     repeats_for_math: rather than let SDPA take its math kernel, keys and values are repeated to all
-    heads (unsloth-zoo 2026.10.9, temporary_patches/sdpa_gqa.py).
+    heads (unsloth-zoo 2026.10.9, temporary_patches/sdpa_gqa.py). flexes_sinks: attention with sinks
+    is FlexAttention's, which has no scores of all pairs of tokens (temporary_patches/gpt_oss.py,
+    patch_GptOssAttention).
     """
 
     columns: int = 3
@@ -62,6 +64,7 @@ class LoopFacts(NamedTuple):
     by_accelerate: bool = False
     keeps_dtype: bool = False
     repeats_for_math: bool = False
+    flexes_sinks: bool = False
 
 
 CORE: Mapping[str, LoopFacts] = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from lora_profiler.question.loop import LoopFacts
 
-FEATURE = LoopFacts(3, 12, 4, own_4_bit=True, repeats_for_math=True)
+FEATURE = LoopFacts(3, 12, 4, own_4_bit=True, repeats_for_math=True, flexes_sinks=True)
 NEAREST = (
     "Unsloth is not known for this type of model: priced as TRL's SFTTrainer, checkpoints on the"
     " GPU. Rehearsed, Unsloth's own code mostly took more."

@@ -115,6 +115,7 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         torchtune_dora=is_torchtune_dora(setup),
         lora_kernels=setup.lora.lora_kernels if setup.lora else "peft",
         copies_attention=own.copies_attention,
+        flexes_sinks=loop_facts(setup.loop_state).flexes_sinks,
         compiled=setup.compiles_layers,
         nested_scales=setup.quantization is not None and setup.quantization.is_nested,
         quantizes_experts=setup.quantization is not None and setup.quantization.quantize_experts,

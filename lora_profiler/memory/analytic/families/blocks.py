@@ -195,6 +195,29 @@ def attention(
     return op.copy(out) if as_q or op.rules.copies_attention else op.view(out)
 
 
+def flex_with_sinks(op: Ledger, q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
+    """torch's FlexAttention, which keeps what a flash kernel does; its output is then scaled by
+    sigmoid(log-sum-exp - sink) of each row (unsloth-zoo 2026.10.9, `flex_attention/
+    attention_sink.py`, flex_attention_with_sink)."""
+    q, k, v = (op.lowered(t) for t in (q, k, v))
+    out = op.fresh(q.elements, q.dtype, q.requires_grad or k.requires_grad or v.requires_grad)
+    sums = op.fresh(TOKENS * heads.query, "float32", out.requires_grad)
+    flops = B * op.rules.attended * (heads.query * heads.dim * 4)
+    op.record(
+        "flash",
+        (q, k, v),
+        (out,),
+        (q, k, v, out, sums),
+        flops,
+        flops // 2 * 5,
+        saves_output=True,
+        side_inputs=(sums,),
+        sizes=(B * heads.query, S, S, constant(heads.dim)),
+    )
+    shares = op.cast(op.activation(sums, "sigmoid", keeps_output=True), out.dtype)
+    return op.copy(op.multiply(out, shares))
+
+
 def eager(
     op: Ledger,
     q: Tensor,

@@ -23,6 +23,7 @@ from lora_profiler.memory.analytic.families.blocks import (
     activate,
     attention,
     eager,
+    flex_with_sinks,
     gated_mlp,
     heads_of,
     rms_norm,
@@ -377,7 +378,10 @@ class _Layer:
         op.scope = block
         dropout = c.get("attention_dropout") or 0.0
         has_places = _rotates(c) or self.ends.positions is not None
-        if block in self.modules or not has_places:  # sinks or distances are added to the scores
+        has_sinks = block in self.modules
+        if has_sinks and op.rules.flexes_sinks:
+            mixed = flex_with_sinks(op, q, k, op.turn(v), heads)
+        elif has_sinks or not has_places:  # sinks or distances are added to the scores
             mixed = eager(op, q, k, op.turn(v), heads, dropout, upcast=True, softcap=False)
         else:
             masked = self.index in op.rules.masked_layers
