@@ -13,7 +13,7 @@ from lora_profiler.memory.compiled.regime import key_of, one_of_each_regime
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.question import kernel_set, lora_kernel_set
 from lora_profiler.question.base import base_kind
-from lora_profiler.question.loop import nearest_traced, of_loop
+from lora_profiler.question.loop import nearest_estimated, nearest_traced, of_loop
 from lora_profiler.question.optimizer import optimizer_facts
 from lora_profiler.question.support.bases import base_words, qat_words
 from lora_profiler.question.support.check import (
@@ -197,20 +197,35 @@ def _nearest_words(workload: Workload) -> str:
 
 
 def _is_priced_as_another(workload: Workload) -> bool:
-    """Whether a loop is asked about that no trace makes, and no rule knows the layers."""
-    return not rules_know(workload) and nearest_traced(workload.setup) != workload.setup
+    """Whether a loop is asked about that no trace makes, and neither rules know the layers nor do
+    the model's modules tell them."""
+    is_known = rules_know(workload) or _as_estimated(workload) is not None
+    return not is_known and nearest_traced(workload.setup) != workload.setup
 
 
 def as_known(workload: Workload, engine: str) -> Workload:
-    """`workload`, or where no rule knows its layers the nearest one that a profile or a trace can
-    be of: with today's transformers, but where a trace is asked for, whose loss at least is as
-    old; and without what only the loop's own code does."""
+    """`workload`, or where no rule knows its layers the nearest one that an estimate from its
+    modules, a profile or a trace can be of: with today's transformers, but where a trace is asked
+    for, whose loss at least is as old; and without what only the loop's own code does."""
     if rules_know(workload):
         return workload
+    if engine in ("auto", "analytic") and (estimated := _as_estimated(workload)) is not None:
+        return estimated
     setup = nearest_traced(workload.setup)
     if engine != "traced":
         setup = replace(setup, transformers="5")
     return workload if setup == workload.setup else replace(workload, setup=setup)
+
+
+def _as_estimated(workload: Workload) -> Workload | None:
+    """`workload` with more of the loop's own code than a trace has, where its modules tell the
+    layers. Held against Unsloth's own code, such estimates were nearer than laws without it
+    (`benchmarks/results/rehearsed_frameworks.md`)."""
+    setup = nearest_estimated(workload.setup)
+    if setup is None:
+        return None
+    estimated = replace(workload, setup=replace(setup, transformers="5"))
+    return estimated if tells(estimated) else None
 
 
 _EMBEDDING = (

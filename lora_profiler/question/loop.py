@@ -85,6 +85,13 @@ def of_loop(name: str, needed: str) -> Any:
     return part("loops", name, "", needed)
 
 
+def nearest_estimated(setup: Any) -> Any:
+    """`setup` with what an estimate from the model's modules makes in place of a loop's own code;
+    None where it makes no more of it than a trace."""
+    own = of_loop(setup.loop_state, "nearest_estimated")
+    return own(setup) if own else None
+
+
 def nearest_traced(setup: Any) -> Any:
     """`setup` with what a trace makes in place of a loop's own code; as it is where there is
     none."""
