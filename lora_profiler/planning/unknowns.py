@@ -264,6 +264,8 @@ def _loop(
     method = workload.setup.method
     reset = {name: DEFAULTS[name] for name in mine.defaults[method]}
     options = {**reset, **other.defaults[method]}
+    if options.get("precision") == "amp" and not workload.platform.has_bfloat16:
+        options["precision"] = "pure" if options.get("recipe") == "trl" else "amp-float16"
     return {n: v for n, v in options.items() if n not in {*given, *STATED, *APART}}
 
 
