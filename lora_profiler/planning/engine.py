@@ -1,6 +1,6 @@
 """Who answers: the one place that chooses between rules, profiles and fresh traces."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -130,7 +130,7 @@ def predict_checked(workload: Workload, engine: str) -> Prediction:
     if engine == REHEARSED:  # which knows the torch that it ran
         workload = replace(workload, platform=prediction.workload.platform)
     prediction = replace(prediction, workload=workload, priced_as=priced_as)
-    words, model = common_assumptions(workload), workload.model
+    words, model = common_assumptions(workload, priced_as), workload.model
     is_partly = model.stored is not None and model.stored.partly
     is_unrun = is_partly or is_unchecked(workload.setup) or _has_stood_in_kernels(workload)
     is_unrun = is_unrun or known != workload or has_newer_layers(workload)
@@ -161,9 +161,10 @@ def doubt_share(workload: Workload, engine: str) -> float:
     return modules_error(workload) or 0.0
 
 
-def common_assumptions(workload: Workload) -> tuple[str, ...]:
+def common_assumptions(workload: Workload, priced_as: Workload | None = None) -> tuple[str, ...]:
     """What every answer to `workload` says of its checkpoint, base and an optimizer of another
-    package, whoever gives it."""
+    package, whoever gives it; and of the nearest question, where that was answered in its
+    place."""
     words = (
         *_checkpoint_words(workload),
         *base_words(workload.setup),
@@ -174,7 +175,7 @@ def common_assumptions(workload: Workload) -> tuple[str, ...]:
         *((_STOOD_IN,) if _has_stood_in_kernels(workload) else ()),
         *((_NEWER_LAYERS,) if has_newer_layers(workload) else ()),
         *((_UNHELD_HEAD,) if _has_unheld_head(workload) else ()),
-        *((_nearest_words(workload),) if _is_priced_as_another(workload) else ()),
+        *(_nearest_words(workload, priced_as) if priced_as is not None else ()),
     )
     facts = optimizer_facts(workload.setup.optimizer)
     if package_of(workload.setup) is None and not facts.assumption:
@@ -192,15 +193,11 @@ def has_newer_layers(workload: Workload) -> bool:
     return workload.setup.transformers != "5" and not rules_know(workload)
 
 
-def _nearest_words(workload: Workload) -> str:
-    return str(of_loop(workload.setup.loop_state, "NEAREST"))
-
-
-def _is_priced_as_another(workload: Workload) -> bool:
-    """Whether a loop is asked about that no trace makes, and neither rules know the layers nor do
-    the model's modules tell them."""
-    is_known = rules_know(workload) or _as_estimated(workload) is not None
-    return not is_known and nearest_traced(workload.setup) != workload.setup
+def _nearest_words(workload: Workload, priced_as: Workload) -> Iterator[str]:
+    """Of a loop whose own code is in the question, and none of it in what is priced."""
+    asked, priced = (nearest_traced(w.setup) == w.setup for w in (workload, priced_as))
+    if priced and not asked:
+        yield str(of_loop(workload.setup.loop_state, "NEAREST"))
 
 
 def as_known(workload: Workload, engine: str) -> Workload:

@@ -145,7 +145,8 @@ class Rules(NamedTuple):
     is a copy; `flexes_sinks`: with sinks it is FlexAttention's; `compiled`: each layer is compiled;
     `rotates_pairs`: the rotary embedding turns neighbours. `fast_lora`: adapters are
     fms-acceleration's, `lora_kernels`: whose functions hold layers with their adapters;
-    `freezes_a`: B alone trains. `nested_scales`: those of 4-bit weights are quantised too, `quantizes_experts`: packed experts are in 4 bit.
+    `freezes_a`: B alone trains. `nested_scales`: those of 4-bit weights are quantised too,
+    `quantizes_experts`: packed experts are in 4 bit.
     `repeats_always`: keys and values are repeated before any kernel of attention. `rotary_tables`:
     cosines and sines are made once a pass, lie in a buffer, or are made at each call. `reentrant`:
     layers are checkpointed by that kind; `steps_in_backward`: gradients of parameters go as they
