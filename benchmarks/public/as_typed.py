@@ -8,8 +8,9 @@ Each public peak of one GPU (`public_rows/rows.csv`), each Unsloth notebook that
 rank, batch size, length, GPU. Checkpointing is asked as the run had it, and once more not at all,
 since the answer of adapters then takes it for granted. And every bundled model is asked on a T4, an
 RTX 4090 and an H100, for the lines that have no number. The answer without a trainer is the loop of
-guides, its range the one of all trainers' lines; beside it the run's own trainer as guides pass it,
-the same with the version that its source publishes, and the bare loop. Nothing is fitted to a row.
+guides; beside it the run's own trainer as guides pass it, the same with the version that its source
+publishes, and the bare loop. Of ranges there are the one of all trainers' lines and those that the
+answers state, over all that the question leaves open. Nothing is fitted to a row.
 Prints the page; `--write` writes it to `results/as_typed.md` with every row in
 `results/as_typed.json`. Six minutes on one core; traces nothing.
 """
@@ -423,7 +424,10 @@ RANGES: Mapping[str, Ends] = {
     "stated, the run's own trainer": lambda row: _stated(row, NAMED),
 }
 ERRORS = ">n | >mean abs. | >by situation | >median abs. | >median | >worst"
-ROW = "row | method | >measured, GiB | >guide | >own trainer | >its version | >bare | >range, GiB"
+ROW = (
+    "row | method | >measured, GiB | >guide | >own trainer | >its version | >bare | >lines, GiB"
+    " | >own range"
+)
 VERDICTS = ("fits", "tight", "does_not_fit")
 
 
@@ -464,6 +468,9 @@ def report(document: Mapping[str, Any]) -> str:
         " measured) / measured, in %. Peak and BLAS' workspaces are held to allocated peaks, with"
         " fragmentation to reserved ones.",
         table(f"rows | answer | {ERRORS}", errors),
+        "A notebook's length is a cap: its samples may be shorter. One has 500,000 tokens, for"
+        " which other trainers' attention would hold the scores of all pairs; its run tiled the"
+        " MLPs too, which no question says.",
         "Measured peaks inside a range: of all trainers' lines, with"
         f" {MARGIN:.0%} added at each end; and as the answer states it, over all that the question"
         " leaves open.",
@@ -516,7 +523,8 @@ def _cells(row: Mapping[str, Any]) -> Iterator[str]:
             yield "-"
         else:
             yield f"{100 * (answer[0] / measured - 1):+.1f} %" if measured else str(answer[1])
-    yield f"{row['least_bytes'] / 2**30:.1f} to {row['most_bytes'] / 2**30:.1f}"
+    for ends in ((row["least_bytes"], row["most_bytes"]), _stated(row, NAMED)):
+        yield f"{ends[0] / 2**30:.1f} to {ends[1] / 2**30:.1f}" if ends else "-"
 
 
 def main() -> None:

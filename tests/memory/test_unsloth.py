@@ -17,6 +17,7 @@ from lora_profiler.memory.analytic import predict
 from lora_profiler.planning.engine import predict as predict_by_any
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.question.loss import all_losses, is_predicted_only
+from lora_profiler.question.support.check import check
 from lora_profiler.question.support.generations import as_made
 from lora_profiler.question.support.losses import head_of
 from lora_profiler.question.workload import LoraConfig, TrainSetup, Workload
@@ -310,6 +311,19 @@ def test_a_table_of_scored_sizes_is_the_single_answers(
     trainer: str, options: dict[str, Any]
 ) -> None:
     a_sweep_as_single_answers(asked(model=ONE, trainer=trainer, **options), [2, 6], [1024, 3000])
+
+
+def test_its_kernel_of_2024_caps_the_logits_of_gemma_2_itself() -> None:
+    """All logits in 16 bit, and once in float32, as accelerate returns them; with transformers'
+    loop the model caps them, which the kernel does not know."""
+    gemma = find_model("google/gemma-2-2b")
+    float16 = {"dtype": "float16", "precision": "amp-float16"}
+    workload = asked("qlora", "t4", gemma, trainer="unsloth@2024.10", **float16)
+    logits = 2 * 512 * 256_000
+    made = held(workload, "end_of_forward", "logits_and_loss")
+    assert made == pytest.approx(6 * logits, rel=0.01)
+    with pytest.raises(UsageError, match="final_logit_softcapping"):
+        check(asked(model=gemma, trainer="transformers", loss="triton"), "auto")
 
 
 # --- over layers that no rule knows ---------------------------------------------------------------
