@@ -320,6 +320,7 @@ def test_its_kernel_of_2024_caps_the_logits_of_gemma_2_itself() -> None:
     float16 = {"dtype": "float16", "precision": "amp-float16"}
     workload = asked("qlora", "t4", gemma, trainer="unsloth@2024.10", **float16)
     logits = 2 * 512 * 256_000
+    check(workload, "auto")
     made = held(workload, "end_of_forward", "logits_and_loss")
     assert made == pytest.approx(6 * logits, rel=0.01)
     with pytest.raises(UsageError, match="final_logit_softcapping"):
