@@ -347,6 +347,12 @@ def test_its_loss_and_checkpoints_are_near_what_its_own_code_asked_for(model: st
         assert peak == pytest.approx(counted_bytes(row), rel=0.035)
 
 
+@pytest.mark.parametrize("model", ["LiquidAI/LFM2-350M", "openai/gpt-oss-20b"])
+def test_a_table_of_estimates_is_the_single_answers(model: str) -> None:
+    workload = asked("qlora", model=find_model(model))
+    a_sweep_as_single_answers(workload, [1, 2, 5], [512, 1500, 3000], "auto")
+
+
 @pytest.mark.parametrize(("trainer", "ratio"), [("unsloth", 2.0), ("trl-sft", 4.0)])
 def test_scores_of_all_pairs_are_transformers_code_for_sinks_alone(
     trainer: str, ratio: float
