@@ -470,7 +470,8 @@ def report(document: Mapping[str, Any]) -> str:
         table(f"rows | answer | {ERRORS}", errors),
         "A notebook's length is a cap: its samples may be shorter. One has 500,000 tokens, for"
         " which other trainers' attention would hold the scores of all pairs; its run tiled the"
-        " MLPs too, which no question says.",
+        " MLPs too, which no question says. ms-swift's rows count reserved memory over samples of"
+        " many lengths, of which PyTorch reserves more (`rehearsed/many_lengths.py`).",
         "Measured peaks inside a range: of all trainers' lines, with"
         f" {MARGIN:.0%} added at each end; and as the answer states it, over all that the question"
         " leaves open.",
