@@ -8,8 +8,9 @@ Each public peak of one GPU (`public_rows/rows.csv`), each Unsloth notebook that
 rank, batch size, length, GPU. Checkpointing is asked as the run had it, and once more not at all,
 since the answer of adapters then takes it for granted. And every bundled model is asked on a T4, an
 RTX 4090 and an H100, for the lines that have no number. The answer without a trainer is the loop of
-guides, its range the one of all trainers' lines; beside it the run's own trainer as guides pass it,
-the same with the version that its source publishes, and the bare loop. Nothing is fitted to a row.
+guides; beside it the run's own trainer as guides pass it, the same with the version that its source
+publishes, and the bare loop. Of ranges there are the one of all trainers' lines and those that the
+answers state, over all that the question leaves open. Nothing is fitted to a row.
 Prints the page; `--write` writes it to `results/as_typed.md` with every row in
 `results/as_typed.json`. Six minutes on one core; traces nothing.
 """
@@ -18,22 +19,32 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.pages import page_of, parser_of, table, tell
 from benchmarks.public.replay import is_liger_file
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.catalog import bundled_models, find_gpu, find_model
-from lora_profiler.facts.stacks import BARE, GUIDE, as_guided, find_stack, guided_trainers
+from lora_profiler.facts.stacks import (
+    BARE,
+    GUIDE,
+    Stack,
+    Trainer,
+    as_guided,
+    find_stack,
+    guided_trainers,
+)
 from lora_profiler.facts.stacks.stack import METHODS
-from lora_profiler.planning.guided import Foreseen, foresee, guided_lines
-from lora_profiler.planning.setups import DEFAULTS, workloads
+from lora_profiler.planning.guided import Foreseen, asked_of, foresee, guided_lines
+from lora_profiler.planning.reserve import held_bytes, reserve_for
+from lora_profiler.planning.setups import DEFAULTS
+from lora_profiler.planning.unknowns import peak_interval
 from lora_profiler.question.workload import TrainSetup, Workload
 
 HERE = Path(__file__).resolve().parents[1] / "public_rows"
@@ -53,16 +64,18 @@ GPUS = {
 TRAINER_OF = {
     "fms": "transformers",
     "litgpt": "litgpt",
-    "peft": "loop",
+    "peft": "peft-bench",
     "swift": "transformers",
     "torchtune": "torchtune",
     "unsloth": "unsloth",
 }
-VERSIONED = "own trainer, with its version"
-UNSAID = "guide, checkpointing not asked"
+UNSAID, NAMED, VERSIONED = "unsaid", "named", "versioned"
+"""Answers: no trainer and checkpointing not asked; the run's own trainer; that of its version."""
 GROUPS = ("public", "notebooks", "failed")
 PEAKS = {"peak_allocated", "peak_active", "peak_reserved", "max_reserved"}
 Row = Mapping[str, str]
+Ends = Callable[[Mapping[str, Any]], tuple[int, int] | None]
+"""The ends of a row's range, where it has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,13 +140,19 @@ def public_questions() -> Iterator[Question]:
             rank=int(row["rank"]) if row["rank"].isdecimal() else None,
             batch_size=int(row["batch"]),
             seq_len=768 if is_peft else int(row["seq_len"]),
-            checkpointing={"yes": True, "no": False}.get(row["grad_checkpointing"]),
+            checkpointing=_is_checkpointed(row["grad_checkpointing"]),
             gpu=GPUS[row["gpu"]],
             measured_bytes=round(float(row["value"]) * 2**30),
             reserved="reserved" in row["quantity"],
             fused="fused" in row["kernels"].lower() or "liger" in row["kernels"].lower(),
             version=_published_version(row),
         )
+
+
+def _is_checkpointed(stated: str) -> bool | None:
+    """What begins with yes, as 'yes+offload', or with no, as 'no (single device)'."""
+    word = re.match(r"yes|no", stated)
+    return word[0] == "yes" if word else None
 
 
 def _published_version(row: Row) -> str:
@@ -206,44 +225,72 @@ def failed_questions() -> Iterator[Question]:
 # --- their answers --------------------------------------------------------------------------------
 
 
+class Answered(NamedTuple):
+    """What the question's counter would show, the verdict, and the range of measured peaks that the
+    answer states, where it knows one."""
+
+    counted_bytes: int
+    verdict: str | None
+    low_bytes: int | None = None
+    high_bytes: int | None = None
+
+
 @cache
-def answered(question: Question) -> Mapping[str, tuple[int, str | None] | str]:
-    """(bytes that its counter would show, verdict) by trainer; a refusal in words. "guide" and
-    "bare" are answers without a trainer: today's and the loop of the rules."""
+def answered(question: Question) -> Mapping[str, Answered | str]:
+    """By trainer; a refusal in words. "guide" and "bare" are answers without a trainer: today's and
+    the loop of the rules."""
     gpu = find_gpu(question.gpu)
     model = find_model(question.model, offline=True)
     options = {**DEFAULTS, **question.options}
     given = set(question.options)
-    found: dict[str, tuple[int, str | None] | str] = {}
-    for name in (GUIDE, BARE):
+    unsaid = {**DEFAULTS, **{n: v for n, v in question.options.items() if n != "checkpointing"}}
+    own = TRAINER_OF[question.source]
+    found: dict[str, Answered | str] = {}
+    for name, stack, asked, names in (
+        (GUIDE, find_stack(GUIDE), options, given),
+        (BARE, find_stack(BARE), options, given),
+        (UNSAID, find_stack(GUIDE), unsaid, given - {"checkpointing"}),
+        (NAMED, _own(own), options, given),
+        (VERSIONED, _own(f"{own}@{question.version}" if question.version else own), options, given),
+    ):
         try:
-            (asked,) = workloads(model, options, given, gpu.platform(), find_stack(name))
-            found[name] = _counted(foresee(asked, gpu), question)
+            workload = asked_of(stack, model, asked, names, question.method, gpu.platform())
+            found[name] = _answered(foresee(workload, gpu), question, stack, names)
         except LoraProfilerError as e:
             found[name] = str(e)
-    unsaid = {**DEFAULTS, **{n: v for n, v in question.options.items() if n != "checkpointing"}}
-    try:
-        (asked,) = workloads(
-            model, unsaid, given - {"checkpointing"}, gpu.platform(), find_stack(GUIDE)
-        )
-        found[UNSAID] = _counted(foresee(asked, gpu), question)
-    except LoraProfilerError as e:
-        found[UNSAID] = str(e)
-    own = TRAINER_OF[question.source]
-    stack = as_guided(find_stack(f"{own}@{question.version}" if question.version else own))
-    try:
-        (asked,) = workloads(model, options, given, gpu.platform(), stack)
-        found[VERSIONED] = _counted(foresee(asked, gpu), question)
-    except LoraProfilerError as e:
-        found[VERSIONED] = str(e)
-    for line in guided_lines(model, options, given, question.method, asked, gpu):
+    for line in guided_lines(model, options, given, question.method, workload, gpu):
         found[line.stack.name] = (
             _counted(line.foreseen, question) if line.foreseen else str(line.refusal)
         )
     return found
 
 
-def _counted(foreseen: Foreseen, question: Question) -> tuple[int, str | None] | str:
+def _own(name: str) -> Stack:
+    """As its guides pass it; of a script that is fixed its own defaults are what runs."""
+    stack = find_stack(name)
+    return as_guided(stack) if stack.name in guided_trainers() else stack
+
+
+def _answered(
+    foreseen: Foreseen, question: Question, stack: Stack, names: Collection[str]
+) -> Answered | str:
+    """Beside what is counted, the range as the answer states it; a reserved counter counts what the
+    allocator loses at its upper end too."""
+    counted = _counted(foreseen, question)
+    if isinstance(counted, str):
+        return counted
+    trainer = Trainer(stack=stack, explicit=frozenset(names))
+    likely = peak_interval(foreseen.prediction, trainer, names)
+    if likely is None or likely.low_bytes is None or likely.high_bytes is None:
+        return counted
+    lost = 0
+    if question.reserved:
+        held = held_bytes(foreseen.prediction)
+        lost = reserve_for(find_gpu(question.gpu), likely.high_bytes, held).fragmentation_bytes
+    return counted._replace(low_bytes=likely.low_bytes, high_bytes=likely.high_bytes + lost)
+
+
+def _counted(foreseen: Foreseen, question: Question) -> Answered | str:
     prediction, judged = foreseen.prediction, foreseen.judged
     if not prediction.is_whole:
         return "a lower bound: what its layers keep is not known"
@@ -251,7 +298,7 @@ def _counted(foreseen: Foreseen, question: Question) -> tuple[int, str | None] |
     besides = judged.bound.workspace_bytes
     if question.reserved:
         besides += judged.reserve.fragmentation_bytes
-    return prediction.peak.total_bytes + besides, judged.verdict
+    return Answered(prediction.peak.total_bytes + besides, judged.verdict)
 
 
 def outcome() -> dict[str, Any]:
@@ -270,21 +317,23 @@ def outcome() -> dict[str, Any]:
                 left_out[question.id] = str(e)
                 continue
             sizes = [
-                answer[name][0] for name in guided_trainers() if not isinstance(answer[name], str)
+                a.counted_bytes
+                for name in guided_trainers()
+                if not isinstance(a := answer[name], str)
             ]
             if isinstance(answer[GUIDE], str) or isinstance(answer[BARE], str) or not sizes:
                 left_out[question.id] = next(v for v in answer.values() if isinstance(v, str))
                 continue
-            named = answer[TRAINER_OF[question.source]]
             rows.append(
                 {
                     "group": group,
                     **asdict(question),
                     "guide": answer[GUIDE],
-                    "unsaid": None if isinstance(answer[UNSAID], str) else answer[UNSAID],
                     "bare": answer[BARE],
-                    "named": None if isinstance(named, str) else named,
-                    "versioned": None if isinstance(answer[VERSIONED], str) else answer[VERSIONED],
+                    **{
+                        name: None if isinstance(answer[name], str) else answer[name]
+                        for name in (UNSAID, NAMED, VERSIONED)
+                    },
                     "lines": {name: answer[name] for name in guided_trainers()},
                     "least_bytes": round(min(sizes) * (1 - MARGIN)),
                     "most_bytes": round(max(sizes) * (1 + MARGIN)),
@@ -346,12 +395,20 @@ def _policy_cells(rows: Sequence[Mapping[str, Any]], policy: str) -> Iterator[st
     yield f"{100 * max(errors, key=abs):+.1f}"
 
 
-def _range_cells(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    inside = [r["least_bytes"] <= r["measured_bytes"] <= r["most_bytes"] for r in rows]
-    widths = [r["most_bytes"] / r["least_bytes"] for r in rows]
-    yield f"{sum(inside)} of {len(rows)}"
-    yield f"{100 * sum(inside) / len(rows):.0f} %"
-    yield f"x {median(widths):.2f}"
+def _range_cells(rows: Sequence[Mapping[str, Any]], ends: Ends) -> Iterator[str]:
+    known = [(row["measured_bytes"], *pair) for row in rows if (pair := ends(row)) is not None]
+    if not known:
+        yield from "---"
+        return
+    inside = sum(low <= measured <= high for measured, low, high in known)
+    yield f"{inside} of {len(known)}"
+    yield f"{100 * inside / len(known):.0f} %"
+    yield f"x {median(high / low for _, low, high in known):.2f}"
+
+
+def _stated(row: Mapping[str, Any], policy: str) -> tuple[int, int] | None:
+    answer = row[policy]
+    return (answer[2], answer[3]) if answer and answer[2] else None
 
 
 POLICIES = {
@@ -361,8 +418,16 @@ POLICIES = {
     "named": "the run's own trainer, as guides pass it",
     "versioned": "the same, of the version that its source publishes",
 }
+RANGES: Mapping[str, Ends] = {
+    "all trainers' lines": lambda row: (row["least_bytes"], row["most_bytes"]),
+    "stated, no trainer typed": lambda row: _stated(row, "guide"),
+    "stated, the run's own trainer": lambda row: _stated(row, NAMED),
+}
 ERRORS = ">n | >mean abs. | >by situation | >median abs. | >median | >worst"
-ROW = "row | method | >measured, GiB | >guide | >own trainer | >its version | >bare | >range, GiB"
+ROW = (
+    "row | method | >measured, GiB | >guide | >own trainer | >its version | >bare | >lines, GiB"
+    " | >own range"
+)
 VERDICTS = ("fits", "tight", "does_not_fit")
 
 
@@ -403,8 +468,14 @@ def report(document: Mapping[str, Any]) -> str:
         " measured) / measured, in %. Peak and BLAS' workspaces are held to allocated peaks, with"
         " fragmentation to reserved ones.",
         table(f"rows | answer | {ERRORS}", errors),
-        f"The range of all trainers' lines, {MARGIN:.0%} added at each end:",
-        table("rows | >inside | >share | >median width", _ranges(sets)),
+        "A notebook's length is a cap: its samples may be shorter. One has 500,000 tokens, for"
+        " which other trainers' attention would hold the scores of all pairs; its run tiled the"
+        " MLPs too, which no question says. ms-swift's rows count reserved memory over samples of"
+        " many lengths, of which PyTorch reserves more (`rehearsed/many_lengths.py`).",
+        "Measured peaks inside a range: of all trainers' lines, with"
+        f" {MARGIN:.0%} added at each end; and as the answer states it, over all that the question"
+        " leaves open.",
+        table("rows | range | >inside | >share | >median width", _ranges(sets)),
         "Runs that finished and are refused:",
         table(f"rows | >n | {' | '.join(f'>{words}' for words in POLICIES.values())}", refused),
         f"{len(failed)} runs that ran out of memory, some with kernels that no question names:",
@@ -437,7 +508,9 @@ def _count(rows: Iterable[Mapping[str, Any]], policy: str, verdict: str) -> int:
 
 
 def _ranges(sets: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[tuple[str, ...]]:
-    return ((name, *_range_cells(of)) for name, of in sets.items() if of)
+    for name, of in sets.items():
+        for words, ends in RANGES.items():
+            yield name, words, *_range_cells(of, ends)
 
 
 def _cells(row: Mapping[str, Any]) -> Iterator[str]:
@@ -451,7 +524,8 @@ def _cells(row: Mapping[str, Any]) -> Iterator[str]:
             yield "-"
         else:
             yield f"{100 * (answer[0] / measured - 1):+.1f} %" if measured else str(answer[1])
-    yield f"{row['least_bytes'] / 2**30:.1f} to {row['most_bytes'] / 2**30:.1f}"
+    for ends in ((row["least_bytes"], row["most_bytes"]), _stated(row, NAMED)):
+        yield f"{ends[0] / 2**30:.1f} to {ends[1] / 2**30:.1f}" if ends else "-"
 
 
 def main() -> None:

@@ -69,7 +69,7 @@ def rows() -> Iterator[dict[str, Any]]:
     for model in models():
         for question in QUESTIONS:
             with suppress(LoraProfilerError):  # which the trainer cannot run, or has no law
-                workload = as_known(workload_of(model, question), "auto")
+                workload = as_known(workload_of(model, question), "compiled")
                 known = knows(workload)
                 truth = analytic_peak(workload) if known else law_peak(workload)
                 yield {

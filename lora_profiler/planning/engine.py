@@ -1,6 +1,6 @@
 """Who answers: the one place that chooses between rules, profiles and fresh traces."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from lora_profiler.memory.compiled.regime import key_of, one_of_each_regime
 from lora_profiler.memory.prediction import Prediction
 from lora_profiler.question import kernel_set, lora_kernel_set
 from lora_profiler.question.base import base_kind
-from lora_profiler.question.loop import nearest_traced, of_loop
+from lora_profiler.question.loop import nearest_estimated, nearest_traced, of_loop
 from lora_profiler.question.optimizer import optimizer_facts
 from lora_profiler.question.support.bases import base_words, qat_words
 from lora_profiler.question.support.check import (
@@ -130,7 +130,7 @@ def predict_checked(workload: Workload, engine: str) -> Prediction:
     if engine == REHEARSED:  # which knows the torch that it ran
         workload = replace(workload, platform=prediction.workload.platform)
     prediction = replace(prediction, workload=workload, priced_as=priced_as)
-    words, model = common_assumptions(workload), workload.model
+    words, model = common_assumptions(workload, priced_as), workload.model
     is_partly = model.stored is not None and model.stored.partly
     is_unrun = is_partly or is_unchecked(workload.setup) or _has_stood_in_kernels(workload)
     is_unrun = is_unrun or known != workload or has_newer_layers(workload)
@@ -161,9 +161,10 @@ def doubt_share(workload: Workload, engine: str) -> float:
     return modules_error(workload) or 0.0
 
 
-def common_assumptions(workload: Workload) -> tuple[str, ...]:
+def common_assumptions(workload: Workload, priced_as: Workload | None = None) -> tuple[str, ...]:
     """What every answer to `workload` says of its checkpoint, base and an optimizer of another
-    package, whoever gives it."""
+    package, whoever gives it; and of the nearest question, where that was answered in its
+    place."""
     words = (
         *_checkpoint_words(workload),
         *base_words(workload.setup),
@@ -174,7 +175,7 @@ def common_assumptions(workload: Workload) -> tuple[str, ...]:
         *((_STOOD_IN,) if _has_stood_in_kernels(workload) else ()),
         *((_NEWER_LAYERS,) if has_newer_layers(workload) else ()),
         *((_UNHELD_HEAD,) if _has_unheld_head(workload) else ()),
-        *((_nearest_words(workload),) if _is_priced_as_another(workload) else ()),
+        *(_nearest_words(workload, priced_as) if priced_as is not None else ()),
     )
     facts = optimizer_facts(workload.setup.optimizer)
     if package_of(workload.setup) is None and not facts.assumption:
@@ -192,25 +193,36 @@ def has_newer_layers(workload: Workload) -> bool:
     return workload.setup.transformers != "5" and not rules_know(workload)
 
 
-def _nearest_words(workload: Workload) -> str:
-    return str(of_loop(workload.setup.loop_state, "NEAREST"))
-
-
-def _is_priced_as_another(workload: Workload) -> bool:
-    """Whether a loop is asked about that no trace makes, and no rule knows the layers."""
-    return not rules_know(workload) and nearest_traced(workload.setup) != workload.setup
+def _nearest_words(workload: Workload, priced_as: Workload) -> Iterator[str]:
+    """Of a loop whose own code is in the question, and none of it in what is priced."""
+    asked, priced = (nearest_traced(w.setup) == w.setup for w in (workload, priced_as))
+    if priced and not asked:
+        yield str(of_loop(workload.setup.loop_state, "NEAREST"))
 
 
 def as_known(workload: Workload, engine: str) -> Workload:
-    """`workload`, or where no rule knows its layers the nearest one that a profile or a trace can
-    be of: with today's transformers, but where a trace is asked for, whose loss at least is as
-    old; and without what only the loop's own code does."""
+    """`workload`, or where no rule knows its layers the nearest one that an estimate from its
+    modules, a profile or a trace can be of: with today's transformers, but where a trace is asked
+    for, whose loss at least is as old; and without what only the loop's own code does."""
     if rules_know(workload):
         return workload
+    if engine in ("auto", "analytic") and (estimated := _as_estimated(workload)) is not None:
+        return estimated
     setup = nearest_traced(workload.setup)
     if engine != "traced":
         setup = replace(setup, transformers="5")
     return workload if setup == workload.setup else replace(workload, setup=setup)
+
+
+def _as_estimated(workload: Workload) -> Workload | None:
+    """`workload` with more of the loop's own code than a trace has, where its modules tell the
+    layers. Held against Unsloth's own code, such estimates were nearer than laws without it
+    (`benchmarks/results/rehearsed_frameworks.md`)."""
+    setup = nearest_estimated(workload.setup)
+    if setup is None:
+        return None
+    estimated = replace(workload, setup=replace(setup, transformers="5"))
+    return estimated if tells(estimated) else None
 
 
 _EMBEDDING = (

@@ -137,7 +137,8 @@ class _Plans:
         longest = replace(workload, setup=replace(workload.setup, seq_len=s1))
         self.pads_masks = self._engine != "analytic" and pads_masks(longest)
         loss = workload.setup.loss
-        self._chunked = loss_facts(loss).leaves_stack or (loss != "plain" and rules_know(workload))
+        by_rules = rules_know(workload) or self._engine == "analytic"
+        self._chunked = loss_facts(loss).leaves_stack or (loss != "plain" and by_rules)
         self._matrices: dict[Key, Matrix] = {}
         self._facts: dict[tuple[Any, ...], int] = {}
         batches = {min(b0, 2), min(b1, 2)}

@@ -195,7 +195,7 @@ def kernels_of(workload: Workload, engine: str) -> StepKernels:
     if rules_know(workload):
         with suppress(UncountedError):
             return counted_kernels(workload)
-    known = as_known(workload, engine)
+    known = as_known(workload, "compiled")  # times are of more questions than peaks are
     if engine != "analytic" and not profile_unsupported_reason(known):
         from lora_profiler.memory.compiled.kernels import profile_kernels
 

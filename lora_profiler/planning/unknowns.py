@@ -264,6 +264,8 @@ def _loop(
     method = workload.setup.method
     reset = {name: DEFAULTS[name] for name in mine.defaults[method]}
     options = {**reset, **other.defaults[method]}
+    if options.get("precision") == "amp" and not workload.platform.has_bfloat16:
+        options["precision"] = "pure" if options.get("recipe") == "trl" else "amp-float16"
     return {n: v for n, v in options.items() if n not in {*given, *STATED, *APART}}
 
 
@@ -328,7 +330,8 @@ def peak_interval(
     has_gaps = trainer is not None and bool(trainer.gaps(workload.setup))
     described: Description = "not" if has_gaps or has_newer_layers(workload) else DESCRIBED
     known = command_shares()[described]
-    width = known.half_width + (prediction.error_bound or 0.0)
+    bound = max(prediction.error_bound or 0.0, prediction.modules_error or 0.0)
+    width = known.half_width + bound
     meant = spread(workload, prediction.peak.total_bytes, trainer, given)
     workspaces = workspaces_bytes(workload)
     is_known = all(each.is_priced for each in meant.unknowns)

@@ -36,7 +36,9 @@ class LoopFacts(NamedTuple):
     held_in_parts: a rehearsal was held against context parallelism. by_accelerate: it shares the
     model among ranks. keeps_dtype: a frozen base is in the checkpoint's dtype, whatever the GPU.
     repeats_for_math: rather than let SDPA take its math kernel, keys and values are repeated to all
-    heads (unsloth-zoo 2026.10.9, temporary_patches/sdpa_gqa.py).
+    heads (unsloth-zoo 2026.10.9, temporary_patches/sdpa_gqa.py). flexes_sinks: attention with sinks
+    is FlexAttention's, which has no scores of all pairs of tokens (temporary_patches/gpt_oss.py,
+    patch_GptOssAttention).
     """
 
     columns: int = 3
@@ -62,6 +64,7 @@ class LoopFacts(NamedTuple):
     by_accelerate: bool = False
     keeps_dtype: bool = False
     repeats_for_math: bool = False
+    flexes_sinks: bool = False
 
 
 CORE: Mapping[str, LoopFacts] = {
@@ -80,6 +83,13 @@ def loop_facts(name: str) -> LoopFacts:
 def of_loop(name: str, needed: str) -> Any:
     """What a loop's file calls `needed`; None where it has none."""
     return part("loops", name, "", needed)
+
+
+def nearest_estimated(setup: Any) -> Any:
+    """`setup` with what an estimate from the model's modules makes in place of a loop's own code;
+    None where it makes no more of it than a trace."""
+    own = of_loop(setup.loop_state, "nearest_estimated")
+    return own(setup) if own else None
 
 
 def nearest_traced(setup: Any) -> Any:

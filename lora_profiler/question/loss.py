@@ -31,7 +31,8 @@ class LossFacts(NamedTuple):
     inside the model's forward pass. of_all_logits: of all logits, which the loop has in float32.
     has_reference: it compares with a reference model's logits; in 16 bit with narrow_reference.
 
-    scales_logits: it calls the model without its head, and caps and scales the logits itself.
+    scales_logits: it calls the model without its head, and caps and scales the logits itself;
+    scales_in: loops whose own kernel does so with the head's logits.
     one_score: the head is that of AutoModelForSequenceClassification, with one output.
     narrow_head: its head is in 16 bit wherever a trainer would widen it.
     takes_fake_quantized: of a head that is fake-quantised. takes_flat_units: known under FSDP1.
@@ -52,6 +53,7 @@ class LossFacts(NamedTuple):
     has_reference: bool = False
     narrow_reference: bool = False
     scales_logits: bool = False
+    scales_in: tuple[str, ...] = ()
     one_score: bool = False
     narrow_head: bool = False
     takes_fake_quantized: bool = False

@@ -65,6 +65,7 @@ OF_ONE_FILE = {"FEATURE", "state_bytes", "temporaries", "made"} | {
     "stored",
     "leaves",
     "words",
+    "nearest_estimated",
     "nearest_traced",
     "check_config",
     "tensors",

@@ -14,6 +14,7 @@ from lora_profiler.facts.catalog import find_gpu, find_model, model_from_config
 from lora_profiler.features.loops.unsloth import NEAREST
 from lora_profiler.features.losses.trl import stand_in as trl_head
 from lora_profiler.memory.analytic import predict
+from lora_profiler.planning import engine
 from lora_profiler.planning.engine import predict as predict_by_any
 from lora_profiler.planning.setups import setup_for
 from lora_profiler.planning.timing import step_time
@@ -198,16 +199,25 @@ def test_a_trace_of_an_int8_base_logs_no_line_a_product(caplog: pytest.LogCaptur
     assert "MatMul8bitLt" not in caplog.text
 
 
-def test_unsloth_over_layers_without_rules_is_an_estimate_that_says_so() -> None:
+def test_unsloth_over_layers_without_rules_is_an_estimate_that_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With its own loss; without modules that tell the layers a trace knows TRL's."""
     config = {**tracing.config_of("llama"), "model_type": "granite", "logits_scaling": 4.0}
     config["architectures"] = ["GraniteForCausalLM"]
     model = model_from_config(config, id="granite", source="test")
     setup = setup_for(model, "unsloth", "qlora", batch_size=1, seq_len=40)
-    prediction = predict_by_any(Workload(model=model, setup=setup))
-    assert prediction.exactness == "estimate"
-    assert NEAREST in prediction.assumptions
+    asked = Workload(model=model, setup=setup)
+    prediction = predict_by_any(asked)
+    assert (prediction.engine, prediction.exactness) == ("analytic", "estimate")
+    assert prediction.priced_as is None
+    assert any("Unsloth's own code" in words for words in prediction.assumptions)
     assert not any("lower bound" in words for words in prediction.assumptions)
     assert prediction.workload.setup == setup
+    monkeypatch.setattr(engine, "tells", lambda workload: False)
+    nearest = engine.as_known(asked, "auto")
+    assert nearest.setup.loss == "trl" and not nearest.setup.offload_checkpoints
+    assert NEAREST in engine.common_assumptions(asked, nearest)
 
 
 # --- the stand-ins --------------------------------------------------------------------------------

@@ -12,9 +12,17 @@ import pytest
 from benchmarks.public import peak_intervals
 from benchmarks.public.grade import headline
 from lora_profiler import Workload, find_model, predict
-from lora_profiler.facts.stacks import Trainer, find_stack, guided_trainers, trainers, versions
+from lora_profiler.facts.catalog import find_gpu
+from lora_profiler.facts.stacks import (
+    Trainer,
+    as_guided,
+    find_stack,
+    guided_trainers,
+    trainers,
+    versions,
+)
 from lora_profiler.planning.answers import answers
-from lora_profiler.planning.setups import setup_for
+from lora_profiler.planning.setups import DEFAULTS, setup_for, workloads
 from lora_profiler.planning.unknowns import WHO, peak_interval, spread, unknowns
 from lora_profiler.question.workload import OPTIONS
 from lora_profiler.report.answer.verdicts import interval_lines, version_words
@@ -133,6 +141,21 @@ def test_whoever_trains_lies_in_the_interval_of_nobody_named(trainer: str, metho
     plain = told(None, method)
     named = told(trainer, method, dtype="bfloat16", targets="all-linear", rank=16)
     assert plain.likely.low_bytes < named.prediction.peak.total_bytes < plain.likely.high_bytes
+
+
+@pytest.mark.parametrize("name", guided_trainers())
+def test_on_a_gpu_without_bfloat16_others_train_in_float16_too(name: str) -> None:
+    """Each trainer's autocast in the range of nobody named is that of its own answer."""
+    t4 = find_gpu("t4").platform()
+    options = {**DEFAULTS, "methods": ("qlora",)}
+    plain, own = (
+        workloads(LLAMA, options, {"methods"}, t4, as_guided(find_stack(trainer)))[0]
+        for trainer in ("guide", name)
+    )
+    who = Trainer(stack=find_stack("guide"), explicit=frozenset({"methods"}))
+    (found,) = (u.alternatives for u in unknowns(plain, who, {"methods"}) if u.what == WHO)
+    place = guided_trainers().index(name)
+    assert found[place]["precision"] == own.setup.precision != "amp"
 
 
 @pytest.mark.parametrize("name", [LLAMA.id, "gpt2"])

@@ -17,6 +17,7 @@ FEATURE = LoopFacts(
     pads=True,
     own_4_bit=True,
     repeats_for_math=True,
+    flexes_sinks=True,
 )
 
 

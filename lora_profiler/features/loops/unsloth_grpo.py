@@ -25,6 +25,7 @@ FEATURE = LoopFacts(
     plain_checkpoints=True,
     own_4_bit=True,
     repeats_for_math=True,
+    flexes_sinks=True,
 )
 
 

@@ -2,7 +2,6 @@
 waits on the host."""
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from lora_profiler.memory.analytic.losses import (
 )
 from lora_profiler.memory.analytic.structure import ForwardPass, LayerRun
 from lora_profiler.question.kernel_set import kernel_set
+from lora_profiler.question.loop import loop_facts
 from lora_profiler.question.support.generations import rotary_tables, shifts_logits
 from lora_profiler.question.support.offloading import is_offloaded
 from lora_profiler.question.workload import TrainSetup, Workload
@@ -172,7 +172,12 @@ def activations(
         labels = chunks.tokens * 8 if chunks.is_copied else ZERO
     shared, held = forward.shared(), ZERO
     used = {family.window(config, i) for i in range(forward.num_layers)}
-    mask = partial(mask_bytes, setup=setup, dtype=forward.embed.output.dtype, kernel=kernel)
+
+    def mask(windows: set[int | None]) -> Polynomial:
+        if has_block_masks(setup, family):
+            return ZERO
+        return mask_bytes(windows, setup=setup, dtype=forward.embed.output.dtype, kernel=kernel)
+
     if setup.checkpointing:
         positions, own = S * 8, kernel_set(setup.kernels).position_bytes
         if own:
@@ -268,6 +273,11 @@ def table_bytes(forward: ForwardPass, family: Family, workload: Workload) -> Pol
         positions * (2 * size * ITEMSIZE[dtype])
         for _, size in family.rotary_sets(workload.model.config)
     )
+
+
+def has_block_masks(setup: TrainSetup, family: Family) -> bool:
+    """Whether attention is FlexAttention's, which has no mask of all pairs of tokens."""
+    return family.has_sinks and loop_facts(setup.loop_state).flexes_sinks
 
 
 def mask_bytes(

@@ -5,7 +5,7 @@ tokens that attention computes."""
 from typing import NamedTuple
 
 from lora_profiler._common.polynomial import Polynomial, S, constant
-from lora_profiler.memory.analytic.activations import has_one_row
+from lora_profiler.memory.analytic.activations import has_block_masks, has_one_row
 from lora_profiler.memory.analytic.families import Family, program_by_type
 from lora_profiler.memory.analytic.families.blocks import heads_of
 from lora_profiler.memory.analytic.ledger import Rules
@@ -115,6 +115,7 @@ def rules_for(workload: Workload, kernels: AttentionKernels, masked: frozenset[i
         torchtune_dora=is_torchtune_dora(setup),
         lora_kernels=setup.lora.lora_kernels if setup.lora else "peft",
         copies_attention=own.copies_attention,
+        flexes_sinks=loop_facts(setup.loop_state).flexes_sinks,
         compiled=setup.compiles_layers,
         nested_scales=setup.quantization is not None and setup.quantization.is_nested,
         quantizes_experts=setup.quantization is not None and setup.quantization.quantize_experts,
@@ -153,7 +154,7 @@ def masked_layers(workload: Workload, family: Family) -> frozenset[int]:
     """Layers whose SDPA gets an explicit mask: sequences share a row, are padded, or fill the
     layer's sliding window."""
     setup, model = workload.setup, workload.model
-    if setup.is_flattened:
+    if setup.is_flattened or has_block_masks(setup, family):
         return frozenset()
     windows = {i: family.window(model.config, i) for i in range(model.num_layers)}
     if setup.is_flash_attention_2:

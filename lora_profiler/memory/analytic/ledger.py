@@ -142,10 +142,11 @@ class Rules(NamedTuple):
     `masked_layers` get an explicit mask: their sliding window is filled, or rows hold several
     sequences. `one_row`: a micro-batch is one row; `attended` are the pairs of tokens of a row that
     attention computes. `kernels` replace pieces of the forward pass; `copies_attention`: its output
-    is a copy; `compiled`: each layer is compiled; `rotates_pairs`: the rotary embedding turns
-    neighbours. `fast_lora`: adapters are fms-acceleration's, `lora_kernels`: whose functions hold
-    layers with their adapters; `freezes_a`: B alone trains. `nested_scales`: those of 4-bit weights
-    are quantised too, `quantizes_experts`: packed experts are in 4 bit.
+    is a copy; `flexes_sinks`: with sinks it is FlexAttention's; `compiled`: each layer is compiled;
+    `rotates_pairs`: the rotary embedding turns neighbours. `fast_lora`: adapters are
+    fms-acceleration's, `lora_kernels`: whose functions hold layers with their adapters;
+    `freezes_a`: B alone trains. `nested_scales`: those of 4-bit weights are quantised too,
+    `quantizes_experts`: packed experts are in 4 bit.
     `repeats_always`: keys and values are repeated before any kernel of attention. `rotary_tables`:
     cosines and sines are made once a pass, lie in a buffer, or are made at each call. `reentrant`:
     layers are checkpointed by that kind; `steps_in_backward`: gradients of parameters go as they
@@ -181,6 +182,7 @@ class Rules(NamedTuple):
     freezes_a: bool = False
     lora_kernels: LoraKernels = "peft"
     copies_attention: bool = False
+    flexes_sinks: bool = False
     compiled: bool = False
     nested_scales: bool = False
     quantizes_experts: bool = False

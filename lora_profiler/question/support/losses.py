@@ -64,7 +64,7 @@ def check_loss(workload: Workload) -> None:
             f"classifiers (task_type SEQ_CLS, --loss {setup.loss}) are modelled for causal language"
             f" models, not for {model.architecture}; use another model."
         )
-    scales = loss.scales_logits
+    scales = loss.scales_logits or setup.loop_state in loss.scales_in
     if setup.loss != "plain" and (reason := _reason(model, setup.lora, scales=scales)):
         raise refused(model.id, setup.loss, reason)
     if own := part("losses", setup.loss, "", "refusals"):

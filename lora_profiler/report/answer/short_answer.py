@@ -370,7 +370,9 @@ def _trust(answers: Sequence[Answer], most: int) -> Iterator[str]:
 
 
 def _common(predictions: Sequence[Prediction]) -> Iterator[str]:
-    yield from dict.fromkeys(w for p in predictions for w in common_assumptions(p.workload))
+    yield from dict.fromkeys(
+        w for p in predictions for w in common_assumptions(p.workload, p.priced_as)
+    )
 
 
 def sureness_words(answer: Answer) -> str:

@@ -13,6 +13,7 @@ FEATURE = LossFacts(
     kept="the logits in float32, 4 B x tokens x V; final norm, rotary tables",
     logits="all logits or their gradient, and in float32",
     takes_flat_units=True,
+    scales_in=("unsloth",),  # unsloth 2024.8, `kernels/cross_entropy_loss.py`, DO_SOFTCAPPING
     spelled={
         "axolotl": Spelling(
             switches=("liger_cross_entropy",),

@@ -195,6 +195,30 @@ def attention(
     return op.copy(out) if as_q or op.rules.copies_attention else op.view(out)
 
 
+def flex_with_sinks(op: Ledger, q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
+    """torch's FlexAttention, which keeps what a flash kernel does; its output is then scaled by
+    sigmoid(log-sum-exp - sink) of each row (unsloth-zoo 2026.10.9, `flex_attention/
+    attention_sink.py`, flex_attention_with_sink). Its block masks, 16 bytes for each 128 x 128
+    tokens, are left out."""
+    q, k, v = (op.lowered(t) for t in (q, k, v))
+    out = op.fresh(q.elements, q.dtype, q.requires_grad or k.requires_grad or v.requires_grad)
+    sums = op.fresh(TOKENS * heads.query, "float32", out.requires_grad)
+    flops = B * op.rules.attended * (heads.query * heads.dim * 4)
+    op.record(
+        "flash",
+        (q, k, v),
+        (out,),
+        (q, k, v, out, sums),
+        flops,
+        flops // 2 * 5,
+        saves_output=True,
+        side_inputs=(sums,),
+        sizes=(B * heads.query, S, S, constant(heads.dim)),
+    )
+    shares = op.cast(op.activation(sums, "sigmoid", keeps_output=True), out.dtype)
+    return op.copy(op.multiply(out, shares))
+
+
 def eager(
     op: Ledger,
     q: Tensor,
@@ -303,7 +327,8 @@ class Family(NamedTuple):
     residual stream's dtype; `buffer_bytes(dtype)` what the model registers beside them.
     `mask_is_positional`: layers take the attention mask as a positional argument, which
     checkpointing saves. `masks(config)`: windows that get a mask whether a layer uses it or not.
-    `positions_per_sample`: position ids are (b, s) instead of (1, s).
+    `positions_per_sample`: position ids are (b, s) instead of (1, s). `has_sinks`: attention has
+    weights of its own beside its projections.
     """
 
     stack: str
@@ -318,3 +343,4 @@ class Family(NamedTuple):
     mask_is_positional: bool = False
     masks: Callable[[Config], tuple[int | None, ...]] = lambda c: ()
     positions_per_sample: bool = False
+    has_sinks: bool = False

@@ -7,7 +7,7 @@ of experts), each between the norms that the layer has, in the order in which th
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from itertools import chain
 from pathlib import Path
@@ -23,6 +23,7 @@ from lora_profiler.memory.analytic.families.blocks import (
     activate,
     attention,
     eager,
+    flex_with_sinks,
     gated_mlp,
     heads_of,
     rms_norm,
@@ -153,6 +154,11 @@ def _family(model: ModelSpec) -> Family | None:
         head=head,
         window=window_by_layer_type,
         rotary_sets=lambda c: (("rotary", _rotated(c, heads_of(c).dim)),) if _rotates(c) else (),
+        has_sinks=any(
+            _has_sinks(names, block)
+            for names in ({m.name for m in kind} for kind in stack.kinds)
+            for block in {name.partition(".")[0] for name in names}
+        ),
     )
 
 
@@ -274,6 +280,11 @@ def _attends(modules: Iterable[str], block: str) -> bool:
     return has_queries and not any("conv" in name for name in own)
 
 
+def _has_sinks(modules: Collection[str], block: str) -> bool:
+    """Whether attention has weights beside those of its projections, which go into the scores."""
+    return block in modules and _attends(modules, block)
+
+
 def _named(modules: Iterable[str], block: str, *endings: str) -> str | None:
     """The first module in `block` with one of these names."""
     ends = tuple(f".{ending}" for ending in endings)
@@ -377,7 +388,10 @@ class _Layer:
         op.scope = block
         dropout = c.get("attention_dropout") or 0.0
         has_places = _rotates(c) or self.ends.positions is not None
-        if block in self.modules or not has_places:  # sinks or distances are added to the scores
+        has_sinks = _has_sinks(self.modules, block)
+        if has_sinks and op.rules.flexes_sinks:
+            mixed = flex_with_sinks(op, q, k, op.turn(v), heads)
+        elif has_sinks or not has_places:  # sinks or distances are added to the scores
             mixed = eager(op, q, k, op.turn(v), heads, dropout, upcast=True, softcap=False)
         else:
             masked = self.index in op.rules.masked_layers
