@@ -432,10 +432,17 @@ def asked(options: Namespace) -> Iterator[Asked]:
         for key, case in zip(keys, chosen, strict=True)
         if card == SUITS or key in fitting
     ]
+    with copied_projects(options.checkouts, chosen) as copies:
+        yield questions, lambda question: row_of(*question, copies, options)
+
+
+@contextmanager
+def copied_projects(checkouts: Path, chosen: Iterable[Documented]) -> Iterator[Path]:
+    """A folder of copies, in which scripts may write."""
     with TemporaryDirectory() as name:
         for project in {case.repository for case in chosen}:
-            _copied(options.checkouts / project, Path(name) / project)
-        yield questions, lambda question: row_of(*question, Path(name), options)
+            _copied(checkouts / project, Path(name) / project)
+        yield Path(name)
 
 
 if __name__ == "__main__":

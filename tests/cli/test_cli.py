@@ -485,7 +485,7 @@ def test_output_goes_to_a_new_file_only(tmp_path: Path) -> None:
 
 
 def test_models() -> None:
-    assert len(answer("models").splitlines()) == 248
+    assert len(answer("models").splitlines()) == 263
     assert all("qwen3" in line.lower() for line in answer("models", "qwen3").splitlines()[1:])
     found = json.loads(answer("models", "llama-3.1-8b", "--format", "json"))
     assert found["schema_version"] == "1.0"
