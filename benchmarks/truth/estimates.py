@@ -69,6 +69,7 @@ def rows() -> Iterator[dict[str, Any]]:
     for model in models():
         for question in QUESTIONS:
             with suppress(LoraProfilerError):  # which the trainer cannot run, or has no law
+                # of a loop's own code a law knows what a trace makes of it
                 workload = as_known(workload_of(model, question), "compiled")
                 known = knows(workload)
                 truth = analytic_peak(workload) if known else law_peak(workload)
