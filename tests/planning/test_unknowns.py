@@ -345,6 +345,7 @@ PEAKS = [row for row in RESULTS["rows"] if row["reading"] == "peak"]
 
 
 @pytest.mark.grid
+@pytest.mark.usefixtures("the_bundle")
 @pytest.mark.parametrize("row", PEAKS, ids=lambda row: f"{row['id']} {row['said']}")
 def test_a_row_is_answered_as_the_results_say(row: dict[str, Any]) -> None:
     answer = peak_intervals.answered(tuple(row["command"].split()))
