@@ -6,8 +6,9 @@
 
 For every night: PYTHON is of an environment into which the newest libraries were installed, and
 CHECKOUTS as `rehearsed.scripts` takes them. Scripts that ran on the GPU that suits are taken, the
-quickest third of them, each compared with its row in the last `results/newest.json`, else with that
-of `results/scripts.jsonl`. Ends with 1 where one runs no more, or needs over 1 % more memory.
+quickest third of them, each compared with its row on the last page, else with that of
+`rehearsed.scripts`. Writes `results/newest.json` and `results/newest.md`; ends with 1 where one
+runs no more, or needs over 1 % more memory.
 """
 
 import json

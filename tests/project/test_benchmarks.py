@@ -13,6 +13,7 @@ from benchmarks.__main__ import FOLDERS, README, modules, page
 from benchmarks.pages import RESULTS
 from benchmarks.rehearsed import scripts
 from benchmarks.rehearsed.documented_commands import Documented, documented
+from benchmarks.rehearsed.newest import change_of, quick_third
 from benchmarks.rehearsed.scripts import _LOOKED_INTO, fault_of
 
 MODULES = [each for folder in FOLDERS for each in modules(folder)]
@@ -136,3 +137,37 @@ def test_a_script_s_failure_has_a_fault_and_running_out_of_memory_is_none() -> N
         "product",
         "no answer within the limit of time",
     )
+
+
+RAN = {"card": "h100_sxm_80gb", "status": "done", "exit_code": 0, "words": "", "seconds": 9}
+
+
+@pytest.mark.parametrize(
+    ("now", "words", "is_worse"),
+    [
+        ({"reserved_bytes": 1000}, "", False),
+        (
+            {"reserved_bytes": 1005},
+            "0.50 % more memory: 1,000 B before, 1,005 B now",
+            False,
+        ),
+        ({"reserved_bytes": 1020}, "2.00 % more memory: 1,000 B before, 1,020 B now", True),
+        ({"reserved_bytes": 500}, "50.00 % less memory: 1,000 B before, 500 B now", False),
+        (
+            {"exit_code": 4, "status": "error", "words": "TypeError: no"},
+            "ran, and does not: TypeError: no",
+            True,
+        ),
+    ],
+)
+def test_what_newer_libraries_change_is_said(
+    now: dict[str, object], words: str, is_worse: bool
+) -> None:
+    assert change_of(RAN | {"reserved_bytes": 1000}, RAN | now) == (words, is_worse)
+
+
+def test_the_quick_third_is_of_scripts_that_ran_where_they_suit() -> None:
+    rows = [RAN | {"seconds": seconds} for seconds in (30, 20, 10, 40, 50, 60)]
+    rows += [RAN | {"seconds": 1, "card": "t4"}, RAN | {"seconds": 1, "exit_code": 4}]
+    rows[-1] |= {"status": "error", "words": "TypeError: no"}
+    assert [row["seconds"] for row in quick_third(rows)] == [10, 20]
