@@ -179,7 +179,7 @@ def rehearsal_blocks(
     blocks: list[Block] = [_verdict(result, card, script), *_data_sizes(result)]
     blocks += _failure(result, detail=detail)
     blocks += [*_bars(result, card), _peaks(result), *_largest(result, most=8 if detail else 3)]
-    lines = [_nearest_line(result, nearest)] if nearest else []
+    lines = [*_leak_lines(result, card), *([_nearest_line(result, nearest)] if nearest else [])]
     if result.status == "out_of_memory" and result.document["out_of_memory"]:
         wanted = size_text(result.document["out_of_memory"]["wanted_bytes"])
         lines.append(f"The overhead includes the {wanted} that did not fit.")
@@ -386,6 +386,20 @@ def _tensor_name(piece: Mapping[str, Any]) -> str:
         return _part_of(piece["category"])
     name = str(piece["name"]).rpartition("model.")[2].removesuffix(".weight")
     return name.removesuffix(".base_layer")
+
+
+def _leak_lines(result: Rehearsal, card: PretendedCard) -> Iterator[str]:
+    """What every step leaves behind, the line that allocated it, and the step that has no room."""
+    leak, whole = result.document["leak"], result.peak("whole")
+    if leak is None or whole is None:
+        return
+    growth = leak["bytes_per_step"]
+    place = _place(leak["where"]).partition(" ")[0]
+    stay = f"; the tensors that stay were allocated at {place}" if place else ""
+    yield f"Memory grows by {size_text(growth)} every step{stay}."
+    if result.status == "done":
+        steps = result.steps + (card.total_bytes - whole["reserved_bytes"]) // growth
+        yield f"At that rate the GPU is full after about {count_text(steps)} steps."
 
 
 def _nearest_line(result: Rehearsal, nearest: Nearest) -> str:

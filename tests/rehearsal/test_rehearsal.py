@@ -9,10 +9,11 @@ import signal
 import struct
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import metadata
@@ -49,7 +50,13 @@ from lora_profiler.rehearsal.environment import (
     find_python,
     read_environment,
 )
-from lora_profiler.rehearsal.inside.rehearsed.history import held, held_at_peak, name_pieces, play
+from lora_profiler.rehearsal.inside.rehearsed.history import (
+    find_leak,
+    held,
+    held_at_peak,
+    name_pieces,
+    play,
+)
 from lora_profiler.rehearsal.inside.rehearsed.kernels_by_name import (
     attention_kernels,
     between,
@@ -59,6 +66,7 @@ from lora_profiler.rehearsal.inside.rehearsed.kernels_by_name import (
 from lora_profiler.rehearsal.inside.rehearsed.settings import Settings
 from lora_profiler.rehearsal.launch import PretendedCard, Request, pretended, rehearse
 from lora_profiler.rehearsal.result import (
+    COUNTERS,
     EXIT_CODES,
     Rehearsal,
     Tried,
@@ -583,6 +591,82 @@ def test_what_a_trainer_s_loss_function_calls_is_not_all_of_the_loss() -> None:
     }
 
 
+def log_of_steps(
+    steps: int, kept: Callable[[int], int], size: int = 1 << 20
+) -> list[dict[str, Any]]:
+    """Each step allocates a loss' graph and a gradient; `kept(step)`: how many steps later the
+    graph is freed. An optimizer state is made in step 1, and a cache in step 2."""
+    entries: list[dict[str, Any]] = []
+    freed: set[int] = set()
+    for step in range(1, steps + 1):
+        for old in range(1, step):
+            if old + kept(old) <= step and old not in freed:
+                freed.add(old)
+                entries.append(entry("free_completed", old, size, f"{step} forward"))
+        if step > 1:
+            entries.append(entry("free_completed", 100 + step - 1, size, f"{step} forward"))
+        entries.append(entry("alloc", step, size, f"{step} forward"))
+        entries.append(entry("alloc", 100 + step, size, f"{step} backward", function="run"))
+        if step < 3:
+            entries.append(entry("alloc", 200 + step, 9 * size, f"{step} optimizer"))
+    return entries
+
+
+def test_a_leak_is_named_with_the_line_that_allocated_it() -> None:
+    entries = log_of_steps(6, kept=lambda _: 99)
+    library = {"name": "forward", "filename": f"{sysconfig.get_path('purelib')}/a.py", "line": 7}
+    caller = {"name": "main", "filename": "/x/train.py", "line": 9}
+    for each in entries:
+        each["frames"] = [library, *each["frames"], caller]
+    assert find_leak(play(entries), 6) == {
+        "bytes_per_step": 1 << 20,
+        "where": "/x/train.py:3 forward",
+    }
+    assert find_leak(play(entries[:-6]), 4) is not None
+    for each in entries:
+        each["frames"] = []
+    assert find_leak(play(entries), 6) == {"bytes_per_step": 1 << 20, "where": ""}
+
+
+@pytest.mark.parametrize(
+    ("steps", "kept", "size"),
+    [
+        (3, 99, 1 << 20),  # too few to tell it from a warm-up
+        (6, 1, 1 << 20),  # the next step replaces it
+        (6, 2, 1 << 20),  # the last two are kept
+        (6, 99, 4),  # a loss without its graph
+    ],
+)
+def test_what_does_not_grow_with_every_step_is_no_leak(steps: int, kept: int, size: int) -> None:
+    assert find_leak(play(log_of_steps(steps, lambda _: kept, size)), steps) is None
+
+
+def test_what_only_some_steps_leave_behind_is_no_leak() -> None:
+    entries = log_of_steps(7, kept=lambda step: 99 if step % 3 == 0 else 1)
+    assert find_leak(play(entries), 7) is None
+
+
+def test_longer_rows_with_every_step_are_no_leak() -> None:
+    entries = log_of_steps(6, kept=lambda _: 2)
+    for each in entries:
+        if each["addr"] < 100:
+            each["size"] *= each["addr"]
+    assert find_leak(play(entries), 6) is None
+
+
+def test_the_answer_says_by_how_much_memory_grows_and_when_it_is_full() -> None:
+    peak = dict.fromkeys(COUNTERS, 14 << 30)
+    leak = {"bytes_per_step": 1 << 30, "where": f"{os.getcwd()}/train.py:42 main"}
+    peaks = dict.fromkeys(("setup", "first_step", "steady", "whole"), peak)
+    result = Rehearsal(document(leak=leak, steps=5, peaks=peaks))
+    text = " ".join(plain(rehearsal_blocks([result], CARD, "train.py", detail=False)).split())
+    said = (
+        "Memory grows by 1.00 GiB every step; the tensors that stay were allocated at train.py:42."
+    )
+    assert said in text
+    assert "At that rate the GPU is full after about 7 steps." in text  # 16 GiB
+
+
 def test_which_attention_ran_is_read_off_the_kernels() -> None:
     flash = "_ZN13pytorch_flash16flash_fwd_kernelI"
     names = {flash: 2, "cudnnBackendExecute attention": 1, "softmax_warp_forward": 4}
@@ -626,6 +710,7 @@ def document(**changes: Any) -> dict[str, Any]:
         ],
         "second_count": {"requested_bytes": 10, "is_equal": True},
         "held": None,
+        "leak": None,
         "launches": [{"kernels": 5, "library_calls": 2}],
         "attention": ["flash"],
         "convolutions": False,
