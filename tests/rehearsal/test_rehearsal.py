@@ -654,6 +654,15 @@ def test_longer_rows_with_every_step_are_no_leak() -> None:
     assert find_leak(play(entries), 6) is None
 
 
+def test_a_leak_is_found_although_rows_get_shorter() -> None:
+    entries = log_of_steps(6, kept=lambda _: 99)
+    for each in entries:
+        if 100 < each["addr"] < 200:
+            each["size"] *= 3 * (110 - each["addr"])
+    found = find_leak(play(entries), 6)
+    assert found is not None and found["bytes_per_step"] == 1 << 20
+
+
 def test_the_answer_says_by_how_much_memory_grows_and_when_it_is_full() -> None:
     peak = dict.fromkeys(COUNTERS, 14 << 30)
     leak = {"bytes_per_step": 1 << 30, "where": f"{os.getcwd()}/train.py:42 main"}

@@ -5,7 +5,7 @@ import sysconfig
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from statistics import median_low
 from typing import Any
 
@@ -156,13 +156,15 @@ def find_leak(log: Log, steps: int) -> dict[str, Any] | None:
     growth = [later - earlier for earlier, later in pairwise(kept)]
     if min(growth) < _LEAKED_BYTES:
         return None
-    bytes_at: dict[str, int] = defaultdict(int)
-    for step in range(2, steps - 1):
-        for piece in log.alive(ends[step + 2]):
-            if phase_of(piece.label)[0] == step:
-                bytes_at[_line_of_script(piece.frames)] += piece.bytes
-    if not bytes_at:
+    stay = [
+        [each for each in log.alive(ends[step + 2]) if phase_of(each.label)[0] == step]
+        for step in range(2, steps - 1)
+    ]
+    if not all(stay):  # rows that get longer grow, too
         return None
+    bytes_at: dict[str, int] = defaultdict(int)
+    for piece in chain(*stay):
+        bytes_at[_line_of_script(piece.frames)] += piece.bytes
     return {
         "bytes_per_step": median_low(growth),  # what one step makes for all later ones left out
         "where": max(bytes_at, key=lambda line: bytes_at[line]),
