@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import math
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -63,6 +65,7 @@ from lora_profiler.rehearsal.inside.rehearsed.kernels_by_name import (
     runs_convolutions,
     runs_recurrent,
 )
+from lora_profiler.rehearsal.inside.rehearsed.lengths import tokens_of_row
 from lora_profiler.rehearsal.inside.rehearsed.settings import Settings
 from lora_profiler.rehearsal.launch import PretendedCard, Request, pretended, rehearse
 from lora_profiler.rehearsal.result import (
@@ -1552,6 +1555,18 @@ print(json.dumps([sorted(made), part[:2], len(made["dev"]), DATA_STOOD_IN, TEXTS
     assert pretending(tmp_path, script, **asked).returncode == 1
 
 
+def test_simulated_texts_of_varied_lengths_are_the_same_in_two_runs(tmp_path: Path) -> None:
+    script = """
+made = datasets.load_dataset("some/set", split="train")
+print(json.dumps([[len(text.split()) for text in made["text"]], TEXTS]))
+"""
+    asked = {"pretends_data": True, "columns": ["text"], "tokens": 256, "varied_lengths": True}
+    first, second = (json.loads(pretending(tmp_path, script, **asked).stdout) for _ in range(2))
+    assert first == second and first[1] == {"texts": "256 tokens on average"}
+    assert len(first[0]) == 512 and len(set(first[0])) > 100
+    assert mean(first[0]) == pytest.approx(256, rel=0.06)
+
+
 @pytest.mark.parametrize(
     ("use", "answer"),
     [
@@ -1901,6 +1916,67 @@ def test_the_length_of_simulated_texts_comes_right_after_the_verdict() -> None:
     text = plain(rehearsal_blocks([result], CARD, "train.py", detail=False))
     said = "Its data is simulated: texts of 2,048 tokens and images of 512 x 512 pixels"
     assert f"3 steps simulated. {said} (--pretend-tokens). " in " ".join(text.split())
+
+
+@pytest.mark.parametrize("tokens", [64, 1024])
+def test_lengths_of_simulated_texts_vary_around_the_mean(tmp_path: Path, tokens: int) -> None:
+    uniform = Settings(tmp_path, 3, None, None, True, tokens=tokens)
+    assert {tokens_of_row(uniform, row) for row in range(50)} == {tokens}
+    varied = replace(uniform, varied_lengths=True)
+    lengths = [tokens_of_row(varied, row) for row in range(4096)]
+    assert lengths == [tokens_of_row(varied, row) for row in range(4096)]
+    assert mean(lengths) == pytest.approx(tokens, rel=0.03)
+    assert tokens // 8 <= min(lengths) < max(lengths) == 4 * tokens
+    # of a log-normal distribution with sigma 0.6: its median, and its mean over that
+    assert median(lengths) == pytest.approx(tokens * math.exp(-0.18), rel=0.03)
+    assert mean(lengths[:512]) == pytest.approx(tokens, rel=0.06)  # one run's rows
+
+
+def of_steps(*reserved_gib: float) -> Rehearsal:
+    """`reserved_gib`: of setup and of each step."""
+    rows = [
+        {"step": step, "phase": phase, **dict.fromkeys(COUNTERS, int(gib * (1 << 30)) - less)}
+        for step, gib in enumerate(reserved_gib)
+        for phase, less in (("forward", 1 << 20), ("backward", 0))
+    ]
+    return Rehearsal(document(phases=rows, steps=len(reserved_gib) - 1))
+
+
+@pytest.mark.parametrize(
+    ("reserved_gib", "words"),
+    [
+        ((1, 3, 3, 3), None),  # three steps are no run
+        ((1, 3, 4, 4, 4), "Reserved memory peaks in step 2 and does not grow later."),
+        ((9, 4, 3, 3, 3), "Reserved memory peaks in step 1 and does not grow later."),
+        (
+            (1, 3, 4, 4, 5.5, 5, 5.5),
+            "Reserved memory grew from 4.00 GiB in step 2 to 5.50 GiB in step 4, its peak.",
+        ),
+    ],
+)
+def test_the_answer_says_whether_reserved_memory_grew_over_the_steps(
+    reserved_gib: tuple[float, ...], words: str | None
+) -> None:
+    blocks = rehearsal_blocks([of_steps(*reserved_gib)], CARD, "train.py", detail=False)
+    text = " ".join(plain(blocks).split())
+    assert words in text if words else "Reserved memory" not in text
+
+
+def test_the_peak_is_that_of_the_step_with_the_longest_rows() -> None:
+    peak = dict.fromkeys(COUNTERS, 5 << 30)
+    held = {
+        "step": 4,
+        "phase": "backward",
+        "requested_bytes": 4 << 30,
+        "categories": {"parameters": 4 << 30},
+        "largest": [],
+    }
+    peaks = dict.fromkeys(("setup", "first_step", "whole"), dict.fromkeys(COUNTERS, 1))
+    peaks |= {"steady": peak, "whole": peak}
+    phases = of_steps(1, 3, 3, 5, 4).document["phases"]
+    result = Rehearsal(document(held=held, peaks=peaks, phases=phases))
+    text = plain(rehearsal_blocks([result], CARD, "train.py", detail=False))
+    assert re.search(r"later steps +5\.00 +5\.00 +peak in step 3, backward", text)
 
 
 def test_changes_that_were_tried_are_listed_by_their_peak() -> None:

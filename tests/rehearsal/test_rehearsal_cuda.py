@@ -120,6 +120,32 @@ def test_a_leak_is_named_with_the_line_of_the_script(tmp_path: Path) -> None:
     assert answer(*arguments[:-1], script(tmp_path, freed))["rank"]["leak"] is None
 
 
+VARIED = """
+import datasets, torch
+texts = datasets.load_dataset("some/set", split="train")["text"]
+lengths = [len(text.split()) for text in texts]
+print("lengths", *lengths, flush=True)
+weight = torch.ones(1024, 1024, device="cuda", requires_grad=True)
+optimizer = torch.optim.SGD([weight], lr=0.1)
+for length in lengths:
+    (torch.ones(length, 1024, device="cuda") @ weight).sum().backward()
+    optimizer.step()
+"""
+
+
+def test_simulated_texts_vary_in_length_and_the_longest_makes_the_peak(tmp_path: Path) -> None:
+    words = "--gpu", "a100_sxm_80gb", "--steps", "8", "--no-time", "--epochs-like"
+    words = *words, "--pretend-tokens", "2048", "--pretend-columns", "text"
+    runs = [rehearse(*words, "--", "python", script(tmp_path, VARIED)) for _ in range(2)]
+    printed = [re.search(r"^lengths (.*)$", run.stderr, re.MULTILINE) for run in runs]
+    first, second = ([int(word) for word in each[1].split()] for each in printed if each)
+    assert first == second and len(set(first)) > 200
+    assert sum(first) / len(first) == pytest.approx(2048, rel=0.06)
+    longest = 1 + max(range(8), key=lambda step: first[step])
+    assert f"peak in step {longest}, " in runs[0].stdout
+    assert "texts of 2,048 tokens on average" in runs[0].stdout
+
+
 @pytest.mark.parametrize(
     ("model", "gpu", "options", "batch_size", "seq_len"),
     [
