@@ -62,6 +62,7 @@ Exit: 0 fits, 1 out of memory, or refused by the GPU's software; 2 usage, 4 no c
 @option(
     "--pretend-tokens", help="tokens per simulated text", type=WholeRange(1, 1 << 20), default=1024
 )
+@option("--epochs-like", help="vary their lengths: log-normal, mean --pretend-tokens")
 @option("--try", "NAME,...", "try checkpointing,fused-loss,8bit-optimizer")
 @option("--minutes", help="end the script after so many", type=click.FloatRange(0, min_open=True))
 @option("--no-time", help="skip the step that is timed")
@@ -101,9 +102,10 @@ def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) 
         steps=o["steps"],
         snapshot=Path(o["snapshot"]) if o["snapshot"] else None,
         is_online=o["online"],
-        pretends_data=o["pretend_data"] or o["pretend_columns"] is not None,
+        pretends_data=o["pretend_data"] or o["pretend_columns"] is not None or o["epochs_like"],
         columns=tuple(filter(None, (o["pretend_columns"] or "").split(","))),
         tokens=o["pretend_tokens"],
+        varied_lengths=o["epochs_like"],
         with_work=not o["no_time"],
         minutes=o["minutes"],
     )

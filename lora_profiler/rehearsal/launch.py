@@ -119,9 +119,10 @@ class Request:
     """`is_online`: the hub may be asked for configs and tokenizers that are missing; never for
     weights of a model whose config is here. `pretends_data`: missing tokenizers and data sets are
     stood in for, these with `columns`, () to read them off the script, `rows` and texts of
-    `tokens`. `with_work`: one more step is run, whose kernels are written down for its time.
-    `changes`: names of settings of transformers' arguments that are others than the script's.
-    `minutes`: after which the script is ended, with all that it started."""
+    `tokens`, on average with `varied_lengths`. `with_work`: one more step is run, whose kernels are
+    written down for its time. `changes`: names of settings of transformers' arguments that are
+    others than the script's. `minutes`: after which the script is ended, with all that it
+    started."""
 
     command: tuple[str, ...]
     python: Path
@@ -134,6 +135,7 @@ class Request:
     columns: tuple[str, ...] = ()
     rows: int = 512
     tokens: int = 1024
+    varied_lengths: bool = False
     with_work: bool = False
     changes: tuple[str, ...] = ()
     minutes: float | None = None
@@ -226,6 +228,7 @@ def _environment(request: Request, stubs: Stubs, folder: Path) -> dict[str, str]
         "columns": request.columns,
         "rows": request.rows,
         "tokens": request.tokens,
+        "varied_lengths": request.varied_lengths,
         "with_work": request.with_work,
         "changes": request.changes,
     }

@@ -179,7 +179,8 @@ def rehearsal_blocks(
     blocks: list[Block] = [_verdict(result, card, script), *_data_sizes(result)]
     blocks += _failure(result, detail=detail)
     blocks += [*_bars(result, card), _peaks(result), *_largest(result, most=8 if detail else 3)]
-    lines = [_nearest_line(result, nearest)] if nearest else []
+    lines = [*_reserved_over_steps(result), *_leak_lines(result, card)]
+    lines += [_nearest_line(result, nearest)] if nearest else []
     if result.status == "out_of_memory" and result.document["out_of_memory"]:
         wanted = size_text(result.document["out_of_memory"]["wanted_bytes"])
         lines.append(f"The overhead includes the {wanted} that did not fit.")
@@ -347,9 +348,18 @@ def _peaks(result: Rehearsal) -> Table:
         if peak is not None:
             is_peak = whole is not None and peak["requested_bytes"] == whole["requested_bytes"]
             cells = (in_unit(peak[counter], size) for counter in (COUNTERS[0], COUNTERS[2]))
-            at = f"peak {_when(held)}" if is_peak and held else ""
+            at = f"peak {_when(_moment_of_peak(result))}" if is_peak and held else ""
             rows.append((PARTS_OF_RUN[part], *cells, at))
     return with_words_last(cell_table((unit, "tensors", "reserved", ""), rows))
+
+
+def _moment_of_peak(result: Rehearsal) -> Mapping[str, Any]:
+    """That of what was held, in the last step, unless rows of another step were longer."""
+    held, rows = result.document["held"], result.document["phases"]
+    most = max((row["requested_bytes"] for row in rows), default=0)
+    at_peak = [row for row in rows if row["requested_bytes"] == most]
+    is_of_held = any(all(row[key] == held[key] for key in ("step", "phase")) for row in at_peak)
+    return held if is_of_held or not at_peak else at_peak[0]
 
 
 PARTS_OF_RUN: Final[dict[PartOfRun, str]] = {
@@ -386,6 +396,40 @@ def _tensor_name(piece: Mapping[str, Any]) -> str:
         return _part_of(piece["category"])
     name = str(piece["name"]).rpartition("model.")[2].removesuffix(".weight")
     return name.removesuffix(".base_layer")
+
+
+_STEPS_OF_A_RUN = 4
+"""From which on it shows whether memory grows; the first two make optimizer states."""
+
+
+def _reserved_over_steps(result: Rehearsal) -> Iterator[str]:
+    """Whether the allocator reserved more after step 2, and the step of its peak."""
+    by_step: dict[int, int] = {}
+    for row in result.document["phases"]:
+        by_step[row["step"]] = max(by_step.get(row["step"], 0), row["reserved_bytes"])
+    by_step.pop(0, None)
+    if max(by_step, default=0) < _STEPS_OF_A_RUN:
+        return
+    peak = max(by_step, key=lambda step: (by_step[step], -step))
+    if peak > 2:
+        before, after = (size_text(by_step[step]) for step in (2, peak))
+        yield f"Reserved memory grew from {before} in step 2 to {after} in step {peak}, its peak."
+    else:
+        yield f"Reserved memory peaks in step {peak} and does not grow later."
+
+
+def _leak_lines(result: Rehearsal, card: PretendedCard) -> Iterator[str]:
+    """What every step leaves behind, the line that allocated it, and the step that has no room."""
+    leak, whole = result.document["leak"], result.peak("whole")
+    if leak is None or whole is None:
+        return
+    growth = leak["bytes_per_step"]
+    place = _place(leak["where"]).partition(" ")[0]
+    stay = f"; the tensors that stay were allocated at {place}" if place else ""
+    yield f"Memory grows by {size_text(growth)} every step{stay}."
+    if result.status == "done":
+        steps = result.steps + (card.total_bytes - whole["reserved_bytes"]) // growth
+        yield f"At that rate the GPU is full after about {count_text(steps)} steps."
 
 
 def _nearest_line(result: Rehearsal, nearest: Nearest) -> str:

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import math
 import os
 import re
 import shutil
@@ -9,14 +10,16 @@ import signal
 import struct
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -49,16 +52,24 @@ from lora_profiler.rehearsal.environment import (
     find_python,
     read_environment,
 )
-from lora_profiler.rehearsal.inside.rehearsed.history import held, held_at_peak, name_pieces, play
+from lora_profiler.rehearsal.inside.rehearsed.history import (
+    find_leak,
+    held,
+    held_at_peak,
+    name_pieces,
+    play,
+)
 from lora_profiler.rehearsal.inside.rehearsed.kernels_by_name import (
     attention_kernels,
     between,
     runs_convolutions,
     runs_recurrent,
 )
+from lora_profiler.rehearsal.inside.rehearsed.lengths import tokens_of_row
 from lora_profiler.rehearsal.inside.rehearsed.settings import Settings
 from lora_profiler.rehearsal.launch import PretendedCard, Request, pretended, rehearse
 from lora_profiler.rehearsal.result import (
+    COUNTERS,
     EXIT_CODES,
     Rehearsal,
     Tried,
@@ -583,6 +594,91 @@ def test_what_a_trainer_s_loss_function_calls_is_not_all_of_the_loss() -> None:
     }
 
 
+def log_of_steps(
+    steps: int, kept: Callable[[int], int], size: int = 1 << 20
+) -> list[dict[str, Any]]:
+    """Each step allocates a loss' graph and a gradient; `kept(step)`: how many steps later the
+    graph is freed. An optimizer state is made in step 1, and a cache in step 2."""
+    entries: list[dict[str, Any]] = []
+    freed: set[int] = set()
+    for step in range(1, steps + 1):
+        for old in range(1, step):
+            if old + kept(old) <= step and old not in freed:
+                freed.add(old)
+                entries.append(entry("free_completed", old, size, f"{step} forward"))
+        if step > 1:
+            entries.append(entry("free_completed", 100 + step - 1, size, f"{step} forward"))
+        entries.append(entry("alloc", step, size, f"{step} forward"))
+        entries.append(entry("alloc", 100 + step, size, f"{step} backward", function="run"))
+        if step < 3:
+            entries.append(entry("alloc", 200 + step, 9 * size, f"{step} optimizer"))
+    return entries
+
+
+def test_a_leak_is_named_with_the_line_that_allocated_it() -> None:
+    entries = log_of_steps(6, kept=lambda _: 99)
+    library = {"name": "forward", "filename": f"{sysconfig.get_path('purelib')}/a.py", "line": 7}
+    caller = {"name": "main", "filename": "/x/train.py", "line": 9}
+    for each in entries:
+        each["frames"] = [library, *each["frames"], caller]
+    assert find_leak(play(entries), 6) == {
+        "bytes_per_step": 1 << 20,
+        "where": "/x/train.py:3 forward",
+    }
+    assert find_leak(play(entries[:-6]), 4) is not None
+    for each in entries:
+        each["frames"] = []
+    assert find_leak(play(entries), 6) == {"bytes_per_step": 1 << 20, "where": ""}
+
+
+@pytest.mark.parametrize(
+    ("steps", "kept", "size"),
+    [
+        (3, 99, 1 << 20),  # too few to tell it from a warm-up
+        (6, 1, 1 << 20),  # the next step replaces it
+        (6, 2, 1 << 20),  # the last two are kept
+        (6, 99, 4),  # a loss without its graph
+    ],
+)
+def test_what_does_not_grow_with_every_step_is_no_leak(steps: int, kept: int, size: int) -> None:
+    assert find_leak(play(log_of_steps(steps, lambda _: kept, size)), steps) is None
+
+
+def test_what_only_some_steps_leave_behind_is_no_leak() -> None:
+    entries = log_of_steps(7, kept=lambda step: 99 if step % 3 == 0 else 1)
+    assert find_leak(play(entries), 7) is None
+
+
+def test_longer_rows_with_every_step_are_no_leak() -> None:
+    entries = log_of_steps(6, kept=lambda _: 2)
+    for each in entries:
+        if each["addr"] < 100:
+            each["size"] *= each["addr"]
+    assert find_leak(play(entries), 6) is None
+
+
+def test_a_leak_is_found_although_rows_get_shorter() -> None:
+    entries = log_of_steps(6, kept=lambda _: 99)
+    for each in entries:
+        if 100 < each["addr"] < 200:
+            each["size"] *= 3 * (110 - each["addr"])
+    found = find_leak(play(entries), 6)
+    assert found is not None and found["bytes_per_step"] == 1 << 20
+
+
+def test_the_answer_says_by_how_much_memory_grows_and_when_it_is_full() -> None:
+    peak = dict.fromkeys(COUNTERS, 14 << 30)
+    leak = {"bytes_per_step": 1 << 30, "where": f"{os.getcwd()}/train.py:42 main"}
+    peaks = dict.fromkeys(("setup", "first_step", "steady", "whole"), peak)
+    result = Rehearsal(document(leak=leak, steps=5, peaks=peaks))
+    text = " ".join(plain(rehearsal_blocks([result], CARD, "train.py", detail=False)).split())
+    said = (
+        "Memory grows by 1.00 GiB every step; the tensors that stay were allocated at train.py:42."
+    )
+    assert said in text
+    assert "At that rate the GPU is full after about 7 steps." in text  # 16 GiB
+
+
 def test_which_attention_ran_is_read_off_the_kernels() -> None:
     flash = "_ZN13pytorch_flash16flash_fwd_kernelI"
     names = {flash: 2, "cudnnBackendExecute attention": 1, "softmax_warp_forward": 4}
@@ -626,6 +722,7 @@ def document(**changes: Any) -> dict[str, Any]:
         ],
         "second_count": {"requested_bytes": 10, "is_equal": True},
         "held": None,
+        "leak": None,
         "launches": [{"kernels": 5, "library_calls": 2}],
         "attention": ["flash"],
         "convolutions": False,
@@ -1458,6 +1555,18 @@ print(json.dumps([sorted(made), part[:2], len(made["dev"]), DATA_STOOD_IN, TEXTS
     assert pretending(tmp_path, script, **asked).returncode == 1
 
 
+def test_simulated_texts_of_varied_lengths_are_the_same_in_two_runs(tmp_path: Path) -> None:
+    script = """
+made = datasets.load_dataset("some/set", split="train")
+print(json.dumps([[len(text.split()) for text in made["text"]], TEXTS]))
+"""
+    asked = {"pretends_data": True, "columns": ["text"], "tokens": 256, "varied_lengths": True}
+    first, second = (json.loads(pretending(tmp_path, script, **asked).stdout) for _ in range(2))
+    assert first == second and first[1] == {"texts": "256 tokens on average"}
+    assert len(first[0]) == 512 and len(set(first[0])) > 100
+    assert mean(first[0]) == pytest.approx(256, rel=0.06)
+
+
 @pytest.mark.parametrize(
     ("use", "answer"),
     [
@@ -1807,6 +1916,67 @@ def test_the_length_of_simulated_texts_comes_right_after_the_verdict() -> None:
     text = plain(rehearsal_blocks([result], CARD, "train.py", detail=False))
     said = "Its data is simulated: texts of 2,048 tokens and images of 512 x 512 pixels"
     assert f"3 steps simulated. {said} (--pretend-tokens). " in " ".join(text.split())
+
+
+@pytest.mark.parametrize("tokens", [64, 1024])
+def test_lengths_of_simulated_texts_vary_around_the_mean(tmp_path: Path, tokens: int) -> None:
+    uniform = Settings(tmp_path, 3, None, None, True, tokens=tokens)
+    assert {tokens_of_row(uniform, row) for row in range(50)} == {tokens}
+    varied = replace(uniform, varied_lengths=True)
+    lengths = [tokens_of_row(varied, row) for row in range(4096)]
+    assert lengths == [tokens_of_row(varied, row) for row in range(4096)]
+    assert mean(lengths) == pytest.approx(tokens, rel=0.03)
+    assert tokens // 8 <= min(lengths) < max(lengths) == 4 * tokens
+    # of a log-normal distribution with sigma 0.6: its median, and its mean over that
+    assert median(lengths) == pytest.approx(tokens * math.exp(-0.18), rel=0.03)
+    assert mean(lengths[:512]) == pytest.approx(tokens, rel=0.06)  # one run's rows
+
+
+def of_steps(*reserved_gib: float) -> Rehearsal:
+    """`reserved_gib`: of setup and of each step."""
+    rows = [
+        {"step": step, "phase": phase, **dict.fromkeys(COUNTERS, int(gib * (1 << 30)) - less)}
+        for step, gib in enumerate(reserved_gib)
+        for phase, less in (("forward", 1 << 20), ("backward", 0))
+    ]
+    return Rehearsal(document(phases=rows, steps=len(reserved_gib) - 1))
+
+
+@pytest.mark.parametrize(
+    ("reserved_gib", "words"),
+    [
+        ((1, 3, 3, 3), None),  # three steps are no run
+        ((1, 3, 4, 4, 4), "Reserved memory peaks in step 2 and does not grow later."),
+        ((9, 4, 3, 3, 3), "Reserved memory peaks in step 1 and does not grow later."),
+        (
+            (1, 3, 4, 4, 5.5, 5, 5.5),
+            "Reserved memory grew from 4.00 GiB in step 2 to 5.50 GiB in step 4, its peak.",
+        ),
+    ],
+)
+def test_the_answer_says_whether_reserved_memory_grew_over_the_steps(
+    reserved_gib: tuple[float, ...], words: str | None
+) -> None:
+    blocks = rehearsal_blocks([of_steps(*reserved_gib)], CARD, "train.py", detail=False)
+    text = " ".join(plain(blocks).split())
+    assert words in text if words else "Reserved memory" not in text
+
+
+def test_the_peak_is_that_of_the_step_with_the_longest_rows() -> None:
+    peak = dict.fromkeys(COUNTERS, 5 << 30)
+    held = {
+        "step": 4,
+        "phase": "backward",
+        "requested_bytes": 4 << 30,
+        "categories": {"parameters": 4 << 30},
+        "largest": [],
+    }
+    peaks = dict.fromkeys(("setup", "first_step", "whole"), dict.fromkeys(COUNTERS, 1))
+    peaks |= {"steady": peak, "whole": peak}
+    phases = of_steps(1, 3, 3, 5, 4).document["phases"]
+    result = Rehearsal(document(held=held, peaks=peaks, phases=phases))
+    text = plain(rehearsal_blocks([result], CARD, "train.py", detail=False))
+    assert re.search(r"later steps +5\.00 +5\.00 +peak in step 3, backward", text)
 
 
 def test_changes_that_were_tried_are_listed_by_their_peak() -> None:

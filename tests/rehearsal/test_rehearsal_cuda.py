@@ -53,6 +53,13 @@ for step in range(10):
 """
 
 
+LEAK = f"""
+kept = []
+{LOOP}
+    kept.append(model(x).sum())
+"""
+"""The graph of that loss has the inputs of four layers; without a backward pass nothing frees it."""
+
 TRIED_FIRST = f"""
 import gc, torch
 x = torch.ones(8, 8, device="cuda", requires_grad=True)
@@ -100,6 +107,43 @@ def workspaces() -> int:
     """What cuBLAS holds on cards before Hopper: one for the forward pass, one for autograd's
     thread. Since torch 2.15 a product takes one and gives it back."""
     return 2 * 8_519_680 if torch_version() < (2, 15) else 0
+
+
+def test_a_leak_is_named_with_the_line_of_the_script(tmp_path: Path) -> None:
+    path = script(tmp_path, LEAK)
+    line = 1 + LEAK.splitlines().index("    kept.append(model(x).sum())")
+    arguments = "--gpu", "a100_sxm_80gb", "--steps", "6", "--no-time", "--", "python", path
+    leak = answer(*arguments)["rank"]["leak"]
+    # four float32 inputs of 256 rows, the first of them made by the script, and the loss
+    assert leak == {"bytes_per_step": 4 * 256 * 1024 * 4 + 4, "where": f"{path}:{line} <module>"}
+    freed = LEAK.replace("kept.append(model(x).sum())", "kept.append(model(x).sum().item())")
+    assert answer(*arguments[:-1], script(tmp_path, freed))["rank"]["leak"] is None
+
+
+VARIED = """
+import datasets, torch
+texts = datasets.load_dataset("some/set", split="train")["text"]
+lengths = [len(text.split()) for text in texts]
+print("lengths", *lengths, flush=True)
+weight = torch.ones(1024, 1024, device="cuda", requires_grad=True)
+optimizer = torch.optim.SGD([weight], lr=0.1)
+for length in lengths:
+    (torch.ones(length, 1024, device="cuda") @ weight).sum().backward()
+    optimizer.step()
+"""
+
+
+def test_simulated_texts_vary_in_length_and_the_longest_makes_the_peak(tmp_path: Path) -> None:
+    words = "--gpu", "a100_sxm_80gb", "--steps", "8", "--no-time", "--epochs-like"
+    words = *words, "--pretend-tokens", "2048", "--pretend-columns", "text"
+    runs = [rehearse(*words, "--", "python", script(tmp_path, VARIED)) for _ in range(2)]
+    printed = [re.search(r"^lengths (.*)$", run.stderr, re.MULTILINE) for run in runs]
+    first, second = ([int(word) for word in each[1].split()] for each in printed if each)
+    assert first == second and len(set(first)) > 200
+    assert sum(first) / len(first) == pytest.approx(2048, rel=0.06)
+    longest = 1 + max(range(8), key=lambda step: first[step])
+    assert f"peak in step {longest}, " in runs[0].stdout
+    assert "texts of 2,048 tokens on average" in runs[0].stdout
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
+from .lengths import size_in_words, tokens_of_row
 from .settings import Settings
 from .tokens import DATA_STOOD_IN, TEXTS, WORD, WORDS
 
@@ -141,7 +142,7 @@ def _made_file(repository: str, name: str, settings: Settings) -> Path:
     columns = settings.columns or known_columns(repository, None) or columns_of(source)
     DATA_STOOD_IN.append(f"the file {name} of {repository} ({', '.join(columns)})")
     rows = [
-        {each: _value(each, settings.tokens, row) for each in columns}
+        {each: _value(each, settings, row) for each in columns}
         for row in range(_TIMES_MORE_IN_FILES * settings.rows)
     ]
     path = settings.folder / "data" / repository / name
@@ -185,7 +186,7 @@ def _with_columns(dataset: Any, names: Iterable[str], settings: Settings) -> Any
     made = dataset.flatten_indices() if dataset._indices is not None else dataset
     for spec in names:
         name, _, roles = spec.partition(":")
-        values = [_value(name, settings.tokens, row, roles) for row in range(len(made))]
+        values = [_value(name, settings, row, roles) for row in range(len(made))]
         kind = None if roles else _feature(name)
         made = Dataset.add_column(made, name, values, feature=kind)
     return made
@@ -200,7 +201,7 @@ def _feature(name: str) -> Any:
     return ClassLabel(names=["0", "1"]) if _LABELS.search(name) else None
 
 
-def _value(name: str, tokens: int, row: int, roles: str = "") -> Any:
+def _value(name: str, settings: Settings, row: int, roles: str = "") -> Any:
     """By what columns of that name hold in published data sets; with `roles`, "ua" or a part of it,
     a conversation of a user and an assistant; with "*" ten of them, with "*3" three; with "#" an
     id, the row's or the one that follows."""
@@ -208,9 +209,10 @@ def _value(name: str, tokens: int, row: int, roles: str = "") -> Any:
         count = int(roles[1:] or 10)
         if _SCORES.search(name):
             return [0.5 - 2 * each for each in range(count)]  # the best first
-        return [_value(name.removesuffix("s"), tokens, each) for each in range(count)]
+        return [_value(name.removesuffix("s"), settings, each) for each in range(count)]
     if roles.startswith("#"):
         return int(roles[1:] or row)
+    tokens = tokens_of_row(settings, row)
     question = _text(tokens // 4, row)
     answer = _text(tokens - tokens // 4 - _OF_TEMPLATES, row)
     text = question if name in _QUESTIONS else answer if name in _ANSWERS else _text(tokens, row)
@@ -219,7 +221,7 @@ def _value(name: str, tokens: int, row: int, roles: str = "") -> Any:
         image = {"bytes": _picture(), "path": None}
         return [image] if name == "images" else image
     if roles := "ua" if name in ("messages", "conversation", "conversations") else roles:
-        TEXTS["conversations"] = f"{tokens:,} tokens"
+        TEXTS["conversations"] = size_in_words(settings)
         said = {"u": _said("user", question), "a": _said("assistant", answer)}
         return [said[role] for role in roles]
     if _LABELS.search(name):
@@ -242,7 +244,7 @@ def _value(name: str, tokens: int, row: int, roles: str = "") -> Any:
         "translation": dict.fromkeys(("en", "de", "fr", "ro"), question),
     }
     if name not in nested:
-        TEXTS["texts"] = f"{tokens:,} tokens"
+        TEXTS["texts"] = size_in_words(settings)
     return nested.get(name, text)
 
 

@@ -1,9 +1,12 @@
 """The allocator's log, played through: a second count of the requested peak, and what was held when
-it was reached."""
+it was reached, and what every step leaves behind."""
 
+import sysconfig
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain, pairwise
+from statistics import median_low
 from typing import Any
 
 from .peaks import Key
@@ -16,6 +19,11 @@ _FRAMES = 4
 _LARGE_BYTES = 1 << 20
 _WORKSPACE_BYTES = (8_519_680, 33_554_432)
 """Of one handle of cuBLAS, before Hopper and since: torch's aten/src/ATen/cuda/CUDABlas.cpp."""
+_LEAKED_BYTES = 1 << 17
+"""A step's; over 10,000 steps that is more than 1 GiB. A loss kept without its graph is less."""
+_FEWEST_STEPS = 4
+"""The first one makes optimizer states; of the others three show that memory grows and goes on."""
+_LIBRARIES = tuple({f"{sysconfig.get_path(each)}/" for each in ("stdlib", "purelib", "platlib")})
 
 
 @dataclass(eq=False)
@@ -128,6 +136,45 @@ def held(log: Log, key: Key, at: int, head: str) -> dict[str, Any]:
             for piece, category in largest
         ],
     }
+
+
+def find_leak(log: Log, steps: int) -> dict[str, Any] | None:
+    """What each of `steps` whole steps leaves behind: bytes a step, and the script's line that
+    allocated most of what is still alive two steps later, "" where no line is known. None where
+    memory does not grow with every step from the second on, or where steps are too few."""
+    if steps < _FEWEST_STEPS:
+        return None
+    ends = {
+        step: max((last for key, (_, last) in log.spans.items() if key[0] <= step), default=0)
+        for step in range(2, steps + 1)
+    }
+    # without what the step itself made, which the next one may replace
+    kept = [
+        sum(each.bytes for each in log.alive(end) if 0 < phase_of(each.label)[0] < step)
+        for step, end in ends.items()
+    ]
+    growth = [later - earlier for earlier, later in pairwise(kept)]
+    if min(growth) < _LEAKED_BYTES:
+        return None
+    stay = [
+        [each for each in log.alive(ends[step + 2]) if phase_of(each.label)[0] == step]
+        for step in range(2, steps - 1)
+    ]
+    if not all(stay):  # rows that get longer grow, too
+        return None
+    bytes_at: dict[str, int] = defaultdict(int)
+    for piece in chain(*stay):
+        bytes_at[_line_of_script(piece.frames)] += piece.bytes
+    return {
+        "bytes_per_step": median_low(growth),  # what one step makes for all later ones left out
+        "where": max(bytes_at, key=lambda line: bytes_at[line]),
+    }
+
+
+def _line_of_script(frames: list[dict[str, Any]]) -> str:
+    """The innermost line outside of libraries; of a library where all are."""
+    own = [each for each in frames if not each["filename"].startswith((*_LIBRARIES, "<"))]
+    return next(iter(_stack(own or frames)), "")
 
 
 def _name(piece: Piece) -> str:

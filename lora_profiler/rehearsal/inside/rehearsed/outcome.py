@@ -12,7 +12,7 @@ import torch
 
 from . import kernels
 from .changes import CHANGED
-from .history import Log, held, held_at_peak, name_pieces, play
+from .history import Log, find_leak, held, held_at_peak, name_pieces, play
 from .kernels_by_name import attention_kernels, runs_convolutions, runs_recurrent
 from .peaks import COUNTERS, Key, Peaks
 from .settings import Settings
@@ -116,6 +116,7 @@ def _document(run: Run, status: str, error: Mapping[str, Any] | None) -> dict[st
         "second_count": _second_count(of_device, log),
         "retries": run.peaks.retries(device),
         "held": _held(run, log),
+        "leak": find_leak(log, run.steps_done),
         "launches": [
             {"kernels": launched, "library_calls": called} for launched, called in run.launches
         ],

@@ -10,8 +10,9 @@ from pathlib import Path
 class Settings:
     """`folder`: where results go. `models`: the catalogue's configs, as JSON. `snapshot`: a file
     for torch's memory_viz. `columns`: of data sets that are stood in for, () to read them off the
-    script; `rows`: how many each has; `tokens`: how long their texts are. `with_work`: one more
-    step is run, to see its kernels. `changes`: of `changes.py`."""
+    script; `rows`: how many each has; `tokens`: how long their texts are, on average with
+    `varied_lengths`. `with_work`: one more step is run, to see its kernels. `changes`: of
+    `changes.py`."""
 
     folder: Path
     steps: int
@@ -21,6 +22,7 @@ class Settings:
     columns: tuple[str, ...] = ()
     rows: int = 512
     tokens: int = 1024
+    varied_lengths: bool = False
     with_work: bool = False
     changes: tuple[str, ...] = ()
 
@@ -44,6 +46,7 @@ def read_settings() -> Settings:
         columns=tuple(fields.get("columns", ())),
         rows=fields.get("rows", 512),
         tokens=fields.get("tokens", 1024),
+        varied_lengths=fields.get("varied_lengths", False),
         with_work=fields.get("with_work", False),
         changes=tuple(fields.get("changes", ())),
     )
