@@ -355,7 +355,8 @@ def _peaks(result: Rehearsal) -> Table:
 
 def _moment_of_peak(result: Rehearsal) -> Mapping[str, Any]:
     """That of what was held, in the last step, unless rows of another step were longer."""
-    held, rows = result.document["held"], result.document["phases"]
+    held: Mapping[str, Any] = result.document["held"]
+    rows: list[Mapping[str, Any]] = result.document["phases"]
     most = max((row["requested_bytes"] for row in rows), default=0)
     at_peak = [row for row in rows if row["requested_bytes"] == most]
     is_of_held = any(all(row[key] == held[key] for key in ("step", "phase")) for row in at_peak)

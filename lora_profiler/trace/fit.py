@@ -250,9 +250,9 @@ class LawFit:
         in place of the tokens."""
         yield from ((degree, 0) for degree in degrees.get(exponents, ()))
         if self._frames and not exponents[1]:
-            batch, _, *rest = exponents
+            batch, _, rank, i, j, k = exponents
             for times in (1, 2):
-                of_tokens = degrees.get((batch, times, *rest), ())  # type: ignore[call-overload]
+                of_tokens = degrees.get((batch, times, rank, i, j, k), ())
                 yield from ((degree, times) for degree in of_tokens)
 
     def _column(self, factors: Sequence[int], symbols: Column) -> Column:

@@ -146,11 +146,7 @@ RAN = {"card": "h100_sxm_80gb", "status": "done", "exit_code": 0, "words": "", "
     ("now", "words", "is_worse"),
     [
         ({"reserved_bytes": 1000}, "", False),
-        (
-            {"reserved_bytes": 1005},
-            "0.50 % more memory: 1,000 B before, 1,005 B now",
-            False,
-        ),
+        ({"reserved_bytes": 1005}, "0.50 % more memory: 1,000 B before, 1,005 B now", False),
         ({"reserved_bytes": 1020}, "2.00 % more memory: 1,000 B before, 1,020 B now", True),
         ({"reserved_bytes": 500}, "50.00 % less memory: 1,000 B before, 500 B now", False),
         (
