@@ -23,7 +23,7 @@ EXIT_CODES: Mapping[Status, int] = {
 SCHEMA = 1
 OF_LAUNCHERS = ("CalledProcessError", "ChildFailedError", "ProcessExitedException")
 COUNTERS = ("requested_bytes", "allocated_bytes", "reserved_bytes")
-PHASES = ("setup", "forward", "backward", "optimizer")
+PHASES = ("setup", "forward", "backward", "optimizer", "evaluation")
 Peak = Mapping[str, int]
 PartOfRun = Literal["setup", "first_step", "steady", "whole"]
 

@@ -306,6 +306,8 @@ def _pretended(result: Rehearsal) -> Iterator[Block]:
 
 def _when(moment: Mapping[str, Any]) -> str:
     step = moment["step"]
+    if moment["phase"] == "evaluation":
+        return "during evaluation"
     return "before training" if step == 0 else f"in step {step}, {moment['phase']}"
 
 

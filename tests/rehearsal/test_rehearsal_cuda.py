@@ -387,6 +387,53 @@ def test_the_closest_prediction_is_of_what_the_script_ran(tmp_path: Path, kind: 
         assert any("float32 zeros of the same size were used" in limit for limit in found["limits"])
 
 
+EVALUATES = """
+import sys
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+config = LlamaConfig(
+    hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=4, vocab_size=32000,
+)
+model = LlamaForCausalLM(config)
+rows = [{"input_ids": [1] * 256, "labels": [1] * 256} for _ in range(64)]
+def train(steps, **more):
+    arguments = TrainingArguments(
+        sys.argv[1], per_device_train_batch_size=2, per_device_eval_batch_size=16, max_steps=steps,
+        eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2, report_to="none",
+    )
+    trainer = Trainer(model=model, args=arguments, train_dataset=rows, eval_dataset=rows[:32])
+    trainer.train(**more)
+    print("steps", trainer.state.global_step, flush=True)
+train(2)
+train(6, resume_from_checkpoint=True)
+"""
+
+
+def test_a_trainer_evaluates_saves_and_resumes_and_a_peak_of_evaluation_is_told(
+    tmp_path: Path,
+) -> None:
+    """The peak of evaluation has the logits of 16 rows of 256 tokens and what the loss makes of
+    them, both in float32."""
+    path, saved = script(tmp_path, EVALUATES), tmp_path / "saved"
+    words = ("--gpu", "t4", "--no-time", "--steps", "4", "--", "python", path, str(saved))
+    done = rehearse(*words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "peak during evaluation" in done.stdout
+    assert "steps 2" in done.stderr
+    assert {"checkpoint-2", "checkpoint-4"} <= {each.name for each in saved.iterdir()}
+    shutil.rmtree(saved)
+    rank = answer(*words)["rank"]
+    peaks: dict[str, int] = {}
+    for row in rank["phases"]:
+        peaks[row["phase"]] = max(peaks.get(row["phase"], 0), row["requested_bytes"])
+    whole = rank["peaks"]["whole"]["requested_bytes"]
+    assert peaks["evaluation"] == whole > peaks["backward"]
+    held = rank["held"]["categories"]
+    rest = whole - held["parameters"] - held["optimizer states"]
+    assert rest == pytest.approx(2 * 16 * 256 * 32_000 * 4, rel=0.02)
+    assert rank["held"]["phase"] != "evaluation"
+
+
 def test_the_script_sees_its_own_peaks(tmp_path: Path) -> None:
     """It sets peaks back itself, and reads what it would read without the hooks' own reading in between."""
     done = rehearse(

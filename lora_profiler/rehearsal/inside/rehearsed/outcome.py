@@ -195,7 +195,7 @@ def _held(run: Run, log: Log) -> dict[str, Any] | None:
         key = run.out_of_memory["step"], run.out_of_memory["phase"]
         return held(log, key, log.ran_out, run.head)
     last = run.settings.steps if run.is_done else max((s for s, _ in log.peaks), default=0)
-    peaks = {key: peak for key, (peak, _) in log.peaks.items() if key[0] == last}
+    peaks = {key: peak for key, (peak, _) in log.peaks.items() if _trains(key, last)}
     if not peaks:
         return None
     end = log.pieces[-1].born
@@ -203,6 +203,10 @@ def _held(run: Run, log: Log) -> dict[str, Any] | None:
     name_pieces(log, run.owners, before_optimizer)
     name_pieces(log, run.owners, end)
     return held_at_peak(log, max(peaks, key=lambda key: peaks[key]), run.head)
+
+
+def _trains(key: Key, step: int) -> bool:
+    return key[0] == step and key[1] != "evaluation"
 
 
 def _device(device: int) -> dict[str, Any]:

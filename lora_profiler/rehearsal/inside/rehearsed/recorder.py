@@ -153,6 +153,22 @@ class Recorder:
                 model.register_forward_hook(self._model_returned),
             ]
 
+    def observe_evaluation(self) -> None:
+        """transformers' own loop of evaluation is a phase, whose end brings back that before it."""
+        from transformers import Trainer
+
+        original = Trainer.evaluation_loop
+
+        def evaluation_loop(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+            before = self.step, self.phase
+            self._enter(self.step, "evaluation")
+            try:
+                return original(trainer, *args, **kwargs)
+            finally:
+                self._enter(*before)
+
+        Trainer.evaluation_loop = evaluation_loop  # type: ignore
+
     def _save_without_hooks(self) -> None:
         """A model that is saved whole is loaded by a script that knows none of these."""
         original = torch.save

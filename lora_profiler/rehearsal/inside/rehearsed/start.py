@@ -4,6 +4,7 @@ card's values is answered."""
 
 import gc
 import os
+from typing import Any
 
 from .dequantised import observe_bitsandbytes
 from .failure import observe_failures
@@ -34,7 +35,9 @@ def _torch_imported() -> None:
 
         stand_in_for_urls()
         stand_in_for_casts()
-        Recorder(read_settings()).install()
+        recorder = Recorder(read_settings())
+        recorder.install()
+        _RECORDERS.append(recorder)
 
 
 def _hub_imported() -> None:
@@ -51,6 +54,11 @@ def _downloads_imported() -> None:
     stand_in_for_files(settings)
     if settings.pretends_data:
         stand_in_for_files_of_data(settings)
+
+
+def _trainer_imported() -> None:
+    for recorder in _RECORDERS:
+        recorder.observe_evaluation()
 
 
 def _arguments_imported() -> None:
@@ -133,6 +141,8 @@ def _datasets_imported() -> None:
         stand_in_for_data(settings)
 
 
+_RECORDERS: list[Any] = []
+"""The process' own, once torch is there."""
 _IS_RECORDED = bool(os.environ.get("LORA_PROFILER_RUN_SETTINGS"))
 after_import("torch", _torch_imported)
 after_import("bitsandbytes.cextension", observe_bitsandbytes)
@@ -150,6 +160,7 @@ if _IS_RECORDED:
     after_import("evaluate.loading", _metrics_imported)
     after_import("nltk.tokenize.punkt", _nltk_imported)
     after_import("sentence_transformers.util.file_io", _downloads_of_words_imported)
+    after_import("transformers.trainer", _trainer_imported)
     if read_settings().changes:
         after_import("transformers.training_args", _arguments_imported)
     after_import("torchvision.datasets.mnist", _mnist_imported)
