@@ -139,7 +139,14 @@ def test_a_script_s_failure_has_a_fault_and_running_out_of_memory_is_none() -> N
     )
 
 
-RAN = {"card": "h100_sxm_80gb", "status": "done", "exit_code": 0, "words": "", "seconds": 9}
+RAN = {
+    "card": "h100_sxm_80gb",
+    "script": "train.py",
+    "status": "done",
+    "exit_code": 0,
+    "words": "",
+    "seconds": 9,
+}
 
 
 @pytest.mark.parametrize(
