@@ -37,7 +37,11 @@ from lora_profiler.units import GIB
 PATH = RESULTS / "boundary.jsonl"
 SEED, PAIRS, CARDS_ASKED = 31, 300, 110
 STEPS = 3
-BUNDLED_SINCE = ("google/gemma-3-270m",)
+BUNDLED_SINCE = (
+    *("google/gemma-3-270m", "google/flan-t5-small", "google/mt5-small", "google/mt5-base"),
+    *(f"FacebookAI/{name}" for name in ("roberta-large", "xlm-roberta-base", "xlm-roberta-large")),
+    *(f"openai/whisper-{size}" for size in ("tiny", "base", "small")),
+)
 """Small models that the catalogue did not have when the questions were drawn."""
 MOST_PARAMETERS, MOST_CARD_PARAMETERS = 400_000_000, 700_000_000
 MOST_BATCH = 300

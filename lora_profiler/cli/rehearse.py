@@ -62,7 +62,7 @@ Exit: 0 fits, 1 out of memory, or refused by the GPU's software; 2 usage, 4 no c
 @option(
     "--pretend-tokens", help="tokens per simulated text", type=WholeRange(1, 1 << 20), default=1024
 )
-@option("--epochs-like", help="vary their lengths: log-normal, mean --pretend-tokens")
+@option("--epochs-like", help="vary their lengths around that mean")
 @option("--try", "NAME,...", "try checkpointing,fused-loss,8bit-optimizer")
 @option("--minutes", help="end the script after so many", type=click.FloatRange(0, min_open=True))
 @option("--no-time", help="skip the step that is timed")

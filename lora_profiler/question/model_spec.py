@@ -210,7 +210,7 @@ class ModelSpec:
         `modeling_whisper.py`, WhisperEncoder.forward)."""
         if self.model_type != "whisper":
             return None
-        return self.published["num_mel_bins"], 2 * self.published["max_source_positions"]
+        return self.config["num_mel_bins"], 2 * self.config["max_source_positions"]
 
     @property
     def is_causal(self) -> bool:

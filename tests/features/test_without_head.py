@@ -92,16 +92,16 @@ def test_a_folder_of_sentence_transformers_has_no_head(tmp_path: Path) -> None:
     }
 
 
-SPEECH = {"model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"]}
+SPEECH = {"model_type": "wav2vec2", "architectures": ["Wav2Vec2ForCTC"]}
 
 
 @pytest.mark.parametrize("command", ["predict", "bench"])
 def test_what_reads_no_text_is_refused_in_one_sentence(
     command: str, run: Run, tmp_path: Path
 ) -> None:
-    whisper = tmp_path / "config.json"
-    whisper.write_text(json.dumps(SPEECH | {"num_mel_bins": 80}))
-    for name, reads in (("google/vit-base-patch16-224", "images"), (str(whisper), "sound")):
+    speech = tmp_path / "config.json"
+    speech.write_text(json.dumps(SPEECH | {"feat_extract_norm": "group"}))
+    for name, reads in (("google/vit-base-patch16-224", "images"), (str(speech), "sound")):
         done = run(command, name, "--method", "lora", "--device", "cpu")
         assert done.exit_code == 2
         assert f"reads {reads}" in done.stderr and "rehearse" in done.stderr

@@ -349,6 +349,10 @@ def _derive(config: dict[str, Any], raw: Raw, source: str) -> None:
         and layers <= 10_000
     ):
         every = {"gemma2": 2, "gemma3_text": 6 if pattern is None else pattern}.get(str(kind))
+        if every == 0:
+            raise ModelNotFoundError(
+                f"{source}: sliding_window_pattern is 0; it must be 1 or more."
+            )
         if every is not None:
             full = [(i + 1) % every == 0 for i in range(layers)]
         else:

@@ -115,11 +115,11 @@ def untie_head(model: Any, raw: Mapping[str, Any]) -> None:
     from_pretrained leaves them apart (PreTrainedModel.tie_weights)."""
     from torch import nn
 
-    ends = model.get_output_embeddings(), model.get_input_embeddings()
-    if raw.get("tie_word_embeddings") is False and None not in ends:
-        head, embedding = ends
-        if head.weight is embedding.weight:
-            head.weight = nn.Parameter(embedding.weight.detach().clone())
+    if raw.get("tie_word_embeddings") is not False or model.get_output_embeddings() is None:
+        return
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head.weight is embedding.weight:
+        head.weight = nn.Parameter(embedding.weight.detach().clone())
 
 
 def _check_counts(raw: Mapping[str, Any], source: str) -> None:
