@@ -164,7 +164,7 @@ def law_rows(
     with why there is none."""
     found = []
     for asked in (of_one_micro_batch(workload), workload):
-        key = (_key_of_law(asked),)
+        key = (key_of_law(asked),)
         found += connection.execute("SELECT data, reason FROM made WHERE key = ?", key)
     return found
 
@@ -225,7 +225,7 @@ def _refused_before() -> Iterator[tuple[str, str]]:
     refused = {(row["asked"], row["model"]): row.get("no") for row in _results("laws", "laws")}
     for label, workload in laws_asked():
         if reason := refused.get((label, workload.model.id)):
-            yield _key_of_law(of_one_micro_batch(workload)), reason
+            yield key_of_law(of_one_micro_batch(workload)), reason
 
 
 def _results(name: str, of: str) -> list[dict[str, Any]]:
@@ -234,7 +234,7 @@ def _results(name: str, of: str) -> list[dict[str, Any]]:
     return found
 
 
-def _key_of_law(workload: Workload) -> str:
+def key_of_law(workload: Workload) -> str:
     return law_key(workload.model, workload.setup, regime_of(workload))
 
 
@@ -305,7 +305,7 @@ def compile_laws(cases: str, until: float) -> None:
             if time.time() > until:
                 return
             workload = of_one_micro_batch(workload)
-            key = _key_of_law(workload)
+            key = key_of_law(workload)
             began, data, reason = time.monotonic(), None, None
             try:
                 data = packed(compile_law(workload))

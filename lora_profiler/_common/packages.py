@@ -52,8 +52,9 @@ def load(packages: Iterable[str] = TRACING) -> None:
     with libraries of another CUDA."""
     import logging
 
-    # which warns of faster products on CPUs where PEFT imports it; a trace computes none
-    logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
+    # bitsandbytes looks for faster products on CPUs where PEFT imports it; a trace computes none
+    for looks_for_them in ("bitsandbytes.backends.cpu", "kernels"):
+        logging.getLogger(looks_for_them).setLevel(logging.ERROR)
     for name in packages:
         try:
             import_module(name)

@@ -12,6 +12,7 @@ from lora_profiler.measuring.harness.doctor import Diagnosis
 from lora_profiler.memory.compiled.library import cache_path
 from lora_profiler.memory.compiled.profile import Profile, packed
 from lora_profiler.question.support.sdpa import MASK_ALIGNMENT
+from lora_profiler.report.answer.verdicts import joined
 from lora_profiler.report.blocks import (
     Block,
     Rows,
@@ -140,8 +141,8 @@ def profile_blocks(profiles: Sequence[Profile]) -> list[Block]:
     if profiles:
         first = profiles[0]
         made = ", ".join(f"{name} {number}" for name, number in first.versions.items())
-        deepest = max(layers for layers, *_ in first.checked)
-        traces = f"{len(first.checked)} fresh traces, one of them of all {deepest} layers"
+        depths = [str(depth) for depth in sorted({layers for layers, *_ in first.checked})]
+        traces = f"{len(first.checked)} fresh traces, of {joined(depths)} layers"
         found.append(
             paragraph(
                 f"Each was compared with {traces}, event by event.",

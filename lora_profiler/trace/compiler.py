@@ -276,7 +276,7 @@ class _OfModel:
 
     def at(self, sample: _Sample) -> Callable[[Polynomial], Polynomial]:
         """What polynomials become at the sizes of a model."""
-        return lambda polynomial: polynomial
+        return _as_it_is
 
 
 class _OfType:
@@ -375,23 +375,7 @@ def _compiled(of: _OfModel | _OfType) -> Profile:
     )
     checked = []
     for sample in of.checks(tape):
-        fresh = traced(sample)
-        try:
-            expanded = tape.expand(sample.units)
-        except LookupError:
-            raise TapeError(
-                f"at {sample.model.num_layers} layers, a tensor dies that is not born"
-            ) from None
-        at = of.at(sample)
-        values = [at(size).evaluate(*sample.point) for size in sizes]
-        wrong = difference(expanded, values, fresh)
-        for numbers, seen in (
-            (trainable, fresh.trainable),
-            *((flops[phase], fresh.flops_of(phase)) for phase in flops),
-        ):
-            wrong = wrong or _numbers_differ(numbers, seen, layout, sample, at)
-        if wrong:
-            raise TapeError(f"at {sample.model.num_layers} layers, {wrong}")
+        _check(tape, sizes, {"": trainable, **flops}, layout, sample, traced(sample), of.at(sample))
         checked.append((sample.model.num_layers, *sample.point))
     if layout is not None:
         check_depths(tape, len(sizes))
@@ -417,6 +401,59 @@ def _compiled(of: _OfModel | _OfType) -> Profile:
         tape_source=tape,
         law=of.law,
     )
+
+
+def _check(
+    tape: Tape,
+    sizes: Sequence[Polynomial],
+    numbers: Mapping[str, Sequence[ModuleNumber]],
+    layout: Layout | None,
+    sample: _Sample,
+    fresh: Flat,
+    at: Callable[[Polynomial], Polynomial],
+) -> None:
+    """Raises TapeError with the first event or number in which a `fresh` trace of `sample` differs.
+    `numbers` by module: FLOPs by phase, and trainable parameters under ""."""
+    try:
+        expanded = tape.expand(sample.units)
+    except LookupError:
+        raise TapeError(
+            f"at {sample.model.num_layers} layers, a tensor dies that is not born"
+        ) from None
+    wrong = difference(expanded, [at(size).evaluate(*sample.point) for size in sizes], fresh)
+    for phase, of_modules in numbers.items():
+        seen = fresh.flops_of(phase) if phase else fresh.trainable
+        wrong = wrong or _numbers_differ(of_modules, seen, layout, sample, at)
+    if wrong:
+        raise TapeError(f"at {sample.model.num_layers} layers, {wrong}")
+
+
+def check_again(profile: Profile, workload: Workload) -> None:
+    """Traces `workload` once more, cut to five units and as long as can be, and holds it against
+    its `profile` or law, which other versions of the libraries may have made.
+
+    Raises CompileError with the first event that differs, and what building the model raises.
+    """
+    regime, layout, law = regime_of(workload), profile.layout, profile.law
+    units, model, points = 0, workload.model, _points(workload, regime)
+    if layout is not None:
+        units, model = LEAST_UNITS + 1, at_depth(model, layout.layers(LEAST_UNITS + 1))
+    leaves_open = law is not None and loss_facts(workload.setup.loss).leaves_stack
+    sample = _Sample(
+        units, model, _far(points[4], workload, regime), _drawn(FITTED) if leaves_open else None
+    )
+    with collector_paused():
+        try:
+            fresh, _ = _traced(workload, regime, sample)
+            at = _at(law, layout, regime, sample) if law and layout else _as_it_is
+            numbers = {"": profile.trainable, **profile.flops}
+            _check(profile.tape, profile.sizes, numbers, layout, sample, fresh, at)
+        except (TapeError, NotOfLawError) as doubt:
+            raise CompileError(f"{workload.model.id}: {doubt}") from None
+
+
+def _as_it_is(polynomial: Polynomial) -> Polynomial:
+    return polynomial
 
 
 NO_TAPE = Tape((), None)

@@ -44,10 +44,11 @@ from lora_profiler.question.workload import (
     Workload,
 )
 from lora_profiler.trace import compile_profile
-from lora_profiler.trace.compiler import compile_law, largest
+from lora_profiler.trace.compiler import check_again, compile_law, largest
 from lora_profiler.trace.flat import difference, flat
 from lora_profiler.trace.fold import fold, labels_of
 from lora_profiler.trace.modeling.build import filled_config
+from lora_profiler.trace.run import trace
 from lora_profiler.trace.single_size import predict_once
 from lora_profiler.trace.toys import toys
 from tracing import share_traces, traced_once
@@ -87,6 +88,21 @@ def granite(**changes: Any) -> ModelSpec:
 @cache
 def law(setup: TrainSetup) -> Profile:
     return compile_law(Workload(model=granite(), setup=setup))
+
+
+def test_a_law_is_checked_again_under_another_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.models.granite.modeling_granite import GraniteMLP
+
+    workload = Workload(model=granite(), setup=LORA)
+    profile = compile_profile(workload)
+    check_again(law(LORA), workload)
+    check_again(profile, workload)
+    of_today = GraniteMLP.forward
+    monkeypatch.setattr(GraniteMLP, "forward", lambda mlp, x: of_today(mlp, x * 1))
+    monkeypatch.setattr("lora_profiler.trace.compiler.trace", trace)  # not one that was kept
+    for made in (law(LORA), profile):
+        with pytest.raises(CompileError, match="at 5 layers, .* events instead of"):
+            check_again(made, workload)
 
 
 @pytest.mark.parametrize("setup", [LORA, GUIDE], ids=["lora", "guide"])
