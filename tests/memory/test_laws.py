@@ -101,7 +101,7 @@ def test_a_law_is_checked_again_under_another_transformers(monkeypatch: pytest.M
     monkeypatch.setattr(GraniteMLP, "forward", lambda mlp, x: of_today(mlp, x * 1))
     monkeypatch.setattr("lora_profiler.trace.compiler.trace", trace)  # not one that was kept
     for made in (law(LORA), profile):
-        with pytest.raises(CompileError, match="at 5 layers, .* events instead of"):
+        with pytest.raises(CompileError, match=r"at 5 layers, .* events instead of"):
             check_again(made, workload)
 
 

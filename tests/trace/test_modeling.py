@@ -234,9 +234,7 @@ def test_every_bundled_model_has_a_class_that_takes_its_config() -> None:
     of_each = {(spec.model_type, spec.architecture): spec for spec in specs}
     assert len(of_each) > 40
     for spec in of_each.values():
-        model_class, config = building._class_and_config(spec, ("auto_map", "quantization_config"))
-        with torch.device("meta"):
-            model = model_class._from_config(config, dtype=torch.bfloat16)
+        model = building.base_model(spec, TrainSetup(), device="meta")
         building._check(model, Workload(model=spec))
 
 
