@@ -131,7 +131,7 @@ def predict_checked(workload: Workload, engine: str) -> Prediction:
         workload = replace(workload, platform=prediction.workload.platform)
     prediction = replace(prediction, workload=workload, priced_as=priced_as)
     words, model = common_assumptions(workload, priced_as), workload.model
-    is_partly = model.stored is not None and model.stored.partly
+    is_partly = model.stored is not None and (model.stored.partly or model.stored.in_16_bit)
     is_unrun = is_partly or is_unchecked(workload.setup) or _has_stood_in_kernels(workload)
     is_unrun = is_unrun or known != workload or has_newer_layers(workload)
     is_unrun = is_unrun or _has_unheld_head(workload)
@@ -312,10 +312,10 @@ def resized(workload: Workload, setup: TrainSetup, engine: str) -> Workload:
 def _at_hand(workload: Workload) -> str:
     """Who answers for "auto" without a trace."""
     # a profile leaves the loop's state open, by which some weights are wider
-    fits = not profile_unsupported_reason(workload) and has_profile(workload)
-    if fits or (not rules_know(workload) and has_nearly(workload)):
-        return "compiled"
-    return "analytic"
+    if profile_unsupported_reason(workload):
+        return "analytic"
+    is_near = not rules_know(workload) and has_nearly(workload)
+    return "compiled" if is_near or has_profile(workload) else "analytic"
 
 
 def on_card(workload: Workload, gpu: Gpu | None) -> Workload:
@@ -394,13 +394,15 @@ def _checkpoint_words(workload: Workload) -> tuple[str, ...]:
         quantised = (
             "with double quantisation" if stored.double_quant else "without double quantisation"
         )
+        count = len(stored.in_16_bit)
+        kept = f" It keeps {count:,} linear layer{'s' * (count > 1)} in 16 bit."
         partly = (
             " Layers that its own config.json keeps in 16 bit are counted in 4 bit here; the peak"
-            " is too low."
+            " is too low. Name that file, or its folder, for the right one."
         )
         return (
             f"The checkpoint is stored in NF4 by bitsandbytes, {quantised}: adapters on it are"
-            f" QLoRA.{partly if stored.partly else ''}",
+            f" QLoRA.{partly if stored.partly else kept if stored.in_16_bit else ''}",
         )
     if stored is not None:
         group = "one scale for all" if stored.group_size == -1 else f"groups of {stored.group_size}"

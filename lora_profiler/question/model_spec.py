@@ -102,8 +102,8 @@ class StoredBase:
 
     quant_type: as `Quantization` names it. double_quant: of NF4. bits: of a weight, and group_size:
     inputs, or in FP8 the side of a block, that share a scale, -1 for all. compute_dtype: what the
-    layers multiply in, None for whatever the model is in. partly: some of those layers are in 16
-    bit, which the checkpoint's own config.json alone tells.
+    layers multiply in, None for whatever the model is in. in_16_bit: names of those layers that are
+    in 16 bit all the same. partly: some are, which the checkpoint's own config.json alone tells.
     """
 
     quant_type: str
@@ -112,6 +112,7 @@ class StoredBase:
     group_size: int = 128
     compute_dtype: str | None = None
     partly: bool = False
+    in_16_bit: tuple[str, ...] = ()
 
 
 class TextSide(NamedTuple):

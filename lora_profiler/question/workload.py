@@ -160,6 +160,11 @@ def _check_stored(model: str, stored: StoredBase, setup: TrainSetup) -> None:
             f" bnb_4bit_compute_dtype {stored.compute_dtype}. Use --dtype {stored.compute_dtype},"
             f" {made_from}."
         )
+    if stored.in_16_bit and setup.sharding not in ("none", "ddp"):
+        raise UsageError(
+            f"{model} keeps some layers in 16 bit, of which shards are not modelled; use --sharding"
+            f" ddp, {made_from}."
+        )
     if setup.sharding in FULLY_SHARDED and stored.quant_type == "nf4":
         raise UsageError(
             f"FSDP does not shard {model}, packed into bytes (bnb_4bit_quant_storage), with"

@@ -2,6 +2,7 @@
 a 16-bit model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,8 +225,6 @@ def test_skipping_the_head_alone_is_what_qlora_does(skipped: list[str]) -> None:
 @pytest.mark.parametrize(
     ("skipped", "words"),
     [
-        (["lm_head", "model.layers.1"], "model.layers.1.self_attn.q_proj stays in 16 bit"),
-        (["lm_head", "down_proj"], "model.layers.0.mlp.down_proj stays in 16 bit"),
         ([], "lm_head is in 4 bit"),
         (["lm_head", "model.layers.*.mlp"], "no patterns"),
         (["(.*)*x"], "no patterns"),
@@ -233,10 +232,35 @@ def test_skipping_the_head_alone_is_what_qlora_does(skipped: list[str]) -> None:
         (["lm_head"] * 1001, "must be a list of up to 1000 names"),
     ],
 )
-def test_other_modules_left_in_16_bit_are_refused(skipped: Any, words: str) -> None:
+def test_lists_of_modules_that_cannot_be_followed_are_refused(skipped: Any, words: str) -> None:
     with pytest.raises(ModelNotFoundError) as refused:
         nf4_model(llm_int8_skip_modules=skipped)
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("skipped", "count"), [(["lm_head", "model.layers.1"], 7), (["lm_head", "down_proj"], 3)]
+)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_layers_that_a_checkpoint_keeps_in_16_bit_are_counted_so(
+    skipped: list[str], count: int, checkpointing: bool
+) -> None:
+    """As in Unsloth's dynamic 4 bit; the trace builds the model with transformers' own quantiser
+    and the file's list."""
+    model = nf4_model(llm_int8_skip_modules=skipped)
+    assert model.stored and len(model.stored.in_16_bit) == count
+    setup = TrainSetup(
+        lora=LoraConfig(r=4), quantization=Quantization(), seq_len=48, checkpointing=checkpointing
+    )
+    asked = Workload(model=model, setup=setup)
+    ruled, traced = (predict(asked, engine=engine) for engine in ("analytic", "traced"))
+    assert ruled.peak.total_bytes == traced.peak.total_bytes
+    assert ruled.saved_activation_bytes == traced.saved_activation_bytes
+    assert dict(ruled.persistent_bytes) == dict(traced.persistent_bytes)
+    everywhere = predict(replace(asked, model=nf4_model()))
+    assert ruled.peak.total_bytes > everywhere.peak.total_bytes
+    assert peak_bytes(asked) == ruled.peak.total_bytes
+    assert any(f"keeps {count} linear layers in 16 bit" in text for text in ruled.assumptions)
 
 
 @pytest.mark.parametrize("value", [None, {}])

@@ -20,7 +20,7 @@ from lora_profiler.facts.catalog.bundled import (
     vision_config,
     vision_rows,
 )
-from lora_profiler.facts.catalog.quantized import check_skipped, scheme, stored
+from lora_profiler.facts.catalog.quantized import checked_base, scheme, stored
 from lora_profiler.question.model_spec import HEADLESS, LENGTHS, ModelSpec, TextSide, is_headless
 
 if TYPE_CHECKING:
@@ -152,8 +152,8 @@ def model_from_config(raw: Mapping[str, Any], *, id: str, source: str) -> ModelS
     spec = _from_config(raw, id, source, where, model_type, architecture)
     if checkpoint is None:
         return spec
-    check_skipped(spec, checkpoint, where)
-    return replace(spec, stored=checkpoint.base, dequantized_from=checkpoint.dequantized_from)
+    base = checked_base(spec, checkpoint, where)
+    return replace(spec, stored=base, dequantized_from=checkpoint.dequantized_from)
 
 
 def _from_config(

@@ -9,6 +9,7 @@ refused: it is no 16-bit model, and what training on it keeps is not known here.
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from lora_profiler.errors import ModelNotFoundError, UnsupportedModelError
@@ -87,33 +88,41 @@ def scheme(method: str) -> str:
     return _SCHEMES.get(method, method[:40])
 
 
-def check_skipped(spec: ModelSpec, stored: Stored, where: str) -> None:
-    """Raises UnsupportedModelError unless the modules that are left in 16 bit are those that QLoRA
-    leaves: the output layer, which AWQ leaves whatever is listed (transformers
+def checked_base(spec: ModelSpec, stored: Stored, where: str) -> StoredBase | None:
+    """The base as the file has it, with the modules that are left in 16 bit besides the output
+    layer, which QLoRA leaves and AWQ too, whatever is listed (transformers
     `quantizers/quantizer_awq.py`, add_default_skips).
 
     A name is compared as transformers does (`should_convert_module`): with the beginning of a
     module's, up to a dot, or its end.
+
+    Raises UnsupportedModelError where the output layer is not left, or in another format than NF4
+    another layer is.
     """
     if stored.base is None or stored.skipped is None:
-        return
+        return stored.base
     skipped = stored.skipped
     if stored.base.quant_type == "awq":
         skipped = (*skipped, spec.output_embedding or "")
-    title = "4 bit" if stored.base.quant_type == "nf4" else base_kind(stored.base.quant_type).title
+    is_nf4 = stored.base.quant_type == "nf4"
+    title = "4 bit" if is_nf4 else base_kind(stored.base.quant_type).title
+    in_16_bit = []
     for name, module in spec.modules():
         if not module.is_linear:
             continue
         kept = any(
             name == one or name.startswith(f"{one}.") or name.endswith(one) for one in skipped
         )
-        if kept != (name == spec.output_embedding):
+        if kept and name != spec.output_embedding and is_nf4:
+            in_16_bit.append(name)
+        elif kept != (name == spec.output_embedding):
             state = "stays in 16 bit" if kept else f"is in {title}"
             raise UnsupportedModelError(
                 f"{where}: by {stored.listed_as} {name} {state}; QLoRA does not do that here."
                 f" Nearest:"
                 " the original model with --method qlora."
             )
+    return replace(stored.base, in_16_bit=tuple(in_16_bit))
 
 
 def _config(raw: Mapping[str, Any], where: str) -> Mapping[str, Any] | None:

@@ -12,7 +12,7 @@ from lora_profiler.memory.analytic.persistent import (
     idled,
     is_idle,
     kept_in_16_bit,
-    module_bytes,
+    named_bytes,
     state_bytes,
     total_state_bytes,
     whole_weights,
@@ -46,7 +46,7 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
     rows = []
     for name, module in model.modules():
         tensors = _trainable(model, name, module, adapted.get(name, []), name in copied, setup)
-        weights, quantization = module_bytes(module, setup, kept, stored)
+        weights, quantization = named_bytes(name, module, setup, kept, stored)
         if is_sharded:
             weights = sum(piece.share(world) for piece in base_pieces(module, setup, kept))
         if setup.sharding == "zero3":

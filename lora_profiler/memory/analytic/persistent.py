@@ -220,6 +220,19 @@ def module_bytes(
     return packed + biases * DTYPE_BYTES[dtype], state
 
 
+def named_bytes(
+    name: str,
+    module: Module,
+    setup: TrainSetup,
+    unquantized: frozenset[str],
+    stored: StoredBase | None,
+) -> tuple[int, int]:
+    """`module_bytes` of the one that the model has under `name`, which the checkpoint may keep in
+    16 bit."""
+    is_kept = stored is not None and name in stored.in_16_bit
+    return module_bytes(module, setup, unquantized, None if is_kept else stored)
+
+
 def groups(spec: ModelSpec) -> Iterator[tuple[Module, int]]:
     """Every distinct module and how often the model has it."""
     for each in spec.parts:
@@ -255,6 +268,12 @@ def persistent(
         weight, state = module_bytes(module, setup, kept, stored)
         parameters += weight * count
         quantization += state * count
+    if stored is not None and stored.in_16_bit:
+        for name, module in spec.modules():
+            weight, state = module_bytes(module, setup, kept, stored)
+            own, own_state = named_bytes(name, module, setup, kept, stored)
+            parameters += own - weight
+            quantization += own_state - state
     if has_reference(setup):
         is_narrow = loss_facts(setup.loss).narrow_reference
         parameters += parameters * 2 // DTYPE_BYTES[setup.dtype] if is_narrow else parameters

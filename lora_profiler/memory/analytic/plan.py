@@ -133,7 +133,7 @@ def plan_for(workload: Workload) -> Plan:
     lora = setup.lora
     windows = windows_of(model)
     key = (
-        *(model.id, model.architecture, model.fingerprint),
+        *(model.id, model.architecture, model.fingerprint, model.stored),
         None
         if lora is None
         else (_OF_LORA(lora), lora.r if counts_in_steps(setup) or setup.is_shared else 0),
@@ -304,7 +304,8 @@ def _sharded(workload: Workload, one: Plan) -> tuple[ShardState, int | None]:
     if setup.sharding not in _SHARED_SHARDS or setup.loss not in _SAME_LOSSES:
         return _sharded_anew(workload, one)
     lora = setup.lora and (_OF_LORA(setup.lora), setup.lora.r)
-    key = (model.id, model.architecture, model.fingerprint, lora, _OF_SHARDS(setup))
+    of_model = model.id, model.architecture, model.fingerprint, model.stored
+    key = (*of_model, lora, _OF_SHARDS(setup))
     if key not in _SHARDS:
         if len(_SHARDS) >= _MAX_SHARDS:
             _SHARDS.clear()

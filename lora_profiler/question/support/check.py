@@ -246,6 +246,9 @@ def profile_unsupported_reason(workload: Workload) -> str | None:
         "steps in backward": setup.optimizer_in_bwd,
         _ON_HOST: setup.offloads,
         "fused kernels": setup.kernels != "transformers",
+        "a checkpoint that keeps layers in 16 bit": (
+            workload.model.stored is not None and workload.model.stored.in_16_bit
+        ),
         "embeddings' optimizer states in 32 bit": (
             widens_embeddings(setup) and (lora is None or lora.modules_to_save)
         ),

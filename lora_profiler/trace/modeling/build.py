@@ -4,7 +4,7 @@ and checkpointing.
 The order is that of a fine-tuning script: load, quantise, prepare, inject adapters, turn
 checkpointing on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stderr
 from copy import deepcopy
 from importlib import import_module
@@ -178,6 +178,7 @@ def build_model(
                 setup.dtype,
                 deferred,
                 sharded=setup.sharding in FULLY_SHARDED,
+                in_16_bit=_kept_in_16_bit(workload.model),
             )
             prepare_for_training(model, setup.quantization, setup.checkpointing)
         if setup.has_wide_routers:
@@ -325,13 +326,19 @@ def _options(spec: ModelSpec, setup: TrainSetup) -> dict[str, Any]:
     return {"dtype": getattr(torch, setup.dtype), "attn_implementation": attention}
 
 
+def _kept_in_16_bit(spec: ModelSpec) -> Sequence[str] | None:
+    """Modules that a 4-bit checkpoint leaves, where its config.json lists them."""
+    names = spec.stored.in_16_bit if spec.stored else ()
+    return [*names, *filter(None, [spec.output_embedding])] if names else None
+
+
 def _pretrained(spec: ModelSpec, setup: TrainSetup, weights: str) -> dict[str, Any]:
     """What `from_pretrained` is given to find weights, and how to take them."""
     on_the_fly = {}
     if setup.quantization is not None:
         sharded = setup.sharding in FULLY_SHARDED
         on_the_fly["quantization_config"] = base_config(
-            setup.quantization, setup.dtype, sharded=sharded
+            setup.quantization, setup.dtype, sharded=sharded, in_16_bit=_kept_in_16_bit(spec)
         )
     if weights == "hub":
         return {"pretrained_model_name_or_path": spec.id, **on_the_fly}

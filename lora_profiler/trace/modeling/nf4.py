@@ -7,6 +7,7 @@ and its load operation makes each packed weight. Source: transformers
 `quantizers/quantizer_bnb_4bit.py`, `integrations/bitsandbytes.py`; PEFT `utils/other.py`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,8 +19,15 @@ from lora_profiler.trace.modeling.deferred import DeferredWeights
 from lora_profiler.trace.modeling.third_party import refusals
 
 
-def base_config(quantization: Quantization, dtype: str, *, sharded: bool = False) -> Any:
-    """The `BitsAndBytesConfig` of a base that computes in `dtype`.
+def base_config(
+    quantization: Quantization,
+    dtype: str,
+    *,
+    sharded: bool = False,
+    in_16_bit: Sequence[str] | None = None,
+) -> Any:
+    """The `BitsAndBytesConfig` of a base that computes in `dtype` and leaves modules `in_16_bit`,
+    those that transformers leaves by itself where it is None.
 
     One that FSDP shards is stored in that dtype too, four or eight codes to an element, as
     bitsandbytes and PEFT ask for it.
@@ -34,6 +42,7 @@ def base_config(quantization: Quantization, dtype: str, *, sharded: bool = False
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=quantization.double_quant,
         bnb_4bit_compute_dtype=getattr(torch, dtype),
+        llm_int8_skip_modules=None if in_16_bit is None else list(in_16_bit),
         **storage,
     )
 
@@ -45,9 +54,10 @@ def quantise(
     deferred: DeferredWeights | None = None,
     *,
     sharded: bool = False,
+    in_16_bit: Sequence[str] | None = None,
 ) -> None:
-    """Replace in place each linear module that transformers would load quantised; nothing where it
-    already did.
+    """Replace in place each linear module that transformers would load quantised, but for those
+    `in_16_bit`; nothing where it already did.
 
     One 16-bit weight at a time lives beside its packed form and is freed before the next one; those
     that wait in `deferred` are filled only then. What stays in 16 bit is filled as well.
@@ -59,7 +69,7 @@ def quantise(
     from transformers.quantizers.auto import AutoHfQuantizer
 
     quantizer = AutoHfQuantizer.from_config(
-        base_config(quantization, dtype, sharded=sharded), pre_quantized=False
+        base_config(quantization, dtype, sharded=sharded, in_16_bit=in_16_bit), pre_quantized=False
     )
     plain = dict(model.named_modules())
     with refusals("transformers cannot quantise this model"):
