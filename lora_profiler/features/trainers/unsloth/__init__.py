@@ -51,6 +51,9 @@ _OF_TYPES: Mapping[str, Mapping[Method, Options]] = {
     # temporary_patches/gpt_oss.py); priced as packed ones: 6 % under a rehearsal
     "gpt_oss": {"lora": _ON_ATTENTION, "qlora": {"target_parameters": None}}
 }
+_ALL_LOGITS: Mapping[Method, Options] = {
+    method: {"loss": "plain"} for method in ("full", "lora", "qlora")
+}
 _HOLDS = (
     "checkpointing is reentrant; layer inputs but the last are offloaded to CPU; two buffers"
     " bring them back (unsloth-zoo 2026.10.9, gradient_checkpointing.py)",
@@ -132,6 +135,17 @@ _NEWEST = _stack(
 GUIDED = "unsloth"
 VERSIONS = (
     _NEWEST,
+    replace(
+        _NEWEST,
+        version="2026.4",
+        about=(
+            "From July 2025 to April 2026 it left the forward of models that scale their logits as"
+            " transformers has it: float32 logits of all tokens of Granite 4.0 and Falcon-H1"
+            " (unsloth-zoo 2026.4.9, compiler.py, cross_entropy_find_1 to 3).",
+            *_NEWEST.about,
+        ),
+        of_types={**_OF_TYPES, "granitemoehybrid": _ALL_LOGITS, "falcon_h1": _ALL_LOGITS},
+    ),
     replace(
         _NEWEST,
         version="2024.10",
