@@ -98,6 +98,7 @@ function smallest(way, found) {
   clearTimeout(waiting);
   of("smallest").textContent = "Smallest GPU that fits: …";
   waiting = setTimeout(() => {
+    if (way.model !== data.model) return; // another was chosen meanwhile, and is shown in turn
     const card = found.refusal ? undefined : smallestCard(way);
     const words = card ? `${card.name}, ${card.memory} GB` : "none";
     of("smallest").textContent = `Smallest GPU that fits: ${words}`;

@@ -139,9 +139,9 @@ VERSIONS = (
         _NEWEST,
         version="2026.4",
         about=(
-            "From July 2025 to April 2026 it left the forward of models that scale their logits as"
-            " transformers has it: float32 logits of all tokens of Granite 4.0 and Falcon-H1"
-            " (unsloth-zoo 2026.4.9, compiler.py, cross_entropy_find_1 to 3).",
+            "From July 2025 to April 2026 it ran transformers' own forward of Granite 4.0 and"
+            " Falcon-H1. Their float32 logits are of all tokens (unsloth-zoo 2026.4.9, compiler.py,"
+            " cross_entropy_find_1 to 3).",
             *_NEWEST.about,
         ),
         of_types={**_OF_TYPES, "granitemoehybrid": _ALL_LOGITS, "falcon_h1": _ALL_LOGITS},
