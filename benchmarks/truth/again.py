@@ -10,18 +10,19 @@ types alone; `--cases`: of questions that match, as "trl-sft lora". For every ni
 where one differs.
 
 With `--renew` the work of `benchmarks.truth.bundle` is brought up to date: what is equal gets the
-versions that it was found equal with, what differs is dropped. `bundle compile`, `bundle laws` and
-`bundle pack` then make it anew. Results: `results/again.md` and `results/again.json`.
+versions that it was found equal with, what differs is made anew. `bundle pack` then writes the
+package's file. Results: `results/again.md` and `results/again.json`.
 """
 
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from benchmarks.pages import page_of, parser_of, table, tell, words_of
 from benchmarks.truth.bundle import IMPLS, asked, key_of_law, laws_asked, of_one_micro_batch, work
@@ -29,14 +30,14 @@ from lora_profiler._common.packages import installed_versions
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.facts.catalog import bundled_models, find_model
 from lora_profiler.memory.compiled.library import bundled_profile, bundled_profiles
-from lora_profiler.memory.compiled.profile import packed
+from lora_profiler.memory.compiled.profile import Profile, packed
 from lora_profiler.memory.compiled.regime import key_of
 from lora_profiler.question.workload import Workload
 
 Question = tuple[str, str, Workload]
 """A key of the bundle, words for its question, and the question."""
-EQUAL = ""
-_A_CHUNK = 24
+T = TypeVar("T")
+_A_CHUNK = 12
 """Questions of one model type that a process answers before the next chunk."""
 
 
@@ -69,27 +70,49 @@ def _of_profiles() -> Iterator[Question]:
                     yield key, f"{model.model_type}: {label}", workload
 
 
-def _answer(chunk: list[Question]) -> list[tuple[str, str, str, str]]:
-    """Of each question its key, words, model, and how a fresh trace differs, if it does."""
+def _answer(chunk: list[Question], *, renews: bool) -> list[dict[str, str]]:
+    """Of each question its words, model, how a fresh trace differs, if it does, and why nothing
+    could be made anew."""
     import warnings
 
-    from lora_profiler.trace.compiler import check_again
+    from lora_profiler.trace.compiler import check_again, compile_law, compile_profile
 
     warnings.simplefilter("ignore")
     found = []
     for key, label, workload in chunk:
-        profile, difference = bundled_profile(key), EQUAL
+        profile = bundled_profile(key)
         assert profile is not None
-        try:
-            check_again(profile, workload)
-        except (ImportError, MemoryError, OSError):
-            raise  # which say nothing of the libraries
-        except LoraProfilerError as e:
-            difference = str(e)
-        except Exception as e:  # whatever a library raises belongs into the table
-            difference = f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
-        found.append((key, label, workload.model.id, difference))
+        _, difference = _tried(partial(check_again, profile, workload))
+        reason = ""
+        if renews:
+            renewed: Profile | None = replace(
+                profile, versions=installed_versions(tuple(profile.versions))
+            )
+            if difference:
+                make = compile_profile if profile.law is None else compile_law
+                renewed, reason = _tried(partial(make, workload))
+            _keep(key, renewed, reason)
+        row = {"question": label, "model": workload.model.id, "difference": difference}
+        found.append({**row, "refused": reason} if reason else row)
     return found
+
+
+def _tried(do: Callable[[], T]) -> tuple[T | None, str]:
+    """What `do` returns, or what it raises in words."""
+    try:
+        return do(), ""
+    except (ImportError, MemoryError, OSError):
+        raise  # which say nothing of the libraries
+    except LoraProfilerError as e:
+        return None, str(e)
+    except Exception as e:  # whatever a library raises belongs into the table
+        return None, f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
+
+
+def _keep(key: str, renewed: Profile | None, reason: str) -> None:
+    row = (renewed and packed(renewed), reason or None, key)
+    with closing(work()) as connection, connection:
+        connection.execute("UPDATE made SET data = ?, reason = ? WHERE key = ?", row)
 
 
 def outcome(types: list[str], cases: str, jobs: int, *, renews: bool) -> dict[str, Any]:
@@ -97,9 +120,9 @@ def outcome(types: list[str], cases: str, jobs: int, *, renews: bool) -> dict[st
     for question in questions(types, cases):
         of_type[question[2].model.model_type].append(question)
     chunks = [
-        (name, of[start : start + _A_CHUNK])
-        for name, of in of_type.items()
-        for start in range(0, len(of), _A_CHUNK)
+        (name, of_type[name][start : start + _A_CHUNK])
+        for name in types or of_type
+        for start in range(0, len(of_type[name]), _A_CHUNK)
     ]
     before = {
         name: version
@@ -107,38 +130,21 @@ def outcome(types: list[str], cases: str, jobs: int, *, renews: bool) -> dict[st
         if name != "lora-profiler"
     }
     checked: Counter[str] = Counter()
-    changed = []
+    changed: list[dict[str, str]] = []
     with ProcessPoolExecutor(jobs) as pool:
-        running = {pool.submit(_answer, chunk): name for name, chunk in chunks}
+        running = {pool.submit(_answer, chunk, renews=renews): name for name, chunk in chunks}
         for number, done in enumerate(as_completed(running), 1):
             name, answers = running[done], done.result()
             checked[name] += len(answers)
-            for key, label, model, difference in answers:
-                if renews:
-                    _renew(key, is_equal=not difference)
-                if difference:
-                    changed.append(
-                        {"type": name, "question": label, "model": model, "difference": difference}
-                    )
+            changed += [{"type": name, **row} for row in answers if row["difference"]]
             print(f"[{number}/{len(chunks)}] {name}", file=sys.stderr, flush=True)
     return {
         "versions": installed_versions(before),
         "versions_before": before,
+        "renewed": renews,
         "checked": dict(sorted(checked.items())),
         "changed": sorted(changed, key=lambda row: (row["type"], row["question"], row["model"])),
     }
-
-
-def _renew(key: str, *, is_equal: bool) -> None:
-    profile = bundled_profile(key)
-    assert profile is not None
-    versions = installed_versions(tuple(profile.versions))
-    with closing(work()) as connection, connection:
-        if is_equal:
-            data = packed(replace(profile, versions=versions))
-            connection.execute("UPDATE made SET data = ? WHERE key = ?", (data, key))
-        else:
-            connection.execute("DELETE FROM made WHERE key = ?", (key,))
 
 
 def report(document: dict[str, Any]) -> str:
@@ -151,7 +157,8 @@ def report(document: dict[str, Any]) -> str:
         f"`python -m benchmarks.truth.again`: {sum(checked.values()):,} laws and profiles of the"
         f" package, made with {words_of(document['versions_before'])}, each held against a fresh"
         f" trace with {words_of(document['versions'])}, event by event.",
-        f"**{len(changed):,} differ, of {len(by_type)} of {len(checked)} model types.**",
+        f"**{len(changed):,} differ, of {len(by_type)} of {len(checked)} model types.**"
+        + (f" {_renewed(changed)}" if document["renewed"] and changed else ""),
         table(
             "type | >checked | >differ | the first event that differs",
             (
@@ -162,6 +169,13 @@ def report(document: dict[str, Any]) -> str:
         if changed
         else "",
     )
+
+
+def _renewed(changed: list[dict[str, str]]) -> str:
+    refused = [row["refused"] for row in changed if "refused" in row]
+    if not refused:
+        return "They were made anew."
+    return f"They were made anew, but for {len(refused)}: {refused[0]}"
 
 
 def main() -> int:
