@@ -60,8 +60,8 @@ def test_a_model_as_people_call_it(typed: str, id: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Llama-3.1", "gemma", "phi-3"])
-def test_a_part_of_several_names_is_none_of_them(name: str) -> None:
-    with pytest.raises(LoraProfilerError, match="unknown model"):
+def test_a_part_of_several_names_is_answered_with_those(name: str) -> None:
+    with pytest.raises(LoraProfilerError, match="is ambiguous"):
         find_model(name, offline=True)
 
 

@@ -138,13 +138,23 @@ def named_by_words(text: str) -> str | None:
     fitting = {id: own for id, own in _own_words() if set(words) <= set(own)}
     exact = [id for id, own in fitting.items() if len(own) == len(words)]
     few = exact or list(fitting)
-    if len(few) > 1 and not is_loose:
-        return None
-    if len(few) > 1:
-        shown = dict.fromkeys(sorted(few, key=len)[:_MOST_NAMED], "")
-        more = f" and {len(few) - len(shown)} more" if len(few) > len(shown) else ""
-        raise AmbiguousModelError("model", text, shown, more)
-    return few[0] if few else None
+    if len(few) > 1 and is_loose:
+        raise _ambiguous(text, few)
+    return few[0] if len(few) == 1 else None
+
+
+def check_family(name: str) -> None:
+    """Raises AmbiguousModelError where `name` is part of the names of several bundled models, as
+    "mistral" and "gemma-3" are."""
+    words = set(_words(name))
+    if family := [id for id, own in _own_words() if words <= set(own)]:
+        raise _ambiguous(name, family)
+
+
+def _ambiguous(name: str, ids: list[str]) -> AmbiguousModelError:
+    shown = dict.fromkeys(sorted(ids, key=len)[:_MOST_NAMED], "")
+    more = f" and {len(ids) - len(shown)} more" if len(ids) > len(shown) else ""
+    return AmbiguousModelError("model", name, shown, more)
 
 
 def _own_words() -> Iterator[tuple[str, list[str]]]:
@@ -166,8 +176,6 @@ def similar_names(name: str) -> str:
     ids = [spelling for id, aliases in map(_names, _lines()) for spelling in (id, *aliases)]
     if "/" in name:
         return did_you_mean(name, ids)
-    if holding := [id for id, own in _own_words() if set(_words(name)) <= set(own)]:
-        return f" Did you mean {', '.join(sorted(holding, key=len)[:4])}?"
     by_tail = {full.rsplit("/", 1)[-1].lower(): full for full in reversed(ids)}
     close = [by_tail[tail] for tail in nearest(name, by_tail)]
     return f" Did you mean {', '.join(close)}?" if close else ""

@@ -12,6 +12,7 @@ from lora_profiler.facts.catalog import config as cfg
 from lora_profiler.facts.catalog.architectures import FAMILIES
 from lora_profiler.facts.catalog.bundled import (
     bare_names,
+    check_family,
     mirrored,
     model_lines,
     named_by_words,
@@ -114,6 +115,7 @@ def find_model(
         text = config_json(name, revision=revision, offline=offline, max_bytes=MAX_CONFIG_BYTES)
     except ModelNotFoundError as e:
         if not (on_disk and os.path.isdir(name)):
+            check_family(name)
             raise
         raise type(e)(f"{e} Here, {_no_config(name)}") from None
     raw = cfg.parse(text, f"config.json of {name}")
