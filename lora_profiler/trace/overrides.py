@@ -280,7 +280,8 @@ def _everywhere(name: str, value: Any) -> Iterator[None]:
 aten = torch.ops.aten
 _EFFICIENT = aten._scaled_dot_product_efficient_attention.default
 _FALLBACK = re.compile(
-    r"`(?P<function>\w+)` is falling back .* because `(?P<package>[^`]+)` is (?:either )?not installed"
+    r"`(?P<function>\w+)` is falling back .* because `(?P<package>[^`]+)` is (?:either )?not"
+    " installed"
 )
 
 

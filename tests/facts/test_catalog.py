@@ -453,7 +453,7 @@ def test_custom_cards(name, size):
 
 
 def test_models_with_the_words_of_a_name_come_before_those_spelled_like_it():
-    with pytest.raises(ModelNotFoundError, match="Did you mean meta-llama/Llama-4-Scout"):
+    with pytest.raises(ModelNotFoundError, match="name one: meta-llama/Llama-4-Scout"):
         find_model("llama4", offline=True)
 
 
