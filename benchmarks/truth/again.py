@@ -131,7 +131,8 @@ def outcome(types: list[str], cases: str, jobs: int, *, renews: bool) -> dict[st
     }
     checked: Counter[str] = Counter()
     changed: list[dict[str, str]] = []
-    with ProcessPoolExecutor(jobs) as pool:
+    # what a library keeps of its traces grows to gigabytes
+    with ProcessPoolExecutor(jobs, max_tasks_per_child=1) as pool:
         running = {pool.submit(_answer, chunk, renews=renews): name for name, chunk in chunks}
         for number, done in enumerate(as_completed(running), 1):
             name, answers = running[done], done.result()
