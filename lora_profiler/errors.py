@@ -19,12 +19,16 @@ class UsageError(LoraProfilerError, ValueError):
 
 class AmbiguousNameError(LoraProfilerError):
     """A name that several things have: `choices` are their own names, each with what tells it from
-    the others, or ''."""
+    the others, or ''; `more` says how many there are beyond them."""
 
     def __init__(self, kind: str, name: str, choices: Mapping[str, str], more: str = "") -> None:
-        self.name, self.choices = name, choices
+        self.kind, self.name, self.choices, self.more = kind, name, choices, more
         named = (f"{choice} ({what})" if what else choice for choice, what in choices.items())
-        super().__init__(f"{kind} {name} is ambiguous; name one: {', '.join(named)}{more}")
+        super().__init__(self.saying(f"{', '.join(named)}{more and f' and {more}'}"))
+
+    def saying(self, choices: str) -> str:
+        """The message with `choices` as the words that list them."""
+        return f"{self.kind} {self.name} is ambiguous; name one: {choices}"
 
 
 def refuse(reasons: Mapping[str, object]) -> None:

@@ -2,7 +2,7 @@
 the answer starts at once."""
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -135,7 +135,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
         found = answered(ctx, levers)
     except errors.AmbiguousNameError as error:
         if short:
-            error.args = (f"{error}{_by_choice(error, ctx)}",)
+            error.args = (error.saying(_by_choice(error, ctx)),)
         raise
     for one_model in found:
         predictions = [answer.prediction for answer in one_model.answers]
@@ -161,9 +161,9 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
 
 
 def _by_choice(error: errors.AmbiguousNameError, ctx: click.Context) -> str:
-    """What each of the choices would answer, a sentence each; of those that can be."""
+    """A line for each of the choices: what it would answer, where it can be answered; then where to
+    find those beyond."""
     from lora_profiler.report.answer.short_answer import verdicts
-    from lora_profiler.report.terminal import plain
 
     asked, said = dict(ctx.params), []
     of_gpu = isinstance(error, errors.AmbiguousGpuError)
@@ -172,14 +172,28 @@ def _by_choice(error: errors.AmbiguousNameError, ctx: click.Context) -> str:
         gpu = asked["gpu"].replace(error.name, choice) if of_gpu else asked["gpu"]
         # which traces and writes nothing
         ctx.params.update(models=models, gpu=gpu, engine="analytic", write=None)
+        words = ""
         with suppress(errors.LoraProfilerError):
             (found,) = answered(ctx, "none", quiet=True)
             by_trainer = options.guided(found.answers, ctx)
-            verdict = next(verdicts(found.answers, by_trainer, found.subject))
-            words = plain([verdict], 1000).strip().removeprefix("! ")
-            said.append(f"\n{choice}: {words}")
+            words = _in_a_line(verdicts(found.answers, by_trainer, found.subject))
+        said.append(f"\n{choice}{words and f': {words}'}")
     ctx.params.update(asked)
-    return "".join(said)
+    more = f"\n{error.more}: `lora-profile models {error.name}`" if error.more else ""
+    return "".join(said) + more
+
+
+def _in_a_line(blocks: Iterable["Block"]) -> str:
+    """The first of `blocks` that says that something fits; else the last verdict, which is that of
+    the lightest method."""
+    from lora_profiler.report.terminal import plain
+
+    lines = [" ".join(plain([block], 1000).split()).removeprefix("! ") for block in blocks]
+    fitting = [line for line in lines if line.startswith("✓")]
+    advised = [line for line in lines if line.startswith("→") and " fits with " in line]
+    refused = [line for line in lines if line.startswith("✗")]
+    best = next(iter([*fitting, *advised, *reversed(refused), *lines]))
+    return best.replace("; ", ", ")  # an error ends its lines at semicolons
 
 
 def _above(found: Sequence["OfModel"], limit: int | None) -> bool:

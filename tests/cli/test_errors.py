@@ -77,4 +77,14 @@ def test_an_ambiguous_name_says_what_each_choice_would_answer(asked: str) -> Non
     for choice, words in answers:
         whole = asked.replace("a100", choice).replace("mistral 7b", choice)
         said = lora_profile(*whole.split(), "--method", "qlora").stdout
-        assert " ".join(said.split()).startswith(words)
+        assert words in " ".join(said.split())
+
+
+def test_of_each_choice_the_method_that_fits_is_said():
+    error = lora_profile("mistral", "--gpu", "rtx_4090").stderr
+    assert "mistralai/Mistral-7B-v0.3: ✓ LoRA" in error
+    assert re.search(
+        r"mistralai/Mistral-Nemo-Base-2407: .*QLoRA r16 fits with --method qlora", error
+    )
+    assert "mistralai/Mistral-Small-4-119B-2603: ✗ LoRA" in error
+    assert error.rstrip().endswith("1 more: lora-profile models mistral")

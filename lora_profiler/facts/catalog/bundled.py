@@ -153,7 +153,7 @@ def check_family(name: str) -> None:
 
 def _ambiguous(name: str, ids: list[str]) -> AmbiguousModelError:
     shown = dict.fromkeys(sorted(ids, key=len)[:_MOST_NAMED], "")
-    more = f" and {len(ids) - len(shown)} more" if len(ids) > len(shown) else ""
+    more = f"{len(ids) - len(shown)} more" if len(ids) > len(shown) else ""
     return AmbiguousModelError("model", name, shown, more)
 
 
