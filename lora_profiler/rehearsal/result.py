@@ -183,6 +183,13 @@ def limits(result: Rehearsal, *, is_custom: bool) -> list[str]:
         f"{name}'s weights are not on this disk; {dtype} zeros of the same size were used."
         for name, dtype in dtypes.items()
     ]
+    if names := document["kernels_stood_in"]:
+        sentences.append(f"Kernels that are not on this disk, simulated: {', '.join(names)}.")
+    if names := document["kernels_of_torch"]:
+        sentences.append(
+            f"Kernels that are not on this disk: {', '.join(names)}. Plain torch ran in their"
+            " place, which needs more memory."
+        )
     if document["data_stood_in"]:
         sentences.append(f"Not on this disk, so simulated: {'; '.join(document['data_stood_in'])}.")
     if result.world_size > 1:

@@ -736,6 +736,8 @@ def document(**changes: Any) -> dict[str, Any]:
         "values_read": 0,
         "weights_of_holes": [],
         "dtypes_of_holes": {},
+        "kernels_stood_in": [],
+        "kernels_of_torch": [],
         "data_stood_in": [],
         "data_sizes": {},
         "facts": {"optimizers": []},

@@ -12,7 +12,9 @@ import torch
 
 from . import kernels
 from .changes import CHANGED
+from .flash_attention import FLASH_STOOD_IN
 from .history import Log, find_leak, held, held_at_peak, name_pieces, play
+from .hub_kernels import PLAIN_KERNELS, STOOD_IN_KERNELS
 from .kernels_by_name import attention_kernels, runs_convolutions, runs_recurrent
 from .peaks import COUNTERS, Key, Peaks
 from .settings import Settings
@@ -133,6 +135,8 @@ def _document(run: Run, status: str, error: Mapping[str, Any] | None) -> dict[st
         "last_read": LAST_READ,
         "weights_of_holes": list(STOOD_IN),
         "dtypes_of_holes": STOOD_IN,
+        "kernels_stood_in": list(dict.fromkeys((*FLASH_STOOD_IN, *STOOD_IN_KERNELS))),
+        "kernels_of_torch": list(dict.fromkeys(PLAIN_KERNELS)),
         "data_stood_in": list(dict.fromkeys(DATA_STOOD_IN)),
         "data_sizes": TEXTS,
         "pretends_data": run.settings.pretends_data,

@@ -8,8 +8,10 @@ from typing import Any
 
 from .dequantised import observe_bitsandbytes
 from .failure import observe_failures
+from .flash_attention import stand_in_for_flash_attention
 from .holes import read_no_holes
 from .hub import publish_nothing, stand_in_for_metrics, stand_in_for_texts, stand_in_for_word_lists
+from .hub_kernels import stand_in_for_kernels
 from .imports import after_import
 from .settings import read_settings
 
@@ -161,6 +163,8 @@ if _IS_RECORDED:
     after_import("nltk.tokenize.punkt", _nltk_imported)
     after_import("sentence_transformers.util.file_io", _downloads_of_words_imported)
     after_import("transformers.trainer", _trainer_imported)
+    after_import("transformers.modeling_utils", stand_in_for_flash_attention)
+    after_import("kernels", stand_in_for_kernels)
     if read_settings().changes:
         after_import("transformers.training_args", _arguments_imported)
     after_import("torchvision.datasets.mnist", _mnist_imported)
