@@ -25,6 +25,7 @@ OF_LAUNCHERS = ("CalledProcessError", "ChildFailedError", "ProcessExitedExceptio
 COUNTERS = ("requested_bytes", "allocated_bytes", "reserved_bytes")
 PHASES = ("setup", "forward", "backward", "optimizer", "evaluation")
 Peak = Mapping[str, int]
+_PREDICTED_WITHOUT = {"kernels-community/liger-kernels", "kernels-community/rotary"}
 PartOfRun = Literal["setup", "first_step", "steady", "whole"]
 
 
@@ -185,10 +186,11 @@ def limits(result: Rehearsal, *, is_custom: bool) -> list[str]:
     ]
     if names := document["kernels_stood_in"]:
         sentences.append(f"Kernels that are not on this disk, simulated: {', '.join(names)}.")
+    if not _PREDICTED_WITHOUT.isdisjoint(names):
+        sentences.append("A prediction is for USE_HUB_KERNELS=NO, which turns them off.")
     if names := document["kernels_of_torch"]:
         sentences.append(
-            f"Kernels that are not on this disk: {', '.join(names)}. Plain torch ran in their"
-            " place, which needs more memory."
+            f"Kernels that are not on this disk: {', '.join(names)}. Plain torch ran instead."
         )
     if document["data_stood_in"]:
         sentences.append(f"Not on this disk, so simulated: {'; '.join(document['data_stood_in'])}.")

@@ -2052,12 +2052,14 @@ def test_what_an_answer_takes_for_granted() -> None:
         },
         **{"world_size": 2, "facts": {"has_experts": True}},
         **{"dtypes_of_holes": {"a/b": "float32"}},
+        **{"kernels_stood_in": ["kernels-community/rotary"], "kernels_of_torch": ["c/d"]},
     }
     words = " ".join(limits(Rehearsal(document(**told)), is_custom=True))
     words_of_each = (
         "A100", "nonzero", "4 values", "cuDNN ran attention and convolutions;",
         "cuDNN ran recurrent layers;",
         "Collectives", "experts", "a/b", "float32",
+        "simulated: kernels-community/rotary", "USE_HUB_KERNELS=NO", "disk: c/d. Plain torch",
     )  # fmt: skip
     for each in words_of_each:
         assert each in words

@@ -75,7 +75,11 @@ def command(*arguments: str) -> list[str]:
 
 
 def rehearse(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=ROOT)
+    # without kernels of the Hub, as predictions are, unless a test sets it
+    environment = {"USE_HUB_KERNELS": "NO"} | os.environ
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, cwd=ROOT, env=environment
+    )
 
 
 def answer(*arguments: str, code: int = 0) -> dict[str, Any]:
@@ -194,6 +198,54 @@ def test_a_plain_loop_asks_for_what_is_predicted_to_the_byte(
     # every product that BLAS was asked for was seen as an operator, with its shape
     assert told["products_seen"] == told["library_calls"] == rank["launches"][-1]["library_calls"]
     assert told["priced_by_bytes"] == told["not_priced"] == []
+
+
+def test_kernels_of_the_hub_are_simulated_and_keep_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a frozen norm's input transformers keeps a float32 copy, and the kernel the bfloat16
+    original: 2 bytes less an element, in each of a layer's two norms."""
+    model, batch_size, seq_len = "HuggingFaceTB/SmolLM2-135M", 2, 512
+    arguments = (
+        "--gpu", "a100_sxm_80gb", "--no-time", "--", "python", str(EXAMPLES / "plain_loop.py"),
+        "--model", model, "--batch-size", str(batch_size), "--seq-len", str(seq_len),
+    )  # fmt: skip
+    plain = answer(*arguments)["rank"]
+    monkeypatch.setenv("USE_HUB_KERNELS", "YES")
+    found = answer(*arguments)["rank"]
+    assert plain["kernels_stood_in"] == plain["kernels_of_torch"] == found["kernels_of_torch"] == []
+    if not found["kernels_stood_in"]:
+        pytest.skip("transformers before 5.25 trains without kernels of the Hub")
+    assert set(found["kernels_stood_in"]) == {
+        "kernels-community/liger-kernels", "kernels-community/rotary"
+    }  # fmt: skip
+    peak, less = (rank["peaks"]["whole"]["requested_bytes"] for rank in (plain, found))
+    layers, hidden_size = 30, 576
+    assert peak - less == 2 * 2 * layers * batch_size * seq_len * hidden_size
+
+
+FLASH = """
+import sys, torch, transformers
+model = transformers.AutoModelForCausalLM.from_pretrained(
+    "HuggingFaceTB/SmolLM2-135M", dtype=torch.bfloat16, attn_implementation=sys.argv[1]
+).cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+for step in range(5):
+    ids = torch.ones(2, 256, dtype=torch.long, device="cuda")
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+"""
+
+
+def test_flash_attn_that_is_not_installed_asks_for_what_torchs_copy_of_it_does(
+    tmp_path: Path,
+) -> None:
+    path = script(tmp_path, FLASH)
+    peaks = {}
+    for name in ("sdpa", "flash_attention_2"):
+        rank = answer("--gpu", "a100_sxm_80gb", "--no-time", "--", "python", path, name)["rank"]
+        peaks[name] = rank["peaks"]["whole"]["requested_bytes"]
+        assert rank["kernels_stood_in"] == ([] if name == "sdpa" else [name])
+    assert peaks["flash_attention_2"] == pytest.approx(peaks["sdpa"], rel=0.01), peaks
 
 
 @pytest.mark.parametrize("text", [LOOP, TRIED_FIRST])

@@ -10,6 +10,8 @@ from typing import Any
 STOOD_IN_KERNELS: list[str] = []
 PLAIN_KERNELS: list[str] = []
 """Repositories that transformers asked for: those stood in for, and the others."""
+_OF_INFERENCE = "kernels-community/activation"
+"""Fetched where a model is loaded, and put aside as its training begins."""
 _Get = Callable[..., Any]
 
 
@@ -33,7 +35,8 @@ def _stand_in(repo_id: str, error: Exception) -> Any:
     from . import hub_layers
 
     layer = hub_layers.LAYERS.get(repo_id)
-    (PLAIN_KERNELS if layer is None else STOOD_IN_KERNELS).append(repo_id)
+    if repo_id != _OF_INFERENCE:
+        (PLAIN_KERNELS if layer is None else STOOD_IN_KERNELS).append(repo_id)
     if layer is None:
         raise FileNotFoundError(f"{repo_id} is not on this disk: {error}") from error
     return SimpleNamespace(layers=SimpleNamespace(**{layer.__name__: layer}))
