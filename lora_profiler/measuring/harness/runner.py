@@ -292,6 +292,7 @@ def child_environment(weights: str | None, pretended: Pretended | None = None) -
         "PYTHONPATH": python_path(),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
+        "USE_HUB_KERNELS": "NO",  # of transformers: predictions are without them
         PARENT_VARIABLE: str(os.getpid()),
     }
     settings = allocator_settings(env)
